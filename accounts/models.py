@@ -1,0 +1,148 @@
+"""Who is calling: people, their trading accounts, and the keys of their bots."""
+
+import secrets
+import uuid
+from typing import ClassVar
+
+from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models.functions import Now
+
+from accounts import networks
+
+
+class User(AbstractUser):
+    """A person. Deactivated, never deleted: money and trades point here."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+
+    class Meta(AbstractUser.Meta):
+        db_table = "users"
+
+
+class TradingAccount(models.Model):
+    """An account at a broker. A server that starts anew (a demo's reset) is a new generation: a new row, new tickets."""
+
+    name = models.SlugField(max_length=64, unique=True)
+    owner = models.ForeignKey(User, models.PROTECT, related_name="trading_accounts")
+    broker = models.TextField()
+    server = models.TextField()
+    login = models.TextField()
+    currency = models.CharField(max_length=3, default="USD", validators=[RegexValidator(r"^[A-Z]{3}$")])
+    generation = models.PositiveIntegerField(default=1)
+    copy_seq = models.PositiveBigIntegerField(
+        default=0, editable=False, help_text="Grows by one with each change of a copy on this account."
+    )
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = "trading_accounts"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["broker", "server", "login", "generation"], name="trading_account_is_at_the_broker_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def new_key_id() -> str:
+    return f"ck_{secrets.token_hex(8)}"
+
+
+def check_networks(value: list[str]) -> None:
+    try:
+        networks.parse(value)
+    except ValueError as fault:
+        raise ValidationError(str(fault)) from fault
+
+
+class BotKeyQuerySet(models.QuerySet["BotKey"]):
+    def lock(self) -> "BotKeyQuerySet":
+        """The lock that signed_call takes first: whoever holds it is alone with this key."""
+        return self.select_for_update(no_key=True)
+
+
+class BotKey(models.Model):
+    """A bot's credential: one kind, one trading account. No kind can read history."""
+
+    class Kind(models.TextChoices):
+        MASTER = "master", "master (publishes)"
+        COPIER = "copier", "copier (follows)"
+        READONLY = "readonly", "read-only"
+
+    key_id = models.CharField(max_length=19, unique=True, default=new_key_id, editable=False)
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="bot_keys")
+    kind = models.CharField(max_length=8, choices=Kind)
+    label = models.CharField(max_length=64, blank=True)
+    allowed_networks = ArrayField(
+        models.CharField(max_length=49),
+        default=list,
+        blank=True,
+        validators=[check_networks],
+        help_text="Addresses the bot may come from, as CIDR, comma between (at most 50). Empty: any.",
+    )
+    rate_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: no limit of its own.")
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = BotKeyQuerySet.as_manager()
+
+    class Meta:
+        db_table = "bot_keys"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(kind__in=["master", "copier", "readonly"]), name="bot_key_kind_is_known"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(key_id__regex=r"^ck_[0-9a-f]{16}$"), name="bot_key_id_is_well_formed"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key_id
+
+
+class BotKeyGeneration(models.Model):
+    """One secret of a key, with the highest sequence number it was used at. The old one stays valid for the overlap."""
+
+    key = models.ForeignKey(BotKey, models.PROTECT, related_name="generations")
+    generation = models.PositiveIntegerField()
+    sealed_secret = models.BinaryField(editable=False)
+    last_seq = models.PositiveBigIntegerField(default=0, editable=False)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+    retires_at = models.DateTimeField(null=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    BINDING: ClassVar[str] = "bot_key|{key}|{generation}"
+
+    class Meta:
+        db_table = "bot_key_generations"
+        constraints = [
+            models.UniqueConstraint(fields=["key", "generation"], name="bot_key_generation_is_unique"),
+            models.CheckConstraint(
+                condition=models.Q(generation__gte=1, generation__lte=999_999), name="bot_key_generation_is_in_range"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key.key_id}.{self.generation}"
+
+
+class SignedResult(models.Model):
+    """What a signed request led to, kept under its Idempotency-Key, so that a repeat gets the same answer."""
+
+    pk = models.CompositePrimaryKey("key_id", "idempotency_key")
+    key = models.ForeignKey(BotKey, models.PROTECT, related_name="+", db_index=False)
+    idempotency_key = models.CharField(max_length=64)
+    fingerprint = models.BinaryField()
+    outcome = models.JSONField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "signed_results"

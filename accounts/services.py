@@ -1,0 +1,94 @@
+"""Keys of bots: made, rotated, revoked. A secret is returned once, here, and kept only sealed."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from accounts.models import BotKey, BotKeyGeneration, TradingAccount
+from audit import services as audit
+from core import crypto
+from core.errors import DomainError
+
+OVERLAP = timedelta(hours=24)
+LONGEST_OVERLAP = timedelta(days=7)
+
+
+class KeyIsRevoked(DomainError):
+    code = "key_is_revoked"
+    detail = "A revoked key stays revoked. Make a new one."
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    """`key` is what a bot sends as X-Cd-Key, `secret` what it signs with. Shown once."""
+
+    key: str
+    secret: str = field(repr=False)
+
+
+@transaction.atomic
+def create_key(
+    *,
+    account: TradingAccount,
+    kind: str,
+    actor: audit.Actor,
+    label: str = "",
+    allowed_networks: list[str] | None = None,
+    rate_per_minute: int | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[BotKey, NewSecret]:
+    """Make a key of generation 1 for one trading account."""
+    key = BotKey(
+        account=account,
+        kind=kind,
+        label=label,
+        allowed_networks=allowed_networks or [],
+        rate_per_minute=rate_per_minute,
+        expires_at=expires_at,
+    )
+    key.full_clean(exclude=["created_at"])
+    key.save(force_insert=True)
+    audit.record(
+        "key.created",
+        actor=actor,
+        subject=f"key:{key.key_id}",
+        kind=kind,
+        account=account.name,
+        networks=key.allowed_networks,
+    )
+    return key, _add_generation(key, 1)
+
+
+@transaction.atomic
+def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP) -> NewSecret:
+    """Add a generation, whose sequence starts anew. The older ones retire after `overlap` (at most 7 days), or one
+    hour after the new one is first used: signed_call sees to that.
+    """
+    locked = BotKey.objects.lock().get(pk=key.pk)
+    if locked.revoked_at is not None:
+        raise KeyIsRevoked
+    latest = locked.generations.aggregate(latest=Max("generation"))["latest"]
+    locked.generations.filter(retires_at__isnull=True).update(
+        retires_at=timezone.now() + min(overlap, LONGEST_OVERLAP)
+    )
+    audit.record("key.rotated", actor=actor, subject=f"key:{locked.key_id}", generation=latest + 1)
+    return _add_generation(locked, latest + 1)
+
+
+@transaction.atomic
+def revoke_key(*, key: BotKey, actor: audit.Actor) -> None:
+    """Revoke at once: the next request of any generation is refused, and open sockets close within 2 s."""
+    if BotKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=timezone.now()):
+        audit.record("key.revoked", actor=actor, subject=f"key:{key.key_id}")
+
+
+def _add_generation(key: BotKey, generation: int) -> NewSecret:
+    secret = crypto.new_secret()
+    sealed = crypto.encrypt(
+        secret, bound_to=BotKeyGeneration.BINDING.format(key=key.key_id, generation=generation)
+    )
+    BotKeyGeneration.objects.create(key=key, generation=generation, sealed_secret=sealed)
+    return NewSecret(f"{key.key_id}.{generation}", secret)

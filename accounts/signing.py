@@ -1,0 +1,87 @@
+"""The signature of requests and responses, "CD1". Pure: no clock, no database.
+
+A client needs nothing but HMAC-SHA256 and this page. The key of the HMAC is the secret *as shown*: its 64 ASCII
+characters, not the 32 bytes they could be decoded to.
+"""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+
+ALGORITHM = "CD1-HMAC-SHA256"
+DEFAULT_WINDOW_MS = 5000
+MAX_WINDOW_MS = 30_000
+AHEAD_MS = 1000
+NO_IDEMPOTENCY_KEY = "-"
+
+KEY = re.compile(r"ck_[0-9a-f]{16}\.[1-9][0-9]{0,5}")
+TIME = re.compile(r"[1-9][0-9]{12}")
+WINDOW = re.compile(r"[1-9][0-9]{0,4}")
+SEQ = re.compile(r"[1-9][0-9]{0,17}")
+IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}")
+SIGNATURE = re.compile(r"v1=[0-9a-fA-F]{64}")
+PATH = re.compile(r"(/[A-Za-z0-9_-]+)+/?")
+QUERY = re.compile(r"[A-Za-z0-9_.~=&-]{0,512}")
+
+
+@dataclass(frozen=True, slots=True)
+class Signable:
+    """What is signed of a request. `host` is lower case and names the port only where it is not 443."""
+
+    method: str
+    host: str
+    path: str
+    query: str
+    key: str
+    time_ms: int
+    window_ms: int
+    seq: int
+    idempotency_key: str
+    body_sha256: str
+
+    def canonical(self) -> bytes:
+        """Eleven lines joined by LF. No line can contain one, so no field can move into another."""
+        return "\n".join(
+            (
+                ALGORITHM,
+                self.method,
+                self.host,
+                self.path,
+                self.query,
+                self.key,
+                str(self.time_ms),
+                str(self.window_ms),
+                str(self.seq),
+                self.idempotency_key or NO_IDEMPOTENCY_KEY,
+                self.body_sha256,
+            )
+        ).encode("ascii")
+
+    def is_timely(self, now_ms: int) -> bool:
+        return self.time_ms < now_ms + AHEAD_MS and now_ms - self.time_ms <= self.window_ms
+
+    def fingerprint(self) -> str:
+        """Names the effect asked for: equal for a repeat of it, whatever its time and number. Hex."""
+        asked = "\n".join((self.method, self.path, self.query, self.body_sha256))
+        return hashlib.sha256(asked.encode("ascii")).hexdigest()
+
+
+def sha256_hex(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def sign(secret: str, message: bytes) -> str:
+    """Lower-case hex of the HMAC-SHA256."""
+    return hmac.new(secret.encode("ascii"), message, "sha256").hexdigest()
+
+
+def agrees(secret: str, message: bytes, signature_hex: str) -> bool:
+    """Compare in constant time; upper-case hex is folded."""
+    return hmac.compare_digest(sign(secret, message), signature_hex.lower())
+
+
+def sign_response(secret: str, *, request_signature: str, status: int, time_ms: int, body: bytes) -> str:
+    """The value of X-Cd-Response-Sig. The request's own signature is inside, so an old answer does not verify."""
+    message = "\n".join(("CD1-RESPONSE", request_signature.lower(), str(status), str(time_ms), sha256_hex(body)))
+    return f"v1={sign(secret, message.encode('ascii'))}"

@@ -1,0 +1,51 @@
+"""What happened. Rows are only ever added; the database refuses everything else, TRUNCATE too."""
+
+from django.db import models
+from django.db.models.functions import Now
+
+
+class AuditLog(models.Model):
+    """One fact. Actor and subject are plain text, so that a fact outlives whatever it speaks of."""
+
+    class Actor(models.TextChoices):
+        BOT = "bot"
+        USER = "user"
+        STAFF = "staff"
+        SYSTEM = "system"
+        NOBODY = "nobody"
+
+    class Outcome(models.TextChoices):
+        OK = "ok"
+        REFUSED = "refused"
+
+    at = models.DateTimeField(db_default=Now(), editable=False)
+    actor_kind = models.TextField(choices=Actor)
+    actor = models.TextField(blank=True, default="", help_text="User id, or the bot's key and generation.")
+    ip = models.GenericIPAddressField(null=True, blank=True)
+    request_id = models.TextField(blank=True, default="")
+    action = models.TextField(help_text="A past-tense fact: trade.opened, key.revoked, zombie.refused.")
+    subject = models.TextField(blank=True, default="", help_text="What it is about: trade:…, key:…, account:….")
+    outcome = models.TextField(choices=Outcome, default=Outcome.OK)
+    code = models.TextField(blank=True, default="", help_text="The code of the refusal.")
+    detail = models.JSONField(default=dict)
+
+    class Meta:
+        db_table = "audit_log"
+        verbose_name = "audit entry"
+        verbose_name_plural = "audit log"
+        indexes = [
+            models.Index(fields=["action", "-id"], name="audit_log_action_idx"),
+            models.Index(fields=["subject", "-id"], name="audit_log_subject_idx"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(actor_kind__in=["bot", "user", "staff", "system", "nobody"]),
+                name="audit_log_actor_kind_is_known",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(outcome__in=["ok", "refused"]), name="audit_log_outcome_is_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.subject}"

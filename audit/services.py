@@ -1,0 +1,47 @@
+"""The one way for Python code to write the audit log. (Trades write theirs in SQL, within the transition.)"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS
+
+from audit.models import AuditLog
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did it, and from where. `name` is a user's id or a bot's key with generation."""
+
+    kind: AuditLog.Actor
+    name: str = ""
+    ip: str | None = None
+    request_id: str = ""
+
+
+SYSTEM = Actor(AuditLog.Actor.SYSTEM)
+
+
+def record(
+    action: str,
+    *,
+    actor: Actor,
+    subject: str = "",
+    refused: str = "",
+    using: str = DEFAULT_DB_ALIAS,
+    **detail: Any,
+) -> None:
+    """Add one fact, in the caller's transaction if there is one. `refused` is the code of a refusal.
+
+    `detail` must never hold a secret, a full signature, a cookie or a password.
+    """
+    AuditLog.objects.using(using).create(
+        actor_kind=actor.kind,
+        actor=actor.name,
+        ip=actor.ip,
+        request_id=actor.request_id,
+        action=action,
+        subject=subject,
+        outcome=AuditLog.Outcome.REFUSED if refused else AuditLog.Outcome.OK,
+        code=refused,
+        detail=detail,
+    )

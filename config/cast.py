@@ -1,0 +1,94 @@
+"""The cast for trials: lena leads, finn follows her, sam is a stranger, desk is staff. Made through the real verbs."""
+
+import secrets
+from typing import Any
+
+from django.db import transaction
+
+from accounts import services as accounts
+from accounts.models import BotKey, TradingAccount, User
+from audit import services as audit
+from market.models import Instrument
+from strategies import services as strategies
+from strategies.models import Strategy, Subscription
+
+_LEADERS = {"lena": "lena-eurusd", "sam": "sam-xauusd"}
+_INSTRUMENTS = {
+    "EURUSD": ("Euro / US dollar", "0.00001", "100000"),
+    "GBPUSD": ("Pound sterling / US dollar", "0.00001", "100000"),
+    "USDJPY": ("US dollar / yen", "0.001", "100000"),
+    "XAUUSD": ("Gold / US dollar", "0.01", "100"),
+}
+
+
+def user(name: str, *, staff: bool = False, password: str | None = None) -> User:
+    """The user of that name, made if need be, with this password (None: none usable)."""
+    found, _ = User.objects.get_or_create(
+        username=name, defaults={"email": f"{name}@copydesk.example", "is_staff": staff, "is_superuser": staff}
+    )
+    found.set_password(password)
+    found.save(update_fields=["password"])
+    return found
+
+
+def account(owner: User, name: str) -> TradingAccount:
+    found, _ = TradingAccount.objects.get_or_create(
+        name=name, defaults={"owner": owner, "broker": "Demo Broker", "server": "Demo-1", "login": name}
+    )
+    return found
+
+
+def strategy(owner: User, trades_on: TradingAccount, name: str, title: str = "") -> Strategy:
+    found, _ = Strategy.objects.get_or_create(
+        name=name, defaults={"owner": owner, "account": trades_on, "title": title or name}
+    )
+    return found
+
+
+def instruments() -> None:
+    for symbol, (description, point, size) in _INSTRUMENTS.items():
+        Instrument.objects.get_or_create(
+            symbol=symbol, defaults={"description": description, "point": point, "contract_size": size}
+        )
+
+
+def key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
+    """A key of that kind: made the first time, rotated every other time. No rate limit, no address list."""
+    known = BotKey.objects.filter(account=trades_on, kind=kind, revoked_at__isnull=True).first()
+    if known is not None:
+        return accounts.rotate_key(key=known, actor=audit.SYSTEM)
+    return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label="cast")[1]
+
+
+@transaction.atomic(durable=True)
+def make() -> dict[str, Any]:
+    """Make the cast, or meet it again with new passwords and key generations; what `seed --json` prints."""
+    instruments()
+    passwords = {name: secrets.token_urlsafe(18) for name in ("lena", "finn", "sam", "desk")}
+    users = {name: user(name, staff=name == "desk", password=word) for name, word in passwords.items()}
+    accounts_of = {name: account(users[name], f"{name}-mt5") for name in ("lena", "finn", "sam")}
+    led = {name: strategy(users[name], accounts_of[name], title) for name, title in _LEADERS.items()}
+    follows = strategies.subscribe(account=accounts_of["finn"], strategy=led["lena"], actor=audit.SYSTEM)
+    kinds = [("lena", "master"), ("finn", "copier"), ("sam", "master"), ("sam", "copier")]
+    return {
+        "users": {
+            name: {"username": name, "email": users[name].email, "password": word} for name, word in passwords.items()
+        },
+        "keys": [_told_key(name, kind, accounts_of[name]) for name, kind in kinds],
+        "strategies": [{"owner": name, "name": led[name].name} for name in _LEADERS],
+        "subscriptions": [_told_subscription("finn", follows)],
+    }
+
+
+def _told_key(owner: str, kind: str, trades_on: TradingAccount) -> dict[str, str]:
+    secret = key(trades_on, kind)
+    return {"owner": owner, "kind": kind, "key": secret.key, "secret": secret.secret, "account": trades_on.name}
+
+
+def _told_subscription(subscriber: str, follows: Subscription) -> dict[str, str]:
+    return {
+        "subscriber": subscriber,
+        "strategy": follows.strategy.name,
+        "sub_id": follows.sub_id,
+        "packet_secret": strategies.packet_secret(follows),
+    }

@@ -1,0 +1,86 @@
+"""What stops the start: an unsafe configuration, with a sentence that says what to set."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError, connections
+
+from core import crypto
+
+_ROLES = ("copydesk_app", "copydesk_bot")
+
+
+@register(Tags.security)
+def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if len(settings.SECRET_KEY) < 50:
+        found.append(
+            Error(
+                "DJANGO_SECRET_KEY is missing or shorter than 50 characters.",
+                hint='Set it to the output of: python3 -c "import secrets; print(secrets.token_urlsafe(50))"',
+                id="copydesk.E001",
+            )
+        )
+    try:
+        crypto.keyring()
+    except ValueError as fault:
+        found.append(
+            Error(
+                f"COPYDESK_KEKS is missing or malformed: {fault}.",
+                hint='Set it to the output of: python3 -c "import secrets; print(\'k1:\' + secrets.token_hex(32))"'
+                " and keep it: without it no bot's secret can be read again.",
+                id="copydesk.E002",
+            )
+        )
+    if not settings.DEBUG and not settings.ALLOWED_HOSTS:
+        found.append(
+            Error(
+                "ALLOWED_HOSTS is empty.",
+                hint="Set it to the names the desk is reached by, comma between: bots sign one of them.",
+                id="copydesk.E003",
+            )
+        )
+    if not settings.DEBUG and "*" in settings.ALLOWED_HOSTS:
+        found.append(
+            Error("ALLOWED_HOSTS allows every name.", hint="Name the hosts: the host is signed.", id="copydesk.E004")
+        )
+    if not settings.DEBUG and not settings.DATABASES["default"].get("NAME"):
+        found.append(Error("DATABASE_URL is missing.", hint="Set it to the desk's PostgreSQL.", id="copydesk.E005"))
+    return found
+
+
+@register(Tags.database)
+def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Runs with `check --database default`, and whenever the desk starts: an acknowledged close must survive a crash."""
+    if not databases or "default" not in databases:
+        return []
+    try:
+        with connections["default"].cursor() as cursor:
+            cursor.execute(
+                "select current_setting('fsync'), current_setting('synchronous_commit'), "
+                "current_setting('full_page_writes'), current_setting('server_version_num')::int, current_user, "
+                "(select rolsuper or rolbypassrls from pg_roles where rolname = current_user), "
+                "array(select rolname::text from pg_roles where rolname = any(%s))",
+                [list(_ROLES)],
+            )
+            fsync, commit, pages, version, role, is_super, roles = cursor.fetchone() or ()
+    except DatabaseError:
+        return []  # it does not answer: whoever needs it will say so
+    found: list[CheckMessage] = []
+    if not settings.DEBUG and (fsync, pages) != ("on", "on"):
+        found.append(Error("PostgreSQL runs with fsync or full_page_writes off.", hint="Turn them on: an acknowledged close would not survive a power loss.", id="copydesk.E010"))
+    if not settings.DEBUG and commit not in ("on", "remote_apply", "remote_write"):
+        found.append(Error(f"synchronous_commit is {commit}.", hint="Set it to on.", id="copydesk.E011"))
+    if not 150000 <= version < 190000:
+        found.append(Warning(f"PostgreSQL {version // 10000} is not one of 15 to 18.", id="copydesk.W010"))
+    if is_super or set(roles) != set(_ROLES):
+        found.append(
+            Warning(
+                f"The desk acts as {role}, not as copydesk_app and copydesk_bot.",
+                hint="As an administrator: CREATE ROLE copydesk_app; CREATE ROLE copydesk_bot; GRANT both to the "
+                "desk's login; then run manage.py migrate on a new database.",
+                id="copydesk.W011",
+            )
+        )
+    return found

@@ -1,0 +1,82 @@
+"""Whether the desk is alive and ready, its figures, and what unknown routes and bugs answer."""
+
+import hmac
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.defaults import server_error as django_server_error
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from rest_framework.exceptions import NotAuthenticated
+
+from accounts import networks
+from core import problem
+
+
+def alive(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"status": "alive"})
+
+
+def ready(request: HttpRequest) -> HttpResponse:
+    """200 when the database answers, Redis answers and every migration is applied; else 503 and what is missing."""
+    state = {"database": _database(), "redis": _redis()}
+    state["migrations"] = _migrations() if state["database"] == "ok" else "unknown"
+    good = all(answer == "ok" for answer in state.values())
+    return JsonResponse({"status": "ready" if good else "not ready", **state}, status=200 if good else 503)
+
+
+def _database() -> str:
+    try:
+        for alias in ("default", "bot"):
+            with connections[alias].cursor() as cursor:
+                cursor.execute("select 1")
+    except DatabaseError as fault:
+        return type(fault).__name__
+    return "ok"
+
+
+def _redis() -> str:
+    try:
+        redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1).ping()
+    except redis.RedisError as fault:
+        return type(fault).__name__
+    return "ok"
+
+
+def _migrations() -> str:
+    executor = MigrationExecutor(connections["default"])
+    waiting = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return f"{len(waiting)} not applied: run manage.py migrate" if waiting else "ok"
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus figures: for whoever has METRICS_TOKEN, or where none is set for this machine alone."""
+    token = settings.METRICS_TOKEN
+    if token:
+        may = hmac.compare_digest(request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode())
+    else:
+        may = networks.is_loopback(request.client_ip)  # type: ignore[attr-defined]
+    if not may:
+        status, code, _ = problem.translated(NotAuthenticated()) or (401, "not_authenticated", "")
+        return problem.response(problem.body(status=status, code=code, detail="Send Authorization: Bearer METRICS_TOKEN."))
+    return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+
+def unknown_route(request: HttpRequest) -> HttpResponse:
+    request_id = getattr(request, "request_id", "")
+    return problem.response(
+        problem.body(status=404, code="not_found", detail="There is no such route.", request_id=request_id)
+    )
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """A bug. The outcome of the request is unknown: a bot repeats it with the same Idempotency-Key."""
+    if not request.path.startswith(("/api/", "/signal")):
+        return django_server_error(request)
+    request_id = getattr(request, "request_id", "")
+    detail = "The outcome is unknown: repeat with a new time and number and the same Idempotency-Key."
+    return problem.response(
+        problem.body(status=500, code="internal", detail=detail, retry="same_key", request_id=request_id)
+    )

@@ -1,0 +1,50 @@
+"""`manage.py rekey`: encrypt every secret under the newest key, in batches, beside the running desk."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import models, transaction
+
+from accounts.models import BotKeyGeneration
+from core import crypto
+from strategies import services as strategies
+from strategies.models import Subscription
+
+BATCH = 200
+
+
+def _of_key(row: BotKeyGeneration) -> str:
+    return row.BINDING.format(key=row.key.key_id, generation=row.generation)
+
+
+SEALED: list[tuple[type[models.Model], str, Callable[[Any], str]]] = [
+    (BotKeyGeneration, "sealed_secret", _of_key),
+    (Subscription, "sealed_packet_secret", strategies.binding),
+]
+
+
+class Command(BaseCommand):
+    help = "Re-encrypt every secret under the first key of COPYDESK_KEKS; then the older ones can be dropped."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for model, column, binding in SEALED:
+            last, done = 0, 0
+            while batch := rekey_batch(model, column, binding, last):
+                last, done = batch[0], done + batch[1]
+            self.stdout.write(f"{model._meta.verbose_name_plural}: {done} secrets rewritten")
+        self.stdout.write("Every secret is under the newest key.")
+
+
+@transaction.atomic
+def rekey_batch(
+    model: type[models.Model], column: str, binding: Callable[[Any], str], after: int
+) -> tuple[int, int] | None:
+    """Rewrite the next rows; the last one's id and how many were stale, or None at the end."""
+    rows = list(model._default_manager.filter(pk__gt=after).select_for_update(no_key=True).order_by("pk")[:BATCH])
+    stale = [row for row in rows if not crypto.is_current(getattr(row, column))]
+    for row in stale:
+        secret = crypto.decrypt(getattr(row, column), bound_to=binding(row))
+        setattr(row, column, crypto.encrypt(secret, bound_to=binding(row)))
+        row.save(update_fields=[column])
+    return (rows[-1].pk, len(stale)) if rows else None

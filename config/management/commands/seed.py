@@ -1,0 +1,28 @@
+"""`manage.py seed --json`: the cast, with their passwords and keys. For trials only."""
+
+import json
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from config import cast
+
+
+class Command(BaseCommand):
+    help = "Make the cast of the trials (lena, finn, sam, desk) and print their passwords and keys."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CommandError("seed makes users with known passwords: it runs only where DEBUG is on.")
+        made = cast.make()
+        if options["json"]:
+            self.stdout.write(json.dumps(made, indent=1))
+            return
+        for person in made["users"].values():
+            self.stdout.write(f"{person['username']:6} password {person['password']}")
+        for key in made["keys"]:
+            self.stdout.write(f"{key['owner']:6} {key['kind']:8} {key['key']} secret {key['secret']}")

@@ -1,0 +1,116 @@
+"""What every HTTP request passes: an id and a line in the log, headers for browsers, and, for people, their session."""
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.utils.module_loading import import_string
+
+from accounts import networks
+from core import problem
+
+log = structlog.get_logger("request")
+Handler = Callable[[HttpRequest], HttpResponse]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+BOT_ROUTES = ("/api/v2/trades/active", "/api/v2/trades/orders", "/api/v2/actives", "/api/v2/signal", "/api/v2/time", "/signal")
+_QUIET = ("/healthz", "/readyz", "/metrics", "/static/")
+
+
+class RequestLog:
+    """Gives the request its id and the caller's address, and writes one line when it is answered."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.META.get("HTTP_X_REQUEST_ID", "")
+        request.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex  # type: ignore[attr-defined]
+        request.client_ip = networks.client_address(  # type: ignore[attr-defined]
+            request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
+        )
+        structlog.contextvars.bind_contextvars(request_id=request.request_id)  # type: ignore[attr-defined]
+        began = time.perf_counter()
+        try:
+            response = self.get_response(request)
+        finally:
+            structlog.contextvars.unbind_contextvars("request_id")
+        response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        if not request.path.startswith(_QUIET):
+            self._line(request, response, began)
+        return response
+
+    @staticmethod
+    def _line(request: HttpRequest, response: HttpResponse, began: float) -> None:
+        call = getattr(request, "signed_call", None)
+        log.info(
+            "request",
+            request_id=request.request_id,  # type: ignore[attr-defined]
+            method=request.method,
+            path=request.path[:200],
+            status=response.status_code,
+            ms=round((time.perf_counter() - began) * 1000, 1),
+            key=call.credential.key if call else None,
+        )
+
+
+_HEADERS = {
+    # Nothing of ours, of the admin or of the API's page is inline.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; connect-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
+}
+
+
+class SecurityHeaders:
+    """Headers for browsers, and for everybody that there is no desk without TLS."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        for name, value in _HEADERS.items():
+            response.setdefault(name, value)
+        if not settings.DEBUG and request.is_secure():
+            response.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains; preload")
+        return response
+
+
+class PeopleOnly:
+    """Runs Django's own middleware for people's routes alone: bots have no session, no cookie, and no time to lose."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.bots = self.people = get_response
+        self.view_hooks: list[Callable[..., HttpResponse | None]] = []
+        for path in reversed(settings.PEOPLE_MIDDLEWARE):
+            self.people = import_string(path)(self.people)
+            if hasattr(self.people, "process_view"):
+                self.view_hooks.insert(0, self.people.process_view)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.bots(request) if request.path.startswith(BOT_ROUTES) else self.people(request)
+
+    def process_view(self, request: HttpRequest, *args: object) -> HttpResponse | None:
+        """Django asks only the middleware it lists itself, so what stands inside this one (CSRF) is asked here."""
+        if request.path.startswith(BOT_ROUTES):
+            return None
+        answers = (hook(request, *args) for hook in self.view_hooks)
+        return next((answer for answer in answers if answer is not None), None)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    if request.path.startswith("/api/"):
+        request_id = getattr(request, "request_id", "")
+        return problem.response(
+            problem.body(status=403, code="csrf_failed", detail=f"CSRF: {reason}", request_id=request_id)
+        )
+    return cast(HttpResponse, HttpResponseForbidden("This form has expired. Go back, reload the page, and send it again."))

@@ -1,0 +1,209 @@
+"""Settings, from the environment alone (.env.example lists every variable)."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+
+from config import embedded
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+VAR_DIR = BASE_DIR / env.str("COPYDESK_VAR", "var")
+
+DEBUG = env.bool("DEBUG", False)
+_made_up = embedded.development_secrets(VAR_DIR) if DEBUG else {}
+
+
+def secret(name: str) -> str:
+    """A secret of the environment; outside DEBUG it has no default, and config.checks refuses an empty one."""
+    return env.str(name, "") or _made_up.get(name, "")
+
+
+SECRET_KEY = secret("DJANGO_SECRET_KEY") or "missing"  # Django wants some value to get as far as the checks
+COPYDESK_KEKS = secret("COPYDESK_KEKS")
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"] if DEBUG else [])
+ALLOWED_ORIGINS: list[str] = env.list("ALLOWED_ORIGINS", default=[]) or [
+    f"{scheme}://{host}" for host in ALLOWED_HOSTS for scheme in (("http", "https") if DEBUG else ("https",))
+]
+TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", 0)
+RATE_PER_IP = env.int("RATE_PER_IP", 0 if DEBUG else 6000)
+RATE_PER_ACCOUNT = env.int("RATE_PER_ACCOUNT", 3000)
+V1_SUNSET = env.str("V1_SUNSET", "Thu, 31 Dec 2027 23:59:59 GMT")
+METRICS_TOKEN = env.str("METRICS_TOKEN", "")
+WEB_THREADS = env.int("WEB_THREADS", 8)
+STREAM_EPOCH = "1"
+
+INSTALLED_APPS = [
+    "core",
+    "audit",
+    "accounts",
+    "market",
+    "strategies",
+    "trades",
+    "portal",
+    "config",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "channels",
+]
+MIDDLEWARE = [
+    "config.middleware.RequestLog",
+    "config.middleware.SecurityHeaders",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.middleware.PeopleOnly",  # sessions, CSRF, messages: not on the bots' routes
+]
+PEOPLE_MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+SILENCED_SYSTEM_CHECKS = ["admin.E408", "admin.E409", "admin.E410"]  # they stand in PEOPLE_MIDDLEWARE
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+ASGI_APPLICATION = "config.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# --- PostgreSQL: three aliases of one database, each in a role of its own (core.postgres)
+
+
+def database(url: str, acts_as: str | None) -> dict[str, Any]:
+    """One alias. Connections last as long as their thread; a lock is waited for 2 s, a statement may take 5 s."""
+    config: dict[str, Any] = environ.Env.db_url_config(url) if url else {"ENGINE": "", "NAME": "copydesk"}
+    options = config.setdefault("OPTIONS", {})
+    options["acts_as"] = acts_as
+    if acts_as is not None:
+        options["options"] = "-c lock_timeout=2s -c statement_timeout=5s -c idle_in_transaction_session_timeout=10s"
+    return config | {"ENGINE": "core.postgres", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+
+
+_database_url = env.str("DATABASE_URL", "")
+DATABASES = {
+    "default": database(_database_url, "copydesk_app"),
+    "bot": database(_database_url, "copydesk_bot"),
+    "owner": database(env.str("DATABASE_OWNER_URL", "") or _database_url, None),
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+MIGRATION_DATABASE = "owner"
+
+# --- Redis: one server, told apart by prefix
+
+REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
+_redis = urlsplit(REDIS_URL)
+_over_socket = _redis.scheme == "unix"
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        # redis-py's own time-out of 5 s would tear down an idle subscription.
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "desk"},
+    }
+}
+LIMITS_STORAGE = REDIS_URL.replace("unix://", "redis+unix://", 1) if _over_socket else REDIS_URL
+CELERY_BROKER_URL = f"redis+socket://{_redis.path}" if _over_socket else REDIS_URL
+CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": "desk-celery:", "visibility_timeout": 600}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULE = {
+    "every trade in exactly one home": {"task": "trades.tasks.check_homes", "schedule": 300.0},
+}
+
+# --- people
+
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.ScryptPasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "portal:desk"
+LOGOUT_REDIRECT_URL = "login"
+SESSION_COOKIE_AGE = 12 * 3600
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
+if not DEBUG:
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
+    SECURE_HSTS_SECONDS, SECURE_HSTS_INCLUDE_SUBDOMAINS, SECURE_HSTS_PRELOAD = 31_536_000, True, True
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+CSRF_TRUSTED_ORIGINS = [origin for origin in ALLOWED_ORIGINS if origin.startswith("https://") and "[" not in origin]
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+APPEND_SLASH = True
+
+CSRF_FAILURE_VIEW = "config.middleware.csrf_failure"
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+WHITENOISE_USE_FINDERS = DEBUG
+
+# --- the API
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": [],
+    "EXCEPTION_HANDLER": "core.problem.handle",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Copydesk",
+    "DESCRIPTION": "Bots open, follow and close trades with signed requests; people read what became of them.",
+    "VERSION": "2",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": r"/api/v2",
+    "ENUM_NAME_OVERRIDES": {},
+}
+
+LOGGING_CONFIG = "config.logging.configure"
+LOGGING: dict[str, Any] = {}

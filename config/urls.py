@@ -1,0 +1,42 @@
+"""Every route of the desk, once."""
+
+from django.contrib import admin
+from django.contrib.auth import views as auth_views
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from config import health
+from trades import api, history
+
+bots = [
+    path("api/v2/time", api.Time.as_view(), name="time"),
+    path("api/v2/trades/active", api.Active.as_view(), name="active"),
+    path("api/v2/trades/active/batch", api.Batch.as_view(), name="batch"),
+    path("api/v2/trades/active/<str:ticket>", api.ActiveOne.as_view(), name="active-one"),
+    path("api/v2/trades/active/<str:ticket>/reduce", api.Reduce.as_view(), name="reduce"),
+    path("api/v2/trades/orders", api.Orders.as_view(), name="orders"),
+    path("api/v2/actives", api.Actives.as_view(), name="actives"),
+    path("api/v2/signal/close", api.SignalClose.as_view(), name="signal-close"),
+    path("signals", api.V1Signals.as_view(), name="v1-signals"),
+    path("signal/broadcast", api.V1Broadcast.as_view(), name="v1-broadcast"),
+    path("signal/close", api.V1Close.as_view(), name="v1-close"),
+]
+people = [
+    path("api/v2/trades/history", history.History.as_view(), name="history"),
+    path("api/v2/trades/history.csv", history.HistoryCsv.as_view(), name="history-csv"),
+]
+urlpatterns = [
+    *bots,
+    *people,
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    re_path(r"^(?:api|signals?)(?:/|$)", health.unknown_route),
+    path("healthz", health.alive),
+    path("readyz", health.ready),
+    path("metrics", health.metrics),
+    path("login/", auth_views.LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), name="login"),
+    path("logout/", auth_views.LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+    path("", include("portal.urls")),
+]
+handler500 = "config.health.server_error"

@@ -1,0 +1,9 @@
+"""Django over WSGI: every HTTP request, in threads whose database connections last."""
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+from django.core.wsgi import get_wsgi_application
+
+application = get_wsgi_application()

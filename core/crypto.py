@@ -1,0 +1,61 @@
+"""Secrets at rest: AES-256-GCM under a named key, bound to the row that holds them.
+
+The binding (associated data) matters: without it, whoever may UPDATE the table could copy the ciphertext of
+their own secret into somebody else's row, and sign as them.
+"""
+
+import functools
+import re
+import secrets
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from django.conf import settings
+
+_KEK = re.compile(r"^([A-Za-z0-9_-]{1,16}):([0-9a-f]{64})$")
+_NONCE_BYTES = 12
+
+
+class SecretUnreadable(Exception):
+    """The ciphertext was moved, altered, or written under a key that is no longer loaded."""
+
+
+@functools.lru_cache(maxsize=4)
+def _keyring(spec: str) -> dict[str, AESGCM]:
+    found = [_KEK.fullmatch(part.strip()) for part in spec.split(",")]
+    if not all(found):
+        raise ValueError('COPYDESK_KEKS must read "name:64 hex digits", newest first, comma between')
+    return {kek[1]: AESGCM(bytes.fromhex(kek[2])) for kek in found if kek}
+
+
+def keyring() -> dict[str, AESGCM]:
+    """The key-encrypting keys by name, the one that encrypts first. Raises ValueError where none is usable."""
+    return _keyring(settings.COPYDESK_KEKS)
+
+
+def new_secret() -> str:
+    """256 random bits as the 64 hex digits that a bot is shown, once."""
+    return secrets.token_hex(32)
+
+
+def encrypt(secret: str, *, bound_to: str) -> bytes:
+    """`name ‖ ":" ‖ nonce ‖ ciphertext` under the newest key."""
+    name, key = next(iter(keyring().items()))
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return name.encode() + b":" + nonce + key.encrypt(nonce, secret.encode(), bound_to.encode())
+
+
+def decrypt(sealed: bytes, *, bound_to: str) -> str:
+    name, _, rest = bytes(sealed).partition(b":")
+    key = keyring().get(name.decode("ascii", "replace"))
+    if key is None:
+        raise SecretUnreadable(f"no key named {name!r} is loaded")
+    try:
+        return key.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound_to.encode()).decode()
+    except InvalidTag as fault:
+        raise SecretUnreadable("the ciphertext does not belong to this row") from fault
+
+
+def is_current(sealed: bytes) -> bool:
+    """Whether the newest key encrypted it."""
+    return bytes(sealed).partition(b":")[0].decode("ascii", "replace") == next(iter(keyring()))

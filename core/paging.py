@@ -1,0 +1,42 @@
+"""Keyset pages: the cursor names the last row seen, so a page costs the same however deep it lies."""
+
+import base64
+import binascii
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from core.errors import Invalid
+
+DEFAULT, MOST = 50, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    at: datetime
+    id: uuid.UUID
+
+    def text(self) -> str:
+        return base64.urlsafe_b64encode(f"{self.at.isoformat()}|{self.id}".encode()).decode().rstrip("=")
+
+
+def cursor(text: str | None) -> Cursor | None:
+    """Read a cursor; raises Invalid where it is not one of ours."""
+    if not text:
+        return None
+    try:
+        at, _, row = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("|")
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is None:
+            raise ValueError("naive")
+        return Cursor(moment, uuid.UUID(row))
+    except (ValueError, binascii.Error, OverflowError):
+        raise Invalid({"cursor": ["is not a cursor of this list"]}) from None
+
+
+def limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MOST):
+        raise Invalid({"limit": [f"must be 1 to {MOST}"]})
+    return int(text)

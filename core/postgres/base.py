@@ -1,0 +1,31 @@
+"""Django's PostgreSQL engine, acting in a database role of less power than the login that owns the tables.
+
+Each alias names its role in OPTIONS["acts_as"]. The role is taken only where it exists and the login
+may take it: before the first migration there is none, and a hosted database may not allow to make any
+(`manage.py check --database default` says so then).
+"""
+
+from typing import Any
+
+from django.db.backends.postgresql import base
+
+_TAKE_ROLE = """
+select set_config('role', rolname, false) from pg_roles
+ where rolname = %s
+   and pg_has_role(session_user, oid, case when current_setting('server_version_num')::int < 160000 then 'MEMBER' else 'SET' end)
+"""
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    def get_connection_params(self) -> dict[str, Any]:
+        params: dict[str, Any] = super().get_connection_params()
+        self.acts_as: str | None = params.pop("acts_as", None)
+        return params
+
+    def init_connection_state(self) -> None:
+        super().init_connection_state()
+        if self.acts_as is not None:
+            with self.connection.cursor() as cursor:
+                cursor.execute(_TAKE_ROLE, [self.acts_as])
+            if not self.get_autocommit():
+                self.connection.commit()

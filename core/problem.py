@@ -1,0 +1,95 @@
+"""The API's error body: RFC 9457 with a stable `code`, for the desk's refusals and the framework's own."""
+
+import time
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from django.db import OperationalError
+from django.http import Http404, HttpResponse
+from rest_framework import exceptions
+
+from core import errors
+from core.errors import DomainError
+
+
+def body(
+    *, status: int, code: str, detail: str, retry: str = "never", request_id: str = "", **extra: Any
+) -> dict[str, Any]:
+    """The members every error has, then `extra`. Times are milliseconds since 1970."""
+    return {
+        "type": f"/problems/{code.replace('_', '-')}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "retry": retry,
+        "request_id": request_id,
+        "server_time": time.time_ns() // 1_000_000,
+        **extra,
+    }
+
+
+def response(problem: dict[str, Any]) -> HttpResponse:
+    answer = HttpResponse(orjson.dumps(problem), status=problem["status"], content_type="application/problem+json")
+    answer["Cache-Control"] = "no-store"
+    if "retry_after_ms" in problem:
+        answer["Retry-After"] = str(-(-problem["retry_after_ms"] // 1000))
+    return answer
+
+
+def of(refusal: DomainError, request_id: str = "") -> dict[str, Any]:
+    return body(
+        status=refusal.status,
+        code=refusal.code,
+        detail=refusal.says,
+        retry=refusal.retry,
+        request_id=request_id,
+        **refusal.extra,
+    )
+
+
+_FRAMEWORK: dict[type[Exception], tuple[int, str, str]] = {
+    exceptions.NotAuthenticated: (401, "not_authenticated", "Sign in, or sign the request."),
+    exceptions.AuthenticationFailed: (401, "not_authenticated", "Sign in, or sign the request."),
+    exceptions.PermissionDenied: (403, "permission_denied", "You may not do this."),
+    exceptions.MethodNotAllowed: (405, "method_not_allowed", "This route does not take that method."),
+    exceptions.NotAcceptable: (406, "not_acceptable", "The API answers in application/json."),
+    exceptions.UnsupportedMediaType: (415, "unsupported_media_type", "Send application/json."),
+}
+
+
+def translated(fault: Exception) -> tuple[int, str, str] | None:
+    """Status, code and detail of a fault of the framework; None for what is a bug."""
+    if isinstance(fault, Http404):
+        return 404, "not_found", errors.NotFound.detail
+    return next((known for kind, known in _FRAMEWORK.items() if isinstance(fault, kind)), None)
+
+
+LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION = "55P03", "57014", "40P01", "40001"
+
+
+def of_database(fault: OperationalError) -> DomainError | None:
+    """A refusal for what the database gave up on because somebody else was at it; None for any other fault."""
+    state = getattr(fault.__cause__, "sqlstate", None)
+    if state in (LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION):
+        return errors.Busy(retry_after_ms=100)
+    return None
+
+
+def handle(fault: Exception, context: dict[str, Any]) -> HttpResponse | None:
+    """DRF's exception handler: every answer that is not a success is a problem document."""
+    request_id = getattr(context["request"], "request_id", "")
+    if isinstance(fault, OperationalError):
+        fault = of_database(fault) or fault
+    if isinstance(fault, DomainError):
+        return response(of(fault, request_id))
+    known = translated(fault)
+    if known is None:
+        return None
+    status, code, detail = known
+    answer = response(body(status=status, code=code, detail=detail, request_id=request_id))
+    if isinstance(fault, exceptions.MethodNotAllowed):
+        allowed = getattr(context["view"], "allowed_methods", [])
+        answer["Allow"] = ", ".join(allowed)
+    return answer

@@ -1,0 +1,49 @@
+"""What can be traded, and what its prices were."""
+
+from django.core.validators import RegexValidator
+from django.db import models
+
+SYMBOL = r"^[A-Za-z0-9._#/+&!@$^~-]{1,32}$"
+
+
+class Instrument(models.Model):
+    """What the desk knows of a symbol. A trade may name a symbol that is not listed here: brokers have many spellings."""
+
+    symbol = models.CharField(max_length=32, primary_key=True, validators=[RegexValidator(SYMBOL)])
+    description = models.CharField(max_length=64, blank=True)
+    point = models.DecimalField(max_digits=20, decimal_places=8, help_text="The smallest step of its price.")
+    contract_size = models.DecimalField(max_digits=20, decimal_places=8, help_text="Units of the base in one lot.")
+
+    class Meta:
+        db_table = "instruments"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(point__gt=0), name="instrument_point_is_positive"),
+            models.CheckConstraint(condition=models.Q(contract_size__gt=0), name="instrument_contract_is_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return self.symbol
+
+
+class Candle(models.Model):
+    """One bar of bid prices. Gaps (weekends, holidays) are gaps."""
+
+    pk = models.CompositePrimaryKey("instrument_id", "minutes", "opened_at")
+    instrument = models.ForeignKey(Instrument, models.PROTECT, related_name="candles", db_index=False)
+    minutes = models.PositiveIntegerField(help_text="How long the bar lasts.")
+    opened_at = models.DateTimeField()
+    open = models.DecimalField(max_digits=20, decimal_places=8)
+    high = models.DecimalField(max_digits=20, decimal_places=8)
+    low = models.DecimalField(max_digits=20, decimal_places=8)
+    close = models.DecimalField(max_digits=20, decimal_places=8)
+    volume = models.DecimalField(max_digits=20, decimal_places=8, help_text="Ticks, or lots where the source has them.")
+
+    class Meta:
+        db_table = "candles"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(low__gt=0, low__lte=models.F("open"), high__gte=models.F("open"))
+                & models.Q(low__lte=models.F("close"), high__gte=models.F("close"), volume__gte=0),
+                name="candle_lies_within_its_range",
+            )
+        ]

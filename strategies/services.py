@@ -1,0 +1,72 @@
+"""Publishing and following: begun, paused, ended; and a strategy that may only close."""
+
+from decimal import Decimal
+
+from django.db import transaction
+
+from accounts.models import TradingAccount
+from audit import services as audit
+from core import crypto
+from strategies.models import Strategy, Subscription
+
+
+def subscribe(
+    *, account: TradingAccount, strategy: Strategy, actor: audit.Actor, multiplier: Decimal = Decimal(1)
+) -> Subscription:
+    """Follow a strategy with a trading account. One that was ended lives again, with its own settings."""
+    with transaction.atomic():
+        known = Subscription.objects.filter(account=account, strategy=strategy).first()
+        if known is not None:
+            _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
+            known.refresh_from_db()
+            return known
+        subscription = Subscription(account=account, strategy=strategy, multiplier=multiplier)
+        subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
+        subscription.save(force_insert=True)
+        audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
+        return subscription
+
+
+def pause(*, subscription: Subscription, actor: audit.Actor) -> None:
+    """Open nothing new for this subscription; closes and reductions go on."""
+    _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor)
+
+
+def resume(*, subscription: Subscription, actor: audit.Actor) -> None:
+    _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor)
+
+
+def end(*, subscription: Subscription, actor: audit.Actor) -> None:
+    """Stop following: the stream is no longer shown to it."""
+    _set_subscription(subscription, Subscription.Status.ENDED, "subscription.ended", actor)
+
+
+def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
+    """Refuse this strategy's opens. Its closes always pass."""
+    _set_strategy(strategy, Strategy.Status.CLOSE_ONLY, "strategy.frozen", actor, reason)
+
+
+def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
+    """Let this strategy open again."""
+    _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason)
+
+
+def packet_secret(subscription: Subscription) -> str:
+    return crypto.decrypt(subscription.sealed_packet_secret, bound_to=binding(subscription))
+
+
+def binding(subscription: Subscription) -> str:
+    """What ties the sealed packet secret to its row."""
+    return Subscription.BINDING.format(sub_id=subscription.sub_id, generation=subscription.packet_generation)
+
+
+@transaction.atomic
+def _set_subscription(subscription: Subscription, status: str, fact: str, actor: audit.Actor) -> None:
+    if Subscription.objects.filter(pk=subscription.pk).exclude(status=status).update(status=status):
+        audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}")
+
+
+@transaction.atomic
+def _set_strategy(strategy: Strategy, status: str, fact: str, actor: audit.Actor, reason: str) -> None:
+    if Strategy.objects.filter(pk=strategy.pk).exclude(status=status).update(status=status):
+        audit.record(fact, actor=actor, subject=f"strategy:{strategy.name}", reason=reason)

@@ -1,0 +1,403 @@
+"""The bots' endpoints. One class an operation: read the request, one call of the services, write the answer."""
+
+import functools
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import orjson
+from django.conf import settings
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import extend_schema
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+from rest_framework.views import APIView
+
+from accounts import authentication, signing
+from accounts.authentication import BOT_DATABASE, MAX_BATCH_BODY, ScopeDenied, SeqReplayed, Signed, SignedCall
+from core import limiting, problem, wire
+from core.errors import DomainError, Invalid
+from trades import schema, services, snapshot
+from trades import wire as forms
+from trades.services import Operation, Outcome
+
+MASTER, COPIER, READONLY = "master", "copier", "readonly"
+ANY_KIND = frozenset({MASTER, COPIER, READONLY})
+OWNERS = frozenset({MASTER, COPIER})
+
+# The HTTP status of each outcome that is not a refusal.
+DONE = {
+    "opened": 201,
+    "open_already": 200,
+    "modified": 200,
+    "ignored": 200,
+    "unchanged": 200,
+    "reduced": 200,
+    "closed": 200,
+    "closed_already": 200,
+    "tombstoned": 202,
+    "reported": 201,
+    "reported_late": 202,
+}
+
+
+def json_response(body: dict[str, Any] | list[Any] | bytes, status: int = 200) -> HttpResponse:
+    encoded = body if isinstance(body, bytes) else orjson.dumps(body)
+    answer = HttpResponse(encoded, status=status, content_type="application/json")
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+class KindMay(BasePermission):
+    """The key's kind against the method's."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        assert isinstance(view, BotView)
+        call: SignedCall = request.auth  # type: ignore[assignment]
+        if call.credential.kind not in view.kinds.get(request.method or "", frozenset()):
+            no = ScopeDenied()
+            authentication.audit_refusal(no, request._request)
+            raise no
+        return True
+
+
+class KeyRate(BaseThrottle):
+    """The key's own limit, and that of all limited keys of its account together."""
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        credential = request.auth.credential  # type: ignore[union-attr]
+        if credential.rate_per_minute:
+            room = limiting.spend("key", credential.key.partition(".")[0], credential.rate_per_minute)
+            limiting.spend("account", str(credential.account_id), settings.RATE_PER_ACCOUNT)
+            request._request.rate_room = room  # type: ignore[attr-defined]
+        return True
+
+
+class BotView(APIView):
+    """A route for signed requests. Every answer after a good signature is signed too."""
+
+    authentication_classes = [Signed]
+    permission_classes = [KindMay]
+    throttle_classes = [KeyRate]
+    kinds: ClassVar[dict[str, frozenset[str]]]
+    max_body = authentication.MAX_BODY
+
+    def check_permissions(self, request: Request) -> None:
+        if request.method in self.allowed_methods:
+            super().check_permissions(request)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        answer = super().finalize_response(request, response, *args, **kwargs)
+        call = getattr(request._request, "signed_call", None)
+        if call is not None:
+            sign_response(call, answer)
+        room = getattr(request._request, "rate_room", None)
+        for name, value in (room.headers() if room else {}).items():
+            answer[name] = value
+        return answer
+
+
+def sign_response(call: SignedCall, answer: HttpResponse) -> None:
+    time_ms = time.time_ns() // 1_000_000
+    answer["X-Cd-Response-Time"] = str(time_ms)
+    answer["X-Cd-Response-Sig"] = signing.sign_response(
+        call.credential.secret,
+        request_signature=call.signature,
+        status=answer.status_code,
+        time_ms=time_ms,
+        body=answer.content,
+    )
+
+
+def call_of(request: Request) -> SignedCall:
+    call = request.auth
+    assert isinstance(call, SignedCall)
+    return call
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    return wire.json_object(request._request.signed_body)  # type: ignore[attr-defined]
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The query by name. A repeated name is refused, for two readers would read two things."""
+    pairs = [pair.partition("=") for pair in request.META.get("QUERY_STRING", "").split("&") if pair]
+    found = {name: value for name, _, value in pairs}
+    if len(found) != len(pairs):
+        raise Invalid({"query": ["a name stands twice"]})
+    return found
+
+
+def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
+    """Do the request's one effect; raise its refusal."""
+    operation = Operation(call.signable.idempotency_key, call.signable.fingerprint(), verb, args)
+    outcome = services.signed(call, [operation])[0]
+    no = services.refusal_of(outcome)
+    if no is not None:
+        raise no
+    return outcome
+
+
+def answer(outcome: Outcome, body: dict[str, Any] | None = None, status: int | None = None) -> HttpResponse:
+    response = json_response(body or told(outcome), status or DONE[outcome["code"]])
+    if "replayed" in outcome or outcome["code"] == "open_already":
+        response["Idempotency-Replayed"] = "true"
+    return response
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    """The body of a canonical route's answer."""
+    code = outcome["code"]
+    body: dict[str, Any] = {"status": _STATUS.get(code, code)}
+    if "trade" in outcome:
+        body |= {"ticket_id": outcome["trade"]["ticket_id"], "seq": outcome["trade"]["seq"], "trade": outcome["trade"]}
+    if code == "closed_already":
+        body["already"] = True
+    if code == "ignored":
+        body["ignored"] = True
+    return body | {name: outcome[name] for name in _ALSO if name in outcome}
+
+
+_STATUS = {"opened": "broadcasted", "open_already": "broadcasted", "closed": "CLOSED", "closed_already": "CLOSED"}
+_ALSO = ("order_id", "slippage_points", "slippage_bps")
+
+
+def is_copy(call: SignedCall) -> bool:
+    return call.credential.kind == COPIER
+
+
+# --- reading
+
+
+def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
+    """The snapshot of the caller's account and its ETag; no snapshot where the caller has it already."""
+    call = call_of(request)
+    with connections[BOT_DATABASE].cursor() as cursor:
+        cursor.execute(
+            "select signed_read(%s, %s, %s)::text", [call.credential.generation_id, call.signable.seq, call.ip]
+        )
+        (found,) = cursor.fetchone() or ("{}",)
+    state = orjson.loads(found)
+    if "refused" in state:
+        raise authentication.refusal(state.pop("refused"), **state)
+    if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
+        raise SeqReplayed("This very request was made before: sign a new one.")
+    etag = snapshot.etag(state["mark"])
+    if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
+        return call, None, etag
+    found_now = snapshot_of(call.credential.account_id, state["mark"])
+    return call, found_now, snapshot.etag(found_now.mark)
+
+
+@functools.lru_cache(maxsize=2048)
+def _snapshot(_database: str, account_id: int, _mark: str) -> snapshot.Snapshot:
+    return snapshot.read([account_id], using=BOT_DATABASE)
+
+
+def snapshot_of(account_id: int, mark: str) -> snapshot.Snapshot:
+    """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
+    return _snapshot(connections[BOT_DATABASE].settings_dict["NAME"], account_id, mark)
+
+
+class Time(APIView):
+    """The server's time, for bots to set their clocks by."""
+
+    @extend_schema(responses={200: schema.TIME}, operation_id="time", tags=["bots"])
+    def get(self, request: Request) -> HttpResponse:
+        return json_response({"server_time": time.time_ns() // 1_000_000, "iso": _iso_now()})
+
+
+def _iso_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Active(BotView):
+    """The hot table: what is open now, and opening."""
+
+    kinds = {"GET": ANY_KIND, "POST": OWNERS}
+
+    @schema.bots("active_snapshot", "What is active now", {200: schema.SNAPSHOT, 304: None})
+    def get(self, request: Request) -> HttpResponse:
+        _, found, etag = active(request)
+        response = HttpResponse(status=304) if found is None else json_response(found.body())
+        response["ETag"] = etag
+        return response
+
+    @schema.bots("open_trade", "Open a trade, or report a copy as open", {200: schema.DONE, 201: schema.DONE}, schema.OPEN)
+    def post(self, request: Request) -> HttpResponse:
+        call = call_of(request)
+        return answer(done(call, "trade_open", forms.opening(body_of(request), copy=is_copy(call))))
+
+
+class ActiveOne(BotView):
+    """One open trade of the caller's: its stops, and its close."""
+
+    kinds = {"PATCH": OWNERS, "DELETE": OWNERS}
+
+    @schema.bots("modify_trade", "Set or remove stops", {200: schema.DONE}, schema.MODIFY)
+    def patch(self, request: Request, ticket: str) -> HttpResponse:
+        return answer(done(call_of(request), "trade_modify", forms.modification(body_of(request), ticket)))
+
+    @schema.bots("close_trade", "Close: the atomic move to history", {200: schema.DONE, 202: schema.DONE}, query=schema.CLOSE_QUERY)
+    def delete(self, request: Request, ticket: str) -> HttpResponse:
+        fields = {"ticket_id": ticket, **query_of(request)}
+        return answer(done(call_of(request), "trade_close", forms.closing(fields)))
+
+
+class Reduce(BotView):
+    """A partial close."""
+
+    kinds = {"POST": OWNERS}
+
+    @schema.bots("reduce_trade", "Close a part: volume is what must remain", {200: schema.DONE, 202: schema.DONE}, schema.REDUCE)
+    def post(self, request: Request, ticket: str) -> HttpResponse:
+        return answer(done(call_of(request), "trade_reduce", forms.reduction(body_of(request), ticket)))
+
+
+class Batch(BotView):
+    """Many operations in one request and one transaction, each with its own idempotency key and result."""
+
+    kinds = {"POST": OWNERS}
+    max_body = MAX_BATCH_BODY
+    most = 500
+
+    @schema.bots("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
+    def post(self, request: Request) -> HttpResponse:
+        call = call_of(request)
+        form = wire.Form(body_of(request))
+        listed = form.need("operations", _listed(self.most))
+        form.done()
+        read = [_operation(one, copy=is_copy(call)) for one in listed]
+        good = [one for one in read if isinstance(one, Operation)]
+        outcomes = iter(services.signed(call, good))
+        return json_response({"results": [_result(one, outcomes, call.request_id) for one in read]})
+
+
+def _listed(most: int) -> Callable[[Any], list[Any]]:
+    def read(value: Any) -> list[Any]:
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            raise ValueError(f"must be a list of 1 to {most} operations")
+        return value
+
+    return read
+
+
+_VERBS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "open": ("trade_open", lambda fields, copy: forms.opening(fields, copy=copy)),
+    "modify": ("trade_modify", lambda fields, copy: forms.modification(fields, fields.get("ticket_id"))),
+    "reduce": ("trade_reduce", lambda fields, copy: forms.reduction(fields, fields.get("ticket_id"))),
+    "close": ("trade_close", lambda fields, copy: forms.closing(fields)),
+}
+
+
+def _operation(one: Any, *, copy: bool) -> Operation | DomainError:
+    """One operation of a batch, or what is wrong with it."""
+    try:
+        if not isinstance(one, dict):
+            raise Invalid({"operations": ["must be a JSON object"]})
+        form = wire.Form(one, strict=False)
+        key = form.need("idempotency_key", wire.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -"))
+        action = form.need("action", wire.one_of(_VERBS, {name.upper(): name for name in _VERBS}))
+        form.done()
+        verb, read = _VERBS[action]
+        fields = {name: value for name, value in one.items() if name not in ("idempotency_key", "action")}
+        args = read(fields, copy=copy)
+    except DomainError as no:
+        return no
+    return Operation(key, signing.sha256_hex(orjson.dumps([verb, args], option=orjson.OPT_SORT_KEYS)), verb, args)
+
+
+def _result(one: Operation | DomainError, outcomes: Any, request_id: str) -> dict[str, Any]:
+    outcome = None if isinstance(one, DomainError) else next(outcomes)
+    no = one if isinstance(one, DomainError) else services.refusal_of(outcome)
+    key = {} if isinstance(one, DomainError) else {"idempotency_key": one.idempotency_key}
+    if no is not None:
+        return {**key, "status": no.status, "problem": problem.of(no, request_id)}
+    return {**key, "status": DONE[outcome["code"]], "replayed": "replayed" in outcome, "result": told(outcome)}
+
+
+class Orders(BotView):
+    """A copier's reports of what became of its orders."""
+
+    kinds = {"POST": frozenset({COPIER})}
+
+    @schema.bots("report_order", "Report an order; answers its slippage", {201: schema.ORDER, 202: schema.ORDER}, schema.ORDER_REPORT)
+    def post(self, request: Request) -> HttpResponse:
+        return answer(done(call_of(request), "order_report", forms.order(body_of(request))))
+
+
+# --- the names of the documents that came before
+
+
+class Actives(BotView):
+    """`/actives`: the same, in the first documents' form (a bare list, ticket numbers, always 200)."""
+
+    kinds = {"GET": ANY_KIND, "POST": OWNERS}
+
+    @schema.bots("actives", "What is active now, as a bare list", {200: schema.BARE_LIST})
+    def get(self, request: Request) -> HttpResponse:
+        _, found, etag = active(request)
+        if found is None:
+            response = HttpResponse(status=304)
+        else:
+            response = json_response([{**trade, "ticket_id": int(trade["ticket_id"])} for trade in found.trades])
+        response["ETag"] = etag
+        return response
+
+    @schema.bots("actives_open", "Open a trade", {200: schema.BROADCASTED}, schema.OPEN)
+    def post(self, request: Request) -> HttpResponse:
+        call = call_of(request)
+        outcome = done(call, "trade_open", forms.opening(body_of(request), copy=is_copy(call), strict=False))
+        return answer(outcome, {"status": "broadcasted", "ticket": int(outcome["trade"]["ticket_id"])}, 200)
+
+
+class SignalClose(BotView):
+    """`/signal/close`: the atomic close with a JSON body."""
+
+    kinds = {"POST": OWNERS}
+
+    @schema.bots("signal_close", "Close: the atomic move to history", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE)
+    def post(self, request: Request) -> HttpResponse:
+        outcome = done(call_of(request), "trade_close", forms.closing(body_of(request), strict=False))
+        body = {"status": _STATUS.get(outcome["code"], outcome["code"]), "ticket": int(outcome["trade"]["ticket_id"])}
+        return answer(outcome, body | ({"already": True} if outcome["code"] == "closed_already" else {}))
+
+
+class _V1:
+    """Routes of the first version say that they end, and when."""
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        final: HttpResponse = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
+        final["Deprecation"] = "@1767225600"  # 2026-01-01, RFC 9745
+        final["Sunset"] = settings.V1_SUNSET
+        final["Link"] = '</api/docs/>; rel="deprecation"'
+        return final
+
+
+class V1Signals(_V1, Actives):
+    kinds = {"GET": ANY_KIND}
+    http_method_names = ["get", "options"]
+
+    @schema.bots("v1_signals", "What is active now (V1)", {200: schema.BARE_LIST}, deprecated=True)
+    def get(self, request: Request) -> HttpResponse:
+        return super().get(request)
+
+
+class V1Broadcast(_V1, Actives):
+    kinds = {"POST": OWNERS}
+    http_method_names = ["post", "options"]
+
+    @schema.bots("v1_broadcast", "Open a trade (V1)", {200: schema.BROADCASTED}, schema.OPEN, deprecated=True)
+    def post(self, request: Request) -> HttpResponse:
+        return super().post(request)
+
+
+class V1Close(_V1, SignalClose):
+    @schema.bots("v1_close", "Close (V1)", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE, deprecated=True)
+    def post(self, request: Request) -> HttpResponse:
+        return super().post(request)
+
+

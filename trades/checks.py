@@ -1,0 +1,69 @@
+"""The promise as queries. Each finds nothing as long as it is kept; the database's keys see to that."""
+
+from typing import NamedTuple
+
+from django.db import connection
+
+FIRST = 20
+
+INVARIANTS = {
+    "an open trade is in the hot table, and nowhere else": """
+        select t.id::text from trades t
+          left join active_trades a on a.trade_id = t.id left join trade_history h on h.trade_id = t.id
+         where t.state = 'OPEN' and (a.trade_id is null or h.trade_id is not null)""",
+    "a closed trade is in the cold table, and nowhere else": """
+        select t.id::text from trades t
+          left join active_trades a on a.trade_id = t.id left join trade_history h on h.trade_id = t.id
+         where t.state = 'CLOSED' and (a.trade_id is not null or h.trade_id is null)""",
+    "every row of the hot and the cold table has its identity": """
+        select coalesce(a.trade_id, h.trade_id)::text from active_trades a
+          full join trade_history h on h.trade_id = a.trade_id
+         where not exists (select from trades t where t.id = coalesce(a.trade_id, h.trade_id))""",
+    "a ticket is on its account once": """
+        select account_id || '/' || ticket_id from trades group by account_id, ticket_id having count(*) > 1""",
+    "what is open and what was closed by parts is what was opened": """
+        select a.trade_id::text from active_trades a
+          left join (select trade_id, sum(volume) as gone from trade_reductions group by trade_id) r using (trade_id)
+         where a.volume + coalesce(r.gone, 0) <> a.opened_volume
+        union all
+        select h.trade_id::text from trade_history h
+          left join (select trade_id, sum(volume) as gone from trade_reductions group by trade_id) r using (trade_id)
+         where h.kind = 'TRADE' and h.closed_volume + coalesce(r.gone, 0) <> h.volume""",
+    "a trade's profit is the sum of its closes": """
+        select h.trade_id::text from trade_history h
+          left join (select trade_id, sum(profit) as made from trade_reductions group by trade_id) r using (trade_id)
+         where h.kind = 'TRADE' and h.closing_profit + coalesce(r.made, 0) <> h.profit""",
+    "no number of a stream lies ahead of the stream": """
+        select s.name from strategies s where s.last_seq < (
+          select coalesce(max(seq), 0) from (
+            select max(seq) as seq from active_trades where strategy_id = s.id and master_trade is null
+            union all select max(seq) from trade_history where strategy_id = s.id and master_trade is null) told)""",
+    "every key and trigger that holds the promise is in place and awake": """
+        select wanted from unnest(array[
+            'trades.keeps_its_identity', 'trades.never_deleted', 'trades.never_truncated',
+            'active_trades.keeps_its_opening', 'active_trades.never_truncated',
+            'trade_history.append_only', 'trade_history.append_only_truncate',
+            'trade_reductions.append_only', 'audit_log.append_only', 'audit_log.append_only_truncate']) wanted
+         where not exists (select from pg_trigger where tgenabled = 'A'
+                              and tgrelid = split_part(wanted, '.', 1)::regclass and tgname = split_part(wanted, '.', 2))
+        union all
+        select wanted from unnest(array[
+            'active_trade_belongs_to_an_open_trade', 'closed_trade_belongs_to_a_closed_trade',
+            'open_trade_is_active', 'closed_trade_is_history', 'trade_is_unique_on_its_account']) wanted
+         where not exists (select from pg_constraint where conname = wanted and convalidated)""",
+}
+
+
+class Fault(NamedTuple):
+    invariant: str
+    subject: str
+
+
+def faults() -> list[Fault]:
+    """The first offenders of every invariant that does not hold."""
+    found = []
+    with connection.cursor() as cursor:
+        for invariant, query in INVARIANTS.items():
+            cursor.execute(f"{query}\n limit {FIRST}")
+            found += [Fault(invariant, subject) for (subject,) in cursor.fetchall()]
+    return found

@@ -1,0 +1,217 @@
+"""People's view of the cold table: their own closed trades, by page or as CSV. Closed to bots."""
+
+import csv
+from collections.abc import Iterator
+from typing import Any
+
+import django_filters
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from accounts.authentication import BotsStayOut
+from accounts.models import User
+from audit import services as audit
+from audit.models import AuditLog
+from core import money, paging
+from core.errors import Invalid
+from trades import schema
+from trades.api import json_response
+from trades.models import Reason, Side, TradeHistory
+
+
+class Filter(django_filters.FilterSet):
+    """The filters of the route; whatever does not parse is a named fault."""
+
+    symbol = django_filters.CharFilter()
+    account = django_filters.CharFilter(field_name="account__name")
+    strategy = django_filters.CharFilter(field_name="strategy__name")
+    type = django_filters.ChoiceFilter(choices=Side.choices)
+    reason = django_filters.ChoiceFilter(choices=Reason.choices)
+    closed_after = django_filters.IsoDateTimeFilter(field_name="closed_at", lookup_expr="gte")
+    closed_before = django_filters.IsoDateTimeFilter(field_name="closed_at", lookup_expr="lt")
+
+    class Meta:
+        model = TradeHistory
+        fields: list[str] = []
+
+
+def own(user: User) -> QuerySet[TradeHistory]:
+    """The closed trades of the user's own accounts, newest first. Tombstones are no trades."""
+    return (
+        TradeHistory.objects.filter(account__owner=user, kind=TradeHistory.Kind.TRADE)
+        .select_related("account", "strategy")
+        .order_by("-closed_at", "-trade_id")
+    )
+
+
+_PAGING = {"cursor", "limit", "format"}
+
+
+def filtered(request: HttpRequest, rows: QuerySet[TradeHistory]) -> QuerySet[TradeHistory]:
+    unknown = set(request.GET) - set(Filter.base_filters) - _PAGING
+    if unknown:
+        raise Invalid({name[:64]: ["is not a filter of this list"] for name in sorted(unknown)})
+    found = Filter(request.GET, queryset=rows)
+    if not found.is_valid():
+        raise Invalid({name: [str(fault) for fault in faults] for name, faults in found.errors.items()})
+    return found.qs  # type: ignore[no-any-return]
+
+
+def after(cursor: paging.Cursor, rows: QuerySet[TradeHistory]) -> QuerySet[TradeHistory]:
+    behind = Q(closed_at__lt=cursor.at) | Q(closed_at=cursor.at, trade_id__lt=cursor.id)
+    return rows.filter(behind, closed_at__lte=cursor.at)
+
+
+def row(closed: TradeHistory) -> dict[str, Any]:
+    """One closed trade as people get it."""
+
+    def text(value: Any) -> str | None:
+        return None if value is None else money.text(value)
+
+    def iso(value: Any) -> str | None:
+        return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    return {
+        "trade_id": str(closed.trade_id),
+        "account": closed.account.name,
+        "strategy": closed.strategy.name if closed.strategy else None,
+        "role": "copy" if closed.is_copy else "master",
+        "ticket_id": closed.ticket_id,
+        "master_ticket": closed.master_ticket,
+        "symbol": closed.symbol,
+        "type": closed.type,
+        "volume": text(closed.volume),
+        "open_price": text(closed.open_price),
+        "close_price": text(closed.close_price),
+        "sl": text(closed.sl),
+        "tp": text(closed.tp),
+        "profit": text(closed.profit),
+        "reason": closed.reason,
+        "opened_at": iso(closed.opened_at),
+        "closed_at": iso(closed.closed_at),
+    }
+
+
+COLUMNS = (
+    "closed_at", "opened_at", "account", "strategy", "role", "ticket_id", "master_ticket", "symbol", "type", "volume",
+    "open_price", "close_price", "sl", "tp", "profit", "reason", "trade_id",
+)  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def defused(value: Any) -> str:
+    """A cell that a spreadsheet must not take for a formula. Numbers stay numbers."""
+    cell = "" if value is None else str(value)
+    if cell.startswith(_FORMULA) and not _is_amount(cell):
+        return f"'{cell}"
+    return cell
+
+
+def _is_amount(cell: str) -> bool:
+    return cell[0] == "-" and cell[1:].replace(".", "", 1).isdigit()
+
+
+class _Line:
+    """A file that hands each line back to its writer."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+def csv_lines(rows: QuerySet[TradeHistory]) -> Iterator[str]:
+    writer = csv.writer(_Line())
+    yield writer.writerow(COLUMNS)
+    for closed in rows.iterator(chunk_size=500):
+        cells = row(closed)
+        yield writer.writerow([defused(cells[name]) for name in COLUMNS])
+
+
+def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
+    answer = StreamingHttpResponse(csv_lines(rows), content_type="text/csv; charset=utf-8")
+    answer["Content-Disposition"] = 'attachment; filename="history.csv"'
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+def user_actor(request: HttpRequest) -> audit.Actor:
+    user = request.user
+    kind = AuditLog.Actor.STAFF if user.is_staff else AuditLog.Actor.USER  # type: ignore[union-attr]
+    return audit.Actor(kind, str(user.pk), request.client_ip, request.request_id)  # type: ignore[attr-defined]
+
+
+class PeopleView(APIView):
+    """A route for people in their session. Whoever signs as a bot is shown the door."""
+
+    authentication_classes = [BotsStayOut, SessionAuthentication]
+    permission_classes = [IsAuthenticated]
+
+
+_FILTERS = [
+    OpenApiParameter("symbol", OpenApiTypes.STR),
+    OpenApiParameter("account", OpenApiTypes.STR),
+    OpenApiParameter("strategy", OpenApiTypes.STR),
+    OpenApiParameter("type", schema.SIDE),
+    OpenApiParameter("reason", {"type": "string", "enum": Reason.values}),
+    OpenApiParameter("closed_after", OpenApiTypes.DATETIME),
+    OpenApiParameter("closed_before", OpenApiTypes.DATETIME),
+]
+_PEOPLE_ERRORS = {
+    400: "request_malformed",
+    401: "not_authenticated",
+    403: "history_closed_to_bots, not_authenticated",
+    406: "not_acceptable",
+    422: "invalid",
+}
+_PAGE = schema.obj(
+    {
+        "data": {"type": "array", "items": {"type": "object"}},
+        "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
+        "has_more": {"type": "boolean"},
+    }
+)
+
+
+class History(PeopleView):
+    """One's own closed trades, newest first, by cursor."""
+
+    @extend_schema(
+        operation_id="history",
+        tags=["people"],
+        parameters=[
+            *_FILTERS,
+            OpenApiParameter("cursor", OpenApiTypes.STR),
+            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST}),
+        ],
+        responses={200: OpenApiResponse(_PAGE), **schema.errors(_PEOPLE_ERRORS)},
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        rows = filtered(request._request, own(request.user))  # type: ignore[arg-type]
+        limit = paging.limit(request.GET.get("limit"))
+        cursor = paging.cursor(request.GET.get("cursor"))
+        found = list((after(cursor, rows) if cursor else rows)[: limit + 1])
+        page = found[:limit]
+        more = len(found) > limit
+        following = paging.Cursor(page[-1].closed_at, page[-1].trade_id).text() if more else None
+        return json_response({"data": [row(closed) for closed in page], "next": following, "has_more": more})
+
+
+class HistoryCsv(PeopleView):
+    """The same, all of it, streamed."""
+
+    @extend_schema(
+        operation_id="history_csv",
+        tags=["people"],
+        parameters=_FILTERS,
+        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(_PEOPLE_ERRORS)},
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        rows = filtered(request._request, own(request.user))  # type: ignore[arg-type]
+        audit.record("history.exported", actor=user_actor(request._request), subject=f"user:{request.user.pk}")
+        return csv_response(rows)

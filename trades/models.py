@@ -1,0 +1,242 @@
+"""The hot and the cold table, and the permanent identity that keeps a trade in exactly one of them.
+
+The keys and triggers that hold this promise are in trades/sql; the writing is done by the functions there.
+"""
+
+from django.db import models
+from django.db.models.functions import Now
+
+from accounts.models import TradingAccount
+from market.models import SYMBOL
+from strategies.models import Strategy
+
+AMOUNT = {"max_digits": 20, "decimal_places": 8}
+TICKET = r"^[1-9][0-9]{0,18}$"
+
+
+class Side(models.TextChoices):
+    BUY = "BUY"
+    SELL = "SELL"
+
+
+class Reason(models.TextChoices):
+    TP = "TP", "take profit"
+    SL = "SL", "stop loss"
+    MANUAL = "MANUAL", "closed by hand"
+    STOP_OUT = "STOP_OUT", "stopped out by the broker"
+    RECONCILED = "RECONCILED", "found closed"
+    STAFF = "STAFF", "closed by staff"
+
+
+class Trade(models.Model):
+    """A trade's identity: one row for ever. CLOSED is terminal, and the database sees to it."""
+
+    class State(models.TextChoices):
+        OPEN = "OPEN"
+        CLOSED = "CLOSED"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_index=False)
+    ticket_id = models.CharField(max_length=19)
+    state = models.CharField(max_length=6, choices=State, default=State.OPEN)
+    opening = models.BinaryField(null=True, help_text="Digest of the open as first told; none for a tombstone.")
+
+    class Meta:
+        db_table = "trades"
+        constraints = [
+            models.UniqueConstraint(fields=["account", "ticket_id"], name="trade_is_unique_on_its_account"),
+            models.CheckConstraint(condition=models.Q(state__in=["OPEN", "CLOSED"]), name="trade_state_is_known"),
+            models.CheckConstraint(condition=models.Q(ticket_id__regex=TICKET), name="trade_ticket_is_well_formed"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account_id}/{self.ticket_id}"
+
+
+class Position(models.Model):
+    """What the hot and the cold row of a trade have in common."""
+
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+")
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
+    ticket_id = models.CharField("ticket", max_length=19)
+    master_ticket = models.CharField(max_length=19)
+    master_trade = models.UUIDField(null=True, help_text="The trade that this one copies; none for a master's own.")
+    seq = models.PositiveBigIntegerField(help_text="The number of its latest event in the strategy's stream.")
+
+    class Meta:
+        abstract = True
+
+    @property
+    def is_copy(self) -> bool:
+        return self.master_trade is not None
+
+
+class ActiveTrade(Position):
+    """An open trade. The only table that execution reads."""
+
+    trade = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="active")
+    symbol = models.CharField(max_length=32)
+    type = models.CharField(max_length=4, choices=Side)
+    volume = models.DecimalField(**AMOUNT, help_text="Lots still open.")
+    opened_volume = models.DecimalField(**AMOUNT)
+    open_price = models.DecimalField(**AMOUNT)
+    sl = models.DecimalField("stop loss", **AMOUNT, null=True)
+    tp = models.DecimalField("take profit", **AMOUNT, null=True)
+    status = models.CharField(max_length=4, default="OPEN")
+    comment = models.CharField(max_length=128, blank=True)
+    analysis = models.JSONField(null=True)
+    told_ms = models.BigIntegerField(null=True, help_text="The master's own clock at its latest modification.")
+    opened_at = models.DateTimeField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "active_trades"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(status="OPEN"), name="active_trade_status_is_open"),
+            models.CheckConstraint(condition=models.Q(type__in=["BUY", "SELL"]), name="active_trade_type_is_known"),
+            models.CheckConstraint(
+                condition=models.Q(volume__gt=0, volume__lte=models.F("opened_volume")),
+                name="active_trade_volume_is_positive_and_never_grows",
+            ),
+            models.CheckConstraint(condition=models.Q(open_price__gt=0), name="active_trade_open_price_is_positive"),
+            models.CheckConstraint(
+                condition=models.Q(sl__isnull=True) | models.Q(sl__gt=0), name="active_trade_sl_is_positive"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(tp__isnull=True) | models.Q(tp__gt=0), name="active_trade_tp_is_positive"
+            ),
+            models.CheckConstraint(condition=models.Q(symbol__regex=SYMBOL), name="active_trade_symbol_is_well_formed"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.ticket_id} {self.type} {self.symbol}"
+
+
+class TradeReduction(models.Model):
+    """A partial close: told once, kept for ever."""
+
+    trade = models.ForeignKey(Trade, models.PROTECT, related_name="reductions")
+    deal_id = models.CharField(max_length=64)
+    volume = models.DecimalField(**AMOUNT, help_text="Lots closed by it.")
+    remaining = models.DecimalField(**AMOUNT, help_text="Lots that remained open after it.")
+    close_price = models.DecimalField(**AMOUNT)
+    profit = models.DecimalField(**AMOUNT)
+    closed_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "trade_reductions"
+        constraints = [
+            models.UniqueConstraint(fields=["trade", "deal_id"], name="trade_reduction_deal_is_told_once"),
+            models.CheckConstraint(
+                condition=models.Q(volume__gt=0, remaining__gte=0, close_price__gt=0),
+                name="trade_reduction_amounts_are_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.trade_id} deal {self.deal_id}"
+
+
+class TradeHistory(Position):
+    """A closed trade, for reporting. Written once, closed to bots."""
+
+    class Kind(models.TextChoices):
+        TRADE = "TRADE", "trade"
+        TOMBSTONE = "TOMBSTONE", "tombstone: a close that came before its open"
+
+    trade = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="history")
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+", null=True)
+    kind = models.CharField(max_length=9, choices=Kind, default=Kind.TRADE)
+    symbol = models.CharField(max_length=32, null=True)
+    type = models.CharField(max_length=4, choices=Side, null=True)
+    volume = models.DecimalField(**AMOUNT, null=True, help_text="Lots opened.")
+    closed_volume = models.DecimalField(**AMOUNT, null=True, help_text="Lots closed by the final close.")
+    open_price = models.DecimalField(**AMOUNT, null=True)
+    close_price = models.DecimalField(**AMOUNT)
+    sl = models.DecimalField("stop loss", **AMOUNT, null=True)
+    tp = models.DecimalField("take profit", **AMOUNT, null=True)
+    profit = models.DecimalField(**AMOUNT, null=True, help_text="Of the whole trade, partial closes included.")
+    closing_profit = models.DecimalField(**AMOUNT, null=True, help_text="Of the final close alone, as told.")
+    reason = models.CharField(max_length=10, choices=Reason)
+    comment = models.CharField(max_length=128, blank=True)
+    analysis = models.JSONField(null=True)
+    opened_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(db_default=Now())
+    status = models.CharField(max_length=6, default="CLOSED")
+
+    class Meta:
+        db_table = "trade_history"
+        verbose_name = "closed trade"
+        verbose_name_plural = "trade history"
+        indexes = [
+            models.Index(fields=["account", "-closed_at", "-trade"], name="history_account_closed_idx"),
+            models.Index(fields=["strategy", "-closed_at", "-trade"], name="history_strategy_closed_idx"),
+            models.Index(fields=["-closed_at", "-trade"], name="history_closed_idx"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(status="CLOSED"), name="trade_history_status_is_closed"),
+            models.CheckConstraint(
+                condition=models.Q(reason__in=Reason.values), name="trade_history_reason_is_known"
+            ),
+            models.CheckConstraint(condition=models.Q(close_price__gt=0), name="trade_history_close_price_is_positive"),
+            models.CheckConstraint(
+                condition=models.Q(
+                    kind="TRADE",
+                    symbol__isnull=False,
+                    type__isnull=False,
+                    volume__isnull=False,
+                    closed_volume__isnull=False,
+                    open_price__isnull=False,
+                    profit__isnull=False,
+                    closing_profit__isnull=False,
+                    opened_at__isnull=False,
+                )
+                | models.Q(kind="TOMBSTONE", symbol__isnull=True, profit__isnull=True),
+                name="trade_history_tells_all_but_of_a_tombstone",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.ticket_id} {self.type or 'tombstone'} {self.symbol or ''}"
+
+
+class CopyOrder(models.Model):
+    """What became of one order at a copier's broker, as reported."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        EXECUTED = "executed"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+")
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
+    seq = models.PositiveBigIntegerField()
+    master_ticket = models.CharField(max_length=19)
+    symbol = models.CharField(max_length=32, blank=True)
+    type = models.CharField(max_length=4, blank=True)
+    status = models.CharField(max_length=9, choices=Status)
+    requested_price = models.DecimalField(**AMOUNT)
+    executed_price = models.DecimalField(**AMOUNT, null=True)
+    volume = models.DecimalField(**AMOUNT)
+    latency_ms = models.PositiveIntegerField(null=True)
+    failed_reason = models.CharField(max_length=256, blank=True)
+    slippage_points = models.DecimalField(**AMOUNT, null=True)
+    slippage_bps = models.DecimalField(**AMOUNT, null=True)
+    reported_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "copy_orders"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=["pending", "executed", "failed", "cancelled"]),
+                name="copy_order_status_is_known",
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(status="executed") | models.Q(executed_price__isnull=False),
+                name="copy_order_executed_has_a_price",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.master_ticket} {self.status}"

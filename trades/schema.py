@@ -1,0 +1,214 @@
+"""The OpenAPI shapes of the bots' endpoints."""
+
+from collections.abc import Callable
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+
+Schema = dict[str, Any]
+
+AMOUNT: Schema = {"type": "string", "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,8})?$", "examples": ["1.10500000"]}
+POSITIVE: Schema = {**AMOUNT, "pattern": r"^(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,8})?$", "description": "Above zero; a JSON number is read as well."}
+NOT_NEGATIVE: Schema = {**AMOUNT, "pattern": r"^[0-9]{1,12}(\.[0-9]{1,8})?$"}
+TICKET: Schema = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$", "examples": ["987654"], "description": "An integer is read as well."}
+NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+SIDE: Schema = {"type": "string", "enum": ["BUY", "SELL"]}
+REASON: Schema = {"type": "string", "enum": ["TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF", "TP_HIT", "SL_HIT"]}
+MOMENT: Schema = {"type": "string", "format": "date-time"}
+
+
+def nullable(shape: Schema) -> Schema:
+    return {"oneOf": [shape, {"type": "null"}]}
+
+
+def obj(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required, **more}
+
+
+TRADE = obj(
+    {
+        "trade_id": {"type": "string", "format": "uuid"},
+        "role": {"type": "string", "enum": ["master", "copy"]},
+        "strategy": nullable(NAME),
+        "ticket_id": TICKET,
+        "master_ticket": TICKET,
+        "symbol": {"type": ["string", "null"]},
+        "type": {"type": ["string", "null"], "enum": ["BUY", "SELL", None]},
+        "volume": {"type": ["string", "null"]},
+        "copy_volume": {"type": ["string", "null"], "description": "What the caller's own settings make of it."},
+        "open_price": {"type": ["string", "null"]},
+        "sl": {"type": ["string", "null"]},
+        "tp": {"type": ["string", "null"]},
+        "opened_at": {"type": ["string", "null"]},
+        "seq": {"type": "string"},
+        "status": {"type": "string", "enum": ["OPEN", "CLOSED"]},
+    }
+)
+SNAPSHOT = obj(
+    {
+        "stream_epoch": {"type": "string"},
+        "as_of": {"type": "object", "additionalProperties": {"type": "string"}},
+        "count": {"type": "integer"},
+        "digest": {"type": "string", "description": "SHA-256 of the trades array as sent, hex."},
+        "trades": {"type": "array", "items": TRADE},
+    }
+)
+BARE_LIST: Schema = {
+    "type": "array",
+    "items": {**TRADE, "properties": {**TRADE["properties"], "ticket_id": {"type": "integer"}}},
+}
+TIME = obj({"server_time": {"type": "integer"}, "iso": {"type": "string"}})
+DONE = obj(
+    {
+        "status": {"type": "string"},
+        "ticket_id": TICKET,
+        "seq": {"type": "string"},
+        "trade": TRADE,
+        "already": {"type": "boolean"},
+        "ignored": {"type": "boolean"},
+    },
+    ["status"],
+)
+BROADCASTED = obj({"status": {"const": "broadcasted"}, "ticket": {"type": "integer"}})
+CLOSED = obj({"status": {"type": "string"}, "ticket": {"type": "integer"}, "already": {"type": "boolean"}}, ["status", "ticket"])
+ORDER = obj(
+    {
+        "status": {"type": "string"},
+        "order_id": {"type": "string"},
+        "slippage_points": {"type": ["string", "null"], "description": "Above zero is worse than asked."},
+        "slippage_bps": {"type": ["string", "null"]},
+    }
+)
+OPEN = obj(
+    {
+        "ticket_id": TICKET,
+        "symbol": {"type": "string", "pattern": r"^[A-Za-z0-9._#/+&!@$^~-]{1,32}$"},
+        "type": SIDE,
+        "direction": {**SIDE, "description": "Read as type."},
+        "volume": POSITIVE,
+        "open_price": POSITIVE,
+        "sl": nullable(POSITIVE),
+        "tp": nullable(POSITIVE),
+        "opened_at": nullable(MOMENT),
+        "comment": nullable({"type": "string", "maxLength": 128}),
+        "analysis": nullable({"type": "object", "description": "At most 2 KiB."}),
+        "master_ticket": {**TICKET, "description": "What a copy copies (copiers only)."},
+        "strategy": {**NAME, "description": "Whose it is (copiers only)."},
+    },
+    ["ticket_id", "symbol", "type", "volume", "open_price"],
+)
+MODIFY = obj({"sl": nullable(POSITIVE), "tp": nullable(POSITIVE), "master_time_ms": {"type": "integer"}}, [])
+REDUCE = obj({"deal_id": {"type": "string"}, "volume": NOT_NEGATIVE, "close_price": POSITIVE, "profit": AMOUNT})
+CLOSE = obj({"ticket_id": TICKET, "close_price": POSITIVE, "profit": AMOUNT, "reason": REASON}, ["ticket_id", "close_price", "profit"])
+ORDER_REPORT = obj(
+    {
+        "strategy": NAME,
+        "seq": {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"},
+        "master_ticket": TICKET,
+        "status": {"type": "string", "enum": ["pending", "executed", "failed", "cancelled"]},
+        "requested_price": POSITIVE,
+        "executed_price": nullable(POSITIVE),
+        "volume": POSITIVE,
+        "latency_ms": {"type": ["integer", "null"], "minimum": 0},
+        "failed_reason": {"type": ["string", "null"], "maxLength": 256},
+    },
+    ["strategy", "seq", "master_ticket", "status", "requested_price", "volume"],
+)
+BATCH = obj(
+    {
+        "operations": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 500,
+            "items": obj(
+                {
+                    "idempotency_key": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16,64}$"},
+                    "action": {"type": "string", "enum": ["open", "modify", "reduce", "close"]},
+                    "ticket_id": TICKET,
+                },
+                description="And the fields of that action's own route.",
+            ),
+        }
+    }
+)
+BATCH_RESULT = obj({"results": {"type": "array", "items": {"type": "object"}}})
+PROBLEM = obj(
+    {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "retry": {"type": "string", "enum": ["never", "new_seq", "same_key", "after", "rotate", "resync"]},
+        "request_id": {"type": "string"},
+        "server_time": {"type": "integer"},
+        "retry_after_ms": {"type": "integer"},
+        "fields": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}},
+    },
+    ["type", "title", "status", "detail", "code", "retry", "request_id"],
+)
+
+
+def header(name: str, pattern: str, says: str, *, required: bool = True) -> OpenApiParameter:
+    shape = {"type": "string", "pattern": f"^{pattern}$"}
+    return OpenApiParameter(name, shape, OpenApiParameter.HEADER, required=required, description=says)
+
+
+SIGNED_HEADERS = [
+    header("X-Cd-Key", r"ck_[0-9a-f]{16}\.[1-9][0-9]{0,5}", "Key and generation"),
+    header("X-Cd-Time", "[1-9][0-9]{12}", "Milliseconds since 1970"),
+    header("X-Cd-Window", "[1-9][0-9]{0,4}", "How many milliseconds the request is valid; 5000 if absent", required=False),
+    header("X-Cd-Seq", "[1-9][0-9]{0,17}", "Strictly increasing per key generation"),
+    header("X-Cd-Sig", "v1=[0-9a-f]{64}", "HMAC-SHA256 of the canonical request"),
+]
+IDEMPOTENCY = header("Idempotency-Key", "[A-Za-z0-9_-]{16,64}", "Names the effect; the same in every repeat")
+CLOSE_QUERY = [
+    OpenApiParameter("close_price", POSITIVE, required=True),
+    OpenApiParameter("profit", AMOUNT, required=True),
+    OpenApiParameter("reason", REASON),
+]
+ERRORS = {
+    400: "request_malformed, idempotency_key_missing",
+    401: "clock_outside_window, signature_invalid, key_revoked, key_expired, key_generation_retired",
+    403: "https_required, ip_denied, scope_denied",
+    404: "not_found, trade_unknown",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    409: "seq_replayed, trade_closed, trade_exists_different, trade_closed_conflict, volume_increase, …",
+    413: "body_too_large",
+    422: "invalid, symbol_grammar, idempotency_conflict",
+    429: "rate_limited",
+}
+
+
+def errors(codes: dict[int, str]) -> dict[tuple[int, str], OpenApiResponse]:
+    return {(status, "application/problem+json"): OpenApiResponse(PROBLEM, says) for status, says in codes.items()}
+
+
+def bots(
+    operation_id: str,
+    summary: str,
+    responses: dict[int, Schema | None],
+    request: Schema | None = None,
+    *,
+    query: list[OpenApiParameter] | None = None,
+    deprecated: bool = False,
+) -> Callable[[Any], Any]:
+    """Describe a signed operation."""
+    reads = request is None and query is None
+    ticket = OpenApiParameter("ticket", OpenApiTypes.STR, OpenApiParameter.PATH)
+    in_path = [ticket] if operation_id in ("modify_trade", "close_trade", "reduce_trade") else []
+    good: dict[Any, Any] = {
+        status: OpenApiResponse(description="Unchanged") if shape is None else OpenApiResponse(shape)
+        for status, shape in responses.items()
+    }
+    return extend_schema(
+        operation_id=operation_id,
+        summary=summary,
+        tags=["bots"],
+        request={"application/json": request} if request else None,
+        responses={**good, **errors(ERRORS)},
+        parameters=[*SIGNED_HEADERS, *([] if reads else [IDEMPOTENCY]), *(query or []), *in_path],
+        deprecated=deprecated,
+    )

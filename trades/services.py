@@ -1,0 +1,257 @@
+"""The verbs of a trade's life. Each is one statement: the transition is written once, in trades/sql.
+
+The four verbs are parts: they belong inside the caller's transaction. A signed request is a use case of its own,
+and its transaction is the protocol's (`signed`).
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from django.db import connection, connections, transaction
+
+from accounts import authentication
+from accounts.authentication import BOT_DATABASE, SignedCall
+from accounts.models import TradingAccount
+from audit import services as audit
+from core import money
+from core.errors import DomainError, every_error
+from trades import stream
+from trades.models import ActiveTrade, Reason, Side
+
+
+class TradeClosed(DomainError):
+    code = "trade_closed"
+    detail = "This trade is closed for ever. Ask what is active; do not send it again."
+
+
+class TradeExistsDifferent(DomainError):
+    code = "trade_exists_different"
+    detail = "This ticket is open with other content."
+
+
+class TradeClosedConflict(DomainError):
+    code = "trade_closed_conflict"
+    detail = "This trade was closed before, at another price or for another reason: the first close stands."
+
+
+class TradeUnknown(DomainError):
+    code = "trade_unknown"
+    status = 404
+    detail = "No such trade on this account."
+
+
+class VolumeIncrease(DomainError):
+    code = "volume_increase"
+    detail = "A reduction names the volume that must remain; it cannot be more than is open."
+
+
+class DealExistsDifferent(DomainError):
+    code = "deal_exists_different"
+    detail = "This deal was told before with other content."
+
+
+class StrategyCloseOnly(DomainError):
+    code = "strategy_close_only"
+    detail = "This strategy may close but not open."
+
+
+class StrategyMissing(DomainError):
+    code = "strategy_missing"
+    detail = "This account publishes no strategy."
+
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One effect that a signed request asks for."""
+
+    idempotency_key: str
+    fingerprint: str
+    verb: str
+    args: dict[str, Any]
+
+    def told(self) -> dict[str, Any]:
+        return {"idem": self.idempotency_key, "fingerprint": self.fingerprint, "verb": self.verb, "args": self.args}
+
+
+def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
+    """Do what a signed request asks, all of it in one transaction: number, repeats, effects, audit rows.
+
+    Outcomes come in the order of the operations; a refused one has `refused`, one answered from what was kept has
+    `replayed`. Raises where the call as a whole may not pass. Deltas go out after the commit.
+    """
+    with connections[BOT_DATABASE].cursor() as cursor:
+        cursor.execute(
+            "select signed_call(%s, %s, %s::jsonb, %s::jsonb)::text",
+            [
+                call.credential.generation_id,
+                call.signable.seq,
+                orjson.dumps(call.caller()).decode(),
+                orjson.dumps([operation.told() for operation in operations]).decode(),
+            ],
+        )
+        (answer,) = cursor.fetchone() or ("{}",)
+    answered = orjson.loads(answer)
+    if "refused" in answered:
+        raise authentication.refusal(answered.pop("refused"), **answered)
+    outcomes: list[Outcome] = answered["results"]
+    for outcome in outcomes:
+        if "event" in outcome and "replayed" not in outcome:
+            stream.publish(outcome)
+    return outcomes
+
+
+def refusal_of(outcome: Outcome) -> DomainError | None:
+    """The error of a refused outcome; None where it was done."""
+    if "refused" not in outcome:
+        return None
+    more = {name: value for name, value in outcome.items() if name not in ("code", "refused", "replayed")}
+    return _by_code()[outcome["code"]](**more)
+
+
+def _by_code() -> dict[str, type[DomainError]]:
+    return {cls.code: cls for cls in every_error()}
+
+
+def open_trade(
+    *,
+    account: TradingAccount,
+    ticket_id: str,
+    symbol: str,
+    type: Side | str,  # noqa: A002 - the field's own name
+    volume: Decimal,
+    open_price: Decimal,
+    sl: Decimal | None = None,
+    tp: Decimal | None = None,
+    opened_at: datetime | None = None,
+    comment: str = "",
+    copies: tuple[str, str] | None = None,
+    actor: audit.Actor = audit.SYSTEM,
+) -> Outcome:
+    """Open a trade on a provider's account, or report a copy (`copies`: strategy's name, master's ticket).
+
+    Locks the account's strategy (a copy: the account). Refuses a ticket that is closed, or open with other content.
+    """
+    args: dict[str, Any] = {
+        "ticket_id": str(ticket_id),
+        "symbol": symbol,
+        "type": str(type),
+        "volume": money.text(volume),
+        "open_price": money.text(open_price),
+        "sl": None if sl is None else money.text(sl),
+        "tp": None if tp is None else money.text(tp),
+        "comment": comment,
+    }
+    if opened_at is not None:
+        args["opened_at"] = opened_at.isoformat()
+    if copies is not None:
+        args["copies"] = {"strategy": copies[0], "master_ticket": str(copies[1])}
+    return _do("trade_open", account, actor, args)
+
+
+_KEEP: Any = object()
+
+
+def modify_trade(
+    *,
+    account: TradingAccount,
+    ticket_id: str,
+    sl: Decimal | None = _KEEP,
+    tp: Decimal | None = _KEEP,
+    actor: audit.Actor = audit.SYSTEM,
+) -> Outcome:
+    """Set the stops that are named; None removes one. Locks the stream, then the trade."""
+    named = {name: value for name, value in (("sl", sl), ("tp", tp)) if value is not _KEEP}
+    stops = {name: None if value is None else money.text(value) for name, value in named.items()}
+    return _do("trade_modify", account, actor, {"ticket_id": str(ticket_id), **stops})
+
+
+def reduce_trade(
+    *,
+    account: TradingAccount,
+    ticket_id: str,
+    deal_id: str,
+    volume: Decimal,
+    close_price: Decimal,
+    profit: Decimal,
+    actor: audit.Actor = audit.SYSTEM,
+) -> Outcome:
+    """Close a part: `volume` lots must remain (zero closes the trade). A deal told again changes nothing."""
+    return _do(
+        "trade_reduce",
+        account,
+        actor,
+        {
+            "ticket_id": str(ticket_id),
+            "deal_id": deal_id,
+            "volume": money.text(volume),
+            "close_price": money.text(close_price),
+            "profit": money.text(profit),
+        },
+    )
+
+
+def close_trade(
+    *,
+    account: TradingAccount,
+    ticket_id: str,
+    close_price: Decimal,
+    profit: Decimal,
+    reason: Reason | str = Reason.MANUAL,
+    note: str = "",
+    actor: audit.Actor = audit.SYSTEM,
+) -> Outcome:
+    """Move a trade from the hot to the cold table. A ticket never seen leaves a tombstone that refuses its late open."""
+    args = {
+        "ticket_id": str(ticket_id),
+        "close_price": money.text(close_price),
+        "profit": money.text(profit),
+        "reason": str(reason),
+    }
+    return _do("trade_close", account, actor, {**args, "note": note} if note else args)
+
+
+def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:
+    """One verb in the caller's transaction. Its event goes out after the commit, or never."""
+    if not connection.in_atomic_block:
+        raise transaction.TransactionManagementError(f"{verb} is a part: open a transaction around it")
+    caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # noqa: S608 - the verb is one of ours
+            [orjson.dumps({**caller, "account": account.pk}).decode(), orjson.dumps(args).decode()],
+        )
+        (answer,) = cursor.fetchone() or ("{}",)
+    outcome: Outcome = orjson.loads(answer)
+    no = refusal_of(outcome)
+    if no is not None:
+        raise no
+    if "event" in outcome:
+        transaction.on_commit(lambda: stream.publish(outcome))
+    return outcome
+
+
+def force_close(
+    *, trade_id: uuid.UUID, close_price: Decimal, profit: Decimal, note: str, actor: audit.Actor
+) -> Outcome:
+    """Close an open trade by staff's hand, as a whole use case."""
+    with transaction.atomic(durable=True):
+        trade = ActiveTrade.objects.select_related("account").filter(pk=trade_id).first()
+        if trade is None:
+            raise TradeClosed
+        return close_trade(
+            account=trade.account,
+            ticket_id=trade.ticket_id,
+            close_price=close_price,
+            profit=profit,
+            reason=Reason.STAFF,
+            note=note,
+            actor=actor,
+        )

@@ -1,0 +1,82 @@
+-- What must never happen to a trade is refused here, by keys first and triggers second, whoever the caller is.
+--
+-- A trade has one identity row and, at every commit, exactly one home:
+--   active  => OPEN    (active_trades, status)   references trades (id, state)
+--   history => CLOSED  (trade_history, status)   references trades (id, state)
+--   OPEN    => active  (open_id, deferred)       references active_trades
+--   CLOSED  => history (closed_id, deferred)     references trade_history
+-- History cannot be changed or deleted, so CLOSED cannot become OPEN again: its history row would be an orphan.
+-- Being keys and not looks, these hold in every race, at every isolation level.
+
+alter table trades
+  add constraint trade_id_and_state_are_one unique (id, state),
+  add column open_id   uuid generated always as (case when state = 'OPEN'   then id end) stored,
+  add column closed_id uuid generated always as (case when state = 'CLOSED' then id end) stored;
+
+alter table active_trades
+  add constraint active_trade_belongs_to_an_open_trade foreign key (trade_id, status) references trades (id, state);
+alter table trade_history
+  add constraint closed_trade_belongs_to_a_closed_trade foreign key (trade_id, status) references trades (id, state);
+alter table trades
+  add constraint open_trade_is_active   foreign key (open_id)   references active_trades (trade_id) deferrable initially deferred,
+  add constraint closed_trade_is_history foreign key (closed_id) references trade_history (trade_id) deferrable initially deferred;
+
+create function trade_keeps_its_identity() returns trigger language plpgsql as $$
+begin
+  if old.state = 'CLOSED' then
+    raise exception 'trade % is closed for ever', old.id using errcode = 'CD001';
+  end if;
+  if (new.id, new.account_id, new.ticket_id, new.opening) is distinct from (old.id, old.account_id, old.ticket_id, old.opening) then
+    raise exception 'the identity of trade % cannot change', old.id using errcode = 'CD003';
+  end if;
+  return new;
+end $$;
+
+create trigger keeps_its_identity before update on trades for each row execute function trade_keeps_its_identity();
+create trigger never_deleted before delete on trades for each row execute function refuse_mutation();
+create trigger never_truncated before truncate on trades for each statement execute function refuse_mutation();
+alter table trades enable always trigger keeps_its_identity, enable always trigger never_deleted, enable always trigger never_truncated;
+
+-- An active trade keeps what it was opened as; only its volume (down), stops and numbers move.
+create function active_trade_keeps_its_opening() returns trigger language plpgsql as $$
+begin
+  if (new.trade_id, new.account_id, new.strategy_id, new.ticket_id, new.master_ticket, new.master_trade, new.symbol, new.type, new.opened_volume, new.open_price, new.opened_at)
+     is distinct from
+     (old.trade_id, old.account_id, old.strategy_id, old.ticket_id, old.master_ticket, old.master_trade, old.symbol, old.type, old.opened_volume, old.open_price, old.opened_at)
+  then
+    raise exception 'the opening of trade % cannot change', old.trade_id using errcode = 'CD003';
+  end if;
+  if new.volume > old.volume then
+    raise exception 'the volume of trade % cannot grow', old.trade_id using errcode = 'CD003';
+  end if;
+  return new;
+end $$;
+create trigger keeps_its_opening before update on active_trades for each row execute function active_trade_keeps_its_opening();
+create trigger never_truncated before truncate on active_trades for each statement execute function refuse_mutation();
+alter table active_trades enable always trigger keeps_its_opening, enable always trigger never_truncated;
+
+select make_append_only('trade_history'), make_append_only('trade_reductions'), make_append_only('copy_orders');
+
+-- The home's row repeats the identity's account and ticket, so that the hot read needs no join: keep them equal.
+alter table trades add constraint trade_id_account_ticket_are_one unique (id, account_id, ticket_id);
+alter table active_trades
+  add constraint active_trade_repeats_its_identity foreign key (trade_id, account_id, ticket_id) references trades (id, account_id, ticket_id);
+alter table trade_history
+  add constraint closed_trade_repeats_its_identity foreign key (trade_id, account_id, ticket_id) references trades (id, account_id, ticket_id);
+
+-- The numbers of a stream only ever grow by one.
+create function stream_number_grows_by_one() returns trigger language plpgsql as $$
+begin
+  if new.last_seq <> old.last_seq and new.last_seq <> old.last_seq + 1 then
+    raise exception 'the stream of strategy % goes from % to %, not to %', old.id, old.last_seq, old.last_seq + 1, new.last_seq
+      using errcode = 'CD004';
+  end if;
+  return new;
+end $$;
+create trigger number_grows_by_one before update of last_seq on strategies for each row execute function stream_number_grows_by_one();
+alter table strategies enable always trigger number_grows_by_one;
+alter table strategies set (fillfactor = 70);
+alter table bot_key_generations set (fillfactor = 70);
+alter table active_trades set (fillfactor = 80);
+
+create index active_trades_strategy_idx on active_trades (strategy_id) where master_trade is null;
