@@ -34,6 +34,7 @@ V1_SUNSET = env.str("V1_SUNSET", "Thu, 31 Dec 2027 23:59:59 GMT")
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 WEB_THREADS = env.int("WEB_THREADS", 8)
 STREAM_EPOCH = "1"
+DEMO_GUEST = env.str("DEMO_GUEST", "") if DEBUG else ""  # who an anonymous visitor of a demo is
 
 INSTALLED_APPS = [
     "core",
@@ -113,6 +114,7 @@ MIGRATION_DATABASE = "owner"
 
 # --- Redis: one server, told apart by prefix
 
+REDIS_PREFIX = env.str("REDIS_PREFIX", "desk")
 REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
 _redis = urlsplit(REDIS_URL)
 _over_socket = _redis.scheme == "unix"
@@ -120,12 +122,12 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
         # redis-py's own time-out of 5 s would tear down an idle subscription.
-        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "desk"},
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": REDIS_PREFIX},
     }
 }
 LIMITS_STORAGE = REDIS_URL.replace("unix://", "redis+unix://", 1) if _over_socket else REDIS_URL
 CELERY_BROKER_URL = f"redis+socket://{_redis.path}" if _over_socket else REDIS_URL
-CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": "desk-celery:", "visibility_timeout": 600}
+CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": f"{REDIS_PREFIX}-celery:", "visibility_timeout": 600}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
@@ -206,4 +208,4 @@ SPECTACULAR_SETTINGS = {
 }
 
 LOGGING_CONFIG = "config.logging.configure"
-LOGGING: dict[str, Any] = {}
+LOGGING: dict[str, Any] = {"version": 1}  # anything but empty: an empty one is never handed over

@@ -50,7 +50,7 @@ def spend(bucket: str, name: str, per_minute: int) -> Room | None:
     """
     if not per_minute:
         return None
-    item = RateLimitItemPerMinute(per_minute, namespace=f"desk-limit:{bucket}")
+    item = RateLimitItemPerMinute(per_minute, namespace=f"{settings.REDIS_PREFIX}-limit:{bucket}")
     try:
         allowed = _limiter().hit(item, name)
         if allowed and bucket == "ip":
@@ -73,7 +73,7 @@ def _redis() -> "storage.RedisStorage":
 def seen_before(name: str, *, for_ms: int) -> bool:
     """Mark `name` as seen; whether it was already. Best effort: with Redis away nothing was ever seen."""
     try:
-        return not _redis().storage.set(f"desk-seen:{name}", b"", nx=True, px=for_ms)
+        return not _redis().storage.set(f"{settings.REDIS_PREFIX}-seen:{name}", b"", nx=True, px=for_ms)
     except Exception as fault:
         log.warning("replay_mark.unavailable", fault=type(fault).__name__)
         return False

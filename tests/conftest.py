@@ -1,0 +1,209 @@
+"""The cast, and a fresh desk for each test: lena leads, finn follows her, sam is a stranger, desk is staff.
+
+Whoever asks for the desk has the books checked on the way out: every trade in exactly one home.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connections
+
+from copybot.client import Client
+from tests import databases, ports
+from tests.signed import Bot
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Template:
+    name: str
+    cast: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def template(django_db_blocker: Any) -> Iterator[Template]:
+    """A migrated database with the cast in it."""
+    with django_db_blocker.unblock():
+        name = databases.make_template()
+        from config import cast  # noqa: PLC0415 - Django is set up by now
+
+        made = cast.make()
+        databases.point_at("postgres")
+        yield Template(name, made)
+        databases.point_at("postgres")
+        databases.drop(name)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup() -> None:
+    """pytest-django's own test database is not made: see `desk_db`."""
+
+
+@pytest.fixture
+def desk_db(template: Template, django_db_blocker: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of this test's own database; Django's aliases point at it."""
+    name = databases.copy(template.name)
+    with django_db_blocker.unblock():
+        databases.point_at(name)
+        try:
+            yield name
+            if "breaks_the_books" not in request.keywords:
+                _check_the_books()
+        finally:
+            databases.point_at("postgres")
+    databases.drop(name)
+
+
+def _check_the_books() -> None:
+    from trades import checks  # noqa: PLC0415
+
+    assert checks.faults() == []
+
+
+@pytest.fixture
+def cast(template: Template, desk_db: str) -> dict[str, Any]:
+    """What `seed --json` prints."""
+    return template.cast
+
+
+def _account(name: str) -> Any:
+    from accounts.models import TradingAccount  # noqa: PLC0415
+
+    return TradingAccount.objects.select_related("owner").get(name=f"{name}-mt5")
+
+
+@pytest.fixture
+def lena(cast: dict[str, Any]) -> Any:
+    """Lena's trading account; she publishes lena-eurusd from it."""
+    return _account("lena")
+
+
+@pytest.fixture
+def finn(cast: dict[str, Any]) -> Any:
+    """Finn's trading account; it follows lena-eurusd."""
+    return _account("finn")
+
+
+@pytest.fixture
+def sam(cast: dict[str, Any]) -> Any:
+    """Sam's trading account; he publishes sam-xauusd and must see nothing of lena's."""
+    return _account("sam")
+
+
+@pytest.fixture
+def staff(cast: dict[str, Any]) -> Any:
+    """The staff user `desk`."""
+    from accounts.models import User  # noqa: PLC0415
+
+    return User.objects.get(username="desk")
+
+
+# --- bots
+
+
+def key_of(cast: dict[str, Any], owner: str, kind: str) -> dict[str, str]:
+    return next(key for key in cast["keys"] if (key["owner"], key["kind"]) == (owner, kind))
+
+
+class Serving:
+    """A real web process on loopback, with the test's database."""
+
+    def __init__(self, database: str, cast: dict[str, Any], **more: str) -> None:
+        self.cast, self.port = cast, ports.free()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environ = {**os.environ, "DATABASE_URL": databases.url(database), "DEBUG": "1", **more}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Serving":
+        command = [
+            sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(self.port),
+            "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
+            "--timeout-graceful-shutdown", "2",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not self.answers():
+            assert self.process.poll() is None, "the web process ended"
+            assert time.monotonic() < deadline, "the web process does not answer"
+            time.sleep(0.05)
+        return self
+
+    def answers(self) -> bool:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        """As a power cut would: no goodbye."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def bot(self, owner: str, kind: str, **more: Any) -> Client:
+        key = key_of(self.cast, owner, kind)
+        return Client(self.url, key["key"], key["secret"], **more)
+
+
+@pytest.fixture
+def serve(desk_db: str, cast: dict[str, Any]) -> Iterator[Callable[..., Serving]]:
+    """Start web processes; keyword arguments are environment variables."""
+    started: list[Serving] = []
+
+    def start(**more: str) -> Serving:
+        started.append(Serving(desk_db, cast, **more))
+        return started[-1].start()
+
+    yield start
+    for serving in started:
+        serving.stop()
+
+
+@pytest.fixture
+def web(serve: Callable[..., Serving]) -> Serving:
+    """One web process."""
+    return serve()
+
+
+@pytest.fixture(autouse=True)
+def _closed_connections() -> Iterator[None]:
+    yield
+    for alias in settings.DATABASES:
+        connections[alias].close()
+
+
+@pytest.fixture
+def lena_bot(cast: dict[str, Any]) -> Bot:
+    return Bot(key_of(cast, "lena", "master"))
+
+
+@pytest.fixture
+def finn_bot(cast: dict[str, Any]) -> Bot:
+    return Bot(key_of(cast, "finn", "copier"))
+
+
+@pytest.fixture
+def sam_bot(cast: dict[str, Any]) -> Bot:
+    return Bot(key_of(cast, "sam", "master"))

@@ -1,0 +1,69 @@
+"""A database of its own for each test, copied from a migrated template.
+
+Append-only tables refuse TRUNCATE, and nothing here goes around that: a test commits as the real desk does, and its
+database is dropped whole.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+
+_numbers = itertools.count(1)
+
+
+def unique(stem: str) -> str:
+    return f"{stem}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+
+
+def login() -> dict[str, Any]:
+    """How the owner's login connects, whatever the database."""
+    params = connections["owner"].get_connection_params()
+    return {name: params[name] for name in ("host", "port", "user", "password") if params.get(name)}
+
+
+@contextmanager
+def server() -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(**login(), dbname="postgres", autocommit=True) as connection:
+        yield connection
+
+
+def point_at(name: str) -> None:
+    """All of Django's aliases mean this database from here on."""
+    for alias in settings.DATABASES:
+        connections[alias].close()
+        connections[alias].settings_dict["NAME"] = name
+
+
+def url(name: str) -> str:
+    """DATABASE_URL of this database, for other processes."""
+    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
+
+
+def make_template() -> str:
+    name = unique("desk_template")
+    with server() as connection:
+        connection.execute(f"drop database if exists {name} with (force)")
+        connection.execute(f"create database {name}")
+    point_at(name)
+    call_command("migrate", verbosity=0)
+    return name
+
+
+def copy(template: str) -> str:
+    name = f"{unique('desk')}_{next(_numbers)}"
+    with server() as connection:
+        connection.execute(f"create database {name} template {template} strategy file_copy")
+    return name
+
+
+def drop(name: str) -> None:
+    with server() as connection:
+        connection.execute(f"drop database if exists {name} with (force)")
