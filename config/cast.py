@@ -1,6 +1,7 @@
 """The cast for trials: lena leads, finn follows her, sam is a stranger, desk is staff. Made through the real verbs."""
 
 import secrets
+from decimal import Decimal
 from typing import Any
 
 from django.db import transaction
@@ -92,3 +93,21 @@ def _told_subscription(subscriber: str, follows: Subscription) -> dict[str, str]
         "sub_id": follows.sub_id,
         "packet_secret": strategies.packet_secret(follows),
     }
+
+
+# --- the demo: a provider whose bot trades, and a guest who looks on
+
+DEMO_PROVIDER, DEMO_GUEST, DEMO_STRATEGY = "marco", "guest", "eurusd-breakout"
+
+
+@transaction.atomic(durable=True)
+def make_demo() -> accounts.NewSecret:
+    """Make the demo's provider and guest, or meet them again; the provider's bot gets a new key generation."""
+    instruments()
+    provider, guest = user(DEMO_PROVIDER), user(DEMO_GUEST)
+    published = account(provider, f"{DEMO_PROVIDER}-demo")
+    leads = strategy(provider, published, DEMO_STRATEGY, "Breakouts of EURUSD, hourly")
+    strategies.subscribe(
+        account=account(guest, f"{DEMO_GUEST}-demo"), strategy=leads, actor=audit.SYSTEM, multiplier=Decimal("0.5")
+    )
+    return key(published, BotKey.Kind.MASTER)

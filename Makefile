@@ -1,0 +1,32 @@
+# Developers' chores. Running the desk and its tests is manage.py's:
+#   python3 manage.py up        python3 manage.py test
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
+
+.venv/.requirements-dev.txt.sha256: requirements-dev.txt
+	python3 manage.py test --version >/dev/null
+
+check: .venv/.requirements-dev.txt.sha256  ## lint, types, import contracts, migrations
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy .
+	.venv/bin/lint-imports
+	$(PY) manage.py makemigrations --check --dry-run
+
+format:  ## let ruff write
+	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+lock:  ## compile the locks anew from requirements*.in
+	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
+	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
+
+bench:  ## measure, each figure as a ratio to a floor or a peer in the same run
+	$(PY) -m bench
+
+torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, large models
+	COPYDESK_KILLS=20 COPYDESK_EXAMPLES=2000 python3 manage.py test -m "crash or model" -p no:randomly
+
+.PHONY: help check format lock bench torture
