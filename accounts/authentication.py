@@ -1,4 +1,4 @@
-"""Who signed this request. The order of the checks is the protocol's: cheap ones first, nothing told before the MAC is good.
+"""Who signed this request. The checks come in the order of the protocol: cheap first, nothing told before the MAC is good.
 
 What a key is allowed to do *now* (revoked, expired, address, number) is read in the request's own transaction
 (signed_call, signed_read); what is kept here of a key can never change.
@@ -345,8 +345,15 @@ def audit_refusal(no: DomainError, request: HttpRequest) -> None:
         return  # these protect the log as well
     call: SignedCall | None = getattr(request, "signed_call", None)
     claimed = request.META.get("HTTP_X_CD_KEY", "")[:32]
-    actor = call.actor if call else audit.Actor(
-        AuditLog.Actor.NOBODY, "", request.client_ip, request.request_id  # type: ignore[attr-defined]
+    actor = (
+        call.actor
+        if call
+        else audit.Actor(
+            AuditLog.Actor.NOBODY,
+            "",
+            request.client_ip,
+            request.request_id,  # type: ignore[attr-defined]
+        )
     )
     audit.record(
         "request.refused",

@@ -24,7 +24,7 @@ class User(AbstractUser):
 
 
 class TradingAccount(models.Model):
-    """An account at a broker. A server that starts anew (a demo's reset) is a new generation: a new row, new tickets."""
+    """An account at a broker. A server that starts anew (a demo's reset) is a new generation: a new row."""
 
     name = models.SlugField(max_length=64, unique=True)
     owner = models.ForeignKey(User, models.PROTECT, related_name="trading_accounts")

@@ -71,9 +71,7 @@ def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP)
     if locked.revoked_at is not None:
         raise KeyIsRevoked
     latest = locked.generations.aggregate(latest=Max("generation"))["latest"]
-    locked.generations.filter(retires_at__isnull=True).update(
-        retires_at=timezone.now() + min(overlap, LONGEST_OVERLAP)
-    )
+    locked.generations.filter(retires_at__isnull=True).update(retires_at=timezone.now() + min(overlap, LONGEST_OVERLAP))
     audit.record("key.rotated", actor=actor, subject=f"key:{locked.key_id}", generation=latest + 1)
     return _add_generation(locked, latest + 1)
 
@@ -87,8 +85,6 @@ def revoke_key(*, key: BotKey, actor: audit.Actor) -> None:
 
 def _add_generation(key: BotKey, generation: int) -> NewSecret:
     secret = crypto.new_secret()
-    sealed = crypto.encrypt(
-        secret, bound_to=BotKeyGeneration.BINDING.format(key=key.key_id, generation=generation)
-    )
+    sealed = crypto.encrypt(secret, bound_to=BotKeyGeneration.BINDING.format(key=key.key_id, generation=generation))
     BotKeyGeneration.objects.create(key=key, generation=generation, sealed_secret=sealed)
     return NewSecret(f"{key.key_id}.{generation}", secret)

@@ -28,7 +28,7 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         found.append(
             Error(
                 f"COPYDESK_KEKS is missing or malformed: {fault}.",
-                hint='Set it to the output of: python3 -c "import secrets; print(\'k1:\' + secrets.token_hex(32))"'
+                hint="Set it to the output of: python3 -c \"import secrets; print('k1:' + secrets.token_hex(32))\""
                 " and keep it: without it no bot's secret can be read again.",
                 id="copydesk.E002",
             )
@@ -52,7 +52,7 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Runs with `check --database default`, and whenever the desk starts: an acknowledged close must survive a crash."""
+    """An acknowledged close must survive a crash. Runs with `check --database default`."""
     if not databases or "default" not in databases:
         return []
     try:
@@ -64,12 +64,19 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
                 "array(select rolname::text from pg_roles where rolname = any(%s))",
                 [list(_ROLES)],
             )
-            fsync, commit, pages, version, role, is_super, roles = cursor.fetchone() or ()
+            (row,) = cursor.fetchall()
     except DatabaseError:
         return []  # it does not answer: whoever needs it will say so
+    fsync, commit, pages, version, role, is_super, roles = row
     found: list[CheckMessage] = []
     if not settings.DEBUG and (fsync, pages) != ("on", "on"):
-        found.append(Error("PostgreSQL runs with fsync or full_page_writes off.", hint="Turn them on: an acknowledged close would not survive a power loss.", id="copydesk.E010"))
+        found.append(
+            Error(
+                "PostgreSQL runs with fsync or full_page_writes off.",
+                hint="Turn them on: an acknowledged close would not survive a power loss.",
+                id="copydesk.E010",
+            )
+        )
     if not settings.DEBUG and commit not in ("on", "remote_apply", "remote_write"):
         found.append(Error(f"synchronous_commit is {commit}.", hint="Set it to on.", id="copydesk.E011"))
     if not 150000 <= version < 190000:

@@ -9,7 +9,6 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.defaults import server_error as django_server_error
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from rest_framework.exceptions import NotAuthenticated
 
 from accounts import networks
 from core import problem
@@ -59,8 +58,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
     else:
         may = networks.is_loopback(request.client_ip)  # type: ignore[attr-defined]
     if not may:
-        status, code, _ = problem.translated(NotAuthenticated()) or (401, "not_authenticated", "")
-        return problem.response(problem.body(status=status, code=code, detail="Send Authorization: Bearer METRICS_TOKEN."))
+        return problem.response(
+            problem.body(status=401, code="not_authenticated", detail="Send Authorization: Bearer METRICS_TOKEN.")
+        )
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 

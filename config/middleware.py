@@ -18,7 +18,14 @@ log = structlog.get_logger("request")
 Handler = Callable[[HttpRequest], HttpResponse]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-BOT_ROUTES = ("/api/v2/trades/active", "/api/v2/trades/orders", "/api/v2/actives", "/api/v2/signal", "/api/v2/time", "/signal")
+BOT_ROUTES = (
+    "/api/v2/trades/active",
+    "/api/v2/trades/orders",
+    "/api/v2/actives",
+    "/api/v2/signal",
+    "/api/v2/time",
+    "/signal",
+)
 _QUIET = ("/healthz", "/readyz", "/metrics", "/static/")
 
 
@@ -113,4 +120,6 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
         return problem.response(
             problem.body(status=403, code="csrf_failed", detail=f"CSRF: {reason}", request_id=request_id)
         )
-    return cast(HttpResponse, HttpResponseForbidden("This form has expired. Go back, reload the page, and send it again."))
+    return cast(
+        HttpResponse, HttpResponseForbidden("This form has expired. Go back, reload the page, and send it again.")
+    )

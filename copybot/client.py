@@ -74,7 +74,13 @@ class Client:
         return self.send("GET", "/api/v2/trades/active").json()
 
     def send(
-        self, method: str, path: str, fields: Any = None, *, query: dict[str, str] | None = None, idempotency_key: str = ""
+        self,
+        method: str,
+        path: str,
+        fields: Any = None,
+        *,
+        query: dict[str, str] | None = None,
+        idempotency_key: str = "",
     ) -> Answer:
         """Send one request to its end: repeat while the outcome is unknown, raise DeskError where it was refused."""
         effect = "" if method == "GET" else idempotency_key or f"{method.lower()}-{secrets.token_hex(12)}"

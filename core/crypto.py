@@ -45,7 +45,7 @@ def encrypt(secret: str, *, bound_to: str) -> bytes:
     return name.encode() + b":" + nonce + key.encrypt(nonce, secret.encode(), bound_to.encode())
 
 
-def decrypt(sealed: bytes, *, bound_to: str) -> str:
+def decrypt(sealed: bytes | memoryview, *, bound_to: str) -> str:
     name, _, rest = bytes(sealed).partition(b":")
     key = keyring().get(name.decode("ascii", "replace"))
     if key is None:
@@ -56,6 +56,6 @@ def decrypt(sealed: bytes, *, bound_to: str) -> str:
         raise SecretUnreadable("the ciphertext does not belong to this row") from fault
 
 
-def is_current(sealed: bytes) -> bool:
+def is_current(sealed: bytes | memoryview) -> bool:
     """Whether the newest key encrypted it."""
     return bytes(sealed).partition(b":")[0].decode("ascii", "replace") == next(iter(keyring()))

@@ -3,16 +3,18 @@
 from django.core.validators import RegexValidator
 from django.db import models
 
+from core.fields import amount
+
 SYMBOL = r"^[A-Za-z0-9._#/+&!@$^~-]{1,32}$"
 
 
 class Instrument(models.Model):
-    """What the desk knows of a symbol. A trade may name a symbol that is not listed here: brokers have many spellings."""
+    """What the desk knows of a symbol. A trade may name one that is not listed: brokers have many spellings."""
 
     symbol = models.CharField(max_length=32, primary_key=True, validators=[RegexValidator(SYMBOL)])
     description = models.CharField(max_length=64, blank=True)
-    point = models.DecimalField(max_digits=20, decimal_places=8, help_text="The smallest step of its price.")
-    contract_size = models.DecimalField(max_digits=20, decimal_places=8, help_text="Units of the base in one lot.")
+    point = amount(help_text="The smallest step of its price.")
+    contract_size = amount(help_text="Units of the base in one lot.")
 
     class Meta:
         db_table = "instruments"
@@ -32,11 +34,11 @@ class Candle(models.Model):
     instrument = models.ForeignKey(Instrument, models.PROTECT, related_name="candles", db_index=False)
     minutes = models.PositiveIntegerField(help_text="How long the bar lasts.")
     opened_at = models.DateTimeField()
-    open = models.DecimalField(max_digits=20, decimal_places=8)
-    high = models.DecimalField(max_digits=20, decimal_places=8)
-    low = models.DecimalField(max_digits=20, decimal_places=8)
-    close = models.DecimalField(max_digits=20, decimal_places=8)
-    volume = models.DecimalField(max_digits=20, decimal_places=8, help_text="Ticks, or lots where the source has them.")
+    open = amount()
+    high = amount()
+    low = amount()
+    close = amount()
+    volume = amount(help_text="Ticks, or lots where the source has them.")
 
     class Meta:
         db_table = "candles"

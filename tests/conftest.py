@@ -35,7 +35,7 @@ def template(django_db_blocker: Any) -> Iterator[Template]:
     """A migrated database with the cast in it."""
     with django_db_blocker.unblock():
         name = databases.make_template()
-        from config import cast  # noqa: PLC0415 - Django is set up by now
+        from config import cast
 
         made = cast.make()
         databases.point_at("postgres")
@@ -65,7 +65,7 @@ def desk_db(template: Template, django_db_blocker: Any, request: pytest.FixtureR
 
 
 def _check_the_books() -> None:
-    from trades import checks  # noqa: PLC0415
+    from trades import checks
 
     assert checks.faults() == []
 
@@ -77,7 +77,7 @@ def cast(template: Template, desk_db: str) -> dict[str, Any]:
 
 
 def _account(name: str) -> Any:
-    from accounts.models import TradingAccount  # noqa: PLC0415
+    from accounts.models import TradingAccount
 
     return TradingAccount.objects.select_related("owner").get(name=f"{name}-mt5")
 
@@ -103,7 +103,7 @@ def sam(cast: dict[str, Any]) -> Any:
 @pytest.fixture
 def staff(cast: dict[str, Any]) -> Any:
     """The staff user `desk`."""
-    from accounts.models import User  # noqa: PLC0415
+    from accounts.models import User
 
     return User.objects.get(username="desk")
 

@@ -49,7 +49,11 @@ class Request:
 
     def send(self) -> Any:
         """Django's response. `but` may hold method, path, query, body, host and headers (None leaves one out)."""
-        headers = {name: value for name, value in {**self.headers(), **self.but.get("headers", {})}.items() if value is not None}
+        headers = {
+            name: value
+            for name, value in {**self.headers(), **self.but.get("headers", {})}.items()
+            if value is not None
+        }
         body = self.but.get("body", self.body)
         query = self.but.get("query", self.query)
         path = self.but.get("path", self.path)
@@ -76,7 +80,14 @@ class Bot:
         body = b"" if fields is None else json.dumps(fields).encode()
         effect = "" if method == "GET" else f"effect-{next(_effects):012d}"
         made = Request(
-            self.key, self.secret, method, path, body=body, seq=self.seq, time_ms=time.time_ns() // 1_000_000, effect=effect
+            self.key,
+            self.secret,
+            method,
+            path,
+            body=body,
+            seq=self.seq,
+            time_ms=time.time_ns() // 1_000_000,
+            effect=effect,
         )
         return replace(made, **more)
 

@@ -2,14 +2,14 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import orjson
 from django.conf import settings
 from django.db import connections
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -89,7 +89,7 @@ class BotView(APIView):
         if request.method in self.allowed_methods:
             super().check_permissions(request)
 
-    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super().finalize_response(request, response, *args, **kwargs)
         call = getattr(request._request, "signed_call", None)
         if call is not None:
@@ -226,7 +226,9 @@ class Active(BotView):
         response["ETag"] = etag
         return response
 
-    @schema.bots("open_trade", "Open a trade, or report a copy as open", {200: schema.DONE, 201: schema.DONE}, schema.OPEN)
+    @schema.bots(
+        "open_trade", "Open a trade, or report a copy as open", {200: schema.DONE, 201: schema.DONE}, schema.OPEN
+    )
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
         return answer(done(call, "trade_open", forms.opening(body_of(request), copy=is_copy(call))))
@@ -241,7 +243,12 @@ class ActiveOne(BotView):
     def patch(self, request: Request, ticket: str) -> HttpResponse:
         return answer(done(call_of(request), "trade_modify", forms.modification(body_of(request), ticket)))
 
-    @schema.bots("close_trade", "Close: the atomic move to history", {200: schema.DONE, 202: schema.DONE}, query=schema.CLOSE_QUERY)
+    @schema.bots(
+        "close_trade",
+        "Close: the atomic move to history",
+        {200: schema.DONE, 202: schema.DONE},
+        query=schema.CLOSE_QUERY,
+    )
     def delete(self, request: Request, ticket: str) -> HttpResponse:
         fields = {"ticket_id": ticket, **query_of(request)}
         return answer(done(call_of(request), "trade_close", forms.closing(fields)))
@@ -252,7 +259,9 @@ class Reduce(BotView):
 
     kinds = {"POST": OWNERS}
 
-    @schema.bots("reduce_trade", "Close a part: volume is what must remain", {200: schema.DONE, 202: schema.DONE}, schema.REDUCE)
+    @schema.bots(
+        "reduce_trade", "Close a part: volume is what must remain", {200: schema.DONE, 202: schema.DONE}, schema.REDUCE
+    )
     def post(self, request: Request, ticket: str) -> HttpResponse:
         return answer(done(call_of(request), "trade_reduce", forms.reduction(body_of(request), ticket)))
 
@@ -299,7 +308,9 @@ def _operation(one: Any, *, copy: bool) -> Operation | DomainError:
         if not isinstance(one, dict):
             raise Invalid({"operations": ["must be a JSON object"]})
         form = wire.Form(one, strict=False)
-        key = form.need("idempotency_key", wire.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -"))
+        key = form.need(
+            "idempotency_key", wire.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
+        )
         action = form.need("action", wire.one_of(_VERBS, {name.upper(): name for name in _VERBS}))
         form.done()
         verb, read = _VERBS[action]
@@ -310,13 +321,15 @@ def _operation(one: Any, *, copy: bool) -> Operation | DomainError:
     return Operation(key, signing.sha256_hex(orjson.dumps([verb, args], option=orjson.OPT_SORT_KEYS)), verb, args)
 
 
-def _result(one: Operation | DomainError, outcomes: Any, request_id: str) -> dict[str, Any]:
-    outcome = None if isinstance(one, DomainError) else next(outcomes)
-    no = one if isinstance(one, DomainError) else services.refusal_of(outcome)
-    key = {} if isinstance(one, DomainError) else {"idempotency_key": one.idempotency_key}
+def _result(one: Operation | DomainError, outcomes: Iterator[Outcome], request_id: str) -> dict[str, Any]:
+    if isinstance(one, DomainError):
+        return {"status": one.status, "problem": problem.of(one, request_id)}
+    outcome = next(outcomes)
+    key = {"idempotency_key": one.idempotency_key, "replayed": "replayed" in outcome}
+    no = services.refusal_of(outcome)
     if no is not None:
         return {**key, "status": no.status, "problem": problem.of(no, request_id)}
-    return {**key, "status": DONE[outcome["code"]], "replayed": "replayed" in outcome, "result": told(outcome)}
+    return {**key, "status": DONE[outcome["code"]], "result": told(outcome)}
 
 
 class Orders(BotView):
@@ -324,7 +337,12 @@ class Orders(BotView):
 
     kinds = {"POST": frozenset({COPIER})}
 
-    @schema.bots("report_order", "Report an order; answers its slippage", {201: schema.ORDER, 202: schema.ORDER}, schema.ORDER_REPORT)
+    @schema.bots(
+        "report_order",
+        "Report an order; answers its slippage",
+        {201: schema.ORDER, 202: schema.ORDER},
+        schema.ORDER_REPORT,
+    )
     def post(self, request: Request) -> HttpResponse:
         return answer(done(call_of(request), "order_report", forms.order(body_of(request))))
 
@@ -359,18 +377,20 @@ class SignalClose(BotView):
 
     kinds = {"POST": OWNERS}
 
-    @schema.bots("signal_close", "Close: the atomic move to history", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE)
+    @schema.bots(
+        "signal_close", "Close: the atomic move to history", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE
+    )
     def post(self, request: Request) -> HttpResponse:
         outcome = done(call_of(request), "trade_close", forms.closing(body_of(request), strict=False))
         body = {"status": _STATUS.get(outcome["code"], outcome["code"]), "ticket": int(outcome["trade"]["ticket_id"])}
         return answer(outcome, body | ({"already": True} if outcome["code"] == "closed_already" else {}))
 
 
-class _V1:
+class _V1(BotView):
     """Routes of the first version say that they end, and when."""
 
-    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        final: HttpResponse = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        final = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
         final["Deprecation"] = "@1767225600"  # 2026-01-01, RFC 9745
         final["Sunset"] = settings.V1_SUNSET
         final["Link"] = '</api/docs/>; rel="deprecation"'
@@ -383,7 +403,8 @@ class V1Signals(_V1, Actives):
 
     @schema.bots("v1_signals", "What is active now (V1)", {200: schema.BARE_LIST}, deprecated=True)
     def get(self, request: Request) -> HttpResponse:
-        return super().get(request)
+        old: HttpResponse = super().get(request)
+        return old
 
 
 class V1Broadcast(_V1, Actives):
@@ -392,12 +413,12 @@ class V1Broadcast(_V1, Actives):
 
     @schema.bots("v1_broadcast", "Open a trade (V1)", {200: schema.BROADCASTED}, schema.OPEN, deprecated=True)
     def post(self, request: Request) -> HttpResponse:
-        return super().post(request)
+        old: HttpResponse = super().post(request)
+        return old
 
 
 class V1Close(_V1, SignalClose):
     @schema.bots("v1_close", "Close (V1)", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE, deprecated=True)
     def post(self, request: Request) -> HttpResponse:
-        return super().post(request)
-
-
+        old: HttpResponse = super().post(request)
+        return old

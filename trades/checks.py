@@ -45,7 +45,8 @@ INVARIANTS = {
             'trade_history.append_only', 'trade_history.append_only_truncate',
             'trade_reductions.append_only', 'audit_log.append_only', 'audit_log.append_only_truncate']) wanted
          where not exists (select from pg_trigger where tgenabled = 'A'
-                              and tgrelid = split_part(wanted, '.', 1)::regclass and tgname = split_part(wanted, '.', 2))
+                              and tgrelid = split_part(wanted, '.', 1)::regclass
+                              and tgname = split_part(wanted, '.', 2))
         union all
         select wanted from unnest(array[
             'active_trade_belongs_to_an_open_trade', 'closed_trade_belongs_to_a_closed_trade',

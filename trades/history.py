@@ -177,6 +177,8 @@ _PAGE = schema.obj(
     }
 )
 
+_PAGES: dict[Any, Any] = {200: OpenApiResponse(_PAGE), **schema.errors(_PEOPLE_ERRORS)}
+
 
 class History(PeopleView):
     """One's own closed trades, newest first, by cursor."""
@@ -189,7 +191,7 @@ class History(PeopleView):
             OpenApiParameter("cursor", OpenApiTypes.STR),
             OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST}),
         ],
-        responses={200: OpenApiResponse(_PAGE), **schema.errors(_PEOPLE_ERRORS)},
+        responses=_PAGES,
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = filtered(request._request, own(request.user))  # type: ignore[arg-type]

@@ -3,14 +3,16 @@
 The keys and triggers that hold this promise are in trades/sql; the writing is done by the functions there.
 """
 
+from typing import Any
+
 from django.db import models
 from django.db.models.functions import Now
 
 from accounts.models import TradingAccount
+from core.fields import amount
 from market.models import SYMBOL
 from strategies.models import Strategy
 
-AMOUNT = {"max_digits": 20, "decimal_places": 8}
 TICKET = r"^[1-9][0-9]{0,18}$"
 
 
@@ -57,7 +59,7 @@ class Position(models.Model):
     """What the hot and the cold row of a trade have in common."""
 
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+")
-    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
     ticket_id = models.CharField("ticket", max_length=19)
     master_ticket = models.CharField(max_length=19)
     master_trade = models.UUIDField(null=True, help_text="The trade that this one copies; none for a master's own.")
@@ -77,11 +79,11 @@ class ActiveTrade(Position):
     trade = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="active")
     symbol = models.CharField(max_length=32)
     type = models.CharField(max_length=4, choices=Side)
-    volume = models.DecimalField(**AMOUNT, help_text="Lots still open.")
-    opened_volume = models.DecimalField(**AMOUNT)
-    open_price = models.DecimalField(**AMOUNT)
-    sl = models.DecimalField("stop loss", **AMOUNT, null=True)
-    tp = models.DecimalField("take profit", **AMOUNT, null=True)
+    volume = amount(help_text="Lots still open.")
+    opened_volume = amount()
+    open_price = amount()
+    sl = amount("stop loss", null=True)
+    tp = amount("take profit", null=True)
     status = models.CharField(max_length=4, default="OPEN")
     comment = models.CharField(max_length=128, blank=True)
     analysis = models.JSONField(null=True)
@@ -117,10 +119,10 @@ class TradeReduction(models.Model):
 
     trade = models.ForeignKey(Trade, models.PROTECT, related_name="reductions")
     deal_id = models.CharField(max_length=64)
-    volume = models.DecimalField(**AMOUNT, help_text="Lots closed by it.")
-    remaining = models.DecimalField(**AMOUNT, help_text="Lots that remained open after it.")
-    close_price = models.DecimalField(**AMOUNT)
-    profit = models.DecimalField(**AMOUNT)
+    volume = amount(help_text="Lots closed by it.")
+    remaining = amount(help_text="Lots that remained open after it.")
+    close_price = amount()
+    profit = amount()
     closed_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -145,18 +147,20 @@ class TradeHistory(Position):
         TOMBSTONE = "TOMBSTONE", "tombstone: a close that came before its open"
 
     trade = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="history")
-    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+", null=True)
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(
+        Strategy, models.PROTECT, related_name="+", null=True
+    )
     kind = models.CharField(max_length=9, choices=Kind, default=Kind.TRADE)
     symbol = models.CharField(max_length=32, null=True)
     type = models.CharField(max_length=4, choices=Side, null=True)
-    volume = models.DecimalField(**AMOUNT, null=True, help_text="Lots opened.")
-    closed_volume = models.DecimalField(**AMOUNT, null=True, help_text="Lots closed by the final close.")
-    open_price = models.DecimalField(**AMOUNT, null=True)
-    close_price = models.DecimalField(**AMOUNT)
-    sl = models.DecimalField("stop loss", **AMOUNT, null=True)
-    tp = models.DecimalField("take profit", **AMOUNT, null=True)
-    profit = models.DecimalField(**AMOUNT, null=True, help_text="Of the whole trade, partial closes included.")
-    closing_profit = models.DecimalField(**AMOUNT, null=True, help_text="Of the final close alone, as told.")
+    volume = amount(null=True, help_text="Lots opened.")
+    closed_volume = amount(null=True, help_text="Lots closed by the final close.")
+    open_price = amount(null=True)
+    close_price = amount()
+    sl = amount("stop loss", null=True)
+    tp = amount("take profit", null=True)
+    profit = amount(null=True, help_text="Of the whole trade, partial closes included.")
+    closing_profit = amount(null=True, help_text="Of the final close alone, as told.")
     reason = models.CharField(max_length=10, choices=Reason)
     comment = models.CharField(max_length=128, blank=True)
     analysis = models.JSONField(null=True)
@@ -175,9 +179,7 @@ class TradeHistory(Position):
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(status="CLOSED"), name="trade_history_status_is_closed"),
-            models.CheckConstraint(
-                condition=models.Q(reason__in=Reason.values), name="trade_history_reason_is_known"
-            ),
+            models.CheckConstraint(condition=models.Q(reason__in=Reason.values), name="trade_history_reason_is_known"),
             models.CheckConstraint(condition=models.Q(close_price__gt=0), name="trade_history_close_price_is_positive"),
             models.CheckConstraint(
                 condition=models.Q(
@@ -216,13 +218,13 @@ class CopyOrder(models.Model):
     symbol = models.CharField(max_length=32, blank=True)
     type = models.CharField(max_length=4, blank=True)
     status = models.CharField(max_length=9, choices=Status)
-    requested_price = models.DecimalField(**AMOUNT)
-    executed_price = models.DecimalField(**AMOUNT, null=True)
-    volume = models.DecimalField(**AMOUNT)
+    requested_price = amount()
+    executed_price = amount(null=True)
+    volume = amount()
     latency_ms = models.PositiveIntegerField(null=True)
     failed_reason = models.CharField(max_length=256, blank=True)
-    slippage_points = models.DecimalField(**AMOUNT, null=True)
-    slippage_bps = models.DecimalField(**AMOUNT, null=True)
+    slippage_points = amount(null=True)
+    slippage_bps = amount(null=True)
     reported_at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -9,12 +9,24 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_sche
 Schema = dict[str, Any]
 
 AMOUNT: Schema = {"type": "string", "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,8})?$", "examples": ["1.10500000"]}
-POSITIVE: Schema = {**AMOUNT, "pattern": r"^(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,8})?$", "description": "Above zero; a JSON number is read as well."}
+POSITIVE: Schema = {
+    **AMOUNT,
+    "pattern": r"^(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,8})?$",
+    "description": "Above zero; a JSON number is read as well.",
+}
 NOT_NEGATIVE: Schema = {**AMOUNT, "pattern": r"^[0-9]{1,12}(\.[0-9]{1,8})?$"}
-TICKET: Schema = {"type": "string", "pattern": "^[1-9][0-9]{0,18}$", "examples": ["987654"], "description": "An integer is read as well."}
+TICKET: Schema = {
+    "type": "string",
+    "pattern": "^[1-9][0-9]{0,18}$",
+    "examples": ["987654"],
+    "description": "An integer is read as well.",
+}
 NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 SIDE: Schema = {"type": "string", "enum": ["BUY", "SELL"]}
-REASON: Schema = {"type": "string", "enum": ["TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF", "TP_HIT", "SL_HIT"]}
+REASON: Schema = {
+    "type": "string",
+    "enum": ["TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF", "TP_HIT", "SL_HIT"],
+}
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 
 
@@ -23,7 +35,12 @@ def nullable(shape: Schema) -> Schema:
 
 
 def obj(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required, **more}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+        **more,
+    }
 
 
 TRADE = obj(
@@ -71,7 +88,9 @@ DONE = obj(
     ["status"],
 )
 BROADCASTED = obj({"status": {"const": "broadcasted"}, "ticket": {"type": "integer"}})
-CLOSED = obj({"status": {"type": "string"}, "ticket": {"type": "integer"}, "already": {"type": "boolean"}}, ["status", "ticket"])
+CLOSED = obj(
+    {"status": {"type": "string"}, "ticket": {"type": "integer"}, "already": {"type": "boolean"}}, ["status", "ticket"]
+)
 ORDER = obj(
     {
         "status": {"type": "string"},
@@ -100,7 +119,10 @@ OPEN = obj(
 )
 MODIFY = obj({"sl": nullable(POSITIVE), "tp": nullable(POSITIVE), "master_time_ms": {"type": "integer"}}, [])
 REDUCE = obj({"deal_id": {"type": "string"}, "volume": NOT_NEGATIVE, "close_price": POSITIVE, "profit": AMOUNT})
-CLOSE = obj({"ticket_id": TICKET, "close_price": POSITIVE, "profit": AMOUNT, "reason": REASON}, ["ticket_id", "close_price", "profit"])
+CLOSE = obj(
+    {"ticket_id": TICKET, "close_price": POSITIVE, "profit": AMOUNT, "reason": REASON},
+    ["ticket_id", "close_price", "profit"],
+)
 ORDER_REPORT = obj(
     {
         "strategy": NAME,
@@ -158,7 +180,9 @@ def header(name: str, pattern: str, says: str, *, required: bool = True) -> Open
 SIGNED_HEADERS = [
     header("X-Cd-Key", r"ck_[0-9a-f]{16}\.[1-9][0-9]{0,5}", "Key and generation"),
     header("X-Cd-Time", "[1-9][0-9]{12}", "Milliseconds since 1970"),
-    header("X-Cd-Window", "[1-9][0-9]{0,4}", "How many milliseconds the request is valid; 5000 if absent", required=False),
+    header(
+        "X-Cd-Window", "[1-9][0-9]{0,4}", "How many milliseconds the request is valid; 5000 if absent", required=False
+    ),
     header("X-Cd-Seq", "[1-9][0-9]{0,17}", "Strictly increasing per key generation"),
     header("X-Cd-Sig", "v1=[0-9a-f]{64}", "HMAC-SHA256 of the canonical request"),
 ]
@@ -203,7 +227,7 @@ def bots(
         status: OpenApiResponse(description="Unchanged") if shape is None else OpenApiResponse(shape)
         for status, shape in responses.items()
     }
-    return extend_schema(
+    described: Callable[[Any], Any] = extend_schema(
         operation_id=operation_id,
         summary=summary,
         tags=["bots"],
@@ -212,3 +236,4 @@ def bots(
         parameters=[*SIGNED_HEADERS, *([] if reads else [IDEMPOTENCY]), *(query or []), *in_path],
         deprecated=deprecated,
     )
+    return described

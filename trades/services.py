@@ -125,7 +125,7 @@ def open_trade(
     account: TradingAccount,
     ticket_id: str,
     symbol: str,
-    type: Side | str,  # noqa: A002 - the field's own name
+    type: Side | str,
     volume: Decimal,
     open_price: Decimal,
     sl: Decimal | None = None,
@@ -208,7 +208,7 @@ def close_trade(
     note: str = "",
     actor: audit.Actor = audit.SYSTEM,
 ) -> Outcome:
-    """Move a trade from the hot to the cold table. A ticket never seen leaves a tombstone that refuses its late open."""
+    """Move a trade from the hot to the cold table. An unknown ticket leaves a tombstone that refuses its late open."""
     args = {
         "ticket_id": str(ticket_id),
         "close_price": money.text(close_price),
@@ -225,7 +225,7 @@ def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, 
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
     with connection.cursor() as cursor:
         cursor.execute(
-            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # noqa: S608 - the verb is one of ours
+            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # the verb is one of ours
             [orjson.dumps({**caller, "account": account.pk}).decode(), orjson.dumps(args).decode()],
         )
         (answer,) = cursor.fetchone() or ("{}",)

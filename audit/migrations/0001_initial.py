@@ -5,34 +5,60 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AuditLog',
+            name="AuditLog",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('actor_kind', models.TextField(choices=[('bot', 'Bot'), ('user', 'User'), ('staff', 'Staff'), ('system', 'System'), ('nobody', 'Nobody')])),
-                ('actor', models.TextField(blank=True, default='', help_text="User id, or the bot's key and generation.")),
-                ('ip', models.GenericIPAddressField(blank=True, null=True)),
-                ('request_id', models.TextField(blank=True, default='')),
-                ('action', models.TextField(help_text='A past-tense fact: trade.opened, key.revoked, zombie.refused.')),
-                ('subject', models.TextField(blank=True, default='', help_text='What it is about: trade:…, key:…, account:….')),
-                ('outcome', models.TextField(choices=[('ok', 'Ok'), ('refused', 'Refused')], default='ok')),
-                ('code', models.TextField(blank=True, default='', help_text='The code of the refusal.')),
-                ('detail', models.JSONField(default=dict)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
+                (
+                    "actor_kind",
+                    models.TextField(
+                        choices=[
+                            ("bot", "Bot"),
+                            ("user", "User"),
+                            ("staff", "Staff"),
+                            ("system", "System"),
+                            ("nobody", "Nobody"),
+                        ]
+                    ),
+                ),
+                (
+                    "actor",
+                    models.TextField(blank=True, default="", help_text="User id, or the bot's key and generation."),
+                ),
+                ("ip", models.GenericIPAddressField(blank=True, null=True)),
+                ("request_id", models.TextField(blank=True, default="")),
+                ("action", models.TextField(help_text="A past-tense fact: trade.opened, key.revoked, zombie.refused.")),
+                (
+                    "subject",
+                    models.TextField(blank=True, default="", help_text="What it is about: trade:…, key:…, account:…."),
+                ),
+                ("outcome", models.TextField(choices=[("ok", "Ok"), ("refused", "Refused")], default="ok")),
+                ("code", models.TextField(blank=True, default="", help_text="The code of the refusal.")),
+                ("detail", models.JSONField(default=dict)),
             ],
             options={
-                'verbose_name': 'audit entry',
-                'verbose_name_plural': 'audit log',
-                'db_table': 'audit_log',
-                'indexes': [models.Index(fields=['action', '-id'], name='audit_log_action_idx'), models.Index(fields=['subject', '-id'], name='audit_log_subject_idx')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('actor_kind__in', ['bot', 'user', 'staff', 'system', 'nobody'])), name='audit_log_actor_kind_is_known'), models.CheckConstraint(condition=models.Q(('outcome__in', ['ok', 'refused'])), name='audit_log_outcome_is_known')],
+                "verbose_name": "audit entry",
+                "verbose_name_plural": "audit log",
+                "db_table": "audit_log",
+                "indexes": [
+                    models.Index(fields=["action", "-id"], name="audit_log_action_idx"),
+                    models.Index(fields=["subject", "-id"], name="audit_log_subject_idx"),
+                ],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("actor_kind__in", ["bot", "user", "staff", "system", "nobody"])),
+                        name="audit_log_actor_kind_is_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("outcome__in", ["ok", "refused"])), name="audit_log_outcome_is_known"
+                    ),
+                ],
             },
         ),
     ]

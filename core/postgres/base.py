@@ -12,7 +12,8 @@ from django.db.backends.postgresql import base
 _TAKE_ROLE = """
 select set_config('role', rolname, false) from pg_roles
  where rolname = %s
-   and pg_has_role(session_user, oid, case when current_setting('server_version_num')::int < 160000 then 'MEMBER' else 'SET' end)
+   and pg_has_role(session_user, oid,
+                   case when current_setting('server_version_num')::int < 160000 then 'MEMBER' else 'SET' end)
 """
 
 

@@ -6,42 +6,95 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Instrument',
+            name="Instrument",
             fields=[
-                ('symbol', models.CharField(max_length=32, primary_key=True, serialize=False, validators=[django.core.validators.RegexValidator('^[A-Za-z0-9._#/+&!@$^~-]{1,32}$')])),
-                ('description', models.CharField(blank=True, max_length=64)),
-                ('point', models.DecimalField(decimal_places=8, help_text='The smallest step of its price.', max_digits=20)),
-                ('contract_size', models.DecimalField(decimal_places=8, help_text='Units of the base in one lot.', max_digits=20)),
+                (
+                    "symbol",
+                    models.CharField(
+                        max_length=32,
+                        primary_key=True,
+                        serialize=False,
+                        validators=[django.core.validators.RegexValidator("^[A-Za-z0-9._#/+&!@$^~-]{1,32}$")],
+                    ),
+                ),
+                ("description", models.CharField(blank=True, max_length=64)),
+                (
+                    "point",
+                    models.DecimalField(decimal_places=8, help_text="The smallest step of its price.", max_digits=20),
+                ),
+                (
+                    "contract_size",
+                    models.DecimalField(decimal_places=8, help_text="Units of the base in one lot.", max_digits=20),
+                ),
             ],
             options={
-                'db_table': 'instruments',
-                'constraints': [models.CheckConstraint(condition=models.Q(('point__gt', 0)), name='instrument_point_is_positive'), models.CheckConstraint(condition=models.Q(('contract_size__gt', 0)), name='instrument_contract_is_positive')],
+                "db_table": "instruments",
+                "constraints": [
+                    models.CheckConstraint(condition=models.Q(("point__gt", 0)), name="instrument_point_is_positive"),
+                    models.CheckConstraint(
+                        condition=models.Q(("contract_size__gt", 0)), name="instrument_contract_is_positive"
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Candle',
+            name="Candle",
             fields=[
-                ('pk', models.CompositePrimaryKey('instrument_id', 'minutes', 'opened_at', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('minutes', models.PositiveIntegerField(help_text='How long the bar lasts.')),
-                ('opened_at', models.DateTimeField()),
-                ('open', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('high', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('low', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('close', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('volume', models.DecimalField(decimal_places=8, help_text='Ticks, or lots where the source has them.', max_digits=20)),
-                ('instrument', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='candles', to='market.instrument')),
+                (
+                    "pk",
+                    models.CompositePrimaryKey(
+                        "instrument_id",
+                        "minutes",
+                        "opened_at",
+                        blank=True,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("minutes", models.PositiveIntegerField(help_text="How long the bar lasts.")),
+                ("opened_at", models.DateTimeField()),
+                ("open", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("high", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("low", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("close", models.DecimalField(decimal_places=8, max_digits=20)),
+                (
+                    "volume",
+                    models.DecimalField(
+                        decimal_places=8, help_text="Ticks, or lots where the source has them.", max_digits=20
+                    ),
+                ),
+                (
+                    "instrument",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="candles",
+                        to="market.instrument",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'candles',
-                'constraints': [models.CheckConstraint(condition=models.Q(('high__gte', models.F('open')), ('low__gt', 0), ('low__lte', models.F('open')), ('high__gte', models.F('close')), ('low__lte', models.F('close')), ('volume__gte', 0)), name='candle_lies_within_its_range')],
+                "db_table": "candles",
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("high__gte", models.F("open")),
+                            ("low__gt", 0),
+                            ("low__lte", models.F("open")),
+                            ("high__gte", models.F("close")),
+                            ("low__lte", models.F("close")),
+                            ("volume__gte", 0),
+                        ),
+                        name="candle_lies_within_its_range",
+                    )
+                ],
             },
         ),
     ]

@@ -2,73 +2,156 @@
 
 import django.db.models.deletion
 import django.db.models.functions.datetime
-import strategies.models
 from django.conf import settings
 from django.db import migrations, models
 
+import strategies.models
+
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
+        ("accounts", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Strategy',
+            name="Strategy",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=64, unique=True)),
-                ('title', models.CharField(blank=True, max_length=120)),
-                ('status', models.CharField(choices=[('ACTIVE', 'active'), ('CLOSE_ONLY', 'close-only: opens are refused, closes always pass')], default='ACTIVE', editable=False, max_length=10)),
-                ('last_seq', models.PositiveBigIntegerField(default=0, editable=False, help_text="The stream's latest number, given out in the transaction of its event.")),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('account', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='strategy', to='accounts.tradingaccount')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='strategies', to=settings.AUTH_USER_MODEL)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.SlugField(max_length=64, unique=True)),
+                ("title", models.CharField(blank=True, max_length=120)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("ACTIVE", "active"),
+                            ("CLOSE_ONLY", "close-only: opens are refused, closes always pass"),
+                        ],
+                        default="ACTIVE",
+                        editable=False,
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "last_seq",
+                    models.PositiveBigIntegerField(
+                        default=0,
+                        editable=False,
+                        help_text="The stream's latest number, given out in the transaction of its event.",
+                    ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),
+                ),
+                (
+                    "account",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="strategy",
+                        to="accounts.tradingaccount",
+                    ),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="strategies",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'strategies',
-                'db_table': 'strategies',
+                "verbose_name_plural": "strategies",
+                "db_table": "strategies",
             },
         ),
         migrations.CreateModel(
-            name='Subscription',
+            name="Subscription",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sub_id', models.CharField(default=strategies.models.new_sub_id, editable=False, max_length=64, unique=True)),
-                ('status', models.CharField(choices=[('ACTIVE', 'active'), ('PAUSED', 'paused: nothing new is opened, closes pass'), ('ENDED', 'ended')], default='ACTIVE', editable=False, max_length=8)),
-                ('multiplier', models.DecimalField(decimal_places=8, default=1, help_text="The copy's volume for each lot of the master's.", max_digits=20)),
-                ('sealed_packet_secret', models.BinaryField()),
-                ('packet_generation', models.PositiveIntegerField(default=1, editable=False)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='subscriptions', to='accounts.tradingaccount')),
-                ('strategy', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='subscriptions', to='strategies.strategy')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "sub_id",
+                    models.CharField(default=strategies.models.new_sub_id, editable=False, max_length=64, unique=True),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("ACTIVE", "active"),
+                            ("PAUSED", "paused: nothing new is opened, closes pass"),
+                            ("ENDED", "ended"),
+                        ],
+                        default="ACTIVE",
+                        editable=False,
+                        max_length=8,
+                    ),
+                ),
+                (
+                    "multiplier",
+                    models.DecimalField(
+                        decimal_places=8,
+                        default=1,
+                        help_text="The copy's volume for each lot of the master's.",
+                        max_digits=20,
+                    ),
+                ),
+                ("sealed_packet_secret", models.BinaryField()),
+                ("packet_generation", models.PositiveIntegerField(default=1, editable=False)),
+                (
+                    "created_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),
+                ),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="subscriptions",
+                        to="accounts.tradingaccount",
+                    ),
+                ),
+                (
+                    "strategy",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="subscriptions",
+                        to="strategies.strategy",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'subscriptions',
+                "db_table": "subscriptions",
             },
         ),
         migrations.AddConstraint(
-            model_name='strategy',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['ACTIVE', 'CLOSE_ONLY'])), name='strategy_status_is_known'),
+            model_name="strategy",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["ACTIVE", "CLOSE_ONLY"])), name="strategy_status_is_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.UniqueConstraint(fields=('strategy', 'account'), name='subscription_is_unique'),
+            model_name="subscription",
+            constraint=models.UniqueConstraint(fields=("strategy", "account"), name="subscription_is_unique"),
         ),
         migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['ACTIVE', 'PAUSED', 'ENDED'])), name='subscription_status_is_known'),
+            model_name="subscription",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["ACTIVE", "PAUSED", "ENDED"])), name="subscription_status_is_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.CheckConstraint(condition=models.Q(('multiplier__gt', 0)), name='subscription_multiplier_is_positive'),
+            model_name="subscription",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("multiplier__gt", 0)), name="subscription_multiplier_is_positive"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.CheckConstraint(condition=models.Q(('sub_id__regex', '^[A-Za-z0-9-]{1,64}$')), name='subscription_id_is_well_formed'),
+            model_name="subscription",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("sub_id__regex", "^[A-Za-z0-9-]{1,64}$")), name="subscription_id_is_well_formed"
+            ),
         ),
     ]

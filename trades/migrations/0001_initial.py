@@ -6,212 +6,409 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
-        ('strategies', '0001_initial'),
+        ("accounts", "0001_initial"),
+        ("strategies", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Trade',
+            name="Trade",
             fields=[
-                ('id', models.UUIDField(editable=False, primary_key=True, serialize=False)),
-                ('ticket_id', models.CharField(max_length=19)),
-                ('state', models.CharField(choices=[('OPEN', 'Open'), ('CLOSED', 'Closed')], default='OPEN', max_length=6)),
-                ('opening', models.BinaryField(help_text='Digest of the open as first told; none for a tombstone.', null=True)),
-                ('account', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tradingaccount')),
+                ("id", models.UUIDField(editable=False, primary_key=True, serialize=False)),
+                ("ticket_id", models.CharField(max_length=19)),
+                (
+                    "state",
+                    models.CharField(choices=[("OPEN", "Open"), ("CLOSED", "Closed")], default="OPEN", max_length=6),
+                ),
+                (
+                    "opening",
+                    models.BinaryField(help_text="Digest of the open as first told; none for a tombstone.", null=True),
+                ),
+                (
+                    "account",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="accounts.tradingaccount",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'trades',
+                "db_table": "trades",
             },
         ),
         migrations.CreateModel(
-            name='CopyOrder',
+            name="CopyOrder",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('seq', models.PositiveBigIntegerField()),
-                ('master_ticket', models.CharField(max_length=19)),
-                ('symbol', models.CharField(blank=True, max_length=32)),
-                ('type', models.CharField(blank=True, max_length=4)),
-                ('status', models.CharField(choices=[('pending', 'Pending'), ('executed', 'Executed'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], max_length=9)),
-                ('requested_price', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('executed_price', models.DecimalField(decimal_places=8, max_digits=20, null=True)),
-                ('volume', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('latency_ms', models.PositiveIntegerField(null=True)),
-                ('failed_reason', models.CharField(blank=True, max_length=256)),
-                ('slippage_points', models.DecimalField(decimal_places=8, max_digits=20, null=True)),
-                ('slippage_bps', models.DecimalField(decimal_places=8, max_digits=20, null=True)),
-                ('reported_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tradingaccount')),
-                ('strategy', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='strategies.strategy')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("seq", models.PositiveBigIntegerField()),
+                ("master_ticket", models.CharField(max_length=19)),
+                ("symbol", models.CharField(blank=True, max_length=32)),
+                ("type", models.CharField(blank=True, max_length=4)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("executed", "Executed"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        max_length=9,
+                    ),
+                ),
+                ("requested_price", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("executed_price", models.DecimalField(decimal_places=8, max_digits=20, null=True)),
+                ("volume", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("latency_ms", models.PositiveIntegerField(null=True)),
+                ("failed_reason", models.CharField(blank=True, max_length=256)),
+                ("slippage_points", models.DecimalField(decimal_places=8, max_digits=20, null=True)),
+                ("slippage_bps", models.DecimalField(decimal_places=8, max_digits=20, null=True)),
+                ("reported_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="accounts.tradingaccount"
+                    ),
+                ),
+                (
+                    "strategy",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="strategies.strategy"
+                    ),
+                ),
             ],
             options={
-                'db_table': 'copy_orders',
+                "db_table": "copy_orders",
             },
         ),
         migrations.CreateModel(
-            name='TradeReduction',
+            name="TradeReduction",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('deal_id', models.CharField(max_length=64)),
-                ('volume', models.DecimalField(decimal_places=8, help_text='Lots closed by it.', max_digits=20)),
-                ('remaining', models.DecimalField(decimal_places=8, help_text='Lots that remained open after it.', max_digits=20)),
-                ('close_price', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('profit', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('closed_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('trade', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reductions', to='trades.trade')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("deal_id", models.CharField(max_length=64)),
+                ("volume", models.DecimalField(decimal_places=8, help_text="Lots closed by it.", max_digits=20)),
+                (
+                    "remaining",
+                    models.DecimalField(decimal_places=8, help_text="Lots that remained open after it.", max_digits=20),
+                ),
+                ("close_price", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("profit", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("closed_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "trade",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="reductions", to="trades.trade"
+                    ),
+                ),
             ],
             options={
-                'db_table': 'trade_reductions',
+                "db_table": "trade_reductions",
             },
         ),
         migrations.CreateModel(
-            name='ActiveTrade',
+            name="ActiveTrade",
             fields=[
-                ('ticket_id', models.CharField(max_length=19, verbose_name='ticket')),
-                ('master_ticket', models.CharField(max_length=19)),
-                ('master_trade', models.UUIDField(help_text="The trade that this one copies; none for a master's own.", null=True)),
-                ('seq', models.PositiveBigIntegerField(help_text="The number of its latest event in the strategy's stream.")),
-                ('trade', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, primary_key=True, related_name='active', serialize=False, to='trades.trade')),
-                ('symbol', models.CharField(max_length=32)),
-                ('type', models.CharField(choices=[('BUY', 'Buy'), ('SELL', 'Sell')], max_length=4)),
-                ('volume', models.DecimalField(decimal_places=8, help_text='Lots still open.', max_digits=20)),
-                ('opened_volume', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('open_price', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('sl', models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name='stop loss')),
-                ('tp', models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name='take profit')),
-                ('status', models.CharField(default='OPEN', max_length=4)),
-                ('comment', models.CharField(blank=True, max_length=128)),
-                ('analysis', models.JSONField(null=True)),
-                ('told_ms', models.BigIntegerField(help_text="The master's own clock at its latest modification.", null=True)),
-                ('opened_at', models.DateTimeField()),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tradingaccount')),
-                ('strategy', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='strategies.strategy')),
+                ("ticket_id", models.CharField(max_length=19, verbose_name="ticket")),
+                ("master_ticket", models.CharField(max_length=19)),
+                (
+                    "master_trade",
+                    models.UUIDField(help_text="The trade that this one copies; none for a master's own.", null=True),
+                ),
+                (
+                    "seq",
+                    models.PositiveBigIntegerField(
+                        help_text="The number of its latest event in the strategy's stream."
+                    ),
+                ),
+                (
+                    "trade",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        primary_key=True,
+                        related_name="active",
+                        serialize=False,
+                        to="trades.trade",
+                    ),
+                ),
+                ("symbol", models.CharField(max_length=32)),
+                ("type", models.CharField(choices=[("BUY", "Buy"), ("SELL", "Sell")], max_length=4)),
+                ("volume", models.DecimalField(decimal_places=8, help_text="Lots still open.", max_digits=20)),
+                ("opened_volume", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("open_price", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("sl", models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name="stop loss")),
+                ("tp", models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name="take profit")),
+                ("status", models.CharField(default="OPEN", max_length=4)),
+                ("comment", models.CharField(blank=True, max_length=128)),
+                ("analysis", models.JSONField(null=True)),
+                (
+                    "told_ms",
+                    models.BigIntegerField(help_text="The master's own clock at its latest modification.", null=True),
+                ),
+                ("opened_at", models.DateTimeField()),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="accounts.tradingaccount"
+                    ),
+                ),
+                (
+                    "strategy",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="strategies.strategy"
+                    ),
+                ),
             ],
             options={
-                'db_table': 'active_trades',
+                "db_table": "active_trades",
             },
         ),
         migrations.CreateModel(
-            name='TradeHistory',
+            name="TradeHistory",
             fields=[
-                ('ticket_id', models.CharField(max_length=19, verbose_name='ticket')),
-                ('master_ticket', models.CharField(max_length=19)),
-                ('master_trade', models.UUIDField(help_text="The trade that this one copies; none for a master's own.", null=True)),
-                ('seq', models.PositiveBigIntegerField(help_text="The number of its latest event in the strategy's stream.")),
-                ('trade', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, primary_key=True, related_name='history', serialize=False, to='trades.trade')),
-                ('kind', models.CharField(choices=[('TRADE', 'trade'), ('TOMBSTONE', 'tombstone: a close that came before its open')], default='TRADE', max_length=9)),
-                ('symbol', models.CharField(max_length=32, null=True)),
-                ('type', models.CharField(choices=[('BUY', 'Buy'), ('SELL', 'Sell')], max_length=4, null=True)),
-                ('volume', models.DecimalField(decimal_places=8, help_text='Lots opened.', max_digits=20, null=True)),
-                ('closed_volume', models.DecimalField(decimal_places=8, help_text='Lots closed by the final close.', max_digits=20, null=True)),
-                ('open_price', models.DecimalField(decimal_places=8, max_digits=20, null=True)),
-                ('close_price', models.DecimalField(decimal_places=8, max_digits=20)),
-                ('sl', models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name='stop loss')),
-                ('tp', models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name='take profit')),
-                ('profit', models.DecimalField(decimal_places=8, help_text='Of the whole trade, partial closes included.', max_digits=20, null=True)),
-                ('closing_profit', models.DecimalField(decimal_places=8, help_text='Of the final close alone, as told.', max_digits=20, null=True)),
-                ('reason', models.CharField(choices=[('TP', 'take profit'), ('SL', 'stop loss'), ('MANUAL', 'closed by hand'), ('STOP_OUT', 'stopped out by the broker'), ('RECONCILED', 'found closed'), ('STAFF', 'closed by staff')], max_length=10)),
-                ('comment', models.CharField(blank=True, max_length=128)),
-                ('analysis', models.JSONField(null=True)),
-                ('opened_at', models.DateTimeField(null=True)),
-                ('closed_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('status', models.CharField(default='CLOSED', max_length=6)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tradingaccount')),
-                ('strategy', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='strategies.strategy')),
+                ("ticket_id", models.CharField(max_length=19, verbose_name="ticket")),
+                ("master_ticket", models.CharField(max_length=19)),
+                (
+                    "master_trade",
+                    models.UUIDField(help_text="The trade that this one copies; none for a master's own.", null=True),
+                ),
+                (
+                    "seq",
+                    models.PositiveBigIntegerField(
+                        help_text="The number of its latest event in the strategy's stream."
+                    ),
+                ),
+                (
+                    "trade",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        primary_key=True,
+                        related_name="history",
+                        serialize=False,
+                        to="trades.trade",
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("TRADE", "trade"), ("TOMBSTONE", "tombstone: a close that came before its open")],
+                        default="TRADE",
+                        max_length=9,
+                    ),
+                ),
+                ("symbol", models.CharField(max_length=32, null=True)),
+                ("type", models.CharField(choices=[("BUY", "Buy"), ("SELL", "Sell")], max_length=4, null=True)),
+                ("volume", models.DecimalField(decimal_places=8, help_text="Lots opened.", max_digits=20, null=True)),
+                (
+                    "closed_volume",
+                    models.DecimalField(
+                        decimal_places=8, help_text="Lots closed by the final close.", max_digits=20, null=True
+                    ),
+                ),
+                ("open_price", models.DecimalField(decimal_places=8, max_digits=20, null=True)),
+                ("close_price", models.DecimalField(decimal_places=8, max_digits=20)),
+                ("sl", models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name="stop loss")),
+                ("tp", models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name="take profit")),
+                (
+                    "profit",
+                    models.DecimalField(
+                        decimal_places=8,
+                        help_text="Of the whole trade, partial closes included.",
+                        max_digits=20,
+                        null=True,
+                    ),
+                ),
+                (
+                    "closing_profit",
+                    models.DecimalField(
+                        decimal_places=8, help_text="Of the final close alone, as told.", max_digits=20, null=True
+                    ),
+                ),
+                (
+                    "reason",
+                    models.CharField(
+                        choices=[
+                            ("TP", "take profit"),
+                            ("SL", "stop loss"),
+                            ("MANUAL", "closed by hand"),
+                            ("STOP_OUT", "stopped out by the broker"),
+                            ("RECONCILED", "found closed"),
+                            ("STAFF", "closed by staff"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("comment", models.CharField(blank=True, max_length=128)),
+                ("analysis", models.JSONField(null=True)),
+                ("opened_at", models.DateTimeField(null=True)),
+                ("closed_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("status", models.CharField(default="CLOSED", max_length=6)),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="accounts.tradingaccount"
+                    ),
+                ),
+                (
+                    "strategy",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="strategies.strategy",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'closed trade',
-                'verbose_name_plural': 'trade history',
-                'db_table': 'trade_history',
+                "verbose_name": "closed trade",
+                "verbose_name_plural": "trade history",
+                "db_table": "trade_history",
             },
         ),
         migrations.AddConstraint(
-            model_name='trade',
-            constraint=models.UniqueConstraint(fields=('account', 'ticket_id'), name='trade_is_unique_on_its_account'),
+            model_name="trade",
+            constraint=models.UniqueConstraint(fields=("account", "ticket_id"), name="trade_is_unique_on_its_account"),
         ),
         migrations.AddConstraint(
-            model_name='trade',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['OPEN', 'CLOSED'])), name='trade_state_is_known'),
+            model_name="trade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["OPEN", "CLOSED"])), name="trade_state_is_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='trade',
-            constraint=models.CheckConstraint(condition=models.Q(('ticket_id__regex', '^[1-9][0-9]{0,18}$')), name='trade_ticket_is_well_formed'),
+            model_name="trade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("ticket_id__regex", "^[1-9][0-9]{0,18}$")), name="trade_ticket_is_well_formed"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='copyorder',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['pending', 'executed', 'failed', 'cancelled'])), name='copy_order_status_is_known'),
+            model_name="copyorder",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["pending", "executed", "failed", "cancelled"])),
+                name="copy_order_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='copyorder',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'executed'), _negated=True), ('executed_price__isnull', False), _connector='OR'), name='copy_order_executed_has_a_price'),
+            model_name="copyorder",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("status", "executed"), _negated=True), ("executed_price__isnull", False), _connector="OR"
+                ),
+                name="copy_order_executed_has_a_price",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='tradereduction',
-            constraint=models.UniqueConstraint(fields=('trade', 'deal_id'), name='trade_reduction_deal_is_told_once'),
+            model_name="tradereduction",
+            constraint=models.UniqueConstraint(fields=("trade", "deal_id"), name="trade_reduction_deal_is_told_once"),
         ),
         migrations.AddConstraint(
-            model_name='tradereduction',
-            constraint=models.CheckConstraint(condition=models.Q(('close_price__gt', 0), ('remaining__gte', 0), ('volume__gt', 0)), name='trade_reduction_amounts_are_positive'),
+            model_name="tradereduction",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("close_price__gt", 0), ("remaining__gte", 0), ("volume__gt", 0)),
+                name="trade_reduction_amounts_are_positive",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('status', 'OPEN')), name='active_trade_status_is_open'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status", "OPEN")), name="active_trade_status_is_open"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('type__in', ['BUY', 'SELL'])), name='active_trade_type_is_known'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("type__in", ["BUY", "SELL"])), name="active_trade_type_is_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('volume__gt', 0), ('volume__lte', models.F('opened_volume'))), name='active_trade_volume_is_positive_and_never_grows'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("volume__gt", 0), ("volume__lte", models.F("opened_volume"))),
+                name="active_trade_volume_is_positive_and_never_grows",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('open_price__gt', 0)), name='active_trade_open_price_is_positive'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("open_price__gt", 0)), name="active_trade_open_price_is_positive"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('sl__isnull', True), ('sl__gt', 0), _connector='OR'), name='active_trade_sl_is_positive'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("sl__isnull", True), ("sl__gt", 0), _connector="OR"),
+                name="active_trade_sl_is_positive",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('tp__isnull', True), ('tp__gt', 0), _connector='OR'), name='active_trade_tp_is_positive'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("tp__isnull", True), ("tp__gt", 0), _connector="OR"),
+                name="active_trade_tp_is_positive",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='activetrade',
-            constraint=models.CheckConstraint(condition=models.Q(('symbol__regex', '^[A-Za-z0-9._#/+&!@$^~-]{1,32}$')), name='active_trade_symbol_is_well_formed'),
+            model_name="activetrade",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("symbol__regex", "^[A-Za-z0-9._#/+&!@$^~-]{1,32}$")),
+                name="active_trade_symbol_is_well_formed",
+            ),
         ),
         migrations.AddIndex(
-            model_name='tradehistory',
-            index=models.Index(fields=['account', '-closed_at', '-trade'], name='history_account_closed_idx'),
+            model_name="tradehistory",
+            index=models.Index(fields=["account", "-closed_at", "-trade"], name="history_account_closed_idx"),
         ),
         migrations.AddIndex(
-            model_name='tradehistory',
-            index=models.Index(fields=['strategy', '-closed_at', '-trade'], name='history_strategy_closed_idx'),
+            model_name="tradehistory",
+            index=models.Index(fields=["strategy", "-closed_at", "-trade"], name="history_strategy_closed_idx"),
         ),
         migrations.AddIndex(
-            model_name='tradehistory',
-            index=models.Index(fields=['-closed_at', '-trade'], name='history_closed_idx'),
+            model_name="tradehistory",
+            index=models.Index(fields=["-closed_at", "-trade"], name="history_closed_idx"),
         ),
         migrations.AddConstraint(
-            model_name='tradehistory',
-            constraint=models.CheckConstraint(condition=models.Q(('status', 'CLOSED')), name='trade_history_status_is_closed'),
+            model_name="tradehistory",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status", "CLOSED")), name="trade_history_status_is_closed"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='tradehistory',
-            constraint=models.CheckConstraint(condition=models.Q(('reason__in', ['TP', 'SL', 'MANUAL', 'STOP_OUT', 'RECONCILED', 'STAFF'])), name='trade_history_reason_is_known'),
+            model_name="tradehistory",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("reason__in", ["TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF"])),
+                name="trade_history_reason_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='tradehistory',
-            constraint=models.CheckConstraint(condition=models.Q(('close_price__gt', 0)), name='trade_history_close_price_is_positive'),
+            model_name="tradehistory",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("close_price__gt", 0)), name="trade_history_close_price_is_positive"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='tradehistory',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('closed_volume__isnull', False), ('closing_profit__isnull', False), ('kind', 'TRADE'), ('open_price__isnull', False), ('opened_at__isnull', False), ('profit__isnull', False), ('symbol__isnull', False), ('type__isnull', False), ('volume__isnull', False)), models.Q(('kind', 'TOMBSTONE'), ('profit__isnull', True), ('symbol__isnull', True)), _connector='OR'), name='trade_history_tells_all_but_of_a_tombstone'),
+            model_name="tradehistory",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(
+                        ("closed_volume__isnull", False),
+                        ("closing_profit__isnull", False),
+                        ("kind", "TRADE"),
+                        ("open_price__isnull", False),
+                        ("opened_at__isnull", False),
+                        ("profit__isnull", False),
+                        ("symbol__isnull", False),
+                        ("type__isnull", False),
+                        ("volume__isnull", False),
+                    ),
+                    models.Q(("kind", "TOMBSTONE"), ("profit__isnull", True), ("symbol__isnull", True)),
+                    _connector="OR",
+                ),
+                name="trade_history_tells_all_but_of_a_tombstone",
+            ),
         ),
     ]
