@@ -1,4 +1,4 @@
-"""Who signed this request. The checks come in the order of the protocol: cheap first, nothing told before the MAC is good.
+"""Who signed this request. The checks come in the protocol's order: cheap first, nothing told before the MAC is good.
 
 What a key is allowed to do *now* (revoked, expired, address, number) is read in the request's own transaction
 (signed_call, signed_read); what is kept here of a key can never change.
