@@ -50,6 +50,13 @@ class Busy(DomainError):
     detail = "Another request holds this row. Repeat with the same Idempotency-Key."
 
 
+class Unavailable(DomainError):
+    code = "unavailable"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry = "same_key"
+    detail = "The database is away. The outcome is unknown: repeat with a new number and the same Idempotency-Key."
+
+
 class RequestMalformed(DomainError):
     code = "request_malformed"
     status = HTTPStatus.BAD_REQUEST

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from django.db import OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 
@@ -69,18 +69,20 @@ def translated(fault: Exception) -> tuple[int, str, str] | None:
 LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION = "55P03", "57014", "40P01", "40001"
 
 
-def of_database(fault: OperationalError) -> DomainError | None:
-    """A refusal for what the database gave up on because somebody else was at it; None for any other fault."""
+def of_database(fault: DatabaseError | InterfaceError) -> DomainError | None:
+    """A refusal where somebody else was at the same rows or the database is away; None for a fault of ours."""
     state = getattr(fault.__cause__, "sqlstate", None)
     if state in (LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION):
         return errors.Busy(retry_after_ms=100)
+    if isinstance(fault, OperationalError | InterfaceError):
+        return errors.Unavailable(retry_after_ms=1000)
     return None
 
 
 def handle(fault: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """DRF's exception handler: every answer that is not a success is a problem document."""
     request_id = getattr(context["request"], "request_id", "")
-    if isinstance(fault, OperationalError):
+    if isinstance(fault, DatabaseError | InterfaceError):
         fault = of_database(fault) or fault
     if isinstance(fault, DomainError):
         return response(of(fault, request_id))

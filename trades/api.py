@@ -12,6 +12,7 @@ from django.db import connections
 from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import BasePermission
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
@@ -84,6 +85,10 @@ class BotView(APIView):
     throttle_classes = [KeyRate]
     kinds: ClassVar[dict[str, frozenset[str]]]
     max_body = authentication.MAX_BODY
+    _renderer = JSONRenderer()
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        return self._renderer, self._renderer.media_type  # there is but one, and answers come encoded
 
     def check_permissions(self, request: Request) -> None:
         if request.method in self.allowed_methods:

@@ -18,6 +18,11 @@ select set_config('role', rolname, false) from pg_roles
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    @property
+    def queries_logged(self) -> bool:
+        """Only where a test asks: Django would keep every statement, with its secrets, wherever DEBUG is on."""
+        return bool(self.force_debug_cursor)
+
     def get_connection_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_connection_params()
         self.acts_as: str | None = params.pop("acts_as", None)
