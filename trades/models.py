@@ -147,9 +147,7 @@ class TradeHistory(Position):
         TOMBSTONE = "TOMBSTONE", "tombstone: a close that came before its open"
 
     trade = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="history")
-    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(
-        Strategy, models.PROTECT, related_name="+", null=True
-    )
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+", null=True)
     kind = models.CharField(max_length=9, choices=Kind, default=Kind.TRADE)
     symbol = models.CharField(max_length=32, null=True)
     type = models.CharField(max_length=4, choices=Side, null=True)

@@ -1,0 +1,41 @@
+"""A private PostgreSQL and Valkey for the tests, unless DATABASE_URL and REDIS_URL name some.
+
+This is a plugin named on pytest's command line, for settings are read before any conftest is. Workers of a parallel run
+inherit the servers of the run that started them.
+"""
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from config import embedded
+
+_servers: embedded.Servers | None = None
+
+
+def start() -> None:
+    global _servers
+    os.environ.setdefault("DEBUG", "1")
+    os.environ.setdefault("DJANGO_SECRET_KEY", secrets.token_urlsafe(50))
+    os.environ.setdefault("COPYDESK_KEKS", f"k1:{secrets.token_hex(32)}")
+    os.environ["REDIS_PREFIX"] = f"test-{os.getpid()}"
+    if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
+        _servers = embedded.Servers(Path(tempfile.mkdtemp(prefix="copydesk-test-")), fast=True)
+        _servers.start()
+
+
+start()
+
+
+def pytest_unconfigure(config: Any) -> None:
+    global _servers
+    if _servers is not None:
+        _servers.remove()
+        _servers = None
+
+
+def pytest_report_header(config: Any) -> str:
+    given = "given" if _servers is None else "own"
+    return f"servers: {given}, {os.environ['DATABASE_URL'].split('@')[-1]}"
