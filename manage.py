@@ -101,15 +101,16 @@ def run(command: str) -> None:
     from config import embedded
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    given = bool(os.environ.get("DATABASE_URL"))
-    if command == "up" or not given:
-        os.environ.setdefault("DEBUG", "1")  # the embedded desk, and `up`, listen on this machine alone
+    var = ROOT / os.environ.get("COPYDESK_VAR", "var")
+    given = bool(os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"))
+    if command == "up" or not given or embedded.is_up(var):
+        os.environ.setdefault("DEBUG", "1")  # the desk of this folder listens on this machine alone
     from django.core.management import execute_from_command_line
 
-    if command in SERVERLESS or (given and os.environ.get("REDIS_URL")) or "--help" in sys.argv:
+    if command in SERVERLESS or "--help" in sys.argv or (given and command != "up"):
         execute_from_command_line(sys.argv)
         return
-    with embedded.serving(ROOT / os.environ.get("COPYDESK_VAR", "var"), keep=command == "up"):
+    with embedded.serving(var, keep=command == "up"):
         execute_from_command_line(sys.argv)
 
 

@@ -445,6 +445,15 @@ def serving(folder: Path, *, keep: bool = False) -> Iterator[None]:
             running = None
 
 
+def is_up(folder: Path) -> bool:
+    """Whether a desk runs in this folder, with whatever servers."""
+    path = folder / "lock"
+    if not path.exists():
+        return False
+    with path.open("w") as guard:
+        return not _locked(guard)
+
+
 def _locked(guard: IO[str]) -> bool:
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ from trades import checks
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # it asks the database alone
     help = "Prove that every trade is in exactly one home. Exit 0 only when all invariants hold."
 
     def handle(self, *args: Any, **options: Any) -> None:
