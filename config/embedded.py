@@ -427,7 +427,7 @@ def serving(folder: Path, *, keep: bool = False) -> Iterator[None]:
     servers = Servers(folder)
     with (servers.folder / "lock").open("w") as guard:
         if not _locked(guard):
-            if keep:
+            if keep and (servers.postgres.process or servers.valkey.process):
                 raise CannotServe(f"The desk of {servers.folder} is up already. Stop it first, or use another folder.")
             if not servers.attach():
                 raise CannotServe(f"The desk of {servers.folder} is up, but its servers do not answer.")
@@ -437,7 +437,7 @@ def serving(folder: Path, *, keep: bool = False) -> Iterator[None]:
         try:
             began = time.monotonic()
             servers.start()
-            if keep:
+            if keep and (servers.postgres.process or servers.valkey.process):
                 print(f"PostgreSQL and Valkey started ({time.monotonic() - began:.1f} s)", flush=True)
             yield
         finally:
