@@ -115,10 +115,13 @@ static int whole(connection_t *c) {
     *end = 0;
     char *found = strcasestr(c->in, "\r\ncontent-length:");
     if (found) length = atoi(found + 17);
+    int chunked = strcasestr(c->in, "\r\ntransfer-encoding: chunked") != NULL;
     found = strcasestr(c->in, "\r\netag: ");
     if (found) sscanf(found + 8, "%79[^\r]", c->etag);
     *end = '\r';
-    return status == 304 || c->have >= head + length ? status : 0;
+    if (status == 304) return status;
+    if (chunked) return !memcmp(c->in + c->have - 5, "0\r\n\r\n", 5) ? status : 0;
+    return c->have >= head + length ? status : 0;
 }
 
 static int is_good(connection_t *c, int status) {

@@ -150,6 +150,7 @@ begin
     return jsonb_build_object('code', 'ignored', 'trade', active_row(a, s.name)::jsonb);
   end if;
   if (v_sl, v_tp) is not distinct from (a.sl, a.tp) then
+    update active_trades set told_ms = v_told where trade_id = t.id and v_told is not null;
     return jsonb_build_object('code', 'unchanged', 'trade', active_row(a, s.name)::jsonb);
   end if;
   update active_trades
@@ -212,8 +213,9 @@ declare
 begin
   if t.id is null then
     -- A close that overtook its open: remember it, so that the late open is refused and not executed.
+    -- Whichever stream that open belongs to, the account's own or its copies', it is held out meanwhile.
     select * into s from strategies where account_id = v_account for no key update;
-    if not found then perform from trading_accounts where id = v_account for no key update; end if;
+    perform from trading_accounts where id = v_account for no key update;
     insert into trades (id, account_id, ticket_id, state) values (uuid_v7(), v_account, v_ticket, 'CLOSED')
       on conflict (account_id, ticket_id) do nothing returning * into t;
     if not found then return trade_close(caller, args); end if;  -- its open or another close came in between
@@ -257,6 +259,7 @@ declare
   v_asked   numeric(20,8) := (args->>'requested_price')::numeric;
   v_got     numeric(20,8) := (args->>'executed_price')::numeric;
   v_worse   numeric;  -- how much worse than asked, in price; negative is better
+  v_most    constant numeric := 999999999999;  -- what a column holds: nonsense prices make nonsense slippage, not a failure
   v_symbol  text;
   v_type    text;
   v_open    boolean := false;
@@ -275,7 +278,8 @@ begin
   insert into copy_orders (account_id, strategy_id, seq, master_ticket, symbol, type, status, requested_price, executed_price, volume,
                            latency_ms, failed_reason, slippage_points, slippage_bps)
   values (v_account, s.id, (args->>'seq')::bigint, args->>'master_ticket', coalesce(v_symbol, ''), coalesce(v_type, ''), args->>'status', v_asked, v_got,
-          (args->>'volume')::numeric, (args->>'latency_ms')::int, coalesce(args->>'failed_reason', ''), v_worse / v_point, v_worse / v_asked * 10000)
+          (args->>'volume')::numeric, (args->>'latency_ms')::int, coalesce(args->>'failed_reason', ''),
+          greatest(-v_most, least(v_most, v_worse / v_point)), greatest(-v_most, least(v_most, v_worse / v_asked * 10000)))
   returning * into o;
   perform audit(caller, 'order.reported', 'order:' || o.id, '',
                 jsonb_build_object('strategy', s.name, 'master_ticket', o.master_ticket, 'status', o.status));
