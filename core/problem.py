@@ -73,8 +73,7 @@ LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION = "55P03", "57014", 
 def of_database(fault: DatabaseError | InterfaceError) -> DomainError | None:
     """A refusal where somebody else was at the same rows or the database is away; None for a fault of ours."""
     state = getattr(fault.__cause__, "sqlstate", None)
-    if state in (OUT_OF_RANGE = "22003"
-LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION):
+    if state in (LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION):
         return errors.Busy(retry_after_ms=100)
     if state == OUT_OF_RANGE:
         return errors.Invalid({"amount": ["adds up to more than can be kept"]})

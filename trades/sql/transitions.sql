@@ -259,7 +259,9 @@ declare
   v_asked   numeric(20,8) := (args->>'requested_price')::numeric;
   v_got     numeric(20,8) := (args->>'executed_price')::numeric;
   v_worse   numeric;  -- how much worse than asked, in price; negative is better
-  v_most    constant numeric := 999999999999;  -- what a column holds: nonsense prices make nonsense slippage, not a failure
+  v_points  numeric;
+  v_bps     numeric;
+  v_most    constant numeric := 999999999999;  -- what a column holds; prices of nonsense have no slippage then
   v_symbol  text;
   v_type    text;
   v_open    boolean := false;
@@ -275,11 +277,13 @@ begin
    where t.account_id = s.account_id and t.ticket_id = args->>'master_ticket';
   select point into v_point from instruments where symbol = v_symbol;
   v_worse := (v_got - v_asked) * case v_type when 'BUY' then 1 when 'SELL' then -1 end;
+  v_points := v_worse / v_point;
+  v_bps := v_worse / v_asked * 10000;
   insert into copy_orders (account_id, strategy_id, seq, master_ticket, symbol, type, status, requested_price, executed_price, volume,
                            latency_ms, failed_reason, slippage_points, slippage_bps)
   values (v_account, s.id, (args->>'seq')::bigint, args->>'master_ticket', coalesce(v_symbol, ''), coalesce(v_type, ''), args->>'status', v_asked, v_got,
           (args->>'volume')::numeric, (args->>'latency_ms')::int, coalesce(args->>'failed_reason', ''),
-          greatest(-v_most, least(v_most, v_worse / v_point)), greatest(-v_most, least(v_most, v_worse / v_asked * 10000)))
+          case when abs(v_points) <= v_most then v_points end, case when abs(v_bps) <= v_most then v_bps end)
   returning * into o;
   perform audit(caller, 'order.reported', 'order:' || o.id, '',
                 jsonb_build_object('strategy', s.name, 'master_ticket', o.master_ticket, 'status', o.status));
