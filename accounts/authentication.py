@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from django.conf import settings
 from django.db import connections
@@ -340,29 +340,20 @@ def verify_http(request: HttpRequest, limit: int = MAX_BODY) -> SignedCall:
 
 
 def audit_refusal(no: DomainError, request: HttpRequest) -> None:
-    """A refused caller leaves a row, by what it claimed to be. Never its signature."""
+    """A refused HTTP request leaves a row."""
+    call: SignedCall | None = getattr(request, "signed_call", None)
+    caller: Any = request  # with client_ip and request_id, by our middleware
+    actor = call.actor if call else audit.Actor(AuditLog.Actor.NOBODY, "", caller.client_ip, caller.request_id)
+    claimed = request.META.get("HTTP_X_CD_KEY", "")
+    audit_refused(no, actor=actor, claimed=claimed, method=request.method or "", path=request.path)
+
+
+def audit_refused(no: DomainError, *, actor: audit.Actor, claimed: str, method: str, path: str) -> None:
+    """A refused caller leaves a row, by the key it claimed to have. Never its signature."""
     if isinstance(no, limiting.RateLimited | BodyTooLarge):
         return  # these protect the log as well
-    call: SignedCall | None = getattr(request, "signed_call", None)
-    claimed = request.META.get("HTTP_X_CD_KEY", "")[:32]
-    actor = (
-        call.actor
-        if call
-        else audit.Actor(
-            AuditLog.Actor.NOBODY,
-            "",
-            request.client_ip,
-            request.request_id,  # type: ignore[attr-defined]
-        )
-    )
-    audit.record(
-        "request.refused",
-        actor=actor,
-        subject=f"key:{claimed}" if claimed else "",
-        refused=no.code,
-        method=request.method,
-        path=request.path[:200],
-    )
+    subject = f"key:{claimed[:32]}" if claimed else ""
+    audit.record("request.refused", actor=actor, subject=subject, refused=no.code, method=method, path=path[:200])
 
 
 class Signed(BaseAuthentication):

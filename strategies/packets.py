@@ -48,6 +48,7 @@ def fields_of(
 ) -> tuple[str, ...]:
     """The nine fields for one event. `volume` is what the copy must hold after it: zero for a close."""
     closing = event == "trade.closed"
+    price = trade["close_price"] if closing or event == "trade.reduced" else trade["open_price"]
     return (
         sub_id,
         seq,
@@ -55,7 +56,7 @@ def fields_of(
         trade["symbol"],
         trade["type"],
         money.text(Decimal(0) if closing else copy_volume),
-        trade["close_price"] if closing else trade["open_price"],
+        price,
         "" if closing else trade["sl"] or "",
         "" if closing else trade["tp"] or "",
     )

@@ -29,7 +29,10 @@ class Source:
         """What a copy should hold: None where this viewer copies nothing of it."""
         if self.multiplier is None or self.paused:
             return None
-        return money.text(sizing.copy_volume(Decimal(master_volume), self.multiplier))
+        return money.text(self.sized(master_volume))
+
+    def sized(self, master_volume: str) -> Decimal:
+        return sizing.copy_volume(Decimal(master_volume), self.multiplier or Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)

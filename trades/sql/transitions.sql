@@ -195,8 +195,8 @@ begin
   perform audit(caller, 'trade.reduced', 'trade:' || t.id, '',
                 jsonb_build_object('ticket_id', a.ticket_id, 'strategy', s.name, 'seq', a.seq, 'deal_id', args->>'deal_id',
                                    'remaining', a.volume::text, 'close_price', v_price::text, 'profit', v_profit::text));
-  return told('reduced', 'trade.reduced', s, active_row(a, s.name), a.master_trade is not null)
-      || jsonb_build_object('close_price', v_price::text, 'deal_id', args->>'deal_id');
+  return told('reduced', 'trade.reduced', s,
+              (active_row(a, s.name)::jsonb || jsonb_build_object('close_price', v_price::text))::json, a.master_trade is not null);
 end $$;
 
 create function trade_close(caller jsonb, args jsonb) returns jsonb language plpgsql as $$

@@ -1,0 +1,1 @@
+select audit('{"kind": "bot", "actor": "ck_0123456789abcdef.1", "ip": "127.0.0.1", "request_id": "0123456789abcdef0123456789abcdef"}', 'trade.opened', 'trade:019aa0c0-0000-7000-8000-000000000000', '', '{"ticket_id": "987654", "strategy": "bench", "seq": 17, "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "open_price": "1.10500000"}');
