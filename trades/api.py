@@ -49,6 +49,7 @@ def json_response(body: dict[str, Any] | list[Any] | bytes, status: int = 200) -
     encoded = body if isinstance(body, bytes) else orjson.dumps(body)
     answer = HttpResponse(encoded, status=status, content_type="application/json")
     answer["Cache-Control"] = "no-store"
+    answer["Content-Length"] = str(len(encoded))
     return answer
 
 

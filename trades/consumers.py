@@ -171,15 +171,8 @@ def origin_is_allowed(origin: str) -> bool:
     """One of ALLOWED_ORIGINS, to the letter; while DEBUG is on, on any port."""
     if origin in settings.ALLOWED_ORIGINS:
         return True
-    parts = urlsplit(origin)
-    return (
-        settings.DEBUG and bool(parts.netloc) and f"{parts.scheme}://{_host(parts.netloc)}" in settings.ALLOWED_ORIGINS
-    )
-
-
-def _host(netloc: str) -> str:
-    host, colon, port = netloc.rpartition(":")
-    return host if colon and port.isdigit() else netloc
+    portless, colon, port = origin.rpartition(":")
+    return bool(settings.DEBUG and colon and port.isdigit() and portless in settings.ALLOWED_ORIGINS)
 
 
 def _session(cookie: str) -> SessionStore:

@@ -408,8 +408,9 @@ class Hub:
             await self.layer.group_discard(stream.group(feed.strategy_id), self.channel)
         numbers = await self.read(_numbers, [feed.strategy_id for feed in self.feeds.values() if feed.watchers])
         for strategy_id, number in numbers:
-            if (feed := self.feeds.get(strategy_id)) is None:
+            if strategy_id not in self.feeds:
                 continue
+            feed = self.feeds[strategy_id]
             if number <= feed.head:
                 feed.ahead = 0
             elif feed.ahead > feed.head:  # it was ahead a whole beat ago: that delta will not come

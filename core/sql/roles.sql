@@ -72,6 +72,6 @@ create function uuid_v7() returns uuid language sql volatile parallel safe as $$
 $$;
 
 -- Times on the wire: ISO 8601 in UTC with milliseconds.
-create function iso(p_at timestamptz) returns text language sql immutable parallel safe as $$
+create function iso(p_at timestamptz) returns text language sql stable parallel safe as $$
   select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 $$;

@@ -1,25 +1,31 @@
 -- What must never happen to a trade is refused here, by keys first and triggers second, whoever the caller is.
 --
 -- A trade has one identity row and, at every commit, exactly one home:
---   active  => OPEN    (active_trades, status)   references trades (id, state)
---   history => CLOSED  (trade_history, status)   references trades (id, state)
+--   active  => OPEN    (trade_id, status, …)     references trades (id, state, …)
+--   history => CLOSED  (trade_id, status, …)     references trades (id, state, …)
 --   OPEN    => active  (open_id, deferred)       references active_trades
 --   CLOSED  => history (closed_id, deferred)     references trade_history
 -- History cannot be changed or deleted, so CLOSED cannot become OPEN again: its history row would be an orphan.
 -- Being keys and not looks, these hold in every race, at every isolation level.
 
 alter table trades
-  add constraint trade_id_and_state_are_one unique (id, state),
+  add constraint trade_and_what_its_home_repeats_are_one unique (id, state, account_id, ticket_id),
   add column open_id   uuid generated always as (case when state = 'OPEN'   then id end) stored,
   add column closed_id uuid generated always as (case when state = 'CLOSED' then id end) stored;
 
+-- The home repeats account and ticket, so that the hot read needs no join; being in the key, they stay equal.
 alter table active_trades
-  add constraint active_trade_belongs_to_an_open_trade foreign key (trade_id, status) references trades (id, state);
+  add constraint active_trade_belongs_to_an_open_trade
+  foreign key (trade_id, status, account_id, ticket_id) references trades (id, state, account_id, ticket_id);
 alter table trade_history
-  add constraint closed_trade_belongs_to_a_closed_trade foreign key (trade_id, status) references trades (id, state);
+  add constraint closed_trade_belongs_to_a_closed_trade
+  foreign key (trade_id, status, account_id, ticket_id) references trades (id, state, account_id, ticket_id);
 alter table trades
   add constraint open_trade_is_active   foreign key (open_id)   references active_trades (trade_id) deferrable initially deferred,
   add constraint closed_trade_is_history foreign key (closed_id) references trade_history (trade_id) deferrable initially deferred;
+
+-- Each time an active row goes, the first of these looks for an open trade that would lose its home.
+create index trades_open_id_idx on trades (open_id) where open_id is not null;
 
 create function trade_keeps_its_identity() returns trigger language plpgsql as $$
 begin
@@ -56,13 +62,6 @@ create trigger never_truncated before truncate on active_trades for each stateme
 alter table active_trades enable always trigger keeps_its_opening, enable always trigger never_truncated;
 
 select make_append_only('trade_history'), make_append_only('trade_reductions'), make_append_only('copy_orders');
-
--- The home's row repeats the identity's account and ticket, so that the hot read needs no join: keep them equal.
-alter table trades add constraint trade_id_account_ticket_are_one unique (id, account_id, ticket_id);
-alter table active_trades
-  add constraint active_trade_repeats_its_identity foreign key (trade_id, account_id, ticket_id) references trades (id, account_id, ticket_id);
-alter table trade_history
-  add constraint closed_trade_repeats_its_identity foreign key (trade_id, account_id, ticket_id) references trades (id, account_id, ticket_id);
 
 -- The numbers of a stream only ever grow by one.
 create function stream_number_grows_by_one() returns trigger language plpgsql as $$

@@ -13,8 +13,8 @@ $$;
 create function key_refusal(k bot_keys, g bot_key_generations, p_ip inet) returns text language sql stable as $$
   select case
     when k.revoked_at is not null then 'key_revoked'
-    when k.expires_at <= clock_timestamp() then 'key_expired'
-    when g.retires_at <= clock_timestamp() then 'key_generation_retired'
+    when k.expires_at <= now() then 'key_expired'
+    when g.retires_at <= now() then 'key_generation_retired'
     when cardinality(k.allowed_networks) > 0 and not p_ip <<= any (k.allowed_networks::cidr[]) then 'ip_denied'
   end
 $$;

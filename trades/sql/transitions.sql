@@ -28,7 +28,7 @@ create function closed_row(h trade_history, p_strategy text) returns json langua
     'reason', h.reason, 'closed_at', iso(h.closed_at))
 $$;
 
-create function refused(p_code text, p_more jsonb default '{}') returns jsonb language sql immutable as $$
+create function refused(p_code text, p_more jsonb default '{}') returns jsonb language sql stable as $$
   select jsonb_build_object('code', p_code, 'refused', true) || p_more
 $$;
 
