@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import structlog
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.db import connections
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
@@ -26,6 +28,7 @@ from core.errors import DomainError, RequestMalformed
 BOT_DATABASE = "bot"
 MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 1024 * 1024
+log = structlog.get_logger()
 _UNKNOWN_SECRET = crypto.new_secret()  # verified against when the key is unknown, so that both cost the same
 
 
@@ -52,6 +55,13 @@ class SignatureInvalid(DomainError):
     code = "signature_invalid"
     status = 401
     detail = "Unknown key, wrong secret, or the request is not what was signed."
+
+
+class KeyUnreadable(DomainError):
+    code = "key_unreadable"
+    status = 503
+    retry = "same_key"
+    detail = "The desk cannot read what it keeps of this key. Its operators have been told; repeat later."
 
 
 class KeyRevoked(DomainError):
@@ -170,10 +180,12 @@ class Received:
 
 def verify(received: Received) -> SignedCall:
     """Return the signed call, or raise the refusal of the first check that fails."""
-    if not received.is_secure and not (settings.DEBUG and networks.is_loopback(received.ip)):
-        raise HttpsRequired
-    signable, signature = _read(received)
-    limiting.spend("ip", received.ip, settings.RATE_PER_IP)
+    try:
+        if not received.is_secure and not (settings.DEBUG and networks.is_loopback(received.ip)):
+            raise HttpsRequired
+        signable, signature = _read(received)
+    finally:  # what cannot be read counts as well: its refusal is audited, and nobody may fill the log at will
+        limiting.spend("ip", received.ip, settings.RATE_PER_IP)
     now_ms = time.time_ns() // 1_000_000
     if not signable.is_timely(now_ms):
         raise ClockOutsideWindow(server_time=now_ms)
@@ -203,6 +215,9 @@ def _read(received: Received) -> tuple[signing.Signable, str]:
         raise RequestMalformed(f"X-Cd-Window is at most {signing.MAX_WINDOW_MS}.", header="X-Cd-Window")
     if not signing.PATH.fullmatch(received.path) or not signing.QUERY.fullmatch(received.query):
         raise RequestMalformed("The path or query has characters that are never signed.")
+    names = [pair.partition("=")[0] for pair in received.query.split("&") if pair]
+    if len(set(names)) != len(names):
+        raise RequestMalformed("A name stands twice in the query.")
     if "content-encoding" in received.headers or {"transfer-encoding", "content-length"} <= received.headers.keys():
         raise RequestMalformed("Send the body as it is, with its length.")
     if received.body and received.headers.get("content-type") != "application/json":
@@ -242,7 +257,11 @@ def credential_of(key: str) -> Credential | None:
         return None
     generation_id, key_pk, kind, account_id, account_name, sealed, rate = row
     key_id, _, generation = key.partition(".")
-    secret = crypto.decrypt(sealed, bound_to=f"bot_key|{key_id}|{generation}")
+    try:
+        secret = crypto.decrypt(sealed, bound_to=f"bot_key|{key_id}|{generation}")
+    except crypto.SecretUnreadable as fault:  # moved between rows, or sealed under a key that is not loaded
+        log.error("key.unreadable", key=key, fault=str(fault))
+        raise KeyUnreadable from None
     return Credential(generation_id, key_pk, key, kind, account_id, account_name, rate, secret)
 
 
@@ -293,11 +312,13 @@ def host_of(host: str) -> str:
 def read_body(request: HttpRequest, limit: int) -> bytes:
     """The body, read before anything else may consume it."""
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if not length.isdigit():
+    if not re.fullmatch(r"[0-9]{1,15}", length):
         raise RequestMalformed("Content-Length is not a number.")
     if int(length) > limit:
         raise BodyTooLarge(limit_bytes=limit)
-    body = request.read(limit + 1) if "HTTP_TRANSFER_ENCODING" in request.META else request.read(int(length))
+    # Django reads a body without a length as an empty one; the server ends this stream itself.
+    chunked = "HTTP_TRANSFER_ENCODING" in request.META
+    body = request.META["wsgi.input"].read(limit + 1) if chunked else request.read(int(length))
     if len(body) > limit:
         raise BodyTooLarge(limit_bytes=limit)
     return body
@@ -309,10 +330,14 @@ _UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length
 def received(request: HttpRequest, body: bytes) -> Received:
     headers = {name[5:].replace("_", "-").lower(): value for name, value in request.META.items() if name[:5] == "HTTP_"}
     headers |= {name: request.META[key] for key, name in _UNPREFIXED.items() if request.META.get(key)}
+    try:
+        host = host_of(request.get_host())
+    except DisallowedHost:
+        raise RequestMalformed("The desk is not reached by this Host.", header="Host") from None
     return Received(
         method=request.method or "",
-        host=host_of(request.get_host()),
-        path=request.path,
+        host=host,
+        path=path_as_sent(request),
         query=request.META.get("QUERY_STRING", ""),
         headers=headers,
         body=body,
@@ -320,6 +345,12 @@ def received(request: HttpRequest, body: bytes) -> Received:
         is_secure=request.is_secure(),
         request_id=request.request_id,  # type: ignore[attr-defined]
     )
+
+
+def path_as_sent(request: HttpRequest) -> str:
+    """Not decoded, where the server tells: what is signed has no second spelling."""
+    raw: bytes | None = request.META.get("asgi.scope", {}).get("raw_path")
+    return request.path if raw is None else raw.decode("latin-1")
 
 
 def is_signed(request: HttpRequest) -> bool:

@@ -13,9 +13,18 @@ def parse(listed: Iterable[str]) -> list[Network]:
     if len(entries) > LIMIT:
         raise ValueError(f"at most {LIMIT} networks")
     try:
-        return [ipaddress.ip_network(entry) for entry in entries]
+        return [_network(entry) for entry in entries]
     except ValueError as fault:
         raise ValueError(f"{fault} (write a network as 203.0.113.0/24)") from fault
+
+
+def _network(entry: str) -> Network:
+    """As PostgreSQL reads one too: no netmask in dots, no zone."""
+    found = ipaddress.ip_network(entry)
+    length = entry.partition("/")[2]
+    if "%" in entry or (length and not length.isdecimal()):
+        raise ValueError(f"{entry!r} is not a network")
+    return found
 
 
 def client_address(peer: str, forwarded_for: str, trusted_proxies: int) -> str:
@@ -36,7 +45,7 @@ def _plain(address: str, otherwise: str = "") -> str:
     except ValueError:
         return _plain(otherwise) if otherwise else "0.0.0.0"  # noqa: S104 - "unknown", never bound to
     mapped = getattr(parsed, "ipv4_mapped", None)
-    return str(mapped or parsed)
+    return str(mapped or parsed).partition("%")[0]
 
 
 def is_loopback(address: str) -> bool:

@@ -3,12 +3,22 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import ERROR, CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
 from core import crypto
 
 _ROLES = ("copydesk_app", "copydesk_bot")
+
+
+def refuse_unsafe() -> None:
+    """End this process where its configuration is unsafe. For servers and workers, which run no system checks."""
+    found = [*secrets_are_set(None), *([] if settings.DEBUG else database_is_durable(None, ["default"]))]
+    connections["default"].close()
+    errors = [fault for fault in found if fault.level >= ERROR]
+    if errors:
+        lines = "\n".join(f"{fault.id}: {fault.msg}\n    {fault.hint}" for fault in errors)
+        raise SystemExit(f"Copydesk does not start like this:\n{lines}")
 
 
 @register(Tags.security)

@@ -10,13 +10,14 @@ class DomainError(Exception):
     """The desk says no, and why.
 
     `code` is stable and for machines, `detail` is for people, `retry` says what the caller may do next,
-    `extra` goes into the answer beside them.
+    `extra` goes into the answer beside them. `replayed`: this was said before, to the same Idempotency-Key.
     """
 
     code: ClassVar[str]
     status: ClassVar[int] = HTTPStatus.CONFLICT
     retry: ClassVar[Retry] = "never"
     detail: ClassVar[str] = ""
+    replayed: bool = False
 
     def __init__(self, detail: str = "", **extra: Any) -> None:
         super().__init__(detail or self.detail)

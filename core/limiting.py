@@ -39,7 +39,9 @@ class Room:
 @functools.cache
 def _limiter() -> strategies.SlidingWindowCounterRateLimiter:
     return strategies.SlidingWindowCounterRateLimiter(
-        storage.storage_from_string(settings.LIMITS_STORAGE, socket_timeout=1.0, socket_connect_timeout=1.0)
+        storage.storage_from_string(
+            settings.LIMITS_STORAGE, key_prefix=settings.REDIS_PREFIX, socket_timeout=1.0, socket_connect_timeout=1.0
+        )
     )
 
 
@@ -50,7 +52,7 @@ def spend(bucket: str, name: str, per_minute: int) -> Room | None:
     """
     if not per_minute:
         return None
-    item = RateLimitItemPerMinute(per_minute, namespace=f"{settings.REDIS_PREFIX}-limit:{bucket}")
+    item = RateLimitItemPerMinute(per_minute, namespace=f"limit:{bucket}")
     try:
         allowed = _limiter().hit(item, name)
         if allowed and bucket == "ip":

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from django.core.exceptions import SuspiciousOperation
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
@@ -37,6 +38,12 @@ def response(problem: dict[str, Any]) -> HttpResponse:
     answer["Cache-Control"] = "no-store"
     if "retry_after_ms" in problem:
         answer["Retry-After"] = str(-(-problem["retry_after_ms"] // 1000))
+    if "limit" in problem:
+        answer["RateLimit-Limit"] = str(problem["limit"])
+        answer["RateLimit-Remaining"] = "0"
+        answer["RateLimit-Reset"] = answer["Retry-After"]
+    if problem["status"] == HTTPStatus.UNAUTHORIZED:
+        answer["WWW-Authenticate"] = "CD1"
     return answer
 
 
@@ -63,6 +70,8 @@ _FRAMEWORK: dict[type[Exception], tuple[int, str, str]] = {
 
 def translated(fault: Exception) -> tuple[int, str, str] | None:
     """Status, code and detail of a fault of the framework; None for what is a bug."""
+    if isinstance(fault, SuspiciousOperation):
+        return 400, "request_malformed", errors.RequestMalformed.detail
     if isinstance(fault, Http404):
         return 404, "not_found", errors.NotFound.detail
     return next((known for kind, known in _FRAMEWORK.items() if isinstance(fault, kind)), None)
@@ -90,7 +99,10 @@ def handle(fault: Exception, context: dict[str, Any]) -> HttpResponse | None:
     if isinstance(fault, DatabaseError | InterfaceError):
         fault = of_database(fault) or fault
     if isinstance(fault, DomainError):
-        return response(of(fault, request_id))
+        refused = response(of(fault, request_id))
+        if fault.replayed:
+            refused["Idempotency-Replayed"] = "true"
+        return refused
     known = translated(fault)
     if known is None:
         return None

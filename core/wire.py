@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Never
 
+import orjson
+
 from core import money
 from core.errors import Invalid, RequestMalformed
 
 Fields = Mapping[str, Any]
 _DECIMAL = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,8})?")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _no_constant(name: str) -> Never:
@@ -140,19 +143,20 @@ def moment(value: Any) -> datetime:
 
 
 def small_object(most_bytes: int) -> Callable[[Any], dict[str, Any]]:
-    """A JSON object of at most so many bytes; its numbers become text, so that none turns into a float."""
+    """A JSON object of at most so many bytes, to be kept as it is. Its numbers become text where they are not whole
+    or would not fit 64 bits, so that none turns into a float.
+    """
 
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("must be a JSON object")
         try:
-            written = json.dumps(value, default=str, ensure_ascii=False)
-            too_large = len(written.encode()) > most_bytes
-        except (UnicodeEncodeError, RecursionError):
-            raise ValueError("must hold Unicode text, not nested too deep") from None
-        if too_large or "\\u0000" in written:
+            written = orjson.dumps(value, default=str, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+        except orjson.JSONEncodeError:  # also what its reader will not take: lone surrogates, 255 levels
+            raise ValueError("must hold Unicode text and numbers of at most 64 bits, not nested too deep") from None
+        if len(written) > most_bytes or _NUL.search(written):
             raise ValueError(f"must be at most {most_bytes} bytes, without NUL")
-        return json.loads(written, parse_float=str)  # type: ignore[no-any-return]
+        return orjson.loads(written)  # type: ignore[no-any-return]
 
     return read
 
@@ -186,13 +190,17 @@ class Form:
         """Raise Invalid with all faults; unknown names are faults where the form is strict."""
         if self.strict:
             for name in self.fields.keys() - self.known:
-                self.faults.setdefault(str(name)[:64], []).append("is not a field of this request")
+                shown = str(name)[:64].encode("ascii", "backslashreplace").decode()  # lone surrogates cannot be sent
+                self.faults.setdefault(shown, []).append("is not a field of this request")
         if self.faults:
             raise Invalid(self.faults)
 
     def _find(self, name: str, also: tuple[str, ...]) -> str | None:
         self.known |= {name, *also}
-        return next((known for known in (name, *also) if known in self.fields), None)
+        found = [known for known in (name, *also) if known in self.fields]
+        if len(found) > 1 and self.fields[found[0]] != self.fields[found[1]]:
+            self.faults.setdefault(name, []).append(f"is said twice, also as {found[1]}")
+        return found[0] if found else None
 
     def _read(self, name: str, read: Callable[[Any], Any]) -> Any:
         try:

@@ -77,9 +77,17 @@ def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
     return args
 
 
+def _of_path(fields: Fields, ticket_id: Any) -> Form:
+    """The form of a request whose path names the trade: its body may name the same one, but no other."""
+    form = Form({**fields, "ticket_id": ticket_id})
+    if str(fields.get("ticket_id", ticket_id)) != str(ticket_id):
+        form.faults["ticket_id"] = ["is not the ticket of the path"]
+    return form
+
+
 def modification(fields: Fields, ticket_id: Any) -> Args:
     """Arguments of trade_modify: what is named is set, null removes, what is absent stays."""
-    form = Form({"ticket_id": ticket_id, **fields})
+    form = _of_path(fields, ticket_id)
     args: Args = {"ticket_id": form.need("ticket_id", ticket)}
     for name in ("sl", "tp"):
         value = form.may(name, wire.positive)
@@ -96,7 +104,7 @@ def modification(fields: Fields, ticket_id: Any) -> Args:
 
 def reduction(fields: Fields, ticket_id: Any) -> Args:
     """Arguments of trade_reduce: `volume` is what must remain."""
-    form = Form({"ticket_id": ticket_id, **fields})
+    form = _of_path(fields, ticket_id)
     args = {
         "ticket_id": form.need("ticket_id", ticket),
         "deal_id": form.need("deal_id", _deal),

@@ -156,8 +156,8 @@ def processes(port: int, *, demo: bool) -> list[Child]:
     schedule.mkdir(parents=True, exist_ok=True)
     web = [
         python, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(port),
-        "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio", "--ws-max-size", "65536",
-        "--timeout-graceful-shutdown", "3",
+        "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
+        "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3",
     ]  # fmt: skip
     celery = [python, "-W", "ignore", "-m", "celery", "-A", "config"]
     children = [
