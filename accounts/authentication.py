@@ -349,8 +349,7 @@ def received(request: HttpRequest, body: bytes) -> Received:
 
 def path_as_sent(request: HttpRequest) -> str:
     """Not decoded, where the server tells: what is signed has no second spelling."""
-    raw: bytes | None = request.META.get("asgi.scope", {}).get("raw_path")
-    return request.path if raw is None else raw.decode("latin-1")
+    return str(request.META.get("RAW_PATH", request.path))
 
 
 def is_signed(request: HttpRequest) -> bool:

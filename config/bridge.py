@@ -1,7 +1,7 @@
 """HTTP from the ASGI server to Django's WSGI application, in threads that last as long as the process.
 
-The event loop reads the request and writes the answer; in between lies one hop to a thread, whose database connections
-stay open from request to request.
+The event loop reads the request whole and writes the answer; in between lies one hop to a thread, whose database
+connections stay open from request to request. So nobody holds a thread by sending nothing.
 """
 
 import asyncio
@@ -11,10 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from accounts.authentication import MAX_BATCH_BODY
+from core import problem
+
 Scope = dict[str, Any]
 Environ = dict[str, Any]
 
-MAX_BODY = 4 * 1024 * 1024  # what any route may take; each has its own, smaller limit
+BODY_S = 15  # a body takes so long at most; behind a proxy that waits for it, it is there at once
 SEND_S = 60  # how long a reader of a streamed answer may take for one piece of it
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -28,9 +31,16 @@ class WsgiThreads:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="http")
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        body = await _body(receive)
+        if not scope.get("query_string", b"").isascii():
+            await _send(send, _refusal(400, "request_malformed", "The query has characters that are no ASCII."))
+            return
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await _body(receive)
+        except TimeoutError:
+            await _send(send, _refusal(408, "request_timeout", "The body did not come in time."))
+            return
         if body is None:
-            await _send(send, (413, [(b"content-type", b"text/plain")], b"The body is too large.\n"))
             return
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(self.pool, self._run, environ_of(scope, body), loop, send)
@@ -73,17 +83,27 @@ async def _send(send: Callable[..., Any], answer: Answer) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def _refusal(status: int, code: str, detail: str) -> Answer:
+    refused = problem.response(problem.body(status=status, code=code, detail=detail))
+    headers = [(name.lower().encode(), value.encode()) for name, value in refused.items()]
+    return status, [*headers, (b"connection", b"close")], refused.content
+
+
 async def _body(receive: Callable[..., Any]) -> bytes | None:
-    """The request's body; None where it is larger than any route takes."""
+    """The body as far as any route takes one, and a byte more, by which it is seen to be too large. None: gone."""
     pieces, size = [], 0
-    while True:
+    while size <= MAX_BATCH_BODY:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
-        if size > MAX_BODY:
-            return None
         if not message.get("more_body"):
-            return b"".join(pieces)
+            break
+    return b"".join(pieces)[: MAX_BATCH_BODY + 1]
+
+
+_UNPREFIXED = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 
 
 def environ_of(scope: Scope, body: bytes) -> Environ:
@@ -102,7 +122,6 @@ def environ_of(scope: Scope, body: bytes) -> Environ:
         "SERVER_PORT": str(server[1] or 0),
         "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
         "REMOTE_ADDR": client[0],
-        "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.get("scheme", "http"),
         "wsgi.input": io.BytesIO(body),
@@ -112,10 +131,10 @@ def environ_of(scope: Scope, body: bytes) -> Environ:
         "wsgi.run_once": False,
     }
     for raw_name, raw_value in scope["headers"]:
-        if b"_" in raw_name or raw_name == b"content-length":
+        if b"_" in raw_name:
             continue
         name = raw_name.decode("latin-1").upper().replace("-", "_")
-        name = name if name == "CONTENT_TYPE" else f"HTTP_{name}"
+        name = name if name in _UNPREFIXED else f"HTTP_{name}"
         value = raw_value.decode("latin-1")
         environ[name] = f"{environ[name]},{value}" if name in environ else value
     return environ

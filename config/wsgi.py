@@ -6,8 +6,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from django.core.wsgi import get_wsgi_application
 
+from config import checks
+
 application = get_wsgi_application()
-
-from config.checks import refuse_unsafe
-
-refuse_unsafe()  # a server runs no system checks of its own
+checks.refuse_unsafe()  # a server runs no system checks of its own
