@@ -14,6 +14,7 @@ from core.errors import DomainError
 
 OVERLAP = timedelta(hours=24)
 LONGEST_OVERLAP = timedelta(days=7)
+CHANGEABLE = frozenset({"label", "allowed_networks", "rate_per_minute", "expires_at"})
 
 
 class KeyIsRevoked(DomainError):
@@ -74,6 +75,17 @@ def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP)
     locked.generations.filter(retires_at__isnull=True).update(retires_at=timezone.now() + min(overlap, LONGEST_OVERLAP))
     audit.record("key.rotated", actor=actor, subject=f"key:{locked.key_id}", generation=latest + 1)
     return _add_generation(locked, latest + 1)
+
+
+@transaction.atomic
+def change_key(*, key: BotKey, changed: list[str], actor: audit.Actor) -> None:
+    """Keep what was changed of a key's label, networks, rate or expiry. What it is a key to never changes."""
+    fields = [name for name in changed if name in CHANGEABLE]
+    if not fields:
+        return
+    key.save(update_fields=fields)
+    told = {name: str(getattr(key, name)) for name in fields}
+    audit.record("key.changed", actor=actor, subject=f"key:{key.key_id}", **told)
 
 
 @transaction.atomic

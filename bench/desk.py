@@ -52,6 +52,7 @@ def serving() -> Iterator[Desk]:
     for name in ("DATABASE_URL", "REDIS_URL", "DATABASE_OWNER_URL"):
         os.environ.pop(name, None)
     os.environ |= {
+        "COPYDESK_NO_VENV": "1",  # whoever measures installs nothing
         "DEBUG": "1",
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),

@@ -6,6 +6,7 @@ from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from config import health
+from portal import views as portal
 from trades import api, history
 
 bots = [
@@ -40,6 +41,7 @@ urlpatterns = [
         name="login",
     ),
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
+    path("login/other/", portal.sign_in_as_another, name="logout-and-in"),
     path("admin/", admin.site.urls),
     path("", include("portal.urls")),
 ]

@@ -6,7 +6,7 @@ from django.db import transaction
 
 from accounts.models import TradingAccount
 from audit import services as audit
-from core import crypto
+from core import crypto, money
 from strategies.models import Strategy, Subscription
 
 
@@ -39,6 +39,18 @@ def resume(*, subscription: Subscription, actor: audit.Actor) -> None:
 def end(*, subscription: Subscription, actor: audit.Actor) -> None:
     """Stop following: the stream is no longer shown to it."""
     _set_subscription(subscription, Subscription.Status.ENDED, "subscription.ended", actor)
+
+
+@transaction.atomic
+def resize(*, subscription: Subscription, multiplier: Decimal, actor: audit.Actor) -> None:
+    """Copy with another multiplier from the next snapshot or delta on."""
+    Subscription.objects.filter(pk=subscription.pk).update(multiplier=multiplier)
+    audit.record(
+        "subscription.resized",
+        actor=actor,
+        subject=f"subscription:{subscription.sub_id}",
+        multiplier=money.text(multiplier),
+    )
 
 
 def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:

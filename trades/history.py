@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 from accounts.authentication import BotsStayOut
 from accounts.models import User
 from audit import services as audit
-from audit.models import AuditLog
+from audit.people import actor_of
 from core import money, paging
 from core.errors import Invalid
 from trades import schema
@@ -140,12 +140,6 @@ def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
     return answer
 
 
-def user_actor(request: HttpRequest) -> audit.Actor:
-    user = request.user
-    kind = AuditLog.Actor.STAFF if user.is_staff else AuditLog.Actor.USER  # type: ignore[union-attr]
-    return audit.Actor(kind, str(user.pk), request.client_ip, request.request_id)  # type: ignore[attr-defined]
-
-
 class PeopleView(APIView):
     """A route for people in their session. Whoever signs as a bot is shown the door."""
 
@@ -215,5 +209,5 @@ class HistoryCsv(PeopleView):
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = filtered(request._request, own(request.user))  # type: ignore[arg-type]
-        audit.record("history.exported", actor=user_actor(request._request), subject=f"user:{request.user.pk}")
+        audit.record("history.exported", actor=actor_of(request._request), subject=f"user:{request.user.pk}")
         return csv_response(rows)

@@ -1,6 +1,6 @@
 /* Signed load over keep-alive connections, each as fast as it is answered: one thread, epoll.
  *
- *   load PORT CONNECTIONS WARM_S SECONDS pair|batch|poll KEYS
+ *   load PORT[,PORT…] CONNECTIONS WARM_S SECONDS pair|batch|poll KEYS
  *
  * pair:  an open, then its close.   batch: 50 such pairs in one request.   poll: the actives, with a true If-None-Match.
  * Connection i signs with key i. Prints one JSON object. */
@@ -21,18 +21,18 @@
 #define BUCKETS 100000 /* of 10 microseconds */
 
 typedef struct {
-    int fd, number, step, have;
+    int fd, port, step, have;
     long long ticket;
     double asked;
-    char etag[80], in[ROOM], out[ROOM];
+    char host[32], etag[80], in[ROOM], out[ROOM];
     bot_key_t *key;
 } connection_t;
 
 static connection_t connections[MOST];
 static bot_key_t keys[MOST];
-static char host[32], first_failure[300];
+static char first_failure[300];
 static const char *mode;
-static int port, poller;
+static int ports[MOST], servers, poller;
 static long answered, failed;
 static unsigned waits[BUCKETS];
 
@@ -85,7 +85,7 @@ static void ask(connection_t *c) {
         query = "close_price=1.11000000&profit=5.00000000&reason=TP";
         sprintf(effect, "close-%015lld", c->ticket);
     }
-    int n = signed_request(c->out, c->key, host, method, path, query, effect, body, length, more);
+    int n = signed_request(c->out, c->key, c->host, method, path, query, effect, body, length, more);
     c->have = 0;
     c->asked = now();
     for (int sent = 0; sent < n;) { /* loopback takes a request whole; wait for the rare one that it does not */
@@ -96,7 +96,7 @@ static void ask(connection_t *c) {
 }
 
 static void dial(connection_t *c) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(c->port)};
     int one = 1;
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -156,15 +156,16 @@ static double quantile(double q) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 7) return fprintf(stderr, "usage: load PORT CONNECTIONS WARM_S SECONDS pair|batch|poll KEYS\n"), 2;
-    port = atoi(argv[1]), mode = argv[5];
+    if (argc != 7) return fprintf(stderr, "usage: load PORT[,PORT…] CONNECTIONS WARM_S SECONDS pair|batch|poll KEYS\n"), 2;
+    for (char *one = strtok(argv[1], ","); one && servers < MOST; one = strtok(NULL, ",")) ports[servers++] = atoi(one);
+    mode = argv[5];
     int count = atoi(argv[2]), known = read_keys(argv[6], keys, MOST);
     if (count < 1 || count > known) return fprintf(stderr, "there are %d keys\n", known), 2;
-    snprintf(host, sizeof host, "127.0.0.1:%d", port);
     poller = epoll_create1(0);
     for (int i = 0; i < count; i++) {
         connection_t *c = &connections[i];
-        c->number = i, c->key = &keys[i], c->ticket = keys[i].seq;
+        c->port = ports[i % servers], c->key = &keys[i], c->ticket = keys[i].seq;
+        snprintf(c->host, sizeof c->host, "127.0.0.1:%d", c->port);
         dial(c);
         ask(c);
     }

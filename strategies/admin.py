@@ -1,0 +1,112 @@
+"""Who publishes and who copies; freezing, pausing, ending."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.safestring import SafeString
+
+from audit.people import actor_of
+from core.admin import NeverDeleted, chip
+from strategies import services
+from strategies.models import Strategy, Subscription
+
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(max_length=200, widget=forms.Textarea(attrs={"rows": 2, "cols": 60}))
+
+
+@admin.register(Strategy)
+class StrategyAdmin(NeverDeleted):
+    list_display = ["name", "state", "title", "owner", "account", "last_seq", "created_at"]
+    list_filter = ["status"]
+    list_select_related = ["owner", "account"]
+    search_fields = ["name", "title", "owner__username"]
+    autocomplete_fields = ["owner", "account"]
+    readonly_fields = ["status", "last_seq", "created_at"]
+    ordering = ["name"]
+    actions = ["freeze", "thaw"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [*self.readonly_fields, *(["name", "owner", "account"] if obj else [])]
+
+    @admin.display(description="state", ordering="status")
+    def state(self, strategy: Strategy) -> SafeString:
+        frozen = strategy.status == Strategy.Status.CLOSE_ONLY
+        return chip("close-only" if frozen else "active", "bad" if frozen else "good")
+
+    @admin.action(description="Freeze: opens are refused, closes pass", permissions=["change"])
+    def freeze(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
+        return self._with_reason(request, chosen, "freeze", services.freeze)
+
+    @admin.action(description="Thaw: opens are taken again", permissions=["change"])
+    def thaw(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
+        return self._with_reason(request, chosen, "thaw", services.thaw)
+
+    def _with_reason(
+        self, request: HttpRequest, chosen: QuerySet[Strategy], action: str, verb: Callable[..., None]
+    ) -> HttpResponse | None:
+        form = ReasonForm(request.POST if "confirmed" in request.POST else None)
+        if not form.is_valid():
+            context = {
+                **self.admin_site.each_context(request),
+                "opts": self.model._meta,
+                "title": f"{action.capitalize()} strategies",
+                "chosen": chosen,
+                "action": action,
+                "form": form,
+            }
+            return TemplateResponse(request, "admin/reason.html", context)
+        for strategy in chosen:
+            verb(strategy=strategy, actor=actor_of(request), reason=form.cleaned_data["reason"])
+        self.message_user(request, f"Done for {', '.join(strategy.name for strategy in chosen)}.")
+        return None
+
+
+@admin.register(Subscription)
+class SubscriptionAdmin(NeverDeleted):
+    list_display = ["sub_id", "state", "account", "strategy", "multiplier", "created_at"]
+    list_filter = ["status", "strategy"]
+    list_select_related = ["account", "strategy"]
+    search_fields = ["sub_id", "account__name", "strategy__name"]
+    autocomplete_fields = ["account", "strategy"]
+    ordering = ["-id"]
+    fields = ["strategy", "account", "multiplier"]
+    actions = ["pause", "resume", "end"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["strategy", "account"] if obj else []
+
+    @admin.display(description="state", ordering="status")
+    def state(self, one: Subscription) -> SafeString:
+        return chip(one.status.lower(), "good" if one.status == Subscription.Status.ACTIVE else "bad")
+
+    def save_model(self, request: HttpRequest, obj: Subscription, form: Any, change: bool) -> None:
+        if change:
+            services.resize(subscription=obj, multiplier=obj.multiplier, actor=actor_of(request))
+            return
+        made = services.subscribe(
+            account=obj.account, strategy=obj.strategy, multiplier=obj.multiplier, actor=actor_of(request)
+        )
+        obj.pk = made.pk
+
+    @admin.action(description="Pause: nothing new is copied, closes pass", permissions=["change"])
+    def pause(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:
+        self._each(request, chosen, services.pause)
+
+    @admin.action(description="Resume", permissions=["change"])
+    def resume(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:
+        self._each(request, chosen, services.resume)
+
+    @admin.action(description="End: the stream is no longer shown to it", permissions=["change"])
+    def end(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:
+        self._each(request, chosen, services.end)
+
+    def _each(self, request: HttpRequest, chosen: QuerySet[Subscription], verb: Callable[..., None]) -> None:
+        for subscription in chosen:
+            verb(subscription=subscription, actor=actor_of(request))
+        self.message_user(request, f"Done for {len(chosen)}.")

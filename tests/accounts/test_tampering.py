@@ -1,0 +1,667 @@
+"""A signed request of which one part is changed on its way is refused, has no effect, and leaves a row."""
+
+import contextlib
+import json
+import re
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+
+from accounts import authentication
+from copybot import signing
+from core.errors import RequestMalformed
+from tests.signed import HOST, Bot, opening
+
+ACTIVE = "/api/v2/trades/active"
+
+
+@pytest.fixture
+def audited():
+    """The codes of the refusals in the audit log since the last look."""
+    from audit.models import AuditLog
+
+    seen = AuditLog.objects.count
+
+    class Audited:
+        last = seen()
+
+        def codes(self):
+            rows = list(AuditLog.objects.order_by("id")[self.last :])
+            self.last += len(rows)
+            return [row.code for row in rows if row.action == "request.refused"]
+
+    return Audited()
+
+
+@pytest.fixture
+def last_seq():
+    from accounts.models import BotKeyGeneration
+
+    def read(bot):
+        key_id, generation = bot.key.split(".")
+        return BotKeyGeneration.objects.get(key__key_id=key_id, generation=generation).last_seq
+
+    return read
+
+
+def refusal(response):
+    assert response["Content-Type"] == "application/problem+json"
+    assert response["Cache-Control"] == "no-store"
+    problem = response.json()
+    assert problem["status"] == response.status_code
+    return response.status_code, problem["code"]
+
+
+FORGED = (401, "signature_invalid")
+MALFORMED = (400, "request_malformed")
+BODY = json.dumps(opening("1")).encode()
+
+CHANGES = {
+    "the method to PUT": ({"method": "PUT"}, FORGED),
+    "the method to PATCH": ({"method": "PATCH"}, FORGED),
+    "the method to DELETE": ({"method": "DELETE"}, FORGED),
+    "the method to one of one's own": ({"method": "OPEN"}, FORGED),
+    "the method to GET": ({"method": "GET"}, MALFORMED),  # which has no effect to name
+    "the host to another of ours": ({"host": "localhost:8000"}, FORGED),
+    "the port": ({"host": "127.0.0.1:8001"}, FORGED),
+    "the port to none": ({"host": "127.0.0.1"}, FORGED),
+    "the host to somebody else's": ({"host": "evil.example"}, MALFORMED),
+    "the host to nonsense": ({"host": "127.0.0.1:8000,evil.example"}, MALFORMED),
+    "the host to a user's": ({"host": "evil@127.0.0.1:8000"}, MALFORMED),
+    "the path to its alias": ({"path": "/api/v2/actives"}, FORGED),
+    "the path to that of V1": ({"path": "/signal/broadcast"}, FORGED),
+    "the path to a trade's": ({"path": f"{ACTIVE}/1/reduce"}, FORGED),
+    "the path to the batch's": ({"path": f"{ACTIVE}/batch"}, FORGED),
+    "the path to orders": ({"path": "/api/v2/trades/orders"}, FORGED),
+    "the path to history": ({"path": "/api/v2/trades/history"}, FORGED),
+    "the query": ({"query": "a=1"}, FORGED),
+    "the query's name to stand twice": ({"query": "a=1&a=2"}, MALFORMED),
+    "the query to encoded characters": ({"query": "a=%31"}, MALFORMED),
+    "a digit of the body": ({"body": BODY.replace(b"0.10000000", b"9.10000000")}, FORGED),
+    "a letter of the body": ({"body": BODY.replace(b"BUY", b"SELL")}, FORGED),
+    "a name in the body": ({"body": BODY.replace(b'"sl"', b'"tp"', 1)}, FORGED),
+    "the body's white space": ({"body": BODY.replace(b": ", b":")}, FORGED),
+    "the body's order": ({"body": json.dumps(dict(reversed(opening("1").items()))).encode()}, FORGED),
+    "the body's end by LF": ({"body": BODY + b"\n"}, FORGED),
+    "the body's end by NUL": ({"body": BODY + b"\0"}, FORGED),
+    "the body's beginning by a BOM": ({"body": b"\xef\xbb\xbf" + BODY}, FORGED),
+    "the body's end away": ({"body": BODY[:-1]}, FORGED),
+    "the body to nothing": ({"body": b""}, FORGED),
+    "the body to another encoding": ({"body": BODY.decode().encode("utf-16")}, FORGED),
+    "the Content-Type to text": ({"content_type": "text/plain"}, MALFORMED),
+    "the Content-Type's parameters": ({"content_type": "application/json; charset=utf-8"}, MALFORMED),
+    "the Content-Type's case": ({"content_type": "application/JSON"}, MALFORMED),
+    "the Content-Type to a form's": ({"content_type": "application/x-www-form-urlencoded"}, MALFORMED),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_refuses_when_somebody_changes(what, lena_bot, audited, last_seq):
+    but, expected = CHANGES[what]
+    request = lena_bot.request("POST", body=BODY)
+
+    tampered = replace(request, but=but).send()
+
+    assert refusal(tampered) == expected
+    assert "X-Cd-Response-Sig" not in tampered
+    assert audited.codes() == [expected[1]]
+    assert last_seq(lena_bot) == 0  # nothing was used up, so what was signed still passes
+    assert request.send().status_code == 201
+
+
+def header(name, value):
+    return {"headers": {name: value}}
+
+
+def other(bot, name):
+    """A well-formed value of this header that is not the one signed."""
+    return {
+        "X-Cd-Key": f"{bot.key.split('.')[0]}.2",
+        "X-Cd-Time": str(time.time_ns() // 1_000_000 + 7),
+        "X-Cd-Window": "6000",
+        "X-Cd-Seq": str(bot.seq + 1),
+        "X-Cd-Sig": "v1=" + "0" * 64,
+        "Idempotency-Key": "another-effect-0001",
+    }[name]
+
+
+HEADERS = ("X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig", "Idempotency-Key")
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_refuses_another_value_of_a_signed_header(name, lena_bot, audited):
+    request = lena_bot.request("POST", body=BODY)
+
+    assert refusal(replace(request, but=header(name, other(lena_bot, name))).send()) == FORGED
+    assert audited.codes() == ["signature_invalid"]
+    assert request.send().status_code == 201
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_refuses_without_a_signed_header(name, lena_bot, audited):
+    request = lena_bot.request("POST", body=BODY, window_ms=6000)
+    expected = {"X-Cd-Window": FORGED, "Idempotency-Key": (400, "idempotency_key_missing")}.get(name, MALFORMED)
+
+    assert refusal(replace(request, but=header(name, None)).send()) == expected
+    assert audited.codes() == [expected[1]]
+
+
+def test_the_window_may_be_left_out_where_it_is_the_usual_one(lena_bot):
+    assert replace(lena_bot.request("POST", body=BODY), but=header("X-Cd-Window", None)).send().status_code == 201
+
+
+MALFORMED_VALUES = {
+    "X-Cd-Key": ["", "ck_", "ck_0123456789abcdef", "ck_0123456789abcdef.0", "ck_0123456789ABCDEF.1", "' or 1=1 --"],
+    "X-Cd-Time": ["", "0", "-1", "1.7e12", "１７６７６０００００００0", "now", "9" * 14],
+    "X-Cd-Window": ["", "0", "-1", "30001", "99999", "5000.0", "05000"],
+    "X-Cd-Seq": ["", "0", "-1", "01", "9" * 19, "1 ", "+1", "0x10"],
+    "X-Cd-Sig": ["", "v1=", "v1=zz", "v0=" + "0" * 64, "v1=" + "0" * 65, "0" * 64],
+    "Idempotency-Key": ["", "short", "x" * 65, "with blanks in it", "with/a/slash/in-it", "ümläute-in-the-key"],
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_refuses_a_malformed_header_by_its_name(name, lena_bot):
+    for value in MALFORMED_VALUES[name]:
+        response = replace(lena_bot.request("POST", body=BODY), but=header(name, value)).send()
+
+        assert refusal(response) == MALFORMED, value
+        assert response.json()["header"] == name
+
+
+def test_refuses_an_idempotency_key_on_a_get(lena_bot):
+    request = lena_bot.request("GET")
+
+    assert refusal(replace(request, but=header("Idempotency-Key", "a" * 16)).send()) == MALFORMED
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity", ""])
+def test_refuses_a_content_encoding(coding, lena_bot):
+    request = lena_bot.request("POST", body=BODY)
+
+    assert refusal(replace(request, but=header("Content-Encoding", coding)).send()) == MALFORMED
+
+
+@pytest.mark.parametrize("length", ["-1", "1.5", "²", "９", "9" * 5000, "0x10", " 1", "1\n"])
+def test_refuses_a_length_that_is_no_number(length, rf):
+    request = rf.post(ACTIVE, BODY, content_type="application/json")
+    request.META["CONTENT_LENGTH"] = length
+
+    with pytest.raises(RequestMalformed):
+        authentication.read_body(request, 65_536)
+
+
+def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot, audited):
+    body = json.dumps(opening("1", comment="x" * 65_536)).encode()
+
+    assert refusal(lena_bot.send("POST", body=body)) == (413, "body_too_large")
+    assert audited.codes() == []
+    assert refusal(lena_bot.send("POST", body=b" " * 65_537)) == (413, "body_too_large")
+
+
+def test_reads_a_body_of_64_kib(lena_bot):
+    body = BODY[:-1] + b" " * (65_536 - len(BODY)) + b"}"
+
+    assert lena_bot.send("POST", body=body).status_code == 201
+
+
+def test_refuses_every_flipped_byte_of_the_body(lena_bot, last_seq, audited):
+    request = lena_bot.request("POST", body=BODY)
+
+    for at in range(len(BODY)):
+        flipped = BODY[:at] + bytes([BODY[at] ^ 1]) + BODY[at + 1 :]
+        assert refusal(replace(request, but={"body": flipped}).send()) == FORGED
+    assert audited.codes() == ["signature_invalid"] * len(BODY)
+    assert last_seq(lena_bot) == 0
+
+
+def test_refuses_every_flipped_digit_of_the_signature(lena_bot):
+    request = lena_bot.request("POST", body=BODY)
+    right = request.signature()
+
+    for at in range(64):
+        wrong = right[:at] + ("0" if right[at] != "0" else "1") + right[at + 1 :]
+        assert refusal(replace(request, but=header("X-Cd-Sig", f"v1={wrong}")).send()) == FORGED
+
+
+def test_what_is_moved_between_two_fields_does_not_sign_alike(lena_bot):
+    """No line can hold the separator, so no text can be cut in another place."""
+    request = lena_bot.request("DELETE", f"{ACTIVE}/1", query="close_price=1&profit=2")
+
+    moved = replace(request, but={"path": f"{ACTIVE}/12", "query": "close_price=1&profit="}).send()
+
+    assert refusal(moved) == FORGED
+
+
+def test_somebody_elses_key_under_ones_own_signature_is_forged(lena_bot, sam_bot, audited):
+    request = sam_bot.request("POST", body=BODY)
+
+    assert refusal(replace(request, but=header("X-Cd-Key", lena_bot.key)).send()) == FORGED
+    assert audited.codes() == ["signature_invalid"]
+    assert lena_bot.send("GET").json()["count"] == 0
+
+
+def test_an_unknown_key_is_told_what_a_wrong_secret_is_told(lena_bot):
+    unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64}).send("POST", body=BODY)
+    wrong = Bot({"key": lena_bot.key, "secret": "0" * 64}).send("POST", body=BODY)
+
+    def told(response):
+        told = response.json()
+        return {name: told[name] for name in told.keys() - {"request_id", "server_time"}}
+
+    assert told(unknown) == told(wrong)
+    assert dict(unknown.headers).keys() == dict(wrong.headers).keys()
+
+
+def test_no_audit_row_holds_a_signature_or_a_secret(lena_bot):
+    from audit.models import AuditLog
+
+    request = lena_bot.request("POST", body=BODY)
+    replace(request, but={"query": "a=1"}).send()
+    replace(request, but=header("X-Cd-Key", f"{lena_bot.key}{lena_bot.secret}")).send()
+
+    written = json.dumps(list(AuditLog.objects.values("actor", "subject", "detail")))
+    assert lena_bot.secret not in written
+    assert request.signature()[8:] not in written
+
+
+# --- bodies whose signature is good
+
+
+NOT_JSON = {
+    "nothing": b"",
+    "a list": b"[]",
+    "a string": b'"x"',
+    "null": b"null",
+    "a number": b"1",
+    "two documents": b"{}{}",
+    "a name twice": b'{"ticket_id": "1", "ticket_id": "2"}',
+    "a name twice further down": b'{"analysis": {"a": 1, "a": 2}}',
+    "a name twice, once escaped": b'{"sl": "1", "s\\u006c": "2"}',
+    "NaN": b'{"volume": NaN}',
+    "Infinity": b'{"volume": Infinity}',
+    "-Infinity": b'{"volume": -Infinity}',
+    "a comma too many": b'{"volume": 1,}',
+    "a comment": b'{/* */"volume": 1}',
+    "single quotes": b"{'volume': 1}",
+    "a number that begins with zero": b'{"volume": 01}',
+    "a number with a plus": b'{"volume": +1}',
+    "hex": b'{"volume": 0x10}',
+    "an integer of 100,000 digits": b'{"ticket_id": ' + b"9" * 60_000 + b"}",
+    "a fraction of 60,000 digits": b'{"volume": 0.' + b"9" * 60_000 + b"}",
+    "an exponent of twenty digits": b'{"volume": 1e99999999999999999999}',
+    "30,000 levels": b'{"analysis":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    "20,000 open objects": b'{"a":' * 13_000,
+    "a BOM": b"\xef\xbb\xbf{}",
+    "UTF-16": '{"volume": "1"}'.encode("utf-16"),
+    "UTF-32": '{"volume": "1"}'.encode("utf-32"),
+    "Latin-1": '{"comment": "é"}'.encode("latin-1"),
+    "a surrogate's bytes": b'{"comment": "\xed\xa0\x80"}',
+    "an overlong sequence": b'{"comment": "\xc0\xaf"}',
+    "a byte that is never UTF-8": b'{"comment": "\xff"}',
+    "a bare control character": b'{"comment": "a\x01b"}',
+    "a bare NUL": b'{"comment": "a\x00b"}',
+    "a form": b"ticket_id=1&volume=1",
+    "XML": b"<ticket_id>1</ticket_id>",
+}
+
+
+@pytest.mark.parametrize("what", NOT_JSON)
+def test_refuses_a_body_that_is_no_json_object(what, lena_bot, last_seq):
+    for path in (ACTIVE, "/api/v2/actives", "/api/v2/signal/close", f"{ACTIVE}/batch", f"{ACTIVE}/1/reduce"):
+        response = lena_bot.send("POST", path, body=NOT_JSON[what])
+
+        assert refusal(response) == MALFORMED, path
+        assert "X-Cd-Response-Sig" in response
+    assert last_seq(lena_bot) == 0
+
+
+STRANGE_FIELDS = {
+    "a lone surrogate in a text": ('"comment": "\\ud800"', "comment"),
+    "a lone surrogate in a name": ('"\\ud800": 1', "\\ud800"),
+    "a lone surrogate in the symbol": ('"symbol": "EUR\\udfff"', "symbol"),
+    "a lone surrogate in the analysis": ('"analysis": {"a": "\\ud800"}', "analysis"),
+    "a lone surrogate in the analysis' name": ('"analysis": {"\\ud800": 1}', "analysis"),
+    "NUL in a text": ('"comment": "a\\u0000b"', "comment"),
+    "NUL in the analysis": ('"analysis": {"a": "\\u0000"}', "analysis"),
+    "NUL in the analysis' name": ('"analysis": {"\\u0000": 1}', "analysis"),
+    "300 levels in the analysis": (f'"analysis": {{"a": {"[" * 300}{"]" * 300}}}', "analysis"),
+    "an integer of 30 digits in the analysis": (f'"analysis": {{"a": {"9" * 30}}}', "analysis"),
+    "an analysis of 3 KiB": (f'"analysis": {{"a": "{"x" * 3072}"}}', "analysis"),
+    "an analysis that is a list": ('"analysis": [1]', "analysis"),
+    "a newline in the comment": ('"comment": "a\\nb"', "comment"),
+    "text that runs backwards": ('"comment": "a\\u202eb"', "comment"),
+    "a volume of 1e400": ('"volume": 1e400', "volume"),
+    "a volume of 1e-9": ('"volume": 1e-9', "volume"),
+    "a volume of nine decimals": ('"volume": "0.123456789"', "volume"),
+    "a volume in Arabic digits": ('"volume": "١"', "volume"),
+    "a volume with an exponent in text": ('"volume": "1e1"', "volume"),
+    "a volume in text with blanks": ('"volume": " 1"', "volume"),
+    "a volume that is true": ('"volume": true', "volume"),
+    "a volume that is a list": ('"volume": ["1"]', "volume"),
+    "a volume of nothing": ('"volume": null', "volume"),
+    "a volume of zero": ('"volume": "0.00000000"', "volume"),
+    "a volume of minus zero": ('"volume": "-0"', "volume"),
+    "a volume below zero": ('"volume": "-1"', "volume"),
+    "a volume of thirteen digits": ('"volume": "1000000000000"', "volume"),
+    "a ticket that begins with zero": ('"ticket_id": "01"', "ticket_id"),
+    "a ticket of twenty digits": (f'"ticket_id": "{"9" * 20}"', "ticket_id"),
+    "a ticket that is a fraction": ('"ticket_id": 1.0', "ticket_id"),
+    "a ticket that is true": ('"ticket_id": true', "ticket_id"),
+    "a ticket with a newline": ('"ticket_id": "1\\n"', "ticket_id"),
+    "a ticket below zero": ('"ticket_id": -1', "ticket_id"),
+    "a type of its own": ('"type": "HOLD"', "type"),
+    "a type that is an object": ('"type": {"a": 1}', "type"),
+    "a side said twice, differently": ('"direction": "SELL"', "type"),
+    "a time without a zone": ('"opened_at": "2026-01-05T10:00:00"', "opened_at"),
+    "a time to come": ('"opened_at": "2199-01-05T10:00:00Z"', "opened_at"),
+    "a time before time": ('"opened_at": "0001-01-01T00:00:00+14:00"', "opened_at"),
+    "a time that is a number": ('"opened_at": 1767600000', "opened_at"),
+    "a symbol with a pipe": ('"symbol": "EUR|USD"', "symbol"),
+    "a symbol that is a number": ('"symbol": 1', "symbol"),
+    "an unknown name": ('"profit": "1"', "profit"),
+    "an unknown name of a thousand letters": (f'"{"x" * 1000}": 1', "x" * 64),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE_FIELDS)
+def test_names_the_field_at_fault(what, lena_bot):
+    """Well-formed JSON of which one field is not: 422, never a failure, and nothing is opened."""
+    written, name = STRANGE_FIELDS[what]
+    field = written.split(":")[0].strip('"')
+    rest = {known: value for known, value in opening("1").items() if known != field}
+
+    response = lena_bot.send("POST", body=json.dumps(rest)[:-1].encode() + f", {written}}}".encode())
+
+    status, code = refusal(response)
+    assert (status, code) == (422, "symbol_grammar" if name == "symbol" else "invalid")
+    assert list(response.json()["fields"]) == [name]
+    assert lena_bot.send("GET").json()["count"] == 0
+
+
+@pytest.mark.parametrize("analysis", ['{"a": 18446744073709551615}', '{"a": 0.1}', '{"a": "\\\\u0000"}', "{}", "null"])
+def test_an_ordinary_analysis_passes(analysis, lena_bot):
+    body = BODY[:-1] + f', "analysis": {analysis}}}'.encode()
+
+    assert lena_bot.send("POST", body=body).status_code == 201
+
+
+def test_numbers_are_read_exactly(lena_bot):
+    body = BODY.replace(b'"0.10000000"', b"123456789012.12345678").replace(b'"987654"', b"9999999999999999999")
+
+    answer = lena_bot.send("POST", body=body)
+
+    assert answer.json()["trade"]["volume"] == "123456789012.12345678"
+
+
+@pytest.mark.parametrize("how", ["PATCH", "reduce", "DELETE"])
+def test_a_body_cannot_name_another_trade_than_its_path(how, lena_bot):
+    for ticket in ("1", "2"):
+        assert lena_bot.send("POST", fields=opening(ticket)).status_code == 201
+
+    if how == "PATCH":
+        answer = lena_bot.send("PATCH", f"{ACTIVE}/1", {"ticket_id": "2", "sl": "1.00000000"})
+    elif how == "reduce":
+        fields = {"ticket_id": "2", "deal_id": "d", "volume": "0.05", "close_price": "1.1", "profit": "1"}
+        answer = lena_bot.send("POST", f"{ACTIVE}/1/reduce", fields)
+    else:
+        answer = lena_bot.send("DELETE", f"{ACTIVE}/1", query="ticket_id=2&close_price=1.1&profit=1")
+
+    assert refusal(answer) == (422, "invalid")
+    assert list(answer.json()["fields"]) == ["ticket_id"]
+    assert {trade["seq"] for trade in lena_bot.send("GET").json()["trades"]} == {"1", "2"}
+
+
+# --- over a real socket, where nobody tidies up
+
+
+def _is_whole(answer):
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
+
+
+class Wire:
+    """Bytes to a web process and back."""
+
+    def __init__(self, web, key):
+        self.port, self.bot = web.port, Bot(key)
+        self.host = f"127.0.0.1:{web.port}"
+
+    def signed(self, ticket="1", *, path=ACTIVE, method="POST", body=None, query="", **parts):
+        """The lines of a signed open."""
+        body = json.dumps(opening(ticket)).encode() if body is None else body
+        request = self.bot.request(method, path, body=body, query=query, host=self.host, **parts)
+        lines = {"Host": self.host, **request.headers(), "Content-Length": str(len(body))}
+        if body:
+            lines["Content-Type"] = "application/json"
+        return lines, body
+
+    def send(self, target, lines, body=b"", method="POST", version="HTTP/1.1"):
+        """The status and the body of the answer; `lines` may be a list of pairs, with names twice."""
+        pairs = lines.items() if isinstance(lines, dict) else lines
+        head = b"".join(
+            (name if isinstance(name, bytes) else name.encode()) + b": " + value.encode("latin-1") + b"\r\n"
+            for name, value in pairs
+        )
+        target = target if isinstance(target, bytes) else target.encode()
+        return self.raw(method.encode() + b" " + target + b" " + version.encode() + b"\r\n" + head + b"\r\n" + body)
+
+    def raw(self, sent, patience_s=5.0):
+        """The first answer; status 0 where the server hangs up without one, or waits for more."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=patience_s) as line:
+            line.sendall(sent)
+            answer = b""
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                while (piece := line.recv(65_536)) and not _is_whole(answer := answer + piece):
+                    pass
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]) if head else 0, body
+
+    def count(self):
+        lines, _ = self.signed(method="GET", body=b"")
+        status, body = self.send(ACTIVE, {**lines, "Connection": "close"}, method="GET")
+        assert status == 200
+        return json.loads(body)["count"]
+
+
+@pytest.fixture
+def wire(web, cast):
+    return Wire(web, next(key for key in cast["keys"] if (key["owner"], key["kind"]) == ("lena", "master")))
+
+
+def test_the_wire_carries_what_is_signed(wire):
+    lines, body = wire.signed()
+
+    assert wire.send(ACTIVE, {**lines, "Connection": "close"}, body)[0] == 201
+    assert wire.count() == 1
+
+
+TARGETS = {
+    "a letter encoded": b"/api/v2/trades/%61ctive",
+    "a slash encoded": b"/api/v2/trades%2Factive",
+    "a dot segment": b"/api/v2/./trades/active",
+    "a parent segment": b"/api/v2/x/../trades/active",
+    "an encoded parent": b"/api/v2/x/%2e%2e/trades/active",
+    "two slashes": b"/api/v2//trades/active",
+    "two slashes first": b"//api/v2/trades/active",
+    "a slash at the end": b"/api/v2/trades/active/",
+    "a parameter": b"/api/v2/trades/active;a=1",
+    "NUL encoded": b"/api/v2/trades/active%00",
+    "NUL": b"/api/v2/trades/active\x00",
+    "LF encoded": b"/api/v2/trades/active%0a",
+    "a tab": b"/api/v2/trades/active\t",
+    "eight bits": b"/api/v2/trades/active\xe9",
+    "eight bits encoded": b"/api/v2/trades/active%e9",
+    "UTF-8": "/api/v2/trades/аctive".encode(),
+    "a backslash": b"\\api\\v2\\trades\\active",
+    "capitals": b"/API/V2/TRADES/ACTIVE",
+    "a fragment": b"/api/v2/trades/active#a",
+    "eight bits in the query": b"/api/v2/trades/active?a=\xe9",
+    "an encoded query": b"/api/v2/trades/active?a=%31",
+    "a query": b"/api/v2/trades/active?a=1",
+    "a question mark alone": b"/api/v2/trades/active??",
+    "another host's address": b"http://evil.example/api/v2/trades/active?b",
+    "an asterisk": b"*",
+    "a blank": b"/api/v2/trades/active /",
+    "nothing": b"",
+}
+
+
+def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire):
+    for what, target in TARGETS.items():
+        for path in {ACTIVE, target.decode("latin-1").partition("?")[0]}:
+            lines, body = wire.signed(path=path) if path.isascii() and "\0" not in path else wire.signed()
+
+            status, _ = wire.send(target, {**lines, "Connection": "close"}, body)
+
+            if (what, path) == ("a fragment", ACTIVE) and status == 201:
+                continue
+            assert status in (400, 401, 403, 404, 0), (what, path, status)
+    assert wire.count() == 0
+
+
+def test_a_signed_header_that_stands_twice_is_refused(wire):
+    for name in (*HEADERS, "Content-Type", "Host", "Content-Length"):
+        for twin in ("the same", "another"):
+            lines, body = wire.signed()
+            second = lines[name] if twin == "the same" else {"Content-Type": "text/plain", "Host": "evil.example",
+                                                             "Content-Length": "1"}.get(name) or other(wire.bot, name)  # fmt: skip
+
+            status, said = wire.send(ACTIVE, [("Connection", "close"), *lines.items(), (name, second)], body)
+
+            assert status in (400, 0), (name, twin, status, said)
+    assert wire.count() == 0
+
+
+def test_a_header_with_underscores_is_not_the_signed_one(wire):
+    """To WSGI X_Cd_Seq and X-Cd-Seq are one name."""
+    for name in HEADERS:
+        lines, body = wire.signed()
+        value = lines.pop(name)
+
+        lines |= {name.replace("-", "_"): value, "Connection": "close"}
+        status, _ = wire.send(ACTIVE, lines, body)
+
+        assert status == 400 or name == "X-Cd-Window", name
+
+
+FRAMINGS = {
+    "a length and chunks": ([("Transfer-Encoding", "chunked")], b"%x\r\n%s\r\n0\r\n\r\n"),
+    "two lengths": ([("Content-Length", "0")], b"%s"),
+    "a length below zero": ([("Content-Length", "-1")], b"%s"),
+    "a coding of the transfer": ([("Transfer-Encoding", "gzip")], b"%s"),
+    "a coding hidden by a tab": ([("Transfer-Encoding", "\tchunked")], b"%x\r\n%s\r\n0\r\n\r\n"),
+    "a name with a blank": ([(b"Transfer-Encoding ", "chunked")], b"%x\r\n%s\r\n0\r\n\r\n"),
+}
+
+
+def test_two_ways_to_tell_the_length_are_refused(wire):
+    for what, (more, shape) in FRAMINGS.items():
+        lines, body = wire.signed()
+        sent = shape.replace(b"%x", b"%x" % len(body)).replace(b"%s", body)
+
+        status, said = wire.send(ACTIVE, [("Connection", "close"), *lines.items(), *more], sent)
+
+        assert status in (400, 501, 0), (what, status, said)
+    assert wire.count() == 0
+
+
+def test_a_body_in_chunks_is_read_or_refused_but_never_taken_for_an_empty_one(wire):
+    lines, body = wire.signed()
+    del lines["Content-Length"]
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+    status, said = wire.send(ACTIVE, {**lines, "Transfer-Encoding": "chunked", "Connection": "close"}, chunks)
+
+    assert status == 201 or (status, json.loads(said)["code"]) == (400, "request_malformed")
+
+
+def test_a_second_request_hidden_in_a_body_is_a_body(wire):
+    """What lies beyond the length is another request, with a signature of its own to find."""
+    lines, body = wire.signed()
+    hidden = b"POST /api/v2/trades/active HTTP/1.1\r\nHost: " + wire.host.encode() + b"\r\n\r\n"
+
+    status, _ = wire.send(ACTIVE, lines, body + hidden)
+
+    assert status == 201
+    assert wire.count() == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X-Cd-Note: a\r\n folded",
+        b"X-Cd-Note : a",
+        b"X-Cd-Note",
+        b": a",
+        b"X-Cd-Note: a\x00b",
+        b"X-Cd-Note: a\rb",
+        b"X-Cd-\xe9: a",
+    ],
+)
+def test_a_head_that_is_no_http_is_refused(head, wire):
+    lines, body = wire.signed()
+    written = b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
+
+    status, _ = wire.raw(b"POST /api/v2/trades/active HTTP/1.1\r\n" + head + b"\r\n" + written + b"\r\n" + body)
+
+    assert status in (400, 0)
+    assert wire.count() == 0
+
+
+def test_a_body_that_ends_too_soon_does_nothing(wire):
+    lines, body = wire.signed()
+
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, "Content-Length": str(len(body) + 10)}.items())
+    status, _ = wire.raw(f"POST {ACTIVE} HTTP/1.1\r\n{head}\r\n".encode() + body, patience_s=0.3)
+
+    assert status == 0
+    assert wire.count() == 0
+
+
+def test_senders_who_never_send_their_body_keep_nobody_waiting(wire):
+    idle = [socket.create_connection(("127.0.0.1", wire.port)) for _ in range(40)]
+    try:
+        for line in idle:
+            lines, _ = wire.signed()
+            head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+            line.sendall(f"POST {ACTIVE} HTTP/1.1\r\n{head}\r\n".encode())
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert wire.count() == 0
+        assert time.monotonic() - began < 3
+    finally:
+        for line in idle:
+            line.close()
+
+
+def test_the_client_believes_no_answer_whose_signature_is_missing(web):
+    """The bots' side: see that a proxy which empties the snapshot is noticed."""
+    from copybot.client import AnswerForged
+
+    bot = web.bot("lena", "master")
+    genuine = bot._is_genuine
+    bot._is_genuine = lambda answer, signature: genuine(replace(answer, body=b'{"trades":[]}'), signature)
+
+    with pytest.raises(AnswerForged):
+        bot.active()
+
+
+def test_a_request_for_one_host_is_useless_at_another(lena_bot):
+    """A capture of a trial desk does not sign for this one."""
+    request = lena_bot.request("POST", body=BODY, host="trial.copydesk.example")
+
+    assert refusal(replace(request, but={"host": HOST}).send()) == FORGED
+
+
+def test_signs_alike_whoever_writes_the_signature(lena_bot):
+    request = lena_bot.request("POST", body=BODY)
+    by_hand = signing.sign(
+        lena_bot.secret, method="POST", host=HOST, path=ACTIVE, query="", key=lena_bot.key, time_ms=request.time_ms,
+        window_ms=5000, seq=request.seq, idempotency_key=request.effect, body=BODY,
+    )  # fmt: skip
+
+    assert replace(request, but=header("X-Cd-Sig", f"v1={by_hand.upper()}")).send().status_code == 201
