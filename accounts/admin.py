@@ -48,17 +48,7 @@ class NewKeyForm(forms.ModelForm):
 
 @admin.register(BotKey)
 class BotKeyAdmin(NeverDeleted):
-    list_display = [
-        "key_id",
-        "state",
-        "kind",
-        "account",
-        "label",
-        "networks",
-        "rate_per_minute",
-        "expires_at",
-        "last_used",
-    ]
+    list_display = ["key_id", "state", "kind_", "account", "label", "networks", "rate_per_minute", "last_used"]
     list_filter = ["kind", "revoked_at"]
     list_select_related = ["account"]
     search_fields = ["key_id", "label", "account__name"]
@@ -84,6 +74,10 @@ class BotKeyAdmin(NeverDeleted):
         if key.expires_at and key.expires_at <= timezone.now():
             return chip("expired", "bad")
         return chip("active", "good")
+
+    @admin.display(description="kind", ordering="kind")
+    def kind_(self, key: BotKey) -> str:
+        return key.kind
 
     @admin.display(description="networks")
     def networks(self, key: BotKey) -> str:

@@ -12,7 +12,7 @@ from core.admin import ReadOnly, chip
 
 @admin.register(AuditLog)
 class AuditLogAdmin(ReadOnly):
-    list_display = ["at", "action", "outcome_chip", "subject", "actor_kind", "actor", "ip", "request_id"]
+    list_display = ["at", "action", "outcome_chip", "subject", "actor_kind", "actor"]
     list_filter = ["at", "outcome", "action", "actor_kind", "code"]
     search_fields = ["subject", "actor", "request_id"]
     search_help_text = "Subject (trade:…, key:…), actor, or request id"

@@ -89,7 +89,9 @@ def _furnish(folder: Path, sockets: Path) -> Desk:
 
 
 def _key_row(connection: psycopg.Connection, key: str) -> tuple[int, int]:
-    row = connection.execute("select generation_id, account_id from bot_key_lookup(%s, 1)", [key.partition(".")[0]]).fetchone()
+    row = connection.execute(
+        "select generation_id, account_id from bot_key_lookup(%s, 1)", [key.partition(".")[0]]
+    ).fetchone()
     assert row is not None
     return row[0], row[1]
 

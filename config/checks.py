@@ -1,5 +1,6 @@
 """What stops the start: an unsafe configuration, with a sentence that says what to set."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.conf import settings
@@ -13,12 +14,22 @@ _ROLES = ("copydesk_app", "copydesk_bot")
 
 def refuse_unsafe() -> None:
     """End this process where its configuration is unsafe. For servers and workers, which run no system checks."""
-    found = [*secrets_are_set(None), *([] if settings.DEBUG else database_is_durable(None, ["default"]))]
-    connections["default"].close()
+    found = secrets_are_set(None)
+    if not settings.DEBUG:
+        # In a thread of its own: a server may import us in its event loop, where Django does not let one ask a database.
+        with ThreadPoolExecutor(1) as aside:
+            found += aside.submit(_ask_database).result()
     errors = [fault for fault in found if fault.level >= ERROR]
     if errors:
         lines = "\n".join(f"{fault.id}: {fault.msg}\n    {fault.hint}" for fault in errors)
         raise SystemExit(f"Copydesk does not start like this:\n{lines}")
+
+
+def _ask_database() -> list[CheckMessage]:
+    try:
+        return database_is_durable(None, ["default"])
+    finally:
+        connections["default"].close()
 
 
 @register(Tags.security)

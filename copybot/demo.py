@@ -21,7 +21,7 @@ from copybot.client import Client, DeskError
 
 LOT = Decimal(100_000)
 VOLUME = Decimal("0.10")
-CHANNELS = ((8, 4), (20, 10), (55, 20))  # bars of the entry's and the exit's channel
+CHANNELS = ((5, 3), (8, 5), (13, 8), (20, 10), (34, 15), (55, 20))  # bars of the entry's and the exit's channel
 
 
 @dataclass(frozen=True)

@@ -56,19 +56,7 @@ class TradePage(ReadOnly):
 
 @admin.register(ActiveTrade)
 class ActiveTradeAdmin(TradePage):
-    list_display = [
-        "ticket_id",
-        "strategy",
-        "account",
-        "symbol",
-        "side",
-        "lots",
-        "opened_for",
-        "sl_",
-        "tp_",
-        "seq",
-        "opened_at",
-    ]
+    list_display = ["ticket_id", "strategy", "symbol", "side", "lots", "opened_for", "sl_", "tp_", "opened_at"]
     list_filter = ["strategy", "symbol", "type", "opened_at"]
     list_select_related = ["strategy", "account"]
     search_fields = ["ticket_id", "symbol", "trade__id", "account__name"]
@@ -136,8 +124,7 @@ class ActiveTradeAdmin(TradePage):
 @admin.register(TradeHistory)
 class TradeHistoryAdmin(TradePage):
     list_display = [
-        "ticket_id", "strategy", "account", "symbol", "side", "lots", "opened_for", "closed_for", "result", "reason",
-        "closed_at",
+        "ticket_id", "strategy", "symbol", "side", "lots", "opened_for", "closed_for", "result", "reason", "closed_at",
     ]  # fmt: skip
     list_filter = ["closed_at", "reason", "kind", "type", "symbol", "strategy", "account"]
     list_select_related = ["strategy", "account"]

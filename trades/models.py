@@ -52,7 +52,7 @@ class Trade(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.account_id}/{self.ticket_id}"
+        return str(self.id)
 
 
 class Position(models.Model):

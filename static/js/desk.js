@@ -112,7 +112,7 @@ function take(trade) {
   setTimeout(() => row.remove(), 600);
 }
 
-const VERBS = { "trade.opened": "opened", "trade.modified": "moved stop", "trade.reduced": "closed a part", "trade.closed": "closed" };
+const VERBS = { "trade.opened": "opened", "trade.modified": "stops", "trade.reduced": "part of", "trade.closed": "closed" };
 
 function tell(message) {
   const { trade } = message;
@@ -120,9 +120,9 @@ function tell(message) {
   const time = document.createElement("time");
   time.textContent = clock(new Date());
   const what = document.createElement("span");
-  what.textContent = `${VERBS[message.type]} `;
+  what.textContent = VERBS[message.type];
   const details = document.createElement("span");
-  details.textContent = ` ${plain(trade.volume)} ${trade.symbol} ${detail(message.type, trade)}`;
+  details.textContent = `${plain(trade.volume)} ${trade.symbol} ${detail(message.type, trade)}`;
   item.append(time, what, chip(trade.type), details);
   if (message.type === "trade.closed") {
     const result = document.createElement("b");
@@ -141,7 +141,7 @@ function detail(type, trade) {
   if (type === "trade.opened") return `at ${plain(trade.open_price)}`;
   if (type === "trade.modified") return `to ${plain(trade.sl)}`;
   if (type === "trade.reduced") return `left, at ${plain(trade.close_price)}`;
-  return `at ${plain(trade.close_price)} (${trade.reason}) `;
+  return `at ${plain(trade.close_price)} · ${trade.reason}`;
 }
 
 function figures() {

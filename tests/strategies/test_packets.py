@@ -88,9 +88,7 @@ TRADE = {
 
 
 def fields_of(event, trade, volume="0.1", seq="5"):
-    return packets.fields_of(
-        event, trade, sub_id="7", seq=seq, timestamp_ms=1767600000000, copy_volume=Decimal(volume)
-    )
+    return packets.fields_of(event, trade, sub_id="7", seq=seq, timestamp_ms=1767600000000, copy_volume=Decimal(volume))
 
 
 def test_writes_the_fields_of_an_open_as_the_vector_has_them():

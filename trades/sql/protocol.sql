@@ -2,12 +2,16 @@
 -- now, the sequence number, the idempotency results, the effects and their audit rows commit together or not at all.
 
 -- What a verifier needs of a key: fixed for ever, so a process may keep it. State is read in the calls below.
+-- (PL/pgSQL here and below, where SQL would do: before 18 the body of a SQL function is planned anew in each call.)
 create function bot_key_lookup(p_key_id text, p_generation int)
-returns table (generation_id bigint, key_pk bigint, kind text, account_id bigint, account_name text, sealed_secret bytea, rate_per_minute int) language sql stable as $$
-  select g.id, k.id, k.kind, k.account_id, a.name, g.sealed_secret, k.rate_per_minute
-    from bot_key_generations g join bot_keys k on k.id = g.key_id join trading_accounts a on a.id = k.account_id
-   where k.key_id = p_key_id and g.generation = p_generation
-$$;
+returns table (generation_id bigint, key_pk bigint, kind text, account_id bigint, account_name text, sealed_secret bytea, rate_per_minute int)
+language plpgsql stable as $$
+begin
+  return query
+    select g.id, k.id, k.kind::text, k.account_id, a.name::text, g.sealed_secret, k.rate_per_minute
+      from bot_key_generations g join bot_keys k on k.id = g.key_id join trading_accounts a on a.id = k.account_id
+     where k.key_id = p_key_id and g.generation = p_generation;
+end $$;
 
 -- Why this key may not call now; null where it may.
 create function key_refusal(k bot_keys, g bot_key_generations, p_ip inet) returns text language sql stable as $$
@@ -68,20 +72,28 @@ begin
 end $$;
 
 -- A read changes nothing: the number need only not lie behind the last write's.
-create function signed_read(p_generation bigint, p_seq bigint, p_ip inet) returns jsonb language sql stable as $$
-  select case
-    when key_refusal(k, g, p_ip) is not null then jsonb_build_object('refused', key_refusal(k, g, p_ip))
-    when p_seq < g.last_seq then jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text)
-    else jsonb_build_object('mark', snapshot_mark(array[k.account_id])) end
-    from bot_key_generations g join bot_keys k on k.id = g.key_id where g.id = p_generation
-$$;
+create function signed_read(p_generation bigint, p_seq bigint, p_ip inet) returns jsonb language plpgsql stable as $$
+declare
+  k bot_keys;
+  g bot_key_generations;
+  v_refusal text;
+begin
+  select * into g from bot_key_generations where id = p_generation;
+  select * into k from bot_keys where id = g.key_id;
+  v_refusal := key_refusal(k, g, p_ip);
+  if v_refusal is not null then return jsonb_build_object('refused', v_refusal); end if;
+  if p_seq < g.last_seq then return jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text); end if;
+  return jsonb_build_object('mark', snapshot_mark(array[k.account_id]));
+end $$;
 
 -- Which of these open sockets' keys may no longer call.
-create function keys_refused(p_generations bigint[]) returns table (generation_id bigint) language sql stable as $$
-  select g.id from bot_key_generations g join bot_keys k on k.id = g.key_id
-   where g.id = any(p_generations)
-     and (k.revoked_at is not null or k.expires_at <= clock_timestamp() or g.retires_at <= clock_timestamp())
-$$;
+create function keys_refused(p_generations bigint[]) returns table (generation_id bigint) language plpgsql stable as $$
+begin
+  return query
+    select g.id from bot_key_generations g join bot_keys k on k.id = g.key_id
+     where g.id = any(p_generations)
+       and (k.revoked_at is not null or k.expires_at <= now() or g.retires_at <= now());
+end $$;
 
 -- Functions run as the tables' owner; who may call them is said here and nowhere else.
 do $$

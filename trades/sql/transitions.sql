@@ -293,26 +293,30 @@ end $$;
 
 -- The streams these accounts see: those they lead and those they follow (a paused one still sees its closes).
 create function streams_of(p_accounts bigint[])
-returns table (strategy_id bigint, name text, last_seq bigint, sub_id text, multiplier numeric, status text) language sql stable as $$
-  select distinct on (id) id, name, last_seq, sub_id, multiplier, status from (
-    select s.id, s.name, s.last_seq, null as sub_id, null::numeric as multiplier, 'LEADS' as status
-      from strategies s where s.account_id = any(p_accounts)
-    union all
-    select s.id, s.name, s.last_seq, u.sub_id, u.multiplier, u.status
-      from subscriptions u join strategies s on s.id = u.strategy_id
-     where u.account_id = any(p_accounts) and u.status <> 'ENDED') streams
-  order by id, status
-$$;
+returns table (strategy_id bigint, name text, last_seq bigint, sub_id text, multiplier numeric, status text) language plpgsql stable as $$
+begin
+  return query
+    select distinct on (streams.id) streams.* from (
+      select s.id, s.name::text, s.last_seq, null::text, null::numeric, 'LEADS' as state
+        from strategies s where s.account_id = any(p_accounts)
+      union all
+      select s.id, s.name::text, s.last_seq, u.sub_id::text, u.multiplier, u.status::text
+        from subscriptions u join strategies s on s.id = u.strategy_id
+       where u.account_id = any(p_accounts) and u.status <> 'ENDED') streams
+    order by streams.id, streams.state;
+end $$;
 
 -- Changes exactly when the snapshot of these accounts may have changed.
-create function snapshot_mark(p_accounts bigint[]) returns text language sql stable as $$
-  select coalesce((select string_agg(concat_ws(':', strategy_id, last_seq, status, multiplier), ',' order by strategy_id) from streams_of(p_accounts)), '')
-      || '/' || coalesce((select string_agg(copy_seq::text, ',' order by id) from trading_accounts where id = any(p_accounts)), '')
-$$;
+create function snapshot_mark(p_accounts bigint[]) returns text language plpgsql stable as $$
+begin
+  return coalesce((select string_agg(concat_ws(':', strategy_id, last_seq, status, multiplier), ',' order by strategy_id) from streams_of(p_accounts)), '')
+      || '/' || coalesce((select string_agg(copy_seq::text, ',' order by id) from trading_accounts where id = any(p_accounts)), '');
+end $$;
 
 -- What is active now, read at one instant: being STABLE, the whole function sees the one snapshot of its caller.
-create function active_snapshot(p_accounts bigint[]) returns json language sql stable as $$
-  select json_build_object(
+create function active_snapshot(p_accounts bigint[]) returns json language plpgsql stable as $$
+begin
+  return json_build_object(
     'mark', snapshot_mark(p_accounts),
     'streams', coalesce((select json_agg(json_build_object('id', strategy_id, 'name', name, 'seq', last_seq, 'sub_id', sub_id,
                                                            'multiplier', multiplier::text, 'status', status) order by strategy_id)
@@ -321,5 +325,5 @@ create function active_snapshot(p_accounts bigint[]) returns json language sql s
       select json_agg(active_row(a, s.name) order by a.opened_at, a.trade_id)
         from active_trades a join strategies s on s.id = a.strategy_id
        where (a.master_trade is null and a.strategy_id in (select strategy_id from streams_of(p_accounts)))
-          or (a.master_trade is not null and a.account_id = any(p_accounts))), '[]'))
-$$;
+          or (a.master_trade is not null and a.account_id = any(p_accounts))), '[]'));
+end $$;
