@@ -123,6 +123,7 @@ class Serving:
         self.url = f"http://127.0.0.1:{self.port}"
         self.environ = {**os.environ, "DATABASE_URL": databases.url(database), "DEBUG": "1", **more}
         self.process: subprocess.Popen[bytes] | None = None
+        self.bots: list[Client] = []
 
     def start(self) -> "Serving":
         command = [
@@ -155,6 +156,8 @@ class Serving:
         self.process.wait()
 
     def stop(self) -> None:
+        for bot in self.bots:
+            bot.hang_up()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -164,7 +167,8 @@ class Serving:
 
     def bot(self, owner: str, kind: str, **more: Any) -> Client:
         key = key_of(self.cast, owner, kind)
-        return Client(self.url, key["key"], key["secret"], **more)
+        self.bots.append(Client(self.url, key["key"], key["secret"], **more))
+        return self.bots[-1]
 
 
 @pytest.fixture

@@ -223,18 +223,23 @@ def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, 
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError(f"{verb} is a part: open a transaction around it")
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # the verb is one of ours
-            [orjson.dumps({**caller, "account": account.pk}).decode(), orjson.dumps(args).decode()],
-        )
-        (answer,) = cursor.fetchone() or ("{}",)
-    outcome: Outcome = orjson.loads(answer)
+    outcome = _ask(verb, {**caller, "account": account.pk}, args)
     no = refusal_of(outcome)
     if no is not None:
         raise no
     if "event" in outcome:
         transaction.on_commit(lambda: stream.publish(outcome))
+    return outcome
+
+
+def _ask(verb: str, caller: dict[str, Any], args: dict[str, Any]) -> Outcome:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # the verb is one of ours
+            [orjson.dumps(caller).decode(), orjson.dumps(args).decode()],
+        )
+        (answer,) = cursor.fetchone() or ("{}",)
+    outcome: Outcome = orjson.loads(answer)
     return outcome
 
 

@@ -308,12 +308,14 @@ NOT_JSON = {
 }
 
 
-@pytest.mark.parametrize("what", NOT_JSON)
-def test_refuses_a_body_that_is_no_json_object(what, lena_bot, last_seq):
-    for path in (ACTIVE, "/api/v2/actives", "/api/v2/signal/close", f"{ACTIVE}/batch", f"{ACTIVE}/1/reduce"):
-        response = lena_bot.send("POST", path, body=NOT_JSON[what])
+@pytest.mark.parametrize(
+    "path", [ACTIVE, "/api/v2/actives", "/api/v2/signal/close", f"{ACTIVE}/batch", f"{ACTIVE}/1/reduce"]
+)
+def test_refuses_a_body_that_is_no_json_object(path, lena_bot, last_seq):
+    for what, body in NOT_JSON.items():
+        response = lena_bot.send("POST", path, body=body)
 
-        assert refusal(response) == MALFORMED, path
+        assert refusal(response) == MALFORMED, what
         assert "X-Cd-Response-Sig" in response
     assert last_seq(lena_bot) == 0
 
@@ -366,26 +368,26 @@ STRANGE_FIELDS = {
 }
 
 
-@pytest.mark.parametrize("what", STRANGE_FIELDS)
-def test_names_the_field_at_fault(what, lena_bot):
+def test_names_the_field_at_fault(lena_bot):
     """Well-formed JSON of which one field is not: 422, never a failure, and nothing is opened."""
-    written, name = STRANGE_FIELDS[what]
-    field = written.split(":")[0].strip('"')
-    rest = {known: value for known, value in opening("1").items() if known != field}
+    for what, (written, name) in STRANGE_FIELDS.items():
+        field = written.split(":")[0].strip('"')
+        rest = {known: value for known, value in opening("1").items() if known != field}
 
-    response = lena_bot.send("POST", body=json.dumps(rest)[:-1].encode() + f", {written}}}".encode())
+        response = lena_bot.send("POST", body=json.dumps(rest)[:-1].encode() + f", {written}}}".encode())
 
-    status, code = refusal(response)
-    assert (status, code) == (422, "symbol_grammar" if name == "symbol" else "invalid")
-    assert list(response.json()["fields"]) == [name]
+        assert refusal(response) == (422, "symbol_grammar" if name == "symbol" else "invalid"), what
+        assert list(response.json()["fields"]) == [name], what
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-@pytest.mark.parametrize("analysis", ['{"a": 18446744073709551615}', '{"a": 0.1}', '{"a": "\\\\u0000"}', "{}", "null"])
-def test_an_ordinary_analysis_passes(analysis, lena_bot):
-    body = BODY[:-1] + f', "analysis": {analysis}}}'.encode()
+def test_an_ordinary_analysis_passes(lena_bot):
+    for ticket, analysis in enumerate(
+        ['{"a": 18446744073709551615}', '{"a": 0.1}', '{"a": "\\\\u0000"}', "{}", "null"], 1
+    ):
+        body = json.dumps(opening(ticket))[:-1] + f', "analysis": {analysis}}}'
 
-    assert lena_bot.send("POST", body=body).status_code == 201
+        assert lena_bot.send("POST", body=body.encode()).status_code == 201, analysis
 
 
 def test_numbers_are_read_exactly(lena_bot):
@@ -498,7 +500,6 @@ TARGETS = {
     "UTF-8": "/api/v2/trades/аctive".encode(),
     "a backslash": b"\\api\\v2\\trades\\active",
     "capitals": b"/API/V2/TRADES/ACTIVE",
-    "a fragment": b"/api/v2/trades/active#a",
     "eight bits in the query": b"/api/v2/trades/active?a=\xe9",
     "an encoded query": b"/api/v2/trades/active?a=%31",
     "a query": b"/api/v2/trades/active?a=1",
@@ -517,8 +518,6 @@ def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire):
 
             status, _ = wire.send(target, {**lines, "Connection": "close"}, body)
 
-            if (what, path) == ("a fragment", ACTIVE) and status == 201:
-                continue
             assert status in (400, 401, 403, 404, 0), (what, path, status)
     assert wire.count() == 0
 
@@ -590,25 +589,27 @@ def test_a_second_request_hidden_in_a_body_is_a_body(wire):
     assert wire.count() == 1
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"X-Cd-Note: a\r\n folded",
-        b"X-Cd-Note : a",
-        b"X-Cd-Note",
-        b": a",
-        b"X-Cd-Note: a\x00b",
-        b"X-Cd-Note: a\rb",
-        b"X-Cd-\xe9: a",
-    ],
-)
-def test_a_head_that_is_no_http_is_refused(head, wire):
+HEADS = {
+    "folded": b"X-Cd-Note: a\r\n folded",
+    "a blank before the colon": b"X-Cd-Note : a",
+    "no colon": b"X-Cd-Note",
+    "no name": b": a",
+    "NUL": b"X-Cd-Note: a\x00b",
+    "CR": b"X-Cd-Note: a\rb",
+    "eight bits in a name": b"X-Cd-\xe9: a",
+}
+
+
+def test_a_head_that_is_no_http_is_refused(wire):
+    for what, head in HEADS.items():
+        lines, body = wire.signed()
+        written = b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
+
+        status, _ = wire.raw(b"POST /api/v2/trades/active HTTP/1.1\r\n" + head + b"\r\n" + written + b"\r\n" + body)
+
+        assert status in (400, 0), what
     lines, body = wire.signed()
-    written = b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
-
-    status, _ = wire.raw(b"POST /api/v2/trades/active HTTP/1.1\r\n" + head + b"\r\n" + written + b"\r\n" + body)
-
-    assert status in (400, 0)
+    assert wire.send(ACTIVE, lines, body, method="post")[0] in (400, 0)
     assert wire.count() == 0
 
 
@@ -648,6 +649,7 @@ def test_the_client_believes_no_answer_whose_signature_is_missing(web):
 
     with pytest.raises(AnswerForged):
         bot.active()
+    bot.hang_up()
 
 
 def test_a_request_for_one_host_is_useless_at_another(lena_bot):

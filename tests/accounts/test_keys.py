@@ -1,0 +1,465 @@
+"""Keys of bots: made, rotated, revoked; and what is kept of their secrets."""
+
+import json
+import logging
+import secrets
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connections, transaction
+from django.utils import timezone
+
+from accounts import authentication, networks, services
+from accounts.models import BotKey, BotKeyGeneration
+from audit import services as audit
+from audit.models import AuditLog
+from copybot.client import DeskError
+from core import crypto
+from tests import databases
+from tests.signed import Bot, opening
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ACTOR = audit.Actor(AuditLog.Actor.STAFF, "desk", "192.0.2.1", "a-request")
+
+
+def refusal(response):
+    return response.status_code, response.json().get("code")
+
+
+def make(account, kind="master", **more):
+    key, made = services.create_key(account=account, kind=kind, actor=ACTOR, **more)
+    return key, Bot({"key": made.key, "secret": made.secret})
+
+
+def rotate(key, **more):
+    made = services.rotate_key(key=key, actor=ACTOR, **more)
+    return Bot({"key": made.key, "secret": made.secret})
+
+
+def facts(subject):
+    return list(AuditLog.objects.filter(subject=subject).order_by("id").values_list("action", flat=True))
+
+
+# --- the verbs
+
+
+def test_a_new_key_may_call_at_once(lena):
+    key, bot = make(lena)
+
+    assert bot.key == f"{key.key_id}.1"
+    assert len(bot.secret) == 64
+    assert bot.send("POST", fields=opening("1")).status_code == 201
+    assert facts(f"key:{key.key_id}") == ["key.created"]
+
+
+def test_a_key_has_one_of_three_kinds(lena):
+    with pytest.raises(ValidationError):
+        make(lena, kind="history")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        BotKey.objects.bulk_create([BotKey(account=lena, kind="admin")])
+
+
+def test_a_rotated_key_has_a_new_secret_whose_numbers_begin_anew(lena):
+    key, old = make(lena)
+    old.send("POST", fields=opening("1"))
+
+    new = rotate(key)
+
+    assert (new.key, new.secret != old.secret) == (f"{key.key_id}.2", True)
+    assert new.send("POST", fields=opening("2"), seq=1).status_code == 201
+    assert facts(f"key:{key.key_id}") == ["key.created", "key.rotated"]
+
+
+def test_both_generations_pass_while_they_overlap(lena):
+    key, old = make(lena)
+
+    new = rotate(key, overlap=timedelta(hours=2))
+
+    assert old.send("POST", fields=opening("1")).status_code == 201
+    assert new.send("POST", fields=opening("2")).status_code == 201
+    assert old.send("POST", fields=opening("3")).status_code == 201
+
+
+def test_an_overlap_lasts_a_day_and_never_more_than_a_week(lena):
+    for asked, lasts in ((None, timedelta(hours=24)), (timedelta(days=90), timedelta(days=7))):
+        key, _ = make(lena)
+        rotate(key, **({} if asked is None else {"overlap": asked}))
+
+        left = key.generations.get(generation=1).retires_at - timezone.now()
+        assert lasts - timedelta(minutes=1) < left <= lasts
+
+
+def test_the_old_generation_has_an_hour_from_the_first_use_of_the_new(lena):
+    key, old = make(lena)
+    new = rotate(key, overlap=timedelta(days=7))
+
+    new.send("POST", fields=opening("1"))
+
+    left = key.generations.get(generation=1).retires_at - timezone.now()
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    assert old.send("POST", fields=opening("2")).status_code == 201
+
+
+def test_a_forged_use_of_the_new_generation_retires_nobody(lena):
+    key, _ = make(lena)
+    new = rotate(key, overlap=timedelta(days=7))
+
+    Bot({"key": new.key, "secret": "0" * 64}).send("POST", fields=opening("1"))
+
+    assert key.generations.get(generation=1).retires_at - timezone.now() > timedelta(days=6)
+
+
+def test_a_rotation_does_not_prolong_what_is_to_end_sooner(lena):
+    key, _ = make(lena)
+    new = rotate(key, overlap=timedelta(days=7))
+    new.send("POST", fields=opening("1"))
+
+    rotate(key, overlap=timedelta(days=7))
+
+    assert key.generations.get(generation=1).retires_at - timezone.now() <= timedelta(hours=1)
+
+
+def test_a_retired_generation_is_refused(lena):
+    key, old = make(lena)
+    new = rotate(key, overlap=timedelta(0))
+
+    for method, fields in (("POST", opening("1")), ("GET", None)):
+        assert refusal(old.send(method, fields=fields)) == (401, "key_generation_retired")
+    assert new.send("GET").status_code == 200
+
+
+def test_a_generation_that_was_never_made_is_unknown(lena):
+    _, bot = make(lena)
+
+    assert refusal(Bot({"key": bot.key[:-1] + "2", "secret": bot.secret}).send("GET")) == (401, "signature_invalid")
+
+
+def test_a_key_that_was_asked_for_too_soon_is_known_once_it_is_made(lena):
+    """That there is no such key must not be remembered."""
+    key, bot = make(lena)
+    guessed = Bot({"key": f"{key.key_id}.2", "secret": bot.secret})
+    assert refusal(guessed.send("GET")) == (401, "signature_invalid")
+
+    assert rotate(key).send("GET").status_code == 200
+
+
+def test_a_revoked_key_is_refused_in_every_generation_and_stays_so(lena):
+    key, old = make(lena)
+    new = rotate(key)
+    assert new.send("GET").status_code == 200
+
+    services.revoke_key(key=key, actor=ACTOR)
+    services.revoke_key(key=key, actor=ACTOR)
+
+    for bot in (old, new):
+        for method, fields in (("POST", opening("1")), ("GET", None)):
+            assert refusal(bot.send(method, fields=fields)) == (401, "key_revoked")
+    with pytest.raises(services.KeyIsRevoked):
+        rotate(key)
+    assert facts(f"key:{key.key_id}").count("key.revoked") == 1
+
+
+def test_a_revoked_key_is_refused_on_the_next_request_of_a_running_process(web, cast, lena):
+    bot = web.bot("lena", "master")
+    bot.open(**opening("1"))
+
+    services.revoke_key(key=BotKey.objects.get(account=lena, kind="master"), actor=ACTOR)
+
+    with pytest.raises(DeskError) as refused:
+        bot.open(**opening("2"))
+    assert refused.value.code == "key_revoked"
+    with pytest.raises(DeskError) as refused:
+        bot.active()
+    assert refused.value.code == "key_revoked"
+    bot.hang_up()
+
+
+def test_a_key_expires(lena):
+    _, bot = make(lena, expires_at=timezone.now() - timedelta(seconds=1))
+    _, later = make(lena, expires_at=timezone.now() + timedelta(hours=1))
+
+    assert refusal(bot.send("POST", fields=opening("1"))) == (401, "key_expired")
+    assert refusal(bot.send("GET")) == (401, "key_expired")
+    assert later.send("POST", fields=opening("1")).status_code == 201
+
+
+def test_a_dead_key_is_told_so_only_when_its_signature_is_good(lena):
+    key, bot = make(lena)
+    services.revoke_key(key=key, actor=ACTOR)
+
+    assert refusal(Bot({"key": bot.key, "secret": "0" * 64}).send("GET")) == (401, "signature_invalid")
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("listed", "address", "passes"),
+    [
+        ([], "203.0.113.9", True),
+        (["203.0.113.0/24"], "203.0.113.9", True),
+        (["203.0.113.0/24"], "203.0.114.9", False),
+        (["203.0.113.9"], "203.0.113.9", True),
+        (["203.0.113.9"], "::ffff:203.0.113.9", True),
+        (["0.0.0.0/0"], "2001:db8::1", False),
+        (["2001:db8::/32"], "2001:db8:1::7", True),
+        (["2001:db8::/32"], "2001:db9::7", False),
+        (["2001:db8::/32", "203.0.113.0/24"], "203.0.113.9", True),
+        (["fe80::/10"], "fe80::1%eth0", True),
+        (["203.0.113.0/24"], "nobody", False),
+    ],
+)
+def test_a_key_comes_from_its_list(listed, address, passes, lena, settings):
+    settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
+    _, bot = make(lena, allowed_networks=listed)
+    told = {"headers": {"X-Forwarded-For": f"198.51.100.1, {address}", "X-Forwarded-Proto": "https"}, "ip": "10.0.0.1"}
+
+    for method, fields in (("POST", opening("1")), ("GET", None)):
+        answer = bot.send(method, fields=fields, but=told)
+
+        assert (answer.status_code < 300) is passes
+        assert passes or refusal(answer) == (403, "ip_denied")
+
+
+def test_the_leftmost_address_is_never_believed(lena, settings):
+    settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
+    _, bot = make(lena, allowed_networks=["203.0.113.0/24"])
+    proxied = {"X-Forwarded-Proto": "https"}
+
+    lied = bot.send("GET", but={"headers": {"X-Forwarded-For": "203.0.113.9, 198.51.100.1", **proxied}})
+    none = bot.send("GET", but={"headers": proxied, "ip": "198.51.100.1"})
+
+    assert refusal(lied) == refusal(none) == (403, "ip_denied")
+
+
+def test_without_a_proxy_nothing_forwarded_is_believed(lena):
+    _, bot = make(lena, allowed_networks=["203.0.113.0/24"])
+
+    answer = bot.send("GET", but={"headers": {"X-Forwarded-For": "203.0.113.9"}})
+
+    assert refusal(answer) == (403, "ip_denied")
+
+
+def test_no_bot_is_served_without_tls_but_on_a_developers_own_machine(lena_bot, settings):
+    remote = {"ip": "203.0.113.9"}
+    assert refusal(lena_bot.send("GET", but=remote)) == (403, "https_required")
+    assert lena_bot.send("GET").status_code == 200
+
+    settings.DEBUG = False
+
+    assert refusal(lena_bot.send("GET")) == (403, "https_required")
+    told = {"headers": {"X-Forwarded-Proto": "https"}}
+    assert refusal(lena_bot.send("GET", but=told)) == (403, "https_required")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["", "nonsense", "203.0.113.9/24", "203.0.113.0/33", "203.0.113.0/255.255.255.0", "203.0.113.0/0.0.0.255",
+     "fe80::%eth0/64", "2001:db8::1/32", " 203.0.113.0/24", "203.0.113.0/24,", "0x7f.1"],
+)  # fmt: skip
+def test_a_list_takes_no_malformed_network(entry, lena):
+    """What the database could not read either would lock the key out with a failure."""
+    with pytest.raises(ValidationError):
+        make(lena, allowed_networks=[entry])
+
+
+def test_a_list_has_fifty_entries_at_most(lena):
+    assert make(lena, allowed_networks=[f"203.0.113.{last}" for last in range(50)])
+    with pytest.raises(ValidationError):
+        make(lena, allowed_networks=[f"203.0.113.{last}" for last in range(51)])
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "proxies", "address"),
+    [
+        ("198.51.100.1", "203.0.113.9", 0, "198.51.100.1"),
+        ("10.0.0.1", "203.0.113.9", 1, "203.0.113.9"),
+        ("10.0.0.1", "1.1.1.1, 203.0.113.9", 1, "203.0.113.9"),
+        ("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2", 2, "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9", 2, "10.0.0.1"),
+        ("10.0.0.1", "", 1, "10.0.0.1"),
+        ("10.0.0.1", "1.1.1.1, <script>", 1, "10.0.0.1"),
+        ("10.0.0.1", "1.1.1.1,", 1, "10.0.0.1"),
+        ("", "", 0, "0.0.0.0"),
+        ("::ffff:198.51.100.1", "", 0, "198.51.100.1"),
+        ("fe80::1%eth0", "", 0, "fe80::1"),
+    ],
+)
+def test_the_callers_address(peer, forwarded, proxies, address):
+    assert networks.client_address(peer, forwarded, proxies) == address
+
+
+# --- at rest
+
+
+def sealed(key):
+    return key.generations.get(generation=1)
+
+
+def forget_keys():
+    authentication._look_up.cache_clear()
+
+
+def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena):
+    key, bot = make(lena)
+    kept = bytes(sealed(key).sealed_secret)
+
+    name, _, rest = kept.partition(b":")
+    assert name.decode() == next(iter(crypto.keyring()))
+    assert len(rest) == 12 + 64 + 16
+    assert bot.secret.encode() not in kept
+    assert bytes.fromhex(bot.secret) not in kept
+    assert crypto.encrypt("x", bound_to="y") != crypto.encrypt("x", bound_to="y")
+
+
+def test_every_flipped_bit_of_the_sealed_secret_is_noticed():
+    kept = crypto.encrypt("s" * 64, bound_to="here")
+
+    for at in range(len(kept)):
+        flipped = kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :]
+        with pytest.raises(crypto.SecretUnreadable):
+            crypto.decrypt(flipped, bound_to="here")
+    for cut in (b"", kept[:3], kept[:14], kept[:-1], b":" + kept):
+        with pytest.raises(crypto.SecretUnreadable):
+            crypto.decrypt(cut, bound_to="here")
+
+
+def test_a_secret_moved_to_another_row_signs_for_nobody(lena, sam, caplog):
+    """Whoever may write the table still cannot sign as a stranger with his own secret."""
+    hers, his = make(lena), make(sam)
+    moved = {lena: sealed(hers[0]), sam: sealed(his[0])}
+    for row, other in ((moved[lena], moved[sam].sealed_secret), (moved[sam], moved[lena].sealed_secret)):
+        BotKeyGeneration.objects.filter(pk=row.pk).update(sealed_secret=other)
+    forget_keys()
+    as_her = Bot({"key": hers[1].key, "secret": his[1].secret})
+
+    for bot in (as_her, hers[1], his[1]):
+        answer = bot.send("POST", fields=opening("1"))
+
+        assert refusal(answer) == (503, "key_unreadable")
+        assert "X-Cd-Response-Sig" not in answer
+    assert AuditLog.objects.filter(code="key_unreadable").count() == 3
+    assert AuditLog.objects.filter(action="trade.opened").count() == 0
+    assert "key.unreadable" in caplog.text
+    assert not any(bot.secret in caplog.text for bot in (hers[1], his[1]))
+
+
+def test_a_secret_moved_to_another_generation_does_not_sign(lena):
+    key, old = make(lena)
+    new = rotate(key)
+    BotKeyGeneration.objects.filter(key=key, generation=2).update(sealed_secret=sealed(key).sealed_secret)
+    forget_keys()
+
+    assert refusal(Bot({"key": new.key, "secret": old.secret}).send("GET")) == (503, "key_unreadable")
+
+
+def test_the_wrong_kek_fails_closed_and_tells_no_secret(lena_bot, settings, caplog):
+    settings.COPYDESK_KEKS = f"k1:{secrets.token_hex(32)}"
+    forget_keys()
+
+    answer = lena_bot.send("POST", fields=opening("1"))
+
+    assert refusal(answer) == (503, "key_unreadable")
+    assert answer.json()["retry"] == "same_key"  # a bot holds on until the right one is loaded
+    for secret in (lena_bot.secret, settings.COPYDESK_KEKS, settings.COPYDESK_KEKS.partition(":")[2]):
+        assert secret not in caplog.text
+
+
+def test_rekey_moves_every_secret_to_the_newest_kek_so_that_the_older_can_go(lena, lena_bot, settings, desk_db):
+    from strategies import services as strategies
+    from strategies.models import Subscription
+
+    old, new = settings.COPYDESK_KEKS, f"k2:{secrets.token_hex(32)}"
+    follows = Subscription.objects.get()
+    packet_secret = strategies.packet_secret(follows)
+
+    for _ in range(2):  # the second finds nothing to do
+        done = rekey(desk_db, f"{new},{old}")
+        assert done.returncode == 0, done.stderr
+    assert lena_bot.secret not in done.stdout + done.stderr
+    forget_keys()
+    settings.COPYDESK_KEKS = new
+
+    assert not [row for row in BotKeyGeneration.objects.all() if not crypto.is_current(row.sealed_secret)]
+    assert lena_bot.send("POST", fields=opening("1")).status_code == 201
+    follows.refresh_from_db()
+    assert strategies.packet_secret(follows) == packet_secret
+    settings.COPYDESK_KEKS = old
+    forget_keys()
+    assert refusal(lena_bot.send("GET")) == (503, "key_unreadable")
+
+
+def test_rekey_without_the_old_kek_changes_nothing(lena_bot, desk_db):
+    done = rekey(desk_db, f"k9:{secrets.token_hex(32)}")
+
+    assert done.returncode != 0
+    assert lena_bot.send("POST", fields=opening("1")).status_code == 201
+
+
+def rekey(database, keks):
+    import os
+
+    environ = {**os.environ, "DATABASE_URL": databases.url(database), "COPYDESK_KEKS": keks, "DEBUG": "1"}
+    command = [sys.executable, "-m", "django", "rekey"]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "k1:", "k1:" + "0" * 63, "k1:" + "G" * 64, "k1:" + "A" * 64, "0" * 64, "k 1:" + "0" * 64,
+     "k1:" + "0" * 64 + ",", "k1:" + "0" * 64 + ",k2:short"],
+)  # fmt: skip
+def test_a_malformed_kek_is_no_kek(spec, settings):
+    settings.COPYDESK_KEKS = spec
+
+    with pytest.raises(ValueError, match="COPYDESK_KEKS must read"):
+        crypto.keyring()
+
+
+# --- nowhere else
+
+
+def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, caplog):
+    caplog.set_level(logging.DEBUG)
+    key, bot = make(lena, label="mine")
+    made = services.rotate_key(key=key, actor=ACTOR)
+    new = Bot({"key": made.key, "secret": made.secret})
+    new.send("POST", fields=opening("1"))
+    new.send("POST", fields=opening("1", volume="9"))
+    Bot({"key": made.key, "secret": "f" * 64}).send("GET")
+    services.revoke_key(key=key, actor=ACTOR)
+    credential = authentication.credential_of(made.key)
+
+    shown = [repr(made), repr(credential), repr(key), repr(list(key.generations.all())), caplog.text]
+    shown.append(json.dumps(list(AuditLog.objects.values("actor", "subject", "detail", "request_id", "code"))))
+    for secret in (bot.secret, new.secret, settings_kek()):
+        assert not [text for text in shown if secret in text]
+
+
+def settings_kek():
+    from django.conf import settings
+
+    return settings.COPYDESK_KEKS.partition(":")[2]
+
+
+def test_the_clients_secret_does_not_show_in_its_repr(cast):
+    from copybot.client import Client
+
+    client = Client("http://127.0.0.1:1", "ck_0123456789abcdef.1", "s" * 64)
+
+    assert "s" * 64 not in repr(client)
+
+
+def test_the_bots_role_sees_no_sealed_secret_but_by_the_keys_own_name(lena, desk_db):
+    from django.db import ProgrammingError
+
+    with connections["bot"].cursor() as cursor:
+        cursor.execute("select current_user")
+        assert cursor.fetchone() == ("copydesk_bot",)
+        for table in ("bot_keys", "bot_key_generations", "signed_results", "subscriptions", "users"):
+            with pytest.raises(ProgrammingError, match="permission denied"):
+                cursor.execute(f"select * from {table}")

@@ -1,0 +1,356 @@
+"""A signed request takes effect at most once, whoever sends it again, whenever, and to whichever process."""
+
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from http.client import HTTPConnection
+
+import pytest
+import redis
+from django.conf import settings
+
+from tests.conftest import key_of
+from tests.signed import Bot, opening
+
+ACTIVE = "/api/v2/trades/active"
+REPLAYED = (409, "seq_replayed")
+
+
+def refusal(response):
+    return response.status_code, response.json().get("code")
+
+
+def audited(code):
+    from audit.models import AuditLog
+
+    return AuditLog.objects.filter(code=code).count()
+
+
+def opened():
+    from audit.models import AuditLog
+
+    return AuditLog.objects.filter(action="trade.opened").count()
+
+
+def now_ms():
+    return time.time_ns() // 1_000_000
+
+
+# --- writes
+
+
+def test_the_same_bytes_again_are_refused_and_audited(lena_bot):
+    request = lena_bot.request("POST", fields=opening("1"))
+    assert request.send().status_code == 201
+
+    for _ in range(3):
+        again = request.send()
+        assert refusal(again) == REPLAYED
+        assert again.json()["last_seq"] == str(request.seq)
+        assert again.json()["retry"] == "new_seq"
+    assert opened() == 1
+
+
+@pytest.mark.parametrize("lower_by", [0, 1, 10**6])
+def test_an_old_or_equal_number_is_refused_whatever_it_asks(lower_by, lena_bot):
+    first = lena_bot.request("POST", fields=opening("1"))
+    assert first.send().status_code == 201
+
+    later = lena_bot.request("POST", fields=opening("2"), seq=first.seq - lower_by)
+
+    assert refusal(later.send()) == REPLAYED
+    assert opened() == 1
+
+
+def test_numbers_may_have_gaps(lena_bot):
+    for seq in (5, 6, 1000, 10**18 - 1):
+        assert lena_bot.send("POST", fields=opening(seq), seq=seq).status_code == 201
+
+
+def test_a_refused_effect_uses_its_number_up(lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    request = lena_bot.request("POST", fields=opening("1", volume="0.2"))
+    assert refusal(request.send()) == (409, "trade_exists_different")
+
+    assert refusal(request.send()) == REPLAYED
+
+
+def test_twenty_threads_with_the_same_bytes_have_one_effect(lena_bot):
+    from django.db import connections
+
+    request = lena_bot.request("POST", fields=opening("1"))
+    answers, start = [], threading.Barrier(20)
+
+    def send():
+        start.wait()
+        answers.append(refusal(request.send()))
+        connections.close_all()
+
+    threads = [threading.Thread(target=send) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert Counter(answers) == {(201, None): 1, REPLAYED: 19}
+    assert opened() == 1
+
+
+def post(web, request, **but):
+    """The very bytes of a request, to a real process."""
+    connection = HTTPConnection("127.0.0.1", web.port, timeout=10)
+    try:
+        headers = {**request.headers(), "Content-Type": "application/json", "Host": request.host, **but}
+        connection.request(request.method, request.path, request.body or None, headers)
+        answer = connection.getresponse()
+        return answer, json.loads(answer.read() or b"{}")
+    finally:
+        connection.close()
+
+
+def forget(prefix):
+    """As a Redis that lost everything would."""
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for key in client.scan_iter(f"{prefix}*"):
+            client.delete(key)
+
+
+def test_a_capture_is_refused_after_a_restart_by_another_process_and_by_an_empty_redis(serve, cast):
+    one, two = serve(), serve()
+    bot = Bot(key_of(cast, "lena", "master"))
+    request = bot.request("POST", fields=opening("1"), window_ms=30_000, host="127.0.0.1:8000")
+    assert post(one, request)[0].status == 201
+
+    assert post(two, request)[1]["code"] == "seq_replayed"
+    one.kill()
+    one.start()
+    assert post(one, request)[1]["code"] == "seq_replayed"
+    forget(settings.REDIS_PREFIX)
+    assert post(one, request)[1]["code"] == "seq_replayed"
+    assert opened() == 1
+
+
+# --- reads
+
+
+def test_a_captured_read_is_refused(lena_bot):
+    request = lena_bot.request("GET")
+    assert request.send().status_code == 200
+
+    assert refusal(request.send()) == REPLAYED
+
+
+def test_a_captured_read_in_another_spelling_is_refused(lena_bot):
+    request = lena_bot.request("GET")
+    assert request.send().status_code == 200
+
+    shouted = {"headers": {"X-Cd-Sig": f"v1={request.signature().upper()}"}}
+    assert refusal(replace(request, but=shouted).send()) == REPLAYED
+    tagged = {"headers": {"If-None-Match": '"x"'}}
+    assert refusal(replace(request, but=tagged).send()) == REPLAYED
+
+
+def test_a_read_dies_with_the_next_write(lena_bot):
+    captured = lena_bot.request("GET")
+    lena_bot.send("POST", fields=opening("1"))
+
+    assert refusal(captured.send()) == REPLAYED
+
+
+def test_a_read_needs_no_number_of_its_own(lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+
+    assert lena_bot.send("GET", seq=lena_bot.seq).status_code == 200
+    assert lena_bot.send("GET", seq=lena_bot.seq, window_ms=5001).status_code == 200
+
+
+def test_a_read_uses_no_number_up(lena_bot):
+    assert lena_bot.send("GET", seq=lena_bot.seq + 1000).status_code == 200
+
+    assert lena_bot.send("POST", fields=opening("1")).status_code == 201
+
+
+# --- time
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "window_ms"), [(6000, 5000), (31_000, 30_000), (1000, 1), (-1500, 5000), (-3_600_000, 30_000)]
+)
+def test_late_or_early_requests_are_refused_with_the_servers_time(late_ms, window_ms, lena_bot):
+    request = lena_bot.request("POST", fields=opening("1"), time_ms=now_ms() - late_ms, window_ms=window_ms)
+
+    answer = request.send()
+
+    assert refusal(answer) == (401, "clock_outside_window")
+    assert abs(answer.json()["server_time"] - now_ms()) < 2000
+    assert answer.json()["retry"] == "same_key"
+    assert audited("clock_outside_window") == 1
+    assert opened() == 0
+
+
+def test_a_window_is_half_a_minute_at_most(lena_bot):
+    assert refusal(lena_bot.send("POST", fields=opening("1"), window_ms=30_001)) == (400, "request_malformed")
+    within = lena_bot.request("POST", fields=opening("1"), window_ms=30_000, time_ms=now_ms() - 25_000)
+    assert within.send().status_code == 201
+
+
+def test_the_time_of_a_stranger_is_not_told_whether_his_key_exists(lena_bot):
+    """The clock is looked at before the key, so nothing about keys can be learnt from it."""
+    late = {"time_ms": now_ms() - 60_000}
+    unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64})
+
+    assert refusal(lena_bot.send("GET", **late)) == refusal(unknown.send("GET", **late))
+
+
+# --- repeats
+
+
+def test_a_lost_answer_is_given_again_byte_by_byte(lena_bot):
+    effect = "open-000000000000001"
+    first = lena_bot.send("POST", fields=opening("1"), effect=effect)
+
+    again = lena_bot.send("POST", fields=opening("1"), effect=effect)
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert again["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first
+    assert opened() == 1
+
+
+def test_a_lost_answer_is_the_same_also_when_the_trade_has_moved_on(lena_bot):
+    effect = "open-000000000000001"
+    first = lena_bot.send("POST", fields=opening("1"), effect=effect)
+    lena_bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
+
+    again = lena_bot.send("POST", fields=opening("1"), effect=effect)
+
+    assert (again.status_code, again.content) == (201, first.content)
+    assert lena_bot.send("GET").json()["count"] == 0
+
+
+def test_twenty_repeats_at_once_have_one_effect_and_one_answer(lena_bot):
+    from django.db import connections
+
+    effect, answers, start = "open-000000000000001", [], threading.Barrier(20)
+    requests = [lena_bot.request("POST", fields=opening("1"), effect=effect) for _ in range(20)]
+
+    def send(request):
+        start.wait()
+        answers.append(request.send())
+        connections.close_all()
+
+    threads = [threading.Thread(target=send, args=[request]) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    done = [answer for answer in answers if answer.status_code == 201]
+    assert {answer.content for answer in done} == {done[0].content}
+    assert {refusal(answer) for answer in answers if answer.status_code != 201} <= {REPLAYED}
+    assert opened() == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"fields": opening("1", volume="0.2")},
+        {"fields": opening("2")},
+        {"path": "/api/v2/actives"},
+        {"method": "PATCH", "path": f"{ACTIVE}/1", "fields": {"sl": "1"}},
+        {"method": "DELETE", "path": f"{ACTIVE}/1", "query": "close_price=1&profit=1", "fields": None},
+    ],
+)
+def test_one_key_for_two_effects_is_a_conflict(other, lena_bot):
+    effect = "open-000000000000001"
+    lena_bot.send("POST", fields=opening("1"), effect=effect)
+
+    conflict = lena_bot.send(**{"method": "POST", "fields": opening("1"), "effect": effect, **other})
+
+    assert refusal(conflict) == (422, "idempotency_conflict")
+    assert lena_bot.send("GET").json()["trades"][0]["seq"] == "1"
+
+
+def test_a_refusal_is_repeated_as_a_refusal_also_when_it_would_pass_by_now(lena_bot):
+    effect = "move-000000000000001"
+    first = lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1"}, effect=effect)
+    assert refusal(first) == (404, "trade_unknown")
+    lena_bot.send("POST", fields=opening("1"))
+
+    again = lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1"}, effect=effect)
+
+    assert refusal(again) == (404, "trade_unknown")
+    assert again["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first
+
+
+def test_a_zombie_is_refused_under_a_new_key_too(lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
+
+    for _ in range(2):
+        assert refusal(lena_bot.send("POST", fields=opening("1"))) == (409, "trade_closed")
+    from audit.models import AuditLog
+
+    assert AuditLog.objects.filter(action="zombie.refused").count() == 2
+
+
+def test_two_keys_do_not_share_their_idempotency_keys(lena_bot, sam_bot):
+    effect = "open-000000000000001"
+
+    assert lena_bot.send("POST", fields=opening("1"), effect=effect).status_code == 201
+    assert sam_bot.send("POST", fields=opening("7", symbol="XAUUSD"), effect=effect).status_code == 201
+    assert opened() == 2
+
+
+def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_numbers(lena, lena_bot):
+    """What was lost under the old secret may be repeated under the new one."""
+    from accounts import services
+    from accounts.models import BotKey
+    from audit import services as audit
+
+    effect = "open-000000000000001"
+    first = lena_bot.send("POST", fields=opening("1"), effect=effect)
+    made = services.rotate_key(key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
+    newer = Bot({"key": made.key, "secret": made.secret})
+
+    again = newer.send("POST", fields=opening("1"), effect=effect, seq=1)
+    other = newer.send("POST", fields=opening("1", volume="9"), effect=effect, seq=2)
+
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again["Idempotency-Replayed"] == "true"
+    assert refusal(other) == (422, "idempotency_conflict")
+    assert opened() == 1
+
+
+def test_a_request_of_one_generation_is_forged_for_another(lena, lena_bot):
+    from accounts import services
+    from accounts.models import BotKey
+    from audit import services as audit
+
+    made = services.rotate_key(key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
+    request = lena_bot.request("POST", fields=opening("1"))
+
+    assert refusal(replace(request, but={"headers": {"X-Cd-Key": made.key}}).send()) == (401, "signature_invalid")
+
+
+def test_each_operation_of_a_batch_has_its_own_key(lena_bot):
+    batch = {
+        "operations": [
+            {"idempotency_key": f"batch-0000000000-{ticket}", "action": "open", **opening(ticket)}
+            for ticket in (1, 2, 2)
+        ]
+    }
+    first = lena_bot.request("POST", f"{ACTIVE}/batch", batch)
+
+    results = first.send().json()["results"]
+    again = lena_bot.send("POST", f"{ACTIVE}/batch", batch).json()["results"]
+
+    assert [(one["status"], one["replayed"]) for one in results] == [(201, False), (201, False), (201, True)]
+    assert [(one["status"], one["replayed"]) for one in again] == [(201, True)] * 3
+    assert [one["result"] for one in again] == [one["result"] for one in results]
+    assert refusal(first.send()) == REPLAYED
+    assert opened() == 2

@@ -1,0 +1,279 @@
+"""The socket, with a real server and a real client: what a watcher sees, and who may watch."""
+
+import hashlib
+import hmac
+import json
+import time
+from decimal import Decimal
+
+import pytest
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import transaction
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from accounts import services as accounts
+from accounts.models import BotKey, User
+from audit import services as audit
+from audit.models import AuditLog
+from strategies import services as strategies
+from strategies.models import Subscription
+from tests.signed import opening
+from tests.sockets import PATH, watch, watch_as_bot
+
+
+def session_of(username):
+    user = User.objects.get(username=username)
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.create()
+    return session
+
+
+def browser(web, username, origin=None):
+    headers = {"Cookie": f"sessionid={session_of(username).session_key}"}
+    return watch(web.url, headers, origin=web.url if origin is None else origin)
+
+
+def closed_with(watching, timeout_s=5):
+    with pytest.raises(ConnectionClosed) as closed:
+        watching.until(lambda _: False, timeout_s)
+    return closed.value.rcvd.code
+
+
+def refused(opens):
+    with pytest.raises(InvalidStatus) as no, opens:
+        pass
+    return no.value.response.status_code, json.loads(no.value.response.body)["code"]
+
+
+# --- what is seen
+
+
+def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web):
+    lena = web.bot("lena", "master")
+    lena.open(**opening("1"))
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        first = finn.next()
+        lena.modify("1", sl="1.10100000")
+        lena.reduce("1", deal_id="1", volume="0.04", close_price="1.10800000", profit="3")
+        lena.close("1", close_price="1.11", profit="5")
+        following = [finn.next() for _ in range(3)]
+
+    assert first["type"] == "snapshot"
+    assert first["as_of"] == {"lena-eurusd": "1"}
+    assert [trade["ticket_id"] for trade in first["trades"]] == ["1"]
+    assert [(m["type"], m["seq"]) for m in following] == [
+        ("trade.modified", "2"),
+        ("trade.reduced", "3"),
+        ("trade.closed", "4"),
+    ]
+    assert following[-1]["trade"]["profit"] == "8.00000000"
+
+
+def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(web, cast, finn):
+    follows = Subscription.objects.get(account=finn)
+    strategies.resize(subscription=follows, multiplier=Decimal("0.5"), actor=audit.SYSTEM)
+    secret = cast["subscriptions"][0]["packet_secret"]
+    lena = web.bot("lena", "master")
+    with watch_as_bot(web.bot("finn", "copier")) as finn_watches:
+        finn_watches.next()
+        lena.open(**opening("1"))
+        delta = finn_watches.next()
+
+    packet = delta["packet"]
+    fields = [packet[name] for name in ("sub_id", "seq", "timestamp", "symbol", "type", "volume", "price", "sl", "tp")]
+    assert packet["signature"] == hmac.new(secret.encode(), "|".join(fields).encode(), hashlib.sha256).hexdigest()
+    derived = hmac.new(secret.encode(), b"copydesk/packet/v1", hashlib.sha256).hexdigest()
+    bound = "|".join([*fields, "CP1", "OPEN", delta["trade"]["trade_id"], "1"])
+    assert packet["signature_v1"] == hmac.new(derived.encode(), bound.encode(), hashlib.sha256).hexdigest()
+    assert (packet["volume"], delta["trade"]["copy_volume"]) == ("0.05000000", "0.05000000")
+    assert (packet["sub_id"], packet["seq"]) == (follows.sub_id, delta["seq"])
+
+
+def test_a_close_packet_says_that_nothing_may_remain(web):
+    lena = web.bot("lena", "master")
+    lena.open(**opening("1"))
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        lena.close("1", close_price="1.11", profit="5")
+        packet = finn.next()["packet"]
+
+    assert (packet["action"], packet["volume"], packet["price"]) == ("CLOSE", "0.00000000", "1.11000000")
+
+
+def test_a_stranger_sees_nothing_of_it(web):
+    with watch_as_bot(web.bot("sam", "copier")) as sam:
+        assert sam.next()["as_of"] == {"sam-xauusd": "0"}
+        web.bot("lena", "master").open(**opening("1"))
+        assert sam.nothing_for(1)
+
+
+def test_a_browser_sees_its_streams_without_packets(web):
+    with browser(web, "finn") as finn:
+        assert finn.next()["as_of"] == {"lena-eurusd": "0"}
+        web.bot("lena", "master").open(**opening("1"))
+        delta = finn.next()
+
+    assert delta["type"] == "trade.opened"
+    assert "packet" not in delta
+
+
+def test_a_heartbeat_with_the_numbers_comes_within_five_seconds(web):
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        assert finn.next(5, heartbeats=True) == {"type": "heartbeat", "as_of": {"lena-eurusd": "0"}}
+
+
+def test_a_resync_is_answered_with_a_fresh_snapshot(web):
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        finn.say({"type": "resync"})
+        assert finn.next()["type"] == "snapshot"
+
+
+def test_a_delta_that_never_arrived_is_repaired_by_a_snapshot(web, lena):
+    """The close commits here, without a publisher: the process that did it died before it could tell."""
+    web.bot("lena", "master").open(**opening("1"))
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        close_untold(lena, "1")
+        repaired = finn.until(lambda message: message["type"] == "snapshot", 15)
+
+    assert (repaired["trades"], repaired["as_of"]) == ([], {"lena-eurusd": "2"})
+
+
+def test_a_gap_is_followed_by_a_snapshot_and_never_by_a_later_delta(web, lena):
+    master = web.bot("lena", "master")
+    master.open(**opening("1"))
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        close_untold(lena, "1")
+        master.open(**opening("2"))
+        following = finn.next(5)
+
+    assert following["type"] == "snapshot"
+    assert [trade["ticket_id"] for trade in following["trades"]] == ["2"]
+
+
+def close_untold(account, ticket):
+    from trades import services
+
+    with transaction.atomic():
+        caller = {"kind": "system", "account": account.pk}
+        services._ask(
+            "trade_close", caller, {"ticket_id": ticket, "close_price": "1", "profit": "0", "reason": "MANUAL"}
+        )
+
+
+def test_a_strategy_followed_while_watching_appears_with_a_snapshot(web, sam, lena):
+    with watch_as_bot(web.bot("sam", "copier")) as watching:
+        watching.next()
+        strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+        renewed = watching.until(lambda message: message["type"] == "snapshot")
+
+    assert "lena-eurusd" in renewed["as_of"]
+
+
+def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web, finn):
+    lena = web.bot("lena", "master")
+    lena.open(**opening("1"))
+    strategies.pause(subscription=Subscription.objects.get(account=finn), actor=audit.SYSTEM)
+    with watch_as_bot(web.bot("finn", "copier")) as watching:
+        watching.next()
+        lena.open(**opening("2"))
+        lena.close("1", close_price="1.11", profit="5")
+        opened, closed = watching.next(), watching.next()
+
+    assert "packet" not in opened
+    assert closed["packet"]["action"] == "CLOSE"
+
+
+def test_two_processes_tell_the_same_stream(serve):
+    one, other = serve(), serve()
+    with watch_as_bot(other.bot("finn", "copier")) as finn:
+        finn.next()
+        one.bot("lena", "master").open(**opening("1"))
+        assert finn.next()["type"] == "trade.opened"
+
+
+def test_an_idle_socket_lives_on(web):
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        deadline = time.monotonic() + 21
+        while time.monotonic() < deadline:
+            assert finn.next(6, heartbeats=True)["type"] == "heartbeat"
+        web.bot("lena", "master").open(**opening("1"))
+        assert finn.next()["type"] == "trade.opened"
+
+
+# --- who may watch
+
+
+def test_a_handshake_cannot_be_replayed(web):
+    finn = web.bot("finn", "copier")
+    headers = finn.headers("GET", PATH)
+    with watch(web.url, headers):
+        pass
+
+    assert refused(watch(web.url, headers)) == (409, "seq_replayed")
+
+
+def test_a_tampered_handshake_is_refused_and_audited(web):
+    headers = web.bot("finn", "copier").headers("GET", PATH)
+    headers["X-Cd-Seq"] = str(int(headers["X-Cd-Seq"]) + 1)
+
+    assert refused(watch(web.url, headers)) == (401, "signature_invalid")
+    assert AuditLog.objects.filter(action="request.refused", code="signature_invalid").count() == 1
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1.evil.example:443"])
+def test_another_sites_page_is_refused_even_with_the_cookie(web, origin):
+    assert refused(browser(web, "finn", origin)) == (403, "origin_denied")
+
+
+def test_a_cookie_without_an_origin_is_refused(web):
+    headers = {"Cookie": f"sessionid={session_of('finn').session_key}"}
+
+    assert refused(watch(web.url, headers)) == (403, "origin_denied")
+
+
+def test_nobody_is_told_to_sign_in(web):
+    assert refused(watch(web.url, origin=web.url)) == (401, "not_authenticated")
+
+
+def test_a_revoked_key_closes_its_socket_within_two_seconds(web, finn):
+    with watch_as_bot(web.bot("finn", "copier")) as watching:
+        watching.next()
+        accounts.revoke_key(key=BotKey.objects.get(account=finn), actor=audit.SYSTEM)
+        began = time.monotonic()
+        assert closed_with(watching) == 1008
+        assert time.monotonic() - began < 2.5
+
+
+def test_signing_out_closes_the_socket_within_two_seconds(web):
+    with browser(web, "finn") as watching:
+        watching.next()
+        SessionStore.get_model_class().objects.all().delete()
+        began = time.monotonic()
+        assert closed_with(watching) == 1008
+        assert time.monotonic() - began < 2.5
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("x", 1003),
+        ("[]", 1003),
+        ('{"type":"open"}', 1003),
+        (b"\x00", 1003),
+        ('{"type":"resync","pad":"' + "x" * 5000 + '"}', 1009),
+    ],
+)
+def test_anything_but_a_resync_closes_the_socket(web, said, code):
+    with watch_as_bot(web.bot("finn", "copier")) as finn:
+        finn.next()
+        finn.say(said)
+        assert closed_with(finn) == code
