@@ -52,7 +52,7 @@ def decrypt(sealed: bytes | memoryview, *, bound_to: str) -> str:
         raise SecretUnreadable(f"no key named {name!r} is loaded")
     try:
         return key.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound_to.encode()).decode()
-    except InvalidTag as fault:
+    except (InvalidTag, ValueError) as fault:  # ValueError: cut so short that not even a nonce is left
         raise SecretUnreadable("the ciphertext does not belong to this row") from fault
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import secrets
 import subprocess
 import sys
@@ -244,12 +245,12 @@ def test_without_a_proxy_nothing_forwarded_is_believed(lena):
     assert refusal(answer) == (403, "ip_denied")
 
 
-def test_no_bot_is_served_without_tls_but_on_a_developers_own_machine(lena_bot, settings):
+def test_no_bot_is_served_without_tls_but_on_a_developers_own_machine(lena_bot, settings, tmp_path):
     remote = {"ip": "203.0.113.9"}
     assert refusal(lena_bot.send("GET", but=remote)) == (403, "https_required")
     assert lena_bot.send("GET").status_code == 200
 
-    settings.DEBUG = False
+    settings.DEBUG, settings.STATIC_ROOT = False, tmp_path
 
     assert refusal(lena_bot.send("GET")) == (403, "https_required")
     told = {"headers": {"X-Forwarded-Proto": "https"}}
@@ -401,8 +402,6 @@ def test_rekey_without_the_old_kek_changes_nothing(lena_bot, desk_db):
 
 
 def rekey(database, keks):
-    import os
-
     environ = {**os.environ, "DATABASE_URL": databases.url(database), "COPYDESK_KEKS": keks, "DEBUG": "1"}
     command = [sys.executable, "-m", "django", "rekey"]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
@@ -423,7 +422,7 @@ def test_a_malformed_kek_is_no_kek(spec, settings):
 # --- nowhere else
 
 
-def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, caplog):
+def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, caplog, settings):
     caplog.set_level(logging.DEBUG)
     key, bot = make(lena, label="mine")
     made = services.rotate_key(key=key, actor=ACTOR)
@@ -436,14 +435,8 @@ def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, caplog):
 
     shown = [repr(made), repr(credential), repr(key), repr(list(key.generations.all())), caplog.text]
     shown.append(json.dumps(list(AuditLog.objects.values("actor", "subject", "detail", "request_id", "code"))))
-    for secret in (bot.secret, new.secret, settings_kek()):
+    for secret in (bot.secret, new.secret, settings.COPYDESK_KEKS.partition(":")[2]):
         assert not [text for text in shown if secret in text]
-
-
-def settings_kek():
-    from django.conf import settings
-
-    return settings.COPYDESK_KEKS.partition(":")[2]
 
 
 def test_the_clients_secret_does_not_show_in_its_repr(cast):

@@ -74,7 +74,7 @@ def test_a_superuser_cannot_add_change_or_delete(admin, lena, model):
     assert admin.post(reverse(f"admin:{model}_delete", args=[pk]), {"post": "yes"}).status_code in (403, 302)
     assert admin.post(reverse(f"admin:{model}_change", args=[pk]), {"symbol": "XAUUSD"}).status_code in (403, 302)
     assert TradeHistory.objects.get(ticket_id="1").symbol == "EURUSD"
-    assert ActiveTrade.objects.count() == (1 if model == "trades_activetrade" else 0)
+    assert ActiveTrade.objects.get().symbol == "EURUSD"
 
 
 def test_force_close_moves_the_trade_and_keeps_the_reason(admin, lena, staff):
@@ -162,7 +162,7 @@ def test_a_new_keys_secret_is_shown_once(admin, lena):
     secret = made.context_data["made"][0][1].secret
 
     assert secret in made.content.decode()
-    assert made["Cache-Control"] == "no-store"
+    assert "no-store" in made["Cache-Control"]
     assert key.allowed_networks == ["203.0.113.0/24"]
     for page in (reverse("admin:accounts_botkey_changelist"), reverse("admin:accounts_botkey_change", args=[key.pk])):
         assert secret not in admin.get(page).content.decode()

@@ -37,7 +37,7 @@ def modifications(count):
             "action": "modify",
             "idempotency_key": f"modify-{time.monotonic_ns()}-{number:06d}",
             "ticket_id": "1",
-            "sl": f"1.{1000 + number % 1000}0000",
+            "sl": f"1.{1001 + number % 1000}0000",  # never the one before
         }
         for number in range(count)
     ]
