@@ -1,37 +1,48 @@
-"""Run as `python -m bench.cast FILE [FOLLOWERS]`: the bots of a run, made through the desk's verbs, their keys written to FILE.
+"""Run as `python -m bench.cast FOLDER`: the bots of a run, made through the desk's verbs, their keys written to FOLDER.
 
-First come the masters, one account and strategy each; then copiers' keys, all following the first strategy.
+`masters`: sixteen accounts, each with a strategy and a master's key. `watchers`: read-only keys of the first account.
+`followers`: copiers' keys of accounts that follow the second strategy.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import django
 
-MASTERS = 16
+MASTERS = WATCHERS = 16
+FOLLOWERS = 64
 
 
-def main(file: Path, followers: int) -> None:
+def main(folder: Path) -> None:
     django.setup()
     from django.db import transaction
 
+    from accounts import services as accounts
     from audit import services as audit
     from config import cast
     from strategies import services as strategies
 
-    with transaction.atomic():
+    def key(account: Any, kind: str) -> accounts.NewSecret:
+        return accounts.create_key(account=account, kind=kind, actor=audit.SYSTEM, label="bench")[1]
+
+    with transaction.atomic(durable=True):
         cast.instruments()
         owner = cast.user("bench")
-        masters = [cast.account(owner, f"bench-{n:05d}") for n in range(MASTERS)]
-        led = [cast.strategy(owner, account, account.name) for account in masters]
-        keys = [cast.key(account, "master") for account in masters]
-        for n in range(followers):
-            account = cast.account(owner, f"follower-{n:05d}")
-            strategies.subscribe(account=account, strategy=led[0], actor=audit.SYSTEM)
-            keys.append(cast.key(account, "copier"))
-    file.touch(mode=0o600)
-    file.write_text("".join(f"{key.key} {key.secret}\n" for key in keys))
+        leading = [cast.account(owner, f"bench-{number:02d}") for number in range(MASTERS)]
+        led = [cast.strategy(owner, account, account.name) for account in leading]
+        following = [cast.account(owner, f"follower-{number:02d}") for number in range(FOLLOWERS)]
+        for account in following:
+            strategies.subscribe(account=account, strategy=led[1], actor=audit.SYSTEM)
+        _write(folder / "masters", [key(account, "master") for account in leading])
+        _write(folder / "watchers", [key(leading[0], "readonly") for _ in range(WATCHERS)])
+        _write(folder / "followers", [key(account, "copier") for account in following])
+
+
+def _write(path: Path, keys: list[Any]) -> None:
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{key.key} {key.secret}\n" for key in keys))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(Path(sys.argv[1]))

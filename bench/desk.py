@@ -1,12 +1,13 @@
-"""A desk of its own to measure: durable servers, a migrated database, sixteen bots, web processes and the twin's.
+"""A desk of its own to measure: durable servers, a migrated database, bots, web processes and the twin's.
 
-Everything lives in bench/build and ends with the run. Nothing but loopback and Unix sockets is used.
+Everything lies in bench/build and ends with the run. Nothing but loopback and Unix sockets is used.
 """
 
 import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,26 +24,21 @@ from config import embedded
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = HERE / "build"
-BOTS = 16
 START_S = 60
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What the parts of a run need to know."""
+    """What the parts of a run need to know. Keys' generations and accounts are numbered one by one."""
 
+    folder: Path
     sockets: Path
-    keys: Path
     first_generation: int
     first_account: int
-    logs: Path
 
-    def environ(self, **more: str) -> dict[str, str]:
-        return {**os.environ, **more}
-
-    def run_sql(self, text: str) -> None:
-        with psycopg.connect(host=str(self.sockets), user="copydesk", dbname="copydesk", autocommit=True) as connection:
-            connection.execute(text)
+    @property
+    def masters(self) -> Path:
+        return self.folder / "masters"
 
 
 @contextlib.contextmanager
@@ -53,11 +49,11 @@ def serving() -> Iterator[Desk]:
         os.environ.pop(name, None)
     os.environ |= {
         "COPYDESK_NO_VENV": "1",  # whoever measures installs nothing
-        "DEBUG": "1",
-        "DJANGO_SETTINGS_MODULE": "config.settings",
-        "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
         "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}",
         "COPYDESK_VAR": str(folder / "var"),
+        "DEBUG": "1",
+        "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
+        "DJANGO_SETTINGS_MODULE": "config.settings",
     }
     servers = embedded.Servers(folder)
     try:
@@ -69,31 +65,79 @@ def serving() -> Iterator[Desk]:
 
 def _furnish(folder: Path, sockets: Path) -> Desk:
     subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, check=True)
-    keys = folder / "keys"
-    subprocess.run([sys.executable, "-m", "bench.cast", keys], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "bench.cast", folder], cwd=ROOT, check=True)
+    keys = [line.split() for line in (folder / "masters").read_text().splitlines()]
     with psycopg.connect(host=str(sockets), user="copydesk", dbname="copydesk", autocommit=True) as connection:
         connection.execute((HERE / "twin" / "schema.sql").read_text())
-        rows = [line.split() for line in keys.read_text().splitlines()]
-        found = [_key_row(connection, key) for key, _ in rows[:BOTS]]
+        rows = [_row(connection, key) for key, _ in keys]
         with connection.cursor() as cursor:
             cursor.executemany(
                 "insert into twin.accounts (id, key, secret) values (%s, %s, %s)",
-                [(account, key, secret) for (_, account), (key, secret) in zip(found, rows, strict=False)],
+                [(account, *key) for (_, account), key in zip(rows, keys, strict=True)],
             )
-        connection.execute("vacuum analyze")
-    (generation, account), *_ = found
-    assert found == [(generation + i, account + i) for i in range(BOTS)], "pgbench counts on rows numbered one by one"
-    logs = folder / "log"
-    logs.mkdir()
-    return Desk(sockets, keys, generation, account, logs)
+    generation, account = rows[0]
+    assert rows == [(generation + n, account + n) for n in range(len(rows))], "pgbench counts them one by one"
+    return Desk(folder, sockets, generation, account)
 
 
-def _key_row(connection: psycopg.Connection, key: str) -> tuple[int, int]:
-    row = connection.execute(
-        "select generation_id, account_id from bot_key_lookup(%s, 1)", [key.partition(".")[0]]
-    ).fetchone()
+def _row(connection: psycopg.Connection, key: str) -> tuple[int, int]:
+    query = "select generation_id, account_id from bot_key_lookup(%s, 1)"
+    row = connection.execute(query, [key.partition(".")[0]]).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+# --- processes
+
+
+@dataclass
+class Web:
+    """Server processes of the same application, each on a port of its own, as behind a proxy."""
+
+    ports: list[int]
+    processes: list["subprocess.Popen[bytes]"]
+
+    def stop(self) -> None:
+        for process in self.processes:
+            embedded.stop(process, signal.SIGTERM, 10)
+
+
+def web(desk: Desk, processes: int = 1, **environ: str) -> Web:
+    return _uvicorn(desk, "config.asgi:application", processes, environ)
+
+
+def twin(desk: Desk, processes: int = 1) -> Web:
+    return _uvicorn(desk, "bench.twin.app:app", processes, {"TWIN_HOST": str(desk.sockets)})
+
+
+def _uvicorn(desk: Desk, application: str, processes: int, environ: dict[str, str]) -> Web:
+    """As `manage.py up` starts its web process."""
+    started = Web([], [])
+    for _ in range(processes):
+        port = free_port()
+        command = [
+            sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", str(port),
+            "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
+            "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3",
+        ]  # fmt: skip
+        log = desk.folder / f"{application.partition(':')[0]}-{port}.log"
+        started.processes.append(spawn(command, log=log, environ=environ))
+        started.ports.append(port)
+        _wait_for(port, started.processes[-1], log)
+    return started
+
+
+def spawn(
+    command: list[object], *, log: Path, environ: dict[str, str] | None = None, talks: bool = False
+) -> "subprocess.Popen[bytes]":
+    """A process that ends with this one. `talks`: by pipes."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [str(part) for part in command], cwd=ROOT, env={**os.environ, **(environ or {})},
+            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if talks else out, stderr=out,
+            preexec_fn=embedded.dying_with_parent(signal.SIGTERM),
+        )  # fmt: skip
 
 
 def free_port() -> int:
@@ -102,52 +146,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass
-class Server:
-    """A server process, or several that share its port."""
-
-    port: int
-    process: "subprocess.Popen[bytes]"
-
-    def stop(self) -> None:
-        embedded.stop(self.process, embedded.signal.SIGTERM, 10)
-
-    def pids(self) -> list[int]:
-        """Its own and its workers'."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [self.process.pid, *(map(int, children.read_text().split()) if children.exists() else [])]
-
-
-def _uvicorn(desk: Desk, application: str, name: str, processes: int, **environ: str) -> Server:
-    """As `manage.py up` starts it, with as many processes as asked."""
-    port = free_port()
-    command = [
-        sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", str(port), "--no-proxy-headers",
-        "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio", "--ws-max-size", "65536",
-        "--timeout-graceful-shutdown", "3", "--workers", str(processes), "--backlog", "4096",
-    ]  # fmt: skip
-    with (desk.logs / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=desk.environ(**environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            preexec_fn=embedded.dying_with_parent(embedded.signal.SIGTERM),
-        )  # fmt: skip
-    server = Server(port, process)
-    wait_for(server, desk.logs / f"{name}.log")
-    return server
-
-
-def web(desk: Desk, processes: int, name: str = "", **environ: str) -> Server:
-    return _uvicorn(desk, "config.asgi:application", name or f"web-{processes}", processes, **environ)
-
-
-def twin(desk: Desk, processes: int) -> Server:
-    return _uvicorn(desk, "bench.twin.app:app", f"twin-{processes}", processes, TWIN_HOST=str(desk.sockets))
-
-
-def wait_for(server: Server, log: Path) -> None:
+def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + START_S
-    while not _answers(server.port):
-        if server.process.poll() is not None or time.monotonic() > deadline:
+    while not _answers(port):
+        if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"A server did not start. Its log ends with:\n{log.read_text(errors='replace')[-1500:]}")
         time.sleep(0.05)
 
@@ -163,16 +165,18 @@ def _answers(port: int) -> bool:
         connection.close()
 
 
+# --- programs
+
+
 def native(name: str) -> Path:
-    """The C program of that name, compiled where its source is newer."""
-    source, made = HERE / "native" / f"{name}.c", BUILD / name
-    newest = max(path.stat().st_mtime for path in (HERE / "native").iterdir())
-    if not made.exists() or made.stat().st_mtime < newest:
+    """The C program of that name, compiled where a source is newer."""
+    made = BUILD / name
+    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in (HERE / "native").iterdir()):
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             raise SystemExit("The load generators are C programs: install a C compiler (gcc or clang).")
         BUILD.mkdir(exist_ok=True)
-        subprocess.run([compiler, "-O2", "-o", made, source, "-lm"], check=True)
+        subprocess.run([compiler, "-O2", "-o", made, HERE / "native" / f"{name}.c"], check=True)
     return made
 
 
@@ -181,5 +185,5 @@ def pgbench() -> Path:
     beside = embedded.postgres_bin() / "pgbench"
     found = beside if beside.exists() else shutil.which("pgbench")
     if found is None:
-        raise SystemExit("The floors are pgbench's: install it (Debian: postgresql-contrib or postgresql).")
+        raise SystemExit("The floors are pgbench's: install it (Debian: postgresql-contrib).")
     return Path(found)

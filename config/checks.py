@@ -16,7 +16,7 @@ def refuse_unsafe() -> None:
     """End this process where its configuration is unsafe. For servers and workers, which run no system checks."""
     found = secrets_are_set(None)
     if not settings.DEBUG:
-        # In a thread of its own: a server may import us in its event loop, where Django does not let one ask a database.
+        # In a thread of its own: a server may import us in its event loop, where Django asks no database.
         with ThreadPoolExecutor(1) as aside:
             found += aside.submit(_ask_database).result()
     errors = [fault for fault in found if fault.level >= ERROR]

@@ -4,30 +4,33 @@ import logging
 import sys
 from typing import Any
 
+import orjson
 import structlog
 
 
+def _json(line: dict[str, Any], **_: Any) -> bytes:
+    return orjson.dumps(line, default=str)
+
+
 def configure(_settings: dict[str, Any]) -> None:
+    """Ours go straight to stderr, for there is one a request; the libraries' come the standard way, alike."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    rendered: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered[:-1], _text],
         )
     )
     root = logging.getLogger()
@@ -35,3 +38,7 @@ def configure(_settings: dict[str, Any]) -> None:
     root.setLevel(logging.INFO)
     for noisy in ("django.request", "django.security", "django.channels", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _text(_logger: Any, _name: str, line: Any) -> str:
+    return _json(dict(line)).decode()

@@ -100,6 +100,10 @@ def database(url: str, acts_as: str | None) -> dict[str, Any]:
     options["acts_as"] = acts_as
     if acts_as is not None:
         options["options"] = "-c lock_timeout=2s -c statement_timeout=5s -c idle_in_transaction_session_timeout=10s"
+    if acts_as == "copydesk_bot":
+        # Plans of functions last as long as a connection. Made on a fresh desk, whose tables are all but empty, they
+        # would read whole tables, and go on doing so while these grow.
+        options["options"] += " -c enable_seqscan=off"
     # Bots' connections are not asked first whether they live: that is a round trip each request, and a bot that is
     # told "unavailable" repeats under the same Idempotency-Key anyway.
     health_checks = acts_as != "copydesk_bot"

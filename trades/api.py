@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 
 from accounts import authentication, signing
 from accounts.authentication import BOT_DATABASE, MAX_BATCH_BODY, ScopeDenied, SeqReplayed, Signed, SignedCall
-from core import limiting, problem, wire
+from core import database, limiting, problem, wire
 from core.errors import DomainError, Invalid
 from trades import schema, services, snapshot
 from trades import wire as forms
@@ -179,11 +179,13 @@ def is_copy(call: SignedCall) -> bool:
 def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
     """The snapshot of the caller's account and its ETag; no snapshot where the caller has it already."""
     call = call_of(request)
-    with connections[BOT_DATABASE].cursor() as cursor:
-        cursor.execute(
-            "select signed_read(%s, %s, %s)::text", [call.credential.generation_id, call.signable.seq, call.ip]
-        )
-        (found,) = cursor.fetchone() or ("{}",)
+    found = database.ask(
+        BOT_DATABASE,
+        "select signed_read($1, $2, $3::inet)::text",
+        call.credential.generation_id,
+        call.signable.seq,
+        call.ip,
+    )
     state = orjson.loads(found)
     if "refused" in state:
         raise authentication.refusal(state.pop("refused"), **state)

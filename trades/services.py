@@ -12,13 +12,13 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 
 from accounts import authentication
 from accounts.authentication import BOT_DATABASE, SignedCall
 from accounts.models import TradingAccount
 from audit import services as audit
-from core import money
+from core import database, money
 from core.errors import DomainError, every_error
 from trades import stream
 from trades.models import ActiveTrade, Reason, Side
@@ -87,17 +87,14 @@ def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
     Outcomes come in the order of the operations; a refused one has `refused`, one answered from what was kept has
     `replayed`. Raises where the call as a whole may not pass. Deltas go out after the commit.
     """
-    with connections[BOT_DATABASE].cursor() as cursor:
-        cursor.execute(
-            "select signed_call(%s, %s, %s::jsonb, %s::jsonb)::text",
-            [
-                call.credential.generation_id,
-                call.signable.seq,
-                orjson.dumps(call.caller()).decode(),
-                orjson.dumps([operation.told() for operation in operations]).decode(),
-            ],
-        )
-        (answer,) = cursor.fetchone() or ("{}",)
+    answer = database.ask(
+        BOT_DATABASE,
+        "select signed_call($1, $2, $3::jsonb, $4::jsonb)::text",
+        call.credential.generation_id,
+        call.signable.seq,
+        orjson.dumps(call.caller()).decode(),
+        orjson.dumps([operation.told() for operation in operations]).decode(),
+    )
     answered = orjson.loads(answer)
     if "refused" in answered:
         raise authentication.refusal(answered.pop("refused"), **answered)

@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 MAX_WAITING = 10_000
 MAX_TOGETHER = 200
+GATHER_S = 0.002  # what follows within this goes out together
 
 
 def group(strategy_id: int) -> str:
@@ -65,6 +66,7 @@ class Publisher(threading.Thread):
         layer = get_channel_layer()
         while True:
             together = [await self.waiting.get()]
+            await asyncio.sleep(GATHER_S)
             while not self.waiting.empty() and len(together) < MAX_TOGETHER:
                 together.append(self.waiting.get_nowait())
             for strategy_id in dict.fromkeys(delta.strategy_id for delta in together):

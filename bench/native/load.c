@@ -21,7 +21,7 @@
 #define BUCKETS 100000 /* of 10 microseconds */
 
 typedef struct {
-    int fd, port, step, have;
+    int fd, port, step, have, blind; /* blind: a poll that knows no ETag yet */
     long long ticket;
     double asked;
     char host[32], etag[80], in[ROOM], out[ROOM];
@@ -71,7 +71,8 @@ static void ask(connection_t *c) {
     int length = 0;
     if (!strcmp(mode, "poll")) {
         method = "GET";
-        if (*c->etag) sprintf(more, "If-None-Match: %s\r\n", c->etag);
+        c->blind = !*c->etag;
+        if (!c->blind) sprintf(more, "If-None-Match: %s\r\n", c->etag);
     } else if (!strcmp(mode, "batch")) {
         strcat(path, "/batch");
         length = batch(c, body);
@@ -137,7 +138,7 @@ static void hear(connection_t *c, int counting) {
     c->have += k;
     int status = whole(c);
     if (!status) return;
-    if (counting) {
+    if (counting && !c->blind) {
         double waited = now() - c->asked;
         waits[waited * 1e5 < BUCKETS ? (int)(waited * 1e5) : BUCKETS - 1]++;
         answered++;

@@ -7,6 +7,7 @@ may take it: before the first migration there is none, and a hosted database may
 
 from typing import Any
 
+import psycopg
 from django.db.backends.postgresql import base
 
 _TAKE_ROLE = """
@@ -35,3 +36,23 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 cursor.execute(_TAKE_ROLE, [self.acts_as])
             if not self.get_autocommit():
                 self.connection.commit()
+
+    def ask(self, statement: str, *arguments: Any) -> Any:
+        """The one value that a statement answers ($1 … for the arguments), as a transaction of its own.
+
+        For the calls that every signed request makes: the cursor is kept, the statement prepared, and a connection
+        that broke is put away, so that the next call begins with a new one.
+        """
+        self.ensure_connection()
+        try:
+            with self.wrap_database_errors:
+                asking = self._asking
+                if asking is None or asking.connection is not self.connection:
+                    self._asking = asking = psycopg.RawCursor(self.connection)
+                found = asking.execute(statement, arguments, prepare=True).fetchone()
+        finally:
+            if self.connection is not None and self.connection.closed:
+                self.close()
+        return found[0] if found else None
+
+    _asking: "psycopg.RawCursor[Any] | None" = None

@@ -1,0 +1,68 @@
+"""The whole run: `python -m bench [--full] [--keep] [--only requests|push]`."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bench import desk, push, requests, table
+
+
+@dataclass(frozen=True)
+class Form:
+    rounds: int
+    seconds: float  # a turn
+    sockets: int
+
+
+QUICK, FULL = Form(3, 1.5, 2_000), Form(7, 5.0, 10_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, each figure as a ratio.")
+    parser.add_argument("--full", action="store_true", help="longer turns, more rounds, 10,000 sockets")
+    parser.add_argument("--keep", action="store_true", help="write the table to bench/RESULTS.md")
+    parser.add_argument("--only", choices=["requests", "push"], help="one half of it")
+    asked = parser.parse_args()
+    form = FULL if asked.full else QUICK
+    began = time.monotonic()
+    found: table.Found = {}
+    lines = []
+    with desk.serving() as on:
+        if asked.only != "push":
+            with requests.turns(on, form.seconds) as turns:
+                found |= table.rounds(turns, form.rounds, _saying("requests"))
+            lines += requests.LINES
+        if asked.only != "requests":
+            with push.turns(on, form.sockets) as turns:
+                found |= table.rounds(turns, form.rounds, _saying("push"))
+            lines += push.LINES
+    text = table.written(lines, found, sockets=f"{form.sockets:,}")
+    print(f"\n{text}\n\n{_where(form)}; {time.monotonic() - began:.0f} s in all")
+    _save(form, found)
+    if asked.keep:
+        (desk.HERE / "RESULTS.md").write_text(
+            f"# What was measured\n\n{_where(form)}. How to read it: README.md.\n\n{text}\n"
+        )
+
+
+def _saying(part: str) -> Any:
+    return lambda line: print(f"{part}: {line}", file=sys.stderr, flush=True)
+
+
+def _where(form: Form) -> str:
+    """The day and the kind of machine; nothing that names one."""
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    kind = f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    return f"{day}, {kind}, everything on one machine, medians of {form.rounds} rounds"
+
+
+def _save(form: Form, found: table.Found) -> None:
+    folder = desk.BUILD / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    path.write_text(json.dumps({"where": _where(form), "found": found}, indent=1))

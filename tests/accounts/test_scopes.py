@@ -1,0 +1,352 @@
+"""Who may do what: every route of the URL conf against every caller, held against a table that a person reviewed.
+
+A route that is not in the table fails the test: whoever adds one says here who may use it.
+"""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from django.test import Client as DjangoClient
+from django.urls import URLPattern, get_resolver
+
+from accounts import services
+from audit import services as audit
+from audit.models import AuditLog
+from tests.conftest import key_of
+from tests.signed import HOST, Bot, opening
+
+ACTIVE = "/api/v2/trades/active"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation, and what each caller is answered: a status, or a code of the API."""
+
+    route: str
+    method: str
+    anonymous: object
+    readonly: object
+    copier: object
+    master: object
+    stranger: object
+    subscriber: object
+    staff: object
+    superuser: object
+
+
+unsigned, scope, closed, absent = "request_malformed", "scope_denied", "history_closed_to_bots", "trade_unknown"
+tombstone = 202  # a foreign trade is an absent one, and a close of an absent trade keeps its late open out
+
+TABLE = [
+    # route                                  method    anonymous  readonly copier master stranger subscriber staff superuser
+    Row("api/v2/time",                       "GET",    200,       200,     200,     200,  200,      200,      200,      200),
+    Row("api/v2/trades/active",              "GET",    unsigned,  200,     200,     200,  200,      unsigned, unsigned, unsigned),
+    Row("api/v2/trades/active",              "POST",   unsigned,  scope,   201,     201,  201,      unsigned, unsigned, unsigned),
+    Row("api/v2/trades/active/batch",        "POST",   unsigned,  scope,   200,     200,  200,      unsigned, unsigned, unsigned),
+    Row("api/v2/trades/active/<str:ticket>", "PATCH",  unsigned,  scope,   absent,  200,  absent,   unsigned, unsigned, unsigned),
+    Row("api/v2/trades/active/<str:ticket>", "DELETE", unsigned,  scope,   tombstone, 200, tombstone, unsigned, unsigned, unsigned),
+    Row("api/v2/trades/active/<str:ticket>/reduce", "POST", unsigned, scope, absent, 200, absent,   unsigned, unsigned, unsigned),
+    Row("api/v2/trades/orders",              "POST",   unsigned,  scope,   201,    scope, scope,    unsigned, unsigned, unsigned),
+    Row("api/v2/actives",                    "GET",    unsigned,  200,     200,     200,  200,      unsigned, unsigned, unsigned),
+    Row("api/v2/actives",                    "POST",   unsigned,  scope,   200,     200,  200,      unsigned, unsigned, unsigned),
+    Row("api/v2/signal/close",               "POST",   unsigned,  scope,   tombstone, 200, tombstone, unsigned, unsigned, unsigned),
+    Row("signals",                           "GET",    unsigned,  200,     200,     200,  200,      unsigned, unsigned, unsigned),
+    Row("signal/broadcast",                  "POST",   unsigned,  scope,   200,     200,  200,      unsigned, unsigned, unsigned),
+    Row("signal/close",                      "POST",   unsigned,  scope,   tombstone, 200, tombstone, unsigned, unsigned, unsigned),
+    Row("api/v2/trades/history",             "GET",    401,       closed,  closed, closed, closed,  200,      200,      200),
+    Row("api/v2/trades/history.csv",         "GET",    401,       closed,  closed, closed, closed,  200,      200,      200),
+    Row("api/schema/",                       "GET",    200,       200,     200,     200,  200,      200,      200,      200),
+    Row("api/docs/",                         "GET",    200,       200,     200,     200,  200,      200,      200,      200),
+    Row("healthz",                           "GET",    200,       200,     200,     200,  200,      200,      200,      200),
+    Row("readyz",                            "GET",    200,       200,     200,     200,  200,      200,      200,      200),
+    Row("metrics",                           "GET",    200,       200,     200,     200,  200,      200,      200,      200),
+    Row("login/",                            "GET",    200,       200,     200,     200,  200,      302,      302,      302),
+    Row("login/other/",                      "POST",   302,       302,     302,     302,  302,      302,      302,      302),
+    Row("logout/",                           "POST",   302,       302,     302,     302,  302,      302,      302,      302),
+    Row("",                                  "GET",    302,       302,     302,     302,  302,      200,      200,      200),
+    Row("admin/",                            "GET",    302,       302,     302,     302,  302,      302,      200,      200),
+]  # fmt: skip
+CALLERS = tuple(field for field in Row.__dataclass_fields__ if field not in ("route", "method"))
+UNKNOWN = "^(?:api|signals?)(?:/|$)"  # what answers for all that is no route of the API
+
+
+def routes(patterns=None, before=""):
+    for pattern in get_resolver().url_patterns if patterns is None else patterns:
+        path = before + str(pattern.pattern)
+        if isinstance(pattern, URLPattern):
+            yield path
+        else:
+            yield from routes(pattern.url_patterns, path)
+
+
+def test_every_route_of_the_desk_has_its_row():
+    known = {row.route for row in TABLE}
+
+    found = {path for path in routes() if not path.startswith("admin/")} | {"admin/"}
+
+    assert found - {UNKNOWN} == known
+
+
+# --- the callers
+
+
+class Person:
+    def __init__(self, client):
+        self.client = client
+
+    def send(self, method, path, fields=None, query=""):
+        body = "" if fields is None else json.dumps(fields)
+        target = f"{path}?{query}" if query else path
+        return self.client.generic(method, target, body, content_type="application/json", HTTP_HOST=HOST)
+
+
+def session_of(username):
+    from accounts.models import User
+
+    client = DjangoClient(raise_request_exception=False)
+    if username:
+        client.force_login(User.objects.get(username=username))
+    return Person(client)
+
+
+@pytest.fixture
+def callers(cast, lena):
+    from accounts.models import User
+
+    _, readonly = services.create_key(account=lena, kind="readonly", actor=audit.SYSTEM)
+    User.objects.create_user("clerk", is_staff=True)
+    return {
+        "anonymous": session_of(""),
+        "readonly": Bot({"key": readonly.key, "secret": readonly.secret}),
+        "copier": Bot(key_of(cast, "finn", "copier")),
+        "master": Bot(key_of(cast, "lena", "master")),
+        "stranger": Bot(key_of(cast, "sam", "master")),
+        "subscriber": session_of("finn"),
+        "staff": session_of("clerk"),
+        "superuser": session_of("desk"),
+    }
+
+
+CLOSE = {"close_price": "1.1", "profit": "1", "reason": "TP"}
+
+
+def asked(row, caller, ticket):
+    """Path, query and body of an ordinary request for this row; `ticket` is open on lena's account."""
+    path = f"/{row.route}".replace("<str:ticket>", ticket)
+    fresh = opening(f"9{ticket}")
+    if caller == "copier":
+        fresh |= {"strategy": "lena-eurusd", "master_ticket": ticket}
+    if row.method == "GET":
+        return path, "", None
+    if row.route.endswith("/batch"):
+        return path, "", {"operations": [{"idempotency_key": f"batch-{ticket:0>12}", "action": "open", **fresh}]}
+    if row.route.endswith("/reduce"):
+        return path, "", {"deal_id": "d1", "volume": "0.05", "close_price": "1.1", "profit": "1"}
+    if row.route.endswith("/orders"):
+        return path, "", {"strategy": "lena-eurusd", "seq": "1", "master_ticket": ticket, "status": "failed",
+                          "requested_price": "1.1", "volume": "0.1"}  # fmt: skip
+    if row.route.endswith("signal/close"):
+        return path, "", {"ticket_id": ticket, **CLOSE}
+    if row.method == "DELETE":
+        return path, "&".join(f"{name}={value}" for name, value in CLOSE.items()), None
+    return path, "", {"sl": "1.0"} if row.method == "PATCH" else fresh
+
+
+def answered(response):
+    """The code where there is one, else the status."""
+    if response.headers.get("Content-Type") == "application/problem+json" and response.status_code != 401:
+        return response.json()["code"]
+    return response.status_code
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_each_caller_may_do_what_the_table_says_and_nothing_else(caller, callers):
+    for ticket in range(1, len(TABLE) + 1):
+        assert callers["master"].send("POST", fields=opening(ticket)).status_code == 201
+
+    found, said = {}, {}
+    for ticket, row in enumerate(TABLE, 1):
+        path, query, fields = asked(row, caller, str(ticket))
+        answer = callers[caller].send(row.method, path, fields, query=query)
+        if row.route == "login/other/" or row.route == "logout/":
+            callers[caller] = session_of({"subscriber": "finn", "staff": "clerk", "superuser": "desk"}.get(caller, ""))
+        said[row.method, row.route] = getattr(row, caller)
+        found[row.method, row.route] = answered(answer)
+
+    assert found == said
+    refused = AuditLog.objects.filter(action="request.refused")
+    for code in (scope, closed, unsigned):
+        assert refused.filter(code=code).count() == list(said.values()).count(code), code
+    if caller != "master":
+        assert len(callers["master"].send("GET").json()["trades"]) == len(TABLE) + (caller == "master")
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_no_route_has_a_method_that_is_not_in_the_table(caller, callers):
+    listed = {(row.route, row.method) for row in TABLE}
+    pages = {"healthz", "readyz", "metrics", "login/", "login/other/", "logout/", "", "admin/"}  # Django's own: forms
+
+    for route in {row.route for row in TABLE} - pages:
+        for method in METHODS:
+            if (route, method) in listed:
+                continue
+            path = f"/{route}".replace("<str:ticket>", "1")
+            answer = callers[caller].send(method, path, None if method == "GET" else {})
+
+            assert answer.status_code in (400, 401, 403, 405), (method, route, answer.status_code)
+            if answer.status_code == 405:
+                assert method not in answer["Allow"].split(", ")
+
+
+def test_the_admin_is_for_staff_and_for_what_each_may_there(callers):
+    """Every page of it that needs no object."""
+    pages = [path for path in routes() if path.startswith("admin/") and "<" not in path and "(" not in path]
+    assert len(pages) > 10
+
+    for path in pages:
+        if path in ("admin/login/", "admin/logout/"):
+            continue
+        for caller in ("anonymous", "copier", "master", "subscriber"):
+            answer = callers[caller].send("GET", f"/{path}")
+            assert answer.status_code in (302, 404), (caller, path)
+            assert answer.status_code == 404 or "login" in answer["Location"], (caller, path)
+        allowed = callers["staff"].send("GET", f"/{path}").status_code
+        own = path in ("admin/", "admin/password_change/", "admin/password_change/done/", "admin/jsi18n/")
+        assert allowed in ((200,) if own else (302, 400, 403, 404, 405)), path
+
+
+# --- history is closed to bots
+
+
+@pytest.mark.parametrize("caller", ["readonly", "copier", "master", "stranger"])
+@pytest.mark.parametrize("method", METHODS)
+def test_history_is_closed_to_every_kind_of_key_and_each_knock_is_kept(caller, method, callers):
+    for path in ("/api/v2/trades/history", "/api/v2/trades/history.csv"):
+        answer = callers[caller].send(method, path, None if method == "GET" else {}, query="limit=1")
+
+        assert (answer.status_code, answer.json()["code"]) == (403, closed)
+        row = AuditLog.objects.order_by("id").last()
+        assert (row.action, row.code, row.actor_kind) == ("request.refused", closed, "bot")
+        assert row.actor == callers[caller].key
+        assert row.detail["path"] == path
+
+
+def test_a_key_beside_a_session_is_still_a_key(callers, finn):
+    """A bot cannot borrow its owner's cookie."""
+    request = callers["copier"].request("GET", "/api/v2/trades/history")
+
+    answer = callers["subscriber"].client.get(request.path, headers=request.headers(), HTTP_HOST=HOST)
+
+    assert (answer.status_code, answer.json()["code"]) == (403, closed)
+
+
+def test_a_key_whose_signature_is_bad_is_no_person_either(callers):
+    for lines in ({"X-Cd-Key": "ck_0123456789abcdef.1"}, {"X-Cd-Sig": "v1=0"}):
+        answer = callers["subscriber"].client.get("/api/v2/trades/history", headers=lines, HTTP_HOST=HOST)
+
+        assert answer.status_code in (400, 401)
+
+
+GUESSES = [
+    "/api/v2/history", "/api/v2/history/", "/api/v2/trades/history/", "/api/v2/trades/history.json", "/api/v2/trades",
+    "/api/v2/trades/", "/api/v2/trades/closed", "/api/v2/trade_history", "/api/v1/history", "/api/history", "/history",
+    "/api/v2/trades/history/1", "/api/v2/trades/History", "/signals/history", "/signal/history", "/api/v2/actives/history",
+    "/api/v3/trades/history", "/api/v2/trades/active/history/reduce/", "/api", "/api/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("caller", ["anonymous", "readonly", "copier", "master", "subscriber"])
+def test_there_is_no_other_way_to_history(caller, callers):
+    for path in GUESSES:
+        answer = callers[caller].send("GET", path)
+
+        assert answer.status_code == 404, path
+        if path.startswith(("/api", "/signal")):
+            assert (answer["Content-Type"], answer.json()["code"]) == ("application/problem+json", "not_found")
+
+
+def test_no_word_that_a_bot_reads_tells_a_closed_trade(callers):
+    master = callers["master"]
+    for ticket in ("1", "2"):
+        master.send("POST", fields=opening(ticket))
+    master.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=77.77")
+
+    for caller in ("readonly", "copier", "master", "stranger"):
+        for path in (ACTIVE, "/api/v2/actives", "/signals"):
+            said = callers[caller].send("GET", path).content
+            assert b"77.77" not in said
+            assert b'"CLOSED"' not in said
+
+
+# --- a stranger sees nothing
+
+
+def test_the_same_tickets_on_two_accounts_never_meet(callers):
+    lena, sam = callers["master"], callers["stranger"]
+    for ticket in ("1", "2", "3"):
+        lena.send("POST", fields=opening(ticket, comment="hers"))
+        sam.send("POST", fields=opening(ticket, symbol="XAUUSD", open_price="4000", sl=None, tp=None))
+
+    sam.send("PATCH", f"{ACTIVE}/1", {"sl": "3000"})
+    sam.send("DELETE", f"{ACTIVE}/2", query="close_price=4001&profit=1")
+
+    hers, his = lena.send("GET").json(), sam.send("GET").json()
+    assert [(trade["ticket_id"], trade["symbol"], trade["sl"]) for trade in hers["trades"]] == [
+        (ticket, "EURUSD", "1.10000000") for ticket in ("1", "2", "3")
+    ]
+    assert [trade["ticket_id"] for trade in his["trades"]] == ["1", "3"]
+    assert (set(hers["as_of"]), set(his["as_of"])) == ({"lena-eurusd"}, {"sam-xauusd"})
+
+
+def test_a_copier_sees_what_it_follows_and_nothing_else(callers, cast):
+    callers["master"].send("POST", fields=opening("1"))
+    callers["stranger"].send("POST", fields=opening("2", symbol="XAUUSD", sl=None, tp=None))
+    not_following = Bot(key_of(cast, "sam", "copier"))
+
+    seen = callers["copier"].send("GET").json()
+
+    assert [trade["ticket_id"] for trade in seen["trades"]] == ["1"]
+    assert list(seen["as_of"]) == ["lena-eurusd"]
+    assert [trade["ticket_id"] for trade in not_following.send("GET").json()["trades"]] == ["2"]  # his own account's
+
+
+def test_a_strategy_that_is_not_followed_is_an_absent_one(callers, cast):
+    callers["master"].send("POST", fields=opening("1"))
+    not_following = Bot(key_of(cast, "sam", "copier"))
+    order = {"seq": "1", "master_ticket": "1", "status": "failed", "requested_price": "1.1", "volume": "0.1"}
+
+    answers = [
+        not_following.send("POST", fields=opening("7", strategy=strategy, master_ticket="1"))
+        for strategy in ("lena-eurusd", "there-is-no-such-strategy")
+    ] + [
+        not_following.send("POST", "/api/v2/trades/orders", {**order, "strategy": strategy})
+        for strategy in ("lena-eurusd", "there-is-no-such-strategy")
+    ]
+
+    told = [{**answer.json(), "request_id": 0, "server_time": 0} for answer in answers]
+    assert all(one == told[0] for one in told)
+    assert told[0]["code"] == "not_found"
+
+
+def test_people_see_their_own_history_alone(callers, cast):
+    callers["master"].send("POST", fields=opening("1"))
+    callers["master"].send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
+
+    for username, count in (("lena", 1), ("finn", 0), ("sam", 0), ("desk", 0)):
+        person = session_of(username)
+        assert len(person.send("GET", "/api/v2/trades/history").json()["data"]) == count
+        lines = b"".join(person.client.get("/api/v2/trades/history.csv", HTTP_HOST=HOST)).splitlines()
+        assert len(lines) == 1 + count
+        named = person.send("GET", "/api/v2/trades/history", query="account=lena-mt5").json()
+        assert len(named["data"]) == count
+
+
+def test_somebody_who_was_deactivated_is_nobody(callers):
+    from accounts.models import User
+
+    finn = session_of("finn")
+    User.objects.filter(username="finn").update(is_active=False)
+
+    assert finn.send("GET", "/api/v2/trades/history").status_code == 401
