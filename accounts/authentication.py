@@ -4,6 +4,7 @@ What a key is allowed to do *now* (revoked, expired, address, number) is read in
 (signed_call, signed_read); what is kept here of a key can never change.
 """
 
+import contextlib
 import functools
 import re
 import time
@@ -403,7 +404,8 @@ class BotsStayOut(BaseAuthentication):
     def authenticate(self, request: Request) -> None:
         if not is_signed(request._request):
             return
-        verify_http(request._request)
+        with contextlib.suppress(RequestMalformed):  # a bot, though what it sent cannot be signed
+            verify_http(request._request)
         no = HistoryClosedToBots()
         audit_refusal(no, request._request)
         raise no

@@ -45,9 +45,8 @@ def main() -> None:
     print(f"\n{text}\n\n{_where(form)}; {time.monotonic() - began:.0f} s in all")
     _save(form, found)
     if asked.keep:
-        (desk.HERE / "RESULTS.md").write_text(
-            f"# What was measured\n\n{_where(form)}. How to read it: README.md.\n\n{text}\n"
-        )
+        head = f"# What was measured\n\n{_where(form)}. How to read it: README.md."
+        (desk.HERE / "RESULTS.md").write_text(f"{head}\n\n{text}\n")
 
 
 def _saying(part: str) -> Any:

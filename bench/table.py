@@ -10,7 +10,7 @@ Found = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One row: what was measured, against which other turn of the same round. Without another it is the figure itself."""
+    """One row: a turn against another of the same round. Without another it is the figure itself."""
 
     work: str
     ours: str

@@ -7,7 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from config import health
 from portal import views as portal
-from trades import api, history
+from trades import api
 
 bots = [
     path("api/v2/time", api.Time.as_view(), name="time"),
@@ -23,8 +23,8 @@ bots = [
     path("signal/close", api.V1Close.as_view(), name="v1-close"),
 ]
 people = [
-    path("api/v2/trades/history", history.History.as_view(), name="history"),
-    path("api/v2/trades/history.csv", history.HistoryCsv.as_view(), name="history-csv"),
+    path("api/v2/trades/history", api.History.as_view(), name="history"),
+    path("api/v2/trades/history.csv", api.HistoryCsv.as_view(), name="history-csv"),
 ]
 urlpatterns = [
     *bots,

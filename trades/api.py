@@ -1,4 +1,4 @@
-"""The bots' endpoints. One class an operation: read the request, one call of the services, write the answer."""
+"""The endpoints. One class an operation: read the request, one call of the services, write the answer."""
 
 import functools
 import time
@@ -10,19 +10,32 @@ import orjson
 from django.conf import settings
 from django.db import connections
 from django.http import HttpResponse
-from drf_spectacular.utils import extend_schema
-from rest_framework.permissions import BasePermission
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accounts import authentication, signing
-from accounts.authentication import BOT_DATABASE, MAX_BATCH_BODY, ScopeDenied, SeqReplayed, Signed, SignedCall
-from core import database, limiting, problem, wire
+from accounts.authentication import (
+    BOT_DATABASE,
+    MAX_BATCH_BODY,
+    BotsStayOut,
+    ScopeDenied,
+    SeqReplayed,
+    Signed,
+    SignedCall,
+)
+from audit import services as audit
+from audit.people import actor_of
+from core import database, limiting, paging, problem, wire
 from core.errors import DomainError, Invalid
-from trades import schema, services, snapshot
+from trades import history, schema, services, snapshot
 from trades import wire as forms
+from trades.models import Reason
 from trades.services import Operation, Outcome
 
 MASTER, COPIER, READONLY = "master", "copier", "readonly"
@@ -430,3 +443,79 @@ class V1Close(_V1, SignalClose):
     def post(self, request: Request) -> HttpResponse:
         old: HttpResponse = super().post(request)
         return old
+
+
+# --- people
+
+
+class PeopleView(APIView):
+    """A route for people in their session. Whoever signs as a bot is shown the door."""
+
+    authentication_classes = [BotsStayOut, SessionAuthentication]
+    permission_classes = [IsAuthenticated]
+
+
+_FILTERS = [
+    OpenApiParameter("symbol", OpenApiTypes.STR),
+    OpenApiParameter("account", OpenApiTypes.STR),
+    OpenApiParameter("strategy", OpenApiTypes.STR),
+    OpenApiParameter("type", schema.SIDE),
+    OpenApiParameter("reason", {"type": "string", "enum": Reason.values}),
+    OpenApiParameter("closed_after", OpenApiTypes.DATETIME),
+    OpenApiParameter("closed_before", OpenApiTypes.DATETIME),
+]
+_PEOPLE_ERRORS = {
+    400: "request_malformed",
+    401: "not_authenticated",
+    403: "history_closed_to_bots, not_authenticated",
+    406: "not_acceptable",
+    422: "invalid",
+}
+_PAGE = schema.obj(
+    {
+        "data": {"type": "array", "items": {"type": "object"}},
+        "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
+        "has_more": {"type": "boolean"},
+    }
+)
+
+_PAGES: dict[Any, Any] = {200: OpenApiResponse(_PAGE), **schema.errors(_PEOPLE_ERRORS)}
+
+
+class History(PeopleView):
+    """One's own closed trades, newest first, by cursor."""
+
+    @extend_schema(
+        operation_id="history",
+        tags=["people"],
+        parameters=[
+            *_FILTERS,
+            OpenApiParameter("cursor", OpenApiTypes.STR),
+            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST}),
+        ],
+        responses=_PAGES,
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
+        limit = paging.limit(request.GET.get("limit"))
+        cursor = paging.cursor(request.GET.get("cursor"))
+        found = list((history.after(cursor, rows) if cursor else rows)[: limit + 1])
+        page = found[:limit]
+        more = len(found) > limit
+        following = paging.Cursor(page[-1].closed_at, page[-1].trade_id).text() if more else None
+        return json_response({"data": [history.row(closed) for closed in page], "next": following, "has_more": more})
+
+
+class HistoryCsv(PeopleView):
+    """The same, all of it, streamed."""
+
+    @extend_schema(
+        operation_id="history_csv",
+        tags=["people"],
+        parameters=_FILTERS,
+        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(_PEOPLE_ERRORS)},
+    )
+    def get(self, request: Request) -> HttpResponseBase:
+        rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
+        audit.record("history.exported", actor=actor_of(request._request), subject=f"user:{request.user.pk}")
+        return history.csv_response(rows)

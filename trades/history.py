@@ -1,4 +1,4 @@
-"""People's view of the cold table: their own closed trades, by page or as CSV. Closed to bots."""
+"""Reading the cold table for people: filtered, by page, as rows or CSV."""
 
 import csv
 from collections.abc import Iterator
@@ -7,22 +7,10 @@ from typing import Any
 import django_filters
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
-from django.http.response import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework.authentication import SessionAuthentication
-from rest_framework.permissions import IsAuthenticated
-from rest_framework.request import Request
-from rest_framework.views import APIView
 
-from accounts.authentication import BotsStayOut
 from accounts.models import User
-from audit import services as audit
-from audit.people import actor_of
 from core import money, paging
 from core.errors import Invalid
-from trades import schema
-from trades.api import json_response
 from trades.models import Reason, Side, TradeHistory
 
 
@@ -138,76 +126,3 @@ def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
     answer["Content-Disposition"] = 'attachment; filename="history.csv"'
     answer["Cache-Control"] = "no-store"
     return answer
-
-
-class PeopleView(APIView):
-    """A route for people in their session. Whoever signs as a bot is shown the door."""
-
-    authentication_classes = [BotsStayOut, SessionAuthentication]
-    permission_classes = [IsAuthenticated]
-
-
-_FILTERS = [
-    OpenApiParameter("symbol", OpenApiTypes.STR),
-    OpenApiParameter("account", OpenApiTypes.STR),
-    OpenApiParameter("strategy", OpenApiTypes.STR),
-    OpenApiParameter("type", schema.SIDE),
-    OpenApiParameter("reason", {"type": "string", "enum": Reason.values}),
-    OpenApiParameter("closed_after", OpenApiTypes.DATETIME),
-    OpenApiParameter("closed_before", OpenApiTypes.DATETIME),
-]
-_PEOPLE_ERRORS = {
-    400: "request_malformed",
-    401: "not_authenticated",
-    403: "history_closed_to_bots, not_authenticated",
-    406: "not_acceptable",
-    422: "invalid",
-}
-_PAGE = schema.obj(
-    {
-        "data": {"type": "array", "items": {"type": "object"}},
-        "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
-        "has_more": {"type": "boolean"},
-    }
-)
-
-_PAGES: dict[Any, Any] = {200: OpenApiResponse(_PAGE), **schema.errors(_PEOPLE_ERRORS)}
-
-
-class History(PeopleView):
-    """One's own closed trades, newest first, by cursor."""
-
-    @extend_schema(
-        operation_id="history",
-        tags=["people"],
-        parameters=[
-            *_FILTERS,
-            OpenApiParameter("cursor", OpenApiTypes.STR),
-            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST}),
-        ],
-        responses=_PAGES,
-    )
-    def get(self, request: Request) -> HttpResponseBase:
-        rows = filtered(request._request, own(request.user))  # type: ignore[arg-type]
-        limit = paging.limit(request.GET.get("limit"))
-        cursor = paging.cursor(request.GET.get("cursor"))
-        found = list((after(cursor, rows) if cursor else rows)[: limit + 1])
-        page = found[:limit]
-        more = len(found) > limit
-        following = paging.Cursor(page[-1].closed_at, page[-1].trade_id).text() if more else None
-        return json_response({"data": [row(closed) for closed in page], "next": following, "has_more": more})
-
-
-class HistoryCsv(PeopleView):
-    """The same, all of it, streamed."""
-
-    @extend_schema(
-        operation_id="history_csv",
-        tags=["people"],
-        parameters=_FILTERS,
-        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(_PEOPLE_ERRORS)},
-    )
-    def get(self, request: Request) -> HttpResponseBase:
-        rows = filtered(request._request, own(request.user))  # type: ignore[arg-type]
-        audit.record("history.exported", actor=actor_of(request._request), subject=f"user:{request.user.pk}")
-        return csv_response(rows)

@@ -32,7 +32,7 @@ static connection_t connections[MOST];
 static bot_key_t keys[MOST];
 static char first_failure[300];
 static const char *mode;
-static int ports[MOST], servers, poller;
+static int ports[MOST], servers, poller, ending, idle;
 static long answered, failed;
 static unsigned waits[BUCKETS];
 
@@ -146,7 +146,8 @@ static void hear(connection_t *c, int counting) {
             if (!failed++) snprintf(first_failure, sizeof first_failure, "%.290s", c->in);
         }
     }
-    ask(c);
+    if (ending) idle++;
+    else ask(c);
 }
 
 static double quantile(double q) {
@@ -179,7 +180,12 @@ int main(int argc, char **argv) {
         for (int i = 0; i < n; i++) hear(events[i].data.ptr, counted > 0);
     }
     getrusage(RUSAGE_SELF, &after);
-    double spent = now() - counted, cpu = after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec -
+    double spent = now() - counted;
+    for (ending = 1; idle < count && now() < until + 20;) { /* what is under way ends before whatever is measured next */
+        int n = epoll_wait(poller, events, MOST, 50);
+        for (int i = 0; i < n; i++) hear(events[i].data.ptr, 0);
+    }
+    double cpu = after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec -
                                           before.ru_stime.tv_sec +
                                           (after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
                                            before.ru_stime.tv_usec) * 1e-6;

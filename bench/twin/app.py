@@ -97,8 +97,8 @@ values ($1, $2, $2, $3, $4, $5, $6, $7, $8) returning id
 """
 LOCK = "select * from twin.active_trades where account_id = $1 and ticket_id = $2 for update"
 KEEP = """
-insert into twin.trade_history (account_id, ticket_id, master_ticket, symbol, type, volume, open_price, sl, tp, opened_at,
-                                close_price, profit, reason)
+insert into twin.trade_history (account_id, ticket_id, master_ticket, symbol, type, volume, open_price, sl, tp,
+                                opened_at, close_price, profit, reason)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) returning id
 """
 DELETE = "delete from twin.active_trades where id = $1"

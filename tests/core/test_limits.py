@@ -1,0 +1,250 @@
+"""Rate limits: exact under many threads, told in headers, and open where Redis is away."""
+
+import threading
+import time
+import uuid
+from collections import Counter
+
+import pytest
+import redis
+
+from accounts import services
+from audit import services as audit
+from audit.models import AuditLog
+from core import limiting
+from core.limiting import RateLimited
+from tests.signed import Bot, opening
+
+THREADS, EACH, LIMIT = 32, 4, 50
+
+
+@pytest.fixture
+def own_limiter():
+    """Whatever a test does to the way to Redis is forgotten afterwards."""
+    limiting._limiter.cache_clear()
+    limiting._redis.cache_clear()
+    yield
+    limiting._limiter.cache_clear()
+    limiting._redis.cache_clear()
+
+
+@pytest.fixture
+def no_redis(settings, own_limiter, tmp_path):
+    settings.LIMITS_STORAGE = f"redis+unix://{tmp_path}/nobody.sock"
+
+
+def let_through(hit):
+    """How many of 128 attempts of 32 threads pass."""
+    passed, start = [], threading.Barrier(THREADS)
+
+    def run():
+        start.wait()
+        for _ in range(EACH):
+            try:
+                hit()
+            except RateLimited:
+                continue
+            passed.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(passed)
+
+
+@pytest.mark.parametrize("bucket", ["ip", "key", "account"])
+def test_lets_exactly_its_number_through_whoever_comes_at_once(bucket):
+    name = uuid.uuid4().hex
+
+    assert let_through(lambda: limiting.spend(bucket, name, LIMIT)) == LIMIT
+
+
+def test_a_limiter_that_reads_and_then_writes_would_let_more_through(settings):
+    """The control: without one atomic step in Redis the same test fails."""
+    name = f"{settings.REDIS_PREFIX}-control:{uuid.uuid4().hex}"
+    client = redis.Redis.from_url(settings.REDIS_URL)
+
+    def hit():
+        count = int(client.get(name) or 0)
+        time.sleep(0.001)
+        if count >= LIMIT:
+            raise RateLimited(retry_after_ms=1, limit=LIMIT)
+        client.set(name, count + 1, px=60_000)
+
+    try:
+        assert let_through(hit) > LIMIT
+    finally:
+        client.delete(name)
+        client.close()
+
+
+def test_buckets_and_names_do_not_share_a_count():
+    name = uuid.uuid4().hex
+    for bucket, of in (("key", name), ("account", name), ("key", name + "2")):
+        for _ in range(2):
+            limiting.spend(bucket, of, 2)
+        with pytest.raises(RateLimited):
+            limiting.spend(bucket, of, 2)
+
+
+def test_zero_is_no_limit():
+    name = uuid.uuid4().hex
+
+    assert [limiting.spend("key", name, 0) for _ in range(100)] == [None] * 100
+
+
+def test_tells_what_is_left():
+    name = uuid.uuid4().hex
+
+    rooms = [limiting.spend("key", name, 3) for _ in range(3)]
+
+    assert [room.remaining for room in rooms] == [2, 1, 0]
+    assert all(room.limit == 3 and 1 <= room.reset_s <= 120 for room in rooms)
+
+
+def test_keys_in_redis_begin_with_the_desks_prefix(settings):
+    name = uuid.uuid4().hex
+    limiting.spend("key", name, 5)
+    limiting.seen_before(name, for_ms=5000)
+
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        kept = [key.decode() for key in client.scan_iter(f"*{name}*")]
+    assert len(kept) == 2
+    assert all(key.startswith(settings.REDIS_PREFIX) for key in kept)
+
+
+# --- over the API
+
+
+def limited_bot(account, per_minute, kind="master"):
+    _, made = services.create_key(account=account, kind=kind, actor=audit.SYSTEM, rate_per_minute=per_minute)
+    return Bot({"key": made.key, "secret": made.secret})
+
+
+def test_a_key_has_its_own_limit_and_is_told_of_it(lena):
+    bot = limited_bot(lena, 3)
+
+    answers = [bot.send("GET") for _ in range(4)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert [answer["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+    assert {answer["RateLimit-Limit"] for answer in answers} == {"3"}
+    assert all(int(answer["RateLimit-Reset"]) > 0 for answer in answers)
+
+
+def test_whoever_is_over_a_limit_is_told_when_to_come_again(lena):
+    bot = limited_bot(lena, 1)
+    bot.send("POST", fields=opening("1"))
+
+    refused = bot.send("POST", fields=opening("2"))
+
+    problem = refused.json()
+    assert (refused.status_code, problem["code"], problem["retry"]) == (429, "rate_limited", "after")
+    assert int(refused["Retry-After"]) == -(-problem["retry_after_ms"] // 1000) > 0
+    assert refused["Content-Type"] == "application/problem+json"
+    assert "X-Cd-Response-Sig" in refused  # a bot must not wait because a stranger says so
+    assert AuditLog.objects.filter(action="trade.opened").count() == 1
+
+
+def test_a_limited_request_uses_no_number_up(lena):
+    bot = limited_bot(lena, 1)
+    bot.send("GET")
+    request = bot.request("POST", fields=opening("1"))
+    assert request.send().status_code == 429
+
+    services.BotKey.objects.filter(key_id=bot.key.partition(".")[0]).update(rate_per_minute=None)
+    from accounts import authentication
+
+    authentication._look_up.cache_clear()
+
+    assert request.send().status_code == 201
+
+
+def test_the_generations_of_a_key_share_its_limit(lena):
+    bot = limited_bot(lena, 2)
+    key = services.BotKey.objects.get(key_id=bot.key.partition(".")[0])
+    made = services.rotate_key(key=key, actor=audit.SYSTEM)
+    newer = Bot({"key": made.key, "secret": made.secret})
+
+    assert [bot.send("GET").status_code, newer.send("GET").status_code] == [200, 200]
+    assert [bot.send("GET").status_code, newer.send("GET").status_code] == [429, 429]
+
+
+def test_the_limited_keys_of_an_account_share_a_limit_too(lena, sam, settings):
+    settings.RATE_PER_ACCOUNT = 3
+    one, two, stranger = limited_bot(lena, 100), limited_bot(lena, 100, "readonly"), limited_bot(sam, 100)
+
+    answers = [bot.send("GET").status_code for bot in (one, two, one, two, one)]
+
+    assert answers == [200, 200, 200, 429, 429]
+    assert stranger.send("GET").status_code == 200
+
+
+def test_keys_without_a_limit_have_none(lena_bot, settings):
+    settings.RATE_PER_ACCOUNT = 1
+
+    answers = [lena_bot.send("GET") for _ in range(5)]
+
+    assert Counter(answer.status_code for answer in answers) == {200: 5}
+    assert "RateLimit-Limit" not in answers[0]
+
+
+@pytest.fixture
+def from_somewhere(settings):
+    """A caller's address, behind a proxy; not used before."""
+    settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
+    address = f"2001:db8::{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}"
+    return {"headers": {"X-Forwarded-For": address, "X-Forwarded-Proto": "https"}}
+
+
+def test_an_address_is_limited_before_any_signature_is_looked_at(lena_bot, settings, from_somewhere):
+    settings.RATE_PER_IP = 3
+    forger = Bot({"key": lena_bot.key, "secret": "0" * 64})
+
+    answers = [forger.send("GET", but=from_somewhere) for _ in range(6)]
+
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429, 429]
+    assert AuditLog.objects.filter(action="request.refused").count() == 3
+    assert lena_bot.send("GET", but=from_somewhere).status_code == 429
+    assert lena_bot.send("GET").status_code == 200
+
+
+def test_nobody_fills_the_audit_log_with_what_cannot_be_read(lena_bot, settings, from_somewhere):
+    """A refusal is a row, and rows are for ever: so malformed requests count against the address as well."""
+    settings.RATE_PER_IP = 3
+    malformed = {"headers": {**from_somewhere["headers"], "X-Cd-Time": "now"}}
+
+    answers = [lena_bot.send("POST", fields={}, but=malformed).status_code for _ in range(10)]
+
+    assert Counter(answers) == {400: 3, 429: 7}
+    assert AuditLog.objects.filter(action="request.refused").count() == 3
+
+
+def test_nobody_fills_the_audit_log_without_tls(lena_bot, settings, from_somewhere):
+    settings.RATE_PER_IP = 3
+    plain = {"headers": {**from_somewhere["headers"], "X-Forwarded-Proto": "http"}}
+
+    answers = [lena_bot.send("GET", but=plain).status_code for _ in range(10)]
+
+    assert Counter(answers) == {403: 3, 429: 7}
+
+
+def test_without_redis_everything_passes_and_is_logged(no_redis, lena, settings, caplog):
+    settings.RATE_PER_IP = 1
+    bot = limited_bot(lena, 1)
+
+    answers = [bot.send("POST", fields=opening(ticket)) for ticket in (1, 2, 3)]
+    reads = [bot.send("GET") for _ in range(3)]
+
+    assert [answer.status_code for answer in answers + reads] == [201] * 3 + [200] * 3
+    assert "RateLimit-Limit" not in answers[0]
+    assert "rate_limit.unavailable" in caplog.text
+    assert "replay_mark.unavailable" in caplog.text
+
+
+def test_without_redis_a_write_is_still_never_taken_twice(no_redis, lena_bot):
+    request = lena_bot.request("POST", fields=opening("1"))
+
+    assert [request.send().status_code for _ in range(3)] == [201, 409, 409]
