@@ -10,8 +10,9 @@ import orjson
 from django.conf import settings
 from django.db import connections
 from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.renderers import JSONRenderer
@@ -35,7 +36,6 @@ from core import database, limiting, paging, problem, wire
 from core.errors import DomainError, Invalid
 from trades import history, schema, services, snapshot
 from trades import wire as forms
-from trades.models import Reason
 from trades.services import Operation, Outcome
 
 MASTER, COPIER, READONLY = "master", "copier", "readonly"
@@ -455,33 +455,6 @@ class PeopleView(APIView):
     permission_classes = [IsAuthenticated]
 
 
-_FILTERS = [
-    OpenApiParameter("symbol", OpenApiTypes.STR),
-    OpenApiParameter("account", OpenApiTypes.STR),
-    OpenApiParameter("strategy", OpenApiTypes.STR),
-    OpenApiParameter("type", schema.SIDE),
-    OpenApiParameter("reason", {"type": "string", "enum": Reason.values}),
-    OpenApiParameter("closed_after", OpenApiTypes.DATETIME),
-    OpenApiParameter("closed_before", OpenApiTypes.DATETIME),
-]
-_PEOPLE_ERRORS = {
-    400: "request_malformed",
-    401: "not_authenticated",
-    403: "history_closed_to_bots, not_authenticated",
-    406: "not_acceptable",
-    422: "invalid",
-}
-_PAGE = schema.obj(
-    {
-        "data": {"type": "array", "items": {"type": "object"}},
-        "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
-        "has_more": {"type": "boolean"},
-    }
-)
-
-_PAGES: dict[Any, Any] = {200: OpenApiResponse(_PAGE), **schema.errors(_PEOPLE_ERRORS)}
-
-
 class History(PeopleView):
     """One's own closed trades, newest first, by cursor."""
 
@@ -489,11 +462,11 @@ class History(PeopleView):
         operation_id="history",
         tags=["people"],
         parameters=[
-            *_FILTERS,
+            *schema.HISTORY_FILTERS,
             OpenApiParameter("cursor", OpenApiTypes.STR),
             OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST}),
         ],
-        responses=_PAGES,
+        responses=schema.HISTORY_PAGE,
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
@@ -512,8 +485,8 @@ class HistoryCsv(PeopleView):
     @extend_schema(
         operation_id="history_csv",
         tags=["people"],
-        parameters=_FILTERS,
-        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(_PEOPLE_ERRORS)},
+        parameters=schema.HISTORY_FILTERS,
+        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(schema.PEOPLE_ERRORS)},
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ from audit.models import AuditLog
 from core import problem
 from core.errors import DomainError, NotFound, RequestMalformed
 from trades import services
-from trades.hub import Hub, Watcher
+from trades.feed import Watcher
+from trades.hub import Hub
 
 PATH = "/ws/v2/active"
 MAX_FRAME = 4096

@@ -10,10 +10,8 @@ import asyncio
 import functools
 import time
 import types
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -22,139 +20,19 @@ import structlog
 from channels.layers import get_channel_layer
 from django.db import DatabaseError, InterfaceError, connection
 
-from strategies import packets
 from strategies import services as strategies
 from strategies.models import Subscription
 from trades import snapshot, stream
-from trades.snapshot import Source
+from trades.feed import Entry, Feed, PacketKey, Watcher
 
 log = structlog.get_logger()
 
-LOG_BYTES = 256 * 1024
 SLICE = 512  # sockets written to before others get a turn
 REORDER_S = 0.5
 HEARTBEAT_S = 4.0
 SWEEP_S = 1.0
 RESYNC_S = 1.0  # a client may ask for a snapshot this often
 DATABASE_THREADS = 4
-
-Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class PacketKey:
-    """What signs a subscription's packets."""
-
-    secret: str = field(repr=False)
-    generation: int
-
-
-@dataclass(slots=True, eq=False)
-class Watcher:
-    """One socket. `at` is its position in each feed, by strategy id."""
-
-    send: Send
-    accounts: tuple[int, ...]
-    generation_id: int | None = None
-    session_key: str | None = None
-    user_id: Any = None
-    wants_packets: bool = False
-    packet_keys: dict[str, PacketKey] = field(default_factory=dict)  # by sub_id
-    sources: dict[int, Source] = field(default_factory=dict)
-    at: dict[int, int] = field(default_factory=dict)
-    task: "asyncio.Task[None] | None" = None
-    is_stale: bool = True  # needs a snapshot before anything else
-    is_gone: bool = False
-    resynced_at: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One delta in a feed's log, with its encoded texts by the copy volume they show (as it came: none)."""
-
-    seq: int
-    at_ms: int
-    delta: dict[str, Any]
-    texts: dict[str | None, str]
-
-    @classmethod
-    def of(cls, at_ms: int, delta: dict[str, Any]) -> "Entry":
-        return cls(int(delta["seq"]), at_ms, delta, {None: orjson.dumps(delta).decode()})
-
-    @property
-    def size(self) -> int:
-        return len(self.texts[None])
-
-    def forget_texts(self) -> None:
-        """Once delivered, whoever still needs another text than the plain one has it made again."""
-        self.texts = {None: self.texts[None]}
-
-    def text(self, source: Source, key: PacketKey | None) -> str:
-        """As this source's owner gets it. A paused subscription is told of an open, but gets no packet to act on."""
-        trade = self.delta["trade"]
-        closing = self.delta["type"] == "trade.closed"
-        copy_volume = None if closing else source.copy_volume(trade["volume"])
-        text = self.texts.get(copy_volume)
-        if text is None:
-            shown = {**self.delta, "trade": {**trade, "copy_volume": copy_volume}}
-            text = self.texts[copy_volume] = orjson.dumps(shown).decode()
-        if key is None or (source.paused and self.delta["type"] == "trade.opened"):
-            return text
-        return f'{text[:-1]},"packet":{orjson.dumps(self.packet(source, key)).decode()}}}'
-
-    def packet(self, source: Source, key: PacketKey) -> dict[str, str]:
-        assert source.sub_id is not None
-        trade = self.delta["trade"]
-        volume = source.sized(trade["volume"]) if self.delta["type"] != "trade.closed" else Decimal(0)
-        fields = packets.fields_of(
-            self.delta["type"],
-            trade,
-            sub_id=source.sub_id,
-            seq=self.delta["seq"],
-            timestamp_ms=self.at_ms,
-            copy_volume=volume,
-        )
-        action = packets.ACTIONS[self.delta["type"]]
-        return packets.signed(key.secret, fields, action=action, trade_ref=trade["trade_id"], generation=key.generation)
-
-
-@dataclass(slots=True, eq=False)
-class Feed:
-    """A strategy's stream: deltas tail+1 … head are in the log; those that came too early wait in `early`."""
-
-    strategy_id: int
-    name: str
-    head: int
-    watchers: set[Watcher] = field(default_factory=set)
-    entries: deque[Entry] = field(default_factory=deque)
-    size: int = 0
-    early: dict[int, Entry] = field(default_factory=dict)
-    gap: asyncio.TimerHandle | None = None
-    ahead: int = 0  # the database's number at the last heartbeat, if it was ahead of head
-    joined: bool = False
-
-    @property
-    def tail(self) -> int:
-        return self.head - len(self.entries)
-
-    def append(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        self.head = entry.seq
-        self.size += entry.size
-        while self.size > LOG_BYTES and len(self.entries) > 1:
-            self.size -= self.entries.popleft().size
-
-    def after(self, seq: int) -> list[Entry] | None:
-        """The deltas after `seq`; None where some of them have left the log."""
-        if seq < self.tail:
-            return None
-        return [entry for entry in self.entries if entry.seq > seq]
-
-    def start_anew(self, head: int) -> None:
-        """Forget the log: what it lacks is in the snapshots that its watchers get."""
-        self.entries.clear()
-        self.size, self.head, self.ahead = 0, head, 0
-        self.early = {seq: entry for seq, entry in self.early.items() if seq > head}
 
 
 class Hub:

@@ -6,6 +6,8 @@ from typing import Any
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
+from trades.models import Reason
+
 Schema = dict[str, Any]
 
 AMOUNT: Schema = {"type": "string", "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,8})?$", "examples": ["1.10500000"]}
@@ -237,3 +239,32 @@ def bots(
         deprecated=deprecated,
     )
     return described
+
+
+# --- people
+
+HISTORY_FILTERS = [
+    OpenApiParameter("symbol", OpenApiTypes.STR),
+    OpenApiParameter("account", OpenApiTypes.STR),
+    OpenApiParameter("strategy", OpenApiTypes.STR),
+    OpenApiParameter("type", SIDE),
+    OpenApiParameter("reason", {"type": "string", "enum": Reason.values}),
+    OpenApiParameter("closed_after", OpenApiTypes.DATETIME),
+    OpenApiParameter("closed_before", OpenApiTypes.DATETIME),
+]
+PEOPLE_ERRORS = {
+    400: "request_malformed",
+    401: "not_authenticated",
+    403: "history_closed_to_bots, not_authenticated",
+    406: "not_acceptable",
+    422: "invalid",
+}
+PAGE = obj(
+    {
+        "data": {"type": "array", "items": {"type": "object"}},
+        "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
+        "has_more": {"type": "boolean"},
+    }
+)
+
+HISTORY_PAGE: dict[Any, Any] = {200: OpenApiResponse(PAGE), **errors(PEOPLE_ERRORS)}

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from accounts import services
 from audit import services as audit
@@ -231,17 +232,17 @@ def test_nobody_fills_the_audit_log_without_tls(lena_bot, settings, from_somewhe
     assert Counter(answers) == {403: 3, 429: 7}
 
 
-def test_without_redis_everything_passes_and_is_logged(no_redis, lena, settings, caplog):
+def test_without_redis_everything_passes_and_is_logged(no_redis, lena, settings):
     settings.RATE_PER_IP = 1
     bot = limited_bot(lena, 1)
 
-    answers = [bot.send("POST", fields=opening(ticket)) for ticket in (1, 2, 3)]
-    reads = [bot.send("GET") for _ in range(3)]
+    with capture_logs() as lines:
+        answers = [bot.send("POST", fields=opening(ticket)) for ticket in (1, 2, 3)]
+        reads = [bot.send("GET") for _ in range(3)]
 
     assert [answer.status_code for answer in answers + reads] == [201] * 3 + [200] * 3
     assert "RateLimit-Limit" not in answers[0]
-    assert "rate_limit.unavailable" in caplog.text
-    assert "replay_mark.unavailable" in caplog.text
+    assert {"rate_limit.unavailable", "replay_mark.unavailable"} <= {line["event"] for line in lines}
 
 
 def test_without_redis_a_write_is_still_never_taken_twice(no_redis, lena_bot):
