@@ -140,10 +140,10 @@ def open_trade(
         "ticket_id": str(ticket_id),
         "symbol": symbol,
         "type": str(type),
-        "volume": money.text(volume),
-        "open_price": money.text(open_price),
-        "sl": None if sl is None else money.text(sl),
-        "tp": None if tp is None else money.text(tp),
+        "volume": _amount(volume),
+        "open_price": _amount(open_price),
+        "sl": None if sl is None else _amount(sl),
+        "tp": None if tp is None else _amount(tp),
         "comment": comment,
     }
     if opened_at is not None:
@@ -166,7 +166,7 @@ def modify_trade(
 ) -> Outcome:
     """Set the stops that are named; None removes one. Locks the stream, then the trade."""
     named = {name: value for name, value in (("sl", sl), ("tp", tp)) if value is not _KEEP}
-    stops = {name: None if value is None else money.text(value) for name, value in named.items()}
+    stops = {name: None if value is None else _amount(value) for name, value in named.items()}
     return _do("trade_modify", account, actor, {"ticket_id": str(ticket_id), **stops})
 
 
@@ -188,9 +188,9 @@ def reduce_trade(
         {
             "ticket_id": str(ticket_id),
             "deal_id": deal_id,
-            "volume": money.text(volume),
-            "close_price": money.text(close_price),
-            "profit": money.text(profit),
+            "volume": _amount(volume),
+            "close_price": _amount(close_price),
+            "profit": _amount(profit),
         },
     )
 
@@ -208,11 +208,16 @@ def close_trade(
     """Move a trade from the hot to the cold table. An unknown ticket leaves a tombstone that refuses its late open."""
     args = {
         "ticket_id": str(ticket_id),
-        "close_price": money.text(close_price),
-        "profit": money.text(profit),
+        "close_price": _amount(close_price),
+        "profit": _amount(profit),
         "reason": str(reason),
     }
     return _do("trade_close", account, actor, {**args, "note": note} if note else args)
+
+
+def _amount(value: Decimal) -> str:
+    """As the database's verbs take it; ValueError for what it could not keep exactly."""
+    return money.text(money.exact(value))
 
 
 def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:

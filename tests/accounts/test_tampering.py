@@ -522,12 +522,14 @@ def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire):
     assert wire.count() == 0
 
 
+PLAIN = {"Content-Type": "text/plain", "Host": "evil.example", "Content-Length": "1"}
+
+
 def test_a_signed_header_that_stands_twice_is_refused(wire):
     for name in (*HEADERS, "Content-Type", "Host", "Content-Length"):
         for twin in ("the same", "another"):
             lines, body = wire.signed()
-            second = lines[name] if twin == "the same" else {"Content-Type": "text/plain", "Host": "evil.example",
-                                                             "Content-Length": "1"}.get(name) or other(wire.bot, name)  # fmt: skip
+            second = lines[name] if twin == "the same" else PLAIN.get(name) or other(wire.bot, name)
 
             status, said = wire.send(ACTIVE, [("Connection", "close"), *lines.items(), (name, second)], body)
 

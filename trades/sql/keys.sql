@@ -61,6 +61,15 @@ create trigger keeps_its_opening before update on active_trades for each row exe
 create trigger never_truncated before truncate on active_trades for each statement execute function refuse_mutation();
 alter table active_trades enable always trigger keeps_its_opening, enable always trigger never_truncated;
 
+-- NaN is above every number, so no "> 0" keeps it out.
+alter table active_trades add constraint active_trade_amounts_are_numbers
+  check (volume < 'NaN' and opened_volume < 'NaN' and open_price < 'NaN' and sl < 'NaN' and tp < 'NaN');
+alter table trade_history add constraint trade_history_amounts_are_numbers
+  check (volume < 'NaN' and closed_volume < 'NaN' and open_price < 'NaN' and close_price < 'NaN' and sl < 'NaN' and tp < 'NaN'
+         and profit < 'NaN' and closing_profit < 'NaN');
+alter table trade_reductions add constraint trade_reduction_amounts_are_numbers
+  check (volume < 'NaN' and remaining < 'NaN' and close_price < 'NaN' and profit < 'NaN');
+
 select make_append_only('trade_history'), make_append_only('trade_reductions'), make_append_only('copy_orders');
 
 -- The numbers of a stream only ever grow by one.

@@ -49,6 +49,11 @@ begin
      where key_id = k.id and generation < g.generation;
   end if;
 
+  if jsonb_array_length(p_operations) > 1 then
+    -- Any of them may need either stream of the account, and the account's other key may be at the same just now.
+    perform from strategies where account_id = k.account_id for no key update;
+    perform from trading_accounts where id = k.account_id for no key update;
+  end if;
   for v_operation in select jsonb_array_elements(p_operations) loop
     select * into v_kept from signed_results where key_id = k.id and idempotency_key = v_operation->>'idem';
     if found and v_kept.fingerprint <> decode(v_operation->>'fingerprint', 'hex') then

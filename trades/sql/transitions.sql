@@ -99,7 +99,9 @@ begin
     return refused('strategy_close_only');
   end if;
 
-  insert into trades (id, account_id, ticket_id, state, opening) values (uuid_v7(), v_account, v_ticket, 'OPEN', v_opening) returning * into t;
+  insert into trades (id, account_id, ticket_id, state, opening) values (uuid_v7(), v_account, v_ticket, 'OPEN', v_opening)
+    on conflict (account_id, ticket_id) do nothing returning * into t;
+  if not found then return trade_open(caller, args); end if;  -- the account's other stream took the ticket in between
   insert into active_trades (trade_id, account_id, strategy_id, ticket_id, master_ticket, master_trade, seq, symbol, type, volume,
                              opened_volume, open_price, sl, tp, status, comment, analysis, opened_at)
   values (t.id, v_account, s.id, v_ticket, v_master_ticket, v_master,
@@ -171,7 +173,7 @@ declare
   v_price     numeric(20,8) := (args->>'close_price')::numeric;
   v_profit    numeric(20,8) := (args->>'profit')::numeric;
 begin
-  if t.id is null then return refused('trade_unknown'); end if;
+  if t.id is null and v_remaining > 0 then return refused('trade_unknown'); end if;
   select * into r from trade_reductions where trade_id = t.id and deal_id = args->>'deal_id';
   if found and (r.remaining, r.close_price, r.profit) is distinct from (v_remaining, v_price, v_profit) then
     return refused('deal_exists_different');

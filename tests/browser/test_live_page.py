@@ -1,0 +1,101 @@
+"""The desk's page in a real browser, while a bot trades."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests import chromium
+from tests.signed import opening
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    # Playwright keeps an event loop in this thread, in which Django would not ask the database.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    yield from launched()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+def launched() -> Iterator[object]:
+    found = chromium.find()
+    if found is None:
+        pytest.skip("NO CHROMIUM: install one (Debian: apt install chromium) or name it in COPYDESK_CHROMIUM")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=chromium.ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What the browser complained of: nothing, at the end."""
+    return []
+
+
+@pytest.fixture
+def page(browser, faults) -> Iterator[Page]:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda fault: faults.append(str(fault)))
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def sign_in(page, web, cast, name):
+    page.goto(f"{web.url}/login/")
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password").fill(cast["users"][name]["password"])
+    page.get_by_role("main").get_by_role("button", name="Sign in").click()
+    expect(page.locator("#state")).to_have_text("live", timeout=15_000)
+
+
+def test_a_trade_appears_changes_and_goes_without_a_reload(page, web, cast):
+    sign_in(page, web, cast, "finn")
+    lena = web.bot("lena", "master")
+    rows = page.locator("#trades tr")
+
+    lena.open(**opening("1", symbol="GBPUSD"))
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("GBPUSD")
+    expect(page).to_have_title(re.compile(r"^\(1\)"))
+    lena.modify("1", sl="1.10120000")
+    expect(rows).to_contain_text("1.1012")
+    lena.close("1", close_price="1.11", profit="12.40")
+    expect(rows).to_have_count(0)
+    expect(page.locator("#events li").first).to_contain_text("+12.40")
+    expect(page.locator("#closed")).to_have_text("1")
+
+
+def test_the_page_says_when_it_is_cut_off_and_comes_back_right(page, web, cast, faults):
+    sign_in(page, web, cast, "finn")
+    web.kill()
+    expect(page.locator("#state")).to_contain_text("reconnecting", timeout=15_000)
+    web.start()
+    web.bot("lena", "master").open(**opening("1", symbol="GBPUSD"))
+
+    expect(page.locator("#state")).to_have_text("live", timeout=40_000)
+    expect(page.locator("#trades tr")).to_contain_text("GBPUSD")
+    assert all("WebSocket" in fault or "ERR_CONNECTION" in fault for fault in faults)
+    faults.clear()
+
+
+def test_a_stranger_sees_nothing(page, web, cast):
+    web.bot("lena", "master").open(**opening("1", symbol="GBPUSD"))
+    sign_in(page, web, cast, "sam")
+
+    expect(page.locator("#trades tr")).to_have_count(0)
+    expect(page.locator("#none")).to_be_visible()
+
+
+def test_signing_out_ends_the_stream(page, web, cast):
+    sign_in(page, web, cast, "finn")
+    page.get_by_role("button", name="Sign out").click()
+
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
