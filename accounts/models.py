@@ -135,10 +135,13 @@ class BotKeyGeneration(models.Model):
 
 
 class SignedResult(models.Model):
-    """What a signed request led to, kept under its Idempotency-Key, so that a repeat gets the same answer."""
+    """What a signed request led to, kept under its Idempotency-Key, so that a repeat gets the same answer.
+
+    Written by signed_call alone, which holds the key's row locked: a constraint to it would only ask again.
+    """
 
     pk = models.CompositePrimaryKey("key_id", "idempotency_key")
-    key = models.ForeignKey(BotKey, models.PROTECT, related_name="+", db_index=False)
+    key = models.ForeignKey(BotKey, models.PROTECT, related_name="+", db_index=False, db_constraint=False)
     idempotency_key = models.CharField(max_length=64)
     fingerprint = models.BinaryField()
     outcome = models.JSONField()

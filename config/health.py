@@ -58,9 +58,11 @@ def metrics(request: HttpRequest) -> HttpResponse:
     else:
         may = networks.is_loopback(request.client_ip)  # type: ignore[attr-defined]
     if not may:
-        return problem.response(
+        no = problem.response(
             problem.body(status=401, code="not_authenticated", detail="Send Authorization: Bearer METRICS_TOKEN.")
         )
+        no["WWW-Authenticate"] = "Bearer"
+        return no
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -8,11 +8,13 @@ from typing import cast
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.utils.module_loading import import_string
 
 from accounts import networks
 from core import problem
+from core.errors import RequestMalformed
 
 log = structlog.get_logger("request")
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -104,7 +106,15 @@ class PeopleOnly:
                 self.view_hooks.insert(0, self.people.process_view)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.bots(request) if request.path.startswith(BOT_ROUTES) else self.people(request)
+        if request.path.startswith(BOT_ROUTES):
+            return self.bots(request)
+        try:
+            return self.people(request)
+        except DisallowedHost:
+            if not request.path.startswith("/api/"):
+                raise
+            no = RequestMalformed("The desk is not reached by this Host.", header="Host")
+            return problem.response(problem.of(no, request.request_id))  # type: ignore[attr-defined]
 
     def process_view(self, request: HttpRequest, *args: object) -> HttpResponse | None:
         """Django asks only the middleware it lists itself, so what stands inside this one (CSRF) is asked here."""

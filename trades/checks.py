@@ -59,8 +59,8 @@ INVARIANTS = {
             'trades.trades_pkey', 'trades.trade_is_unique_on_its_account', 'trades.trade_state_is_known',
             'trades.open_trade_is_active', 'trades.closed_trade_is_history',
             'active_trades.active_trades_pkey', 'active_trades.active_trade_belongs_to_an_open_trade',
-            'active_trades.active_trade_status_is_open', 'active_trades.active_trade_volume_is_positive_and_never_grows',
-            'active_trades.active_trade_amounts_are_numbers',
+            'active_trades.active_trade_status_is_open', 'active_trades.active_trade_amounts_are_numbers',
+            'active_trades.active_trade_volume_is_positive_and_never_grows',
             'trade_history.trade_history_pkey', 'trade_history.closed_trade_belongs_to_a_closed_trade',
             'trade_history.trade_history_status_is_closed', 'trade_history.trade_history_amounts_are_numbers',
             'trade_reductions.trade_reduction_deal_is_told_once']) wanted
@@ -71,7 +71,7 @@ INVARIANTS = {
         select distinct tgrelid::regclass || '.' || conname
           from pg_trigger join pg_constraint on pg_constraint.oid = tgconstraint
          where tgenabled not in ('O', 'A')
-           and tgrelid in ('trades'::regclass, 'active_trades'::regclass, 'trade_history'::regclass, 'trade_reductions'::regclass)""",
+           and tgrelid = any(array['trades', 'active_trades', 'trade_history', 'trade_reductions']::regclass[])""",
 }
 
 

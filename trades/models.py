@@ -24,10 +24,10 @@ class Side(models.TextChoices):
 class Reason(models.TextChoices):
     TP = "TP", "take profit"
     SL = "SL", "stop loss"
-    MANUAL = "MANUAL", "closed by hand"
-    STOP_OUT = "STOP_OUT", "stopped out by the broker"
+    MANUAL = "MANUAL", "by hand"
+    STOP_OUT = "STOP_OUT", "stopped out"
     RECONCILED = "RECONCILED", "found closed"
-    STAFF = "STAFF", "closed by staff"
+    STAFF = "STAFF", "by staff"
 
 
 class Trade(models.Model):
@@ -58,9 +58,11 @@ class Trade(models.Model):
 class Position(models.Model):
     """What the hot and the cold row of a trade have in common."""
 
-    # The key to the identity, in trades/sql, stands for these too: one check instead of three.
-    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_constraint=False)
-    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
+    # The key to the identity, in trades/sql, stands for the account's too. Indexes are named below, or in trades/sql.
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_constraint=False, db_index=False)
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(
+        Strategy, models.PROTECT, related_name="+", db_index=False
+    )
     ticket_id = models.CharField("ticket", max_length=19)
     master_ticket = models.CharField(max_length=19)
     master_trade = models.UUIDField(null=True, help_text="The trade that this one copies; none for a master's own.")
@@ -145,10 +147,12 @@ class TradeHistory(Position):
 
     class Kind(models.TextChoices):
         TRADE = "TRADE", "trade"
-        TOMBSTONE = "TOMBSTONE", "tombstone: a close that came before its open"
+        TOMBSTONE = "TOMBSTONE", "tombstone"
 
     trade = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="history", db_constraint=False)
-    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+", null=True)
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(
+        Strategy, models.PROTECT, related_name="+", null=True, db_index=False
+    )
     kind = models.CharField(max_length=9, choices=Kind, default=Kind.TRADE)
     symbol = models.CharField(max_length=32, null=True)
     type = models.CharField(max_length=4, choices=Side, null=True)

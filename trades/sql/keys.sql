@@ -87,4 +87,5 @@ alter table strategies set (fillfactor = 70);
 alter table bot_key_generations set (fillfactor = 70);
 alter table active_trades set (fillfactor = 80);
 
-create index active_trades_strategy_idx on active_trades (strategy_id) where master_trade is null;
+create index active_trades_masters_idx on active_trades (strategy_id) where master_trade is null;
+create index active_trades_copies_idx on active_trades (account_id) where master_trade is not null;

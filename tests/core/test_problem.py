@@ -1,0 +1,237 @@
+"""Refusals: each with its code, told in one form, and all of them in the documentation."""
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.apps import apps
+from django.db import OperationalError
+from rest_framework.test import APIRequestFactory
+
+from core import errors, problem
+from tests.signed import HOST, opening
+
+DOCUMENTED = Path(__file__).resolve().parent.parent.parent / "docs" / "errors.md"
+RETRIES = {"never", "new_seq", "same_key", "after", "rotate", "resync"}
+# What is told without a class: by the framework's own errors, or where there is no request to refuse.
+WITHOUT_A_CLASS = {"csrf_failed": (403, "never"), "internal": (500, "same_key")}
+
+
+def refusals():
+    """All classes, once every module of the desk is known."""
+    for app in apps.get_app_configs():
+        if "site-packages" in app.path:
+            continue
+        for module in pkgutil.iter_modules([app.path]):
+            importlib.import_module(f"{app.name}.{module.name}")
+    return errors.every_error()
+
+
+def documented():
+    """code → status, retry, meaning, what to do."""
+    lines = re.findall(r"^\| `([a-z_0-9]+)` \| (\d{3}) \| (\w+) \| (.+?) \| (.+?) \|$", DOCUMENTED.read_text(), re.M)
+    return {code: (int(status), retry, meaning, do) for code, status, retry, meaning, do in lines}
+
+
+def told():
+    known = {cls.code: (int(cls.status), cls.retry) for cls in refusals()}
+    framework = {code: (status, "never") for status, code, _ in problem._FRAMEWORK.values()}
+    return {**framework, **known, **WITHOUT_A_CLASS}
+
+
+def test_every_refusal_has_a_code_of_its_own_and_says_something():
+    classes = refusals()
+    codes = [cls.code for cls in classes]
+
+    assert len(classes) > 25
+    assert sorted(set(codes)) == codes
+    for cls in classes:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", cls.code)
+        assert cls.retry in RETRIES
+        assert 400 <= cls.status < 600
+        assert cls.detail.endswith(".")
+
+
+def test_the_documentation_has_every_code_as_it_is():
+    rows = documented()
+
+    assert {code: row[:2] for code, row in rows.items()} == told()
+    assert list(rows) == sorted(rows)
+    assert all(meaning.endswith(".") and do.endswith(".") for _, _, meaning, do in rows.values())
+
+
+def test_a_500_may_be_repeated_and_nothing_else_that_fails_for_good():
+    for code, (status, retry) in told().items():
+        assert (status < 500) or retry == "same_key", code
+
+
+def test_a_refusal_is_a_problem_document():
+    made = problem.of(errors.Busy(retry_after_ms=1500), "a-request")
+
+    assert made == {
+        "type": "/problems/busy",
+        "title": "Conflict",
+        "status": 409,
+        "detail": errors.Busy.detail,
+        "code": "busy",
+        "retry": "same_key",
+        "request_id": "a-request",
+        "server_time": made["server_time"],
+        "retry_after_ms": 1500,
+    }
+    assert problem.response(made)["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("55P03", "busy"),
+        ("40P01", "busy"),
+        ("40001", "busy"),
+        ("57014", "busy"),
+        ("22003", "invalid"),
+        ("57P01", "unavailable"),
+        (None, "unavailable"),
+    ],
+)
+def test_what_the_database_refuses_for_a_while_may_be_repeated(state, code):
+    fault = OperationalError()
+    fault.__cause__ = psycopg.errors.lookup(state)() if state else psycopg.OperationalError()
+
+    assert problem.of_database(fault).code == code
+
+
+def test_a_broken_promise_of_the_database_is_a_bug():
+    from django.db import IntegrityError
+
+    fault = IntegrityError()
+    fault.__cause__ = psycopg.errors.UniqueViolation()
+
+    assert problem.of_database(fault) is None
+    assert problem.handle(fault, {"request": APIRequestFactory().get("/"), "view": None}) is None
+
+
+# --- over HTTP
+
+
+def refused(response, status, code):
+    body = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code)
+    assert response["Content-Type"] == "application/problem+json"
+    assert body["request_id"] == response["X-Request-ID"]
+    assert body.keys() >= {"type", "title", "status", "detail", "code", "retry", "request_id", "server_time"}
+    return body
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api", "/api/", "/api/v2", "/api/v2/", "/api/v2/nothing", "/api/v1/trades", "/api/v2/trades/active/1/2/3",
+     "/signal", "/signals/", "/signal/open", "/api/%00", "/api/../etc/passwd", "/api/schema"],
+)  # fmt: skip
+def test_an_unknown_route_is_a_problem(path, client, desk_db):
+    for method in ("get", "post", "delete"):
+        refused(getattr(client, method)(path, HTTP_HOST=HOST), 404, "not_found")
+
+
+def test_another_method_is_told_which_ones_there_are(lena_bot, client):
+    body = refused(lena_bot.send("PUT", fields={}), 405, "method_not_allowed")
+    assert body["retry"] == "never"
+    assert lena_bot.send("PUT", fields={})["Allow"] == "GET, POST, HEAD, OPTIONS"
+    answer = client.post("/api/v2/time", HTTP_HOST=HOST)
+    refused(answer, 405, "method_not_allowed")
+    assert answer["Allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_another_representation_is_not_acceptable(client, desk_db):
+    answer = client.get("/api/v2/time", HTTP_HOST=HOST, headers={"Accept": "application/xml"})
+
+    refused(answer, 406, "not_acceptable")
+
+
+def test_whoever_is_not_signed_in_is_told_how_to_be(client, desk_db):
+    answer = client.get("/api/v2/trades/history", HTTP_HOST=HOST)
+
+    refused(answer, 401, "not_authenticated")
+    assert answer["WWW-Authenticate"]
+
+
+def test_an_unknown_host_is_malformed_on_every_route_of_the_api(lena_bot, client, finn):
+    client.force_login(finn.owner)
+    for path in ("/api/v2/trades/history", "/api/v2/trades/active", "/signals", "/api/nothing"):
+        answer = client.get(path, HTTP_HOST="evil.example")
+
+        assert (answer.status_code, answer["Content-Type"]) in (
+            (400, "application/problem+json"),
+            (404, "application/problem+json"),
+        ), path
+        assert b"ALLOWED_HOSTS" not in answer.content
+
+
+@pytest.fixture
+def in_production(settings, tmp_path):
+    settings.DEBUG, settings.STATIC_ROOT = False, tmp_path
+    settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
+    return {"headers": {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}}
+
+
+def test_a_bug_is_a_problem_without_its_traceback(in_production, client, desk_db, monkeypatch):
+    from trades import api
+
+    def broken(*_):
+        raise RuntimeError("the inside of the desk")
+
+    monkeypatch.setattr(api.Time, "get", broken)
+    client.raise_request_exception = False
+
+    answer = client.get("/api/v2/time", HTTP_HOST=HOST)
+
+    body = refused(answer, 500, "internal")
+    assert body["retry"] == "same_key"
+    assert b"inside" not in answer.content
+    assert b"Traceback" not in answer.content
+
+
+def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(in_production, lena_bot, monkeypatch):
+    from trades import services
+
+    real = services.signed
+
+    def broken(*args):
+        real(*args)
+        raise RuntimeError("after the commit")
+
+    monkeypatch.setattr(services, "signed", broken)
+    effect = "open-000000000000001"
+
+    answer = lena_bot.send("POST", fields=opening("1"), effect=effect, but=in_production)
+
+    refused(answer, 500, "internal")
+    assert b"after the commit" not in answer.content
+    monkeypatch.setattr(services, "signed", real)
+    again = lena_bot.send("POST", fields=opening("1"), effect=effect, but=in_production)
+    assert (again.status_code, again["Idempotency-Replayed"]) == (201, "true")
+
+
+def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(lena_bot, monkeypatch):
+    from trades import services
+
+    def away(*_):
+        raise OperationalError from psycopg.OperationalError("connection refused to 10.0.0.7")
+
+    monkeypatch.setattr(services, "signed", away)
+
+    answer = lena_bot.send("POST", fields=opening("1"))
+
+    body = refused(answer, 503, "unavailable")
+    assert (body["retry"], answer["Retry-After"]) == ("same_key", "1")
+    assert b"10.0.0.7" not in answer.content
+
+
+def test_a_request_keeps_the_id_it_came_with_where_that_is_harmless(client, desk_db):
+    for given, kept in (("0123-abcd.EF_", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)):
+        answer = client.get("/api/nothing", HTTP_HOST=HOST, headers={"X-Request-ID": given})
+
+        assert (answer["X-Request-ID"] == given) is kept

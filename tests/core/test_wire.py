@@ -1,0 +1,217 @@
+"""Reading JSON: amounts come through exactly, and whatever is malformed is a named fault, never a failure."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from core import money, wire
+from core.errors import Invalid, RequestMalformed
+
+UNITS = st.integers(min_value=-(10**20 - 1), max_value=10**20 - 1)
+TEXT = st.text(max_size=40)
+
+
+def nested(leaves):
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=10
+    )
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | TEXT
+WITHOUT_FLOATS = nested(LEAVES | st.decimals(allow_nan=False, allow_infinity=False))
+ANYTHING = nested(LEAVES | st.floats() | st.decimals())
+READERS = {
+    "amount": wire.amount,
+    "positive": wire.positive,
+    "not_negative": wire.not_negative,
+    "whole": wire.whole(1, 2**63 - 1),
+    "matching": wire.matching(r"[a-z]{1,8}", "must be letters"),
+    "one_of": wire.one_of(("BUY", "SELL"), {"buy": "BUY"}),
+    "text": wire.text(16),
+    "moment": wire.moment,
+    "small_object": wire.small_object(256),
+}
+
+
+def units(amount):
+    return int(amount.scaleb(8))
+
+
+@given(UNITS)
+def test_every_amount_comes_through_text_exactly(count):
+    exact = Decimal(count).scaleb(-8)
+
+    found = wire.amount(money.text(exact))
+
+    assert (units(found), found.as_tuple().exponent) == (count, -8)
+    assert money.text(found) == money.text(exact)
+
+
+@given(UNITS)
+def test_every_amount_comes_through_a_json_number_exactly(count):
+    exact = Decimal(count).scaleb(-8)
+
+    found = wire.amount(wire.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
+
+    assert units(found) == count
+
+
+@given(st.integers(min_value=0, max_value=10**17), st.integers(min_value=-17, max_value=17))
+def test_an_exponent_changes_no_digit(digits, exponent):
+    read = wire.json_object(f'{{"volume": {digits}e{exponent}}}'.encode())["volume"]
+
+    assert isinstance(read, Decimal)
+    try:
+        found = wire.amount(read)
+    except ValueError:
+        return
+    assert found == Decimal(digits).scaleb(exponent)
+
+
+@given(st.text(alphabet="0123456789+-.eE_ ,", max_size=30))
+@example("1e5")
+@example("１")
+@example("1_000")
+@example("+1")
+@example(".5")
+@example("5.")
+@example("-")
+@example("1\n")
+def test_text_is_an_amount_only_as_digits_with_a_point(written):
+    try:
+        found = wire.amount(written)
+    except ValueError:
+        return
+    assert written.lstrip("-").replace(".", "", 1).isdecimal()
+    assert found == Decimal(written)
+
+
+@given(st.floats())
+def test_a_float_is_never_an_amount(value):
+    with pytest.raises(ValueError, match="must be"):
+        wire.amount(value)
+
+
+def test_no_number_of_a_body_becomes_a_float():
+    body = b'{"a": 0.1, "b": 1e2, "c": [1.5, {"d": -0.0}], "e": 1E-7}'
+
+    def floats(value):
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            return [found for one in inner for found in floats(one)]
+        return [value] if isinstance(value, float) else []
+
+    read = wire.json_object(body)
+    assert floats(read) == []
+    assert floats(wire.small_object(256)(read)) == []
+
+
+@pytest.mark.parametrize("name", READERS)
+@given(value=ANYTHING)
+def test_a_reader_answers_a_value_or_names_a_fault(name, value):
+    try:
+        READERS[name](value)
+    except ValueError as fault:
+        assert str(fault).startswith(("must ", "has more than"))
+
+
+@given(st.binary(max_size=200))
+@example(b'{"a":1}')
+@example(b"\xef\xbb\xbf{}")
+@example(b'{"a":1,"a":1}')
+def test_a_body_is_an_object_or_is_refused(body):
+    try:
+        read = wire.json_object(body)
+    except RequestMalformed as no:
+        assert no.says.startswith("The body is not ")
+    else:
+        assert isinstance(read, dict)
+
+
+@given(st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | TEXT, max_size=6))
+def test_what_was_written_as_json_is_read_again(fields):
+    big = [value for value in fields.values() if isinstance(value, int) and abs(value) >= 10**39]
+    if big:
+        return
+
+    assert wire.json_object(json.dumps(fields).encode()) == fields
+
+
+def test_a_number_is_not_read_however_long_it_is():
+    for digits in (b"9" * 41, b"0." + b"9" * 60, b"1e" + b"9" * 30):
+        with pytest.raises(RequestMalformed):
+            wire.json_object(b'{"a": ' + digits + b"}")
+
+
+@given(st.dictionaries(TEXT, WITHOUT_FLOATS, max_size=4))
+def test_an_object_that_is_kept_can_be_written_by_everybody(fields):
+    """By the database too, which takes neither NUL nor half a character."""
+    try:
+        kept = wire.small_object(512)(fields)
+    except ValueError:
+        return
+    written = orjson.dumps(kept)
+    assert len(written) <= 512
+    assert "\0" not in json.dumps(kept, ensure_ascii=False).replace("\\\\", "").replace("\\u0000", "\0")
+    json.loads(written, parse_float=lambda digits: pytest.fail(f"a float: {digits}"))
+
+
+@given(st.integers(86_400, 1_767_000_000), st.integers(-14 * 60, 14 * 60))
+def test_a_moment_is_the_same_in_every_zone(seconds, minutes):
+    at = datetime.fromtimestamp(seconds, UTC)
+    sign, offset = "-" if minutes < 0 else "+", abs(minutes)
+    written = (at + timedelta(minutes=minutes)).replace(tzinfo=None).isoformat()
+
+    assert wire.moment(f"{written}{sign}{offset // 60:02}:{offset % 60:02}") == at
+
+
+FORMS = st.dictionaries(st.sampled_from(["volume", "type", "direction", "comment", "other", "\ud800"]), ANYTHING)
+
+
+@given(FORMS)
+@example({"\ud800": 1})
+@example({"volume": "1", "type": "BUY", "direction": "SELL"})
+def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields):
+    form = wire.Form(fields)
+    form.need("volume", wire.positive)
+    form.need("type", wire.one_of(("BUY", "SELL")), "direction")
+    form.may("comment", wire.text(8))
+    try:
+        form.done()
+    except Invalid as no:
+        assert orjson.dumps(no.extra)
+        unknown = fields.keys() - {"volume", "type", "direction", "comment"}
+        assert len(no.extra["fields"]) >= len(unknown)
+        if "volume" not in fields:
+            assert no.extra["fields"]["volume"] == ["is required"]
+    else:
+        assert fields.keys() <= {"volume", "type", "direction", "comment"}
+
+
+def test_two_names_of_one_field_may_agree_but_not_differ():
+    def side(**fields):
+        form = wire.Form(fields)
+        found = form.need("type", wire.one_of(("BUY", "SELL")), "direction")
+        form.done()
+        return found
+
+    assert side(type="BUY") == side(direction="BUY") == side(type="BUY", direction="BUY") == "BUY"
+    with pytest.raises(Invalid):
+        side(type="BUY", direction="SELL")
+
+
+@given(st.decimals(allow_nan=True, allow_infinity=True))
+def test_an_exact_amount_is_unchanged_or_refused(value):
+    try:
+        found = money.exact(value)
+    except ValueError:
+        return
+    assert found == value
+    assert abs(found) < money.LIMIT
+    assert found.as_tuple().exponent == -8
+    assert not money.text(found).startswith("-0.00000000")

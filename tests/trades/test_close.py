@@ -1,0 +1,199 @@
+"""Closing a trade: the atomic move from the hot to the cold table, by every route that has one."""
+
+from dataclasses import replace
+
+import pytest
+
+from audit.models import AuditLog
+from tests.signed import opening
+from trades.models import ActiveTrade, Trade, TradeHistory
+
+ACTIVE = "/api/v2/trades/active"
+AS_TOLD = "close_price=1.10800000&profit=30.00&reason=TP"
+
+
+@pytest.fixture
+def bot(lena_bot):
+    """Lena's, with ticket 1 open."""
+    lena_bot.send("POST", fields=opening("1", comment="breakout", analysis={"rsi": 71}))
+    return lena_bot
+
+
+def close(bot, ticket="1", query=AS_TOLD, **more):
+    return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query, **more)
+
+
+def refusal(answer):
+    return answer.status_code, answer.json()["code"]
+
+
+def closes():
+    return AuditLog.objects.filter(action="trade.closed").count()
+
+
+def test_moves_the_trade_to_history(bot):
+    trade_id = Trade.objects.get().pk
+
+    answer = close(bot)
+
+    assert (answer.status_code, answer.json()["status"], answer.json()["seq"]) == (200, "CLOSED", "2")
+    assert bot.send("GET").json()["trades"] == []
+    assert not ActiveTrade.objects.exists()
+    closed = TradeHistory.objects.get()
+    assert (closed.pk, closed.kind, closed.reason, closed.status) == (trade_id, "TRADE", "TP", "CLOSED")
+    assert (str(closed.close_price), str(closed.profit)) == ("1.10800000", "30.00000000")
+    assert Trade.objects.get().state == "CLOSED"
+
+
+def test_history_keeps_what_was_open(bot):
+    before = ActiveTrade.objects.get()
+    bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1.10400000"})
+
+    close(bot)
+
+    closed = TradeHistory.objects.get()
+    kept = ("account_id", "strategy_id", "ticket_id", "master_ticket", "symbol", "type", "open_price", "comment", "analysis")
+    assert [getattr(closed, name) for name in kept] == [getattr(before, name) for name in kept]
+    assert (closed.volume, closed.closed_volume, closed.opened_at) == (before.volume, before.volume, before.opened_at)
+    assert (str(closed.sl), str(closed.tp)) == ("1.10400000", "1.12000000")
+
+
+def test_takes_the_next_number_and_is_audited(bot):
+    close(bot)
+
+    assert bot.send("GET").json()["as_of"] == {"lena-eurusd": "2"}
+    closed = AuditLog.objects.get(action="trade.closed")
+    assert (closed.actor, closed.subject) == (bot.key, f"trade:{TradeHistory.objects.get().pk}")
+    assert closed.detail == {
+        "ticket_id": "1", "strategy": "lena-eurusd", "seq": 2, "close_price": "1.10800000", "profit": "30.00000000",
+        "reason": "TP",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("query", [AS_TOLD, "close_price=1.108&profit=99&reason=TP_HIT"])
+def test_the_same_close_again_is_told_that_it_was(bot, query):
+    """Price and reason make it the same; the profit may be computed anew."""
+    close(bot)
+
+    again = close(bot, query=query)
+
+    assert again.status_code == 200
+    assert (again.json()["status"], again.json()["already"]) == ("CLOSED", True)
+    assert again.json()["trade"]["profit"] == "30.00000000"
+    assert closes() == 1
+    assert bot.send("GET").json()["as_of"] == {"lena-eurusd": "2"}
+
+
+@pytest.mark.parametrize("query", ["close_price=1.10800001&profit=30.00&reason=TP", "close_price=1.108&profit=30.00&reason=SL"])
+def test_another_close_is_a_conflict_and_the_first_stands(bot, query):
+    close(bot)
+
+    other = close(bot, query=query)
+
+    assert refusal(other) == (409, "trade_closed_conflict")
+    stored = other.json()["trade"]
+    assert (stored["close_price"], stored["reason"], stored["status"]) == ("1.10800000", "TP", "CLOSED")
+    assert closes() == 1
+
+
+def test_the_same_effect_again_is_answered_byte_by_byte(bot):
+    first = close(bot, effect="close-0000000000001")
+
+    again = close(bot, effect="close-0000000000001")
+
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again["Idempotency-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("path", ["/api/v2/signal/close", "/signal/close"])
+def test_closes_by_a_json_body(bot, path):
+    fields = {"ticket_id": "1", "close_price": "1.108", "profit": "30", "reason": "SL_HIT"}
+
+    first, again = bot.send("POST", path, fields), bot.send("POST", path, fields)
+
+    assert (first.status_code, first.json()) == (200, {"status": "CLOSED", "ticket": 1})
+    assert (again.status_code, again.json()) == (200, {"status": "CLOSED", "ticket": 1, "already": True})
+    assert TradeHistory.objects.get().reason == "SL"
+
+
+def test_all_routes_close_the_same_trade(bot):
+    close(bot)
+
+    fields = {"ticket_id": 1, "close_price": "1.108", "profit": "30", "reason": "TP"}
+    assert bot.send("POST", "/api/v2/signal/close", fields).json()["already"] is True
+    assert bot.send("POST", "/signal/close", fields).json()["already"] is True
+
+
+@pytest.mark.parametrize("path", ["/api/v2/actives", "/signal/broadcast"])
+def test_a_closed_ticket_comes_back_by_no_route(bot, path):
+    close(bot)
+
+    zombie = bot.send("POST", path, opening("1"))
+
+    assert refusal(zombie) == (409, "trade_closed")
+    assert AuditLog.objects.get(action="zombie.refused").code == "trade_closed"
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("TP", "TP"), ("TP_HIT", "TP"), ("SL", "SL"), ("SL_HIT", "SL"), ("MANUAL", "MANUAL"), ("STOP_OUT", "STOP_OUT"),
+        ("RECONCILED", "RECONCILED"), ("STAFF", "STAFF"),
+    ],
+)  # fmt: skip
+def test_keeps_the_reason(bot, told, kept):
+    assert close(bot, query=f"close_price=1.1&profit=-5&reason={told}").status_code == 200
+    assert TradeHistory.objects.get().reason == kept
+
+
+def test_without_a_reason_it_was_closed_by_hand(bot):
+    close(bot, query="close_price=1.1&profit=-5.00000001")
+
+    closed = TradeHistory.objects.get()
+    assert (closed.reason, str(closed.profit)) == ("MANUAL", "-5.00000001")
+
+
+def test_a_strangers_close_is_his_own_tombstone_and_closes_nothing(bot, sam_bot):
+    assert close(sam_bot).status_code == 202
+
+    assert ActiveTrade.objects.get().ticket_id == "1"
+    assert bot.send("GET").json()["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "faulty"),
+    [
+        ("", "close_price"),
+        ("profit=1", "close_price"),
+        ("close_price=1", "profit"),
+        ("close_price=0&profit=1", "close_price"),
+        ("close_price=-1&profit=1", "close_price"),
+        ("close_price=NaN&profit=1", "close_price"),
+        ("close_price=1&profit=1e5", "profit"),
+        ("close_price=1&profit=1&reason=BORED", "reason"),
+        ("close_price=1&profit=1&volume=1", "volume"),
+        ("close_price=1&profit=1&ticket_id=2", "ticket_id"),
+    ],
+)
+def test_names_the_field_that_cannot_be_read(bot, query, faulty):
+    answer = close(bot, query=query)
+
+    assert refusal(answer) == (422, "invalid")
+    assert faulty in answer.json()["fields"]
+    assert ActiveTrade.objects.count() == 1
+
+
+def test_a_ticket_that_is_none_is_not_found_or_not_read(bot):
+    assert refusal(close(bot, "0")) == (422, "invalid")
+    assert refusal(close(bot, "9" * 20)) == (422, "invalid")
+
+
+def test_a_readonly_key_closes_nothing(bot, lena):
+    from accounts import services as accounts
+    from audit import services as audit
+
+    secret = accounts.create_key(account=lena, kind="readonly", actor=audit.SYSTEM)[1]
+    request = replace(bot.request("DELETE", f"{ACTIVE}/1", query=AS_TOLD), key=secret.key, secret=secret.secret)
+
+    assert refusal(request.send()) == (403, "scope_denied")
+    assert ActiveTrade.objects.count() == 1
