@@ -6,6 +6,7 @@ database is dropped whole.
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,8 +50,8 @@ def url(name: str) -> str:
 
 def make_template() -> str:
     name = unique("desk_template")
+    drop(name)
     with server() as connection:
-        connection.execute(f"drop database if exists {name} with (force)")
         connection.execute(f"create database {name}")
     point_at(name)
     call_command("migrate", verbosity=0)
@@ -65,5 +66,15 @@ def copy(template: str) -> str:
 
 
 def drop(name: str) -> None:
+    """Drop it from under whoever is connected. (WITH (FORCE) would stumble over an autovacuum of the system's.)"""
+    ours = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
     with server() as connection:
-        connection.execute(f"drop database if exists {name} with (force)")
+        for _ in range(100):
+            connection.execute(ours, [name])
+            try:
+                connection.execute(f"drop database if exists {name}")
+            except psycopg.errors.ObjectInUse:
+                time.sleep(0.05)
+            else:
+                return
+    raise RuntimeError(f"{name} is still in use")

@@ -1,2 +1,2 @@
-insert into twin.plain_audit (at, actor_kind, actor, ip, request_id, action, subject, outcome, code, detail)
-values (now(), 'bot', 'ck_0123456789abcdef.1', '127.0.0.1', '0123456789abcdef0123456789abcdef', 'trade.opened', 'trade:019aa0c0-0000-7000-8000-000000000000', 'ok', '', '{"ticket_id": "987654", "strategy": "bench", "seq": 17, "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "open_price": "1.10500000"}');
+insert into twin.plain_audit (actor_kind, actor, ip, request_id, action, subject, outcome, code, detail)
+values ('bot', 'ck_0123456789abcdef.1', '127.0.0.1', '0123456789abcdef0123456789abcdef', 'trade.opened', 'trade:019aa0c0-0000-7000-8000-000000000000', 'ok', '', '{"ticket_id": "987654", "strategy": "bench", "seq": 17, "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "open_price": "1.10500000"}');

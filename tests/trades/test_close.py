@@ -52,7 +52,17 @@ def test_history_keeps_what_was_open(bot):
     close(bot)
 
     closed = TradeHistory.objects.get()
-    kept = ("account_id", "strategy_id", "ticket_id", "master_ticket", "symbol", "type", "open_price", "comment", "analysis")
+    kept = (
+        "account_id",
+        "strategy_id",
+        "ticket_id",
+        "master_ticket",
+        "symbol",
+        "type",
+        "open_price",
+        "comment",
+        "analysis",
+    )
     assert [getattr(closed, name) for name in kept] == [getattr(before, name) for name in kept]
     assert (closed.volume, closed.closed_volume, closed.opened_at) == (before.volume, before.volume, before.opened_at)
     assert (str(closed.sl), str(closed.tp)) == ("1.10400000", "1.12000000")
@@ -84,7 +94,9 @@ def test_the_same_close_again_is_told_that_it_was(bot, query):
     assert bot.send("GET").json()["as_of"] == {"lena-eurusd": "2"}
 
 
-@pytest.mark.parametrize("query", ["close_price=1.10800001&profit=30.00&reason=TP", "close_price=1.108&profit=30.00&reason=SL"])
+@pytest.mark.parametrize(
+    "query", ["close_price=1.10800001&profit=30.00&reason=TP", "close_price=1.108&profit=30.00&reason=SL"]
+)
 def test_another_close_is_a_conflict_and_the_first_stands(bot, query):
     close(bot)
 

@@ -1,0 +1,135 @@
+"""A copier's report of an order: kept as told, priced against what was asked, never a change of any trade."""
+
+import pytest
+
+from audit.models import AuditLog
+from strategies.models import Strategy
+from tests.conftest import key_of
+from tests.signed import Bot, opening
+from trades.models import ActiveTrade, CopyOrder
+
+ORDERS = "/api/v2/trades/orders"
+EXECUTED = {
+    "strategy": "lena-eurusd", "seq": "1", "master_ticket": "1", "status": "executed", "requested_price": "1.10500000",
+    "executed_price": "1.10503000", "volume": "0.05", "latency_ms": 84,
+}  # fmt: skip
+
+
+@pytest.fixture
+def copier(lena_bot, finn_bot):
+    """Finn's bot, with lena's BUY 1 and SELL 2 of EURUSD open."""
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("POST", fields=opening("2", type="SELL"))
+    return finn_bot
+
+
+def report(bot, **more):
+    fields = {name: value for name, value in {**EXECUTED, **more}.items() if value is not None}
+    return bot.send("POST", ORDERS, fields)
+
+
+def refusal(answer):
+    return answer.status_code, answer.json()["code"]
+
+
+@pytest.mark.parametrize(
+    ("ticket", "executed", "points", "bps"),
+    [
+        ("1", "1.10503000", "3.00000000", "0.27149321"),  # a buy that paid more
+        ("1", "1.10497000", "-3.00000000", "-0.27149321"),  # a buy that paid less
+        ("2", "1.10503000", "-3.00000000", "-0.27149321"),  # a sell that got more
+        ("2", "1.10500000", "0.00000000", "0.00000000"),
+    ],
+)
+def test_slippage_is_what_it_cost_whatever_the_side(copier, ticket, executed, points, bps):
+    answer = report(copier, master_ticket=ticket, executed_price=executed)
+
+    assert answer.status_code == 201
+    assert (answer.json()["slippage_points"], answer.json()["slippage_bps"]) == (points, bps)
+    kept = CopyOrder.objects.get()
+    assert (str(kept.slippage_points), str(kept.slippage_bps)) == (points, bps)
+
+
+def test_is_kept_as_told_and_audited(copier, finn, lena):
+    answer = report(copier)
+
+    kept = CopyOrder.objects.get()
+    assert answer.json()["order_id"] == str(kept.pk)
+    assert (kept.account, kept.strategy.account, kept.seq, kept.master_ticket) == (finn, lena, 1, "1")
+    assert (kept.symbol, kept.type, kept.status, kept.latency_ms) == ("EURUSD", "BUY", "executed", 84)
+    told = AuditLog.objects.get(action="order.reported")
+    assert (told.actor, told.subject) == (copier.key, f"order:{kept.pk}")
+
+
+@pytest.mark.parametrize("status", ["pending", "failed", "cancelled"])
+def test_what_was_not_executed_has_no_slippage(copier, status):
+    answer = report(copier, status=status, executed_price=None, latency_ms=None, failed_reason="no money")
+
+    assert answer.status_code == 201
+    assert answer.json().get("slippage_points") is None
+    assert CopyOrder.objects.get().failed_reason == "no money"
+
+
+def test_of_a_closed_or_unknown_trade_is_taken_late(copier, lena_bot):
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.11&profit=5")
+
+    closed, unknown = report(copier), report(copier, master_ticket="99")
+
+    assert (closed.status_code, closed.json()["status"]) == (202, "reported_late")
+    assert closed.json()["slippage_points"] == "3.00000000"
+    assert unknown.status_code == 202
+    assert unknown.json().get("slippage_points") is None
+    assert CopyOrder.objects.count() == 2
+
+
+def test_changes_no_trade_and_no_number(copier, lena, finn):
+    before = list(ActiveTrade.objects.order_by("pk").values())
+
+    report(copier)
+    report(copier, status="failed", executed_price=None)
+
+    assert list(ActiveTrade.objects.order_by("pk").values()) == before
+    assert Strategy.objects.get(account=lena).last_seq == 2
+    finn.refresh_from_db()
+    assert finn.copy_seq == 0
+
+
+def test_the_same_effect_is_kept_once(copier):
+    first = copier.send("POST", ORDERS, EXECUTED, effect="order-00000000001")
+    again = copier.send("POST", ORDERS, EXECUTED, effect="order-00000000001")
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert CopyOrder.objects.count() == 1
+
+
+def test_a_strategy_not_followed_is_not_found(copier, cast):
+    assert refusal(report(copier, strategy="sam-xauusd")) == (404, "not_found")
+    assert refusal(report(Bot(key_of(cast, "sam", "copier")))) == (404, "not_found")
+    assert not CopyOrder.objects.exists()
+
+
+def test_masters_report_no_orders(copier, lena_bot):
+    assert refusal(report(lena_bot)) == (403, "scope_denied")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", "done"),
+        ("executed_price", None),
+        ("requested_price", "0"),
+        ("volume", "-1"),
+        ("seq", "0"),
+        ("master_ticket", "x"),
+        ("latency_ms", -1),
+        ("failed_reason", "x" * 257),
+        ("profit", "1"),
+    ],
+)
+def test_names_the_field_that_cannot_be_read(copier, field, value):
+    answer = report(copier, **{field: value})
+
+    assert refusal(answer) == (422, "invalid")
+    assert list(answer.json()["fields"]) == [field]
+    assert not CopyOrder.objects.exists()

@@ -1,0 +1,289 @@
+"""What is active now: read at one instant, told to those who may see it, and to nobody else."""
+
+import hashlib
+import json
+import threading
+from decimal import Decimal
+
+import pytest
+from django.db import connections, transaction
+
+from audit import services as audit
+from strategies import services as strategies
+from strategies.models import Strategy, Subscription
+from tests.conftest import key_of
+from tests.signed import Bot, opening
+from trades import services, snapshot
+
+ACTIVE = "/api/v2/trades/active"
+
+
+@pytest.fixture
+def follows(finn):
+    """Finn's subscription to lena."""
+    return Subscription.objects.get(account=finn)
+
+
+def close(bot, ticket="1"):
+    return bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP")
+
+
+def seen(bot):
+    return bot.send("GET").json()
+
+
+def tickets(bot):
+    return [trade["ticket_id"] for trade in seen(bot)["trades"]]
+
+
+def copy(bot, ticket="501", master_ticket="1"):
+    return bot.send("POST", fields=opening(ticket, strategy="lena-eurusd", master_ticket=master_ticket))
+
+
+# --- what it says
+
+
+def test_an_empty_desk_still_says_where_it_stands(lena_bot):
+    assert seen(lena_bot) == {
+        "stream_epoch": "1", "as_of": {"lena-eurusd": "0"}, "count": 0, "digest": hashlib.sha256(b"[]").hexdigest(),
+        "trades": [],
+    }  # fmt: skip
+
+
+def test_the_digest_is_that_of_the_arrays_own_bytes(lena_bot):
+    lena_bot.send("POST", fields=opening("1", comment="ünïcode", symbol="US500.cash#"))
+    lena_bot.send("POST", fields=opening("2"))
+
+    sent = lena_bot.send("GET").content
+    _, _, array = sent.partition(b',"trades":')
+
+    assert json.loads(sent)["digest"] == hashlib.sha256(array[:-1]).hexdigest()
+    assert json.loads(array[:-1]) == json.loads(sent)["trades"]
+
+
+def test_says_of_a_trade_all_that_a_copier_needs(lena_bot, finn_bot, lena):
+    told = lena_bot.send("POST", fields=opening("987654", opened_at="2026-01-05T10:00:00.123Z", tp=None)).json()[
+        "trade"
+    ]
+
+    (trade,) = seen(finn_bot)["trades"]
+
+    assert trade == {**told, "copy_volume": "0.10000000"}
+    assert (trade["opened_at"], trade["tp"], trade["status"]) == ("2026-01-05T10:00:00.123Z", None, "OPEN")
+
+
+def test_lists_them_as_they_were_opened(lena_bot):
+    for ticket, day in (("1", 7), ("2", 5), ("3", 6)):
+        lena_bot.send("POST", fields=opening(ticket, opened_at=f"2026-01-0{day}T10:00:00.000Z"))
+
+    assert tickets(lena_bot) == ["2", "3", "1"]
+
+
+def test_numbers_follow_every_event_and_no_refusal(lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("POST", fields=opening("2"))
+    lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": None})
+    lena_bot.send("POST", fields=opening("1", volume="3"))
+    close(lena_bot, "2")
+
+    now = seen(lena_bot)
+    assert now["as_of"] == {"lena-eurusd": "4"}
+    assert [(trade["ticket_id"], trade["seq"]) for trade in now["trades"]] == [("1", "3")]
+
+
+def test_the_list_under_its_older_names_is_the_same(lena_bot, finn_bot):
+    lena_bot.send("POST", fields=opening("99999"))
+
+    for path in ("/api/v2/actives", "/signals"):
+        (trade,) = finn_bot.send("GET", path).json()
+        assert (trade["ticket_id"], trade["status"]) == (99999, "OPEN")
+
+
+# --- numbers and rows are of one instant
+
+
+def test_numbers_and_rows_agree_while_trades_come_and_go(lena, desk_db):
+    """A writer opens and closes in turn, so that the number alone tells how many trades are open."""
+    stop, wrong, reads = threading.Event(), [], 0
+
+    def write():
+        ticket = 0
+        while not stop.is_set():
+            ticket += 1
+            with transaction.atomic():
+                services.open_trade(account=lena, ticket_id=str(ticket), symbol="X", type="BUY", **amounts("1", "2"))
+            with transaction.atomic():
+                closing = {"close_price": Decimal(1), "profit": Decimal(1)}
+                services.close_trade(account=lena, ticket_id=str(ticket), **closing)
+        connections.close_all()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while reads < 300:
+        now = snapshot.read([lena.pk], using="bot")
+        seq, reads = int(now.as_of["lena-eurusd"]), reads + 1
+        if len(now.trades) != seq % 2 or any(int(trade["seq"]) != seq for trade in now.trades):
+            wrong.append((seq, now.trades))
+    stop.set()
+    writer.join()
+
+    assert wrong == []
+    assert seq > 1
+
+
+def amounts(volume, open_price):
+    return {"volume": Decimal(volume), "open_price": Decimal(open_price)}
+
+
+def test_number_and_rows_read_apart_do_not_agree(lena, desk_db):
+    """The control: what the one read is for. A close between two reads is seen by one of them only."""
+    with transaction.atomic():
+        services.open_trade(account=lena, ticket_id="1", symbol="X", type="BUY", **amounts("1", "2"))
+
+    number = Strategy.objects.get(account=lena).last_seq
+    with transaction.atomic():
+        services.close_trade(account=lena, ticket_id="1", close_price=Decimal(1), profit=Decimal(1))
+    rows = snapshot.read([lena.pk]).trades
+
+    assert (number % 2, len(rows)) == (1, 0)
+
+
+# --- ETag
+
+
+def test_what_is_known_already_is_not_sent_again(lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    first = lena_bot.send("GET")
+
+    again = lena_bot.send("GET", but={"headers": {"If-None-Match": first["ETag"]}})
+
+    assert (again.status_code, again.content, again["ETag"]) == (304, b"", first["ETag"])
+    assert "X-Cd-Response-Sig" in again
+
+
+def test_the_older_names_keep_the_same_etag(lena_bot):
+    etag = lena_bot.send("GET")["ETag"]
+
+    again = lena_bot.send("GET", "/api/v2/actives", but={"headers": {"If-None-Match": etag}})
+
+    assert again.status_code == 304
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lena, finn, follows: lena.send("POST", fields=opening("2")),
+        lambda lena, finn, follows: lena.send("PATCH", f"{ACTIVE}/1", {"sl": None}),
+        lambda lena, finn, follows: lena.send(
+            "POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.04", "close_price": "1", "profit": "1"}
+        ),
+        lambda lena, finn, follows: close(lena),
+        lambda lena, finn, follows: copy(finn),
+        lambda lena, finn, follows: strategies.pause(subscription=follows, actor=audit.SYSTEM),
+        lambda lena, finn, follows: strategies.end(subscription=follows, actor=audit.SYSTEM),
+        lambda lena, finn, follows: strategies.resize(subscription=follows, multiplier=Decimal(2), actor=audit.SYSTEM),
+    ],
+    ids=["open", "modify", "reduce", "close", "copy", "pause", "end", "resize"],
+)
+def test_whatever_changes_what_is_seen_changes_the_etag(lena_bot, finn_bot, follows, change):
+    lena_bot.send("POST", fields=opening("1"))
+    before = finn_bot.send("GET")
+
+    change(lena_bot, finn_bot, follows)
+    after = finn_bot.send("GET", but={"headers": {"If-None-Match": before["ETag"]}})
+
+    assert after.status_code == 200
+    assert after["ETag"] != before["ETag"]
+    assert after.content != before.content
+
+
+def test_what_others_do_leaves_the_etag(lena_bot, finn_bot, sam_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    etag = lena_bot.send("GET")["ETag"]
+
+    copy(finn_bot)
+    sam_bot.send("POST", fields=opening("1"))
+
+    assert lena_bot.send("GET", but={"headers": {"If-None-Match": etag}}).status_code == 304
+
+
+# --- who sees what
+
+
+def test_a_master_sees_its_own_and_copies_nothing(lena_bot, sam_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    sam_bot.send("POST", fields=opening("2"))
+
+    (trade,) = seen(lena_bot)["trades"]
+    assert (trade["ticket_id"], trade["role"], trade["copy_volume"]) == ("1", "master", None)
+    assert tickets(sam_bot) == ["2"]
+
+
+def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(lena_bot, finn_bot, follows):
+    strategies.resize(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM)
+    lena_bot.send("POST", fields=opening("1"))
+    copy(finn_bot)
+
+    master, own = seen(finn_bot)["trades"]
+
+    assert (master["role"], master["volume"], master["copy_volume"]) == ("master", "0.10000000", "0.03333333")
+    assert (own["role"], own["ticket_id"], own["master_ticket"], own["copy_volume"]) == ("copy", "501", "1", None)
+
+
+def test_a_paused_copier_still_sees_but_has_nothing_to_open(lena_bot, finn_bot, follows):
+    lena_bot.send("POST", fields=opening("1"))
+    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+
+    now = seen(finn_bot)
+    assert now["as_of"] == {"lena-eurusd": "1"}
+    assert [(trade["ticket_id"], trade["copy_volume"]) for trade in now["trades"]] == [("1", None)]
+
+
+def test_an_ended_copier_sees_its_own_copies_alone(lena_bot, finn_bot, follows):
+    lena_bot.send("POST", fields=opening("1"))
+    copy(finn_bot)
+    strategies.end(subscription=follows, actor=audit.SYSTEM)
+
+    now = seen(finn_bot)
+    assert now["as_of"] == {}
+    assert [(trade["ticket_id"], trade["role"]) for trade in now["trades"]] == [("501", "copy")]
+
+
+def test_who_follows_again_sees_again(lena_bot, finn_bot, finn, lena, follows):
+    lena_bot.send("POST", fields=opening("1"))
+    strategies.end(subscription=follows, actor=audit.SYSTEM)
+    strategies.subscribe(account=finn, strategy=Strategy.objects.get(account=lena), actor=audit.SYSTEM)
+
+    assert tickets(finn_bot) == ["1"]
+
+
+def test_a_stranger_sees_nothing_of_it(lena_bot, sam_bot, cast):
+    lena_bot.send("POST", fields=opening("1"))
+
+    for stranger in (sam_bot, Bot(key_of(cast, "sam", "copier"))):
+        answer = stranger.send("GET")
+        assert answer.json()["as_of"] == {"sam-xauusd": "0"}
+        assert answer.json()["trades"] == []
+        assert b"lena" not in answer.content
+
+
+def test_a_readonly_key_sees_what_its_account_sees(lena_bot, finn_bot, finn):
+    from accounts import services as accounts
+
+    lena_bot.send("POST", fields=opening("1"))
+    secret = accounts.create_key(account=finn, kind="readonly", actor=audit.SYSTEM)[1]
+    reader = Bot({"key": secret.key, "secret": secret.secret})
+
+    assert seen(reader) == seen(finn_bot)
+
+
+def test_the_same_ticket_on_two_accounts_is_two_trades(lena_bot, sam_bot, finn_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    sam_bot.send("POST", fields=opening("1", symbol="XAUUSD"))
+    copy(finn_bot, ticket="1")
+
+    assert [t["symbol"] for t in seen(sam_bot)["trades"]] == ["XAUUSD"]
+    assert [(t["ticket_id"], t["role"]) for t in seen(finn_bot)["trades"]] == [("1", "master"), ("1", "copy")]
+    close(lena_bot)
+    assert [(t["ticket_id"], t["role"]) for t in seen(finn_bot)["trades"]] == [("1", "copy")]
+    assert tickets(sam_bot) == ["1"]
