@@ -4,7 +4,7 @@ import base64
 import binascii
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from core.errors import Invalid
 
@@ -29,7 +29,7 @@ def cursor(text: str | None) -> Cursor | None:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None:
             raise ValueError("naive")
-        return Cursor(moment, uuid.UUID(row))
+        return Cursor(moment.astimezone(UTC), uuid.UUID(row))  # zones of 16 hours and more are none to PostgreSQL
     except (ValueError, binascii.Error, OverflowError):
         raise Invalid({"cursor": ["is not a cursor of this list"]}) from None
 

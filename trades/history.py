@@ -2,16 +2,34 @@
 
 import csv
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import django_filters
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
+from django_filters.fields import IsoDateTimeField
 
 from accounts.models import User
 from core import money, paging
 from core.errors import Invalid
 from trades.models import Reason, Side, TradeHistory
+
+
+class _MomentField(IsoDateTimeField):
+    """In UTC: PostgreSQL reads no zone of 16 hours or more."""
+
+    def clean(self, value: Any) -> datetime | None:
+        found: datetime | None = super().clean(value)
+        try:
+            return None if found is None else found.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError(self.error_messages["invalid"], code="invalid") from None
+
+
+class _MomentFilter(django_filters.IsoDateTimeFilter):
+    field_class = _MomentField
 
 
 class Filter(django_filters.FilterSet):
@@ -22,8 +40,8 @@ class Filter(django_filters.FilterSet):
     strategy = django_filters.CharFilter(field_name="strategy__name")
     type = django_filters.ChoiceFilter(choices=Side.choices)
     reason = django_filters.ChoiceFilter(choices=Reason.choices)
-    closed_after = django_filters.IsoDateTimeFilter(field_name="closed_at", lookup_expr="gte")
-    closed_before = django_filters.IsoDateTimeFilter(field_name="closed_at", lookup_expr="lt")
+    closed_after = _MomentFilter(field_name="closed_at", lookup_expr="gte")
+    closed_before = _MomentFilter(field_name="closed_at", lookup_expr="lt")
 
     class Meta:
         model = TradeHistory

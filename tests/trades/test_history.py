@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 
 import pytest
 from django.db import connections
@@ -366,6 +366,6 @@ def test_a_cell_is_defused_unless_it_is_an_amount(value, cell):
 
 def test_times_of_the_future_or_the_past_are_no_failure(reader):
     for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00",
-                   "9999-12-31T23:59:59-14:00", datetime.now(UTC).isoformat()):  # fmt: skip
+                   "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00+23:59"):  # fmt: skip
         for name in ("closed_after", "closed_before"):
             assert reader.get(**{name: moment}).status_code in (200, 422), (name, moment)

@@ -1,0 +1,132 @@
+"""The first documents' own trial, word for word, and what it never looked at: that the closed trade is kept."""
+
+from email.utils import parsedate_to_datetime
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from tests.signed import HOST
+
+BROADCAST = {
+    "ticket_id": 99999,
+    "master_ticket": 99999,
+    "symbol": "EURUSD",
+    "type": "BUY",
+    "volume": 0.1,
+    "open_price": 1.105,
+    "sl": 1.1,
+    "tp": 1.12,
+}
+CLOSE = {"ticket_id": 99999, "close_price": 1.11, "profit": 50.0, "reason": "TP_HIT"}
+
+
+def unsigned(method, path, fields=None):
+    return Client().generic(method, path, b"{}" if fields else b"", content_type="application/json", HTTP_HOST=HOST)
+
+
+def history_of(user):
+    person = Client()
+    person.force_login(user)
+    return person.get("/api/v2/trades/history", HTTP_HOST=HOST).json()["data"]
+
+
+def test_the_trial_of_the_first_documents(lena_bot, lena):
+    # 1. Broadcasting Signal to Active V2
+    answer = lena_bot.send("POST", "/api/v2/actives", BROADCAST)
+    assert (answer.status_code, answer.content) == (200, b'{"status":"broadcasted","ticket":99999}')
+
+    # 2. Verifying in Active Trades
+    answer = lena_bot.send("GET", "/api/v2/actives")
+    assert answer.status_code == 200
+    (listed,) = answer.json()
+    assert (listed["ticket_id"], listed["status"]) == (99999, "OPEN")
+    assert answer.content.startswith(b"[{")
+
+    # 3. Closing (Atomic Move V2)
+    answer = lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
+    assert (answer.status_code, answer.content) == (200, b'{"status":"CLOSED","ticket":99999}')
+
+    # 4. Verifying Gone from Active
+    answer = lena_bot.send("GET", "/api/v2/actives")
+    assert (answer.status_code, answer.content) == (200, b"[]")
+
+    # And what the trial never asked: where it went.
+    (closed,) = history_of(lena.owner)
+    assert (closed["ticket_id"], closed["profit"], closed["reason"]) == ("99999", "50.00000000", "TP")
+    assert (closed["open_price"], closed["close_price"]) == ("1.10500000", "1.11000000")
+
+
+def test_unsigned_requests_are_blocked(lena_bot, lena):
+    for method, path, fields in (
+        ("POST", "/api/v2/actives", BROADCAST),
+        ("GET", "/api/v2/actives", None),
+        ("POST", "/api/v2/signal/close", CLOSE),
+        ("POST", "/signal/broadcast", BROADCAST),
+        ("GET", "/signals", None),
+        ("POST", "/signal/close", CLOSE),
+    ):
+        answer = unsigned(method, path, fields)
+
+        assert (answer.status_code, answer.json()["code"]) == (400, "request_malformed")
+    assert lena_bot.send("GET", "/api/v2/actives").json() == []
+
+
+def test_the_zombie_of_the_first_documents_stays_dead(lena_bot, lena):
+    lena_bot.send("POST", "/api/v2/actives", BROADCAST)
+    lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
+
+    for path in ("/api/v2/actives", "/signal/broadcast", "/api/v2/trades/active"):
+        fields = {**BROADCAST, "ticket_id": "99999"}
+        again = lena_bot.send("POST", path, fields)
+        assert (again.status_code, again.json()["code"]) == (409, "trade_closed")
+    assert lena_bot.send("GET", "/api/v2/actives").json() == []
+    assert len(history_of(lena.owner)) == 1
+
+
+def test_a_second_close_is_told_so(lena_bot):
+    lena_bot.send("POST", "/api/v2/actives", BROADCAST)
+    lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
+
+    again = lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
+
+    assert (again.status_code, again.json()) == (200, {"status": "CLOSED", "ticket": 99999, "already": True})
+
+
+@pytest.mark.parametrize("names", [{"ticket": 5, "price": 1.1}, {"ticket_id": "5", "open_price": "1.1"}])
+def test_the_names_of_the_first_version_are_read(names, lena_bot):
+    fields = {"symbol": "EURUSD", "direction": "BUY", "volume": 0.1, "source": "mt5", **names}
+
+    assert lena_bot.send("POST", "/signal/broadcast", fields).json() == {"status": "broadcasted", "ticket": 5}
+    (listed,) = lena_bot.send("GET", "/signals").json()
+    assert (listed["ticket_id"], listed["open_price"], listed["volume"]) == (5, "1.10000000", "0.10000000")
+    close = {"price": 1.2, "profit": 1, "ticket": 5, "reason": "SL_HIT"}
+    assert lena_bot.send("POST", "/signal/close", close).json() == {"status": "CLOSED", "ticket": 5}
+
+
+def test_the_first_version_says_that_it_ends_and_when(lena_bot):
+    answers = [
+        lena_bot.send("POST", "/signal/broadcast", BROADCAST),
+        lena_bot.send("GET", "/signals"),
+        lena_bot.send("POST", "/signal/close", CLOSE),
+        lena_bot.send("POST", "/signal/close", {}),
+        unsigned("GET", "/signals"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 422, 400]
+    for answer in answers:
+        assert answer["Deprecation"].startswith("@")
+        assert int(answer["Deprecation"][1:]) < timezone.now().timestamp()
+        assert parsedate_to_datetime(answer["Sunset"]) > timezone.now()
+        assert answer["Link"] == '</api/docs/>; rel="deprecation"'
+    assert "Sunset" not in lena_bot.send("GET", "/api/v2/actives")
+
+
+def test_the_versions_share_their_tables(lena_bot):
+    lena_bot.send("POST", "/signal/broadcast", BROADCAST)
+
+    assert lena_bot.send("GET").json()["trades"][0]["ticket_id"] == "99999"
+    assert lena_bot.send("GET", "/api/v2/actives").json() == lena_bot.send("GET", "/signals").json()
+    closed = lena_bot.send("DELETE", "/api/v2/trades/active/99999", query="close_price=1.11&profit=50&reason=TP")
+    assert closed.json()["status"] == "CLOSED"
+    assert lena_bot.send("GET", "/signals").json() == []
