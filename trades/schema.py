@@ -205,6 +205,8 @@ ERRORS = {
     413: "body_too_large",
     422: "invalid, symbol_grammar, idempotency_conflict",
     429: "rate_limited",
+    500: "internal: the outcome is unknown",
+    503: "unavailable, key_unreadable: the outcome is unknown",
 }
 
 

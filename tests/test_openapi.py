@@ -1,0 +1,238 @@
+"""The published schema: it is valid, it has every route with its errors, and the desk keeps to it, fuzzed."""
+
+import functools
+import os
+import re
+
+import jsonschema
+import pytest
+import requests
+import schemathesis
+from django.test import Client
+from django.urls import URLPattern, get_resolver
+from drf_spectacular.drainage import GENERATOR_STATS
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.validation import validate_schema
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import load_all_checks
+from schemathesis.core.transport import Response
+from schemathesis.specs.openapi import checks
+
+from tests.conftest import key_of
+from tests.signed import HOST, Bot, opening
+
+EXAMPLES = int(os.environ.get("COPYDESK_EXAMPLES", "30"))
+VERBS = ("get", "post", "put", "patch", "delete")
+NO_OPERATION = {"api/schema/", "api/docs/"}
+
+
+@functools.cache
+def document():
+    return SchemaGenerator().get_schema(request=None, public=True)
+
+
+def operations():
+    return [(verb, path) for path, item in document()["paths"].items() for verb in VERBS if verb in item]
+
+
+def named(verb, path):
+    return document()["paths"][path][verb]
+
+
+# --- the document
+
+
+def test_it_is_an_openapi_document_made_without_a_warning():
+    with GENERATOR_STATS.silence():
+        GENERATOR_STATS.reset()
+        made = SchemaGenerator().get_schema(request=None, public=True)
+        faults = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
+
+    assert made["openapi"] == "3.1.0"
+    validate_schema(made)
+    assert faults == []
+
+
+def test_every_schema_in_it_is_a_json_schema():
+    def schemas(value):
+        if isinstance(value, dict):
+            yield from ([value["schema"]] if isinstance(value.get("schema"), dict) else [])
+            for inner in value.values():
+                yield from schemas(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from schemas(inner)
+
+    found = list(schemas(document()))
+    assert len(found) > 100
+    for one in found:
+        jsonschema.Draft202012Validator.check_schema(one)
+
+
+def test_it_is_served(client, desk_db):
+    answer = client.get("/api/schema/", {"format": "json"}, HTTP_HOST=HOST)
+
+    assert answer.status_code == 200
+    assert answer.json()["paths"].keys() == document()["paths"].keys()
+    assert client.get("/api/docs/", HTTP_HOST=HOST).status_code == 200
+
+
+def routes():
+    """The API's routes and the methods of their views."""
+    for pattern in get_resolver().url_patterns:
+        view = getattr(getattr(pattern, "callback", None), "cls", None)
+        path = str(pattern.pattern)
+        if isinstance(pattern, URLPattern) and view is not None and path not in NO_OPERATION:
+            methods = [verb for verb in VERBS if hasattr(view, verb) and verb in view.http_method_names]
+            yield f"/{path}".replace("<str:ticket>", "{ticket}"), methods
+
+
+def test_every_route_and_method_of_the_api_is_in_it():
+    expected = {(verb, path) for path, methods in routes() for verb in methods}
+
+    assert len(expected) >= 16
+    assert set(operations()) == expected
+
+
+SIGNED = {"X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig"}
+
+
+@pytest.mark.parametrize(("verb", "path"), operations())
+def test_every_operation_tells_its_errors(verb, path):
+    operation = named(verb, path)
+    answers = operation["responses"]
+    headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
+    is_bots = "X-Cd-Key" in headers
+
+    for status, answer in answers.items():
+        if int(status) >= 400:
+            assert list(answer["content"]) == ["application/problem+json"], status
+            assert answer["description"], status
+    assert any(int(status) < 300 for status in answers)
+    if is_bots:
+        assert headers - {"Idempotency-Key"} == SIGNED
+        assert ("Idempotency-Key" in headers) is (verb != "get")
+        assert answers.keys() >= {"400", "401", "403", "405", "409", "413", "422", "429", "500", "503"}
+    elif path != "/api/v2/time":
+        assert answers.keys() >= {"401", "403", "405", "422"}
+    assert operation["operationId"]
+    assert operation.get("deprecated", False) is path.startswith("/signal")
+
+
+def test_operations_have_names_of_their_own():
+    names = [named(*operation)["operationId"] for operation in operations()]
+
+    assert len(set(names)) == len(names)
+
+
+# --- the desk, held against it
+
+
+@functools.cache
+def fuzzer():
+    load_all_checks()
+    return schemathesis.openapi.from_dict(document())
+
+
+CHECKS = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+class Desk:
+    """Sends what was made up: signed afterwards, or as it is."""
+
+    def __init__(self, cast, lena):
+        self.bots = [Bot(key_of(cast, "lena", "master")), Bot(key_of(cast, "finn", "copier"))]
+        self.person = Client(raise_request_exception=False)
+        self.person.force_login(lena.owner)
+
+    def answer(self, case, who, resign):
+        made = requests.Request(**_kwargs(case)).prepare()
+        body = made.body.encode() if isinstance(made.body, str) else made.body or b""
+        headers = {name: _text(value) for name, value in made.headers.items() if name != "Content-Length"}
+        path, _, query = made.path_url.partition("?")
+        if "X-Cd-Key" not in {one["name"] for one in case.operation.definition.raw.get("parameters", [])}:
+            client = self.person
+        else:
+            client = Client(raise_request_exception=False)
+            if resign:
+                headers = {name: value for name, value in headers.items() if name.lower() not in _SIGNED_LOWER}
+                headers |= self._signed(who, case.method.upper(), path, query, body)
+        content_type = headers.pop("Content-Type", "")
+        target = f"{path}?{query}" if query else path
+        answer = client.generic(case.method.upper(), target, body, content_type=content_type, headers=headers,
+                                HTTP_HOST=HOST)  # fmt: skip
+        content = b"".join(answer.streaming_content) if answer.streaming else answer.content
+        return Response(
+            status_code=answer.status_code,
+            headers={name: [value] for name, value in answer.items()},
+            content=content,
+            request=made,
+            elapsed=0.01,
+            verify=False,
+        )
+
+    def _signed(self, who, method, path, query, body):
+        request = self.bots[who].request(method, path, query=query, body=body)
+        try:
+            return request.headers()
+        except UnicodeEncodeError:
+            return {}
+
+
+_SIGNED_LOWER = {name.lower() for name in SIGNED} | {"idempotency-key"}
+
+
+def _kwargs(case):
+    kwargs = case.as_transport_kwargs(base_url=f"http://{HOST}")
+    return {name: kwargs[name] for name in ("method", "url", "headers", "params", "data", "json") if name in kwargs}
+
+
+def _text(value):
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+@pytest.fixture
+def desk(cast, lena, settings):
+    """With a trade that is open and one that is closed, so that not all is absent."""
+    settings.RATE_PER_IP = 0
+    made = Desk(cast, lena)
+    for ticket in ("1", "2"):
+        assert made.bots[0].send("POST", fields=opening(ticket)).status_code == 201
+    made.bots[0].send("DELETE", "/api/v2/trades/active/2", query="close_price=1.1&profit=5")
+    return made
+
+
+QUICK = settings(
+    max_examples=EXAMPLES,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize(("verb", "path"), operations())
+def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb, path, desk):
+    operation = fuzzer()[path][verb.upper()]
+
+    def holds(case, who, resign):
+        answer = desk.answer(case, who, resign)
+        assert answer.status_code < 500, answer.content
+        case.validate_response(answer, checks=CHECKS)
+        if answer.status_code >= 400:
+            problem = answer.json()
+            assert re.fullmatch(r"[a-z]+(_[a-z]+)*", problem["code"])
+            assert problem["status"] == answer.status_code
+
+    for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
+        made = given(
+            case=operation.as_strategy(mode), who=st.integers(0, 1), resign=st.sampled_from([True] * 5 + [False])
+        )
+        QUICK(seed(20260105)(made(holds)))()
