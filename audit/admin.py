@@ -1,29 +1,140 @@
-"""The audit log, to read."""
+"""The audit log, to read; and what other admin pages add to it."""
 
 import json
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from audit import services as audit
 from audit.models import AuditLog
-from core.admin import ReadOnly, chip
+from audit.people import actor_of
+from core.admin import NeverDeleted, ReadOnly, chip, ref
+from core.errors import every_error
+
+PEOPLE = (AuditLog.Actor.USER, AuditLog.Actor.STAFF)
+
+
+class Told(NeverDeleted):
+    """Whatever is added or changed by a form here leaves a fact: the names of the fields, never what is in them."""
+
+    told_as = ""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        audit.record(f"{self.told_as}.added", actor=actor_of(request), subject=f"{self.told_as}:{obj.pk}")
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        audit.record(
+            f"{self.told_as}.changed", actor=actor_of(request), subject=f"{self.told_as}:{obj.pk}", what=message
+        )
+        return super().log_change(request, obj, message)
+
+
+def named(rows: Iterable[AuditLog]) -> list[AuditLog]:
+    """The rows, each with `who` did it: a person's user name instead of an id."""
+    found = list(rows)
+    ids = {row.actor for row in found if row.actor_kind in PEOPLE and _as_uuid(row.actor)}
+    people = {str(pk): name for pk, name in get_user_model().objects.filter(pk__in=ids).values_list("pk", "username")}
+    for row in found:
+        row.who = people.get(row.actor, row.actor)  # type: ignore[attr-defined]
+    return found
+
+
+def _as_uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
+class ActionFilter(admin.SimpleListFilter):
+    """The actions that occur, found in steps from one to the next in the index: the whole log would take too long."""
+
+    title = parameter_name = "action"
+    STEPS = """
+        with recursive step (action) as (
+          select min(action) from audit_log
+          union all select (select min(a.action) from audit_log a where a.action > step.action)
+                      from step where step.action is not null)
+        select action from step where action is not null"""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        with connection.cursor() as cursor:
+            cursor.execute(self.STEPS)
+            return [(action, action) for (action,) in cursor.fetchall()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditLog]) -> QuerySet[AuditLog]:
+        return queryset.filter(action=self.value()) if self.value() else queryset
+
+
+class CodeFilter(admin.SimpleListFilter):
+    """Every refusal the desk knows."""
+
+    title = parameter_name = "code"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [(error.code, error.code) for error in every_error()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditLog]) -> QuerySet[AuditLog]:
+        return queryset.filter(code=self.value()) if self.value() else queryset
 
 
 @admin.register(AuditLog)
 class AuditLogAdmin(ReadOnly):
-    list_display = ["at", "action", "outcome_chip", "subject", "actor_kind", "actor"]
-    list_filter = ["at", "outcome", "action", "actor_kind", "code"]
-    search_fields = ["subject", "actor", "request_id"]
-    search_help_text = "Subject (trade:…, key:…), actor, or request id"
+    list_display = ["at", "action", "outcome_chip", "actor_kind", "who", "subject"]
+    list_filter = ["at", "outcome", "actor_kind", ActionFilter, CodeFilter]
+    search_fields = ["subject__startswith", "actor__exact", "request_id__exact"]
+    search_help_text = "Subject (trade:…, key:…), a trade's id, a user name, a key with its generation, or a request id"
     ordering = ["-id"]
     list_per_page = 50
-    fields = ["at", "action", "outcome", "code", "subject", "actor_kind", "actor", "ip", "request_id", "told"]
-    readonly_fields = ["at", "outcome", "told"]
+    fields = ["at", "action", "outcome_chip", "subject_", "actor_kind", "person", "ip", "request_id", "told"]
+    readonly_fields = ["at", "outcome_chip", "subject_", "person", "told"]
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found: Any = super().get_changelist_instance(request)
+        found.result_list = named(found.result_list)
+        return found
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        found = super().get_object(request, object_id, from_field)
+        return found and named([found])[0]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[AuditLog], search_term: str
+    ) -> tuple[QuerySet[AuditLog], bool]:
+        """Ids and names as people have them at hand."""
+        person = get_user_model().objects.filter(username=search_term).first()
+        if person is not None:
+            return queryset.filter(actor=str(person.pk)), False
+        if _as_uuid(search_term):
+            return queryset.filter(Q(subject=f"trade:{search_term}") | Q(actor=search_term)), False
+        return super().get_search_results(request, queryset, search_term)
 
     @admin.display(description="outcome", ordering="outcome")
     def outcome_chip(self, row: AuditLog) -> SafeString:
         return chip(row.code or row.outcome, "bad" if row.outcome == AuditLog.Outcome.REFUSED else "good")
+
+    @admin.display(description="actor", ordering="actor")
+    def who(self, row: Any) -> str:
+        return str(row.who)
+
+    @admin.display(description="actor")
+    def person(self, row: Any) -> SafeString | str:
+        if row.who == row.actor:
+            return ref(row.actor) if row.actor else ""
+        return format_html("{} {}", row.who, ref(row.actor))
+
+    @admin.display(description="subject")
+    def subject_(self, row: AuditLog) -> SafeString | str:
+        return ref(row.subject) if row.subject else ""
 
     @admin.display(description="detail")
     def told(self, row: AuditLog) -> SafeString:

@@ -1,13 +1,24 @@
 """Instruments. (Candles have a composite key, which the admin cannot show.)"""
 
 from django.contrib import admin
+from django.utils.safestring import SafeString
 
-from core.admin import NeverDeleted
+from audit.admin import Told
+from core.admin import number
 from market.models import Instrument
 
 
 @admin.register(Instrument)
-class InstrumentAdmin(NeverDeleted):
-    list_display = ["symbol", "description", "point", "contract_size"]
+class InstrumentAdmin(Told):
+    told_as = "instrument"
+    list_display = ["symbol", "description", "step", "size"]
     search_fields = ["symbol", "description"]
     ordering = ["symbol"]
+
+    @admin.display(description="point", ordering="point")
+    def step(self, instrument: Instrument) -> SafeString:
+        return number(instrument.point)
+
+    @admin.display(description="contract size", ordering="contract_size")
+    def size(self, instrument: Instrument) -> SafeString:
+        return number(instrument.contract_size)

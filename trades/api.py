@@ -224,7 +224,7 @@ def snapshot_of(account_id: int, mark: str) -> snapshot.Snapshot:
 class Time(APIView):
     """The server's time, for bots to set their clocks by."""
 
-    @extend_schema(responses={200: schema.TIME}, operation_id="time", tags=["bots"])
+    @extend_schema(responses=schema.TIME_ANSWERS, operation_id="time", tags=["bots"])
     def get(self, request: Request) -> HttpResponse:
         return json_response({"server_time": time.time_ns() // 1_000_000, "iso": _iso_now()})
 

@@ -14,14 +14,13 @@ AMOUNT: Schema = {"type": "string", "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,8})?$"
 POSITIVE: Schema = {
     **AMOUNT,
     "pattern": r"^(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,8})?$",
-    "description": "Above zero; a JSON number is read as well.",
+    "description": "Above zero.",
 }
 NOT_NEGATIVE: Schema = {**AMOUNT, "pattern": r"^[0-9]{1,12}(\.[0-9]{1,8})?$"}
 TICKET: Schema = {
     "type": "string",
     "pattern": "^[1-9][0-9]{0,18}$",
     "examples": ["987654"],
-    "description": "An integer is read as well.",
 }
 NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 SIDE: Schema = {"type": "string", "enum": ["BUY", "SELL"]}
@@ -30,6 +29,11 @@ REASON: Schema = {
     "enum": ["TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF", "TP_HIT", "SL_HIT"],
 }
 MOMENT: Schema = {"type": "string", "format": "date-time"}
+
+
+def or_number(shape: Schema, **bounds: int) -> Schema:
+    """As bots may write it: a JSON number of at most 8 decimals is read as well, digit by digit."""
+    return {**shape, "type": ["string", "number"], **bounds}
 
 
 def nullable(shape: Schema) -> Schema:
@@ -101,39 +105,44 @@ ORDER = obj(
         "slippage_bps": {"type": ["string", "null"]},
     }
 )
+AMOUNT_IN, POSITIVE_IN = or_number(AMOUNT), or_number(POSITIVE, exclusiveMinimum=0)
+NOT_NEGATIVE_IN = or_number(NOT_NEGATIVE, minimum=0)
+TICKET_IN = {**TICKET, "type": ["string", "integer"], "minimum": 1, "maximum": 10**19 - 1}
+
+DEAL: Schema = {"type": ["string", "integer"], "pattern": r"^[A-Za-z0-9_.-]{1,64}$"}
 OPEN = obj(
     {
-        "ticket_id": TICKET,
+        "ticket_id": TICKET_IN,
         "symbol": {"type": "string", "pattern": r"^[A-Za-z0-9._#/+&!@$^~-]{1,32}$"},
         "type": SIDE,
         "direction": {**SIDE, "description": "Read as type."},
-        "volume": POSITIVE,
-        "open_price": POSITIVE,
-        "sl": nullable(POSITIVE),
-        "tp": nullable(POSITIVE),
+        "volume": POSITIVE_IN,
+        "open_price": POSITIVE_IN,
+        "sl": nullable(POSITIVE_IN),
+        "tp": nullable(POSITIVE_IN),
         "opened_at": nullable(MOMENT),
         "comment": nullable({"type": "string", "maxLength": 128}),
         "analysis": nullable({"type": "object", "description": "At most 2 KiB."}),
-        "master_ticket": {**TICKET, "description": "What a copy copies (copiers only)."},
+        "master_ticket": {**TICKET_IN, "description": "What a copy copies (copiers only)."},
         "strategy": {**NAME, "description": "Whose it is (copiers only)."},
     },
     ["ticket_id", "symbol", "type", "volume", "open_price"],
 )
-MODIFY = obj({"sl": nullable(POSITIVE), "tp": nullable(POSITIVE), "master_time_ms": {"type": "integer"}}, [])
-REDUCE = obj({"deal_id": {"type": "string"}, "volume": NOT_NEGATIVE, "close_price": POSITIVE, "profit": AMOUNT})
+MODIFY = obj({"sl": nullable(POSITIVE_IN), "tp": nullable(POSITIVE_IN), "master_time_ms": {"type": "integer"}}, [])
+REDUCE = obj({"deal_id": DEAL, "volume": NOT_NEGATIVE_IN, "close_price": POSITIVE_IN, "profit": AMOUNT_IN})
 CLOSE = obj(
-    {"ticket_id": TICKET, "close_price": POSITIVE, "profit": AMOUNT, "reason": REASON},
+    {"ticket_id": TICKET_IN, "close_price": POSITIVE_IN, "profit": AMOUNT_IN, "reason": REASON},
     ["ticket_id", "close_price", "profit"],
 )
 ORDER_REPORT = obj(
     {
         "strategy": NAME,
         "seq": {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"},
-        "master_ticket": TICKET,
+        "master_ticket": TICKET_IN,
         "status": {"type": "string", "enum": ["pending", "executed", "failed", "cancelled"]},
-        "requested_price": POSITIVE,
-        "executed_price": nullable(POSITIVE),
-        "volume": POSITIVE,
+        "requested_price": POSITIVE_IN,
+        "executed_price": nullable(POSITIVE_IN),
+        "volume": POSITIVE_IN,
         "latency_ms": {"type": ["integer", "null"], "minimum": 0},
         "failed_reason": {"type": ["string", "null"], "maxLength": 256},
     },
@@ -149,7 +158,7 @@ BATCH = obj(
                 {
                     "idempotency_key": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16,64}$"},
                     "action": {"type": "string", "enum": ["open", "modify", "reduce", "close"]},
-                    "ticket_id": TICKET,
+                    "ticket_id": TICKET_IN,
                 },
                 description="And the fields of that action's own route.",
             ),
@@ -225,7 +234,7 @@ def bots(
 ) -> Callable[[Any], Any]:
     """Describe a signed operation."""
     reads = request is None and query is None
-    ticket = OpenApiParameter("ticket", OpenApiTypes.STR, OpenApiParameter.PATH)
+    ticket = OpenApiParameter("ticket", TICKET, OpenApiParameter.PATH)
     in_path = [ticket] if operation_id in ("modify_trade", "close_trade", "reduce_trade") else []
     good: dict[Any, Any] = {
         status: OpenApiResponse(description="Unchanged") if shape is None else OpenApiResponse(shape)
@@ -256,17 +265,49 @@ HISTORY_FILTERS = [
 ]
 PEOPLE_ERRORS = {
     400: "request_malformed",
-    401: "not_authenticated",
-    403: "history_closed_to_bots, not_authenticated",
+    401: "not_authenticated; for whoever signs as a bot also what bots are told",
+    403: "history_closed_to_bots, https_required",
+    404: "not_found: there is no such format",
+    405: "method_not_allowed",
     406: "not_acceptable",
+    413: "body_too_large",
     422: "invalid",
+    429: "rate_limited",
+    500: "internal",
+    503: "unavailable",
 }
+CLOSED_TRADE = obj(
+    {
+        "trade_id": {"type": "string", "format": "uuid"},
+        "account": NAME,
+        "strategy": nullable(NAME),
+        "role": {"type": "string", "enum": ["master", "copy"]},
+        "ticket_id": TICKET,
+        "master_ticket": TICKET,
+        "symbol": {"type": "string"},
+        "type": SIDE,
+        "volume": AMOUNT,
+        "open_price": AMOUNT,
+        "close_price": AMOUNT,
+        "sl": nullable(AMOUNT),
+        "tp": nullable(AMOUNT),
+        "profit": {**AMOUNT, "description": "Of the whole trade, partial closes included."},
+        "reason": {"type": "string", "enum": Reason.values},
+        "opened_at": MOMENT,
+        "closed_at": MOMENT,
+    }
+)
 PAGE = obj(
     {
-        "data": {"type": "array", "items": {"type": "object"}},
+        "data": {"type": "array", "items": CLOSED_TRADE},
         "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
         "has_more": {"type": "boolean"},
     }
 )
 
 HISTORY_PAGE: dict[Any, Any] = {200: OpenApiResponse(PAGE), **errors(PEOPLE_ERRORS)}
+TIME_ANSWERS: dict[Any, Any] = {
+    200: OpenApiResponse(TIME),
+    **errors({400: "request_malformed", 404: "not_found: there is no such format", 405: "method_not_allowed",
+              406: "not_acceptable", 500: "internal"}),
+}  # fmt: skip
