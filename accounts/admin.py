@@ -1,11 +1,14 @@
 """People, their trading accounts, and their bots' keys. A secret is shown once, on the page that made it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.db.models import Max, QuerySet
+from django.contrib.auth.models import Group
+from django.db.models import Max, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -13,26 +16,56 @@ from django.utils.safestring import SafeString
 
 from accounts import services
 from accounts.models import BotKey, TradingAccount, User
+from audit.admin import Told
 from audit.people import actor_of
-from core.admin import NeverDeleted, chip
+from core.admin import NeverDeleted, chip, ref
 from core.errors import DomainError
+
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class GroupAdmin(Told, DjangoGroupAdmin):
+    """What staff may do is given by superusers alone."""
+
+    told_as = "group"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return _is_superuser(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _is_superuser(request)
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin):
-    """Deactivate, never delete: trades and money point here."""
+class UserAdmin(Told, DjangoUserAdmin):
+    """Deactivate, never delete: trades and money point here. Only superusers make staff, or touch other staff."""
 
+    told_as = "user"
     list_display = ["username", "email", "is_active", "is_staff", "last_login"]
+    list_filter = ["is_active", "is_staff"]
+    POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        dates = ["last_login", "date_joined"]
+        return dates if _is_superuser(request) else [*dates, *self.POWERS]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        is_colleague = obj is not None and obj.is_staff and obj.pk != request.user.pk
+        return super().has_change_permission(request, obj) and (_is_superuser(request) or not is_colleague)
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and request.user.is_superuser)
 
 
 @admin.register(TradingAccount)
-class TradingAccountAdmin(NeverDeleted):
+class TradingAccountAdmin(Told):
+    told_as = "account"
     list_display = ["name", "owner", "broker", "server", "login", "generation", "currency"]
     list_select_related = ["owner"]
     search_fields = ["name", "owner__username", "login"]
+    search_help_text = "Name, owner or login"
     autocomplete_fields = ["owner"]
     ordering = ["name"]
 
@@ -40,32 +73,56 @@ class TradingAccountAdmin(NeverDeleted):
         return ["owner", "broker", "server", "login", "generation"] if obj else []
 
 
-class NewKeyForm(forms.ModelForm):
+class StateFilter(admin.SimpleListFilter):
+    title = parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("active", "active"), ("expired", "expired"), ("revoked", "revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[BotKey]) -> QuerySet[BotKey]:
+        is_expired = Q(expires_at__isnull=False, expires_at__lte=timezone.now())
+        states = {
+            "active": Q(revoked_at__isnull=True) & ~is_expired,
+            "expired": Q(revoked_at__isnull=True) & is_expired,
+            "revoked": Q(revoked_at__isnull=False),
+        }
+        return queryset.filter(states.get(self.value() or "", Q()))
+
+
+class KeyForm(forms.ModelForm):
     class Meta:
         model = BotKey
         fields = ["account", "kind", "label", "allowed_networks", "rate_per_minute", "expires_at"]
+        widgets = {"allowed_networks": forms.TextInput(attrs={"class": "vTextField", "placeholder": "203.0.113.0/24"})}
 
 
 @admin.register(BotKey)
 class BotKeyAdmin(NeverDeleted):
-    list_display = ["key_id", "state", "kind_", "account", "label", "networks", "rate_per_minute", "last_used"]
-    list_filter = ["kind", "revoked_at"]
+    list_display = [
+        "key_id", "state", "kind_", "account", "label", "networks", "rate_per_minute", "expires_at", "last_used",
+    ]  # fmt: skip
+    list_filter = [StateFilter, "kind"]
     list_select_related = ["account"]
     search_fields = ["key_id", "label", "account__name"]
+    search_help_text = "Key id, label or account"
     autocomplete_fields = ["account"]
     ordering = ["-id"]
-    form = NewKeyForm
+    form = KeyForm
     actions = ["rotate", "revoke"]
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).annotate(used_at=Max("generations__last_used_at"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["key_id", "account", "kind", "revoked_at", "created_at"] if obj else []
+        return ["ref", "state", "account", "kind", "created_at", "revoked_at", "last_used"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        asked = list(NewKeyForm.Meta.fields)
-        return ["key_id", *asked, "revoked_at", "created_at"] if obj else asked
+        asked = list(KeyForm.Meta.fields)
+        return ["ref", "state", *asked, "created_at", "last_used", "revoked_at"] if obj else asked
+
+    @admin.display(description="key id")
+    def ref(self, key: BotKey) -> SafeString:
+        return ref(key.key_id)
 
     @admin.display(description="state")
     def state(self, key: BotKey) -> SafeString:
@@ -81,7 +138,8 @@ class BotKeyAdmin(NeverDeleted):
 
     @admin.display(description="networks")
     def networks(self, key: BotKey) -> str:
-        return ", ".join(key.allowed_networks) or "any"
+        first, *others = key.allowed_networks or ["any"]
+        return f"{first} and {len(others)} more" if others else first
 
     @admin.display(description="last used", ordering="used_at")
     def last_used(self, key: Any) -> Any:
@@ -89,11 +147,12 @@ class BotKeyAdmin(NeverDeleted):
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Not saved by the form: made by the verb, and answered with the secret."""
-        form = NewKeyForm(request.POST or None)
-        if request.method != "POST" or not self.has_add_permission(request) or not form.is_valid():
-            return super().add_view(request, form_url, extra_context)
-        key, secret = services.create_key(actor=actor_of(request), **form.cleaned_data)
-        return self._show(request, [(key, secret)])
+        if request.method == "POST" and self.has_add_permission(request):
+            form = self.get_form(request)(request.POST)
+            if form.is_valid():
+                return self._show(request, [services.create_key(actor=actor_of(request), **form.cleaned_data)])
+        one_way = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**one_way, **(extra_context or {})})
 
     def save_model(self, request: HttpRequest, obj: BotKey, form: Any, change: bool) -> None:
         services.change_key(key=obj, changed=form.changed_data, actor=actor_of(request))
@@ -105,7 +164,7 @@ class BotKeyAdmin(NeverDeleted):
             try:
                 made.append((key, services.rotate_key(key=key, actor=actor_of(request))))
             except DomainError as no:
-                self.message_user(request, f"{key}: {no.says}", messages.ERROR)
+                self.message_user(request, f"Key {key}: {no.says}", messages.ERROR)
         return self._show(request, made) if made else None
 
     @admin.action(description="Revoke: refused from the next request on", permissions=["change"])
@@ -125,4 +184,4 @@ class BotKeyAdmin(NeverDeleted):
         return answer
 
     def _context(self, request: HttpRequest, **more: Any) -> dict[str, Any]:
-        return {**self.admin_site.each_context(request), "opts": self.model._meta, **more}
+        return {**self.admin_site.each_context(request), "opts": self.opts, **more}

@@ -27,8 +27,8 @@ def cursor(text: str | None) -> Cursor | None:
     try:
         at, _, row = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("|")
         moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None:
-            raise ValueError("naive")
+        if moment.tzinfo is None or not 1970 <= moment.year <= 9000:
+            raise ValueError("no moment of ours")
         return Cursor(moment.astimezone(UTC), uuid.UUID(row))  # zones of 16 hours and more are none to PostgreSQL
     except (ValueError, binascii.Error, OverflowError):
         raise Invalid({"cursor": ["is not a cursor of this list"]}) from None

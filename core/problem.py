@@ -77,7 +77,7 @@ def translated(fault: Exception) -> tuple[int, str, str] | None:
     return next((known for kind, known in _FRAMEWORK.items() if isinstance(fault, kind)), None)
 
 
-OUT_OF_RANGE = "22003"
+DATA_EXCEPTION = "22"  # the class of SQLSTATEs for values that no column or comparison takes
 LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION = "55P03", "57014", "40P01", "40001"
 
 
@@ -86,8 +86,8 @@ def of_database(fault: DatabaseError | InterfaceError) -> DomainError | None:
     state = getattr(fault.__cause__, "sqlstate", None)
     if state in (LOCK_NOT_AVAILABLE, QUERY_CANCELED, DEADLOCK, SERIALIZATION):
         return errors.Busy(retry_after_ms=100)
-    if state == OUT_OF_RANGE:
-        return errors.Invalid({"amount": ["adds up to more than can be kept"]})
+    if state is not None and state.startswith(DATA_EXCEPTION):
+        return errors.Invalid({"request": ["holds a value, or adds up to one, that cannot be kept or compared"]})
     if isinstance(fault, OperationalError | InterfaceError):
         return errors.Unavailable(retry_after_ms=1000)
     return None

@@ -1,6 +1,7 @@
 """Instruments. (Candles have a composite key, which the admin cannot show.)"""
 
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from audit.admin import Told
@@ -14,6 +15,9 @@ class InstrumentAdmin(Told):
     list_display = ["symbol", "description", "step", "size"]
     search_fields = ["symbol", "description"]
     ordering = ["symbol"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Instrument | None = None) -> list[str]:
+        return ["symbol"] if obj else []
 
     @admin.display(description="point", ordering="point")
     def step(self, instrument: Instrument) -> SafeString:

@@ -1,6 +1,6 @@
 """Who publishes and who copies; freezing, pausing, ending."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
@@ -8,31 +8,44 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.safestring import SafeString
 
+from audit.admin import Told
 from audit.people import actor_of
-from core.admin import NeverDeleted, chip
+from core.admin import NeverDeleted, chip, number, ref
 from strategies import services
 from strategies.models import Strategy, Subscription
 
 
 class ReasonForm(forms.Form):
-    reason = forms.CharField(max_length=200, widget=forms.Textarea(attrs={"rows": 2, "cols": 60}))
+    reason = forms.CharField(
+        max_length=200, widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="In words. It stays in the audit log, with your name.",
+    )  # fmt: skip
 
 
 @admin.register(Strategy)
-class StrategyAdmin(NeverDeleted):
+class StrategyAdmin(Told):
+    """A strategy is published from one account, by that account's owner."""
+
+    told_as = "strategy"
     list_display = ["name", "state", "title", "owner", "account", "last_seq", "created_at"]
     list_filter = ["status"]
     list_select_related = ["owner", "account"]
     search_fields = ["name", "title", "owner__username"]
-    autocomplete_fields = ["owner", "account"]
-    readonly_fields = ["status", "last_seq", "created_at"]
+    search_help_text = "Name, title or owner"
+    autocomplete_fields = ["account"]
+    fields = ["name", "title", "account", "owner", "state", "last_seq", "created_at"]
     ordering = ["name"]
     actions = ["freeze", "thaw"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [*self.readonly_fields, *(["name", "owner", "account"] if obj else [])]
+        return ["owner", "state", "last_seq", "created_at", *(["name", "account"] if obj else [])]
+
+    def save_model(self, request: HttpRequest, obj: Strategy, form: Any, change: bool) -> None:
+        obj.owner = obj.account.owner
+        super().save_model(request, obj, form, change)
 
     @admin.display(description="state", ordering="status")
     def state(self, strategy: Strategy) -> SafeString:
@@ -41,21 +54,24 @@ class StrategyAdmin(NeverDeleted):
 
     @admin.action(description="Freeze: opens are refused, closes pass", permissions=["change"])
     def freeze(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
-        return self._with_reason(request, chosen, "freeze", services.freeze)
+        lead = "The desk refuses their opens from now on. Closes always pass."
+        return self._with_reason(request, chosen, "freeze", lead, services.freeze)
 
     @admin.action(description="Thaw: opens are taken again", permissions=["change"])
     def thaw(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
-        return self._with_reason(request, chosen, "thaw", services.thaw)
+        return self._with_reason(request, chosen, "thaw", "They may open trades again.", services.thaw)
 
     def _with_reason(
-        self, request: HttpRequest, chosen: QuerySet[Strategy], action: str, verb: Callable[..., None]
+        self, request: HttpRequest, chosen: QuerySet[Strategy], action: str, lead: str, verb: Callable[..., None]
     ) -> HttpResponse | None:
         form = ReasonForm(request.POST if "confirmed" in request.POST else None)
         if not form.is_valid():
             context = {
                 **self.admin_site.each_context(request),
-                "opts": self.model._meta,
+                "opts": self.opts,
                 "title": f"{action.capitalize()} strategies",
+                "lead": lead,
+                "back": reverse("admin:strategies_strategy_changelist"),
                 "chosen": chosen,
                 "action": action,
                 "form": form,
@@ -63,23 +79,35 @@ class StrategyAdmin(NeverDeleted):
             return TemplateResponse(request, "admin/reason.html", context)
         for strategy in chosen:
             verb(strategy=strategy, actor=actor_of(request), reason=form.cleaned_data["reason"])
-        self.message_user(request, f"Done for {', '.join(strategy.name for strategy in chosen)}.")
+        self.message_user(request, f"{action.capitalize()}: done for {_listed(chosen)}.")
         return None
 
 
 @admin.register(Subscription)
 class SubscriptionAdmin(NeverDeleted):
-    list_display = ["sub_id", "state", "account", "strategy", "multiplier", "created_at"]
+    list_display = ["sub_id", "state", "account", "strategy", "times", "created_at"]
     list_filter = ["status", "strategy"]
     list_select_related = ["account", "strategy"]
     search_fields = ["sub_id", "account__name", "strategy__name"]
     autocomplete_fields = ["account", "strategy"]
     ordering = ["-id"]
-    fields = ["strategy", "account", "multiplier"]
+    search_help_text = "Subscription id, account or strategy"
     actions = ["pause", "resume", "end"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["strategy", "account"] if obj else []
+        return ["ref", "state", "strategy", "account", "created_at"] if obj else []
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        asked = ["strategy", "account", "multiplier"]
+        return ["ref", "state", *asked, "created_at"] if obj else asked
+
+    @admin.display(description="subscription id")
+    def ref(self, one: Subscription) -> SafeString:
+        return ref(one.sub_id)
+
+    @admin.display(description="multiplier", ordering="multiplier")
+    def times(self, one: Subscription) -> SafeString:
+        return number(one.multiplier)
 
     @admin.display(description="state", ordering="status")
     def state(self, one: Subscription) -> SafeString:
@@ -109,4 +137,8 @@ class SubscriptionAdmin(NeverDeleted):
     def _each(self, request: HttpRequest, chosen: QuerySet[Subscription], verb: Callable[..., None]) -> None:
         for subscription in chosen:
             verb(subscription=subscription, actor=actor_of(request))
-        self.message_user(request, f"Done for {len(chosen)}.")
+        self.message_user(request, f"{verb.__name__.capitalize()}: done for {_listed(chosen)}.")
+
+
+def _listed(rows: Iterable[Any]) -> str:
+    return ", ".join(str(row) for row in rows)

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+from collections import Counter
 
 import jsonschema
 import pytest
@@ -45,10 +46,9 @@ def named(verb, path):
 
 
 def test_it_is_an_openapi_document_made_without_a_warning():
-    with GENERATOR_STATS.silence():
-        GENERATOR_STATS.reset()
-        made = SchemaGenerator().get_schema(request=None, public=True)
-        faults = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
+    GENERATOR_STATS.reset()
+    made = SchemaGenerator().get_schema(request=None, public=True)
+    faults = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
 
     assert made["openapi"] == "3.1.0"
     validate_schema(made)
@@ -103,7 +103,7 @@ SIGNED = {"X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig"}
 def test_every_operation_tells_its_errors(verb, path):
     operation = named(verb, path)
     answers = operation["responses"]
-    headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
+    headers = {one["name"] for one in operation.get("parameters", []) if one["in"] == "header"}
     is_bots = "X-Cd-Key" in headers
 
     for status, answer in answers.items():
@@ -115,8 +115,10 @@ def test_every_operation_tells_its_errors(verb, path):
         assert headers - {"Idempotency-Key"} == SIGNED
         assert ("Idempotency-Key" in headers) is (verb != "get")
         assert answers.keys() >= {"400", "401", "403", "405", "409", "413", "422", "429", "500", "503"}
+        assert operation["security"] == [{"CD1": []}]
     elif path != "/api/v2/time":
         assert answers.keys() >= {"401", "403", "405", "422"}
+        assert operation["security"] == [{"cookieAuth": []}]
     assert operation["operationId"]
     assert operation.get("deprecated", False) is path.startswith("/signal")
 
@@ -209,6 +211,7 @@ def desk(cast, lena, settings):
     return made
 
 
+REACHED = (200, 201, 202, 404, 409, 422)
 QUICK = settings(
     max_examples=EXAMPLES,
     database=None,
@@ -222,6 +225,8 @@ QUICK = settings(
 def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb, path, desk):
     operation = fuzzer()[path][verb.upper()]
 
+    seen = Counter()
+
     def holds(case, who, resign):
         answer = desk.answer(case, who, resign)
         assert answer.status_code < 500, answer.content
@@ -230,9 +235,12 @@ def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb, path, desk):
             problem = answer.json()
             assert re.fullmatch(r"[a-z]+(_[a-z]+)*", problem["code"])
             assert problem["status"] == answer.status_code
+        seen[answer.status_code] += 1
 
-    for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
+    can_be_wrong = bool(operation.definition.raw.get("parameters"))
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)[: 1 + can_be_wrong]:
         made = given(
             case=operation.as_strategy(mode), who=st.integers(0, 1), resign=st.sampled_from([True] * 5 + [False])
         )
         QUICK(seed(20260105)(made(holds)))()
+    assert sum(seen[status] for status in REACHED) > 0.2 * sum(seen.values()), seen  # not all of it fell at the door

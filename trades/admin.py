@@ -1,113 +1,167 @@
 """Staff's view of the hot and the cold table. Neither can be edited here; a force close goes through its verb."""
 
-from decimal import Decimal
+import uuid
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseForbidden
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 
 from audit import services as audit
+from audit.admin import named
 from audit.models import AuditLog
 from audit.people import actor_of
 from core import admin as shown
+from core import money
 from core.admin import ReadOnly
 from core.errors import DomainError
 from trades import history, services
-from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
+from trades.models import ActiveTrade, CopyOrder, Position, TradeHistory, TradeReduction
+
+CLOSED_AT_ONCE = 50  # each is a transaction of its own, within one request
 
 
 class ForceCloseForm(forms.Form):
     """One trade's close by staff's hand."""
 
     trade_id = forms.UUIDField(widget=forms.HiddenInput)
-    close_price = forms.DecimalField(max_digits=20, decimal_places=8, min_value=Decimal("0.00000001"))
-    profit = forms.DecimalField(max_digits=20, decimal_places=8)
+    close_price = forms.DecimalField(
+        max_digits=money.DIGITS, decimal_places=money.PLACES, min_value=money.UNIT,
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "aria-label": "Close price"}),
+    )  # fmt: skip
+    profit = forms.DecimalField(
+        max_digits=money.DIGITS, decimal_places=money.PLACES,
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "aria-label": "Profit"}),
+    )  # fmt: skip
 
 
-ForceCloseForms = forms.formset_factory(ForceCloseForm, extra=0)
+ForceCloseForms = forms.formset_factory(ForceCloseForm, extra=0, max_num=CLOSED_AT_ONCE, validate_max=True)
 
 
 class NoteForm(forms.Form):
     note = forms.CharField(
-        label="Reason", max_length=500, widget=forms.Textarea(attrs={"rows": 2, "cols": 60}),
-        help_text="In words; it stays in the audit log with your name.",
+        label="Reason", max_length=500, widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="In words. It stays in the audit log, with your name.",
     )  # fmt: skip
 
 
 class TradePage(ReadOnly):
-    """A trade's page tells what happened to it."""
+    """A trade as its list and its page show it; the page also tells what happened to it."""
 
     change_form_template = "admin/trade.html"
+    list_select_related = ["strategy", "account"]
+    list_per_page = 50
+    search_fields = ["ticket_id", "symbol", "account__name"]
+    search_help_text = "Ticket, symbol or account; or a whole trade id"
 
-    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
-        more = {
-            "timeline": AuditLog.objects.filter(subject=f"trade:{object_id}").order_by("id")[:200],
-            "reductions": TradeReduction.objects.filter(trade_id=object_id).order_by("id"),
-        }
-        kwargs["extra_context"] = {**(kwargs.get("extra_context") or {}), **more}
-        return super().change_view(request, object_id, *args, **kwargs)
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        try:
+            return queryset.filter(pk=uuid.UUID(search_term)), False
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
+    ) -> HttpResponse:
+        told = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
+        reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
+        context.update(timeline=named(told), reductions=reductions)
+        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+
+    @admin.display(description="trade id")
+    def ref(self, trade: Any) -> SafeString:
+        return shown.ref(trade.pk)
+
+    @admin.display(description="copies trade")
+    def copied(self, trade: Position) -> SafeString | str:
+        return shown.ref(trade.master_trade) if trade.is_copy else ""
+
+    @admin.display(description="side", ordering="type")
+    def side(self, trade: Any) -> SafeString:
+        return shown.side(trade.type)
+
+    @admin.display(description="volume", ordering="volume")
+    def lots(self, trade: Any) -> SafeString:
+        return shown.number(trade.volume, shown.LOTS)
+
+    @admin.display(description="open price", ordering="open_price")
+    def opened_for(self, trade: Any) -> SafeString:
+        return shown.number(trade.open_price, shown.PRICE)
+
+    @admin.display(description="SL", ordering="sl")
+    def sl_(self, trade: Any) -> SafeString:
+        return shown.number(trade.sl, shown.PRICE)
+
+    @admin.display(description="TP", ordering="tp")
+    def tp_(self, trade: Any) -> SafeString:
+        return shown.number(trade.tp, shown.PRICE)
+
+
+WHOSE: dict[str, Any] = {"fields": ["ref", "ticket_id", "strategy", "account", "copied", "master_ticket", "seq"]}
+TOLD: dict[str, Any] = {"fields": ["comment", "analysis"]}
 
 
 @admin.register(ActiveTrade)
 class ActiveTradeAdmin(TradePage):
-    list_display = ["ticket_id", "strategy", "symbol", "side", "lots", "opened_for", "sl_", "tp_", "opened_at"]
-    list_filter = ["strategy", "symbol", "type", "opened_at"]
-    list_select_related = ["strategy", "account"]
-    search_fields = ["ticket_id", "symbol", "trade__id", "account__name"]
-    search_help_text = "Ticket, symbol, trade id or account"
-    ordering = ["-opened_at"]
-    list_per_page = 50
+    list_display = [
+        "ticket_id", "opened_at", "symbol", "side", "lots", "opened_for", "sl_", "tp_", "strategy", "account",
+    ]  # fmt: skip
+    list_filter = ["opened_at", "type", "symbol", "strategy", "account"]
+    ordering = ["-opened_at", "-trade"]
     actions = ["force_close"]
+    readonly_fields = ["ref", "copied", "side", "lots", "opened_lots", "opened_for", "sl_", "tp_"]
+    fieldsets = [
+        (None, WHOSE),
+        ("Position", {"fields": ["symbol", "side", "lots", "opened_lots", "opened_for", "sl_", "tp_", "opened_at"]}),
+        ("As told", TOLD),
+    ]
 
     def has_close_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("trades.change_activetrade")
 
-    @admin.display(description="side", ordering="type")
-    def side(self, trade: ActiveTrade) -> SafeString:
-        return shown.side(trade.type)
-
-    @admin.display(description="volume", ordering="volume")
-    def lots(self, trade: ActiveTrade) -> SafeString | str:
-        return shown.number(trade.volume)
-
-    @admin.display(description="open price")
-    def opened_for(self, trade: ActiveTrade) -> SafeString | str:
-        return shown.number(trade.open_price)
-
-    @admin.display(description="SL")
-    def sl_(self, trade: ActiveTrade) -> SafeString | str:
-        return shown.number(trade.sl)
-
-    @admin.display(description="TP")
-    def tp_(self, trade: ActiveTrade) -> SafeString | str:
-        return shown.number(trade.tp)
+    @admin.display(description="opened volume")
+    def opened_lots(self, trade: ActiveTrade) -> SafeString:
+        return shown.number(trade.opened_volume, shown.LOTS)
 
     @admin.action(description="Force close: moves to history, at a price and for a reason", permissions=["close"])
     def force_close(self, request: HttpRequest, chosen: QuerySet[ActiveTrade]) -> HttpResponse | None:
-        trades = {trade.pk: trade for trade in chosen.select_related("strategy", "account")}
-        sent = request.POST if "confirmed" in request.POST else None
-        forms_ = ForceCloseForms(sent, initial=[{"trade_id": pk} for pk in trades])
-        note = NoteForm(sent)
-        if sent is None or not (forms_.is_valid() and note.is_valid()):
-            context = {
-                **self.admin_site.each_context(request),
-                "opts": self.model._meta,
-                "title": "Force close",
-                "formset": forms_,
-                "rows": list(zip(forms_, trades.values(), strict=False)),
-                "note": note,
-            }
-            return TemplateResponse(request, "admin/force_close.html", context)
-        for form in forms_:
-            if form.cleaned_data["trade_id"] in trades:
-                self._close_one(request, form.cleaned_data, note.cleaned_data["note"])
+        if "confirmed" not in request.POST:
+            trades = list(chosen.select_related("strategy", "account")[: CLOSED_AT_ONCE + 1])
+            if not 0 < len(trades) <= CLOSED_AT_ONCE:
+                no = f"Close at most {CLOSED_AT_ONCE} at once." if trades else "These are closed already."
+                self.message_user(request, no, messages.ERROR)
+                return None
+            return self._ask(request, ForceCloseForms(initial=[{"trade_id": trade.pk} for trade in trades]), NoteForm())
+        closes, note = ForceCloseForms(request.POST), NoteForm(request.POST)
+        if not (closes.is_valid() and note.is_valid()):
+            return self._ask(request, closes, note)
+        for told in closes.cleaned_data:
+            self._close_one(request, told, note.cleaned_data["note"])
         return None
+
+    def _ask(self, request: HttpRequest, closes: Any, note: NoteForm) -> HttpResponse:
+        """The page that asks at which price, with which profit and why."""
+        ids = {form: form["trade_id"].value() for form in closes if "trade_id" not in form.errors}
+        trades = {
+            str(trade.pk): trade
+            for trade in ActiveTrade.objects.filter(pk__in=ids.values()).select_related("strategy", "account")
+        }
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Force close",
+            "formset": closes,
+            "rows": [(form, trades.get(str(trade_id))) for form, trade_id in ids.items()],
+            "note": note,
+            "LOTS": shown.LOTS,
+        }
+        return TemplateResponse(request, "admin/force_close.html", context)
 
     def _close_one(self, request: HttpRequest, told: dict[str, Any], note: str) -> None:
         try:
@@ -116,7 +170,7 @@ class ActiveTradeAdmin(TradePage):
                 actor=actor_of(request),
             )  # fmt: skip
         except DomainError as no:
-            self.message_user(request, f"{told['trade_id']}: {no.says} ({no.code})", messages.ERROR)
+            self.message_user(request, f"Trade {told['trade_id']}: {no.says} ({no.code})", messages.ERROR)
         else:
             self.message_user(request, f"Ticket {outcome['trade']['ticket_id']} is closed.")
 
@@ -124,62 +178,99 @@ class ActiveTradeAdmin(TradePage):
 @admin.register(TradeHistory)
 class TradeHistoryAdmin(TradePage):
     list_display = [
-        "ticket_id", "strategy", "symbol", "side", "lots", "opened_for", "closed_for", "result", "reason", "closed_at",
+        "ticket_id", "closed_at", "symbol", "side", "lots", "opened_for", "closed_for", "result", "reason", "strategy",
+        "account",
     ]  # fmt: skip
-    list_filter = ["closed_at", "reason", "kind", "type", "symbol", "strategy", "account"]
-    list_select_related = ["strategy", "account"]
-    search_fields = ["ticket_id", "symbol", "trade__id", "account__name", "comment"]
-    search_help_text = "Ticket, symbol, trade id, account or comment"
+    list_filter = ["closed_at", "reason", "type", "kind", "symbol", "strategy", "account"]
+    search_fields = [*TradePage.search_fields, "comment"]
+    search_help_text = "Ticket, symbol, account or comment; or a whole trade id"
     date_hierarchy = "closed_at"
     ordering = ["-closed_at", "-trade"]
-    list_per_page = 50
     change_list_template = "admin/history_list.html"
+    readonly_fields = [
+        "ref", "copied", "side", "lots", "closed_lots", "opened_for", "closed_for", "sl_", "tp_", "result",
+        "last_result",
+    ]  # fmt: skip
+    fieldsets = [
+        (None, {"fields": ["kind", *WHOSE["fields"]]}),
+        ("Position", {"fields": ["symbol", "side", "lots", "opened_for", "sl_", "tp_", "opened_at"]}),
+        ("Close", {"fields": ["closed_lots", "closed_for", "last_result", "result", "reason", "closed_at"]}),
+        ("As told", TOLD),
+    ]
 
-    @admin.display(description="side", ordering="type")
-    def side(self, closed: TradeHistory) -> SafeString:
-        return shown.side(closed.type)
+    @admin.display(description="volume closed last")
+    def closed_lots(self, closed: TradeHistory) -> SafeString:
+        return shown.number(closed.closed_volume, shown.LOTS)
 
-    @admin.display(description="volume", ordering="volume")
-    def lots(self, closed: TradeHistory) -> SafeString | str:
-        return shown.number(closed.volume)
-
-    @admin.display(description="open price")
-    def opened_for(self, closed: TradeHistory) -> SafeString | str:
-        return shown.number(closed.open_price)
-
-    @admin.display(description="close price")
-    def closed_for(self, closed: TradeHistory) -> SafeString | str:
-        return shown.number(closed.close_price)
+    @admin.display(description="close price", ordering="close_price")
+    def closed_for(self, closed: TradeHistory) -> SafeString:
+        return shown.number(closed.close_price, shown.PRICE)
 
     @admin.display(description="profit", ordering="profit")
-    def result(self, closed: TradeHistory) -> SafeString | str:
+    def result(self, closed: TradeHistory) -> SafeString:
         return shown.signed(closed.profit)
+
+    @admin.display(description="profit of the final close")
+    def last_result(self, closed: TradeHistory) -> SafeString:
+        return shown.signed(closed.closing_profit)
 
     def get_urls(self) -> list[URLPattern]:
         export = path("export.csv", self.admin_site.admin_view(self.export), name="trades_tradehistory_export")
         return [export, *super().get_urls()]
 
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if self.has_view_permission(request):
             audit.record("history.viewed", actor=actor_of(request), filters=request.GET.urlencode()[:500])
         return super().changelist_view(request, extra_context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
+    ) -> HttpResponse:
+        audit.record("history.viewed", actor=actor_of(request), subject=f"trade:{obj.pk}")
+        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
 
     def export(self, request: HttpRequest) -> HttpResponseBase:
         """The rows of the current filter, streamed as CSV."""
         if not self.has_view_permission(request):
             return HttpResponseForbidden("You may not see history.")
+        try:
+            rows = self.get_changelist_instance(request).get_queryset(request)
+        except IncorrectLookupParameters:
+            return HttpResponseBadRequest("This filter cannot be read.")
         audit.record("history.exported", actor=actor_of(request), filters=request.GET.urlencode()[:500])
-        rows = self.get_changelist_instance(request).get_queryset(request)
         return history.csv_response(rows.select_related("strategy", "account"))
 
 
 @admin.register(CopyOrder)
 class CopyOrderAdmin(ReadOnly):
     list_display = [
-        "reported_at", "account", "strategy", "master_ticket", "status", "requested_price", "executed_price",
-        "slippage_points", "slippage_bps", "latency_ms", "failed_reason",
+        "reported_at", "account", "strategy", "master_ticket", "outcome", "asked_for", "done_for", "points", "bps",
+        "latency_ms", "failed_reason",
     ]  # fmt: skip
-    list_filter = ["status", "strategy", "reported_at"]
+    list_filter = ["reported_at", "status", "strategy"]
     list_select_related = ["strategy", "account"]
     search_fields = ["master_ticket", "account__name"]
+    search_help_text = "The master's ticket, or account"
     ordering = ["-id"]
+    list_per_page = 50
+
+    @admin.display(description="status", ordering="status")
+    def outcome(self, order: CopyOrder) -> SafeString:
+        good, bad = CopyOrder.Status.EXECUTED, CopyOrder.Status.FAILED
+        return shown.chip(order.status, {good: "good", bad: "bad"}.get(CopyOrder.Status(order.status), ""))
+
+    @admin.display(description="asked for", ordering="requested_price")
+    def asked_for(self, order: CopyOrder) -> SafeString:
+        return shown.number(order.requested_price, shown.PRICE)
+
+    @admin.display(description="done for", ordering="executed_price")
+    def done_for(self, order: CopyOrder) -> SafeString:
+        return shown.number(order.executed_price, shown.PRICE)
+
+    @admin.display(description="slippage, points", ordering="slippage_points")
+    def points(self, order: CopyOrder) -> SafeString:
+        return shown.number(order.slippage_points)
+
+    @admin.display(description="bps", ordering="slippage_bps")
+    def bps(self, order: CopyOrder) -> SafeString:
+        return shown.number(order.slippage_bps)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
@@ -181,6 +182,30 @@ PROBLEM = obj(
     },
     ["type", "title", "status", "detail", "code", "retry", "request_id"],
 )
+
+
+class SignedScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How bots sign, for readers of the schema."""
+
+    target_class = "accounts.authentication.Signed"
+    name = "CD1"
+
+    def get_security_definition(self, auto_schema: Any) -> Schema:
+        says = "v1=hex of the HMAC-SHA256 over eleven lines: see SECURITY.md and the other X-Cd headers."
+        return {"type": "apiKey", "in": "header", "name": "X-Cd-Sig", "description": says}
+
+
+class BotsStayOutScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """No way in: it shows bots the door."""
+
+    target_class = "accounts.authentication.BotsStayOut"
+    name: list[str] = []
+
+    def get_security_definition(self, auto_schema: Any) -> list[Schema]:
+        return []
+
+    def get_security_requirement(self, auto_schema: Any) -> list[Schema]:
+        return []
 
 
 def header(name: str, pattern: str, says: str, *, required: bool = True) -> OpenApiParameter:

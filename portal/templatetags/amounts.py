@@ -1,21 +1,49 @@
-"""Amounts for people: without trailing zeros; results with their sign and two decimals."""
+"""Amounts and times for people. What the page's script shows later is spelled the same way (static/js/desk.js)."""
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from django import template
 
+from core import admin as shown
+
 register = template.Library()
 
 
 @register.filter
-def plain(value: Any) -> str:
-    if value in (None, ""):
-        return "–"
-    digits = f"{Decimal(value):f}"
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+def plain(value: Any, places: int = 0) -> str:
+    """Without trailing zeros, but for those that the places ask for."""
+    return "–" if value in (None, "") else shown.plain(Decimal(value), places)
 
 
 @register.filter
 def result(value: Decimal) -> str:
-    return f"{value:+.2f}"
+    """Money with two decimals and its sign; nothing is neither won nor lost."""
+    cents = round(value, 2)
+    return f"{'+' if cents > 0 else '−' if cents < 0 else ''}{abs(cents):.2f}"
+
+
+@register.filter
+def tone(value: Decimal) -> str:
+    """The class of a result's colour."""
+    cents = round(value, 2)
+    return "pos" if cents > 0 else "neg" if cents < 0 else ""
+
+
+@register.filter
+def ago(then: datetime, now: datetime) -> str:
+    minutes = int((now - then).total_seconds() // 60)
+    if minutes < 1:
+        return "just now"
+    if minutes < 60:
+        return f"{minutes} min ago"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h ago"
+    return f"{minutes // (24 * 60)} d ago"
+
+
+@register.filter
+def moment(then: datetime, now: datetime) -> str:
+    """The time of day; before today with the day."""
+    return f"{then:%H:%M:%S}" if then.date() == now.date() else f"{then.day} {then:%b %H:%M}"

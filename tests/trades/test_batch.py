@@ -37,8 +37,7 @@ def results(answer):
 
 def outcomes(answer):
     """Status, and the code of a refusal or the status told."""
-    told = [(r["status"], r["problem"]["code"] if "problem" in r else r["result"]["status"]) for r in results(answer)]
-    return told
+    return [(r["status"], r["problem"]["code"] if "problem" in r else r["result"]["status"]) for r in results(answer)]
 
 
 def test_a_whole_life_in_one_request(lena_bot):

@@ -1,5 +1,7 @@
 """A copier's report of an order: kept as told, priced against what was asked, never a change of any trade."""
 
+from decimal import Decimal
+
 import pytest
 
 from audit.models import AuditLog
@@ -47,7 +49,7 @@ def test_slippage_is_what_it_cost_whatever_the_side(copier, ticket, executed, po
     assert answer.status_code == 201
     assert (answer.json()["slippage_points"], answer.json()["slippage_bps"]) == (points, bps)
     kept = CopyOrder.objects.get()
-    assert (str(kept.slippage_points), str(kept.slippage_bps)) == (points, bps)
+    assert (kept.slippage_points, kept.slippage_bps) == (Decimal(points), Decimal(bps))
 
 
 def test_is_kept_as_told_and_audited(copier, finn, lena):

@@ -1,0 +1,202 @@
+"""An unsafe configuration does not start: no command, no web process, no worker, and each says what to set."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.checks import ERROR
+from django.db import OperationalError, connections
+
+from config import checks
+from tests import databases, ports
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAFE = {
+    "DEBUG": "0",
+    "DJANGO_SECRET_KEY": "s" * 50,
+    "COPYDESK_KEKS": f"k1:{'0' * 64}",
+    "ALLOWED_HOSTS": "desk.example.com",
+    "DATABASE_URL": "postgres://nobody@127.0.0.1:1/desk",
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+}
+UNSAFE = {
+    "no secret key": ({"DJANGO_SECRET_KEY": ""}, "E001", "DJANGO_SECRET_KEY is missing or shorter"),
+    "a short secret key": ({"DJANGO_SECRET_KEY": "s" * 49}, "E001", "secrets.token_urlsafe(50)"),
+    "no kek": ({"COPYDESK_KEKS": ""}, "E002", "COPYDESK_KEKS is missing or malformed"),
+    "a kek without a name": ({"COPYDESK_KEKS": "0" * 64}, "E002", "newest first, comma between"),
+    "a short kek": ({"COPYDESK_KEKS": f"k1:{'0' * 62}"}, "E002", "secrets.token_hex(32)"),
+    "one malformed kek of two": ({"COPYDESK_KEKS": f"k2:{'0' * 64},k1:"}, "E002", "COPYDESK_KEKS"),
+    "no host": ({"ALLOWED_HOSTS": ""}, "E003", "ALLOWED_HOSTS is empty"),
+    "any host": ({"ALLOWED_HOSTS": "desk.example.com,*"}, "E004", "ALLOWED_HOSTS allows every name"),
+    "no database": ({"DATABASE_URL": ""}, "E005", "DATABASE_URL is missing"),
+}
+
+
+def run(*command, tmp_path, **environ):
+    """A process of the desk with this environment alone."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**kept, "COPYDESK_VAR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "config.settings", **SAFE, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_safe_configuration_passes(tmp_path):
+    done = run("-m", "django", "check", "--fail-level", "ERROR", tmp_path=tmp_path)
+
+    assert (done.returncode, done.stderr.count("ERROR")) == (0, 0), done.stderr
+
+
+def test_djangos_own_advice_for_production_is_followed(tmp_path):
+    done = run("-m", "django", "check", "--deploy", "--fail-level", "WARNING", tmp_path=tmp_path,
+               DJANGO_SECRET_KEY=secrets.token_urlsafe(50))  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("what", UNSAFE)
+def test_no_command_runs_with(what, tmp_path):
+    environ, code, says = UNSAFE[what]
+
+    done = run("-m", "django", "check", tmp_path=tmp_path, **environ)
+
+    assert done.returncode != 0
+    assert f"copydesk.{code}" in done.stderr
+    assert says in done.stderr
+    assert "HINT: " in done.stderr
+    for value in SAFE["DJANGO_SECRET_KEY"], "0" * 62:
+        assert value not in done.stdout + done.stderr
+
+
+def several(tmp_path, *command):
+    """All that is unsafe at once: every sentence is told, not the first alone."""
+    done = run(*command, tmp_path=tmp_path, DJANGO_SECRET_KEY="short", COPYDESK_KEKS="", ALLOWED_HOSTS="*")
+
+    assert done.returncode != 0, done.stdout + done.stderr
+    for code in ("E001", "E002", "E004"):
+        assert f"copydesk.{code}" in done.stderr, done.stderr
+    assert "Set it to the output of" in done.stderr
+    assert "short" not in done.stderr.replace("shorter", "")
+    return done.stderr
+
+
+def test_no_web_process_serves(tmp_path):
+    port = str(ports.free())
+
+    said = several(tmp_path, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", port)
+
+    assert "Uvicorn running" not in said
+
+
+def test_no_wsgi_server_gets_an_application(tmp_path):
+    several(tmp_path, "-c", "import config.wsgi")
+
+
+def test_no_worker_works(tmp_path):
+    said = several(tmp_path, "-m", "celery", "-A", "config", "worker", "--pool", "solo", "--loglevel", "ERROR")
+
+    assert " ready." not in said
+
+
+def test_no_beat_beats(tmp_path):
+    several(tmp_path, "-m", "celery", "-A", "config", "beat", "--schedule", str(tmp_path / "schedule"))
+
+
+def test_nothing_secret_has_a_default_outside_debug(tmp_path):
+    """Not even where a developer's secrets lie in the folder."""
+    known = {"DJANGO_SECRET_KEY": "d" * 60, "COPYDESK_KEKS": f"k1:{'0' * 64}"}
+    (tmp_path / "secrets.json").write_text(json.dumps(known))
+
+    done = run("-m", "django", "check", tmp_path=tmp_path, DJANGO_SECRET_KEY="", COPYDESK_KEKS="")
+
+    assert "E001" in done.stderr
+    assert "E002" in done.stderr
+
+
+# --- the database
+
+
+@pytest.fixture
+def database_says(desk_db, monkeypatch):
+    """What the check is told about the database, instead of the truth."""
+    truth = "on", "on", "on", 180000, "copydesk_app", False, ["copydesk_app", "copydesk_bot"]
+    names = "fsync", "commit", "pages", "version", "role", "is_super", "roles"
+
+    def say(**lies):
+        row = tuple({**dict(zip(names, truth, strict=True)), **lies}.values())
+
+        class Cursor:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+            def execute(self, *_):
+                pass
+
+            def fetchall(self):
+                return [row]
+
+        monkeypatch.setattr(connections["default"], "cursor", Cursor)
+        return [fault.id for fault in checks.database_is_durable(None, ["default"])]
+
+    return say
+
+
+def test_a_database_that_may_forget_is_refused_in_production(database_says, settings):
+    settings.DEBUG = False
+
+    assert database_says() == []
+    assert database_says(fsync="off") == ["copydesk.E010"]
+    assert database_says(pages="off") == ["copydesk.E010"]
+    assert database_says(commit="off") == ["copydesk.E011"]
+    assert database_says(commit="local") == ["copydesk.E011"]
+    assert database_says(commit="remote_apply") == []
+    settings.DEBUG = True
+    assert database_says(fsync="off", commit="off") == []
+
+
+def test_a_database_without_roles_or_of_another_age_is_told_of(database_says):
+    assert database_says(version=140000) == ["copydesk.W010"]
+    assert database_says(version=190000) == ["copydesk.W010"]
+    assert database_says(roles=[]) == ["copydesk.W011"]
+    assert database_says(is_super=True) == ["copydesk.W011"]
+
+
+def test_the_tests_own_database_has_its_roles(desk_db):
+    assert checks.database_is_durable(None, ["default"]) == []
+
+
+def test_a_database_that_is_away_is_left_to_whoever_needs_it(desk_db, monkeypatch):
+    def away():
+        raise OperationalError
+
+    monkeypatch.setattr(connections["default"], "cursor", away)
+
+    assert checks.database_is_durable(None, ["default"]) == []
+
+
+def test_a_web_process_refuses_a_database_that_may_forget(desk_db, tmp_path):
+    """For real, where the tests' own server is such a one."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("select current_setting('fsync')")
+        forgets = cursor.fetchone() == ("off",)
+
+    done = run("-c", "import config.wsgi", tmp_path=tmp_path, DATABASE_URL=databases.url(desk_db))
+
+    assert (done.returncode != 0) is forgets, done.stderr
+    assert ("E010" in done.stderr) is forgets
+
+
+def test_the_tests_themselves_are_configured_safely(desk_db):
+    assert [fault for fault in checks.secrets_are_set(None) if fault.level >= ERROR] == []

@@ -1,0 +1,103 @@
+"""Whether the desk is alive, ready, and who may read its figures."""
+
+import pytest
+from django.db import OperationalError, connections
+from django.db.migrations.recorder import MigrationRecorder
+from django.test import Client
+
+from tests.signed import HOST
+
+
+def get(path, **more):
+    return Client().get(path, HTTP_HOST=HOST, **more)
+
+
+def state(answer):
+    return answer.status_code, {name: value for name, value in answer.json().items() if value != "ok"}
+
+
+def test_is_alive_without_asking_anybody(settings, tmp_path):
+    settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
+
+    assert (get("/healthz").status_code, get("/healthz").json()) == (200, {"status": "alive"})
+
+
+def test_is_ready(desk_db):
+    assert state(get("/readyz")) == (200, {"status": "ready"})
+
+
+def test_is_not_ready_without_redis(desk_db, settings, tmp_path):
+    settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
+
+    assert state(get("/readyz")) == (503, {"status": "not ready", "redis": "ConnectionError"})
+
+
+@pytest.mark.parametrize("alias", ["default", "bot"])
+def test_is_not_ready_without_its_database(alias, desk_db, monkeypatch):
+    def away():
+        raise OperationalError("password=hunter2")
+
+    monkeypatch.setattr(connections[alias], "cursor", away)
+
+    answer = get("/readyz")
+
+    told = {"status": "not ready", "database": "OperationalError", "migrations": "unknown"}
+    assert state(answer) == (503, told)
+    assert b"hunter2" not in answer.content
+
+
+def test_is_not_ready_before_its_migrations(desk_db):
+    recorder = MigrationRecorder(connections["owner"])
+    latest = recorder.migration_qs.filter(app="trades").order_by("-id").first()
+    recorder.record_unapplied(latest.app, latest.name)
+
+    assert state(get("/readyz")) == (
+        503,
+        {"status": "not ready", "migrations": "1 not applied: run manage.py migrate"},
+    )
+
+
+def test_each_alias_acts_in_its_role(desk_db):
+    found = {}
+    for alias in ("default", "bot"):
+        with connections[alias].cursor() as cursor:
+            cursor.execute("select current_user")
+            found[alias] = cursor.fetchone()[0]
+
+    assert found == {"default": "copydesk_app", "bot": "copydesk_bot"}
+
+
+# --- figures
+
+
+def metrics(ip="127.0.0.1", **headers):
+    return get("/metrics", REMOTE_ADDR=ip, headers=headers)
+
+
+def test_without_a_token_figures_are_for_this_machine_alone(settings):
+    settings.METRICS_TOKEN = ""
+
+    assert metrics().status_code == 200
+    assert metrics()["Content-Type"].startswith("text/plain")
+    for ip in ("203.0.113.9", "10.0.0.1", ""):
+        answer = metrics(ip)
+        assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
+        assert answer["WWW-Authenticate"] == "Bearer"
+        assert b"python_info" not in answer.content
+
+
+def test_this_machine_cannot_be_feigned(settings):
+    settings.METRICS_TOKEN = ""
+
+    assert metrics("203.0.113.9", **{"X-Forwarded-For": "127.0.0.1"}).status_code == 401
+    settings.TRUSTED_PROXIES = 1
+    assert metrics("127.0.0.1", **{"X-Forwarded-For": "127.0.0.1, 203.0.113.9"}).status_code == 401
+
+
+def test_with_a_token_figures_are_for_whoever_has_it(settings):
+    settings.METRICS_TOKEN = "a-token-for-the-test"
+
+    assert metrics("203.0.113.9", Authorization="Bearer a-token-for-the-test").status_code == 200
+    for wrong in ("", "Bearer", "Bearer a-token-for-the-tes", "Basic a-token-for-the-test", "Bearer ä"):
+        assert metrics("127.0.0.1", Authorization=wrong).status_code == 401
+    assert metrics().status_code == 401
