@@ -1,5 +1,6 @@
 """What stops the start: an unsafe configuration, with a sentence that says what to set."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -66,7 +67,7 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         found.append(
             Error("ALLOWED_HOSTS allows every name.", hint="Name the hosts: the host is signed.", id="copydesk.E004")
         )
-    if not settings.DEBUG and not settings.DATABASES["default"].get("NAME"):
+    if not settings.DEBUG and not os.environ.get("DATABASE_URL"):
         found.append(Error("DATABASE_URL is missing.", hint="Set it to the desk's PostgreSQL.", id="copydesk.E005"))
     return found
 

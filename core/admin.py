@@ -6,7 +6,6 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.core.paginator import Paginator
-from django.db import models
 from django.forms import Field
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property

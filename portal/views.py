@@ -1,9 +1,14 @@
 """Pages for subscribers and providers."""
 
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
 from django.conf import settings
 from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -11,10 +16,12 @@ from django.views.decorators.cache import never_cache
 
 from accounts import networks
 from accounts.models import TradingAccount, User
+from market.models import Instrument
 from trades import snapshot
 from trades.models import TradeHistory
 
-LATEST = 12
+LATEST = 20
+LOT_PLACES = 2
 
 
 @never_cache
@@ -29,16 +36,52 @@ def desk(request: HttpRequest) -> HttpResponse:
 def _desk(request: HttpRequest) -> HttpResponse:
     accounts = list(TradingAccount.objects.filter(owner=request.user.pk).values_list("pk", flat=True))
     found = snapshot.read(accounts)
-    streams = [source.strategy_id for source in found.sources.values()]
-    seen = Q(account__in=accounts) | Q(strategy__in=streams, master_trade__isnull=True)
-    latest = TradeHistory.objects.filter(seen, kind=TradeHistory.Kind.TRADE).order_by("-closed_at", "-trade_id")
+    led = [source for source in found.sources.values() if source.multiplier is None]
+    followed = [source for source in found.sources.values() if source.multiplier is not None]
+    places = _places()
+    masters = [trade for trade in found.trades if trade["role"] == "master"]
     context = {
-        "snapshot": found,
-        "history": latest[:LATEST],
         "now": timezone.now(),
         "is_guest": request.user.get_username() == settings.DEMO_GUEST,
+        "sources": found.sources,
+        "follows": followed,
+        "trades": [_painted(trade, places) for trade in sorted(found.trades, key=_opened_at, reverse=True)],
+        "open_count": len(masters),
+        "copy_count": len(found.trades) - len(masters),
+        "lots": sum((Decimal(trade["volume"]) for trade in masters), Decimal(0)),
+        "places": json.dumps(places),
+        "closed": [
+            _closed("Closed by strategies you follow", followed, places, strategy__in=_ids(followed), master_trade=None),
+            _closed("Closed on your accounts", led, places, account__in=accounts),
+        ],
     }
     return render(request, "portal/desk.html", context)
+
+
+def _ids(sources: Iterable[snapshot.Source]) -> list[int]:
+    return [source.strategy_id for source in sources]
+
+
+def _opened_at(trade: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(trade["opened_at"])
+
+
+def _painted(trade: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
+    return {**trade, "opened_at": _opened_at(trade), "places": places.get(trade["symbol"], 0)}
+
+
+def _closed(heading: str, live: Iterable[snapshot.Source], places: dict[str, int], **whose: Any) -> dict[str, Any]:
+    """The latest closed trades of one kind. `live`: the streams whose closes the page adds to them by itself."""
+    rows = TradeHistory.objects.filter(kind=TradeHistory.Kind.TRADE, **whose).select_related("strategy")
+    latest = rows.order_by("-closed_at", "-trade_id")[:LATEST]
+    painted = [(closed, places.get(closed.symbol or "", 0)) for closed in latest]
+    return {"heading": heading, "live": json.dumps([source.name for source in live]), "rows": painted}
+
+
+def _places() -> dict[str, int]:
+    """How many decimals a symbol's prices are shown with, at least."""
+    points = Instrument.objects.values_list("symbol", "point")
+    return {symbol: max(0, -point.normalize().as_tuple().exponent) for symbol, point in points}
 
 
 def _welcome_guest(request: HttpRequest) -> None:

@@ -1,7 +1,7 @@
 """Staff's view of the hot and the cold table. Neither can be edited here; a force close goes through its verb."""
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
@@ -66,13 +66,12 @@ class TradePage(ReadOnly):
         except ValueError:
             return super().get_search_results(request, queryset, search_term)
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
-    ) -> HttpResponse:
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+        obj = kwargs["obj"]
         told = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
         reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
         context.update(timeline=named(told), reductions=reductions)
-        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+        return super().render_change_form(request, context, **kwargs)
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:
@@ -116,7 +115,7 @@ class ActiveTradeAdmin(TradePage):
     ordering = ["-opened_at", "-trade"]
     actions = ["force_close"]
     readonly_fields = ["ref", "copied", "side", "lots", "opened_lots", "opened_for", "sl_", "tp_"]
-    fieldsets = [
+    fieldsets: ClassVar[Any] = [
         (None, WHOSE),
         ("Position", {"fields": ["symbol", "side", "lots", "opened_lots", "opened_for", "sl_", "tp_", "opened_at"]}),
         ("As told", TOLD),
@@ -191,7 +190,7 @@ class TradeHistoryAdmin(TradePage):
         "ref", "copied", "side", "lots", "closed_lots", "opened_for", "closed_for", "sl_", "tp_", "result",
         "last_result",
     ]  # fmt: skip
-    fieldsets = [
+    fieldsets: ClassVar[Any] = [
         (None, {"fields": ["kind", *WHOSE["fields"]]}),
         ("Position", {"fields": ["symbol", "side", "lots", "opened_for", "sl_", "tp_", "opened_at"]}),
         ("Close", {"fields": ["closed_lots", "closed_for", "last_result", "result", "reason", "closed_at"]}),
@@ -223,11 +222,9 @@ class TradeHistoryAdmin(TradePage):
             audit.record("history.viewed", actor=actor_of(request), filters=request.GET.urlencode()[:500])
         return super().changelist_view(request, extra_context)
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kwargs: Any
-    ) -> HttpResponse:
-        audit.record("history.viewed", actor=actor_of(request), subject=f"trade:{obj.pk}")
-        return super().render_change_form(request, context, *args, obj=obj, **kwargs)
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+        audit.record("history.viewed", actor=actor_of(request), subject=f"trade:{kwargs['obj'].pk}")
+        return super().render_change_form(request, context, **kwargs)
 
     def export(self, request: HttpRequest) -> HttpResponseBase:
         """The rows of the current filter, streamed as CSV."""

@@ -46,7 +46,7 @@ INVARIANTS = {
     "every key and trigger that holds the promise is in place and awake": """
         select wanted from unnest(array[
             'trades.keeps_its_identity', 'trades.never_deleted', 'trades.never_truncated',
-            'active_trades.keeps_its_opening', 'active_trades.never_truncated',
+            'active_trades.keeps_its_opening', 'active_trades.never_truncated', 'active_trades.goes_with_its_close',
             'trade_history.append_only', 'trade_history.append_only_truncate',
             'trade_reductions.append_only', 'trade_reductions.append_only_truncate',
             'copy_orders.append_only', 'copy_orders.append_only_truncate', 'strategies.number_grows_by_one',

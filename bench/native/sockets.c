@@ -26,6 +26,7 @@ enum { UNUSED, CONNECTING, SHAKING, OPEN, GONE };
 typedef struct {
     int fd, state, has_first;
     bot_key_t *key;
+    int opcode;
     int kept;                /* bytes of `head`: the HTTP answer's end, a frame's head, then the payload's beginning */
     unsigned char head[32];
     long long left;          /* bytes of the payload still to come; -1 while the head is read */
@@ -83,6 +84,13 @@ static void hear_message(socket_t *s) {
     }
 }
 
+/* The server asks now and then whether we live. A mask of zeros leaves the payload as it is. */
+static void answer_ping(socket_t *s) {
+    unsigned char out[6 + 125] = {0x8a, 0x80 | (unsigned char)s->taken};
+    memcpy(out + 6, s->head, s->taken);
+    send(s->fd, out, 6 + s->taken, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* Frames as they come, in whatever pieces: only the beginning of each payload is kept. */
 static void hear_frames(socket_t *s, const unsigned char *p, const unsigned char *end) {
     while (p < end) {
@@ -93,7 +101,8 @@ static void hear_frames(socket_t *s, const unsigned char *p, const unsigned char
             s->left = need == 2 ? size : 0;
             for (int i = 2; i < need; i++) s->left = s->left << 8 | s->head[i];
             s->taken = 0;
-            if ((s->head[0] & 15) == 8) { gone++, s->state = GONE, close(s->fd); return; }
+            s->opcode = s->head[0] & 15;
+            if (s->opcode == 8) { gone++, s->state = GONE, close(s->fd); return; }
         }
         long long k = end - p < s->left ? end - p : s->left;
         int keep = (int)sizeof s->head - s->taken;
@@ -101,7 +110,8 @@ static void hear_frames(socket_t *s, const unsigned char *p, const unsigned char
         memcpy(s->head + s->taken, p, keep);
         s->taken += keep, p += k, s->left -= k;
         if (s->left) continue;
-        hear_message(s);
+        if (s->opcode == 9) answer_ping(s);
+        else hear_message(s);
         s->left = -1, s->kept = 0;
     }
 }

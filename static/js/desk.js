@@ -1,21 +1,34 @@
 // The open trades, live. The snapshot is the truth; deltas are applied while their numbers are consecutive.
 const PATH = "/ws/v2/active";
-const SILENCE_MS = 15000; // a heartbeat comes every 5 s
-const EVENTS = 14;
-const byId = (id) => document.getElementById(id);
-const trades = new Map();
-let asOf = {};
-let socket, silence, failures = 0, closedCount = 0, closedProfit = 0;
+const SILENCE_MS = 15_000; // a heartbeat comes every 5 s
+const COPIES_MS = 20_000; // the stream tells of masters; one's own copies are read again with the snapshot
+const LONGEST_WAIT_S = 30;
+const EVENTS = 20;
+const CLOSED = 20;
+const REASONS = {
+  TP: "take profit", SL: "stop loss", MANUAL: "by hand", STOP_OUT: "stopped out", RECONCILED: "found closed", STAFF: "by staff",
+};
+const VERBS = { "trade.opened": "opened", "trade.modified": "moved", "trade.reduced": "reduced", "trade.closed": "closed" };
 
-const plain = (amount) => (amount == null ? "–" : amount.includes(".") ? amount.replace(/\.?0+$/, "") : amount);
-const clock = (date) => date.toLocaleTimeString([], { hour12: false });
-const signed = (amount) => `${amount >= 0 ? "+" : "−"}${Math.abs(amount).toFixed(2)}`;
+const byId = (id) => document.getElementById(id);
+const body = byId("trades");
+const places = JSON.parse(body.dataset.places);
+const trades = new Map(); // by id: the trade and its row
+let asOf = {};
+let socket, silence, retrying;
+let failures = 0;
+let isAsking = false; // for a snapshot: until it comes, deltas tell nothing
+let isFirst = true;
+let closedCount = 0;
+let closedProfit = 0;
+
+// --- the socket
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  socket = new WebSocket(`${scheme}://${location.host}${PATH}`);
+  clearTimeout(retrying);
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PATH}`);
   socket.onmessage = (event) => { listen(); receive(JSON.parse(event.data)); };
-  socket.onclose = () => retry();
+  socket.onclose = (event) => (event.code === 1008 ? end() : retry());
   listen();
 }
 
@@ -26,139 +39,244 @@ function listen() {
 
 function retry() {
   clearTimeout(silence);
-  const most = Math.min(30, 2 ** failures++);
-  let wait = Math.ceil(most * (0.5 + Math.random() / 2));
-  const tick = () => {
-    if (wait <= 0) return connect();
-    show("off", `reconnecting in ${wait} s`);
-    wait -= 1;
-    setTimeout(tick, 1000);
-  };
-  tick();
+  isAsking = false;
+  if (failures === 0) say("The connection is lost. Trying again.");
+  failures += 1;
+  if (failures % 3 === 0) checkSession();
+  wait(Math.ceil(Math.min(LONGEST_WAIT_S, 2 ** (failures - 1)) * (0.5 + Math.random() / 2)));
 }
 
+function wait(seconds) {
+  if (seconds <= 0) return connect();
+  show("off", `reconnecting in ${seconds} s`);
+  retrying = setTimeout(wait, 1000, seconds - 1);
+}
+
+async function checkSession() {
+  const answer = await fetch(location.pathname, { method: "HEAD", redirect: "manual" }).catch(() => null);
+  if (answer?.type === "opaqueredirect") end();
+}
+
+function end() {
+  clearTimeout(silence);
+  clearTimeout(retrying);
+  show("off", "signed out");
+  say("You are signed out.");
+  byId("again").hidden = false;
+}
+
+function ask() {
+  if (isAsking || socket.readyState !== WebSocket.OPEN) return;
+  isAsking = true;
+  socket.send('{"type":"resync"}');
+}
+
+// --- what it tells
+
 function receive(message) {
-  if (message.type === "snapshot") return takeSnapshot(message);
-  if (message.type === "heartbeat") return checkNumbers(message.as_of);
-  if (message.type.startsWith("trade.")) takeDelta(message);
+  if (message.type === "snapshot") takeSnapshot(message);
+  else if (message.type === "heartbeat") checkNumbers(message.as_of);
+  else if (message.type in VERBS) takeDelta(message);
 }
 
 function takeSnapshot(message) {
+  if (failures) say("Live again.");
   failures = 0;
+  isAsking = false;
   asOf = Object.fromEntries(Object.entries(message.as_of).map(([name, seq]) => [name, Number(seq)]));
-  trades.clear();
-  byId("trades").replaceChildren();
-  for (const trade of message.trades) put(trade);
+  const open = new Set(message.trades.map((trade) => trade.trade_id));
+  for (const id of trades.keys()) if (!open.has(id)) forget(id);
+  for (const trade of message.trades) put(trade, isFirst ? "" : trades.has(trade.trade_id) ? "changed" : "came");
+  const newest = [...trades.values()].sort((a, b) => b.trade.opened_at.localeCompare(a.trade.opened_at));
+  body.replaceChildren(...newest.map(({ row }) => row));
+  isFirst = false;
+  byId("taken").textContent = `snapshot of ${clock(new Date())}`;
   figures();
   show("live", "live");
 }
 
 function takeDelta(message) {
   const seq = Number(message.seq);
-  if (seq !== (asOf[message.strategy] ?? -1) + 1) return socket.send('{"type":"resync"}');
+  const known = asOf[message.strategy];
+  if (isAsking || seq <= known) return;
+  if (seq !== known + 1) return ask();
   asOf[message.strategy] = seq;
-  const { trade } = message;
-  if (message.type === "trade.closed") {
-    take(trade);
-    closedCount += 1;
-    closedProfit += Number(trade.profit);
-  } else put(trade, message.type === "trade.opened" ? "came" : "changed");
+  if (message.type === "trade.closed") close(message);
+  else put(message.trade, message.type === "trade.opened" ? "came" : "changed");
   tell(message);
   figures();
-  show("live", "live");
 }
 
 function checkNumbers(numbers) {
-  const behind = Object.entries(numbers).some(([name, seq]) => Number(seq) > (asOf[name] ?? -1));
-  if (behind) socket.send('{"type":"resync"}');
+  if (Object.entries(numbers).some(([name, seq]) => !(asOf[name] >= Number(seq)))) ask();
 }
 
-function cell(text, kind) {
-  const td = document.createElement("td");
-  td.textContent = text;
-  if (kind) td.className = kind;
-  return td;
+function close({ strategy, trade }) {
+  forget(trade.trade_id);
+  if (trade.profit == null) return; // closed before it was told to be open
+  closedCount += 1;
+  closedProfit += Number(trade.profit);
+  const list = [...document.querySelectorAll(".closed")].find((each) => JSON.parse(each.dataset.live).includes(strategy));
+  if (!list) return;
+  list.querySelector(".none")?.remove();
+  list.prepend(closedRow(trade));
+  while (list.rows.length > CLOSED) list.lastElementChild.remove();
 }
 
-function chip(type) {
-  const span = document.createElement("span");
-  span.className = `chip ${type.toLowerCase()}`;
-  span.textContent = `${type === "BUY" ? "▲" : "▼"} ${type}`;
-  return span;
-}
+// --- rows
 
 function put(trade, how) {
-  trades.set(trade.trade_id, trade);
-  const side = document.createElement("td");
-  side.append(chip(trade.type));
-  const row = document.createElement("tr");
+  const old = trades.get(trade.trade_id);
+  if (old && JSON.stringify(old.trade) === JSON.stringify(trade)) return;
+  const row = openRow(trade);
+  if (how) row.className = how;
+  trades.set(trade.trade_id, { trade, row });
+  if (old) old.row.replaceWith(row);
+  else body.prepend(row);
+}
+
+function forget(id) {
+  const gone = trades.get(id);
+  trades.delete(id);
+  if (!gone) return;
+  gone.row.className = "went";
+  setTimeout(() => gone.row.remove(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 600);
+}
+
+function openRow(trade) {
+  const price = (value) => plain(value, places[trade.symbol] ?? 0);
+  const copy = trade.role === "copy" ? element("span", "chip", "held") : plain(trade.copy_volume, 2);
+  const row = element("tr");
   row.dataset.id = trade.trade_id;
   row.append(
-    cell(trade.symbol), side, cell(plain(trade.volume), "n"), cell(plain(trade.copy_volume), "n"), cell(plain(trade.open_price), "n"),
-    cell(plain(trade.sl), "n"), cell(plain(trade.tp), "n"), cell(clock(new Date(trade.opened_at))), cell(trade.strategy), cell(trade.seq, "n"),
+    cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)), cell("Volume", plain(trade.volume, 2), "n"),
+    cell("Your copy", copy, "n"), cell("Open price", price(trade.open_price), "n"), cell("Stop loss", price(trade.sl), "n"),
+    cell("Take profit", price(trade.tp), "n"), cell("Opened", time(trade.opened_at, "ago")), cell("Strategy", trade.strategy),
+    cell("No.", trade.seq, "n quiet"),
   );
-  if (how) row.className = how;
-  const old = byId("trades").querySelector(`[data-id="${trade.trade_id}"]`);
-  if (old) old.replaceWith(row);
-  else if (how) byId("trades").prepend(row);
-  else byId("trades").append(row);
+  return row;
 }
 
-function take(trade) {
-  trades.delete(trade.trade_id);
-  const row = byId("trades").querySelector(`[data-id="${trade.trade_id}"]`);
-  if (!row) return;
-  row.className = "went";
-  setTimeout(() => row.remove(), 600);
+function closedRow(trade) {
+  const price = (value) => plain(value, places[trade.symbol] ?? 0);
+  const row = element("tr", "came");
+  row.append(
+    cell("Closed", time(trade.closed_at, "moment")), cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)),
+    cell("Volume", plain(trade.volume, 2), "n"), cell("Open", price(trade.open_price), "n"),
+    cell("Close", price(trade.close_price), "n"), cell("Profit", signed(trade.profit), `n ${tone(trade.profit)}`),
+    cell("Why", REASONS[trade.reason] ?? trade.reason),
+  );
+  return row;
 }
 
-const VERBS = { "trade.opened": "opened", "trade.modified": "stops", "trade.reduced": "part of", "trade.closed": "closed" };
-
-function tell(message) {
-  const { trade } = message;
-  const item = document.createElement("li");
-  const time = document.createElement("time");
-  time.textContent = clock(new Date());
-  const what = document.createElement("span");
-  what.textContent = VERBS[message.type];
-  const details = document.createElement("span");
-  details.textContent = `${plain(trade.volume)} ${trade.symbol} ${detail(message.type, trade)}`;
-  item.append(time, what, chip(trade.type), details);
-  if (message.type === "trade.closed") {
-    const result = document.createElement("b");
-    const profit = Number(trade.profit);
-    result.textContent = signed(profit);
-    result.className = profit < 0 ? "neg" : "pos";
-    item.append(result);
-  }
+function tell({ type, trade }) {
+  const price = (value) => plain(value, places[trade.symbol] ?? 0);
+  const what = {
+    "trade.opened": () => `at ${price(trade.open_price)}`,
+    "trade.modified": () => `stop ${price(trade.sl)}, take ${price(trade.tp)}`,
+    "trade.reduced": () => `to ${plain(trade.volume, 2)}`,
+    "trade.closed": () => `at ${price(trade.close_price)}, ${REASONS[trade.reason] ?? trade.reason}`,
+  }[type]();
+  const lots = type === "trade.reduced" ? "" : `${plain(trade.volume, 2)} `;
+  const item = element("li");
+  item.append(
+    element("time", "", clock(new Date())), ` ${VERBS[type]} `, element("b", "", trade.symbol ?? ""), " ",
+    trade.type ? side(trade.type) : "", ` ${trade.type ? lots : ""}${what} `,
+  );
+  if (type === "trade.closed" && trade.profit != null) item.append(element("b", tone(trade.profit), signed(trade.profit)));
   const list = byId("events");
   list.querySelector(".empty")?.remove();
   list.prepend(item);
-  while (list.children.length > EVENTS) list.lastChild.remove();
+  while (list.children.length > EVENTS) list.lastElementChild.remove();
 }
 
-function detail(type, trade) {
-  if (type === "trade.opened") return `at ${plain(trade.open_price)}`;
-  if (type === "trade.modified") return `to ${plain(trade.sl)}`;
-  if (type === "trade.reduced") return `left, at ${plain(trade.close_price)}`;
-  return `at ${plain(trade.close_price)} · ${trade.reason}`;
+// --- words and figures
+
+function element(name, kind = "", text = "") {
+  const made = document.createElement(name);
+  if (kind) made.className = kind;
+  made.textContent = text;
+  return made;
+}
+
+function cell(label, content, kind = "") {
+  const made = element("td", kind);
+  made.dataset.label = label;
+  made.append(content);
+  return made;
+}
+
+const side = (type) => element("span", `chip ${type.toLowerCase()}`, `${type === "BUY" ? "▲" : "▼"} ${type}`);
+
+function plain(amount, most = 0) {
+  if (amount == null) return "–";
+  const [whole, digits = ""] = amount.split(".");
+  const shown = digits.replace(/0+$/, "").padEnd(most, "0");
+  return shown ? `${whole}.${shown}` : whole;
+}
+
+const cents = (amount) => Math.round(Number(amount) * 100);
+const tone = (amount) => (cents(amount) > 0 ? "pos" : cents(amount) < 0 ? "neg" : "");
+const signed = (amount) => `${{ pos: "+", neg: "−" }[tone(amount)] ?? ""}${Math.abs(Number(amount)).toFixed(2)}`;
+
+const clock = (date) => date.toLocaleTimeString("en-GB");
+
+function time(iso, kind) {
+  const made = element("time");
+  made.dateTime = iso;
+  made.dataset[kind] = "";
+  spell(made);
+  return made;
+}
+
+function spell(element) {
+  const then = new Date(element.dateTime);
+  element.title = then.toLocaleString("en-GB");
+  element.textContent = "ago" in element.dataset ? ago(then) : moment(then);
+}
+
+function ago(then) {
+  const minutes = Math.floor((Date.now() - then) / 60_000);
+  if (minutes < 1) return "just now";
+  if (minutes < 60) return `${minutes} min ago`;
+  return minutes < 24 * 60 ? `${Math.floor(minutes / 60)} h ago` : `${Math.floor(minutes / (24 * 60))} d ago`;
+}
+
+function moment(then) {
+  if (then.toDateString() === new Date().toDateString()) return clock(then);
+  const day = then.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return `${day} ${then.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}`;
 }
 
 function figures() {
-  const lots = [...trades.values()].reduce((sum, trade) => sum + Number(trade.volume), 0);
-  byId("count").textContent = trades.size;
-  byId("lots").textContent = lots.toFixed(2);
+  const open = [...trades.values()].map(({ trade }) => trade);
+  const masters = open.filter((trade) => trade.role === "master");
+  byId("count").textContent = masters.length;
+  byId("copies").textContent = open.length - masters.length;
+  byId("lots").textContent = masters.reduce((sum, trade) => sum + Number(trade.volume), 0).toFixed(2);
   byId("closed").textContent = closedCount;
-  byId("profit").textContent = closedCount ? signed(closedProfit) : "0.00";
-  byId("profit").className = closedProfit < 0 ? "neg" : closedProfit > 0 ? "pos" : "";
-  byId("none").hidden = trades.size > 0;
-  document.title = `(${trades.size}) Desk · Copydesk`;
+  byId("profit").textContent = signed(closedProfit);
+  byId("profit").className = tone(closedProfit);
+  byId("none").hidden = open.length > 0;
+  document.title = `(${masters.length}) Desk · Copydesk`;
 }
 
 function show(state, text) {
-  const element = byId("state");
-  if (element.textContent !== text) element.textContent = text;
-  element.dataset.state = state;
+  byId("state").textContent = text;
+  byId("state").dataset.state = state;
 }
 
+function say(text) {
+  byId("said").textContent = text; // for screen readers: changes of state alone, no countdown
+}
+
+// --- begin
+
+for (const hidden of document.querySelectorAll(".live[hidden]")) hidden.hidden = false;
+byId("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const spellAll = () => document.querySelectorAll("time[data-ago], time[data-moment]").forEach(spell);
+spellAll();
+setInterval(spellAll, 20_000);
+setInterval(() => { if ("follows" in body.dataset && !document.hidden) ask(); }, COPIES_MS);
+addEventListener("online", () => { if (socket.readyState === WebSocket.CLOSED && byId("again").hidden) connect(); });
 connect();

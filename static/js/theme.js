@@ -1,11 +1,15 @@
-// Light or dark: the system's choice, or the visitor's own, kept in this browser.
+// Light or dark: the system's choice, or the visitor's own, kept in this browser (the admin keeps it under this name too).
 const kept = localStorage.getItem("theme");
 if (kept) document.documentElement.dataset.theme = kept;
 document.addEventListener("DOMContentLoaded", () => {
-  document.getElementById("theme")?.addEventListener("click", () => {
-    const dark = getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
-    const next = dark ? "light" : "dark";
-    document.documentElement.dataset.theme = next;
-    localStorage.setItem("theme", next);
+  const button = document.getElementById("theme");
+  if (!button) return;
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const { dataset } = document.documentElement;
+    const isChosen = ["light", "dark"].includes(dataset.theme);
+    const isDark = isChosen ? dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    dataset.theme = isDark ? "light" : "dark";
+    localStorage.setItem("theme", dataset.theme);
   });
 });

@@ -37,9 +37,9 @@ def test_is_not_ready_without_its_database(alias, desk_db, monkeypatch):
     def away():
         raise OperationalError("password=hunter2")
 
-    monkeypatch.setattr(connections[alias], "cursor", away)
-
-    answer = get("/readyz")
+    with monkeypatch.context() as offline:
+        offline.setattr(connections[alias], "cursor", away)
+        answer = get("/readyz")
 
     told = {"status": "not ready", "database": "OperationalError", "migrations": "unknown"}
     assert state(answer) == (503, told)

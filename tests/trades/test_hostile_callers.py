@@ -199,7 +199,7 @@ HISTORY_CHANGED = [
     ("history changed by ON CONFLICT", [f"{cold()} on conflict (trade_id) do update set profit = 999"], APPEND_ONLY),
     ("history changed by MERGE", ["merge into trade_history t using (values (1)) v on true when matched then update set profit = 999"], APPEND_ONLY),
     ("history deleted by MERGE", ["merge into trade_history t using (values (1)) v on true when matched then delete"], APPEND_ONLY),
-    ("history moved elsewhere", ["with gone as (delete from trade_history returning *) select * into elsewhere from trade_history, (select count(*) from gone)"], "42601"),
+    ("history moved elsewhere", ["create temporary table elsewhere as table trade_history", "delete from trade_history"], APPEND_ONLY),
     ("history replaced", ["delete from trade_history where trade_id = '<closed>'", cold(profit="999")], APPEND_ONLY),
     ("a part changed", ["update trade_reductions set profit = 999"], APPEND_ONLY),
     ("a part deleted", ["delete from trade_reductions"], APPEND_ONLY),
@@ -212,7 +212,7 @@ HISTORY_CHANGED = [
 ]  # fmt: skip
 
 FALSE_HISTORY = [
-    (f"a close with {name} {value}", [UNHOUSE, CLOSE, cold(**ID_1, **{name: value})], expected)
+    (f"a close with {name} {value}", [UNHOUSE, CLOSE, cold(**{**ID_1, name: value})], expected)
     for name, value, expected in [
         ("status", "OPEN", "trade_history_status_is_closed"),
         ("reason", "BORED", "trade_history_reason_is_known"),
@@ -227,7 +227,6 @@ FALSE_HISTORY = [
           for name in ("symbol", "type", "volume", "closed_volume", "open_price", "profit", "closing_profit", "opened_at")),
         *((name, None, MISSING) for name in ("trade_id", "status", "account_id", "ticket_id", "kind", "reason", "close_price")),
     ]
-    for ID_1 in [{k: v for k, v in {"trade_id": "<open>", "ticket_id": "1"}.items() if k != name}]
 ]  # fmt: skip
 
 IDENTITY_CHANGED = [

@@ -59,7 +59,20 @@ begin
 end $$;
 create trigger keeps_its_opening before update on active_trades for each row execute function active_trade_keeps_its_opening();
 create trigger never_truncated before truncate on active_trades for each statement execute function refuse_mutation();
-alter table active_trades enable always trigger keeps_its_opening, enable always trigger never_truncated;
+
+-- A hot row that was taken out and put back, grown or as another trade, would satisfy every key: it goes only for good.
+-- (Looked at when all is done, by whoever is the caller then, so with the owner's eyes.)
+create function active_trade_goes_with_its_close() returns trigger language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+  if not exists (select from trades where id = old.trade_id and state = 'CLOSED') then
+    raise exception 'trade % is open: its row goes only with its close', old.trade_id using errcode = 'CD003';
+  end if;
+  return null;
+end $$;
+create constraint trigger goes_with_its_close after delete on active_trades deferrable initially deferred
+  for each row execute function active_trade_goes_with_its_close();
+alter table active_trades enable always trigger keeps_its_opening, enable always trigger never_truncated,
+  enable always trigger goes_with_its_close;
 
 -- NaN is above every number, so no "> 0" keeps it out.
 alter table active_trades add constraint active_trade_amounts_are_numbers

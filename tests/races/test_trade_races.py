@@ -1,0 +1,524 @@
+"""Two at one trade, and many: whatever comes first, a trade has exactly one home, and everybody is told what happened.
+
+Interleaved by hand: the first has acted and not committed, the second acts until it waits for the first or is through,
+then the first commits. At the levels above READ COMMITTED the second may be told to try again (40001), and is then told
+what it would have been told at once.
+"""
+
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+
+from accounts import services as accounts
+from accounts.models import BotKeyGeneration, TradingAccount
+from audit import services as audit
+from strategies import services as strategies
+from strategies.models import Strategy
+from tests import databases
+from tests.conftest import key_of
+from tests.signed import opening
+from trades.models import ActiveTrade, Trade, TradeHistory
+
+LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
+levels = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+SERIALIZATION, DEADLOCK = "40001", "40P01"
+
+
+# --- two at once
+
+
+def connect(name, **more):
+    """As the tables' owner, whom no permission stops."""
+    return psycopg.connect(**databases.login(), dbname=name, **more)
+
+
+@dataclass(frozen=True)
+class Act:
+    """A verb with its arguments, or a statement that goes around the verbs. `who` is the account's name."""
+
+    name: str
+    what: str
+    args: dict[str, Any] = field(default_factory=dict)
+    who: str = "lena-mt5"
+
+    def on(self, connection):
+        if " " in self.what:
+            return connection.execute(self.what).rowcount and "kept"
+        account = "(select id from trading_accounts where name = %s)"
+        caller = f"jsonb_build_object('kind', 'system', 'account', {account})"
+        told = connection.execute(
+            f"select {self.what}({caller}, %s::jsonb)->>'code'", [self.who, json.dumps(self.args)]
+        )
+        return told.fetchone()[0]
+
+
+def open_(ticket="1", who="lena-mt5", **more):
+    return Act("open", "trade_open", opening(ticket, **more), who)
+
+
+def close(ticket="1", price="1.11", who="lena-mt5"):
+    args = {"ticket_id": ticket, "close_price": price, "profit": "5", "reason": "TP"}
+    return Act("close" if price == "1.11" else "close otherwise", "trade_close", args, who)
+
+
+def modify(**more):
+    return Act("modify", "trade_modify", {"ticket_id": "1", **more})
+
+
+def reduce(deal, volume):
+    args = {"ticket_id": "1", "deal_id": deal, "volume": volume, "close_price": "1.1", "profit": "3"}
+    return Act(f"reduce to {volume} by {deal}", "trade_reduce", args)
+
+
+COPIED = {"copies": {"strategy": "lena-eurusd", "master_ticket": "1"}}
+RAW_ACTIVE = Act(
+    "put back into active",
+    "insert into active_trades (trade_id, account_id, strategy_id, ticket_id, master_ticket, seq, symbol, type, volume,"
+    " opened_volume, open_price, status, comment, opened_at) select id, account_id, (select min(id) from strategies),"
+    " ticket_id, ticket_id, 9, 'EURUSD', 'BUY', 1, 1, 1, 'OPEN', '', now() from trades where ticket_id = '1'",
+)
+RAW_HISTORY = Act(
+    "put into history",
+    "insert into trade_history (trade_id, kind, account_id, ticket_id, master_ticket, seq, close_price, reason, comment,"
+    " status) select id, 'TOMBSTONE', account_id, ticket_id, ticket_id, 9, 1, 'TP', '', 'CLOSED' from trades"
+    " where ticket_id = '1'",
+)
+RAW_REOPEN = Act("set the state back", "update trades set state = 'OPEN' where ticket_id = '1'")
+RAW_DELETE = Act("delete from active", "delete from active_trades where ticket_id = '1'")
+
+BACK = "active_trade_belongs_to_an_open_trade"
+OPENED, UNKNOWN = [open_()], []
+
+# What was there before, who comes first, who second; and what each is told.
+PAIRS = [
+    (OPENED, close(), close(), "closed", "closed_already"),
+    (OPENED, close(), close(price="1.12"), "closed", "trade_closed_conflict"),
+    (OPENED, close(), modify(sl="1.101"), "closed", "trade_closed"),
+    (OPENED, modify(sl="1.101"), close(), "modified", "closed"),
+    (OPENED, close(), reduce("d1", "0.04"), "closed", "trade_closed"),
+    (OPENED, reduce("d1", "0.04"), close(), "reduced", "closed"),
+    (OPENED, close(), open_(), "closed", "trade_closed"),
+    (OPENED, close(), RAW_ACTIVE, "closed", BACK),
+    (OPENED, close(), RAW_HISTORY, "closed", "trade_history_pkey"),
+    (OPENED, close(), RAW_REOPEN, "closed", "CD001"),
+    (OPENED, close(), RAW_DELETE, "closed", 0),
+    (OPENED, RAW_DELETE, close(), "open_trade_is_active", "closed"),
+    (OPENED, modify(sl="1.101"), modify(sl="1.102"), "modified", "modified"),
+    (OPENED, modify(sl="1.101", master_time_ms=2), modify(sl="1.102", master_time_ms=1), "modified", "ignored"),
+    (OPENED, reduce("d1", "0.04"), reduce("d1", "0.04"), "reduced", "unchanged"),
+    (OPENED, reduce("d1", "0.04"), reduce("d1", "0.03"), "reduced", "deal_exists_different"),
+    (OPENED, reduce("d1", "0.04"), reduce("d2", "0.03"), "reduced", "reduced"),
+    (OPENED, reduce("d1", "0.03"), reduce("d2", "0.04"), "reduced", "volume_increase"),
+    (OPENED, reduce("d1", "0.04"), reduce("d2", "0"), "reduced", "closed"),
+    (UNKNOWN, open_(), open_(), "opened", "open_already"),
+    (UNKNOWN, open_(), open_(volume="0.2"), "opened", "trade_exists_different"),
+    (UNKNOWN, open_(), close(), "opened", "closed"),
+    (UNKNOWN, close(), open_(), "tombstoned", "trade_closed"),
+    (UNKNOWN, close(), close(), "tombstoned", "closed_already"),
+    (UNKNOWN, open_(), reduce("d1", "0"), "opened", "closed"),
+]
+
+
+@dataclass
+class Race:
+    first: Any
+    second: Any
+    waited: bool
+    again: bool
+
+
+def race(name, level, first, second):
+    with connect(name) as one, connect(name) as two, connect(name, autocommit=True) as eye:
+        one.isolation_level = two.isolation_level = level
+        two.execute("select count(*) from trades")  # its snapshot, where the level keeps one, is from before
+        told = {"first": act(one, first)}
+        thread = threading.Thread(target=lambda: told.update(second=finish(two, act(two, second))))
+        thread.start()
+        waited = until_it_waits(eye, two.info.backend_pid, thread)
+        told["first"] = finish(one, told["first"])
+        thread.join()
+        again = told["second"] == SERIALIZATION
+        if again:
+            told["second"] = finish(two, act(two, second))
+    return Race(told["first"], told["second"], waited, again)
+
+
+def act(connection, one):
+    """What it was told: a code, or by what the database refused it."""
+    try:
+        return one.on(connection)
+    except psycopg.Error as no:
+        return name_of(no)
+
+
+def finish(connection, told):
+    """Commit, which may be refused."""
+    try:
+        connection.commit()
+    except psycopg.Error as no:
+        return name_of(no)
+    return told
+
+
+def name_of(no):
+    return no.diag.constraint_name or no.sqlstate
+
+
+def until_it_waits(eye, pid, thread):
+    """Whether the backend came to wait for another; False where it was through without."""
+    while thread.is_alive():
+        if eye.execute("select cardinality(pg_blocking_pids(%s)) > 0", [pid]).fetchone()[0]:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def homes(ticket="1"):
+    return [model.objects.filter(ticket_id=ticket).count() for model in (ActiveTrade, TradeHistory)]
+
+
+def prepare(name, acts):
+    with connect(name) as connection:
+        for one in acts:
+            one.on(connection)
+
+
+@levels
+@pytest.mark.parametrize(
+    ("before", "first", "second", "told_first", "told_second"),
+    PAIRS,
+    ids=[f"{'' if before else 'unknown: '}{one.name} ‖ {two.name}" for before, one, two, _, _ in PAIRS],
+)
+def test_two_at_one_trade(desk_db, level, before, first, second, told_first, told_second):
+    prepare(desk_db, before)
+
+    went = race(desk_db, level, first, second)
+
+    assert (went.first, went.second) == (told_first, told_second)
+    assert went.waited, "they never met"
+    assert not (went.again and level is IsolationLevel.READ_COMMITTED)
+    assert sum(homes()) == 1
+
+
+@levels
+@pytest.mark.parametrize("copy_first", [False, True])
+def test_a_master_and_a_copier_at_one_ticket_of_one_account(desk_db, lena, sam, level, copy_first):
+    """Two streams of one account, so no common lock: the ticket itself decides."""
+    follow(sam, "lena-eurusd")
+    prepare(desk_db, OPENED)
+    both = [open_("7", who="sam-mt5"), open_("7", who="sam-mt5", **COPIED)]
+
+    went = race(desk_db, level, *(reversed(both) if copy_first else both))
+
+    assert (went.first, went.second) == ("opened", "trade_exists_different")
+    assert sum(homes("7")) == 1
+    sam.refresh_from_db()
+    assert (Strategy.objects.get(account=sam).last_seq, sam.copy_seq) == ((0, 1) if copy_first else (1, 0))
+
+
+@levels
+@pytest.mark.parametrize("second", ["closed_already", "trade_closed"])
+def test_two_at_one_copy(desk_db, finn, level, second):
+    prepare(desk_db, [open_(), open_("501", who="finn-mt5", **COPIED)])
+    again = close("501", who="finn-mt5") if second == "closed_already" else open_("501", who="finn-mt5", **COPIED)
+
+    went = race(desk_db, level, close("501", who="finn-mt5"), again)
+
+    assert (went.first, went.second) == ("closed", second)
+    assert sum(homes("501")) == 1
+
+
+def follow(account, name):
+    strategies.subscribe(account=account, strategy=Strategy.objects.get(name=name), actor=audit.SYSTEM)
+
+
+# --- the controls: what these races do where nothing but a look holds them
+
+KEYS = {
+    "active_trades": ["active_trade_belongs_to_an_open_trade"],
+    "trade_history": ["closed_trade_belongs_to_a_closed_trade"],
+    "trades": ["open_trade_is_active", "closed_trade_is_history"],
+}
+LOOK = """
+    create function look() returns trigger language plpgsql as $$
+    begin
+      if exists (select from trade_history where trade_id = new.trade_id) then
+        raise exception 'zombie' using errcode = 'CD009';
+      end if;
+      return new;
+    end $$;
+    create trigger look {} insert on active_trades for each row execute function look()"""
+
+
+def take_away_the_keys(name, instead):
+    with connect(name) as connection:
+        for table, keys in KEYS.items():
+            for key in keys:
+                connection.execute(f"alter table {table} drop constraint {key}")
+        if instead:
+            connection.execute(LOOK.format(instead))
+
+
+@pytest.mark.breaks_the_books
+@pytest.mark.parametrize(
+    ("instead", "level", "zombie"),
+    [
+        ("", LEVELS[0], True),
+        ("", LEVELS[1], True),
+        ("", LEVELS[2], True),
+        ("before", LEVELS[0], True),
+        ("before", LEVELS[1], True),
+        ("before", LEVELS[2], False),
+        ("after", LEVELS[0], False),
+        ("after", LEVELS[1], True),
+        ("after", LEVELS[2], False),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_a_look_instead_of_the_keys_lets_zombies_through(desk_db, instead, level, zombie):
+    prepare(desk_db, OPENED)
+    take_away_the_keys(desk_db, instead)
+
+    race(desk_db, level, close(), RAW_ACTIVE)
+
+    assert homes() == ([1, 1] if zombie else [0, 1])
+
+
+@pytest.mark.breaks_the_books
+@levels
+def test_without_the_keys_a_trade_is_lost(desk_db, level):
+    prepare(desk_db, OPENED)
+    take_away_the_keys(desk_db, "")
+
+    race(desk_db, level, RAW_DELETE, modify(sl="1.101"))
+
+    assert homes() == [0, 0]
+
+
+UNLOCKED = """
+    create or replace function trade_locked(p_account bigint, p_ticket text) returns trades language sql as $$
+      select * from trades where account_id = p_account and ticket_id = p_ticket
+    $$"""
+
+
+def test_without_the_lock_the_second_close_is_a_fault_and_no_answer(desk_db):
+    prepare(desk_db, OPENED)
+    with connect(desk_db) as connection:
+        connection.execute(UNLOCKED)
+
+    went = race(desk_db, LEVELS[0], close(), close())
+
+    assert (went.first, went.second) == ("closed", "CD001")
+    assert homes() == [0, 1]
+
+
+# --- many at once
+
+
+def together(tasks):
+    """Run them all at the same moment; what they answered, in their order."""
+    start, answers = threading.Barrier(len(tasks)), [None] * len(tasks)
+
+    def run(index, task):
+        start.wait()
+        answers[index] = task()
+
+    threads = [threading.Thread(target=run, args=[index, task]) for index, task in enumerate(tasks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_fifty_closes_at_once_close_a_trade_once(desk_db, lena):
+    tickets = [str(ticket) for ticket in range(1, 21)]
+    prepare(desk_db, [open_(ticket) for ticket in tickets])
+    connections = [connect(desk_db, autocommit=True) for _ in range(50)]
+
+    for ticket in tickets:
+        told = together([lambda c=c, ticket=ticket: act(c, close(ticket)) for c in connections])
+        assert Counter(told) == {"closed": 1, "closed_already": 49}
+
+    for connection in connections:
+        connection.close()
+    assert TradeHistory.objects.count() == 20
+    assert Strategy.objects.get(account=lena).last_seq == 40
+
+
+def test_fifty_opens_at_once_open_a_trade_once(desk_db, lena):
+    connections = [connect(desk_db, autocommit=True) for _ in range(50)]
+
+    for ticket in ("1", "2", "3"):
+        told = together([lambda c=c, ticket=ticket: act(c, open_(ticket)) for c in connections])
+        assert Counter(told) == {"opened": 1, "open_already": 49}
+
+    for connection in connections:
+        connection.close()
+    assert Strategy.objects.get(account=lena).last_seq == 3
+
+
+def test_a_hundred_clients_with_one_idempotency_key_have_one_effect_and_one_answer(web, cast, lena):
+    key = key_of(cast, "lena", "master")
+    body, effect = json.dumps(opening("1")).encode(), "one-effect-for-all-of-them"
+    clients = [web.bot("lena", "master") for _ in range(100)]
+    assert {client.key for client in clients} == {key["key"]}
+
+    def send(client):
+        while True:
+            answer = client.once("POST", "/api/v2/trades/active", "", body, effect)
+            if answer.status < 400:
+                return answer
+            problem = answer.json()
+            assert problem["code"] == "seq_replayed", problem
+            client.seq = int(problem["last_seq"]) + random.randrange(10_000)
+
+    answers = together([lambda client=client: send(client) for client in clients])
+
+    assert {answer.status for answer in answers} == {201}
+    assert len({answer.body for answer in answers}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    assert ActiveTrade.objects.count() == 1
+    assert Strategy.objects.get(account=lena).last_seq == 1
+
+
+# --- the hunt for deadlocks
+
+HUNTERS, HUNT_S, TICKETS_A_SECOND = 16, 5, 30
+
+
+class Hunter(threading.Thread):
+    """One key that calls the protocol with one operation or a batch, on the few trades that are in play now."""
+
+    def __init__(self, name, generation, account, over, seed):
+        super().__init__(daemon=True)
+        self.connection = connect(name, autocommit=True)
+        self.generation, self.account, self.over = generation, account, over
+        self.random = random.Random(seed)
+        self.told = Counter()
+        self.fault = None
+
+    def run(self):
+        with closing(self.connection):
+            self.connection.execute("set role copydesk_bot")
+            for seq in itertools.count(1):
+                if self.over.is_set():
+                    return
+                self.call(seq)
+
+    def call(self, seq):
+        chosen = [self.operation(f"{seq}-{n}") for n in range(self.random.choice([1, 1, 2, 5]))]
+        caller = {"kind": "bot", "actor": "hunter", "account": self.account.pk, "ip": "127.0.0.1"}
+        arguments = [self.generation.pk, seq, json.dumps(caller), json.dumps(chosen)]
+        try:
+            answer = self.connection.execute("select signed_call(%s, %s, %s, %s)", arguments).fetchone()[0]
+        except psycopg.Error as no:
+            self.told[no.sqlstate] += 1
+            self.fault = self.fault or no
+        else:
+            self.told.update(outcome["code"] for outcome in answer["results"])
+
+    def operation(self, name):
+        verb, args = self.random.choice([self.open, self.copy, self.close, self.close, self.modify, self.reduce])()
+        return {"idem": f"{self.generation.pk}-{name}", "fingerprint": "00", "verb": verb, "args": args}
+
+    def ticket(self):
+        return str(1 + int(time.monotonic() * TICKETS_A_SECOND) % 10**6 + self.random.randrange(6))
+
+    def open(self):
+        return "trade_open", opening(self.ticket())
+
+    def copy(self):
+        leader = "sam-xauusd" if self.account.name == "lena-mt5" else "lena-eurusd"
+        return "trade_open", opening(self.ticket(), copies={"strategy": leader, "master_ticket": self.ticket()})
+
+    def close(self):
+        return "trade_close", {"ticket_id": self.ticket(), "close_price": "1", "profit": "1", "reason": "TP"}
+
+    def modify(self):
+        return "trade_modify", {"ticket_id": self.ticket(), "sl": str(self.random.randint(1, 9))}
+
+    def reduce(self):
+        args = {"deal_id": str(self.random.randint(1, 9)), "volume": f"0.0{self.random.randint(0, 9)}"}
+        return "trade_reduce", {"ticket_id": self.ticket(), "close_price": "1", "profit": "1", **args}
+
+
+def hunt(name, seconds, until=lambda hunters: False):
+    """Several keys of accounts that lead and follow each other, all at once; what they were told."""
+    over = threading.Event()
+    chosen = TradingAccount.objects.filter(name__in=["lena-mt5", "sam-mt5", "finn-mt5"])
+    follow(chosen.get(name="lena-mt5"), "sam-xauusd")
+    follow(chosen.get(name="sam-mt5"), "lena-eurusd")
+    hunters = []
+    for number, account in zip(range(HUNTERS), itertools.cycle([*chosen, *chosen.exclude(name="finn-mt5")])):
+        key, _ = accounts.create_key(account=account, kind="master", actor=audit.SYSTEM)
+        generation = BotKeyGeneration.objects.get(key=key)
+        hunters.append(Hunter(name, generation, account, over, number))
+    for hunter in hunters:
+        hunter.start()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not until(hunters):
+        time.sleep(0.05)
+    over.set()
+    for hunter in hunters:
+        hunter.join()
+    return sum((hunter.told for hunter in hunters), Counter()), [hunter.fault for hunter in hunters if hunter.fault]
+
+
+EVENTS = """
+    select coalesce(a.master_trade, h.master_trade) is not null as copied, coalesce(a.account_id, h.account_id) as account,
+           l.detail->>'strategy' as strategy, (l.detail->>'seq')::bigint as seq
+      from audit_log l join trades t on l.subject = 'trade:' || t.id
+      left join active_trades a on a.trade_id = t.id left join trade_history h on h.trade_id = t.id
+     where l.action in ('trade.opened', 'trade.modified', 'trade.reduced', 'trade.closed')"""
+
+
+def test_a_hunt_finds_no_deadlock_and_leaves_every_number_once(desk_db, lena, sam):
+    told, faults = hunt(desk_db, HUNT_S)
+
+    assert faults == []
+    assert min(told[code] for code in ("opened", "closed", "closed_already", "trade_closed", "tombstoned")) > 0
+    with connect(desk_db) as connection:
+        events = connection.execute(EVENTS).fetchall()
+    for strategy in Strategy.objects.all():
+        numbers = sorted(seq for copied, _, name, seq in events if name == strategy.name and not copied)
+        assert numbers == list(range(1, strategy.last_seq + 1)), strategy.name
+    for account in TradingAccount.objects.all():
+        numbers = sorted(seq for copied, pk, _, seq in events if pk == account.pk and copied)
+        assert numbers == list(range(1, account.copy_seq + 1)), account.name
+    done = Counter({"opened": told["opened"], "closed": told["closed"], "tombstoned": told["tombstoned"]})
+    assert ActiveTrade.objects.count() == done["opened"] - done["closed"]
+    assert TradeHistory.objects.filter(kind="TRADE").count() == done["closed"]
+    assert Trade.objects.count() == done["opened"] + done["tombstoned"]
+
+
+# The trade first and its stream after it: against the order that everybody else keeps.
+BACKWARDS = """
+    create or replace function trade_locked(p_account bigint, p_ticket text) returns trades language plpgsql as $$
+    declare
+      t trades;
+    begin
+      select * into t from trades where account_id = p_account and ticket_id = p_ticket for update;
+      perform from strategies where id = (select strategy_id from active_trades where trade_id = t.id) for no key update;
+      return t;
+    end $$"""
+
+
+def test_the_hunt_would_find_one(desk_db, lena, sam):
+    """The control: one function that locks in the opposite order."""
+    with connect(desk_db) as connection:
+        connection.execute(BACKWARDS)
+
+    told, _ = hunt(desk_db, 15, until=lambda hunters: any(hunter.told[DEADLOCK] for hunter in hunters))
+
+    assert told[DEADLOCK] > 0
