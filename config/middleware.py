@@ -11,12 +11,15 @@ from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.utils.module_loading import import_string
+from prometheus_client import Counter
 
 from accounts import networks
 from core import problem
 from core.errors import RequestMalformed
 
 log = structlog.get_logger("request")
+REQUESTS = Counter("copydesk_requests", "Requests answered.", ["method", "status"])
+METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "PUT"})
 Handler = Callable[[HttpRequest], HttpResponse]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -49,6 +52,8 @@ class RequestLog:
             response = self.get_response(request)
         finally:
             structlog.contextvars.unbind_contextvars("request_id")
+        method = request.method if request.method in METHODS else "other"
+        REQUESTS.labels(method, str(response.status_code)).inc()
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
         if not request.path.startswith(_QUIET):
             self._line(request, response, began)

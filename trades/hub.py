@@ -19,6 +19,7 @@ import orjson
 import structlog
 from channels.layers import get_channel_layer
 from django.db import DatabaseError, InterfaceError, connection
+from prometheus_client import Counter, Gauge
 
 from strategies import services as strategies
 from strategies.models import Subscription
@@ -26,6 +27,9 @@ from trades import snapshot, stream
 from trades.feed import Entry, Feed, PacketKey, Watcher
 
 log = structlog.get_logger()
+SOCKETS = Gauge("copydesk_sockets", "Sockets that watch here.")
+DELTAS = Counter("copydesk_deltas", "Deltas that came in from Redis.")
+SNAPSHOTS = Counter("copydesk_snapshots", "Snapshots sent over sockets, the first ones included.")
 
 SLICE = 512  # sockets written to before others get a turn
 REORDER_S = 0.5
@@ -64,11 +68,13 @@ class Hub:
     def join(self, watcher: Watcher) -> None:
         """Let a socket in: its snapshot first, then what follows."""
         self.watchers.add(watcher)
+        SOCKETS.set(len(self.watchers))
         self._recover(watcher)
 
     def leave(self, watcher: Watcher) -> None:
         watcher.is_gone = True
         self.watchers.discard(watcher)
+        SOCKETS.set(len(self.watchers))
         for strategy_id in watcher.at:
             if strategy_id in self.feeds:
                 self.feeds[strategy_id].watchers.discard(watcher)
@@ -103,6 +109,7 @@ class Hub:
         feed = self.feeds.get(message["strategy_id"])
         for at_ms, delta in message["deltas"] if feed else ():
             assert feed is not None
+            DELTAS.inc()
             self._take(feed, Entry.of(at_ms, delta))
 
     def _take(self, feed: Feed, entry: Entry) -> None:
@@ -234,6 +241,7 @@ class Hub:
         for strategy_id in watcher.at.keys() - sources.keys():
             self.feeds[strategy_id].watchers.discard(watcher)
         watcher.sources = sources
+        SNAPSHOTS.inc()
         watcher.at = {strategy_id: source.seq for strategy_id, source in sources.items()}
         for source in sources.values():
             self._begin(self.feeds[source.strategy_id], source.seq)

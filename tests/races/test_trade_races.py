@@ -300,7 +300,8 @@ def test_without_the_keys_a_trade_is_lost(desk_db, level):
     prepare(desk_db, OPENED)
     take_away_the_keys(desk_db, "")
 
-    race(desk_db, level, RAW_DELETE, modify(sl="1.101"))
+    went = race(desk_db, level, RAW_DELETE, modify(sl="1.101"))
+    print("WENT", went)
 
     assert homes() == [0, 0]
 
