@@ -143,7 +143,7 @@ class BotKeyAdmin(NeverDeleted):
 
     @admin.display(description="last used", ordering="used_at")
     def last_used(self, key: Any) -> Any:
-        return key.used_at
+        return key.used_at or "–"
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Not saved by the form: made by the verb, and answered with the secret."""
@@ -151,8 +151,7 @@ class BotKeyAdmin(NeverDeleted):
             form = self.get_form(request)(request.POST)
             if form.is_valid():
                 return self._show(request, [services.create_key(actor=actor_of(request), **form.cleaned_data)])
-        one_way = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        return super().add_view(request, form_url, {**one_way, **(extra_context or {})})
+        return super().add_view(request, form_url, extra_context)
 
     def save_model(self, request: HttpRequest, obj: BotKey, form: Any, change: bool) -> None:
         services.change_key(key=obj, changed=form.changed_data, actor=actor_of(request))

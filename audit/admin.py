@@ -129,12 +129,12 @@ class AuditLogAdmin(ReadOnly):
     @admin.display(description="actor")
     def person(self, row: Any) -> SafeString | str:
         if row.who == row.actor:
-            return ref(row.actor) if row.actor else ""
+            return ref(row.actor) if row.actor else "–"
         return format_html("{} {}", row.who, ref(row.actor))
 
     @admin.display(description="subject")
     def subject_(self, row: AuditLog) -> SafeString | str:
-        return ref(row.subject) if row.subject else ""
+        return ref(row.subject) if row.subject else "–"
 
     @admin.display(description="detail")
     def told(self, row: AuditLog) -> SafeString:

@@ -51,7 +51,9 @@ def _desk(request: HttpRequest) -> HttpResponse:
         "lots": sum((Decimal(trade["volume"]) for trade in masters), Decimal(0)),
         "places": json.dumps(places),
         "closed": [
-            _closed("Closed by strategies you follow", followed, places, strategy__in=_ids(followed), master_trade=None),
+            _closed(
+                "Closed by strategies you follow", followed, places, strategy__in=_ids(followed), master_trade=None
+            ),
             _closed("Closed on your accounts", led, places, account__in=accounts),
         ],
     }

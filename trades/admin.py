@@ -79,7 +79,7 @@ class TradePage(ReadOnly):
 
     @admin.display(description="copies trade")
     def copied(self, trade: Position) -> SafeString | str:
-        return shown.ref(trade.master_trade) if trade.is_copy else ""
+        return shown.ref(trade.master_trade) if trade.is_copy else "–"
 
     @admin.display(description="side", ordering="type")
     def side(self, trade: Any) -> SafeString:

@@ -97,18 +97,17 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_refuses_when_somebody_changes(what, lena_bot, audited, last_seq):
-    but, expected = CHANGES[what]
-    request = lena_bot.request("POST", body=BODY)
+def test_refuses_when_somebody_changes_anything(lena_bot, audited, last_seq):
+    request = lena_bot.request("POST", body=BODY, window_ms=30_000)
 
-    tampered = replace(request, but=but).send()
+    for what, (but, expected) in CHANGES.items():
+        tampered = replace(request, but=but).send()
 
-    assert refusal(tampered) == expected
-    assert "X-Cd-Response-Sig" not in tampered
-    assert audited.codes() == [expected[1]]
-    assert last_seq(lena_bot) == 0  # nothing was used up, so what was signed still passes
-    assert request.send().status_code == 201
+        assert refusal(tampered) == expected, what
+        assert "X-Cd-Response-Sig" not in tampered
+        assert audited.codes() == [expected[1]], what
+    assert last_seq(lena_bot) == 0
+    assert request.send().status_code == 201  # nothing was used up, so what was signed still passes
 
 
 def header(name, value):
@@ -130,22 +129,23 @@ def other(bot, name):
 HEADERS = ("X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig", "Idempotency-Key")
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_refuses_another_value_of_a_signed_header(name, lena_bot, audited):
+def test_refuses_another_value_of_a_signed_header(lena_bot, audited):
     request = lena_bot.request("POST", body=BODY)
 
-    assert refusal(replace(request, but=header(name, other(lena_bot, name))).send()) == FORGED
-    assert audited.codes() == ["signature_invalid"]
+    for name in HEADERS:
+        assert refusal(replace(request, but=header(name, other(lena_bot, name))).send()) == FORGED, name
+        assert audited.codes() == ["signature_invalid"], name
     assert request.send().status_code == 201
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_refuses_without_a_signed_header(name, lena_bot, audited):
+def test_refuses_without_a_signed_header(lena_bot, audited):
     request = lena_bot.request("POST", body=BODY, window_ms=6000)
-    expected = {"X-Cd-Window": FORGED, "Idempotency-Key": (400, "idempotency_key_missing")}.get(name, MALFORMED)
 
-    assert refusal(replace(request, but=header(name, None)).send()) == expected
-    assert audited.codes() == [expected[1]]
+    for name in HEADERS:
+        expected = {"X-Cd-Window": FORGED, "Idempotency-Key": (400, "idempotency_key_missing")}.get(name, MALFORMED)
+        assert refusal(replace(request, but=header(name, None)).send()) == expected, name
+        assert audited.codes() == [expected[1]], name
+    assert request.send().status_code == 201
 
 
 def test_the_window_may_be_left_out_where_it_is_the_usual_one(lena_bot):
@@ -162,12 +162,11 @@ MALFORMED_VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_refuses_a_malformed_header_by_its_name(name, lena_bot):
-    for value in MALFORMED_VALUES[name]:
+def test_refuses_a_malformed_header_by_its_name(lena_bot):
+    for name, value in [(name, value) for name in HEADERS for value in MALFORMED_VALUES[name]]:
         response = replace(lena_bot.request("POST", body=BODY), but=header(name, value)).send()
 
-        assert refusal(response) == MALFORMED, value
+        assert refusal(response) == MALFORMED, (name, value)
         assert response.json()["header"] == name
 
 
@@ -177,11 +176,11 @@ def test_refuses_an_idempotency_key_on_a_get(lena_bot):
     assert refusal(replace(request, but=header("Idempotency-Key", "a" * 16)).send()) == MALFORMED
 
 
-@pytest.mark.parametrize("coding", ["gzip", "identity", ""])
-def test_refuses_a_content_encoding(coding, lena_bot):
+def test_refuses_a_content_encoding(lena_bot):
     request = lena_bot.request("POST", body=BODY)
 
-    assert refusal(replace(request, but=header("Content-Encoding", coding)).send()) == MALFORMED
+    for coding in ("gzip", "identity", ""):
+        assert refusal(replace(request, but=header("Content-Encoding", coding)).send()) == MALFORMED
 
 
 @pytest.mark.parametrize("length", ["-1", "1.5", "²", "９", "9" * 5000, "0x10", " 1", "1\n"])

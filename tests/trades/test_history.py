@@ -338,12 +338,13 @@ def test_a_long_history_is_streamed_in_pieces(lena_bot, reader):
     assert len(queries) <= 6
 
 
-@pytest.mark.parametrize("symbol", ["@SUM", "+1-1", "-2+3", "-cmd", "+", "-", "@"])
-def test_a_symbol_that_a_spreadsheet_would_run_is_defused(symbol, lena_bot, reader):
-    closed(lena_bot, 1, symbol=symbol)
+def test_a_symbol_that_a_spreadsheet_would_run_is_defused(lena_bot, reader):
+    symbols = ["@SUM", "+1-1", "-2+3", "-cmd", "+", "-", "@"]
+    for ticket, symbol in enumerate(symbols, 1):
+        closed(lena_bot, ticket, symbol=symbol)
 
-    assert [row["symbol"] for row in reader.csv()] == [f"'{symbol}"]
-    assert [row["symbol"] for row in reader.page()["data"]] == [symbol]
+    assert sorted(row["symbol"] for row in reader.csv()) == sorted(f"'{symbol}" for symbol in symbols)
+    assert sorted(row["symbol"] for row in reader.page()["data"]) == sorted(symbols)
 
 
 def test_a_loss_stays_a_number(lena_bot, reader):

@@ -102,6 +102,14 @@ def _row(table, like, fields):
     return f"insert into {table} select ({record}).* from {table} t where trade_id = '{like}'"
 
 
+def merge(table, condition, then):
+    return f"merge into {table} t using (values (1)) v on {condition} when matched then {then}"
+
+
+def copied(table, columns, row):
+    return f"copy {table} ({columns}) from stdin (format csv)\n{row}\n"
+
+
 ID_1, ID_2 = {"trade_id": "<open>", "ticket_id": "1"}, {"trade_id": "<closed>", "ticket_id": "2"}
 UNHOUSE = "delete from active_trades where trade_id = '<open>'"
 CLOSE = "update trades set state = 'CLOSED' where id = '<open>'"
@@ -110,6 +118,7 @@ AGAIN = "insert into trades (id, account_id, ticket_id, state) values ('{id}', <
 SECOND = AGAIN.format(id="<nobody>", ticket="2", state="OPEN")
 NINTH = {"id": "<nobody>", "ticket": "9"}
 DEAL = "insert into trade_reductions (trade_id, deal_id, volume, remaining, close_price, profit) values "
+TWICE = f"{DEAL} ('<other>', 'd1', 0.01, 0.03, 1, 1)"
 
 ACTIVE_KEY, HISTORY_KEY = "active_trade_belongs_to_an_open_trade", "closed_trade_belongs_to_a_closed_trade"
 LOST_OPEN, LOST_CLOSED = "open_trade_is_active", "closed_trade_is_history"
@@ -122,26 +131,62 @@ ZOMBIES = [
     ("a hot row for a closed trade, called closed", [hot(**ID_2, status="SHUT")], "active_trade_status_is_open"),
     ("a hot row for a closed trade, on another's account", [hot(**ID_2, account_id="<finn>")], ACTIVE_KEY),
     ("a hot row for a closed trade, by an open one's name", [hot(trade_id="<closed>", ticket_id="1")], ACTIVE_KEY),
-    ("a hot row moved to a closed trade", ["update active_trades set trade_id = '<closed>' where trade_id = '<open>'"], IDENTITY),
+    (
+        "a hot row moved to a closed trade",
+        ["update active_trades set trade_id = '<closed>' where trade_id = '<open>'"],
+        IDENTITY,
+    ),
     ("a closed trade opened", [REOPEN], CLOSED_FOR_EVER),
     ("a closed trade opened, with its hot row", [REOPEN, hot(**ID_2)], CLOSED_FOR_EVER),
     ("a tombstone opened", ["update trades set state = 'OPEN' where id = '<tombstone>'"], CLOSED_FOR_EVER),
     ("a closed trade written as it is", ["update trades set state = state where id = '<closed>'"], CLOSED_FOR_EVER),
     ("every trade opened", ["update trades set state = 'OPEN'"], CLOSED_FOR_EVER),
-    ("a closed trade opened by ON CONFLICT", [f"{SECOND} on conflict (account_id, ticket_id) do update set state = 'OPEN'"], CLOSED_FOR_EVER),
-    ("a closed trade opened by MERGE", ["merge into trades t using (values (1)) v on t.id = '<closed>' when matched then update set state = 'OPEN'"], CLOSED_FOR_EVER),
-    ("a closed trade's ticket under a new identity", [SECOND, hot(trade_id="<nobody>", ticket_id="2")], "trade_is_unique_on_its_account"),
-    ("a closed trade's ticket freed and used", ["update trades set ticket_id = '99' where id = '<closed>'", SECOND], CLOSED_FOR_EVER),
+    (
+        "a closed trade opened by ON CONFLICT",
+        [f"{SECOND} on conflict (account_id, ticket_id) do update set state = 'OPEN'"],
+        CLOSED_FOR_EVER,
+    ),
+    (
+        "a closed trade opened by MERGE",
+        [merge("trades", "t.id = '<closed>'", "update set state = 'OPEN'")],
+        CLOSED_FOR_EVER,
+    ),
+    (
+        "a closed trade's ticket under a new identity",
+        [SECOND, hot(trade_id="<nobody>", ticket_id="2")],
+        "trade_is_unique_on_its_account",
+    ),
+    (
+        "a closed trade's ticket freed and used",
+        ["update trades set ticket_id = '99' where id = '<closed>'", SECOND],
+        CLOSED_FOR_EVER,
+    ),
     ("a closed trade's identity once more", [AGAIN.format(id="<closed>", ticket="9", state="OPEN")], "trades_pkey"),
-    ("a closed trade's identity by COPY", ["copy trades (id, account_id, ticket_id, state) from stdin (format csv)\n<nobody>,<lena>,2,OPEN\n"], "trade_is_unique_on_its_account"),
-    ("a hot row for a closed trade by COPY", [
-        "copy active_trades (trade_id, account_id, strategy_id, ticket_id, master_ticket, seq, symbol, type, volume, opened_volume,"
-        " open_price, status, comment, opened_at) from stdin (format csv)\n"
-        "<closed>,<lena>,1,2,2,9,EURUSD,BUY,1,1,1,OPEN,\"\",2026-01-05\n"], ACTIVE_KEY),
+    (
+        "a closed trade's identity by COPY",
+        [copied("trades", "id, account_id, ticket_id, state", "<nobody>,<lena>,2,OPEN")],
+        "trade_is_unique_on_its_account",
+    ),
+    (
+        "a hot row for a closed trade by COPY",
+        [
+            copied(
+                "active_trades",
+                "trade_id, account_id, strategy_id, ticket_id, master_ticket, seq, symbol, type, volume,"
+                " opened_volume, open_price, status, comment, opened_at",
+                '<closed>,<lena>,1,2,2,9,EURUSD,BUY,1,1,1,OPEN,"",2026-01-05',
+            )
+        ],
+        ACTIVE_KEY,
+    ),
     ("a closed trade's identity deleted", ["delete from trades where id = '<closed>'"], APPEND_ONLY),
-    ("a closed trade deleted from both ends", ["delete from trade_history where trade_id = '<closed>'", "delete from trades where id = '<closed>'"], APPEND_ONLY),
-    ("a closed trade deleted by MERGE", ["merge into trades t using (values (1)) v on t.id = '<closed>' when matched then delete"], APPEND_ONLY),
-]  # fmt: skip
+    (
+        "a closed trade deleted from both ends",
+        ["delete from trade_history where trade_id = '<closed>'", "delete from trades where id = '<closed>'"],
+        APPEND_ONLY,
+    ),
+    ("a closed trade deleted by MERGE", [merge("trades", "t.id = '<closed>'", "delete")], APPEND_ONLY),
+]
 
 TWO_HOMES = [
     ("history of a trade that is open", [cold(**ID_1)], HISTORY_KEY),
@@ -155,10 +200,14 @@ TWO_HOMES = [
     ("history of nobody's", [cold(trade_id="<nobody>", ticket_id="9")], HISTORY_KEY),
     ("history of another ticket", [UNHOUSE, CLOSE, cold(trade_id="<open>", ticket_id="9")], HISTORY_KEY),
     ("history of another's account", [UNHOUSE, CLOSE, cold(**ID_1, account_id="<finn>")], HISTORY_KEY),
-    ("history of another trade, closed in its place", [UNHOUSE, CLOSE, cold(trade_id="<other>", ticket_id="3")], HISTORY_KEY),
+    (
+        "history of another trade, closed in its place",
+        [UNHOUSE, CLOSE, cold(trade_id="<other>", ticket_id="3")],
+        HISTORY_KEY,
+    ),
     ("a hot row of another ticket", [UNHOUSE, hot(trade_id="<open>", ticket_id="9")], ACTIVE_KEY),
     ("a hot row of another's account", [UNHOUSE, hot(**ID_1, account_id="<finn>")], ACTIVE_KEY),
-]  # fmt: skip
+]
 
 LOST = [
     ("the hot row deleted, nothing else", [UNHOUSE], LOST_OPEN),
@@ -169,47 +218,73 @@ LOST = [
     ("a closed trade without a home", [AGAIN.format(**NINTH, state="CLOSED")], LOST_CLOSED),
     ("a trade of an unheard-of state", [AGAIN.format(**NINTH, state="LIMBO")], "trade_state_is_known"),
     ("a trade whose state is spelt otherwise", [AGAIN.format(**NINTH, state="open")], "trade_state_is_known"),
-    ("a trade moved to an unheard-of state", [UNHOUSE, "update trades set state = 'LIMBO' where id = '<open>'"], "trade_state_is_known"),
+    (
+        "a trade moved to an unheard-of state",
+        [UNHOUSE, "update trades set state = 'LIMBO' where id = '<open>'"],
+        "trade_state_is_known",
+    ),
     ("a hot row deleted in a savepoint", ["savepoint s", UNHOUSE, "release savepoint s"], LOST_OPEN),
     ("a hot row deleted, seen at once", ["set constraints all immediate", UNHOUSE], LOST_OPEN),
     ("a hot row deleted, put off to the end", ["set constraints all deferred", UNHOUSE, "select 1"], LOST_OPEN),
     ("a key put off that cannot be", [f"set constraints {ACTIVE_KEY} deferred", REOPEN], "42809"),
     ("a hot row taken by a CTE", [f"with gone as ({UNHOUSE} returning *) select count(*) from gone"], LOST_OPEN),
-    ("a hot row taken by MERGE", ["merge into active_trades t using (values (1)) v on t.trade_id = '<open>' when matched then delete"], LOST_OPEN),
+    ("a hot row taken by MERGE", [merge("active_trades", "t.trade_id = '<open>'", "delete")], LOST_OPEN),
     ("an open trade's identity deleted", [UNHOUSE, "delete from trades where id = '<open>'"], APPEND_ONLY),
     ("the open trade's key emptied", ["update trades set open_id = null where id = '<open>'"], "428C9"),
     ("an account deleted with its trades", ["delete from trading_accounts where id = <lena>"], "23503"),
     ("a strategy deleted with its trades", ["delete from strategies where name = 'lena-eurusd'"], "23503"),
-]  # fmt: skip
+]
 
 EMPTIED = [
     *((f"{table} emptied", [f"truncate {table} cascade"], APPEND_ONLY) for table in [*PROTECTED[:5], "audit_log"]),
-    *((f"{table} emptied, and with it all trades", [f"truncate {table} cascade"], APPEND_ONLY)
-      for table in ["users", "trading_accounts", "strategies"]),
+    *(
+        (f"{table} emptied, and with it all trades", [f"truncate {table} cascade"], APPEND_ONLY)
+        for table in ["users", "trading_accounts", "strategies"]
+    ),
     *((f"{table} emptied alone", [f"truncate {table}"], "0A000") for table in PROTECTED[:3]),
     *((f"{table} emptied alone", [f"truncate {table}"], APPEND_ONLY) for table in PROTECTED[3:5]),
-    ("all three tables emptied", ["truncate trades, active_trades, trade_history, trade_reductions restart identity"], APPEND_ONLY),
-]  # fmt: skip
+    (
+        "all three tables emptied",
+        ["truncate trades, active_trades, trade_history, trade_reductions restart identity"],
+        APPEND_ONLY,
+    ),
+]
 
 HISTORY_CHANGED = [
     ("a profit changed", ["update trade_history set profit = 999 where trade_id = '<closed>'"], APPEND_ONLY),
     ("history written as it is", ["update trade_history set profit = profit"], APPEND_ONLY),
-    ("a tombstone made a trade", ["update trade_history set kind = 'TRADE' where trade_id = '<tombstone>'"], APPEND_ONLY),
+    (
+        "a tombstone made a trade",
+        ["update trade_history set kind = 'TRADE' where trade_id = '<tombstone>'"],
+        APPEND_ONLY,
+    ),
     ("history deleted", ["delete from trade_history where trade_id = '<closed>'"], APPEND_ONLY),
     ("history changed by ON CONFLICT", [f"{cold()} on conflict (trade_id) do update set profit = 999"], APPEND_ONLY),
-    ("history changed by MERGE", ["merge into trade_history t using (values (1)) v on true when matched then update set profit = 999"], APPEND_ONLY),
-    ("history deleted by MERGE", ["merge into trade_history t using (values (1)) v on true when matched then delete"], APPEND_ONLY),
-    ("history moved elsewhere", ["create temporary table elsewhere as table trade_history", "delete from trade_history"], APPEND_ONLY),
+    ("history changed by MERGE", [merge("trade_history", "true", "update set profit = 999")], APPEND_ONLY),
+    ("history deleted by MERGE", [merge("trade_history", "true", "delete")], APPEND_ONLY),
+    (
+        "history moved elsewhere",
+        ["create temporary table elsewhere as table trade_history", "delete from trade_history"],
+        APPEND_ONLY,
+    ),
     ("history replaced", ["delete from trade_history where trade_id = '<closed>'", cold(profit="999")], APPEND_ONLY),
     ("a part changed", ["update trade_reductions set profit = 999"], APPEND_ONLY),
     ("a part deleted", ["delete from trade_reductions"], APPEND_ONLY),
-    ("a part told twice", [f"{DEAL} ('<other>', 'd1', 0.01, 0.03, 1, 1)"], "trade_reduction_deal_is_told_once"),
-    ("a part changed by ON CONFLICT", [f"{DEAL} ('<other>', 'd1', 0.01, 0.03, 1, 1) on conflict (trade_id, deal_id) do update set profit = 999"], APPEND_ONLY),
+    ("a part told twice", [TWICE], "trade_reduction_deal_is_told_once"),
+    (
+        "a part changed by ON CONFLICT",
+        [f"{TWICE} on conflict (trade_id, deal_id) do update set profit = 999"],
+        APPEND_ONLY,
+    ),
     ("a part of nobody's", [f"{DEAL} ('<nobody>', 'd9', 0.01, 0.03, 1, 1)"], "23503"),
     ("a part of nothing", [f"{DEAL} ('<open>', 'd9', 0, 0.1, 1, 1)"], "trade_reduction_amounts_are_positive"),
     ("a part of no number", [f"{DEAL} ('<open>', 'd9', 'NaN', 0.1, 1, 1)"], "trade_reduction_amounts_are_numbers"),
-    ("a part with a profit of no number", [f"{DEAL} ('<open>', 'd9', 0.01, 0.09, 1, 'NaN')"], "trade_reduction_amounts_are_numbers"),
-]  # fmt: skip
+    (
+        "a part with a profit of no number",
+        [f"{DEAL} ('<open>', 'd9', 0.01, 0.09, 1, 'NaN')"],
+        "trade_reduction_amounts_are_numbers",
+    ),
+]
 
 FALSE_HISTORY = [
     (f"a close with {name} {value}", [UNHOUSE, CLOSE, cold(**{**ID_1, name: value})], expected)
@@ -223,53 +298,141 @@ FALSE_HISTORY = [
         ("profit", "Infinity", "22003"),
         ("kind", "GHOST", "trade_history_tells_all_but_of_a_tombstone"),
         ("kind", "TOMBSTONE", "trade_history_tells_all_but_of_a_tombstone"),
-        *((name, None, "trade_history_tells_all_but_of_a_tombstone")
-          for name in ("symbol", "type", "volume", "closed_volume", "open_price", "profit", "closing_profit", "opened_at")),
-        *((name, None, MISSING) for name in ("trade_id", "status", "account_id", "ticket_id", "kind", "reason", "close_price")),
+        *(
+            (name, None, "trade_history_tells_all_but_of_a_tombstone")
+            for name in (
+                "symbol",
+                "type",
+                "volume",
+                "closed_volume",
+                "open_price",
+                "profit",
+                "closing_profit",
+                "opened_at",
+            )
+        ),
+        *(
+            (name, None, MISSING)
+            for name in ("trade_id", "status", "account_id", "ticket_id", "kind", "reason", "close_price")
+        ),
     ]
-]  # fmt: skip
+]
 
 IDENTITY_CHANGED = [
-    *((f"an open trade with another {name}", [f"update trades set {name} = {value} where id = '<open>'"], IDENTITY)
-      for name, value in [("id", "'<nobody>'"), ("account_id", "<finn>"), ("ticket_id", "'9'"), ("opening", "'\\x00'"), ("opening", "null")]),
-    *((f"an open trade without {name}", [f"update trades set {name} = null where id = '<open>'"], expected)
-      for name, expected in [("state", MISSING), ("account_id", IDENTITY), ("ticket_id", IDENTITY)]),
-    *((f"a closed trade with another {name}", [f"update trades set {name} = {value} where id = '<closed>'"], CLOSED_FOR_EVER)
-      for name, value in [("account_id", "<finn>"), ("ticket_id", "'9'"), ("opening", "'\\x00'")]),
-    ("two trades' tickets exchanged", ["update trades set ticket_id = case ticket_id when '1' then '3' else '1' end where ticket_id in ('1', '3')"], IDENTITY),
-    ("a close under another ticket", [UNHOUSE, "update trades set state = 'CLOSED', ticket_id = '9' where id = '<open>'"], IDENTITY),
-    *((f"a ticket {ticket!r}", [AGAIN.format(id="<nobody>", ticket=ticket, state="OPEN")], "trade_ticket_is_well_formed")
-      for ticket in ["0", "01", "", "-1", "x", "1 ", "1\n"]),
-]  # fmt: skip
+    *(
+        (f"an open trade with another {name}", [f"update trades set {name} = {value} where id = '<open>'"], IDENTITY)
+        for name, value in [
+            ("id", "'<nobody>'"),
+            ("account_id", "<finn>"),
+            ("ticket_id", "'9'"),
+            ("opening", "'\\x00'"),
+            ("opening", "null"),
+        ]
+    ),
+    *(
+        (f"an open trade without {name}", [f"update trades set {name} = null where id = '<open>'"], expected)
+        for name, expected in [("state", MISSING), ("account_id", IDENTITY), ("ticket_id", IDENTITY)]
+    ),
+    *(
+        (
+            f"a closed trade with another {name}",
+            [f"update trades set {name} = {value} where id = '<closed>'"],
+            CLOSED_FOR_EVER,
+        )
+        for name, value in [("account_id", "<finn>"), ("ticket_id", "'9'"), ("opening", "'\\x00'")]
+    ),
+    (
+        "two trades' tickets exchanged",
+        ["update trades set ticket_id = 4 - ticket_id::int where ticket_id in ('1', '3')"],
+        IDENTITY,
+    ),
+    (
+        "a close under another ticket",
+        [UNHOUSE, "update trades set state = 'CLOSED', ticket_id = '9' where id = '<open>'"],
+        IDENTITY,
+    ),
+    *(
+        (
+            f"a ticket {ticket!r}",
+            [AGAIN.format(id="<nobody>", ticket=ticket, state="OPEN")],
+            "trade_ticket_is_well_formed",
+        )
+        for ticket in ["0", "01", "", "-1", "x", "1 ", "1\n"]
+    ),
+]
 
 OPENING_CHANGED = [
-    *((f"a hot row with {name} {value}", [f"update active_trades set {name} = {value} where trade_id = '<open>'"], IDENTITY)
-      for name, value in [
-          ("trade_id", "'<nobody>'"), ("account_id", "<finn>"), ("strategy_id", "strategy_id + 1"), ("ticket_id", "'9'"),
-          ("master_ticket", "'9'"), ("master_trade", "'<other>'"), ("symbol", "'XAUUSD'"), ("type", "'SELL'"),
-          ("opened_volume", "9"), ("open_price", "9"), ("opened_at", "now()"), ("volume", "0.10000001"), ("volume", "'NaN'"),
-          ("symbol", "null"), ("type", "null"), ("open_price", "null"), ("ticket_id", "null"),
-      ]),
-    *((f"a hot row with {name} {value}", [f"update active_trades set {name} = {value} where trade_id = '<open>'"], expected)
-      for name, value, expected in [
-          ("volume", "0", "active_trade_volume_is_positive_and_never_grows"),
-          ("volume", "-1", "active_trade_volume_is_positive_and_never_grows"),
-          ("volume", "null", MISSING), ("status", "null", MISSING), ("status", "'SHUT'", "active_trade_status_is_open"),
-          ("status", "'CLOSED'", "22001"), ("sl", "0", "active_trade_sl_is_positive"), ("tp", "-1", "active_trade_tp_is_positive"),
-          ("sl", "'NaN'", "active_trade_amounts_are_numbers"), ("tp", "'NaN'", "active_trade_amounts_are_numbers"),
-          ("sl", "'Infinity'", "22003"),
-      ]),
-    ("a reduced trade grown again", ["update active_trades set volume = opened_volume where trade_id = '<other>'"], IDENTITY),
+    *(
+        (
+            f"a hot row with {name} {value}",
+            [f"update active_trades set {name} = {value} where trade_id = '<open>'"],
+            IDENTITY,
+        )
+        for name, value in [
+            ("trade_id", "'<nobody>'"),
+            ("account_id", "<finn>"),
+            ("strategy_id", "strategy_id + 1"),
+            ("ticket_id", "'9'"),
+            ("master_ticket", "'9'"),
+            ("master_trade", "'<other>'"),
+            ("symbol", "'XAUUSD'"),
+            ("type", "'SELL'"),
+            ("opened_volume", "9"),
+            ("open_price", "9"),
+            ("opened_at", "now()"),
+            ("volume", "0.10000001"),
+            ("volume", "'NaN'"),
+            ("symbol", "null"),
+            ("type", "null"),
+            ("open_price", "null"),
+            ("ticket_id", "null"),
+        ]
+    ),
+    *(
+        (
+            f"a hot row with {name} {value}",
+            [f"update active_trades set {name} = {value} where trade_id = '<open>'"],
+            expected,
+        )
+        for name, value, expected in [
+            ("volume", "0", "active_trade_volume_is_positive_and_never_grows"),
+            ("volume", "-1", "active_trade_volume_is_positive_and_never_grows"),
+            ("volume", "null", MISSING),
+            ("status", "null", MISSING),
+            ("status", "'SHUT'", "active_trade_status_is_open"),
+            ("status", "'CLOSED'", "22001"),
+            ("sl", "0", "active_trade_sl_is_positive"),
+            ("tp", "-1", "active_trade_tp_is_positive"),
+            ("sl", "'NaN'", "active_trade_amounts_are_numbers"),
+            ("tp", "'NaN'", "active_trade_amounts_are_numbers"),
+            ("sl", "'Infinity'", "22003"),
+        ]
+    ),
+    (
+        "a reduced trade grown again",
+        ["update active_trades set volume = opened_volume where trade_id = '<other>'"],
+        IDENTITY,
+    ),
     ("a reduced trade grown by ON CONFLICT", [f"{hot()} on conflict (trade_id) do update set volume = 0.1"], IDENTITY),
-    ("a reduced trade grown by MERGE", ["merge into active_trades t using (values (1)) v on t.trade_id = '<other>' when matched then update set volume = 0.1"], IDENTITY),
+    (
+        "a reduced trade grown by MERGE",
+        [merge("active_trades", "t.trade_id = '<other>'", "update set volume = 0.1")],
+        IDENTITY,
+    ),
     ("a copy made a master", ["update active_trades set master_trade = null where trade_id = '<copy>'"], IDENTITY),
     ("a hot row taken out and put back grown", [UNHOUSE, hot(**ID_1, volume="9", opened_volume="9")], IDENTITY),
     ("a hot row taken out and put back as another", [UNHOUSE, hot(**ID_1, symbol="XAUUSD", type="SELL")], IDENTITY),
     ("a hot row taken out and put back as it was", [UNHOUSE, hot(**ID_1)], IDENTITY),
-    ("a hot row of more than was opened", [UNHOUSE, hot(**ID_1, volume="9")], "active_trade_volume_is_positive_and_never_grows"),
-    *((f"a hot row without {name}", [UNHOUSE, hot(**{**ID_1, name: None})], MISSING)
-      for name in ("trade_id", "status", "account_id", "ticket_id", "volume")),
-]  # fmt: skip
+    (
+        "a hot row of more than was opened",
+        [UNHOUSE, hot(**ID_1, volume="9")],
+        "active_trade_volume_is_positive_and_never_grows",
+    ),
+    *(
+        (f"a hot row without {name}", [UNHOUSE, hot(**{**ID_1, name: None})], MISSING)
+        for name in ("trade_id", "status", "account_id", "ticket_id", "volume")
+    ),
+]
 
 STREAM_CHANGED = [
     (f"a stream's number {what}", [f"update strategies set last_seq = {value} where name = 'lena-eurusd'"], expected)
@@ -283,9 +446,16 @@ STREAM_CHANGED = [
 ]
 
 EVERY_TRICK = [
-    *ZOMBIES, *TWO_HOMES, *LOST, *EMPTIED, *HISTORY_CHANGED, *FALSE_HISTORY, *IDENTITY_CHANGED, *OPENING_CHANGED,
+    *ZOMBIES,
+    *TWO_HOMES,
+    *LOST,
+    *EMPTIED,
+    *HISTORY_CHANGED,
+    *FALSE_HISTORY,
+    *IDENTITY_CHANGED,
+    *OPENING_CHANGED,
     *STREAM_CHANGED,
-]  # fmt: skip
+]
 
 
 def table_of(tricks):
@@ -335,31 +505,41 @@ def test_a_refusal_that_is_swallowed_leaves_nothing_done(scene, trick):
 # --- the application's role
 
 
+REPLACED = "create or replace function refuse_mutation() returns trigger language plpgsql as 'begin return old; end'"
 WRITES = [
-    *((f"{verb.split()[0]} {table}", [verb.format(table)], FORBIDDEN)
-      for table in PROTECTED
-      for verb in ("insert into {} default values", "update {} set account_id = 1", "delete from {}", "truncate {} cascade")
-      if not (table in ("trade_reductions", "signed_results") and verb.startswith("update"))),
-    *((f"{verb} audit_log", [f"{verb} audit_log{more}"], FORBIDDEN)
-      for verb, more in [("update", " set code = 'x'"), ("delete from", ""), ("truncate", "")]),
+    *(
+        (f"{verb.split()[0]} {table}", [verb.format(table)], FORBIDDEN)
+        for table in PROTECTED
+        for verb in (
+            "insert into {} default values",
+            "update {} set account_id = 1",
+            "delete from {}",
+            "truncate {} cascade",
+        )
+        if not (table in ("trade_reductions", "signed_results") and verb.startswith("update"))
+    ),
+    *(
+        (f"{verb} audit_log", [f"{verb} audit_log{more}"], FORBIDDEN)
+        for verb, more in [("update", " set code = 'x'"), ("delete from", ""), ("truncate", "")]
+    ),
     ("update trade_reductions", ["update trade_reductions set profit = 1"], FORBIDDEN),
     ("update signed_results", ["update signed_results set outcome = '1'"], FORBIDDEN),
     ("lock a trade", ["select from trades for update"], FORBIDDEN),
     ("lock the table", ["lock table trades in access exclusive mode"], FORBIDDEN),
-    ("MERGE", ["merge into trades t using (values (1)) v on true when matched then update set state = 'OPEN'"], FORBIDDEN),
-    ("COPY", ["copy trades (id, account_id, ticket_id, state) from stdin (format csv)\n<nobody>,<lena>,9,OPEN\n"], FORBIDDEN),
+    ("MERGE", [merge("trades", "true", "update set state = 'OPEN'")], FORBIDDEN),
+    ("COPY", [copied("trades", "id, account_id, ticket_id, state", "<nobody>,<lena>,9,OPEN")], FORBIDDEN),
     ("ON CONFLICT", [f"{SECOND} on conflict do nothing"], FORBIDDEN),
     ("disable a trigger", ["alter table trade_history disable trigger append_only"], FORBIDDEN),
     ("drop a key", [f"alter table trades drop constraint {LOST_OPEN}"], FORBIDDEN),
     ("drop a table", ["drop table trade_history cascade"], FORBIDDEN),
-    ("add a trigger", ["create trigger mine before insert on trades for each row execute function refuse_mutation()"], FORBIDDEN),
+    ("add a trigger", ["create trigger mine before insert on trades execute function refuse_mutation()"], FORBIDDEN),
     ("put triggers to sleep", ["set session_replication_role = replica"], FORBIDDEN),
     ("grant itself the power", ["grant all on trade_history to copydesk_app", "delete from trade_history"], FORBIDDEN),
     ("have the power granted", ["select protect('trade_history', 'all')", "delete from trade_history"], FORBIDDEN),
     ("make a table", ["create table public.mine (x int)"], FORBIDDEN),
-    ("replace a function", ["create or replace function public.refuse_mutation() returns trigger language plpgsql as 'begin return old; end'"], FORBIDDEN),
+    ("replace a function", [REPLACED], FORBIDDEN),
     ("read the server's files", ["copy copy_orders to program 'true'"], FORBIDDEN),
-]  # fmt: skip
+]
 
 
 @table_of(WRITES)
@@ -396,9 +576,8 @@ def test_bots_read_and_write_no_table_at_all(scene):
         "select count(*) from {}",
     ]
 
-    passed = [
-        sql for table in tables for sql in tried if getattr(attempt(of("bot"), scene, [sql.format(table)]), "sqlstate", "") != FORBIDDEN
-    ]  # fmt: skip
+    answers = {sql.format(table): attempt(of("bot"), scene, [sql.format(table)]) for table in tables for sql in tried}
+    passed = [sql for sql, error in answers.items() if error is None or error.sqlstate != FORBIDDEN]
 
     assert {"trades", "active_trades", "trade_history", "audit_log", "users", "bot_keys"} <= set(tables)
     assert passed == []
@@ -414,8 +593,10 @@ def test_bots_have_no_privilege_on_any_column_or_sequence(desk_db):
 
 
 CALLS = [
-    *((f"the verb {verb}", [f"select {verb}('{{\"account\": <lena>}}', '{{}}')"], FORBIDDEN)
-      for verb in ("trade_open", "trade_modify", "trade_reduce", "trade_close", "order_report")),
+    *(
+        (f"the verb {verb}", [f"select {verb}('{{\"account\": <lena>}}', '{{}}')"], FORBIDDEN)
+        for verb in ("trade_open", "trade_modify", "trade_reduce", "trade_close", "order_report")
+    ),
     ("a fact in the audit log", ["select audit('{}', 'trade.closed', '', '', '{}')"], FORBIDDEN),
     ("a number of the stream", ["select next_number(1, null)"], FORBIDDEN),
     ("a trade's lock", ["select trade_locked(<lena>, '1')"], FORBIDDEN),
@@ -423,7 +604,7 @@ CALLS = [
     ("a table of its own", ["create table public.mine (x int)"], FORBIDDEN),
     ("a function of its own", ["create function public.mine() returns int language sql as 'select 1'"], FORBIDDEN),
     ("triggers put to sleep", ["set session_replication_role = replica"], FORBIDDEN),
-]  # fmt: skip
+]
 
 
 @table_of(CALLS)

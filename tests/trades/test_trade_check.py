@@ -1,0 +1,248 @@
+"""`manage.py trade_check` finds what the database would never let happen: each fault is planted with its guard gone."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from decimal import Decimal
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections, transaction
+
+from tests import databases
+from tests.conftest import ROOT
+from tests.trades import test_hostile_callers as hostile
+from tests.trades.test_hostile_callers import cold, filled, hot
+from trades import checks, services
+
+GUARDS = "every key and trigger that holds the promise is in place and awake"
+NOBODY = hostile.NOBODY
+scene = hostile.scene
+
+
+def guards():
+    """Those that the check asks for, as `table.name`."""
+    return sorted(set(re.findall(r"'(\w+\.\w+)'", checks.INVARIANTS[GUARDS])))
+
+
+def as_owner(*statements):
+    with connections["owner"].cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def without(*names):
+    """Take guards away, for good: this database is dropped after the test."""
+    for name in names:
+        table, _, guard = name.partition(".")
+        with connections["owner"].cursor() as cursor:
+            cursor.execute("select from pg_trigger where tgrelid = %s::regclass and tgname = %s", [table, guard])
+            found = cursor.fetchone() is not None
+        gone = f"disable trigger {guard}" if found else f"drop constraint {guard} cascade"
+        as_owner(f"alter table {table} {gone}")
+
+
+def found():
+    """What is wrong, the guards that were taken away aside."""
+    return [(fault.invariant, fault.subject) for fault in checks.faults() if fault.invariant != GUARDS]
+
+
+def told():
+    """What the command writes as it fails."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(CommandError, match="fault"):
+        call_command("trade_check", stdout=out, stderr=err)
+    assert out.getvalue() == ""
+    return err.getvalue()
+
+
+def process(database):
+    command = [sys.executable, "manage.py", "trade_check"]
+    environ = {**os.environ, "DATABASE_URL": databases.url(database)}
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+
+# --- a good desk
+
+
+def test_a_good_desk_passes(scene):
+    out = io.StringIO()
+
+    call_command("trade_check", stdout=out)
+
+    assert out.getvalue() == f"{len(checks.INVARIANTS)} invariants hold.\n"
+
+
+def test_an_empty_desk_passes(desk_db):
+    call_command("trade_check", stdout=io.StringIO())
+
+
+def test_ends_with_0_on_a_good_desk(scene, desk_db):
+    ended = process(desk_db)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "invariants hold" in ended.stdout
+
+
+@pytest.mark.breaks_the_books
+def test_ends_with_1_and_names_the_offender(scene, desk_db):
+    without("trade_history.append_only")
+    as_owner(filled("update trade_history set profit = 999 where trade_id = '<closed>'", scene))
+
+    ended = process(desk_db)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"a trade's profit is the sum of its closes: not so for {scene['closed']}" in ended.stderr
+    assert "trade_history.append_only" in ended.stderr
+
+
+# --- a fault for each invariant
+
+LOST = ("trades.open_trade_is_active", "active_trades.goes_with_its_close")
+HOT_KEY = "active_trades.active_trade_belongs_to_an_open_trade"
+COLD_KEY = "trade_history.closed_trade_belongs_to_a_closed_trade"
+PART = "insert into trade_reductions (trade_id, deal_id, volume, remaining, close_price, profit) values "
+OPEN, CLOSED, ROW, ONCE, PARTS, PROFIT, STREAM, _ = checks.INVARIANTS
+
+FAULTS = [
+    ("an open trade lost", LOST, "delete from active_trades where trade_id = '<open>'", (OPEN, "<open>")),
+    ("a copy lost", LOST, "delete from active_trades where trade_id = '<copy>'", (OPEN, "<copy>")),
+    ("an open trade in history too", [COLD_KEY], cold(trade_id="<open>", ticket_id="1"), (OPEN, "<open>")),
+    (
+        "a closed trade lost",
+        ["trades.closed_trade_is_history", "trade_history.append_only"],
+        "delete from trade_history where trade_id = '<closed>'",
+        (CLOSED, "<closed>"),
+    ),
+    (
+        "a zombie",
+        [HOT_KEY],
+        hot(trade_id="<closed>", ticket_id="2", volume="0.1", opened_volume="0.1"),
+        (CLOSED, "<closed>"),
+    ),
+    (
+        "a tombstone that lives",
+        [HOT_KEY],
+        hot(trade_id="<tombstone>", ticket_id="4", volume="0.1", opened_volume="0.1"),
+        (CLOSED, "<tombstone>"),
+    ),
+    ("a hot row of nobody's", [HOT_KEY], hot(trade_id=NOBODY, ticket_id="9", opened_volume="0.04"), (ROW, NOBODY)),
+    ("a cold row of nobody's", [COLD_KEY], cold(trade_id=NOBODY, ticket_id="9"), (ROW, NOBODY)),
+    (
+        "a ticket twice",
+        ["trades.trade_is_unique_on_its_account", "trades.closed_trade_is_history", COLD_KEY],
+        f"insert into trades (id, account_id, ticket_id, state) values ('{NOBODY}', <lena>, '2', 'CLOSED'); "
+        + cold(trade_id=NOBODY),
+        (ONCE, "<lena>/2"),
+    ),
+    (
+        "an open trade of less than was opened",
+        [],
+        "update active_trades set volume = 0.05 where trade_id = '<open>'",
+        (PARTS, "<open>"),
+    ),
+    ("a part that closed nothing", [], f"{PART} ('<open>', 'd9', 0.01, 0.09, 1, 1)", (PARTS, "<open>")),
+    ("a part of a closed trade", [], f"{PART} ('<closed>', 'd9', 0.01, 0.09, 1, 0)", (PARTS, "<closed>")),
+    (
+        "a close of more than was open",
+        ["trade_history.append_only"],
+        "update trade_history set closed_volume = 9 where trade_id = '<closed>'",
+        (PARTS, "<closed>"),
+    ),
+    (
+        "a profit made up",
+        ["trade_history.append_only"],
+        "update trade_history set profit = 999 where trade_id = '<closed>'",
+        (PROFIT, "<closed>"),
+    ),
+    (
+        "a stream behind its open trade",
+        [],
+        "update active_trades set seq = 99 where trade_id = '<open>'",
+        (STREAM, "lena-eurusd"),
+    ),
+    (
+        "a stream behind its history",
+        ["strategies.number_grows_by_one"],
+        "update strategies set last_seq = 3 where name = 'lena-eurusd'",
+        (STREAM, "lena-eurusd"),
+    ),
+    (
+        "an account behind its copies",
+        [],
+        "update active_trades set seq = 99 where trade_id = '<copy>'",
+        (STREAM, "finn-mt5"),
+    ),
+]
+
+
+@pytest.mark.breaks_the_books
+@pytest.mark.parametrize(
+    ("gone", "statement", "fault"), [pytest.param(gone, s, fault, id=what) for what, gone, s, fault in FAULTS]
+)
+def test_finds_and_names(scene, gone, statement, fault):
+    assert checks.faults() == []
+    without(*gone)
+
+    as_owner(filled(statement, scene))
+
+    invariant, subject = fault[0], filled(fault[1], scene)
+    assert found() == [(invariant, subject)]
+    assert f"{invariant}: not so for {subject}\n" in told()
+
+
+def test_no_invariant_is_left_without_a_planted_fault():
+    assert {fault[0] for *_, fault in FAULTS} | {GUARDS} == set(checks.INVARIANTS)
+
+
+# --- the guards themselves
+
+
+@pytest.mark.breaks_the_books
+@pytest.mark.parametrize("name", guards())
+def test_misses_each_guard_that_is_gone(desk_db, name):
+    without(name)
+
+    assert checks.Fault(GUARDS, name) in checks.faults()
+    assert f"{GUARDS}: not so for {name}\n" in told()
+
+
+@pytest.mark.breaks_the_books
+def test_a_trigger_that_would_sleep_under_a_superuser_is_a_fault(desk_db):
+    as_owner("alter table trade_history enable trigger append_only")
+
+    assert checks.faults() == [checks.Fault(GUARDS, "trade_history.append_only")]
+
+
+@pytest.mark.breaks_the_books
+def test_a_key_that_was_never_proved_is_a_fault(desk_db):
+    without("trade_history.trade_history_status_is_closed")
+    as_owner(
+        "alter table trade_history add constraint trade_history_status_is_closed check (status = 'CLOSED') not valid"
+    )
+
+    assert checks.faults() == [checks.Fault(GUARDS, "trade_history.trade_history_status_is_closed")]
+
+
+def test_no_trigger_of_ours_is_left_out(desk_db):
+    ours = "select tgrelid::regclass || '.' || tgname from pg_trigger where not tgisinternal"
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(ours)
+        assert {name for (name,) in cursor.fetchall()} - set(guards()) == set()
+
+
+# --- many at once
+
+
+@pytest.mark.breaks_the_books
+def test_shows_the_first_offenders_of_each_invariant(lena):
+    with transaction.atomic():
+        for ticket in range(1, checks.FIRST + 6):
+            fields = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal(1)}
+            services.open_trade(account=lena, ticket_id=str(ticket), **fields)
+    as_owner("update active_trades set volume = 0.5")
+
+    assert len(checks.faults()) == checks.FIRST
+    assert told().count("\n") == checks.FIRST
