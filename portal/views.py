@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
@@ -21,7 +22,6 @@ from trades import snapshot
 from trades.models import TradeHistory
 
 LATEST = 20
-LOT_PLACES = 2
 
 
 @never_cache
@@ -38,52 +38,42 @@ def _desk(request: HttpRequest) -> HttpResponse:
     found = snapshot.read(accounts)
     led = [source for source in found.sources.values() if source.multiplier is None]
     followed = [source for source in found.sources.values() if source.multiplier is not None]
-    places = _places()
+    streams = [source.strategy_id for source in followed]
+    lists = [
+        _closed("Closed by strategies you follow", followed, strategy__in=streams, master_trade=None),
+        _closed("Closed on your accounts", led, account__in=accounts),
+    ]
     masters = [trade for trade in found.trades if trade["role"] == "master"]
+    shown = [trade["symbol"] for trade in found.trades] + [row.symbol for one in lists for row in one["rows"]]
     context = {
         "now": timezone.now(),
         "is_guest": request.user.get_username() == settings.DEMO_GUEST,
         "sources": found.sources,
         "follows": followed,
-        "trades": [_painted(trade, places) for trade in sorted(found.trades, key=_opened_at, reverse=True)],
+        "trades": sorted(map(_painted, found.trades), key=itemgetter("opened_at"), reverse=True),
         "open_count": len(masters),
         "copy_count": len(found.trades) - len(masters),
         "lots": sum((Decimal(trade["volume"]) for trade in masters), Decimal(0)),
-        "places": json.dumps(places),
-        "closed": [
-            _closed(
-                "Closed by strategies you follow", followed, places, strategy__in=_ids(followed), master_trade=None
-            ),
-            _closed("Closed on your accounts", led, places, account__in=accounts),
-        ],
+        "places": _places(set(shown)),
+        "closed": lists,
     }
     return render(request, "portal/desk.html", context)
 
 
-def _ids(sources: Iterable[snapshot.Source]) -> list[int]:
-    return [source.strategy_id for source in sources]
+def _painted(trade: dict[str, Any]) -> dict[str, Any]:
+    return {**trade, "opened_at": datetime.fromisoformat(trade["opened_at"])}
 
 
-def _opened_at(trade: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(trade["opened_at"])
-
-
-def _painted(trade: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
-    return {**trade, "opened_at": _opened_at(trade), "places": places.get(trade["symbol"], 0)}
-
-
-def _closed(heading: str, live: Iterable[snapshot.Source], places: dict[str, int], **whose: Any) -> dict[str, Any]:
+def _closed(heading: str, live: Iterable[snapshot.Source], **whose: Any) -> dict[str, Any]:
     """The latest closed trades of one kind. `live`: the streams whose closes the page adds to them by itself."""
-    rows = TradeHistory.objects.filter(kind=TradeHistory.Kind.TRADE, **whose).select_related("strategy")
-    latest = rows.order_by("-closed_at", "-trade_id")[:LATEST]
-    painted = [(closed, places.get(closed.symbol or "", 0)) for closed in latest]
-    return {"heading": heading, "live": json.dumps([source.name for source in live]), "rows": painted}
+    rows = TradeHistory.objects.filter(kind=TradeHistory.Kind.TRADE, **whose).order_by("-closed_at", "-trade_id")
+    return {"heading": heading, "live": json.dumps([source.name for source in live]), "rows": list(rows[:LATEST])}
 
 
-def _places() -> dict[str, int]:
-    """How many decimals a symbol's prices are shown with, at least."""
-    points = Instrument.objects.values_list("symbol", "point")
-    return {symbol: max(0, -point.normalize().as_tuple().exponent) for symbol, point in points}
+def _places(symbols: set[str]) -> dict[str, int]:
+    """How many decimals these symbols' prices are shown with, at least."""
+    points = Instrument.objects.filter(symbol__in=symbols).values_list("symbol", "point")
+    return {symbol: max(0, -int(point.normalize().as_tuple().exponent)) for symbol, point in points}
 
 
 def _welcome_guest(request: HttpRequest) -> None:

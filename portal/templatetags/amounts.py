@@ -1,5 +1,6 @@
 """Amounts and times for people. What the page's script shows later is spelled the same way (static/js/desk.js)."""
 
+import json
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,18 @@ register = template.Library()
 def plain(value: Any, places: int = 0) -> str:
     """Without trailing zeros, but for those that the places ask for."""
     return "–" if value in (None, "") else shown.plain(Decimal(value), places)
+
+
+@register.filter
+def of(places: dict[str, int], symbol: str) -> int:
+    """The decimals of a symbol's prices: `price|plain:digits`, with `places|of:symbol as digits`."""
+    return places.get(symbol, 0)
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    """For an attribute that the page's script reads."""
+    return json.dumps(value)
 
 
 @register.filter

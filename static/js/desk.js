@@ -12,7 +12,7 @@ const VERBS = { "trade.opened": "opened", "trade.modified": "moved", "trade.redu
 
 const byId = (id) => document.getElementById(id);
 const body = byId("trades");
-const places = JSON.parse(body.dataset.places);
+const places = JSON.parse(body.dataset.places); // decimals of the symbols that the page came with
 const trades = new Map(); // by id: the trade and its row
 let asOf = {};
 let socket, silence, retrying;
@@ -144,7 +144,7 @@ function forget(id) {
 }
 
 function openRow(trade) {
-  const price = (value) => plain(value, places[trade.symbol] ?? 0);
+  const price = pricer(trade);
   const copy = trade.role === "copy" ? element("span", "chip", "held") : plain(trade.copy_volume, 2);
   const row = element("tr");
   row.dataset.id = trade.trade_id;
@@ -158,7 +158,7 @@ function openRow(trade) {
 }
 
 function closedRow(trade) {
-  const price = (value) => plain(value, places[trade.symbol] ?? 0);
+  const price = pricer(trade);
   const row = element("tr", "came");
   row.append(
     cell("Closed", time(trade.closed_at, "moment")), cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)),
@@ -170,7 +170,7 @@ function closedRow(trade) {
 }
 
 function tell({ type, trade }) {
-  const price = (value) => plain(value, places[trade.symbol] ?? 0);
+  const price = pricer(trade);
   const what = {
     "trade.opened": () => `at ${price(trade.open_price)}`,
     "trade.modified": () => `stop ${price(trade.sl)}, take ${price(trade.tp)}`,
@@ -204,6 +204,13 @@ function cell(label, content, kind = "") {
   made.dataset.label = label;
   made.append(content);
   return made;
+}
+
+// A symbol the page did not come with has as many decimals as the trade's own prices.
+function pricer(trade) {
+  const told = [trade.open_price, trade.sl, trade.tp].map((price) => plain(price).split(".")[1]?.length ?? 0);
+  const digits = places[trade.symbol] ?? Math.max(...told);
+  return (price) => plain(price, digits);
 }
 
 const side = (type) => element("span", `chip ${type.toLowerCase()}`, `${type === "BUY" ? "▲" : "▼"} ${type}`);

@@ -163,7 +163,7 @@ MALFORMED_VALUES = {
 
 
 def test_refuses_a_malformed_header_by_its_name(lena_bot):
-    for name, value in [(name, value) for name in HEADERS for value in MALFORMED_VALUES[name]]:
+    for name, value in [(known, value) for known in HEADERS for value in MALFORMED_VALUES[known]]:
         response = replace(lena_bot.request("POST", body=BODY), but=header(name, value)).send()
 
         assert refusal(response) == MALFORMED, (name, value)

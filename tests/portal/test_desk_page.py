@@ -1,6 +1,11 @@
 """The desk's page, as it is first painted."""
 
+import re
+
 import pytest
+from django.db import connection
+from django.template.loader import render_to_string
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import User
@@ -42,6 +47,111 @@ def test_a_closed_trade_is_listed_as_closed(client, lena_bot):
     assert "Nothing is open at the moment" in page
 
 
+def closed_by(bot, ticket, profit="5", **more):
+    bot.send("POST", fields=opening(ticket, **more))
+    bot.send("POST", "/api/v2/signal/close", {"ticket_id": ticket, "close_price": "1.11", "profit": profit})
+
+
+def headings(page):
+    return re.findall("<h2>(.*?)</h2>", page)
+
+
+def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_holds(client, finn, lena_bot, finn_bot):
+    finn.subscriptions.update(multiplier="0.5")
+    lena_bot.send("POST", fields=opening("1"))
+    finn_bot.send("POST", fields={**opening("51", volume="0.05"), "master_ticket": "1", "strategy": "lena-eurusd"})
+
+    page = signed_in(client, "finn")
+
+    assert '<td data-label="Your copy" class="n">0.05</td>' in page
+    assert '<span class="chip">held</span>' in page
+    assert "<title>(1) Desk" in page
+    assert '<dd id="copies">1</dd>' in page
+
+
+def test_what_strategies_closed_stands_apart_from_what_was_closed_on_ones_own_accounts(client, lena_bot, finn_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    copy = {**opening("51"), "master_ticket": "1", "strategy": "lena-eurusd"}
+    finn_bot.send("POST", fields=copy)
+    for bot, ticket, profit in ((lena_bot, "1", "50"), (finn_bot, "51", "25")):
+        bot.send("POST", "/api/v2/signal/close", {"ticket_id": ticket, "close_price": "1.11", "profit": profit})
+
+    page = signed_in(client, "finn")
+
+    assert headings(page) == ["As it happens", "Closed by strategies you follow", "Closed on your accounts"]
+    followed, own = page.split("Closed on your accounts", 1)
+    assert ("+50.00" in followed, "+25.00" in followed) == (True, False)
+    assert ("+50.00" in own, "+25.00" in own) == (False, True)
+
+
+def test_a_leader_sees_her_own_closed_trades_once(client, lena_bot):
+    closed_by(lena_bot, "1", profit="50")
+
+    page = signed_in(client, "lena")
+
+    assert headings(page) == ["As it happens", "Closed on your accounts"]
+    assert page.count("+50.00") == 1
+
+
+def test_prices_have_their_symbols_decimals_and_nothing_is_neither_won_nor_lost(client, lena_bot):
+    closed_by(lena_bot, "1", profit="0")
+    lena_bot.send("POST", fields=opening("2", open_price="1.1", symbol="USDJPY"))
+
+    page = signed_in(client, "lena")
+
+    assert '<td data-label="Profit" class="n ">0.00</td>' in page
+    assert '<td data-label="Close" class="n">1.11000</td>' in page
+    assert '<td data-label="Open price" class="n">1.100</td>' in page
+
+
+def test_who_follows_nothing_is_told_what_to_do(client, cast):
+    User.objects.create_user("nora", password=None)
+
+    page = signed_in(client, "nora")
+
+    assert "You follow no strategy yet. Ask staff for a subscription" in page
+    assert headings(page) == ["As it happens"]
+
+
+def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(client, lena_bot, django_assert_num_queries):
+    closed_by(lena_bot, "1")
+    client.force_login(User.objects.get(username="finn"))
+    with CaptureQueriesContext(connection) as of_one:
+        client.get("/")
+    cost = len(of_one)
+    for number in range(2, 8):
+        closed_by(lena_bot, str(number))
+        lena_bot.send("POST", fields=opening(str(number + 50)))
+
+    with django_assert_num_queries(cost):
+        client.get("/")
+    assert cost <= 8
+
+
+def test_text_from_a_bot_is_text_on_the_page(client, lena_bot):
+    closed_by(lena_bot, "1", symbol="A&B")
+
+    page = signed_in(client, "lena")
+
+    assert "A&amp;B" in page
+    assert "A&B<" not in page
+
+
+def test_pages_for_what_is_missing_or_broken_need_nothing_that_may_be_broken(cast):
+    page = render_to_string("500.html")
+
+    assert "Something broke here" in page
+    assert "style=" not in page
+    assert "There is no such page" in render_to_string("404.html")
+
+
+@pytest.mark.parametrize("path", ["/", "/login/"])
+def test_nothing_on_a_page_is_inline(client, cast, path):
+    page = signed_in(client, "finn") if path == "/" else client.get(path).content.decode()
+
+    assert not re.findall(r"<style|style=|\son\w+=|<script(?![^>]*\ssrc=)", page)
+
+
 def test_a_demos_visitor_is_its_guest_on_this_machine_alone(client, cast, settings):
     cast_module.make_demo()
     settings.DEMO_GUEST = cast_module.DEMO_GUEST
@@ -54,8 +164,9 @@ def test_a_demos_visitor_is_its_guest_on_this_machine_alone(client, cast, settin
     assert "_auth_user_id" not in client.session
 
 
-def test_a_guest_is_nobody_where_there_is_no_demo(client, cast):
+def test_a_guest_is_nobody_where_there_is_no_demo(client, cast, settings):
     cast_module.make_demo()
+    settings.DEMO_GUEST = ""
 
     assert client.get("/").status_code == 302
 

@@ -56,10 +56,8 @@ class Act:
             return connection.execute(self.what).rowcount and "kept"
         account = "(select id from trading_accounts where name = %s)"
         caller = f"jsonb_build_object('kind', 'system', 'account', {account})"
-        told = connection.execute(
-            f"select {self.what}({caller}, %s::jsonb)->>'code'", [self.who, json.dumps(self.args)]
-        )
-        return told.fetchone()[0]
+        asked = f"select {self.what}({caller}, %s::jsonb)->>'code'"
+        return connection.execute(asked, [self.who, json.dumps(self.args)]).fetchone()[0]
 
 
 def open_(ticket="1", who="lena-mt5", **more):
@@ -89,8 +87,8 @@ RAW_ACTIVE = Act(
 )
 RAW_HISTORY = Act(
     "put into history",
-    "insert into trade_history (trade_id, kind, account_id, ticket_id, master_ticket, seq, close_price, reason, comment,"
-    " status) select id, 'TOMBSTONE', account_id, ticket_id, ticket_id, 9, 1, 'TP', '', 'CLOSED' from trades"
+    "insert into trade_history (trade_id, kind, account_id, ticket_id, master_ticket, seq, close_price, reason,"
+    " comment, status) select id, 'TOMBSTONE', account_id, ticket_id, ticket_id, 9, 1, 'TP', '', 'CLOSED' from trades"
     " where ticket_id = '1'",
 )
 RAW_REOPEN = Act("set the state back", "update trades set state = 'OPEN' where ticket_id = '1'")
@@ -112,7 +110,6 @@ PAIRS = [
     (OPENED, close(), RAW_HISTORY, "closed", "trade_history_pkey"),
     (OPENED, close(), RAW_REOPEN, "closed", "CD001"),
     (OPENED, close(), RAW_DELETE, "closed", 0),
-    (OPENED, RAW_DELETE, close(), "open_trade_is_active", "closed"),
     (OPENED, modify(sl="1.101"), modify(sl="1.102"), "modified", "modified"),
     (OPENED, modify(sl="1.101", master_time_ms=2), modify(sl="1.102", master_time_ms=1), "modified", "ignored"),
     (OPENED, reduce("d1", "0.04"), reduce("d1", "0.04"), "reduced", "unchanged"),
@@ -147,7 +144,7 @@ def race(name, level, first, second):
         waited = until_it_waits(eye, two.info.backend_pid, thread)
         told["first"] = finish(one, told["first"])
         thread.join()
-        again = told["second"] == SERIALIZATION
+        again = told["second"] in (SERIALIZATION, DEADLOCK)
         if again:
             told["second"] = finish(two, act(two, second))
     return Race(told["first"], told["second"], waited, again)
@@ -238,6 +235,18 @@ def test_two_at_one_copy(desk_db, finn, level, second):
     assert sum(homes("501")) == 1
 
 
+@levels
+def test_who_deletes_past_the_verbs_gets_a_close_to_try_again_at_worst(desk_db, level):
+    """It takes the two rows in the other order, so one of them may have to let go."""
+    prepare(desk_db, OPENED)
+
+    went = race(desk_db, level, RAW_DELETE, close())
+
+    assert went.first in {"open_trade_is_active", "CD003", DEADLOCK}
+    assert went.second == "closed"
+    assert homes() == [0, 1]
+
+
 def follow(account, name):
     strategies.subscribe(account=account, strategy=Strategy.objects.get(name=name), actor=audit.SYSTEM)
 
@@ -265,6 +274,7 @@ def take_away_the_keys(name, instead):
         for table, keys in KEYS.items():
             for key in keys:
                 connection.execute(f"alter table {table} drop constraint {key}")
+        connection.execute("drop trigger goes_with_its_close on active_trades")
         if instead:
             connection.execute(LOOK.format(instead))
 
@@ -300,8 +310,7 @@ def test_without_the_keys_a_trade_is_lost(desk_db, level):
     prepare(desk_db, OPENED)
     take_away_the_keys(desk_db, "")
 
-    went = race(desk_db, level, RAW_DELETE, modify(sl="1.101"))
-    print("WENT", went)
+    race(desk_db, level, RAW_DELETE, modify(sl="1.101"))
 
     assert homes() == [0, 0]
 
@@ -477,8 +486,8 @@ def hunt(name, seconds, until=lambda hunters: False):
 
 
 EVENTS = """
-    select coalesce(a.master_trade, h.master_trade) is not null as copied, coalesce(a.account_id, h.account_id) as account,
-           l.detail->>'strategy' as strategy, (l.detail->>'seq')::bigint as seq
+    select coalesce(a.master_trade, h.master_trade) is not null, t.account_id, l.detail->>'strategy',
+           (l.detail->>'seq')::bigint
       from audit_log l join trades t on l.subject = 'trade:' || t.id
       left join active_trades a on a.trade_id = t.id left join trade_history h on h.trade_id = t.id
      where l.action in ('trade.opened', 'trade.modified', 'trade.reduced', 'trade.closed')"""
@@ -510,7 +519,7 @@ BACKWARDS = """
       t trades;
     begin
       select * into t from trades where account_id = p_account and ticket_id = p_ticket for update;
-      perform from strategies where id = (select strategy_id from active_trades where trade_id = t.id) for no key update;
+      perform from strategies where account_id = p_account for no key update;
       return t;
     end $$"""
 

@@ -1,17 +1,27 @@
-"""What staff may do in the admin, and what nobody may."""
+"""What staff may do with trades in the admin, and what nobody may."""
+
+import csv
+import io
+from decimal import Decimal
 
 import pytest
 from django.contrib.auth.models import Permission
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from accounts.models import BotKey, User
+from accounts.models import User
 from audit.models import AuditLog
 from tests.signed import opening
 from trades import services
-from trades.models import ActiveTrade, TradeHistory
+from trades.models import ActiveTrade, CopyOrder, TradeHistory
 
 READ_ONLY = ["trades_activetrade", "trades_tradehistory", "trades_copyorder", "audit_auditlog"]
+ORDER = {
+    "strategy": "lena-eurusd", "seq": "1", "master_ticket": "2", "status": "failed", "requested_price": "1.1",
+    "volume": "0.1",
+}  # fmt: skip
+ACTIVE, CLOSED = "admin:trades_activetrade_changelist", "admin:trades_tradehistory_changelist"
 
 
 @pytest.fixture
@@ -22,59 +32,87 @@ def admin(client, staff):
 
 
 @pytest.fixture
-def viewer(client, cast):
-    """A staff member who may see trades, but not close them."""
-    user = User.objects.create_user("vera", password=None, is_staff=True)
-    names = ["view_activetrade", "view_tradehistory"]
-    user.user_permissions.set(Permission.objects.filter(codename__in=names))
-    client.force_login(user)
-    return client
+def clerk(client, cast):
+    """The browser of staff with these permissions alone."""
+
+    def with_permissions(*codenames):
+        user = User.objects.create_user("vera", password=None, is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+        client.force_login(user)
+        return client
+
+    return with_permissions
 
 
-def open_one(account, ticket="1"):
+def open_one(account, ticket="1", **more):
+    fields = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal("0.1"), "open_price": Decimal("1.105"), **more}
     with transaction.atomic():
-        return services.open_trade(account=account, **as_decimals(opening(ticket)))["trade"]["trade_id"]
+        return services.open_trade(account=account, ticket_id=ticket, **fields)["trade"]["trade_id"]
 
 
-def as_decimals(fields):
-    from decimal import Decimal
-
-    amounts = ("volume", "open_price", "sl", "tp")
-    return {name: Decimal(value) if name in amounts else value for name, value in fields.items()}
-
-
-def close_one(account, ticket="1", profit="5"):
-    from decimal import Decimal
-
-    open_one(account, ticket)
+def close_one(account, ticket="1", profit="5", **more):
+    open_one(account, ticket, **more)
     with transaction.atomic():
         services.close_trade(
             account=account, ticket_id=ticket, close_price=Decimal("1.11"), profit=Decimal(profit), reason="TP"
         )
-    return TradeHistory.objects.get(ticket_id=ticket)
+    return TradeHistory.objects.get(account=account, ticket_id=ticket)
 
 
-def force_close(browser, trade_id, **more):
+def force_close(browser, *trade_ids, **more):
     form = {
-        "action": "force_close", "_selected_action": trade_id, "confirmed": "1", "note": "the provider's bot is gone",
-        "form-TOTAL_FORMS": "1", "form-INITIAL_FORMS": "1", "form-0-trade_id": trade_id, "form-0-close_price": "1.1",
-        "form-0-profit": "-5", **more,
+        "action": "force_close", "_selected_action": trade_ids, "confirmed": "1", "note": "the provider's bot is gone",
+        "form-TOTAL_FORMS": len(trade_ids), "form-INITIAL_FORMS": len(trade_ids),
     }  # fmt: skip
-    return browser.post(reverse("admin:trades_activetrade_changelist"), form, follow=True)
+    for number, trade_id in enumerate(trade_ids):
+        form |= {f"form-{number}-trade_id": trade_id, f"form-{number}-close_price": f"1.{number + 1}"}
+        form |= {f"form-{number}-profit": "-5"}
+    return browser.post(reverse(ACTIVE), {**form, **more}, follow=True)
+
+
+def exported(answer):
+    return list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
+
+
+# --- nobody edits
 
 
 @pytest.mark.parametrize("model", READ_ONLY)
-def test_a_superuser_cannot_add_change_or_delete(admin, lena, model):
+@pytest.mark.parametrize("page", ["add", "change", "delete"])
+def test_a_superuser_cannot_add_change_or_delete(admin, lena, finn_bot, model, page):
     closed = close_one(lena)
-    pk = {"trades_activetrade": open_one(lena, "2"), "audit_auditlog": AuditLog.objects.first().pk}.get(
-        model, closed.pk
-    )
+    is_open = open_one(lena, "2")
+    finn_bot.send("POST", "/api/v2/trades/orders", fields=ORDER)
+    rows = (is_open, closed.pk, CopyOrder.objects.get().pk, AuditLog.objects.first().pk)
+    one = dict(zip(READ_ONLY, rows, strict=True))[model]
+    url = reverse(f"admin:{model}_{page}", args=[] if page == "add" else [one])
 
-    assert admin.get(reverse(f"admin:{model}_add")).status_code == 403
-    assert admin.post(reverse(f"admin:{model}_delete", args=[pk]), {"post": "yes"}).status_code in (403, 302)
-    assert admin.post(reverse(f"admin:{model}_change", args=[pk]), {"symbol": "XAUUSD"}).status_code in (403, 302)
-    assert TradeHistory.objects.get(ticket_id="1").symbol == "EURUSD"
-    assert ActiveTrade.objects.get().symbol == "EURUSD"
+    assert admin.post(url, {"post": "yes", "symbol": "XAUUSD"}).status_code == 403
+    assert [TradeHistory.objects.get().symbol, ActiveTrade.objects.get().symbol] == ["EURUSD", "EURUSD"]
+
+
+@pytest.mark.parametrize("model", READ_ONLY)
+def test_no_list_offers_to_delete(admin, lena, model):
+    close_one(lena)
+    listed = reverse(f"admin:{model}_changelist")
+
+    admin.post(listed, {"action": "delete_selected", "_selected_action": TradeHistory.objects.get().pk, "post": "yes"})
+
+    assert "delete_selected" not in admin.get(listed).content.decode()
+    assert TradeHistory.objects.count() == 1
+
+
+@pytest.mark.parametrize("model", READ_ONLY)
+def test_staff_without_the_view_permission_sees_nothing(clerk, lena, model):
+    assert clerk().get(reverse(f"admin:{model}_changelist")).status_code == 403
+
+
+def test_export_needs_the_view_permission_too(clerk, lena):
+    assert clerk("view_activetrade").get(reverse("admin:trades_tradehistory_export")).status_code == 403
+    assert not AuditLog.objects.filter(action="history.exported").exists()
+
+
+# --- force close
 
 
 def test_force_close_moves_the_trade_and_keeps_the_reason(admin, lena, staff):
@@ -84,7 +122,7 @@ def test_force_close_moves_the_trade_and_keeps_the_reason(admin, lena, staff):
 
     assert "Ticket 1 is closed." in answer.content.decode()
     closed = TradeHistory.objects.get(trade_id=trade_id)
-    assert (closed.reason, closed.profit) == ("STAFF", -5)
+    assert (closed.reason, closed.profit, closed.close_price) == ("STAFF", -5, Decimal("1.1"))
     fact = AuditLog.objects.get(action="trade.closed")
     assert (fact.actor_kind, fact.actor) == ("staff", str(staff.pk))
     assert fact.detail["note"] == "the provider's bot is gone"
@@ -93,110 +131,162 @@ def test_force_close_moves_the_trade_and_keeps_the_reason(admin, lena, staff):
 def test_force_close_asks_for_price_and_reason_first(admin, lena):
     trade_id = open_one(lena)
 
-    asked = admin.post(
-        reverse("admin:trades_activetrade_changelist"), {"action": "force_close", "_selected_action": trade_id}
-    )
-    unsaid = force_close(admin, trade_id, note="", **{"form-0-close_price": "-1"})
+    asked = admin.post(reverse(ACTIVE), {"action": "force_close", "_selected_action": trade_id})
+    unsaid = force_close(admin, trade_id, note=" ", **{"form-0-close_price": "-1"})
 
     assert "Close for ever" in asked.content.decode()
-    assert "This field is required." in unsaid.content.decode()
+    assert unsaid.content.decode().count('class="errorlist"') == 2
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
-def test_who_may_only_look_cannot_force_a_close(viewer, lena):
+def test_force_close_takes_several_each_at_its_own_price(admin, lena, sam):
+    hers, his = open_one(lena), open_one(sam)
+
+    force_close(admin, hers, his)
+
+    prices = dict(TradeHistory.objects.values_list("account__name", "close_price"))
+    assert prices == {"lena-mt5": Decimal("1.1"), "sam-mt5": Decimal("1.2")}
+
+
+def test_a_trade_closed_meanwhile_is_refused_by_name_and_the_other_closes(admin, lena):
+    gone, other = close_one(lena, "1").pk, open_one(lena, "2")
+
+    answer = force_close(admin, gone, other)
+
+    said = [str(message) for message in answer.context["messages"]]
+    assert said[0].startswith(f"Trade {gone}: ")
+    assert said[0].endswith("(trade_closed)")
+    assert said[1] == "Ticket 2 is closed."
+    assert TradeHistory.objects.get(pk=other).close_price == Decimal("1.2")
+
+
+def test_a_form_sent_back_shows_each_price_beside_its_own_trade(admin, lena):
+    gone, other = close_one(lena, "1").pk, open_one(lena, "2", symbol="GBPUSD")
+
+    rows = dict(force_close(admin, gone, other, note="").context["rows"]).values()
+
+    assert [row and row.symbol for row in rows] == [None, "GBPUSD"]
+
+
+def test_who_may_only_look_cannot_force_a_close(clerk, lena):
     trade_id = open_one(lena)
+    viewer = clerk("view_activetrade")
 
     force_close(viewer, trade_id)
 
+    assert "force_close" not in viewer.get(reverse(ACTIVE)).content.decode()
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
-def test_history_is_exported_as_filtered_with_formulas_defused(admin, lena):
-    close_one(lena, "1", profit="-5")
-    close_one(lena, "2")
-    account = lena
-    account.name = "=cmd"
-    account.save(update_fields=["name"])
+def test_who_may_close_need_be_no_superuser(clerk, lena):
+    force_close(clerk("view_activetrade", "change_activetrade"), open_one(lena))
 
-    answer = admin.get(reverse("admin:trades_tradehistory_export") + "?q=1")
-
-    lines = b"".join(answer.streaming_content).decode().splitlines()
-    assert len([line for line in lines if ",EURUSD," in line]) >= 1
-    assert all("'=cmd" in line for line in lines[1:])
-    assert "-5.00000000" in lines[-1] or "-5.00000000" in lines[1]
+    assert TradeHistory.objects.get().reason == "STAFF"
 
 
-def test_looking_at_history_and_exporting_it_is_audited(admin, lena):
-    admin.get(reverse("admin:trades_tradehistory_changelist") + "?reason=TP")
+# --- history
+
+
+def test_history_is_exported_as_filtered(admin, lena):
+    close_one(lena, "1")
+    close_one(lena, "2", symbol="GBPUSD")
+
+    rows = exported(admin.get(reverse("admin:trades_tradehistory_export"), {"symbol": "GBPUSD"}))
+
+    assert [row["ticket_id"] for row in rows] == ["2"]
+
+
+@pytest.mark.parametrize("symbol", ["@SUM", "+EUR", "-EUR"])
+def test_exported_cells_are_no_formulas_and_losses_stay_numbers(admin, lena, symbol):
+    close_one(lena, profit="-5", symbol=symbol)
+
+    (row,) = exported(admin.get(reverse("admin:trades_tradehistory_export")))
+
+    assert row["symbol"] == f"'{symbol}"
+    assert row["profit"] == "-5.00000000"
+
+
+def test_a_filter_that_cannot_be_read_is_a_bad_request(admin, lena):
+    answer = admin.get(reverse("admin:trades_tradehistory_export"), {"nonsense": "1"})
+
+    assert answer.status_code == 400
+
+
+def test_whoever_looks_at_history_is_noted_with_what_for(admin, lena, staff):
+    closed = close_one(lena)
+
+    admin.get(reverse(CLOSED), {"reason__exact": "TP"})
+    admin.get(reverse("admin:trades_tradehistory_change", args=[closed.pk]))
     admin.get(reverse("admin:trades_tradehistory_export"))
 
-    actions = list(AuditLog.objects.filter(actor_kind="staff").order_by("id").values_list("action", flat=True))
-    assert actions == ["history.viewed", "history.exported"]
+    facts = list(AuditLog.objects.filter(actor=str(staff.pk)).order_by("id").values_list("action", "subject", "detail"))
+    assert facts == [
+        ("history.viewed", "", {"filters": "reason__exact=TP"}),
+        ("history.viewed", f"trade:{closed.pk}", {}),
+        ("history.exported", "", {"filters": ""}),
+    ]
+
+
+# --- pages
+
+
+@pytest.mark.parametrize("sought", ["1", "GBPUSD", "lena", "id"])
+@pytest.mark.parametrize("page", [ACTIVE, CLOSED])
+def test_trades_are_found_by_ticket_symbol_account_and_id(admin, lena, sam, page, sought):
+    make = open_one if page == ACTIVE else close_one
+    made = make(lena, "1", symbol="GBPUSD")
+    make(sam, "2")
+    wanted = getattr(made, "pk", made) if sought == "id" else sought
+
+    (found,) = admin.get(reverse(page), {"q": wanted}).context["cl"].result_list
+
+    assert found.ticket_id == "1"
+
+
+def test_a_trades_page_tells_what_happened_to_it_and_who_did_it(admin, lena):
+    trade_id = open_one(lena)
+    with transaction.atomic():
+        services.reduce_trade(
+            account=lena, ticket_id="1", deal_id="d-77", volume=Decimal("0.04"), close_price=Decimal("1.2"),
+            profit=Decimal("12.5"),
+        )  # fmt: skip
+    force_close(admin, trade_id)
+
+    page = admin.get(reverse("admin:trades_tradehistory_change", args=[trade_id])).content.decode()
+
+    facts = ["trade.opened", "trade.reduced", "trade.closed"]
+    assert [fact for fact in facts if f">{fact}</a>" in page] == facts
+    assert "by staff desk" in page
+    assert "the provider&#x27;s bot is gone" in page
+    assert "d-77" in page
+    assert "+12.50" in page
+
+
+@pytest.mark.parametrize("model", ["trades_activetrade", "trades_tradehistory"])
+def test_an_id_of_nothing_leads_back_to_the_index(admin, cast, model):
+    for nothing in ("nonsense", "01a1fb95-33a0-752c-8343-2269e594f9df"):
+        answer = admin.get(reverse(f"admin:{model}_change", args=[nothing]))
+
+        assert (answer.status_code, answer["Location"]) == (302, "/admin/")
 
 
 @pytest.mark.parametrize("page", ["trades_activetrade", "trades_tradehistory", "audit_auditlog", "accounts_botkey"])
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena, sam, page, django_assert_max_num_queries):
-    for number in range(1, 8):
-        close_one(lena, str(number))
-        open_one(sam, str(number))
+def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(admin, lena, sam, page, django_assert_num_queries):
+    def some(numbers):
+        for number in numbers:
+            close_one(lena, f"1{number}")
+            open_one(sam, f"2{number}")
 
-    with django_assert_max_num_queries(22):
-        assert admin.get(reverse(f"admin:{page}_changelist")).status_code == 200
+    listed = reverse(f"admin:{page}_changelist")
+    some(range(2))
+    with CaptureQueriesContext(connection) as of_two:
+        admin.get(listed)
+    cost = len(of_two)
+    some(range(2, 9))
 
-
-def test_a_trades_page_tells_what_happened_to_it(admin, lena):
-    closed = close_one(lena)
-
-    page = admin.get(reverse("admin:trades_tradehistory_change", args=[closed.pk])).content.decode()
-
-    assert "trade.opened" in page
-    assert "trade.closed" in page
-
-
-def test_a_new_keys_secret_is_shown_once(admin, lena):
-    made = admin.post(
-        reverse("admin:accounts_botkey_add"),
-        {"account": lena.pk, "kind": "master", "label": "second", "allowed_networks": "203.0.113.0/24"},
-    )
-    key = BotKey.objects.get(label="second")
-    secret = made.context_data["made"][0][1].secret
-
-    assert secret in made.content.decode()
-    assert "no-store" in made["Cache-Control"]
-    assert key.allowed_networks == ["203.0.113.0/24"]
-    for page in (reverse("admin:accounts_botkey_changelist"), reverse("admin:accounts_botkey_change", args=[key.pk])):
-        assert secret not in admin.get(page).content.decode()
-    assert AuditLog.objects.filter(action="key.created", subject=f"key:{key.key_id}").exists()
-
-
-def test_a_revoked_key_is_refused_from_the_next_request_on(admin, lena, lena_bot):
-    key = BotKey.objects.get(account=lena)
-    form = {"action": "revoke", "_selected_action": key.pk}
-
-    assert "There is no way back" in admin.post(reverse("admin:accounts_botkey_changelist"), form).content.decode()
-    assert lena_bot.send("GET").status_code == 200
-    admin.post(reverse("admin:accounts_botkey_changelist"), {**form, "confirmed": "1"})
-    assert lena_bot.send("GET").json()["code"] == "key_revoked"
-
-
-def test_a_rotated_keys_new_secret_signs(admin, lena):
-    key = BotKey.objects.get(account=lena)
-
-    page = admin.post(
-        reverse("admin:accounts_botkey_changelist"), {"action": "rotate", "_selected_action": key.pk}
-    ).content.decode()
-
-    assert f"{key.key_id}.2" in page
-
-
-def test_a_changed_key_keeps_its_account_and_leaves_a_row(admin, lena, sam):
-    key = BotKey.objects.get(account=lena)
-
-    admin.post(reverse("admin:accounts_botkey_change", args=[key.pk]), {"account": sam.pk, "label": "renamed"})
-
-    key.refresh_from_db()
-    assert (key.account_id, key.label) == (lena.pk, "renamed")
-    assert AuditLog.objects.get(action="key.changed").detail == {"label": "renamed"}
+    with django_assert_num_queries(cost):
+        assert admin.get(listed).status_code == 200
+    assert cost <= 16
 
 
 def test_a_frozen_strategy_refuses_opens_and_takes_closes(admin, lena, lena_bot):

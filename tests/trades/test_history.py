@@ -48,6 +48,8 @@ class Reader:
             assert len(page["data"]) == limit or not page["has_more"]
             if not page["has_more"]:
                 return found
+            assert page["next"] != cursor
+            assert len(found) < 1000
             cursor = page["next"]
             between()
 

@@ -185,6 +185,42 @@ def test_tickets_of_two_accounts_never_meet(lena_bot, sam_bot):
     assert as_of(sam_bot) == {"sam-xauusd": "1"}
 
 
+def test_a_broker_that_started_anew_is_a_new_account_whose_tickets_start_anew(lena_bot, lena):
+    from accounts import services as accounts
+    from accounts.models import TradingAccount
+    from audit import services as audit
+    from tests.signed import Bot
+
+    lena_bot.send("POST", fields=opening("1"))
+    close(lena_bot)
+    same = {"owner": lena.owner, "broker": lena.broker, "server": lena.server, "login": lena.login}
+    anew = TradingAccount.objects.create(name="lena-mt5-2", generation=2, **same)
+    Strategy.objects.create(name="lena-anew", owner=lena.owner, account=anew)
+    secret = accounts.create_key(account=anew, kind="master", actor=audit.SYSTEM)[1]
+
+    assert Bot({"key": secret.key, "secret": secret.secret}).send("POST", fields=opening("1")).status_code == 201
+    assert refusal(lena_bot.send("POST", fields=opening("1"))) == (409, "trade_closed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "detail"),
+    [
+        ({"volume": "9"}, "trade_exists_different", {"ticket_id": "1"}),
+        ({"ticket_id": "2"}, "trade_closed", {"ticket_id": "2", "strategy": "lena-eurusd"}),
+    ],
+)
+def test_a_refusal_is_audited_in_full_and_takes_no_number(lena_bot, lena, fields, code, detail):
+    lena_bot.send("POST", fields=opening("1"))
+    close(lena_bot, "2")
+
+    assert refusal(lena_bot.send("POST", fields=opening(**{"ticket": "1", **fields}))) == (409, code)
+
+    told = AuditLog.objects.get(code=code)
+    assert (told.outcome, told.actor_kind, told.actor, told.ip) == ("refused", "bot", lena_bot.key, "127.0.0.1")
+    assert (told.subject, told.detail) == (f"trade:{Trade.objects.get(ticket_id=detail['ticket_id']).pk}", detail)
+    assert Strategy.objects.get(account=lena).last_seq == 1
+
+
 def test_the_longest_ticket_is_one_like_any_other(lena_bot):
     assert lena_bot.send("POST", fields=opening(9999999999999999999)).status_code == 201
     assert lena_bot.send("GET").json()["trades"][0]["ticket_id"] == "9999999999999999999"

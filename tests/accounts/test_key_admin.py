@@ -1,0 +1,245 @@
+"""Keys and people in the admin: a secret is seen once, and nobody makes themselves more than they are."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.contrib.auth.models import Group, Permission
+from django.contrib.sessions.models import Session
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import BotKey, TradingAccount, User
+from audit.models import AuditLog
+from tests.signed import Bot
+
+KEYS, ADD = "admin:accounts_botkey_changelist", "admin:accounts_botkey_add"
+
+
+@pytest.fixture
+def admin(client, staff):
+    """The browser of `desk`, a superuser."""
+    client.force_login(staff)
+    return client
+
+
+@pytest.fixture
+def clerk(client, cast):
+    """The browser of staff with these permissions alone."""
+
+    def with_permissions(*codenames):
+        user = User.objects.create_user("vera", password=None, is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+        client.force_login(user)
+        return client
+
+    return with_permissions
+
+
+def asked_for(owner, /, **more):
+    return {"account": owner.pk, "kind": "master", "label": "second", "allowed_networks": "", **more}
+
+
+def make(browser, owner, /, **more):
+    return browser.post(reverse(ADD), asked_for(owner, **more))
+
+
+def shown(answer):
+    """The key and the secret on the page."""
+    ((_, new),) = answer.context["made"]
+    assert new.secret in answer.content.decode()
+    return {"key": new.key, "secret": new.secret}
+
+
+def act(browser, action, key, **more):
+    return browser.post(reverse(KEYS), {"action": action, "_selected_action": key.pk, **more}, follow=True)
+
+
+def key_of(account):
+    return BotKey.objects.get(account=account, kind="master")
+
+
+# --- a secret, once
+
+
+def test_a_new_key_signs(admin, lena):
+    assert Bot(shown(make(admin, lena))).send("GET").status_code == 200
+
+
+@pytest.mark.parametrize("way", ["create", "rotate"])
+def test_a_secret_is_shown_once_and_kept_nowhere_in_the_clear(admin, lena, way):
+    answer = make(admin, lena) if way == "create" else act(admin, "rotate", key_of(lena))
+    secret = shown(answer)["secret"]
+    key = BotKey.objects.get(label="second") if way == "create" else key_of(lena)
+
+    assert "no-store" in answer["Cache-Control"]
+    assert secret not in str(answer.cookies)
+    for name, args in ((KEYS, []), ("admin:accounts_botkey_change", [key.pk]), ("admin:audit_auditlog_changelist", [])):
+        assert secret not in admin.get(reverse(name, args=args)).content.decode()
+    assert not [row for row in Session.objects.all() if secret in json.dumps(row.get_decoded())]
+    assert not [row for row in AuditLog.objects.values() if secret in str(row)]
+
+
+def test_a_key_is_made_as_it_was_asked_for(admin, lena, staff):
+    more = {"allowed_networks": "203.0.113.0/24, 2001:db8::/48", "rate_per_minute": "90"}
+    make(admin, lena, expires_at_0="2031-05-06", expires_at_1="07:08:09", **more)
+
+    key = BotKey.objects.get(label="second")
+    assert (key.account, key.kind, key.rate_per_minute) == (lena, "master", 90)
+    assert key.allowed_networks == ["203.0.113.0/24", "2001:db8::/48"]
+    assert key.expires_at == datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+    fact = AuditLog.objects.get(action="key.created", subject=f"key:{key.key_id}")
+    assert (fact.actor_kind, fact.actor) == ("staff", str(staff.pk))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"allowed_networks": "203.0.113.7/24"},
+        {"allowed_networks": "everywhere"},
+        {"kind": "admin"},
+        {"expires_at_0": "tomorrow", "expires_at_1": ""},
+        {"rate_per_minute": "-1"},
+        {"account": "0"},
+    ],
+    ids=str,
+)
+def test_a_key_asked_for_wrongly_is_not_made(admin, lena, fault):
+    answer = make(admin, lena, **fault)
+
+    assert answer.context["errors"]
+    assert not BotKey.objects.filter(label="second").exists()
+
+
+# --- revoked, rotated, changed
+
+
+def test_a_key_is_revoked_only_once_that_was_confirmed(admin, lena, lena_bot):
+    asked = act(admin, "revoke", key_of(lena))
+    before = lena_bot.send("GET").status_code
+    act(admin, "revoke", key_of(lena), confirmed="1")
+
+    assert "There is no way back" in asked.content.decode()
+    assert before == 200
+    assert lena_bot.send("GET").json()["code"] == "key_revoked"
+
+
+def test_a_rotated_key_signs_with_its_new_secret(admin, lena):
+    new = shown(act(admin, "rotate", key_of(lena)))
+
+    assert new["key"] == f"{key_of(lena).key_id}.2"
+    assert Bot(new).send("GET").status_code == 200
+
+
+def test_a_revoked_key_is_not_rotated_and_that_is_said(admin, lena):
+    key = key_of(lena)
+    act(admin, "revoke", key, confirmed="1")
+
+    (said,) = act(admin, "rotate", key).context["messages"]
+
+    assert str(said) == f"Key {key}: A revoked key stays revoked. Make a new one."
+    assert key.generations.count() == 1
+
+
+def test_a_changed_key_keeps_its_account_and_kind_and_leaves_a_fact(admin, lena, sam):
+    key = key_of(lena)
+
+    admin.post(reverse("admin:accounts_botkey_change", args=[key.pk]), asked_for(sam, kind="copier", label="renamed"))
+
+    key.refresh_from_db()
+    assert (key.account, key.kind, key.label) == (lena, "master", "renamed")
+    assert AuditLog.objects.get(action="key.changed").detail == {"label": "renamed"}
+
+
+def test_the_list_tells_a_keys_state_and_filters_by_it(admin, lena, sam):
+    BotKey.objects.filter(account=lena).update(revoked_at=timezone.now())
+    BotKey.objects.filter(account=sam).update(expires_at=timezone.now() - timedelta(seconds=1))
+
+    found = {
+        state: {str(key.account) for key in admin.get(reverse(KEYS), {"state": state}).context["cl"].result_list}
+        for state in ("active", "expired", "revoked")
+    }
+
+    assert found == {"active": {"finn-mt5"}, "expired": {"sam-mt5"}, "revoked": {"lena-mt5"}}
+
+
+# --- who may
+
+
+@pytest.mark.parametrize("model", ["botkey", "tradingaccount", "user"])
+def test_not_even_a_superuser_deletes(admin, lena, model):
+    one = {"botkey": key_of(lena), "tradingaccount": lena, "user": lena.owner}[model]
+
+    assert admin.post(reverse(f"admin:accounts_{model}_delete", args=[one.pk]), {"post": "yes"}).status_code == 403
+    assert type(one).objects.filter(pk=one.pk).exists()
+
+
+def test_who_may_only_look_makes_rotates_and_revokes_nothing(clerk, lena, lena_bot):
+    viewer = clerk("view_botkey")
+
+    assert make(viewer, lena).status_code == 403
+    act(viewer, "rotate", key_of(lena))
+    act(viewer, "revoke", key_of(lena), confirmed="1")
+
+    assert lena_bot.send("GET").status_code == 200
+    assert key_of(lena).generations.count() == 1
+
+
+def test_staff_cannot_make_themselves_or_others_more_than_they_are(clerk, cast):
+    browser = clerk("view_user", "change_user")
+    powers = {"is_staff": "on", "is_superuser": "on", "user_permissions": [Permission.objects.first().pk]}
+
+    for name in ("vera", "sam"):
+        person = User.objects.get(username=name)
+        form = {"username": name, "first_name": "Changed", "is_active": "on", **powers}
+        assert browser.post(reverse("admin:accounts_user_change", args=[person.pk]), form).status_code == 302
+        person.refresh_from_db()
+        assert (person.first_name, person.is_superuser, person.is_staff) == ("Changed", False, name == "vera")
+
+
+@pytest.mark.parametrize("page", ["admin:accounts_user_change", "admin:auth_user_password_change"])
+def test_staff_cannot_touch_other_staff(clerk, staff, page):
+    browser = clerk("view_user", "change_user")
+    known = staff.password
+
+    answer = browser.post(reverse(page, args=[staff.pk]), {"password1": "n3w-Passw0rd!", "password2": "n3w-Passw0rd!"})
+
+    staff.refresh_from_db()
+    assert (answer.status_code, staff.password) == (403, known)
+
+
+def test_groups_are_for_superusers(clerk, cast):
+    browser = clerk("view_group", "add_group", "change_group")
+
+    assert browser.post(reverse("admin:auth_group_add"), {"name": "all-powerful"}).status_code == 403
+    assert not Group.objects.exists()
+
+
+def test_a_changed_person_leaves_a_fact_that_tells_no_password(admin, staff, lena):
+    password = "a-Very-new-passw0rd"
+
+    admin.post(
+        reverse("admin:auth_user_password_change", args=[lena.owner.pk]),
+        {"password1": password, "password2": password, "usable_password": "true"},
+    )
+
+    fact = AuditLog.objects.get(action="user.changed", subject=f"user:{lena.owner.pk}")
+    assert fact.actor == str(staff.pk)
+    assert password not in json.dumps(fact.detail)
+    assert User.objects.get(pk=lena.owner.pk).check_password(password)
+
+
+def test_an_account_is_added_with_a_fact_and_stays_its_owners(admin, lena, sam):
+    form = {"owner": lena.owner.pk, "broker": "B", "server": "S", "login": "77", "generation": "1", "currency": "EUR"}
+    admin.post(reverse("admin:accounts_tradingaccount_add"), {"name": "lena-two", **form})
+    made = TradingAccount.objects.get(name="lena-two")
+
+    admin.post(
+        reverse("admin:accounts_tradingaccount_change", args=[made.pk]),
+        {"name": "lena-2", **form, "owner": sam.owner.pk, "login": "78"},
+    )
+
+    made.refresh_from_db()
+    assert (made.name, made.owner, made.login) == ("lena-2", lena.owner, "77")
+    actions = AuditLog.objects.filter(subject=f"account:{made.pk}").order_by("id").values_list("action", flat=True)
+    assert list(actions) == ["account.added", "account.changed"]

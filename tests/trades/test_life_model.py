@@ -1,0 +1,305 @@
+"""A trade's life against a small model of it: whatever is told in whatever order, the desk and the model agree.
+
+`COPYDESK_EXAMPLES` sets how many lives are tried, `COPYDESK_STEPS` how long they may be.
+"""
+
+import itertools
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import pytest
+from django.db import connection, connections
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from accounts import authentication
+from accounts import services as accounts
+from accounts.authentication import SignedCall
+from accounts.models import TradingAccount, User
+from accounts.signing import Signable
+from audit import services as audit
+from core import money
+from strategies.models import Strategy
+from trades import services, snapshot
+
+pytestmark = pytest.mark.model
+
+SIZE = settings(
+    max_examples=int(os.environ.get("COPYDESK_EXAMPLES", "100")),
+    stateful_step_count=int(os.environ.get("COPYDESK_STEPS", "30")),
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# --- the model: one account's trades, and its stream's number
+
+
+@dataclass
+class Life:
+    """One ticket from its first message on."""
+
+    opening: tuple | None  # none for a tombstone
+    volume: Decimal = Decimal(0)
+    stops: tuple = (None, None)
+    told_ms: int = 0
+    seq: int = 0
+    deals: dict = field(default_factory=dict)
+    closed: tuple | None = None
+    profit: Decimal | None = None
+
+
+class Model:
+    def __init__(self):
+        self.lives, self.seq = {}, 0
+
+    def number(self, life):
+        self.seq += 1
+        life.seq = self.seq
+
+    def deals(self):
+        return ((ticket, name, *told) for ticket, life in self.lives.items() for name, told in life.deals.items())
+
+    def open(self, ticket, volume, stops):
+        life = self.lives.get(ticket)
+        if life is None:
+            self.lives[ticket] = life = Life((volume, stops), volume, stops)
+            self.number(life)
+            return "opened"
+        if life.closed:
+            return "trade_closed"
+        return "open_already" if life.opening == (volume, stops) else "trade_exists_different"
+
+    def modify(self, ticket, named, told_ms):
+        life = self.lives.get(ticket)
+        if life is None or life.closed:
+            return "trade_closed" if life else "trade_unknown"
+        if told_ms and told_ms < life.told_ms:
+            return "ignored"
+        life.told_ms = told_ms or life.told_ms
+        stops = (named.get("sl", life.stops[0]), named.get("tp", life.stops[1]))
+        if stops == life.stops:
+            return "unchanged"
+        life.stops = stops
+        self.number(life)
+        return "modified"
+
+    def reduce(self, ticket, deal, remaining, price, profit):
+        life = self.lives.get(ticket)
+        if life is None and remaining:
+            return "trade_unknown"
+        told = life and life.deals.get(deal)
+        if told and told != (remaining, price, profit):
+            return "deal_exists_different"
+        if life and life.closed and (told or remaining):
+            return "unchanged" if told else "trade_closed"
+        if not remaining:
+            return self.close(ticket, price, profit, "MANUAL")
+        if told or remaining == life.volume:
+            return "unchanged"
+        if remaining > life.volume:
+            return "volume_increase"
+        life.deals[deal], life.volume = (remaining, price, profit), remaining
+        self.number(life)
+        return "reduced"
+
+    def close(self, ticket, price, profit, reason):
+        life = self.lives.get(ticket)
+        if life is None:
+            self.lives[ticket] = Life(None, closed=(price, reason))
+            return "tombstoned"
+        if life.closed:
+            return "closed_already" if life.closed == (price, reason) else "trade_closed_conflict"
+        life.closed, life.profit = (price, reason), profit + sum(part for _, _, part in life.deals.values())
+        self.number(life)
+        return "closed"
+
+
+# --- the desk
+
+
+class Desk:
+    """One account with its key, called as the signed protocol calls."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self):
+        name = f"model-{next(self._numbers)}"
+        self.owner = User.objects.create(username=name)
+        self.account = TradingAccount.objects.create(name=name, owner=self.owner, broker="b", server="s", login=name)
+        self.strategy = Strategy.objects.create(name=name, owner=self.owner, account=self.account)
+        self.key = accounts.create_key(account=self.account, kind="master", actor=audit.SYSTEM)[1].key
+        self.seq, self.model, self.last = 0, Model(), None
+
+    def send(self, verb, args, key=None):
+        self.seq += 1
+        operation = services.Operation(key or f"{self.key}-{self.seq}", "00", verb, args)
+        signable = Signable("POST", "h", "/", "", self.key, time.time_ns() // 10**6, 5000, self.seq, "", "00")
+        call = SignedCall(authentication.credential_of(self.key), signable, "00", "127.0.0.1", "")
+        (outcome,) = services.signed(call, [operation])
+        self.last = operation, outcome
+        return outcome
+
+    def expected(self):
+        for ticket, life in self.model.lives.items():
+            told_ms = 0 if life.closed else life.told_ms
+            yield ticket, life.volume, *life.stops, told_ms, life.seq, *(life.closed or (None, None)), life.profit
+
+
+LIVES = """
+    select account_id, ticket_id, volume, sl, tp, coalesce(told_ms, 0), seq, null, null, null
+      from active_trades where account_id = any(%(accounts)s)
+    union all
+    select account_id, ticket_id, coalesce(closed_volume, 0), sl, tp, 0, seq, close_price, reason, profit
+      from trade_history where account_id = any(%(accounts)s)"""
+DEALS = """
+    select account_id, ticket_id, deal_id, remaining, close_price, profit
+      from trade_reductions join trades on trades.id = trade_id where account_id = any(%(accounts)s)"""
+
+
+def rows(accounts):
+    """Everything the database has of these accounts, in the model's own terms."""
+    with connection.cursor() as cursor:
+        for query in (LIVES, DEALS):
+            cursor.execute(query, {"accounts": accounts})
+            found = cursor.fetchall()
+            assert len(set(found)) == len(found)
+            yield set(found)
+
+
+TICKETS = st.sampled_from(["1", "2", "3", "4"])
+VOLUMES = st.sampled_from([Decimal("0.1"), Decimal("0.3")])
+PRICES = st.sampled_from([Decimal("1.1"), Decimal("1.2")])
+STOPS = st.sampled_from([None, Decimal("1.05"), Decimal("1.06")])
+MOMENTS = st.integers(0, 9)  # of the master's own clock; 0: not told
+DESKS = st.integers(0, 1)
+
+
+def text(amount):
+    return None if amount is None else money.text(amount)
+
+
+class Lives(RuleBasedStateMachine):
+    met = Counter()
+
+    @initialize()
+    def begin(self):
+        self.desks = [Desk(), Desk()]
+        for desk in (0, 1):
+            for ticket in ("1", "2", "3"):
+                self.open(desk, ticket, Decimal("0.3"), None)
+
+    def tell(self, desk, verb, args, expected):
+        assert self.desks[desk].send(f"trade_{verb}", args)["code"] == expected
+        self.met[verb, expected] += 1
+
+    @rule(desk=DESKS, ticket=TICKETS, volume=VOLUMES, sl=STOPS)
+    def open(self, desk, ticket, volume, sl):
+        args = {"ticket_id": ticket, "symbol": "EURUSD", "type": "BUY", "open_price": "1.1"}
+        expected = self.desks[desk].model.open(ticket, volume, (sl, None))
+        self.tell(desk, "open", {**args, "volume": text(volume), "sl": text(sl), "tp": None}, expected)
+
+    @rule(
+        desk=DESKS, ticket=TICKETS, named=st.dictionaries(st.sampled_from(["sl", "tp"]), STOPS, min_size=1), at=MOMENTS
+    )
+    def modify(self, desk, ticket, named, at):
+        args = {"ticket_id": ticket} | {name: text(stop) for name, stop in named.items()}
+        expected = self.desks[desk].model.modify(ticket, named, at)
+        self.tell(desk, "modify", args | ({"master_time_ms": at} if at else {}), expected)
+
+    @rule(desk=DESKS, ticket=TICKETS, deal=st.sampled_from("ab"), tenths=st.sampled_from([2, 1, 3, 4, 0]), price=PRICES)
+    def reduce(self, desk, ticket, deal, tenths, price):
+        remaining, profit = Decimal(tenths) / 10, Decimal(1)
+        args = {"ticket_id": ticket, "deal_id": deal, "volume": text(remaining), "close_price": text(price)}
+        expected = self.desks[desk].model.reduce(ticket, deal, remaining, price, profit)
+        self.tell(desk, "reduce", {**args, "profit": text(profit)}, expected)
+
+    @rule(desk=DESKS, ticket=TICKETS, price=PRICES, reason=st.sampled_from(["TP", "MANUAL"]))
+    def close(self, desk, ticket, price, reason):
+        args = {"ticket_id": ticket, "close_price": text(price), "profit": "5", "reason": reason}
+        expected = self.desks[desk].model.close(ticket, price, Decimal(5), reason)
+        self.tell(desk, "close", args, expected)
+
+    @rule(desk=DESKS)
+    def repeat_the_last(self, desk):
+        """Its answer was lost: the same effect again, under the same key."""
+        if self.desks[desk].last:
+            operation, outcome = self.desks[desk].last
+            again = self.desks[desk].send(operation.verb, operation.args, operation.idempotency_key)
+            assert again == {**outcome, "replayed": True}
+            self.desks[desk].last = None
+
+    @rule()
+    def restart(self):
+        connections.close_all()
+        authentication._look_up.cache_clear()
+
+    @invariant()
+    def the_database_is_the_model(self):
+        desks = {desk.account.pk: desk for desk in getattr(self, "desks", [])}
+        lives, deals = rows(list(desks))
+        assert lives == {(pk, *life) for pk, desk in desks.items() for life in desk.expected()}
+        assert deals == {(pk, *deal) for pk, desk in desks.items() for deal in desk.model.deals()}
+
+    @invariant()
+    def the_snapshot_is_the_model(self):
+        for desk in getattr(self, "desks", []):
+            now = snapshot.read([desk.account.pk], using="bot")
+            assert now.as_of == {desk.strategy.name: str(desk.model.seq)}
+            seen = {t["ticket_id"]: (t["volume"], t["sl"], t["tp"], t["seq"]) for t in now.trades}
+            assert seen == {
+                ticket: (text(life.volume), *map(text, life.stops), str(life.seq))
+                for ticket, life in desk.model.lives.items()
+                if not life.closed
+            }
+
+
+OUTCOMES = {
+    "open": {"opened", "open_already", "trade_exists_different", "trade_closed"},
+    "modify": {"modified", "unchanged", "ignored", "trade_closed", "trade_unknown"},
+    "reduce": {
+        "reduced", "unchanged", "volume_increase", "deal_exists_different", "closed", "closed_already",
+        "trade_closed_conflict", "tombstoned", "trade_closed", "trade_unknown",
+    },
+    "close": {"closed", "closed_already", "trade_closed_conflict", "tombstoned"},
+}  # fmt: skip
+
+
+def test_every_life_is_as_the_model_says(desk_db):
+    Lives.met.clear()
+
+    run_state_machine_as_test(Lives, settings=SIZE)
+
+    never = {(verb, code) for verb, codes in OUTCOMES.items() for code in codes} - Lives.met.keys()
+    assert len(never) <= 3, "the walk met too little"
+
+
+class Forgetful(Model):
+    """A model that takes a closed ticket for a new one, as the control."""
+
+    def open(self, ticket, volume, stops):
+        if ticket in self.lives and self.lives[ticket].closed:
+            del self.lives[ticket]
+        return super().open(ticket, volume, stops)
+
+
+class Restless(Model):
+    """A model that lets late messages through, as the control."""
+
+    def modify(self, ticket, named, told_ms):
+        if ticket in self.lives:
+            self.lives[ticket].told_ms = 0
+        return super().modify(ticket, named, told_ms)
+
+
+@pytest.mark.parametrize("wrong", [Forgetful, Restless])
+def test_the_walk_is_long_enough_to_tell_a_wrong_model(desk_db, monkeypatch, wrong):
+    monkeypatch.setitem(globals(), "Model", wrong)
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Lives, settings=settings(SIZE, phases=[Phase.generate]))
