@@ -19,7 +19,7 @@ from trades import checks, services
 
 GUARDS = "every key and trigger that holds the promise is in place and awake"
 NOBODY = hostile.NOBODY
-scene = hostile.scene
+scene, superuser = hostile.scene, hostile.superuser
 
 
 def guards():
@@ -224,6 +224,27 @@ def test_a_key_that_was_never_proved_is_a_fault(desk_db):
     )
 
     assert checks.faults() == [checks.Fault(GUARDS, "trade_history.trade_history_status_is_closed")]
+
+
+@pytest.mark.breaks_the_books
+@pytest.mark.parametrize(
+    "name",
+    [
+        "active_trades.active_trade_belongs_to_an_open_trade",
+        "trade_history.closed_trade_belongs_to_a_closed_trade",
+        "trades.open_trade_is_active",
+        "trades.closed_trade_is_history",
+    ],
+)
+def test_a_key_that_a_superuser_put_to_sleep_is_a_fault(desk_db, superuser, name):
+    """The constraint stands as before, and nothing looks at it any more."""
+    table, _, key = name.partition(".")
+    asleep = "select tgname from pg_trigger join pg_constraint c on c.oid = tgconstraint"
+    of_key = f"{asleep} where c.conname = %s and tgrelid = %s::regclass"
+    for (trigger,) in superuser.execute(of_key, [key, table]).fetchall():
+        superuser.execute(f'alter table {table} disable trigger "{trigger}"')
+
+    assert checks.Fault(GUARDS, name) in checks.faults()
 
 
 def test_no_trigger_of_ours_is_left_out(desk_db):
