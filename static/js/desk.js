@@ -101,6 +101,7 @@ function takeDelta(message) {
   if (isAsking || seq <= known) return;
   if (seq !== known + 1) return ask();
   asOf[message.strategy] = seq;
+  if (message.trade.kind === "TOMBSTONE") return; // a close that came before its open: there was nothing to see
   if (message.type === "trade.closed") close(message);
   else put(message.trade, message.type === "trade.opened" ? "came" : "changed");
   tell(message);
@@ -113,7 +114,6 @@ function checkNumbers(numbers) {
 
 function close({ strategy, trade }) {
   forget(trade.trade_id);
-  if (trade.profit == null) return; // closed before it was told to be open
   closedCount += 1;
   closedProfit += Number(trade.profit);
   const list = [...document.querySelectorAll(".closed")].find((each) => JSON.parse(each.dataset.live).includes(strategy));
@@ -171,19 +171,19 @@ function closedRow(trade) {
 
 function tell({ type, trade }) {
   const price = pricer(trade);
+  const lots = plain(trade.volume, 2);
   const what = {
-    "trade.opened": () => `at ${price(trade.open_price)}`,
-    "trade.modified": () => `stop ${price(trade.sl)}, take ${price(trade.tp)}`,
-    "trade.reduced": () => `to ${plain(trade.volume, 2)}`,
-    "trade.closed": () => `at ${price(trade.close_price)}, ${REASONS[trade.reason] ?? trade.reason}`,
+    "trade.opened": () => [`${lots} at ${price(trade.open_price)}`],
+    "trade.modified": () => [`stop ${price(trade.sl)}, target ${price(trade.tp)}`],
+    "trade.reduced": () => [`to ${lots}`],
+    "trade.closed": () => [
+      `${lots} at ${price(trade.close_price)}, `, element("b", tone(trade.profit), signed(trade.profit)),
+      `, ${REASONS[trade.reason] ?? trade.reason}`,
+    ],
   }[type]();
-  const lots = type === "trade.reduced" ? "" : `${plain(trade.volume, 2)} `;
   const item = element("li");
-  item.append(
-    element("time", "", clock(new Date())), ` ${VERBS[type]} `, element("b", "", trade.symbol ?? ""), " ",
-    trade.type ? side(trade.type) : "", ` ${trade.type ? lots : ""}${what} `,
-  );
-  if (type === "trade.closed" && trade.profit != null) item.append(element("b", tone(trade.profit), signed(trade.profit)));
+  const symbol = element("b", "", trade.symbol);
+  item.append(element("time", "", clock(new Date())), ` ${VERBS[type]} `, symbol, " ", side(trade.type), " ", ...what);
   const list = byId("events");
   list.querySelector(".empty")?.remove();
   list.prepend(item);
