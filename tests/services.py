@@ -4,8 +4,10 @@ This is a plugin named on pytest's command line, for settings are read before an
 inherit the servers of the run that started them.
 """
 
+import atexit
 import os
 import secrets
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,12 @@ def start() -> None:
     os.environ["REDIS_PREFIX"] = f"test-{os.getpid()}"
     if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
         _servers = embedded.Servers(Path(tempfile.mkdtemp(prefix="copydesk-test-")), fast=True)
+        atexit.register(stop)  # where pytest ends before it has begun: --version, a wrong option
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled run cleans up as after Ctrl-C
         _servers.start()
 
 
-start()
-
-
-def pytest_unconfigure(config: Any) -> None:
+def stop() -> None:
     global _servers
     if _servers is not None:
         _servers.remove()
@@ -39,3 +40,10 @@ def pytest_unconfigure(config: Any) -> None:
 def pytest_report_header(config: Any) -> str:
     given = "given" if _servers is None else "own"
     return f"servers: {given}, {os.environ['DATABASE_URL'].split('@')[-1]}"
+
+
+def pytest_unconfigure(config: Any) -> None:
+    stop()
+
+
+start()

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from config import cast, embedded
 READY_S = 90
 STOP_S = 8
 SLOWEST_RESTART_S = 30
-LOG_BYTES = 10_000_000
 
 
 @dataclass
@@ -38,17 +36,24 @@ class Child:
     failures: int = 0
 
     def start(self) -> None:
-        path = log_path(self.name)
-        with path.open("ab") as log:
+        with embedded.rotated(log_path(self.name)).open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=settings.BASE_DIR, env={**os.environ, **self.environ}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True, preexec_fn=embedded.dying_with_parent(signal.SIGTERM),
             )  # fmt: skip
+        embedded.remember(settings.VAR_DIR, self.process.pid)
         self.started_at = time.monotonic()
 
     @property
     def has_ended(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
+        """What it may have left of its group ends then too: it would hold the port, or do work twice."""
+        if self.process is None:
+            return True
+        if self.process.poll() is None:
+            return False
+        self.signal(signal.SIGKILL)
+        self.process = None  # its number is anybody's from now on
+        return True
 
     def restart_when_due(self) -> bool:
         """Start it again once it has been down long enough; whether it was."""
@@ -63,18 +68,14 @@ class Child:
     def signal(self, how: signal.Signals) -> None:
         """To the whole group: workers have children of their own."""
         if self.process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, how)
-            except ProcessLookupError:
-                return
 
 
 def log_path(name: str) -> Path:
     folder = settings.VAR_DIR / "log"
     folder.mkdir(parents=True, exist_ok=True)
     path: Path = folder / f"{name}.log"
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
     return path
 
 
@@ -90,10 +91,10 @@ class Command(BaseCommand):
         parser.add_argument("--no-demo", action="store_true", help="no demo: an empty desk")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        port = int(os.environ.get("PORT", "8000"))
-        refuse_taken(port)
+        port = embedded.wanted_port()
         for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(asked, self._told)
+            if signal.getsignal(asked) is not signal.SIG_IGN:  # nohup
+                signal.signal(asked, self._told)
         children = processes(port, demo=not options["no_demo"])
         try:
             self._start(children, port)
@@ -127,8 +128,8 @@ class Command(BaseCommand):
     def _see_to(self, children: list[Child]) -> None:
         while True:
             time.sleep(0.25)
-            for name in embedded.running.repair() if embedded.running else []:
-                self._say(f"{name} had ended: started again")
+            for line in embedded.running.repair() if embedded.running else []:
+                self._say(line)
             for child in children:
                 if child.has_ended and child.restart_when_due():
                     self._say(f"{child.name} had ended: started again (see {log_path(child.name)})")
@@ -136,17 +137,6 @@ class Command(BaseCommand):
     def _say(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
-
-
-def refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise CommandError(
-                f"Port {port} is taken. Set PORT to a free one: PORT=8001 python3 manage.py up"
-            ) from None
 
 
 def processes(port: int, *, demo: bool) -> list[Child]:
@@ -158,6 +148,7 @@ def processes(port: int, *, demo: bool) -> list[Child]:
         python, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(port),
         "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
         "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3",
+        "--workers", os.environ.get("WEB_PROCESSES") or "1",
     ]  # fmt: skip
     celery = [python, "-W", "ignore", "-m", "celery", "-A", "config"]
     children = [
@@ -192,13 +183,15 @@ def answers(port: int) -> bool:
 
 
 def end(children: list[Child]) -> None:
-    """Ask all to end, and after a while insist."""
-    for child in children:
-        child.signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_S
-    for child in children:
-        if child.process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-    for child in children:
-        child.signal(signal.SIGKILL)
+    """Ask all to end, and after a while, or when told once more, insist."""
+    try:
+        for child in children:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        for child in children:
+            if child.process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.1, deadline - time.monotonic()))
+    finally:
+        for child in children:
+            child.signal(signal.SIGKILL)

@@ -1,0 +1,244 @@
+"""The embedded servers: kept, killed, found again; one desk a folder; no folder opened up."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from config import embedded
+from tests import ports
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KEEP = "import sys, time\nfrom pathlib import Path\nfrom config import embedded\n"
+KEEP += (
+    "with embedded.serving(Path(sys.argv[1]), port=int(sys.argv[2])):\n    print('kept', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for servers of the test's own; nothing is given by the environment."""
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.setenv(name, "")
+    yield tmp_path / "var"
+    if (tmp_path / "var").exists():
+        embedded.Servers(tmp_path / "var").remove()
+
+
+@pytest.fixture
+def servers(var: Path) -> Iterator[embedded.Servers]:
+    made = embedded.Servers(var, fast=True)
+    made.start()
+    yield made
+    made.remove()
+
+
+def ask(servers: embedded.Servers, query: str) -> object:
+    with servers.postgres._connection() as connection:
+        row = connection.execute(query).fetchone()
+    return row and row[0]
+
+
+def keep(var: Path) -> "subprocess.Popen[bytes]":
+    """Another process that keeps the servers of this folder, as `up` does."""
+    command = [sys.executable, "-c", KEEP, str(var), str(ports.free())]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as said:
+        while b"kept" not in (line := said.readline()):
+            assert line, "it ended"
+    return process
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+
+
+def test_a_second_start_finds_what_the_first_one_kept(servers):
+    with servers.postgres._connection() as connection:
+        connection.execute("create table kept as select 42 as answer")
+    servers.stop()
+    servers.postgres.start()
+
+    assert ask(servers, "select answer from kept") == 42
+
+
+def test_the_desks_login_is_no_superuser_and_owns_its_database(servers):
+    with psycopg.connect(f"host={servers.postgres.sockets} port=5432 user=copydesk dbname=copydesk") as connection:
+        rights = connection.execute(
+            "select rolsuper, rolcreaterole, rolcreatedb, pg_get_userbyid(datdba) from pg_roles, pg_database "
+            "where rolname = current_user and datname = current_database()"
+        ).fetchone()
+
+    assert rights == (False, True, True, "copydesk")
+
+
+def test_listens_on_closed_sockets_alone(servers):
+    folders = (servers.folder, servers.postgres.sockets, servers.postgres.data)
+
+    assert ask(servers, "show listen_addresses") == ""
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
+
+
+def test_killed_servers_are_started_again(servers):
+    assert servers.repair() == []
+    for server in (servers.postgres, servers.valkey):
+        server.process.kill()
+        server.process.wait()
+
+    assert servers.repair() == ["PostgreSQL had ended: started again", "Valkey had ended: started again"]
+    assert servers.postgres.answers()
+    assert servers.valkey.answers()
+
+
+def test_a_server_killed_in_a_long_query_is_started_again(servers):
+    def work() -> None:
+        with pytest.raises(psycopg.OperationalError):
+            ask(servers, "select count(*) from generate_series(1, 1000000000)")
+
+    busy = threading.Thread(target=work)
+    busy.start()
+    while not ask(
+        servers, "select count(*) from pg_stat_activity where query like '%series(1, 10%' and pid <> pg_backend_pid()"
+    ):
+        time.sleep(0.02)
+    servers.postgres.process.kill()
+    servers.postgres.process.wait()
+
+    assert servers.repair() == ["PostgreSQL had ended: started again"]
+    busy.join(20)
+    assert not busy.is_alive()
+
+
+def test_recovers_from_a_kill_of_whoever_kept_the_servers(var):
+    keeper = keep(var)
+    pid = embedded.postmaster(var / "pg")
+    end(keeper)
+
+    with embedded.serving(var):
+        assert embedded.postmaster(var / "pg") not in (None, pid)
+        with psycopg.connect(os.environ["DATABASE_URL"]):
+            pass
+
+
+def test_one_desk_a_folder_and_commands_are_its_guests(var):
+    keeper = keep(var)
+    try:
+        assert embedded.is_up(var)
+        with pytest.raises(embedded.CannotServe, match="is up already"), embedded.serving(var, port=ports.free()):
+            pass
+        with embedded.serving(var):
+            assert embedded.running is None
+            assert os.environ["REDIS_URL"].startswith("unix://")
+    finally:
+        end(keeper)
+    assert not embedded.is_up(var)
+
+
+def test_two_that_only_look_do_not_take_each_other_for_a_desk(var):
+    var.mkdir()
+    (var / "lock").write_text("up /left/by/a/killed/one")
+    with (var / "lock").open() as looking:
+        assert embedded._locked(looking, fcntl.LOCK_SH)
+
+        assert not embedded.is_up(var)
+
+
+def test_a_taken_port_is_refused_before_anything_starts(var):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        with pytest.raises(embedded.CannotServe, match=f"Port {number} is taken"), embedded.serving(var, port=number):
+            pass
+
+    assert not (var / "pg").exists()
+
+
+def test_data_of_another_major_is_refused(var):
+    (var / "pg").mkdir(parents=True)
+    (var / "pg" / "PG_VERSION").write_text("12\n")
+
+    with pytest.raises(embedded.CannotServe, match="made by PostgreSQL 12"):
+        embedded.Servers(var).start()
+
+
+def test_binaries_that_are_named_and_are_not_there_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("COPYDESK_PG_BIN", str(tmp_path))
+
+    with pytest.raises(embedded.CannotServe, match="COPYDESK_PG_BIN"):
+        embedded.postgres_bin()
+
+
+def test_a_port_that_the_shell_names_for_clients_changes_nothing(var, monkeypatch):
+    monkeypatch.setenv("PGPORT", "5999")
+
+    with embedded.serving(var):
+        sockets = Path(os.environ["REDIS_URL"].removeprefix("unix://")).parent
+        assert (sockets / ".s.PGSQL.5432").is_socket()
+        assert "PGPORT" not in os.environ
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="how root goes without user namespaces")
+def test_without_user_namespaces_no_folder_is_opened_up(var, monkeypatch):
+    var.parent.chmod(0o700)
+    monkeypatch.setenv("COPYDESK_NO_NAMESPACE", "1")
+    embedded.unprivileged.cache_clear()
+    try:
+        servers = embedded.Servers(var, fast=True)
+        servers.postgres.start()
+        assert servers.postgres.process is not None
+        assert Path(f"/proc/{servers.postgres.process.pid}").stat().st_uid == embedded.unprivileged().uid != 0
+        assert [stat.S_IMODE(folder.stat().st_mode) for folder in (var, var.parent)] == [0o700, 0o700]
+        servers.stop()
+    finally:
+        embedded.unprivileged.cache_clear()
+
+
+def test_leftovers_are_ended_and_nobody_else(var):
+    var.mkdir()
+    ours, reused, member = (
+        subprocess.Popen(["sleep", "600"], start_new_session=leads) for leads in (True, True, False)
+    )
+    embedded.remember(var, ours.pid)
+    embedded.remember(var, member.pid)  # leads no group: a signal to its group would be for others
+    with (var / "processes").open("a") as file:
+        file.write(f"{reused.pid} {embedded.born(os.getpid())}\nnonsense\n")
+
+    embedded.end_leftovers(var)
+
+    assert ours.wait(5) == -signal.SIGTERM
+    assert (reused.poll(), member.poll()) == (None, None)
+    assert not (var / "processes").exists()
+    for process in (reused, member):
+        end(process)
+
+
+def test_secrets_are_made_once_and_closed(tmp_path):
+    made = []
+    threads = [
+        threading.Thread(target=lambda: made.append(embedded.development_secrets(tmp_path / "var"))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    kept = json.loads((tmp_path / "var" / "secrets.json").read_text())
+    assert made == [kept] * 8
+    assert len(kept["DJANGO_SECRET_KEY"]) >= 50
+    assert len(bytes.fromhex(kept["COPYDESK_KEKS"].removeprefix("k1:"))) == 32
+    assert stat.S_IMODE((tmp_path / "var" / "secrets.json").stat().st_mode) == 0o600
+    assert list((tmp_path / "var").iterdir()) == [tmp_path / "var" / "secrets.json"]
