@@ -1,5 +1,6 @@
 """Settings, from the environment alone (.env.example lists every variable)."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ RATE_PER_IP = env.int("RATE_PER_IP", 0 if DEBUG else 6000)
 RATE_PER_ACCOUNT = env.int("RATE_PER_ACCOUNT", 3000)
 V1_SUNSET = env.str("V1_SUNSET", "Thu, 31 Dec 2027 23:59:59 GMT")
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
+SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 STREAM_EPOCH = env.str("STREAM_EPOCH", "1")
 DEMO_GUEST = env.str("DEMO_GUEST", "") if DEBUG else ""  # who an anonymous visitor of a demo is
@@ -43,6 +45,7 @@ INSTALLED_APPS = [
     "market",
     "strategies",
     "trades",
+    "wallets",
     "portal",
     "config",
     "django.contrib.admin",

@@ -7,10 +7,6 @@ from django.db import models
 from core import money
 
 
-def amount(
-    verbose_name: str | None = None, *, null: bool = False, help_text: str = ""
-) -> "models.DecimalField[Any, Any]":
+def amount(verbose_name: str | None = None, **more: Any) -> "models.DecimalField[Any, Any]":
     """A price, a volume or money: NUMERIC(20, 8), exact."""
-    return models.DecimalField(
-        verbose_name, max_digits=money.DIGITS, decimal_places=money.PLACES, null=null, help_text=help_text
-    )
+    return models.DecimalField(verbose_name, max_digits=money.DIGITS, decimal_places=money.PLACES, **more)

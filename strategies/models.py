@@ -57,10 +57,17 @@ class Subscription(models.Model):
         PAUSED = "PAUSED", "paused: nothing new is opened, closes pass"
         ENDED = "ENDED", "ended"
 
+    class PausedFor(models.TextChoices):
+        HAND = "HAND", "by hand"
+        UNPAID = "UNPAID", "for an unpaid fee"
+
     sub_id = models.CharField(max_length=64, unique=True, default=new_sub_id, editable=False)
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="subscriptions")
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="subscriptions")
     status = models.CharField(max_length=8, choices=Status, default=Status.ACTIVE, editable=False)
+    paused_for = models.CharField(
+        max_length=8, choices=PausedFor, blank=True, default="", db_default="", editable=False
+    )
     multiplier = models.DecimalField(
         max_digits=20, decimal_places=8, default=1, help_text="The copy's volume for each lot of the master's."
     )
@@ -78,6 +85,11 @@ class Subscription(models.Model):
             models.UniqueConstraint(fields=["strategy", "account"], name="subscription_is_unique"),
             models.CheckConstraint(
                 condition=models.Q(status__in=["ACTIVE", "PAUSED", "ENDED"]), name="subscription_status_is_known"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(status="PAUSED") & ~models.Q(paused_for="")
+                | ~models.Q(status="PAUSED") & models.Q(paused_for=""),
+                name="subscription_is_paused_for_something",
             ),
             models.CheckConstraint(condition=models.Q(multiplier__gt=0), name="subscription_multiplier_is_positive"),
             models.CheckConstraint(

@@ -1,5 +1,6 @@
 """Publishing and following: begun, paused, ended; and a strategy that may only close."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from django.db import transaction
@@ -27,13 +28,16 @@ def subscribe(
         return subscription
 
 
-def pause(*, subscription: Subscription, actor: audit.Actor) -> None:
-    """Open nothing new for this subscription; closes and reductions go on."""
-    _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor)
+def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND) -> None:
+    """Open nothing new for an active subscription; its closes and reductions go on."""
+    only = {"status": Subscription.Status.ACTIVE}
+    _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor, only, why)
 
 
-def resume(*, subscription: Subscription, actor: audit.Actor) -> None:
-    _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor)
+def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> None:
+    """Open again what is new. With `why`: only where it was paused for that."""
+    only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
+    _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor, only)
 
 
 def end(*, subscription: Subscription, actor: audit.Actor) -> None:
@@ -73,9 +77,19 @@ def binding(subscription: Subscription) -> str:
 
 
 @transaction.atomic
-def _set_subscription(subscription: Subscription, status: str, fact: str, actor: audit.Actor) -> None:
-    if Subscription.objects.filter(pk=subscription.pk).exclude(status=status).update(status=status):
-        audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}")
+def _set_subscription(
+    subscription: Subscription,
+    status: str,
+    fact: str,
+    actor: audit.Actor,
+    only: Mapping[str, str] | None = None,
+    why: str = "",
+) -> None:
+    """A conditional update: only from where this leads somewhere, so that nothing is told that did not happen."""
+    found = Subscription.objects.filter(pk=subscription.pk, **(only or {})).exclude(status=status)
+    if found.update(status=status, paused_for=why):
+        more = {"why": why} if why else {}
+        audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
 
 
 @transaction.atomic

@@ -1,6 +1,7 @@
 """The cast, and a fresh desk for each test: lena leads, finn follows her, sam is a stranger, desk is staff.
 
-Whoever asks for the desk has the books checked on the way out: every trade in exactly one home.
+Whoever asks for the desk has the books checked on the way out: every trade in exactly one home, every balance the sum
+of its entries.
 """
 
 import os
@@ -65,9 +66,11 @@ def desk_db(template: Template, django_db_blocker: Any, request: pytest.FixtureR
 
 
 def _check_the_books() -> None:
-    from trades import checks
+    from trades import checks as trades
+    from wallets import checks as wallets
 
-    assert checks.faults() == []
+    assert trades.faults() == []
+    assert wallets.faults() == []
 
 
 @pytest.fixture

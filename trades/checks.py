@@ -1,10 +1,7 @@
 """The promise as queries. Each finds nothing as long as it is kept; the database's keys see to that."""
 
-from typing import NamedTuple
-
-from django.db import connection
-
-FIRST = 20
+from core import invariants
+from core.invariants import Fault
 
 INVARIANTS = {
     "an open trade is in the hot table, and nowhere else": """
@@ -75,16 +72,6 @@ INVARIANTS = {
 }
 
 
-class Fault(NamedTuple):
-    invariant: str
-    subject: str
-
-
 def faults() -> list[Fault]:
     """The first offenders of every invariant that does not hold."""
-    found = []
-    with connection.cursor() as cursor:
-        for invariant, query in INVARIANTS.items():
-            cursor.execute(f"{query}\n limit {FIRST}")
-            found += [Fault(invariant, subject) for (subject,) in cursor.fetchall()]
-    return found
+    return invariants.faults(INVARIANTS)

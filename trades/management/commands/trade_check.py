@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from core.invariants import FIRST
 from trades import checks
 
 
@@ -16,5 +17,5 @@ class Command(BaseCommand):
         for fault in found:
             self.stderr.write(f"{fault.invariant}: not so for {fault.subject}")
         if found:
-            raise CommandError(f"{len(found)} faults (at most {checks.FIRST} an invariant are shown).")
+            raise CommandError(f"{len(found)} faults (at most {FIRST} an invariant are shown).")
         self.stdout.write(f"{len(checks.INVARIANTS)} invariants hold.")

@@ -1,0 +1,38 @@
+"""The stop cord: where the books are found wrong, no money moves until they are right again."""
+
+from django.db import transaction
+from django.utils import timezone
+
+from audit import services as audit
+from core.invariants import Fault
+from wallets import checks
+from wallets.models import LedgerHalt
+
+
+def check() -> list[Fault]:
+    """Prove the books; halt the ledger where they are wrong."""
+    found = checks.faults()
+    if found:
+        halt(why="; ".join(f"{fault.invariant}: {fault.subject}" for fault in found[:5]))
+    return found
+
+
+@transaction.atomic
+def halt(*, why: str) -> None:
+    if not LedgerHalt.objects.filter(ended_at=None).exists():
+        LedgerHalt.objects.create(why=why)
+        audit.record("ledger.halted", actor=audit.SYSTEM, why=why)
+
+
+@transaction.atomic
+def resume() -> bool:
+    """Let money move again; whether it was halted."""
+    ended = LedgerHalt.objects.filter(ended_at=None).update(ended_at=timezone.now())
+    if ended:
+        audit.record("ledger.resumed", actor=audit.SYSTEM)
+    return bool(ended)
+
+
+def halted() -> str:
+    """Why no money moves; empty where it does."""
+    return LedgerHalt.objects.filter(ended_at=None).values_list("why", flat=True).first() or ""

@@ -1,0 +1,441 @@
+"""Whose money. A ledger of double entries, which the database keeps true; the rules are in wallets/sql.
+
+Every transfer debits one wallet and credits another by the same amount. Its two entries are chained by version, and a
+wallet's balance is what its last entry says: nobody writes a balance.
+"""
+
+import uuid
+from decimal import Decimal
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from core import fields
+from strategies.models import Strategy
+
+CURRENCY = r"^[A-Z]{3}$"
+
+
+class WalletQuerySet(models.QuerySet["Wallet"]):
+    def people(self) -> "WalletQuerySet":
+        return self.filter(kind=Wallet.Kind.PERSON)
+
+    def house(self) -> "WalletQuerySet":
+        return self.exclude(kind=Wallet.Kind.PERSON)
+
+
+class Wallet(models.Model):
+    """A person's money in one currency, or one of the house's accounts.
+
+    `version` grows by one with each entry. `held` is set aside and cannot be spent: available = balance − held.
+    """
+
+    class Kind(models.TextChoices):
+        PERSON = "PERSON", "a person's"
+        CASH_IN = "CASH_IN", "house: cash in"
+        CASH_OUT = "CASH_OUT", "house: cash out"
+        FEES = "FEES", "house: fees"
+        RECEIVABLE = "RECEIVABLE", "house: receivable"
+        ADJUSTMENTS = "ADJUSTMENTS", "house: adjustments"
+
+    MAY_GO_NEGATIVE = (Kind.CASH_IN, Kind.RECEIVABLE, Kind.ADJUSTMENTS)
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="wallets", null=True)
+    currency = models.CharField(max_length=3)
+    kind = models.CharField(max_length=11, choices=Kind, default=Kind.PERSON)
+    shard = models.PositiveSmallIntegerField(default=0, help_text="House accounts are many, so that no row is hot.")
+    balance = fields.amount(default=0)
+    held = fields.amount(default=0, help_text="Set aside by pending holds.")
+    version = models.PositiveBigIntegerField(default=0)
+    frozen_at = models.DateTimeField(null=True, help_text="Nothing goes out of a frozen wallet.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = WalletQuerySet.as_manager()
+
+    class Meta:
+        db_table = "wallets"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "currency"], condition=Q(kind="PERSON"), name="wallet_is_the_only_one_in_its_currency"
+            ),
+            models.UniqueConstraint(
+                fields=["kind", "currency", "shard"], condition=~Q(kind="PERSON"), name="house_account_is_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="PERSON", owner__isnull=False)
+                | Q(kind__in=["CASH_IN", "CASH_OUT", "FEES", "RECEIVABLE", "ADJUSTMENTS"], owner__isnull=True, held=0),
+                name="wallet_is_a_persons_or_the_houses",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=["CASH_IN", "RECEIVABLE", "ADJUSTMENTS"]) | Q(balance__gte=F("held")),
+                name="wallet_is_not_overdrawn",
+            ),
+            models.CheckConstraint(condition=Q(held__gte=0), name="wallet_held_is_not_negative"),
+            models.CheckConstraint(condition=Q(currency__regex=CURRENCY), name="wallet_currency_is_well_formed"),
+        ]
+
+    def __str__(self) -> str:
+        whose = self.owner.get_username() if self.owner else f"{self.get_kind_display()} {self.shard}"
+        return f"{whose} {self.currency}"
+
+    @property
+    def available(self) -> Decimal:
+        left: Decimal = self.balance - self.held
+        return left
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.frozen_at is not None
+
+
+class Kind(models.TextChoices):
+    """Why money moved."""
+
+    DEPOSIT = "DEPOSIT", "deposit"
+    WITHDRAWAL = "WITHDRAWAL", "withdrawal"
+    TRANSFER = "TRANSFER", "transfer"
+    FEE_PERFORMANCE = "FEE_PERFORMANCE", "performance fee"
+    FEE_SUBSCRIPTION = "FEE_SUBSCRIPTION", "subscription fee"
+    ACCRUAL = "ACCRUAL", "fee accrued"
+    PAYOUT = "PAYOUT", "provider's share of a fee"
+    ADJUSTMENT = "ADJUSTMENT", "adjustment"
+    REVERSAL = "REVERSAL", "reversal"
+
+
+class LedgerRequest(models.Model):
+    """What was asked under an idempotency key, and what it led to. Kept for ever, refusals too."""
+
+    pk = models.CompositePrimaryKey("scope", "idempotency_key")
+    scope = models.CharField(max_length=80)
+    idempotency_key = models.CharField(max_length=200)
+    fingerprint = models.BinaryField()
+    outcome = models.JSONField()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "ledger_requests"
+
+
+class LedgerTransfer(models.Model):
+    """Money that went from one wallet to another."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    kind = models.CharField(max_length=16, choices=Kind)
+    currency = models.CharField(max_length=3)
+    debit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="Whose balance goes down.")
+    credit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="Whose balance goes up.")
+    amount = fields.amount()
+    note = models.CharField(max_length=500, blank=True)
+    scope = models.CharField(max_length=80)
+    idempotency_key = models.CharField(max_length=200)
+    claim = models.ForeignKey("FeeClaim", models.PROTECT, related_name="transfers", null=True, db_index=False)
+    reverses = models.OneToOneField("self", models.PROTECT, related_name="reversed_by", null=True)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "ledger_transfers"
+        constraints = [
+            models.UniqueConstraint(fields=["scope", "idempotency_key"], name="transfer_is_asked_for_once"),
+            models.UniqueConstraint(fields=["claim"], condition=Q(kind="ACCRUAL"), name="claim_is_accrued_once"),
+            models.UniqueConstraint(fields=["claim"], condition=Q(kind="PAYOUT"), name="claim_is_paid_out_once"),
+            models.CheckConstraint(condition=Q(amount__gt=0), name="transfer_amount_is_positive"),
+            models.CheckConstraint(condition=~Q(debit=F("credit")), name="transfer_is_between_two_wallets"),
+            models.CheckConstraint(condition=Q(kind__in=list(Kind.values)), name="transfer_kind_is_known"),
+            models.CheckConstraint(
+                condition=Q(kind="REVERSAL") | Q(reverses__isnull=True), name="transfer_that_reverses_is_a_reversal"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["-at", "-id"], name="ledger_transfers_at_idx"),
+            models.Index(fields=["claim"], condition=Q(claim__isnull=False), name="ledger_transfers_claim_idx"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.amount.normalize():f} {self.currency}"
+
+
+class LedgerEntry(models.Model):
+    """One side of a transfer, as the wallet has it: chained by version to the entry before."""
+
+    pk = models.CompositePrimaryKey("wallet_id", "version")
+    wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="entries", db_index=False, db_constraint=False)
+    version = models.PositiveBigIntegerField()
+    prev_version = models.PositiveBigIntegerField(null=True)
+    prev_balance = fields.amount(null=True)
+    transfer = models.ForeignKey(
+        LedgerTransfer, models.PROTECT, related_name="entries", null=True, db_index=False, db_constraint=False
+    )
+    side = models.SmallIntegerField(help_text="1 credits, −1 debits.")
+    amount = fields.amount()
+    balance_after = fields.amount()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "ledger_entries"
+        verbose_name_plural = "ledger entries"
+
+    def __str__(self) -> str:
+        return f"{self.wallet_id} v{self.version}"
+
+    @property
+    def change(self) -> Decimal:
+        signed: Decimal = self.side * self.amount
+        return signed
+
+
+class WalletHold(models.Model):
+    """Money set aside. It is posted, voided or expires, once."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING", "pending"
+        POSTED = "POSTED", "posted"
+        VOIDED = "VOIDED", "voided"
+        EXPIRED = "EXPIRED", "expired"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="holds")
+    amount = fields.amount()
+    purpose = models.CharField(max_length=80)
+    state = models.CharField(max_length=7, choices=State, default=State.PENDING)
+    transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="hold", null=True)
+    posted = fields.amount(null=True, help_text="How much of it was spent; the rest went back.")
+    expires_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    resolved_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "wallet_holds"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["wallet", "purpose"], condition=Q(state="PENDING"), name="hold_is_the_only_one_of_its_purpose"
+            ),
+            models.CheckConstraint(condition=Q(amount__gt=0), name="hold_amount_is_positive"),
+            models.CheckConstraint(
+                condition=Q(state="PENDING", transfer__isnull=True, posted__isnull=True, resolved_at__isnull=True)
+                | Q(
+                    state="POSTED", transfer__isnull=False, posted__isnull=False, posted__gt=0,
+                    posted__lte=F("amount"), resolved_at__isnull=False,
+                )
+                | Q(
+                    state__in=["VOIDED", "EXPIRED"], transfer__isnull=True, posted__isnull=True,
+                    resolved_at__isnull=False,
+                ),
+                name="hold_is_resolved_whole",
+            ),
+        ]  # fmt: skip
+        indexes = [
+            models.Index(fields=["expires_at"], condition=Q(state="PENDING"), name="wallet_holds_expiry_idx"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.purpose} {self.state.lower()}"
+
+
+class MoneyRequestQuerySet(models.QuerySet["MoneyRequest"]):
+    def lock(self) -> "MoneyRequestQuerySet":
+        return self.select_for_update(no_key=True, of=("self",))
+
+
+class MoneyRequest(models.Model):
+    """Money that staff move, or that a person wants out. Above a limit a second person decides."""
+
+    class Kind(models.TextChoices):
+        DEPOSIT = "DEPOSIT", "deposit"
+        WITHDRAWAL = "WITHDRAWAL", "withdrawal"
+        ADJUSTMENT = "ADJUSTMENT", "adjustment"
+
+    class State(models.TextChoices):
+        PENDING = "PENDING", "waits for a second person"
+        DONE = "DONE", "done"
+        REJECTED = "REJECTED", "rejected"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=10, choices=Kind)
+    wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="requests")
+    amount = fields.amount(help_text="An adjustment may be negative: it takes.")
+    reason = models.CharField(max_length=500)
+    idempotency_key = models.CharField(max_length=64)
+    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    needs_second = models.BooleanField(help_text="It is above the limit.")
+    state = models.CharField(max_length=8, choices=State, default=State.PENDING)
+    hold = models.OneToOneField(WalletHold, models.PROTECT, related_name="request", null=True)
+    transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="request", null=True)
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", null=True)
+    decided_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = MoneyRequestQuerySet.as_manager()
+
+    class Meta:
+        db_table = "money_requests"
+        constraints = [
+            models.UniqueConstraint(fields=["wallet", "idempotency_key"], name="money_is_asked_for_once"),
+            models.CheckConstraint(
+                condition=Q(kind="ADJUSTMENT") & ~Q(amount=0) | Q(kind__in=["DEPOSIT", "WITHDRAWAL"], amount__gt=0),
+                name="money_request_amount_fits_its_kind",
+            ),
+            models.CheckConstraint(
+                condition=Q(state="PENDING", decided_by__isnull=True, transfer__isnull=True)
+                | Q(state="REJECTED", decided_by__isnull=False, transfer__isnull=True)
+                | Q(state="DONE", decided_by__isnull=False, transfer__isnull=False),
+                name="money_request_is_decided_whole",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="DONE", needs_second=True, decided_by=F("requested_by")),
+                name="money_request_above_the_limit_has_two_people",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.amount.normalize():f}"
+
+
+# --- fees
+
+
+class FeeTerms(models.Model):
+    """What a strategy costs. Terms are never changed: new ones are added, and each subscriber accepts them or not."""
+
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="fee_terms")
+    performance_bps = models.PositiveIntegerField(
+        "performance fee, bps", default=2000, help_text="Of new profit above the mark: 2000 is 20 %."
+    )
+    subscription_fee = fields.amount(default=0, help_text="For each calendar month; parts of one by the day.")
+    platform_bps = models.PositiveIntegerField("platform's share, bps", default=2500, help_text="Of each fee.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = "fee_terms"
+        verbose_name_plural = "fee terms"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(performance_bps__lte=5000, platform_bps__lte=10_000, subscription_fee__gte=0),
+                name="fee_terms_are_within_bounds",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.strategy}: {self.performance_bps / 100:g} % and {self.subscription_fee.normalize():f} a month"
+
+
+class FeeAgreement(models.Model):
+    """What one subscriber pays for one strategy. It outlives subscriptions: leaving and coming back keeps the mark.
+
+    `due_at` is when the open period ends. The row is the queue: whoever settles takes those that are due.
+    """
+
+    subscriber = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="fee_agreements")
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="fee_agreements")
+    currency = models.CharField(max_length=3)
+    terms = models.ForeignKey(FeeTerms, models.PROTECT, related_name="+", help_text="Of the open period.")
+    next_terms = models.ForeignKey(
+        FeeTerms, models.PROTECT, related_name="+", help_text="Accepted by the subscriber, from the next period on."
+    )
+    started_at = models.DateTimeField()
+    due_at = models.DateTimeField(db_index=True)
+    postponed = models.CharField(max_length=200, blank=True, help_text="Why the period that is due is not settled yet.")
+
+    class Meta:
+        db_table = "fee_agreements"
+        constraints = [
+            models.UniqueConstraint(fields=["subscriber", "strategy", "currency"], name="fee_agreement_is_for_ever"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subscriber} for {self.strategy}"
+
+
+class Settlement(models.Model):
+    """One settled period of an agreement: where the mark was and is, and the fee. Chained, so none is settled twice."""
+
+    pk = models.CompositePrimaryKey("agreement_id", "period_no")
+    agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="settlements", db_index=False)
+    period_no = models.PositiveIntegerField()
+    prev_no = models.PositiveIntegerField(null=True)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    closed_result = fields.amount(help_text="Of all closes since the agreement began.")
+    floating_result = fields.amount(help_text="Of what was open at the end of the period.")
+    base = fields.amount(help_text="The two together: the cumulative net result.")
+    mark_before = fields.amount(null=True)
+    mark = fields.amount(help_text="The highest base so far.")
+    rate_bps = models.PositiveIntegerField()
+    fee = fields.amount()
+    trades = models.PositiveIntegerField(default=0, help_text="How many trades the base rests on.")
+    marks = models.JSONField(default=list, help_text="At which prices what was open was valued.")
+    settled_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "settlements"
+
+    def __str__(self) -> str:
+        return f"{self.agreement_id}/{self.period_no}"
+
+
+class FeeClaim(models.Model):
+    """A fee that is owed: accrued once, collected in one or more parts, then paid out to the provider."""
+
+    class Kind(models.TextChoices):
+        PERFORMANCE = "FEE_PERFORMANCE", "performance fee"
+        SUBSCRIPTION = "FEE_SUBSCRIPTION", "subscription fee"
+
+    agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="claims", db_index=False)
+    kind = models.CharField(max_length=16, choices=Kind)
+    period_no = models.PositiveIntegerField()
+    payer = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
+    payee = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
+    amount = fields.amount()
+    provider_share = fields.amount()
+    collected = fields.amount(default=0)
+    detail = models.JSONField(default=dict, help_text="How it was reckoned.")
+    created_at = models.DateTimeField(db_default=Now())
+    collected_at = models.DateTimeField(null=True)
+    paid_out_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "fee_claims"
+        constraints = [
+            models.UniqueConstraint(fields=["agreement", "kind", "period_no"], name="fee_is_claimed_once_a_period"),
+            models.CheckConstraint(
+                condition=Q(amount__gt=0, provider_share__gte=0, provider_share__lte=F("amount"))
+                & Q(collected__gte=0, collected__lte=F("amount")),
+                name="fee_claim_amounts_are_within_it",
+            ),
+            models.CheckConstraint(
+                condition=Q(collected_at__isnull=True, collected__lt=F("amount"), paid_out_at__isnull=True)
+                | Q(collected_at__isnull=False, collected=F("amount")),
+                name="fee_claim_is_collected_before_it_is_paid_out",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["payer"], condition=Q(collected_at__isnull=True), name="fee_claims_owed_idx"),
+            models.Index(
+                fields=["collected_at"],
+                condition=Q(collected_at__isnull=False, paid_out_at__isnull=True),
+                name="fee_claims_payable_idx",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.agreement_id}/{self.period_no}"
+
+    @property
+    def owed(self) -> Decimal:
+        left: Decimal = self.amount - self.collected
+        return left
+
+
+class LedgerHalt(models.Model):
+    """While one stands without an end, no money moves: the books were found wrong."""
+
+    at = models.DateTimeField(db_default=Now())
+    why = models.TextField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "ledger_halts"
+
+    def __str__(self) -> str:
+        return self.why
