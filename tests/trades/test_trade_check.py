@@ -250,7 +250,8 @@ def test_a_key_that_a_superuser_put_to_sleep_is_a_fault(desk_db, superuser, name
 
 
 def test_no_trigger_of_ours_is_left_out(desk_db):
-    ours = "select tgrelid::regclass || '.' || tgname from pg_trigger where not tgisinternal and tgrelid::regclass::text <> all(%s)"
+    named = "select tgrelid::regclass::text as of_table, tgrelid::regclass || '.' || tgname as name from pg_trigger"
+    ours = f"select name from ({named} where not tgisinternal) t where of_table <> all(%s)"
     money = [model._meta.db_table for model in apps.get_app_config("wallets").get_models()]
     with connections["owner"].cursor() as cursor:
         cursor.execute(ours, [money])
