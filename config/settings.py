@@ -146,6 +146,9 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE = {
     "every trade in exactly one home": {"task": "trades.tasks.check_homes", "schedule": 300.0},
+    "the books are right": {"task": "wallets.tasks.check_ledger", "schedule": 300.0},
+    "fees that are due": {"task": "wallets.tasks.sweep", "schedule": 60.0},
+    "fees of open periods set aside": {"task": "wallets.tasks.reserve", "schedule": 3600.0},
 }
 
 # --- people

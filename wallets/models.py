@@ -25,6 +25,9 @@ class WalletQuerySet(models.QuerySet["Wallet"]):
     def house(self) -> "WalletQuerySet":
         return self.exclude(kind=Wallet.Kind.PERSON)
 
+    def lock(self) -> "WalletQuerySet":
+        return self.select_for_update(no_key=True)
+
 
 class Wallet(models.Model):
     """A person's money in one currency, or one of the house's accounts.
@@ -46,8 +49,8 @@ class Wallet(models.Model):
     currency = models.CharField(max_length=3)
     kind = models.CharField(max_length=11, choices=Kind, default=Kind.PERSON)
     shard = models.PositiveSmallIntegerField(default=0, help_text="House accounts are many, so that no row is hot.")
-    balance = fields.amount(default=0)
-    held = fields.amount(default=0, help_text="Set aside by pending holds.")
+    balance = fields.amount(default=Decimal(0))
+    held = fields.amount(default=Decimal(0), help_text="Set aside by pending holds.")
     version = models.PositiveBigIntegerField(default=0)
     frozen_at = models.DateTimeField(null=True, help_text="Nothing goes out of a frozen wallet.")
     created_at = models.DateTimeField(db_default=Now())
@@ -302,7 +305,7 @@ class FeeTerms(models.Model):
     performance_bps = models.PositiveIntegerField(
         "performance fee, bps", default=2000, help_text="Of new profit above the mark: 2000 is 20 %."
     )
-    subscription_fee = fields.amount(default=0, help_text="For each calendar month; parts of one by the day.")
+    subscription_fee = fields.amount(default=Decimal(0), help_text="For each calendar month; parts of one by the day.")
     platform_bps = models.PositiveIntegerField("platform's share, bps", default=2500, help_text="Of each fee.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -318,6 +321,11 @@ class FeeTerms(models.Model):
 
     def __str__(self) -> str:
         return f"{self.strategy}: {self.performance_bps / 100:g} % and {self.subscription_fee.normalize():f} a month"
+
+
+class FeeAgreementQuerySet(models.QuerySet["FeeAgreement"]):
+    def lock(self) -> "FeeAgreementQuerySet":
+        return self.select_for_update(no_key=True, of=("self",))
 
 
 class FeeAgreement(models.Model):
@@ -336,6 +344,8 @@ class FeeAgreement(models.Model):
     started_at = models.DateTimeField()
     due_at = models.DateTimeField(db_index=True)
     postponed = models.CharField(max_length=200, blank=True, help_text="Why the period that is due is not settled yet.")
+
+    objects = FeeAgreementQuerySet.as_manager()
 
     class Meta:
         db_table = "fee_agreements"
@@ -383,12 +393,12 @@ class FeeClaim(models.Model):
 
     agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="claims", db_index=False)
     kind = models.CharField(max_length=16, choices=Kind)
-    period_no = models.PositiveIntegerField()
+    period_no = models.PositiveIntegerField(help_text="Of a subscription fee: year and month.")
     payer = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
     payee = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
     amount = fields.amount()
     provider_share = fields.amount()
-    collected = fields.amount(default=0)
+    collected = fields.amount(default=Decimal(0))
     detail = models.JSONField(default=dict, help_text="How it was reckoned.")
     created_at = models.DateTimeField(db_default=Now())
     collected_at = models.DateTimeField(null=True)

@@ -229,7 +229,7 @@ def hold(
         "expires_at": expires_at.isoformat() if expires_at else None,
     }
     more = {"wait": True} if wait else {}
-    outcome = _do("ledger_hold", actor, args | more | ({"up_to": True} if up_to else {}))
+    outcome = ask("ledger_hold", actor, args | more | ({"up_to": True} if up_to else {}))
     return uuid.UUID(outcome["hold"])
 
 
@@ -250,11 +250,11 @@ def post(
 
 def void(*, hold_id: uuid.UUID, actor: audit.Actor = audit.SYSTEM, wait: bool = False) -> None:
     """Give back what is held. Again is no error; what was spent stays spent (HoldResolved)."""
-    _do("ledger_release", actor, {"hold": str(hold_id), "as": "VOIDED"} | ({"wait": True} if wait else {}))
+    ask("ledger_release", actor, {"hold": str(hold_id), "as": "VOIDED"} | ({"wait": True} if wait else {}))
 
 
 def expire(*, hold_id: uuid.UUID) -> None:
-    _do("ledger_release", audit.SYSTEM, {"hold": str(hold_id), "as": "EXPIRED", "wait": True})
+    ask("ledger_release", audit.SYSTEM, {"hold": str(hold_id), "as": "EXPIRED", "wait": True})
 
 
 def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: audit.Actor = audit.SYSTEM) -> uuid.UUID:
@@ -274,7 +274,7 @@ def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: a
         "credit": first.debit_id,
         "reverses": str(first.pk),
     }
-    return uuid.UUID(_do("ledger_move", actor, args)["transfer"])
+    return uuid.UUID(ask("ledger_move", actor, args)["transfer"])
 
 
 @transaction.atomic
@@ -427,14 +427,14 @@ def _move(
     wallet: Wallet, amount: Decimal, kind: Kind | str, note: str, key: str, actor: audit.Actor, **sides: Any
 ) -> dict[str, Any]:
     args = {"scope": _scope(wallet), "key": _checked(key), "kind": str(kind), "amount": _amount(amount), "note": note}
-    return _do("ledger_move", actor, args | sides)
+    return ask("ledger_move", actor, args | sides)
 
 
-def _do(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, Any]:
-    """One of the ledger's functions, in the caller's transaction or one of its own; raises what was refused."""
+def ask(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, Any]:
+    """Call one of the ledger's functions, in the caller's transaction or one of its own; raises what was refused."""
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
 
-    def ask() -> dict[str, Any]:
+    def once() -> dict[str, Any]:
         with translated(), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(
                 f"select {function}(%s::jsonb, %s::jsonb)::text",  # the function is one of ours
@@ -444,7 +444,7 @@ def _do(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, An
             outcome: dict[str, Any] = orjson.loads(answer)
             return outcome
 
-    outcome = _persisting(ask)
+    outcome = _persisting(once)
     if "refused" in outcome:
         more = {name: value for name, value in outcome.items() if name not in ("code", "refused", "replayed")}
         no = _REFUSALS[outcome["code"]](**more)

@@ -59,7 +59,7 @@ end $$;
 
 -- Move money.
 --   args: {"scope", "key", "kind", "amount", "note", "debit": id | "debit_house": kind, "credit": id | "credit_house": kind,
---          "currency" and "shard" where both sides are the house's; "hold": spend from it; "claim"; "reverses"; "wait"}
+--          "currency" where both sides are the house's, "shard" of its account (the wallet's own, if not said); "hold": spend from it; "claim"; "reverses"; "wait"}
 create function ledger_move(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
   v_scope  text := args->>'scope';
@@ -84,9 +84,9 @@ begin
   select * into p from wallets where id = coalesce(v_debit, v_credit);
   if p.id is null and not args ? 'currency' then return refused('wallet_not_found'); end if;
   v_debit := coalesce(v_debit, house_account(args->>'debit_house', coalesce(p.currency, args->>'currency'),
-                                             (coalesce(p.id, (args->>'shard')::bigint) % house_shards())::int));
+                                             (coalesce((args->>'shard')::bigint, p.id) % house_shards())::int));
   v_credit := coalesce(v_credit, house_account(args->>'credit_house', coalesce(p.currency, args->>'currency'),
-                                               (coalesce(p.id, (args->>'shard')::bigint) % house_shards())::int));
+                                               (coalesce((args->>'shard')::bigint, p.id) % house_shards())::int));
   perform ledger_lock(array[v_debit, v_credit], coalesce((args->>'wait')::boolean, false));
   v_done := ledger_replay(v_scope, v_key, v_print);  -- whoever held the wallet may have done this very thing
   if v_done is not null then return v_done; end if;

@@ -1,0 +1,97 @@
+"""Money for the cast: finn copies lena, whose strategy costs a fifth of new profit."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from market.models import Candle
+from trades import services as trades
+from wallets import fees, services, settlement
+from wallets.models import FeeAgreement, FeeTerms, Wallet
+
+JUST_AFTER = timedelta(minutes=10)
+
+
+def usd(account: Any) -> Wallet:
+    return services.wallet_of(owner=account.owner, currency="USD")
+
+
+def pay_in(account: Any, amount: str, key: str = "") -> None:
+    key = key or f"pay-in-{amount}-{timezone.now().isoformat()}"
+    services.deposit(wallet=usd(account), amount=Decimal(amount), note="", idempotency_key=key)
+
+
+def balance(account: Any) -> Decimal:
+    wallet = usd(account)
+    return wallet.balance
+
+
+@dataclass
+class Following:
+    """finn's agreement, and the months as they go by. Closes happen today; bars say what was open is worth then."""
+
+    lena: Any
+    finn: Any
+    agreement: FeeAgreement
+
+    def month_end(self, number: int = 1) -> datetime:
+        """The end of the agreement's period of that number, were each settled in its turn."""
+        end = self.agreement.started_at
+        for _ in range(number):
+            end = fees.month_after(end)
+        return end
+
+    def copy(self, ticket: str, volume: str = "1", price: str = "1.10000") -> None:
+        """lena opens, finn copies under ticket 9…"""
+        opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(volume), "open_price": Decimal(price)}
+        with transaction.atomic():
+            trades.open_trade(account=self.lena, ticket_id=ticket, **opening)
+            trades.open_trade(
+                account=self.finn, ticket_id=f"9{ticket}", copies=(self.agreement.strategy.name, ticket), **opening
+            )
+
+    def close(self, ticket: str, profit: str) -> None:
+        with transaction.atomic():
+            for account, own in ((self.lena, ticket), (self.finn, f"9{ticket}")):
+                trades.close_trade(
+                    account=account, ticket_id=own, close_price=Decimal("1.2"), profit=Decimal(profit), reason="MANUAL"
+                )
+
+    def brought(self, ticket: str, profit: str) -> None:
+        """A copy that was opened and closed with this profit."""
+        self.copy(ticket)
+        self.close(ticket, profit)
+
+    def bar(self, price: str, *, month: int = 1) -> None:
+        """The last price of that month."""
+        at = self.month_end(month) - timedelta(hours=1)
+        amounts = dict.fromkeys(("open", "high", "low", "close"), Decimal(price))
+        Candle.objects.create(instrument_id="EURUSD", minutes=60, opened_at=at, volume=1, **amounts)
+
+    def settle(self, month: int = 1) -> Any:
+        now = self.month_end(month) + JUST_AFTER
+        return settlement.settle(agreement_id=self.agreement.pk, now=now)
+
+
+@pytest.fixture
+def follows(lena: Any, finn: Any) -> Following:
+    return following(lena, finn)
+
+
+def following(lena: Any, finn: Any, **terms: Any) -> Following:
+    from strategies.models import Strategy
+
+    strategy = Strategy.objects.get(account=lena)
+    FeeTerms.objects.create(
+        strategy=strategy, **{"performance_bps": 2000, "platform_bps": 2500, "subscription_fee": 0, **terms}
+    )
+    agreement = settlement.agree(
+        subscriber=finn.owner, strategy=strategy, currency="USD", now=datetime.now(UTC) - timedelta(seconds=1)
+    )
+    assert agreement is not None
+    return Following(lena, finn, agreement)
