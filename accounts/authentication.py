@@ -101,7 +101,7 @@ class ScopeDenied(DomainError):
 class HistoryClosedToBots(DomainError):
     code = "history_closed_to_bots"
     status = 403
-    detail = "No key can read what is closed. Ask what is active."
+    detail = "No key can read history or wallets. Ask what is active."
 
 
 class SeqReplayed(DomainError):

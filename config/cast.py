@@ -12,6 +12,7 @@ from audit import services as audit
 from market.models import Instrument
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
+from wallets import services as wallets
 
 _LEADERS = {"lena": "lena-eurusd", "sam": "sam-xauusd"}
 _INSTRUMENTS = {
@@ -70,6 +71,8 @@ def make() -> dict[str, Any]:
     accounts_of = {name: account(users[name], f"{name}-mt5") for name in ("lena", "finn", "sam")}
     led = {name: strategy(users[name], accounts_of[name], title) for name, title in _LEADERS.items()}
     follows = strategies.subscribe(account=accounts_of["finn"], strategy=led["lena"], actor=audit.SYSTEM)
+    for name in accounts_of:
+        wallets.wallet_of(owner=users[name], currency="USD")
     kinds = [("lena", "master"), ("finn", "copier"), ("sam", "master"), ("sam", "copier")]
     return {
         "users": {

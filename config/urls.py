@@ -8,6 +8,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from config import health
 from portal import views as portal
 from trades import api
+from wallets import api as wallets
 
 bots = [
     path("api/v2/time", api.Time.as_view(), name="time"),
@@ -25,6 +26,10 @@ bots = [
 people = [
     path("api/v2/trades/history", api.History.as_view(), name="history"),
     path("api/v2/trades/history.csv", api.HistoryCsv.as_view(), name="history-csv"),
+    path("api/v2/wallets/me", wallets.Wallet.as_view(), name="wallet"),
+    path("api/v2/wallets/me/entries", wallets.Entries.as_view(), name="wallet-entries"),
+    path("api/v2/wallets/me/statement.csv", wallets.StatementCsv.as_view(), name="wallet-statement-csv"),
+    path("api/v2/wallets/me/withdrawals", wallets.Withdrawals.as_view(), name="wallet-withdrawals"),
 ]
 urlpatterns = [
     *bots,

@@ -13,8 +13,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework.authentication import SessionAuthentication
-from rest_framework.permissions import BasePermission, IsAuthenticated
+from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
@@ -24,15 +23,16 @@ from accounts import authentication, signing
 from accounts.authentication import (
     BOT_DATABASE,
     MAX_BATCH_BODY,
-    BotsStayOut,
     ScopeDenied,
     SeqReplayed,
     Signed,
     SignedCall,
 )
+from accounts.people import PeopleView
 from audit import services as audit
 from audit.people import actor_of
 from core import database, limiting, paging, problem, wire
+from core.answers import iso, json_response
 from core.errors import DomainError, Invalid
 from trades import history, schema, services, snapshot
 from trades import wire as forms
@@ -56,14 +56,6 @@ DONE = {
     "reported": 201,
     "reported_late": 202,
 }
-
-
-def json_response(body: dict[str, Any] | list[Any] | bytes, status: int = 200) -> HttpResponse:
-    encoded = body if isinstance(body, bytes) else orjson.dumps(body)
-    answer = HttpResponse(encoded, status=status, content_type="application/json")
-    answer["Cache-Control"] = "no-store"
-    answer["Content-Length"] = str(len(encoded))
-    return answer
 
 
 class KindMay(BasePermission):
@@ -226,11 +218,7 @@ class Time(APIView):
 
     @extend_schema(responses=schema.TIME_ANSWERS, operation_id="time", tags=["bots"])
     def get(self, request: Request) -> HttpResponse:
-        return json_response({"server_time": time.time_ns() // 1_000_000, "iso": _iso_now()})
-
-
-def _iso_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return json_response({"server_time": time.time_ns() // 1_000_000, "iso": iso(datetime.now(UTC))})
 
 
 class Active(BotView):
@@ -448,13 +436,6 @@ class V1Close(_V1, SignalClose):
 # --- people
 
 
-class PeopleView(APIView):
-    """A route for people in their session. Whoever signs as a bot is shown the door."""
-
-    authentication_classes = [BotsStayOut, SessionAuthentication]
-    permission_classes = [IsAuthenticated]
-
-
 class History(PeopleView):
     """One's own closed trades, newest first, by cursor."""
 
@@ -464,7 +445,7 @@ class History(PeopleView):
         parameters=[
             *schema.HISTORY_FILTERS,
             OpenApiParameter("cursor", OpenApiTypes.STR),
-            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST}),
+            schema.LIMIT,
         ],
         responses=schema.HISTORY_PAGE,
     )

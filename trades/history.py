@@ -1,7 +1,5 @@
 """Reading the cold table for people: filtered, by page, as rows or CSV."""
 
-import csv
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +10,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django_filters.fields import IsoDateTimeField
 
 from accounts.models import User
-from core import money, paging
+from core import answers, money, paging
 from core.errors import Invalid
 from trades.models import Reason, Side, TradeHistory
 
@@ -82,7 +80,7 @@ def row(closed: TradeHistory) -> dict[str, Any]:
         return None if value is None else money.text(value)
 
     def iso(value: Any) -> str | None:
-        return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return None if value is None else answers.iso(value)
 
     return {
         "trade_id": str(closed.trade_id),
@@ -109,38 +107,7 @@ COLUMNS = (
     "closed_at", "opened_at", "account", "strategy", "role", "ticket_id", "master_ticket", "symbol", "type", "volume",
     "open_price", "close_price", "sl", "tp", "profit", "reason", "trade_id",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def defused(value: Any) -> str:
-    """A cell that a spreadsheet must not take for a formula. Numbers stay numbers."""
-    cell = "" if value is None else str(value)
-    if cell.startswith(_FORMULA) and not _is_amount(cell):
-        return f"'{cell}"
-    return cell
-
-
-def _is_amount(cell: str) -> bool:
-    return cell[0] == "-" and cell[1:].replace(".", "", 1).isdigit()
-
-
-class _Line:
-    """A file that hands each line back to its writer."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
-def csv_lines(rows: QuerySet[TradeHistory]) -> Iterator[str]:
-    writer = csv.writer(_Line())
-    yield writer.writerow(COLUMNS)
-    for closed in rows.iterator(chunk_size=500):
-        cells = row(closed)
-        yield writer.writerow([defused(cells[name]) for name in COLUMNS])
 
 
 def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
-    answer = StreamingHttpResponse(csv_lines(rows), content_type="text/csv; charset=utf-8")
-    answer["Content-Disposition"] = 'attachment; filename="history.csv"'
-    answer["Cache-Control"] = "no-store"
-    return answer
+    return answers.csv_response("history.csv", COLUMNS, map(row, rows.iterator(chunk_size=500)))

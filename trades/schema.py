@@ -7,6 +7,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
+from core import paging
 from trades.models import Reason
 
 Schema = dict[str, Any]
@@ -279,6 +280,7 @@ def bots(
 
 # --- people
 
+LIMIT = OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": paging.MOST})
 HISTORY_FILTERS = [
     OpenApiParameter("symbol", OpenApiTypes.STR),
     OpenApiParameter("account", OpenApiTypes.STR),

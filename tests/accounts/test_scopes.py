@@ -24,7 +24,7 @@ CALLERS = ("anonymous", "readonly", "copier", "master", "stranger", "subscriber"
 
 # What each caller is answered: a status, or a code of the API. unsigned = request_malformed, scope = scope_denied,
 # closed = history_closed_to_bots, absent = trade_unknown. A foreign trade is an absent one, and a close of an absent
-# trade is a tombstone (202), which keeps its late open out.
+# trade is a tombstone (202), which keeps its late open out. People's withdrawals name no Idempotency-Key here.
 TABLE = """
 #                                          anonymous readonly copier master stranger subscriber staff  superuser
 GET    api/v2/time                            200      200      200    200    200      200      200      200
@@ -43,6 +43,10 @@ POST   signal/broadcast                     unsigned  scope     200    200    20
 POST   signal/close                         unsigned  scope     202    200    202    unsigned unsigned unsigned
 GET    api/v2/trades/history                  401     closed   closed closed closed    200      200      200
 GET    api/v2/trades/history.csv              401     closed   closed closed closed    200      200      200
+GET    api/v2/wallets/me                      401     closed   closed closed closed    200    nowallet nowallet
+GET    api/v2/wallets/me/entries              401     closed   closed closed closed    200    nowallet nowallet
+GET    api/v2/wallets/me/statement.csv        401     closed   closed closed closed    200    nowallet nowallet
+POST   api/v2/wallets/me/withdrawals          401     closed   closed closed closed  nokey    nowallet nowallet
 GET    api/schema/                            200      200      200    200    200      200      200      200
 GET    api/docs/                              200      200      200    200    200      200      200      200
 GET    healthz                                200      200      200    200    200      200      200      200
@@ -59,6 +63,8 @@ WORDS = {
     "scope": "scope_denied",
     "closed": "history_closed_to_bots",
     "absent": "trade_unknown",
+    "nowallet": "wallet_not_found",
+    "nokey": "idempotency_key_missing",
 }
 closed = WORDS["closed"]
 
@@ -147,7 +153,9 @@ def asked(row, caller, ticket):
     if caller == "copier":
         fresh |= {"strategy": "lena-eurusd", "master_ticket": ticket}
     if row.method == "GET":
-        return path, "", None
+        return path, "month=2026-01" if row.route.endswith("statement.csv") else "", None
+    if row.route.endswith("/withdrawals"):
+        return path, "", {"amount": "1"}
     if row.route.endswith("/batch"):
         return path, "", {"operations": [{"idempotency_key": f"batch-{ticket:0>12}", "action": "open", **fresh}]}
     if row.route.endswith("/reduce"):
