@@ -1,0 +1,129 @@
+"""What a strategy costs, and what each subscriber has paid for it."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Exists, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from audit.admin import Told
+from core import admin as shown
+from wallets.admin.book import ROWS, Book
+from wallets.models import FeeAgreement, FeeTerms, Settlement
+
+
+@admin.register(FeeTerms)
+class FeeTermsAdmin(Told):
+    """Terms are added, never changed: whoever agreed to the old ones keeps them."""
+
+    told_as = "fee_terms"
+    list_display = ["strategy", "state", "performance", "monthly", "platform", "created_at"]
+    list_filter = ["strategy"]
+    list_select_related = ["strategy"]
+    list_per_page = 50
+    search_fields = ["strategy__name"]
+    search_help_text = "Strategy"
+    autocomplete_fields = ["strategy"]
+    fields = ["strategy", "performance_bps", "subscription_fee", "platform_bps"]
+    ordering = ["strategy__name", "-id"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        newer = FeeTerms.objects.filter(strategy=OuterRef("strategy"), pk__gt=OuterRef("pk"))
+        return super().get_queryset(request).annotate(is_old=Exists(newer))
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        most = {"performance_bps": 5000, "platform_bps": 10_000}.get(db_field.name)
+        bounds = {"max_value": most} if most else {}
+        if db_field.name == "subscription_fee":
+            bounds = {"min_value": 0}
+        return super().formfield_for_dbfield(db_field, request, **kwargs, **bounds) if bounds else field
+
+    @admin.display(description="state")
+    def state(self, terms: Any) -> SafeString:
+        return shown.chip("before") if terms.is_old else shown.chip("offered", "good")
+
+    @admin.display(description="performance fee, %", ordering="performance_bps")
+    def performance(self, terms: FeeTerms) -> SafeString:
+        return percent(terms.performance_bps)
+
+    @admin.display(description="a month", ordering="subscription_fee")
+    def monthly(self, terms: FeeTerms) -> SafeString:
+        return shown.number(terms.subscription_fee, shown.MONEY)
+
+    @admin.display(description="platform's share, %", ordering="platform_bps")
+    def platform(self, terms: FeeTerms) -> SafeString:
+        return percent(terms.platform_bps)
+
+
+def percent(bps: int) -> SafeString:
+    return shown.number(Decimal(bps) / 100)
+
+
+class PostponedFilter(admin.SimpleListFilter):
+    title = parameter_name = "postponed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("yes", "Yes"), ("no", "No")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[FeeAgreement]) -> QuerySet[FeeAgreement]:
+        if self.value() == "yes":
+            return queryset.exclude(postponed="")
+        return queryset.filter(postponed="") if self.value() else queryset
+
+
+@admin.register(FeeAgreement)
+class FeeAgreementAdmin(Book):
+    change_form_template = "admin/wallets/agreement.html"
+    list_display = ["subscriber", "strategy", "agreed", "mark_", "currency", "due_at", "postponed_"]
+    list_filter = [PostponedFilter, "due_at", "strategy"]
+    list_select_related = ["subscriber", "strategy", "terms__strategy"]
+    search_fields = ["subscriber__username", "strategy__name"]
+    search_help_text = "Subscriber or strategy"
+    ordering = ["due_at", "id"]
+    fields = [
+        "subscriber",
+        "strategy",
+        "currency",
+        "agreed",
+        "agreed_next",
+        "mark_",
+        "started_at",
+        "due_at",
+        "postponed",
+    ]
+    readonly_fields = ["agreed", "agreed_next", "mark_"]
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        latest = Settlement.objects.filter(agreement=OuterRef("pk")).order_by("-period_no")
+        return super().get_queryset(request).annotate(latest_mark=Subquery(latest.values("mark")[:1]))
+
+    @admin.display(description="terms")
+    def agreed(self, agreement: FeeAgreement) -> str:
+        return costs(agreement.terms)
+
+    @admin.display(description="terms from the next period on")
+    def agreed_next(self, agreement: FeeAgreement) -> str:
+        return costs(agreement.next_terms)
+
+    @admin.display(description="mark", ordering="latest_mark")
+    def mark_(self, agreement: Any) -> SafeString:
+        return shown.number(agreement.latest_mark, shown.MONEY)
+
+    @admin.display(description="postponed", ordering="postponed")
+    def postponed_(self, agreement: FeeAgreement) -> SafeString | str:
+        return shown.chip(agreement.postponed, "wait") if agreement.postponed else "–"
+
+    def told(self, request: HttpRequest, agreement: FeeAgreement) -> dict[str, Any]:
+        claims = agreement.claims.order_by("-created_at")
+        return {"settlements": agreement.settlements.order_by("-period_no")[:ROWS], "claims": claims[:ROWS]}
+
+
+def costs(terms: FeeTerms) -> str:
+    return f"{terms.performance_bps / 100:g} %, {shown.plain(terms.subscription_fee, shown.MONEY)} a month"

@@ -1,0 +1,174 @@
+"""Wallets: what is in them, and what staff may do with one."""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import F, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils.safestring import SafeString
+
+from audit.admin import named
+from audit.models import AuditLog
+from audit.people import actor_of
+from core import admin as shown
+from core.errors import DomainError
+from wallets import services
+from wallets.admin.book import ROWS, Book, caller, check_not_their_own, page_of, spelled
+from wallets.admin.steps import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, Step
+from wallets.models import LedgerEntry, MoneyRequest, Wallet, WalletHold
+
+TOLD_OF_A_WALLET = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
+
+
+class FrozenFilter(admin.SimpleListFilter):
+    title = parameter_name = "frozen"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("yes", "Yes"), ("no", "No")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Wallet]) -> QuerySet[Wallet]:
+        return queryset.filter(frozen_at__isnull=self.value() == "no") if self.value() else queryset
+
+
+@admin.register(Wallet)
+class WalletAdmin(Book):
+    change_form_template = "admin/wallets/wallet.html"
+    list_display = ["whose", "kind_", "currency", "balance_", "held_", "available_", "version_", "frozen"]
+    list_filter = ["kind", "currency", FrozenFilter]
+    list_select_related = ["owner"]
+    search_fields = ["owner__username"]
+    search_help_text = "The owner's user name"
+    ordering = ["owner__username", "id"]
+    actions = ["deposit", "withdraw", "adjust", "freeze", "unfreeze"]
+    asked_about = ["whose", "currency_", "balance_", "held_", "available_", "frozen"]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ["version", "created_at", "shard" if obj and obj.owner is None else "frozen_at"]
+
+    @admin.display(description="whose", ordering="owner__username")
+    def whose(self, wallet: Wallet) -> str:
+        return wallet.owner.get_username() if wallet.owner else f"house, {wallet.shard}"
+
+    @admin.display(description="kind", ordering="kind")
+    def kind_(self, wallet: Wallet) -> SafeString:
+        return kind_chip(wallet)
+
+    @admin.display(description="currency")
+    def currency_(self, wallet: Wallet) -> str:
+        return wallet.currency
+
+    @admin.display(description="balance", ordering="balance")
+    def balance_(self, wallet: Wallet) -> SafeString:
+        return shown.number(wallet.balance, shown.MONEY)
+
+    @admin.display(description="held", ordering="held")
+    def held_(self, wallet: Wallet) -> SafeString:
+        return shown.number(wallet.held, shown.MONEY)
+
+    @admin.display(description="available", ordering=F("balance") - F("held"))
+    def available_(self, wallet: Wallet) -> SafeString:
+        return shown.number(wallet.available, shown.MONEY)
+
+    @admin.display(description="version", ordering="version")
+    def version_(self, wallet: Wallet) -> SafeString:
+        return shown.number(Decimal(wallet.version))
+
+    @admin.display(description="state", ordering="frozen_at")
+    def frozen(self, wallet: Wallet) -> SafeString | str:
+        if wallet.owner is None:
+            return "–"
+        return shown.chip("frozen", "bad") if wallet.is_frozen else shown.chip("open", "good")
+
+    def steps(self, wallet: Wallet) -> Sequence[Step]:
+        if wallet.owner is None:
+            return ()
+        return DEPOSIT, WITHDRAW, ADJUST, UNFREEZE if wallet.is_frozen else FREEZE
+
+    def told(self, request: HttpRequest, wallet: Wallet) -> dict[str, Any]:
+        entries = LedgerEntry.objects.filter(wallet=wallet).select_related("transfer").order_by("-version")
+        before = request.GET.get("before", "")
+        if before.isdecimal() and len(before) < 19:  # as long as a version can be
+            entries = entries.filter(version__lt=int(before))
+        page = list(entries[: ROWS + 1])
+        facts = AuditLog.objects.filter(subject=f"wallet:{wallet.pk}", action__in=TOLD_OF_A_WALLET).order_by("-id")
+        return {
+            "wallet": wallet,
+            "kind_chip": kind_chip(wallet),
+            "entries": page[:ROWS],
+            "older": page[ROWS - 1].version if len(page) > ROWS else None,
+            "is_newest": not before,
+            "holds": wallet.holds.filter(state=WalletHold.State.PENDING).order_by("created_at")[:ROWS],
+            "requests": wallet.requests.filter(state=MoneyRequest.State.PENDING)
+            .select_related("requested_by")
+            .order_by("created_at")[:ROWS],
+            "timeline": named(facts[:10]),
+        }
+
+    @admin.action(description="Deposit: money that came in", permissions=["move"])
+    def deposit(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
+        return self._move(request, chosen, DEPOSIT, MoneyRequest.Kind.DEPOSIT)
+
+    @admin.action(description="Withdraw: money that goes out", permissions=["move"])
+    def withdraw(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
+        return self._move(request, chosen, WITHDRAW, MoneyRequest.Kind.WITHDRAWAL)
+
+    @admin.action(description="Adjust: give or take, for a reason", permissions=["move"])
+    def adjust(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
+        return self._move(request, chosen, ADJUST, MoneyRequest.Kind.ADJUSTMENT)
+
+    @admin.action(description="Freeze: nothing goes out", permissions=["move"])
+    def freeze(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
+        return self._with_reason(request, chosen, FREEZE, services.freeze)
+
+    @admin.action(description="Unfreeze", permissions=["move"])
+    def unfreeze(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
+        return self._with_reason(request, chosen, UNFREEZE, services.unfreeze)
+
+    def _move(
+        self, request: HttpRequest, chosen: QuerySet[Wallet], step: Step, kind: MoneyRequest.Kind
+    ) -> HttpResponse | None:
+        def ask_for(wallet: Wallet, told: dict[str, Any]) -> str:
+            asked = services.request_money(
+                wallet=wallet, kind=kind, amount=told["amount"], reason=told["reason"],
+                idempotency_key=str(told["key"]), by=caller(request), actor=actor_of(request),
+            )  # fmt: skip
+            return f"{spelled(asked)}: {asked.get_state_display()}."
+
+        return self._step(request, chosen, step, ask_for)
+
+    def _with_reason(
+        self, request: HttpRequest, chosen: QuerySet[Wallet], step: Step, verb: Callable[..., None]
+    ) -> HttpResponse | None:
+        def call(wallet: Wallet, told: dict[str, Any]) -> str:
+            verb(wallet=wallet, reason=told["reason"], actor=actor_of(request))
+            return f"{step.title}: done for {wallet}."
+
+        return self._step(request, chosen, step, call)
+
+    def _step(
+        self, request: HttpRequest, chosen: QuerySet[Wallet], step: Step, do: Callable[[Wallet, dict[str, Any]], str]
+    ) -> HttpResponse | None:
+        wallet = self.one_of(request, chosen.select_related("owner"))
+        if wallet is None:
+            return None
+        if wallet.owner is None:
+            self.message_user(request, "Only a person's wallet: the house's move with theirs.", messages.ERROR)
+            return None
+        form = step.filled(request)
+        if not form.is_valid():
+            return self.ask(request, step, [wallet], form)
+        try:
+            check_not_their_own(request, wallet)
+            self.message_user(request, do(wallet, form.cleaned_data))
+        except DomainError as no:
+            self.refused(request, no)
+            return self.ask(request, step, [wallet], step.again(request, no))
+        return redirect(page_of(wallet))
+
+
+def kind_chip(wallet: Wallet) -> SafeString:
+    kind = wallet.get_kind_display().removeprefix("house: ")
+    return shown.chip("person" if wallet.kind == Wallet.Kind.PERSON else kind)
