@@ -13,6 +13,7 @@ from market.models import Instrument
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from wallets import services as wallets
+from wallets.models import FeeTerms
 
 _LEADERS = {"lena": "lena-eurusd", "sam": "sam-xauusd"}
 _INSTRUMENTS = {
@@ -110,7 +111,16 @@ def make_demo() -> accounts.NewSecret:
     provider, guest = user(DEMO_PROVIDER), user(DEMO_GUEST)
     published = account(provider, f"{DEMO_PROVIDER}-demo")
     leads = strategy(provider, published, DEMO_STRATEGY, "Breakouts of EURUSD, hourly")
+    _price(leads)
+    wallet = wallets.wallet_of(owner=guest, currency="USD")
+    wallets.deposit(wallet=wallet, amount=Decimal(250), note="Play money", idempotency_key="demo")
     strategies.subscribe(
         account=account(guest, f"{DEMO_GUEST}-demo"), strategy=leads, actor=audit.SYSTEM, multiplier=Decimal("0.5")
     )
     return key(published, BotKey.Kind.MASTER)
+
+
+def _price(leads: Strategy) -> None:
+    """A fifth of new profit and a little each month."""
+    if not FeeTerms.objects.filter(strategy=leads).exists():
+        FeeTerms.objects.create(strategy=leads, subscription_fee=Decimal(12))

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from accounts import networks
 from core import problem
+from wallets import guard
 
 
 def alive(request: HttpRequest) -> HttpResponse:
@@ -19,11 +20,18 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """200 when the database answers, Redis answers and every migration is applied; else 503 and what is missing."""
+    """200 when the database answers, Redis answers and every migration is applied; else 503 and what is missing.
+
+    A halted ledger is told, and no reason to take the desk away: trades must be closed.
+    """
     state = {"database": _database(), "redis": _redis()}
     state["migrations"] = _migrations() if state["database"] == "ok" else "unknown"
     good = all(answer == "ok" for answer in state.values())
-    return JsonResponse({"status": "ready" if good else "not ready", **state}, status=200 if good else 503)
+    halted = guard.halted() if good else ""
+    if good:
+        state["ledger"] = f"halted: {halted}" if halted else "ok"
+    status = "not ready" if not good else "degraded" if halted else "ready"
+    return JsonResponse({"status": status, **state}, status=200 if good else 503)
 
 
 def _database() -> str:

@@ -15,7 +15,7 @@ from prometheus_client import Counter
 
 from accounts import networks
 from core import problem
-from core.errors import RequestMalformed
+from core.errors import CsrfFailed, RequestMalformed
 
 log = structlog.get_logger("request")
 REQUESTS = Counter("copydesk_requests", "Requests answered.", ["method", "status"])
@@ -132,9 +132,7 @@ class PeopleOnly:
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     if request.path.startswith("/api/"):
         request_id = getattr(request, "request_id", "")
-        return problem.response(
-            problem.body(status=403, code="csrf_failed", detail=f"CSRF: {reason}", request_id=request_id)
-        )
+        return problem.response(problem.of(CsrfFailed(f"CSRF: {reason}"), request_id))
     return cast(
         HttpResponse, HttpResponseForbidden("This form has expired. Go back, reload the page, and send it again.")
     )

@@ -45,6 +45,12 @@ class NotFound(DomainError):
     detail = "There is no such object, or it is not yours."
 
 
+class CsrfFailed(DomainError):
+    code = "csrf_failed"
+    status = HTTPStatus.FORBIDDEN
+    detail = "The form's token is missing or old. Reload the page and send it again."
+
+
 class Busy(DomainError):
     code = "busy"
     retry = "same_key"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from drf_spectacular.authentication import SessionScheme
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -207,6 +208,10 @@ class BotsStayOutScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
 
     def get_security_requirement(self, auto_schema: Any) -> list[Schema]:
         return []
+
+
+class SessionOfPeople(SessionScheme):
+    target_class = "accounts.people.Session"
 
 
 def header(name: str, pattern: str, says: str, *, required: bool = True) -> OpenApiParameter:

@@ -320,7 +320,11 @@ class FeeTerms(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.strategy}: {self.performance_bps / 100:g} % and {self.subscription_fee.normalize():f} a month"
+        return f"{self.strategy}: {self.percent:f} % and {self.subscription_fee.normalize():f} a month"
+
+    @property
+    def percent(self) -> Decimal:
+        return Decimal(self.performance_bps).scaleb(-2).normalize()
 
 
 class FeeAgreementQuerySet(models.QuerySet["FeeAgreement"]):
@@ -430,6 +434,13 @@ class FeeClaim(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.agreement_id}/{self.period_no}"
+
+    @property
+    def about(self) -> str:
+        name = self.agreement.strategy.name
+        if self.kind == FeeClaim.Kind.SUBSCRIPTION:
+            return f"{name}, {self.period_no // 100}-{self.period_no % 100:02}"
+        return f"{name}, period {self.period_no}"
 
     @property
     def owed(self) -> Decimal:

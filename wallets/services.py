@@ -119,6 +119,12 @@ _BY_STATE: dict[str, type[DomainError]] = {
     "CD007": LedgerHalted,
 }
 
+# What two of the same request, at the same time, run into: the second finds what the first did when it tries again.
+_ANOTHER_WAS_FIRST = (
+    "ledger_entries_pkey", "transfer_is_asked_for_once", "money_is_asked_for_once", "money_requests_transfer_id_key",
+    "money_requests_hold_id_key",
+)  # fmt: skip
+
 # The house's side of what comes in and of what goes out.
 _COMES_FROM = {
     Kind.DEPOSIT: Wallet.Kind.CASH_IN,
@@ -317,11 +323,13 @@ def request_money(
     """Ask for a deposit, a withdrawal or an adjustment: done at once up to the limit, above it once a second person
     approves. A withdrawal that waits is held, so that it cannot be spent meanwhile. The key as in `debit_wallet`.
     """
-    asked = {"kind": str(kind), "amount": money.exact(amount), "reason": reason, "requested_by": by}
+    may_take = kind == MoneyRequest.Kind.ADJUSTMENT
+    exact = Decimal(_amount(abs(amount) if may_take else amount)).copy_sign(amount)
+    asked = {"kind": str(kind), "amount": exact, "reason": reason, "requested_by": by}
     _checked(idempotency_key)
 
     def ask() -> MoneyRequest | DomainError:
-        with transaction.atomic():
+        with translated(), transaction.atomic():
             known = MoneyRequest.objects.filter(wallet=wallet, idempotency_key=idempotency_key).first()
             if known is not None:
                 same = all(getattr(known, name) == value for name, value in asked.items())
@@ -330,10 +338,10 @@ def request_money(
             request.needs_second = abs(request.amount) > settings.SECOND_PERSON_ABOVE
             try:
                 if not request.needs_second:
-                    _carry_out(request, by, actor)
+                    _carry_out(request, by, actor, key=f"request:{idempotency_key}")
                 elif request.kind == MoneyRequest.Kind.WITHDRAWAL:
                     request.hold_id = hold(
-                        wallet=wallet, amount=amount, purpose=f"withdrawal:{request.pk}",
+                        wallet=wallet, amount=amount, purpose=f"withdrawal:{idempotency_key}",
                         idempotency_key=f"withdrawal:{idempotency_key}", actor=actor,
                     )  # fmt: skip
             except tuple(_REFUSALS.values()) as no:
@@ -349,12 +357,14 @@ def approve(*, request: MoneyRequest, by: User, actor: audit.Actor) -> MoneyRequ
     """Carry out what was asked for. Above the limit, by another person than who asked; never by the wallet's owner."""
 
     def decide() -> MoneyRequest | DomainError:
-        with transaction.atomic():
+        with translated(), transaction.atomic():
             found = _undecided(request)
             if found.wallet.owner == by or (found.needs_second and found.requested_by == by):
                 raise SecondPersonNeeded
             try:
-                _carry_out(found, by, actor)
+                # The row, locked and pending, is what keeps this to once. Under a key of its own a refusal binds only
+                # this attempt: once the wallet is thawed or filled, the request can still be approved.
+                _carry_out(found, by, actor, key=f"approval:{uuid.uuid4()}")
             except tuple(_REFUSALS.values()) as no:
                 return no
             found.save(update_fields=["state", "transfer", "decided_by", "decided_at"])
@@ -368,7 +378,7 @@ def reject(*, request: MoneyRequest, by: User, reason: str, actor: audit.Actor) 
     """Refuse what was asked for, or take one's own request back; what was held is free again."""
 
     def decide() -> MoneyRequest:
-        with transaction.atomic():
+        with translated(), transaction.atomic():
             found = _undecided(request)
             if found.hold_id:
                 void(hold_id=found.hold_id, actor=actor)
@@ -387,13 +397,13 @@ def _undecided(request: MoneyRequest) -> MoneyRequest:
     return found
 
 
-def _carry_out(request: MoneyRequest, by: User, actor: audit.Actor) -> None:
+def _carry_out(request: MoneyRequest, by: User, actor: audit.Actor, key: str) -> None:
     how: dict[str, Any] = {
         "wallet": request.wallet,
         "amount": abs(request.amount),
         "kind": request.kind,
         "note": request.reason,
-        "idempotency_key": f"request:{request.idempotency_key}",
+        "idempotency_key": key,
         "actor": actor,
     }
     if request.hold_id:
@@ -479,7 +489,7 @@ def translated() -> Iterator[None]:
         yield
     except DatabaseError as fault:
         state = getattr(fault.__cause__, "sqlstate", None) or ""
-        if _constraint(fault) in ("ledger_entries_pkey", "money_is_asked_for_once", "transfer_is_asked_for_once"):
+        if _constraint(fault) in _ANOTHER_WAS_FIRST:
             raise ConcurrentModification from fault
         if state in _BY_STATE:
             raise _BY_STATE[state] from fault

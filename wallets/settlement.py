@@ -255,7 +255,7 @@ def _move(claim: FeeClaim, key: str, kind: str, amount: Decimal, **sides: Any) -
         "key": key,
         "kind": str(kind),
         "amount": money.text(amount),
-        "note": f"{claim.agreement.strategy.name}, period {claim.period_no}",
+        "note": claim.about,
         "claim": claim.pk,
         "wait": True,
     }

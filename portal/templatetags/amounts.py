@@ -38,6 +38,12 @@ def result(value: Decimal) -> str:
 
 
 @register.filter
+def change(value: Decimal) -> str:
+    """Money to its last digit, with its sign."""
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{shown.plain(abs(value), 2)}"
+
+
+@register.filter
 def tone(value: Decimal) -> str:
     """The class of a result's colour."""
     cents = round(value, 2)

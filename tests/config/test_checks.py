@@ -87,7 +87,7 @@ def test_a_form_without_its_token_is_refused(desk_db, lena):
     for path in ("/login/", "/logout/", "/admin/login/"):
         assert browser.post(path, {"username": "lena"}, HTTP_HOST=HOST).status_code == 403, path
     refused = browser.post("/api/v2/trades/history", {}, HTTP_HOST=HOST)
-    assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+    assert (refused.status_code, refused.json()["code"]) == (403, "csrf_failed")
 
 
 @pytest.mark.parametrize("what", UNSAFE)

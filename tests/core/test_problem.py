@@ -17,7 +17,7 @@ from tests.signed import HOST, opening
 DOCUMENTED = Path(__file__).resolve().parent.parent.parent / "docs" / "errors.md"
 RETRIES = {"never", "new_seq", "same_key", "after", "rotate", "resync"}
 # What is told without a class: by the framework's own errors, or where there is no request to refuse.
-WITHOUT_A_CLASS = {"csrf_failed": (403, "never"), "internal": (500, "same_key")}
+WITHOUT_A_CLASS = {"internal": (500, "same_key")}
 
 
 def refusals():

@@ -1,0 +1,201 @@
+"""A person's money on the page: their own alone, and every refusal said in words."""
+
+import re
+import uuid
+from decimal import Decimal
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from strategies.models import Subscription
+from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
+from wallets import services, settlement
+from wallets.models import FeeTerms, MoneyRequest
+
+PAGE = "/wallet/"
+
+
+@pytest.fixture
+def as_finn(client, finn):
+    client.force_login(finn.owner)
+    return client
+
+
+def text(answer):
+    assert answer.status_code == 200
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
+
+
+def withdraw(client, amount, key=None):
+    fields = {"amount": amount, "currency": "USD", "key": key or str(uuid.uuid4())}
+    return text(client.post(f"{PAGE}withdraw/", fields, follow=True))
+
+
+@pytest.fixture
+def settled(lena, finn):
+    """finn made 1000 by following lena, who takes a fifth; he can pay half of it."""
+    follows = following(lena, finn)
+    pay_in(finn, "100")
+    follows.brought("1", "1000")
+    settlement.sweep(now=follows.month_end() + JUST_AFTER)
+    return follows
+
+
+def test_a_visitor_is_asked_to_sign_in(client, cast):
+    assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
+
+
+def test_who_has_no_wallet_is_told_so(client, staff):
+    client.force_login(staff)
+
+    assert "You have no wallet yet" in text(client.get(PAGE))
+
+
+def test_shows_balance_and_what_moved(as_finn, finn):
+    pay_in(finn, "123.45")
+
+    assert "Available 123.45 Balance 123.45 Set aside 0.00" in text(as_finn.get(PAGE))
+
+
+def test_takes_money_out_once_however_often_it_is_sent(as_finn, finn):
+    pay_in(finn, "100")
+    key = str(uuid.uuid4())
+
+    assert "It is on its way to you" in withdraw(as_finn, "40", key)
+    withdraw(as_finn, "40", key)
+    assert balance(finn) == 60
+
+
+@pytest.mark.parametrize(
+    ("amount", "says"),
+    [
+        ("101", "There is less available than that"),
+        ("-5", "An amount is more than nothing"),
+        ("0", "An amount is more than nothing"),
+        ("much", "Write an amount such as 25.00"),
+        ("NaN", "Write an amount such as 25.00"),
+        ("1e99", "Write an amount such as 25.00"),
+        ("", "Write an amount such as 25.00"),
+    ],
+)
+def test_says_why_it_moves_nothing(as_finn, finn, amount, says):
+    pay_in(finn, "100")
+
+    assert says in withdraw(as_finn, amount)
+    assert balance(finn) == 100
+
+
+def test_a_large_withdrawal_waits_and_can_be_taken_back(as_finn, finn, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(10)
+    pay_in(finn, "100")
+
+    assert "set aside until staff have looked at it" in withdraw(as_finn, "40")
+    assert usd(finn).held == 40
+
+    asked = MoneyRequest.objects.get()
+    assert "free again" in text(as_finn.post(f"{PAGE}requests/{asked.pk}/take-back/", follow=True))
+    assert usd(finn).held == 0
+
+
+def test_nobody_takes_back_what_another_asked_for(client, finn, sam, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(10)
+    pay_in(finn, "100")
+    client.force_login(finn.owner)
+    withdraw(client, "40")
+    client.force_login(sam.owner)
+
+    assert client.post(f"{PAGE}requests/{MoneyRequest.objects.get().pk}/take-back/").status_code == 404
+    assert usd(finn).held == 40
+
+
+def test_says_what_is_owed_and_what_that_means(as_finn, settled):
+    page = text(as_finn.get(PAGE))
+
+    assert "Fees you owe 100.00" in page
+    assert "nothing new is copied until it is" in page
+    assert Subscription.objects.get().status == "PAUSED"
+
+
+def test_shows_how_a_fee_was_reckoned(as_finn, settled):
+    page = text(as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/1/"))
+
+    assert "agrees with what was charged" in page
+    assert "Together: your result so far 1000.00" in page
+    assert "Fee, rounded down 200.00 Charged 200.00" in page
+
+
+def test_shows_nobody_elses_fees(client, lena, sam, settled):
+    for stranger in (sam, lena):
+        client.force_login(stranger.owner)
+        assert client.get(f"{PAGE}fees/{settled.agreement.pk}/1/").status_code == 404
+
+
+def test_staff_see_how_a_fee_was_reckoned(client, staff, settled):
+    client.force_login(staff)
+
+    assert client.get(f"{PAGE}fees/{settled.agreement.pk}/1/").status_code == 200
+
+
+def test_a_period_that_was_not_settled_is_not_there(as_finn, settled):
+    assert [as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/{no}/").status_code for no in (0, 2)] == [404, 404]
+
+
+def test_a_provider_sees_what_they_earn_and_not_from_whom(client, lena, settled):
+    client.force_login(lena.owner)
+    page = text(client.get(PAGE))
+
+    assert "150.00 owed" in page
+    assert "finn" not in page
+
+
+def test_new_terms_are_offered_and_agreed(as_finn, settled):
+    dearer = FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=2550)
+    assert "The provider offers new terms: 25.5 % of new profit" in text(as_finn.get(PAGE))
+
+    accept = f"{PAGE}agreements/{settled.agreement.pk}/accept/"
+    assert "Agreed" in text(as_finn.post(accept, {"terms": dearer.pk}, follow=True))
+    assert "From then on: 25.5 %" in text(as_finn.get(PAGE))
+
+
+def test_terms_that_changed_meanwhile_are_not_agreed(as_finn, settled):
+    terms = settled.agreement.terms
+    FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=5000)
+
+    accept = f"{PAGE}agreements/{settled.agreement.pk}/accept/"
+    assert "not the strategy's latest terms" in text(as_finn.post(accept, {"terms": terms.pk}, follow=True)).replace(
+        "&#x27;", "'"
+    )
+
+
+def test_a_statement_adds_up(as_finn, finn, settled):
+    page = text(as_finn.get(f"{PAGE}statements/{timezone.now():%Y-%m}/"))
+
+    assert "Before 0.00 Deposit +100.00 Performance fee −100.00 After 0.00" in page
+
+
+@pytest.mark.parametrize("month", ["2026-13", "soon", "1999-01"])
+def test_no_such_statement(as_finn, month):
+    assert as_finn.get(f"{PAGE}statements/{month}/").status_code == 404
+
+
+def test_the_page_costs_no_more_for_a_longer_life(as_finn, finn, settled):
+    def queries():
+        with CaptureQueriesContext(connection) as seen:
+            as_finn.get(PAGE)
+        return len(seen)
+
+    few = queries()
+    for number in range(20):
+        pay_in(finn, str(number + 1))
+
+    assert queries() == few
+
+
+def test_a_frozen_wallet_says_so(as_finn, finn):
+    from audit import services as audit
+
+    services.freeze(wallet=usd(finn), reason="dispute", actor=audit.SYSTEM)
+
+    assert "Staff froze this wallet" in text(as_finn.get(PAGE))
