@@ -1,0 +1,503 @@
+"""What staff may do with the ledger in the admin, and what nobody may."""
+
+import re
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import connection, connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from audit.models import AuditLog
+from wallets import guard, services
+from wallets.models import FeeAgreement, FeeTerms, LedgerTransfer, MoneyRequest, Settlement, Wallet, WalletHold
+
+PAGES = ["wallet", "moneyrequest", "ledgertransfer", "wallethold", "feeterms", "feeagreement", "ledgerhalt"]
+LARGE = Decimal(5000)  # above what one person may move
+
+
+@pytest.fixture
+def admin(client, staff):
+    """The browser of `desk`, a superuser."""
+    client.force_login(staff)
+    return client
+
+
+def of_staff(name, *codenames):
+    """The browser of staff with these permissions alone."""
+    user = User.objects.create_user(name, password=None, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    browser = Client()
+    browser.force_login(user)
+    return browser
+
+
+@pytest.fixture
+def mover(cast):
+    return of_staff("mara", "change_wallet", "view_ledgertransfer")
+
+
+@pytest.fixture
+def decider(cast):
+    return of_staff("dora", "change_moneyrequest", "view_wallet", "view_ledgertransfer")
+
+
+@pytest.fixture
+def wallet(finn):
+    """Finn's, with 100 in it."""
+    found = services.wallet_of(owner=finn.owner, currency="USD")
+    services.deposit(wallet=found, amount=Decimal(100), note="wire 1", idempotency_key="first")
+    return fresh(found)
+
+
+def fresh(row):
+    return type(row).objects.get(pk=row.pk)
+
+
+def listed(model):
+    return reverse(f"admin:wallets_{model}_changelist")
+
+
+def page(row):
+    return reverse(f"admin:wallets_{row._meta.model_name}_change", args=[row.pk])
+
+
+def act(browser, action, *rows, confirmed=True, **told):
+    """Post an action's own page, as its form would."""
+    form = {"action": action, "_selected_action": [row.pk for row in rows], **told}
+    if confirmed:
+        form = {"key": str(uuid.uuid4()), "confirmed": "1", **form}
+    return browser.post(listed(rows[0]._meta.model_name), form, follow=True)
+
+
+def said(answer):
+    return [str(message) for message in answer.context["messages"]]
+
+
+def asked_for(wallet, kind="DEPOSIT", amount=LARGE, by="mara"):
+    person = User.objects.get_or_create(username=by, defaults={"is_staff": True})[0]
+    return services.request_money(
+        wallet=wallet, kind=kind, amount=amount, reason="wire 2", idempotency_key=str(uuid.uuid4()), by=person,
+        actor=services.audit.SYSTEM,
+    )  # fmt: skip
+
+
+def agreed(finn, lena):
+    terms = FeeTerms.objects.create(strategy=lena.strategy)
+    now = timezone.now()
+    agreement = FeeAgreement.objects.create(
+        subscriber=finn.owner, strategy=lena.strategy, currency="USD", terms=terms, next_terms=terms,
+        started_at=now - timedelta(days=20), due_at=now + timedelta(days=10), postponed="no price of XAUUSD",
+    )  # fmt: skip
+    nothing = dict.fromkeys(["period_no", "closed_result", "floating_result", "base", "mark", "rate_bps", "fee"], 0)
+    Settlement.objects.create(
+        agreement=agreement, starts_at=agreement.started_at, ends_at=agreement.started_at, **nothing
+    )
+    return agreement
+
+
+# --- nobody edits
+
+
+def one_of_each(wallet, finn, lena):
+    request = asked_for(wallet)
+    services.hold(wallet=wallet, amount=Decimal(5), purpose="test", idempotency_key="h")
+    agreement = agreed(finn, lena)
+    guard.halt(why="a test")
+    guard.resume()
+    halt = guard.LedgerHalt.objects.get()
+    return [wallet, request, LedgerTransfer.objects.first(), WalletHold.objects.get(), agreement.terms, agreement, halt]
+
+
+def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin, wallet, finn, lena):
+    for row in one_of_each(wallet, finn, lena):
+        before = type(row).objects.filter(pk=row.pk).values().get()
+
+        assert admin.get(page(row)).status_code == 200
+        assert admin.post(page(row), {"balance": "1", "amount": "1"}).status_code == 403
+        assert admin.post(page(row).replace("/change/", "/delete/"), {"post": "yes"}).status_code == 403
+        assert type(row).objects.filter(pk=row.pk).values().get() == before
+
+
+@pytest.mark.parametrize("model", [model for model in PAGES if model != "feeterms"])
+def test_nobody_adds_a_row_of_the_ledger(admin, model):
+    assert admin.post(reverse(f"admin:wallets_{model}_add"), {"balance": "1"}).status_code == 403
+
+
+@pytest.mark.parametrize("model", PAGES)
+def test_no_list_deletes(admin, wallet, model):
+    answer = admin.post(listed(model), {"action": "delete_selected", "_selected_action": wallet.pk, "post": "yes"})
+
+    assert answer.status_code == 403 or "delete" not in answer.content.decode()
+    assert Wallet.objects.filter(pk=wallet.pk).exists()
+
+
+@pytest.mark.parametrize("model", PAGES)
+def test_staff_without_the_view_permission_sees_nothing(cast, model):
+    assert of_staff("nora").get(listed(model)).status_code == 403
+
+
+@pytest.mark.parametrize("action", ["deposit", "withdraw", "adjust", "freeze", "unfreeze"])
+def test_who_may_only_look_is_offered_no_action_and_a_forged_one_is_refused(cast, wallet, action):
+    viewer = of_staff("vera", "view_wallet", "change_moneyrequest")
+
+    shown = viewer.get(page(wallet)).content.decode() + viewer.get(listed("wallet")).content.decode()
+    forged = act(viewer, action, wallet, amount="5", reason="forged")
+
+    assert 'name="action"' not in shown
+    assert forged.status_code == 403
+    assert (fresh(wallet).balance, fresh(wallet).frozen_at) == (100, None)
+
+
+def test_who_may_not_decide_cannot_approve(mover, wallet):
+    request = asked_for(wallet, by="nils")
+
+    assert act(mover, "approve", request).status_code == 403
+    assert act(mover, "reject", request, reason="no").status_code == 403
+    assert fresh(request).state == "PENDING"
+
+
+def test_who_may_only_decide_reverses_nothing(decider, wallet):
+    assert act(decider, "reverse", LedgerTransfer.objects.get(), reason="no").status_code == 403
+    assert LedgerTransfer.objects.count() == 1
+
+
+# --- money moves
+
+
+def test_a_deposit_asks_first_with_a_key_of_its_own(admin, wallet):
+    first, second = (act(admin, "deposit", wallet, confirmed=False).content.decode() for _ in range(2))
+
+    keys = [re.search(r'name="key" value="([^"]{36})"', html)[1] for html in (first, second)]
+    assert keys[0] != keys[1]
+    assert "Above 1000 it waits for a second person." in first
+    assert fresh(wallet).balance == 100
+
+
+def test_a_deposit_is_booked_with_its_reference_and_who_did_it(mover, wallet):
+    answer = act(mover, "deposit", wallet, amount="12.5", reason="SEPA 4711")
+
+    assert said(answer) == ["Deposit of 12.50 USD, finn: done."]
+    assert answer.redirect_chain[-1][0] == page(wallet)
+    assert fresh(wallet).balance == Decimal("112.5")
+    assert LedgerTransfer.objects.get(note="SEPA 4711").kind == "DEPOSIT"
+    assert AuditLog.objects.get(action="money.requested").actor == str(User.objects.get(username="mara").pk)
+
+
+def test_a_double_click_moves_money_once(mover, wallet):
+    sent = {"key": str(uuid.uuid4()), "amount": "10", "reason": "twice"}
+
+    answers = [said(act(mover, "withdraw", wallet, **sent)) for _ in range(2)]
+
+    assert answers[0] == answers[1] == ["Withdrawal of 10.00 USD, finn: done."]
+    assert fresh(wallet).balance == 90
+
+
+@pytest.mark.parametrize(("action", "amount"), [("deposit", "10"), ("deposit", "70"), ("withdraw", "70")])
+def test_a_double_click_at_the_same_time_moves_money_once(staff, wallet, settings, action, amount):
+    settings.SECOND_PERSON_ABOVE = Decimal(50)
+    sent = {"key": str(uuid.uuid4()), "amount": amount, "reason": "twice"}
+
+    def click():
+        browser = Client()
+        browser.force_login(staff)
+        try:
+            return said(act(browser, action, wallet, **sent))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as clicks:
+        answers = [click.result() for click in [clicks.submit(click) for _ in range(2)]]
+
+    assert all(answer == answers[0] and "(" not in answer[0] for answer in answers)
+    assert MoneyRequest.objects.count() == 1
+    assert fresh(wallet).balance == (110 if amount == "10" else 100)
+    assert fresh(wallet).held == (70 if action == "withdraw" else 0)
+
+
+@pytest.mark.parametrize(("amount", "balance"), [("12.5", "112.5"), ("-12.5", "87.5"), ("−12.5", "87.5")])
+def test_an_adjustment_gives_or_takes(mover, wallet, amount, balance):
+    act(mover, "adjust", wallet, amount=amount, reason="goodwill")
+
+    assert fresh(wallet).balance == Decimal(balance)
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("deposit", {"amount": "-1", "reason": "x"}),
+        ("deposit", {"amount": "1e-9", "reason": "x"}),
+        ("deposit", {"amount": "1", "reason": " "}),
+        ("withdraw", {"amount": "0", "reason": "x"}),
+        ("adjust", {"amount": "0", "reason": "x"}),
+        ("adjust", {"amount": "NaN", "reason": "x"}),
+        ("freeze", {"reason": ""}),
+    ],
+)
+def test_what_cannot_be_is_asked_again(mover, wallet, action, told):
+    answer = act(mover, action, wallet, **told)
+
+    assert answer.content.decode().count('class="errorlist"') == 1
+    assert (fresh(wallet).balance, fresh(wallet).frozen_at) == (100, None)
+
+
+def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover, wallet):
+    answer = act(mover, "withdraw", wallet, key=(key := str(uuid.uuid4())), amount="500", reason="all of it")
+
+    assert said(answer) == ["There is less available than that. (insufficient_funds)"]
+    form = answer.context["form"]
+    assert form["key"].value() != key
+    again = act(mover, "withdraw", wallet, key=form["key"].value(), amount="50", reason=form["reason"].value())
+    assert said(again) == ["Withdrawal of 50.00 USD, finn: done."]
+
+
+def test_nothing_moves_while_the_ledger_is_halted_and_the_key_stays_good(mover, wallet):
+    guard.halt(why="a balance is not its entries")
+    sent = {"key": str(uuid.uuid4()), "amount": "5", "reason": "wire 3"}
+
+    answer = act(mover, "deposit", wallet, **sent)
+
+    assert said(answer)[0].endswith("(ledger_halted)")
+    assert answer.context["form"]["key"].value() == sent["key"]
+    assert fresh(wallet).balance == 100
+
+
+def test_staff_move_nothing_in_a_wallet_of_their_own(mover, cast):
+    own = services.wallet_of(owner=User.objects.get(username="mara"), currency="USD")
+
+    assert said(act(mover, "deposit", own, amount="5", reason="for me"))[0].endswith("(second_person_needed)")
+    assert fresh(own).balance == 0
+
+
+def test_one_wallet_is_chosen_and_it_is_a_persons(mover, wallet, sam):
+    his = services.wallet_of(owner=sam.owner, currency="USD")
+
+    assert said(act(mover, "deposit", wallet, his, amount="5", reason="x")) == ["Choose one wallet, not several."]
+    house = act(mover, "deposit", Wallet.objects.house().first(), amount="5", reason="x")
+    assert said(house) == ["Only a person's wallet: the house's move with theirs."]
+    assert fresh(wallet).balance == 100
+
+
+def test_a_frozen_wallet_lets_nothing_out_until_it_is_unfrozen(mover, wallet):
+    act(mover, "freeze", wallet, reason="documents have expired")
+    out = act(mover, "withdraw", wallet, amount="5", reason="x")
+    told = mover.get(page(wallet)).content.decode()
+    act(mover, "unfreeze", wallet, reason="they came")
+
+    assert said(out)[0].endswith("(wallet_frozen)")
+    assert "documents have expired" in told
+    assert 'value="unfreeze"' in told
+    assert 'value="freeze"' not in told
+    assert fresh(wallet).frozen_at is None
+
+
+# --- a second person
+
+
+def test_above_the_limit_a_second_person_decides(mover, decider, wallet):
+    asked = act(mover, "deposit", wallet, amount=LARGE, reason="wire 9")
+
+    assert said(asked) == ["Deposit of 5000.00 USD, finn: waits for a second person."]
+    request = MoneyRequest.objects.get()
+    assert "wire 9" in act(decider, "approve", request, confirmed=False).content.decode()
+    assert fresh(wallet).balance == 100
+    assert said(act(decider, "approve", request)) == ["Deposit of 5000.00 USD, finn: done."]
+    assert fresh(wallet).balance == 5100
+
+
+def test_who_asked_does_not_decide(cast, wallet):
+    both = of_staff("mara", "change_wallet", "change_moneyrequest")
+    act(both, "deposit", wallet, amount=LARGE, reason="wire 9")
+
+    (no,) = said(act(both, "approve", MoneyRequest.objects.get()))
+
+    assert no.startswith("Deposit of 5000.00 USD, finn: Another person than who asked")
+    assert no.endswith("(second_person_needed)")
+    assert fresh(wallet).balance == 100
+
+
+def test_a_request_is_rejected_for_a_reason_and_what_was_held_is_free(decider, wallet, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(50)
+    request = asked_for(wallet, "WITHDRAWAL", Decimal(60))
+    assert fresh(wallet).held == 60
+
+    unsaid = act(decider, "reject", request, reason="")
+    assert fresh(request).state == "PENDING"
+    act(decider, "reject", request, reason="no such account")
+
+    assert unsaid.content.decode().count('class="errorlist"') == 1
+    assert (fresh(request).state, fresh(wallet).held) == ("REJECTED", 0)
+    assert AuditLog.objects.get(action="money.rejected").detail["why"] == "no such account"
+
+
+def test_an_approval_that_was_refused_is_given_again_once_it_can_be(mover, decider, wallet, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(50)
+    request = asked_for(wallet, "WITHDRAWAL", Decimal(60), by="nils")
+    act(mover, "freeze", wallet, reason="x")
+
+    refused = said(act(decider, "approve", request))
+    act(mover, "unfreeze", wallet, reason="y")
+
+    assert refused[0].endswith("(wallet_frozen)")
+    assert said(act(decider, "approve", request)) == ["Withdrawal of 60.00 USD, finn: done."]
+    assert (fresh(wallet).balance, fresh(wallet).held) == (40, 0)
+
+
+def test_of_several_decided_at_once_each_is_answered(decider, wallet):
+    done, left = asked_for(wallet), asked_for(wallet, amount=LARGE + 1)
+    act(decider, "approve", done)
+
+    answers = said(act(decider, "approve", done, left))
+
+    assert answers[0].endswith("(request_decided)")
+    assert answers[1] == "Deposit of 5001.00 USD, finn: done."
+
+
+def test_what_waits_stands_first(admin, wallet):
+    waits = asked_for(wallet)
+    asked_for(wallet, amount=Decimal(1))
+
+    rows = admin.get(listed("moneyrequest")).context["cl"].result_list
+
+    assert [row == waits for row in rows] == [True, False]
+
+
+# --- the journal
+
+
+def test_a_transfer_is_reversed_once_and_both_name_each_other(mover, admin, wallet):
+    first = LedgerTransfer.objects.get()
+
+    again = [said(act(mover, "reverse", first, reason="wrong person")) for _ in range(2)]
+
+    assert again[0] == ["Reversed: deposit of 100 USD."]
+    assert again[1][0].endswith("(reversed_already)")
+    back = LedgerTransfer.objects.get(reverses=first)
+    assert page(back) in admin.get(page(first)).content.decode()
+    assert page(first) in admin.get(page(back)).content.decode()
+    assert 'value="reverse"' not in admin.get(page(first)).content.decode()
+    assert fresh(wallet).balance == 0
+
+
+def test_a_transfer_shows_both_its_sides(admin, wallet):
+    html = admin.get(page(LedgerTransfer.objects.get())).content.decode()
+
+    assert "+100.00" in html
+    assert "−100.00" in html
+    assert page(wallet) in html
+
+
+@pytest.mark.parametrize("sought", ["wire 1", "finn", "id"])
+def test_transfers_are_found_by_note_owner_and_id(admin, wallet, sam, sought):
+    his = services.wallet_of(owner=sam.owner, currency="USD")
+    services.deposit(wallet=his, amount=Decimal(1), note="other", idempotency_key="o")
+    wanted = LedgerTransfer.objects.get(note="wire 1")
+
+    (found,) = (
+        admin.get(listed("ledgertransfer"), {"q": wanted.pk if sought == "id" else sought}).context["cl"].result_list
+    )
+
+    assert found == wanted
+
+
+# --- pages
+
+
+def test_wallets_are_found_by_owner_and_filtered(mover, wallet, sam):
+    his = services.wallet_of(owner=sam.owner, currency="EUR")
+    act(mover, "freeze", his, reason="x")
+    url = listed("wallet")
+
+    def found(**query):
+        return set(mover.get(url, query).context["cl"].result_list)
+
+    assert found(q="finn") == {wallet}
+    assert found(frozen="yes") == {his}
+    assert found(q="sam", kind="PERSON", currency="EUR") == {his}
+    assert wallet in found(frozen="no")
+
+
+def test_a_wallets_page_turns_back_through_its_entries(admin, wallet):
+    for number in range(60):
+        services.deposit(wallet=wallet, amount=Decimal(1), note=f"wire {number}", idempotency_key=f"d{number}")
+
+    first = admin.get(page(wallet)).context
+    second = admin.get(page(wallet), {"before": first["older"]}).context
+    nonsense = [admin.get(page(wallet), {"before": text}).status_code for text in ("x", "-1", "9" * 5000)]
+
+    assert [entry.version for entry in first["entries"] + second["entries"]] == list(range(61, -1, -1))
+    assert second["older"] is None
+    assert nonsense == [200] * 3
+
+
+def test_a_wallets_page_tells_what_waits_and_what_is_held(admin, wallet, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(50)
+    request = asked_for(wallet, "WITHDRAWAL", Decimal(60))
+
+    html = admin.get(page(wallet)).content.decode()
+
+    assert page(request) in html
+    assert page(fresh(request).hold) in html
+
+
+def test_an_agreements_page_tells_its_settlements_and_why_one_waits(admin, finn, lena):
+    html = admin.get(page(agreed(finn, lena))).content.decode()
+
+    assert "no price of XAUUSD" in html
+    assert "Settled periods" in html
+    assert "0 bps" in html
+
+
+def test_terms_are_added_within_bounds_and_told(admin, lena):
+    add, terms = reverse("admin:wallets_feeterms_add"), {"strategy": lena.strategy.pk, "subscription_fee": "9.9"}
+
+    refused = admin.post(add, {**terms, "performance_bps": "5001", "platform_bps": "10001"})
+    admin.post(add, {**terms, "performance_bps": "1500", "platform_bps": "2500"})
+
+    assert refused.content.decode().count('class="errorlist"') == 2
+    made = FeeTerms.objects.get()
+    assert (made.performance_bps, made.subscription_fee) == (1500, Decimal("9.9"))
+    assert AuditLog.objects.get(action="fee_terms.added").subject == f"fee_terms:{made.pk}"
+
+
+@pytest.mark.parametrize("model", [*PAGES, "wallet_page", "step", "index"])
+def test_while_the_ledger_is_halted_every_page_says_why(admin, wallet, model):
+    pages = {
+        "wallet_page": lambda: admin.get(page(wallet)),
+        "step": lambda: act(admin, "deposit", wallet, confirmed=False),
+        "index": lambda: admin.get(reverse("admin:app_list", args=["wallets"])),
+    }
+    show = pages.get(model, lambda: admin.get(listed(model)))
+    assert 'class="halt"' not in show().content.decode()
+
+    guard.halt(why="no wallet is overdrawn: <7>")
+
+    html = show().content.decode()
+    assert 'class="halt"' in html
+    assert "no wallet is overdrawn: &lt;7&gt;" in html
+
+
+@pytest.mark.parametrize("model", ["wallet", "moneyrequest", "ledgertransfer", "wallethold"])
+def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(admin, cast, model, django_assert_num_queries):
+    def some(numbers):
+        for number in numbers:
+            person = User.objects.create_user(f"u{number}", password=None)
+            one = services.wallet_of(owner=person, currency="USD")
+            asked_for(one, amount=Decimal(10))
+            services.hold(wallet=one, amount=Decimal(1), purpose="x", idempotency_key="h")
+
+    some(range(2))
+    with CaptureQueriesContext(connection) as of_two:
+        admin.get(listed(model))
+    some(range(2, 9))
+
+    with django_assert_num_queries(len(of_two)):
+        assert admin.get(listed(model)).status_code == 200
+    assert len(of_two) <= 17
