@@ -1,0 +1,117 @@
+"""SIGKILL of whoever settles, in the middle of it, again and again: every fee is charged exactly once."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from decimal import Decimal
+
+import pytest
+
+from accounts.models import TradingAccount, User
+from audit import services as audit
+from strategies import services as strategies
+from tests import databases
+from tests.conftest import ROOT
+from tests.wallets.conftest import JUST_AFTER, Following, following, pay_in, usd
+from wallets import settlement, tasks
+from wallets.models import FeeClaim, LedgerTransfer, Settlement
+
+KILLS = int(os.environ.get("COPYDESK_KILLS", "6"))
+FOLLOWERS = 40
+SETTLER = """
+import sys
+from datetime import datetime
+import django
+django.setup()
+from wallets import settlement
+print("ready", flush=True)
+while True:
+    settlement.sweep(now=datetime.fromisoformat(sys.argv[1]))
+"""
+
+
+def make_followers(lena, finn, monthly):
+    """Forty subscribers who each made 100, owe a fifth of it and so much a month, and have 1000."""
+    first = following(lena, finn, subscription_fee=Decimal(monthly))
+    strategy, began = first.agreement.strategy, first.agreement.started_at
+    found = []
+    for number in range(FOLLOWERS):
+        owner = User.objects.create(username=f"follower-{number}")
+        account = TradingAccount.objects.create(owner=owner, name=f"f{number}", broker="b", server="s", login=number)
+        strategies.subscribe(account=account, strategy=strategy, actor=audit.SYSTEM)
+        agreement = settlement.agree(subscriber=owner, strategy=strategy, currency="USD", now=began)
+        pay_in(account, "1000")
+        found.append(Following(lena, account, agreement))
+        found[-1].brought(str(1000 + number), "100")
+    strategies.end(subscription=finn.subscriptions.get(), actor=audit.SYSTEM)
+    return found
+
+
+def start(database, *arguments, **more):
+    environ = {**os.environ, "DATABASE_URL": databases.url(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environ, start_new_session=True, **more)
+
+
+def kill(process):
+    os.killpg(process.pid, 9)
+    process.wait()
+
+
+def progress():
+    return Settlement.objects.filter(period_no=1).count(), FeeClaim.objects.exclude(collected_at=None).count()
+
+
+def charged_once(followers, *fees):
+    for kind, amount in fees:
+        claims = FeeClaim.objects.filter(kind=kind)
+        assert [claim.collected for claim in claims] == [amount] * FOLLOWERS
+        assert LedgerTransfer.objects.filter(kind=kind).count() == FOLLOWERS
+    assert LedgerTransfer.objects.filter(kind="ACCRUAL").count() == FOLLOWERS * len(fees)
+    left = 1000 - sum(amount for _, amount in fees)
+    assert {usd(one.finn).balance for one in followers} == {left}
+
+
+@pytest.mark.crash
+def test_a_fee_is_charged_once_though_the_settler_is_killed(desk_db, lena, finn):
+    followers = make_followers(lena, finn, monthly=3)
+    rng, seen = random.Random(20260301), set()
+    due = followers[0].month_end() + JUST_AFTER
+    for _ in range(KILLS):
+        settler = start(desk_db, "-c", SETTLER, due.isoformat(), stdout=subprocess.PIPE)
+        with settler.stdout as said:
+            assert said.readline() == b"ready\n"
+        time.sleep(rng.uniform(0, 1.6 / KILLS))
+        kill(settler)
+        seen.add(progress())
+    settlement.sweep(now=due)
+
+    assert len(seen) > 2, "it was never in the middle of anything"
+    charged_once(followers, ("FEE_PERFORMANCE", 20), ("FEE_SUBSCRIPTION", 3))
+
+
+@pytest.mark.crash
+def test_what_a_killed_worker_left_the_next_one_does(desk_db, lena, finn):
+    """A real worker and a real broker. The message may be lost for long; the rows are the queue."""
+    followers = make_followers(lena, finn, monthly=0)
+    for one in followers:
+        one.settle()
+    worker = ["-W", "ignore", "-m", "celery", "-A", "config", "worker", "-P", "solo", "-l", "error"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+    def collected():
+        return progress()[1]
+
+    for wanted in (1, FOLLOWERS):
+        tasks.sweep.delay()
+        process = start(desk_db, *worker, **silent)
+        deadline = time.monotonic() + 40
+        while collected() < wanted:
+            assert time.monotonic() < deadline, "the worker did nothing"
+            time.sleep(0.005)
+        kill(process)
+        if wanted == 1:
+            assert collected() < FOLLOWERS, "it was killed too late"
+
+    charged_once(followers, ("FEE_PERFORMANCE", 20))

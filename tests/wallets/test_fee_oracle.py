@@ -1,0 +1,67 @@
+"""Random lives of a subscriber, through the real verbs, against an oracle of exact fractions."""
+
+import random
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from core.money import UNIT
+from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
+from wallets import services, settlement
+from wallets.models import FeeClaim, Kind, Settlement
+
+MONTHS = 6
+
+
+def money(rng, least, most):
+    return str(Decimal(rng.randint(least * 10**8, most * 10**8)).scaleb(-8))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("seed", range(20))
+def test_every_fee_is_exact_whatever_comes_and_goes(lena, finn, seed):
+    """Deposits and withdrawals never touch the mark; a fee is due once, on what lies above it, rounded down."""
+    rng = random.Random(seed)
+    rate, platform = rng.randint(1, 5000), rng.randint(0, 10_000)
+    follows = following(lena, finn, performance_bps=rate, platform_bps=platform)
+    closed = Fraction(0)
+    for ticket in range(rng.randint(0, 4)):
+        profit = money(rng, -500, 900)
+        follows.brought(str(100 + ticket), profit)
+        closed += Fraction(profit)
+    volume = money(rng, 0, 1) if rng.random() < 0.8 else "0.01"
+    follows.copy("1", volume=str(max(Decimal(volume), Decimal("0.01"))), price="1.10000")
+    held = Fraction(max(Decimal(volume), Decimal("0.01")))
+
+    mark, paid_in, due = Fraction(0), Fraction(0), []
+    for month in range(1, MONTHS + 1):
+        amount = money(rng, 1, 400)
+        pay_in(finn, amount)
+        paid_in += Fraction(amount)
+        if rng.random() < 0.5:
+            taken = (balance(finn) / 2).quantize(UNIT)
+            services.debit_wallet(
+                wallet=usd(finn), amount=taken, kind=Kind.WITHDRAWAL, note="", idempotency_key=f"out-{month}"
+            )
+            paid_in -= Fraction(taken)
+        price = str(Decimal(rng.randint(105_000, 116_000)).scaleb(-5))
+        follows.bar(price, month=month)
+        settlement.sweep(now=follows.month_end(month) + JUST_AFTER)
+
+        floating = (Fraction(price) - Fraction("1.1")) * held * 100_000
+        base = closed + (floating * 10**8).__floor__() / Fraction(10**8)
+        due.append(max(Fraction(0), base - mark) * rate / 10_000)
+        mark = max(mark, base)
+
+    settled = Settlement.objects.filter(period_no__gt=0).order_by("period_no")
+    assert [Fraction(one.mark) for one in settled][-1] == mark
+    for one, exact in zip(settled, due, strict=True):
+        assert 0 <= exact - Fraction(one.fee) < Fraction(UNIT)
+    claims = list(FeeClaim.objects.all())
+    assert sum(claim.amount for claim in claims) == sum(one.fee for one in settled)
+    assert Fraction(balance(finn)) == paid_in - sum(Fraction(claim.collected) for claim in claims)
+    for claim in claims:
+        exact = Fraction(claim.amount) * (10_000 - platform) / 10_000
+        assert 0 <= exact - Fraction(claim.provider_share) < Fraction(UNIT)
+    assert all(settlement.show(one).agrees for one in settled)

@@ -1,0 +1,119 @@
+"""What a fee is, against an oracle of exact fractions; and the examples of other houses, which must come out."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.money import UNIT
+from wallets import fees
+
+RESULTS = st.decimals(min_value=-(10**9), max_value=10**9, places=8)
+BPS = st.integers(0, 5000)
+
+
+def charged(rate_bps, bases, mark=Decimal(0)):
+    """The fee of each period, one after another."""
+    told = []
+    for base in bases:
+        due = fees.performance(base=Decimal(base), mark=mark, rate_bps=rate_bps)
+        mark = due.mark
+        told.append(due.fee)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("rate_bps", "bases", "told"),
+    [
+        (2000, [1000, 500, 2000], [200, 0, 200]),
+        (1000, [200, 50, 150, 300], [20, 0, 0, 10]),  # Binance's lead trading, its own table
+        (2000, [500, 300, 900], [100, 0, 80]),  # as Darwinex charges
+        (2000, [100, 200, 300, -50, 50, 150], [20, 20, 20, 0, 0, 0]),  # checked at every trade
+        (2000, [150], [30]),  # the same trades, checked at the period's end
+        (2000, [300 - 400], [0]),  # what is open counts
+    ],
+)
+def test_the_examples_come_out(rate_bps, bases, told):
+    assert charged(rate_bps, bases) == told
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(RESULTS, max_size=12), BPS)
+def test_no_fee_is_off_by_a_unit_and_none_is_too_high(bases, rate_bps):
+    mark = Fraction(0)
+    for base, fee in zip(bases, charged(rate_bps, bases), strict=True):
+        exact = max(Fraction(0), Fraction(base) - mark) * rate_bps / 10_000
+        mark = max(mark, Fraction(base))
+        assert 0 <= exact - Fraction(fee) < Fraction(UNIT)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(RESULTS, max_size=12), BPS)
+def test_all_fees_together_are_no_more_than_the_share_of_the_best_there_ever_was(bases, rate_bps):
+    best = max([Fraction(0), *map(Fraction, bases)])
+
+    assert sum(map(Fraction, charged(rate_bps, bases))) <= best * rate_bps / 10_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.decimals(min_value=0, max_value=10**9, places=8), st.integers(0, 10_000))
+def test_a_share_and_the_rest_are_the_fee(fee, platform_bps):
+    share = fees.provider_share(fee, platform_bps)
+
+    assert 0 <= share <= fee
+    assert 0 <= Fraction(fee) * (10_000 - platform_bps) / 10_000 - Fraction(share) < Fraction(UNIT)
+
+
+MOMENTS = st.integers(0, 20 * 365 * 86_400).map(lambda s: datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=s))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.decimals(min_value=0, max_value=10**6, places=8), MOMENTS)
+def test_a_part_of_a_month_costs_its_whole_days(monthly, begins):
+    ends = fees.month_after(begins)
+    fee = fees.subscription(monthly=monthly, begins=begins, ends=ends)
+    days = (ends - begins) // timedelta(days=1)
+    in_month = (ends - fees.month_of(begins)) // timedelta(days=1)
+
+    assert 0 <= Fraction(monthly) * days / in_month - Fraction(fee) < Fraction(UNIT)
+
+
+def test_a_whole_month_costs_what_it_costs():
+    begins = datetime(2026, 2, 1, tzinfo=UTC)
+
+    assert fees.subscription(monthly=Decimal("9.99"), begins=begins, ends=fees.month_after(begins)) == Decimal("9.99")
+
+
+@settings(max_examples=200, deadline=None)
+@given(MOMENTS)
+def test_months_follow_one_another(at):
+    first, following = fees.month_of(at), fees.month_after(at)
+
+    assert first <= at < following
+    assert fees.month_of(following) == following
+    assert fees.month_after(first) == following
+
+
+PRICES = st.decimals(min_value="0.00001", max_value=10**5, places=5)
+LOTS = st.decimals(min_value="0.01", max_value=100, places=2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["BUY", "SELL"]),
+    PRICES,
+    PRICES,
+    st.decimals(min_value="0.01", max_value=100, places=2),
+    st.booleans(),
+)
+def test_what_is_open_is_worth_what_closing_it_would_bring(side, opened, price, volume, inverse):
+    found = fees.floating(
+        side=side, volume=volume, open_price=opened, price=price, contract_size=Decimal(100_000), inverse=inverse
+    )
+    moved = (Fraction(price) - Fraction(opened)) * (1 if side == "BUY" else -1) * Fraction(volume) * 100_000
+    exact = moved / Fraction(price) if inverse else moved
+
+    assert 0 <= exact - Fraction(found) < Fraction(UNIT)
