@@ -3,7 +3,6 @@
 import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -12,12 +11,12 @@ from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from django.utils import timezone
+from django.utils.html import escape
 
 from accounts.models import User
 from audit.models import AuditLog
-from wallets import guard, services
-from wallets.models import FeeAgreement, FeeTerms, LedgerTransfer, MoneyRequest, Settlement, Wallet, WalletHold
+from wallets import guard, services, settlement
+from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
 
 PAGES = ["wallet", "moneyrequest", "ledgertransfer", "wallethold", "feeterms", "feeagreement", "ledgerhalt"]
 LARGE = Decimal(5000)  # above what one person may move
@@ -89,35 +88,20 @@ def asked_for(wallet, kind="DEPOSIT", amount=LARGE, by="mara"):
     )  # fmt: skip
 
 
-def agreed(finn, lena):
-    terms = FeeTerms.objects.create(strategy=lena.strategy)
-    now = timezone.now()
-    agreement = FeeAgreement.objects.create(
-        subscriber=finn.owner, strategy=lena.strategy, currency="USD", terms=terms, next_terms=terms,
-        started_at=now - timedelta(days=20), due_at=now + timedelta(days=10), postponed="no price of XAUUSD",
-    )  # fmt: skip
-    nothing = dict.fromkeys(["period_no", "closed_result", "floating_result", "base", "mark", "rate_bps", "fee"], 0)
-    Settlement.objects.create(
-        agreement=agreement, starts_at=agreement.started_at, ends_at=agreement.started_at, **nothing
-    )
-    return agreement
-
-
 # --- nobody edits
 
 
-def one_of_each(wallet, finn, lena):
+def one_of_each(wallet, agreement):
     request = asked_for(wallet)
     services.hold(wallet=wallet, amount=Decimal(5), purpose="test", idempotency_key="h")
-    agreement = agreed(finn, lena)
     guard.halt(why="a test")
     guard.resume()
-    halt = guard.LedgerHalt.objects.get()
+    halt = LedgerHalt.objects.get()
     return [wallet, request, LedgerTransfer.objects.first(), WalletHold.objects.get(), agreement.terms, agreement, halt]
 
 
-def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin, wallet, finn, lena):
-    for row in one_of_each(wallet, finn, lena):
+def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin, wallet, follows):
+    for row in one_of_each(wallet, follows.agreement):
         before = type(row).objects.filter(pk=row.pk).values().get()
 
         assert admin.get(page(row)).status_code == 200
@@ -447,12 +431,42 @@ def test_a_wallets_page_tells_what_waits_and_what_is_held(admin, wallet, setting
     assert page(fresh(request).hold) in html
 
 
-def test_an_agreements_page_tells_its_settlements_and_why_one_waits(admin, finn, lena):
-    html = admin.get(page(agreed(finn, lena))).content.decode()
+def test_an_agreements_page_tells_its_settlements_and_what_was_collected(admin, wallet, follows):
+    follows.brought("1", "1000")
+    follows.settle()
+    settlement.collect(claim_id=FeeClaim.objects.get().pk)
 
-    assert "no price of XAUUSD" in html
-    assert "Settled periods" in html
-    assert "0 bps" in html
+    html = admin.get(page(follows.agreement)).content.decode()
+    (row,) = admin.get(listed("feeagreement")).context["cl"].result_list
+
+    for told in ("2000 bps", "1000.00", "200.00", "100.00", '<span class="chip wait">owed</span>'):
+        assert told in html
+    assert row.latest_mark == 1000
+
+
+def test_an_agreement_that_waits_says_why(admin, follows):
+    follows.copy("1")
+    follows.settle()
+
+    postponed = fresh(follows.agreement).postponed
+
+    assert postponed
+    for url in (page(follows.agreement), listed("feeagreement") + "?postponed=yes"):
+        assert escape(postponed) in admin.get(url).content.decode()
+    assert not admin.get(listed("feeagreement"), {"postponed": "no"}).context["cl"].result_list
+
+
+def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(admin, wallet, follows):
+    follows.brought("1", "1000")
+    follows.settle()
+    settlement.collect(claim_id=FeeClaim.objects.get().pk)
+    fee = LedgerTransfer.objects.get(kind="FEE_PERFORMANCE")
+
+    html = admin.get(page(fee)).content.decode()
+
+    assert page(follows.agreement) in html
+    assert 'value="reverse"' not in html
+    assert said(act(admin, "reverse", fee, reason="x"))[0].endswith("(reversed_already)")
 
 
 def test_terms_are_added_within_bounds_and_told(admin, lena):

@@ -99,6 +99,11 @@ def linked(obj: Any, text: Any = None) -> SafeString | str:
     return "–" if obj is None else format_html('<a href="{}">{}</a>', page_of(obj), text or obj)
 
 
+def words(text: str) -> SafeString:
+    """What somebody wrote, in lines that a column holds."""
+    return format_html('<span class="told">{}</span>', text or "–")
+
+
 def whose(wallet: Wallet) -> str:
     """A person's user name, or which account of the house."""
     return wallet.owner.get_username() if wallet.owner else wallet.get_kind_display()

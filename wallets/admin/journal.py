@@ -8,14 +8,13 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.people import actor_of
 from core import admin as shown
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.book import Book, check_not_their_own, linked, page_of, state_chip, whose
+from wallets.admin.book import Book, check_not_their_own, linked, page_of, state_chip, whose, words
 from wallets.admin.steps import REVERSE, Step
 from wallets.models import LedgerHalt, LedgerTransfer, WalletHold
 
@@ -68,7 +67,7 @@ class LedgerTransferAdmin(Book):
 
     @admin.display(description="note")
     def note_(self, transfer: LedgerTransfer) -> SafeString:
-        return format_html('<span class="told">{}</span>', transfer.note or "–")
+        return words(transfer.note)
 
     @admin.display(description="idempotency key")
     def key(self, transfer: LedgerTransfer) -> SafeString:
@@ -121,7 +120,7 @@ class LedgerTransferAdmin(Book):
 
 @admin.register(WalletHold)
 class WalletHoldAdmin(Book):
-    list_display = ["created_at", "state_", "whose", "purpose", "amount_", "posted_", "currency", "expires_at"]
+    list_display = ["created_at", "state_", "whose", "purpose_", "amount_", "posted_", "currency", "expires_at"]
     list_filter = ["state", "created_at", "expires_at"]
     list_select_related = ["wallet__owner"]
     search_fields = ["wallet__owner__username", "purpose"]
@@ -153,6 +152,10 @@ class WalletHoldAdmin(Book):
     def amount_(self, hold: WalletHold) -> SafeString:
         return shown.number(hold.amount, shown.MONEY)
 
+    @admin.display(description="purpose", ordering="purpose")
+    def purpose_(self, hold: WalletHold) -> SafeString:
+        return words(hold.purpose)
+
     @admin.display(description="spent", ordering="posted")
     def posted_(self, hold: WalletHold) -> SafeString:
         return shown.number(hold.posted, shown.MONEY)
@@ -183,4 +186,4 @@ class LedgerHaltAdmin(Book):
 
     @admin.display(description="why")
     def why_(self, halt: LedgerHalt) -> SafeString:
-        return format_html('<span class="told">{}</span>', halt.why)
+        return words(halt.why)

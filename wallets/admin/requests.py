@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.people import actor_of
 from core import admin as shown
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.book import Book, caller, linked, spelled, state_chip, whose
+from wallets.admin.book import Book, caller, linked, spelled, state_chip, whose, words
 from wallets.admin.steps import APPROVE, REJECT, Step
 from wallets.models import MoneyRequest
 
@@ -69,7 +68,7 @@ class MoneyRequestAdmin(Book):
 
     @admin.display(description="reason")
     def reason_(self, asked: MoneyRequest) -> SafeString:
-        return format_html('<span class="told">{}</span>', asked.reason)
+        return words(asked.reason)
 
     @admin.display(description="above the limit")
     def limit(self, asked: MoneyRequest) -> str:

@@ -50,7 +50,7 @@ class WalletAdmin(Book):
 
     @admin.display(description="whose", ordering="owner__username")
     def whose(self, wallet: Wallet) -> str:
-        return wallet.owner.get_username() if wallet.owner else f"house, {wallet.shard}"
+        return wallet.owner.get_username() if wallet.owner else f"house {wallet.shard}"
 
     @admin.display(description="kind", ordering="kind")
     def kind_(self, wallet: Wallet) -> SafeString:
@@ -104,7 +104,7 @@ class WalletAdmin(Book):
             "requests": wallet.requests.filter(state=MoneyRequest.State.PENDING)
             .select_related("requested_by")
             .order_by("created_at")[:ROWS],
-            "timeline": named(facts[:10]),
+            "timeline": named(facts[:5]),
         }
 
     @admin.action(description="Deposit: money that came in", permissions=["move"])
