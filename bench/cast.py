@@ -1,10 +1,11 @@
 """Run as `python -m bench.cast FOLDER`: the bots of a run, made through the desk's verbs, their keys written to FOLDER.
 
 `masters`: sixteen accounts, each with a strategy and a master's key. `watchers`: read-only keys of the first account.
-`followers`: copiers' keys of accounts that follow the second strategy.
+`followers`: copiers' keys of accounts that follow the second strategy. And wallets with more than enough in them.
 """
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import django
 
 MASTERS = WATCHERS = 16
 FOLLOWERS = 64
+WALLETS = 64
 
 
 def main(folder: Path) -> None:
@@ -22,6 +24,7 @@ def main(folder: Path) -> None:
     from audit import services as audit
     from config import cast
     from strategies import services as strategies
+    from wallets import services as wallets
 
     def key(account: Any, kind: str) -> accounts.NewSecret:
         return accounts.create_key(account=account, kind=kind, actor=audit.SYSTEM, label="bench")[1]
@@ -34,6 +37,9 @@ def main(folder: Path) -> None:
         following = [cast.account(owner, f"follower-{number:02d}") for number in range(FOLLOWERS)]
         for account in following:
             strategies.subscribe(account=account, strategy=led[1], actor=audit.SYSTEM)
+        owners = [cast.user(f"payer-{number:02d}") for number in range(WALLETS)]
+        for wallet in [wallets.wallet_of(owner=payer, currency="USD") for payer in owners]:
+            wallets.deposit(wallet=wallet, amount=Decimal(10**9), note="", idempotency_key="bench")
         _write(folder / "masters", [key(account, "master") for account in leading])
         _write(folder / "watchers", [key(leading[0], "readonly") for _ in range(WATCHERS)])
         _write(folder / "followers", [key(account, "copier") for account in following])

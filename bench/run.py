@@ -1,4 +1,4 @@
-"""The whole run: `python -m bench [--full] [--keep] [--only requests|push]`."""
+"""The whole run: `python -m bench [--full] [--keep] [--only requests|ledger|push]`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench import desk, push, requests, table
+from bench import desk, ledger, push, requests, table
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, each figure as a ratio.")
     parser.add_argument("--full", action="store_true", help="longer turns, more rounds, 10,000 sockets")
     parser.add_argument("--keep", action="store_true", help="write the table to bench/RESULTS.md")
-    parser.add_argument("--only", choices=["requests", "push"], help="one half of it")
+    parser.add_argument("--only", choices=["requests", "push", "ledger"], help="one part of it")
     asked = parser.parse_args()
     form = FULL if asked.full else QUICK
     began = time.monotonic()
     found: table.Found = {}
     lines = []
     with desk.serving() as on:
-        if asked.only != "push":
+        if asked.only in (None, "requests"):
             with requests.turns(on, form.seconds) as turns:
                 found |= table.rounds(turns, form.rounds, _saying("requests"))
             lines += requests.LINES
-        if asked.only != "requests":
+        if asked.only in (None, "ledger"):
+            with ledger.turns(on, form.seconds) as turns:
+                found |= table.rounds(turns, form.rounds, _saying("ledger"))
+            lines += ledger.LINES
+        if asked.only in (None, "push"):
             with push.turns(on, form.sockets) as turns:
                 found |= table.rounds(turns, form.rounds, _saying("push"))
             lines += push.LINES

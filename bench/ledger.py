@@ -1,0 +1,102 @@
+"""Money: debits through the verbs, and the same statement by pgbench; whether the house's account is a bottleneck."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from bench import desk
+from bench.desk import Desk
+from bench.table import Line, Turn
+
+CLIENTS = 16
+PROCESSES = 2
+NOTHING_SHARED = "pgbench, nothing shared"
+
+LINES = [
+    Line("debits, distinct wallets, by the verb", "debit", "debit, statement", "pgbench, our statement"),
+    Line("debits, one hot wallet, by the verb (NOWAIT)", "debit, hot", "debit, hot statement", "pgbench, waiting"),
+    Line(
+        "fees of distinct wallets, house in 64 rows",
+        "debit, statement",
+        "transfer",
+        "pgbench, nothing shared",
+        at_least=0.5,
+    ),
+    Line("the same, house in one row", "debit, one row", "transfer", NOTHING_SHARED),
+]
+
+
+@contextmanager
+def turns(on: Desk, seconds: float) -> Iterator[dict[str, Turn]]:
+    first = _first_wallet(on)
+    verbs, statements = Verbs(on, seconds, first), Statements(on, seconds, first)
+    yield {
+        "transfer": lambda: statements("transfer"),
+        "debit, statement": lambda: statements("debit"),
+        "debit, one row": lambda: statements("debit", ', "shard": 7'),
+        "debit": lambda: verbs("distinct"),
+        "debit, hot statement": lambda: statements("hot"),
+        "debit, hot": lambda: verbs("hot"),
+    }
+
+
+def _first_wallet(on: Desk) -> int:
+    """The wallets of the cast are numbered one by one."""
+    with psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk") as connection:
+        row = connection.execute("select min(id), max(id), count(*) from wallets where kind = 'PERSON'").fetchone()
+    assert row is not None
+    assert row[1] - row[0] + 1 == row[2] >= 2 * CLIENTS
+    return int(row[0])
+
+
+@dataclass(frozen=True)
+class Verbs:
+    """Threads that call `wallets.services.debit_wallet`, in two processes; what was applied, a second."""
+
+    on: Desk
+    seconds: float
+    first_wallet: int
+
+    def __call__(self, wallets: str) -> float:
+        each = CLIENTS // PROCESSES
+        command = [sys.executable, "-m", "bench.debits", wallets, self.seconds, each, self.first_wallet]
+        log = self.on.folder / "debits.log"
+        running = [desk.spawn([*command, number * each], log=log, talks=True) for number in range(PROCESSES)]
+        for process in running:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise SystemExit(f"The debits did not start. Their log ends with:\n{log.read_text()[-1500:]}")
+        applied = sum(int(process.communicate(b"go\n")[0]) for process in running)
+        return applied / self.seconds
+
+
+@dataclass(frozen=True)
+class Statements:
+    """pgbench with as many clients, waiting for each other where they must."""
+
+    on: Desk
+    seconds: float
+    first_wallet: int
+
+    def __call__(self, script: str, more: str = "") -> float:
+        variables = {"n": 0, "start": time.time_ns() // 1000, "first_wallet": self.first_wallet, "clients": CLIENTS}
+        path = self.on.folder / f"{script}.sql"
+        path.write_text((desk.HERE / "sql" / f"ledger_{script}.sql").read_text().replace("MORE", more))
+        command = [
+            desk.pgbench(), "-n", "-h", self.on.sockets, "-U", "copydesk", "-c", str(CLIENTS), "-j", "2",
+            "-T", str(max(1, round(self.seconds))), "-f", path,
+            *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")), "copydesk",
+        ]  # fmt: skip
+        options = {"PGOPTIONS": "-c role=copydesk_app -c lock_timeout=5s"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **options})
+        found = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
+        if done.returncode or found is None:
+            raise SystemExit(f"{script}: {done.stderr[-500:]}")
+        return float(found[1])
