@@ -370,6 +370,27 @@ def test_a_transfer_is_reversed_once_and_both_name_each_other(mover, admin, wall
     assert fresh(wallet).balance == 0
 
 
+def test_a_double_click_reverses_once_and_says_so_twice(mover, wallet):
+    first, key = LedgerTransfer.objects.get(), str(uuid.uuid4())
+
+    answers = [said(act(mover, "reverse", first, key=key, reason="wrong person")) for _ in range(2)]
+
+    assert answers[0] == answers[1] == ["Reversed: deposit of 100 USD."]
+    assert LedgerTransfer.objects.count() == 2
+
+
+def test_a_reversal_is_no_way_around_the_second_person(mover, wallet, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(50)
+    first = LedgerTransfer.objects.get()
+
+    (no,) = said(act(mover, "reverse", first, reason="alone"))
+
+    assert no == (
+        "Above 50 nobody reverses alone: adjust instead, which a second person approves. (second_person_needed)"
+    )
+    assert fresh(wallet).balance == 100
+
+
 def test_a_transfer_shows_both_its_sides(admin, wallet):
     html = admin.get(page(LedgerTransfer.objects.get())).content.decode()
 

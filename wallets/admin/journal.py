@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -103,19 +104,29 @@ class LedgerTransferAdmin(Book):
         if transfer is None:
             return None
         form = REVERSE.filled(request)
-        if not form.is_valid():
-            return self.ask(request, REVERSE, [transfer], form)
         try:
-            check_not_their_own(request, transfer.debit, transfer.credit)
+            check_may_reverse(request, transfer)
+            if not form.is_valid():
+                return self.ask(request, REVERSE, [transfer], form)
             services.reverse(
                 transfer_id=transfer.pk, note=form.cleaned_data["reason"],
                 idempotency_key=str(form.cleaned_data["key"]), actor=actor_of(request),
             )  # fmt: skip
         except DomainError as no:
             self.refused(request, no)
-            return self.ask(request, REVERSE, [transfer], REVERSE.again(request, no))
-        self.message_user(request, f"Reversed: {transfer}.")
+        else:
+            self.message_user(request, f"Reversed: {transfer}.")
         return redirect(page_of(transfer))
+
+
+def check_may_reverse(request: HttpRequest, transfer: LedgerTransfer) -> None:
+    """A reversal asks nobody else, so it must not be a way around the second person."""
+    check_not_their_own(request, transfer.debit, transfer.credit)
+    limit = settings.SECOND_PERSON_ABOVE
+    if transfer.amount > limit:
+        raise services.SecondPersonNeeded(
+            f"Above {limit:f} nobody reverses alone: adjust instead, which a second person approves."
+        )
 
 
 @admin.register(WalletHold)
