@@ -1,23 +1,29 @@
 """Routes for people."""
 
+from django.http.multipartparser import MultiPartParserError
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from accounts.authentication import BotsStayOut
-from core.errors import CsrfFailed
+from accounts.authentication import MAX_BODY, BotsStayOut, read_body
+from core.errors import CsrfFailed, RequestMalformed
 
 
 class Session(SessionAuthentication):
     """A person's session, and a form's token beside it wherever something changes."""
 
     def enforce_csrf(self, request: Request) -> None:
+        plain = request._request
+        # Before the token is looked for in it: that would leave the view nothing to read.
+        plain._body = read_body(plain, MAX_BODY)  # type: ignore[attr-defined]
         try:
-            super().enforce_csrf(request)
+            super().enforce_csrf(plain)  # type: ignore[arg-type]
         except PermissionDenied as no:
             raise CsrfFailed(str(no.detail)) from None
+        except MultiPartParserError as fault:
+            raise RequestMalformed(f"The body is not what its Content-Type says: {fault}") from None
 
 
 class PeopleView(APIView):

@@ -204,6 +204,33 @@ def test_a_page_of_another_site_cannot_take_money_out(finn, funded):
     assert (answer.status_code, answer.json()["code"]) == (403, "csrf_failed")
 
 
+def from_a_page(finn, body, as_type):
+    careful = Client(enforce_csrf_checks=True)
+    careful.force_login(finn.owner)
+    careful.cookies["csrftoken"] = "c" * 32
+    headers = {"HTTP_HOST": HOST, "HTTP_X_CSRFTOKEN": "c" * 32, "HTTP_IDEMPOTENCY_KEY": "k" * 20}
+    return careful.generic("POST", f"{ME}/withdrawals", body, content_type=as_type, **headers)
+
+
+@pytest.mark.parametrize("as_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
+def test_the_token_may_come_in_a_header_whatever_the_body_is_called(finn, funded, as_type):
+    assert from_a_page(finn, '{"amount": "1"}', as_type).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "as_type", "code"),
+    [
+        ('{"amount": "1"}', "multipart/form-data", "request_malformed"),
+        ('{"amount": "1"}', "multipart/form-data; boundary=x", "request_malformed"),
+        ("x" * 70_000, "application/json", "body_too_large"),
+        ("[]", "application/json", "request_malformed"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_told_so(finn, funded, body, as_type, code):
+    assert from_a_page(finn, body, as_type).json()["code"] == code
+    assert balance(finn) == 100
+
+
 def test_a_halted_ledger_says_so_and_moves_nothing(finn, funded):
     guard.halt(why="a test")
 

@@ -1,0 +1,61 @@
+"""Two hundred people press the same button at once, over HTTP."""
+
+import json
+import threading
+import uuid
+from collections import Counter
+from http.client import HTTPConnection
+
+from django.test import Client
+
+from tests.wallets.conftest import balance, pay_in
+from wallets.models import LedgerTransfer, MoneyRequest
+
+ATTEMPTS, ENOUGH_FOR = 200, 150
+TOKEN = "c" * 32
+
+
+def cookies_of(account):
+    person = Client()
+    person.force_login(account.owner)
+    return f"sessionid={person.cookies['sessionid'].value}; csrftoken={TOKEN}"
+
+
+def withdraw(port, cookies, key, told):
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Cookie": cookies, "X-CSRFToken": TOKEN, "Content-Type": "application/json", "Idempotency-Key": key}
+    connection.request("POST", "/api/v2/wallets/me/withdrawals", json.dumps({"amount": "1"}), headers)
+    answer = connection.getresponse()
+    told[json.loads(answer.read()).get("code", answer.status)] += 1
+    connection.close()
+
+
+def at_once(port, account, keys):
+    told, cookies = Counter(), cookies_of(account)
+    people = [threading.Thread(target=withdraw, args=(port, cookies, key, told)) for key in keys]
+    for one in people:
+        one.start()
+    for one in people:
+        one.join()
+    return told
+
+
+def test_two_hundred_debits_of_one_wallet_are_all_accounted_for(web, finn):
+    pay_in(finn, str(ENOUGH_FOR))
+
+    told = at_once(web.port, finn, [uuid.uuid4().hex for _ in range(ATTEMPTS)])
+
+    assert set(told) <= {201, "insufficient_funds", "wallet_busy", "concurrent_modification"}
+    assert sum(told.values()) == ATTEMPTS
+    assert told[201] == LedgerTransfer.objects.filter(kind="WITHDRAWAL").count()
+    assert balance(finn) == ENOUGH_FOR - told[201]
+    assert told[201] > 10
+
+
+def test_one_debit_sent_many_times_is_done_once(web, finn):
+    pay_in(finn, "100")
+
+    told = at_once(web.port, finn, ["k" * 32] * 50)
+
+    assert set(told) <= {201, "wallet_busy", "concurrent_modification"}
+    assert (MoneyRequest.objects.count(), balance(finn)) == (1, 99)
