@@ -261,7 +261,7 @@ class MoneyRequest(models.Model):
     reason = models.CharField(max_length=500)
     idempotency_key = models.CharField(max_length=64)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
-    needs_second = models.BooleanField(help_text="It is above the limit.")
+    needs_second = models.BooleanField(help_text="Above the limit, or about the asker's own wallet.")
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)
     hold = models.OneToOneField(WalletHold, models.PROTECT, related_name="request", null=True)
     transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="request", null=True)

@@ -264,12 +264,17 @@ def expire(*, hold_id: uuid.UUID) -> None:
 
 
 def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: audit.Actor = audit.SYSTEM) -> uuid.UUID:
-    """Undo a transfer by a new one that names it, once. What its receiver has spent since cannot be taken back."""
+    """Undo a transfer by a new one that names it, once. What its receiver has spent since cannot be taken back.
+
+    Above the limit that takes two people, and so an adjustment.
+    """
     first = LedgerTransfer.objects.filter(pk=transfer_id).first()
     if first is None:
         raise NotFound
     if first.reverses_id or first.claim_id:
         raise ReversedAlready("A reversal, or a fee's own transfer, is not reversed: adjust instead.")
+    if first.amount > settings.SECOND_PERSON_ABOVE:
+        raise SecondPersonNeeded("Above the limit two people undo a transfer: ask for an adjustment.")
     args = {
         "scope": first.scope,
         "key": _checked(idempotency_key),
@@ -321,8 +326,10 @@ def request_money(
     actor: audit.Actor,
 ) -> MoneyRequest:
     """Ask for a deposit, a withdrawal or an adjustment: done at once up to the limit, above it once a second person
-    approves. A withdrawal that waits is held, so that it cannot be spent meanwhile. The key as in `debit_wallet`.
+    approves; and so is whatever staff would bring into their own wallet. A withdrawal that waits is held, so that it
+    cannot be spent meanwhile. The key as in `debit_wallet`.
     """
+    own = wallet.owner == by and kind != MoneyRequest.Kind.WITHDRAWAL
     may_take = kind == MoneyRequest.Kind.ADJUSTMENT
     exact = Decimal(_amount(abs(amount) if may_take else amount)).copy_sign(amount)
     asked = {"kind": str(kind), "amount": exact, "reason": reason, "requested_by": by}
@@ -335,7 +342,7 @@ def request_money(
                 same = all(getattr(known, name) == value for name, value in asked.items())
                 return known if same else IdempotencyConflict()
             request = MoneyRequest(wallet=wallet, idempotency_key=idempotency_key, **asked)
-            request.needs_second = abs(request.amount) > settings.SECOND_PERSON_ABOVE
+            request.needs_second = own or abs(request.amount) > settings.SECOND_PERSON_ABOVE
             try:
                 if not request.needs_second:
                     _carry_out(request, by, actor, key=f"request:{idempotency_key}")

@@ -473,7 +473,7 @@ class Migration(migrations.Migration):
                 ),
                 ("reason", models.CharField(max_length=500)),
                 ("idempotency_key", models.CharField(max_length=64)),
-                ("needs_second", models.BooleanField(help_text="It is above the limit.")),
+                ("needs_second", models.BooleanField(help_text="Above the limit, or about the asker's own wallet.")),
                 (
                     "state",
                     models.CharField(
