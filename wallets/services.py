@@ -532,8 +532,10 @@ def _checked(key: str) -> str:
 
 
 def _amount(value: Decimal) -> str:
+    if isinstance(value, float):
+        raise AmountInvalid("An amount is a Decimal, never a float.")
     try:
-        exact = money.exact(value)
+        exact = money.exact(Decimal(value))
     except ValueError as fault:
         raise AmountInvalid(f"An amount {fault}.") from None
     if exact <= 0:
