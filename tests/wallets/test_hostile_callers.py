@@ -1,0 +1,349 @@
+# ruff: noqa: E501 - the tricks are a table
+"""Callers who go around the ledger's verbs. Keys and triggers refuse the tables' owner, privileges the application."""
+
+from decimal import Decimal
+
+import psycopg
+import pytest
+from django.db import connections
+
+from tests.trades import test_hostile_callers as trades
+from tests.trades.test_hostile_callers import attempt, filled, of, refusal, run
+from tests.wallets.conftest import following, pay_in, usd
+from wallets import services, settlement
+from wallets.models import Kind, LedgerTransfer, Wallet
+
+NEW, NEWER = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
+FOR_EVER, APPEND_ONLY, MOVES, STALE, FORBIDDEN = "CD001", "CD002", "CD003", "CD006", "42501"
+superuser = trades.superuser
+TABLES = (
+    "wallets", "ledger_requests", "ledger_transfers", "ledger_entries", "wallet_holds", "money_requests", "settlements",
+    "fee_claims", "fee_agreements",
+)  # fmt: skip
+
+
+@pytest.fixture
+def scene(lena, finn, staff):
+    """finn has 1000, paid a fee of 300, holds 50, and has settled one month; lena has nothing. By name, as text."""
+    pay_in(finn, "1000")
+    wallet, other = usd(finn), usd(lena)
+    fee = services.debit_wallet(
+        wallet=wallet, amount=Decimal(300), kind="FEE_PERFORMANCE", note="", idempotency_key="fee"
+    )
+    held = services.hold(wallet=wallet, amount=Decimal(50), purpose="p", idempotency_key="hold")
+    spent = services.hold(wallet=wallet, amount=Decimal(10), purpose="q", idempotency_key="spent")
+    services.void(hold_id=spent)
+    follows = following(lena, finn)
+    follows.brought("1", "100")
+    follows.settle()
+    euro = Wallet.objects.create(owner=lena.owner, currency="EUR")
+    house = LedgerTransfer.objects.get(pk=fee.transfer_id).credit
+    return {
+        "w": str(wallet.pk), "h": str(house.pk), "other": str(other.pk), "euro": str(euro.pk), "fee": str(fee.transfer_id),
+        "held": str(held), "spent": str(spent), "finn": str(finn.owner_id), "desk": str(staff.pk),
+        "agreement": str(follows.agreement.pk), "claim": str(follows.agreement.claims.get().pk),
+        "end": follows.month_end().isoformat(), "next": follows.month_end(2).isoformat(),
+        "later": follows.month_end(3).isoformat(),
+    }  # fmt: skip
+
+
+def books():
+    rows = " union all ".join(f"select '{table}', to_jsonb(t)::text from {table} t" for table in TABLES)
+    return of("owner").execute(f"{rows} order by 1, 2").fetchall()
+
+
+# --- what they say. finn's wallet is at version 2 with 700, the house's account at 2 with 320.
+
+
+def asked(id=NEW, debit="<w>", credit="<h>", amount="100", currency="USD", key="new", kind="FEE_PERFORMANCE"):
+    """The request and the transfer."""
+    return [
+        f"insert into ledger_requests (scope, idempotency_key, fingerprint, outcome) values ('s', '{key}', '', '{{}}')",
+        "insert into ledger_transfers (id, kind, currency, debit_id, credit_id, amount, note, scope, idempotency_key)"
+        f" values ('{id}', '{kind}', '{currency}', {debit}, {credit}, {amount}, '', 's', '{key}')",
+    ]
+
+
+def entry(wallet, version, before, side, amount="100", *, transfer=NEW, after=None, prev=None):
+    after = f"{before} + {side} * {amount}" if after is None else after
+    prev = version - 1 if prev is None else prev
+    return (
+        "insert into ledger_entries (wallet_id, version, prev_version, prev_balance, transfer_id, side, amount, balance_after)"
+        f" values ({wallet}, {version}, {prev}, {before}, '{transfer}', {side}, {amount}, {after})"
+    )
+
+
+OUT, IN = entry("<w>", 3, 700, -1), entry("<h>", 3, 320, 1)
+HONEST = [*asked(), OUT, IN]
+HOLD = "insert into wallet_holds (id, wallet_id, amount, purpose, state) values "
+WALLET = "insert into wallets (owner_id, currency, kind, shard, balance, held, version) values "
+ASK = (
+    "insert into money_requests (id, kind, wallet_id, amount, reason, idempotency_key, requested_by_id, needs_second, state, "
+    f"decided_by_id, transfer_id) values ('{NEW}', "
+)
+SETTLED = (
+    "insert into settlements (agreement_id, period_no, prev_no, starts_at, ends_at, closed_result, floating_result, base,"
+    " mark_before, mark, rate_bps, fee, trades, marks) values (<agreement>, {no}, {prev}, '{starts}', '{ends}', {base}, 0,"
+    " {base}, {before}, {mark}, {bps}, {fee}, 0, '[]')"
+)
+
+
+def settled(no=2, prev=1, starts="<end>", ends="<next>", base=150, before=100, mark=150, bps=2000, fee=10):
+    return [SETTLED.format(**locals())]
+
+
+MONEY = [
+    ("a transfer without entries", asked(), "transfer_has_its_debit"),
+    ("only what goes out", [*asked(), OUT], "transfer_has_its_credit"),
+    ("only what comes in: money from nothing", [*asked(), IN], "transfer_has_its_debit"),
+    (
+        "two transfers, entries of only one",
+        [*HONEST, *asked(NEWER, key="newer")],
+        "transfer_has_its_debit",
+    ),
+    (
+        "more comes in than goes out",
+        [*asked(), OUT, entry("<h>", 3, 320, 1, "150")],
+        "transfer_has_its_credit",
+    ),
+    (
+        "it comes in somewhere else",
+        [*asked(), OUT, entry("<other>", 1, 0, 1)],
+        "transfer_has_its_credit",
+    ),
+    ("an entry without its transfer", [OUT], "entry_belongs_to_a_transfer"),
+    (
+        "an entry of another transfer",
+        [entry("<other>", 1, 0, 1, "300", transfer="<fee>")],
+        "entry_is_one_side_of_its_transfer",
+    ),
+    ("built on an older state", [*asked(), entry("<w>", 2, 1000, -1), IN], "ledger_entries_pkey"),
+    ("built on a state that never was", [*asked(), entry("<w>", 3, 1000, -1), IN], "entry_follows_the_one_before"),
+    ("a version left out", [*asked(), entry("<w>", 4, 700, -1), IN], "entry_follows_the_one_before"),
+    ("a version left out, told honestly", [*asked(), entry("<w>", 4, 700, -1, prev=2), IN], "entry_adds_up"),
+    ("a balance that does not add up", [*asked(), entry("<w>", 3, 700, -1, after="650"), IN], "entry_adds_up"),
+    ("an entry that begins anew", [*asked(), entry("<w>", 0, 0, 1, prev=0), IN], "entry_adds_up"),
+    (
+        "more than there is",
+        [*asked(amount="800"), entry("<w>", 3, 700, -1, "800"), entry("<h>", 3, 320, 1, "800")],
+        "wallet_is_not_overdrawn",
+    ),
+    (
+        "what is held",
+        [*asked(amount="680"), entry("<w>", 3, 700, -1, "680"), entry("<h>", 3, 320, 1, "680")],
+        "wallet_is_not_overdrawn",
+    ),
+    (
+        "a negative amount",
+        [*asked(amount="-5"), entry("<w>", 3, 700, -1, "-5"), entry("<h>", 3, 320, 1, "-5")],
+        "transfer_amount_is_positive",
+    ),
+    ("nothing", asked(amount="0"), "transfer_amount_is_positive"),
+    ("not a number", asked(amount="'NaN'"), "transfer_amount_is_a_number"),
+    ("from a wallet to itself", asked(credit="<w>"), "transfer_is_between_two_wallets"),
+    ("across currencies", asked(credit="<euro>"), "transfer_credits_its_currency"),
+    ("across currencies, the other way", asked(debit="<euro>"), "transfer_debits_its_currency"),
+    ("in a currency that neither has", asked(currency="GBP"), "transfer_debits_its_currency"),
+    (
+        "the same key again",
+        [asked(key="k")[0], *asked(key="k")],
+        "ledger_requests_pkey",
+    ),
+    ("two transfers under one key", [*asked(), asked(NEWER)[1]], "transfer_is_asked_for_once"),
+    ("nobody asked for it", [asked()[1], OUT, IN], "transfer_was_asked_for"),
+    ("of a kind of its own", asked(kind="GIFT"), "transfer_kind_is_known"),
+    ("a balance set", ["update wallets set balance = balance + 1 where id = <w>"], MOVES),
+    (
+        "a balance and its version set",
+        ["update wallets set balance = 701, version = 3 where id = <w>"],
+        "wallet_balance_is_its_last_entrys",
+    ),
+    ("two versions at once", ["update wallets set version = version + 2 where id = <w>"], MOVES),
+    ("a wallet given to another", ["update wallets set owner_id = '<desk>' where id = <w>"], MOVES),
+    ("a wallet that may go negative", ["update wallets set kind = 'CASH_IN', owner_id = null where id = <w>"], MOVES),
+    ("an entry changed", ["update ledger_entries set amount = 1 where wallet_id = <w> and version = 1"], APPEND_ONLY),
+    ("an entry deleted", ["delete from ledger_entries where wallet_id = <w> and version = 2"], APPEND_ONLY),
+    ("the journal emptied", ["truncate ledger_entries cascade"], APPEND_ONLY),
+    ("a transfer deleted", ["delete from ledger_transfers where id = '<fee>'"], APPEND_ONLY),
+    ("what was asked forgotten", ["delete from ledger_requests"], APPEND_ONLY),
+    ("a wallet deleted", ["delete from wallets where id = <w>"], APPEND_ONLY),
+    (
+        "an entry replaced by ON CONFLICT",
+        [f"{entry('<w>', 2, 1000, -1, transfer='<fee>')} on conflict (wallet_id, version) do update set amount = 9999"],
+        APPEND_ONLY,
+    ),
+    ("a wallet born rich", [f"{WALLET} ('<desk>', 'USD', 'PERSON', 0, 100, 0, 0)"], MOVES),
+    ("a wallet born old", [f"{WALLET} ('<desk>', 'USD', 'PERSON', 0, 0, 0, 5)"], MOVES),
+    (
+        "a second wallet",
+        [f"{WALLET} ('<finn>', 'USD', 'PERSON', 0, 0, 0, 0)"],
+        "wallet_is_the_only_one_in_its_currency",
+    ),
+    (
+        "a person's wallet without limits",
+        [f"{WALLET} ('<desk>', 'USD', 'CASH_IN', 0, 0, 0, 0)"],
+        "wallet_is_a_persons_or_the_houses",
+    ),
+    ("a currency of its own", [f"{WALLET} ('<desk>', 'usd', 'PERSON', 0, 0, 0, 0)"], "wallet_currency_is_well_formed"),
+]
+
+ASIDE = [
+    ("what is held let go by hand", ["update wallets set held = 0 where id = <w>"], MOVES),
+    ("more held than pending", ["update wallets set held = held + 1 where id = <w>"], MOVES),
+    ("more held than there is", [f"{HOLD} ('{NEW}', <w>, 651, 'x', 'PENDING')"], "wallet_is_not_overdrawn"),
+    ("a hold of nothing", [f"{HOLD} ('{NEW}', <w>, 0, 'x', 'PENDING')"], "hold_amount_is_positive"),
+    ("a hold that begins at its end", [f"{HOLD} ('{NEW}', <w>, 1, 'x', 'VOIDED')"], "hold_is_resolved_whole"),
+    ("a second hold for the same", [f"{HOLD} ('{NEW}', <w>, 1, 'p', 'PENDING')"], "hold_is_the_only_one_of_its_purpose"),
+    ("a hold made smaller", ["update wallet_holds set amount = 1 where id = '<held>'"], MOVES),
+    ("a hold deleted", ["delete from wallet_holds where id = '<held>'"], APPEND_ONLY),
+    ("a resolved hold taken up again", ["update wallet_holds set state = 'PENDING', resolved_at = null where id = '<spent>'"], FOR_EVER),
+    (
+        "a hold spent without a transfer",
+        [f"update wallet_holds set state = 'POSTED', posted = 50, transfer_id = '{NEW}', resolved_at = now() where id = '<held>'"],
+        "wallet_holds_transfer_id_2eabf4eb_fk_ledger_transfers_id",
+    ),
+    (
+        "a hold spent by an older transfer",
+        ["update wallet_holds set state = 'POSTED', posted = 50, transfer_id = '<fee>', resolved_at = now() where id = '<held>'"],
+        "hold_was_posted_by_its_transfer",
+    ),
+    (
+        "more spent than was held",
+        ["update wallet_holds set state = 'POSTED', posted = 300, transfer_id = '<fee>', resolved_at = now() where id = '<held>'"],
+        "hold_is_resolved_whole",
+    ),
+    ("one's own large request approved", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', true, 'DONE', '<desk>', '<fee>')"], "money_request_above_the_limit_has_two_people"),
+    ("a request done by nobody", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', null, '<fee>')"], "money_request_is_decided_whole"),
+    ("a request done without money", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', '<desk>', null)"], "money_request_is_decided_whole"),
+    ("a negative deposit", [f"{ASK} 'DEPOSIT', <w>, -9, '', 'k', '<desk>', false, 'PENDING', null, null)"], "money_request_amount_fits_its_kind"),
+]  # fmt: skip
+
+FEES = [
+    ("a period settled twice", settled(no=1, prev=0, starts="<end>"), "settlements_pkey"),
+    ("a gap in time", settled(starts="<next>", ends="<later>"), "settlement_begins_where_the_last_ended"),
+    ("an overlap", settled(starts="2020-01-01"), "settlement_begins_where_the_last_ended"),
+    ("a period left out", settled(no=3, prev=2), "settlement_takes_the_mark_over"),
+    ("a period left out, told honestly", settled(no=3, prev=1), "settlement_follows_from_its_base"),
+    ("old profit charged again", settled(before=0, fee=30), "settlement_takes_the_mark_over"),
+    ("a mark that falls", settled(base=90, mark=90, fee=0), "settlement_follows_from_its_base"),
+    ("a fee below the mark", settled(base=90, mark=100, fee=5), "settlement_follows_from_its_base"),
+    ("a fee too high by the last unit", settled(fee="10.00000001"), "settlement_follows_from_its_base"),
+    ("a fee too low by the last unit", settled(fee="9.99999999"), "settlement_follows_from_its_base"),
+    ("a fee rounded up", settled(base="100.00000003", mark="100.00000003", fee="0.00000001"), "settlement_follows_from_its_base"),
+    ("a period that ends before it begins", settled(ends="2020-01-01"), "settlement_follows_from_its_base"),
+    ("a settlement changed", ["update settlements set fee = 0"], APPEND_ONLY),
+    ("a settlement deleted", ["delete from settlements"], APPEND_ONLY),
+    ("terms changed", ["update fee_terms set performance_bps = 5000"], APPEND_ONLY),
+    ("a fee claimed twice", ["insert into fee_claims (agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, collected, detail) select agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, 0, detail from fee_claims"], "fee_is_claimed_once_a_period"),
+    ("a claim made larger", ["update fee_claims set amount = 1000"], MOVES),
+    ("a claim called collected", ["update fee_claims set collected = amount, collected_at = now(); update fee_claims set collected = 0, collected_at = null"], MOVES),
+    ("more collected than is owed", ["update fee_claims set collected = amount + 1, collected_at = now()"], "fee_claim_amounts_are_within_it"),
+    ("paid out before it was collected", ["update fee_claims set paid_out_at = now()"], "fee_claim_is_collected_before_it_is_paid_out"),
+    ("a claim forgotten", ["delete from fee_claims"], APPEND_ONLY),
+    ("an agreement ended", ["delete from fee_agreements"], APPEND_ONLY),
+    ("a second agreement", ["insert into fee_agreements (subscriber_id, strategy_id, currency, terms_id, next_terms_id, started_at, due_at, postponed) select subscriber_id, strategy_id, currency, terms_id, next_terms_id, now(), due_at, '' from fee_agreements"], "fee_agreement_is_for_ever"),
+]  # fmt: skip
+TRICKS = [*MONEY, *ASIDE, *FEES]
+
+
+@pytest.mark.breaks_the_books
+def test_what_keeps_to_the_rules_is_taken(scene):
+    """The control: the very statements that the tricks are made of, honestly put together."""
+    assert attempt(of("owner"), scene, HONEST) is None
+    assert attempt(of("owner"), scene, settled()[:1]) is None
+    claim = [
+        "insert into fee_claims (agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, collected, detail)"
+        " values (<agreement>, 'FEE_PERFORMANCE', 2, <w>, <other>, 10, 7.5, 0, '{}')"
+    ]
+    assert attempt(of("owner"), scene, claim) is None
+
+
+def test_the_tables_owner_is_refused_by_keys_and_triggers(scene):
+    before, passed = books(), []
+    for name, statements, expected in TRICKS:
+        error = attempt(of("owner"), scene, statements)
+        if error is None or refusal(error) != expected:
+            passed.append((name, error and refusal(error), expected))
+
+    assert passed == []
+    assert books() == before
+
+
+def test_the_application_is_refused_by_its_role(scene):
+    """It may open a wallet, ask and settle; it may move nothing but through the functions."""
+    allowed = {
+        "insert into wallets ",
+        "insert into money_requests ",
+        "insert into settlements ",
+        "insert into fee_claims ",
+    }
+    allowed |= {"insert into fee_agreements "}
+    before = books()
+    for name, statements, expected in TRICKS:
+        if any(statements[0].startswith(one) for one in allowed):
+            assert refusal(attempt(of("default"), scene, statements)) in (expected, FORBIDDEN), name
+        else:
+            assert refusal(attempt(of("default"), scene, statements)) == FORBIDDEN, name
+
+    assert books() == before
+
+
+def test_bots_have_no_way_to_money(scene):
+    for function in ("ledger_move", "ledger_hold", "ledger_release"):
+        assert refusal(attempt(of("bot"), scene, [f"select {function}('{{}}', '{{}}')"])) == FORBIDDEN
+
+
+def test_a_superuser_with_the_keys_asleep_meets_the_triggers(scene, superuser):
+    before = books()
+    asleep = {APPEND_ONLY, FOR_EVER}
+    for name, statements, expected in TRICKS:
+        if expected in asleep:
+            assert refusal(attempt(superuser, scene, statements)) == expected, name
+
+    assert books() == before
+
+
+@pytest.mark.breaks_the_books
+def test_two_who_read_the_same_state_cannot_both_write(scene):
+    """The lost update, without any lock: the chain has room for one."""
+    first, second = (psycopg.connect(**_owner(), autocommit=False) for _ in range(2))
+    try:
+        for statement in HONEST:
+            run(first, filled(statement, scene))
+        first.commit()
+        rival = [
+            *asked(NEWER, key="newer"),
+            entry("<w>", 3, 700, -1, transfer=NEWER),
+            entry("<h>", 4, 420, 1, transfer=NEWER),
+        ]
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            for statement in rival:
+                run(second, filled(statement, scene))
+    finally:
+        first.close()
+        second.close()
+    assert usd_balance(scene) == 600
+
+
+def _owner():
+    connections["owner"].ensure_connection()
+    info = connections["owner"].connection.info
+    return {"host": info.host, "port": info.port, "user": info.user, "dbname": info.dbname}
+
+
+def usd_balance(scene):
+    return Wallet.objects.get(pk=scene["w"]).balance
+
+
+def test_what_a_claim_collects_is_its_payers_and_its_kind(scene):
+    claim = settlement.FeeClaim.objects.get(pk=scene["claim"])
+    for more in ({"debit": int(scene["other"])}, {"kind": Kind.FEE_SUBSCRIPTION}):
+        args = {
+            "scope": "s", "key": str(more), "kind": Kind.FEE_PERFORMANCE, "amount": "1", "debit": claim.payer_id,
+            "credit_house": "RECEIVABLE", "claim": claim.pk,
+        } | more  # fmt: skip
+        pay = services.wallet_of(owner=claim.payee.owner, currency="USD")
+        if not pay.balance:
+            services.deposit(wallet=pay, amount=Decimal(5), note="", idempotency_key="five")
+        with pytest.raises(Exception, match="this is no fee of claim"):
+            services.ask("ledger_move", services.audit.SYSTEM, args)
