@@ -1,0 +1,203 @@
+# ruff: noqa: E501 - what is planted is a table
+"""`manage.py ledger_check` finds what the database would never let happen; and then no money moves."""
+
+import io
+import re
+from decimal import Decimal
+
+import pytest
+from django.apps import apps
+from django.core.management import CommandError, call_command
+from django.db import connections
+
+from core.invariants import FIRST
+from tests.wallets.conftest import balance, following, pay_in, usd
+from wallets import checks, guard, services
+from wallets.models import LedgerHalt, LedgerTransfer
+
+GUARDS = "every key and trigger that holds the promise is in place and awake"
+
+
+@pytest.fixture
+def books(lena, finn, settings):
+    """Money of every sort: deposits, a withdrawal, a hold, a request, a settled fee that is half collected."""
+    settings.SECOND_PERSON_ABOVE = Decimal(100)
+    follows = following(lena, finn)
+    pay_in(finn, "150")
+    follows.brought("1", "1000")
+    follows.settle()
+    from wallets import settlement
+
+    settlement.collect(claim_id=follows.agreement.claims.get().pk)
+    pay_in(finn, "500")
+    wallet = usd(finn)
+    services.debit_wallet(wallet=wallet, amount=Decimal(20), kind="WITHDRAWAL", note="", idempotency_key="w")
+    services.hold(wallet=wallet, amount=Decimal(30), purpose="p", idempotency_key="h")
+    from audit import services as audit
+
+    services.request_money(
+        wallet=wallet,
+        kind="DEPOSIT",
+        amount=Decimal(5),
+        reason="",
+        idempotency_key="d",
+        by=lena.owner,
+        actor=audit.SYSTEM,
+    )
+    return wallet
+
+
+def as_owner(*statements):
+    with connections["owner"].cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def asleep(*tables):
+    """The guards of these tables, triggers and keys, out of the way."""
+    with connections["owner"].cursor() as cursor:
+        for table in tables:
+            cursor.execute(f"alter table {table} disable trigger user")
+            cursor.execute(
+                "select conname from pg_constraint where conrelid = %s::regclass and contype in ('c', 'f')", [table]
+            )
+            for (name,) in cursor.fetchall():
+                cursor.execute(f'alter table {table} drop constraint "{name}"')
+
+
+def told(**options):
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        call_command("ledger_check", stdout=out, stderr=err, **options)
+    except CommandError as no:
+        return err.getvalue(), str(no)
+    return out.getvalue(), ""
+
+
+ENTRIES, TRANSFERS, WALLETS = "ledger_entries", "ledger_transfers", "wallets"
+PLANTED = [
+    ("all money in a currency adds up to nothing", [WALLETS], "update wallets set balance = balance + 1 where owner_id is not null and balance > 0"),
+    ("a balance is the sum of its entries, which have no gap", [WALLETS], "update wallets set balance = balance - 1 where balance > 0"),
+    ("a balance is the sum of its entries, which have no gap", [ENTRIES, TRANSFERS, WALLETS], "delete from ledger_entries where version = 2"),
+    ("an entry goes on from the one before", [ENTRIES, TRANSFERS, WALLETS], "update ledger_entries set balance_after = balance_after + 1 where version = 1"),
+    ("a transfer is one debit and one credit of its amount", [TRANSFERS], "update ledger_transfers set amount = amount + 1"),
+    ("a transfer is one debit and one credit of its amount", [ENTRIES, TRANSFERS, WALLETS], "delete from ledger_entries where side = -1"),
+    ("no wallet is overdrawn", [WALLETS], "update wallets set held = balance + 1 where owner_id is not null"),
+    ("what is held is what is pending", [WALLETS], "update wallets set held = 0"),
+    ("what is held is what is pending", ["wallet_holds"], "update wallet_holds set state = 'VOIDED', resolved_at = now()"),
+    ("a transfer is asked for once", [TRANSFERS, "ledger_requests"], "update ledger_requests set outcome = '{}'"),
+    ("money that was asked for moved as it was asked", ["money_requests"], "update money_requests set amount = amount + 1"),
+    ("periods are settled without a gap", ["settlements"], "delete from settlements where period_no = 0"),
+    ("a settled fee is a claim of the same amount", ["settlements"], "update settlements set fee = fee + 0.00000001 where period_no = 1"),
+    ("a settled fee is a claim of the same amount", ["fee_claims", TRANSFERS], "delete from fee_claims"),
+    ("a claim is accrued whole, and collected by its transfers", ["fee_claims"], "update fee_claims set collected = collected - 1"),
+]  # fmt: skip
+
+
+def test_good_books_pass(books):
+    said, no = told()
+
+    assert no == ""
+    assert said == f"{len(checks.INVARIANTS)} invariants hold.\n"
+
+
+@pytest.mark.breaks_the_books
+@pytest.mark.parametrize(
+    ("invariant", "guards", "planted"), PLANTED, ids=[f"{one[0]}: {one[2][:40]}" for one in PLANTED]
+)
+def test_finds_and_names(books, invariant, guards, planted):
+    asleep(*guards)
+    as_owner(planted)
+
+    said, no = told()
+
+    assert f"{invariant}: not so for " in said
+    assert "The ledger is halted" in no
+
+
+def guards():
+    return sorted(set(re.findall(r"'([a-z_]+\.[a-z_]+)'", checks.INVARIANTS[GUARDS])))
+
+
+@pytest.mark.breaks_the_books
+def test_misses_each_guard_that_is_gone(books):
+    """Each in its turn, and put back by a rollback."""
+    missed = []
+    for name in guards():
+        table, _, guard_name = name.partition(".")
+        connection = connections["owner"]
+        with connection.cursor() as cursor:
+            cursor.execute("begin")
+            cursor.execute("select from pg_trigger where tgrelid = %s::regclass and tgname = %s", [table, guard_name])
+            if cursor.fetchone() is not None:
+                cursor.execute(f"alter table {table} disable trigger {guard_name}")
+            else:
+                cursor.execute(f"alter table {table} drop constraint {guard_name} cascade")
+            cursor.execute(checks.INVARIANTS[GUARDS])
+            if (name,) not in cursor.fetchall():
+                missed.append(name)
+            cursor.execute("rollback")
+
+    assert missed == []
+
+
+def test_no_trigger_of_ours_is_left_out(desk_db):
+    tables = [model._meta.db_table for model in apps.get_app_config("wallets").get_models()]
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "select tgrelid::regclass || '.' || tgname from pg_trigger where not tgisinternal and tgrelid::regclass::text = any(%s)",
+            [tables],
+        )
+        ours = {name for (name,) in cursor.fetchall()}
+
+    assert len(ours) > 20
+    assert ours - set(guards()) == set()
+
+
+@pytest.mark.breaks_the_books
+def test_a_fault_stops_money_until_it_is_mended(books, finn):
+    as_owner("alter table wallets disable trigger user", "update wallets set held = 0 where owner_id is not null")
+    told()
+    for _ in range(2):
+        with pytest.raises(services.LedgerHalted):
+            pay_in(finn, "1")
+    assert "faults" in told(resume=True)[1]
+    assert guard.halted()
+
+    as_owner(f"update wallets set held = 30 where id = {books.pk}")
+    triggers = [name for name in guards() if name.startswith("wallets.") and _is_trigger(name)]
+    as_owner(*[f"alter table wallets enable always trigger {name.partition('.')[2]}" for name in triggers])
+    assert "still halted" in told()[1]
+    assert told(resume=True) == (f"{len(checks.INVARIANTS)} invariants hold.\nMoney moves again.\n", "")
+    before = balance(finn)
+    pay_in(finn, "1")
+    assert balance(finn) == before + 1
+
+
+def _is_trigger(name):
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("select from pg_trigger where tgrelid = %s::regclass and tgname = %s", name.split("."))
+        return cursor.fetchone() is not None
+
+
+@pytest.mark.breaks_the_books
+def test_halts_once_however_often_it_looks(books):
+    asleep(WALLETS)
+    as_owner("update wallets set held = 0")
+    for _ in range(3):
+        told()
+
+    assert LedgerHalt.objects.count() == 1
+
+
+@pytest.mark.breaks_the_books
+def test_shows_the_first_offenders(books):
+    for number in range(FIRST + 5):
+        services.deposit(wallet=books, amount=Decimal(1), note="", idempotency_key=f"n{number}")
+    asleep(TRANSFERS)
+    as_owner("update ledger_transfers set amount = amount + 1")
+
+    said, _ = told()
+
+    assert said.count("a transfer is one debit and one credit of its amount: not so for ") == FIRST
+    assert LedgerTransfer.objects.count() > FIRST
