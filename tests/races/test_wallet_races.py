@@ -1,0 +1,255 @@
+"""Many at one wallet. What the lock does is shown by taking it away: the chain refuses then, and a plain table loses."""
+
+import random
+import threading
+from collections import Counter
+from decimal import Decimal
+
+import psycopg
+import pytest
+from django.db import connections
+
+from audit import services as audit
+from core.errors import DomainError
+from tests.wallets.conftest import balance, pay_in, usd
+from wallets import checks, services
+from wallets.models import Kind, LedgerTransfer, MoneyRequest, WalletHold
+
+ATTEMPTS = 200
+AT_ONCE = 40  # each has a connection, and a server of default size has a hundred
+
+
+def all_at_once(*jobs):
+    """Run them in threads that begin together; how each job ended, counted."""
+    told, count = Counter(), min(AT_ONCE, len(jobs))
+    barrier = threading.Barrier(count)
+
+    def run(share):
+        barrier.wait()
+        for job in share:
+            try:
+                job()
+                told["done"] += 1
+            except DomainError as no:
+                told[no.code] += 1
+            except Exception as fault:
+                told[type(fault).__name__] += 1
+        connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(jobs[number::count],)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return told
+
+
+def debiting(account, key, amount=1, kind=Kind.FEE_PERFORMANCE):
+    wallet = usd(account)
+    return lambda: services.debit_wallet(
+        wallet=wallet, amount=Decimal(amount), kind=kind, note="", idempotency_key=str(key)
+    )
+
+
+def test_two_hundred_debits_of_one_wallet_take_what_is_there(finn):
+    pay_in(finn, "150")
+
+    told = all_at_once(*(debiting(finn, key) for key in range(ATTEMPTS)))
+
+    assert set(told) <= {"done", "insufficient_funds", "wallet_busy", "concurrent_modification"}
+    assert sum(told.values()) == ATTEMPTS
+    assert balance(finn) == 150 - told["done"]
+    assert LedgerTransfer.objects.filter(kind=Kind.FEE_PERFORMANCE).count() == told["done"] > 10
+
+
+def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn):
+    pay_in(finn, "60")
+    applied = Counter()
+
+    def insist(key):
+        debit = debiting(finn, key)
+
+        def go():
+            while True:
+                try:
+                    debit()
+                    applied["done"] += 1
+                    return
+                except (services.WalletBusy, services.ConcurrentModification):
+                    continue
+                except services.InsufficientFunds:
+                    applied["insufficient"] += 1
+                    return
+
+        return go
+
+    all_at_once(*(insist(key) for key in range(80)))
+
+    assert applied == {"done": 60, "insufficient": 20}
+    assert balance(finn) == 0
+
+
+def test_one_debit_sent_by_fifty_is_done_once(finn):
+    pay_in(finn, "100")
+
+    told = all_at_once(*[debiting(finn, "the same")] * 50)
+
+    assert set(told) <= {"done", "wallet_busy", "concurrent_modification"}
+    assert balance(finn) == 99
+
+
+def test_transfers_that_cross_neither_lock_up_nor_lose(lena, finn):
+    pay_in(lena, "1000")
+    pay_in(finn, "1000")
+    wallets = {"lena": usd(lena), "finn": usd(finn)}
+
+    def move(source, target, key):
+        return lambda: services.transfer(
+            source=wallets[source], target=wallets[target], amount=Decimal(1), note="", idempotency_key=f"{source}{key}"
+        )
+
+    jobs = [move(*way, key) for key in range(30) for way in (("lena", "finn"), ("finn", "lena"))]
+    told = all_at_once(*jobs)
+
+    assert set(told) <= {"done", "wallet_busy", "concurrent_modification"}
+    assert balance(lena) + balance(finn) == 2000
+
+
+def test_workers_that_wait_cross_without_a_deadlock(lena, finn):
+    """As Celery's do: they wait for a wallet, always for the lower number first."""
+    pay_in(lena, "1000")
+    pay_in(finn, "1000")
+    ids = [usd(lena).pk, usd(finn).pk]
+
+    def move(debit, credit, key):
+        args = {
+            "scope": "s",
+            "key": key,
+            "kind": "TRANSFER",
+            "amount": "1",
+            "debit": debit,
+            "credit": credit,
+            "wait": True,
+        }
+        return lambda: services.ask("ledger_move", audit.SYSTEM, args)
+
+    told = all_at_once(*(move(*random.sample(ids, 2), str(key)) for key in range(40)))
+
+    assert told == {"done": 40}
+    assert balance(lena) + balance(finn) == 2000
+
+
+def test_a_hold_is_resolved_once(finn):
+    pay_in(finn, "100")
+    wallet = usd(finn)
+    held = services.hold(wallet=wallet, amount=Decimal(40), purpose="p", idempotency_key="h")
+
+    def post(key):
+        return lambda: services.post(
+            wallet=wallet, hold_id=held, amount=Decimal(40), kind=Kind.WITHDRAWAL, note="", idempotency_key=str(key)
+        )
+
+    told = all_at_once(*(post(key) for key in range(10)), *[lambda: services.void(hold_id=held)] * 10)
+
+    state = WalletHold.objects.get().state
+    assert set(told) <= {"done", "hold_resolved", "wallet_busy", "concurrent_modification"}
+    assert (balance(finn), state) in ((60, "POSTED"), (100, "VOIDED"))
+    assert usd(finn).held == 0
+    if state == "POSTED":
+        assert told["done"] == 1
+
+
+def test_two_who_approve_at_once_approve_once(finn, staff, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(10)
+    asked = services.request_money(
+        wallet=usd(finn), kind="DEPOSIT", amount=Decimal(100), reason="", idempotency_key="d", by=finn.owner,
+        actor=audit.SYSTEM,
+    )  # fmt: skip
+
+    told = all_at_once(*[lambda: services.approve(request=asked, by=staff, actor=audit.SYSTEM)] * 10)
+
+    assert told["done"] == 1
+    assert set(told) <= {"done", "request_decided", "wallet_busy", "concurrent_modification"}
+    assert balance(finn) == 100
+
+
+def test_one_request_sent_by_ten_is_one_request(finn, settings):
+    settings.SECOND_PERSON_ABOVE = Decimal(10)
+    pay_in(finn, "100")
+    wallet = usd(finn)
+
+    def ask():
+        services.request_money(
+            wallet=wallet, kind="WITHDRAWAL", amount=Decimal(40), reason="", idempotency_key="w", by=finn.owner,
+            actor=audit.SYSTEM,
+        )  # fmt: skip
+
+    told = all_at_once(*[ask] * 10)
+
+    assert set(told) <= {"done", "wallet_busy", "concurrent_modification"}
+    assert (MoneyRequest.objects.count(), usd(finn).held) == (1, 40)
+
+
+# --- the controls
+
+
+def unlock(desk_db):
+    """The ledger's functions without their locks, in this database alone."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "create or replace function ledger_lock(p_wallets bigint[], p_wait boolean) returns void"
+            " language plpgsql as $$ begin end $$"
+        )
+
+
+def test_without_the_lock_the_chain_refuses_and_nothing_is_lost(desk_db, finn):
+    pay_in(finn, "150")
+    unlock(desk_db)
+
+    told = all_at_once(*(debiting(finn, key) for key in range(60)))
+
+    assert told["done"] < 60, "the lock was not needed"
+    assert told["concurrent_modification"] + told["done"] == 60
+    assert balance(finn) == 150 - told["done"]
+    assert checks.faults() == []
+
+
+def naive(desk_db, locked):
+    """Read, check, write, on a plain table: what is left, and what was taken."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("create table naive_wallet (balance numeric(20, 8) not null)")
+        cursor.execute("insert into naive_wallet values (100)")
+    params = {
+        name: value for name, value in connections["owner"].get_connection_params().items() if name != "cursor_factory"
+    }
+    params = {name: params[name] for name in ("host", "port", "user", "password", "dbname") if params.get(name)}
+    taken, barrier = Counter(), threading.Barrier(20)
+
+    def debit():
+        with psycopg.connect(**params) as connection:
+            barrier.wait()
+            for _ in range(5):
+                query = "select balance from naive_wallet" + (" for update" if locked else "")
+                (before,) = connection.execute(query).fetchone()
+                if before >= 1:
+                    connection.execute("select pg_sleep(0.002)")
+                    connection.execute("update naive_wallet set balance = %s", [before - 1])
+                    taken["1"] += 1
+                connection.commit()
+
+    threads = [threading.Thread(target=debit) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("select balance from naive_wallet")
+        (left,) = cursor.fetchone()
+    return int(left), taken["1"]
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_plain_table_without_a_lock_loses_money(desk_db, locked):
+    left, taken = naive(desk_db, locked)
+
+    assert (left == 100 - taken) is locked
