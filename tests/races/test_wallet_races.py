@@ -1,4 +1,4 @@
-"""Many at one wallet. What the lock does is shown by taking it away: the chain refuses then, and a plain table loses."""
+"""Many at one wallet. The lock is shown by taking it away: the chain refuses then, and a plain table loses money."""
 
 import random
 import threading

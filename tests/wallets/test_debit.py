@@ -1,158 +1,217 @@
-"""A debit is done once, whole, or refused with a code and kept so."""
+"""debit_wallet, deposit, transfer, reverse: each refusal with its code, each key for ever."""
 
 from decimal import Decimal
 
 import pytest
+from django.db import transaction
 
-from accounts.authentication import IdempotencyConflict
-from audit import services as audit
 from audit.models import AuditLog
-from core.errors import Invalid
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
-from wallets.models import Kind, LedgerEntry, LedgerTransfer, Wallet
+from wallets.models import Kind, LedgerEntry, Wallet
 
 
-def debit(account, amount="1", key="k", kind=Kind.FEE_PERFORMANCE, note=""):
-    wallet = account if isinstance(account, Wallet) else usd(account)
-    return services.debit_wallet(wallet=wallet, amount=Decimal(amount), kind=kind, note=note, idempotency_key=key)
-
-
-def test_a_debit_takes_the_amount_and_says_what_is_left(finn):
+@pytest.fixture
+def wallet(finn):
     pay_in(finn, "100")
-
-    moved = debit(finn, "30.00000001")
-
-    assert (moved.balance, moved.version, moved.replayed) == (Decimal("69.99999999"), 2, False)
-    assert balance(finn) == moved.balance
+    return usd(finn)
 
 
-def test_versions_grow_by_one_and_each_is_an_entry(finn):
-    pay_in(finn, "100")
-
-    versions = [debit(finn, key=f"k{number}").version for number in range(3)]
-
-    assert versions == [2, 3, 4]
-    entries = LedgerEntry.objects.filter(wallet=usd(finn)).order_by("version")
-    assert [entry.version for entry in entries] == [0, 1, 2, 3, 4]
-    assert [entry.balance_after for entry in entries] == [0, 100, 99, 98, 97]
+def debit(wallet, amount="10", key="k", kind=Kind.FEE_PERFORMANCE):
+    return services.debit_wallet(wallet=wallet, amount=Decimal(amount), kind=kind, note="a note", idempotency_key=key)
 
 
-def test_the_house_has_what_was_taken(finn):
-    pay_in(finn, "100")
+def test_takes_what_it_says_and_grows_the_version_by_one(wallet):
+    moved = debit(wallet)
 
-    moved = debit(finn, "30")
-
-    transfer = LedgerTransfer.objects.get(pk=moved.transfer_id)
-    assert (transfer.debit, transfer.credit.kind, transfer.credit.balance) == (usd(finn), Wallet.Kind.FEES, 30)
-
-
-@pytest.mark.parametrize("amount", ["-1", "0", "0.000000001", "NaN", "sNaN", "Infinity", "1E+12"])
-def test_an_amount_that_is_none_is_refused(finn, amount):
-    pay_in(finn, "100")
-
-    with pytest.raises(services.AmountInvalid):
-        debit(finn, amount)
-
-    assert (balance(finn), usd(finn).version) == (100, 1)
+    wallet.refresh_from_db()
+    assert (wallet.balance, wallet.version) == (90, 2) == (moved.balance, moved.version)
+    assert not moved.replayed
 
 
-def test_a_float_is_refused(finn):
-    with pytest.raises(services.AmountInvalid):
-        services.debit_wallet(wallet=usd(finn), amount=1.0, kind=Kind.WITHDRAWAL, note="", idempotency_key="k")
+def test_the_same_key_answers_the_same_for_ever(wallet, finn):
+    first = debit(wallet)
+    pay_in(finn, "500")
+    again = debit(wallet)
 
-
-def test_a_wallet_that_is_missing_is_not_found(desk_db):
-    with pytest.raises(services.WalletNotFound):
-        debit(Wallet(pk=10**9))
-
-
-@pytest.mark.parametrize("key", ["", "k" * 201, "a\0b"])
-def test_a_key_that_is_none_is_refused(finn, key):
-    with pytest.raises(Invalid):
-        debit(finn, key=key)
-
-
-@pytest.mark.parametrize("kind", ["ROBBERY", Kind.TRANSFER])
-def test_a_kind_that_is_no_debit_is_refused(finn, kind):
-    with pytest.raises(Invalid):
-        debit(finn, kind=kind)
-
-
-def test_a_frozen_wallet_gives_nothing_and_still_takes(finn):
-    pay_in(finn, "100")
-    services.freeze(wallet=usd(finn), reason="r", actor=audit.SYSTEM)
-
-    with pytest.raises(services.WalletFrozen):
-        debit(finn)
-    pay_in(finn, "5")
-    services.unfreeze(wallet=usd(finn), reason="r", actor=audit.SYSTEM)
-
-    assert debit(finn, key="k2").balance == 104
-
-
-def test_the_same_key_answers_the_same_and_moves_nothing(finn):
-    pay_in(finn, "100")
-    first = debit(finn, "10")
-    debit(finn, "1", key="k2")
-
-    again = debit(finn, "10", note="another note")
-
-    assert again.replayed
-    assert (again.transfer_id, again.balance, again.version) == (first.transfer_id, first.balance, first.version)
-    assert balance(finn) == 89
+    assert (again.transfer_id, again.balance, again.replayed) == (first.transfer_id, 90, True)
+    assert balance(finn) == 590
 
 
 @pytest.mark.parametrize("other", [{"amount": "11"}, {"kind": Kind.WITHDRAWAL}])
-def test_the_same_key_for_something_else_is_a_conflict(finn, other):
-    pay_in(finn, "100")
-    debit(finn, "10")
+def test_the_same_key_for_something_else_is_refused(wallet, finn, other):
+    debit(wallet)
 
-    with pytest.raises(IdempotencyConflict):
-        debit(finn, **{"amount": "10", **other})
-
+    with pytest.raises(services.IdempotencyConflict):
+        debit(wallet, **other)
     assert balance(finn) == 90
 
 
-def test_a_key_is_a_wallets_own(lena, finn):
-    pay_in(lena, "100")
-    pay_in(finn, "100")
+def test_a_deposits_key_is_no_debits(wallet):
+    services.deposit(wallet=wallet, amount=Decimal(10), note="", idempotency_key="k")
 
-    assert not debit(lena).replayed
-    assert not debit(finn).replayed
+    with pytest.raises(services.IdempotencyConflict):
+        debit(wallet)
 
 
-def test_what_was_too_much_stays_refused_under_its_key_and_a_new_key_works(finn):
-    with pytest.raises(services.InsufficientFunds) as no:
-        debit(finn, "10")
-    assert not no.value.replayed
-    pay_in(finn, "100")
+def test_another_wallet_has_keys_of_its_own(wallet, lena):
+    pay_in(lena, "50")
+    debit(wallet)
 
-    with pytest.raises(services.InsufficientFunds) as no:
-        debit(finn, "10")
+    assert not debit(usd(lena)).replayed
 
-    assert no.value.replayed
+
+@pytest.mark.parametrize("amount", ["0", "-50", "0.000000001", "NaN", "Infinity", "1e13", "-0.00000001"])
+def test_what_is_no_amount_is_refused(wallet, finn, amount):
+    """A negative debit would be a credit."""
+    for verb in (debit, lambda wallet, amount: services.deposit(
+        wallet=wallet, amount=Decimal(amount), note="", idempotency_key="d")):  # fmt: skip
+        with pytest.raises(services.AmountInvalid):
+            verb(wallet, amount)
     assert balance(finn) == 100
-    assert debit(finn, "10", key="k2").balance == 90
 
 
-def test_all_of_it_can_be_taken_and_not_a_hundred_millionth_more(finn):
+def test_a_float_is_refused(wallet):
+    with pytest.raises(services.AmountInvalid, match="never a float"):
+        services.debit_wallet(wallet=wallet, amount=0.1, kind=Kind.WITHDRAWAL, note="", idempotency_key="k")
+
+
+def test_more_than_there_is_is_refused_for_ever_under_its_key(wallet, finn):
+    with pytest.raises(services.InsufficientFunds) as no:
+        debit(wallet, "100.00000001")
+    pay_in(finn, "500")
+    with pytest.raises(services.InsufficientFunds):
+        debit(wallet, "100.00000001")
+
+    assert no.value.extra == {"available": "100.00000000", "currency": "USD"}
+    assert debit(wallet, "100.00000001", key="another").balance == Decimal("499.99999999")
+
+
+def test_to_the_last_unit(wallet, finn):
+    debit(wallet, "99.99999999", "a")
+    debit(wallet, "0.00000001", "b")
+
+    assert balance(finn) == 0
+
+
+def test_a_wallet_that_is_not_there_is_told_so(cast):
+    with pytest.raises(services.WalletNotFound):
+        debit(Wallet(pk=999_999))
+
+
+def test_a_kind_that_is_no_debits_is_refused(wallet):
+    with pytest.raises(services.Invalid):
+        debit(wallet, kind="GIFT")
+
+
+def test_a_deposit_can_be_taken_back(wallet, finn):
+    debit(wallet, "100", kind=Kind.DEPOSIT)
+
+    assert balance(finn) == 0
+    assert Wallet.objects.get(kind=Wallet.Kind.CASH_IN).balance == 0
+
+
+def test_nothing_goes_out_of_a_frozen_wallet_and_all_comes_in(wallet, finn):
+    services.freeze(wallet=wallet, reason="dispute", actor=services.audit.SYSTEM)
+    with pytest.raises(services.WalletFrozen):
+        debit(wallet)
+    pay_in(finn, "5")
+    services.unfreeze(wallet=wallet, reason="settled", actor=services.audit.SYSTEM)
+
+    assert debit(wallet, key="later").balance == 95
+
+
+def test_each_movement_leaves_a_fact(wallet):
+    debit(wallet)
+    with pytest.raises(services.InsufficientFunds):
+        debit(wallet, "1000", "too much")
+
+    moved = AuditLog.objects.filter(subject=f"wallet:{wallet.pk}", action="money.moved").latest("id")
+    refused = AuditLog.objects.get(action="money.refused")
+    assert (moved.detail["amount"], moved.detail["kind"], moved.detail["note"]) == (
+        "10.00000000",
+        "FEE_PERFORMANCE",
+        "a note",
+    )
+    assert (refused.code, refused.subject) == ("insufficient_funds", f"wallet:{wallet.pk}")
+
+
+def test_a_wallet_that_another_holds_is_busy_at_once(wallet):
+    """NOWAIT: whoever waits in a line holds up everybody behind."""
+    from tests.races.test_wallet_races import all_at_once
+
+    with transaction.atomic():
+        Wallet.objects.lock().get(pk=wallet.pk)
+        told = all_at_once(lambda: debit(wallet))
+
+    assert told == {"wallet_busy": 1}
+    assert not debit(wallet).replayed  # nothing was kept under the key
+
+
+def test_within_a_transaction_it_is_part_of_it(wallet, finn):
+    with pytest.raises(RuntimeError), transaction.atomic():
+        debit(wallet)
+        raise RuntimeError
+
+    assert balance(finn) == 100
+    assert not debit(wallet).replayed
+
+
+def test_a_transfer_moves_from_one_to_the_other(wallet, lena, finn):
+    services.transfer(source=wallet, target=usd(lena), amount=Decimal(30), note="", idempotency_key="t")
+
+    assert (balance(finn), balance(lena)) == (70, 30)
+
+
+def test_currencies_do_not_mix(wallet, lena):
+    euro = services.wallet_of(owner=lena.owner, currency="EUR")
+
+    with pytest.raises(services.CurrencyMismatch):
+        services.transfer(source=wallet, target=euro, amount=Decimal(30), note="", idempotency_key="t")
+
+
+def test_a_transfer_to_oneself_is_none(wallet):
+    with pytest.raises(services.AmountInvalid):
+        services.transfer(source=wallet, target=wallet, amount=Decimal(30), note="", idempotency_key="t")
+
+
+def test_a_transfer_is_undone_once(wallet, finn):
+    moved = debit(wallet)
+    services.reverse(transfer_id=moved.transfer_id, note="a mistake", idempotency_key="r")
+
+    with pytest.raises(services.ReversedAlready):
+        services.reverse(transfer_id=moved.transfer_id, note="again", idempotency_key="r2")
+    assert balance(finn) == 100
+
+
+def test_a_reversal_is_not_undone(wallet):
+    undone = services.reverse(transfer_id=debit(wallet).transfer_id, note="", idempotency_key="r")
+
+    with pytest.raises(services.ReversedAlready):
+        services.reverse(transfer_id=undone, note="", idempotency_key="r2")
+
+
+def test_what_was_spent_since_cannot_be_taken_back(finn, lena):
     pay_in(finn, "100")
+    moved = services.transfer(source=usd(finn), target=usd(lena), amount=Decimal(30), note="", idempotency_key="t")
+    debit(usd(lena), "10")
 
     with pytest.raises(services.InsufficientFunds):
-        debit(finn, "100.00000001")
-
-    assert debit(finn, "100", key="k2").balance == 0
+        services.reverse(transfer_id=moved.transfer_id, note="", idempotency_key="r")
 
 
-def test_what_was_done_and_what_was_refused_are_recorded(finn):
-    pay_in(finn, "100")
-    log = AuditLog.objects.filter(subject=f"wallet:{usd(finn).pk}")
-    before = log.count()
+def test_a_large_transfer_is_not_undone_by_one(finn):
+    pay_in(finn, "5000")
+    moved = debit(usd(finn), "1000.00000001")
 
-    debit(finn, "10")
-    debit(finn, "10")
-    with pytest.raises(services.InsufficientFunds):
-        debit(finn, "91", key="k2")
+    with pytest.raises(services.SecondPersonNeeded):
+        services.reverse(transfer_id=moved.transfer_id, note="", idempotency_key="r")
 
-    assert log.count() == before + 2
+
+def test_the_house_keeps_its_fees_in_many_rows(lena, finn, sam):
+    for account in (lena, finn, sam):
+        pay_in(account, "10")
+        debit(usd(account), "1")
+
+    assert Wallet.objects.filter(kind=Wallet.Kind.FEES).count() == 3
+    assert LedgerEntry.objects.filter(wallet__kind=Wallet.Kind.FEES, version__gt=0).count() == 3
