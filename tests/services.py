@@ -7,6 +7,7 @@ inherit the servers of the run that started them.
 import atexit
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from config import embedded
 
+ROOM = 2 * 1024**3
 _servers: embedded.Servers | None = None
 
 
@@ -24,10 +26,19 @@ def start() -> None:
     os.environ.setdefault("COPYDESK_KEKS", f"k1:{secrets.token_hex(32)}")
     os.environ["REDIS_PREFIX"] = f"test-{os.getpid()}"
     if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
-        _servers = embedded.Servers(Path(tempfile.mkdtemp(prefix="copydesk-test-")), fast=True)
+        memory = _memory()
+        os.environ["COPYDESK_TESTS_IN_MEMORY"] = "1" if memory else ""
+        _servers = embedded.Servers(Path(tempfile.mkdtemp(prefix="copydesk-test-", dir=memory)), fast=True)
         atexit.register(stop)  # where pytest ends before it has begun: --version, a wrong option
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled run cleans up as after Ctrl-C
         _servers.start()
+
+
+def _memory() -> str | None:
+    """A file system in memory, where there is one with room: each test has a database, which is copied file by file."""
+    shared = Path("/dev/shm")
+    has_room = shared.is_dir() and os.access(shared, os.W_OK | os.X_OK) and shutil.disk_usage(shared).free > ROOM
+    return str(shared) if has_room else None
 
 
 def stop() -> None:
