@@ -161,6 +161,13 @@ def small_object(most_bytes: int) -> Callable[[Any], dict[str, Any]]:
     return read
 
 
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except ArithmeticError:  # a signalling NaN equals nothing, and says so loudly
+        return False
+
+
 class Form:
     """Reads the fields of one object and collects every fault, so that a caller hears of all of them at once."""
 
@@ -198,7 +205,7 @@ class Form:
     def _find(self, name: str, also: tuple[str, ...]) -> str | None:
         self.known |= {name, *also}
         found = [known for known in (name, *also) if known in self.fields]
-        if len(found) > 1 and self.fields[found[0]] != self.fields[found[1]]:
+        if len(found) > 1 and not _same(self.fields[found[0]], self.fields[found[1]]):
             self.faults.setdefault(name, []).append(f"is said twice, also as {found[1]}")
         return found[0] if found else None
 

@@ -14,6 +14,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.db import connections
@@ -23,6 +24,10 @@ from tests import databases, ports
 from tests.signed import Bot
 
 ROOT = Path(__file__).resolve().parent.parent
+# The same examples each time, so that a change is judged by itself; the long form (COPYDESK_EXAMPLES) looks for others.
+hypothesis.settings.register_profile("steady", derandomize=True)
+if "COPYDESK_EXAMPLES" not in os.environ:
+    hypothesis.settings.load_profile("steady")
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ FORMS = st.dictionaries(st.sampled_from(["volume", "type", "direction", "comment
 
 @given(FORMS)
 @example({"\ud800": 1})
+@example({"type": Decimal("sNaN"), "direction": 1})
 @example({"volume": "1", "type": "BUY", "direction": "SELL"})
 def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields):
     form = wire.Form(fields)
