@@ -14,6 +14,12 @@ from django.db.models.functions import Now
 from accounts import networks
 
 
+class UserQuerySet(models.QuerySet["User"]):
+    def lock(self) -> "UserQuerySet":
+        """Whoever judges a user is alone with them. References to the row pass."""
+        return self.select_for_update(no_key=True)
+
+
 class User(AbstractUser):
     """A person. Deactivated, never deleted: money and trades point here."""
 
@@ -21,6 +27,11 @@ class User(AbstractUser):
 
     class Meta(AbstractUser.Meta):
         db_table = "users"
+
+    @classmethod
+    def locked(cls, pk: uuid.UUID) -> "User":
+        """The user, theirs alone until the transaction ends. (A second manager would be a migration for nothing.)"""
+        return UserQuerySet(cls).lock().get(pk=pk)
 
 
 class TradingAccount(models.Model):

@@ -46,6 +46,7 @@ INSTALLED_APPS = [
     "strategies",
     "trades",
     "wallets",
+    "trust",
     "portal",
     "config",
     "django.contrib.admin",
@@ -148,6 +149,7 @@ CELERY_BEAT_SCHEDULE = {
     "every trade in exactly one home": {"task": "trades.tasks.check_homes", "schedule": 300.0},
     "the books are right": {"task": "wallets.tasks.check_ledger", "schedule": 300.0},
     "fees that are due": {"task": "wallets.tasks.sweep", "schedule": 60.0},
+    "scores that are due": {"task": "trust.tasks.sweep", "schedule": 60.0},
     "fees of open periods set aside": {"task": "wallets.tasks.reserve", "schedule": 3600.0},
 }
 

@@ -16,11 +16,18 @@ class Strategy(models.Model):
         ACTIVE = "ACTIVE", "active"
         CLOSE_ONLY = "CLOSE_ONLY", "close-only: opens are refused, closes always pass"
 
+    class FrozenFor(models.TextChoices):
+        HAND = "HAND", "by hand"
+        TRUST = "TRUST", "for its flow"
+
     name = models.SlugField(max_length=64, unique=True)
     title = models.CharField(max_length=120, blank=True)
     owner = models.ForeignKey(User, models.PROTECT, related_name="strategies")
     account = models.OneToOneField(TradingAccount, models.PROTECT, related_name="strategy")
     status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE, editable=False)
+    frozen_for = models.CharField(
+        max_length=8, choices=FrozenFor, blank=True, default="", db_default="", editable=False
+    )
     last_seq = models.PositiveBigIntegerField(
         default=0, editable=False, help_text="The stream's latest number, given out in the transaction of its event."
     )
@@ -32,7 +39,12 @@ class Strategy(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(status__in=["ACTIVE", "CLOSE_ONLY"]), name="strategy_status_is_known"
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(status="CLOSE_ONLY") & ~models.Q(frozen_for="")
+                | models.Q(status="ACTIVE", frozen_for=""),
+                name="strategy_is_frozen_for_something",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -60,6 +72,7 @@ class Subscription(models.Model):
     class PausedFor(models.TextChoices):
         HAND = "HAND", "by hand"
         UNPAID = "UNPAID", "for an unpaid fee"
+        TRUST = "TRUST", "for its bot's behaviour"
 
     sub_id = models.CharField(max_length=64, unique=True, default=new_sub_id, editable=False)
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="subscriptions")

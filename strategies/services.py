@@ -57,14 +57,15 @@ def resize(*, subscription: Subscription, multiplier: Decimal, actor: audit.Acto
     )
 
 
-def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
-    """Refuse this strategy's opens. Its closes always pass."""
-    _set_strategy(strategy, Strategy.Status.CLOSE_ONLY, "strategy.frozen", actor, reason)
+def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = Strategy.FrozenFor.HAND) -> None:
+    """Refuse an active strategy's opens. Its closes always pass."""
+    _set_strategy(strategy, Strategy.Status.CLOSE_ONLY, "strategy.frozen", actor, reason, why=why)
 
 
-def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
-    """Let this strategy open again."""
-    _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason)
+def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = "") -> None:
+    """Let this strategy open again. With `why`: only where it was frozen for that."""
+    only = {"frozen_for": why} if why else {}
+    _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason, only)
 
 
 def packet_secret(subscription: Subscription) -> str:
@@ -93,6 +94,15 @@ def _set_subscription(
 
 
 @transaction.atomic
-def _set_strategy(strategy: Strategy, status: str, fact: str, actor: audit.Actor, reason: str) -> None:
-    if Strategy.objects.filter(pk=strategy.pk).exclude(status=status).update(status=status):
+def _set_strategy(
+    strategy: Strategy,
+    status: str,
+    fact: str,
+    actor: audit.Actor,
+    reason: str,
+    only: Mapping[str, str] | None = None,
+    why: str = "",
+) -> None:
+    found = Strategy.objects.filter(pk=strategy.pk, **(only or {})).exclude(status=status)
+    if found.update(status=status, frozen_for=why):
         audit.record(fact, actor=actor, subject=f"strategy:{strategy.name}", reason=reason)

@@ -1,0 +1,68 @@
+"""SIGKILL of a worker in the middle of its recalculations, and Redis emptied: whoever is due is judged all the same."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+from django.conf import settings
+from django.utils import timezone
+
+from tests import databases
+from tests.conftest import ROOT
+from tests.races.test_trust_races import make_users
+from trust import checks, tasks
+from trust.models import Kind, TrustAssessment, TrustSubject
+
+KILLS = int(os.environ.get("COPYDESK_KILLS", "4"))
+USERS = 40
+
+
+def worker(database):
+    environ = {**os.environ, "DATABASE_URL": databases.url(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
+    command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "config", "worker", "-P", "solo", "-l", "error"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, **silent)
+
+
+def kill(process):
+    os.killpg(process.pid, 9)
+    process.wait()
+
+
+def judged():
+    return TrustAssessment.objects.filter(kind=Kind.FLOW, version=1, user__username__startswith="judged").count()
+
+
+@pytest.mark.crash
+def test_whoever_is_due_is_judged_though_workers_are_killed_and_redis_forgets(desk_db):
+    make_users(USERS, deals=12)
+    rng, middle = random.Random(20260401), 0
+    queue = redis.Redis.from_url(settings.REDIS_URL)
+    for _ in range(KILLS):
+        tasks.sweep.delay()
+        process = worker(desk_db)
+        before, deadline = judged(), time.monotonic() + 30
+        while judged() == before < USERS:
+            assert time.monotonic() < deadline, "the worker did nothing"
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        kill(process)
+        middle += 0 < judged() < USERS
+        for key in queue.scan_iter(f"{settings.REDIS_PREFIX}*"):
+            queue.delete(key)
+    assert middle, "it was never in the middle of anything"
+
+    tasks.sweep.delay()
+    process = worker(desk_db)
+    deadline = time.monotonic() + 40
+    while TrustSubject.objects.filter(due_at__lte=timezone.now()).exists() or judged() < USERS:
+        assert time.monotonic() < deadline, "somebody was forgotten"
+        time.sleep(0.05)
+    kill(process)
+
+    assert judged() == USERS
+    assert checks.faults() == []  # no version twice, none left out

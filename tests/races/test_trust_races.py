@@ -1,0 +1,142 @@
+"""Many workers at one score: none loses what another wrote. Without the lock they do, and the chain refuses them."""
+
+import os
+import threading
+from collections import Counter
+from decimal import Decimal
+
+import pytest
+from django.db import IntegrityError, connections, transaction
+from django.utils import timezone
+
+from accounts import services as accounts
+from accounts.models import TradingAccount, User
+from audit import services as audit
+from strategies.models import Strategy
+from tests import databases
+from trades import services as trades
+from trust import checks, detector, evidence, services
+from trust.models import Kind, TrustAssessment, TrustScore
+
+USERS, WORKERS = 10, 32
+EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long form: 1000
+
+
+def make_users(count, deals):
+    found = []
+    for number in range(count):
+        owner = User.objects.create(username=f"judged-{number}")
+        account = TradingAccount.objects.create(
+            owner=owner, name=f"j{number}", broker="b", server="s", login=str(number)
+        )
+        Strategy.objects.create(name=f"judged-{number}", owner=owner, account=account)
+        accounts.create_key(account=account, kind="master", actor=audit.SYSTEM)
+        for ticket in range(1, deals + 1):
+            close(account, ticket)
+        found.append((owner, account))
+    return found
+
+
+def close(account, ticket, profit=10):
+    price = Decimal("1.1")
+    opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(ticket), "open_price": price}
+    closing = {"close_price": price, "profit": Decimal(-profit), "reason": "SL"}
+    with transaction.atomic():
+        trades.open_trade(account=account, ticket_id=str(ticket), **opening)
+        trades.close_trade(account=account, ticket_id=str(ticket), **closing)
+
+
+def all_at_once(work, count=WORKERS):
+    told = Counter()
+
+    def run(number):
+        try:
+            work(number)
+        except Exception as fault:
+            told[type(fault).__name__] += 1
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return told
+
+
+def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
+    users = make_users(USERS, deals=3)
+
+    def work(number):
+        for step in range(EACH):
+            owner, account = users[(number + step) % USERS]
+            if number % 8 == 0:
+                close(account, 100 + number * EACH + step)
+            services.recalculate(user_id=owner.pk)
+
+    assert all_at_once(work) == {}
+    now = timezone.now()
+    for owner, _ in users:
+        services.recalculate(user_id=owner.pk, now=now)
+        score = TrustScore.objects.get(user=owner, kind=Kind.FLOW)
+        assert score.score == detector.assess(evidence.of_provider(owner, now=now), now=now).score
+    written = TrustAssessment.objects.filter(kind=Kind.FLOW)
+    assert written.count() == WORKERS * EACH + USERS
+    assert checks.faults() == []
+
+
+def test_sweeps_beside_each_other_take_each_user_once(desk_db):
+    make_users(USERS, deals=1)
+    now = timezone.now()
+    services.sweep(now=now)
+
+    assert all_at_once(lambda number: services.sweep(now=now + services.AGAIN), count=8) == {}
+    assert set(
+        TrustAssessment.objects.filter(user__username__startswith="judged").values_list("version", flat=True)
+    ) == {1, 2}
+
+
+# --- the controls
+
+
+@pytest.fixture
+def unlocked(monkeypatch):
+    """Everything as it is, but nobody is alone with the user."""
+    monkeypatch.setattr("trust.models.TrustSubjectQuerySet.lock", lambda self, **_: self)
+    monkeypatch.setattr("accounts.models.UserQuerySet.lock", lambda self: self)
+
+
+def test_without_the_lock_the_chain_refuses_the_stale(desk_db, unlocked):
+    (owner, _), *_ = make_users(1, deals=3)
+    services.recalculate(user_id=owner.pk)
+
+    told = all_at_once(lambda number: [services.recalculate(user_id=owner.pk) for _ in range(6)], count=8)
+
+    assert set(told) == {"IntegrityError"}, "nobody was stale: the lock was not needed"
+    assert IntegrityError.__name__ in told
+    assert checks.faults() == []
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_plain_score_without_a_lock_loses_updates(desk_db, locked):
+    """The documents' own scene: read the score, take points off, write it."""
+    import psycopg
+
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("create table plain_score (score int not null)")
+        cursor.execute("insert into plain_score values (1000)")
+
+    def work(number):
+        with psycopg.connect(**databases.login(), dbname=desk_db) as connection:
+            for _ in range(10):
+                (score,) = connection.execute("select score from plain_score" + " for update" * locked).fetchone()
+                connection.execute("select pg_sleep(0.001)")
+                connection.execute("update plain_score set score = %s", [score - 1])
+                connection.commit()
+
+    assert all_at_once(work, count=12) == {}
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("select score from plain_score")
+        (left,) = cursor.fetchone()
+    assert (left == 1000 - 120) is locked

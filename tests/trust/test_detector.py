@@ -1,0 +1,226 @@
+"""Each feature on an example made by hand; and what holds for all: no order, no cliff, nothing on too little."""
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from tests.trust import flows
+from trust import detector
+from trust.detector import Bar, Deal, Evidence, Fill, Position, wilson
+
+T0 = datetime(2026, 1, 5, tzinfo=UTC)
+NOW = T0 + timedelta(days=30)
+HOUR = timedelta(hours=1)
+
+
+def deal(
+    number,
+    *,
+    minutes=60,
+    held=30,
+    side="BUY",
+    volume="1",
+    opened="1.10000",
+    gained="0.00100",
+    symbol="EURUSD",
+    seconds=0,
+):
+    begins = T0 + timedelta(minutes=minutes * number)
+    open_price = Decimal(opened)
+    moved = Decimal(gained) if side == "BUY" else -Decimal(gained)
+    profit = Decimal(gained) * Decimal(volume) * 100_000
+    return Deal(
+        begins, begins + timedelta(minutes=held, seconds=seconds), symbol, side, Decimal(volume), open_price,
+        open_price + moved, profit, f"{number:05}",
+    )  # fmt: skip
+
+
+def assess(deals, **more):
+    return detector.assess(Evidence(deals=deals, since=T0, until=NOW, **more), now=NOW)
+
+
+def feature(deals, name, **more):
+    return next(one for one in assess(deals, **more).features if one.name == name)
+
+
+def test_nothing_known_is_nothing_against():
+    assert assess([]).score == 100
+    assert all(one.contribution == 0 for one in assess([]).features)
+
+
+@pytest.mark.parametrize(
+    ("wins", "n", "bound"), [(27, 30, 0.744), (45, 50, 0.786), (90, 100, 0.826), (9, 10, 0.596), (0, 0, 0)]
+)
+def test_the_lower_bound_is_wilsons(wins, n, bound):
+    assert wilson(wins, n) == pytest.approx(bound, abs=0.0005)
+
+
+def test_slippage_is_worse_than_asked():
+    assert Fill(T0, "EURUSD", "BUY", Decimal("1.10000"), Decimal("1.10008")).slippage_bps == pytest.approx(
+        0.727, abs=0.001
+    )
+    assert Fill(T0, "EURUSD", "SELL", Decimal("1.10000"), Decimal("1.10008")).slippage_bps < 0
+
+
+def test_quick_wins_are_a_share_of_the_profit():
+    quick = [deal(number, held=0, seconds=30, gained="0.00100") for number in range(10)]
+    slow = [deal(number, gained="0.00300") for number in range(10, 20)]
+
+    assert feature([*quick, *slow], "quick_wins").value == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_martingale_raises_after_each_loss():
+    rows = [deal(number, volume=str(2**number), gained="-0.001") for number in range(5)]
+
+    found = feature(rows, "martingale")
+    assert (found.value, found.n) == (1.0, 4)
+    assert feature([deal(number, gained="-0.001") for number in range(5)], "martingale").value == 0
+
+
+def test_a_grid_is_four_in_a_row_at_worse_prices():
+    rows = [deal(number, held=1000, opened=str(Decimal("1.1") - number * Decimal("0.0002"))) for number in range(6)]
+
+    assert feature(rows, "grid").value == pytest.approx(0.5)
+    assert feature(rows, "averaging_down").value == 1.0
+    rising = [deal(number, held=1000, opened=str(Decimal("1.1") + number * Decimal("0.0002"))) for number in range(6)]
+    assert feature(rising, "grid").value == feature(rising, "averaging_down").value == 0
+
+
+def bars(*lows, high="1.20000"):
+    return {
+        "EURUSD": [
+            Bar(T0 + timedelta(hours=number), 60, Decimal("1.1"), Decimal(high), Decimal(low), Decimal("1.1"))
+            for number, low in enumerate(lows)
+        ]
+    }
+
+
+def test_an_excursion_is_how_far_a_winner_was_under_water():
+    rows = [deal(0, held=180, gained="0.00100")]
+
+    assert feature(rows, "excursion", bars=bars("1.099", "1.095", "1.099", "1.000")).value == pytest.approx(5.0)
+    assert feature(rows, "excursion").n == 0
+
+
+def test_a_loss_hides_in_what_is_open():
+    won = [deal(number) for number in range(5)]
+    losing = [Position(T0, "EURUSD", "BUY", Decimal(1), Decimal("1.1"), Decimal("-0.00250"))]
+
+    assert feature(won, "hidden_loss", positions=losing).value == pytest.approx(0.5)
+    assert feature(won, "hidden_loss", positions=[replace(losing[0], floating=None)]).n == 0
+
+
+def test_losers_that_are_held_for_long():
+    rows = [deal(number, held=10) for number in range(10)] + [
+        deal(number, held=90, gained="-0.001") for number in range(10, 20)
+    ]
+
+    assert feature(rows, "disposition").value == pytest.approx(9.0)
+
+
+def test_many_small_wins_and_a_large_loss():
+    rows = [deal(number, gained="0.0001") for number in range(45)] + [
+        deal(number, gained="-0.001") for number in range(45, 50)
+    ]
+
+    assert feature(rows, "shape").value == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_best_day():
+    rows = [deal(number, minutes=24 * 60, gained="0.001") for number in range(10)]
+    rows[3] = deal(3, minutes=24 * 60, gained="0.009")
+
+    assert feature(rows, "concentration").value == pytest.approx(0.5)
+
+
+def test_fills_that_slip_one_way():
+    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.0999")) for _ in range(60)]
+
+    assert feature([], "slippage_skew", fills=fills).value == 1.0
+    assert feature([deal(1)], "uncopyable", fills=fills).value == 0
+
+
+def test_what_copying_costs_against_what_a_trade_moves():
+    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1005")) for _ in range(60)]
+
+    assert feature([deal(number) for number in range(5)], "uncopyable", fills=fills).value == pytest.approx(0.5)
+
+
+def test_a_markout_is_where_the_price_went():
+    rows = [deal(0, opened="1.08900")]
+
+    assert feature(rows, "markout_1h", bars=bars("1", "1", "1")).value == pytest.approx(101.01, abs=0.01)
+    assert feature(rows, "markout_24h", bars=bars("1", "1", "1")).n == 0
+
+
+def twin(rows, seconds=2):
+    return [replace(one, opened_at=one.opened_at + timedelta(seconds=seconds)) for one in rows]
+
+
+def test_one_hand_in_two_accounts():
+    rows = [deal(number, minutes=700) for number in range(20)]
+
+    assert detector.relate(rows, {"twin": twin(rows)}).score == 10
+    assert detector.relate(rows, {"twin": twin(rows, seconds=6)}).score == 100
+    assert detector.relate(rows, {"twin": [replace(one, volume=one.volume * 2) for one in twin(rows)]}).score == 100
+    assert detector.relate(rows[:5], {"twin": twin(rows[:5])}).score == 100  # five may be chance
+    day = [deal(number, minutes=1) for number in range(20)]
+    assert detector.relate(day, {"twin": twin(day)}).score == 100  # and so may one day
+
+
+def test_a_score_is_a_product_and_each_part_says_what_it_costs():
+    found = assess([deal(number, volume=str(2 ** (number % 8)), gained="-0.001") for number in range(100)])
+    worst = max(found.features, key=lambda one: one.contribution)
+
+    assert worst.name == "martingale"
+    assert worst.says
+    assert worst.remedy == "Do not raise the volume after a loss."
+    assert float(found.score) + worst.contribution == pytest.approx(100, abs=15)
+
+
+def test_old_faults_fade():
+    old = [replace(deal(number, volume=str(2 ** (number % 5)), gained="-0.001")) for number in range(60)]
+    new = NOW + timedelta(days=300)
+    fresh = [
+        replace(deal(number, gained="-0.001"), opened_at=new + number * HOUR, closed_at=new + number * HOUR + HOUR / 2)
+        for number in range(60)
+    ]
+    later = NOW + timedelta(days=303)
+    evidence = Evidence(deals=[*old, *fresh], since=T0, until=later)
+
+    now = next(one for one in assess(old).features if one.name == "martingale").value
+    then = next(one for one in detector.assess(evidence, now=later).features if one.name == "martingale").value
+    assert now > 0.7 > 0.3 > then
+
+
+@pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
+def test_the_order_of_the_deals_does_not_matter(kind):
+    evidence = flows.flow(kind, 7)
+    deals = list(evidence.deals)
+    random.Random(1).shuffle(deals)
+
+    mixed = replace(evidence, deals=deals)
+    assert detector.assess(mixed, now=evidence.until) == detector.assess(evidence, now=evidence.until)
+
+
+@pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
+def test_no_single_trade_is_a_cliff(kind):
+    evidence = replace(flows.flow(kind, 3), positions=())
+    before = detector.assess(replace(evidence, deals=evidence.deals[:5]), now=evidence.until).score
+    assert before == 100  # on five trades nothing is said
+    steps = []
+    for count in range(6, min(len(evidence.deals), 160)):
+        after = detector.assess(replace(evidence, deals=evidence.deals[:count]), now=evidence.until).score
+        steps.append(abs(after - before))
+        before = after
+
+    assert max(steps) <= 20
+
+
+def test_what_is_open_counts_from_the_first_day():
+    losing = [Position(T0, "EURUSD", "BUY", Decimal(1), Decimal("1.1"), Decimal("-0.00500"))]
+
+    assert assess([deal(number) for number in range(5)], positions=losing).score == 10

@@ -1,0 +1,332 @@
+"""A score is recalculated from everything that is known, under the user's lock, and explains itself."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import connections, transaction
+from django.utils import timezone
+
+from audit import services as audit
+from strategies.models import Strategy, Subscription
+from tests.signed import opening
+from trades import services as trades
+from trust import checks, detector, evidence, services, standing, tasks
+from trust.models import Kind, TrustAssessment, TrustHold, TrustScore, TrustSubject
+
+DAY = timedelta(days=1)
+
+
+def score_of(user, kind=Kind.FLOW):
+    return TrustScore.objects.get(user=user, kind=kind)
+
+
+def closed(account, ticket, profit="10"):
+    with transaction.atomic():
+        trades.open_trade(
+            account=account,
+            ticket_id=str(ticket),
+            symbol="EURUSD",
+            type="BUY",
+            volume=Decimal(1),
+            open_price=Decimal("1.1"),
+        )
+        trades.close_trade(
+            account=account, ticket_id=str(ticket), close_price=Decimal("1.2"), profit=Decimal(profit), reason="TP"
+        )
+
+
+@pytest.fixture
+def user(lena):
+    return lena.owner
+
+
+def set_score(user, kind, score):
+    """As a calculation would write it."""
+    with transaction.atomic():
+        services._write(user, kind, timezone.now(), score=Decimal(score), features=[], inputs={}, as_of="")
+
+
+def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
+    services.recalculate(user_id=lena.owner.pk)
+    services.recalculate(user_id=finn.owner.pk)
+
+    assert set(TrustScore.objects.filter(user=lena.owner).values_list("kind", flat=True)) == set(Kind.values)
+    assert list(TrustScore.objects.filter(user=finn.owner).values_list("kind", flat=True)) == [Kind.ENDPOINT]
+
+
+def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user):
+    for _ in range(3):
+        services.recalculate(user_id=user.pk)
+
+    versions = TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).order_by("version")
+    assert [(one.version, one.prev_version) for one in versions] == [(1, None), (2, 1), (3, 2)]
+    assert score_of(user).version == 3
+    assert checks.faults() == []
+
+
+def test_the_score_is_what_the_detector_says(user, lena):
+    for ticket in range(1, 6):
+        closed(lena, ticket)
+    now = timezone.now()
+    services.recalculate(user_id=user.pk, now=now)
+
+    said = detector.assess(evidence.of_provider(user, now=now), now=now)
+    assert score_of(user).score == said.score
+    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["deals"] == 5
+
+
+def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
+    lena_bot.send("POST", fields=opening("1"))
+    services.recalculate(user_id=lena.owner.pk)
+
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
+    services.recalculate(user_id=lena.owner.pk)
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 50  # once, however often it is reckoned
+
+
+def test_what_others_send_in_a_users_name_is_not_held_against_them(lena, lena_bot):
+    from tests.signed import Bot
+
+    impostor = Bot({"key": lena_bot.key, "secret": "0" * 64})
+    for _ in range(3):
+        assert impostor.send("POST", fields=opening("1")).status_code == 401
+    services.recalculate(user_id=lena.owner.pk)
+
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
+
+
+def test_the_desks_own_delay_is_not_billed_to_a_copier(finn, finn_bot, lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    order = {"strategy": "lena-eurusd", "seq": "1", "master_ticket": "1", "status": "failed", "requested_price": "1.1",
+             "volume": "0.1", "failed_reason": "TTL_EXPIRED"}  # fmt: skip
+    for latency in (5, 20):
+        assert finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": latency}).status_code == 201
+    services.recalculate(user_id=finn.owner.pk)
+    assert score_of(finn.owner, Kind.ENDPOINT).score == 100
+
+    finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": 4000})
+    services.recalculate(user_id=finn.owner.pk)
+    assert score_of(finn.owner, Kind.ENDPOINT).score == 95
+
+
+# --- who is due
+
+
+def test_the_sweep_takes_whoever_is_due_once(cast):
+    now = timezone.now()
+
+    assert services.sweep(now=now) == 3
+    assert services.sweep(now=now) == 0
+    assert set(TrustAssessment.objects.values_list("version", flat=True)) == {1}
+
+
+def test_a_close_makes_its_user_due(lena):
+    services.sweep(now=timezone.now())
+    closed(lena, 1)
+
+    assert services.sweep(now=timezone.now()) == 1
+    assert score_of(lena.owner).version == 2
+
+
+def test_a_day_without_news_is_news(cast):
+    services.sweep(now=timezone.now())
+
+    assert services.sweep(now=timezone.now() + DAY + timedelta(minutes=1)) == 3
+
+
+def test_the_tasks_do_the_same(lena):
+    assert tasks.recalculate(user_id=str(lena.owner.pk)) == [1, 1, 1]
+    assert tasks.sweep() == 2
+
+
+# --- what follows
+
+
+def test_below_fifty_a_strategy_is_close_only(user, lena):
+    set_score(user, Kind.FLOW, "49.99")
+    services.enforce()
+
+    strategy = Strategy.objects.get(account=lena)
+    assert (strategy.status, strategy.frozen_for) == ("CLOSE_ONLY", "TRUST")
+
+
+def test_closes_always_pass(user, lena):
+    with transaction.atomic():
+        trades.open_trade(
+            account=lena, ticket_id="1", symbol="EURUSD", type="BUY", volume=Decimal(1), open_price=Decimal("1.1")
+        )
+    set_score(user, Kind.FLOW, "0")
+    services.enforce()
+
+    with transaction.atomic():
+        trades.close_trade(account=lena, ticket_id="1", close_price=Decimal(1), profit=Decimal(0), reason="SL")
+    with pytest.raises(trades.StrategyCloseOnly):
+        closed(lena, 2)
+
+
+def test_a_bot_that_misbehaves_copies_nothing_new(finn):
+    set_score(finn.owner, Kind.ENDPOINT, "10")
+    services.enforce()
+
+    assert Subscription.objects.get(account=finn).paused_for == "TRUST"
+
+
+def test_what_was_frozen_by_hand_stays_frozen(user, lena):
+    from strategies import services as strategies
+
+    strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="by hand")
+    services.enforce()
+
+    assert Strategy.objects.get(account=lena).frozen_for == "HAND"
+
+
+NOW = timezone.now()
+
+
+@pytest.mark.parametrize(
+    ("scores", "restricted"),
+    [
+        ([(0, 49)], True),
+        ([(0, 50)], False),
+        ([(0, 49), (1, 69)], True),
+        ([(0, 49), (1, 70)], True),
+        ([(0, 49), (1, 70), (24, 70)], True),
+        ([(0, 49), (1, 70), (25, 70)], False),
+        ([(0, 49), (1, 70), (20, 69), (30, 90)], True),
+        ([(0, 49), (1, 70), (20, 69), (30, 90), (54, 90)], False),
+        ([(0, 60), (1, 51), (2, 50)], False),
+    ],
+)
+def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
+    stands = standing.Standing(None, None)
+    for hours, score in scores:
+        stands = standing.stand(
+            Decimal(score), restricted_at=stands.restricted_at, clean_since=stands.clean_since,
+            now=NOW + timedelta(hours=hours),
+        )  # fmt: skip
+
+    assert bool(stands.restricted_at) is restricted
+
+
+# --- staff, and the judged
+
+
+def held(user, staff, effect, **more):
+    return services.hold(
+        user=user, kind=Kind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY, by=staff,
+        actor=audit.SYSTEM, **more,
+    )  # fmt: skip
+
+
+def test_staff_keep_open_what_the_score_would_close(user, lena, staff):
+    set_score(user, Kind.FLOW, "10")
+    services.enforce()
+    held(user, staff, TrustHold.Effect.OPEN)
+
+    assert Strategy.objects.get(account=lena).status == "ACTIVE"
+
+
+def test_staff_keep_closed_what_the_score_would_open_until_a_day(user, lena, staff):
+    one = held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+    assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
+    assert TrustSubject.objects.get(user=user).due_at <= one.expires_at
+
+    services.end_hold(held=one, actor=audit.SYSTEM)
+    assert score_of(user).restricted_at  # it opens as any other does: after a clean day
+    services.recalculate(user_id=user.pk, now=timezone.now() + 2 * DAY)
+    services.enforce()
+    assert Strategy.objects.get(account=lena).status == "ACTIVE"
+
+
+def test_a_hold_needs_a_reason_and_a_day_to_come(user, staff):
+    for more in ({"reason": " "}, {"expires_at": timezone.now() - DAY}):
+        asked = {"reason": "r", "expires_at": timezone.now() + DAY, **more}
+        with pytest.raises(services.Invalid):
+            services.hold(user=user, kind=Kind.FLOW, effect="OPEN", by=staff, actor=audit.SYSTEM, **asked)
+
+
+def test_a_score_is_appealed_once_and_answered(user, staff):
+    services.recalculate(user_id=user.pk)
+    made = services.appeal(user=user, kind=Kind.FLOW, note="these were hedges", actor=audit.SYSTEM)
+    with pytest.raises(services.AppealedAlready):
+        services.appeal(user=user, kind=Kind.FLOW, note="again", actor=audit.SYSTEM)
+    services.answer(appealed=made, text="we see", by=staff, actor=audit.SYSTEM)
+    services.recalculate(user_id=user.pk)
+
+    made.refresh_from_db()
+    assert (made.answer, made.answered_by) == ("we see", staff)
+    services.appeal(user=user, kind=Kind.FLOW, note="a new score", actor=audit.SYSTEM)
+
+
+def test_nobody_appeals_what_is_no_score(finn):
+    with pytest.raises(services.NotFound):
+        services.appeal(user=finn.owner, kind=Kind.FLOW, note="what", actor=audit.SYSTEM)
+
+
+# --- what the database refuses
+
+
+INTO = (
+    "insert into trust_assessments (user_id, kind, version, prev_version, prev_score, score, features, inputs, as_of)"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("update trust_scores set score = 99", "CD006"),
+        ("update trust_scores set version = version + 2", "CD006"),
+        ("update trust_scores set version = version + 1, score = 99", "trust_score_is_its_last_assessments"),
+        ("delete from trust_scores", "CD002"),
+        ("update trust_assessments set score = 99", "CD002"),
+        ("delete from trust_assessments", "CD002"),
+        ("truncate trust_assessments cascade", "CD002"),
+        (
+            f"{INTO}"
+            " select user_id, kind, version, prev_version, prev_score, 55, '[]', '{}', '' from trust_assessments",
+            "trust_assessments_pkey",
+        ),
+        (
+            f"{INTO}"
+            " select user_id, kind, version + 1, version, score - 1, 55, '[]', '{}', '' from trust_assessments",
+            "trust_assessment_builds_on_the_last",
+        ),
+        (
+            f"{INTO} select user_id, kind, version + 2, version, score, 55, '[]', '{{}}', '' from trust_assessments",
+            "trust_assessment_follows_the_one_before",
+        ),
+    ],
+)
+def test_the_tables_owner_is_refused(user, statement, expected):
+    from tests.trades.test_hostile_callers import attempt, of, refusal
+
+    services.recalculate(user_id=user.pk)
+
+    assert refusal(attempt(of("owner"), {}, [statement])) == expected
+
+
+def test_the_check_knows_each_guard(user):
+    from django.core.management import call_command
+
+    services.recalculate(user_id=user.pk)
+    call_command("trust_check")
+
+
+@pytest.mark.parametrize(
+    "planted", ["update trust_scores set score = 1", "delete from trust_assessments where version = 1"]
+)
+def test_the_check_finds_what_is_planted(user, planted):
+    for _ in range(2):
+        services.recalculate(user_id=user.pk)
+    with connections["owner"].cursor() as cursor:
+        for table in ("trust_scores", "trust_assessments"):
+            cursor.execute(f"alter table {table} disable trigger user")
+            cursor.execute("select conname from pg_constraint where conrelid = %s::regclass and contype = 'f'", [table])
+            for (name,) in cursor.fetchall():
+                cursor.execute(f'alter table {table} drop constraint "{name}"')
+        cursor.execute(planted)
+
+    assert len({fault.invariant for fault in checks.faults()}) > 1

@@ -1,0 +1,139 @@
+"""What is known of a user, read for the detector. Only what is proven to be the user's own is held against them."""
+
+import functools
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from accounts.models import BotKeyGeneration, User
+from audit.models import AuditLog
+from market.models import Candle
+from trades.models import ActiveTrade, CopyOrder, TradeHistory
+from trust import detector, endpoint
+
+WINDOW = timedelta(days=365)
+EVENTS = timedelta(days=90)
+MOST_DEALS, MOST_OTHERS = 5_000, 20_000
+SLOW_MS = 1_000  # a late signal is the copier's own fault only where its own leg took that long
+
+# A refusal that only the key's owner can have caused: its signature was right. What somebody else can send in a user's
+# name (a bad signature, another address) is never held against that user.
+_REFUSED = {"seq_replayed": "DUPLICATE_SEQ", "trade_closed": "REPLAY_ATTACK"}
+_FAILED = {"INSUFFICIENT_FUNDS", "TTL_EXPIRED", "PRICE_DEVIATION"}
+
+
+def is_provider(user: User) -> bool:
+    return user.strategies.exists()
+
+
+def has_bots(user: User) -> bool:
+    return BotKeyGeneration.objects.filter(key__account__owner=user).exists()
+
+
+def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
+    """What the user's bots did wrong: refusals from the audit log, failed orders as they reported them."""
+    keys = BotKeyGeneration.objects.filter(key__account__owner=user).values_list("key__key_id", "generation")
+    names = [f"{key}.{generation}" for key, generation in keys]
+    since = now - EVENTS
+    rows = AuditLog.objects.filter(actor_kind=AuditLog.Actor.BOT, actor__in=names, at__gte=since, at__lte=now)
+    refused = rows.filter(action__in=["request.refused", "zombie.refused"], code__in=list(_REFUSED))
+    orders = CopyOrder.objects.filter(
+        account__owner=user, status=CopyOrder.Status.FAILED, reported_at__gte=since, reported_at__lte=now
+    )
+    found = [endpoint.Event(2 * row.pk, row.at, _REFUSED[row.code]) for row in refused]
+    return found + [
+        endpoint.Event(2 * order.pk + 1, order.reported_at, order.failed_reason, order.symbol)
+        for order in orders
+        if order.failed_reason in _FAILED and (order.failed_reason != "TTL_EXPIRED" or _was_slow(order))
+    ]
+
+
+def of_provider(user: User, *, now: datetime) -> detector.Evidence:
+    """A provider's closed and open trades, how they were copied, and the prices around them."""
+    since = now - WINDOW
+    mine = {"strategy__owner": user, "master_trade": None}
+    closed = TradeHistory.objects.filter(
+        **mine, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
+    ).order_by("-closed_at", "-trade_id")
+    deals = [deal(row) for row in closed[:MOST_DEALS]][::-1]
+    positions = [_position(row, now) for row in ActiveTrade.objects.filter(**mine)]
+    orders = CopyOrder.objects.filter(
+        strategy__owner=user, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
+    )
+    fills = [
+        detector.Fill(row.reported_at, row.symbol, row.type, row.requested_price, row.executed_price, row.latency_ms)
+        for row in orders.order_by("-pk")[:MOST_DEALS]
+        if row.executed_price is not None
+    ]
+    symbols = {one.symbol for one in deals} | {one.symbol for one in positions}
+    bars = {symbol: bars_of(symbol, since, now) for symbol in symbols}
+    return detector.Evidence(
+        deals=deals, positions=positions, fills=fills, bars=bars, others=_others(user, deals, since, now), since=since,
+        until=now,
+    )  # fmt: skip
+
+
+def deal(row: TradeHistory) -> detector.Deal:
+    assert row.opened_at is not None
+    return detector.Deal(
+        opened_at=row.opened_at,
+        closed_at=row.closed_at,
+        symbol=str(row.symbol),
+        side=str(row.type),
+        volume=row.volume,
+        open_price=row.open_price,
+        close_price=row.close_price,
+        profit=row.profit,
+        ref=str(row.trade_id),
+    )
+
+
+def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.Bar]:
+    """The symbol's bars, kept by the process for as long as none was added."""
+    latest = Candle.objects.filter(instrument_id=symbol, opened_at__lte=until).order_by("-opened_at").first()
+    if latest is None:
+        return ()
+    return _bars(symbol, since.replace(hour=0, minute=0, second=0, microsecond=0), latest.opened_at)
+
+
+@functools.lru_cache(maxsize=64)
+def _bars(symbol: str, since: datetime, latest: datetime) -> Sequence[detector.Bar]:
+    rows = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=latest).order_by(
+        "opened_at"
+    )
+    fields = ("opened_at", "minutes", "open", "high", "low", "close")
+    return tuple(detector.Bar(*row) for row in rows.values_list(*fields))
+
+
+def _position(row: ActiveTrade, now: datetime) -> detector.Position:
+    bars = bars_of(row.symbol, now - WINDOW, now)
+    price = bars[-1].close if bars and bars[-1].opened_at > now - timedelta(days=4) else None
+    floating = None
+    if price is not None:
+        moved: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
+        floating = moved * row.volume
+    return detector.Position(row.opened_at, row.symbol, row.type, row.volume, row.open_price, floating)
+
+
+def _others(
+    user: User, deals: Sequence[detector.Deal], since: datetime, now: datetime
+) -> dict[str, Sequence[detector.Deal]]:
+    """Other people's own trades of the same symbols in the same time: copies are meant to be alike."""
+    if not deals:
+        return {}
+    rows = TradeHistory.objects.filter(
+        master_trade=None,
+        kind=TradeHistory.Kind.TRADE,
+        symbol__in={one.symbol for one in deals},
+        closed_at__gte=min(one.closed_at for one in deals) - timedelta(days=1),
+        closed_at__lte=now,
+    ).exclude(account__owner=user)
+    found: dict[str, list[detector.Deal]] = {}
+    for row in rows.select_related("account__owner").order_by("-closed_at")[:MOST_OTHERS]:
+        found.setdefault(str(row.account.owner_id), []).append(deal(row))
+    return {owner: theirs[::-1] for owner, theirs in found.items()}
+
+
+def _was_slow(order: Any) -> bool:
+    return bool(order.latency_ms and order.latency_ms >= SLOW_MS)

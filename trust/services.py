@@ -1,0 +1,290 @@
+"""The verbs of trust: recalculated under the user's lock, held by staff, appealed by the judged; and what follows."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.utils import timezone
+
+from accounts.models import BotKey, User
+from audit import services as audit
+from core.errors import DomainError, Invalid, NotFound
+from strategies import services as strategies
+from strategies.models import Strategy, Subscription
+from trades.models import CopyOrder, TradeHistory
+from trust import detector, endpoint, evidence, standing
+from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject
+
+AGAIN = timedelta(days=1)  # with time alone: old faults fade
+LATE = timedelta(seconds=10)  # what was committed by now may carry a time that long ago
+BATCH = 200
+FLOWS = (Kind.FLOW, Kind.RELATIONSHIP)
+
+log = structlog.get_logger()
+
+
+class AppealedAlready(DomainError):
+    code = "appealed_already"
+    detail = "This score was appealed before. Staff will answer; a new score can be appealed anew."
+
+
+def recalculate(*, user_id: Any, now: datetime | None = None) -> list[TrustScore]:
+    """Judge a user anew, from everything that is known now: read, calculated and written under the lock of their row.
+
+    May be called any number of times by any number of workers: each waits for the one before and goes on from what it
+    wrote. Behind the lock each assessment refers to the one before, so that no stale one can be written.
+    """
+    now = now or timezone.now()
+    with transaction.atomic(durable=True):
+        TrustSubject.objects.get_or_create(user_id=user_id, defaults={"due_at": now, "seen_until": now})
+        subject = TrustSubject.objects.lock().get(pk=user_id)
+        return _recalculate(subject, now)
+
+
+def sweep(*, now: datetime, most: int = BATCH) -> int:
+    """Recalculate whoever is due, each in a transaction of its own; workers beside this one take others. How many."""
+    _nudge(now)
+    done = 0
+    while done < most:
+        with transaction.atomic(durable=True):
+            due = TrustSubject.objects.filter(due_at__lte=now).order_by("due_at")
+            subject = due.lock(skip_locked=True).first()
+            if subject is None:
+                break
+            _recalculate(subject, now)
+            done += 1
+    enforce()
+    return done
+
+
+def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
+    user = User.locked(subject.pk)
+    written = [_write(user, kind, now, **found) for kind, found in _judged(user, now)]
+    holds = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
+    subject.due_at = min([now + AGAIN, *(at for at in holds if at > now)])
+    subject.seen_until = now - LATE
+    subject.save(update_fields=["due_at", "seen_until"])
+    return written
+
+
+def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
+    if evidence.has_bots(user):
+        events = evidence.events_of(user, now=now)
+        found = endpoint.fold(events, now=now)
+        yield (
+            Kind.ENDPOINT,
+            {
+                "score": Decimal(found.score),
+                "features": [
+                    {"event": str(event), "reason": reason, "points": points, "score": after}
+                    for event, reason, points, after in found.counted
+                ],
+                "inputs": {"events": len(events), "days": evidence.EVENTS.days},
+                "as_of": str(found.last_event_id or ""),
+            },
+        )
+    if evidence.is_provider(user):
+        known = evidence.of_provider(user, now=now)
+        inputs = {
+            "deals": len(known.deals),
+            "positions": len(known.positions),
+            "fills": len(known.fills),
+            "bars": sum(map(len, known.bars.values())),
+            "others": len(known.others),
+            "days": evidence.WINDOW.days,
+        }
+        as_of = known.deals[-1].ref if known.deals else ""
+        flow = detector.assess(known, now=now)
+        yield Kind.FLOW, {"score": flow.score, "features": _told(flow), "inputs": inputs, "as_of": as_of}
+        related = detector.relate(known.deals, known.others)
+        yield Kind.RELATIONSHIP, {"score": related.score, "features": _told(related), "inputs": inputs, "as_of": as_of}
+
+
+def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:
+    return [
+        {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(feature).items()}
+        for feature in assessment.features
+    ]
+
+
+def _write(
+    user: User, kind: Kind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any], as_of: str
+) -> TrustScore:
+    before = TrustScore.objects.filter(user=user, kind=kind).first()
+    stands = _standing(user, kind, score, before, now)
+    TrustAssessment.objects.create(
+        user=user,
+        kind=kind,
+        version=before.version + 1 if before else 1,
+        prev_version=before.version if before else None,
+        prev_score=before.score if before else None,
+        score=score,
+        features=features,
+        inputs=inputs,
+        as_of=as_of,
+    )
+    told = {
+        "score": score,
+        "band": standing.band(score),
+        "as_of": as_of,
+        "restricted_at": stands.restricted_at,
+        "clean_since": stands.clean_since,
+        "calculated_at": now,
+    }
+    if before is None:
+        return TrustScore.objects.create(user=user, kind=kind, version=1, **told)
+    if bool(before.restricted_at) != bool(stands.restricted_at):
+        fact = "trust.restricted" if stands.restricted_at else "trust.restored"
+        audit.record(fact, actor=audit.SYSTEM, subject=f"user:{user.pk}", kind=kind, score=str(score))
+    before.version += 1
+    for name, value in told.items():
+        setattr(before, name, value)
+    before.save(update_fields=["version", *told])
+    return before
+
+
+def _standing(user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime) -> standing.Standing:
+    held = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
+    restricted_at = before.restricted_at if before else None
+    if held is not None:
+        stays_open = held.effect == TrustHold.Effect.OPEN
+        return standing.Standing(None if stays_open else restricted_at or now, None)
+    clean_since = before.clean_since if before else None
+    return standing.stand(score, restricted_at=restricted_at, clean_since=clean_since, now=now)
+
+
+# --- who is due
+
+
+def _nudge(now: datetime) -> None:
+    """Users not judged yet, and users of whom there is news, are due now. No message can be lost: this looks."""
+    judged = TrustSubject.objects.filter(user=OuterRef("pk"))
+    has_keys = BotKey.objects.filter(account__owner=OuterRef("pk"))
+    leads = Strategy.objects.filter(owner=OuterRef("pk"))
+    fresh = User.objects.filter(Exists(has_keys) | Exists(leads), ~Exists(judged)).values_list("pk", flat=True)
+    TrustSubject.objects.bulk_create(
+        [TrustSubject(user_id=pk, due_at=now, seen_until=now) for pk in fresh[:BATCH]], ignore_conflicts=True
+    )
+    closed = TradeHistory.objects.filter(account__owner=OuterRef("pk"), closed_at__gt=OuterRef("seen_until"))
+    failed = CopyOrder.objects.filter(
+        account__owner=OuterRef("pk"), status=CopyOrder.Status.FAILED, reported_at__gt=OuterRef("seen_until")
+    )
+    waiting = TrustSubject.objects.filter(due_at__gt=now)
+    waiting.filter(Exists(closed) | Exists(failed)).update(due_at=now)
+
+
+# --- what follows
+
+
+def enforce() -> dict[str, int]:
+    """Bring strategies and subscriptions in line with the scores. Nothing here ever holds back a close."""
+    flow = TrustScore.objects.filter(user=OuterRef("owner"), kind__in=FLOWS, restricted_at__isnull=False)
+    bot = TrustScore.objects.filter(user=OuterRef("account__owner"), kind=Kind.ENDPOINT, restricted_at__isnull=False)
+    for_flow, for_bot = Strategy.FrozenFor.TRUST, Subscription.PausedFor.TRUST
+    return {
+        "frozen": _each(
+            Strategy.objects.filter(Exists(flow), status=Strategy.Status.ACTIVE),
+            lambda one: strategies.freeze(strategy=one, actor=audit.SYSTEM, reason="trust", why=for_flow),
+        ),
+        "thawed": _each(
+            Strategy.objects.filter(~Exists(flow), frozen_for=for_flow),
+            lambda one: strategies.thaw(strategy=one, actor=audit.SYSTEM, reason="trust", why=for_flow),
+        ),
+        "paused": _each(
+            Subscription.objects.filter(Exists(bot), status=Subscription.Status.ACTIVE),
+            lambda one: strategies.pause(subscription=one, actor=audit.SYSTEM, why=for_bot),
+        ),
+        "resumed": _each(
+            Subscription.objects.filter(~Exists(bot), paused_for=for_bot),
+            lambda one: strategies.resume(subscription=one, actor=audit.SYSTEM, why=for_bot),
+        ),
+    }
+
+
+def _each(rows: Any, do: Callable[[Any], None]) -> int:
+    found = list(rows[:BATCH])
+    for row in found:
+        do(row)
+    return len(found)
+
+
+# --- staff, and the judged
+
+
+def hold(
+    *, user: User, kind: Kind | str, effect: TrustHold.Effect | str, reason: str, expires_at: datetime, by: User,
+    actor: audit.Actor, now: datetime | None = None,
+) -> TrustHold:  # fmt: skip
+    """Decide instead of the score until a day, for a reason. One at a time: a new one ends the one before."""
+    now = now or timezone.now()
+    if not reason.strip():
+        raise Invalid({"reason": ["is required"]})
+    if expires_at <= now:
+        raise Invalid({"expires_at": ["must lie ahead"]})
+    with transaction.atomic():
+        TrustHold.objects.filter(user=user, kind=kind, ended_at=None).update(ended_at=now)
+        made = TrustHold.objects.create(
+            user=user, kind=kind, effect=effect, reason=reason, by=by, expires_at=expires_at
+        )
+        audit.record(
+            "trust.held", actor=actor, subject=f"user:{user.pk}", kind=str(kind), effect=str(effect), reason=reason
+        )
+    recalculate(user_id=user.pk, now=now)
+    enforce()
+    return made
+
+
+def end_hold(*, held: TrustHold, actor: audit.Actor, now: datetime | None = None) -> None:
+    """Let the score decide again."""
+    now = now or timezone.now()
+    with transaction.atomic():
+        if TrustHold.objects.filter(pk=held.pk, ended_at=None).update(ended_at=now):
+            audit.record("trust.hold_ended", actor=actor, subject=f"user:{held.user_id}", kind=held.kind)
+    recalculate(user_id=held.user_id, now=now)
+    enforce()
+
+
+def appeal(*, user: User, kind: Kind | str, note: str, actor: audit.Actor) -> TrustAppeal:
+    """Say something to one's score; once for each. Staff read it beside the assessment."""
+    score = TrustScore.objects.filter(user=user, kind=kind).first()
+    if score is None:
+        raise NotFound
+    if not note.strip():
+        raise Invalid({"note": ["is required"]})
+    try:
+        with transaction.atomic():
+            made = TrustAppeal.objects.create(user=user, kind=kind, version=score.version, note=note)
+            audit.record(
+                "trust.appealed", actor=actor, subject=f"user:{user.pk}", kind=str(kind), version=score.version
+            )
+    except IntegrityError as fault:
+        raise AppealedAlready from fault
+    return made
+
+
+@transaction.atomic
+def answer(*, appealed: TrustAppeal, text: str, by: User, actor: audit.Actor) -> None:
+    found = TrustAppeal.objects.filter(pk=appealed.pk, answered_at=None)
+    if found.update(answer=text, answered_by=by, answered_at=timezone.now()):
+        audit.record("trust.answered", actor=actor, subject=f"user:{appealed.user_id}", kind=appealed.kind)
+
+
+def latest(user: User) -> list[tuple[TrustScore, TrustAssessment]]:
+    """A user's scores, each with the assessment that explains it."""
+    scores = list(TrustScore.objects.filter(user=user).order_by("kind"))
+    wanted = Q()
+    for score in scores:
+        wanted |= Q(kind=score.kind, version=score.version)
+    found = {one.kind: one for one in TrustAssessment.objects.filter(wanted, user=user)} if scores else {}
+    return [(score, found[score.kind]) for score in scores]
+
+
+def trend(user: User, kind: Kind | str, count: int = 60) -> list[TrustAssessment]:
+    """The latest assessments of a kind, oldest first."""
+    rows = TrustAssessment.objects.filter(user=user, kind=kind).order_by(F("version").desc())
+    return list(rows.only("score", "at", "version", "kind")[:count])[::-1]
