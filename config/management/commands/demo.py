@@ -6,10 +6,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
+from audit import services as audit
 from config import cast
 from market import services as market
-from market.models import Instrument
 
 
 class Command(BaseCommand):
@@ -23,7 +24,9 @@ class Command(BaseCommand):
         if not settings.DEBUG:
             raise CommandError("The demo runs only where DEBUG is on.")
         key = cast.make_demo()
-        market.load(market.bars_of(market.EURUSD_1H, Instrument.objects.get(symbol="EURUSD"), 60))
+        market.import_candles(
+            path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
+        )
         # The bot knows nothing of the desk but its address: it is another program from here on.
         bot = ["-m", "copybot.demo", "--url", options["url"], "--bars", str(market.EURUSD_1H)]
         os.environ |= {"COPYBOT_KEY": key.key, "COPYBOT_SECRET": key.secret}

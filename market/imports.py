@@ -1,0 +1,342 @@
+"""Candles out of the files that people have: shapes are known by their beginning, and a line that cannot be read is
+refused by its number. Prices become Decimals as they stand; times become UTC. Nothing is guessed and nothing mended.
+"""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import BinaryIO, NamedTuple, TextIO, cast
+
+from core import money
+from core.errors import DomainError
+
+LONGEST_LINE = 1000
+SHOWN = 40  # characters of what cannot be read
+WEEK = 7 * 24 * 60
+GZIP, UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
+# HistData.com: "Eastern Standard Time (EST) time-zone WITHOUT Day Light Savings adjustments".
+EASTERN = timedelta(hours=-5)
+
+
+class AboutLine(DomainError):
+    """A refusal that names a line of the file."""
+
+    status = 422
+
+    def __init__(self, line: int, wrong: str) -> None:
+        super().__init__(f"line {line}: {wrong}", line=line)
+
+
+class CandlesUnreadable(AboutLine):
+    code = "candles_unreadable"
+    detail = "The file has none of the known shapes, or is damaged."
+
+
+class CandleMalformed(AboutLine):
+    code = "candle_malformed"
+    detail = "A line of the file cannot be read."
+
+
+class CandleOutsideRange(AboutLine):
+    code = "candle_outside_range"
+    detail = "A bar's prices do not lie between its low and its high, or are not above zero."
+
+
+class CandleUnordered(AboutLine):
+    code = "candle_unordered"
+    detail = "A bar does not come after the one before it, or begins before that one ends."
+
+
+class CandleInFuture(AboutLine):
+    code = "candle_in_future"
+    detail = "A bar begins in the future."
+
+
+class CandlesZoneTold(AboutLine):
+    code = "candles_zone_told"
+    detail = "The file names its zone itself, and another was asked for."
+
+
+class Bar(NamedTuple):
+    opened_at: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where a file has what. `offset`: what its times are in by its maker's word; None where nothing is said."""
+
+    name: str
+    delimiter: str
+    columns: int
+    time: tuple[int, ...]
+    prices: tuple[int, ...]
+    volume: int | None
+    offset: timedelta | None = None
+    has_header: bool = True
+
+
+# --- times: the first bar's tells how all of them are written
+
+
+def _iso(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _dotted(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace(".", "-", 2))
+
+
+def _day_first(text: str) -> datetime:
+    if text[2] != "." or text[5] != ".":
+        raise ValueError
+    return datetime.fromisoformat(f"{text[6:10]}-{text[3:5]}-{text[:2]}T{text[11:].replace(' GMT', '')}")
+
+
+def _compact(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace(" ", "T"))
+
+
+def _seconds(text: str) -> datetime:
+    whole, _, rest = text.partition(".")
+    return datetime(1970, 1, 1) + timedelta(seconds=_count(whole, rest))  # noqa: DTZ001 - the offset comes after
+
+
+def _milliseconds(text: str) -> datetime:
+    whole, _, rest = text.partition(".")
+    return datetime(1970, 1, 1) + timedelta(milliseconds=_count(whole, rest))  # noqa: DTZ001
+
+
+def _count(whole: str, rest: str) -> int:
+    if rest.strip("0"):
+        raise ValueError
+    return int(whole)
+
+
+_TIMES: list[tuple[str, Callable[[str], datetime]]] = [
+    (r"\d{4}-\d\d-\d\d([T ].*)?", _iso),
+    (r"\d{4}\.\d\d\.\d\d( .*)?", _dotted),
+    (r"\d\d\.\d\d\.\d{4} .*", _day_first),
+    (r"\d{8} \d{6}", _compact),
+    (r"\d{9,10}(\.0*)?", _seconds),
+    (r"\d{12,13}(\.0*)?", _milliseconds),
+]
+
+
+# --- shapes
+
+_TIME_NAMES = ("time", "timestamp", "datetime", "date", "gmt time", "local time", "date time")
+_VOLUME_NAMES = ("tickvol", "tick_volume", "tick volume", "volume", "vol")
+_PRICE_NAMES = ("open", "high", "low", "close")
+
+
+def shape_of(first: str) -> Shape:
+    """The shape of a file that begins with this line."""
+    text = first.strip("\r\n")
+    delimiter = next((mark for mark in "\t;,|" if mark in text), None)
+    if delimiter is None:
+        raise CandlesUnreadable(1, f"{shown(text)} is not the beginning of a table")
+    fields = [field.strip().strip('"').lower() for field in text.split(delimiter)]
+    return _headless(text, delimiter, fields) if fields[0][:1].isdigit() else _headed(delimiter, fields)
+
+
+def _headless(text: str, delimiter: str, fields: Sequence[str]) -> Shape:
+    count = len(fields)
+    if re.fullmatch(r"\d{4}\.\d\d\.\d\d", fields[0]) and count in (6, 7):
+        return Shape(
+            "MetaTrader 4", delimiter, count, (0, 1), (2, 3, 4, 5), 6 if count == 7 else None, has_header=False
+        )
+    if re.fullmatch(r"\d{8} \d{6}", fields[0]) and count in (5, 6):
+        volume = 5 if count == 6 else None
+        return Shape("HistData", delimiter, count, (0,), (1, 2, 3, 4), volume, EASTERN, has_header=False)
+    raise CandlesUnreadable(1, f"{shown(text)} is neither a header nor a bar of a known shape")
+
+
+def _headed(delimiter: str, fields: Sequence[str]) -> Shape:
+    names = [field.strip("<>") for field in fields]
+    missing = [name for name in _PRICE_NAMES if name not in names]
+    times = tuple(names.index(name) for name in _TIME_NAMES if name in names)
+    if {"date", "time"} <= set(names):
+        times = (names.index("date"), names.index("time"))
+    if missing or not times:
+        raise CandlesUnreadable(1, f"the header has no column {', '.join(missing) or 'time, timestamp or date'}")
+    if twice := next((name for name in names if name in (*_PRICE_NAMES, *_TIME_NAMES) and names.count(name) > 1), None):
+        raise CandlesUnreadable(1, f"the header has the column {twice} twice")
+    told, name = None, "header"
+    if names[times[0]] in ("gmt time", "local time"):
+        name, told = "Dukascopy", timedelta() if names[times[0]] == "gmt time" else None
+    elif fields[times[0]].startswith("<"):
+        name = "MetaTrader 5"
+    volume = next((names.index(one) for one in _VOLUME_NAMES if one in names), None)
+    prices = tuple(names.index(one) for one in _PRICE_NAMES)
+    return Shape(name, delimiter, len(names), times if len(times) == 2 else times[:1], prices, volume, told)
+
+
+# --- reading
+
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+def text_of(raw: BinaryIO) -> TextIO:
+    """The text in these bytes: unpacked where it is packed by gzip, in UTF-8, or in UTF-16 where a mark says so.
+
+    What is neither becomes replacement characters, and is refused on the line where it stands.
+    """
+    buffered = cast(io.BufferedReader, raw)
+    try:
+        if buffered.peek(2)[:2] == GZIP:
+            buffered = io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[type-var]
+        encoding = "utf-16" if buffered.peek(2)[:2] in UTF_16 else "utf-8-sig"
+    except _DAMAGED as damaged:
+        raise CandlesUnreadable(1, f"the packed file is damaged or cut: {damaged}") from damaged
+    return io.TextIOWrapper(buffered, encoding=encoding, errors="replace", newline="")
+
+
+class Reading:
+    """The bars of a text, one by one. Once read, `line` is the last line's number, and `unfinished` counts the bars
+    that had begun but not ended at `now`: these are left out, for they are still to change.
+    """
+
+    def __init__(self, text: TextIO, *, minutes: int, now: datetime, utc_offset: timedelta | None = None) -> None:
+        self.line = self.unfinished = 0
+        self._text, self._now = text, now
+        self._step = timedelta(minutes=minutes)
+        # A bar of a month is as long as its month.
+        self._apart = self._step if minutes <= WEEK else timedelta()
+        first = self._read_line()
+        if not first.strip():
+            raise CandlesUnreadable(1, "the file is empty")
+        self.shape = shape_of(first)
+        self._lines: Iterator[str] = iter(self._read_line, "")
+        if not self.shape.has_header:
+            self.line, self._lines = 0, self._again(first)
+        if utc_offset is not None and self.shape.offset == timedelta():
+            raise CandlesZoneTold(1, "the header says that the times are UTC: leave the offset out")
+        self.assumes_utc = utc_offset is None and self.shape.offset is None
+        offset = self.shape.offset if utc_offset is None else utc_offset
+        self._asked = utc_offset is not None
+        self._zone = timezone(offset) if offset else UTC
+
+    def _again(self, first: str) -> Iterator[str]:
+        self.line = 1
+        yield first
+        yield from iter(self._read_line, "")
+
+    def _read_line(self) -> str:
+        try:
+            line = self._text.readline(LONGEST_LINE)
+        except _DAMAGED as damaged:
+            raise CandlesUnreadable(self.line + 1, f"the packed file is damaged or cut: {damaged}") from damaged
+        self.line += 1 if line else 0
+        if len(line) == LONGEST_LINE:
+            raise CandleMalformed(self.line, f"longer than {LONGEST_LINE} characters")
+        return line
+
+    def __iter__(self) -> Iterator[Bar]:
+        columns = self.shape.columns
+        earliest: datetime | None = None
+        last_whole = self._now - self._step
+        at_of = self._at
+        try:
+            for row in csv.reader(self._lines, delimiter=self.shape.delimiter, strict=True, skipinitialspace=True):
+                if len(row) != columns:
+                    if not any(row):
+                        continue
+                    raise CandleMalformed(self.line, f"{len(row)} columns where the file began with {columns}")
+                at = at_of(row)
+                if at > self._now:
+                    raise CandleInFuture(self.line, f"{at:%Y-%m-%d %H:%M} UTC has not come yet")
+                if earliest is not None and at < earliest:
+                    raise CandleUnordered(self.line, self._out_of_order(at, earliest))
+                earliest = at + (self._apart or timedelta(seconds=1))
+                bar = self._bar(at, row)
+                if at <= last_whole:
+                    yield bar
+                else:
+                    self.unfinished += 1
+        except csv.Error as wrong:
+            raise CandleMalformed(self.line, str(wrong)) from wrong
+        if self.line <= self.shape.has_header:
+            raise CandlesUnreadable(self.line, "there is no bar after the header")
+
+    def _out_of_order(self, at: datetime, earliest: datetime) -> str:
+        before = earliest - (self._apart or timedelta(seconds=1))
+        if at > before:
+            return f"the bar of {before:%Y-%m-%d %H:%M} UTC is not over at {at:%H:%M}: are the minutes right?"
+        return f"{at:%Y-%m-%d %H:%M} UTC does not come after {before:%Y-%m-%d %H:%M}"
+
+    def _at(self, row: Sequence[str]) -> datetime:
+        text = " ".join(row[column] for column in self.shape.time)
+        try:
+            if self._time_of is None:
+                self._time_of = next(of for grammar, of in _TIMES if re.fullmatch(grammar, text, re.ASCII))
+            at = self._time_of(text)
+            if at.tzinfo is None:
+                at = at.replace(tzinfo=self._zone)
+            elif self._asked:
+                raise CandlesZoneTold(self.line, f"{shown(text)} names its zone: leave the offset out")
+            else:
+                self.assumes_utc = False
+            if self._zone is not UTC or at.tzinfo is not UTC:
+                at = at.astimezone(UTC)
+        except (ValueError, IndexError, OverflowError, StopIteration) as wrong:
+            raise CandleMalformed(self.line, f"the time {shown(text)} cannot be read") from wrong
+        if at.second or at.microsecond:
+            raise CandleMalformed(self.line, f"the time {shown(text)} is not a whole minute")
+        return at
+
+    _time_of: Callable[[str], datetime] | None = None
+
+    def _bar(self, at: datetime, row: Sequence[str]) -> Bar:
+        prices = [row[column] for column in self.shape.prices]
+        if not _PRICES.fullmatch(",".join(prices)):
+            name, text = next((n, p) for n, p in zip(_PRICE_NAMES, prices, strict=True) if not _PRICE.fullmatch(p))
+            raise CandleMalformed(self.line, f"the {name} {shown(text)} is not a price (12 digits, 8 decimals at most)")
+        open_, high, low, close = map(Decimal, prices)
+        if not (0 < low <= open_ <= high and low <= close <= high):
+            raise CandleOutsideRange(
+                self.line, f"open {open_}, high {high}, low {low}, close {close} do not lie within a range above zero"
+            )
+        volume = _NOTHING if self.shape.volume is None else self._volume(row[self.shape.volume])
+        return Bar(at, open_, high, low, close, volume)
+
+    def _volume(self, text: str) -> Decimal:
+        if _PRICE.fullmatch(text):
+            return Decimal(text)
+        if not text.strip():
+            return _NOTHING
+        if not _VOLUME.fullmatch(text):
+            raise CandleMalformed(self.line, f"the volume {shown(text)} is not a number")
+        # Some sources sum lots in binary fractions and write the dust too: 8.100000381469727.
+        return Decimal(text).quantize(money.UNIT)
+
+
+_NOTHING = Decimal(0)
+_PRICE = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,8}0*)?")
+_PRICES = re.compile(",".join([_PRICE.pattern] * 4))
+_VOLUME = re.compile(r"[0-9]{1,12}\.[0-9]{1,40}")
+
+
+def shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+
+
+def offset_of(text: str) -> timedelta:
+    """The time east of Greenwich that `+02:00`, `-5` or `Z` means; ValueError for anything else."""
+    if text in ("Z", "UTC"):
+        return timedelta()
+    found = re.fullmatch(r"([+-])(\d{1,2})(?::?([0-5]\d))?", text, re.ASCII)
+    if found is None or int(found[2]) > 14:
+        raise ValueError(f"{shown(text)} is not an offset such as +02:00")
+    east = timedelta(hours=int(found[2]), minutes=int(found[3] or 0))
+    return -east if found[1] == "-" else east

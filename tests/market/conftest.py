@@ -1,0 +1,39 @@
+"""Files of bars, and the verb that brings them in."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from audit import services as audit
+from market import services
+from market.models import Candle
+
+NOW = datetime(2026, 1, 5, tzinfo=UTC)
+MONDAY = datetime(2024, 1, 8, tzinfo=UTC)
+HEADER = "time,open,high,low,close,volume"
+BAR = "1.1,1.2,1.0,1.15,7"
+
+
+def line(at, bar=BAR):
+    return f"{at:%Y-%m-%dT%H:%M:%SZ},{bar}"
+
+
+def hours(count, start=MONDAY):
+    """Lines of so many bars of an hour, one after the other."""
+    return [line(start + timedelta(hours=number)) for number in range(count)]
+
+
+@pytest.fixture
+def bring_in(desk_db, tmp_path):
+    """Import these lines as bars of EURUSD."""
+
+    def import_(*lines, minutes=60, now=NOW, **more):
+        path = tmp_path / "bars.csv"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return services.import_candles(path=path, symbol="EURUSD", minutes=minutes, actor=audit.SYSTEM, now=now, **more)
+
+    return import_
+
+
+def stored(minutes=60):
+    return Candle.objects.filter(instrument_id="EURUSD", minutes=minutes).order_by("opened_at")

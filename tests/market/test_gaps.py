@@ -1,0 +1,163 @@
+"""What is missing is known, and weekends are not missing."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from market import gaps, services
+from tests.market.conftest import HEADER, MONDAY, hours
+
+HOUR = timedelta(hours=1)
+
+
+def at(*when):
+    return datetime(*when, tzinfo=UTC)
+
+
+def found(minutes=60, **between):
+    return [
+        (one.since, one.until, one.missing) for one in services.gaps_of(symbol="EURUSD", minutes=minutes, **between)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("friday", "sunday"),
+    [
+        (at(2024, 1, 12, 22), at(2024, 1, 14, 22)),
+        (at(2024, 7, 12, 21), at(2024, 7, 14, 21)),
+        (at(2024, 3, 8, 22), at(2024, 3, 10, 21)),
+        (at(2024, 11, 1, 21), at(2024, 11, 3, 22)),
+        (at(2005, 3, 18, 22), at(2005, 3, 20, 22)),
+    ],
+    ids=["winter", "summer", "into summer", "into winter", "the older rule"],
+)
+def test_a_weekend_follows_new_york(friday, sunday):
+    assert list(gaps.weekends(friday - HOUR, sunday + HOUR)) == [(friday, sunday)]
+    assert gaps.gap(friday, sunday, HOUR).is_weekend
+    assert gaps.gap(friday - HOUR, sunday, HOUR).missing == 1
+    assert gaps.gap(friday, sunday + HOUR, HOUR).missing == 1
+
+
+def test_a_gap_of_a_year_counts_the_hours_of_its_open_market():
+    one = gaps.gap(at(2024, 1, 1), at(2025, 1, 1), HOUR)
+
+    closed = sum((end - start for start, end in gaps.weekends(one.since, one.until)), timedelta())
+    assert one.missing == (366 * 24 * HOUR - closed) / HOUR
+
+
+def test_where_no_bar_fits_there_is_no_gap():
+    assert gaps.gap(MONDAY, MONDAY + timedelta(minutes=59), HOUR) is None
+    assert gaps.gap(MONDAY, MONDAY - HOUR, HOUR) is None
+
+
+def test_bars_of_a_week_know_no_weekends():
+    assert gaps.gap(at(2024, 1, 7), at(2024, 1, 14), timedelta(days=7)).missing == 1
+
+
+def test_days_without_saturday_and_sunday_are_whole():
+    assert gaps.gap(at(2024, 1, 13), at(2024, 1, 15), timedelta(days=1)).is_weekend
+
+
+def test_holes_and_weekends_are_told_apart(bring_in):
+    friday, sunday = at(2024, 1, 12, 20), at(2024, 1, 14, 22)
+    bring_in(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(2, friday), *hours(3, sunday))
+
+    assert found() == [
+        (MONDAY + 5 * HOUR, MONDAY + 8 * HOUR, 3),
+        (MONDAY + 10 * HOUR, friday, 106),
+        (friday + 2 * HOUR, sunday, 0),
+    ]
+
+
+def test_between_two_moments_the_edges_count(bring_in):
+    bring_in(HEADER, *hours(5))
+
+    assert found(since=MONDAY - HOUR, until=MONDAY + 7 * HOUR) == [
+        (MONDAY - HOUR, MONDAY, 1),
+        (MONDAY + 5 * HOUR, MONDAY + 7 * HOUR, 2),
+    ]
+    assert found(since=MONDAY + HOUR, until=MONDAY + 3 * HOUR) == []
+    assert found(since=MONDAY + 10 * HOUR, until=MONDAY + 12 * HOUR) == [
+        (MONDAY + 10 * HOUR, MONDAY + 12 * HOUR, 2)
+    ]  # fmt: skip
+
+
+def test_where_there_is_nothing_all_is_missing(desk_db):
+    assert found() == []
+    assert found(since=MONDAY, until=MONDAY + 4 * HOUR) == [(MONDAY, MONDAY + 4 * HOUR, 4)]
+
+
+@pytest.mark.parametrize("slice_", [1, 2, 3, 7, 100])
+def test_slices_do_not_change_what_is_found(bring_in, monkeypatch, slice_):
+    bring_in(
+        HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(1, MONDAY + 40 * HOUR), *hours(3, MONDAY + 42 * HOUR)
+    )
+    whole = found()
+
+    monkeypatch.setattr(services, "SLICE", slice_)
+
+    assert found() == whole
+    assert [missing for *_, missing in whole] == [3, 30, 1]
+
+
+def test_the_desks_own_file_lacks_the_holidays_alone(desk_db):
+    call_command("import_candles", str(services.EURUSD_1H), "--symbol", "EURUSD", "--minutes", "60")
+
+    holes = [one for one in found() if one[2]]
+
+    assert [(since.date().isoformat(), missing) for since, _, missing in holes] == [
+        ("2017-12-22", 24),
+        ("2017-12-29", 24),
+    ]
+
+
+# --- where people see them
+
+
+def test_the_command_tells_holes_and_counts_weekends(bring_in, capsys):
+    bring_in(HEADER, *hours(2, at(2024, 1, 12, 20)), *hours(1, at(2024, 1, 14, 22)), *hours(1, at(2024, 1, 15, 1)))
+
+    call_command("candle_gaps", "--symbol", "EURUSD", "--minutes", "60")
+    said = capsys.readouterr().out.splitlines()
+
+    assert said == [
+        "2024-01-14 23:00  2024-01-15 01:00  hole of 2 bars",
+        "1 holes, 2 bars missing in them; 1 weekends.",
+    ]
+    call_command("candle_gaps", "--symbol", "EURUSD", "--minutes", "60", "--weekends")
+    assert "2024-01-12 22:00  2024-01-14 22:00  weekend" in capsys.readouterr().out
+
+
+def test_the_command_refuses_an_instrument_that_is_not_there(desk_db):
+    with pytest.raises(CommandError, match="not_found"):
+        call_command("candle_gaps", "--symbol", "EURGBP", "--minutes", "60")
+
+
+def test_an_instruments_page_shows_what_is_there(bring_in, client, staff):
+    bring_in(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR))
+    bring_in(HEADER, *hours(3), minutes=15)
+    client.force_login(staff)
+
+    page = client.get(reverse("admin:market_instrument_change", args=["EURUSD"]))
+
+    shown = [(one.minutes, one.bars, one.holes, one.missing) for one in page.context["series"]]
+    assert shown == [(15, 3, 2, 6), (60, 7, 1, 3)]
+    assert "2024-01-08 09:00" in page.content.decode()
+
+
+def test_an_instrument_without_bars_says_so(desk_db, client, staff):
+    client.force_login(staff)
+
+    page = client.get(reverse("admin:market_instrument_change", args=["XAUUSD"]))
+
+    assert "No bars" in page.content.decode()
+
+
+def test_more_than_a_page_can_count_is_not_counted(bring_in, monkeypatch):
+    bring_in(HEADER, *hours(5))
+
+    monkeypatch.setattr(services, "MOST_SHOWN", 4)
+
+    assert services.series_of(symbol="EURUSD")[0].bars is None

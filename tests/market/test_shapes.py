@@ -1,0 +1,189 @@
+"""The shapes in which bars come, and what of them is refused."""
+
+import gzip
+import io
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from market import imports
+from market.imports import Bar, Reading, text_of
+from tests.market.conftest import BAR, HEADER, MONDAY, NOW, hours, line
+
+
+def bar(*at):
+    return Bar(datetime(*at, tzinfo=UTC), *map(Decimal, BAR.split(",")))
+
+
+def read(*lines, packed=False, encoding="utf-8", **more):
+    raw = "\n".join(lines).encode(encoding)
+    return read_bytes(gzip.compress(raw) if packed else raw, **more)
+
+
+def read_bytes(raw, minutes=60, now=NOW, **more):
+    with text_of(io.BufferedReader(io.BytesIO(raw))) as text:
+        reading = Reading(text, minutes=minutes, now=now, **more)
+        return reading, list(reading)
+
+
+SHAPES = {
+    "header": [HEADER, f"2024-01-08T09:00:00Z,{BAR}"],
+    "header, its columns in another order": ["Close;Volume;Low;High;Open;Date", "1.15;7;1.0;1.2;1.1;2024-01-08 09:00"],
+    "header, quoted": ['"timestamp","open","high","low","close","volume"', f'"2024-01-08T09:00:00+00:00",{BAR}'],
+    "header, seconds": ["timestamp,open,high,low,close,volume", f"1704704400,{BAR}"],
+    "header, milliseconds": ["timestamp,open,high,low,close,volume", f"1704704400000,{BAR}"],
+    "header, a zone in the time": [HEADER, f"2024-01-08T11:00:00+02:00,{BAR}"],
+    "header, day and time apart": ["Date,Time,Open,High,Low,Close,Volume", f"2024-01-08,09:00,{BAR}"],
+    "MetaTrader 5": [
+        "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>",
+        "2024.01.08\t09:00:00\t1.1\t1.2\t1.0\t1.15\t7\t0\t3",
+    ],
+    "MetaTrader 4": [f"2024.01.08,09:00,{BAR}"],
+    "Dukascopy": ["Gmt time,Open,High,Low,Close,Volume", f"08.01.2024 09:00:00.000,{BAR}"],
+    "Dukascopy, local": ["Local time,Open,High,Low,Close,Volume", f"08.01.2024 10:00:00.000 GMT+0100,{BAR}"],
+    "HistData": ["20240108 040000;1.1;1.2;1.0;1.15;7"],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_is_known_by_its_beginning(shape):
+    reading, bars = read(*SHAPES[shape])
+
+    assert reading.shape.name == shape.split(",")[0]
+    assert bars == [bar(2024, 1, 8, 9)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_may_be_packed(shape):
+    assert read(*SHAPES[shape], packed=True)[1] == [bar(2024, 1, 8, 9)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_mark_of_an_encoding_is_no_part_of_the_header(encoding):
+    assert read(*SHAPES["MetaTrader 5"], encoding=encoding)[1] == [bar(2024, 1, 8, 9)]
+
+
+def test_lines_may_end_as_on_windows_and_blank_ones_are_passed_over():
+    raw = "\r\n".join([*SHAPES["header"], "", line(MONDAY.replace(hour=10)), ""]).encode()
+
+    assert read_bytes(raw)[1] == [bar(2024, 1, 8, 9), bar(2024, 1, 8, 10)]
+
+
+def test_bars_of_a_day_have_no_time():
+    lines = ["<DATE>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>", "2024.01.08\t1.1\t1.2\t1.0\t1.15"]
+
+    assert read(*lines, minutes=1440)[1] == [bar(2024, 1, 8)._replace(volume=Decimal(0))]
+
+
+def test_prices_are_kept_as_they_stand():
+    _, bars = read(HEADER, "2024-01-08T09:00:00Z,0.10000001,0.3,0.1,0.20000000000,8.100000381469727")
+
+    assert bars[0][1:] == tuple(map(Decimal, ("0.10000001", "0.3", "0.1", "0.2", "8.10000038")))
+
+
+# --- offsets
+
+
+@pytest.mark.parametrize(("offset", "hour"), [("+02:00", 7), ("-05:00", 14), ("+3", 6), ("Z", 9)])
+@pytest.mark.parametrize("shape", ["MetaTrader 5", "MetaTrader 4", "header, seconds", "header, day and time apart"])
+def test_a_brokers_clock_is_brought_to_utc(shape, offset, hour):
+    reading, bars = read(*SHAPES[shape], utc_offset=imports.offset_of(offset))
+
+    assert bars == [bar(2024, 1, 8, hour)]
+    assert not reading.assumes_utc
+
+
+def test_a_clock_of_which_nothing_is_said_is_taken_for_utc_and_told():
+    assert read(*SHAPES["MetaTrader 5"])[0].assumes_utc
+    assert not read(*SHAPES["header"])[0].assumes_utc
+    assert not read(*SHAPES["Dukascopy"])[0].assumes_utc
+
+
+def test_histdata_is_five_hours_behind_unless_told_otherwise():
+    assert read(*SHAPES["HistData"], utc_offset=timedelta())[1] == [bar(2024, 1, 8, 4)]
+
+
+@pytest.mark.parametrize("shape", ["header", "Dukascopy", "Dukascopy, local", "header, a zone in the time"])
+def test_refuses_an_offset_where_the_file_names_its_zone(shape):
+    with pytest.raises(imports.CandlesZoneTold):
+        read(*SHAPES[shape], utc_offset=timedelta(hours=2))
+
+
+@pytest.mark.parametrize("text", ["", "2", "+2h", "+25:00", "+02:60", "Europe/Athens", "+٢"])
+def test_refuses_what_is_no_offset(text):
+    with pytest.raises(ValueError, match="is not an offset"):
+        imports.offset_of(text)
+
+
+# --- refusals
+
+REFUSED = {
+    "nothing at all": ("candles_unreadable", 1, [""]),
+    "prose": ("candles_unreadable", 1, ["Dear desk"]),
+    "a header without a close": ("candles_unreadable", 1, ["time,open,high,low", "x"]),
+    "a header without a time": ("candles_unreadable", 1, ["open,high,low,close"]),
+    "a column twice": ("candles_unreadable", 1, ["time,open,high,low,close,open"]),
+    "figures without a shape": ("candles_unreadable", 1, ["1,2,3"]),
+    "no bar after the header": ("candles_unreadable", 1, [HEADER]),
+    "a column too few": ("candle_malformed", 3, [HEADER, *hours(1), "2024-01-08T09:00:00Z,1,1"]),
+    "a word for a price": ("candle_malformed", 2, [HEADER, line(MONDAY, "1.1,high,1,1,1")]),
+    "a power": ("candle_malformed", 2, [HEADER, line(MONDAY, "1e0,1,1,1,1")]),
+    "no number": ("candle_malformed", 2, [HEADER, line(MONDAY, "NaN,NaN,NaN,NaN,1")]),
+    "a comma for a point": ("candle_malformed", 2, [HEADER.replace(",", ";"), "2024-01-08;1,1;1,1;1,1;1,1;1"]),
+    "a price too fine": ("candle_malformed", 2, [HEADER, line(MONDAY, "1.123456789,2,1,1,1")]),
+    "a price too large": ("candle_malformed", 2, [HEADER, line(MONDAY, "1,1234567890123,1,1,1")]),
+    "digits of another script": ("candle_malformed", 2, [HEADER, line(MONDAY, "١,1,1,1,1")]),
+    "a negative volume": ("candle_malformed", 2, [HEADER, line(MONDAY, "1,1,1,1,-1")]),
+    "a day that is none": ("candle_malformed", 2, [HEADER, f"2024-02-30,{BAR}"]),
+    "a time in another way than the first": ("candle_malformed", 3, [HEADER, *hours(1), f"1704704400,{BAR}"]),
+    "a time with seconds": ("candle_malformed", 2, [HEADER, f"2024-01-08T09:00:01Z,{BAR}"]),
+    "an endless line": ("candle_malformed", 2, [HEADER, "1" * 5000]),
+    "a quote that is not closed": ("candle_malformed", 2, [HEADER, f'"2024-01-08,{BAR}']),
+    "a high below the close": ("candle_outside_range", 3, [HEADER, *hours(1), "2024-01-08T01:00:00Z,1,1,1,2,1"]),
+    "a low above the open": ("candle_outside_range", 2, [HEADER, line(MONDAY, "1,3,2,2,1")]),
+    "a price of nothing": ("candle_outside_range", 2, [HEADER, line(MONDAY, "1,1,0,1,1")]),
+    "the same bar twice": ("candle_unordered", 3, [HEADER, *hours(1) * 2]),
+    "the latest first": ("candle_unordered", 3, [HEADER, *hours(2)[::-1]]),
+    "bars of half an hour for hours": ("candle_unordered", 3, [HEADER, *hours(1), f"2024-01-08T00:30:00Z,{BAR}"]),
+    "the future": ("candle_in_future", 2, [HEADER, line(NOW + timedelta(hours=1))]),
+    "the far future": ("candle_in_future", 2, [HEADER, f"9999-12-31T23:00:00Z,{BAR}"]),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_refuses(wrong):
+    code, number, lines = REFUSED[wrong]
+
+    with pytest.raises(imports.AboutLine) as no:
+        read(*lines)
+
+    assert (no.value.code, no.value.extra["line"]) == (code, number)
+    assert no.value.says.startswith(f"line {number}: ")
+
+
+def test_refuses_a_packed_file_that_was_cut():
+    packed = gzip.compress("\n".join([HEADER, *hours(50)]).encode())
+
+    for cut in (packed[:-20], packed[:5], packed[:10]):
+        with pytest.raises(imports.CandlesUnreadable, match="damaged or cut"):
+            read_bytes(cut)
+
+
+def test_refuses_bytes_that_are_no_text():
+    with pytest.raises(imports.CandlesUnreadable):
+        read_bytes(bytes(range(128, 256)) * 4)
+    with pytest.raises(imports.CandleMalformed, match="line 3"):
+        read_bytes("\n".join([HEADER, *hours(1)]).encode() + b"\n2024-01-08T01:00:00Z,\xff,1,1,1,1\n")
+
+
+def test_the_bar_that_is_not_over_is_left_out():
+    reading, bars = read(HEADER, *hours(3), now=MONDAY + timedelta(hours=2, minutes=59))
+
+    assert (len(bars), reading.unfinished) == (2, 1)
+
+
+def test_months_are_of_different_length():
+    lines = [f"2024-{month:02}-01,{BAR}" for month in range(1, 13)]
+
+    assert len(read(HEADER, *lines, minutes=43200)[1]) == 12
