@@ -1,5 +1,5 @@
 """Candles out of the files that people have: shapes are known by their beginning, and a line that cannot be read is
-refused by its number. Prices become Decimals as they stand; times become UTC. Nothing is guessed and nothing mended.
+refused by its number. Prices become Decimals as they stand, times become UTC, and nothing is mended.
 """
 
 import csv
