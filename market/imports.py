@@ -100,7 +100,9 @@ def _dotted(text: str) -> datetime:
 def _day_first(text: str) -> datetime:
     if text[2] != "." or text[5] != ".":
         raise ValueError
-    return datetime.fromisoformat(f"{text[6:10]}-{text[3:5]}-{text[:2]}T{text[11:].replace(' GMT', '')}")
+    clock, _, zone = text[11:].partition(" ")
+    zone = {"UTC": "Z", "GMT": "Z"}.get(zone) or zone.removeprefix("GMT")
+    return datetime.fromisoformat(f"{text[6:10]}-{text[3:5]}-{text[:2]}T{clock}{zone}")
 
 
 def _compact(text: str) -> datetime:
@@ -135,7 +137,9 @@ _TIMES: list[tuple[str, Callable[[str], datetime]]] = [
 
 # --- shapes
 
-_TIME_NAMES = ("time", "timestamp", "datetime", "date", "gmt time", "local time", "date time")
+_UTC_NAMES = ("gmt time", "utc", "time (utc)", "time (gmt)")
+_DUKASCOPY_NAMES = (*_UTC_NAMES, "local time", "eet time", "time (eet)")
+_TIME_NAMES = ("time", "timestamp", "datetime", "date", "date time", *_DUKASCOPY_NAMES)
 _VOLUME_NAMES = ("tickvol", "tick_volume", "tick volume", "volume", "vol")
 _PRICE_NAMES = ("open", "high", "low", "close")
 
@@ -173,8 +177,8 @@ def _headed(delimiter: str, fields: Sequence[str]) -> Shape:
     if twice := next((name for name in names if name in (*_PRICE_NAMES, *_TIME_NAMES) and names.count(name) > 1), None):
         raise CandlesUnreadable(1, f"the header has the column {twice} twice")
     told, name = None, "header"
-    if names[times[0]] in ("gmt time", "local time"):
-        name, told = "Dukascopy", timedelta() if names[times[0]] == "gmt time" else None
+    if names[times[0]] in _DUKASCOPY_NAMES:
+        name, told = "Dukascopy", timedelta() if names[times[0]] in _UTC_NAMES else None
     elif fields[times[0]].startswith("<"):
         name = "MetaTrader 5"
     volume = next((names.index(one) for one in _VOLUME_NAMES if one in names), None)

@@ -1,6 +1,8 @@
 """What is missing is known, and weekends are not missing."""
 
+import random
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -45,6 +47,23 @@ def test_a_gap_of_a_year_counts_the_hours_of_its_open_market():
 
     closed = sum((end - start for start, end in gaps.weekends(one.since, one.until)), timedelta())
     assert one.missing == (366 * 24 * HOUR - closed) / HOUR
+
+
+@pytest.mark.skipif("America/New_York" not in available_timezones(), reason="no time zone database here")
+def test_what_is_missing_is_what_the_market_would_have_had():
+    """Bar by bar, against the time zone database."""
+    new_york, dice = ZoneInfo("America/New_York"), random.Random(7)
+
+    def is_open(when):
+        minute = timedelta(days=when.weekday(), hours=when.hour, minutes=when.minute)
+        return not timedelta(days=4, hours=17) <= minute < timedelta(days=6, hours=17)
+
+    for _ in range(300):
+        step = dice.choice([5, 15, 60, 240, 1440]) * timedelta(minutes=1)
+        since = at(dice.choice([1995, 2006, 2007, 2024]), 1, 1) + dice.randrange(525_000) * timedelta(minutes=1)
+        count = dice.randrange(1, 400)
+        missing = sum(is_open((since + number * step).astimezone(new_york)) for number in range(count))
+        assert gaps.gap(since, since + count * step, step).missing == missing
 
 
 def test_where_no_bar_fits_there_is_no_gap():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 
@@ -132,6 +133,24 @@ def test_a_killed_import_is_run_again_and_complete(desk_db, many):
     assert kept % services.BATCH == 0
     assert f"{MANY - kept:,} new, {kept:,} known already, 0 contradicting" in again.stdout
     assert stored(minutes=1).count() == MANY
+
+
+def test_two_imports_of_one_file_at_once_store_it_once(desk_db, monkeypatch):
+    monkeypatch.setattr(services, "BATCH", 100)
+
+    def import_(_):
+        try:
+            return services.import_candles(
+                path=services.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=NOW
+            )
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(import_, range(2)))
+
+    assert sum(one.added for one in done) == stored().count() == 5000
+    assert [one.contradicting for one in done] == [0, 0]
 
 
 def test_a_hundred_thousand_bars_take_few_statements(desk_db, many):

@@ -42,6 +42,8 @@ SHAPES = {
     "MetaTrader 4": [f"2024.01.08,09:00,{BAR}"],
     "Dukascopy": ["Gmt time,Open,High,Low,Close,Volume", f"08.01.2024 09:00:00.000,{BAR}"],
     "Dukascopy, local": ["Local time,Open,High,Low,Close,Volume", f"08.01.2024 10:00:00.000 GMT+0100,{BAR}"],
+    "Dukascopy, newer": ["UTC,Open,High,Low,Close,Volume", f"08.01.2024 09:00:00.000 UTC,{BAR}"],
+    "Dukascopy, from JForex": ["Time (UTC),Open,High,Low,Close,Volume", f"2024.01.08 09:00:00,{BAR}"],
     "HistData": ["20240108 040000;1.1;1.2;1.0;1.15;7"],
 }
 

@@ -34,7 +34,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--utc-offset",
             type=_offset,
-            help="what the file's clock is ahead of UTC, as +02:00: brokers write their own",
+            help="how far ahead of UTC the file's clock is, as +02:00: MetaTrader writes its server's time",
         )
         parser.add_argument("--verbose", action="store_true", help="tell the progress, also where nobody watches")
 
