@@ -72,7 +72,8 @@ INVARIANTS = {
             'wallet_holds.moves_the_held', 'wallet_holds.never_deleted', 'wallet_holds.never_truncated',
             'money_requests.is_decided_once', 'money_requests.never_deleted', 'money_requests.never_truncated',
             'fee_agreements.never_deleted', 'fee_agreements.never_truncated',
-            'fee_claims.keeps_what_is_owed', 'fee_claims.never_deleted', 'fee_claims.never_truncated']) wanted
+            'fee_claims.keeps_what_is_owed', 'fee_claims.begins_owed', 'fee_claims.has_its_transfers',
+            'fee_claims.never_deleted', 'fee_claims.never_truncated']) wanted
          where not exists (select from pg_trigger where tgenabled = 'A'
                               and tgrelid = split_part(wanted, '.', 1)::regclass
                               and tgname = split_part(wanted, '.', 2))
@@ -91,16 +92,25 @@ INVARIANTS = {
             'money_requests.money_request_above_the_limit_has_two_people',
             'settlements.settlements_pkey', 'settlements.settlement_follows_from_its_base',
             'settlements.settlement_takes_the_mark_over', 'settlements.settlement_begins_where_the_last_ended',
+            'wallets.wallet_is_a_persons_or_the_houses', 'ledger_entries.entry_amounts_are_numbers',
+            'ledger_transfers.transfer_amount_is_a_number', 'wallet_holds.hold_amount_is_a_number',
+            'money_requests.money_request_is_decided_whole', 'money_requests.money_request_amount_is_a_number',
+            'fee_claims.fee_claim_amounts_are_numbers', 'settlements.settlement_amounts_are_numbers',
             'fee_claims.fee_is_claimed_once_a_period', 'fee_claims.fee_claim_amounts_are_within_it']) wanted
          where not exists (select from pg_constraint where convalidated
                               and conrelid = split_part(wanted, '.', 1)::regclass
                               and conname = split_part(wanted, '.', 2))
         union all
+        select wanted from unnest(array[
+            'claim_is_accrued_once', 'claim_is_paid_out_once', 'hold_is_the_only_one_of_its_purpose',
+            'house_account_is_unique', 'wallet_is_the_only_one_in_its_currency']) wanted
+         where not exists (select from pg_index where indexrelid = to_regclass(wanted) and indisunique and indisvalid)
+        union all
         select distinct tgrelid::regclass || '.' || conname
           from pg_trigger join pg_constraint on pg_constraint.oid = tgconstraint
          where tgenabled not in ('O', 'A')
            and tgrelid = any(array['wallets', 'ledger_transfers', 'ledger_entries', 'ledger_requests', 'wallet_holds',
-                                   'settlements', 'fee_claims']::regclass[])""",
+                                   'settlements', 'fee_claims', 'money_requests', 'fee_agreements']::regclass[])""",
 }
 
 

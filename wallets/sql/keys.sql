@@ -120,6 +120,10 @@ begin
      (old.id, old.wallet_id, old.amount, old.purpose, old.expires_at, old.created_at) then
     raise exception 'hold % can only be resolved', old.id using errcode = 'CD003';
   end if;
+  if new.state = 'POSTED' and not exists (select from ledger_transfers t, wallet_holds h
+                                           where t.id = new.transfer_id and h.id = new.id and t.xmin = h.xmin) then
+    raise exception 'hold % is posted with its transfer, not by an older one', old.id using errcode = 'CD003';
+  end if;
   if new.state <> 'PENDING' then
     update wallets set held = held - old.amount where id = new.wallet_id;
   end if;
@@ -217,5 +221,31 @@ begin
   end if;
   return new;
 end $$;
+-- A claim begins with nothing collected; what it has collected, and whether it was paid out, is what its transfers say.
+create function fee_claim_begins_owed() returns trigger language plpgsql as $$
+begin
+  if new.collected <> 0 or new.collected_at is not null or new.paid_out_at is not null then
+    raise exception 'a claim begins with nothing collected' using errcode = 'CD003';
+  end if;
+  return new;
+end $$;
+create function fee_claim_has_its_transfers() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+  c fee_claims;
+begin
+  select * into c from fee_claims where id = new.id;
+  if c.collected <> coalesce((select sum(amount) from ledger_transfers
+                               where claim_id = c.id and kind in ('FEE_PERFORMANCE', 'FEE_SUBSCRIPTION')), 0)
+     or (c.paid_out_at is not null)
+        <> exists (select from ledger_transfers where claim_id = c.id and kind = 'PAYOUT') then
+    raise exception 'claim % has not what its transfers say', c.id using errcode = 'CD003';
+  end if;
+  return null;
+end $$;
+create trigger begins_owed before insert on fee_claims for each row execute function fee_claim_begins_owed();
+create constraint trigger has_its_transfers after update on fee_claims deferrable initially deferred
+  for each row execute function fee_claim_has_its_transfers();
+alter table fee_claims enable always trigger begins_owed, enable always trigger has_its_transfers;
 create trigger keeps_what_is_owed before update on fee_claims for each row execute function fee_claim_keeps_what_is_owed();
 alter table fee_claims enable always trigger keeps_what_is_owed;
