@@ -1,4 +1,4 @@
-"""The whole run: `python -m bench [--full] [--keep] [--only requests|ledger|push]`."""
+"""The whole run: `python -m bench [--full] [--keep] [--only requests|ledger|trust|push]`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench import desk, ledger, push, requests, table
+from bench import desk, ledger, push, requests, table, trust
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,17 @@ class Form:
     rounds: int
     seconds: float  # a turn
     sockets: int
+    providers: int
 
 
-QUICK, FULL = Form(3, 1.5, 2_000), Form(7, 5.0, 10_000)
+QUICK, FULL = Form(3, 1.5, 2_000, 50), Form(7, 5.0, 10_000, 1_000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, each figure as a ratio.")
-    parser.add_argument("--full", action="store_true", help="longer turns, more rounds, 10,000 sockets")
+    parser.add_argument("--full", action="store_true", help="longer, 10,000 sockets, a million trades")
     parser.add_argument("--keep", action="store_true", help="write the table to bench/RESULTS.md")
-    parser.add_argument("--only", choices=["requests", "push", "ledger"], help="one part of it")
+    parser.add_argument("--only", choices=["requests", "push", "ledger", "trust"], help="one part of it")
     asked = parser.parse_args()
     form = FULL if asked.full else QUICK
     began = time.monotonic()
@@ -41,6 +42,10 @@ def main() -> None:
             with ledger.turns(on, form.seconds) as turns:
                 found |= table.rounds(turns, form.rounds, _saying("ledger"))
             lines += ledger.LINES
+        if asked.only in (None, "trust"):
+            with trust.turns(on, form.providers) as turns:
+                found |= table.rounds(turns, min(3, form.rounds), _saying("trust"))
+            lines += trust.LINES
         if asked.only in (None, "push"):
             with push.turns(on, form.sockets) as turns:
                 found |= table.rounds(turns, form.rounds, _saying("push"))

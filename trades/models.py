@@ -179,6 +179,11 @@ class TradeHistory(Position):
             models.Index(fields=["account", "-closed_at", "-trade"], name="history_account_closed_idx"),
             models.Index(fields=["strategy", "-closed_at", "-trade"], name="history_strategy_closed_idx"),
             models.Index(fields=["-closed_at", "-trade"], name="history_closed_idx"),
+            models.Index(
+                fields=["symbol", "opened_at"],
+                condition=models.Q(master_trade=None, kind="TRADE"),
+                name="history_masters_opened_idx",
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(status="CLOSED"), name="trade_history_status_is_closed"),

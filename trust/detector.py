@@ -97,7 +97,9 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one provider. Deals in the order of their close."""
+    """What is known of one provider. `others`: trades of other people that may stand beside this one's; `totals`: how
+    many they have in all.
+    """
 
     deals: Sequence[Deal]
     since: datetime
@@ -106,6 +108,7 @@ class Evidence:
     fills: Sequence[Fill] = ()
     bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
     others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +166,9 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
     return _scored(measured)
 
 
-def relate(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> Assessment:
+def relate(evidence: Evidence) -> Assessment:
     """How far this provider's trades are somebody else's, at the same moment and of the same size."""
-    return _scored({"same_hand": _same_hand(mine, others)})
+    return _scored({"same_hand": _same_hand(evidence.deals, evidence.others, evidence.totals)})
 
 
 # --- limits, weights and words
@@ -410,15 +413,16 @@ def _markout(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices", 
     return _Measured(mean, len(found), f"{hours} h after an entry the price had gone {mean:+.1f} bps its way.")
 
 
-def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> _Measured:
+def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]], totals: Mapping[str, int]) -> _Measured:
     """The largest share, over all others, of trades opened within 5 s of one of theirs, of one symbol and like volume,
     on either side, over at least three days (one match is chance; ten are a hand).
     """
     best, count = 0.0, 0
-    for theirs in others.values():
+    for name, theirs in others.items():
         matched = _matched(mine, theirs)
         days = {deal.opened_at.date() for deal in matched}
-        share = len(matched) / max(1, min(len(mine), len(theirs))) if len(days) >= 3 else 0.0
+        of = max(1, min(len(mine), totals.get(name, len(theirs))))
+        share = len(matched) / of if len(days) >= 3 else 0.0
         if share > best:
             best, count = share, len(matched)
     return _Measured(

@@ -1,10 +1,14 @@
 """What is known of a user, read for the detector. Only what is proven to be the user's own is held against them."""
 
 import functools
+import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+
+from django.db import connection
+from django.db.models import Count
 
 from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
@@ -15,6 +19,7 @@ from trust import detector, endpoint
 WINDOW = timedelta(days=365)
 EVENTS = timedelta(days=90)
 MOST_DEALS, MOST_OTHERS = 5_000, 20_000
+ENOUGH = 10  # fewer matches than that are chance
 SLOW_MS = 1_000  # a late signal is the copier's own fault only where its own leg took that long
 
 # A refusal that only the key's owner can have caused: its signature was right. What somebody else can send in a user's
@@ -68,9 +73,10 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     ]
     symbols = {one.symbol for one in deals} | {one.symbol for one in positions}
     bars = {symbol: bars_of(symbol, since, now) for symbol in symbols}
+    others, totals = _others(user, deals)
     return detector.Evidence(
-        deals=deals, positions=positions, fills=fills, bars=bars, others=_others(user, deals, since, now), since=since,
-        until=now,
+        deals=deals, positions=positions, fills=fills, bars=bars, others=others, totals=totals,
+        since=since, until=now,
     )  # fmt: skip
 
 
@@ -116,23 +122,38 @@ def _position(row: ActiveTrade, now: datetime) -> detector.Position:
     return detector.Position(row.opened_at, row.symbol, row.type, row.volume, row.open_price, floating)
 
 
-def _others(
-    user: User, deals: Sequence[detector.Deal], since: datetime, now: datetime
-) -> dict[str, Sequence[detector.Deal]]:
-    """Other people's own trades of the same symbols in the same time: copies are meant to be alike."""
+# Masters' trades of other people that were opened beside one of these. Copies are meant to be alike.
+# (The limit within makes it a look into the index for each trade; joined freely, all are compared with all.)
+_BESIDE = """
+    select distinct beside.trade_id, o.owner_id from unnest(%s::text[], %s::timestamptz[]) mine (symbol, at)
+     cross join lateral (
+       select h.trade_id, h.account_id from trade_history h
+        where h.symbol = mine.symbol and h.master_trade is null and h.kind = 'TRADE'
+          and h.opened_at between mine.at - %s * interval '1 s' and mine.at + %s * interval '1 s'
+        limit 500) beside
+      join trading_accounts o on o.id = beside.account_id and o.owner_id <> %s
+     limit %s"""
+
+
+def _others(user: User, deals: Sequence[detector.Deal]) -> tuple[dict[str, list[detector.Deal]], dict[str, int]]:
+    """Other people's trades beside these, and how many those people closed in the same time."""
     if not deals:
-        return {}
-    rows = TradeHistory.objects.filter(
-        master_trade=None,
-        kind=TradeHistory.Kind.TRADE,
-        symbol__in={one.symbol for one in deals},
-        closed_at__gte=min(one.closed_at for one in deals) - timedelta(days=1),
-        closed_at__lte=now,
-    ).exclude(account__owner=user)
-    found: dict[str, list[detector.Deal]] = {}
-    for row in rows.select_related("account__owner").order_by("-closed_at")[:MOST_OTHERS]:
-        found.setdefault(str(row.account.owner_id), []).append(deal(row))
-    return {owner: theirs[::-1] for owner, theirs in found.items()}
+        return {}, {}
+    found: dict[uuid.UUID, list[detector.Deal]] = {}
+    with connection.cursor() as cursor:
+        symbols, moments = [one.symbol for one in deals], [one.opened_at for one in deals]
+        beside = detector.TOGETHER.total_seconds()
+        cursor.execute(_BESIDE, [symbols, moments, beside, beside, user.pk, MOST_OTHERS])
+        owners = dict(cursor.fetchall())
+    for row in TradeHistory.objects.filter(trade_id__in=owners).order_by("opened_at"):
+        found.setdefault(owners[row.trade_id], []).append(deal(row))
+    enough = [owner for owner, theirs in found.items() if len(theirs) >= ENOUGH]
+    counted = TradeHistory.objects.filter(
+        account__owner__in=enough, master_trade=None, kind=TradeHistory.Kind.TRADE,
+        closed_at__gte=deals[0].closed_at, closed_at__lte=deals[-1].closed_at,
+    )  # fmt: skip
+    totals = counted.values_list("account__owner").annotate(count=Count("pk"))
+    return {str(owner): found[owner] for owner in enough}, {str(owner): count for owner, count in totals}
 
 
 def _was_slow(order: Any) -> bool:

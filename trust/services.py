@@ -101,7 +101,7 @@ def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
         as_of = known.deals[-1].ref if known.deals else ""
         flow = detector.assess(known, now=now)
         yield Kind.FLOW, {"score": flow.score, "features": _told(flow), "inputs": inputs, "as_of": as_of}
-        related = detector.relate(known.deals, known.others)
+        related = detector.relate(known)
         yield Kind.RELATIONSHIP, {"score": related.score, "features": _told(related), "inputs": inputs, "as_of": as_of}
 
 

@@ -156,6 +156,10 @@ def test_a_markout_is_where_the_price_went():
     assert feature(rows, "markout_24h", bars=bars("1", "1", "1")).n == 0
 
 
+def relate(rows, others, totals=None):
+    return detector.relate(Evidence(deals=rows, since=T0, until=NOW, others=others, totals=totals or {}))
+
+
 def twin(rows, seconds=2):
     return [replace(one, opened_at=one.opened_at + timedelta(seconds=seconds)) for one in rows]
 
@@ -163,12 +167,14 @@ def twin(rows, seconds=2):
 def test_one_hand_in_two_accounts():
     rows = [deal(number, minutes=700) for number in range(20)]
 
-    assert detector.relate(rows, {"twin": twin(rows)}).score == 10
-    assert detector.relate(rows, {"twin": twin(rows, seconds=6)}).score == 100
-    assert detector.relate(rows, {"twin": [replace(one, volume=one.volume * 2) for one in twin(rows)]}).score == 100
-    assert detector.relate(rows[:5], {"twin": twin(rows[:5])}).score == 100  # five may be chance
+    assert relate(rows, {"twin": twin(rows)}).score == 10
+    assert relate(rows, {"twin": twin(rows, seconds=6)}).score == 100
+    assert relate(rows, {"twin": [replace(one, volume=one.volume * 2) for one in twin(rows)]}).score == 100
+    assert relate(rows[:5], {"twin": twin(rows[:5])}).score == 100  # five may be chance
+    assert relate(rows, {"twin": twin(rows)}, {"twin": 1000}).score == 10
+    assert relate(rows * 10, {"twin": twin(rows)}, {"twin": 1000}).score == 100  # a busy one is beside many by chance
     day = [deal(number, minutes=1) for number in range(20)]
-    assert detector.relate(day, {"twin": twin(day)}).score == 100  # and so may one day
+    assert relate(day, {"twin": twin(day)}).score == 100  # and so may one day
 
 
 def test_a_score_is_a_product_and_each_part_says_what_it_costs():

@@ -18,7 +18,7 @@ def scores(kind):
     found = []
     for seed in range(FIRST, FIRST + SEEDS):
         evidence = flows.flow(kind, seed)
-        judged = detector.assess(evidence, now=evidence.until), detector.relate(evidence.deals, evidence.others)
+        judged = detector.assess(evidence, now=evidence.until), detector.relate(evidence)
         found.append(min(one.score for one in judged))
     return found
 

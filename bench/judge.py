@@ -1,0 +1,34 @@
+"""Run as `python -m bench.judge bars|judge NUMBER OF`: bring in the prices; or say ready, wait for a line, and judge
+one of every so many providers of the bench. Prints how many.
+"""
+
+import sys
+
+import django
+
+
+def main(what: str, number: int, of: int) -> None:
+    django.setup()
+    from django.utils import timezone
+
+    from audit import services as audit
+    from market import services as market
+    from strategies.models import Strategy
+    from trust import services
+
+    if what == "bars":
+        market.import_candles(
+            path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
+        )
+        return
+    led = Strategy.objects.filter(name__startswith="bench-trust-").order_by("pk")
+    owners = list(led.values_list("owner_id", flat=True))[number::of]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for owner in owners:
+        services.recalculate(user_id=owner)
+    print(len(owners), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
