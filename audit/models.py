@@ -36,6 +36,11 @@ class AuditLog(models.Model):
         indexes = [
             models.Index(fields=["action", "-id"], name="audit_log_action_idx"),
             models.Index(fields=["subject", "-id"], name="audit_log_subject_idx"),
+            models.Index(
+                fields=["actor", "at"],
+                condition=models.Q(action__in=["request.refused", "zombie.refused"]),
+                name="audit_log_refused_idx",
+            ),
         ]
         constraints = [
             models.CheckConstraint(

@@ -8,6 +8,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from config import health
 from portal import views as portal
 from trades import api
+from trust import api as trust
 from wallets import api as wallets
 
 bots = [
@@ -30,6 +31,8 @@ people = [
     path("api/v2/wallets/me/entries", wallets.Entries.as_view(), name="wallet-entries"),
     path("api/v2/wallets/me/statement.csv", wallets.StatementCsv.as_view(), name="wallet-statement-csv"),
     path("api/v2/wallets/me/withdrawals", wallets.Withdrawals.as_view(), name="wallet-withdrawals"),
+    path("api/v2/trust/me", trust.Scores.as_view(), name="trust"),
+    path("api/v2/trust/me/appeals", trust.Appeals.as_view(), name="trust-appeals"),
 ]
 urlpatterns = [
     *bots,

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal import views, wallet
+from portal import trust, views, wallet
 
 app_name = "portal"
 urlpatterns = [
@@ -11,4 +11,6 @@ urlpatterns = [
     path("wallet/agreements/<int:agreement_id>/accept/", wallet.accept_terms, name="accept-terms"),
     path("wallet/statements/<str:month>/", wallet.statement, name="statement"),
     path("wallet/fees/<int:agreement_id>/<int:period_no>/", wallet.fee, name="fee"),
+    path("trust/", trust.standing, name="trust"),
+    path("trust/appeal/", trust.appeal, name="appeal"),
 ]

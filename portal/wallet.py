@@ -1,15 +1,13 @@
 """A person's money: what is there, what moved, what it costs to follow, and how each fee was reckoned."""
 
 import uuid
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from itertools import islice
 from typing import Any
 
-from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
@@ -17,6 +15,7 @@ from django.views.decorators.http import require_POST
 from audit.people import actor_of
 from core import money, paging
 from core.errors import DomainError
+from portal.answers import told
 from wallets import results, services, settlement, statements
 from wallets.models import FeeAgreement, FeeClaim, MoneyRequest, Settlement, Wallet
 
@@ -70,7 +69,7 @@ def withdraw(request: HttpRequest) -> HttpResponse:
             return "It is on its way to you."
         return "Asked for. It is set aside until staff have looked at it."
 
-    return _told(request, ask)
+    return told(request, ask, "portal:wallet")
 
 
 @require_POST
@@ -82,7 +81,7 @@ def take_back(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         services.reject(request=asked, by=request.user, reason="taken back", actor=actor_of(request))  # type: ignore[arg-type]
         return "Taken back. The money is free again."
 
-    return _told(request, reject)
+    return told(request, reject, "portal:wallet")
 
 
 @require_POST
@@ -97,7 +96,7 @@ def accept_terms(request: HttpRequest, agreement_id: int) -> HttpResponse:
         settlement.accept(agreement=agreement, terms=offered, actor=actor_of(request))
         return "Agreed. They hold from the next period on."
 
-    return _told(request, accept)
+    return told(request, accept, "portal:wallet")
 
 
 @never_cache
@@ -131,17 +130,6 @@ def fee(request: HttpRequest, agreement_id: int, period_no: int) -> HttpResponse
         "more": trades.count() > TRADES,
     }
     return render(request, "portal/fee.html", context)
-
-
-def _told(request: HttpRequest, do: Callable[[], str]) -> HttpResponse:
-    """Do it and say so on the wallet's page; a refusal is said there as well."""
-    try:
-        messages.success(request, do())
-    except DomainError as no:
-        faults = no.extra.get("fields", {})
-        said = "; ".join(f"{name} {fault}" for name, many in faults.items() for fault in many)
-        messages.error(request, said or no.says)
-    return redirect("portal:wallet")
 
 
 def _chosen(mine: list[Wallet], currency: str | None) -> Wallet | None:

@@ -14,15 +14,9 @@ from django.utils.safestring import SafeString
 from audit.admin import Told
 from audit.people import actor_of
 from core.admin import NeverDeleted, chip, number, ref
+from core.steps import ReasonForm
 from strategies import services
 from strategies.models import Strategy, Subscription
-
-
-class ReasonForm(forms.Form):
-    reason = forms.CharField(
-        max_length=200, widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="In words. It stays in the audit log, with your name.",
-    )  # fmt: skip
 
 
 @admin.register(Strategy)
@@ -45,12 +39,16 @@ class StrategyAdmin(Told):
 
     def save_model(self, request: HttpRequest, obj: Strategy, form: Any, change: bool) -> None:
         obj.owner = obj.account.owner
-        super().save_model(request, obj, form, change)
+        if change:  # what the form shows, and nothing that was decided meanwhile
+            obj.save(update_fields=form.changed_data)
+        else:
+            super().save_model(request, obj, form, change)
 
     @admin.display(description="state", ordering="status")
     def state(self, strategy: Strategy) -> SafeString:
-        frozen = strategy.status == Strategy.Status.CLOSE_ONLY
-        return chip("close-only" if frozen else "active", "bad" if frozen else "good")
+        if strategy.status == Strategy.Status.CLOSE_ONLY:
+            return chip("close-only", "bad")
+        return chip("active", "good") if strategy.takes_subscribers else chip("no new subscribers", "wait")
 
     @admin.action(description="Freeze: opens are refused, closes pass", permissions=["change"])
     def freeze(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
@@ -83,8 +81,17 @@ class StrategyAdmin(Told):
         return None
 
 
+class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_strategy(self) -> Strategy:
+        strategy: Strategy = self.cleaned_data["strategy"]
+        if not strategy.takes_subscribers:
+            raise forms.ValidationError(services.TakesNoSubscribers.detail)
+        return strategy
+
+
 @admin.register(Subscription)
 class SubscriptionAdmin(NeverDeleted):
+    form = SubscriptionForm
     list_display = ["sub_id", "state", "account", "strategy", "times", "created_at"]
     list_filter = ["status", "strategy"]
     list_select_related = ["account", "strategy"]

@@ -28,6 +28,7 @@ class Strategy(models.Model):
     frozen_for = models.CharField(
         max_length=8, choices=FrozenFor, blank=True, default="", db_default="", editable=False
     )
+    takes_subscribers = models.BooleanField(default=True, db_default=True, editable=False)
     last_seq = models.PositiveBigIntegerField(
         default=0, editable=False, help_text="The stream's latest number, given out in the transaction of its event."
     )

@@ -8,7 +8,13 @@ from django.db import transaction
 from accounts.models import TradingAccount
 from audit import services as audit
 from core import crypto, money
+from core.errors import DomainError
 from strategies.models import Strategy, Subscription
+
+
+class TakesNoSubscribers(DomainError):
+    code = "takes_no_subscribers"
+    detail = "This strategy takes no new subscribers for now. Those who follow it go on."
 
 
 def subscribe(
@@ -17,6 +23,9 @@ def subscribe(
     """Follow a strategy with a trading account. One that was ended lives again, with its own settings."""
     with transaction.atomic():
         known = Subscription.objects.filter(account=account, strategy=strategy).first()
+        is_new = known is None or known.status == Subscription.Status.ENDED
+        if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
+            raise TakesNoSubscribers
         if known is not None:
             _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
             known.refresh_from_db()
@@ -66,6 +75,20 @@ def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = "") 
     """Let this strategy open again. With `why`: only where it was frozen for that."""
     only = {"frozen_for": why} if why else {}
     _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason, only)
+
+
+@transaction.atomic
+def close_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
+    """Take no new subscribers. Those who follow go on as before."""
+    if Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).update(takes_subscribers=False):
+        audit.record("strategy.closed_to_new", actor=actor, subject=f"strategy:{strategy.name}", reason=reason)
+
+
+@transaction.atomic
+def open_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
+    """Take new subscribers again."""
+    if Strategy.objects.filter(pk=strategy.pk, takes_subscribers=False).update(takes_subscribers=True):
+        audit.record("strategy.opened_to_new", actor=actor, subject=f"strategy:{strategy.name}", reason=reason)
 
 
 def packet_secret(subscription: Subscription) -> str:

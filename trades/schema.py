@@ -250,6 +250,10 @@ ERRORS = {
 }
 
 
+def good(shape: Schema, status: int = 200) -> dict[Any, Any]:
+    return {status: OpenApiResponse(shape)}
+
+
 def errors(codes: dict[int, str]) -> dict[tuple[int, str], OpenApiResponse]:
     return {(status, "application/problem+json"): OpenApiResponse(PROBLEM, says) for status, says in codes.items()}
 

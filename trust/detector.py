@@ -410,7 +410,9 @@ def _markout(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices", 
     later = [(price.markout(deal, timedelta(hours=hours)), weight) for deal, weight in zip(deals, weights, strict=True)]
     found = [(value, weight) for value, weight in later if value is not None]
     mean = _mean(found)
-    return _Measured(mean, len(found), f"{hours} h after an entry the price had gone {mean:+.1f} bps its way.")
+    return _Measured(
+        mean, len(found), f"{hours} h after an entry the price had gone {mean:+.1f} bps its way.".replace("-", "−")
+    )
 
 
 def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]], totals: Mapping[str, int]) -> _Measured:

@@ -28,6 +28,9 @@ _REFUSED = {"seq_replayed": "DUPLICATE_SEQ", "trade_closed": "REPLAY_ATTACK"}
 _FAILED = {"INSUFFICIENT_FUNDS", "TTL_EXPIRED", "PRICE_DEVIATION"}
 
 
+REFUSALS = {"action__in": ["request.refused", "zombie.refused"], "code__in": list(_REFUSED)}
+
+
 def is_provider(user: User) -> bool:
     return user.strategies.exists()
 
@@ -42,7 +45,7 @@ def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
     names = [f"{key}.{generation}" for key, generation in keys]
     since = now - EVENTS
     rows = AuditLog.objects.filter(actor_kind=AuditLog.Actor.BOT, actor__in=names, at__gte=since, at__lte=now)
-    refused = rows.filter(action__in=["request.refused", "zombie.refused"], code__in=list(_REFUSED))
+    refused = rows.filter(**REFUSALS)
     orders = CopyOrder.objects.filter(
         account__owner=user, status=CopyOrder.Status.FAILED, reported_at__gte=since, reported_at__lte=now
     )

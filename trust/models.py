@@ -23,7 +23,7 @@ class Band(models.TextChoices):
     FINE = "FINE", "fine"
     NOTE = "NOTE", "note"
     WATCH = "WATCH", "watch"
-    CLOSE_ONLY = "CLOSE_ONLY", "close-only"
+    CLOSE_ONLY = "CLOSE_ONLY", "low"
 
 
 KINDS = Q(kind__in=list(Kind.values))
@@ -158,8 +158,10 @@ class TrustAppeal(models.Model):
     class Meta:
         db_table = "trust_appeals"
         constraints = [
-            models.UniqueConstraint(fields=["user", "kind", "version"], name="trust_is_appealed_once_a_score"),
+            models.UniqueConstraint(
+                fields=["user", "kind"], condition=Q(answered_at=None), name="trust_appeal_is_the_only_one_that_waits"
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.user} on {self.kind} v{self.version}"
+        return f"{self.user}: {self.get_kind_display()}"

@@ -4,15 +4,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, TextField, Value
+from django.db.models.functions import Cast, Concat
 from django.utils import timezone
 
-from accounts.models import BotKey, User
+from accounts.models import BotKey, BotKeyGeneration, User
 from audit import services as audit
+from audit.models import AuditLog
 from core.errors import DomainError, Invalid, NotFound
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
@@ -21,6 +24,7 @@ from trust import detector, endpoint, evidence, standing
 from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject
 
 AGAIN = timedelta(days=1)  # with time alone: old faults fade
+REST = timedelta(minutes=10)  # news of a user is gathered for that long, not judged one by one
 LATE = timedelta(seconds=10)  # what was committed by now may carry a time that long ago
 BATCH = 200
 FLOWS = (Kind.FLOW, Kind.RELATIONSHIP)
@@ -30,7 +34,13 @@ log = structlog.get_logger()
 
 class AppealedAlready(DomainError):
     code = "appealed_already"
-    detail = "This score was appealed before. Staff will answer; a new score can be appealed anew."
+    detail = "You appealed before, and staff have not answered yet."
+
+
+class OwnScore(DomainError):
+    code = "own_score"
+    status = HTTPStatus.FORBIDDEN
+    detail = "Nobody decides on their own score. Have a colleague look at it."
 
 
 def recalculate(*, user_id: Any, now: datetime | None = None) -> list[TrustScore]:
@@ -58,7 +68,7 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
                 break
             _recalculate(subject, now)
             done += 1
-    enforce()
+    enforce(now)
     return done
 
 
@@ -174,34 +184,53 @@ def _nudge(now: datetime) -> None:
     failed = CopyOrder.objects.filter(
         account__owner=OuterRef("pk"), status=CopyOrder.Status.FAILED, reported_at__gt=OuterRef("seen_until")
     )
-    waiting = TrustSubject.objects.filter(due_at__gt=now)
-    waiting.filter(Exists(closed) | Exists(failed)).update(due_at=now)
+    key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
+    keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
+    refused = AuditLog.objects.filter(**evidence.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
+    waiting = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
+    waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)).update(due_at=now)
 
 
 # --- what follows
 
 
-def enforce() -> dict[str, int]:
+def enforce(now: datetime | None = None) -> dict[str, int]:
     """Bring strategies and subscriptions in line with the scores. Nothing here ever holds back a close."""
-    flow = TrustScore.objects.filter(user=OuterRef("owner"), kind__in=FLOWS, restricted_at__isnull=False)
+    now = now or timezone.now()
+    scores = TrustScore.objects.filter(user=OuterRef("owner"), kind__in=FLOWS)
+    kept_open = TrustHold.objects.filter(
+        user=OuterRef("user"), kind=OuterRef("kind"), effect=TrustHold.Effect.OPEN, ended_at=None, expires_at__gt=now
+    )
+    flow = scores.filter(restricted_at__isnull=False)
+    low = scores.filter(Q(score__lt=standing.NO_NEW_BELOW) | Q(restricted_at__isnull=False)).exclude(Exists(kept_open))
+    not_high = scores.filter(Q(score__lt=standing.NEW_FROM) | Q(restricted_at__isnull=False)).exclude(Exists(kept_open))
     bot = TrustScore.objects.filter(user=OuterRef("account__owner"), kind=Kind.ENDPOINT, restricted_at__isnull=False)
     for_flow, for_bot = Strategy.FrozenFor.TRUST, Subscription.PausedFor.TRUST
+    system, trust = audit.SYSTEM, "trust"
     return {
         "frozen": _each(
             Strategy.objects.filter(Exists(flow), status=Strategy.Status.ACTIVE),
-            lambda one: strategies.freeze(strategy=one, actor=audit.SYSTEM, reason="trust", why=for_flow),
+            lambda one: strategies.freeze(strategy=one, actor=system, reason=trust, why=for_flow),
         ),
         "thawed": _each(
             Strategy.objects.filter(~Exists(flow), frozen_for=for_flow),
-            lambda one: strategies.thaw(strategy=one, actor=audit.SYSTEM, reason="trust", why=for_flow),
+            lambda one: strategies.thaw(strategy=one, actor=system, reason=trust, why=for_flow),
+        ),
+        "closed_to_new": _each(
+            Strategy.objects.filter(Exists(low), takes_subscribers=True),
+            lambda one: strategies.close_to_new(strategy=one, actor=system, reason=trust),
+        ),
+        "opened_to_new": _each(
+            Strategy.objects.filter(~Exists(not_high), takes_subscribers=False),
+            lambda one: strategies.open_to_new(strategy=one, actor=system, reason=trust),
         ),
         "paused": _each(
             Subscription.objects.filter(Exists(bot), status=Subscription.Status.ACTIVE),
-            lambda one: strategies.pause(subscription=one, actor=audit.SYSTEM, why=for_bot),
+            lambda one: strategies.pause(subscription=one, actor=system, why=for_bot),
         ),
         "resumed": _each(
             Subscription.objects.filter(~Exists(bot), paused_for=for_bot),
-            lambda one: strategies.resume(subscription=one, actor=audit.SYSTEM, why=for_bot),
+            lambda one: strategies.resume(subscription=one, actor=system, why=for_bot),
         ),
     }
 
@@ -222,11 +251,14 @@ def hold(
 ) -> TrustHold:  # fmt: skip
     """Decide instead of the score until a day, for a reason. One at a time: a new one ends the one before."""
     now = now or timezone.now()
+    if user == by:
+        raise OwnScore
     if not reason.strip():
         raise Invalid({"reason": ["is required"]})
     if expires_at <= now:
         raise Invalid({"expires_at": ["must lie ahead"]})
     with transaction.atomic():
+        User.locked(user.pk)
         TrustHold.objects.filter(user=user, kind=kind, ended_at=None).update(ended_at=now)
         made = TrustHold.objects.create(
             user=user, kind=kind, effect=effect, reason=reason, by=by, expires_at=expires_at
@@ -235,22 +267,24 @@ def hold(
             "trust.held", actor=actor, subject=f"user:{user.pk}", kind=str(kind), effect=str(effect), reason=reason
         )
     recalculate(user_id=user.pk, now=now)
-    enforce()
+    enforce(now)
     return made
 
 
-def end_hold(*, held: TrustHold, actor: audit.Actor, now: datetime | None = None) -> None:
+def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | None = None) -> None:
     """Let the score decide again."""
     now = now or timezone.now()
+    if held.user == by:
+        raise OwnScore
     with transaction.atomic():
         if TrustHold.objects.filter(pk=held.pk, ended_at=None).update(ended_at=now):
             audit.record("trust.hold_ended", actor=actor, subject=f"user:{held.user_id}", kind=held.kind)
     recalculate(user_id=held.user_id, now=now)
-    enforce()
+    enforce(now)
 
 
 def appeal(*, user: User, kind: Kind | str, note: str, actor: audit.Actor) -> TrustAppeal:
-    """Say something to one's score; once for each. Staff read it beside the assessment."""
+    """Object to one's score. Staff read it beside the assessment; until they answer there is no second one."""
     score = TrustScore.objects.filter(user=user, kind=kind).first()
     if score is None:
         raise NotFound
@@ -269,6 +303,9 @@ def appeal(*, user: User, kind: Kind | str, note: str, actor: audit.Actor) -> Tr
 
 @transaction.atomic
 def answer(*, appealed: TrustAppeal, text: str, by: User, actor: audit.Actor) -> None:
+    """Answer an appeal, once."""
+    if appealed.user == by:
+        raise OwnScore
     found = TrustAppeal.objects.filter(pk=appealed.pk, answered_at=None)
     if found.update(answer=text, answered_by=by, answered_at=timezone.now()):
         audit.record("trust.answered", actor=actor, subject=f"user:{appealed.user_id}", kind=appealed.kind)

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 CLOSE_BELOW, OPEN_FROM = Decimal(50), Decimal(70)
+NO_NEW_BELOW, NEW_FROM = Decimal(70), Decimal(75)  # a provider's new subscribers
 CLEAN = timedelta(days=1)
 BANDS = ((Decimal(90), "FINE"), (Decimal(70), "NOTE"), (Decimal(50), "WATCH"))
 

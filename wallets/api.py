@@ -6,7 +6,7 @@ from typing import Any
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
 from accounts import signing
@@ -83,10 +83,6 @@ MOVING_ERRORS = {
 }
 
 
-def good(shape: dict[str, Any], status: int = 200) -> dict[Any, Any]:
-    return {status: OpenApiResponse(shape)}
-
-
 class Wallet(PeopleView):
     """One's own wallet."""
 
@@ -94,7 +90,7 @@ class Wallet(PeopleView):
         operation_id="wallet",
         tags=["people"],
         parameters=[CURRENCY],
-        responses={**good(WALLET), **schema.errors(ERRORS)},
+        responses={**schema.good(WALLET), **schema.errors(ERRORS)},
     )
     def get(self, request: Request) -> HttpResponse:
         wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
@@ -109,7 +105,7 @@ class Entries(PeopleView):
         operation_id="wallet_entries",
         tags=["people"],
         parameters=[CURRENCY, OpenApiParameter("cursor", OpenApiTypes.STR), schema.LIMIT],
-        responses={**good(ENTRIES), **schema.errors(ERRORS)},
+        responses={**schema.good(ENTRIES), **schema.errors(ERRORS)},
     )
     def get(self, request: Request) -> HttpResponse:
         limit, cursor = paging.limit(request.GET.get("limit")), paging.cursor(request.GET.get("cursor"))
@@ -145,7 +141,7 @@ class Withdrawals(PeopleView):
         tags=["people"],
         parameters=[schema.IDEMPOTENCY],
         request={"application/json": ASKED},
-        responses={**good(WITHDRAWAL, 201), **schema.errors(MOVING_ERRORS)},
+        responses={**schema.good(WITHDRAWAL, 201), **schema.errors(MOVING_ERRORS)},
     )
     def post(self, request: Request) -> HttpResponse:
         amount, currency, note = _asked(wire.json_object(request._request.body))

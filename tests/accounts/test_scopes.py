@@ -49,6 +49,8 @@ GET    api/v2/wallets/me                      401     closed   closed closed clo
 GET    api/v2/wallets/me/entries              401     closed   closed closed closed    200    nowallet nowallet
 GET    api/v2/wallets/me/statement.csv        401     closed   closed closed closed    200    nowallet nowallet
 POST   api/v2/wallets/me/withdrawals          401     closed   closed closed closed  nokey    nowallet nowallet
+GET    api/v2/trust/me                        401     closed   closed closed closed    200      200      200
+POST   api/v2/trust/me/appeals                401     closed   closed closed closed   noscore noscore  noscore
 GET    api/schema/                            200      200      200    200    200      200      200      200
 GET    api/docs/                              200      200      200    200    200      200      200      200
 GET    healthz                                200      200      200    200    200      200      200      200
@@ -64,6 +66,8 @@ POST   wallet/requests/<uuid:request_id>/take-back/ 302 302     302    302    30
 POST   wallet/agreements/<int:agreement_id>/accept/ 302 302     302    302    302      404      404      404
 GET    wallet/statements/<str:month>/         302      302      302    302    302      200      404      404
 GET    wallet/fees/<int:agreement_id>/<int:period_no>/ 302 302  302    302    302      404      404      404
+GET    trust/                                 302      302      302    302    302      200      200      200
+POST   trust/appeal/                          302      302      302    302    302      302      302      302
 GET    admin/                                 302      302      302    302    302      302      200      200
 """
 WORDS = {
@@ -72,6 +76,7 @@ WORDS = {
     "closed": "history_closed_to_bots",
     "absent": "trade_unknown",
     "nowallet": "wallet_not_found",
+    "noscore": "not_found",
     "nokey": "idempotency_key_missing",
 }
 closed = WORDS["closed"]
@@ -165,6 +170,8 @@ def asked(row, caller, ticket):
         return path, "month=2026-01" if row.route.endswith("statement.csv") else "", None
     if row.route.endswith("/withdrawals"):
         return path, "", {"amount": "1"}
+    if row.route.endswith("/appeals"):
+        return path, "", {"kind": "FLOW", "note": "why?"}
     if row.route.endswith("/batch"):
         return path, "", {"operations": [{"idempotency_key": f"batch-{ticket:0>12}", "action": "open", **fresh}]}
     if row.route.endswith("/reduce"):
@@ -214,7 +221,7 @@ def test_no_route_has_a_method_that_is_not_in_the_table(caller, callers):
     listed = {(row.route, row.method) for row in ROWS}
     pages = {"healthz", "readyz", "metrics", "login/", "login/other/", "logout/", "", "admin/"}  # Django's own: forms
 
-    pages |= {row.route for row in ROWS if row.route.startswith("wallet/")}
+    pages |= {row.route for row in ROWS if row.route.startswith(("wallet/", "trust/"))}
     for route in {row.route for row in ROWS} - pages:
         for method in METHODS:
             if (route, method) in listed:

@@ -6,7 +6,7 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from accounts import services as accounts
@@ -19,6 +19,7 @@ from trust import checks, detector, evidence, services
 from trust.models import Kind, TrustAssessment, TrustScore
 
 USERS, WORKERS = 10, 32
+LOCK_NOT_AVAILABLE = "55P03"
 EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long form: 1000
 
 
@@ -65,6 +66,16 @@ def all_at_once(work, count=WORKERS):
     return told
 
 
+def until_it_gets_the_lock(do, *args, **kwargs):
+    """As the task does: whoever waited too long for a row begins anew."""
+    while True:
+        try:
+            return do(*args, **kwargs)
+        except OperationalError as busy:
+            if getattr(busy.__cause__, "sqlstate", "") != LOCK_NOT_AVAILABLE:
+                raise
+
+
 def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
     users = make_users(USERS, deals=3)
 
@@ -72,8 +83,8 @@ def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
         for step in range(EACH):
             owner, account = users[(number + step) % USERS]
             if number % 8 == 0:
-                close(account, 100 + number * EACH + step)
-            services.recalculate(user_id=owner.pk)
+                until_it_gets_the_lock(close, account, 100 + number * EACH + step)
+            until_it_gets_the_lock(services.recalculate, user_id=owner.pk)
 
     assert all_at_once(work) == {}
     now = timezone.now()

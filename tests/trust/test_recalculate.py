@@ -123,12 +123,37 @@ def test_the_sweep_takes_whoever_is_due_once(cast):
     assert set(TrustAssessment.objects.values_list("version", flat=True)) == {1}
 
 
+LATER = services.REST + timedelta(seconds=1)
+
+
 def test_a_close_makes_its_user_due(lena):
     services.sweep(now=timezone.now())
     closed(lena, 1)
 
-    assert services.sweep(now=timezone.now()) == 1
+    assert services.sweep(now=timezone.now() + LATER) == 1
     assert score_of(lena.owner).version == 2
+
+
+def test_news_is_gathered_for_a_while(lena):
+    services.sweep(now=timezone.now())
+    closed(lena, 1)
+    closed(lena, 2)
+
+    assert services.sweep(now=timezone.now() + services.REST / 2) == 0
+
+
+def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
+    services.sweep(now=timezone.now())
+    TrustSubject.objects.update(seen_until=timezone.now() - timedelta(days=1))
+    assert services.sweep(now=timezone.now() + LATER) == 0  # the control: without it nobody is due
+
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
+    TrustSubject.objects.update(seen_until=timezone.now())  # the close has been seen
+    lena_bot.send("POST", fields=opening("1"))
+
+    assert services.sweep(now=timezone.now() + LATER) == 1
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
 
 
 def test_a_day_without_news_is_news(cast):
@@ -172,6 +197,36 @@ def test_a_bot_that_misbehaves_copies_nothing_new(finn):
     services.enforce()
 
     assert Subscription.objects.get(account=finn).paused_for == "TRUST"
+
+
+def follow_again(account, strategy):
+    from strategies import services as strategies
+
+    return strategies.subscribe(account=account, strategy=strategy, actor=audit.SYSTEM)
+
+
+def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(user, lena, sam, finn):
+    from strategies.services import TakesNoSubscribers
+
+    set_score(user, Kind.FLOW, "69.99")
+    services.enforce()
+
+    with pytest.raises(TakesNoSubscribers):
+        follow_again(sam, lena.strategy)
+    assert Strategy.objects.get(account=lena).status == "ACTIVE"
+    assert follow_again(finn, lena.strategy).status == "ACTIVE"
+
+
+def test_it_takes_them_again_from_seventy_five_on(user, lena, sam):
+    for score, takes in (("60", False), ("74.99", False), ("75", True), ("70", True), ("69", False)):
+        set_score(user, Kind.FLOW, score)
+        services.enforce()
+        assert Strategy.objects.get(account=lena).takes_subscribers is takes, score
+
+    follow = Strategy.objects.get(account=lena)
+    set_score(user, Kind.FLOW, "90")
+    services.enforce()
+    assert follow_again(sam, follow).status == "ACTIVE"
 
 
 def test_what_was_frozen_by_hand_stays_frozen(user, lena):
@@ -234,7 +289,7 @@ def test_staff_keep_closed_what_the_score_would_open_until_a_day(user, lena, sta
     assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
     assert TrustSubject.objects.get(user=user).due_at <= one.expires_at
 
-    services.end_hold(held=one, actor=audit.SYSTEM)
+    services.end_hold(held=one, by=staff, actor=audit.SYSTEM)
     assert score_of(user).restricted_at  # it opens as any other does: after a clean day
     services.recalculate(user_id=user.pk, now=timezone.now() + 2 * DAY)
     services.enforce()

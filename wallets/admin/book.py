@@ -1,36 +1,28 @@
 """What the ledger's pages have in common."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
-from django import forms, urls
+from django import forms
 from django.conf import settings
-from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
 from core import admin as shown
-from core.admin import ReadOnly
-from core.errors import DomainError
+from core.steps import Step, Stepped
 from wallets import services
-from wallets.admin.steps import ADJUST, DEPOSIT, WITHDRAW, Step
+from wallets.admin.steps import ADJUST, DEPOSIT, WITHDRAW
 from wallets.models import MoneyRequest, Wallet
 
 ROWS = 50  # of a table on a page
 
 
-class Book(ReadOnly):
-    """A page of the ledger. Whoever posts an action that was not offered is refused."""
+class Book(Stepped):
+    """A page of the ledger."""
 
     change_form_template = "admin/wallets/page.html"
-    list_per_page = 50
-    list_max_show_all = 50
-    asked_about: ClassVar[Sequence[str]] = ()  # the columns that a step shows of what was chosen
+    step_template = "admin/wallets/step.html"
 
     def has_move_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("wallets.change_wallet")
@@ -38,70 +30,9 @@ class Book(ReadOnly):
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("wallets.change_moneyrequest")
 
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        action = request.POST.get("action")
-        if action and action not in self.get_actions(request):
-            raise PermissionDenied
-        return super().changelist_view(request, extra_context)
-
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        allowed = self.get_actions(request)
-        steps = [step for step in self.steps(kwargs["obj"]) if step.action in allowed]
-        context.update(steps=steps, **self.told(request, kwargs["obj"]))
-        return super().render_change_form(request, context, **kwargs)
-
-    def steps(self, obj: Any) -> Sequence[Step]:
-        """Which actions make sense for this one now."""
-        return ()
-
-    def told(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        """What the object's page shows besides its fields."""
-        return {}
-
-    def one_of(self, request: HttpRequest, chosen: QuerySet[Any]) -> Any:
-        found = list(chosen[:2])
-        if len(found) == 1:
-            return found[0]
-        self.message_user(request, f"Choose one {self.opts.verbose_name}, not several.", messages.ERROR)
-        return None
-
-    def ask(self, request: HttpRequest, step: Step, rows: Iterable[Any], form: forms.Form) -> HttpResponse:
-        listed = list(rows)
-        columns = [(name, getattr(self, name)) for name in self.asked_about]
-        one = listed[0] if len(listed) == 1 else None
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": step.title,
-            "step": step,
-            "heads": [(name, capfirst(column.short_description)) for name, column in columns],
-            "rows": [(row.pk, [column(row) for _, column in columns]) for row in listed],
-            "one": one,
-            "back": page_of(one) if one else list_of(self.model),
-            "form": form,
-            "limit": settings.SECOND_PERSON_ABOVE if step in (DEPOSIT, WITHDRAW, ADJUST) else None,
-        }
-        return TemplateResponse(request, "admin/wallets/step.html", context)
-
-    def refused(self, request: HttpRequest, no: DomainError, of: str = "") -> None:
-        self.message_user(request, f"{of}{': ' if of else ''}{no.says} ({no.code})", messages.ERROR)
-
-
-def list_of(model: type[Model]) -> str:
-    return urls.reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
-
-
-def page_of(obj: Any) -> str:
-    return urls.reverse(f"admin:{obj._meta.app_label}_{obj._meta.model_name}_change", args=[obj.pk])
-
-
-def linked(obj: Any, text: Any = None) -> SafeString | str:
-    return "–" if obj is None else format_html('<a href="{}">{}</a>', page_of(obj), text or obj)
-
-
-def words(text: str) -> SafeString:
-    """What somebody wrote, in lines that a column holds."""
-    return format_html('<span class="told">{}</span>', text or "–")
+    def ask(self, request: HttpRequest, step: Step, rows: Iterable[Any], form: forms.Form, **more: Any) -> HttpResponse:
+        limit = settings.SECOND_PERSON_ABOVE if step in (DEPOSIT, WITHDRAW, ADJUST) else None
+        return super().ask(request, step, rows, form, limit=limit, **more)
 
 
 def whose(wallet: Wallet) -> str:
@@ -120,10 +51,6 @@ STATE_CHIPS = {"DONE": "good", "PENDING": "wait", "REJECTED": "bad", "POSTED": "
 
 def state_chip(one: Any) -> SafeString:
     return shown.chip(one.state.lower(), STATE_CHIPS.get(one.state, ""))
-
-
-def caller(request: HttpRequest) -> Any:
-    return request.user
 
 
 def spelled(asked: MoneyRequest) -> str:

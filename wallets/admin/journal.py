@@ -14,9 +14,10 @@ from django.utils.safestring import SafeString
 from audit.people import actor_of
 from core import admin as shown
 from core.errors import DomainError
+from core.steps import Step, linked, page_of, words
 from wallets import services
-from wallets.admin.book import Book, check_not_their_own, linked, page_of, state_chip, whose, words
-from wallets.admin.steps import REVERSE, Step
+from wallets.admin.book import Book, check_not_their_own, state_chip, whose
+from wallets.admin.steps import REVERSE
 from wallets.models import LedgerHalt, LedgerTransfer, WalletHold
 
 

@@ -11,9 +11,10 @@ from django.utils.safestring import SafeString
 from audit.people import actor_of
 from core import admin as shown
 from core.errors import DomainError
+from core.steps import Step, caller, linked, words
 from wallets import services
-from wallets.admin.book import Book, caller, linked, spelled, state_chip, whose, words
-from wallets.admin.steps import APPROVE, REJECT, Step
+from wallets.admin.book import Book, spelled, state_chip, whose
+from wallets.admin.steps import APPROVE, REJECT
 from wallets.models import MoneyRequest
 
 DECIDED_AT_ONCE = 50  # each is a transaction of its own, within one request

@@ -1,8 +1,6 @@
 """What is asked on a page of its own before an action takes effect."""
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +9,7 @@ from django.http import HttpRequest
 
 from core import money
 from core.errors import DomainError
-from strategies.admin import ReasonForm
+from core.steps import ReasonForm, Step
 
 
 class KeyedForm(forms.Form):
@@ -59,25 +57,12 @@ class AdjustForm(KeyedForm):
         return amount
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The page between an action and its effect. `grave`: its button warns."""
-
-    action: str
-    title: str
-    lead: str
-    form: Callable[..., forms.Form]
-    grave: bool = False
-
-    def filled(self, request: HttpRequest) -> forms.Form:
-        return self.form(request.POST if "confirmed" in request.POST else None)
-
-    def again(self, request: HttpRequest, no: DomainError) -> forms.Form:
-        """The form as it was sent. What was refused for good gets a new key: the old one stands for the refusal."""
-        data = request.POST.copy()
-        if no.retry != "same_key":
-            data["key"] = str(uuid.uuid4())
-        return self.form(data)
+def again(request: HttpRequest, step: Step, no: DomainError) -> forms.Form:
+    """The form as it was sent. What was refused for good gets a new key: the old one stands for the refusal."""
+    data = request.POST.copy()
+    if no.retry != "same_key":
+        data["key"] = str(uuid.uuid4())
+    return step.form(data)
 
 
 DEPOSIT = Step("deposit", "Deposit", "For money that has come in. It is theirs to spend at once.", DepositForm)

@@ -15,9 +15,10 @@ from audit.models import AuditLog
 from audit.people import actor_of
 from core import admin as shown
 from core.errors import DomainError
+from core.steps import Step, caller, page_of
 from wallets import services
-from wallets.admin.book import ROWS, Book, caller, check_not_their_own, page_of, spelled
-from wallets.admin.steps import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, Step
+from wallets.admin.book import ROWS, Book, check_not_their_own, spelled
+from wallets.admin.steps import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, again
 from wallets.models import LedgerEntry, MoneyRequest, Wallet, WalletHold
 
 TOLD_OF_A_WALLET = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
@@ -165,7 +166,7 @@ class WalletAdmin(Book):
             self.message_user(request, do(wallet, form.cleaned_data))
         except DomainError as no:
             self.refused(request, no)
-            return self.ask(request, step, [wallet], step.again(request, no))
+            return self.ask(request, step, [wallet], again(request, step, no))
         return redirect(page_of(wallet))
 
 

@@ -1,0 +1,38 @@
+"""What the desk thinks of a user's bots and trades, why, what would raise it, and the place to object."""
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from audit.people import actor_of
+from portal.answers import told
+from trust import services, telling
+
+POINTS = 200  # of the line
+
+
+@never_cache
+@login_required
+def standing(request: HttpRequest) -> HttpResponse:
+    """Each score with its reasons in plain words, and a form to appeal."""
+    found = telling.tell(request.user)  # type: ignore[arg-type]
+    lines = [services.trend(request.user, one.score.kind, POINTS) for one in found]  # type: ignore[arg-type]
+    shown = [
+        {"told": one, "line": telling.line([each.score for each in lately], 600, 100), "since": lately[0].at}
+        for one, lately in zip(found, lines, strict=True)
+    ]
+    return render(request, "portal/trust.html", {"scores": shown, "now": timezone.now()})
+
+
+@require_POST
+@login_required
+def appeal(request: HttpRequest) -> HttpResponse:
+    def say() -> str:
+        kind, note = request.POST.get("kind", ""), request.POST.get("note", "")
+        services.appeal(user=request.user, kind=kind, note=note[:2000], actor=actor_of(request))  # type: ignore[arg-type]
+        return "Sent. Staff read it beside your score, and their answer will stand here."
+
+    return told(request, say, "portal:trust")

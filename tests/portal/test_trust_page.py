@@ -1,0 +1,98 @@
+"""The page on which the judged find their scores: their own alone, in words, with a way to object."""
+
+import re
+from decimal import Decimal
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from tests.trust.flows import flow
+from trust import evidence, services, telling
+from trust.models import Kind, TrustAppeal
+
+PAGE = "/trust/"
+
+
+def text(answer):
+    assert answer.status_code == 200
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
+
+
+@pytest.fixture
+def as_lena(client, lena):
+    client.force_login(lena.owner)
+    return client
+
+
+@pytest.fixture
+def doubled(lena, monkeypatch):
+    """lena doubled her volume after each loss, for a year."""
+    known = flow("martingale", 7)
+    monkeypatch.setattr(evidence, "of_provider", lambda user, now: known)
+    services.recalculate(user_id=lena.owner.pk, now=known.until)
+    services.enforce()
+
+
+def test_a_visitor_is_asked_to_sign_in(client, cast):
+    assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
+
+
+def test_who_is_not_judged_is_told_so(as_lena):
+    assert "Nothing here is judged yet" in text(as_lena.get(PAGE))
+
+
+def test_says_what_counted_what_follows_and_what_would_raise_it(as_lena, doubled):
+    page = text(as_lena.get(PAGE))
+
+    assert "the losses the next trade was half as large again, or more." in page
+    assert "close-only Your strategies open nothing new. Closes pass, as always." in page
+    assert "What would raise it Do not raise the volume after a loss." in page
+
+
+def test_nobody_sees_the_scores_of_others(client, finn, doubled):
+    client.force_login(finn.owner)
+
+    assert "raise the volume" not in text(client.get(PAGE))
+
+
+def test_an_appeal_is_shown_with_its_answer(as_lena, doubled, staff):
+    sent = text(as_lena.post(f"{PAGE}appeal/", {"kind": "FLOW", "note": "I <hedge> elsewhere"}, follow=True))
+    assert "Sent. Staff read it" in sent
+    assert "I &lt;hedge&gt; elsewhere" in sent
+    assert "Staff have not answered yet." in sent
+    assert "Is this wrong?" not in sent
+
+    services.answer(appealed=TrustAppeal.objects.get(), text="Show us.", by=staff, actor=services.audit.SYSTEM)
+    assert "Staff answered" in text(as_lena.get(PAGE))
+
+
+@pytest.mark.parametrize("fields", [{}, {"kind": "FLOW", "note": " "}, {"kind": "LUCK", "note": "why?"}])
+def test_a_faulty_appeal_is_refused_in_words(as_lena, doubled, fields):
+    answer = as_lena.post(f"{PAGE}appeal/", fields, follow=True)
+
+    assert 'class="fault"' in answer.content.decode()
+    assert not TrustAppeal.objects.exists()
+
+
+def test_every_bar_is_as_long_as_its_points(as_lena, doubled, lena):
+    (score,) = [one for one in telling.tell(lena.owner) if one.score.kind == Kind.FLOW]
+    drawn = re.findall(r'class="part" width="([^"]+)"', as_lena.get(PAGE).content.decode())
+
+    assert [float(width) for width in drawn[: len(score.counted)]] == [reason.points for reason in score.counted]
+
+
+def test_the_line_runs_from_the_oldest_to_the_newest():
+    assert telling.line([Decimal(0), Decimal(50), Decimal(100)], 100, 10) == "0.0,10.0 50.0,5.0 100.0,0.0"
+    assert telling.line([Decimal(70)], 100, 100) == "0.0,30.0 100.0,30.0"
+
+
+def test_what_ends_a_restriction_is_told(lena):
+    now = timezone.now()
+    for score, at in (("40", now), ("80", now)):
+        with transaction.atomic():
+            services._write(lena.owner, Kind.FLOW, at, score=Decimal(score), features=[], inputs={}, as_of="")
+    (told,) = telling.tell(lena.owner)
+    opens = now + services.standing.CLEAN
+
+    assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in told.follows

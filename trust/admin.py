@@ -1,0 +1,291 @@
+"""Who behaves, and why the desk thinks so; what staff decide instead, and what they answer to the judged."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import Exists, F, OuterRef, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from audit.admin import named
+from audit.models import AuditLog
+from audit.people import actor_of
+from core import admin as shown
+from core.errors import DomainError
+from core.steps import Step, Stepped, caller, linked, page_of, words
+from trust import services, telling
+from trust.models import Band, Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
+
+ROWS = 20  # of a table on a page
+POINTS = 30  # of the line in a list
+CHIPS = {Band.FINE: "good", Band.NOTE: "", Band.WATCH: "wait", Band.CLOSE_ONLY: "bad"}
+SPARK = '<svg class="spark" viewBox="-1 -1 92 24" aria-hidden="true"><polyline points="{}"/></svg>'
+FACTS = ["trust.restricted", "trust.restored", "trust.held", "trust.hold_ended", "trust.appealed", "trust.answered"]
+DAYS = [(1, "a day"), (7, "a week"), (30, "30 days"), (90, "90 days")]
+
+
+class HoldForm(forms.Form):
+    effect = forms.ChoiceField(choices=TrustHold.Effect.choices)
+    days = forms.TypedChoiceField(label="For", choices=DAYS, coerce=int, initial=7)
+    reason = forms.CharField(
+        max_length=500, widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="In words. The one who is judged reads it, and it stays in the audit log, with your name.",
+    )  # fmt: skip
+
+
+class AnswerForm(forms.Form):
+    text = forms.CharField(
+        label="Answer", max_length=2000, widget=forms.Textarea(attrs={"rows": 5}),
+        help_text="Whoever appealed reads it on their page. It cannot be changed.",
+    )  # fmt: skip
+
+
+RECALCULATE = Step("recalculate", "Recalculate", "", forms.Form)
+HOLD = Step("hold", "Hold", "You decide instead of the score, until a day. Closes pass in either case.", HoldForm)
+END_HOLD = Step(
+    "end_hold", "End hold", "The score decides again. What is closed opens after a clean day, as always.", forms.Form
+)
+ANSWER = Step("answer", "Answer", "An appeal is answered once.", AnswerForm)
+
+
+class RestrictedFilter(admin.SimpleListFilter):
+    title, parameter_name = "what follows", "follows"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("closed", "close-only"), ("held", "held by staff")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "closed":
+            return queryset.filter(restricted_at__isnull=False)
+        return queryset.filter(is_held=True) if self.value() == "held" else queryset
+
+
+@admin.register(TrustScore)
+class TrustScoreAdmin(Stepped):
+    change_form_template = "admin/trust/score.html"
+    list_display = ["whose", "kind", "score_", "band_", "follows", "trend", "calculated_at"]
+    list_filter = ["kind", "band", RestrictedFilter]
+    list_select_related = ["user"]
+    search_fields = ["user__username"]
+    search_help_text = "User name"
+    ordering = ["score", "user__username", "kind"]
+    fields = ["whose", "kind", "version", "as_of", "restricted_at", "clean_since", "calculated_at"]
+    readonly_fields = ["whose"]
+    actions = ["recalculate", "hold", "end_hold"]
+    asked_about = ["whose", "kind_", "score_", "band_", "follows"]
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("trust.change_trustscore")
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        mine = {"user": OuterRef("user"), "kind": OuterRef("kind")}
+        lately = TrustAssessment.objects.filter(**mine).order_by("-version").values("score")[:POINTS]
+        held = TrustHold.objects.filter(**mine, ended_at=None, expires_at__gt=timezone.now())
+        found = super().get_queryset(request)
+        return found.annotate(lately=ArraySubquery(lately), is_held=Exists(held))
+
+    @admin.display(description="user", ordering="user__username")
+    def whose(self, score: TrustScore) -> str:
+        return score.user.get_username()
+
+    @admin.display(description="question")
+    def kind_(self, score: TrustScore) -> str:
+        return score.get_kind_display()
+
+    @admin.display(description="score", ordering="score")
+    def score_(self, score: TrustScore) -> SafeString:
+        return shown.number(score.score, 2)
+
+    @admin.display(description="band", ordering="score")
+    def band_(self, score: TrustScore) -> SafeString:
+        return shown.chip(score.get_band_display(), CHIPS[Band(score.band)])
+
+    @admin.display(description="what follows", ordering="restricted_at")
+    def follows(self, score: Any) -> SafeString | str:
+        held = shown.chip("held", "wait") if score.is_held else ""
+        closed = shown.chip("close-only", "bad") if score.restricted_at else ""
+        return format_html("{} {}", closed, held) if held or closed else "–"
+
+    @admin.display(description="trend")
+    def trend(self, score: Any) -> SafeString:
+        drawn = telling.line(score.lately[::-1], 90, 22)
+        return format_html(
+            '<svg class="spark" viewBox="-1 -1 92 24" aria-hidden="true"><polyline points="{}"/></svg>', drawn
+        )
+
+    def steps(self, score: Any) -> Sequence[Step]:
+        return RECALCULATE, HOLD, *([END_HOLD] if score.is_held else [])
+
+    def told(self, request: HttpRequest, score: TrustScore) -> dict[str, Any]:
+        assessments = TrustAssessment.objects.filter(user=score.user, kind=score.kind)
+        asked = request.GET.get("version", "")
+        version = int(asked) if asked.isdecimal() and len(asked) < 19 else score.version
+        assessment = assessments.filter(version=version).first() or assessments.get(version=score.version)
+        holds = TrustHold.objects.filter(user=score.user, kind=score.kind).select_related("by")
+        facts = AuditLog.objects.filter(subject=f"user:{score.user_id}", action__in=FACTS, detail__kind=score.kind)
+        lately = services.trend(score.user, score.kind, 200)
+        return {
+            "score": score,
+            "assessment": assessment,
+            "is_latest": assessment.version == score.version,
+            "question": telling.QUESTIONS[Kind(score.kind)],
+            "nothing": telling.NOTHING[Kind(score.kind)],
+            "reasons": telling.reasons(assessment),
+            "band_chip": self.band_(score),
+            "line": telling.line([one.score for one in lately], 600, 100),
+            "first": lately[0].at,
+            "before": assessments.order_by("-version").defer("features")[:ROWS],
+            "held": holds.filter(ended_at=None, expires_at__gt=timezone.now()).first(),
+            "follows": telling.follows(score, holds.filter(ended_at=None, expires_at__gt=timezone.now()).first()),
+            "appeals": TrustAppeal.objects.filter(user=score.user, kind=score.kind).order_by("-pk")[:ROWS],
+            "timeline": named(facts.order_by("-id")[:ROWS]),
+        }
+
+    @admin.action(description="Recalculate now", permissions=["decide"])
+    def recalculate(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
+        rows = list(chosen.select_related("user"))
+        people = {score.user_id: score.user for score in rows}
+        for user in people.values():
+            services.recalculate(user_id=user.pk)
+        services.enforce()
+        names = ", ".join(sorted(user.get_username() for user in people.values()))
+        self.message_user(request, f"Recalculated: {names}.")
+        return redirect(page_of(rows[0])) if len(rows) == 1 else None
+
+    @admin.action(description="Hold: decide instead of the score", permissions=["decide"])
+    def hold(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
+        def decide(score: TrustScore, told: dict[str, Any]) -> str:
+            until = timezone.now() + timedelta(days=told["days"])
+            made = services.hold(
+                user=score.user, kind=score.kind, effect=told["effect"], reason=told["reason"], expires_at=until,
+                by=caller(request), actor=actor_of(request),
+            )  # fmt: skip
+            return f"{score.user} {made.get_effect_display()}, until {made.expires_at:%Y-%m-%d %H:%M} UTC."
+
+        return self._step(request, chosen, HOLD, decide)
+
+    @admin.action(description="End a hold: the score decides again", permissions=["decide"])
+    def end_hold(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
+        def end(score: TrustScore, told: dict[str, Any]) -> str:
+            held = TrustHold.objects.filter(user=score.user, kind=score.kind, ended_at=None).first()
+            if held is None:
+                return "Nothing is held."
+            services.end_hold(held=held, by=caller(request), actor=actor_of(request))
+            return f"The score of {score.user} decides again."
+
+        return self._step(request, chosen, END_HOLD, end)
+
+    def _step(self, request: HttpRequest, chosen: QuerySet[TrustScore], step: Step, do: Any) -> HttpResponse | None:
+        score = self.one_of(request, chosen.select_related("user"))
+        if score is None:
+            return None
+        form = step.filled(request)
+        if not form.is_valid():
+            return self.ask(request, step, [score], form)
+        try:
+            self.message_user(request, do(score, form.cleaned_data))
+        except DomainError as no:
+            self.refused(request, no)
+        return redirect(page_of(score))
+
+
+@admin.register(TrustAppeal)
+class TrustAppealAdmin(Stepped):
+    list_display = ["created_at", "state", "whose", "kind", "note_", "answered_by"]
+    list_filter = [("answered_at", admin.EmptyFieldListFilter), "kind", "created_at"]
+    list_select_related = ["user", "answered_by"]
+    search_fields = ["user__username", "note"]
+    search_help_text = "User name, or what was said"
+    ordering = [F("answered_at").desc(nulls_first=True), "-created_at"]
+    fields = ["whose", "kind", "assessed", "note_", "created_at", "answer_", "answered_by", "answered_at"]
+    readonly_fields = ["whose", "assessed", "note_", "answer_"]
+    actions = ["answer"]
+    asked_about = ["whose", "kind_", "note_"]
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("trust.change_trustappeal")
+
+    @admin.display(description="state", ordering="answered_at")
+    def state(self, appeal: TrustAppeal) -> SafeString:
+        return shown.chip("answered", "good") if appeal.answered_at else shown.chip("waits", "wait")
+
+    @admin.display(description="user", ordering="user__username")
+    def whose(self, appeal: TrustAppeal) -> str:
+        return appeal.user.get_username()
+
+    @admin.display(description="question")
+    def kind_(self, appeal: TrustAppeal) -> str:
+        return appeal.get_kind_display()
+
+    @admin.display(description="said")
+    def note_(self, appeal: TrustAppeal) -> SafeString:
+        return words(appeal.note)
+
+    @admin.display(description="answer")
+    def answer_(self, appeal: TrustAppeal) -> SafeString:
+        return words(appeal.answer)
+
+    @admin.display(description="about")
+    def assessed(self, appeal: TrustAppeal) -> SafeString | str:
+        score = TrustScore.objects.filter(user=appeal.user, kind=appeal.kind).first()
+        if score is None:
+            return "–"
+        return format_html('<a href="{}?version={}">version {}</a>', page_of(score), appeal.version, appeal.version)
+
+    def steps(self, appeal: TrustAppeal) -> Sequence[Step]:
+        return () if appeal.answered_at else (ANSWER,)
+
+    @admin.action(description="Answer", permissions=["decide"])
+    def answer(self, request: HttpRequest, chosen: QuerySet[TrustAppeal]) -> HttpResponse | None:
+        appeal = self.one_of(request, chosen.select_related("user"))
+        if appeal is None:
+            return None
+        form = ANSWER.filled(request)
+        if not form.is_valid():
+            return self.ask(request, ANSWER, [appeal], form)
+        try:
+            services.answer(
+                appealed=appeal, text=form.cleaned_data["text"], by=caller(request), actor=actor_of(request)
+            )
+            self.message_user(request, f"Answered {appeal.user}.")
+        except DomainError as no:
+            self.refused(request, no)
+        return redirect(page_of(appeal))
+
+
+@admin.register(TrustHold)
+class TrustHoldAdmin(Stepped):
+    """To read: a hold is made and ended on the score's page."""
+
+    list_display = ["created_at", "state", "whose", "kind", "effect", "reason_", "by", "expires_at"]
+    list_filter = ["effect", "kind", "created_at"]
+    list_select_related = ["user", "by"]
+    search_fields = ["user__username", "by__username", "reason"]
+    search_help_text = "User name, who decided, or why"
+    ordering = ["-created_at"]
+    fields = ["whose", "kind", "effect", "reason_", "by", "created_at", "expires_at", "ended_at", "score_"]
+    readonly_fields = ["whose", "reason_", "score_"]
+
+    @admin.display(description="state", ordering="expires_at")
+    def state(self, held: TrustHold) -> SafeString:
+        in_force = held.ended_at is None and held.expires_at > timezone.now()
+        return shown.chip("in force", "wait") if in_force else shown.chip("over")
+
+    @admin.display(description="user", ordering="user__username")
+    def whose(self, held: TrustHold) -> str:
+        return held.user.get_username()
+
+    @admin.display(description="reason")
+    def reason_(self, held: TrustHold) -> SafeString:
+        return words(held.reason)
+
+    @admin.display(description="score")
+    def score_(self, held: TrustHold) -> SafeString | str:
+        return linked(TrustScore.objects.filter(user=held.user, kind=held.kind).first())

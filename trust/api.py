@@ -1,0 +1,145 @@
+"""What the judged may read of their scores, and say to them."""
+
+from typing import Any
+
+from django.http import HttpResponse
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+
+from accounts.people import PeopleView
+from audit.people import actor_of
+from core import answers, wire
+from core.answers import json_response
+from trades import schema
+from trust import services, telling
+from trust.models import Band, Kind, TrustAppeal, TrustHold
+
+SCORE: schema.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
+STATISTIC: schema.Schema = {"type": ["number", "null"]}
+KIND: schema.Schema = {"type": "string", "enum": Kind.values}
+REASON = schema.obj(
+    {
+        "name": {"type": "string"},
+        "says": {"type": "string", "description": "In plain words."},
+        "state": {"type": "string", "enum": ["counts", "well", "too few", "for information"]},
+        "points": {"type": "number", "description": "By how many the score would be higher without it."},
+        "remedy": {"type": "string", "description": "What would raise the score. Empty where it takes nothing."},
+        "n": {"type": "integer", "description": "How many observations it rests on."},
+        "least_n": {"type": ["integer", "null"], "description": "From how many on it counts."},
+        "value": STATISTIC,
+        "warn": {**STATISTIC, "description": "From here on it takes points."},
+        "red": {**STATISTIC, "description": "Here it takes all that its weight allows."},
+    }
+)
+APPEAL = schema.obj(
+    {
+        "kind": KIND,
+        "version": {"type": "integer", "description": "Of the score that it is about."},
+        "note": {"type": "string"},
+        "created_at": schema.MOMENT,
+        "answer": {"type": "string"},
+        "answered_at": schema.nullable(schema.MOMENT),
+    }
+)
+HOLD = schema.obj(
+    {
+        "effect": {"type": "string", "enum": TrustHold.Effect.values},
+        "reason": {"type": "string"},
+        "expires_at": schema.MOMENT,
+    }
+)
+TOLD = schema.obj(
+    {
+        "kind": KIND,
+        "question": {"type": "string"},
+        "score": SCORE,
+        "band": {"type": "string", "enum": Band.values},
+        "close_only": {"type": "boolean", "description": "Nothing new is opened; closes pass."},
+        "follows": {"type": "string", "description": "What it leads to, and how that ends."},
+        "version": {"type": "integer", "description": "Grows by one with each calculation."},
+        "as_of": {"type": "string", "description": "The latest event that is in it."},
+        "calculated_at": schema.MOMENT,
+        "reasons": {"type": "array", "items": REASON, "description": "What took most points first."},
+        "held": schema.nullable(HOLD),
+        "appeal": schema.nullable(APPEAL),
+    }
+)
+SCORES = schema.obj({"data": {"type": "array", "items": TOLD}})
+ASKED = schema.obj({"kind": KIND, "note": {"type": "string", "minLength": 1, "maxLength": 2000}})
+APPEAL_ERRORS = {
+    **schema.PEOPLE_ERRORS,
+    400: "request_malformed",
+    403: "csrf_failed, history_closed_to_bots, https_required",
+    404: "not_found",
+    409: "appealed_already",
+    415: "unsupported_media_type",
+    422: "invalid",
+}
+
+
+class Scores(PeopleView):
+    """One's own scores, each with its reasons."""
+
+    @extend_schema(
+        operation_id="trust",
+        tags=["people"],
+        responses={**schema.good(SCORES), **schema.errors(schema.PEOPLE_ERRORS)},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        return json_response({"data": [_told(one) for one in telling.tell(request.user)]})  # type: ignore[arg-type]
+
+
+class Appeals(PeopleView):
+    """A note to staff about one's latest score."""
+
+    @extend_schema(
+        operation_id="appeal",
+        summary="Object to one's score",
+        tags=["people"],
+        request={"application/json": ASKED},
+        responses={**schema.good(APPEAL, 201), **schema.errors(APPEAL_ERRORS)},
+    )
+    def post(self, request: Request) -> HttpResponse:
+        form = wire.Form(wire.json_object(request._request.body))
+        kind = form.need("kind", wire.one_of(Kind.values))
+        note = form.need("note", wire.text(2000))
+        form.done()
+        made = services.appeal(user=request.user, kind=kind, note=note, actor=actor_of(request._request))  # type: ignore[arg-type]
+        return json_response(_appealed(made), 201)
+
+
+def _told(one: telling.Told) -> dict[str, Any]:
+    score = one.score
+    return {
+        "kind": score.kind,
+        "question": one.question,
+        "score": f"{score.score:.2f}",
+        "band": score.band,
+        "close_only": one.is_restricted,
+        "follows": one.follows,
+        "version": score.version,
+        "as_of": score.as_of,
+        "calculated_at": answers.iso(score.calculated_at),
+        "reasons": [_reason(reason) for reason in one.reasons],
+        "held": _held(one.hold) if one.hold else None,
+        "appeal": _appealed(one.appeal) if one.appeal else None,
+    }
+
+
+def _reason(reason: telling.Reason) -> dict[str, Any]:
+    return {name: getattr(reason, name) for name in REASON["properties"]}
+
+
+def _held(hold: TrustHold) -> dict[str, Any]:
+    return {"effect": hold.effect, "reason": hold.reason, "expires_at": answers.iso(hold.expires_at)}
+
+
+def _appealed(appeal: TrustAppeal) -> dict[str, Any]:
+    return {
+        "kind": appeal.kind,
+        "version": appeal.version,
+        "note": appeal.note,
+        "created_at": answers.iso(appeal.created_at),
+        "answer": appeal.answer,
+        "answered_at": answers.iso(appeal.answered_at) if appeal.answered_at else None,
+    }
