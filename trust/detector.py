@@ -86,6 +86,22 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """What became of one copier's trade: `of` names the deal that it copied."""
+
+    of: str
+    side: str
+    volume: Decimal
+    open_price: Decimal
+    close_price: Decimal
+
+    @property
+    def gained(self) -> Decimal:
+        moved = self.close_price - self.open_price
+        return moved if self.side == "BUY" else -moved
+
+
+@dataclass(frozen=True, slots=True)
 class Bar:
     opened_at: datetime
     minutes: int
@@ -106,6 +122,7 @@ class Evidence:
     until: datetime
     positions: Sequence[Position] = ()
     fills: Sequence[Fill] = ()
+    copies: Sequence[Copy] = ()
     bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
     others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
@@ -161,6 +178,7 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
         "concentration": _concentration(deals),
         "slippage_skew": _slippage_skew(evidence.fills),
         "uncopyable": _uncopyable(deals, evidence.fills),
+        "not_captured": _not_captured(deals, evidence.copies),
         **{f"markout_{hours}h": _markout(deals, weights, price, hours) for hours in (1, 4, 24)},
     }
     return _scored(measured)
@@ -196,6 +214,7 @@ _RULES = {
     "concentration": _Rule(0.45, 0.90, 10, 0.1, "Let no single day make most of the profit."),
     "slippage_skew": _Rule(0.60, 0.85, 50, 0.5, "None: copies should be filled better about as often as worse."),
     "uncopyable": _Rule(0.30, 0.60, 30, 0.6, "Aim for moves that are large against what copying costs."),
+    "not_captured": _Rule(0.30, 0.60, 30, 0.5, "Hold for longer: what you win is over before copies have it."),
     "markout_1h": _Rule(0.0, 0.0, 30, 0.0, ""),
     "markout_4h": _Rule(0.0, 0.0, 30, 0.0, ""),
     "markout_24h": _Rule(0.0, 0.0, 30, 0.0, ""),
@@ -403,6 +422,18 @@ def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
     moves = sum(abs(float(deal.gained / deal.open_price)) for deal in deals) / len(deals) * 10_000
     ratio = lost / moves if moves else 0.0
     return _Measured(ratio, len(fills), f"Copies lose {_percent(ratio)} of an average move to slippage.")
+
+
+def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
+    """1 − what copies won ÷ what the trades that they copied won, both for the same volume and price at entry (the
+    capture ratio, Darwinex's divergence as a share: 0.7 warns, 0.4 is red). Nothing is lost where nothing was won.
+    """
+    known = {deal.ref: deal for deal in deals}
+    found = [(one, known[one.of]) for one in copies if one.of in known]
+    theirs = sum((one.gained / one.open_price * one.volume for one, _ in found), Decimal(0))
+    his = sum((deal.gained / deal.open_price * one.volume for one, deal in found), Decimal(0))
+    share = float(min(Decimal(2), max(Decimal(0), 1 - theirs / his))) if his > 0 else 0.0
+    return _Measured(share, len(found), f"Copies missed {_percent(share)} of what the trades that they copied won.")
 
 
 def _markout(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices", hours: int) -> _Measured:

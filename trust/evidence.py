@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count
+from django.db.models import Count, Max, Min
 
 from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
@@ -74,12 +74,19 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
         for row in orders.order_by("-pk")[:MOST_DEALS]
         if row.executed_price is not None
     ]
+    copied = TradeHistory.objects.filter(
+        strategy__owner=user, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
+    ).exclude(master_trade=None)
+    copies = [
+        detector.Copy(str(row.master_trade), str(row.type), row.volume, row.open_price, row.close_price)
+        for row in copied.order_by("-closed_at", "-trade_id")[:MOST_DEALS]
+    ]
     symbols = {one.symbol for one in deals} | {one.symbol for one in positions}
     bars = {symbol: bars_of(symbol, since, now) for symbol in symbols}
     others, totals = _others(user, deals)
     return detector.Evidence(
-        deals=deals, positions=positions, fills=fills, bars=bars, others=others, totals=totals,
-        since=since, until=now,
+        deals=deals, positions=positions, fills=fills, copies=copies, bars=bars, others=others,
+        totals=totals, since=since, until=now,
     )  # fmt: skip
 
 
@@ -99,20 +106,22 @@ def deal(row: TradeHistory) -> detector.Deal:
 
 
 def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.Bar]:
-    """The symbol's bars, kept by the process for as long as none was added."""
-    latest = Candle.objects.filter(instrument_id=symbol, opened_at__lte=until).order_by("-opened_at").first()
-    if latest is None:
+    """The symbol's bars, of the length that reaches furthest. The process keeps them for as long as none is added."""
+    since = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    kept = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=until)
+    ends = {"first": Min("opened_at"), "latest": Max("opened_at"), "count": Count("opened_at")}
+    series = list(kept.values("minutes").annotate(**ends))
+    if not series:
         return ()
-    return _bars(symbol, since.replace(hour=0, minute=0, second=0, microsecond=0), latest.opened_at)
+    best = max(series, key=lambda one: (one["latest"] - one["first"], -one["minutes"]))
+    return _bars(symbol, best["minutes"], since, best["latest"], best["count"])
 
 
 @functools.lru_cache(maxsize=64)
-def _bars(symbol: str, since: datetime, latest: datetime) -> Sequence[detector.Bar]:
-    rows = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=latest).order_by(
-        "opened_at"
-    )
+def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[detector.Bar]:
+    rows = Candle.objects.filter(instrument_id=symbol, minutes=minutes, opened_at__range=(since, latest))
     fields = ("opened_at", "minutes", "open", "high", "low", "close")
-    return tuple(detector.Bar(*row) for row in rows.values_list(*fields))
+    return tuple(detector.Bar(*row) for row in rows.order_by("opened_at").values_list(*fields))
 
 
 def _position(row: ActiveTrade, now: datetime) -> detector.Position:

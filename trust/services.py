@@ -104,6 +104,7 @@ def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
             "deals": len(known.deals),
             "positions": len(known.positions),
             "fills": len(known.fills),
+            "copies": len(known.copies),
             "bars": sum(map(len, known.bars.values())),
             "others": len(known.others),
             "days": evidence.WINDOW.days,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.trust import flows
 from trust import detector
-from trust.detector import Bar, Deal, Evidence, Fill, Position, wilson
+from trust.detector import Bar, Copy, Deal, Evidence, Fill, Position, wilson
 
 T0 = datetime(2026, 1, 5, tzinfo=UTC)
 NOW = T0 + timedelta(days=30)
@@ -147,6 +147,26 @@ def test_what_copying_costs_against_what_a_trade_moves():
     fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1005")) for _ in range(60)]
 
     assert feature([deal(number) for number in range(5)], "uncopyable", fills=fills).value == pytest.approx(0.5)
+
+
+def copies(count, close_price):
+    opened, closed = Decimal("1.1"), Decimal(close_price)
+    return [Copy(f"{number:05}", "BUY", Decimal(1), opened, closed) for number in range(count)]
+
+
+def test_copies_that_win_less_than_what_they_copy():
+    rows = [deal(number, opened="1.1", gained="0.00100") for number in range(40)]
+
+    assert feature(rows, "not_captured", copies=copies(40, "1.10040")).value == pytest.approx(0.6)
+    assert feature(rows, "not_captured", copies=copies(40, "1.09950")).value == pytest.approx(1.5)
+    assert feature(rows, "not_captured", copies=copies(40, "1.10200")).value == 0
+    assert feature(rows, "not_captured", copies=copies(60, "1.10040")).n == 40  # the rest copies what is not known
+
+
+def test_where_nothing_was_won_copies_missed_nothing():
+    rows = [deal(number, opened="1.1", gained="-0.00100") for number in range(40)]
+
+    assert feature(rows, "not_captured", copies=copies(40, "1.09000")).value == 0
 
 
 def test_a_markout_is_where_the_price_went():

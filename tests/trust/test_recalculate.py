@@ -8,6 +8,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from audit import services as audit
+from market.models import Candle, Instrument
 from strategies.models import Strategy, Subscription
 from tests.signed import opening
 from trades import services as trades
@@ -74,6 +75,44 @@ def test_the_score_is_what_the_detector_says(user, lena):
     said = detector.assess(evidence.of_provider(user, now=now), now=now)
     assert score_of(user).score == said.score
     assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["deals"] == 5
+
+
+def add_bars(first, count, minutes=60, low="1.05"):
+    Candle.objects.bulk_create(
+        Candle(
+            instrument_id="EURUSD", minutes=minutes, opened_at=first + timedelta(minutes=minutes * number),
+            open=Decimal("1.1"), high=Decimal("1.2"), low=Decimal(low), close=Decimal("1.1"), volume=1,
+        )
+        for number in range(count)
+    )  # fmt: skip
+
+
+def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena):
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    Candle.objects.all().delete()
+    Instrument.objects.get_or_create(symbol="EURUSD", defaults={"point": "0.00001", "contract_size": 100_000})
+    since = now - 30 * DAY
+    add_bars(now - 2 * DAY, 24)
+    assert len(evidence.bars_of("EURUSD", since, now)) == 24
+
+    add_bars(now - 4 * DAY, 24)  # older than the latest that is known
+    add_bars(now - DAY, 100, minutes=5)
+    found = evidence.bars_of("EURUSD", since, now)
+    assert (len(found), {one.minutes for one in found}) == (48, {60})
+
+
+def test_copies_are_matched_with_what_they_copied(lena, finn):
+    opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
+    with transaction.atomic():
+        trades.open_trade(account=lena, ticket_id="1", **opening)
+        trades.open_trade(account=finn, ticket_id="9", copies=(lena.strategy.name, "1"), **opening)
+        for account, ticket, price in ((lena, "1", "1.2"), (finn, "9", "1.14")):
+            trades.close_trade(
+                account=account, ticket_id=ticket, close_price=Decimal(price), profit=Decimal(1), reason="TP"
+            )
+    known = evidence.of_provider(lena.owner, now=timezone.now())
+
+    assert [(one.of, one.close_price) for one in known.copies] == [(known.deals[0].ref, Decimal("1.14"))]
 
 
 def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
