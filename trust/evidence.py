@@ -109,12 +109,12 @@ def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.
     """The symbol's bars, of the length that reaches furthest. The process keeps them for as long as none is added."""
     since = since.replace(hour=0, minute=0, second=0, microsecond=0)
     kept = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=until)
-    ends = {"first": Min("opened_at"), "latest": Max("opened_at"), "count": Count("opened_at")}
-    series = list(kept.values("minutes").annotate(**ends))
+    lengths = kept.values_list("minutes").annotate(Min("opened_at"), Max("opened_at"), Count("opened_at"))
+    series = [(latest - first, -minutes, latest, count) for minutes, first, latest, count in lengths]
     if not series:
         return ()
-    best = max(series, key=lambda one: (one["latest"] - one["first"], -one["minutes"]))
-    return _bars(symbol, best["minutes"], since, best["latest"], best["count"])
+    _, minutes, latest, count = max(series)
+    return _bars(symbol, -minutes, since, latest, count)
 
 
 @functools.lru_cache(maxsize=64)

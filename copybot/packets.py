@@ -1,0 +1,124 @@
+"""Reading a signed signal packet. Standard library only.
+
+The MAC is checked over the text as it came, before anything is read from it; then each field's grammar. A packet is
+never taken apart at its separators: the fields come apart already, and one that holds a separator is refused.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+FIELDS = ("sub_id", "seq", "timestamp", "symbol", "type", "volume", "price", "sl", "tp")
+TAIL = ("action", "trade_ref", "gen")
+OPEN, MODIFY, REDUCE, CLOSE = "OPEN", "MODIFY", "REDUCE", "CLOSE"
+SHRINKING = (REDUCE, CLOSE)
+
+_AMOUNT = r"(?:0|[1-9][0-9]{0,9})\.[0-9]{8}"
+_GRAMMAR = {
+    "sub_id": r"[A-Za-z0-9-]{1,64}",
+    "seq": r"[1-9][0-9]{0,18}",
+    "timestamp": r"[1-9][0-9]{12}",
+    "symbol": r"[A-Za-z0-9._#/+&!@$^~-]{1,32}",
+    "type": r"BUY|SELL|BUY_LIMIT|SELL_LIMIT|BUY_STOP|SELL_STOP",
+    "volume": _AMOUNT,
+    "price": _AMOUNT,
+    "sl": rf"(?:{_AMOUNT})?",
+    "tp": rf"(?:{_AMOUNT})?",
+    "action": "OPEN|MODIFY|REDUCE|CLOSE",
+    "trade_ref": r"[A-Za-z0-9-]{1,64}",
+    "gen": r"[1-9][0-9]{0,8}",
+}
+_MOST_SEQ = 2**63 - 1
+
+
+class PacketRefused(Exception):
+    """Not a packet to act on. `code`: packet_signature, packet_grammar or packet_stranger."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(f"{code}: {why}")
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet that was verified. `volume` is what the copy must hold once it is done: zero for a close."""
+
+    sub_id: str
+    seq: int
+    at_ms: int
+    action: str
+    trade_ref: str
+    symbol: str
+    side: str
+    volume: Decimal
+    price: Decimal
+    sl: Decimal | None
+    tp: Decimal | None
+    sha256: str
+
+
+def read(packet: Mapping[str, Any], *, secret: str, sub_id: str, generation: int) -> Packet:
+    """The packet, where the subscription's secret of that generation signed it. Raises PacketRefused."""
+    text: dict[str, str] = {}
+    for name in (*FIELDS, *TAIL):
+        value = packet.get(name)
+        if not isinstance(value, str) or not value.isascii():
+            raise PacketRefused("packet_grammar", f"{name} is missing, or no text")
+        text[name] = value
+    payload = "|".join([*(text[name] for name in FIELDS), "CP1", *(text[name] for name in TAIL)])
+    right = hmac.new(derived_key(secret), payload.encode("ascii"), hashlib.sha256).hexdigest()
+    given = packet.get("signature_v1")
+    if not isinstance(given, str) or not hmac.compare_digest(given.lower().encode(), right.encode()):
+        raise PacketRefused("packet_signature", "nobody who knows the secret signed this")
+    return _parsed(text, payload, sub_id, generation)
+
+
+def derived_key(secret: str) -> bytes:
+    """The key of `signature_v1`: hex, as 64 ASCII characters."""
+    return hmac.new(secret.encode("ascii"), b"copydesk/packet/v1", hashlib.sha256).hexdigest().encode("ascii")
+
+
+def check_seed_form(fields: Mapping[str, str], *, secret: str, signature: str) -> None:
+    """The nine fields alone, as the first documents have them: enough to know a signal, not which trade it is of."""
+    payload = "|".join(fields[name] for name in FIELDS)
+    right = hmac.new(secret.encode("ascii"), payload.encode("ascii"), hashlib.sha256).hexdigest()
+    if not hmac.compare_digest(signature.lower().encode(), right.encode()):
+        raise PacketRefused("packet_signature", "nobody who knows the secret signed this")
+    _check_grammar({name: fields[name] for name in FIELDS})
+
+
+def _check_grammar(text: Mapping[str, str]) -> None:
+    for name, value in text.items():
+        if not re.fullmatch(_GRAMMAR[name], value):
+            raise PacketRefused("packet_grammar", f"{name} is {value[:40]!r}")
+    if int(text["seq"]) > _MOST_SEQ:
+        raise PacketRefused("packet_grammar", "seq is too large")
+    for name in ("sl", "tp"):
+        if text[name] and not Decimal(text[name]):
+            raise PacketRefused("packet_grammar", f"{name} is zero; none is no characters")
+    if not Decimal(text["volume"]) and text.get("action", OPEN) != CLOSE:
+        raise PacketRefused("packet_grammar", "volume is zero")
+
+
+def _parsed(text: Mapping[str, str], payload: str, sub_id: str, generation: int) -> Packet:
+    _check_grammar(text)
+    if text["sub_id"] != sub_id or int(text["gen"]) != generation:
+        raise PacketRefused("packet_stranger", "it is of another subscription, or of another key of it")
+    return Packet(
+        sub_id=text["sub_id"],
+        seq=int(text["seq"]),
+        at_ms=int(text["timestamp"]),
+        action=text["action"],
+        trade_ref=text["trade_ref"],
+        symbol=text["symbol"],
+        side=text["type"],
+        volume=Decimal(text["volume"]),
+        price=Decimal(text["price"]),
+        sl=Decimal(text["sl"]) if text["sl"] else None,
+        tp=Decimal(text["tp"]) if text["tp"] else None,
+        sha256=hashlib.sha256(payload.encode("ascii")).hexdigest(),
+    )
