@@ -1,10 +1,12 @@
 """The cast for trials: lena leads, finn follows her, sam is a stranger, desk is staff. Made through the real verbs."""
 
 import secrets
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import BotKey, TradingAccount, User
@@ -12,6 +14,8 @@ from audit import services as audit
 from market.models import Instrument
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
+from trust import services as trust
+from trust.models import Kind, TrustHold
 from wallets import services as wallets
 from wallets.models import FeeTerms
 
@@ -118,6 +122,16 @@ def make_demo() -> accounts.NewSecret:
         account=account(guest, f"{DEMO_GUEST}-demo"), strategy=leads, actor=audit.SYSTEM, multiplier=Decimal("0.5")
     )
     return key(published, BotKey.Kind.MASTER)
+
+
+def spare_demo() -> None:
+    """The demo's hours pass in a quarter of a second: what it holds for an hour looks like a moment's gain."""
+    provider = User.objects.get(username=DEMO_PROVIDER)
+    if not TrustHold.objects.filter(user=provider, kind=Kind.FLOW, ended_at=None).exists():
+        trust.hold(
+            user=provider, kind=Kind.FLOW, effect=TrustHold.Effect.OPEN, reason="A demo: its hours pass in a moment.",
+            expires_at=timezone.now() + timedelta(days=3650), by=None, actor=audit.SYSTEM,
+        )  # fmt: skip
 
 
 def _price(leads: Strategy) -> None:

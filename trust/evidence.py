@@ -2,7 +2,7 @@
 
 import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -25,6 +25,8 @@ SLOW_MS = 1_000  # a late signal is the copier's own fault only where its own le
 # A refusal that only the key's owner can have caused: its signature was right. What somebody else can send in a user's
 # name (a bad signature, another address) is never held against that user.
 _REFUSED = {"seq_replayed": "DUPLICATE_SEQ", "trade_closed": "REPLAY_ATTACK"}
+INCIDENT = timedelta(hours=1)  # the same fault of one key within that time is one: a bot that restarts repeats itself
+ENOUGH_OF = {"DUPLICATE_SEQ": 3}  # so many make it one: a retry after a lost answer, or a captured copy, looks the same
 _FAILED = {"INSUFFICIENT_FUNDS", "TTL_EXPIRED", "PRICE_DEVIATION"}
 
 
@@ -45,16 +47,30 @@ def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
     names = [f"{key}.{generation}" for key, generation in keys]
     since = now - EVENTS
     rows = AuditLog.objects.filter(actor_kind=AuditLog.Actor.BOT, actor__in=names, at__gte=since, at__lte=now)
-    refused = rows.filter(**REFUSALS)
+    refused = _incidents(rows.filter(**REFUSALS).order_by("at", "pk"))
     orders = CopyOrder.objects.filter(
         account__owner=user, status=CopyOrder.Status.FAILED, reported_at__gte=since, reported_at__lte=now
     )
-    found = [endpoint.Event(2 * row.pk, row.at, _REFUSED[row.code]) for row in refused]
-    return found + [
+    return refused + [
         endpoint.Event(2 * order.pk + 1, order.reported_at, order.failed_reason, order.symbol)
         for order in orders
         if order.failed_reason in _FAILED and (order.failed_reason != "TTL_EXPIRED" or _was_slow(order))
     ]
+
+
+def _incidents(rows: Iterable[AuditLog]) -> list[endpoint.Event]:
+    """One event for each time that a key did something wrong, however often it did it then."""
+    found: list[endpoint.Event] = []
+    began: dict[tuple[str, str], tuple[datetime, int]] = {}
+    for row in rows:
+        what = row.actor, _REFUSED[row.code]
+        since, count = began.get(what, (row.at, 0))
+        if row.at - since >= INCIDENT:
+            since, count = row.at, 0
+        began[what] = since, count + 1
+        if count + 1 == ENOUGH_OF.get(what[1], 1):
+            found.append(endpoint.Event(2 * row.pk, row.at, what[1]))
+    return found
 
 
 def of_provider(user: User, *, now: datetime) -> detector.Evidence:

@@ -125,7 +125,9 @@ class TrustHold(models.Model):
     kind = models.CharField(max_length=12, choices=Kind)
     effect = models.CharField(max_length=10, choices=Effect)
     reason = models.CharField(max_length=500)
-    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", null=True, help_text="None: the desk itself."
+    )
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)

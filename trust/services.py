@@ -247,8 +247,8 @@ def _each(rows: Any, do: Callable[[Any], None]) -> int:
 
 
 def hold(
-    *, user: User, kind: Kind | str, effect: TrustHold.Effect | str, reason: str, expires_at: datetime, by: User,
-    actor: audit.Actor, now: datetime | None = None,
+    *, user: User, kind: Kind | str, effect: TrustHold.Effect | str, reason: str, expires_at: datetime,
+    by: User | None, actor: audit.Actor, now: datetime | None = None,
 ) -> TrustHold:  # fmt: skip
     """Decide instead of the score until a day, for a reason. One at a time: a new one ends the one before."""
     now = now or timezone.now()

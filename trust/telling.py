@@ -165,7 +165,7 @@ def follows(score: TrustScore, held: TrustHold | None) -> str:
         shut = "Nothing new is copied to your accounts." if copies else "Your strategies open nothing new."
         return f"{shut} Closes pass, as always. {_until(score, held)}"
     if held is not None:
-        return f"Staff keep it open until {_day(held.expires_at)}."
+        return f"It is kept open until {_day(held.expires_at)}, whatever the score."
     if not copies and score.score < standing.NO_NEW_BELOW:
         return f"Your strategies take no new subscribers until it is at {standing.NEW_FROM} again."
     return "Nothing follows from it."

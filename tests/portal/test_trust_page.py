@@ -56,6 +56,13 @@ def test_nobody_sees_the_scores_of_others(client, finn, doubled):
     assert "raise the volume" not in text(client.get(PAGE))
 
 
+def test_nothing_on_it_is_inline(as_lena, doubled):
+    page = as_lena.get(PAGE).content.decode()
+
+    assert "<svg" in page
+    assert not re.findall(r"<style|style=|\son\w+=|<script(?![^>]*\ssrc=)", page)
+
+
 def test_an_appeal_is_shown_with_its_answer(as_lena, doubled, staff):
     sent = text(as_lena.post(f"{PAGE}appeal/", {"kind": "FLOW", "note": "I <hedge> elsewhere"}, follow=True))
     assert "Sent. Staff read it" in sent

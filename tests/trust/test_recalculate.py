@@ -8,6 +8,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from audit import services as audit
+from audit.models import AuditLog
 from market.models import Candle, Instrument
 from strategies.models import Strategy, Subscription
 from tests.signed import opening
@@ -124,6 +125,36 @@ def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
     assert score_of(lena.owner, Kind.ENDPOINT).score == 50
     services.recalculate(user_id=lena.owner.pk)
     assert score_of(lena.owner, Kind.ENDPOINT).score == 50  # once, however often it is reckoned
+
+
+def test_a_bot_that_repeats_itself_makes_one_fault_of_it(lena, lena_bot):
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
+    for _ in range(7):
+        assert lena_bot.send("POST", fields=opening("1")).status_code == 409
+    services.recalculate(user_id=lena.owner.pk)
+
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
+
+
+def test_the_same_fault_at_another_hour_is_another():
+    rows = [
+        AuditLog(pk=number, at=NOW + timedelta(minutes=minutes), actor="k.1", code="trade_closed")
+        for number, minutes in enumerate((0, 1, 59, 60, 119, 121, 300), 1)
+    ]
+
+    assert [event.id for event in evidence._incidents(rows)] == [2, 8, 12, 14]
+
+
+def test_a_number_used_twice_may_be_a_lost_answer():
+    def found(count):
+        rows = [
+            AuditLog(pk=number, at=NOW + timedelta(minutes=number), actor="k.1", code="seq_replayed")
+            for number in range(1, count + 1)
+        ]
+        return [event.reason for event in evidence._incidents(rows)]
+
+    assert (found(2), found(3), found(30)) == ([], ["DUPLICATE_SEQ"], ["DUPLICATE_SEQ"])
 
 
 def test_what_others_send_in_a_users_name_is_not_held_against_them(lena, lena_bot):
@@ -333,6 +364,21 @@ def test_staff_keep_closed_what_the_score_would_open_until_a_day(user, lena, sta
     services.recalculate(user_id=user.pk, now=timezone.now() + 2 * DAY)
     services.enforce()
     assert Strategy.objects.get(account=lena).status == "ACTIVE"
+
+
+def test_the_demos_strategy_is_never_closed(cast):
+    from config import cast as casting
+
+    casting.make_demo()
+    for _ in range(2):
+        casting.spare_demo()
+    leads = Strategy.objects.get(name=casting.DEMO_STRATEGY)
+    set_score(leads.owner, Kind.FLOW, "3")
+    services.enforce()
+    leads.refresh_from_db()
+
+    assert (leads.status, leads.takes_subscribers) == ("ACTIVE", True)
+    assert TrustHold.objects.count() == 1
 
 
 def test_a_hold_needs_a_reason_and_a_day_to_come(user, staff):

@@ -24,6 +24,7 @@ class Command(BaseCommand):
         if not settings.DEBUG:
             raise CommandError("The demo runs only where DEBUG is on.")
         key = cast.make_demo()
+        cast.spare_demo()
         market.import_candles(
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )
