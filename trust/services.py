@@ -57,17 +57,27 @@ def recalculate(*, user_id: Any, now: datetime | None = None) -> list[TrustScore
 
 
 def sweep(*, now: datetime, most: int = BATCH) -> int:
-    """Recalculate whoever is due, each in a transaction of its own; workers beside this one take others. How many."""
+    """Recalculate whoever is due, each in a transaction of its own; workers beside this one take others. How many.
+
+    One who cannot be judged is tried again later, and does not keep the others waiting.
+    """
     _nudge(now)
     done = 0
-    while done < most:
-        with transaction.atomic(durable=True):
-            due = TrustSubject.objects.filter(due_at__lte=now).order_by("due_at")
-            subject = due.lock(skip_locked=True).first()
-            if subject is None:
-                break
-            _recalculate(subject, now)
+    for _ in range(most):
+        subject = None
+        try:
+            with transaction.atomic(durable=True):
+                due = TrustSubject.objects.filter(due_at__lte=now).order_by("due_at")
+                subject = due.lock(skip_locked=True).first()
+                if subject is None:
+                    break
+                _recalculate(subject, now)
             done += 1
+        except Exception:
+            if subject is None:
+                raise
+            log.exception("trust.not_judged", user=str(subject.pk))
+            TrustSubject.objects.filter(pk=subject.pk).update(due_at=now + REST)
     enforce(now)
     return done
 

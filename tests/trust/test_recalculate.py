@@ -4,7 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from audit import services as audit
@@ -224,6 +224,24 @@ def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
 
     assert services.sweep(now=timezone.now() + LATER) == 1
     assert score_of(lena.owner, Kind.ENDPOINT).score == 50
+
+
+def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):
+    real = evidence.of_provider
+
+    def broken(user, *, now):
+        if user == lena.owner:
+            raise OperationalError("canceling statement due to statement timeout")
+        return real(user, now=now)
+
+    monkeypatch.setattr(evidence, "of_provider", broken)
+    now = timezone.now()
+    assert services.sweep(now=now) == 2
+    assert not TrustScore.objects.filter(user=lena.owner).exists()
+
+    monkeypatch.setattr(evidence, "of_provider", real)
+    assert services.sweep(now=now + LATER) == 1
+    assert score_of(lena.owner).version == 1
 
 
 def test_a_day_without_news_is_news(cast):
