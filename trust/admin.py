@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.postgres.expressions import ArraySubquery
+from django.db import OperationalError
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -148,16 +149,21 @@ class TrustScoreAdmin(Stepped):
             "timeline": named(facts.order_by("-id")[:ROWS]),
         }
 
-    @admin.action(description="Recalculate now", permissions=["decide"])
+    @admin.action(description="Recalculate: one now, several with the next sweep", permissions=["decide"])
     def recalculate(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
-        rows = list(chosen.select_related("user"))
-        people = {score.user_id: score.user for score in rows}
-        for user in people.values():
-            services.recalculate(user_id=user.pk)
-        services.enforce()
-        names = ", ".join(sorted(user.get_username() for user in people.values()))
-        self.message_user(request, f"Recalculated: {names}.")
-        return redirect(page_of(rows[0])) if len(rows) == 1 else None
+        rows = list(chosen.select_related("user")[:2])
+        if len(rows) > 1:
+            count = services.make_due(chosen.values("user"))
+            self.message_user(request, f"{count} users are due: the next sweep recalculates them, within a minute.")
+            return None
+        try:
+            services.recalculate(user_id=rows[0].user_id)
+        except OperationalError:
+            self.message_user(request, "A worker is at it just now. Look again in a moment.", messages.WARNING)
+        else:
+            services.enforce()
+            self.message_user(request, f"Recalculated: {rows[0].user}.")
+        return redirect(page_of(rows[0]))
 
     @admin.action(description="Hold: decide instead of the score", permissions=["decide"])
     def hold(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:

@@ -82,6 +82,11 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
     return done
 
 
+def make_due(users: Any) -> int:
+    """Have these users judged with the next sweep. How many there are."""
+    return TrustSubject.objects.filter(user__in=users).update(due_at=timezone.now())
+
+
 def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
     user = User.locked(subject.pk)
     written = [_write(user, kind, now, **found) for kind, found in _judged(user, now)]

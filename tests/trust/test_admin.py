@@ -148,6 +148,17 @@ def test_recalculate_adds_a_version(admin, score):
     assert score.version == 2
 
 
+def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
+    services.recalculate(user_id=finn.owner.pk)
+    chosen = [one.pk for one in TrustScore.objects.all()]
+    told = admin.post(SCORES, {"action": "recalculate", "_selected_action": chosen}, follow=True)
+
+    assert "2 users are due" in text(told)
+    assert services.sweep(now=services.timezone.now()) >= 2
+    score.refresh_from_db()
+    assert score.version == 2
+
+
 def test_an_appeal_is_answered_once(admin, score, lena):
     made = services.appeal(user=lena.owner, kind=Kind.FLOW, note="I hedge", actor=audit.SYSTEM)
     told = {"action": "answer", "_selected_action": made.pk, "confirmed": "1", "text": "Show us."}
