@@ -3,9 +3,7 @@
 import re
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -13,6 +11,7 @@ from accounts.models import User
 from audit import services as audit
 from audit.models import AuditLog
 from strategies.models import Strategy
+from tests.people import of_staff
 from tests.trust.flows import flow
 from trust import evidence, services
 from trust.models import Kind, TrustAppeal, TrustHold, TrustScore
@@ -25,14 +24,6 @@ PAGES = [SCORES, APPEALS, "/admin/trust/trusthold/"]
 def text(answer):
     assert answer.status_code == 200
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
-
-
-def of_staff(name, *codenames):
-    user = User.objects.create_user(name, password=None, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-    browser = Client()
-    browser.force_login(user)
-    return browser
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -15,6 +14,7 @@ from django.utils.html import escape
 
 from accounts.models import User
 from audit.models import AuditLog
+from tests.people import of_staff
 from wallets import guard, services, settlement
 from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
 
@@ -27,15 +27,6 @@ def admin(client, staff):
     """The browser of `desk`, a superuser."""
     client.force_login(staff)
     return client
-
-
-def of_staff(name, *codenames):
-    """The browser of staff with these permissions alone."""
-    user = User.objects.create_user(name, password=None, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-    browser = Client()
-    browser.force_login(user)
-    return browser
 
 
 @pytest.fixture

@@ -1,0 +1,15 @@
+"""Browsers of people."""
+
+from django.contrib.auth.models import Permission
+from django.test import Client
+
+from accounts.models import User
+
+
+def of_staff(name, *codenames):
+    """The browser of staff with these permissions alone."""
+    user = User.objects.create_user(name, password=None, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    browser = Client()
+    browser.force_login(user)
+    return browser
