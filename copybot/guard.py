@@ -292,13 +292,14 @@ class ExecutionGuard:
         positions = self._positions()
         if positions is None:
             return
-        for copy in self._unfinished():
-            if copy.magic not in positions:
+        known = {copy.magic: copy for copy in self._unfinished()}
+        for magic, copy in known.items():
+            if magic not in positions:
                 self._without_position(copy)
         for magic, position in positions.items():
-            found = self._do("select * from copy where magic = ?", magic).fetchone()
-            if found is not None:
-                self._with_position(_copy(found), position)
+            held = known.get(magic) or self._numbered(magic)
+            if held is not None:
+                self._with_position(held, position)
 
     # --- deciding
 
@@ -318,7 +319,7 @@ class ExecutionGuard:
             return "halted"
         if self.clock_ms() - target.born_ms > self.limits.max_open_age_ms:
             return "missed"
-        if self._do("select 1 from copy where magic = ?", self._magic(target.ref)).fetchone():
+        if self._numbered(self._magic(target.ref)) is not None:
             return "magic_taken"
         return self.why_not(target)
 
@@ -357,7 +358,7 @@ class ExecutionGuard:
         """Positions with our number that no row knows: of a lost state file. Active ones are kept, others closed."""
         refs = {self._magic(ref): ref for ref in snapshot.targets}
         for magic, position in positions.items():
-            if self._do("select 1 from copy where magic = ?", magic).fetchone():
+            if self._numbered(magic) is not None:
                 continue
             target = snapshot.targets.get(refs.get(magic, ""))
             if target is None:
@@ -529,6 +530,10 @@ class ExecutionGuard:
 
     def _row(self, ref: str) -> Copy | None:
         found = self._do("select * from copy where ref = ?", ref).fetchone()
+        return None if found is None else _copy(found)
+
+    def _numbered(self, magic: int) -> Copy | None:
+        found = self._do("select * from copy where magic = ?", magic).fetchone()
         return None if found is None else _copy(found)
 
     def _state(self, column: str) -> Any:

@@ -236,7 +236,7 @@ class World:
             self._step(NOON + tick * 1000)
         self.calm = True
         self.broker.weather = replace(CALM, reject=0.0)
-        for tick in range(self.weather.ticks, self.weather.ticks + self.weather.slowest + 60):
+        for tick in range(self.weather.ticks, self.weather.ticks + self.weather.slowest + 40):
             self._step(NOON + tick * 1000, quiet=True)
 
     def _step(self, now, quiet=False):
