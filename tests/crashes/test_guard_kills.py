@@ -1,0 +1,54 @@
+"""SIGKILL of a copier between any two of its writes and orders: nothing is opened twice, nothing closed stays open."""
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from tests.conftest import ROOT
+
+KILLS = int(os.environ.get("COPYDESK_KILLS", "12"))
+SIGNALS = 1_500
+
+
+def copied(folder, kills, *kind):
+    """Opens by trade, what is held, and what should be, after so many lives that were cut short."""
+    files, done = [str(folder / name) for name in ("state", "broker")], folder / "done"
+    command = [sys.executable, "-m", "tests.copybot.doomed", *files, str(SIGNALS), str(done), *kind]
+    killed = 0
+    while not done.exists():
+        process = subprocess.Popen(command, cwd=ROOT)
+        if killed < kills:
+            time.sleep(random.uniform(0.15, 0.7))
+            process.kill()
+            killed += process.wait() == -9
+        assert process.wait(60) in (0, -9)
+    assert killed >= min(kills, 3)  # or it was done before anybody could kill it
+    book = sqlite3.connect(files[1])
+    opens = Counter(magic for (magic,) in book.execute("select magic from deal where what = 'open'"))
+    held = [magic for (magic,) in book.execute("select magic from position")]
+    return opens, held, json.loads(done.read_text())["active"]
+
+
+@pytest.mark.crash
+def test_no_trade_is_opened_twice_when_the_copier_is_killed(tmp_path):
+    opens, held, active = copied(tmp_path, KILLS)
+
+    assert set(opens.values()) == {1}
+    assert len(opens) > SIGNALS / 2 * 0.8  # at most an open is lost with each life
+    assert set(held) <= set(active)
+    assert len(held) == len(set(held))
+
+
+@pytest.mark.crash
+def test_one_that_does_not_look_before_it_sends_again_opens_twice(tmp_path):
+    """The control."""
+    opens, _, _ = copied(tmp_path, 30, "blind")
+
+    assert max(opens.values()) > 1
