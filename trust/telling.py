@@ -153,7 +153,7 @@ def _bot_faults(events: Sequence[dict[str, Any]]) -> list[Reason]:
     found = []
     for name, taken in points.items():
         says, remedy = BOT_FAULTS.get(name, (f"{name.replace('_', ' ').capitalize()}, {{times}}.", ""))
-        times = "once" if len(taken) == 1 else f"{len(taken)} times"
+        times = "on one occasion" if len(taken) == 1 else f"on {len(taken)} occasions"
         found.append(Reason(name, says.format(times=times), float(sum(taken)), remedy, len(taken)))
     return found
 

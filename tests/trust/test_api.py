@@ -49,7 +49,7 @@ def test_a_score_says_why_and_what_would_raise_it(misbehaved):
 
     assert (told["score"], told["band"], told["close_only"]) == ("50.00", "WATCH", False)
     (reason,) = told["reasons"]
-    assert reason["says"] == "A trade that is closed was sent again as a new one, once."
+    assert reason["says"] == "A trade that is closed was sent again as a new one, on one occasion."
     assert (reason["points"], reason["state"]) == (50, "counts")
     assert "restart" in reason["remedy"]
 
