@@ -137,6 +137,17 @@ def test_a_bot_that_repeats_itself_makes_one_fault_of_it(lena, lena_bot):
     assert score_of(lena.owner, Kind.ENDPOINT).score == 50
 
 
+def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
+    """The broker closed it in the same moment."""
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
+    late = lena_bot.send("PATCH", "/api/v2/trades/active/1", fields={"sl": "1.0"})
+    assert late.json()["code"] == "trade_closed"
+    services.recalculate(user_id=lena.owner.pk)
+
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
+
+
 def test_the_same_fault_at_another_hour_is_another():
     rows = [
         AuditLog(pk=number, at=NOW + timedelta(minutes=minutes), actor="k.1", code="trade_closed")
