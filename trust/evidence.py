@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, Max, Min
+from django.db.models import Count, Max, Min, QuerySet
 
 from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
@@ -80,7 +80,7 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     closed = TradeHistory.objects.filter(
         **mine, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
     ).order_by("-closed_at", "-trade_id")
-    deals = [deal(row) for row in closed[:MOST_DEALS]][::-1]
+    deals = _deals(closed[:MOST_DEALS])[::-1]
     positions = [_position(row, now) for row in ActiveTrade.objects.filter(**mine)]
     orders = CopyOrder.objects.filter(
         strategy__owner=user, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
@@ -93,9 +93,10 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     copied = TradeHistory.objects.filter(
         strategy__owner=user, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
     ).exclude(master_trade=None)
+    fields = ("master_trade", "type", "volume", "open_price", "close_price")
     copies = [
-        detector.Copy(str(row.master_trade), str(row.type), row.volume, row.open_price, row.close_price)
-        for row in copied.order_by("-closed_at", "-trade_id")[:MOST_DEALS]
+        detector.Copy(str(master), *row)
+        for master, *row in copied.order_by("-closed_at", "-trade_id").values_list(*fields)[:MOST_DEALS]
     ]
     symbols = {one.symbol for one in deals} | {one.symbol for one in positions}
     bars = {symbol: bars_of(symbol, since, now) for symbol in symbols}
@@ -106,19 +107,12 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     )  # fmt: skip
 
 
-def deal(row: TradeHistory) -> detector.Deal:
-    assert row.opened_at is not None
-    return detector.Deal(
-        opened_at=row.opened_at,
-        closed_at=row.closed_at,
-        symbol=str(row.symbol),
-        side=str(row.type),
-        volume=row.volume,
-        open_price=row.open_price,
-        close_price=row.close_price,
-        profit=row.profit,
-        ref=str(row.trade_id),
-    )
+_DEAL = ("opened_at", "closed_at", "symbol", "type", "volume", "open_price", "close_price", "profit", "trade_id")
+
+
+def _deals(rows: "QuerySet[TradeHistory]") -> list[detector.Deal]:
+    """Read as tuples: to make a model of each row would take as long as to judge it."""
+    return [detector.Deal(*row[:-1], str(row[-1])) for row in rows.values_list(*_DEAL)]
 
 
 def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.Bar]:
@@ -173,8 +167,8 @@ def _others(user: User, deals: Sequence[detector.Deal]) -> tuple[dict[str, list[
         beside = detector.TOGETHER.total_seconds()
         cursor.execute(_BESIDE, [symbols, moments, beside, beside, user.pk, MOST_OTHERS])
         owners = dict(cursor.fetchall())
-    for row in TradeHistory.objects.filter(trade_id__in=owners).order_by("opened_at"):
-        found.setdefault(owners[row.trade_id], []).append(deal(row))
+    for one in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("opened_at")):
+        found.setdefault(owners[uuid.UUID(one.ref)], []).append(one)
     enough = [owner for owner, theirs in found.items() if len(theirs) >= ENOUGH]
     counted = TradeHistory.objects.filter(
         account__owner__in=enough, master_trade=None, kind=TradeHistory.Kind.TRADE,
