@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, Max, Min, QuerySet
+from django.db.models import Count, Max, Min, QuerySet, TextField
+from django.db.models.functions import Cast
 
 from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
@@ -107,12 +108,13 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     )  # fmt: skip
 
 
-_DEAL = ("opened_at", "closed_at", "symbol", "type", "volume", "open_price", "close_price", "profit", "trade_id")
+_DEAL = ("opened_at", "closed_at", "symbol", "type", "volume", "open_price", "close_price", "profit", "ref")
 
 
 def _deals(rows: "QuerySet[TradeHistory]") -> list[detector.Deal]:
     """Read as tuples: to make a model of each row would take as long as to judge it."""
-    return [detector.Deal(*row[:-1], str(row[-1])) for row in rows.values_list(*_DEAL)]
+    named = rows.annotate(ref=Cast("trade_id", TextField()))
+    return [detector.Deal(*row) for row in named.values_list(*_DEAL)]
 
 
 def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.Bar]:
