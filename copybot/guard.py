@@ -11,7 +11,6 @@ magic number; where they are complete and show nothing, the trade is given up, n
 
 import hashlib
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,36 +19,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from copybot import packets
+from copybot import books, packets
+from copybot.books import Copy, State
 from copybot.broker import Broker, Outcome, Position, Trace
 from copybot.packets import Packet
 
-_SCHEMA = """
-create table if not exists guard (
-  sub_id text primary key, seen integer not null, executed integer not null, epoch text not null,
-  standing text not null, why text not null) strict;
-create table if not exists copy (
-  ref text primary key, magic integer not null unique, symbol text not null, side text not null,
-  volume text not null, sl text, tp text, seq integer not null, state text not null, attempts integer not null,
-  born_ms integer not null, sent_ms integer not null, reduced_ms integer not null, why text not null) strict;
-create index if not exists copy_unfinished on copy (state) where state in ('INTENT', 'REJECTED', 'HELD');
-create table if not exists heard (seq integer primary key, sha256 text not null) strict;
-create table if not exists outbox (
-  id integer primary key autoincrement, event text not null, ref text not null, at_ms integer not null,
-  why text not null) strict;
-"""
 _OURS = 0x43 << 56
 _KEPT_HASHES = 10_000
-
-
-class State(StrEnum):
-    """INTENT: an order is or may be under way. HELD: the broker has the position. GONE: it had it. DEAD: never."""
-
-    INTENT = "INTENT"
-    REJECTED = "REJECTED"
-    HELD = "HELD"
-    GONE = "GONE"
-    DEAD = "DEAD"
 
 
 class Standing(StrEnum):
@@ -58,10 +34,6 @@ class Standing(StrEnum):
     LIVE = "LIVE"
     HOLD = "HOLD"
     HALT = "HALT"
-
-
-class StateInUse(Exception):
-    """Another process holds the state file: two guards of one subscription would open everything twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +84,6 @@ class Event:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A row: what one trade's copy must be, and how far it got. `reduced_ms`: since when a reduction is under way."""
-
-    ref: str
-    magic: int
-    symbol: str
-    side: str
-    volume: Decimal
-    sl: Decimal | None
-    tp: Decimal | None
-    seq: int
-    state: State
-    attempts: int
-    born_ms: int
-    sent_ms: int
-    reduced_ms: int
-    why: str
-
-
 def yes(_: Target) -> str:
     """No further condition on an open."""
     return ""
@@ -163,7 +115,7 @@ class ExecutionGuard:
     def __post_init__(self) -> None:
         if not 0 <= self.index < 1 << 16:
             raise ValueError("index has 16 bits")
-        self._db = _opened(self.path, self.connect)
+        self._db = books.opened(self.path, self.connect)
         with self._durable():
             self._do("insert or ignore into guard values (?, 0, 0, '', 'LIVE', '')", self.sub_id)
 
@@ -188,7 +140,7 @@ class ExecutionGuard:
         return str(self._state("why"))
 
     def copies(self) -> list[Copy]:
-        return [_copy(row) for row in self._do("select * from copy order by ref")]
+        return [books.copy_of(row) for row in self._do("select * from copy order by ref")]
 
     def outbox(self) -> list[Event]:
         """What the desk was not told yet, oldest first. Telling it twice must do no harm: use `id` in the key."""
@@ -337,7 +289,7 @@ class ExecutionGuard:
         volume = min(copy.volume, target.volume)
         stops = (copy.sl, copy.tp) if not volume else (target.sl, target.tp)
         self._do(
-            "update copy set volume = ?, sl = ?, tp = ? where ref = ?", str(volume), *map(_text, stops), target.ref
+            "update copy set volume = ?, sl = ?, tp = ? where ref = ?", str(volume), *map(books.text, stops), target.ref
         )
 
     def _brakes(self, snapshot: Snapshot, positions: Mapping[int, Position]) -> bool:
@@ -510,8 +462,8 @@ class ExecutionGuard:
             number = -number  # kept apart: the number is another trade's
         self._do(
             "insert into copy values (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, 0, ?)",
-            target.ref, number, target.symbol, target.side, str(target.volume), _text(target.sl), _text(target.tp),
-            target.seq, state.value, target.born_ms, self.clock_ms(), why,
+            target.ref, number, target.symbol, target.side, str(target.volume),
+            books.text(target.sl), books.text(target.tp), target.seq, state.value, target.born_ms, self.clock_ms(), why,
         )  # fmt: skip
 
     def _mark(self, copy: Copy, state: State, event: str = "", why: str = "") -> None:
@@ -526,15 +478,15 @@ class ExecutionGuard:
 
     def _unfinished(self) -> list[Copy]:
         rows = self._do("select * from copy where state in ('INTENT', 'REJECTED', 'HELD') order by seq, ref")
-        return [_copy(row) for row in rows.fetchall()]
+        return [books.copy_of(row) for row in rows.fetchall()]
 
     def _row(self, ref: str) -> Copy | None:
         found = self._do("select * from copy where ref = ?", ref).fetchone()
-        return None if found is None else _copy(found)
+        return None if found is None else books.copy_of(found)
 
     def _numbered(self, magic: int) -> Copy | None:
         found = self._do("select * from copy where magic = ?", magic).fetchone()
-        return None if found is None else _copy(found)
+        return None if found is None else books.copy_of(found)
 
     def _state(self, column: str) -> Any:
         return self._do(f"select {column} from guard where sub_id = ?", self.sub_id).fetchone()[0]  # noqa: S608
@@ -554,45 +506,6 @@ class ExecutionGuard:
         self._db.execute("commit")
 
 
-def _opened(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> sqlite3.Connection:
-    """The state file. One that is damaged is put aside, and a new one begun: then nothing old is opened."""
-    try:
-        return _prepared(path, connect)
-    except sqlite3.OperationalError as busy:
-        if "locked" in str(busy):
-            raise StateInUse(f"{path} is held by another process") from None
-        raise
-    except sqlite3.DatabaseError:
-        aside = Path(f"{path}.damaged-{time.time_ns()}")
-        Path(path).rename(aside)
-        for ending in ("-wal", "-shm"):
-            Path(f"{path}{ending}").unlink(missing_ok=True)
-        return _prepared(path, connect)
-
-
-def _prepared(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> sqlite3.Connection:
-    db = connect(path, isolation_level=None, timeout=1)
-    try:
-        db.execute("pragma locking_mode = exclusive")
-        db.execute("pragma journal_mode = wal")
-        db.execute("pragma synchronous = full")
-        if db.execute("pragma quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("damaged")
-        db.executescript(f"begin immediate; {_SCHEMA} commit;")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _copy(row: tuple[Any, ...]) -> Copy:
-    ref, magic, symbol, side, volume, sl, tp, seq, state, attempts, born_ms, sent_ms, reduced_ms, why = row
-    return Copy(
-        ref, magic, symbol, side, Decimal(volume), _number(sl), _number(tp), seq, State(state), attempts, born_ms,
-        sent_ms, reduced_ms, why,
-    )  # fmt: skip
-
-
 def _target(packet: Packet) -> Target:
     volume = Decimal(0) if packet.action == packets.CLOSE else packet.volume
     return Target(
@@ -606,11 +519,3 @@ def _target(packet: Packet) -> Target:
         packet.at_ms,
         packet.seq,
     )
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _number(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)

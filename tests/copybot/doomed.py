@@ -12,8 +12,9 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+from copybot.books import State
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Limits, Snapshot, State, Target
+from copybot.guard import ExecutionGuard, Limits, Snapshot, Target
 from tests.copybot.simulation import PRICE, SECRET, SUB, packet
 
 LIMITS = Limits(max_open_age_ms=3_600_000, settle_ms=300, second_look_ms=50, brake_least=10_000)

@@ -9,8 +9,9 @@ from decimal import Decimal
 
 import pytest
 
+from copybot.books import State, StateInUse
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Snapshot, Standing, State, StateInUse, Target
+from copybot.guard import ExecutionGuard, Snapshot, Standing, Target
 from tests.copybot import simulation
 from tests.copybot.simulation import LIMITS, NOON, PRICE, SECRET, SUB, Crash, FakeBroker, packet
 
@@ -431,7 +432,8 @@ def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_
 
 def test_c15_a_second_process_is_refused(desk):
     code = f"""
-from copybot.guard import ExecutionGuard, StateInUse
+from copybot.books import StateInUse
+from copybot.guard import ExecutionGuard
 try:
     ExecutionGuard({str(desk.path)!r}, {SUB!r}, {SECRET!r}, 1, 7, None, lambda: 0)
 except StateInUse:

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from copybot.guard import ExecutionGuard, State
+from copybot.books import State
+from copybot.guard import ExecutionGuard
 from tests.copybot import simulation
 from tests.copybot.simulation import World
 
