@@ -32,7 +32,7 @@ def standing(request: HttpRequest) -> HttpResponse:
 def appeal(request: HttpRequest) -> HttpResponse:
     def say() -> str:
         kind, note = request.POST.get("kind", ""), request.POST.get("note", "")
-        services.appeal(user=request.user, kind=kind, note=note[:2000], actor=actor_of(request))  # type: ignore[arg-type]
+        services.appeal(user=request.user, kind=kind, note=note.replace("\r\n", "\n"), actor=actor_of(request))  # type: ignore[arg-type]
         return "Sent. Staff read it beside your score, and their answer will stand here."
 
     return told(request, say, "portal:trust")

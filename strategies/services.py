@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 from django.db import transaction
 
@@ -26,9 +27,10 @@ def subscribe(
         is_new = known is None or known.status == Subscription.Status.ENDED
         if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
             raise TakesNoSubscribers
-        if known is not None:
+        if known is not None and known.paused_for in ("", Subscription.PausedFor.HAND):
             _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
             known.refresh_from_db()
+        if known is not None:
             return known
         subscription = Subscription(account=account, strategy=strategy, multiplier=multiplier)
         subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
@@ -39,7 +41,8 @@ def subscribe(
 
 def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND) -> None:
     """Open nothing new for an active subscription; its closes and reductions go on."""
-    only = {"status": Subscription.Status.ACTIVE}
+    active, paused = Subscription.Status.ACTIVE, Subscription.Status.PAUSED
+    only = {"status__in": [active, paused] if why == Subscription.PausedFor.HAND else [active]}
     _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor, only, why)
 
 
@@ -106,11 +109,12 @@ def _set_subscription(
     status: str,
     fact: str,
     actor: audit.Actor,
-    only: Mapping[str, str] | None = None,
+    only: Mapping[str, Any] | None = None,
     why: str = "",
 ) -> None:
     """A conditional update: only from where this leads somewhere, so that nothing is told that did not happen."""
-    found = Subscription.objects.filter(pk=subscription.pk, **(only or {})).exclude(status=status)
+    by_hand = {"paused_for": why} if why == Subscription.PausedFor.HAND else {}  # outranks what the desk paused it for
+    found = Subscription.objects.filter(pk=subscription.pk, **(only or {})).exclude(status=status, **by_hand)
     if found.update(status=status, paused_for=why):
         more = {"why": why} if why else {}
         audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
@@ -123,9 +127,10 @@ def _set_strategy(
     fact: str,
     actor: audit.Actor,
     reason: str,
-    only: Mapping[str, str] | None = None,
+    only: Mapping[str, Any] | None = None,
     why: str = "",
 ) -> None:
-    found = Strategy.objects.filter(pk=strategy.pk, **(only or {})).exclude(status=status)
+    by_hand = {"frozen_for": why} if why == Strategy.FrozenFor.HAND else {}
+    found = Strategy.objects.filter(pk=strategy.pk, **(only or {})).exclude(status=status, **by_hand)
     if found.update(status=status, frozen_for=why):
         audit.record(fact, actor=actor, subject=f"strategy:{strategy.name}", reason=reason)

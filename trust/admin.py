@@ -152,6 +152,8 @@ class TrustScoreAdmin(Stepped):
     @admin.action(description="Recalculate: one now, several with the next sweep", permissions=["decide"])
     def recalculate(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
         rows = list(chosen.select_related("user")[:2])
+        if not rows:
+            return None
         if len(rows) > 1:
             count = services.make_due(chosen.values("user"))
             self.message_user(request, f"{count} users are due: the next sweep recalculates them, within a minute.")
@@ -199,6 +201,8 @@ class TrustScoreAdmin(Stepped):
             self.message_user(request, do(score, form.cleaned_data))
         except DomainError as no:
             self.refused(request, no)
+        except OperationalError:
+            self.message_user(request, "A worker is at it just now: nothing was done. Try again.", messages.WARNING)
         return redirect(page_of(score))
 
 

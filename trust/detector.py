@@ -25,6 +25,7 @@ QUICK = timedelta(seconds=60)
 SHORT = timedelta(minutes=5)
 TOGETHER = timedelta(seconds=5)
 CENT = Decimal("0.01")
+ABOUT = Decimal("0.0005")
 HUNDRED = Decimal(100)
 
 
@@ -208,7 +209,7 @@ _RULES = {
     "averaging_down": _Rule(0.65, 0.90, 12, 0.6, "Do not add to what is losing."),
     "grid": _Rule(0.15, 0.45, 20, 0.6, "Keep fewer than four entries on one side open at ever worse prices."),
     "excursion": _Rule(2.5, 6.0, 20, 0.6, "Close losers earlier: winners went far under water before they won."),
-    "hidden_loss": _Rule(0.50, 1.00, 1, 0.9, "Close what is losing: it is larger than what was won."),
+    "hidden_loss": _Rule(0.50, 1.00, 10, 0.9, "Close what is losing: it is larger than what was won."),
     "disposition": _Rule(3.0, 8.0, 8, 0.4, "Hold losers no longer than winners."),
     "shape": _Rule(0.30, 1.00, 30, 0.4, "Keep losses of the size of gains."),
     "concentration": _Rule(0.45, 0.90, 10, 0.1, "Let no single day make most of the profit."),
@@ -363,15 +364,20 @@ def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices"
 
 
 def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position]) -> _Measured:
-    """max(0, −floating) ÷ what was won net, both as price times lots (ZuluTrade counts what is open; Binance stops fees
-    at a fixed loss).
+    """max(0, −floating) ÷ what was won net, in account money (ZuluTrade counts what is open; Binance stops fees at a
+    fixed loss). What a move of one lot is worth is taken from the closed deals of its symbol: no contract is guessed.
     """
-    floating = sum((one.floating for one in positions if one.floating is not None), Decimal(0))
-    won = sum((deal.gained * deal.volume for deal in deals), Decimal(0))
-    loss = max(Decimal(0), -floating)
+    moved: dict[str, Decimal] = {}
+    paid: dict[str, Decimal] = {}
+    for deal in deals:
+        moved[deal.symbol] = moved.get(deal.symbol, Decimal(0)) + abs(deal.gained * deal.volume)
+        paid[deal.symbol] = paid.get(deal.symbol, Decimal(0)) + abs(deal.profit)
+    known = [one for one in positions if one.floating and moved.get(one.symbol)]
+    valued = [(one.floating or Decimal(0)) * paid[one.symbol] / moved[one.symbol] for one in known]
+    won = sum((deal.profit for deal in deals), Decimal(0))
+    loss = max(Decimal(0), -sum(valued, Decimal(0)))
     ratio = min(5.0, float(loss / won)) if won > 0 else (5.0 if loss > 0 and deals else 0.0)
-    valued = sum(one.floating is not None for one in positions)
-    return _Measured(ratio, valued, f"What is open has lost {_percent(ratio)} of what was won.")
+    return _Measured(ratio, len(deals) if valued else 0, f"What is open has lost {_percent(ratio)} of what was won.")
 
 
 def _disposition(deals: Sequence[Deal], positions: Sequence[Position], now: datetime) -> _Measured:
@@ -418,7 +424,7 @@ def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
     """What copies lose by slippage, in bps, ÷ what an average trade moves."""
     if not deals or not fills:
         return _Measured(0.0, 0, "There are too few copies to say what copying costs.")
-    lost = max(0.0, sum(fill.slippage_bps for fill in fills) / len(fills))
+    lost = max(0.0, median(fill.slippage_bps for fill in fills))  # one report that is far out says nothing
     moves = sum(abs(float(deal.gained / deal.open_price)) for deal in deals) / len(deals) * 10_000
     ratio = lost / moves if moves else 0.0
     return _Measured(ratio, len(fills), f"Copies lose {_percent(ratio)} of an average move to slippage.")
@@ -430,8 +436,11 @@ def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
     """
     known = {deal.ref: deal for deal in deals}
     found = [(one, known[one.of]) for one in copies if one.of in known]
-    theirs = sum((one.gained / one.open_price * one.volume for one, _ in found), Decimal(0))
-    his = sum((deal.gained / deal.open_price * one.volume for one, deal in found), Decimal(0))
+    his, theirs = Decimal(0), Decimal(0)
+    for one, deal in found:  # each counts as one, and within bounds: volumes and prices are the copiers' word
+        won, bound = deal.gained / deal.open_price, abs(deal.gained / deal.open_price) * 2 + ABOUT
+        his += won
+        theirs += min(won + bound, max(won - bound, one.gained / one.open_price))
     share = float(min(Decimal(2), max(Decimal(0), 1 - theirs / his))) if his > 0 else 0.0
     return _Measured(share, len(found), f"Copies missed {_percent(share)} of what the trades that they copied won.")
 
@@ -455,7 +464,7 @@ def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]], total
         matched = _matched(mine, theirs)
         days = {deal.opened_at.date() for deal in matched}
         of = max(1, min(len(mine), totals.get(name, len(theirs))))
-        share = len(matched) / of if len(days) >= 3 else 0.0
+        share = min(1.0, len(matched) / of) if len(days) >= 3 else 0.0
         if share > best:
             best, count = share, len(matched)
     return _Measured(

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, Max, Min, QuerySet, TextField
+from django.db.models import Count, Max, Min, Q, QuerySet, TextField
 from django.db.models.functions import Cast
 
 from accounts.models import BotKeyGeneration, User
@@ -48,29 +48,39 @@ def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
     names = [f"{key}.{generation}" for key, generation in keys]
     since = now - EVENTS
     rows = AuditLog.objects.filter(actor_kind=AuditLog.Actor.BOT, actor__in=names, at__gte=since, at__lte=now)
-    refused = _incidents(rows.filter(**REFUSALS).order_by("at", "pk"))
+    refused = [(row.actor, _REFUSED[row.code], row.at, 2 * row.pk, "") for row in _own_doing(rows.filter(**REFUSALS))]
     orders = CopyOrder.objects.filter(
         account__owner=user, status=CopyOrder.Status.FAILED, reported_at__gte=since, reported_at__lte=now
     )
-    return refused + [
-        endpoint.Event(2 * order.pk + 1, order.reported_at, order.failed_reason, order.symbol)
+    failed = [
+        (str(order.account_id), order.failed_reason, order.reported_at, 2 * order.pk + 1, order.symbol)
         for order in orders
-        if order.failed_reason in _FAILED and (order.failed_reason != "TTL_EXPIRED" or _was_slow(order))
+        if order.failed_reason in _FAILED and (order.failed_reason == "INSUFFICIENT_FUNDS" or _was_slow(order))
     ]
+    return _incidents(sorted(refused + failed, key=lambda fault: (fault[2], fault[3])))
 
 
-def _incidents(rows: Iterable[AuditLog]) -> list[endpoint.Event]:
-    """One event for each time that a key did something wrong, however often it did it then."""
+def _own_doing(rows: "QuerySet[AuditLog]") -> list[AuditLog]:
+    """Without the late open of a trade whose close came first, or that staff closed: its bot could not know."""
+    refused = list(rows)
+    trades = {row.subject.removeprefix("trade:") for row in refused if row.code == "trade_closed"}
+    could_not_know = Q(kind=TradeHistory.Kind.TOMBSTONE) | Q(reason="STAFF")
+    unknowing = TradeHistory.objects.filter(could_not_know, trade_id__in=trades)
+    excused = {f"trade:{pk}" for pk in unknowing.values_list("trade_id", flat=True)}
+    return [row for row in refused if row.subject not in excused]
+
+
+def _incidents(faults: Iterable[tuple[str, str, datetime, int, str]]) -> list[endpoint.Event]:
+    """One event for each time that a key or account did something wrong, however often it did it then."""
     found: list[endpoint.Event] = []
     began: dict[tuple[str, str], tuple[datetime, int]] = {}
-    for row in rows:
-        what = row.actor, _REFUSED[row.code]
-        since, count = began.get(what, (row.at, 0))
-        if row.at - since >= INCIDENT:
-            since, count = row.at, 0
-        began[what] = since, count + 1
-        if count + 1 == ENOUGH_OF.get(what[1], 1):
-            found.append(endpoint.Event(2 * row.pk, row.at, what[1]))
+    for who, reason, at, number, symbol in faults:
+        since, count = began.get((who, reason), (at, 0))
+        if at - since >= INCIDENT:
+            since, count = at, 0
+        began[who, reason] = since, count + 1
+        if count + 1 == ENOUGH_OF.get(reason, 1):
+            found.append(endpoint.Event(number, at, reason, symbol))
     return found
 
 
@@ -82,7 +92,7 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
         **mine, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
     ).order_by("-closed_at", "-trade_id")
     deals = _deals(closed[:MOST_DEALS])[::-1]
-    positions = [_position(row, now) for row in ActiveTrade.objects.filter(**mine)]
+    held = list(ActiveTrade.objects.filter(**mine))
     orders = CopyOrder.objects.filter(
         strategy__owner=user, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
     )
@@ -99,8 +109,10 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
         detector.Copy(str(master), *row)
         for master, *row in copied.order_by("-closed_at", "-trade_id").values_list(*fields)[:MOST_DEALS]
     ]
-    symbols = {one.symbol for one in deals} | {one.symbol for one in positions}
-    bars = {symbol: bars_of(symbol, since, now) for symbol in symbols}
+    bars = {
+        symbol: bars_of(symbol, since, now) for symbol in {one.symbol for one in deals} | {row.symbol for row in held}
+    }
+    positions = [_position(row, bars[row.symbol], now) for row in held]
     others, totals = _others(user, deals)
     return detector.Evidence(
         deals=deals, positions=positions, fills=fills, copies=copies, bars=bars, others=others,
@@ -136,8 +148,7 @@ def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: i
     return tuple(detector.Bar(*row) for row in rows.order_by("opened_at").values_list(*fields))
 
 
-def _position(row: ActiveTrade, now: datetime) -> detector.Position:
-    bars = bars_of(row.symbol, now - WINDOW, now)
+def _position(row: ActiveTrade, bars: Sequence[detector.Bar], now: datetime) -> detector.Position:
     price = bars[-1].close if bars and bars[-1].opened_at > now - timedelta(days=4) else None
     floating = None
     if price is not None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Exists, F, OuterRef, Q, TextField, Value
 from django.db.models.functions import Cast, Concat
 from django.utils import timezone
@@ -91,7 +91,8 @@ def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
     user = User.locked(subject.pk)
     written = [_write(user, kind, now, **found) for kind, found in _judged(user, now)]
     holds = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
-    subject.due_at = min([now + AGAIN, *(at for at in holds if at > now)])
+    opens = [score.clean_since + standing.CLEAN for score in written if score.clean_since]
+    subject.due_at = min([now + AGAIN, *(at for at in [*holds, *opens] if at > now)])
     subject.seen_until = now - LATE
     subject.save(update_fields=["due_at", "seen_until"])
     return written
@@ -180,6 +181,8 @@ def _standing(user: User, kind: Kind, score: Decimal, before: TrustScore | None,
     if held is not None:
         stays_open = held.effect == TrustHold.Effect.OPEN
         return standing.Standing(None if stays_open else restricted_at or now, None)
+    if kind == Kind.RELATIONSHIP:  # who trades beside one is not one's own doing: staff decide, by a hold
+        return standing.Standing(None, None)
     clean_since = before.clean_since if before else None
     return standing.stand(score, restricted_at=restricted_at, clean_since=clean_since, now=now)
 
@@ -218,8 +221,9 @@ def enforce(now: datetime | None = None) -> dict[str, int]:
         user=OuterRef("user"), kind=OuterRef("kind"), effect=TrustHold.Effect.OPEN, ended_at=None, expires_at__gt=now
     )
     flow = scores.filter(restricted_at__isnull=False)
-    low = scores.filter(Q(score__lt=standing.NO_NEW_BELOW) | Q(restricted_at__isnull=False)).exclude(Exists(kept_open))
-    not_high = scores.filter(Q(score__lt=standing.NEW_FROM) | Q(restricted_at__isnull=False)).exclude(Exists(kept_open))
+    own, restricted = Q(kind=Kind.FLOW), Q(restricted_at__isnull=False)
+    low = scores.filter(own & Q(score__lt=standing.NO_NEW_BELOW) | restricted).exclude(Exists(kept_open))
+    not_high = scores.filter(own & Q(score__lt=standing.NEW_FROM) | restricted).exclude(Exists(kept_open))
     bot = TrustScore.objects.filter(user=OuterRef("account__owner"), kind=Kind.ENDPOINT, restricted_at__isnull=False)
     for_flow, for_bot = Strategy.FrozenFor.TRUST, Subscription.PausedFor.TRUST
     system, trust = audit.SYSTEM, "trust"
@@ -254,7 +258,10 @@ def enforce(now: datetime | None = None) -> dict[str, int]:
 def _each(rows: Any, do: Callable[[Any], None]) -> int:
     found = list(rows[:BATCH])
     for row in found:
-        do(row)
+        try:
+            do(row)
+        except OperationalError:  # somebody holds the row: the next sweep comes back to it
+            log.warning("trust.not_enforced", on=str(row))
     return len(found)
 
 
@@ -274,6 +281,7 @@ def hold(
     if expires_at <= now:
         raise Invalid({"expires_at": ["must lie ahead"]})
     with transaction.atomic():
+        TrustSubject.objects.filter(user=user).update(due_at=now)  # whatever happens then, it takes effect
         User.locked(user.pk)
         TrustHold.objects.filter(user=user, kind=kind, ended_at=None).update(ended_at=now)
         made = TrustHold.objects.create(
@@ -282,8 +290,7 @@ def hold(
         audit.record(
             "trust.held", actor=actor, subject=f"user:{user.pk}", kind=str(kind), effect=str(effect), reason=reason
         )
-    recalculate(user_id=user.pk, now=now)
-    enforce(now)
+    _take_effect(user.pk, now)
     return made
 
 
@@ -293,19 +300,28 @@ def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | N
     if held.user == by:
         raise OwnScore
     with transaction.atomic():
+        TrustSubject.objects.filter(user=held.user_id).update(due_at=now)
         if TrustHold.objects.filter(pk=held.pk, ended_at=None).update(ended_at=now):
             audit.record("trust.hold_ended", actor=actor, subject=f"user:{held.user_id}", kind=held.kind)
-    recalculate(user_id=held.user_id, now=now)
+    _take_effect(held.user_id, now)
+
+
+def _take_effect(user_id: Any, now: datetime) -> None:
+    """At once; or with the next sweep, where a worker is at it."""
+    try:
+        recalculate(user_id=user_id, now=now)
+    except OperationalError:
+        log.warning("trust.left_to_the_sweep", user=str(user_id))
     enforce(now)
 
 
 def appeal(*, user: User, kind: Kind | str, note: str, actor: audit.Actor) -> TrustAppeal:
     """Object to one's score. Staff read it beside the assessment; until they answer there is no second one."""
-    score = TrustScore.objects.filter(user=user, kind=kind).first()
+    score = TrustScore.objects.filter(user=user, kind=kind).first() if kind in Kind.values else None
     if score is None:
         raise NotFound
-    if not note.strip():
-        raise Invalid({"note": ["is required"]})
+    if not note.strip() or "\0" in note or len(note) > 2000:
+        raise Invalid({"note": ["is required, as text of at most 2000 characters"]})
     try:
         with transaction.atomic():
             made = TrustAppeal.objects.create(user=user, kind=kind, version=score.version, note=note)

@@ -132,8 +132,11 @@ def tell(user: User) -> list[Told]:
 
 def reasons(assessment: TrustAssessment) -> list[Reason]:
     """What was looked at, what took most points first."""
-    read = _bot_faults if assessment.kind == Kind.ENDPOINT else _features
-    return sorted(read(assessment.features), key=lambda reason: -reason.points)
+    if assessment.kind == Kind.ENDPOINT:
+        found = _bot_faults(assessment.features, most=float(100 - assessment.score))
+    else:
+        found = _features(assessment.features)
+    return sorted(found, key=lambda reason: -reason.points)
 
 
 def _features(features: Sequence[dict[str, Any]]) -> list[Reason]:
@@ -146,7 +149,8 @@ def _features(features: Sequence[dict[str, Any]]) -> list[Reason]:
     ]  # fmt: skip
 
 
-def _bot_faults(events: Sequence[dict[str, Any]]) -> list[Reason]:
+def _bot_faults(events: Sequence[dict[str, Any]], *, most: float) -> list[Reason]:
+    """What time has healed takes nothing any more."""
     points: dict[str, list[int]] = {}
     for event in events:
         points.setdefault(event["reason"], []).append(event["points"])
@@ -154,7 +158,7 @@ def _bot_faults(events: Sequence[dict[str, Any]]) -> list[Reason]:
     for name, taken in points.items():
         says, remedy = BOT_FAULTS.get(name, (f"{name.replace('_', ' ').capitalize()}, {{times}}.", ""))
         times = "on one occasion" if len(taken) == 1 else f"on {len(taken)} occasions"
-        found.append(Reason(name, says.format(times=times), float(sum(taken)), remedy, len(taken)))
+        found.append(Reason(name, says.format(times=times), min(most, float(sum(taken))), remedy, len(taken)))
     return found
 
 
@@ -165,8 +169,16 @@ def follows(score: TrustScore, held: TrustHold | None) -> str:
         shut = "Nothing new is copied to your accounts." if copies else "Your strategies open nothing new."
         return f"{shut} Closes pass, as always. {_until(score, held)}"
     if held is not None:
+        if held.effect == TrustHold.Effect.CLOSE_ONLY:
+            return "Staff have just decided on it: in a minute this says how."
         return f"It is kept open until {_day(held.expires_at)}, whatever the score."
-    if not copies and score.score < standing.NO_NEW_BELOW:
+    if score.kind == Kind.RELATIONSHIP and score.score < standing.NO_NEW_BELOW:
+        return "Staff look into it."
+    if (
+        not copies
+        and score.score < standing.NEW_FROM
+        and score.user.strategies.filter(takes_subscribers=False).exists()
+    ):
         return f"Your strategies take no new subscribers until it is at {standing.NEW_FROM} again."
     return "Nothing follows from it."
 

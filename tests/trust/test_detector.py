@@ -246,7 +246,28 @@ def test_no_single_trade_is_a_cliff(kind):
     assert max(steps) <= 20
 
 
-def test_what_is_open_counts_from_the_first_day():
-    losing = [Position(T0, "EURUSD", "BUY", Decimal(1), Decimal("1.1"), Decimal("-0.00500"))]
+def test_what_is_open_counts_in_full_from_a_score_of_trades_on():
+    losing = [Position(T0, "EURUSD", "BUY", Decimal(1), Decimal("1.1"), Decimal("-0.05"))]
 
-    assert assess([deal(number) for number in range(5)], positions=losing).score == 10
+    assert assess([deal(number) for number in range(9)], positions=losing).score == 100
+    assert assess([deal(number) for number in range(20)], positions=losing).score == 10
+
+
+def test_an_ordinary_loser_of_another_symbol_hides_nothing():
+    won = [deal(number) for number in range(60)]
+    yen = [Position(T0, "USDJPY", "BUY", Decimal(1), Decimal("150"), Decimal("-0.10"))]
+    assert assess(won, positions=yen).score == 100
+
+    known = [replace(deal(60, symbol="USDJPY", opened="150", gained="0.10"), profit=Decimal("66"))]
+    assert feature([*won, *known], "hidden_loss", positions=yen).value < 0.02
+
+
+def test_one_report_that_is_far_out_says_nothing():
+    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1")) for _ in range(60)]
+    forged = Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("110"))
+    assert feature([deal(number) for number in range(5)], "uncopyable", fills=[*fills, forged]).value == 0
+
+    rows = [deal(number, opened="1.1", gained="0.00100") for number in range(60)]
+    honest = copies(60, "1.10100")
+    huge = replace(honest[0], volume=Decimal(1_000_000), close_price=Decimal("0.5"))
+    assert feature(rows, "not_captured", copies=[*honest[1:], huge]).value < 0.1

@@ -8,7 +8,6 @@ from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from audit import services as audit
-from audit.models import AuditLog
 from market.models import Candle, Instrument
 from strategies.models import Strategy, Subscription
 from tests.signed import opening
@@ -148,24 +147,27 @@ def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
     assert score_of(lena.owner, Kind.ENDPOINT).score == 100
 
 
-def test_the_same_fault_at_another_hour_is_another():
-    rows = [
-        AuditLog(pk=number, at=NOW + timedelta(minutes=minutes), actor="k.1", code="trade_closed")
-        for number, minutes in enumerate((0, 1, 59, 60, 119, 121, 300), 1)
-    ]
+def at_minutes(reason, *minutes):
+    faults = [("k.1", reason, NOW + timedelta(minutes=minute), number, "") for number, minute in enumerate(minutes, 1)]
+    return [event.id for event in evidence._incidents(faults)]
 
-    assert [event.id for event in evidence._incidents(rows)] == [2, 8, 12, 14]
+
+def test_the_same_fault_at_another_hour_is_another():
+    assert at_minutes("REPLAY_ATTACK", 0, 1, 59, 60, 119, 121, 300) == [1, 4, 6, 7]
+    assert at_minutes("INSUFFICIENT_FUNDS", 0, 0.1, 0.2) == [1]
 
 
 def test_a_number_used_twice_may_be_a_lost_answer():
-    def found(count):
-        rows = [
-            AuditLog(pk=number, at=NOW + timedelta(minutes=number), actor="k.1", code="seq_replayed")
-            for number in range(1, count + 1)
-        ]
-        return [event.reason for event in evidence._incidents(rows)]
+    assert at_minutes("DUPLICATE_SEQ", 1, 2) == []
+    assert at_minutes("DUPLICATE_SEQ", *range(30)) == [3]
 
-    assert (found(2), found(3), found(30)) == ([], ["DUPLICATE_SEQ"], ["DUPLICATE_SEQ"])
+
+def test_a_late_open_of_a_close_that_came_first_is_no_fault(lena, lena_bot):
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5&reason=TP")
+    assert lena_bot.send("POST", fields=opening("1")).json()["code"] == "trade_closed"
+    services.recalculate(user_id=lena.owner.pk)
+
+    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
 
 
 def test_what_others_send_in_a_users_name_is_not_held_against_them(lena, lena_bot):
@@ -381,6 +383,62 @@ def test_staff_keep_open_what_the_score_would_close(user, lena, staff):
     held(user, staff, TrustHold.Effect.OPEN)
 
     assert Strategy.objects.get(account=lena).status == "ACTIVE"
+
+
+def test_it_is_looked_at_when_it_may_open(user):
+    now = timezone.now()
+    set_score(user, Kind.FLOW, "10")
+    services.recalculate(user_id=user.pk, now=now + timedelta(hours=1))  # without trades it is 100 again: clean since
+    services.recalculate(user_id=user.pk, now=now + timedelta(hours=24.5))
+
+    assert TrustSubject.objects.get(user=user).due_at == now + timedelta(hours=25)
+
+
+def test_a_hand_outranks_a_score(user, lena, finn):
+    from strategies import services as strategies
+
+    set_score(user, Kind.FLOW, "10")
+    set_score(finn.owner, Kind.ENDPOINT, "10")
+    services.enforce()
+    follows = Subscription.objects.get(account=finn)
+    strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="an inquiry")
+    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    TrustScore.objects.update(restricted_at=None)
+    services.enforce()
+
+    assert Strategy.objects.get(account=lena).frozen_for == "HAND"
+    assert Subscription.objects.get(account=finn).paused_for == "HAND"
+
+
+def test_subscribing_again_does_not_end_what_the_desk_paused(lena, finn):
+    set_score(finn.owner, Kind.ENDPOINT, "10")
+    services.enforce()
+
+    assert follow_again(finn, lena.strategy).paused_for == "TRUST"
+
+
+def test_whoever_trades_beside_one_closes_nothing(user, lena):
+    set_score(user, Kind.RELATIONSHIP, "5")
+    services.enforce()
+
+    strategy = Strategy.objects.get(account=lena)
+    assert (strategy.status, strategy.takes_subscribers) == ("ACTIVE", True)
+
+
+def test_a_hold_takes_effect_with_the_next_sweep_where_a_worker_is_at_it(user, lena, staff, monkeypatch):
+    services.recalculate(user_id=user.pk)
+    real = services.recalculate
+
+    def busy(**_):
+        raise OperationalError("lock timeout")
+
+    monkeypatch.setattr(services, "recalculate", busy)
+    held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+    monkeypatch.setattr(services, "recalculate", real)
+    assert Strategy.objects.get(account=lena).status == "ACTIVE"
+
+    services.sweep(now=timezone.now())
+    assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
 
 
 def test_staff_keep_closed_what_the_score_would_open_until_a_day(user, lena, staff):
