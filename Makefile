@@ -30,6 +30,6 @@ torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, l
 	COPYDESK_KILLS=20 COPYDESK_EXAMPLES=2000 python3 manage.py test -m "crash or model" -p no:randomly
 
 simulate: .venv/.requirements-dev.txt.sha256  ## the bots' guard in bad weather: make simulate SEED=0 SCHEDULES=20000
-	SEED=$(or $(SEED),0) COPYDESK_SCHEDULES=$(or $(SCHEDULES),20000) $(PY) -m pytest tests/copybot/test_simulation.py -q
+	SEED=$(or $(SEED),0) COPYDESK_SCHEDULES=$(or $(SCHEDULES),20000) $(PY) -m pytest copybot/tests/test_simulation.py -q
 
 .PHONY: help simulate check format lock bench torture

@@ -11,7 +11,7 @@ import pytest
 from accounts import signing
 from accounts.signing import Signable
 
-VECTORS = json.loads((Path(__file__).resolve().parent.parent / "vectors.json").read_text())
+VECTORS = json.loads((Path(__file__).resolve().parent.parent.parent / "copybot" / "vectors.json").read_text())
 SECRET = VECTORS["request_secret"]
 REQUESTS = {vector["name"]: vector for vector in VECTORS["requests"]}
 R1_BODY = REQUESTS["R1"]["body"]

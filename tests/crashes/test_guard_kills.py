@@ -20,7 +20,7 @@ SIGNALS = 1_500
 def copied(folder, kills, *kind):
     """Opens by trade, what is held, and what should be, after so many lives that were cut short."""
     files, done = [str(folder / name) for name in ("state", "broker")], folder / "done"
-    command = [sys.executable, "-m", "tests.copybot.doomed", *files, str(SIGNALS), str(done), *kind]
+    command = [sys.executable, "-m", "copybot.tests.doomed", *files, str(SIGNALS), str(done), *kind]
     killed = 0
     while not done.exists():
         process = subprocess.Popen(command, cwd=ROOT)

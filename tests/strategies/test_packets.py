@@ -10,7 +10,7 @@ import pytest
 
 from strategies import packets
 
-VECTORS = json.loads((Path(__file__).resolve().parent.parent / "vectors.json").read_text())
+VECTORS = json.loads((Path(__file__).resolve().parent.parent.parent / "copybot" / "vectors.json").read_text())
 SECRET = VECTORS["packet_secret"]
 PACKETS = {vector["name"]: vector for vector in VECTORS["packets"]}
 LATER = {vector["name"].split()[0]: vector for vector in VECTORS["packets_v1"]["vectors"]}

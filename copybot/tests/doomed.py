@@ -1,4 +1,4 @@
-"""Run as `python -m tests.copybot.doomed STATE BROKER SIGNALS DONE [blind]`: a copier that will be killed.
+"""Run as `python -m copybot.tests.doomed STATE BROKER SIGNALS DONE [blind]`: a copier that will be killed.
 
 Its broker is a file too, so that what was executed outlives it. Signal 2n − 1 opens trade n, signal 2n + 2 closes it.
 Any life of this process may read a signal; a snapshot says what is active, where it was away.
@@ -15,7 +15,7 @@ from pathlib import Path
 from copybot.books import State
 from copybot.broker import Outcome, Position, Result, Trace
 from copybot.guard import ExecutionGuard, Limits, Snapshot, Target
-from tests.copybot.simulation import PRICE, SECRET, SUB, packet
+from copybot.tests.simulation import PRICE, SECRET, SUB, packet
 
 LIMITS = Limits(max_open_age_ms=3_600_000, settle_ms=300, second_look_ms=50, brake_least=10_000)
 

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from copybot.books import State, StateInUse
 from copybot.broker import Outcome, Position, Result, Trace
 from copybot.guard import ExecutionGuard, Snapshot, Standing, Target
-from tests.copybot import simulation
-from tests.copybot.simulation import LIMITS, NOON, PRICE, SECRET, SUB, Crash, FakeBroker, packet
+from copybot.tests import simulation
+from copybot.tests.simulation import LIMITS, NOON, PRICE, SECRET, SUB, Crash, FakeBroker, packet
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 SECOND = 1000
 
@@ -439,8 +442,8 @@ try:
 except StateInUse:
     print("refused")
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said == "refused\n"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "refused\n"
     with pytest.raises(StateInUse):
         ExecutionGuard(desk.path, SUB, SECRET, 1, 7, desk.broker, lambda: 0)
 

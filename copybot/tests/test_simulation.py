@@ -6,8 +6,8 @@ import pytest
 
 from copybot.books import State
 from copybot.guard import ExecutionGuard
-from tests.copybot import simulation
-from tests.copybot.simulation import World
+from copybot.tests import simulation
+from copybot.tests.simulation import World
 
 SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", os.environ.get("COPYDESK_EXAMPLES", "400")))
 FIRST = int(os.environ.get("SEED", "0"))
