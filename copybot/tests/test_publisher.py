@@ -1,0 +1,681 @@
+"""A provider's positions at the desk: each trade opened once, closed once, with its profit, whatever is lost when."""
+
+import itertools
+import json
+import secrets
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from copybot.broker import Deal, Entry, Position
+from copybot.errors import KeyRefused, refusal
+from copybot.protocol import Answer
+from copybot.publisher import DealsIncomplete, Mirror, Publisher, trades_of
+
+NOON = 1_767_600_000_000
+SECOND = 1_000
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Terminal:
+    """A hedging or netting account that trades as it is told to. Every call is a place to fail."""
+
+    def __init__(self, point=lambda: None):
+        self.now, self.held, self.books, self.settled, self.point = NOON, {}, {}, True, point
+        self.numbers = itertools.count(500)
+
+    def open(self, position, volume, price, *, side="BUY", order="", fee="0"):
+        order = order or position
+        self._deal(position, Entry.IN, volume, price, order=order, side=side, profit=fee)
+        held = self.held.get(position)
+        total = Decimal(volume) + (held.volume if held else 0)
+        opened_ms = held.opened_ms if held else self.now
+        self.held[position] = Position(
+            position, 0, "EURUSD", side, total, None, None, open_price=Decimal(price), opened_ms=opened_ms
+        )
+
+    def stops(self, position, sl, tp=None):
+        self.held[position] = replace(self.held[position], sl=sl and Decimal(sl), tp=tp and Decimal(tp))
+
+    def close(self, position, volume, price, profit, *, reason="MANUAL", order="c"):
+        side = "SELL" if self.held[position].side == "BUY" else "BUY"
+        self._deal(position, Entry.OUT, volume, price, order=order, side=side, profit=profit, reason=reason)
+        left = self.held[position].volume - Decimal(volume)
+        self.held[position] = replace(self.held[position], volume=left)
+        if not left:
+            del self.held[position]
+
+    def _deal(self, position, entry, volume, price, *, order, side, profit, reason="MANUAL"):
+        self.books.setdefault(position, []).append(
+            Deal(
+                id=str(next(self.numbers)),
+                order=order,
+                position=position,
+                entry=entry,
+                magic=0,
+                symbol="EURUSD",
+                side=side,
+                volume=Decimal(volume),
+                price=Decimal(price),
+                profit=Decimal(profit),
+                at_ms=self.now,
+                reason=reason,
+            )
+        )  # fmt: skip
+
+    def positions(self):
+        self.point()
+        return list(self.held.values())
+
+    def deals(self, position):
+        self.point()
+        if position in self.books:
+            return list(self.books[position])
+        return next((deals for deals in self.books.values() if any(one.order == position for one in deals)), [])
+
+    def is_settled(self):
+        self.point()
+        return self.settled
+
+
+class Desk:
+    """The verbs of a trade's life as the desk has them: a ticket opens once, and a key's answer is kept."""
+
+    def __init__(self, point=lambda: None):
+        self.point, self.active_rows, self.closed, self.kept = point, {}, {}, {}
+        self.seq, self.log, self.status, self.reduced = 0, [], "ACTIVE", {}
+
+    def active(self):
+        self.point()
+        return {"trades": [dict(row) for row in self.active_rows.values()]}
+
+    def send(self, method, path, fields=None, *, query=None, idempotency_key=""):
+        self.point()  # the request is lost
+        assert 16 <= len(idempotency_key) <= 64
+        said = json.dumps([method, path, fields, query], sort_keys=True)
+        if idempotency_key not in self.kept:
+            self.kept[idempotency_key] = said, self._do(method, path, fields or query)
+        before, (status, body) = self.kept[idempotency_key]
+        if before != said:
+            status, body = 422, {"code": "idempotency_conflict"}
+        self.point()  # the answer is lost
+        if status >= 400:
+            raise refusal(status, body)
+        return Answer(status, {}, json.dumps(body).encode())
+
+    def _do(self, method, path, fields):
+        verb = {"PATCH": self._modify, "DELETE": self._close}.get(method)
+        if verb is None:
+            verb = self._reduce if path.endswith("/reduce") else self._open
+        ticket = fields["ticket_id"] if verb == self._open else path.split("/")[5]
+        return verb(ticket, fields)
+
+    def _open(self, ticket, fields):
+        if ticket in self.closed:
+            return 409, {"code": "trade_closed"}
+        if ticket in self.active_rows:
+            return 409, {"code": "trade_exists_different"}
+        if self.status != "ACTIVE":
+            return 409, {"code": "strategy_close_only"}
+        role = "copy" if "strategy" in fields else "master"
+        row = {"role": role, "sl": None, "tp": None, **fields, "volume": fields["volume"]}
+        return 201, self._told("open", ticket, row, fields["volume"])
+
+    def _modify(self, ticket, fields):
+        if ticket not in self.active_rows:
+            return 404, {"code": "trade_unknown"}
+        return 200, self._told("modify", ticket, self.active_rows[ticket] | fields, fields["sl"])
+
+    def _reduce(self, ticket, fields):
+        row = self.active_rows.get(ticket)
+        if row is None:
+            return 409, {"code": "trade_closed"}
+        if Decimal(fields["volume"]) >= Decimal(row["volume"]):
+            return 409, {"code": "volume_increase"}
+        self.reduced[ticket] = self.reduced.get(ticket, Decimal(0)) + Decimal(fields["profit"])
+        return 200, self._told("reduce", ticket, row | {"volume": fields["volume"]}, fields["volume"])
+
+    def _close(self, ticket, fields):
+        if ticket not in self.active_rows:
+            same = self.closed.get(ticket) == fields
+            return (200, {"status": "CLOSED"}) if same else (409, {"code": "trade_closed_conflict"})
+        del self.active_rows[ticket]
+        self.closed[ticket] = fields
+        self.log.append(("close", ticket, fields["close_price"]))
+        return 200, {"status": "CLOSED"}
+
+    def _told(self, verb, ticket, row, what):
+        self.seq += 1
+        self.active_rows[ticket] = row | {"seq": str(self.seq)}
+        self.log.append((verb, ticket, what))
+        return {"status": verb, "trade": self.active_rows[ticket]}
+
+    def profit(self, ticket):
+        return Decimal(self.closed[ticket]["profit"]) + self.reduced.get(ticket, Decimal(0))
+
+    def times(self, verb, ticket):
+        return sum(1 for one in self.log if one[:2] == (verb, ticket))
+
+
+class World:
+    """A terminal, a desk and a mirror between them; restarted from nothing where it dies at its n-th call."""
+
+    def __init__(self, dies_at=-1, fault=Crash, kind=Mirror, **options):
+        self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, kind, options
+        self.terminal, self.desk = Terminal(self.point), Desk(self.point)
+        self.mirror = self.fresh()
+
+    def point(self):
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise self.fault
+
+    def fresh(self):
+        return self.kind(self.desk, self.terminal, **{"clock_ms": lambda: self.terminal.now, **self.options})
+
+    def look(self, after_ms=500):
+        """Until one look went well: what is restarted in time misses nothing."""
+        self.terminal.now += after_ms
+        for _ in range(9):
+            try:
+                self.mirror.look()
+            except Crash:
+                self.mirror = self.fresh()
+            except OSError:
+                pass
+            else:
+                if not any(one.kind == "waiting" for one in self.mirror.findings.values()):
+                    return
+
+    def settle(self):
+        for _ in range(4):
+            self.look()
+        return self
+
+
+def day(world):
+    """A trade with stops, a partial close and a target; one closed at its stop; one that stays."""
+    terminal = world.terminal
+    terminal.open("1", "1.0", "1.1", fee="-3.5")
+    terminal.stops("1", "1.09")
+    world.look()
+    terminal.open("2", "0.3", "1.2", side="SELL")
+    world.look()
+    terminal.stops("1", "1.095", "1.12")
+    world.look()
+    terminal.close("1", "0.4", "1.105", "20")
+    terminal.stops("1", "1.1")
+    terminal.close("2", "0.3", "1.21", "-30", reason="SL")
+    world.look()
+    terminal.stops("1", "1.095", "1.12")  # as it was before: a change of its own
+    terminal.open("3", "0.2", "1.3")
+    world.look()
+    terminal.close("1", "0.1", "1.11", "10")
+    terminal.close("1", "0.2", "1.112", "24")
+    terminal.close("1", "0.3", "1.12", "60", reason="TP")
+    return world.settle()
+
+
+def assert_told_once(world):
+    desk = world.desk
+    assert list(desk.active_rows) == ["3"]
+    for ticket in "123":
+        assert desk.times("open", ticket) == 1, desk.log
+    assert (desk.times("close", "1"), desk.times("close", "2"), desk.times("reduce", "1")) == (1, 1, 3)
+    assert desk.profit("1") == Decimal("110.5")
+    assert desk.profit("2") == -30
+    assert (desk.closed["1"]["close_price"], desk.closed["1"]["reason"]) == ("1.12000000", "TP")
+    assert desk.closed["2"]["reason"] == "SL"
+
+
+CALLS = day(World()).calls
+
+
+def test_a_day_is_told_as_it_was():
+    world = day(World())
+
+    assert_told_once(world)
+    assert [one[1:] for one in world.desk.log if one[0] == "reduce"] == [
+        ("1", "0.60000000"), ("1", "0.50000000"), ("1", "0.30000000"),
+    ]  # fmt: skip
+    assert [one[2] for one in world.desk.log if one[0] == "modify"] == ["1.09500000", "1.10000000", "1.09500000"]
+
+
+@pytest.mark.parametrize("fault", [Crash, ConnectionError])
+def test_whatever_is_lost_at_whichever_call_each_trade_is_told_once(fault):
+    assert CALLS > 30
+    for dies_at in range(1, CALLS + 1):
+        assert_told_once(day(World(dies_at, fault)))
+
+
+class Restless(World):
+    """Dies over and over."""
+
+    def point(self):
+        self.calls += 1
+        if self.calls % self.dies_at == 0:
+            raise self.fault
+
+
+@pytest.mark.parametrize("every", [8, 9, 11, 13])
+def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every):
+    world = day(Restless(every))
+    for _ in range(20):
+        world.look()
+
+    assert_told_once(world)
+
+
+class Forgetful(Mirror):
+    """Names its reports anew each time: the control."""
+
+    def _send(self, report, key):
+        return super()._send(report, f"{report.verb}-{secrets.token_hex(12)}")
+
+
+def doubled(kind):
+    """How many crash points lead to a trade that is opened twice, at a desk that does not know its tickets."""
+    found = 0
+    for dies_at in range(1, CALLS + 1):
+        world = World(dies_at, ConnectionError, kind)
+        world.desk.active = lambda: {"trades": []} if world.calls < dies_at + 3 else Desk.active(world.desk)  # noqa: B023
+        world.desk._open = _opens_anyway(world.desk)
+        day(world)
+        found += any(world.desk.times("open", ticket) > 1 for ticket in "123")
+    return found
+
+
+def _opens_anyway(desk):
+    def opened(ticket, fields):
+        return 201, desk._told("open", ticket, {"role": "master", "sl": None, "tp": None, **fields}, fields["volume"])
+
+    return opened
+
+
+def test_a_repeat_has_the_same_name_and_so_one_effect():
+    assert doubled(Mirror) == 0
+    assert doubled(Forgetful) > 0
+
+
+# --- what comes first, and what must wait
+
+
+def test_a_close_goes_before_an_open():
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.terminal.close("1", "1", "1.2", "5")
+    world.terminal.open("2", "1", "1.2")
+    world.look()
+
+    assert [one[:2] for one in world.desk.log] == [("open", "1"), ("close", "1"), ("open", "2")]
+
+
+def test_an_incomplete_history_is_no_close():
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    closing = dict(world.terminal.books)
+    world.terminal.close("1", "1", "1.2", "5")
+    told = world.terminal.books
+    world.terminal.books = {"1": [one for one in closing["1"] if one.entry is Entry.IN]}
+    world.settle()
+    assert list(world.desk.active_rows) == ["1"]
+    assert world.mirror.findings["1"].kind == "waiting"
+
+    world.terminal.books, world.terminal.settled = told, False
+    world.settle()
+    assert list(world.desk.active_rows) == ["1"]
+
+    world.terminal.settled = True
+    world.settle()
+    assert world.desk.closed["1"]["close_price"] == "1.20000000"
+    assert world.mirror.findings == {}
+
+
+def test_a_terminal_that_shows_nothing_closes_nothing():
+    """Another login, or a history that was not loaded: no positions and no deals."""
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.terminal.held, world.terminal.books = {}, {}
+    world.settle()
+
+    assert list(world.desk.active_rows) == ["1"]
+
+
+def test_a_position_older_than_the_limit_is_left_alone_and_listed():
+    world = World(max_age_ms=60 * SECOND)
+    world.terminal.open("1", "1", "1.1")
+    world.look(61 * SECOND)
+
+    assert world.desk.log == []
+    assert world.mirror.findings["1"].kind == "too_old"
+
+
+def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_new():
+    world = World(max_age_ms=60 * SECOND)
+    with terminals_clock_ahead(world):
+        world.terminal.open("1", "1", "1.1")
+    world.look()
+    with terminals_clock_ahead(world):
+        world.terminal.open("2", "1", "1.1")
+    world.look()
+    world.look(3600 * SECOND)
+
+    assert list(world.desk.active_rows) == ["2"]
+    assert "opened_at" not in world.desk.active_rows["2"]
+    assert world.mirror.findings["1"].kind == "too_old"
+
+
+@contextmanager
+def terminals_clock_ahead(world):
+    world.terminal.now += 2 * 3600 * SECOND
+    yield
+    world.terminal.now -= 2 * 3600 * SECOND
+
+
+def test_a_terminal_that_shows_its_positions_late_shows_old_ones():
+    """At a start, history and positions come in while we look: what was there before is no news."""
+    world = World(max_age_ms=60 * SECOND)
+    world.terminal.open("1", "1", "1.1")
+    world.terminal.now += 3600 * SECOND
+    held, books, world.terminal.settled = world.terminal.held, world.terminal.books, False
+    world.terminal.held, world.terminal.books = {}, {}
+    world.look()
+    world.terminal.held = held
+    world.look()
+    world.terminal.settled = True
+    world.look()
+    world.terminal.books = books
+    world.look()
+
+    assert world.desk.log == []
+
+
+def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone():
+    world = World(max_age_ms=60 * SECOND)
+    world.look()
+    real, world.desk.active = world.desk.active, lambda: (_ for _ in ()).throw(ConnectionError)
+    world.mirror.forget()
+    world.terminal.open("1", "1", "1.1")
+    for _ in range(7):
+        world.look(10 * SECOND)
+    world.desk.active = real
+    world.look()
+
+    assert world.desk.log == []
+    assert world.mirror.findings["1"].kind == "too_old"
+
+
+def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_closed():
+    world = World(max_age_ms=60 * SECOND)
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.terminal.now += 3600 * SECOND
+    world.terminal.open("2", "1", "1.1")
+    world.mirror = world.fresh()
+    world.look(30 * SECOND)
+    assert set(world.desk.active_rows) == {"1", "2"}
+
+    world.terminal.close("1", "1", "1.2", "5")
+    world.look()
+    assert set(world.desk.active_rows) == {"2"}
+
+
+def test_what_staff_closed_is_an_alarm_and_not_opened_again():
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.desk._close("1", {"close_price": "1.15", "profit": "0", "reason": "STAFF"})
+    for restarted in (False, True):
+        if restarted:
+            world.mirror = world.fresh()
+        world.look(20 * SECOND)
+        world.look(20 * SECOND)
+        assert world.mirror.findings["1"].kind == "zombie"
+    assert world.desk.times("open", "1") == 1
+
+
+def test_the_first_close_stands():
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.desk._close("1", {"close_price": "1.15", "profit": "0", "reason": "STAFF"})
+    world.terminal.close("1", "1", "1.2", "5")
+    world.settle()
+
+    assert world.desk.closed["1"]["reason"] == "STAFF"
+    assert world.mirror.counts["conflict"] == 1
+    assert world.mirror.findings == {}
+
+
+def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key():
+    world = World()
+    world.desk.status = "CLOSE_ONLY"
+    world.terminal.open("1", "1", "1.1")
+    for _ in range(20):
+        world.look()
+    assert len(world.desk.kept) == 1
+    assert world.mirror.findings["1"].words == "the desk says: strategy_close_only"
+
+    world.desk.status = "ACTIVE"
+    world.look(31 * SECOND)
+    assert list(world.desk.active_rows) == ["1"]
+    world.look()
+    assert world.mirror.findings == {}
+
+
+def test_one_refused_report_does_not_hold_up_the_others():
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.terminal.open("2", "1", "1.1")
+    world.look()
+    real = world.desk._close
+    world.desk._close = lambda ticket, fields: (422, {"code": "invalid"}) if ticket == "1" else real(ticket, fields)
+    world.terminal.close("1", "1", "1.2", "5")
+    world.terminal.close("2", "1", "1.2", "5")
+    world.look()
+
+    assert list(world.desk.active_rows) == ["1"]
+
+
+def test_a_refused_key_is_no_ones_trade():
+    world = World()
+    world.desk._open = lambda ticket, fields: (401, {"code": "key_revoked"})
+    world.terminal.open("1", "1", "1.1")
+
+    with pytest.raises(KeyRefused, match="key_revoked"):
+        world.mirror.look()
+
+
+def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_not_published():
+    world = World()
+    world.desk.active = lambda: (_ for _ in ()).throw(ConnectionError)
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.terminal.close("1", "1", "1.2", "5")
+    world.mirror.watch()
+
+    assert world.mirror.counts["unpublished"] == 1
+    assert world.desk.log == []
+
+
+def test_what_is_not_of_the_strategy_is_not_published():
+    world = World(of=lambda position: {} if position.id == "1" else None)
+    world.terminal.open("1", "1", "1.1")
+    world.terminal.open("2", "1", "1.1")
+    world.look()
+
+    assert list(world.desk.active_rows) == ["1"]
+
+
+# --- copies
+
+
+def copies(position):
+    return {"strategy": "lena-eurusd", "trade_ref": f"ref-{position.id}"}
+
+
+def test_a_copy_is_reported_with_what_it_copies_and_the_masters_rows_are_not_its_own():
+    world = World(of=copies, role="copy")
+    world.desk.active_rows["9"] = {
+        "role": "master",
+        "ticket_id": "9",
+        "volume": "1",
+        "sl": None,
+        "tp": None,
+        "seq": "1",
+    }
+    world.terminal.open("1", "1", "1.1")
+    world.settle()
+    row = world.desk.active_rows["1"]
+    assert (row["strategy"], row["trade_ref"]) == ("lena-eurusd", "ref-1")
+
+    world.terminal.close("1", "1", "1.2", "5")
+    world.settle()
+    assert list(world.desk.active_rows) == ["9"]
+
+
+def test_a_copy_that_came_and_went_unseen_is_reported_once_whatever_is_lost():
+    for dies_at in range(1, 12):
+        world = World(dies_at, of=copies, role="copy")
+        world.terminal.open("1", "1", "1.1", fee="-2")
+        world.terminal.close("1", "0.5", "1.2", "5")
+        world.terminal.close("1", "0.5", "1.3", "10")
+        done = False
+        while not done:
+            try:
+                done = world.mirror.note_gone("1", copies(Position("1", 0, "", "", Decimal(1), None, None)))
+            except Crash:
+                world.mirror = world.fresh()
+        assert [one[:2] for one in world.desk.log] == [("open", "1"), ("reduce", "1"), ("close", "1")]
+        assert world.desk.profit("1") == 13
+        world.dies_at = -1
+        assert world.mirror.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
+
+
+def test_a_copy_that_the_desk_does_not_want_is_not_closed_there_either():
+    world = World(of=copies, role="copy")
+    world.desk.status = "CLOSE_ONLY"
+    world.terminal.open("1", "1", "1.1")
+    world.terminal.close("1", "1", "1.2", "5")
+
+    assert not world.mirror.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
+    assert world.desk.closed == {}
+
+
+# --- trades from deals
+
+
+def legs(terminal, position="1"):
+    return [(one.ticket, one.side, one.volume, one.remaining) for one in trades_of(terminal.books[position])]
+
+
+def test_each_order_that_adds_to_a_netting_position_is_a_trade_and_the_oldest_goes_first():
+    terminal = Terminal()
+    terminal.open("1", "1", "1.10", fee="-1")
+    terminal.open("1", "2", "1.20", order="7", fee="-2")
+    terminal.close("1", "1.5", "1.30", "30")
+    assert legs(terminal) == [("1", "BUY", 1, 0), ("7", "BUY", 2, Decimal("1.5"))]
+
+    terminal.close("1", "1.5", "1.40", "45")
+    first, second = trades_of(terminal.books["1"])
+    assert [(part.remaining, part.price, part.profit) for part in first.parts] == [(0, Decimal("1.30"), 19)]
+    assert [(part.remaining, part.profit) for part in second.parts] == [(Decimal("1.5"), 10), (0, 43)]
+
+
+def test_a_reversal_closes_all_and_opens_another():
+    terminal = Terminal()
+    terminal.open("1", "1", "1.10")
+    terminal.close("1", "1", "1.20", "10", order="8")
+    terminal.open("1", "0.5", "1.20", side="SELL", order="8")
+
+    assert legs(terminal) == [("1", "BUY", 1, 0), ("8", "SELL", Decimal("0.5"), Decimal("0.5"))]
+
+
+def test_an_order_filled_in_parts_is_one_trade_at_its_mean_price():
+    terminal = Terminal()
+    terminal.open("1", "1", "1.10")
+    terminal.open("1", "3", "1.20", order="1")
+    (trade,) = trades_of(terminal.books["1"])
+
+    assert (trade.volume, trade.price) == (4, Decimal("1.175"))
+
+
+def test_shares_of_a_profit_add_up_to_the_last_digit():
+    terminal = Terminal()
+    for order in ("1", "2", "3"):
+        terminal.open("1", "1", "1.10", order=order)
+    terminal.close("1", "3", "1.2", "10")
+    profits = [trade.parts[-1].profit for trade in trades_of(terminal.books["1"])]
+
+    assert sum(profits) == 10
+    assert max(profits) - min(profits) < Decimal("0.00000002")
+
+
+def test_more_taken_off_than_was_there_means_that_deals_are_missing():
+    terminal = Terminal()
+    terminal.open("1", "2", "1.10")
+    terminal.close("1", "2", "1.2", "5")
+
+    with pytest.raises(DealsIncomplete):
+        trades_of(terminal.books["1"][1:])
+
+
+def netting_day(world):
+    terminal = world.terminal
+    terminal.open("1", "1", "1.10")
+    world.look()
+    terminal.open("1", "2", "1.20", order="7")
+    world.look()
+    terminal.close("1", "1.5", "1.30", "30")
+    world.look()
+    terminal.close("1", "1.5", "1.25", "15", order="8")
+    terminal.open("1", "0.4", "1.25", side="SELL", order="8")
+    world.look()
+    terminal.close("1", "0.4", "1.2", "20", reason="TP")
+    return world.settle()
+
+
+def test_a_netting_account_is_told_once_whatever_is_lost():
+    calls = netting_day(World()).calls
+    for dies_at, fault in itertools.product(range(calls + 1), (Crash, ConnectionError)):
+        desk = netting_day(World(dies_at, fault)).desk
+        assert desk.active_rows == {}
+        assert set(desk.closed) == {"1", "7", "8"}
+        assert all(desk.times(verb, ticket) == 1 for verb in ("open", "close") for ticket in "178")
+        assert sum(desk.profit(ticket) for ticket in "178") == 65
+        assert desk.closed["8"]["reason"] == "TP"
+
+
+# --- the loop
+
+
+def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
+    world, stop = World(), threading.Event()
+    real, away = world.desk.active, iter([ConnectionError, OSError])
+
+    def active():
+        for fault in away:
+            raise fault
+        return real()
+
+    world.desk.active = active
+    world.terminal.open("1", "1", "1.1")
+    faults = []
+
+    def look(fault):
+        faults.append(fault)
+        if not fault:
+            stop.set()
+
+    Publisher(world.mirror, poll_s=0.001, on_look=look).run(stop)
+    assert faults == ["ConnectionError", "OSError", ""]
+    assert list(world.desk.active_rows) == ["1"]
