@@ -11,9 +11,10 @@ from decimal import Decimal
 import pytest
 
 from copybot.broker import Deal, Entry, Position
+from copybot.deals import DealsIncomplete, trades_of
 from copybot.errors import KeyRefused, refusal
 from copybot.protocol import Answer
-from copybot.publisher import DealsIncomplete, Mirror, Publisher, trades_of
+from copybot.publisher import Mirror, Publisher
 
 NOON = 1_767_600_000_000
 SECOND = 1_000
