@@ -1,28 +1,34 @@
-"""A guard's state file: SQLite, on the disk before anything is sent. One process holds it."""
+"""A guard's books: one SQLite file, on the disk before anything is sent. One process holds it."""
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_SCHEMA = f"""
 create table if not exists guard (
   sub_id text primary key, seen integer not null, executed integer not null, epoch text not null,
-  standing text not null, why text not null) strict;
+  standing text not null, why text not null, fence integer not null) strict;
 create table if not exists copy (
   ref text primary key, magic integer not null unique, symbol text not null, side text not null,
-  volume text not null, sl text, tp text, seq integer not null, state text not null, attempts integer not null,
-  born_ms integer not null, sent_ms integer not null, reduced_ms integer not null, why text not null) strict;
+  volume text not null, sl text, tp text, price text not null, seq integer not null, state text not null,
+  attempts integer not null, born_ms integer not null, heard_ms integer not null, sent_ms integer not null,
+  filled_ms integer not null, asked text not null, position text not null, filled_price text not null,
+  reduced_ms integer not null, why text not null) strict;
 create index if not exists copy_unfinished on copy (state) where state in ('INTENT', 'REJECTED', 'HELD');
 create table if not exists heard (seq integer primary key, sha256 text not null) strict;
 create table if not exists outbox (
   id integer primary key autoincrement, event text not null, ref text not null, at_ms integer not null,
   why text not null) strict;
+pragma user_version = {_SCHEMA_VERSION};
 """
+_KEPT_HASHES = 10_000
 
 
 class State(StrEnum):
@@ -35,13 +41,29 @@ class State(StrEnum):
     DEAD = "DEAD"
 
 
+class Standing(StrEnum):
+    """HOLD: the desk went back in time; nothing is done until its epoch is new. HALT: somebody forges; no opens."""
+
+    LIVE = "LIVE"
+    HOLD = "HOLD"
+    HALT = "HALT"
+
+
 class StateInUse(Exception):
     """Another process holds the state file: two guards of one subscription would open everything twice."""
 
 
+class StateOfAnotherVersion(Exception):
+    """The state file was written by another version of this program. It is left as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A row: what one trade's copy must be, and how far it got. `reduced_ms`: since when a reduction is under way."""
+    """A row: what one trade's copy must be, and how far it got. Times in ms of the desk's clock, 0 for not yet.
+
+    `price`: the master's. `asked`: the volume of the order. `position`: the broker's id, once it was seen, and
+    `filled_price` what it cost. `reduced_ms`: since when a reduction is under way.
+    """
 
     ref: str
     magic: int
@@ -50,13 +72,139 @@ class Copy:
     volume: Decimal
     sl: Decimal | None
     tp: Decimal | None
+    price: Decimal
     seq: int
     state: State
     attempts: int
     born_ms: int
+    heard_ms: int
     sent_ms: int
+    filled_ms: int
+    asked: Decimal
+    position: str
+    filled_price: Decimal
     reduced_ms: int
     why: str
+
+
+_COLUMNS = tuple(Copy.__slots__)
+_INSERT = f"insert into copy ({', '.join(_COLUMNS)}) values ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to tell the desk, kept until it was told: opened, closed, skipped (`why`), held, halted."""
+
+    id: int
+    event: str
+    ref: str
+    at_ms: int
+    why: str
+
+
+class Books:
+    """What one guard knows. Writes are only made within `durable()`; what was read is kept until the next write."""
+
+    seen: int
+    executed: int
+    epoch: str
+    why: str
+    fence: int
+    standing: Standing
+
+    def __init__(self, path: str | Path, sub_id: str, connect: Callable[..., sqlite3.Connection]) -> None:
+        self.db = opened(path, connect)
+        self._sub_id = sub_id
+        self._held: list[Copy] | None = None
+        with self.durable():
+            self.do("insert or ignore into guard values (?, 0, 0, '', 'LIVE', '', 0)", sub_id)
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextmanager
+    def durable(self) -> Iterator[None]:
+        """One transaction, on the disk when it is over."""
+        self.db.execute("begin immediate")
+        try:
+            yield
+            self.db.execute("commit")
+        except BaseException:
+            if self.db.in_transaction:
+                self.db.execute("rollback")
+            raise
+        finally:
+            self._held = None
+            self._read()
+
+    def _read(self) -> None:
+        row = self.db.execute("select * from guard where sub_id = ?", (self._sub_id,)).fetchone()
+        if row is None:
+            return
+        _, self.seen, self.executed, self.epoch, standing, self.why, self.fence = row
+        self.standing = Standing(standing)
+
+    # --- the guard itself
+
+    def note(self, **columns: int | str) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self.do(f"update guard set {names}", *columns.values())  # noqa: S608
+        self._read()
+
+    def advance(self, seq: int, sha256: str) -> None:
+        self.note(seen=seq)
+        self.do("insert or replace into heard values (?, ?)", seq, sha256)
+        self.do("delete from heard where seq <= ?", seq - _KEPT_HASHES)
+
+    def heard(self, seq: int) -> str | None:
+        """The hash of the packet that had this number."""
+        found = self.do("select sha256 from heard where seq = ?", seq).fetchone()
+        return None if found is None else str(found[0])
+
+    def forget_heard(self) -> None:
+        self.do("delete from heard")
+
+    # --- copies
+
+    def copies(self) -> list[Copy]:
+        return [_copy(row) for row in self.do("select * from copy order by ref")]
+
+    def unfinished(self) -> list[Copy]:
+        if self._held is None:
+            rows = self.do("select * from copy where state in ('INTENT', 'REJECTED', 'HELD') order by seq, ref")
+            self._held = [_copy(row) for row in rows]
+        return self._held
+
+    def copy(self, ref: str) -> Copy | None:
+        found = self.do("select * from copy where ref = ?", ref).fetchone()
+        return None if found is None else _copy(found)
+
+    def numbered(self, magic: int) -> Copy | None:
+        found = self.do("select * from copy where magic = ?", magic).fetchone()
+        return None if found is None else _copy(found)
+
+    def add(self, copy: Copy) -> None:
+        self.do(_INSERT, *(_kept(getattr(copy, name)) for name in _COLUMNS))
+        self._held = None
+
+    def change(self, ref: str, **columns: Decimal | State | int | str | None) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self.do(f"update copy set {names} where ref = ?", *map(_kept, columns.values()), ref)  # noqa: S608
+        self._held = None
+
+    # --- what the desk is to be told
+
+    def tell(self, event: str, ref: str, at_ms: int, why: str) -> None:
+        self.do("insert into outbox (event, ref, at_ms, why) values (?, ?, ?, ?)", event, ref, at_ms, why)
+
+    def outbox(self, most: int) -> list[Event]:
+        return [Event(*row) for row in self.do("select * from outbox order by id limit ?", most)]
+
+    def told(self, event: Event) -> None:
+        self.do("delete from outbox where id = ?", event.id)
+
+    def do(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return self.db.execute(statement, values)
 
 
 def opened(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> sqlite3.Connection:
@@ -83,6 +231,7 @@ def _prepared(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> s
         db.execute("pragma synchronous = full")
         if db.execute("pragma quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("damaged")
+        _check_version(db, path)
         db.executescript(f"begin immediate; {_SCHEMA} commit;")
     except BaseException:
         db.close()
@@ -90,17 +239,31 @@ def _prepared(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> s
     return db
 
 
-def copy_of(row: tuple[Any, ...]) -> Copy:
-    ref, magic, symbol, side, volume, sl, tp, seq, state, attempts, born_ms, sent_ms, reduced_ms, why = row
+def _check_version(db: sqlite3.Connection, path: str | Path) -> None:
+    version = db.execute("pragma user_version").fetchone()[0]
+    is_new = db.execute("select count(*) from sqlite_master").fetchone()[0] == 0
+    if version != _SCHEMA_VERSION and not is_new:
+        raise StateOfAnotherVersion(
+            f"{path} is of version {version}, this program of {_SCHEMA_VERSION}: end the copies by hand, "
+            "move the file away, and start anew (what is active then is not opened)"
+        )
+
+
+def _copy(row: tuple[Any, ...]) -> Copy:
+    (
+        ref, magic, symbol, side, volume, sl, tp, price, seq, state, attempts, born_ms, heard_ms, sent_ms, filled_ms,
+        asked, position, filled_price, reduced_ms, why,
+    ) = row  # fmt: skip
     return Copy(
-        ref, magic, symbol, side, Decimal(volume), number(sl), number(tp), seq, State(state), attempts, born_ms,
-        sent_ms, reduced_ms, why,
+        ref, magic, symbol, side, Decimal(volume), _number(sl), _number(tp), Decimal(price), seq, State(state),
+        attempts, born_ms, heard_ms, sent_ms, filled_ms, Decimal(asked), position, Decimal(filled_price), reduced_ms,
+        why,
     )  # fmt: skip
 
 
-def text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
+def _kept(value: Decimal | State | int | str | None) -> int | str | None:
+    return str(value) if isinstance(value, Decimal | State) else value
 
 
-def number(text: str | None) -> Decimal | None:
+def _number(text: str | None) -> Decimal | None:
     return None if text is None else Decimal(text)

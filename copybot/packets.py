@@ -4,6 +4,7 @@ The MAC is checked over the text as it came, before anything is read from it; th
 never taken apart at its separators: the fields come apart already, and one that holds a separator is refused.
 """
 
+import functools
 import hashlib
 import hmac
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 FIELDS = ("sub_id", "seq", "timestamp", "symbol", "type", "volume", "price", "sl", "tp")
 TAIL = ("action", "trade_ref", "gen")
-OPEN, MODIFY, REDUCE, CLOSE = "OPEN", "MODIFY", "REDUCE", "CLOSE"
+OPEN, MODIFY, REDUCE, CLOSE, GAPFILL = "OPEN", "MODIFY", "REDUCE", "CLOSE", "GAPFILL"
 SHRINKING = (REDUCE, CLOSE)
 
 _AMOUNT = r"(?:0|[1-9][0-9]{0,9})\.[0-9]{8}"
@@ -32,6 +33,19 @@ _GRAMMAR = {
     "trade_ref": r"[A-Za-z0-9-]{1,64}",
     "gen": r"[1-9][0-9]{0,8}",
 }
+_NOTHING = r"0\.00000000"
+_GAPFILL = _GRAMMAR | {
+    "symbol": "-",
+    "type": "-",
+    "volume": _NOTHING,
+    "price": _NOTHING,
+    "sl": "",
+    "tp": "",
+    "action": GAPFILL,
+    "trade_ref": _GRAMMAR["seq"],
+}
+_PATTERNS = {name: re.compile(pattern) for name, pattern in _GRAMMAR.items()}
+_GAPFILL_PATTERNS = {name: re.compile(pattern) for name, pattern in _GAPFILL.items()}
 _MOST_SEQ = 2**63 - 1
 
 
@@ -45,7 +59,10 @@ class PacketRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet that was verified. `volume` is what the copy must hold once it is done: zero for a close."""
+    """A packet that was verified. `volume` is what the copy must hold once it is done: zero for a close.
+
+    A GAPFILL is of no trade: its number is used up, and there is nothing for this subscription in it.
+    """
 
     sub_id: str
     seq: int
@@ -61,22 +78,22 @@ class Packet:
     sha256: str
 
 
-def read(packet: Mapping[str, Any], *, secret: str, sub_id: str, generation: int) -> Packet:
-    """The packet, where the subscription's secret of that generation signed it. Raises PacketRefused."""
-    text: dict[str, str] = {}
-    for name in (*FIELDS, *TAIL):
-        value = packet.get(name)
-        if not isinstance(value, str) or not value.isascii():
-            raise PacketRefused("packet_grammar", f"{name} is missing, or no text")
-        text[name] = value
+def read(packet: Mapping[str, Any], *, secrets: Mapping[int, str], sub_id: str) -> Packet:
+    """The packet, where the subscription's secret of the generation it names signed it. Raises PacketRefused."""
+    text = _texts(packet)
+    secret = _secret_of(text["gen"], secrets)
     payload = "|".join([*(text[name] for name in FIELDS), "CP1", *(text[name] for name in TAIL)])
-    right = hmac.new(derived_key(secret), payload.encode("ascii"), hashlib.sha256).hexdigest()
+    right = hmac.digest(derived_key(secret), payload.encode("ascii"), "sha256").hex()
     given = packet.get("signature_v1")
     if not isinstance(given, str) or not hmac.compare_digest(given.lower().encode(), right.encode()):
         raise PacketRefused("packet_signature", "nobody who knows the secret signed this")
-    return _parsed(text, payload, sub_id, generation)
+    _check_grammar(text)
+    if text["sub_id"] != sub_id:
+        raise PacketRefused("packet_stranger", "it is of another subscription")
+    return _parsed(text, payload)
 
 
+@functools.lru_cache(maxsize=1024)
 def derived_key(secret: str) -> bytes:
     """The key of `signature_v1`: hex, as 64 ASCII characters."""
     return hmac.new(secret.encode("ascii"), b"copydesk/packet/v1", hashlib.sha256).hexdigest().encode("ascii")
@@ -91,23 +108,43 @@ def check_seed_form(fields: Mapping[str, str], *, secret: str, signature: str) -
     _check_grammar({name: fields[name] for name in FIELDS})
 
 
+def _texts(packet: Mapping[str, Any]) -> dict[str, str]:
+    text: dict[str, str] = {}
+    for name in (*FIELDS, *TAIL):
+        value = packet.get(name)
+        if not isinstance(value, str) or not value.isascii():
+            raise PacketRefused("packet_grammar", f"{name} is missing, or no text")
+        text[name] = value
+    return text
+
+
+def _secret_of(generation: str, secrets: Mapping[int, str]) -> str:
+    if not _PATTERNS["gen"].fullmatch(generation):
+        raise PacketRefused("packet_grammar", f"gen is {generation[:40]!r}")
+    secret = secrets.get(int(generation))
+    if secret is None:
+        raise PacketRefused("packet_stranger", f"no secret of generation {generation} is known")
+    return secret
+
+
 def _check_grammar(text: Mapping[str, str]) -> None:
+    action = text.get("action", OPEN)
+    patterns = _GAPFILL_PATTERNS if action == GAPFILL else _PATTERNS
     for name, value in text.items():
-        if not re.fullmatch(_GRAMMAR[name], value):
+        if not patterns[name].fullmatch(value):
             raise PacketRefused("packet_grammar", f"{name} is {value[:40]!r}")
     if int(text["seq"]) > _MOST_SEQ:
         raise PacketRefused("packet_grammar", "seq is too large")
+    if action == GAPFILL and int(text["trade_ref"]) != int(text["seq"]) + 1:
+        raise PacketRefused("packet_grammar", "a gap is filled one number at a time")
     for name in ("sl", "tp"):
         if text[name] and not Decimal(text[name]):
             raise PacketRefused("packet_grammar", f"{name} is zero; none is no characters")
-    if not Decimal(text["volume"]) and text.get("action", OPEN) != CLOSE:
+    if action not in (CLOSE, GAPFILL) and not Decimal(text["volume"]):
         raise PacketRefused("packet_grammar", "volume is zero")
 
 
-def _parsed(text: Mapping[str, str], payload: str, sub_id: str, generation: int) -> Packet:
-    _check_grammar(text)
-    if text["sub_id"] != sub_id or int(text["gen"]) != generation:
-        raise PacketRefused("packet_stranger", "it is of another subscription, or of another key of it")
+def _parsed(text: Mapping[str, str], payload: str) -> Packet:
     return Packet(
         sub_id=text["sub_id"],
         seq=int(text["seq"]),

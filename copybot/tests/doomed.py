@@ -14,7 +14,8 @@ from pathlib import Path
 
 from copybot.books import State
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Limits, Snapshot, Target
+from copybot.guard import ExecutionGuard, Limits
+from copybot.targets import Snapshot, Target
 from copybot.tests.simulation import PRICE, SECRET, SUB, packet
 
 LIMITS = Limits(max_open_age_ms=3_600_000, settle_ms=300, second_look_ms=50, brake_least=10_000)
@@ -90,7 +91,7 @@ def main(state, broker, signals, done, kind="guard"):
     def now():
         return time.time_ns() // 1_000_000
 
-    guard = (Blind if kind == "blind" else ExecutionGuard)(state, SUB, SECRET, 1, 7, FileBroker(broker), now, LIMITS)
+    guard = (Blind if kind == "blind" else ExecutionGuard)(state, SUB, {1: SECRET}, 7, FileBroker(broker), now, LIMITS)
     guard.on_snapshot(Snapshot("1", guard.seen, active(guard.seen, now())), asked_at=guard.seen)
     while guard.seen < int(signals):
         guard.on_packet(signal(guard.seen + 1, now()))

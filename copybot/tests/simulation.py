@@ -13,10 +13,10 @@ import sqlite3
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from types import SimpleNamespace
 
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Limits, Snapshot, Target
+from copybot.guard import ExecutionGuard, Limits
+from copybot.targets import Snapshot, Target
 
 SECRET = "00112233445566778899aabbccddeeff" * 2
 SUB = "s-1"
@@ -201,7 +201,17 @@ class Disk:
         self.db, self.point = sqlite3.connect(":memory:", isolation_level=None), point
 
     def connect(self, path, **options):
-        return SimpleNamespace(execute=self.execute, executescript=self.db.executescript, close=lambda: None)
+        return self
+
+    @property
+    def in_transaction(self):
+        return self.db.in_transaction
+
+    def executescript(self, script):
+        return self.db.executescript(script)
+
+    def close(self):
+        pass
 
     def execute(self, statement, *values):
         if statement != "commit":
@@ -266,7 +276,7 @@ class World:
 
     def _start(self):
         self.guard = self.kind(
-            "state", SUB, SECRET, 1, 7, self.broker, lambda: self.now, LIMITS, connect=self.disk.connect
+            "state", SUB, {1: SECRET}, 7, self.broker, lambda: self.now, LIMITS, connect=self.disk.connect
         )
 
     def _beat(self):

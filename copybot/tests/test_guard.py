@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from copybot.books import State, StateInUse
+from copybot.books import Standing, State, StateInUse
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Snapshot, Standing, Target
+from copybot.guard import ExecutionGuard
+from copybot.targets import Snapshot, Target
 from copybot.tests import simulation
 from copybot.tests.simulation import LIMITS, NOON, PRICE, SECRET, SUB, Crash, FakeBroker, packet
 
@@ -34,7 +35,7 @@ class Desk:
         """As after a crash: what was not committed is gone."""
         if self.guard is not None:
             self.guard.close()
-        self.guard = ExecutionGuard(self.path, SUB, SECRET, 1, 7, self.broker, lambda: self.now, LIMITS)
+        self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, self.broker, lambda: self.now, LIMITS)
 
     def snapshot(self, as_of, *targets, epoch="1", asked_at=None):
         asked_at = self.guard.seen if asked_at is None else asked_at
@@ -270,7 +271,7 @@ def test_the_brake_is_off_once_they_are_back(desk):
 
 
 def test_c0_c1_before_the_intent_nothing_is_kept(desk):
-    desk.guard._durable = None  # dies as it begins to write
+    desk.guard._books.durable = None  # dies as it begins to write
     with pytest.raises(TypeError):
         desk.send(1, "OPEN", T1)
     desk.start()
@@ -279,7 +280,7 @@ def test_c0_c1_before_the_intent_nothing_is_kept(desk):
 
 
 def test_c2_a_torn_write_is_all_or_nothing(desk):
-    desk.guard._db.execute("begin immediate")
+    desk.guard._books.db.execute("begin immediate")
     desk.guard._insert(T1, State.INTENT)
     desk.start()
 
@@ -438,14 +439,14 @@ def test_c15_a_second_process_is_refused(desk):
 from copybot.books import StateInUse
 from copybot.guard import ExecutionGuard
 try:
-    ExecutionGuard({str(desk.path)!r}, {SUB!r}, {SECRET!r}, 1, 7, None, lambda: 0)
+    ExecutionGuard({str(desk.path)!r}, {SUB!r}, {{1: {SECRET!r}}}, 7, None, lambda: 0)
 except StateInUse:
     print("refused")
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout == "refused\n"
     with pytest.raises(StateInUse):
-        ExecutionGuard(desk.path, SUB, SECRET, 1, 7, desk.broker, lambda: 0)
+        ExecutionGuard(desk.path, SUB, {1: SECRET}, 7, desk.broker, lambda: 0)
 
 
 def test_c16_age_is_told_by_the_desks_clock(desk):
@@ -485,9 +486,9 @@ def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk):
 
     def looks(**order):
         rows = sqlite3.connect(f"file:{desk.path}?mode=ro&immutable=1", uri=True)
-        seen["journal"] = desk.guard._db.execute("pragma journal_mode").fetchone()[0]
-        seen["sync"] = desk.guard._db.execute("pragma synchronous").fetchone()[0]
-        seen["open transaction"] = desk.guard._db.in_transaction
+        seen["journal"] = desk.guard._books.db.execute("pragma journal_mode").fetchone()[0]
+        seen["sync"] = desk.guard._books.db.execute("pragma synchronous").fetchone()[0]
+        seen["open transaction"] = desk.guard._books.db.in_transaction
         rows.close()
         return Result(Outcome.DONE)
 

@@ -1,13 +1,14 @@
 """The published vectors in the bot's own code; and packets that nobody who knows the secret sent."""
 
+import hmac
 import json
 from pathlib import Path
 
 import pytest
 
 from copybot import packets
-from copybot.guard import Target
 from copybot.packets import PacketRefused
+from copybot.targets import Target
 from copybot.tests.simulation import NOON, PRICE, SECRET, SUB, packet
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors.json").read_text())
@@ -15,7 +16,16 @@ TARGET = Target("t1", "EURUSD", "BUY", PRICE, None, None, PRICE, NOON, 1)
 
 
 def read(fields, **more):
-    return packets.read(fields, **{"secret": SECRET, "sub_id": SUB, "generation": 1} | more)
+    return packets.read(fields, **{"secrets": {1: SECRET}, "sub_id": SUB} | more)
+
+
+GAPFILL = (SUB, "12", str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", "13", "1")
+
+
+def signed(fields):
+    """With a good MAC, whatever it says."""
+    text = "|".join([*(fields[name] for name in packets.FIELDS), "CP1", *(fields[name] for name in packets.TAIL)])
+    return fields | {"signature_v1": hmac.new(packets.derived_key(SECRET), text.encode(), "sha256").hexdigest()}
 
 
 def seed_form(vector):
@@ -42,7 +52,7 @@ def test_a_known_mistake_is_no_signature(mistake):
         seed_form(VECTORS["packets"][0] | {"signature": wrong})
 
 
-ACTIONS = ("OPEN", "MODIFY", "REDUCE", "CLOSE")
+ACTIONS = ("OPEN", "MODIFY", "REDUCE", "CLOSE", "GAPFILL")
 NAMING_A_TRADE = [one for one in VECTORS["packets_v1"]["vectors"] if one["name"].split()[0] in ACTIONS]
 
 
@@ -52,7 +62,7 @@ def test_a_packet_that_names_its_trade(vector):
     fields = dict(zip((*packets.FIELDS, "cp1", *packets.TAIL), texts, strict=True))
     found = packets.read(
         fields | {"signature_v1": vector["signature"]},
-        secret=VECTORS["packet_secret"], sub_id="7", generation=int(texts[-1]),
+        secrets={int(texts[-1]): VECTORS["packet_secret"]}, sub_id="7",
     )  # fmt: skip
 
     assert (found.action, found.trade_ref, str(found.seq)) == (texts[-3], texts[-2], texts[1])
@@ -64,7 +74,7 @@ def test_any_changed_field_is_refused():
     assert read(good).seq == 5
 
     for name in (*packets.FIELDS, *packets.TAIL):
-        with pytest.raises(PacketRefused, match="packet_signature"):
+        with pytest.raises(PacketRefused, match="packet_stranger" if name == "gen" else "packet_signature"):
             read(good | {name: good[name] + "1"})
 
 
@@ -78,7 +88,43 @@ def test_anothers_packet_and_an_old_keys_are_refused():
     with pytest.raises(PacketRefused, match="packet_stranger"):
         read(packet(5, NOON, "OPEN", TARGET), sub_id="s-2")
     with pytest.raises(PacketRefused, match="packet_stranger"):
-        read(packet(5, NOON, "OPEN", TARGET), generation=2)
+        read(packet(5, NOON, "OPEN", TARGET), secrets={2: SECRET})
+
+
+def test_during_a_rotation_both_generations_are_read():
+    both = {1: SECRET, 2: "ab" * 32}
+
+    assert read(packet(5, NOON, "OPEN", TARGET), secrets=both).seq == 5
+    assert read(packet(6, NOON, "OPEN", TARGET, secret="ab" * 32, generation="2"), secrets=both).seq == 6
+    with pytest.raises(PacketRefused, match="packet_signature"):
+        read(packet(6, NOON, "OPEN", TARGET, generation="2"), secrets=both)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trade_ref": "14"},
+        {"trade_ref": "12"},
+        {"trade_ref": "t1"},
+        {"symbol": "EURUSD"},
+        {"type": "BUY"},
+        {"volume": "0.10000000"},
+        {"sl": "1.10000000"},
+    ],
+)
+def test_a_gapfill_fills_one_number_and_says_nothing_else(change):
+    fields = dict(zip((*packets.FIELDS, *packets.TAIL), GAPFILL, strict=True))
+    assert read(signed(fields)).action == "GAPFILL"
+
+    with pytest.raises(PacketRefused, match="packet_grammar"):
+        read(signed(fields | change))
+
+
+@pytest.mark.parametrize("action", ["HEARTBEAT", "open", "", "REOPEN"])
+def test_an_action_that_nobody_knows_is_refused(action):
+    fields = dict(zip((*packets.FIELDS, *packets.TAIL), GAPFILL, strict=True))
+    with pytest.raises(PacketRefused, match="packet_grammar"):
+        read(signed(fields | {"action": action}))
 
 
 def test_the_desk_and_the_bot_agree():

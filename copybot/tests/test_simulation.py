@@ -28,8 +28,8 @@ class Forgets(ExecutionGuard):
         return ""
 
     def _find_out(self, copy):
-        with self._durable():
-            self._do("delete from copy where ref = ?", copy.ref)
+        with self._books.durable():
+            self._books.do("delete from copy where ref = ?", copy.ref)
 
     def _give_up(self, target, why):
         pass

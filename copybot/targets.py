@@ -1,0 +1,94 @@
+"""What the desk says a subscription's copies must be: read from a signed snapshot, or from a packet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from copybot import packets
+from copybot.packets import Packet
+
+
+class SnapshotRefused(Exception):
+    """An answer that is no snapshot, though the desk signed it. Nothing is done with any of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a copy must be. `price`, `born_ms`: the master's open price, and when the desk learned of the trade.
+
+    `opens` false: nothing new is opened, `why_not` says why; a copy that is held follows the target all the same.
+    """
+
+    ref: str
+    symbol: str
+    side: str
+    volume: Decimal
+    sl: Decimal | None
+    tp: Decimal | None
+    price: Decimal
+    born_ms: int
+    seq: int
+    opens: bool = True
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is active of one strategy, at one instant; from an answer that the desk signed."""
+
+    epoch: str
+    as_of: int
+    targets: Mapping[str, Target]
+
+
+def of_packet(packet: Packet) -> Target:
+    volume = Decimal(0) if packet.action == packets.CLOSE else packet.volume
+    return Target(
+        packet.trade_ref, packet.symbol, packet.side, volume, packet.sl, packet.tp, packet.price, packet.at_ms,
+        packet.seq,
+    )  # fmt: skip
+
+
+def snapshots_of(body: Mapping[str, Any]) -> dict[str, Snapshot]:
+    """What a snapshot's answer says of each strategy. Raises SnapshotRefused where any of it cannot be read."""
+    try:
+        if int(body["count"]) != len(body["trades"]):
+            raise SnapshotRefused(f"{len(body['trades'])} trades came, and {body['count']} were counted")
+        targets: dict[str, dict[str, Target]] = {strategy: {} for strategy in body["as_of"]}
+        for row in body["trades"]:
+            if row["role"] == "master":
+                targets[row["strategy"]][row["trade_id"]] = _target(row)
+        epoch = str(body["stream_epoch"])
+        return {name: Snapshot(epoch, int(seq), targets[name]) for name, seq in body["as_of"].items()}
+    except (LookupError, TypeError, ValueError, ArithmeticError) as fault:
+        raise SnapshotRefused(f"{type(fault).__name__}: {fault}") from fault
+
+
+def born_ms(trade_ref: str) -> int:
+    """When the desk made a trade's id: the time in a UUIDv7. Raises ValueError where it is none."""
+    digits = trade_ref.replace("-", "")
+    if len(digits) != 32 or digits[12] != "7":
+        raise ValueError(f"{trade_ref[:40]!r} is no UUIDv7")
+    return int(digits[:12], 16)
+
+
+def _target(row: Mapping[str, Any]) -> Target:
+    must = row["copy"]
+    return Target(
+        ref=row["trade_id"],
+        symbol=must["symbol"],
+        side=must["type"],
+        volume=Decimal(must["volume"]),
+        sl=_price(must["sl"]),
+        tp=_price(must["tp"]),
+        price=Decimal(row["open_price"]),
+        born_ms=born_ms(row["trade_id"]),
+        seq=int(row["seq"]),
+        opens=bool(must["opens"]),
+        why_not=str(must["why_not"]),
+    )
+
+
+def _price(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
