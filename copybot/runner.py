@@ -1,0 +1,58 @@
+"""The loop around a copier. A packet goes before everything else; what is due is done when none waits."""
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+from copybot.copier import Copier
+from copybot.errors import DeskError
+from copybot.stream import Event, Gap, Lost, Message
+
+log = logging.getLogger(__name__)
+
+
+class Events(Protocol):
+    """A stream, as the loop needs it."""
+
+    def next(self, timeout_s: float) -> Event | None: ...
+
+
+def run(copier: Copier, stream: Events, stop: threading.Event, *, step_s: float = 1.0) -> None:
+    """Run until `stop`, then give the lease back and close the state files.
+
+    Where the desk no longer lets the key in, nothing new comes; what is held is driven at its targets all the same.
+    """
+    source: Events | None = stream
+    next_s = 0.0
+    try:
+        while not stop.is_set():
+            wait_s = max(0.0, next_s - time.monotonic())
+            if source is None:
+                stop.wait(wait_s)
+            else:
+                try:
+                    _take_all(copier, source, wait_s)
+                except DeskError as refused:
+                    log.error("the desk does not let this key in: %s", refused)
+                    copier.faults["stream"] = str(refused)
+                    copier.lost_touch()
+                    source = None
+            copier.step()
+            next_s = time.monotonic() + step_s
+    finally:
+        copier.stop()
+
+
+def _take_all(copier: Copier, stream: Events, wait_s: float) -> None:
+    """All that waits, or the first that comes in time."""
+    event = stream.next(wait_s)
+    while event is not None:
+        if isinstance(event, Message):
+            copier.on_message(event.body)
+        elif isinstance(event, Gap | Lost):
+            copier.lost_touch()
+            copier.faults["stream"] = event.why if isinstance(event, Lost) else f"a gap in {event.strategy}"
+        else:
+            copier.faults.pop("stream", None)
+        event = stream.next(0)
