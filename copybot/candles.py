@@ -1,0 +1,201 @@
+"""What is traded on paper, and its price at any moment, out of bars: the same for whoever asks, whenever he asks.
+
+Inside a bar the price goes in three straight legs of equal time: open, the extreme against the bar's direction, the
+other extreme, close. So whether a stop or a target was touched first does not depend on when somebody looked.
+"""
+
+import csv
+import time
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+
+STEPS = 12  # of a bar; a multiple of its three legs
+_WEEK_MS = 7 * 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    at_ms: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+
+    @property
+    def nodes(self) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+        first, second = (self.low, self.high) if self.close >= self.open else (self.high, self.low)
+        return self.open, first, second, self.close
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Market time in ms: `starts_at` at `anchor_ms` of the wall, from there on `speed` times as fast."""
+
+    starts_at: int
+    speed: int = 1
+    anchor_ms: int = 0
+    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    def __call__(self) -> int:
+        return self.starts_at + (self.wall_ms() - self.anchor_ms) * self.speed
+
+    def wall_at(self, market_ms: int) -> int:
+        """When on the wall it was, or will be, so late on the market."""
+        return self.anchor_ms + (market_ms - self.starts_at) // self.speed
+
+
+class Candles:
+    """Bars of one symbol, all of one length; where there is none the market is closed.
+
+    `repeats`: they begin anew after as many whole weeks as they fill, so that weekends stay weekends.
+    """
+
+    def __init__(self, bars: Iterable[Bar], *, digits: int, repeats: bool = False) -> None:
+        self.bars = list(bars)
+        if len(self.bars) < 2 or any(one.at_ms >= other.at_ms for one, other in pairwise(self.bars)):
+            raise ValueError("two bars or more, oldest first")
+        steps = Counter(other.at_ms - one.at_ms for one, other in pairwise(self.bars))
+        self.length_ms = min(steps)
+        self.tick = Decimal(1).scaleb(-digits)
+        first, last = self.bars[0].at_ms, self.bars[-1].at_ms + self.length_ms
+        self._cycle_ms = max(1, (last - first) // _WEEK_MS) * _WEEK_MS if repeats else 0
+        if repeats:
+            self.bars = [bar for bar in self.bars if bar.at_ms < first + self._cycle_ms]
+        self._times = [bar.at_ms for bar in self.bars]
+
+    @classmethod
+    def read(cls, path: Path, *, digits: int, repeats: bool = False) -> "Candles":
+        """A file with the columns time (ISO 8601), open, high, low, close."""
+        with path.open(encoding="ascii", newline="") as lines:
+            rows = [
+                Bar(_ms(row["time"]), *(Decimal(row[name]) for name in ("open", "high", "low", "close")))
+                for row in csv.DictReader(lines)
+            ]
+        return cls(rows, digits=digits, repeats=repeats)
+
+    @property
+    def starts_at(self) -> int:
+        return self._times[0]
+
+    def is_open(self, at_ms: int) -> bool:
+        found = self._bar(at_ms)
+        return found is not None and at_ms - found[1] < self.length_ms
+
+    def bid(self, at_ms: int) -> Decimal:
+        """The price then; while the market is closed, the last one. Before the first bar: its open."""
+        found = self._bar(at_ms)
+        if found is None:
+            return self.bars[0].open
+        bar, starts_at = found
+        return self._inside(bar, min(at_ms - starts_at, self.length_ms))
+
+    def instants(self, after_ms: int, until_ms: int) -> Iterator[int]:
+        """The moments in (after, until] between which the price goes in a straight line, or stands still, or jumps."""
+        at = after_ms
+        while (at := self._next_instant(at)) <= until_ms:
+            yield at
+
+    def touches(self, level: Decimal, *, falling: bool, after_ms: int, until_ms: int) -> int | None:
+        """The first moment in (after, until], neighbouring instants, at which the price is at the level or beyond."""
+
+        def is_there(at_ms: int) -> bool:
+            bid = self.bid(at_ms)
+            return bid <= level if falling else bid >= level
+
+        if not is_there(until_ms):
+            return None
+        moments = range(after_ms + 1, until_ms + 1)
+        return moments[bisect_left(moments, True, key=is_there)]
+
+    def _next_instant(self, after_ms: int) -> int:
+        found = self._bar(after_ms)
+        if found is not None and after_ms - found[1] < self.length_ms - 1:
+            step = (after_ms - found[1]) * STEPS // self.length_ms + 1
+            # the last one is just before the end: there, the next bar's open may be elsewhere
+            return found[1] + min(-(-step * self.length_ms // STEPS), self.length_ms - 1)
+        return self._next_start(after_ms)
+
+    def _next_start(self, after_ms: int) -> int:
+        within, turn = self._folded(after_ms)
+        index = bisect_right(self._times, within)
+        if index < len(self._times):
+            return turn + self._times[index]
+        return turn + self._times[0] + self._cycle_ms if self._cycle_ms else 1 << 62
+
+    def _inside(self, bar: Bar, gone_ms: int) -> Decimal:
+        leg, into = divmod(gone_ms * 3, self.length_ms)
+        if leg == 3:
+            return bar.close
+        one, other = bar.nodes[leg], bar.nodes[leg + 1]
+        return (one + (other - one) * into / self.length_ms).quantize(self.tick)
+
+    def _bar(self, at_ms: int) -> tuple[Bar, int] | None:
+        """The last bar that has begun, and when."""
+        within, turn = self._folded(at_ms)
+        index = bisect_right(self._times, within) - 1
+        return None if index < 0 else (self.bars[index], turn + self._times[index])
+
+    def _folded(self, at_ms: int) -> tuple[int, int]:
+        if not self._cycle_ms or at_ms < self._times[0]:
+            return at_ms, 0
+        turn = (at_ms - self._times[0]) // self._cycle_ms * self._cycle_ms
+        return at_ms - turn, turn
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What is traded. `base` and `quote`: currencies; by default the symbol's first and second three letters."""
+
+    symbol: str
+    candles: Candles
+    spread_points: int = 8
+    contract: Decimal = Decimal(100_000)
+    volume_min: Decimal = Decimal("0.01")
+    volume_max: Decimal = Decimal(100)
+    volume_step: Decimal = Decimal("0.01")
+    base: str = ""
+    quote: str = ""
+    commission: Decimal = Decimal(0)  # a lot and deal, in the account's currency
+
+    @property
+    def spread(self) -> Decimal:
+        return self.candles.tick * self.spread_points
+
+    @property
+    def currencies(self) -> tuple[str, str]:
+        return self.base or self.symbol[:3], self.quote or self.symbol[3:6]
+
+    def price(self, side: str, at_ms: int) -> Decimal:
+        """At which an order to this side is filled."""
+        return self.candles.bid(at_ms) + (self.spread if side == "BUY" else 0)
+
+
+class Market:
+    """Instruments, and what their currencies are worth in an account's. Raises ValueError where none of them tells."""
+
+    def __init__(self, instruments: Iterable[Instrument], currency: str) -> None:
+        self.currency = currency
+        self.instruments = {one.symbol: one for one in instruments}
+        for one in self.instruments.values():
+            for name in one.currencies:
+                self.rate(name, one.candles.starts_at)
+
+    def rate(self, currency: str, at_ms: int) -> Decimal:
+        if currency == self.currency:
+            return Decimal(1)
+        for one in self.instruments.values():
+            if one.currencies == (currency, self.currency):
+                return one.candles.bid(at_ms)
+            if one.currencies == (self.currency, currency):
+                return 1 / one.candles.bid(at_ms)
+        raise ValueError(f"no instrument turns {currency} into {self.currency}")
+
+
+def _ms(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
