@@ -1,77 +1,88 @@
 """A bot's connection to the desk: signs each request, checks each answer, repeats what is safe to repeat.
 
 No answer, or a 5xx, means that the outcome is unknown. The request is then repeated with a new time and number and
-the *same* Idempotency-Key, so that its effect happens at most once.
+the *same* Idempotency-Key, so that its effect happens at most once. What is decided lies in `protocol`; here it is
+sent. `aclient` has the same for asyncio.
 """
 
-import http.client
-import json
-import random
-import secrets
+import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode, urlsplit
 
-from copybot import signing
+import httpx
 
-_SAFE_TO_REPEAT = {"new_seq", "same_key", "after"}
+from copybot.errors import AnswerForged, DeskError, Transport
+from copybot.protocol import Answer, Attempt, Call, Line, Repeat, encoded, query_of
 
+__all__ = ["ACTIVE", "Answer", "AnswerForged", "Client", "DeskError", "Transport"]
 
-class DeskError(Exception):
-    """The desk refused. `code` is stable, `problem` the whole document."""
-
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(f"{problem.get('code', 'unknown')}: {problem.get('detail', '')}")
-        self.status, self.problem = status, problem
-
-    @property
-    def code(self) -> str:
-        return str(self.problem.get("code", ""))
-
-
-class AnswerForged(Exception):
-    """The answer to a signed request was not signed by the desk. It must not be acted on."""
+ACTIVE = "/api/v2/trades/active"
+ORDERS = "/api/v2/trades/orders"
+BEAT = "/api/v2/copier/beat"
+SKIPS = "/api/v2/copier/skips"
+TIME = "/api/v2/time"
+MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
+class Client(Line):
+    """One key's connection. A key is for one sender at a time: threads that share a client wait for each other.
 
-    def json(self) -> Any:
-        return json.loads(self.body) if self.body else None
+    `attempts` and `patience_s` bound a call as a whole, `timeout_s` each attempt. Calls raise a DeskError of `errors`
+    where the desk refused, Transport where no certain answer came, AnswerForged where the answers were not the desk's.
+    Every write takes an `idempotency_key`, which names its effect: the same one for the same effect, also after a
+    crash. Without one each call is an effect of its own. `etag`: that of the last snapshot.
+    """
 
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False, kw_only=True)
+    _http: httpx.Client | None = field(default=None, init=False, repr=False)
+    _turn: Any = field(default_factory=threading.RLock, init=False, repr=False)
 
-@dataclass
-class Client:
-    """One key's connection. Not to be shared between threads: a key is for one sender at a time."""
+    # --- trades
 
-    url: str
-    key: str
-    secret: str = field(repr=False)
-    window_ms: int = 5000
-    timeout_s: float = 10
-    attempts: int = 6
-    seq: int = field(default_factory=lambda: time.time_ns() // 1000)
-    clock_offset_ms: int = 0
-    _connection: http.client.HTTPConnection | None = field(default=None, repr=False)
+    def active(self, *, etag: str = "") -> Any:
+        """The snapshot; None where it is still the one of this `etag`."""
+        answer = self._finish(Call(self, "GET", ACTIVE, etag=etag))
+        self.etag = answer.headers.get("etag", "")
+        return None if answer.status == 304 else answer.json()
 
-    def open(self, **fields: Any) -> Any:
-        return self.send("POST", "/api/v2/trades/active", fields).json()
+    def open(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        return self.send("POST", ACTIVE, fields, idempotency_key=idempotency_key).json()
 
-    def modify(self, ticket: str, **stops: Any) -> Any:
-        return self.send("PATCH", f"/api/v2/trades/active/{ticket}", stops).json()
+    def modify(self, ticket: str, *, idempotency_key: str = "", **stops: Any) -> Any:
+        return self.send("PATCH", f"{ACTIVE}/{ticket}", stops, idempotency_key=idempotency_key).json()
 
-    def reduce(self, ticket: str, **fields: Any) -> Any:
-        return self.send("POST", f"/api/v2/trades/active/{ticket}/reduce", fields).json()
+    def reduce(self, ticket: str, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Partial close. `volume` is what must remain."""
+        return self.send("POST", f"{ACTIVE}/{ticket}/reduce", fields, idempotency_key=idempotency_key).json()
 
-    def close(self, ticket: str, **query: str) -> Any:
-        return self.send("DELETE", f"/api/v2/trades/active/{ticket}", query=query).json()
+    def close(self, ticket: str, *, idempotency_key: str = "", **query: Any) -> Any:
+        return self.send("DELETE", f"{ACTIVE}/{ticket}", query=query, idempotency_key=idempotency_key).json()
 
-    def active(self) -> Any:
-        return self.send("GET", "/api/v2/trades/active").json()
+    # --- a copier's reports
+
+    def beat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Say what is held, and have the lease renewed. Raises LeaseLost where a newer instance has it."""
+        return self.send("POST", BEAT, fields, idempotency_key=idempotency_key).json()
+
+    def skip(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Say why a trade is not copied."""
+        return self.send("POST", SKIPS, fields, idempotency_key=idempotency_key).json()
+
+    def report_order(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Say how an order fared; the answer has its slippage."""
+        return self.send("POST", ORDERS, fields, idempotency_key=idempotency_key).json()
+
+    def time(self) -> Any:
+        """The desk's time, unsigned: to be looked at, not to be trusted. `desk_ms` is what signed answers told."""
+        try:
+            return self._connected().get(f"{self.origin}{TIME}").json()
+        except (httpx.HTTPError, ValueError) as fault:
+            raise Transport(f"no answer to GET {TIME}: {fault}") from fault
+
+    # --- any request
 
     def send(
         self,
@@ -79,89 +90,66 @@ class Client:
         path: str,
         fields: Any = None,
         *,
-        query: dict[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
         idempotency_key: str = "",
     ) -> Answer:
         """Send one request to its end: repeat while the outcome is unknown, raise DeskError where it was refused."""
-        effect = "" if method == "GET" else idempotency_key or f"{method.lower()}-{secrets.token_hex(12)}"
-        body = b"" if fields is None else json.dumps(fields, default=str).encode()
-        for attempt in range(self.attempts):
-            if attempt:
-                time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - jitter, not a secret
-            try:
-                answer = self.once(method, path, urlencode(query or {}), body, effect)
-            except (OSError, http.client.HTTPException):
-                self.hang_up()
-                continue
-            if answer.status < 400:
-                return answer
-            problem = answer.json() if answer.headers.get("content-type", "").startswith("application/problem") else {}
-            if answer.status < 500 and not self._may_repeat(problem):
-                raise DeskError(answer.status, problem)
-        raise ConnectionError(f"no certain answer to {method} {path} in {self.attempts} attempts")
-
-    def _may_repeat(self, problem: dict[str, Any]) -> bool:
-        """Learn from a refusal what the next attempt needs; whether there should be one."""
-        if problem.get("code") == "clock_outside_window":
-            self.clock_offset_ms = int(problem["server_time"]) - time.time_ns() // 1_000_000
-        if problem.get("code") == "seq_replayed":
-            self.seq = max(self.seq, int(problem.get("last_seq", 0)))
-        if "retry_after_ms" in problem:
-            time.sleep(int(problem["retry_after_ms"]) / 1000)
-        return problem.get("retry") in _SAFE_TO_REPEAT
-
-    def headers(self, method: str, path: str, query: str = "", body: bytes = b"", effect: str = "") -> dict[str, str]:
-        """The signed headers of one request, with the next number."""
-        self.seq += 1
-        time_ms = time.time_ns() // 1_000_000 + self.clock_offset_ms
-        parts = urlsplit(self.url)
-        signature = signing.sign(
-            self.secret, method=method, host=parts.netloc.lower().removesuffix(":443"), path=path, query=query,
-            key=self.key, time_ms=time_ms, window_ms=self.window_ms, seq=self.seq, idempotency_key=effect, body=body,
-        )  # fmt: skip
-        named = {
-            "X-Cd-Key": self.key,
-            "X-Cd-Time": str(time_ms),
-            "X-Cd-Window": str(self.window_ms),
-            "X-Cd-Seq": str(self.seq),
-            "X-Cd-Sig": f"v1={signature}",
-        }
-        if effect:
-            named["Idempotency-Key"] = effect
-        if body:
-            named["Content-Type"] = "application/json"
-        return named
+        body = b"" if fields is None else encoded(fields)
+        return self._finish(Call(self, method, path, query_of(query), body, idempotency_key))
 
     def once(self, method: str, path: str, query: str, body: bytes, effect: str) -> Answer:
-        """One attempt. Raises AnswerForged where the desk's signature is missing or wrong on a verified request."""
-        headers = self.headers(method, path, query, body, effect)
-        connection = self._connected()
-        connection.request(method, f"{path}?{query}" if query else path, body or None, headers)
-        raw = connection.getresponse()
-        answer = Answer(raw.status, {name.lower(): value for name, value in raw.getheaders()}, raw.read())
-        signed = "x-cd-response-sig" in answer.headers
-        if (signed or answer.status < 400) and not self._is_genuine(answer, headers["X-Cd-Sig"]):
-            raise AnswerForged(f"{method} {path}")
-        return answer
+        """One attempt, whatever its answer. Raises Transport, and AnswerForged where the desk did not sign it."""
+        with self._turn:
+            attempt = self.attempt(method, path, query, body, effect)
+            try:
+                answer = self._exchange(attempt)
+            except httpx.HTTPError as fault:
+                raise Transport(f"no answer to {method} {path}: {fault}", idempotency_key=effect) from fault
+            self.check(answer, attempt)
+            return answer
 
-    def _is_genuine(self, answer: Answer, signature: str) -> bool:
-        return signing.answers(
-            self.secret,
-            request_signature=signature.removeprefix("v1="),
-            status=answer.status,
-            time_ms=answer.headers.get("x-cd-response-time", ""),
-            body=answer.body,
-            response_signature=answer.headers.get("x-cd-response-sig", ""),
-        )
-
-    def _connected(self) -> http.client.HTTPConnection:
-        if self._connection is None:
-            parts = urlsplit(self.url)
-            kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-            self._connection = kind(parts.netloc, timeout=self.timeout_s)
-        return self._connection
+    def headers(self, method: str, path: str, query: str = "", body: bytes = b"", effect: str = "") -> dict[str, str]:
+        with self._turn:
+            return super().headers(method, path, query, body, effect)
 
     def hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def _finish(self, call: Call) -> Answer:
+        while True:
+            found = self._step(call)
+            if isinstance(found, Answer):
+                return found
+            self.sleep(found.after_s)
+
+    def _step(self, call: Call) -> Answer | Repeat:
+        with self._turn:
+            try:
+                answer = self._exchange(call.next())
+            except httpx.HTTPError as fault:
+                return call.failed(fault)
+            return call.judge(answer)
+
+    def _exchange(self, attempt: Attempt) -> Answer:
+        """The whole of the answer, within the time and the size that an answer may have."""
+        until_s, body = self.monotonic_s() + self.timeout_s, bytearray()
+        asked = self._connected().stream(
+            attempt.method, attempt.url, headers=attempt.headers, content=attempt.body or None
+        )
+        with asked as raw:
+            for chunk in raw.iter_raw():
+                body += chunk
+                if self.monotonic_s() > until_s or len(body) > MOST_BYTES:
+                    raise httpx.ReadTimeout("the answer is too slow, or too long")
+            return Answer(raw.status_code, {name.lower(): value for name, value in raw.headers.items()}, bytes(body))
+
+    def _connected(self) -> httpx.Client:
+        if self._http is None:
+            self._http = httpx.Client(timeout=self.timeout_s, trust_env=False, headers=PLAIN)
+        return self._http
+
+
+# What is signed is what is on the wire: nothing is packed on the way.
+PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "copybot"}

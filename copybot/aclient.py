@@ -1,0 +1,116 @@
+"""The connection for asyncio: `client.Client` with `await`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from copybot.client import ACTIVE, BEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME
+from copybot.errors import Transport
+from copybot.protocol import Answer, Attempt, Call, Line, Repeat, encoded, query_of
+
+
+@dataclass
+class AsyncClient(Line):
+    """One key's connection, of one event loop. Tasks that share it wait for each other. Else as Client."""
+
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False, kw_only=True)
+    _http: httpx.AsyncClient | None = field(default=None, init=False, repr=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+
+    # --- trades
+
+    async def active(self, *, etag: str = "") -> Any:
+        """The snapshot; None where it is still the one of this `etag`."""
+        answer = await self._finish(Call(self, "GET", ACTIVE, etag=etag))
+        self.etag = answer.headers.get("etag", "")
+        return None if answer.status == 304 else answer.json()
+
+    async def open(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        return (await self.send("POST", ACTIVE, fields, idempotency_key=idempotency_key)).json()
+
+    async def modify(self, ticket: str, *, idempotency_key: str = "", **stops: Any) -> Any:
+        return (await self.send("PATCH", f"{ACTIVE}/{ticket}", stops, idempotency_key=idempotency_key)).json()
+
+    async def reduce(self, ticket: str, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Partial close. `volume` is what must remain."""
+        return (await self.send("POST", f"{ACTIVE}/{ticket}/reduce", fields, idempotency_key=idempotency_key)).json()
+
+    async def close(self, ticket: str, *, idempotency_key: str = "", **query: Any) -> Any:
+        return (await self.send("DELETE", f"{ACTIVE}/{ticket}", query=query, idempotency_key=idempotency_key)).json()
+
+    # --- a copier's reports
+
+    async def beat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Say what is held, and have the lease renewed. Raises LeaseLost where a newer instance has it."""
+        return (await self.send("POST", BEAT, fields, idempotency_key=idempotency_key)).json()
+
+    async def skip(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Say why a trade is not copied."""
+        return (await self.send("POST", SKIPS, fields, idempotency_key=idempotency_key)).json()
+
+    async def report_order(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+        """Say how an order fared; the answer has its slippage."""
+        return (await self.send("POST", ORDERS, fields, idempotency_key=idempotency_key)).json()
+
+    async def time(self) -> Any:
+        """The desk's time, unsigned: to be looked at, not to be trusted. `desk_ms` is what signed answers told."""
+        try:
+            return (await self._connected().get(f"{self.origin}{TIME}")).json()
+        except (httpx.HTTPError, ValueError) as fault:
+            raise Transport(f"no answer to GET {TIME}: {fault}") from fault
+
+    # --- any request
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        fields: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        idempotency_key: str = "",
+    ) -> Answer:
+        """Send one request to its end: repeat while the outcome is unknown, raise DeskError where it was refused."""
+        body = b"" if fields is None else encoded(fields)
+        return await self._finish(Call(self, method, path, query_of(query), body, idempotency_key))
+
+    async def hang_up(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def _finish(self, call: Call) -> Answer:
+        while True:
+            found = await self._step(call)
+            if isinstance(found, Answer):
+                return found
+            await self.sleep(found.after_s)
+
+    async def _step(self, call: Call) -> Answer | Repeat:
+        async with self._turn:
+            try:
+                answer = await asyncio.wait_for(self._exchange(call.next()), self.timeout_s)
+            except (httpx.HTTPError, TimeoutError) as fault:
+                return call.failed(fault)
+            return call.judge(answer)
+
+    async def _exchange(self, attempt: Attempt) -> Answer:
+        """The whole of the answer, of the size that an answer may have."""
+        body = bytearray()
+        asked = self._connected().stream(
+            attempt.method, attempt.url, headers=attempt.headers, content=attempt.body or None
+        )
+        async with asked as raw:
+            async for chunk in raw.aiter_raw():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise httpx.ReadError("the answer is too long")
+            return Answer(raw.status_code, {name.lower(): value for name, value in raw.headers.items()}, bytes(body))
+
+    def _connected(self) -> httpx.AsyncClient:
+        if self._http is None:
+            self._http = httpx.AsyncClient(timeout=self.timeout_s, trust_env=False, headers=PLAIN)
+        return self._http

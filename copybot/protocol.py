@@ -1,0 +1,303 @@
+"""The protocol of one call, without a network: what to send next, and what an answer to it means.
+
+A call is one effect. It is attempted until it has a certain answer: each attempt has a new time and number and the
+*same* Idempotency-Key, so however many of them arrive, it happens at most once.
+"""
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from copybot import signing
+from copybot.errors import AnswerForged, DeskError, Transport, refusal
+
+_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
+_MOST_FORGED = 3
+_REPEATED = frozenset({"new_seq", "same_key", "after"})
+# What the desk says before it knows who asks, so that it cannot sign it. No effect follows from any of these.
+_SAID_TO_STRANGERS = frozenset(
+    {"request_malformed", "body_too_large", "https_required", "rate_limited", "clock_outside_window",
+     "signature_invalid", "not_authenticated", "history_closed_to_bots"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. Header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body; numbers with a point are Decimals."""
+        return json.loads(self.body, parse_float=Decimal) if self.body else None
+
+    def problem(self) -> dict[str, Any]:
+        """The problem document, with the wait of Retry-After in it. A proxy's own 429 reads as the desk's."""
+        after = self.headers.get("retry-after", "")
+        known: dict[str, Any] = {"code": "rate_limited", "retry": "after"} if self.status == 429 else {}
+        if after.isdecimal() and after.isascii() and len(after) < 7:
+            known["retry_after_ms"] = int(after) * 1000
+        if not self.headers.get("content-type", "").startswith("application/problem"):
+            return known
+        try:
+            found = self.json()
+        except ValueError:
+            return known
+        return known | found if isinstance(found, dict) else known
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request, ready to be sent. `signature`: what the answer must be an answer to."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    body: bytes
+    signature: str = field(repr=False)
+    sent_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """No certain answer yet: another attempt, in so many seconds."""
+
+    after_s: float
+
+
+def encoded(fields: Any) -> bytes:
+    """JSON as the desk takes it: Decimals as text, since a float is no price."""
+    if isinstance(fields, Mapping):
+        floats = [name for name, value in fields.items() if isinstance(value, float)]
+        if floats:
+            raise TypeError(f"{floats[0]} is a float: give a Decimal, or text")
+    return json.dumps(fields, default=_text, allow_nan=False).encode()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON")
+
+
+def query_of(values: Mapping[str, Any] | None) -> str:
+    given = {name: value for name, value in (values or {}).items() if value is not None}
+    return urlencode({name: value if isinstance(value, str) else _text(value) for name, value in given.items()})
+
+
+@dataclass
+class Line:
+    """One key's end of the line: its numbers, and the desk's clock as far as signed answers tell it.
+
+    `wall_ms` and `monotonic_s` are the clocks, `jitter` a random share of 1: tests bring their own.
+    """
+
+    url: str
+    key: str
+    secret: str = field(repr=False)
+    window_ms: int = 5000
+    timeout_s: float = 10
+    attempts: int = 6
+    patience_s: float = 60
+    seq: int = field(default_factory=lambda: time.time_ns() // 1000)
+    clock_offset_ms: int = 0
+    wall_ms: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000, repr=False, kw_only=True)
+    monotonic_s: Callable[[], float] = field(default=time.monotonic, repr=False, kw_only=True)
+    jitter: Callable[[], float] = field(default=random.random, repr=False, kw_only=True)
+    etag: str = field(default="", init=False)
+    _is_set: bool = field(default=False, init=False, repr=False)
+    _rumour_ms: int | None = field(default=None, init=False, repr=False)
+
+    def desk_ms(self) -> int:
+        """The desk's clock now, ms since 1970, by what signed answers said of it."""
+        return self.wall_ms() + self.clock_offset_ms
+
+    @property
+    def origin(self) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{self.host}"
+
+    @property
+    def host(self) -> str:
+        """As it is sent in Host and signed: lower case, without the scheme's own port."""
+        parts = urlsplit(self.url)
+        usual = ":443" if parts.scheme == "https" else ":80"
+        return parts.netloc.rpartition("@")[2].lower().removesuffix(usual)
+
+    def headers(self, method: str, path: str, query: str = "", body: bytes = b"", effect: str = "") -> dict[str, str]:
+        """The signed headers of one request, with the next number."""
+        self.seq += 1
+        offset_ms = self.clock_offset_ms if self._rumour_ms is None else self._rumour_ms
+        time_ms = self.wall_ms() + offset_ms
+        signature = signing.sign(
+            self.secret, method=method, host=self.host.removesuffix(":443"), path=path, query=query, key=self.key,
+            time_ms=time_ms, window_ms=self.window_ms, seq=self.seq, idempotency_key=effect, body=body,
+        )  # fmt: skip
+        named = {
+            "X-Cd-Key": self.key,
+            "X-Cd-Time": str(time_ms),
+            "X-Cd-Window": str(self.window_ms),
+            "X-Cd-Seq": str(self.seq),
+            "X-Cd-Sig": f"v1={signature}",
+        }
+        if effect:
+            named["Idempotency-Key"] = effect
+        if body:
+            named["Content-Type"] = "application/json"
+        return named
+
+    def attempt(self, method: str, path: str, query: str, body: bytes, effect: str, etag: str = "") -> Attempt:
+        """The next signed request for this."""
+        headers = self.headers(method, path, query, body, effect)
+        signature = headers["X-Cd-Sig"]
+        if etag:
+            headers["If-None-Match"] = etag
+        url = f"{self.origin}{path}" + (f"?{query}" if query else "")
+        return Attempt(method, url, headers, body, signature, self.wall_ms())
+
+    def _is_genuine(self, answer: Answer, signature: str) -> bool:
+        return signing.answers(
+            self.secret,
+            request_signature=signature.removeprefix("v1="),
+            status=answer.status,
+            time_ms=answer.headers.get("x-cd-response-time", ""),
+            body=answer.body,
+            response_signature=answer.headers.get("x-cd-response-sig", ""),
+        )
+
+    def check(self, answer: Answer, attempt: Attempt) -> None:
+        """Raise AnswerForged unless the desk said this to this very request, or says it to anybody.
+
+        A 5xx is let through unsigned: it says no more than silence does.
+        """
+        if self._is_genuine(answer, attempt.signature):
+            self._learn(int(answer.headers["x-cd-response-time"]), attempt.sent_ms)
+            if answer.status != 304 or "If-None-Match" in attempt.headers:
+                return
+        elif "x-cd-response-sig" not in answer.headers and _says_nothing_new(answer):
+            return
+        raise AnswerForged(
+            f"{attempt.method} {attempt.url} was answered {answer.status} without the desk's signature",
+            idempotency_key=attempt.headers.get("Idempotency-Key", ""),
+        )
+
+    def _learn(self, desk_ms: int, sent_ms: int) -> None:
+        """The desk answered at some moment between sending and now: that bounds how far its clock is off.
+
+        First the middle is taken; then only what a later, quicker answer rules out is corrected.
+        """
+        now = self.wall_ms()
+        least, most = desk_ms - now, desk_ms - sent_ms
+        if self._is_set:
+            self.clock_offset_ms = max(least, min(most, self.clock_offset_ms))
+        else:
+            self.clock_offset_ms, self._is_set = desk_ms - (sent_ms + now) // 2, True
+        self._rumour_ms = None
+
+    def heed(self, problem: Mapping[str, Any]) -> None:
+        """Take from a refusal what the next attempt needs.
+
+        A clock that nobody signed is good for the next signature only: by `desk_ms` old signals would look young.
+        """
+        if problem.get("code") == "clock_outside_window" and (told := _number(problem.get("server_time"))):
+            self._rumour_ms = told - self.wall_ms()
+        if problem.get("code") == "seq_replayed":
+            self.seq = max(self.seq, _number(problem.get("last_seq")))
+
+
+@dataclass
+class Call:
+    """One effect on its way to a certain answer."""
+
+    line: Line
+    method: str
+    path: str
+    query: str = ""
+    body: bytes = b""
+    effect: str = ""
+    etag: str = ""
+    tried: int = field(default=0, init=False)
+    silent: bool = field(default=False, init=False)
+    _forged: int = field(default=0, init=False)
+    _sent: Attempt | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.method != "GET" and not self.effect:
+            self.effect = f"{self.method.lower()}-{secrets.token_hex(12)}"
+        self._until_s = self.line.monotonic_s() + self.line.patience_s
+
+    def next(self) -> Attempt:
+        self.tried += 1
+        self._sent = self.line.attempt(self.method, self.path, self.query, self.body, self.effect, self.etag)
+        return self._sent
+
+    def failed(self, fault: BaseException) -> Repeat:
+        """No answer came. Raises Transport where it was the last attempt."""
+        self.silent = True
+        return self._again(0, Transport(f"no answer to {self.method} {self.path}: {fault or type(fault).__name__}"))
+
+    def judge(self, answer: Answer) -> Answer | Repeat:
+        """The answer where it is the call's, or when to try again. Raises DeskError, AnswerForged or Transport."""
+        assert self._sent is not None
+        try:
+            self.line.check(answer, self._sent)
+        except AnswerForged as forged:
+            self._forged, self.silent = self._forged + 1, True
+            if self._forged >= _MOST_FORGED:
+                raise
+            return self._again(0, forged)
+        if answer.status < 400:
+            return answer
+        problem = answer.problem()
+        if answer.status >= 500:
+            self.silent = True
+            why = f"{self.method} {self.path} was answered {answer.status} {problem.get('code', '')}".rstrip()
+            return self._again(_wait_s(problem), Transport(why))
+        refused = refusal(answer.status, problem, after_silence=self.silent)
+        if refused.retry not in _REPEATED:
+            raise refused
+        self.line.heed(problem)
+        return self._again(_wait_s(problem), refused)
+
+    def _again(self, least_s: float, otherwise: Exception) -> Repeat:
+        """After a moment of its own, no shorter than was asked for. Raises `otherwise` where there is no time left.
+
+        A refusal that may pass says nothing of an earlier attempt without an answer: then the whole is unknown.
+        """
+        spread_s = min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2 ** min(self.tried, 10)) * self.line.jitter()
+        wait_s = least_s + spread_s
+        if self.tried < self.line.attempts and self.line.monotonic_s() + wait_s <= self._until_s:
+            return Repeat(wait_s)
+        if isinstance(otherwise, DeskError) and not (self.silent and self.effect):
+            raise otherwise
+        if isinstance(otherwise, Transport | AnswerForged):
+            otherwise.idempotency_key = self.effect
+            raise otherwise
+        raise Transport(
+            f"no certain answer to {self.method} {self.path}: {otherwise}", idempotency_key=self.effect
+        ) from otherwise
+
+
+def _says_nothing_new(answer: Answer) -> bool:
+    return answer.status >= 500 or answer.problem().get("code") in _SAID_TO_STRANGERS
+
+
+def _wait_s(problem: Mapping[str, Any]) -> float:
+    return _number(problem.get("retry_after_ms")) / 1000
+
+
+def _number(told: Any) -> int:
+    """A whole number of at most 18 digits, or zero."""
+    text = str(told)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else 0

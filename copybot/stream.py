@@ -1,0 +1,344 @@
+"""The stream of deltas. They are hints: what is active is asked of `Client.active`, at the start and after each gap.
+
+`Follow` keeps the books of the numbers and looks at no socket and no clock. `Stream` reads in a thread of its own, so
+that a desk which does not answer never keeps a copier's loop waiting; `AsyncStream` is the same for asyncio.
+"""
+
+import asyncio
+import contextlib
+import json
+import queue
+import random
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection as AsyncConnection
+from websockets.asyncio.client import connect as connect_async
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from copybot.errors import DeskError, KeyRefused, RateLimited, ScopeDenied, refusal
+from copybot.protocol import Answer, Line
+
+PATH = "/ws/v2/active"
+MOST_BYTES = 16 * 1024 * 1024
+MOST_WAITING = 256
+RESYNC = '{"type": "resync"}'
+POLICY = 1008  # the key, or what it may do, has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A new socket is open. Its snapshot follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The socket is gone; another is tried in `again_s`. What happens meanwhile does not come."""
+
+    why: str
+    again_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something of this strategy did not come. A snapshot was asked for; until it is here, numbers are not in turn."""
+
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the desk sent: a snapshot, or a delta. Also one out of turn; heartbeats are kept back."""
+
+    body: dict[str, Any]
+
+    @property
+    def type(self) -> str:
+        return str(self.body.get("type", ""))
+
+
+Event = Connected | Lost | Gap | Message
+
+
+class Unreadable(Exception):
+    """The desk sent what is no message."""
+
+
+@dataclass
+class Follow:
+    """The numbers of one socket's strategies. Times are seconds of any clock that only runs forward."""
+
+    now_s: float
+    silence_s: float = 15.0
+    as_of: dict[str, int] = field(default_factory=dict)
+    to_say: list[str] = field(default_factory=list)
+    _gaps: set[str] = field(default_factory=set)
+    _ahead: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.heard_s = self.now_s
+
+    def heard(self, text: str | bytes, now_s: float) -> list[Event]:
+        """What follows from a message. Raises Unreadable."""
+        self.heard_s = now_s
+        try:
+            message = json.loads(text, parse_float=Decimal)
+            return self._take(message)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+            raise Unreadable(f"the desk sent what is no message ({type(fault).__name__})") from fault
+
+    def is_silent(self, now_s: float) -> bool:
+        return now_s - self.heard_s >= self.silence_s
+
+    def _take(self, message: dict[str, Any]) -> list[Event]:
+        kind = message["type"]
+        if kind == "snapshot":
+            self.as_of = _numbers(message["as_of"])
+            self._gaps.clear()
+            self._ahead.clear()
+            return [Message(message)]
+        if kind == "heartbeat":
+            return self._compare(_numbers(message["as_of"]))
+        if not kind.startswith("trade."):
+            return []  # of a desk that is newer than this client
+        return [*self._number(message["strategy"], int(message["seq"])), Message(message)]
+
+    def _number(self, strategy: str, seq: int) -> list[Event]:
+        known = self.as_of.get(strategy)
+        if known is None or seq > known + 1:
+            return self._gap(strategy)
+        if strategy not in self._gaps:
+            self.as_of[strategy] = max(known, seq)
+        return []
+
+    def _compare(self, numbers: Mapping[str, int]) -> list[Event]:
+        """A strategy that was ahead of us at the beat before, and which we have not come up with: its delta is lost."""
+        found: list[Event] = []
+        for strategy, seq in numbers.items():
+            known = self.as_of.get(strategy, -1)
+            if known < self._ahead.get(strategy, -1):
+                found += self._gap(strategy)
+            if seq > known:
+                self._ahead[strategy] = seq
+            else:
+                self._ahead.pop(strategy, None)
+        return found
+
+    def _gap(self, strategy: str) -> list[Event]:
+        """Told once, until a snapshot has closed it; one snapshot is enough for all."""
+        if strategy in self._gaps:
+            return []
+        if not self._gaps:
+            self.to_say.append(RESYNC)
+        self._gaps.add(strategy)
+        return [Gap(strategy)]
+
+
+def _numbers(as_of: Mapping[str, Any]) -> dict[str, int]:
+    return {str(strategy): int(seq) for strategy, seq in as_of.items()}
+
+
+@dataclass
+class Backoff:
+    """How long until the next attempt: any time up to twice as long as before, at most `cap_s`; from the start again
+    once a socket has held for `stable_s`."""
+
+    first_s: float = 0.5
+    cap_s: float = 30.0
+    stable_s: float = 60.0
+    jitter: Callable[[], float] = random.random
+    _failures: int = 0
+
+    def next_s(self, held_s: float = 0.0) -> float:
+        if held_s >= self.stable_s:
+            self._failures = 0
+        longest_s = min(self.cap_s, self.first_s * float(1 << min(self._failures, 16)))
+        self._failures += 1
+        return longest_s * self.jitter()
+
+
+@dataclass
+class _Streaming:
+    """What both shells share: where to, who, how patiently."""
+
+    line: Line
+    path: str = PATH
+    silence_s: float = 15.0
+    backoff: Backoff = field(default_factory=Backoff)
+    follow: Follow = field(default_factory=lambda: Follow(time.monotonic()), init=False)
+    _began_s: float | None = field(default=None, init=False)
+
+    @property
+    def as_of(self) -> dict[str, int]:
+        """The number that each strategy has been heard up to."""
+        return dict(self.follow.as_of)
+
+    @property
+    def silent_for_s(self) -> float:
+        """Since when nothing was heard, heartbeats included."""
+        return time.monotonic() - self.follow.heard_s
+
+    @property
+    def _address(self) -> str:
+        return self.line.origin.replace("http", "ws", 1) + self.path
+
+    def _options(self) -> dict[str, Any]:
+        """Of a handshake that is signed anew, since each uses up a number. The desk's beats tell that it is alive."""
+        return {
+            "additional_headers": self.line.headers("GET", self.path),
+            "compression": None,
+            "proxy": None,
+            "user_agent_header": "copybot",
+            "open_timeout": self.line.timeout_s,
+            "close_timeout": 1,
+            "ping_interval": None,
+            "max_size": MOST_BYTES,
+        }
+
+    def _connected(self) -> Connected:
+        self._began_s = time.monotonic()
+        self.follow = Follow(self._began_s, self.silence_s)
+        return Connected()
+
+    def _lost(self, fault: BaseException | str) -> Lost:
+        """The loss, and how long to wait. Raises DeskError where no later attempt would fare better."""
+        held_s = 0.0 if self._began_s is None else time.monotonic() - self._began_s
+        self._began_s = None
+        least_s = 0.0
+        if isinstance(fault, ConnectionClosed) and fault.rcvd is not None and fault.rcvd.code == POLICY:
+            raise KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": fault.rcvd.reason})
+        if isinstance(fault, InvalidStatus):
+            refused = _refused(fault)
+            if isinstance(refused, KeyRefused | ScopeDenied):
+                raise refused
+            self.line.heed(refused.problem)
+            least_s = refused.retry_after_s if isinstance(refused, RateLimited) else 0.0
+            fault = str(refused)
+        return Lost(str(fault) or type(fault).__name__, least_s + self.backoff.next_s(held_s))
+
+
+def _refused(fault: InvalidStatus) -> DeskError:
+    """A handshake that was answered as a request is."""
+    headers = {name.lower(): value for name, value in fault.response.headers.raw_items()}
+    answer = Answer(fault.response.status_code, headers, bytes(fault.response.body or b""))
+    problem = answer.problem()
+    return refusal(answer.status, problem or {"code": "", "detail": f"the handshake was answered {answer.status}"})
+
+
+_FAULTS = (OSError, TimeoutError, WebSocketException, Unreadable)
+
+
+@dataclass
+class Stream(_Streaming):
+    """The stream for a loop: `next` answers within its time, whatever the network does.
+
+    Not more than `MOST_WAITING` events are kept: a loop that does not ask is waited for, and the desk then sends it a
+    snapshot instead of what it missed.
+    """
+
+    _events: "queue.Queue[Event | Exception]" = field(default_factory=lambda: queue.Queue(MOST_WAITING), init=False)
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _end: Exception | None = field(default=None, init=False)
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next event; None where there is none in time. Raises DeskError where the key is no longer let in."""
+        if self._end is not None:
+            raise self._end
+        if self._thread is None and not self._over.is_set():
+            self._thread = threading.Thread(target=self._run, name="copybot-stream", daemon=True)
+            self._thread.start()
+        try:
+            found = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(found, Exception):
+            self._end = found
+            raise found
+        return found
+
+    def close(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(self.line.timeout_s + 2)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                try:
+                    with connect(self._address, **self._options()) as socket:
+                        self._tell(self._connected())
+                        self._read(socket)
+                except _FAULTS as fault:
+                    lost = self._lost(fault)
+                    self._tell(lost)
+                    self._over.wait(lost.again_s)
+            except Exception as end:  # a refusal, or a bug: either is its reader's, who would wait for ever
+                self._tell(end)
+                return
+
+    def _read(self, socket: ClientConnection) -> None:
+        while not self._over.is_set():
+            events: list[Event] = []
+            with contextlib.suppress(TimeoutError):
+                events = self.follow.heard(socket.recv(min(0.5, self.silence_s)), time.monotonic())
+            if self.follow.is_silent(time.monotonic()):
+                raise TimeoutError(f"silent for {self.silence_s:g} s")
+            while self.follow.to_say:
+                socket.send(self.follow.to_say.pop(0))
+            for event in events:
+                self._tell(event)
+
+    def _tell(self, event: Event | Exception) -> None:
+        """Wait for room, so that a loop that lags is felt by the desk and not by our memory."""
+        while not self._over.is_set():
+            with contextlib.suppress(queue.Full):
+                self._events.put(event, timeout=0.5)
+                return
+
+
+@dataclass
+class AsyncStream(_Streaming):
+    """The stream as an async iterator of events. It ends with a DeskError, or when its reader stops."""
+
+    sleep: Callable[[float], Any] = field(default=asyncio.sleep)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.events()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        while True:
+            try:
+                async with connect_async(self._address, **self._options()) as socket:
+                    yield self._connected()
+                    async with contextlib.aclosing(self._read(socket)) as events:
+                        async for event in events:
+                            yield event
+            except _FAULTS as fault:
+                lost = self._lost(fault)
+            yield lost
+            await self.sleep(lost.again_s)
+
+    async def _read(self, socket: AsyncConnection) -> AsyncGenerator[Event, None]:
+        while True:
+            events: list[Event] = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(0.5, self.silence_s)):
+                    events = self.follow.heard(await socket.recv(), time.monotonic())
+            if self.follow.is_silent(time.monotonic()):
+                raise TimeoutError(f"silent for {self.silence_s:g} s")
+            while self.follow.to_say:
+                await socket.send(self.follow.to_say.pop(0))
+            for event in events:
+                yield event

@@ -1,0 +1,411 @@
+"""The connection against a desk that plays tricks: whatever it does, an effect happens once, and no forger is believed.
+
+Each test runs with both clients. They sleep in a time of their own, so nothing here waits.
+"""
+
+import asyncio
+import inspect
+import json
+import re
+import threading
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from copybot import errors, protocol
+from copybot.aclient import AsyncClient
+from copybot.client import Client
+from copybot.tests.hostile import KEY, SECRET, HostileDesk, problem
+
+OPENING = {"ticket_id": "1", "symbol": "EURUSD", "volume": Decimal("0.10")}
+
+
+class Asking:
+    """Either client, asked the same way. Time passes where it sleeps."""
+
+    def __init__(self, kind, url, **more):
+        self.slept = []
+        common = {"monotonic_s": lambda: sum(self.slept), "jitter": lambda: 0.5, **more}
+        if kind is Client:
+            self.client = Client(url, KEY, SECRET, sleep=self.slept.append, **common)
+        else:
+            self.client = AsyncClient(url, KEY, SECRET, sleep=self.pause, **common)
+        self.runner = asyncio.Runner()
+
+    async def pause(self, wait_s):
+        self.slept.append(wait_s)
+
+    def __getattr__(self, name):
+        found = getattr(self.client, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        return lambda *args, **more: self.runner.run(found(*args, **more))
+
+
+@pytest.fixture
+def desk():
+    with HostileDesk() as desk:
+        yield desk
+
+
+@pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])
+def ask(request, desk):
+    made = []
+
+    def one(**more):
+        made.append(Asking(request.param, desk.url, **more))
+        return made[-1]
+
+    yield one
+    for asking in made:
+        asking.hang_up()
+        asking.runner.close()
+
+
+@pytest.fixture
+def bot(ask):
+    return ask()
+
+
+def keys_of(desk):
+    return [request.headers["Idempotency-Key"] for request in desk.requests]
+
+
+UNCERTAIN = [
+    "hang_up", "execute_and_hang_up", "half_an_answer", "500", "execute_and_500", "execute_and_502_of_a_proxy", "forge",
+    "forged_500", "leave_out_the_signature", "answer_with_an_old_answer", "say_it_is_closed", "lie_about_the_clock",
+    "busy", "ask_to_wait", "ask_to_wait_as_a_proxy",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", UNCERTAIN)
+def test_an_effect_happens_once_whatever_becomes_of_the_answer(bot, desk, trick):
+    bot.active()
+    desk.tricks.extend([trick, trick])
+
+    assert bot.open(**OPENING) == {"number": 1}
+
+    assert len(desk.effects) == 1
+    assert len(set(keys_of(desk)[1:])) == 1
+    numbers = [int(request.headers["X-Cd-Seq"]) for request in desk.requests]
+    assert numbers == sorted(set(numbers)) and len(numbers) >= 4
+
+
+def test_another_name_would_be_another_effect(bot, desk):
+    """The control: the desk counts what it executes."""
+    for name in ("effect-000000000001", "effect-000000000002"):
+        bot.open(**OPENING, idempotency_key=name)
+
+    assert len(desk.effects) == 2
+
+
+def test_every_write_takes_its_own_name(bot, desk):
+    named = {"idempotency_key": "a-name-that-was-kept"}
+    asked = [
+        lambda: bot.open(**named, ticket_id="1"),
+        lambda: bot.modify("1", **named, sl=None),
+        lambda: bot.reduce("1", **named, volume="0.1"),
+        lambda: bot.close("1", **named, reason="TP", profit=Decimal("-1.50"), comment=None),
+        lambda: bot.beat(**named, instance="i"),
+        lambda: bot.skip(**named, reason="missed"),
+        lambda: bot.report_order(**named, seq="1"),
+    ]
+    for one in asked:
+        one()
+        desk.kept.clear()
+
+    assert keys_of(desk) == ["a-name-that-was-kept"] * 7
+    assert [f"{method} {path}" for method, path, _ in desk.effects] == [
+        "POST /api/v2/trades/active",
+        "PATCH /api/v2/trades/active/1",
+        "POST /api/v2/trades/active/1/reduce",
+        "DELETE /api/v2/trades/active/1?reason=TP&profit=-1.50",
+        "POST /api/v2/copier/beat",
+        "POST /api/v2/copier/skips",
+        "POST /api/v2/trades/orders",
+    ]
+
+
+# --- what is not known is said
+
+
+def test_says_that_it_does_not_know_and_the_same_name_finds_out(ask, desk):
+    bot = ask(attempts=3)
+    desk.tricks.extend(["execute_and_hang_up"] * 3)
+
+    with pytest.raises(errors.Transport) as unknown:
+        bot.open(**OPENING)
+    assert bot.open(**OPENING, idempotency_key=unknown.value.idempotency_key) == {"number": 1}
+
+    assert isinstance(unknown.value, ConnectionError)
+    assert len(desk.effects) == 1
+
+
+def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(ask, desk):
+    bot = ask(attempts=3)
+    desk.tricks.extend(["execute_and_hang_up", "busy", "busy"])
+
+    with pytest.raises(errors.Transport):
+        bot.open(**OPENING)
+
+    desk.tricks.extend(["busy"] * 3)
+    with pytest.raises(errors.DeskError, match="busy"):  # it was refused each time: nothing is unknown
+        bot.open(**OPENING)
+
+
+def test_a_key_that_is_refused_after_silence_says_nothing_of_the_effect(bot, desk):
+    desk.tricks.append("execute_and_hang_up")
+    desk.refuses = problem(401, "key_revoked", "rotate")
+
+    with pytest.raises(errors.KeyRefused) as refused:
+        bot.open(**OPENING)
+    assert refused.value.may_have_happened
+    with pytest.raises(errors.KeyRefused) as refused:
+        bot.open(**OPENING)
+    assert not refused.value.may_have_happened
+
+
+def test_a_call_ends_when_its_time_is_over(ask, desk):
+    bot = ask(attempts=1000, patience_s=20)
+    desk.tricks.extend(["hang_up"] * 1000)
+
+    with pytest.raises(errors.Transport):
+        bot.open(**OPENING)
+
+    assert 15 < sum(bot.slept) <= 20
+
+
+def test_waits_longer_each_time_and_never_long(ask, desk):
+    bot = ask(attempts=12)
+    desk.tricks.extend(["hang_up"] * 11)
+
+    bot.active()
+
+    assert bot.slept == [0.1, 0.2, 0.4, 0.8, *[1.5] * 7]
+
+
+def test_a_desk_that_is_not_there_is_no_bug(ask, desk):
+    desk.shutdown()
+    desk.server_close()
+    bot = ask(attempts=2)
+
+    with pytest.raises(errors.Transport):
+        bot.active()
+    with pytest.raises(errors.Transport):
+        bot.time()
+
+
+def test_an_answer_that_drips_is_given_up(desk):
+    bot = Client(desk.url, KEY, SECRET, timeout_s=0.3, sleep=lambda _: None)
+    desk.tricks.append("drip")
+
+    assert bot.open(**OPENING) == {"number": 1}
+    assert len(desk.requests) == 2
+    bot.hang_up()
+
+
+# --- who is believed
+
+
+def test_believes_nobody_who_cannot_sign(bot, desk):
+    desk.tricks.extend(["forge"] * 3)
+
+    with pytest.raises(errors.AnswerForged) as forged:
+        bot.open(**OPENING)
+
+    assert forged.value.idempotency_key == keys_of(desk)[0]
+    assert len(desk.requests) == 3
+
+
+def test_no_unsigned_refusal_makes_a_bot_forget_a_trade(bot, desk):
+    desk.tricks.extend(["say_it_is_closed"] * 3)
+
+    with pytest.raises(errors.AnswerForged):
+        bot.close("1", reason="TP")
+
+
+def test_a_signed_refusal_is_final(bot, desk):
+    desk.refuses = problem(409, "trade_closed", trade={"reason": "TP"})
+
+    with pytest.raises(errors.TradeClosed) as refused:
+        bot.open(**OPENING)
+
+    assert (refused.value.code, refused.value.status, refused.value.problem["trade"]) == (
+        "trade_closed", 409, {"reason": "TP"},
+    )  # fmt: skip
+    assert len(desk.requests) == 1 and bot.slept == []
+
+
+def test_knows_its_own_snapshot_again(bot, desk):
+    assert bot.active() == {"trades": [], "count": 0, "rate": Decimal("1.10")}
+
+    assert bot.active(etag=bot.client.etag) is None
+    assert bot.active(etag='"another"') is not None
+    assert bot.active() is not None
+
+
+def test_unchanged_is_no_answer_to_who_did_not_ask_for_changes(bot, desk):
+    desk.tricks.extend(["say_it_is_unchanged"] * 3)
+
+    with pytest.raises(errors.AnswerForged):
+        bot.active()
+
+
+# --- waiting as asked
+
+
+@pytest.mark.parametrize("trick", ["ask_to_wait", "ask_to_wait_as_a_proxy"])
+def test_waits_as_long_as_it_was_asked_to(bot, desk, trick):
+    desk.tricks.append(trick)
+
+    bot.active()
+
+    assert 7 <= sum(bot.slept) <= 8
+
+
+def test_does_not_sleep_through_an_hour(bot, desk):
+    desk.tricks.append("ask_to_wait_for_an_hour")
+
+    with pytest.raises(errors.RateLimited) as refused:
+        bot.open(**OPENING)
+
+    assert (refused.value.retry_after_s, bot.slept, len(desk.effects)) == (3600, [], 0)
+
+
+# --- numbers and clocks
+
+
+def test_goes_on_above_the_number_that_the_desk_has_seen(bot, desk):
+    bot.client.seq, desk.last_seq = 5, 1_000
+
+    assert bot.open(**OPENING) == {"number": 1}
+    assert bot.client.seq == 1_001
+
+
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000])
+def test_finds_the_desks_clock(bot, desk, ahead_ms):
+    desk.clock_ahead_ms = ahead_ms
+
+    assert bot.open(**OPENING) == {"number": 1}
+
+    assert len(desk.requests) == 2
+    assert abs(bot.desk_ms() - desk.clock_ms()) < 100
+
+
+def test_a_clock_that_nobody_signed_does_not_make_old_signals_young(ask, desk):
+    bot = ask(attempts=3)
+    bot.active()
+    before = bot.client.clock_offset_ms
+    desk.tricks.extend(["lie_about_the_clock", "hang_up", "hang_up"])
+
+    with pytest.raises(errors.Transport):
+        bot.active()
+
+    assert int(desk.requests[-1].headers["X-Cd-Time"]) < 1_000_000_100_000  # the signature's time only
+    assert bot.client.clock_offset_ms == before
+
+
+def line(**more):
+    return protocol.Line("https://desk.example", KEY, SECRET, **more)
+
+
+def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock():
+    now = [0]
+    desk = line(wall_ms=lambda: now[0])
+
+    def answered(sent, told, received):
+        now[0] = received
+        desk._learn(told, sent)
+        return desk.clock_offset_ms
+
+    assert answered(1_000, 6_000, 3_000) == 4_000  # somewhere between 3,000 and 5,000
+    assert answered(4_000, 8_410, 4_020) == 4_390  # between 4,390 and 4,410
+    assert answered(5_000, 11_000, 8_000) == 4_390  # rules nothing out
+    assert answered(9_000, 13_600, 9_020) == 4_580  # a clock was set
+
+
+def test_signs_for_the_host_that_it_sends():
+    for url, host in {
+        "https://Desk.Example": "desk.example",
+        "https://desk.example:443/": "desk.example",
+        "https://desk.example:8443": "desk.example:8443",
+        "http://127.0.0.1:80": "127.0.0.1",
+        "http://127.0.0.1:8000": "127.0.0.1:8000",
+        "https://who:ever@desk.example": "desk.example",
+    }.items():
+        assert protocol.Line(url, KEY, SECRET).host == host
+
+
+# --- what is sent
+
+
+def test_a_price_is_text_and_never_a_float(bot, desk):
+    bot.open(
+        volume=Decimal("1E-8"), open_price=Decimal("1.10"), analysis={"rsi": 70.5}, at=datetime(2026, 1, 5, tzinfo=UTC)
+    )
+
+    assert json.loads(desk.effects[0][2]) == {
+        "volume": "0.00000001", "open_price": "1.10", "analysis": {"rsi": 70.5}, "at": "2026-01-05T00:00:00+00:00",
+    }  # fmt: skip
+    for wrong in ({"open_price": 1.1}, {"analysis": {"rsi": float("nan")}}, {"at": object()}):
+        with pytest.raises((TypeError, ValueError)):
+            bot.open(**wrong)
+    assert len(desk.requests) == 1
+
+
+def test_asks_the_time_without_a_key(bot, desk):
+    assert bot.time() == {"server_time": 1.5}
+    assert "X-Cd-Key" not in desk.requests[0].headers
+
+
+def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk):
+    bot = Client(desk.url, KEY, SECRET)
+    threads = [threading.Thread(target=lambda: bot.open(**OPENING)) for _ in range(20)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    bot.hang_up()
+
+    async def together():
+        bot = AsyncClient(desk.url, KEY, SECRET)
+        await asyncio.gather(*(bot.open(**OPENING) for _ in range(20)))
+        await bot.hang_up()
+
+    asyncio.run(together())
+
+    assert (len(desk.effects), len(desk.requests)) == (40, 40)  # no number came late, so none was repeated
+
+
+def test_the_secret_does_not_show():
+    for one in (Client("https://desk.example", KEY, SECRET), AsyncClient("https://desk.example", KEY, SECRET)):
+        one.headers("GET", "/api/v2/trades/active")
+        assert SECRET not in repr(one)
+        assert SECRET not in repr(one.attempt("GET", "/api/v2/trades/active", "", b"", ""))
+
+
+# --- errors
+
+
+def test_each_code_has_the_class_that_the_page_says():
+    page = (Path(__file__).parent.parent / "README.md").read_text()
+    told = {}
+    for row in re.findall(r"^\| `([A-Za-z]+)` \| (.+?) \|", page, re.MULTILINE):
+        told |= dict.fromkeys(re.findall(r"`([a-z_]+)`", row[1]), row[0])
+
+    assert told == {code: kind.__name__ for code, kind in errors.KINDS.items()}
+    for code, kind in errors.KINDS.items():
+        assert type(errors.refusal(409, {"code": code})) is kind
+        assert inspect.getdoc(kind) and issubclass(kind, errors.DeskError)
+    assert type(errors.refusal(409, {"code": "of_tomorrow"})) is errors.DeskError
+
+
+def test_says_which_fields_are_wrong(bot, desk):
+    desk.refuses = problem(422, "invalid", fields={"volume": ["must be above zero"]})
+
+    with pytest.raises(errors.Invalid) as refused:
+        bot.open(**OPENING)
+
+    assert refused.value.fields == {"volume": ["must be above zero"]}

@@ -1,0 +1,438 @@
+"""The stream against a desk that loses, repeats, falls silent, breaks off and turns keys away."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import threading
+import time
+from collections import deque
+from decimal import Decimal
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import serve
+
+from copybot.aclient import AsyncClient
+from copybot.client import Client
+from copybot.errors import KeyRefused, ScopeDenied
+from copybot.stream import AsyncStream, Backoff, Connected, Follow, Gap, Lost, Message, Stream, Unreadable
+from copybot.tests.hostile import KEY, SECRET, mac, problem, sha256
+
+PATH = "/ws/v2/active"
+
+
+def snapshot(**as_of):
+    return {"type": "snapshot", "as_of": {name: str(seq) for name, seq in as_of.items()}, "trades": []}
+
+
+def delta(seq, strategy="lena"):
+    return {"type": "trade.opened", "strategy": strategy, "seq": str(seq), "trade": {}}
+
+
+def beat(**as_of):
+    return snapshot(**as_of) | {"type": "heartbeat"}
+
+
+# --- the books, without a socket
+
+
+@pytest.fixture
+def follow():
+    books = Follow(0.0)
+    hear(books, snapshot(lena=5))
+    return books
+
+
+def hear(books, message, now_s=1.0):
+    return books.heard(json.dumps(message), now_s)
+
+
+def gaps(events):
+    return [event.strategy for event in events if isinstance(event, Gap)]
+
+
+def test_numbers_in_turn_are_no_gap(follow):
+    for seq in (6, 7, 7, 6, 8):
+        assert [event.body["seq"] for event in hear(follow, delta(seq))] == [str(seq)]
+    assert (follow.as_of, follow.to_say) == ({"lena": 8}, [])
+
+
+def test_a_missing_number_is_told_once_and_asks_for_the_state_once(follow):
+    assert gaps(hear(follow, delta(7))) == ["lena"]
+    assert gaps(hear(follow, delta(9))) == []
+    assert gaps(hear(follow, delta(1, "otto"))) == ["otto"]
+    assert follow.as_of == {"lena": 5}  # what is out of turn counts for nothing
+    assert [json.loads(said) for said in follow.to_say] == [{"type": "resync"}]
+
+    hear(follow, snapshot(lena=9, otto=1))
+
+    assert gaps(hear(follow, delta(10)) + hear(follow, delta(2, "otto"))) == []
+    assert gaps(hear(follow, delta(12))) == ["lena"]
+
+
+def test_what_is_out_of_turn_is_handed_on_too(follow):
+    """A close that comes after a gap still protects."""
+    events = hear(follow, delta(7) | {"type": "trade.closed"})
+
+    assert [type(event) for event in events] == [Gap, Message]
+
+
+def test_a_lost_last_delta_is_noticed_at_the_second_beat(follow):
+    assert gaps(hear(follow, beat(lena=6))) == []
+    assert gaps(hear(follow, beat(lena=6))) == ["lena"]
+    assert gaps(hear(follow, beat(lena=6))) == []
+
+
+def test_a_beat_that_overtook_its_delta_is_no_gap(follow):
+    hear(follow, beat(lena=6))
+    hear(follow, delta(6))
+    hear(follow, beat(lena=7))
+    hear(follow, delta(7))
+
+    assert gaps(hear(follow, beat(lena=7))) == []
+
+
+def test_a_strategy_that_nobody_told_of_is_a_gap(follow):
+    assert gaps(hear(follow, beat(lena=5, new=0)) + hear(follow, beat(lena=5, new=0))) == ["new"]
+
+
+def test_beats_break_the_silence(follow):
+    hear(follow, beat(lena=5), now_s=20.0)
+
+    assert not follow.is_silent(34.9)
+    assert follow.is_silent(35.0)
+
+
+def test_prices_come_without_floats(follow):
+    (message,) = follow.heard('{"type": "trade.opened", "strategy": "lena", "seq": 6, "rate": 1.10}', 1.0)
+
+    assert message.body["rate"] == Decimal("1.10")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "[]", "7", "{}", '{"type":"snapshot"}', '{"type":7}', '{"type":"trade.opened"}', b"\xff", "[" * 99_999],
+)
+def test_what_is_no_message_is_named_so(follow, text):
+    with pytest.raises(Unreadable):
+        follow.heard(text, 1.0)
+
+
+def test_what_a_newer_desk_says_is_passed_over(follow):
+    assert hear(follow, {"type": "weather", "sunny": True}) == []
+
+
+def test_waits_longer_each_time_until_a_socket_has_held():
+    backoff = Backoff(jitter=lambda: 1.0)
+
+    assert [backoff.next_s() for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert backoff.next_s(held_s=59.0) == 30
+    assert backoff.next_s(held_s=60.0) == 0.5
+    assert {Backoff().next_s() for _ in range(5)} != {0.5}
+
+
+# --- real sockets
+
+
+class Desk:
+    """Each socket plays the next scene; when none are left, the last again."""
+
+    def __init__(self):
+        self.scenes, self.refusals, self.handshakes, self.said = deque(), deque(), [], []
+
+    def __enter__(self):
+        self.server = serve(self._play, "127.0.0.1", 0, process_request=self._let_in, ping_interval=None)
+        self.url = f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.thread.join()
+
+    def _let_in(self, connection, request):
+        head = request.headers
+        right = mac(
+            "CD1-HMAC-SHA256", "GET", head["Host"], request.path, "", head["X-Cd-Key"], head["X-Cd-Time"],
+            head["X-Cd-Window"], head["X-Cd-Seq"], "-", sha256(b""),
+        )  # fmt: skip
+        seq = int(head["X-Cd-Seq"])
+        refused = self.refusals.popleft() if self.refusals else None
+        if head["X-Cd-Sig"] != right:
+            refused = problem(401, "signature_invalid")
+        elif self.handshakes and seq <= self.handshakes[-1]:
+            refused = problem(409, "seq_replayed", "new_seq", last_seq=str(self.handshakes[-1]))
+        if refused is None:
+            self.handshakes.append(seq)
+            return None
+        status, body = refused
+        answer = connection.respond(status, body.decode())
+        del answer.headers["Content-Type"]
+        answer.headers["Content-Type"] = "application/problem+json"
+        return answer
+
+    def _play(self, socket):
+        scene = self.scenes.popleft() if len(self.scenes) > 1 else self.scenes[0]
+        with contextlib.suppress(ConnectionClosed):
+            scene(socket)
+
+
+def say(*messages, then=None):
+    def scene(socket):
+        for message in messages:
+            socket.send(message if isinstance(message, str) else json.dumps(message))
+        if then is not None:
+            then(socket)
+
+    return scene
+
+
+def stay(socket):
+    socket.recv()
+
+
+def revoke(socket):
+    socket.close(1008, "this key may no longer call")
+
+
+class Reading:
+    """Either stream, read the same way."""
+
+    def __init__(self, kind, url, **more):
+        more = {"backoff": Backoff(first_s=0.01, cap_s=0.02), **more}
+        self.runner = asyncio.Runner()
+        if kind is Stream:
+            self.line = Client(url, KEY, SECRET)
+            self.stream = Stream(self.line, **more)
+        else:
+            self.line = AsyncClient(url, KEY, SECRET)
+            self.stream = AsyncStream(self.line, **more)
+            self.events = self.stream.events()
+
+    def next(self, timeout_s=10):
+        if isinstance(self.stream, Stream):
+            found = self.stream.next(timeout_s)
+            assert found is not None, "nothing came"
+            return found
+        return self.runner.run(asyncio.wait_for(anext(self.events), timeout_s))
+
+    def until(self, kind):
+        for _ in range(50):
+            found = self.next()
+            if isinstance(found, kind):
+                return found
+        raise AssertionError(f"no {kind.__name__} came")
+
+    def close(self):
+        if isinstance(self.stream, Stream):
+            self.stream.close()
+        else:
+            self.runner.run(self.events.aclose())
+        self.runner.close()
+
+
+@pytest.fixture
+def desk():
+    with Desk() as desk:
+        yield desk
+
+
+@pytest.fixture(params=[Stream, AsyncStream], ids=["sync", "async"])
+def read(request, desk):
+    made = []
+
+    def one(**more):
+        made.append(Reading(request.param, desk.url, **more))
+        return made[-1]
+
+    yield one
+    for reading in made:
+        reading.close()
+
+
+def test_a_snapshot_and_what_follows(desk, read):
+    desk.scenes.append(say(snapshot(lena=1), beat(lena=1), delta(2), then=stay))
+    reading = read()
+
+    assert reading.next() == Connected()
+    assert [reading.next().type for _ in range(2)] == ["snapshot", "trade.opened"]
+    assert reading.stream.as_of == {"lena": 2}
+
+
+def test_each_socket_is_asked_for_with_a_number_of_its_own(desk, read):
+    desk.scenes.append(say(snapshot(lena=1)))
+    reading = read()
+    for _ in range(4):
+        reading.until(Lost)
+
+    assert len(desk.handshakes) >= 4
+    assert desk.handshakes == sorted(set(desk.handshakes))
+
+
+def test_a_gap_asks_for_the_state(desk, read):
+    def answer(socket):
+        desk.said.append(socket.recv())
+        say(snapshot(lena=5), then=stay)(socket)
+
+    desk.scenes.append(say(snapshot(lena=1), delta(3), delta(4), then=answer))
+    reading = read()
+
+    assert reading.until(Gap) == Gap("lena")
+    while reading.until(Message).type != "snapshot":
+        pass
+    assert desk.said == ['{"type": "resync"}']
+    assert reading.stream.as_of == {"lena": 5}
+
+
+def test_silence_is_a_loss(desk, read):
+    desk.scenes.extend([say(snapshot(lena=1), then=stay), say(snapshot(lena=2), then=stay)])
+    reading = read(silence_s=0.3)
+
+    assert "silent" in reading.until(Lost).why
+    assert reading.next() == Connected()
+    assert reading.next().body["as_of"] == {"lena": "2"}
+
+
+def test_beats_keep_a_quiet_socket(desk, read):
+    def beats(socket):
+        for _ in range(12):
+            time.sleep(0.1)
+            socket.send(json.dumps(beat(lena=1)))
+        socket.send(json.dumps(delta(2)))
+        stay(socket)
+
+    desk.scenes.append(say(snapshot(lena=1), then=beats))
+    reading = read(silence_s=0.7)
+
+    assert [type(reading.next()) for _ in range(3)] == [Connected, Message, Message]
+
+
+def test_what_cannot_be_read_ends_the_socket_and_not_the_bot(desk, read):
+    desk.scenes.extend([say("no json"), say("x" * (17 << 20)), say(snapshot(lena=1), then=stay)])
+    reading = read()
+
+    assert "no message" in reading.until(Lost).why
+    assert reading.until(Lost)
+    assert reading.until(Message).type == "snapshot"
+
+
+def test_a_revoked_key_ends_it(desk, read):
+    desk.scenes.append(say(snapshot(lena=1), then=revoke))
+    reading = read()
+
+    with pytest.raises(KeyRefused) as end:
+        reading.until(Lost)
+    assert end.value.code == "key_revoked"
+    assert len(desk.handshakes) == 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        (problem(401, "key_revoked", "rotate"), KeyRefused),
+        (problem(401, "signature_invalid"), KeyRefused),
+        (problem(403, "scope_denied"), ScopeDenied),
+    ],
+)
+def test_a_key_that_is_not_let_in_is_told_why(desk, read, refused, kind):
+    desk.refusals.append(refused)
+    reading = read()
+
+    with pytest.raises(kind):
+        reading.next()
+    assert desk.handshakes == []
+
+
+def test_a_refusal_that_passes_is_waited_out(desk, read):
+    desk.scenes.append(say(snapshot(lena=1), then=stay))
+    desk.refusals.extend([problem(503, "unavailable", "same_key"), problem(409, "busy", "same_key"), (404, b"<html>")])
+    reading = read()
+
+    told = [reading.next().why for _ in range(3)]
+    assert [why for why, of in zip(told, ("unavailable", "busy", "404"), strict=True) if of not in why] == []
+    assert reading.next() == Connected()
+
+
+def test_a_desk_that_asks_for_time_gets_it(desk, read):
+    desk.scenes.append(say(snapshot(lena=1), then=stay))
+    desk.refusals.append(problem(429, "rate_limited", "after", retry_after_ms=300))
+    reading = read()
+
+    assert reading.next().again_s >= 0.3
+    began = time.monotonic()
+    assert reading.next() == Connected()
+    assert time.monotonic() - began > 0.2
+
+
+def test_a_number_that_was_used_is_passed(desk, read):
+    desk.scenes.append(say(snapshot(lena=1), then=stay))
+    reading = read()
+    desk.handshakes.append(reading.line.seq + 1_000_000)
+
+    assert "seq_replayed" in reading.next().why
+    assert reading.next() == Connected()
+
+
+def test_a_clock_that_is_off_is_set(desk, read):
+    desk.scenes.append(say(snapshot(lena=1), then=stay))
+    told = 1_700_000_000_000
+    desk.refusals.append(problem(401, "clock_outside_window", "same_key", server_time=told))
+    reading = read()
+
+    assert isinstance(reading.next(), Lost)
+    assert reading.next() == Connected()
+    assert 0 <= int(reading.line.headers("GET", PATH)["X-Cd-Time"]) - told < 60_000
+    assert reading.line.clock_offset_ms == 0  # nobody signed it
+
+
+def test_a_desk_that_is_not_there_is_tried_again(desk, read):
+    desk.server.shutdown()
+    reading = read()
+
+    assert [type(reading.next()) for _ in range(3)] == [Lost] * 3
+
+
+def test_a_loop_is_never_kept_waiting_by_the_network():
+    """A port that accepts and says nothing: the handshake hangs, the loop does not."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        line = Client(f"http://127.0.0.1:{deaf.getsockname()[1]}", KEY, SECRET, timeout_s=1)
+        with Stream(line) as stream:
+            began = time.monotonic()
+            assert stream.next(0.05) is None
+            assert stream.next(0) is None
+            assert time.monotonic() - began < 0.5
+
+
+def test_a_loop_that_does_not_ask_costs_no_memory(desk):
+    sent = itertools.count(2)
+
+    def flood(socket):
+        while True:
+            socket.send(json.dumps(delta(next(sent)) | {"pad": "x" * 10_000}))
+
+    desk.scenes.append(say(snapshot(lena=1), then=flood))
+    with Stream(Client(desk.url, KEY, SECRET)) as stream:
+        stream.next(5)
+        time.sleep(1.5)
+        held, before = stream._events.qsize(), next(sent)
+        time.sleep(0.5)
+
+        assert held <= 256
+        assert next(sent) - before <= 2, "the desk was not made to wait"
+        numbers = [stream.next(5) for _ in range(300)]
+        assert [int(event.body["seq"]) for event in numbers[1:]] == list(range(2, 301))
+
+
+def test_a_bug_in_the_reader_is_not_swallowed(desk):
+    desk.scenes.append(say(snapshot(lena=1), then=stay))
+    stream = Stream(Client(desk.url, KEY, SECRET))
+    stream._connected = lambda: 1 // 0
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            stream.next(5)
+    stream.close()
