@@ -68,6 +68,7 @@ class Candles:
         if repeats:
             self.bars = [bar for bar in self.bars if bar.at_ms < first + self._cycle_ms]
         self._times = [bar.at_ms for bar in self.bars]
+        self._latest = (self._times[0], self.bars[0].open)
 
     @classmethod
     def read(cls, path: Path, *, digits: int, repeats: bool = False) -> "Candles":
@@ -89,11 +90,10 @@ class Candles:
 
     def bid(self, at_ms: int) -> Decimal:
         """The price then; while the market is closed, the last one. Before the first bar: its open."""
-        found = self._bar(at_ms)
-        if found is None:
-            return self.bars[0].open
-        bar, starts_at = found
-        return self._inside(bar, min(at_ms - starts_at, self.length_ms))
+        latest = self._latest  # asked again and again, for all that is open
+        if latest[0] != at_ms:
+            self._latest = latest = at_ms, self._bid(at_ms)
+        return latest[1]
 
     def instants(self, after_ms: int, until_ms: int) -> Iterator[int]:
         """The moments in (after, until] between which the price goes in a straight line, or stands still, or jumps."""
@@ -112,6 +112,13 @@ class Candles:
             return None
         moments = range(after_ms + 1, until_ms + 1)
         return moments[bisect_left(moments, True, key=is_there)]
+
+    def _bid(self, at_ms: int) -> Decimal:
+        found = self._bar(at_ms)
+        if found is None:
+            return self.bars[0].open
+        bar, starts_at = found
+        return self._inside(bar, min(at_ms - starts_at, self.length_ms))
 
     def _next_instant(self, after_ms: int) -> int:
         found = self._bar(after_ms)

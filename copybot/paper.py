@@ -7,34 +7,18 @@ Prices come from bars and a clock of market time, luck from a seed and the order
 import heapq
 import json
 import random
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
-from typing import Any
 
+from copybot import paperbooks
 from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Trace
 from copybot.candles import Instrument, Market
+from copybot.paperbooks import Held, touches
 
-_SCHEMA = """
-create table if not exists account (
-  id integer primary key check (id = 1), balance text not null, seen_ms integer not null,
-  first_ticket integer not null, orders integer not null) strict;
-create table if not exists position (
-  id integer primary key, magic integer not null, symbol text not null, side text not null, volume text not null,
-  sl text, tp text, open_price text not null, opened_ms integer not null) strict;
-create table if not exists deal (
-  id integer primary key, "order" integer not null, position integer not null, entry text not null,
-  magic integer not null, symbol text not null, side text not null, volume text not null, price text not null,
-  profit text not null, at_ms integer not null, reason text not null, costs text not null) strict;
-create index if not exists deal_position on deal (position);
-create index if not exists deal_magic on deal (magic);
-create table if not exists late (ticket integer primary key, due_ms integer not null, what text not null) strict;
-"""
 _CENT = Decimal("0.01")
 
 
@@ -92,42 +76,35 @@ class PaperBroker:
     faults: Faults = Faults()
     sleep: Callable[[float], None] = time.sleep
     stamp: Callable[[int], int] = lambda market_ms: market_ms
-    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._market = Market(self.instruments, self.currency)
-        self._db = sqlite3.connect(self.path, isolation_level=None, timeout=10, check_same_thread=False)
-        self._db.execute("pragma journal_mode = wal")
-        self._db.execute("pragma synchronous = normal")  # survives a killed process; it is paper, so power may fail
-        self._db.executescript(f"begin immediate; {_SCHEMA} commit;")
         now = self.now_ms()
-        self._do("insert or ignore into account values (1, ?, ?, ?, 0)", str(self.deposit), now, self.stamp(now))
-        self._first = int(self._do("select first_ticket from account").fetchone()[0])
+        self._books = paperbooks.Account(
+            self.path, self._market, deposit=self.deposit, now_ms=now, first_ticket=self.stamp(now)
+        )
 
     def close_file(self) -> None:
-        self._db.close()
+        self._books.close()
 
     # --- what is asked of it
 
     def positions(self) -> list[Position]:
         with self._caught_up() as now:
-            return [self._told(row, now) for row in self._held()]
+            return [self._told(row, now) for row in self._books.held()]
 
     def deals(self, position: str) -> list[Deal]:
         with self._caught_up():
-            rows = self._do("select * from deal where position = ? order by id", int(position)).fetchall()
-        return [self._deal(row) for row in rows]
+            return self._stamped(self._books.deals("position = ?", int(position)))
 
     def history(self) -> list[Deal]:
         """All deals of the account, oldest first."""
         with self._caught_up():
-            rows = self._do("select * from deal order by id").fetchall()
-        return [self._deal(row) for row in rows]
+            return self._stamped(self._books.deals("true"))
 
     def trace(self, magic: int) -> Trace:
         with self._caught_up():
-            found = self._do("select 1 from deal where magic = ? limit 1", magic).fetchone()
-        return Trace.DONE if found else Trace.NONE
+            return Trace.DONE if self._books.deals("magic = ?", magic) else Trace.NONE
 
     def is_settled(self) -> bool:
         return True
@@ -141,11 +118,11 @@ class PaperBroker:
     def worth(self, symbol: str) -> Decimal:
         """What a lot gains in the account's currency where the price rises by one."""
         one = self._market.instruments[symbol]
-        return one.contract * self._market.rate(one.currencies[1], self._now())
+        return self._value(one, self._now())
 
     def account(self) -> Account:
         with self._caught_up() as now:
-            balance = self._balance()
+            balance = self._books.balance()
             return Account(
                 self.login, "Paper", self.currency, balance, balance + self._floating(now), self.is_hedging, True
             )
@@ -176,9 +153,9 @@ class PaperBroker:
     # --- orders
 
     def _order(self, order: _Order) -> Result:
-        with self._transaction():
-            ticket = self._ticket()
-        luck = random.Random(f"{self.faults.seed}:{ticket - self._first}")  # noqa: S311
+        with self._books.transaction():
+            ticket = self._books.ticket()
+        luck = random.Random(f"{self.faults.seed}:{ticket - self._books.first_ticket}")  # noqa: S311
         self._pause(luck)
         with self._caught_up() as now:
             answer = self._answer(order, ticket, luck, now)
@@ -196,7 +173,7 @@ class PaperBroker:
             self._execute(order, ticket, luck, now)
         elif what == "late":
             due = now + luck.randint(1, self.faults.late_ms)
-            self._do("insert into late values (?, ?, ?)", ticket, due, json.dumps(asdict(order), default=str))
+            self._books.do("insert into late values (?, ?, ?)", ticket, due, json.dumps(asdict(order), default=str))
         return Result(Outcome.UNKNOWN, 10012)
 
     def _execute(self, order: _Order, ticket: int, luck: random.Random, now: int) -> Result:
@@ -208,7 +185,7 @@ class PaperBroker:
                 raise _Refused(10018, "market_closed")
             if order.kind == "open":
                 return self._open(order, one, ticket, luck, now)
-            held = next((row for row in self._held() if row["id"] == order.position), None)
+            held = next((row for row in self._books.held() if row.id == order.position), None)
             if held is None:
                 raise _Refused(10036, "rejected")
             if order.kind == "modify":
@@ -227,48 +204,49 @@ class PaperBroker:
             code = 10010 if volume < order.volume else 10009
         price = self._slipped(one, order.side, luck, now)
         before = self._margin(now)
-        self._do("savepoint filling")
+        self._books.do("savepoint filling")
         self._fill(order, volume, price, ticket, now)
         margin = self._margin(now)
-        if margin > before and self._balance() + self._floating(now) < margin:
-            self._do("rollback to filling")
-            self._do("release filling")
+        if margin > before and self._books.balance() + self._floating(now) < margin:
+            self._books.change("rollback to filling")
+            self._books.do("release filling")
             raise _Refused(10019, "no_money")
-        self._do("release filling")
+        self._books.do("release filling")
         return Result(Outcome.DONE, code)
 
     def _fill(self, order: _Order, volume: Decimal, price: Decimal, ticket: int, now: int) -> None:
         """A new position; on a netting account the one of the symbol grows, shrinks, or turns."""
-        held = None if self.is_hedging else next((row for row in self._held() if row["symbol"] == order.symbol), None)
-        number = ticket if held is None else held["id"]  # which stays, also where it turns
-        if held is not None and held["side"] != order.side:
-            taken = min(volume, Decimal(held["volume"]))
+        held = (
+            None
+            if self.is_hedging
+            else next((row for row in self._books.held() if row.one.symbol == order.symbol), None)
+        )
+        number = ticket if held is None else held.id  # which stays, also where it turns
+        if held is not None and held.side != order.side:
+            taken = min(volume, held.volume)
             self._take_off(held, taken, price, ticket, now, "MANUAL", order.magic)
             volume, held = volume - taken, None
         if not volume:
             return
         sl, tp = (None if stop is None else str(stop) for stop in (order.sl, order.tp))
         if held is None:
-            self._do(
-                "insert into position values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._books.change("insert into position values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 number, order.magic, order.symbol, order.side, str(volume), sl, tp, str(price), now,
             )  # fmt: skip
         else:
-            whole = Decimal(held["volume"]) + volume
-            mean = (Decimal(held["open_price"]) * Decimal(held["volume"]) + price * volume) / whole
-            self._do(
-                "update position set volume = ?, open_price = ?, sl = coalesce(?, sl), tp = coalesce(?, tp)"
-                " where id = ?", str(whole), str(mean), sl, tp, number,
+            whole = held.volume + volume
+            mean = (held.open_price * held.volume + price * volume) / whole
+            self._books.change(
+                "update position set volume = ?, open_price = ?, sl = coalesce(?, sl), tp = coalesce(?, tp) where id = ?",
+                str(whole), str(mean), sl, tp, number,
             )  # fmt: skip
         self._note(
             ticket, number, Entry.IN, order.magic, order.symbol, order.side, volume, price, Decimal(0), now, "MANUAL"
         )
 
-    def _close(
-        self, order: _Order, one: Instrument, held: sqlite3.Row, ticket: int, luck: random.Random, now: int
-    ) -> Result:
-        whole = Decimal(held["volume"])
-        if order.volume > whole or held["side"] == order.side:
+    def _close(self, order: _Order, one: Instrument, held: Held, ticket: int, luck: random.Random, now: int) -> Result:
+        whole = held.volume
+        if order.volume > whole or held.side == order.side:
             raise _Refused(10038, "rejected")
         if order.volume != whole:
             _check_volume(order.volume, one)
@@ -276,33 +254,33 @@ class PaperBroker:
         self._take_off(held, order.volume, price, ticket, now, "MANUAL", order.magic)
         return Result(Outcome.DONE, 10009)
 
-    def _modify(self, order: _Order, one: Instrument, held: sqlite3.Row, now: int) -> Result:
+    def _modify(self, order: _Order, one: Instrument, held: Held, now: int) -> Result:
         sl, tp = (None if stop is None else str(stop) for stop in (order.sl, order.tp))
-        if (held["sl"], held["tp"]) == (sl, tp):
+        if (held.sl, held.tp) == (order.sl, order.tp):
             return Result(Outcome.DONE, 10025)
-        _check_stops(order.sl, order.tp, held["side"], one.price(_other(held["side"]), now))
-        self._do("update position set sl = ?, tp = ? where id = ?", sl, tp, order.position)
+        _check_stops(order.sl, order.tp, held.side, one.price(_other(held.side), now))
+        self._books.change("update position set sl = ?, tp = ? where id = ?", sl, tp, order.position)
         return Result(Outcome.DONE, 10009)
 
     def _take_off(
-        self, held: sqlite3.Row, volume: Decimal, price: Decimal, ticket: int, now: int, reason: str, magic: int
+        self, held: Held, volume: Decimal, price: Decimal, ticket: int, now: int, reason: str, magic: int
     ) -> None:
-        one, rest = self._market.instruments[held["symbol"]], Decimal(held["volume"]) - volume
-        profit = self._gain(held, volume, price, now).quantize(_CENT)
+        one, rest = held.one, held.volume - volume
+        profit = self._gain(held, volume, price, now)
         if rest:
-            self._do("update position set volume = ? where id = ?", str(rest), held["id"])
+            self._books.change("update position set volume = ? where id = ?", str(rest), held.id)
         else:
-            self._do("delete from position where id = ?", held["id"])
-        side = _other(held["side"])
-        self._note(ticket, held["id"], Entry.OUT, magic, one.symbol, side, volume, price, profit, now, reason)
+            self._books.change("delete from position where id = ?", held.id)
+        side = _other(held.side)
+        self._note(ticket, held.id, Entry.OUT, magic, one.symbol, side, volume, price, profit, now, reason)
 
     def _note(
         self, ticket: int, position: int, entry: Entry, magic: int, symbol: str, side: str, volume: Decimal,
         price: Decimal, profit: Decimal, now: int, reason: str,
     ) -> None:  # fmt: skip
         costs = -(self._market.instruments[symbol].commission * volume).quantize(_CENT)
-        self._do("update account set balance = ? where id = 1", str(self._balance() + profit + costs))
-        self._do(
+        self._books.pay(profit + costs)
+        self._books.do(
             'insert into deal ("order", position, entry, magic, symbol, side, volume, price, profit, at_ms, reason,'
             " costs) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             ticket, position, entry.value, magic, symbol, side, str(volume), str(price), str(profit + costs), now,
@@ -323,18 +301,18 @@ class PaperBroker:
     @contextmanager
     def _caught_up(self) -> Iterator[int]:
         """A transaction in which all that the prices did until now has been done."""
-        with self._transaction():
-            seen, now = self._do("select seen_ms from account").fetchone()[0], self._now()
+        with self._books.transaction():
+            seen, now = self._books.do("select seen_ms from account").fetchone()[0], self._now()
             for at in self._instants(seen, now):
                 if not self._is_waiting():
                     break
                 self._pass(seen, at)
                 seen = at
-            self._do("update account set seen_ms = ? where id = 1 and seen_ms < ?", now, now)
+            self._books.do("update account set seen_ms = ? where id = 1 and seen_ms < ?", now, now)
             yield now
 
     def _instants(self, seen: int, now: int) -> Iterator[int]:
-        dues = sorted(row[0] for row in self._do("select due_ms from late where due_ms < ?", now))
+        dues = sorted(row[0] for row in self._books.do("select due_ms from late where due_ms < ?", now))
         last = seen
         for at in heapq.merge(
             dues, *(one.candles.instants(seen, now) for one in self._market.instruments.values()), [now]
@@ -344,116 +322,79 @@ class PaperBroker:
             last = max(last, at)
 
     def _pass(self, seen: int, at: int) -> None:
-        touched = sorted(one for row in self._held() for one in self._touches(row, seen, at))
+        touched = sorted(one for held in self._books.held() for one in touches(held, seen, at))
         for moment, _, reason, number in touched:
-            held = next((row for row in self._held() if row["id"] == number), None)
+            held = next((one for one in self._books.held() if one.id == number), None)
             if held is not None:
                 self._end(held, moment, reason)
-        for row in self._do("select * from late where due_ms <= ? order by due_ms, ticket", at).fetchall():
-            self._do("delete from late where ticket = ?", row["ticket"])
-            luck = random.Random(f"{self.faults.seed}:late:{row['ticket'] - self._first}")  # noqa: S311
+        for row in self._books.do("select * from late where due_ms <= ? order by due_ms, ticket", at).fetchall():
+            self._books.do("delete from late where ticket = ?", row["ticket"])
+            luck = random.Random(f"{self.faults.seed}:late:{row['ticket'] - self._books.first_ticket}")  # noqa: S311
             self._execute(_order(row["what"]), row["ticket"], luck, at)
         self._stop_out(at)
 
-    def _touches(self, held: sqlite3.Row, seen: int, at: int) -> Iterator[tuple[int, bool, str, int]]:
-        """Stops and targets that were touched: when; stops before targets, where it was the same moment."""
-        one, is_buy = self._market.instruments[held["symbol"]], held["side"] == "BUY"
-        for reason, level in (("SL", held["sl"]), ("TP", held["tp"])):
-            if level is None:
-                continue
-            bid = Decimal(level) - (0 if is_buy else one.spread)
-            falling = is_buy == (reason == "SL")
-            moment = one.candles.touches(bid, falling=falling, after_ms=seen, until_ms=at)
-            if moment is not None:
-                yield moment, reason == "TP", reason, held["id"]
-
-    def _end(self, held: sqlite3.Row, at: int, reason: str) -> None:
-        price = self._market.instruments[held["symbol"]].price(_other(held["side"]), at)
-        self._take_off(held, Decimal(held["volume"]), price, self._ticket(), at, reason, held["magic"])
+    def _end(self, held: Held, at: int, reason: str) -> None:
+        price = _ending(held.one, held.sign, at)
+        self._take_off(held, held.volume, price, self._books.ticket(), at, reason, held.magic)
 
     def _stop_out(self, at: int) -> None:
         while margin := self._margin(at):
-            if self._balance() + self._floating(at) >= margin * self.stop_out_level:
+            if self._books.balance() + self._floating(at) >= margin * self.stop_out_level:
                 return
-            closable = [row for row in self._held() if self._market.instruments[row["symbol"]].candles.is_open(at)]
+            closable = [row for row in self._books.held() if row.one.candles.is_open(at)]
             if not closable:
                 return
             self._end(min(closable, key=lambda row: self._profit(row, at)), at, "STOP_OUT")
 
     def _is_waiting(self) -> bool:
-        return bool(self._do("select exists (select 1 from position) or exists (select 1 from late)").fetchone()[0])
+        return bool(self._books.held() or self._books.do("select 1 from late").fetchone())
 
     def _now(self) -> int:
         """Market time never goes back, whatever the clock does."""
-        seen: int = self._do("select seen_ms from account").fetchone()[0]
+        seen: int = self._books.do("select seen_ms from account").fetchone()[0]
         return max(self.now_ms(), seen)
 
     # --- money
 
-    def _balance(self) -> Decimal:
-        return Decimal(self._do("select balance from account").fetchone()[0])
+    def _stamped(self, deals: list[Deal]) -> list[Deal]:
+        return [replace(one, at_ms=self.stamp(one.at_ms)) for one in deals]
+
+    def _told(self, held: Held, now: int) -> Position:
+        return Position(
+            str(held.id), held.magic, held.one.symbol, held.side, held.volume, held.sl, held.tp,
+            held.open_price, self.stamp(held.opened_ms), self._profit(held, now),
+        )  # fmt: skip
 
     def _floating(self, at: int) -> Decimal:
-        return sum((self._profit(row, at) for row in self._held()), Decimal(0))
+        gains = (
+            sign * (volume * _ending(one, sign, at) - paid) * self._value(one, at)
+            for one, sign, volume, paid in self._books.sums()
+        )
+        return sum(gains, Decimal(0)).quantize(_CENT)
 
-    def _profit(self, held: sqlite3.Row, at: int) -> Decimal:
-        price = self._market.instruments[held["symbol"]].price(_other(held["side"]), at)
-        return self._gain(held, Decimal(held["volume"]), price, at).quantize(_CENT)
+    def _profit(self, held: Held, at: int) -> Decimal:
+        return self._gain(held, held.volume, _ending(held.one, held.sign, at), at)
 
-    def _gain(self, held: sqlite3.Row, volume: Decimal, price: Decimal, at: int) -> Decimal:
-        one, sign = self._market.instruments[held["symbol"]], 1 if held["side"] == "BUY" else -1
-        rate = self._market.rate(one.currencies[1], at)
-        return (price - Decimal(held["open_price"])) * sign * volume * one.contract * rate
+    def _gain(self, held: Held, volume: Decimal, price: Decimal, at: int) -> Decimal:
+        return ((price - held.open_price) * held.sign * volume * self._value(held.one, at)).quantize(_CENT)
+
+    def _value(self, one: Instrument, at: int) -> Decimal:
+        return one.contract * self._market.rate(one.currencies[1], at)
 
     def _margin(self, at: int) -> Decimal:
-        bound = Decimal(0)
-        for row in self._held():
-            one = self._market.instruments[row["symbol"]]
-            bound += Decimal(row["volume"]) * one.contract * self._market.rate(one.currencies[0], at) / self.leverage
-        return bound
-
-    # --- the file
-
-    def _told(self, row: sqlite3.Row, now: int) -> Position:
-        sl, tp = (None if row[name] is None else Decimal(row[name]) for name in ("sl", "tp"))
-        return Position(
-            str(row["id"]), row["magic"], row["symbol"], row["side"], Decimal(row["volume"]), sl, tp,
-            Decimal(row["open_price"]), self.stamp(row["opened_ms"]), self._profit(row, now),
-        )  # fmt: skip
-
-    def _deal(self, row: sqlite3.Row) -> Deal:
-        return Deal(
-            str(row["id"]), str(row["order"]), str(row["position"]), Entry(row["entry"]), row["magic"], row["symbol"],
-            row["side"], Decimal(row["volume"]), Decimal(row["price"]), Decimal(row["profit"]),
-            self.stamp(row["at_ms"]), row["reason"], Decimal(row["costs"]),
-        )  # fmt: skip
-
-    def _held(self) -> list[sqlite3.Row]:
-        return self._do("select * from position order by id").fetchall()
-
-    def _ticket(self) -> int:
-        number = self._do("update account set orders = orders + 1 returning first_ticket + orders").fetchone()[0]
-        return int(number)
-
-    def _do(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        cursor = self._db.cursor()
-        cursor.row_factory = sqlite3.Row
-        return cursor.execute(statement, values)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
+        bound = (
+            volume * one.contract * self._market.rate(one.currencies[0], at) / self.leverage
+            for one, _, volume, _ in self._books.sums()
+        )
+        return sum(bound, Decimal(0))
 
 
 def _other(side: str) -> str:
     return "SELL" if side == "BUY" else "BUY"
+
+
+def _ending(one: Instrument, sign: int, at: int) -> Decimal:
+    return one.price("SELL" if sign > 0 else "BUY", at)
 
 
 def _order(text: str) -> _Order:
