@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -122,6 +122,7 @@ class Mirror:
     counts: Counter[str] = field(default_factory=Counter, init=False)
     findings: dict[str, Finding] = field(default_factory=dict, init=False)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
+    held: list[Held] = field(default_factory=list, init=False, repr=False)
     _read_ms: int | None = field(default=None, init=False, repr=False)
     _refused: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
@@ -138,34 +139,33 @@ class Mirror:
         Raises OSError where the desk cannot be reached or the broker not be asked, DeskError where the desk refuses the
         key. What was told by then stands; the next look finds the rest.
         """
-        held = self.watch()
+        self.watch()
         try:
             self._read()
-            for report in sorted(self._plan(held), key=lambda report: _RANK[report.verb]):
+            for report in sorted(self._plan(), key=lambda report: _RANK[report.verb]):
                 self._tell(report)
         except BaseException:
             self._read_ms = None  # an answer may be lost: ask what is active before anything else
             raise
 
-    def watch(self) -> list[Held]:
-        """Our open positions; those that went before the desk could be told of them are counted."""
+    def watch(self) -> None:
+        """See what is `held` now; positions that went before the desk could be told of them are counted."""
         positions = self.terminal.positions()
         was_watching, unread = self._is_watching(), self._here - self._trades.keys()
         self.findings = {}
-        held = [
+        self.held = [
             Held(position, extra, self._open_trades(position))
             for position in positions
             if (extra := self.of(position)) is not None
         ]
-        for one in held:
+        for one in self.held:
             for trade in one.trades or ():
                 # What appears under our eyes is new, whatever the terminal's clock says.
                 is_new = was_watching and one.position.id not in unread
                 self._born_ms.setdefault(trade.ticket, self.clock_ms() if is_new else trade.opened_ms)
         self._here = {position.id for position in positions}
         self._count_missed()
-        self._unpublished |= {one.position.id for one in held if self._is_news(one)}
-        return held
+        self._unpublished |= {one.position.id for one in self.held if self._is_news(one)}
 
     def _is_watching(self) -> bool:
         """Whether the last look was a moment ago, at a terminal that was all there: then nothing old can turn up."""
@@ -182,6 +182,10 @@ class Mirror:
         missed = {ticket for ticket in self._unpublished if ticket not in self._here and ticket not in self.rows}
         self.counts["unpublished"] += len(missed)
         self._unpublished -= missed
+
+    def age_ms(self, ticket: str) -> int:
+        """How long a trade has been open, as far as is known."""
+        return self.clock_ms() - self._born_ms.get(ticket, self.clock_ms())
 
     def forget(self) -> None:
         """Somebody else may have changed the desk's rows: read them on the next look."""
@@ -217,9 +221,9 @@ class Mirror:
 
     # --- what should be told
 
-    def _plan(self, held: Sequence[Held]) -> Iterator[Report]:
+    def _plan(self) -> Iterator[Report]:
         here = set(self._here)  # of others too: a position that `of` disowns may have a row, and is not gone
-        for one in held:
+        for one in self.held:
             for trade in one.trades or ():
                 here.add(trade.ticket)
                 yield from self._of_trade(trade, one)
