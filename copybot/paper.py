@@ -216,11 +216,8 @@ class PaperBroker:
 
     def _fill(self, order: _Order, volume: Decimal, price: Decimal, ticket: int, now: int) -> None:
         """A new position; on a netting account the one of the symbol grows, shrinks, or turns."""
-        held = (
-            None
-            if self.is_hedging
-            else next((row for row in self._books.held() if row.one.symbol == order.symbol), None)
-        )
+        same = [] if self.is_hedging else [one for one in self._books.held() if one.one.symbol == order.symbol]
+        held = same[0] if same else None
         number = ticket if held is None else held.id  # which stays, also where it turns
         if held is not None and held.side != order.side:
             taken = min(volume, held.volume)
@@ -237,7 +234,8 @@ class PaperBroker:
             whole = held.volume + volume
             mean = (held.open_price * held.volume + price * volume) / whole
             self._books.change(
-                "update position set volume = ?, open_price = ?, sl = coalesce(?, sl), tp = coalesce(?, tp) where id = ?",
+                "update position set volume = ?, open_price = ?, sl = coalesce(?, sl), tp = coalesce(?, tp)"
+                " where id = ?",
                 str(whole), str(mean), sl, tp, number,
             )  # fmt: skip
         self._note(

@@ -1,0 +1,213 @@
+"""Many copies on an account that knows one position a symbol: virtual positions, read out of its deals.
+
+A copy's orders all carry its magic number, those that close it too. So what is open of it is the sum of the deals with
+that number, and nothing has to be remembered: whoever is killed, the deals are still there. Opposite copies of a symbol
+net out at the broker, and stay as virtual positions.
+
+What this cannot do:
+- Stops. The one net position cannot carry the stops of each copy, so `fit` answers none, and a copy whose bot or
+  connection is gone has no protection until the master's stop comes as a close.
+- Keep apart what a copy's swap was: swap and commission are counted where the broker booked them, so they are right in
+  sum, and by chance in one copy. In a currency other than the account's, profits are at today's rate.
+- Close what needs money: closing one of two opposite copies makes the net position greater, and may be refused.
+- History must reach back to the first open; a broker that cuts it off makes copies vanish.
+
+Orders of others (by hand, say) and what the broker does itself (a stop-out) hit the net position. As far as they make
+it smaller they close others' volume first, then copies on that side, the oldest first. An order that closed too much,
+because an answer was lost and it came twice, leaves a virtual position on the other side under the same number; so the
+one who drives at "nothing" drives on until it is gone.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Protocol
+
+from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Terminal, Trace
+
+
+class NetTerminal(Terminal, Protocol):
+    """A terminal of a netting account: an `open` against the net position makes it smaller, or turns it."""
+
+    def history(self) -> list[Deal]:
+        """All deals of the account, oldest first. Complete where `is_settled()`."""
+
+    def worth(self, symbol: str) -> Decimal:
+        """What a lot gains in the account's currency where the price rises by one."""
+
+
+def is_copy(magic: int) -> bool:
+    """Whether a magic number is one of the guard's."""
+    return magic >> 56 == 0x43
+
+
+@dataclass
+class Virtual:
+    """What is open under one magic number. `volume`: below zero where it is sold."""
+
+    magic: int
+    symbol: str
+    opened_ms: int
+    volume: Decimal = Decimal(0)
+    price: Decimal = Decimal(0)
+    deals: list[Deal] = field(default_factory=list)
+
+    @property
+    def side(self) -> str:
+        return "BUY" if self.volume > 0 else "SELL"
+
+    def apply(self, deal: Deal, volume: Decimal, costs: Decimal, worth: Decimal) -> None:
+        """Take so much of a deal (below zero: sold) into this position, whichever side it is on."""
+        closing = min(abs(volume), abs(self.volume)) if volume * self.volume < 0 else Decimal(0)
+        if closing:
+            sign = 1 if self.volume > 0 else -1
+            gain = ((deal.price - self.price) * sign * closing * worth).quantize(Decimal("0.01"))
+            self._note(deal, Entry.OUT, closing, gain + costs, costs)
+            self.volume -= sign * closing
+            costs = Decimal(0)
+        adding = abs(volume) - closing
+        if adding:
+            paid = self.price * abs(self.volume) + deal.price * adding
+            self.price = paid / (abs(self.volume) + adding)
+            self.volume += adding if volume > 0 else -adding
+            self._note(deal, Entry.IN, adding, costs, costs)
+
+    def _note(self, deal: Deal, entry: Entry, volume: Decimal, profit: Decimal, costs: Decimal) -> None:
+        told = replace(
+            deal, position=str(self.magic), magic=self.magic, entry=entry, volume=volume, profit=profit, costs=costs
+        )
+        self.deals.append(told)
+
+
+class Book:
+    """All virtual positions, and what is others' by symbol, after a number of deals."""
+
+    def __init__(self, worth: Callable[[str], Decimal], is_ours: Callable[[int], bool] = is_copy) -> None:
+        self._worth, self._is_ours = worth, is_ours
+        self.virtuals: dict[int, Virtual] = {}
+        self.others: dict[str, Decimal] = {}
+
+    def take(self, deal: Deal) -> None:
+        volume = deal.volume if deal.side == "BUY" else -deal.volume
+        if self._is_ours(deal.magic) and deal.reason == "MANUAL":
+            held = self.virtuals.setdefault(deal.magic, Virtual(deal.magic, deal.symbol, deal.at_ms))
+            held.apply(deal, volume, deal.costs, self._worth(deal.symbol))
+        else:
+            self._take_of_others(deal, volume)
+
+    def net(self, symbol: str) -> Decimal:
+        ours = (one.volume for one in self.virtuals.values() if one.symbol == symbol)
+        return sum(ours, self.others.get(symbol, Decimal(0)))
+
+    def _take_of_others(self, deal: Deal, volume: Decimal) -> None:
+        net, others, costs = self.net(deal.symbol), self.others.get(deal.symbol, Decimal(0)), deal.costs
+        sign = 1 if volume > 0 else -1
+        closing = min(abs(volume), abs(net)) if volume * net < 0 else Decimal(0)
+        left = closing - (min(closing, abs(others)) if others * net > 0 else Decimal(0))
+        self.others[deal.symbol] = others + volume - sign * left
+        for held in list(self.virtuals.values()):
+            if not left:
+                return
+            if held.symbol == deal.symbol and held.volume * net > 0:
+                taken = min(left, abs(held.volume))
+                held.apply(deal, sign * taken, costs, self._worth(deal.symbol))
+                left, costs = left - taken, Decimal(0)
+
+
+@dataclass
+class Netting:
+    """A Terminal over a netting account. A virtual position's id is its magic number.
+
+    `hold_ms`: how long a close whose answer was lost is not sent again, for here a second one would not find "nothing
+    to close" but sell another's. Longer than the broker's slowest answer.
+    """
+
+    terminal: NetTerminal
+    is_ours: Callable[[int], bool] = is_copy
+    hold_ms: int = 60_000
+    clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
+    _unanswered: dict[int, tuple[int, Decimal]] = field(default_factory=dict, init=False, repr=False)
+
+    def positions(self) -> list[Position]:
+        return [self._position(one) for one in self._book().virtuals.values() if one.volume]
+
+    def deals(self, position: str) -> list[Deal]:
+        held = self._book().virtuals.get(int(position))
+        return [] if held is None else held.deals
+
+    def trace(self, magic: int) -> Trace:
+        return self.terminal.trace(magic)
+
+    def is_settled(self) -> bool:
+        return self.terminal.is_settled()
+
+    def account(self) -> Account:
+        return self.terminal.account()
+
+    def quote(self, symbol: str) -> Quote | None:
+        return self.terminal.quote(symbol)
+
+    def fit(
+        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
+    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
+        """The volume as the broker takes it, and no stops."""
+        return self.terminal.fit(symbol, volume, None, None)[0], None, None
+
+    def open(
+        self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
+    ) -> Result:
+        if not self.is_ours(magic):
+            raise ValueError(f"{magic} could not be told from others' orders")
+        return self.terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=None, tp=None)
+
+    def close(self, position: Position, volume: Decimal) -> Result:
+        held = self._book().virtuals.get(position.magic)
+        if held is None or not held.volume or held.side != position.side:
+            return Result(Outcome.REJECTED, 10036, "rejected")
+        if self._is_held_up(held):
+            return Result(Outcome.UNKNOWN)
+        self._unanswered[held.magic] = self.clock_ms(), held.volume
+        answer = self.terminal.open(
+            magic=held.magic, symbol=held.symbol, side="SELL" if held.volume > 0 else "BUY",
+            volume=min(volume, abs(held.volume)), sl=None, tp=None,
+        )  # fmt: skip
+        if answer.outcome is not Outcome.UNKNOWN:
+            del self._unanswered[held.magic]
+        return answer
+
+    def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
+        """Nothing is done: there is nothing that could carry a stop."""
+        if sl is None and tp is None:
+            return Result(Outcome.DONE, 10025)
+        return Result(Outcome.REJECTED, 10016, "rejected")
+
+    def _is_held_up(self, held: Virtual) -> bool:
+        """Whether an order of this copy may still be under way."""
+        if self.terminal.trace(held.magic) is Trace.PENDING:
+            return True
+        sent_ms, volume = self._unanswered.get(held.magic, (0, None))
+        if volume != held.volume:
+            return False
+        return self.clock_ms() - sent_ms < self.hold_ms or not self.terminal.is_settled()
+
+    def _position(self, held: Virtual) -> Position:
+        """Its profit is zero where there is no price."""
+        quote, profit = self.terminal.quote(held.symbol), Decimal(0)
+        if quote is not None:
+            price = quote.of("SELL" if held.volume > 0 else "BUY")
+            profit = ((price - held.price) * held.volume * self.terminal.worth(held.symbol)).quantize(Decimal("0.01"))
+        return Position(
+            str(held.magic), held.magic, held.symbol, held.side, abs(held.volume), None, None, held.price,
+            held.opened_ms, profit,
+        )  # fmt: skip
+
+    def _book(self) -> Book:
+        return book_of(self.terminal.history(), self.terminal.worth, self.is_ours)
+
+
+def book_of(deals: Iterable[Deal], worth: Callable[[str], Decimal], is_ours: Callable[[int], bool] = is_copy) -> Book:
+    book = Book(worth, is_ours)
+    for deal in deals:
+        book.take(deal)
+    return book

@@ -1,0 +1,255 @@
+"""Copies that share one net position: what one of them is closed by must not be another's."""
+
+import random
+from decimal import Decimal
+
+import pytest
+
+from copybot.broker import Entry, Outcome, Result, Trace
+from copybot.candles import Instrument
+from copybot.netting import Netting, book_of, is_copy
+from copybot.paper import PaperBroker
+from copybot.tests.test_paper import HOUR, START, candles
+
+D = Decimal
+ONE, TWO, THREE = (0x43 << 56) + 1, (0x43 << 56) + 2, (0x43 << 56) + 3
+
+
+class Desk:
+    def __init__(self, folder, spread=10, **more):
+        self.now, self.ms = START, 0
+        self.paper = PaperBroker(
+            folder / "paper", [Instrument("EURUSD", candles(), spread)], lambda: self.now, is_hedging=False,
+            **more,
+        )  # fmt: skip
+        self.start()
+
+    def start(self):
+        self.netting = Netting(self.paper, clock_ms=lambda: self.ms)
+
+    def open(self, magic, side, volume, through=None):
+        order = {"magic": magic, "symbol": "EURUSD", "side": side, "volume": D(volume), "sl": None, "tp": None}
+        return (through or self.netting).open(**order)
+
+    def by_hand(self, side, volume):
+        return self.open(0, side, volume, through=self.paper)
+
+    @property
+    def held(self):
+        return {one.magic: one for one in self.netting.positions()}
+
+    @property
+    def volumes(self):
+        return {one.magic: (one.side, one.volume) for one in self.netting.positions()}
+
+    @property
+    def net(self):
+        return sum(one.volume if one.side == "BUY" else -one.volume for one in self.paper.positions())
+
+    def close(self, magic, volume):
+        return self.netting.close(self.held[magic], D(volume))
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+def test_opposite_copies_net_out_at_the_broker_and_stay_as_positions(desk):
+    desk.open(ONE, "BUY", "0.3")
+    desk.open(TWO, "SELL", "0.3")
+    assert desk.paper.positions() == []
+    assert desk.volumes == {ONE: ("BUY", D("0.3")), TWO: ("SELL", D("0.3"))}
+
+    desk.close(ONE, "0.3")
+    assert desk.net == D("-0.3")
+    assert desk.volumes == {TWO: ("SELL", D("0.3"))}
+
+
+def test_a_close_takes_no_more_than_the_copy_has(desk):
+    desk.open(ONE, "BUY", "0.3")
+    desk.open(TWO, "BUY", "0.2")
+    desk.close(ONE, "5")
+    assert desk.volumes == {TWO: ("BUY", D("0.2"))}
+    assert desk.net == D("0.2")
+
+
+def test_a_copy_that_is_closed_is_not_closed_again(desk):
+    desk.open(ONE, "BUY", "0.3")
+    held = desk.held[ONE]
+    desk.netting.close(held, D("0.3"))
+    assert desk.netting.close(held, D("0.3")).outcome is Outcome.REJECTED
+    assert desk.net == 0
+
+
+def test_what_it_earned_is_the_copys_own(desk):
+    desk.open(ONE, "BUY", "0.1")  # at 1.10010
+    desk.now += HOUR
+    desk.open(TWO, "BUY", "0.1")  # at 1.10210
+    desk.close(ONE, "0.1")  # at 1.10200
+    assert [(one.entry, one.profit) for one in desk.netting.deals(str(ONE))] == [(Entry.IN, 0), (Entry.OUT, D("19.00"))]
+    assert desk.held[TWO].open_price == D("1.10210")
+    assert desk.held[TWO].profit == D("-1.00")
+
+
+def test_a_restart_finds_every_copy(desk):
+    desk.open(ONE, "BUY", "0.3")
+    desk.open(TWO, "SELL", "0.1")
+    before = desk.netting.positions()
+    desk.start()
+    assert desk.netting.positions() == before
+
+
+def test_stops_are_not_promised(desk):
+    assert desk.netting.fit("EURUSD", D("0.129"), D("1.09"), D("1.2")) == (D("0.12"), None, None)
+    desk.open(ONE, "BUY", "0.1")
+    assert desk.netting.modify(desk.held[ONE], sl=D("1.09"), tp=None).outcome is Outcome.REJECTED
+    assert desk.netting.modify(desk.held[ONE], sl=None, tp=None).outcome is Outcome.DONE
+
+
+def test_an_order_that_could_not_be_told_from_others_is_not_sent(desk):
+    with pytest.raises(ValueError, match="others"):
+        desk.open(5, "BUY", "0.1")
+
+
+# --- others on the same account
+
+
+def test_what_somebody_closes_by_hand_is_the_oldest_copys(desk):
+    desk.open(ONE, "BUY", "0.2")
+    desk.open(TWO, "BUY", "0.2")
+    desk.by_hand("SELL", "0.3")
+    assert desk.volumes == {TWO: ("BUY", D("0.1"))}
+    assert desk.netting.deals(str(ONE))[-1].entry is Entry.OUT
+
+
+def test_what_somebody_opens_by_hand_is_no_copys(desk):
+    desk.by_hand("SELL", "0.5")
+    desk.open(ONE, "BUY", "0.2")
+    desk.by_hand("BUY", "0.3")
+    assert desk.volumes == {ONE: ("BUY", D("0.2"))}
+    desk.close(ONE, "0.2")
+    assert desk.net == D("-0.2")
+
+
+def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path):
+    desk = Desk(tmp_path, deposit=D(3_000), stop_out_level=D("0.8"))
+    desk.open(ONE, "BUY", "1.5")
+    desk.open(TWO, "SELL", "0.5")
+    desk.open(THREE, "BUY", "1")
+    desk.now += 2 * HOUR
+    assert desk.net == 0
+    assert desk.volumes == {TWO: ("SELL", D("0.5")), THREE: ("BUY", D("0.5"))}
+    assert [one.reason for one in desk.netting.deals(str(ONE))] == ["MANUAL", "STOP_OUT"]
+
+
+# --- answers that are lost
+
+
+class Deaf:
+    """The paper broker, whose answers are lost while it is told so, and whose orders are executed later."""
+
+    def __init__(self, paper):
+        self.paper, self.is_deaf, self.waiting = paper, False, []
+
+    def __getattr__(self, name):
+        return getattr(self.paper, name)
+
+    def open(self, **order):
+        if not self.is_deaf:
+            return self.paper.open(**order)
+        self.waiting.append(order)
+        return Result(Outcome.UNKNOWN, 10012)
+
+    def executes(self):
+        for order in self.waiting:
+            self.paper.open(**order)
+        self.waiting = []
+
+
+@pytest.fixture
+def deaf(desk):
+    desk.deaf = Deaf(desk.paper)
+    desk.netting.terminal = desk.deaf
+    desk.open(ONE, "BUY", "0.2")
+    desk.open(TWO, "BUY", "0.3")
+    desk.deaf.is_deaf = True
+    return desk
+
+
+def test_a_close_without_an_answer_is_not_sent_again_while_it_may_still_come(deaf):
+    assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
+    deaf.deaf.is_deaf = False
+    assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
+    deaf.deaf.executes()
+    assert deaf.volumes == {TWO: ("BUY", D("0.3"))}
+    assert deaf.net == D("0.3")
+
+
+def test_a_close_that_never_came_is_sent_again_in_the_end(deaf):
+    deaf.close(ONE, "0.2")
+    deaf.deaf.is_deaf, deaf.deaf.waiting = False, []
+    deaf.ms += deaf.netting.hold_ms
+    assert deaf.close(ONE, "0.2").outcome is Outcome.DONE
+    assert deaf.net == D("0.3")
+
+
+def test_after_a_part_was_closed_the_rest_waits_for_nothing(deaf):
+    deaf.close(ONE, "0.1")
+    deaf.deaf.is_deaf = False
+    deaf.deaf.executes()
+    assert deaf.close(ONE, "0.1").outcome is Outcome.DONE
+    assert deaf.net == D("0.3")
+
+
+def test_a_close_that_came_twice_shows_as_a_position_and_is_taken_back(deaf):
+    deaf.close(ONE, "0.2")
+    deaf.start()  # killed: what was under way is forgotten
+    assert deaf.close(ONE, "0.2").outcome is Outcome.DONE
+    deaf.deaf.executes()
+    assert deaf.volumes == {ONE: ("SELL", D("0.2")), TWO: ("BUY", D("0.3"))}
+    deaf.close(ONE, "0.2")
+    assert deaf.volumes == {TWO: ("BUY", D("0.3"))}
+    assert deaf.net == D("0.3")
+
+
+def test_an_order_that_waits_at_the_broker_is_waited_for(desk):
+    desk.open(ONE, "BUY", "0.2")
+    desk.paper.trace = lambda magic: Trace.PENDING
+    assert desk.close(ONE, "0.2").outcome is Outcome.UNKNOWN
+    assert desk.net == D("0.2")
+
+
+# --- by seed
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(tmp_path, seed):
+    rng, desk = random.Random(seed), Desk(tmp_path, deposit=D(10**6), spread=seed)
+    for step in range(60):
+        desk.now += rng.randrange(120_000)
+        held, kind = desk.netting.positions(), rng.random()
+        if kind < 0.4:
+            desk.open((0x43 << 56) + 100 + step, rng.choice(["BUY", "SELL"]), D(rng.randrange(1, 30)) / 100)
+        elif kind < 0.5 and seed % 2:
+            desk.by_hand(rng.choice(["BUY", "SELL"]), D(rng.randrange(1, 60)) / 100)
+        elif held:
+            one = rng.choice(held)
+            desk.netting.close(one, min(one.volume, D(rng.randrange(1, 30)) / 100))
+        book = book_of(desk.paper.history(), desk.paper.worth)
+        assert book.net("EURUSD") == desk.net
+        others = book.others.get("EURUSD", D(0))
+        assert others == 0 or seed % 2
+    for one in desk.netting.positions():
+        assert desk.netting.close(one, one.volume).outcome is Outcome.DONE
+    assert desk.netting.positions() == []
+    assert desk.net == book_of(desk.paper.history(), desk.paper.worth).others.get("EURUSD", 0)
+    if not seed % 2:
+        magics = {one.magic for one in desk.paper.history()}
+        earned = sum(one.profit for magic in magics for one in desk.netting.deals(str(magic)))
+        assert abs(earned - (desk.paper.account().balance - 10**6)) < D("0.01") * len(desk.paper.history())
+
+
+def test_only_the_guards_numbers_are_copies():
+    assert is_copy((0x43 << 56) + (7 << 40) + 5)
+    assert not any(map(is_copy, [0, 7, 234_000, 0x44 << 56]))
