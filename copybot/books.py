@@ -4,7 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -12,18 +12,18 @@ from typing import Any
 
 _SCHEMA_VERSION = 2
 _SCHEMA = f"""
-create table if not exists guard (
+create table guard (
   sub_id text primary key, seen integer not null, executed integer not null, epoch text not null,
   standing text not null, why text not null, fence integer not null) strict;
-create table if not exists copy (
+create table copy (
   ref text primary key, magic integer not null unique, symbol text not null, side text not null,
   volume text not null, sl text, tp text, price text not null, seq integer not null, state text not null,
   attempts integer not null, born_ms integer not null, heard_ms integer not null, sent_ms integer not null,
   filled_ms integer not null, asked text not null, position text not null, filled_price text not null,
   reduced_ms integer not null, why text not null) strict;
-create index if not exists copy_unfinished on copy (state) where state in ('INTENT', 'REJECTED', 'HELD');
-create table if not exists heard (seq integer primary key, sha256 text not null) strict;
-create table if not exists outbox (
+create index copy_unfinished on copy (state) where state in ('INTENT', 'REJECTED', 'HELD');
+create table heard (seq integer primary key, sha256 text not null) strict;
+create table outbox (
   id integer primary key autoincrement, event text not null, ref text not null, at_ms integer not null,
   why text not null) strict;
 pragma user_version = {_SCHEMA_VERSION};
@@ -47,6 +47,10 @@ class Standing(StrEnum):
     LIVE = "LIVE"
     HOLD = "HOLD"
     HALT = "HALT"
+
+
+_UNFINISHED = frozenset({State.INTENT, State.REJECTED, State.HELD})
+_STATES = {state.value: state for state in State}
 
 
 class StateInUse(Exception):
@@ -103,7 +107,7 @@ class Event:
 
 
 class Books:
-    """What one guard knows. Writes are only made within `durable()`; what was read is kept until the next write."""
+    """What one guard knows. Writes are only made within `durable()`; what is unfinished is kept in memory as well."""
 
     seen: int
     executed: int
@@ -115,9 +119,11 @@ class Books:
     def __init__(self, path: str | Path, sub_id: str, connect: Callable[..., sqlite3.Connection]) -> None:
         self.db = opened(path, connect)
         self._sub_id = sub_id
-        self._held: list[Copy] | None = None
+        self._unfinished: dict[str, Copy] | None = None
+        self._refs: dict[int, str] = {}
         with self.durable():
             self.do("insert or ignore into guard values (?, 0, 0, '', 'LIVE', '', 0)", sub_id)
+        self._read()
 
     def close(self) -> None:
         self.db.close()
@@ -132,17 +138,15 @@ class Books:
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("rollback")
-            raise
-        finally:
-            self._held = None
+            self._unfinished = None
             self._read()
+            raise
 
     def _read(self) -> None:
-        row = self.db.execute("select * from guard where sub_id = ?", (self._sub_id,)).fetchone()
-        if row is None:
-            return
-        _, self.seen, self.executed, self.epoch, standing, self.why, self.fence = row
-        self.standing = Standing(standing)
+        row = self.do("select * from guard where sub_id = ?", self._sub_id).fetchone()
+        if row is not None:
+            _, self.seen, self.executed, self.epoch, standing, self.why, self.fence = row
+            self.standing = Standing(standing)
 
     # --- the guard itself
 
@@ -170,27 +174,47 @@ class Books:
         return [_copy(row) for row in self.do("select * from copy order by ref")]
 
     def unfinished(self) -> list[Copy]:
-        if self._held is None:
-            rows = self.do("select * from copy where state in ('INTENT', 'REJECTED', 'HELD') order by seq, ref")
-            self._held = [_copy(row) for row in rows]
-        return self._held
+        return list(self._kept().values())
 
     def copy(self, ref: str) -> Copy | None:
-        found = self.do("select * from copy where ref = ?", ref).fetchone()
-        return None if found is None else _copy(found)
+        kept = self._kept().get(ref)
+        return kept or self._found("select * from copy where ref = ?", ref)
 
     def numbered(self, magic: int) -> Copy | None:
-        found = self.do("select * from copy where magic = ?", magic).fetchone()
-        return None if found is None else _copy(found)
+        kept = self._kept().get(self._refs.get(magic, ""))
+        return kept or self._found("select * from copy where magic = ?", magic)
 
     def add(self, copy: Copy) -> None:
-        self.do(_INSERT, *(_kept(getattr(copy, name)) for name in _COLUMNS))
-        self._held = None
+        self.do(_INSERT, *(_stored(getattr(copy, name)) for name in _COLUMNS))
+        self._keep(copy)
 
-    def change(self, ref: str, **columns: Decimal | State | int | str | None) -> None:
+    def change(self, ref: str, **columns: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
-        self.do(f"update copy set {names} where ref = ?", *map(_kept, columns.values()), ref)  # noqa: S608
-        self._held = None
+        self.do(f"update copy set {names} where ref = ?", *map(_stored, columns.values()), ref)  # noqa: S608
+        kept = self._kept().get(ref)
+        if kept is not None:
+            self._keep(replace(kept, **columns))
+        elif "state" in columns:
+            self._unfinished = None
+
+    def _kept(self) -> dict[str, Copy]:
+        if self._unfinished is None:
+            rows = self.do("select * from copy where state in ('INTENT', 'REJECTED', 'HELD') order by seq, ref")
+            self._unfinished = {copy.ref: copy for copy in map(_copy, rows)}
+            self._refs = {copy.magic: copy.ref for copy in self._unfinished.values()}
+        return self._unfinished
+
+    def _keep(self, copy: Copy) -> None:
+        if copy.state in _UNFINISHED:
+            self._kept()[copy.ref] = copy
+            self._refs[copy.magic] = copy.ref
+        else:
+            self._kept().pop(copy.ref, None)
+            self._refs.pop(copy.magic, None)
+
+    def _found(self, statement: str, value: str | int) -> Copy | None:
+        row = self.do(statement, value).fetchone()
+        return None if row is None else _copy(row)
 
     # --- what the desk is to be told
 
@@ -231,22 +255,24 @@ def _prepared(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> s
         db.execute("pragma synchronous = full")
         if db.execute("pragma quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("damaged")
-        _check_version(db, path)
-        db.executescript(f"begin immediate; {_SCHEMA} commit;")
+        if _is_new(db, path):
+            db.executescript(f"begin immediate; {_SCHEMA} commit;")
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _check_version(db: sqlite3.Connection, path: str | Path) -> None:
+def _is_new(db: sqlite3.Connection, path: str | Path) -> bool:
     version = db.execute("pragma user_version").fetchone()[0]
-    is_new = db.execute("select count(*) from sqlite_master").fetchone()[0] == 0
-    if version != _SCHEMA_VERSION and not is_new:
+    if version == _SCHEMA_VERSION:
+        return False
+    if db.execute("select count(*) from sqlite_master").fetchone()[0]:
         raise StateOfAnotherVersion(
-            f"{path} is of version {version}, this program of {_SCHEMA_VERSION}: end the copies by hand, "
-            "move the file away, and start anew (what is active then is not opened)"
+            f"{path} is of version {version}, this program of {_SCHEMA_VERSION}: close its copies by hand, "
+            "move the file away, and start anew (nothing that is active then is opened)"
         )
+    return True
 
 
 def _copy(row: tuple[Any, ...]) -> Copy:
@@ -255,13 +281,13 @@ def _copy(row: tuple[Any, ...]) -> Copy:
         asked, position, filled_price, reduced_ms, why,
     ) = row  # fmt: skip
     return Copy(
-        ref, magic, symbol, side, Decimal(volume), _number(sl), _number(tp), Decimal(price), seq, State(state),
+        ref, magic, symbol, side, Decimal(volume), _number(sl), _number(tp), Decimal(price), seq, _STATES[state],
         attempts, born_ms, heard_ms, sent_ms, filled_ms, Decimal(asked), position, Decimal(filled_price), reduced_ms,
         why,
     )  # fmt: skip
 
 
-def _kept(value: Decimal | State | int | str | None) -> int | str | None:
+def _stored(value: Any) -> Any:
     return str(value) if isinstance(value, Decimal | State) else value
 
 

@@ -42,6 +42,11 @@ class Limits:
     stops_again_ms: int = 5_000
 
 
+def magic_of(index: int, ref: str) -> int:
+    """The number that ties orders, deals and positions to a trade, also when the state file is lost."""
+    return _OURS + (index << 40) + int.from_bytes(hashlib.sha256(ref.encode()).digest()[:5])
+
+
 def yes(_: Target) -> str:
     """No further condition on an open."""
     return ""
@@ -449,8 +454,7 @@ class ExecutionGuard:
     # --- the books
 
     def _magic(self, ref: str) -> int:
-        """The number that ties orders, deals and positions to a trade, also when the state file is lost."""
-        return _OURS + (self.index << 40) + int.from_bytes(hashlib.sha256(ref.encode()).digest()[:5])
+        return magic_of(self.index, ref)
 
     def _compare(self, packet: Packet) -> None:
         """What was heard before is ignored. Another packet of the same number: somebody forges, or the desk is ill."""

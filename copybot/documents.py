@@ -1,0 +1,90 @@
+"""The rule of the first documents, for comparison alone: nobody should trade by it.
+
+The number of a packet is kept, its order is sent, and the number taken back where that failed, so that the packet
+counts as new again. On start and after a gap, whatever is active and has no position is opened.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from copybot import packets, targets
+from copybot.books import State
+from copybot.broker import Outcome, Position
+from copybot.guard import ExecutionGuard
+from copybot.packets import Packet
+from copybot.targets import Snapshot, Target
+
+
+class DocumentsGuard(ExecutionGuard):
+    """Keeps one number on disk, and believes what an order answers and what is active."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._failed: list[Packet] = []
+
+    def on_packet(self, fields: Mapping[str, Any]) -> None:
+        self._take(packets.read(fields, secrets=self.secrets, sub_id=self.sub_id))
+
+    def on_snapshot(self, snapshot: Snapshot, *, asked_at: int) -> None:
+        positions = self._positions()
+        if positions is None:
+            return
+        wanted = {self._magic(ref): target for ref, target in snapshot.targets.items()}
+        for magic, position in positions.items():
+            self._follow(position, wanted.get(magic))
+        for magic, target in wanted.items():
+            if magic not in positions:
+                self._do(packets.OPEN, target)
+        with self._books.durable():
+            self._books.note(seen=max(self.seen, snapshot.as_of))
+        self.needs_snapshot = False
+
+    def tick(self) -> None:
+        failed, self._failed = self._failed, []
+        for packet in failed:
+            self._take(packet)
+
+    def _take(self, packet: Packet) -> None:
+        if packet.seq <= self.seen:
+            return
+        if packet.seq > self.seen + 1:
+            self.needs_snapshot = True
+            return
+        with self._books.durable():
+            self._books.note(seen=packet.seq)
+        if packet.action != packets.GAPFILL and not self._do(packet.action, targets.of_packet(packet)):
+            with self._books.durable():
+                self._books.note(seen=packet.seq - 1)
+            self._failed.append(packet)
+
+    def _do(self, action: str, target: Target) -> bool:
+        """Whether the broker said so."""
+        try:
+            if action == packets.OPEN:
+                return self._open(target)
+            position = (self._positions() or {}).get(self._magic(target.ref))
+            return position is None or self._follow(position, None if action == packets.CLOSE else target)
+        except (OSError, TimeoutError):
+            return False
+
+    def _open(self, target: Target) -> bool:
+        if self._books.copy(target.ref) is None:
+            with self._books.durable():
+                self._insert(target, State.HELD)
+        answer = self.broker.open(
+            magic=self._magic(target.ref), symbol=target.symbol, side=target.side, volume=target.volume,
+            sl=target.sl, tp=target.tp,
+        )  # fmt: skip
+        return answer.outcome is Outcome.DONE
+
+    def _follow(self, position: Position, target: Target | None) -> bool:
+        try:
+            if target is None:
+                return self.broker.close(position, position.volume).outcome is Outcome.DONE
+            if position.volume > target.volume:
+                return self.broker.close(position, position.volume - target.volume).outcome is Outcome.DONE
+            if (position.sl, position.tp) != (target.sl, target.tp):
+                return self.broker.modify(position, sl=target.sl, tp=target.tp).outcome is Outcome.DONE
+        except (OSError, TimeoutError):
+            return False
+        return True
