@@ -21,8 +21,9 @@ from typing import Any, Protocol
 from copybot.books import Copy, Event, State
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
-from copybot.guard import ExecutionGuard, Limits
+from copybot.guard import ExecutionGuard
 from copybot.lease import Lease
+from copybot.limits import Limits
 from copybot.packets import PacketRefused
 from copybot.publisher import Mirror, Told
 from copybot.targets import Target, snapshots_of

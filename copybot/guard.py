@@ -21,25 +21,14 @@ from typing import Any
 from copybot import packets, targets
 from copybot.books import Books, Copy, Event, Standing, State
 from copybot.broker import Broker, Outcome, Position, Trace
+from copybot.limits import Limits
 from copybot.packets import Packet
 from copybot.targets import Snapshot, Target
 
+__all__ = ["ExecutionGuard", "Limits", "magic_of", "yes"]
+
 _OURS = 0x43 << 56
 _NO = Decimal(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Times in ms. `settle_ms` must be longer than the broker's slowest answer."""
-
-    max_open_age_ms: int = 5_000
-    settle_ms: int = 60_000
-    second_look_ms: int = 5_000
-    attempts: int = 3
-    brake_least: int = 5
-    brake_share: Decimal = Decimal("0.5")
-    brake_ms: int = 2_000
-    stops_again_ms: int = 5_000
 
 
 def magic_of(index: int, ref: str) -> int:
@@ -67,7 +56,7 @@ class ExecutionGuard:
     index: int
     broker: Broker
     clock_ms: Callable[[], int]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     why_not: Callable[[Target], str] = yes
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     needs_snapshot: bool = field(default=True, init=False)
@@ -100,6 +89,11 @@ class ExecutionGuard:
     @property
     def why(self) -> str:
         return self._books.why
+
+    @property
+    def epoch(self) -> str:
+        """The desk's, as of the last snapshot; none before the first."""
+        return self._books.epoch
 
     @property
     def fence(self) -> int:

@@ -12,16 +12,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from copybot.books import Standing, State
 from copybot.broker import Position
 from copybot.copier import Copier, Pace, Subscription
-from copybot.guard import ExecutionGuard, Limits, magic_of
+from copybot.guard import ExecutionGuard, magic_of
+from copybot.limits import Limits
 from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Kept, Line, forged
 from copybot.packets import CLOSE
 from copybot.publisher import Mirror
+from copybot.targets import born_ms
 from copybot.weather import PRICE, Market, Weather
 
 NOON = 1_767_600_000_000
@@ -97,6 +100,7 @@ class Place:
     up_at: int = 0
     lives: int = 0
     known: set[str] = field(default_factory=set)
+    seen: tuple[str, int] = ("", 0)
     net: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     is_over: bool = False
 
@@ -109,13 +113,14 @@ class World:
         copier: Callable[..., Copier] = Copier, mirror: Callable[..., Mirror] = Mirror,
     ) -> None:  # fmt: skip
         logging.getLogger("copybot").setLevel(logging.CRITICAL)
-        self.rng, self.weather, self.calm, self.crashes, self.zombies = random.Random(seed), weather, False, 0, 0
+        self.rng, self.weather, self.calm = _luck(seed), weather, False
+        self.crashes = self.zombies = self.stale = self.back = 0
         self._kinds = guard, copier, mirror
         self.now = NOON
         self.desk = Desk(lambda: self.now)
         master = replace(CALM, away=weather.away / 2, stop_out=weather.stop_out)
-        self.master = Market(random.Random(seed + 1), master, 1_000_000)
-        self.market = Market(random.Random(seed + 2), weather, 5_000_000, point=self.point, on_open=self._on_open)
+        self.master = Market(_luck(seed + 1), master, 1_000_000)
+        self.market = Market(_luck(seed + 2), weather, 5_000_000, point=self.point, on_open=self._on_open)
         self.publisher: Mirror | None = None
         self.places = [Place("first-instance-0", Disk(self.point))]
         self._running = self.places[0]
@@ -193,7 +198,7 @@ class World:
         self.rng.shuffle(due)
         for message in due:
             if place.copier is not None:
-                self._do(place, lambda message=message: self._hear(place, message))
+                self._do(place, partial(self._hear, place, message))
         if place.copier is not None:
             self._do(place, place.copier.step)
             self._note_known(place)
@@ -221,7 +226,7 @@ class World:
             place.disk.power_cut()
             place.copier, place.up_at = None, self.now + self.rng.randint(1, 6) * SECOND
             if self.rng.random() < self.weather.torn:
-                place.disk = Disk(self.point)
+                place.disk, place.seen = Disk(self.point), ("", 0)
 
     def _line(self, account: str) -> Line:
         return Line(self.desk, account, self.rng, 0.0 if self.calm else self.weather.silent, self.point)
@@ -279,14 +284,19 @@ class World:
                 bot.desk.silent = 0.0  # type: ignore[attr-defined]
 
     def _note_known(self, place: Place) -> None:
-        if place.copier is not None:
-            seen = place.copier.followed[0].guard.seen
-            place.known |= {ref for ref, seq in self.desk.closes.items() if seq <= seen and not self.is_restored}
-            if self.calm and place.copier.followed[0].guard.standing is Standing.HALT:
-                place.copier.followed[0].guard.release()  # the operator, who looked into it
+        if place.copier is None:
+            return
+        guard = place.copier.followed[0].guard
+        place.known |= {ref for ref, seq in self.desk.closes.items() if seq <= guard.seen and not self.is_restored}
+        self.back += place.seen[0] == guard.epoch and guard.seen < place.seen[1]
+        place.seen = guard.epoch, guard.seen
+        if self.calm and guard.standing is Standing.HALT:
+            guard.release()  # the operator, who looked into it
 
     def _on_open(self, magic: int) -> None:
-        self.zombies += self.ref_of(magic) in self._running.known
+        ref = self.ref_of(magic)
+        self.zombies += ref in self._running.known
+        self.stale += self.now - born_ms(ref) > LIMITS.max_open_age_ms
 
     # --- what a user would lose
 
@@ -309,12 +319,15 @@ class World:
         found = Counter(
             doubles=sum(count - 1 for count in self.market.opens.values()),
             zombies=self.zombies,
+            stale=self.stale,
+            back=self.back,
             orphans=sum(to is None for _, to in ours),
             large=sum(to is not None and one.volume > Decimal(to["volume"]) / 2 for one, to in ours),
             stops=sum(to is not None and _stops(one) != (_price(to["sl"]), _price(to["tp"])) for one, to in ours),
-            short=0 if self._may_be_short else sum(
+            short=0 if self._may_be_short or self.weather.partial else sum(
                 to is not None and one.volume < Decimal(to["volume"]) / 2 for one, to in ours
             ),
+            cut=0 if self._may_be_short else self._cut(must),
             unpublished=self._apart(MASTER, self.master),
             untold=self._apart(COPIER, self.market),
             published_twice=0 if self.is_restored else sum(count - 1 for count in self.desk.opened.values()),
@@ -323,9 +336,13 @@ class World:
 
     @property
     def _may_be_short(self) -> bool:
-        """Filled in part; or taken off twice, by two at once or by an order that came later than anybody waits."""
-        late = self.weather.slowest * SECOND > LIMITS.settle_ms
-        return late or bool(self.weather.partial) or bool(self.weather.rival)
+        """A reduction was done twice: by two at once, or by an order that came later than anybody waits."""
+        return self.weather.slowest * SECOND > LIMITS.settle_ms or bool(self.weather.rival)
+
+    def _cut(self, must: dict[str, dict[str, Any]]) -> int:
+        """Copies that were closed by an order, though their trades are active."""
+        ends = [deals[-1] for number, deals in self.market.books.items() if number not in self.market.held]
+        return sum(end.reason == "MANUAL" and self.ref_of(end.magic) in must for end in ends)
 
     def _must(self) -> dict[str, dict[str, Any]]:
         return {row["trade_id"]: row for (owner, _), row in self.desk.kept.rows.items() if owner == MASTER}
@@ -348,6 +365,10 @@ class World:
     @property
     def copied(self) -> int:
         return len(self.market.opens)
+
+
+def _luck(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - to be had again, not to be secret
 
 
 def _stops(position: Position) -> tuple[Decimal | None, Decimal | None]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from copybot.books import State
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Limits
+from copybot.guard import ExecutionGuard
+from copybot.limits import Limits
 from copybot.targets import Snapshot, Target
 from copybot.tests.simulation import PRICE, SECRET, SUB, packet
 

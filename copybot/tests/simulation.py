@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard, Limits
+from copybot.guard import ExecutionGuard
+from copybot.limits import Limits
 from copybot.targets import Snapshot, Target
 
 SECRET = "00112233445566778899aabbccddeeff" * 2

@@ -1,0 +1,18 @@
+"""How patient a guard is, and when it becomes careful."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in ms. `settle_ms` must be longer than the broker's slowest answer."""
+
+    max_open_age_ms: int = 5_000
+    settle_ms: int = 60_000
+    second_look_ms: int = 5_000
+    attempts: int = 3
+    brake_least: int = 5
+    brake_share: Decimal = Decimal("0.5")
+    brake_ms: int = 2_000
+    stops_again_ms: int = 5_000
