@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import random
+import secrets
 import threading
 import time
 from collections import Counter
@@ -21,13 +22,14 @@ from typing import Any, Protocol
 
 from copybot.broker import Position, Terminal
 from copybot.deals import Trade, trades_of
-from copybot.errors import DeskError, KeyRefused, ScopeDenied
+from copybot.errors import DeskError, KeyRefused, ScopeDenied, TradeUnknown
 
 log = logging.getLogger(__name__)
 
 _ZERO = Decimal(0)
 _ACTIVE = "/api/v2/trades/active"
 _CLOCKS_APART_MS = 60_000
+_WATCH_GAP_MS = 60_000
 _MOST_REMEMBERED = 10_000
 _REMEMBERED_MS = 3_600_000
 _RANK = {"reduce": 0, "close": 0, "modify": 1, "open": 2}
@@ -128,6 +130,7 @@ class Mirror:
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
     _settled: bool = field(default=False, init=False, repr=False)
     _here: set[str] = field(default_factory=set, init=False, repr=False)
+    _unknown_there: set[str] = field(default_factory=set, init=False, repr=False)
     _born_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _watched_ms: int | None = field(default=None, init=False, repr=False)
     _published: set[str] = field(default_factory=set, init=False, repr=False)
@@ -162,7 +165,9 @@ class Mirror:
             for trade in one.trades or ():
                 # What appears under our eyes is new, whatever the terminal's clock says.
                 is_new = was_watching and one.position.id not in unread
-                self._born_ms.setdefault(trade.ticket, self.clock_ms() if is_new else trade.opened_ms)
+                if trade.ticket not in self._born_ms:
+                    self._born_ms[trade.ticket] = self.clock_ms() if is_new else trade.opened_ms
+                    self._unknown_there |= {trade.ticket} if is_new else set()
         self._here = {position.id for position in positions}
         self._count_missed()
         self._unpublished |= {one.position.id for one in self.held if self._is_news(one)}
@@ -172,7 +177,7 @@ class Mirror:
         now, last = self.clock_ms(), self._watched_ms
         self._settled = self.terminal.is_settled()
         self._watched_ms = now if self._settled else None
-        return last is not None and self.max_age_ms is not None and now - last <= self.max_age_ms
+        return last is not None and now - last <= (self.max_age_ms or _WATCH_GAP_MS)
 
     def _is_news(self, held: Held) -> bool:
         ticket = held.position.id
@@ -346,6 +351,8 @@ class Mirror:
                 return
             key = f"{key}-{now // self.retry_ms}"  # under the old one the desk would repeat its refusal
         try:
+            if report.verb == "open":
+                self._check_unknown(report.ticket)
             answer = self._send(report, key).json()
         except DeskError as no:
             if isinstance(no, KeyRefused | ScopeDenied) or no.retry in _MAY_PASS:
@@ -354,6 +361,20 @@ class Mirror:
         else:
             self._refused.pop(about, None)
             self._note(report, answer)
+
+    def _check_unknown(self, ticket: str) -> None:
+        """Raise TradeClosed where an earlier run told all of this trade: an open would count as bringing it back.
+
+        What appeared under our eyes nobody can have told before.
+        """
+        if ticket in self._unknown_there:
+            return
+        try:
+            self.desk.send(
+                "PATCH", f"{_ACTIVE}/{ticket}", {"sl": None}, idempotency_key=f"ask-{ticket}-{secrets.token_hex(8)}"
+            )
+        except TradeUnknown:
+            self._unknown_there.add(ticket)
 
     def _send(self, report: Report, key: str) -> Any:
         at = f"{_ACTIVE}/{report.ticket}"
@@ -369,6 +390,7 @@ class Mirror:
 
     def _note(self, report: Report, answer: Mapping[str, Any]) -> None:
         """Keep what is active now, as the answer tells it."""
+        self.on_told(Told(report.verb, report.ticket, "", report.fields))
         self.counts[report.verb] += 1
         self._unpublished.discard(report.ticket)
         if report.verb == "close":
@@ -377,12 +399,14 @@ class Mirror:
         elif "trade" in answer:
             self.rows[report.ticket] = answer["trade"]
             self._published.add(report.ticket)
-        self.on_told(Told(report.verb, report.ticket, "", report.fields))
 
     def _judge(self, report: Report, no: DeskError, now: int) -> None:
         """Read what is active anew: it was another than we thought. What is refused again waits."""
         self._read_ms = None
         self.on_told(Told(report.verb, report.ticket, no.code, report.fields))
+        if no.code == "trade_closed" and report.verb != "open":
+            self.rows.pop(report.ticket, None)
+            return
         if no.code == "trade_closed_conflict":  # closed at another price: the first stands, and there is no more to do
             self.counts["conflict"] += 1
             self.rows.pop(report.ticket, None)
@@ -398,6 +422,7 @@ class Mirror:
         """Forget what is neither open at the broker nor active at the desk."""
         known = here | self.rows.keys()
         self._published &= known
+        self._unknown_there &= known
         for ticket in list(self._born_ms.keys() - known)[: len(self._born_ms) - _MOST_REMEMBERED]:
             del self._born_ms[ticket]
         self._trades = {ticket: kept for ticket, kept in self._trades.items() if ticket in here}
