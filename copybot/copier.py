@@ -306,6 +306,10 @@ class Copier:
             one.guard.limits = replace(one.guard.limits, max_open_age_ms=one.terms.max_open_age_ms)
         if one.terms.sync != "in_sync":
             self._hurry("snapshot")
+        untold = {event.ref for event in one.guard.outbox()}
+        for ref in (one.terms.difference or {}).get("missing", ()):
+            if ref not in untold:
+                one.guard.tell_again(ref)
 
     # --- what is active
 
@@ -323,10 +327,12 @@ class Copier:
         return self.pace.snapshot_ms if self.is_in_touch else self.pace.untouched_ms
 
     def _note_epoch(self, epochs: set[str]) -> None:
-        """A desk that was restored may have lost what it was told: then it is told anew."""
+        """A desk that was restored may have lost what it was told, and the lease: then all of it is begun anew."""
         epoch = max(epochs, default=self._epoch)
         if self._epoch and epoch != self._epoch:
             self.mirror = self._new_mirror()
+            self.lease.begin_anew()
+            self._due_ms["beat"] = 0
         self._epoch = epoch
 
     def _why_not(self, one: Followed, target: Target) -> str:
@@ -388,11 +394,11 @@ class Copier:
         copy = one.guard.copy(event.ref)
         if copy is None or copy.ref.startswith("unknown-"):
             return True  # held and halted are told with each beat
-        if event.event == "closed":
+        if event.event == "closed" and copy.position:
             return self._tell_closed(one, copy, event)
         if event.event == "opened" and not copy.filled_price:
             return True  # a broker that does not tell the price
-        path, fields = (_SKIPS, _skip(one, copy, event)) if event.event == "skipped" else (_ORDERS, _receipt(one, copy))
+        path, fields = (_ORDERS, _receipt(one, copy)) if event.event == "opened" else (_SKIPS, _skip(one, copy, event))
         name = hashlib.sha256(f"{one.subscription.sub_id} {event.ref} {event.event}".encode()).hexdigest()[:32]
         try:
             self.desk.send("POST", path, fields, idempotency_key=f"{event.event}-{name}")
@@ -407,7 +413,7 @@ class Copier:
 
     def _tell_closed(self, one: Followed, copy: Copy, event: Event) -> bool:
         """One that opened and closed between two looks is in no list: its deals tell of it."""
-        if not copy.position or copy.position in self._closed_there:
+        if copy.position in self._closed_there:
             self._closed_there.discard(copy.position)
             return True
         if copy.position in self.mirror.rows:
@@ -440,7 +446,10 @@ def _check_indexes(subscriptions: Sequence[Subscription]) -> None:
 
 
 def _skip(one: Followed, copy: Copy, event: Event) -> dict[str, Any]:
-    return {"strategy": one.strategy, "trade_ref": copy.ref, "reason": event.why}
+    fields = {"strategy": one.strategy, "trade_ref": copy.ref, "reason": event.why}
+    if event.event == "closed":
+        fields |= {"reason": "lost", "detail": "opened and closed at the broker before it was seen there"}
+    return fields
 
 
 def _receipt(one: Followed, copy: Copy) -> dict[str, Any]:

@@ -126,6 +126,13 @@ class ExecutionGuard:
         with self._books.durable():
             self._books.told(event)
 
+    def tell_again(self, ref: str) -> None:
+        """The desk does not know what became of this one: it was restored, perhaps."""
+        copy, event = self._books.copy(ref), {State.DEAD: "skipped", State.GONE: "closed"}
+        if copy is not None and copy.state in event:
+            with self._books.durable():
+                self._tell(event[copy.state], ref, copy.why)
+
     def lost_touch(self) -> None:
         """The stream broke off or went silent: nothing is opened until a snapshot has come."""
         self.needs_snapshot = True
@@ -241,9 +248,6 @@ class ExecutionGuard:
         """The row of an open that may be sent; none where it is known or must not be."""
         if self._books.copy(target.ref) is not None:
             return None
-        if not target.opens or not target.volume:  # the desk knows why: it is not told
-            self._insert(target, State.DEAD, why=target.why_not or "closed")
-            return None
         why = self._refusal(target)
         if why:
             self._give_up(target, why)
@@ -252,6 +256,8 @@ class ExecutionGuard:
         return self._books.copy(target.ref)
 
     def _refusal(self, target: Target) -> str:
+        if not target.opens or not target.volume:
+            return target.why_not or "closed"
         if self.standing is not Standing.LIVE:
             return "halted"
         if self.clock_ms() - target.born_ms > self.limits.max_open_age_ms:

@@ -38,6 +38,10 @@ class Lease:
     def lose(self) -> None:
         self.is_lost = True
 
+    def begin_anew(self) -> None:
+        """The desk was restored, and may have forgotten whose the lease was: ask as one who has just started."""
+        self.fence, self.last, self.is_lost, self._until_ms = None, -1, False, 0
+
     @property
     def is_live(self) -> bool:
         return not self.is_lost and self._from_ms <= self.monotonic_ms() < self._until_ms

@@ -79,6 +79,7 @@ class Desk:
     lease_ms: int = 5_000
     epoch: str = "1"
     is_paused: bool = False
+    down_until: int = 0
     kept: Kept = field(default_factory=Kept)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closes: dict[str, int] = field(default_factory=dict)
@@ -255,17 +256,25 @@ class Desk:
             "subscriptions": [
                 {
                     "strategy": STRATEGY, "sub_id": SUB_ID, "status": "PAUSED" if self.is_paused else "ACTIVE",
-                    "generation": 1, "as_of": str(kept.seq), "difference": None, "max_open_trades": None,
-                    "sync": self._sync(told), "max_slippage_bps": None,
-                    "max_open_age_ms": None,
+                    "generation": 1, "as_of": str(kept.seq), **self._sync(told), "max_open_trades": None,
+                    "max_slippage_bps": None, "max_open_age_ms": None,
                 }
             ],
         }  # fmt: skip
 
-    def _sync(self, told: Mapping[str, Any]) -> str:
+    def _sync(self, told: Mapping[str, Any]) -> dict[str, Any]:
         if told["seq"] != str(self.kept.seq):
-            return "behind"
-        return "in_sync" if told["digest"] == digest_of(self.must_hold()) else "differs"
+            return {"sync": "behind", "difference": None}
+        must = self.must_hold()
+        if told["digest"] == digest_of(must):
+            return {"sync": "in_sync", "difference": None}
+        if "copies" not in told:
+            return {"sync": "differs", "difference": None}
+        held = {one["trade_ref"]: one["volume"] for one in told["copies"]}
+        return {
+            "sync": "differs",
+            "difference": {"orphans": sorted(held.keys() - must.keys()), "missing": sorted(must.keys() - held.keys())},
+        }
 
     def must_hold(self) -> dict[str, str]:
         """Lots by trade that the copier should hold: what is active, less what it said that it has not."""
@@ -328,7 +337,7 @@ class Line:
         return Said(answer)
 
     def _may_be_lost(self) -> None:
-        if self.silent and self.rng.random() < self.silent:
+        if self.desk.now() < self.desk.down_until or (self.silent and self.rng.random() < self.silent):
             raise ConnectionError("no answer")
 
 

@@ -262,15 +262,25 @@ class World:
             self._backup = self.desk.kept.copy() if self.rng.random() < 0.2 else None
         elif not self.is_restored and self.rng.random() < self.weather.restore:
             self.desk.kept, self.is_restored = self._backup, True
+            self._restart_desk()
         elif self.is_restored and self.desk.epoch == "1" and self.rng.random() < 0.2:
             self._new_epoch()
 
     def _new_epoch(self) -> None:
         """As the runbook has it after a restore: the epoch is new, and who publishes starts anew."""
         self.desk.epoch, self.publisher = "2", None
+        self._restart_desk()
+
+    def _restart_desk(self) -> None:
+        """It takes longer than an open stays young. Its sockets are gone, with all that was on its way in them."""
+        self.desk.down_until = 0 if self.calm else self.now + LIMITS.max_open_age_ms + SECOND
+        for place in self.places:
+            place.net.clear()
+            if place.copier is not None:
+                place.copier.lost_touch()
 
     def _clear_up(self) -> None:
-        self.calm = True
+        self.calm, self.desk.down_until = True, 0
         self.weather = replace(self.weather, torn=0.0)
         self.market.weather, self.master.weather = replace(CALM, reject=0.0), replace(CALM, reject=0.0)
         if self.is_restored and self.desk.epoch == "1":
@@ -330,6 +340,7 @@ class World:
             cut=0 if self._may_be_short else self._cut(must),
             unpublished=self._apart(MASTER, self.master),
             untold=self._apart(COPIER, self.market),
+            unexplained=self._unexplained(),
             published_twice=0 if self.is_restored else sum(count - 1 for count in self.desk.opened.values()),
         )  # fmt: skip
         return +found
@@ -343,6 +354,12 @@ class World:
         """Copies that were closed by an order, though their trades are active."""
         ends = [deals[-1] for number, deals in self.market.books.items() if number not in self.market.held]
         return sum(end.reason == "MANUAL" and self.ref_of(end.magic) in must for end in ends)
+
+    def _unexplained(self) -> int:
+        """Trades that the desk believes to be held and are not, or the other way round."""
+        copier = self.places[-1].copier
+        held = {} if copier is None else {copy.ref: f"{copy.volume:.8f}" for copy in copier.followed[0].digest()[1]}
+        return len(held.items() ^ self.desk.must_hold().items())
 
     def _must(self) -> dict[str, dict[str, Any]]:
         return {row["trade_id"]: row for (owner, _), row in self.desk.kept.rows.items() if owner == MASTER}
