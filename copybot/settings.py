@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from copybot.copier import Subscription
-from copybot.guard import Limits
+from copybot.limits import Limits
 from copybot.symbols import Names
 
 _KEY = re.compile(r"ck_[0-9a-f]{16}\.[1-9][0-9]{0,5}")
@@ -53,10 +53,10 @@ class Paper:
 
 @dataclass(frozen=True)
 class MetaTrader:
-    """A MetaTrader 5 terminal on this machine. Without a login, whichever account it is logged in to."""
+    """A MetaTrader 5 terminal on this machine, and the account in it. Without a password the terminal must know it."""
 
     terminal: Path | None
-    login: int | None
+    login: int
     password: str = field(repr=False)
     server: str
     timeout_ms: int
@@ -230,7 +230,7 @@ def _metatrader(table: Table, environ: Mapping[str, str]) -> MetaTrader:
     terminal = table.get("terminal", _text, "")
     return MetaTrader(
         terminal=Path(terminal) if terminal else None,
-        login=table.get("login", _whole(1, 10**12), None),
+        login=table.get("login", _whole(1, 10**12)),
         password=_from(environ, "COPYBOT_BROKER_PASSWORD", table, "password", _text, ""),
         server=table.get("server", _text, ""),
         timeout_ms=table.get("timeout_ms", _whole(1_000, 300_000), 60_000),

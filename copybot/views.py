@@ -13,8 +13,9 @@ from copybot.client import Client
 from copybot.copier import Copier, Followed
 from copybot.display import Happenings, Line, Screen, Strategy, View, lots, quoted, why_not
 from copybot.guard import ExecutionGuard
+from copybot.mirror import Held, Told
 from copybot.protocol import Answer, Attempt
-from copybot.publisher import Held, Publisher, Told
+from copybot.publisher import Publisher
 
 CLOCK_MS = 1_000  # a clock that is further off is worth a look
 _ACCOUNT_EVERY = 5
@@ -171,10 +172,11 @@ class Following:
         ]
         if self.copier.lease.is_lost:
             found.append("another instance follows for this account: nothing more is opened here. Stop one of them")
-        for one in self.copier.followed:
-            if one.guard.standing is not Standing.LIVE:
-                found.append(f"{one.strategy} is on {one.guard.standing.value}: {one.guard.why}")
-        return found
+        return found + [
+            f"{one.strategy} is on {one.guard.standing.value}: {one.guard.why}"
+            for one in self.copier.followed
+            if one.guard.standing is not Standing.LIVE
+        ]
 
     def _note(self, one: Followed, event: Event) -> None:
         known = one.subscription.sub_id, event.id

@@ -10,11 +10,12 @@ from decimal import Decimal
 
 import pytest
 
-from copybot.broker import Deal, Entry, Position
+from copybot.broker import Account, Deal, Entry, Position
 from copybot.deals import DealsIncomplete, trades_of
 from copybot.errors import KeyRefused, refusal
+from copybot.mirror import Mirror
 from copybot.protocol import Answer
-from copybot.publisher import Mirror, Publisher
+from copybot.publisher import Publisher
 
 NOON = 1_767_600_000_000
 SECOND = 1_000
@@ -76,9 +77,14 @@ class Terminal:
 
     def deals(self, position):
         self.point()
-        if position in self.books:
-            return list(self.books[position])
-        return next((deals for deals in self.books.values() if any(one.order == position for one in deals)), [])
+        return list(self.books.get(position, []))
+
+    def position_of(self, order):
+        self.point()
+        return next((name for name, deals in self.books.items() if any(one.order == order for one in deals)), order)
+
+    def account(self):
+        return Account("1", "Test", "USD", Decimal(1000), Decimal("1001.5"), True, True)
 
     def is_settled(self):
         self.point()
@@ -91,6 +97,7 @@ class Desk:
     def __init__(self, point=lambda: None):
         self.point, self.active_rows, self.closed, self.kept = point, {}, {}, {}
         self.seq, self.log, self.status, self.reduced, self.zombies = 0, [], "ACTIVE", {}, 0
+        self.worth = []
 
     def active(self):
         self.point()
@@ -111,6 +118,9 @@ class Desk:
         return Answer(status, {}, json.dumps(body).encode())
 
     def _do(self, method, path, fields):
+        if path == "/api/v2/account":
+            self.worth.append(fields)
+            return 200, {"status": "noted"}
         verb = {"PATCH": self._modify, "DELETE": self._close}.get(method)
         if verb is None:
             verb = self._reduce if path.endswith("/reduce") else self._open
@@ -179,7 +189,8 @@ class World:
             raise self.fault
 
     def fresh(self):
-        return self.kind(self.desk, self.terminal, **{"clock_ms": lambda: self.terminal.now, **self.options})
+        more = {"clock_ms": lambda: self.terminal.now, "position_of": self.terminal.position_of, **self.options}
+        return self.kind(self.desk, self.terminal, **more)
 
     def look(self, after_ms=500):
         """Until one look went well: what is restarted in time misses nothing."""
@@ -697,4 +708,5 @@ def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
 
     Publisher(world.mirror, poll_s=0.001, on_look=look).run(stop)
     assert faults == ["ConnectionError", "OSError", ""]
+    assert world.desk.worth == [{"balance": "1000.00000000", "equity": "1001.50000000"}]
     assert list(world.desk.active_rows) == ["1"]

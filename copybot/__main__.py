@@ -1,0 +1,7 @@
+"""`python -m copybot` is `copybot`."""
+
+import sys
+
+from copybot.cli import main
+
+sys.exit(main())

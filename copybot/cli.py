@@ -1,0 +1,168 @@
+"""The command line: follow, publish, doctor."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from copybot import doctor, runner
+from copybot.books import StateInUse, StateOfAnotherVersion
+from copybot.broker import Position
+from copybot.copier import IndexTaken
+from copybot.display import Happenings, Log, Page, Screen
+from copybot.errors import KeyRefused, ScopeDenied
+from copybot.publisher import Mirror, Publisher
+from copybot.settings import Settings, SettingsError, load
+from copybot.stream import Stream
+from copybot.terminals import BrokerUnreachable, ahead_ms_of, position_finder_of, terminal_of
+from copybot.views import Following, Measured, Showing, WatchedCopier, WatchedGuard
+
+DONE, UNWELL, MISUSED, CANNOT_START, NOT_LET_IN = range(5)
+_CODES = (
+    "exit codes: 0 ended as asked; 1 the doctor found something, or an unforeseen fault; 2 the configuration or the "
+    "command is wrong; 3 it cannot start (a state file is in use, the broker is away); 4 the desk refuses the key"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        if options.command == "doctor":
+            return doctor.run(options.config, Console(highlight=False), role=options.role)
+        return _run(options)
+    except SettingsError as mistake:
+        return _fail(MISUSED, str(mistake))
+    except (StateInUse, StateOfAnotherVersion, IndexTaken, BrokerUnreachable) as hindrance:
+        return _fail(CANNOT_START, str(hindrance))
+    except (KeyRefused, ScopeDenied) as refused:
+        return _fail(NOT_LET_IN, f"the desk does not let this key in: {refused}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("copybot", description="The bot's side of Copydesk.", epilog=_CODES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    follow = commands.add_parser("follow", help="copy the strategies that the account subscribes to", epilog=_CODES)
+    follow.add_argument("--release", action="store_true", help="go on after a HALT whose reason you have looked into")
+    publish = commands.add_parser("publish", help="publish the account's own trades", epilog=_CODES)
+    checks = commands.add_parser("doctor", help="look for what would keep the bot from its work", epilog=_CODES)
+    checks.add_argument(
+        "--for", dest="role", choices=("follow", "publish"), help="by default what the configuration is made for"
+    )
+    for command in (follow, publish):
+        command.add_argument("--plain", action="store_true", help="lines instead of a page; so also without a terminal")
+    for command in (follow, publish, checks):
+        command.add_argument("--config", type=Path, default=Path("copybot.toml"), metavar="FILE", help="%(default)s")
+    return parser
+
+
+def _fail(code: int, words: str) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"copybot: {words}", markup=False)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings, happenings, stop = load(options.config), Happenings(), threading.Event()
+    with _stopped_by_signals(stop), _screen(options.plain, happenings) as screen:
+        if options.command == "publish":
+            publish(settings, screen, happenings, stop)
+        else:
+            follow(settings, screen, happenings, stop, release=options.release)
+    return DONE
+
+
+def follow(
+    settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event, *, release: bool = False
+) -> None:
+    """Copy until `stop`. Raises what keeps it from starting."""
+    if not settings.subscriptions:
+        raise SettingsError("[subscriptions] is empty: name the strategy that you follow, its sub_id and its secrets")
+    # A request that waits keeps closes waiting: it is given up soon, and made again in turn.
+    client = Measured(settings.url, settings.key, settings.secret, timeout_s=5, attempts=1)
+    terminal = terminal_of(settings, copies=True)
+    copier = WatchedCopier(
+        client, terminal, settings.subscriptions, settings.folder, client.desk_ms, settings.limits,
+        guard_of=WatchedGuard,
+    )  # fmt: skip
+    for one in copier.followed if release else ():
+        one.guard.release()
+    Following(copier, client, screen, happenings)
+    with Stream(client) as stream:
+        runner.run(copier, stream, stop)
+    client.hang_up()
+
+
+def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event) -> None:
+    """Publish until `stop`. Raises KeyRefused or ScopeDenied where the desk does not let the key in."""
+    client = Measured(settings.url, settings.key, settings.secret, timeout_s=5, attempts=2)
+    publishing = settings.publishing
+
+    def of(position: Position) -> dict[str, str] | None:
+        is_meant = (not publishing.magics or position.magic in publishing.magics) and (
+            not publishing.symbols or position.symbol in publishing.symbols
+        )
+        return {} if is_meant else None
+
+    terminal = terminal_of(settings, copies=False)
+    mirror = Mirror(
+        client, terminal, of=of, clock_ms=client.desk_ms, ahead_ms=ahead_ms_of(terminal, client.desk_ms),
+        position_of=position_finder_of(terminal),
+        max_age_ms=None if publishing.publish_existing else publishing.max_open_age_ms,
+    )  # fmt: skip
+    publisher = Publisher(mirror, poll_s=publishing.poll_ms / 1000)
+    Showing(publisher, client, screen, happenings)
+    publisher.run(stop)
+    client.hang_up()
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """The first asks for an orderly end; another of the same kind has its usual effect."""
+
+    def ask(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _screen(plain: bool, happenings: Happenings) -> Iterator[Screen]:
+    """A page on a terminal, else lines. What the program warns of is shown there too."""
+    console = Console(highlight=False)
+    screen: Screen = Log(console) if plain or not console.is_terminal else Page(console)
+    handler = _Warnings(happenings)
+    happenings.listeners.append(screen)
+    logging.getLogger("copybot").addHandler(handler)
+    try:
+        yield screen
+    finally:
+        logging.getLogger("copybot").removeHandler(handler)
+        screen.close()
+
+
+class _Warnings(logging.Handler):
+    """What is logged happens on the screen."""
+
+    def __init__(self, happenings: Happenings) -> None:
+        super().__init__(logging.WARNING)
+        self._happenings = happenings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._happenings.add("", record.getMessage(), "alarm" if record.levelno >= logging.ERROR else "warning")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

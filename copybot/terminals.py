@@ -1,0 +1,106 @@
+"""The broker's account that a configuration names, ready to be used."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from copybot import mt5
+from copybot.broker import Terminal
+from copybot.candles import Candles, Clock, Instrument
+from copybot.netting import NetTerminal, Netting
+from copybot.paper import PaperBroker
+from copybot.settings import MetaTrader, Paper, Settings, SettingsError
+from copybot.symbols import Named
+
+# Market time on paper began then, so that whoever follows the same bars at the same speed sees the same price.
+_PAPER_BEGAN_MS = 1_767_225_600_000
+_QUARTER_MS = 15 * 60_000
+_STALE_MS = 60_000
+_FURTHEST_ZONE_MS = 14 * 3_600_000
+
+
+class BrokerUnreachable(Exception):
+    """The account cannot be used; says what to do about it."""
+
+
+def terminal_of(settings: Settings, *, copies: bool) -> Terminal:
+    """The account, in the desk's names of symbols. Raises SettingsError or BrokerUnreachable.
+
+    `copies`: with a position for each copy, also on an account that knows but one for each symbol.
+    """
+    broker = settings.broker
+    found = _paper(broker, settings.folder) if isinstance(broker, Paper) else _metatrader(broker)
+    return Named(Netting(found) if copies and broker.netting else found, settings.names)
+
+
+def _paper(broker: Paper, folder: Path) -> NetTerminal:
+    folder.mkdir(parents=True, exist_ok=True)
+    instruments = [
+        Instrument(name, _candles(name, one.bars, one.digits, broker.repeats), one.spread_points, one.contract)
+        for name, one in broker.symbols.items()
+    ]
+    clock = Clock(min(one.candles.starts_at for one in instruments), broker.speed, _PAPER_BEGAN_MS)
+    try:
+        return PaperBroker(
+            folder / f"paper-{broker.login}.sqlite3", instruments, clock, broker.login, broker.currency, broker.deposit,
+            broker.leverage, is_hedging=not broker.netting, stamp=clock.wall_at,
+        )  # fmt: skip
+    except ValueError as fault:
+        raise SettingsError(f"[broker.symbols] do not go with currency {broker.currency}: {fault}") from fault
+
+
+def _candles(name: str, bars: Path, digits: int, repeats: bool) -> Candles:
+    try:
+        return Candles.read(bars, digits=digits, repeats=repeats)
+    except FileNotFoundError:
+        raise SettingsError(f"bars in [broker.symbols.{name}] is {bars}, which does not exist: name a CSV") from None
+    except (OSError, ValueError, KeyError, ArithmeticError) as fault:
+        raise SettingsError(
+            f"bars in [broker.symbols.{name}] cannot be read ({fault}): it needs time, open, high, low, close"
+        ) from fault
+
+
+def _metatrader(broker: MetaTrader) -> NetTerminal:
+    more = {"password": broker.password, "server": broker.server}
+    try:
+        return mt5.MetaTrader.connect(
+            login=broker.login, path=str(broker.terminal or ""), timeout=broker.timeout_ms,
+            deviation=broker.deviation_points, **{name: value for name, value in more.items() if value},
+        )  # fmt: skip
+    except ImportError:
+        raise BrokerUnreachable("the MetaTrader5 package is missing: pip install copybot[mt5], on Windows") from None
+    except ConnectionError as fault:
+        raise BrokerUnreachable(
+            f"MetaTrader does not answer ({fault}): start it, log in to {broker.login}, and look at terminal, password "
+            "and server in [broker]"
+        ) from fault
+
+
+def ahead_ms_of(terminal: Terminal, clock_ms: Callable[[], int]) -> Callable[[], int | None]:
+    """By how much the account's clock is ahead of `clock_ms`, or None where it does not show."""
+    inner = terminal.terminal if isinstance(terminal, Named) else terminal
+    if not isinstance(inner, mt5.MetaTrader):
+        return lambda: 0
+    return lambda: zone_of(_last_tick_ms(inner), clock_ms())
+
+
+def position_finder_of(terminal: Terminal) -> Callable[[str], str]:
+    """The position that an order opened or added to, by the account's deals; the order itself where there is none."""
+    inner = terminal.terminal if isinstance(terminal, Named) else terminal
+    if not isinstance(inner, mt5.MetaTrader | PaperBroker):
+        return str
+    return lambda order: next((deal.position for deal in inner.history() if deal.order == order), order)
+
+
+def zone_of(newest_ms: int, now_ms: int) -> int | None:
+    """A trade server's zone, from the time that its latest price bears: whole quarters of an hour.
+
+    None where the latest price is not of now: then the market is closed, and no zone can be read from it.
+    """
+    zone_ms = round((newest_ms - now_ms) / _QUARTER_MS) * _QUARTER_MS
+    is_now = abs(newest_ms - now_ms - zone_ms) <= _STALE_MS
+    return zone_ms if is_now and abs(zone_ms) <= _FURTHEST_ZONE_MS else None
+
+
+def _last_tick_ms(terminal: mt5.MetaTrader) -> int:
+    ticks = (terminal.module.symbol_info_tick(symbol) for symbol in {one.symbol for one in terminal.positions()})
+    return max((int(tick.time_msc) for tick in ticks if tick is not None), default=0)
