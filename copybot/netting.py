@@ -137,7 +137,8 @@ class Netting:
         return [] if held is None else held.deals
 
     def trace(self, magic: int) -> Trace:
-        return self.terminal.trace(magic)
+        held = self._book().virtuals.get(magic)
+        return Trace.PENDING if held is not None and held.volume else self.terminal.trace(magic)
 
     def is_settled(self) -> bool:
         return self.terminal.is_settled()

@@ -1,0 +1,523 @@
+"""MetaTrader over a fake of its package, and the real guard over both: what a terminal does to those who trust it."""
+
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from copybot.books import State
+from copybot.broker import Entry, Outcome, Trace
+from copybot.guard import ExecutionGuard
+from copybot.mt5 import MetaTrader, OtherAccount
+from copybot.netting import Netting
+from copybot.targets import Snapshot
+from copybot.tests.fake_mt5 import AHEAD_MS, FakeMT5, Fate
+from copybot.tests.simulation import LIMITS, NOON, SECRET, SUB
+from copybot.tests.test_guard import target
+
+D = Decimal
+MAGIC = (0x43 << 56) + (7 << 40) + 99
+
+
+@pytest.fixture
+def fake():
+    return FakeMT5()
+
+
+class Clock:
+    now = NOON
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def terminal(fake, clock):
+    return MetaTrader.connect(login=5001, module=fake)
+
+
+def order(terminal, side="BUY", volume="0.10", magic=MAGIC, symbol="EURUSD", sl=None, tp=None):
+    stops = [None if stop is None else D(stop) for stop in (sl, tp)]
+    return terminal.open(magic=magic, symbol=symbol, side=side, volume=D(volume), sl=stops[0], tp=stops[1])
+
+
+def held(terminal, **more):
+    assert order(terminal, **more).outcome is Outcome.DONE
+    return terminal.positions()[-1]
+
+
+def refused(answer, code, why="rejected"):
+    return (answer.outcome, answer.code, answer.why) == (Outcome.REJECTED, code, why)
+
+
+# --- floats
+
+
+def test_a_position_is_what_was_ordered_to_the_last_digit(terminal):
+    one = held(terminal, sl="1.09123", tp="1.11321", volume="0.30")
+    assert (one.side, one.magic, one.volume) == ("BUY", MAGIC, D("0.30"))
+    assert (one.sl, one.tp, one.open_price) == (D("1.09123"), D("1.11321"), D("1.10010"))
+    assert (one.sl, one.tp) == terminal.fit("EURUSD", D("0.3"), D("1.09123"), D("1.11321"))[1:]
+    assert one.profit == D("-3.00")
+
+
+def test_prices_lie_on_the_symbols_ticks(terminal):
+    assert terminal.fit("GER40", D("0.37"), D("18200.3"), D("18300.2")) == (D("0.3"), D("18200.5"), D("18300.0"))
+    assert held(terminal, symbol="GER40", volume="0.3", sl="18200.5").sl == D("18200.5")
+
+
+def test_volumes_are_rounded_down_and_too_small_is_nothing(terminal):
+    assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
+    assert terminal.fit("EURUSD", D("0.0099"), None, None)[0] == 0
+    assert terminal.fit("EURUSD", D(900), None, None)[0] == 500
+    assert refused(order(terminal, volume="0.001"), 10014, "volume_too_small")
+
+
+def test_money_has_the_accounts_digits(terminal):
+    account = terminal.account()
+    assert (account.login, account.currency, account.balance) == ("5001", "USD", D("10000.00"))
+    assert account.is_hedging and account.may_trade
+
+
+# --- answers
+
+
+@pytest.mark.parametrize(
+    "code", [10004, 10006, 10007, *range(10013, 10025), 10026, 10027, 10029, 10033, 10034, 10040, 10046]
+)
+def test_a_clear_no_is_a_no(terminal, fake, code):
+    fake.fates = [code]
+    assert order(terminal).outcome is Outcome.REJECTED
+    assert fake.positions == {}
+
+
+@pytest.mark.parametrize("code", [10008, 10011, 10012, 10028, 10031, 10039, 10025, 10099, 0])
+def test_whatever_is_not_clear_is_unknown(terminal, fake, code):
+    fake.fates = [code]
+    assert order(terminal).outcome is Outcome.UNKNOWN
+
+
+def test_no_answer_at_all_is_unknown(terminal, fake):
+    fake.fates = [Fate.DEAF]
+    assert order(terminal).outcome is Outcome.UNKNOWN
+    assert len(fake.positions) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "why"), [(10018, "market_closed"), (10019, "no_money"), (10004, "slippage"), (10006, "rejected")]
+)
+def test_a_no_says_why(terminal, fake, code, why):
+    fake.fates = [code]
+    assert refused(order(terminal), code, why)
+
+
+def test_a_symbol_that_is_not_there_is_told_from_a_terminal_that_is_not(terminal, fake):
+    assert refused(order(terminal, symbol="GOLD"), 10013, "symbol_unknown")
+    assert terminal.quote("GOLD") is None
+    fake.is_up = False
+    with pytest.raises(ConnectionError):
+        order(terminal)
+    with pytest.raises(ConnectionError):
+        terminal.quote("USDJPY")
+
+
+def test_a_filling_that_the_server_does_not_take_is_followed_by_the_next(terminal, fake):
+    fake.symbols["EURUSD"].filling, fake.symbols["EURUSD"].exe = 0, 3
+    assert order(terminal).outcome is Outcome.DONE
+    fake.symbols["GER40"].filling = 2
+    assert order(terminal, symbol="GER40").outcome is Outcome.DONE
+    fake.symbols["EURUSD"].filling, fake.fates = 3, [10030]
+    assert order(terminal).outcome is Outcome.DONE
+    assert len(fake.positions) == 3
+
+
+def test_a_partial_fill_is_done_with_what_was_filled(terminal, fake):
+    fake.fates = [Fate.PARTIAL]
+    assert order(terminal).outcome is Outcome.DONE
+    assert terminal.positions()[0].volume == D("0.05")
+
+
+def test_a_price_that_ran_away_is_slippage(terminal, fake):
+    fake.symbols["EURUSD"].exe = 1
+    tick = fake.symbol_info_tick
+    fake.symbol_info_tick = lambda symbol: tick(symbol)._replace(ask=1.0990)
+    assert refused(order(terminal), 10004, "slippage")
+
+
+# --- a position and its names
+
+
+def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal, fake):
+    one = held(terminal)
+    fake.rollover()
+    (same,) = terminal.positions()
+    assert same.id == one.id != str(fake.positions[int(one.id)].ticket)
+    assert terminal.modify(one, sl=D("1.09"), tp=None).outcome is Outcome.DONE
+    assert terminal.close(one, D("0.04")).outcome is Outcome.DONE
+    assert terminal.close(one, D("0.06")).outcome is Outcome.DONE
+    assert terminal.positions() == []
+
+
+def test_a_close_is_never_for_more_than_there_is(terminal):
+    one = held(terminal)
+    assert terminal.close(one, D("5")).outcome is Outcome.DONE
+    assert refused(terminal.close(one, D("0.1")), 10036)
+    assert terminal.positions() == []
+
+
+def test_deals_tell_what_a_position_came_to(terminal, fake):
+    one = held(terminal, volume="0.30")
+    fake.price("EURUSD", 1.105)
+    fake.rollover()
+    terminal.close(one, D("0.10"))
+    fake.by_hand(int(one.id))
+    deals = terminal.deals(one.id)
+    assert [(deal.entry, deal.side, deal.volume, deal.magic) for deal in deals] == [
+        (Entry.IN, "BUY", D("0.30"), MAGIC), (Entry.OUT, "SELL", D("0.10"), MAGIC), (Entry.OUT, "SELL", D("0.20"), 0),
+    ]  # fmt: skip
+    assert [deal.profit - deal.costs for deal in deals] == [0, D("49.00"), D("98.00")]
+    assert sum(deal.costs for deal in deals).quantize(D("0.01")) == D("-0.70")
+    assert {deal.order for deal in deals} != {deal.id for deal in deals}
+
+
+def test_a_stop_a_target_and_a_stop_out_are_told_apart(terminal, fake):
+    stopped, reached = held(terminal, sl="1.095"), held(terminal, tp="1.102")
+    fake.price("EURUSD", 1.103)
+    fake.price("EURUSD", 1.09)
+    assert [terminal.deals(one.id)[-1].reason for one in (stopped, reached)] == ["SL", "TP"]
+    assert terminal.deals(stopped.id)[-1].magic == MAGIC
+
+
+# --- stops
+
+
+def test_a_stop_that_is_too_close_is_moved_out_and_set_right_later(terminal, fake):
+    fake.symbols["EURUSD"].stops = 50
+    one = held(terminal, sl="1.09990")
+    assert one.sl == D("1.09950")
+
+    wanted = D("1.09990")
+    assert refused(terminal.modify(one, sl=wanted, tp=None), 10016)  # what is there stays
+    fake.price("EURUSD", 1.1020)
+    assert terminal.modify(one, sl=wanted, tp=None).outcome is Outcome.DONE
+    assert terminal.positions()[0].sl == wanted
+
+
+def test_a_position_without_a_stop_gets_the_nearest_that_is_allowed(terminal, fake):
+    one = held(terminal, side="SELL")
+    fake.symbols["EURUSD"].stops = 50
+    assert terminal.modify(one, sl=D("1.10020"), tp=D("1.05")).outcome is Outcome.DONE
+    assert terminal.positions()[0].sl == D("1.10060")
+
+
+def test_an_open_whose_stop_was_passed_is_not_sent(terminal, fake):
+    assert refused(order(terminal, sl="1.1005"), 10016)
+    assert refused(order(terminal, side="SELL", tp="1.1005"), 10016)
+    assert fake.sent == []
+
+
+def test_a_frozen_position_is_not_touched(terminal, fake):
+    one = held(terminal, sl="1.09990")
+    fake.symbols["EURUSD"].freeze = 30
+    assert refused(terminal.modify(one, sl=D("1.09"), tp=None), 10029)
+    assert len(fake.sent) == 1
+
+
+def test_a_stop_is_taken_away(terminal):
+    one = held(terminal, sl="1.09")
+    assert terminal.modify(one, sl=None, tp=None).outcome is Outcome.DONE
+    assert terminal.positions()[0].sl is None
+    assert terminal.modify(one, sl=None, tp=None).code == 10025
+
+
+# --- what the books say
+
+
+def test_a_trace_is_found_though_servers_keep_another_time(terminal, fake):
+    assert terminal.trace(MAGIC) is Trace.NONE
+    one = held(terminal)
+    assert one.opened_ms > datetime.now(UTC).timestamp() * 1000 + AHEAD_MS - 60_000
+    terminal.close(one, D("0.1"))
+    assert terminal.trace(MAGIC) is Trace.DONE
+    assert terminal.trace(MAGIC + 1) is Trace.NONE
+
+
+def test_an_order_that_waits_is_pending(terminal, fake):
+    fake.fates = [Fate.PLACED]
+    assert order(terminal).outcome is Outcome.UNKNOWN
+    assert terminal.trace(MAGIC) is Trace.PENDING
+    fake.settle()
+    assert terminal.positions()[0].magic == MAGIC
+
+
+def test_an_order_that_came_to_nothing_is_no_trace(terminal, fake):
+    fake.fates = [Fate.PLACED]
+    order(terminal)
+    for state in (fake.ORDER_STATE_REJECTED, fake.ORDER_STATE_CANCELED, fake.ORDER_STATE_EXPIRED):
+        fake.done_orders, fake.orders = [(fake.orders or fake.done_orders)[0]._replace(state=state)], []
+        assert terminal.trace(MAGIC) is Trace.NONE
+
+
+def test_an_order_of_which_a_part_was_filled_before_it_was_cancelled_is_a_trace(terminal, fake):
+    fake.fates = [Fate.PLACED]
+    order(terminal)
+    fake.done_orders = [fake.orders.pop()._replace(state=fake.ORDER_STATE_CANCELED, volume_current=0.04)]
+    assert terminal.trace(MAGIC) is Trace.PENDING
+
+
+def test_a_deal_whose_position_is_not_shown_yet_is_not_over(terminal, fake):
+    one = held(terminal)
+    shown, fake.positions = fake.positions, {}
+    assert terminal.positions() == []
+    assert terminal.trace(MAGIC) is Trace.PENDING
+    fake.positions = shown
+    terminal.close(one, D("0.1"))
+    assert terminal.trace(MAGIC) is Trace.DONE
+
+
+def test_history_is_complete_once_it_has_stopped_growing(terminal, fake, clock):
+    terminal.clock_ms = clock
+    for _ in range(5):
+        order(terminal)
+    fake.hidden = 3
+    assert not terminal.is_settled()
+    clock.now += 4_000
+    fake.hidden = 1
+    assert not terminal.is_settled()
+    clock.now += 4_000
+    assert not terminal.is_settled()
+    clock.now += 4_000
+    assert terminal.is_settled()
+    fake.connected = False
+    assert not terminal.is_settled()
+    fake.connected = True
+    assert not terminal.is_settled()
+
+
+def test_none_is_never_read_as_nothing_there(terminal, fake):
+    held(terminal)
+    fake.is_up = False
+    for ask in (
+        terminal.positions,
+        terminal.history,
+        terminal.is_settled,
+        terminal.account,
+        lambda: terminal.deals("1"),
+    ):
+        with pytest.raises(ConnectionError):
+            ask()
+
+
+def test_a_terminal_that_was_logged_in_elsewhere_says_nothing_and_does_nothing(terminal, fake):
+    one = held(terminal)
+    fake.login_is, fake.positions = 7777, {}
+    for ask in (
+        terminal.positions,
+        terminal.account,
+        lambda: terminal.trace(MAGIC),
+        lambda: terminal.close(one, D("0.1")),
+    ):
+        with pytest.raises(OtherAccount):
+            ask()
+    with pytest.raises(OtherAccount):
+        order(terminal)
+    assert len(fake.sent) == 1
+
+
+def test_who_may_not_trade_is_told_before_he_tries(terminal, fake):
+    fake.autotrading = False
+    assert not terminal.account().may_trade
+
+
+def test_no_terminal_is_an_error_at_once(fake):
+    fake.is_up = False
+    with pytest.raises(ConnectionError, match="IPC"):
+        MetaTrader.connect(login=5001, module=fake)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there it may be installed")
+def test_without_the_package_nothing_is_pretended():
+    with pytest.raises(ImportError):
+        MetaTrader.connect(login=5001)
+
+
+# --- netting accounts
+
+
+def test_a_deal_that_turned_a_netting_position_is_told_as_two():
+    terminal = MetaTrader.connect(login=5001, module=FakeMT5(hedging=False))
+    one = held(terminal, volume="0.10")
+    order(terminal, side="SELL", volume="0.30", magic=MAGIC + 1)
+    deals = terminal.deals(one.id)
+    assert [(deal.entry, deal.side, deal.volume) for deal in deals] == [
+        (Entry.IN, "BUY", D("0.10")), (Entry.OUT, "SELL", D("0.10")), (Entry.IN, "SELL", D("0.20")),
+    ]  # fmt: skip
+    assert not terminal.account().is_hedging
+
+
+def test_copies_share_a_netting_account():
+    fake = FakeMT5(hedging=False)
+    netting = Netting(MetaTrader.connect(login=5001, module=fake))
+    order(netting, volume="0.10")
+    order(netting, side="SELL", volume="0.30", magic=MAGIC + 1)
+    first, second = netting.positions()
+    assert (first.side, first.volume, second.side, second.volume) == ("BUY", D("0.10"), "SELL", D("0.30"))
+    netting.close(first, first.volume)
+    netting.close(second, second.volume)
+    assert fake.positions == {}
+    earned = sum(deal.profit for one in (first, second) for deal in netting.deals(one.id))
+    assert earned == netting.account().balance - 10_000
+
+
+# --- the guard over it
+
+
+class Copier:
+    def __init__(self, folder, fake, clock):
+        self.path, self.fake, self.clock, self.guard, self.as_of = folder / "state", fake, clock, None, 0
+        self.start()
+        self.snapshot()
+
+    def start(self):
+        if self.guard is not None:
+            self.guard.close()
+        terminal = MetaTrader.connect(
+            login=5001,
+            module=self.fake,
+        )
+        terminal.clock_ms = self.clock
+        self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, terminal, self.clock, LIMITS)
+
+    def snapshot(self, *targets):
+        self.as_of += 1
+        self.guard.on_snapshot(Snapshot("1", self.as_of, {one.ref: one for one in targets}), asked_at=self.guard.seen)
+
+    def wait(self, seconds=30):
+        for _ in range(seconds):
+            self.clock.now += 1000
+            self.guard.tick()
+
+    @property
+    def state(self):
+        return self.guard.copies()[0].state
+
+    @property
+    def opens(self):
+        return sum(deal.entry == 0 and deal.type < 2 for deal in self.fake.deals)
+
+
+@pytest.fixture
+def copier(tmp_path, fake, clock):
+    found = Copier(tmp_path, fake, clock)
+    yield found
+    found.guard.close()
+
+
+T1 = target(volume="0.3", sl=D("1.09"))
+
+
+def test_the_guard_opens_follows_and_closes(copier, fake):
+    copier.snapshot(T1)
+    assert copier.state is State.HELD
+    copier.snapshot(target(volume="0.1", sl=D("1.095")))
+    copier.wait(3)
+    (one,) = copier.guard.broker.positions()
+    assert (one.volume, one.sl) == (D("0.1"), D("1.095"))
+    copier.snapshot()
+    copier.wait(10)
+    assert fake.positions == {}
+    assert copier.state is State.GONE
+
+
+@pytest.mark.parametrize("fate", [Fate.TIMEOUT_DONE, Fate.DEAF, Fate.RAISES, Fate.TIMEOUT_LATER, Fate.PLACED])
+def test_an_open_that_was_executed_without_an_answer_is_adopted(copier, fake, fate):
+    fake.fates = [fate]
+    copier.snapshot(T1)
+    copier.wait(3)
+    fake.settle()
+    copier.wait()
+    assert copier.state is State.HELD
+    assert (copier.opens, len(fake.positions)) == (1, 1)
+
+
+def test_an_open_that_timed_out_for_good_is_given_up_and_never_sent_again(copier, fake):
+    fake.fates = [Fate.TIMEOUT]
+    copier.snapshot(T1)
+    copier.wait()
+    assert copier.state is State.DEAD
+    copier.snapshot(T1)
+    copier.wait()
+    assert (copier.opens, len(fake.sent)) == (0, 1)
+
+
+def test_an_open_that_came_after_it_was_given_up_is_held_and_no_second_one_is_sent(copier, fake):
+    fake.fates = [Fate.TIMEOUT_LATER]
+    copier.snapshot(T1)
+    copier.wait()
+    fake.settle()
+    copier.wait()
+    assert copier.opens == 1
+
+
+def test_a_killed_guard_finds_its_position(copier, fake):
+    fake.fates = [Fate.TIMEOUT_LATER]
+    copier.snapshot(T1)
+    copier.start()
+    fake.settle()
+    copier.snapshot(T1)
+    copier.wait(3)
+    assert copier.state is State.HELD
+    assert copier.opens == 1
+
+
+def test_a_rollover_closes_nothing_and_opens_nothing(copier, fake):
+    copier.snapshot(T1)
+    orders = len(fake.sent)
+    for _ in range(3):
+        fake.rollover()
+        copier.snapshot(T1)
+        copier.wait(20)
+    assert len(fake.sent) == orders
+    assert [one.volume for one in fake.positions.values()] == [0.3]
+
+    copier.snapshot()
+    copier.wait(5)
+    assert fake.positions == {}
+
+
+def test_while_the_terminal_is_on_another_account_nothing_is_believed(copier, fake):
+    copier.snapshot(T1)
+    mine, fake.positions, fake.login_is = fake.positions, {}, 7777
+    copier.wait()
+    assert copier.state is State.HELD
+    fake.positions, fake.login_is = mine, 5001
+    copier.snapshot()
+    copier.wait(5)
+    assert fake.positions == {}
+
+
+def test_a_close_that_is_refused_for_a_while_is_driven_on(copier, fake):
+    copier.snapshot(T1)
+    fake.market_open = False
+    copier.snapshot()
+    copier.wait(5)
+    assert len(fake.positions) == 1
+    fake.market_open = True
+    copier.wait(5)
+    assert fake.positions == {}
+
+
+def test_what_somebody_closed_by_hand_is_not_bought_back(copier, fake):
+    copier.snapshot(T1)
+    fake.by_hand(next(iter(fake.positions)))
+    copier.wait()
+    copier.snapshot(T1)
+    copier.wait()
+    assert fake.positions == {}
+    assert (copier.opens, copier.state) == (1, State.GONE)
