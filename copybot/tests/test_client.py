@@ -143,9 +143,10 @@ def test_says_that_it_does_not_know_and_the_same_name_finds_out(ask, desk):
     assert len(desk.effects) == 1
 
 
-def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(ask, desk):
+@pytest.mark.parametrize("trick", ["execute_and_hang_up", "execute_and_500", "forge"])
+def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(ask, desk, trick):
     bot = ask(attempts=3)
-    desk.tricks.extend(["execute_and_hang_up", "busy", "busy"])
+    desk.tricks.extend([trick, "busy", "busy"])
 
     with pytest.raises(errors.Transport):
         bot.open(**OPENING)
@@ -204,6 +205,17 @@ def test_an_answer_that_drips_is_given_up(desk):
     assert bot.open(**OPENING) == {"number": 1}
     assert len(desk.requests) == 2
     bot.hang_up()
+
+
+def test_an_answer_that_drips_is_given_up_with_asyncio_too(desk):
+    async def ask():
+        bot = AsyncClient(desk.url, KEY, SECRET, timeout_s=0.3)
+        desk.tricks.append("drip")
+        assert await bot.open(**OPENING) == {"number": 1}
+        await bot.hang_up()
+
+    asyncio.run(ask())
+    assert len(desk.requests) == 2
 
 
 # --- who is believed

@@ -1,0 +1,313 @@
+"""The MQL5 reference's guard, run: crashes, lost answers, gaps and forgers, with a broker that is told what to do."""
+
+import pytest
+
+from copybot.tests.mql5_program import NOON, PACKET_SECRET, SUB, fields_of, signed, terminals
+
+
+@pytest.fixture
+def run():
+    with terminals() as start:
+        yield start
+
+
+@pytest.fixture
+def terminal(run):
+    return run()
+
+
+class Guard:
+    """A terminal with an open state file, its clock, and what is active at the desk."""
+
+    def __init__(self, terminal, path):
+        self.terminal, self.now, self.seq, self.active = terminal, NOON, 0, {}
+        assert terminal("open", path, SUB, PACKET_SECRET, 1, 3) == "open"
+
+    def packet(self, action, ref, volume="0.10000000", *, seq=None, at_ms=None, **more):
+        self.seq += 1
+        fields = fields_of(seq or self.seq, at_ms or self.now, action, ref, volume, **more)
+        if action == "CLOSE":
+            self.active.pop(ref, None)
+        else:
+            self.active[ref] = (volume, self.seq)
+        return self.terminal("feed", self.now, *fields, signed(fields))
+
+    def snapshot(self, *, epoch="1", as_of=None, asked_at=None, born_ms=None):
+        asked = self.terminal("seen") if asked_at is None else asked_at
+        rows = [
+            (ref, "EURUSD", "BUY", volume, "1.09", "0", seq, born_ms or self.now, 1)
+            for ref, (volume, seq) in self.active.items()
+        ]
+        flat = [word for row in rows for word in row]
+        return self.terminal("snapshot", epoch, self.seq if as_of is None else as_of, asked, self.now, len(rows), *flat)
+
+    def wait(self, ms):
+        """So long, with a look every second."""
+        for _ in range(ms // 1000):
+            self.now += 1000
+            self.terminal("tick", self.now)
+
+    def book(self):
+        return [line.split(" ")[1] for line in self.terminal("book").split(";") if line]
+
+    def __getattr__(self, name):
+        return lambda *words: self.terminal(name, *words)
+
+
+@pytest.fixture
+def guard(terminal, tmp_path):
+    guard = Guard(terminal, tmp_path / "state.sqlite")
+    guard.snapshot()
+    guard.wait(6000)
+    return guard
+
+
+def test_copies_a_trade_from_its_open_to_its_close(guard):
+    guard.packet("OPEN", "t1")
+    assert (guard.book(), guard.state("t1")) == (["0.10"], "HELD")
+    guard.packet("REDUCE", "t1", "0.04000000")
+    assert guard.book() == ["0.04"]
+    guard.packet("MODIFY", "t1", "0.04000000", sl="1.09500000")
+    assert guard.terminal("book").split(" ")[2] == "1.09500"
+    guard.packet("CLOSE", "t1")
+    guard.wait(2000)
+    assert (guard.book(), guard.state("t1"), guard.opened()) == ([], "GONE", "1")
+
+
+def test_a_closed_trade_is_never_opened_again(guard):
+    guard.packet("OPEN", "t1")
+    guard.packet("CLOSE", "t1")
+    guard.wait(2000)
+    guard.packet("OPEN", "t1")
+    guard.snapshot()
+    guard.wait(3000)
+
+    assert (guard.book(), guard.opened()) == ([], "1")
+
+
+def test_a_close_that_comes_before_its_open_finds_it_dead(guard):
+    guard.packet("CLOSE", "t1")
+    guard.packet("OPEN", "t1")
+
+    assert (guard.state("t1"), guard.orders()) == ("DEAD", "0")
+
+
+@pytest.mark.parametrize("code", [0, 10008, 10012, 10031])
+def test_an_order_that_was_executed_without_an_answer_is_found(guard, code):
+    guard.plan(code, "y")
+    guard.packet("OPEN", "t1")
+    guard.wait(3000)
+
+    assert (guard.state("t1"), guard.opened(), guard.orders()) == ("HELD", "1", "1")
+
+
+def test_an_order_that_was_lost_is_given_up_and_never_sent_again(guard):
+    guard.plan(10012, "n")
+    guard.packet("OPEN", "t1")
+    guard.snapshot()
+    guard.wait(55_000)
+    assert guard.state("t1") == "INTENT"
+    guard.wait(20_000)
+    guard.snapshot(born_ms=guard.now)
+    guard.wait(5_000)
+
+    assert (guard.state("t1"), guard.orders()) == ("DEAD", "1")
+
+
+def test_an_order_that_comes_after_all_is_driven_at_its_target(guard):
+    guard.plan(10012, "l")
+    guard.packet("OPEN", "t1")
+    guard.wait(90_000)
+    assert guard.state("t1") == "DEAD"
+    guard.late()
+    guard.packet("CLOSE", "t1")
+    guard.wait(2_000)
+
+    assert (guard.book(), guard.opened()) == ([], "1")
+
+
+def test_a_clear_refusal_is_tried_again_and_not_for_ever(guard):
+    for _ in range(3):
+        guard.plan(10016, "n")
+    guard.packet("OPEN", "t1")
+    guard.wait(10_000)
+
+    assert (guard.state("t1"), guard.orders()) == ("DEAD", "3")
+
+
+def test_a_refusal_is_not_followed_by_a_stale_open(guard):
+    for _ in range(2):
+        guard.plan(10016, "n")
+    guard.packet("OPEN", "t1", at_ms=guard.now - 4_500)
+    guard.wait(3_000)
+
+    assert (guard.state("t1"), guard.orders()) == ("DEAD", "2")  # the third would have been too late
+
+
+def test_a_volume_never_grows(guard):
+    for _ in range(2):
+        guard.plan(10016, "n")
+    guard.packet("OPEN", "t1")
+    guard.packet("MODIFY", "t1", "0.50000000")
+
+    assert guard.book() == ["0.10"]
+
+
+def test_two_trades_of_one_number_are_not_mistaken_for_each_other(guard):
+    """Of 2^40 numbers these two trades have the same."""
+    one, two = "t210179", "t1692729"
+    assert guard.magic(3, one) == guard.magic(3, two)
+    guard.packet("OPEN", one)
+    guard.packet("OPEN", two)
+    assert (guard.book(), guard.state(two), guard.ill()) == (["0.10"], "DEAD", "no")
+    guard.packet("CLOSE", two)
+    assert guard.book() == ["0.10"]
+    guard.packet("CLOSE", one)
+    assert guard.book() == []
+
+
+def test_a_late_signal_is_missed(guard):
+    guard.packet("OPEN", "t1", at_ms=guard.now - 5_001)
+
+    assert (guard.state("t1"), guard.orders()) == ("DEAD", "0")
+
+
+def test_a_reduction_without_an_answer_is_not_sent_twice(guard):
+    guard.packet("OPEN", "t1")
+    guard.plan(10012, "l")
+    guard.packet("REDUCE", "t1", "0.06000000")
+    guard.wait(30_000)
+    guard.late()
+    guard.wait(60_000)
+
+    assert (guard.book(), guard.orders()) == (["0.06"], "2")
+
+
+def test_after_a_gap_nothing_is_opened_until_a_snapshot_and_closes_pass(guard):
+    guard.packet("OPEN", "t1")
+    guard.seq += 1
+    guard.packet("OPEN", "t2")
+    assert (guard.needs(), guard.state("t2"), guard.seen()) == ("yes", "", "1")
+    guard.packet("CLOSE", "t1")
+    assert guard.book() == []
+    guard.snapshot()
+    assert (guard.needs(), guard.state("t2"), guard.seen()) == ("no", "HELD", "4")
+
+
+def test_a_gap_that_is_filled_is_none(guard):
+    guard.packet("OPEN", "t1")
+    fields = [SUB, "2", str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", "3", "1"]
+    assert guard.feed(guard.now, *fields, signed(fields)) == ""
+    guard.seq = 2
+    guard.packet("OPEN", "t2")
+
+    assert (guard.needs(), guard.book()) == ("no", ["0.10", "0.10"])
+
+
+def test_a_new_installation_opens_nothing_that_is_old(terminal, tmp_path):
+    guard = Guard(terminal, tmp_path / "state.sqlite")
+    guard.active["t1"] = ("0.10000000", 1)
+    guard.seq = 1
+    guard.snapshot()
+    guard.packet("OPEN", "t2")
+
+    assert (guard.state("t1"), guard.state("t2"), guard.opened()) == ("DEAD", "HELD", "1")
+
+
+def test_a_lost_state_file_finds_its_positions_again(guard, tmp_path):
+    guard.packet("OPEN", "t1")
+    guard.packet("OPEN", "t2")
+    guard.active.pop("t2")
+    again = Guard(guard.terminal, tmp_path / "new.sqlite")
+    again.active, again.seq, again.now = guard.active, 2, guard.now
+    again.snapshot()
+    again.wait(3000)
+
+    assert (again.book(), again.state("t1"), again.opened()) == (["0.10"], "HELD", "2")
+
+
+def test_a_restart_remembers(guard, run, tmp_path):
+    guard.packet("OPEN", "t1")
+    guard.packet("CLOSE", "t1")
+    guard.terminal.kill()
+    again = Guard(run(), tmp_path / "state.sqlite")
+    again.active, again.seq, again.now = {"t1": ("0.10000000", 1)}, 2, guard.now
+    again.snapshot()
+
+    assert (again.seen(), again.opened()) == ("2", "0")
+
+
+def test_a_desk_that_went_back_in_time_holds_everything_until_its_epoch_is_new(guard):
+    guard.packet("OPEN", "t1")
+    guard.packet("OPEN", "t2")
+    guard.active.clear()
+    assert guard.snapshot(as_of=1) == "not taken"
+    guard.wait(3000)
+    assert (guard.standing(), guard.book()) == ("HOLD", ["0.10", "0.10"])
+    guard.snapshot(epoch="2")
+    guard.wait(3000)
+    assert (guard.standing(), guard.book()) == ("LIVE", [])
+
+
+def test_two_packets_of_one_number_stop_the_opens_and_not_the_closes(guard):
+    guard.packet("OPEN", "t1")
+    guard.packet("OPEN", "t9", seq=1)
+    guard.seq = 1
+    assert guard.standing() == "HALT"
+    guard.packet("OPEN", "t2")
+    guard.packet("CLOSE", "t1")
+    guard.wait(2000)
+    assert (guard.book(), guard.opened()) == ([], "1")
+
+
+def test_an_empty_snapshot_must_come_twice_to_close_everything(guard):
+    for number in range(8):
+        guard.packet("OPEN", f"t{number}")
+    guard.active.clear()
+    assert guard.snapshot() == "not taken"
+    assert len(guard.book()) == 8
+    guard.now += 2000
+    assert guard.snapshot() == "taken"
+    assert guard.book() == []
+
+
+def test_nothing_is_sent_that_is_not_on_the_disk(guard):
+    guard.disk_fails(1)
+    guard.packet("OPEN", "t1")
+    assert (guard.orders(), guard.ill()) == ("0", "yes")
+    guard.disk_fails(0)
+    guard.packet("OPEN", "t2")
+    assert guard.orders() == "0"
+
+
+def test_a_terminal_without_its_server_decides_nothing(guard):
+    guard.packet("OPEN", "t1")
+    guard.connected(0)
+    guard.lose_position()
+    guard.wait(10_000)
+    assert guard.state("t1") == "HELD"
+    guard.connected(1)
+    guard.wait(3_000)
+    assert guard.state("t1") == "HELD"
+    guard.wait(4_000)
+    assert guard.state("t1") == "GONE"
+
+
+def test_serves_hedging_accounts_and_its_own_subscription_only(terminal, run, tmp_path):
+    Guard(terminal, tmp_path / "state.sqlite")
+    terminal.kill()
+    other = run()
+    assert other("open", tmp_path / "state.sqlite", "s-2", PACKET_SECRET, 1, 3) == "refused"
+    other("hedging", 0)
+    assert other("open", tmp_path / "another.sqlite", SUB, PACKET_SECRET, 1, 3) == "refused"
+
+
+def test_requests_are_numbered_upwards_across_restarts(guard, run, tmp_path):
+    first, second = int(guard.terminal("seq", "ck.1", NOON)), int(guard.terminal("seq", "ck.1", NOON))
+    assert (first, second) == (NOON * 1000, NOON * 1000 + 1)
+    guard.passed("ck.1", NOON * 1000 + 50)
+    guard.terminal.kill()
+    again = Guard(run(), tmp_path / "state.sqlite").terminal
+
+    assert int(again("seq", "ck.1", NOON - 5)) == NOON * 1000 + 51
+    assert int(again("seq", "ck.2", NOON)) == NOON * 1000

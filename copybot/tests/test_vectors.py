@@ -1,0 +1,102 @@
+"""The published vectors through the client as it is used: what it would send, and which answer it would believe.
+
+`test_signing` and `test_packets` hold them against the functions; here is what those leave out.
+"""
+
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+import pytest
+
+from copybot import packets
+from copybot.errors import AnswerForged
+from copybot.protocol import Answer, Line
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors.json").read_text())
+REQUESTS = {vector["name"]: vector for vector in VECTORS["requests"]}
+PACKET_SECRET = VECTORS["packet_secret"].encode()
+
+
+def attempt(vector, **but):
+    """The client's request, as the vector's line."""
+    told = vector | but
+    line = Line(
+        f"https://{told['host']}", told["key"], VECTORS["request_secret"], window_ms=told["window"],
+        seq=told["seq"] - 1, wall_ms=lambda: told["time"],
+    )  # fmt: skip
+    effect = "" if told["idempotency_key"] == "-" else told["idempotency_key"]
+    return line, line.attempt(told["method"], told["path"], told["query"], told["body"].encode(), effect)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_client_sends_what_was_published(name):
+    vector = REQUESTS[name]
+    _, sent = attempt(vector)
+    named = {"POST": {"Content-Type": "application/json"}}.get(vector["method"], {})
+    if vector["idempotency_key"] != "-":
+        named["Idempotency-Key"] = vector["idempotency_key"]
+
+    assert sent.headers == {
+        "X-Cd-Key": vector["key"], "X-Cd-Time": str(vector["time"]), "X-Cd-Window": str(vector["window"]),
+        "X-Cd-Seq": str(vector["seq"]), "X-Cd-Sig": f"v1={vector['signature']}", **named,
+    }  # fmt: skip
+    query = f"?{vector['query']}" if vector["query"] else ""
+    assert sent.url == f"https://{vector['host']}{vector['path']}{query}"
+    assert hashlib.sha256(sent.body).hexdigest() == vector["body_sha256"]
+
+
+def answered(to="R2", **but):
+    told = VECTORS["response"] | but
+    line, sent = attempt(REQUESTS[to])
+    headers = {"x-cd-response-time": str(told["time"]), "x-cd-response-sig": f"v1={told['signature']}"}
+    line.check(Answer(told["status"], headers, told["body"].encode()), sent)
+    return line
+
+
+def test_the_client_believes_the_published_answer_and_its_clock():
+    assert answered().desk_ms() == VECTORS["response"]["time"]
+
+
+@pytest.mark.parametrize(
+    "forged", [{"status": 201}, {"time": 1767600000261}, {"body": "{}"}, {"to": "R1"}, {"signature": "0" * 64}], ids=str
+)
+def test_the_client_believes_no_other(forged):
+    with pytest.raises(AnswerForged):
+        answered(**forged)
+
+
+def mac(key, payload):
+    return hmac.new(key, payload, hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize("vector", VECTORS["packets_v1"]["vectors"], ids=lambda vector: vector["name"].split()[0])
+def test_packets_that_name_no_trade_are_signed_alike(vector):
+    payload = vector["payload"].encode()
+
+    assert mac(packets.derived_key(VECTORS["packet_secret"]), payload) == vector["signature"]
+    assert payload.count(b"|") == 12
+    assert mac(PACKET_SECRET, payload) != vector["signature"]  # the nine fields' key is another
+
+
+def test_the_known_mistakes_are_what_they_are_called():
+    """So that whoever gets one of these values is told the right thing."""
+    text = VECTORS["packets"][0]["payload"].encode()
+    tampered = text.replace(b"|0.10000000|", b"|1.00000000|", 1)
+
+    assert VECTORS["recognisable_mistakes_for_K1"] == {
+        "plain SHA-256 (CryptEncode ignores its key)": hashlib.sha256(text).hexdigest(),
+        "payload + NUL": mac(PACKET_SECRET, text + b"\0"),
+        "key + NUL": mac(PACKET_SECRET + b"\0", text),
+        "hex-decoded key": mac(bytes.fromhex(VECTORS["packet_secret"]), text),
+        "payload + LF": mac(PACKET_SECRET, text + b"\n"),
+        "UTF-16LE": mac(PACKET_SECRET, text.decode().encode("utf-16-le")),
+        "volume 1.00000000 (tampered)": mac(PACKET_SECRET, tampered),
+    }
+
+
+def test_the_library_is_an_hmac():
+    vector = VECTORS["rfc4231_2"]
+
+    assert mac(vector["key"].encode(), vector["data"].encode()) == vector["mac"]
