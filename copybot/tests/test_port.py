@@ -1,0 +1,216 @@
+"""What the port means, the same at every broker: one suite over each that there is, and over two broken ones."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from copybot.broker import Entry, Outcome, Trace
+from copybot.candles import Instrument
+from copybot.guard import ExecutionGuard
+from copybot.limits import Limits
+from copybot.mt5 import MetaTrader
+from copybot.netting import Netting
+from copybot.paper import PaperBroker
+from copybot.symbols import Named, Names
+from copybot.targets import Snapshot
+from copybot.tests.fake_mt5 import FakeMT5
+from copybot.tests.simulation import NOON, SECRET, SUB
+from copybot.tests.test_guard import target
+from copybot.tests.test_paper import START, candles
+
+D = Decimal
+ONE, TWO = (0x43 << 56) + (7 << 40) + 1, (0x43 << 56) + (7 << 40) + 2
+VIP = Names(suffix=".vip")
+
+
+def paper(folder, symbol="EURUSD", **more):
+    return PaperBroker(folder / "paper", [Instrument(symbol, candles(), 10)], lambda: START, deposit=D(100_000), **more)
+
+
+def metatrader(symbol="EURUSD", **more):
+    fake = FakeMT5(balance=100_000.0, **more)
+    if symbol not in fake.symbols:
+        fake.add(symbol, bid=1.1, digits=5, spread=10)
+    return MetaTrader.connect(login=5001, module=fake)
+
+
+TERMINALS = {
+    "paper": paper,
+    "paper, netting": lambda folder: Netting(paper(folder, is_hedging=False)),
+    "paper, named": lambda folder: Named(paper(folder, "EURUSD.vip"), VIP),
+    "metatrader": lambda folder: metatrader(),
+    "metatrader, netting": lambda folder: Netting(metatrader(hedging=False)),
+    "metatrader, named": lambda folder: Named(metatrader("EURUSD.vip"), VIP),
+    "metatrader, netting, named": lambda folder: Named(Netting(metatrader("EURUSD.vip", hedging=False)), VIP),
+}
+
+
+@pytest.fixture(params=TERMINALS)
+def terminal(request, tmp_path):
+    return TERMINALS[request.param](tmp_path)
+
+
+def opened(terminal, magic=ONE, side="BUY", volume="0.30", symbol="EURUSD", sl=None, tp=None):
+    volume, sl, tp = terminal.fit(symbol, D(volume), sl, tp)
+    return terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=sl, tp=tp)
+
+
+def held(terminal, magic=ONE):
+    (one,) = [one for one in terminal.positions() if one.magic == magic]
+    return one
+
+
+def test_what_was_opened_is_a_position_with_its_number(terminal):
+    assert terminal.trace(ONE) is Trace.NONE
+    assert opened(terminal).outcome is Outcome.DONE
+    one = held(terminal)
+    assert (one.symbol, one.side, one.volume) == ("EURUSD", "BUY", D("0.30"))
+    assert one.open_price == terminal.quote("EURUSD").of("BUY")
+    assert one.opened_ms > 0
+    assert one.profit == D("-3.00")  # the spread
+    assert one.id.isdecimal()
+    assert len(one.id) <= 19
+
+
+def test_what_was_closed_in_parts_sums_up(terminal):
+    before = terminal.account().balance
+    opened(terminal)
+    number = held(terminal).id
+    for part in ("0.10", "0.20"):
+        assert terminal.close(held(terminal), D(part)).outcome is Outcome.DONE
+    assert terminal.positions() == []
+    assert terminal.trace(ONE) is Trace.DONE
+
+    deals, volumes = terminal.deals(number), Counter()
+    for deal in deals:
+        volumes[deal.entry] += deal.volume
+        assert (deal.symbol, deal.position, deal.magic, deal.reason) == ("EURUSD", number, ONE, "MANUAL")
+    assert volumes[Entry.IN] == volumes[Entry.OUT] == D("0.30")
+    assert [deal.side for deal in deals] == ["BUY", "SELL", "SELL"]
+    assert sum(deal.profit for deal in deals) == terminal.account().balance - before == D("-3.00")
+
+
+def test_two_copies_of_a_symbol_are_two_positions_also_on_opposite_sides(terminal):
+    opened(terminal)
+    opened(terminal, TWO, "SELL", "0.10")
+    assert terminal.close(held(terminal), D("0.30")).outcome is Outcome.DONE
+    assert [(one.magic, one.side, one.volume) for one in terminal.positions()] == [(TWO, "SELL", D("0.10"))]
+    assert [deal.volume for deal in terminal.deals(held(terminal, TWO).id)] == [D("0.10")]
+
+
+def test_what_is_closed_already_is_refused_and_nothing_else_happens(terminal):
+    opened(terminal)
+    opened(terminal, TWO)
+    one = held(terminal)
+    terminal.close(one, one.volume)
+    again = terminal.close(one, one.volume)
+    assert (again.outcome, again.why) == (Outcome.REJECTED, "rejected")
+    assert [(one.magic, one.volume) for one in terminal.positions()] == [(TWO, D("0.30"))]
+
+
+def test_steps_are_kept(terminal):
+    assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
+    assert terminal.fit("EURUSD", D("0.009"), None, None)[0] == 0
+    assert terminal.fit("EURUSD", D(0), None, None)[0] == 0
+    once = terminal.fit("EURUSD", D("0.1299"), D("1.091234567"), D("1.2"))
+    assert terminal.fit("EURUSD", *once) == once
+
+
+def test_too_small_a_volume_is_refused_by_name(terminal):
+    answer = terminal.open(magic=ONE, symbol="EURUSD", side="BUY", volume=D("0.001"), sl=None, tp=None)
+    assert (answer.outcome, answer.why) == (Outcome.REJECTED, "volume_too_small")
+
+
+def test_an_unknown_symbol_is_refused_by_name_and_closes_nothing(terminal):
+    answer = opened(terminal, symbol="NOPE")
+    assert (answer.outcome, answer.why) == (Outcome.REJECTED, "symbol_unknown")
+    assert terminal.quote("NOPE") is None
+    assert terminal.fit("NOPE", D("0.3"), None, None)[0] == D("0.3")
+    assert terminal.trace(ONE) is Trace.NONE
+
+
+def test_stops_that_fit_are_those_that_are_there(terminal):
+    sl, tp = terminal.fit("EURUSD", D("0.3"), D("1.091234567"), D("1.2"))[1:]
+    opened(terminal, sl=D("1.091234567"), tp=D("1.2"))
+    assert (held(terminal).sl, held(terminal).tp) == (sl, tp)
+
+    sl, tp = terminal.fit("EURUSD", D("0.3"), D("1.08"), None)[1:]
+    assert terminal.modify(held(terminal), sl=sl, tp=tp).outcome is Outcome.DONE
+    assert (held(terminal).sl, held(terminal).tp) == (sl, tp)
+    assert terminal.modify(held(terminal), sl=None, tp=None).outcome is Outcome.DONE
+    assert (held(terminal).sl, held(terminal).tp) == (None, None)
+
+
+def test_a_position_that_never_was_has_no_deals(terminal):
+    assert terminal.deals("4711") == []
+
+
+# --- the guard over each of them
+
+
+def changed(rng, one):
+    luck = rng.random()
+    if luck < 0.3:
+        return replace(one, volume=one.volume * D(rng.randrange(1, 10)) / 10)
+    if luck < 0.6:
+        away = D(rng.randrange(1_000, 3_000)) / 100_000
+        return replace(one, sl=D("1.1") - away if one.side == "BUY" else D("1.1") + away)
+    return one
+
+
+def strayed(terminal, folder, seed):
+    """Run the guard through a seeded course of snapshots; how many positions are not as the last one says."""
+    rng, now, targets = random.Random(seed), [NOON], {}
+    limits = Limits(settle_ms=2_000, second_look_ms=1_000, brake_least=1_000)
+    guard = ExecutionGuard(folder / f"state-{seed}", SUB, {1: SECRET}, 7, terminal, lambda: now[0], limits)
+    for as_of in range(1, 30):
+        now[0] += 5_000
+        targets = {ref: changed(rng, one) for ref, one in targets.items() if rng.random() > 0.2}
+        if as_of > 1 and len(targets) < 6:
+            born = target(f"t{as_of}", D(rng.randrange(1, 60)) / 100, seq=as_of, born_ms=now[0])
+            targets[born.ref] = replace(born, side=rng.choice(["BUY", "SELL"]))
+        guard.on_snapshot(Snapshot("1", as_of, dict(targets)), asked_at=guard.seen)
+        for _ in range(8):
+            now[0] += 1_000
+            guard.tick()
+    wanted = {}
+    for ref, one in targets.items():
+        volume, *stops = terminal.fit("EURUSD", one.volume, one.sl, one.tp)
+        if volume:
+            wanted[guard.copy(ref).magic] = one.side, volume, *stops
+    guard.close()
+    there = {one.magic: (one.side, one.volume, one.sl, one.tp) for one in terminal.positions()}
+    return sum(there.get(magic) != wanted.get(magic) for magic in there.keys() | wanted.keys())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_guard_brings_every_position_to_its_target(terminal, tmp_path, seed):
+    assert strayed(terminal, tmp_path, seed) == 0
+
+
+class Broken:
+    """A terminal with something wrong with it, which the suite's own check must find."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    def __getattr__(self, name):
+        return getattr(self.terminal, name)
+
+
+class Unmarked(Broken):
+    def open(self, *, magic, **order):
+        return self.terminal.open(magic=magic + 1, **order)
+
+
+class Rounding(Broken):
+    def close(self, position, volume):
+        return self.terminal.close(position, min(position.volume, volume + D("0.01")))
+
+
+@pytest.mark.parametrize("fault", [Unmarked, Rounding])
+def test_the_check_finds_a_broken_terminal(tmp_path, fault):
+    assert strayed(fault(paper(tmp_path)), tmp_path, seed=0) > 0
