@@ -29,7 +29,7 @@ bench:  ## measure, each figure as a ratio to a floor or a peer in the same run
 torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, large models
 	COPYDESK_KILLS=20 COPYDESK_EXAMPLES=2000 python3 manage.py test -m "crash or model" -p no:randomly
 
-simulate: .venv/.requirements-dev.txt.sha256  ## the bots' guard in bad weather: make simulate SEED=0 SCHEDULES=20000
-	SEED=$(or $(SEED),0) COPYDESK_SCHEDULES=$(or $(SCHEDULES),20000) $(PY) -m pytest copybot/tests/test_simulation.py -q
+simulate: .venv/.requirements-dev.txt.sha256  ## the bots in bad weather: make simulate SEED=0 SCHEDULES=20000 POLICY=guard
+	@$(PY) -m copybot.simulate --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),20000) --policy $(or $(POLICY),guard)
 
 .PHONY: help simulate check format lock bench torture

@@ -40,9 +40,20 @@ class DocumentsGuard(ExecutionGuard):
         self.needs_snapshot = False
 
     def tick(self) -> None:
+        self._note_ends()
         failed, self._failed = self._failed, []
         for packet in failed:
             self._take(packet)
+
+    def _note_ends(self) -> None:
+        """No part of the rule: so that what it tells the desk can be compared."""
+        positions = self._positions()
+        for copy in self.unfinished() if positions is not None and self._is_settled() else ():
+            position = (positions or {}).get(copy.magic)
+            if position is None:
+                self._mark(copy, State.GONE, "closed")
+            elif copy.position != position.id:
+                self._note_position(copy, position)
 
     def _take(self, packet: Packet) -> None:
         if packet.seq <= self.seen:
@@ -78,6 +89,9 @@ class DocumentsGuard(ExecutionGuard):
         return answer.outcome is Outcome.DONE
 
     def _follow(self, position: Position, target: Target | None) -> bool:
+        if target is not None and self._books.copy(target.ref) is not None:
+            with self._books.durable():
+                self._books.change(target.ref, volume=target.volume, sl=target.sl, tp=target.tp)
         try:
             if target is None:
                 return self.broker.close(position, position.volume).outcome is Outcome.DONE

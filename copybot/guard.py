@@ -9,7 +9,6 @@ open, and its volume never grows. What became of an order whose answer was lost 
 magic number; where they are complete and show nothing, the trade is given up, never sent again.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,18 +21,13 @@ from copybot import packets, targets
 from copybot.books import Books, Copy, Event, Standing, State
 from copybot.broker import Broker, Outcome, Position, Trace
 from copybot.limits import Limits
+from copybot.magic import index_of, magic_of
 from copybot.packets import Packet
 from copybot.targets import Snapshot, Target
 
-__all__ = ["ExecutionGuard", "Limits", "magic_of", "yes"]
+__all__ = ["ExecutionGuard", "Limits", "yes"]
 
-_OURS = 0x43 << 56
 _NO = Decimal(0)
-
-
-def magic_of(index: int, ref: str) -> int:
-    """The number that ties orders, deals and positions to a trade, also when the state file is lost."""
-    return _OURS + (index << 40) + int.from_bytes(hashlib.sha256(ref.encode()).digest()[:5])
 
 
 def yes(_: Target) -> str:
@@ -116,7 +110,7 @@ class ExecutionGuard:
 
     def numbered(self, magic: int) -> Copy | None:
         """The copy whose orders, deals and position have this number."""
-        return self._books.numbered(magic) if magic >> 40 == (_OURS >> 40) + self.index else None
+        return self._books.numbered(magic) if index_of(magic) == self.index else None
 
     def outbox(self, most: int = 100) -> list[Event]:
         """What the desk was not told yet, oldest first. Telling it twice must do no harm."""
@@ -448,8 +442,7 @@ class ExecutionGuard:
             found = self.broker.positions()
         except Exception:
             return None
-        ours = (_OURS >> 40) + self.index
-        return {one.magic: one for one in found if one.magic >> 40 == ours}
+        return {one.magic: one for one in found if index_of(one.magic) == self.index}
 
     # --- the books
 

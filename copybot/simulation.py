@@ -19,8 +19,9 @@ from typing import Any
 from copybot.books import Standing, State
 from copybot.broker import Position
 from copybot.copier import Copier, Pace, Subscription
-from copybot.guard import ExecutionGuard, magic_of
+from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
+from copybot.magic import magic_of
 from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Kept, Line, forged
 from copybot.packets import CLOSE
 from copybot.publisher import Mirror

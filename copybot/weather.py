@@ -21,7 +21,7 @@ NO = Decimal(0)
 class Weather:
     """How bad it is: probabilities a tick, a message, a request or an order, as may be."""
 
-    ticks: int = 20
+    ticks: int = 16
     drop: float = 0.0
     double: float = 0.0
     delay: float = 0.0
@@ -137,7 +137,7 @@ class Market:
         if held is None:
             return
         volume = min(volume, held.volume)
-        self.books[number].append(self._deal(held, Entry.OUT, volume, reason))
+        self.books.setdefault(number, []).append(self._deal(held, Entry.OUT, volume, reason))
         if held.volume > volume:
             self.held[number] = replace(held, volume=held.volume - volume)
         else:

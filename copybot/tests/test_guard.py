@@ -14,8 +14,7 @@ from copybot.books import Standing, State, StateInUse
 from copybot.broker import Outcome, Position, Result, Trace
 from copybot.guard import ExecutionGuard
 from copybot.targets import Snapshot, Target
-from copybot.tests import simulation
-from copybot.tests.simulation import LIMITS, NOON, PRICE, SECRET, SUB, Crash, FakeBroker, packet
+from copybot.tests.simulation import CALM, LIMITS, NOON, PRICE, SECRET, SUB, Crash, Market, packet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,7 +26,7 @@ class Desk:
 
     def __init__(self, folder):
         self.path, self.now, self.dies = folder / "state", NOON, None
-        self.broker = FakeBroker(random.Random(1), replace(simulation.CALM, reject=0))
+        self.broker = Market(random.Random(1), CALM, first=1)
         self.guard = None
         self.start()
 

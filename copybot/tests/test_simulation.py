@@ -1,17 +1,41 @@
-"""The real guard in bad weather, a thousand times over. A seed that fails is printed, and runs alone the same way."""
+"""Publisher, copier and guard in bad weather, by the thousand. A seed that fails is printed, and runs alone as well.
 
+The controls: each of them does one thing that looks reasonable, and the simulation must see what it costs.
+"""
+
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from copybot import simulate
 from copybot.books import State
+from copybot.copier import Copier
+from copybot.documents import DocumentsGuard
 from copybot.guard import ExecutionGuard
-from copybot.tests import simulation
-from copybot.tests.simulation import World
+from copybot.publisher import Mirror
+from copybot.simulation import WEATHERS, World
+from copybot.targets import snapshots_of
 
-SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", os.environ.get("COPYDESK_EXAMPLES", "400")))
+SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", os.environ.get("COPYDESK_EXAMPLES", "20000")))
 FIRST = int(os.environ.get("SEED", "0"))
-WEATHERS = {name: getattr(simulation, name) for name in ("CALM", "FAULTY", "HOSTILE", "SLOW")}
+ROOT = Path(__file__).resolve().parent.parent.parent
+COPIED = {"calm": 0.9, "faulty": 0.65, "hostile": 0.35, "slow": 0.35, "restored": 0.4, "two": 0.55}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("weather", WEATHERS)
+def test_nothing_is_opened_twice_left_behind_or_brought_back(weather, part):
+    share = max(1, SCHEDULES // len(WEATHERS) // 2)
+    first = FIRST + part * share
+    tally = simulate.run(weather, range(first, first + share))
+
+    assert tally.first is None, f"python -m copybot.simulate --weather {weather} --schedules 1 --seed {tally.first[0]}"
+    assert tally.copied > tally.trades * COPIED[weather] or share < 100  # a guard that opens nothing is no guard
 
 
 class Resends(ExecutionGuard):
@@ -22,7 +46,7 @@ class Resends(ExecutionGuard):
 
 
 class Forgets(ExecutionGuard):
-    """Believes that whatever is active and has no position must be opened, as the first documents did."""
+    """Believes that whatever is active and has no position must be opened."""
 
     def _refusal(self, target):
         return ""
@@ -30,35 +54,114 @@ class Forgets(ExecutionGuard):
     def _find_out(self, copy):
         with self._books.durable():
             self._books.do("delete from copy where ref = ?", copy.ref)
+            self._books._unfinished = None
 
     def _give_up(self, target, why):
         pass
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("weather", WEATHERS)
-def test_nothing_is_opened_twice_left_behind_or_brought_back(weather):
-    trades = copied = 0
-    for seed in range(FIRST, FIRST + SCHEDULES):
-        world = World(seed, WEATHERS[weather])
-        found = world.doubled, world.orphans, world.astray, world.short
-        assert world.faults == 0, f"SEED={seed}: {found}"
-        trades, copied = trades + world.trades, copied + world.copied
-    assert copied > trades * 0.3  # a guard that opens nothing is no guard
-    assert weather != "CALM" or copied > trades * 0.85
+class TakesItsTime(ExecutionGuard):
+    """Opens what is active, however old it is."""
+
+    def _refusal(self, target):
+        return self.why_not(target)
+
+
+class GoesBack(ExecutionGuard):
+    """Follows a desk that went back in time."""
+
+    def on_snapshot(self, snapshot, *, asked_at):
+        with self._books.durable():
+            self._books.note(seen=min(self.seen, snapshot.as_of))
+        super().on_snapshot(snapshot, asked_at=min(asked_at, snapshot.as_of))
+
+
+class FollowsHalf(ExecutionGuard):
+    """Opens and closes, and overlooks whatever lies between."""
+
+    def _lower(self, target):
+        if not target.volume:
+            super()._lower(target)
+
+
+class TrustsTheStream(Copier):
+    """Acts on a snapshot that nobody signed."""
+
+    def on_message(self, message):
+        super().on_message(message)
+        if message["type"] == "snapshot":
+            for one in self.followed:
+                snapshot = snapshots_of(message)[one.strategy]
+                one.guard.on_snapshot(snapshot, asked_at=min(one.guard.seen, snapshot.as_of))
+
+
+class NeedsNoLease(Copier):
+    """Opens whoever else does."""
+
+    def _why_not(self, one, target):
+        return self._why_not_at_the_broker(one, target)
+
+
+class KeepsToItself(Copier):
+    """Tells the desk nothing of what it did not copy."""
+
+    def _tell(self, one, event):
+        return True
+
+
+class ForgetsCloses(Mirror):
+    """Publishes what is open, and nothing of what is gone."""
+
+    def _of_gone(self, ticket):
+        return iter(())
+
+
+PLANTED = [
+    ("faulty", {"guard": DocumentsGuard}, "doubles"),
+    ("hostile", {"guard": Resends}, "doubles"),
+    ("hostile", {"guard": Forgets}, "stale"),
+    ("hostile", {"guard": TakesItsTime}, "stale"),
+    ("restored", {"guard": GoesBack}, "back"),
+    ("calm", {"guard": FollowsHalf}, "large"),
+    ("hostile", {"copier": TrustsTheStream}, "cut"),
+    ("two", {"copier": NeedsNoLease}, "doubles"),
+    ("faulty", {"copier": KeepsToItself}, "unexplained"),
+    ("calm", {"mirror": ForgetsCloses}, "unpublished"),
+]
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("policy", [Resends, Forgets])
-def test_the_simulation_finds_a_guard_that_is_none(policy):
-    """The control: each of these opens trades twice, or brings closed ones back."""
-    worlds = [World(seed, simulation.HOSTILE, policy) for seed in range(40)]
-
-    assert sum(world.doubled for world in worlds) > 0
+@pytest.mark.parametrize(("weather", "kinds", "fault"), PLANTED, ids=lambda one: getattr(one, "__name__", None))
+def test_the_simulation_sees_what_a_mistake_costs(weather, kinds, fault):
+    assert any(World(seed, WEATHERS[weather], **kinds).faults()[fault] for seed in range(400))
 
 
 def test_a_schedule_is_the_same_each_time():
-    one, other = World(11, simulation.HOSTILE), World(11, simulation.HOSTILE)
+    one, other = World(11, WEATHERS["hostile"]), World(11, WEATHERS["hostile"])
 
-    assert (one.crashes, one.broker.opens, one.broker.held) == (other.crashes, other.broker.opens, other.broker.held)
-    assert World(12, simulation.HOSTILE).broker.opens != one.broker.opens
+    assert (one.crashes, one.market.opens, one.market.held) == (other.crashes, other.market.opens, other.market.held)
+    assert (one.desk.sent, one.desk.kept.skips) == (other.desk.sent, other.desk.kept.skips)
+    assert World(12, WEATHERS["hostile"]).desk.sent != one.desk.sent
+
+
+def test_the_schedules_are_shared_out_whole():
+    shared = [(weather, seed) for weather, seeds in simulate.portions(5, 131, ["a", "b"]) for seed in seeds]
+
+    assert shared == [*(("a", seed) for seed in range(5, 71)), *(("b", seed) for seed in range(5, 70))]
+
+
+def ran(*options):
+    command = [sys.executable, "-m", "copybot.simulate", "--weather", "hostile", *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_the_command_passes_the_guard_and_not_the_documents_rule():
+    good = ran("--schedules", "20", "--processes", "1")
+    assert good.returncode == 0, good.stdout + good.stderr
+
+    bad = ran("--schedules", "60", "--processes", "2", "--policy", "documents")
+    assert bad.returncode == 1
+    again = bad.stdout.splitlines()[-1].partition("Again: python -m copybot.simulate ")[2].split()
+    alone = ran(*again)
+    assert alone.returncode == 1
+    assert json.dumps(alone.stdout.splitlines()[-1]) == json.dumps(bad.stdout.splitlines()[-1])

@@ -1,0 +1,140 @@
+"""Run as `python -m copybot.simulate --seed 0 --schedules 20000 --policy guard`: bad weather, by the thousand.
+
+Each schedule is one seed and runs the same way each time, so that the first one which goes wrong can be looked at. Exit
+code 0 only where nothing was opened twice, brought back or left behind. `--policy documents` runs the rule of the first
+documents through the same weather, and must not pass.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from copybot.documents import DocumentsGuard
+from copybot.guard import ExecutionGuard
+from copybot.simulation import WEATHERS, World
+
+POLICIES: dict[str, Callable[..., ExecutionGuard]] = {"guard": ExecutionGuard, "documents": DocumentsGuard}
+_PORTION = 50
+_COLUMNS = ("schedules", "trades", "crashes", "copied", "doubles", "zombies", "orphans", "others")
+
+
+@dataclass
+class Tally:
+    """What became of some schedules of one weather. `first`: the least seed that went wrong, and how."""
+
+    schedules: int = 0
+    trades: int = 0
+    copied: int = 0
+    crashes: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    first: "tuple[int, dict[str, int]] | None" = None
+
+    def add(self, other: "Tally") -> None:
+        self.schedules += other.schedules
+        self.trades += other.trades
+        self.copied += other.copied
+        self.crashes += other.crashes
+        self.faults += other.faults
+        self.first = min((one for one in (self.first, other.first) if one is not None), default=None, key=_seed)
+
+    def row(self) -> list[str]:
+        share = f"{100 * self.copied / self.trades:.1f} %" if self.trades else "-"
+        named = [self.faults[name] for name in ("doubles", "zombies", "orphans")]
+        before, after = (self.schedules, self.trades, self.crashes), (*named, self.faults.total() - sum(named))
+        return [*(f"{count:,}" for count in before), share, *(f"{count:,}" for count in after)]
+
+
+def _seed(first: tuple[int, dict[str, int]]) -> int:
+    return first[0]
+
+
+def run(weather: str, seeds: Iterable[int], policy: str = "guard") -> Tally:
+    """Run these schedules."""
+    tally = Tally()
+    for seed in seeds:
+        world = World(seed, WEATHERS[weather], guard=POLICIES[policy])
+        faults = world.faults()
+        first = (seed, dict(faults)) if faults else None
+        tally.add(Tally(1, world.trades, world.copied, world.crashes, faults, first))
+    return tally
+
+
+def portions(first: int, schedules: int, weathers: list[str]) -> Iterator[tuple[str, range]]:
+    """The schedules, shared out evenly among the weathers, in portions for one process each."""
+    share, left = divmod(schedules, len(weathers))
+    for number, weather in enumerate(weathers):
+        end = first + share + (number < left)
+        for start in range(first, end, _PORTION):
+            yield weather, range(start, min(start + _PORTION, end))
+
+
+def _run_portion(work: tuple[str, range, str]) -> tuple[str, Tally]:
+    weather, seeds, policy = work
+    return weather, run(weather, seeds, policy)
+
+
+def simulate(first: int, schedules: int, weathers: list[str], policy: str, processes: int) -> dict[str, Tally]:
+    """Run all of them, on so many processes, and tell how far it is on standard error."""
+    tallies = {weather: Tally() for weather in weathers}
+    work = [(weather, seeds, policy) for weather, seeds in portions(first, schedules, weathers)]
+    began, told, done = time.monotonic(), 0.0, 0
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for weather, tally in pool.imap_unordered(_run_portion, work):
+            tallies[weather].add(tally)
+            done += tally.schedules
+            now = time.monotonic() - began
+            if now - told >= 1 or done == schedules:
+                told = now
+                faults = sum(one.faults.total() for one in tallies.values())
+                _say(f"\r{done:,} of {schedules:,} schedules, {done / now:,.0f} a second, {faults} faults ", sys.stderr)
+    _say("\n", sys.stderr)
+    return tallies
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """The summary, a line a weather and one for all."""
+    total = Tally()
+    for tally in tallies.values():
+        total.add(tally)
+    rows = [["weather", *_COLUMNS], *([name, *tally.row()] for name, tally in tallies.items()), ["all", *total.row()]]
+    widths = [max(len(row[number]) for row in rows) for number in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the first schedule")
+    parser.add_argument("--schedules", type=int, default=20_000, help="in all, over the weathers")
+    parser.add_argument("--policy", choices=POLICIES, default="guard")
+    parser.add_argument("--weather", choices=WEATHERS, action="append", help="only this one; may be named repeatedly")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args()
+    if asked.schedules < 1 or asked.seed < 0:
+        parser.error("a schedule at least, and no seed below 0")
+    tallies = simulate(asked.seed, asked.schedules, asked.weather or list(WEATHERS), asked.policy, asked.processes)
+    _say(table(tallies) + "\n", sys.stdout)
+    wrong = {name: tally.first for name, tally in tallies.items() if tally.first is not None}
+    for name, (seed, faults) in wrong.items():
+        again = f"--seed {seed} --schedules 1 --policy {asked.policy} --weather {name}"
+        _say(f"{name}: {faults}. Again: python -m copybot.simulate {again}\n", sys.stdout)
+    sys.exit(bool(wrong))
+
+
+def _say(text: str, where: TextIO) -> None:
+    where.write(text)
+    where.flush()
+
+
+if __name__ == "__main__":
+    main()
