@@ -15,6 +15,7 @@ from rich.console import Console
 from copybot import doctor, runner
 from copybot.books import StateInUse, StateOfAnotherVersion
 from copybot.broker import Position
+from copybot.client import Client
 from copybot.copier import IndexTaken
 from copybot.display import Happenings, Log, Page, Screen
 from copybot.errors import KeyRefused, ScopeDenied
@@ -94,9 +95,8 @@ def follow(
     for one in copier.followed if release else ():
         one.guard.release()
     Following(copier, client, screen, happenings)
-    with Stream(client) as stream:
+    with _hung_up(client), Stream(client) as stream:
         runner.run(copier, stream, stop)
-    client.hang_up()
 
 
 def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event) -> None:
@@ -118,8 +118,16 @@ def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: th
     )  # fmt: skip
     publisher = Publisher(mirror, poll_s=publishing.poll_ms / 1000)
     Showing(publisher, client, screen, happenings)
-    publisher.run(stop)
-    client.hang_up()
+    with _hung_up(client):
+        publisher.run(stop)
+
+
+@contextmanager
+def _hung_up(client: Client) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        client.hang_up()
 
 
 @contextmanager

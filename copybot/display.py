@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 EVENTS_SHOWN = 8
+_FRAME = 12  # the lines of header, headings, sum and rules
 NO = "–"
 
 # In a user's words, why a trade was not copied.
@@ -178,9 +179,9 @@ class Log:
 
 def page(view: View, height: int = 0) -> RenderableType:
     """The page of a view; where it is higher than the terminal, the oldest positions are left out, and counted."""
-    above = 8 + len(view.strategies) + len(view.alarms)
     events = view.happenings[-EVENTS_SHOWN:]
-    room = max(3, height - above - len(events)) if height else len(view.lines)
+    others = _FRAME + len(view.strategies) + len(view.alarms) + len(events)
+    room = max(3, height - others) if height else len(view.lines)
     parts: list[RenderableType] = [_header(view)]
     parts += [Padding(_strategies(view.strategies), (0, 1))] if view.strategies else []
     parts += [Padding(Text(f"▲ {words}", style="bold red"), (0, 1)) for words in view.alarms]

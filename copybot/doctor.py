@@ -8,6 +8,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -95,10 +96,12 @@ Check = Callable[[Patient], str]
 
 def run(file: Path, console: Console, *, role: str | None = None) -> int:
     """Print each check as it is made. Returns 1 where one of them found something, else 0."""
-    found = []
-    for one in examine(Patient(file, role)):
+    found, patient = [], Patient(file, role)
+    for one in examine(patient):
         found.append(one)
         console.print(line(one), soft_wrap=True)
+    if patient.client is not None:
+        patient.client.hang_up()
     sick = sum(one.good is False for one in found)
     skipped = sum(one.good is None for one in found)
     rest = f", {skipped} could not be checked" if skipped else ""
@@ -166,15 +169,13 @@ def state(patient: Patient) -> str:
 
 
 def _is_held(file: Path) -> bool:
-    with sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=0) as db:
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=0)) as db:
         try:
             db.execute("select count(*) from sqlite_master").fetchone()
         except sqlite3.OperationalError as fault:
             return "locked" in str(fault)
         except sqlite3.DatabaseError:
             raise Sick(f"{file} is damaged: the copier will put it aside, and open nothing old") from None
-        finally:
-            db.close()
     return False
 
 

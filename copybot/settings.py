@@ -125,7 +125,13 @@ def parse(raw: Mapping[str, Any], file: Path, environ: Mapping[str, str]) -> Set
     settings = Settings(
         file=file,
         url=top.get("url", _url),
-        key=_from(environ, "COPYBOT_KEY", top, "key", _matching(_KEY, "looks like ck_0123456789abcdef.1")),
+        key=_from(
+            environ,
+            "COPYBOT_KEY",
+            top,
+            "key",
+            _matching(_KEY, "must look like ck_0123456789abcdef.1"),
+        ),
         secret=_from(environ, "COPYBOT_SECRET", top, "secret", _secret),
         folder=file.parent / top.get("folder", _text, "state"),
         subscriptions=_subscriptions(top.table("subscriptions")),
@@ -186,7 +192,7 @@ def _subscriptions(table: Table) -> tuple[Subscription, ...]:
         found.append(
             Subscription(
                 strategy,
-                one.get("sub_id", _matching(_SUB_ID, "is the subscription's id, as the desk shows it")),
+                one.get("sub_id", _matching(_SUB_ID, "must be the subscription's id, as the desk shows it, in quotes")),
                 one.get("secrets", _secrets),
             )
         )
@@ -206,7 +212,7 @@ def _paper(table: Table, folder: Path) -> Paper:
     return Paper(
         symbols={name: _instrument(symbols.table(name), folder) for name in symbols.names()},
         login=table.get("login", _text, "1001"),
-        currency=table.get("currency", _matching(re.compile("[A-Z]{3}"), "is three capital letters"), "USD"),
+        currency=table.get("currency", _matching(re.compile("[A-Z]{3}"), "must be three capital letters"), "USD"),
         deposit=table.get("deposit", _amount, Decimal(10_000)),
         leverage=table.get("leverage", _amount, Decimal(100)),
         netting=table.get("netting", _flag, False),
@@ -227,12 +233,12 @@ def _instrument(table: Table, folder: Path) -> PaperSymbol:
 
 
 def _metatrader(table: Table, environ: Mapping[str, str]) -> MetaTrader:
-    terminal = table.get("terminal", _text, "")
+    terminal = table.get("terminal", _any_text, "")
     return MetaTrader(
         terminal=Path(terminal) if terminal else None,
         login=table.get("login", _whole(1, 10**12)),
-        password=_from(environ, "COPYBOT_BROKER_PASSWORD", table, "password", _text, ""),
-        server=table.get("server", _text, ""),
+        password=_from(environ, "COPYBOT_BROKER_PASSWORD", table, "password", _any_text, ""),
+        server=table.get("server", _any_text, ""),
         timeout_ms=table.get("timeout_ms", _whole(1_000, 300_000), 60_000),
         deviation_points=table.get("deviation_points", _whole(0, 10_000), 20),
         netting=table.get("netting", _flag, False),

@@ -1,0 +1,117 @@
+"""The model of the desk behind a real port: signed requests and the stream, for bots that run as they are run."""
+
+import base64
+import hashlib
+import json
+import struct
+import time
+from urllib.parse import parse_qsl, urlsplit
+
+from copybot.errors import DeskError
+from copybot.model import COPIER, MASTER, Desk
+from copybot.tests.hostile import SECRET, Handler, HostileDesk, mac, problem, sha256
+
+KEYS = {MASTER: "ck_000000000000000a.1", COPIER: "ck_000000000000000b.1", "readonly": "ck_000000000000000c.1"}
+_WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def clock_ms():
+    return time.time_ns() // 1_000_000
+
+
+class Office(HostileDesk):
+    """`desk`: the model; look into it under `lock`. `revoked`: keys that are not let in."""
+
+    def __init__(self):
+        super().__init__()
+        self.RequestHandlerClass = Clerk
+        self.desk = Desk(now=clock_ms, lease_ms=5_000)
+        self.last, self.revoked, self.worth, self.handshakes = {}, set(), {}, 0
+
+    def rows(self, account):
+        with self.lock:
+            return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == account}
+
+    def closed(self, account):
+        with self.lock:
+            return {ticket: how for (owner, ticket), how in self.desk.kept.closed.items() if owner == account}
+
+
+class Clerk(Handler):
+    def judged_alone(self):
+        office, head, parts = self.server, self.headers, urlsplit(self.path)
+        if parts.path == "/api/v2/time":
+            return 200, json.dumps({"server_time": office.clock_ms()}).encode(), False
+        key = head["X-Cd-Key"]
+        right = mac(
+            "CD1-HMAC-SHA256", self.command, head["Host"], parts.path, parts.query, key, head["X-Cd-Time"],
+            head["X-Cd-Window"], head["X-Cd-Seq"], head.get("Idempotency-Key", "-"), sha256(self.body),
+        )  # fmt: skip
+        if head["X-Cd-Sig"] != right or key not in KEYS.values():
+            return *problem(401, "signature_invalid"), False
+        if key in office.revoked:
+            return *problem(401, "key_revoked", "rotate"), True
+        account = next(name for name, known in KEYS.items() if known == key)
+        status, body = self.done(account, parts)
+        return status, body, True
+
+    def done(self, account, parts):
+        desk, fields = self.server.desk, json.loads(self.body) if self.body else dict(parse_qsl(parts.query))
+        if self.command == "GET":
+            return 200, json.dumps(desk.active(account)).encode()
+        if account == "readonly":
+            return problem(403, "scope_denied")
+        if self.command == "POST" and parts.path == "/api/v2/trades/active" and not fields:
+            missing = ["ticket_id", *(("strategy",) if account == COPIER else ())]
+            return problem(422, "invalid", fields={name: ["is missing"] for name in missing})
+        seq = int(self.headers["X-Cd-Seq"])
+        if seq <= self.server.last.get(account, 0):
+            return problem(409, "seq_replayed", "new_seq", last_seq=str(self.server.last[account]))
+        self.server.last[account] = seq
+        if parts.path == "/api/v2/account":
+            self.server.worth[account] = fields
+            return 200, b'{"status":"noted"}'
+        try:
+            answer = desk.send(account, self.command, parts.path, fields, self.headers["Idempotency-Key"])
+        except DeskError as no:
+            return problem(no.status, no.code, no.retry)
+        return 200, json.dumps(answer).encode()
+
+    def answered(self):
+        if self.path == "/ws/v2/active":
+            return self.stream()
+        return super().answered()
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answered
+
+    def stream(self):
+        """Deltas from now on, and a heartbeat; until the reader is gone."""
+        accept = hashlib.sha1(self.headers["Sec-WebSocket-Key"].encode() + _WEBSOCKET).digest()
+        self.send_response(101)
+        for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade")):
+            self.send_header(name, value)
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(accept).decode())
+        self.end_headers()
+        self.close_connection = True
+        with self.server.lock:
+            self.server.handshakes += 1
+            sent, first = len(self.server.desk.sent), self.server.desk.active(COPIER)
+        self.say({"type": "snapshot", **first})
+        try:
+            while True:
+                with self.server.lock:
+                    news, as_of = self.server.desk.sent[sent:], self.server.desk.active(COPIER)["as_of"]
+                sent += len(news)
+                for message in [*news, {"type": "heartbeat", "as_of": as_of}]:
+                    self.say(message)
+                time.sleep(0.05)
+        except OSError:
+            return
+
+    def say(self, message):
+        text = json.dumps(message).encode()
+        length = bytes([len(text)]) if len(text) < 126 else b"\x7e" + struct.pack(">H", len(text))
+        self.wfile.write(b"\x81" + length + text)
+
+
+__all__ = ["COPIER", "KEYS", "MASTER", "SECRET", "Office"]

@@ -1,0 +1,273 @@
+"""The doctor: well where all is well, and for each thing that is not, which it is and how it is mended."""
+
+import io
+import json
+import socket
+import sqlite3
+
+import pytest
+from rich.console import Console
+
+from copybot import doctor
+from copybot.doctor import Patient
+from copybot.model import COPIER, MASTER, SUB_ID
+from copybot.tests.office import KEYS, Office
+from copybot.tests.test_cli import account, config
+
+
+@pytest.fixture
+def office():
+    with Office() as office:
+        yield office
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(doctor, "_PATIENCE_S", 3.0)
+
+
+def examined(file, role=None, **more):
+    patient = Patient(file, role, environ={}, **more)
+    found = {one.what: one for one in doctor.examine(patient)}
+    if patient.client is not None:
+        patient.client.hang_up()
+    return found
+
+
+def sick(found):
+    return {what: one.words for what, one in found.items() if one.good is False}
+
+
+def changed(file, old, new):
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    return file
+
+
+def publish(office, symbol="EURUSD", volume="1.00000000"):
+    opening = {"ticket_id": "1", "symbol": symbol, "type": "BUY", "volume": volume, "open_price": "1.1"}
+    with office.lock:
+        office.desk.send(MASTER, "POST", "/api/v2/trades/active", opening, "open-1-0123456789")
+
+
+@pytest.mark.parametrize("who", [COPIER, MASTER])
+def test_all_is_well(office, tmp_path, who):
+    publish(office)
+    found = examined(config(tmp_path, office, who))
+
+    assert sick(found) == {}
+    assert [one.what for one in found.values() if one.good is None] == ([] if who == COPIER else ["stream"])
+
+
+def test_looking_changes_nothing_at_the_desk(office, tmp_path):
+    examined(config(tmp_path, office, COPIER))
+
+    assert office.desk.kept.answers == {}
+    assert office.desk.kept.fence == 0
+
+
+def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office, tmp_path):
+    file, said = config(tmp_path, office, COPIER), io.StringIO()
+    console = Console(file=said, width=200)
+    assert doctor.run(file, console) == 0
+    assert said.getvalue().count("✓") == 12
+    assert "ready" in said.getvalue()
+
+    file.chmod(0o644)
+    assert doctor.run(file, console) == 1
+    assert "1 to mend, 11 could not be checked" in said.getvalue()
+
+
+# --- one thing wrong at a time
+
+
+def test_a_configuration_that_others_may_read(office, tmp_path):
+    file = config(tmp_path, office, COPIER)
+    file.chmod(0o644)
+
+    found = examined(file)
+    assert "chmod 600" in sick(found)["configuration"]
+    assert list(sick(found)) == ["configuration"]
+
+
+def test_a_folder_that_cannot_be_made(office, tmp_path):
+    (tmp_path / "state").write_text("a file", encoding="ascii")
+
+    assert "cannot be written to" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
+
+
+def test_a_full_disk(office, tmp_path, monkeypatch):
+    usage = doctor.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=1024))
+
+    assert "make room" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
+
+
+def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office, tmp_path):
+    file = config(tmp_path, office, COPIER)
+    (tmp_path / "state").mkdir()
+    holder = sqlite3.connect(tmp_path / "state" / f"{SUB_ID}.sqlite3", isolation_level=None)
+    holder.execute("pragma locking_mode = exclusive")
+    holder.execute("pragma journal_mode = wal")
+    holder.execute("create table if not exists guard (x)")
+    found = examined(file)
+    holder.close()
+
+    assert "a copier is running here" in sick(found)["state"]
+    assert list(sick(found)) == ["state"]
+    assert found["stream"].good is None
+    assert (office.handshakes, office.last) == (0, {})
+    assert sick(examined(file)) == {}
+
+
+def test_a_damaged_state_file(office, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / f"{SUB_ID}.sqlite3").write_bytes(b"this is no database" * 100)
+
+    assert "is damaged" in sick(examined(config(tmp_path, office, COPIER)))["state"]
+
+
+def test_a_host_that_nobody_knows(office, tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(doctor.socket, "create_connection", unknown)
+    assert "is not a known name" in sick(examined(config(tmp_path, office, COPIER)))["connection"]
+
+
+def test_a_desk_that_is_not_there(office, tmp_path):
+    file = config(tmp_path, office, COPIER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        changed(file, office.url, f"http://127.0.0.1:{free.getsockname()[1]}")
+        found = examined(file)
+
+    assert "cannot be reached" in sick(found)["connection"]
+    assert {"clock", "key"} <= sick(found).keys()
+    assert {found[what].good for what in ("kind", "stream", "subscriptions")} == {None}
+    assert found["broker"].good
+
+
+def test_a_desk_without_tls_where_it_should_be(office, tmp_path):
+    file = changed(config(tmp_path, office, COPIER), "http://", "https://")
+
+    assert "no certificate that is trusted" in sick(examined(file))["connection"]
+
+
+def test_a_clock_that_is_off(office, tmp_path):
+    office.clock_ahead_ms = 5_000
+
+    said = sick(examined(config(tmp_path, office, COPIER)))
+    assert "switch on time synchronisation" in said["clock"]
+    assert list(said) == ["clock"]
+
+
+def test_a_wrong_secret(office, tmp_path):
+    file = changed(config(tmp_path, office, COPIER), 'secret = "0123', 'secret = "ffff')
+
+    assert "copy both anew" in sick(examined(file))["key"]
+
+
+def test_a_revoked_key(office, tmp_path):
+    office.revoked.add(KEYS[COPIER])
+
+    assert "make a new one" in sick(examined(config(tmp_path, office, COPIER)))["key"]
+
+
+@pytest.mark.parametrize(
+    ("who", "role", "words"),
+    [
+        (MASTER, "follow", "this is a master key; to follow, make a copier key"),
+        (COPIER, "publish", "this is a copier key; to publish, make a master key"),
+        ("readonly", "publish", "this is a readonly key; to publish, make a master key"),
+    ],
+)
+def test_a_key_of_another_kind(office, tmp_path, who, role, words):
+    assert words in sick(examined(config(tmp_path, office, who), role))["kind"]
+
+
+def test_a_subscription_that_the_desk_does_not_know_and_one_that_is_missing_here(office, tmp_path):
+    file = changed(config(tmp_path, office, COPIER), "subscriptions.lena-eurusd", "subscriptions.lena")
+    assert "does not subscribe to lena:" in sick(examined(file))["subscriptions"]
+
+    changed(file, "subscriptions.lena]", "subscriptions.lena-eurusd]")
+    real = office.desk.active
+    office.desk.active = lambda who: real(who) | {"as_of": {"lena-eurusd": "1", "otto": "2"}}
+    assert "otto would not be copied: add [subscriptions.otto]" in sick(examined(file))["subscriptions"]
+
+
+def test_a_proxy_that_stops_the_stream(office, tmp_path, monkeypatch):
+    office.RequestHandlerClass = type(
+        "Proxied", (office.RequestHandlerClass,), {"stream": lambda self: self.write(502, b"no", kind="text/plain")}
+    )
+    assert "does a proxy or firewall stop WebSockets" in sick(examined(config(tmp_path, office, COPIER)))["stream"]
+
+
+def test_an_account_that_nets_though_it_was_said_not_to(office, tmp_path, monkeypatch):
+    file = config(tmp_path, office, COPIER)
+    monkeypatch.setattr(doctor, "terminal_of", _with_account(is_hedging=False))
+    assert "this is a netting account: write netting = true" in sick(examined(file))["trading"]
+
+    monkeypatch.setattr(doctor, "terminal_of", _with_account(may_trade=False))
+    assert "switch on algorithmic trading" in sick(examined(file))["trading"]
+
+
+def _with_account(**facts):
+    """The real account, of which one fact is another."""
+    real = doctor.terminal_of
+
+    def made(settings, **more):
+        terminal = real(settings, **more)
+        told = terminal.account()
+        changed = type(told)(**{name: facts.get(name, getattr(told, name)) for name in told.__slots__})
+        return type(
+            "Other", (), {"account": lambda _: changed, "__getattr__": lambda _, name: getattr(terminal, name)}
+        )()
+
+    return made
+
+
+def test_metatrader_where_there_is_none(office, tmp_path):
+    file = config(tmp_path, office, COPIER)
+    text = file.read_text(encoding="utf-8")
+    begins, ends = text.index("[broker]"), text.index("[subscriptions")
+    file.write_text(f'{text[:begins]}[broker]\nkind = "mt5"\nlogin = 1\n{text[ends:]}', encoding="utf-8")
+    found = examined(file)
+
+    assert "MetaTrader5 package is missing" in sick(found)["broker"]
+    assert found["trading"].good is None
+
+
+def test_a_symbol_that_the_broker_does_not_have(office, tmp_path):
+    publish(office, "XAUUSD")
+
+    assert "no price of XAUUSD now" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
+
+
+def test_a_copy_too_small_for_the_broker(office, tmp_path):
+    publish(office, volume="0.01000000")
+
+    assert "below the broker's smallest volume" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
+
+
+def test_a_providers_position_in_what_has_no_name_at_the_desk(office, tmp_path):
+    file = config(tmp_path, office, MASTER, '[symbols]\nsuffix = ".m"\n')
+    bare = account(config(tmp_path, office, MASTER))
+    bare.open(magic=1, symbol="EURUSD", side="BUY", volume=1, sl=None, tp=None)
+    config(tmp_path, office, MASTER, '[symbols]\nsuffix = ".m"\n')
+
+    assert "EURUSD has no name at the desk" in sick(examined(file))["symbols"]
+
+
+def test_what_nobody_thought_of_is_found_too(office, tmp_path, monkeypatch):
+    def broken(_):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(office.desk, "active", lambda who: json.loads("{}"))
+    monkeypatch.setattr(doctor, "_CHECKS", (("key", doctor.key), ("odd", broken)))
+    patient = Patient(config(tmp_path, office, COPIER), "follow", environ={})
+    doctor.configuration(patient)
+
+    assert [one.words for one in doctor.examine(patient) if one.good is False] == ["RuntimeError: surprise"]
+    patient.client.hang_up()
