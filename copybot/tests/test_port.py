@@ -13,7 +13,7 @@ from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.mt5 import MetaTrader
 from copybot.netting import Netting
-from copybot.paper import PaperBroker
+from copybot.paper import Faults, PaperBroker
 from copybot.symbols import Named, Names
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import FakeMT5
@@ -214,3 +214,89 @@ class Rounding(Broken):
 @pytest.mark.parametrize("fault", [Unmarked, Rounding])
 def test_the_check_finds_a_broken_terminal(tmp_path, fault):
     assert strayed(fault(paper(tmp_path)), tmp_path, seed=0) > 0
+
+
+# --- bad luck
+
+
+class Storm:
+    """The guard over a paper broker that refuses, answers late or never, fills in part; and the guard dies at times."""
+
+    def __init__(self, folder, seed, *, netting, hold_ms=4_000):
+        self.rng, self.now, self.folder, self.seed, self.netting = random.Random(seed), NOON, folder, seed, netting
+        self.hold_ms, self.guard, self.targets = hold_ms, None, {}
+        faults = Faults(seed, reject=0.1, timeout=0.3, partial=0.2, late_ms=3_000, slippage_points=3)
+        clock = {"now_ms": lambda: START + self.now - NOON, "deposit": D(10**6)}
+        one = Instrument("EURUSD", candles(repeats=True), 10)
+        self.paper = PaperBroker(folder / "paper", [one], is_hedging=not netting, faults=faults, **clock)
+        self.start()
+        self.snapshot(1)
+        for as_of in range(2, 40):
+            self.live(as_of)
+        self.paper.faults = Faults()
+        for as_of in range(40, 48):
+            self.snapshot(as_of)
+            self.wait(5)
+
+    def start(self):
+        if self.guard is not None:
+            self.guard.close()
+        self.terminal = self.paper
+        if self.netting:
+            self.terminal = Netting(self.paper, hold_ms=self.hold_ms, clock_ms=lambda: self.now)
+        limits = Limits(settle_ms=4_000, second_look_ms=1_000, brake_least=1_000)
+        self.guard = ExecutionGuard(self.folder / "state", SUB, {1: SECRET}, 7, self.terminal, lambda: self.now, limits)
+
+    def live(self, as_of):
+        rng = self.rng
+        self.targets = {ref: changed(rng, one) for ref, one in self.targets.items() if rng.random() > 0.2}
+        if len(self.targets) < 6:
+            born = target(f"t{as_of}", D(rng.randrange(5, 60)) / 100, seq=as_of, born_ms=self.now)
+            self.targets[born.ref] = replace(born, side=rng.choice(["BUY", "SELL"]))
+        self.snapshot(as_of)
+        self.wait(rng.randrange(1, 6))
+        if rng.random() < 0.2:
+            self.start()
+
+    def snapshot(self, as_of):
+        self.guard.on_snapshot(Snapshot("1", as_of, dict(self.targets)), asked_at=self.guard.seen)
+
+    def wait(self, seconds):
+        for _ in range(seconds):
+            self.now += 1_000
+            self.guard.tick()
+
+    @property
+    def orphans(self):
+        wanted = {self.guard.copy(ref).magic: one for ref, one in self.targets.items() if self.guard.copy(ref)}
+        return [
+            one for one in self.terminal.positions()
+            if one.magic not in wanted or one.side != wanted[one.magic].side
+            or one.volume > self.terminal.fit("EURUSD", wanted[one.magic].volume, None, None)[0]
+        ]  # fmt: skip
+
+    @property
+    def doubled(self):
+        """Numbers under which more than one position was ever opened."""
+        opens = Counter(one.magic for one in self.paper.history() if one.entry is Entry.IN)
+        return [magic for magic, count in opens.items() if count > 1]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_luck_nothing_is_opened_twice_and_nothing_is_left_over(tmp_path, seed):
+    storm = Storm(tmp_path, seed, netting=False)
+    assert storm.orphans == []
+    assert storm.doubled == []
+    assert len(storm.paper.history()) > 20
+    storm.guard.close()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_luck_a_netting_account_comes_to_what_its_copies_are(tmp_path, seed):
+    storm = Storm(tmp_path, seed, netting=True)
+    assert storm.orphans == []
+    net = sum(one.volume if one.side == "BUY" else -one.volume for one in storm.paper.positions())
+    assert net == sum(one.volume if one.side == "BUY" else -one.volume for one in storm.terminal.positions())
+    storm.guard.close()
