@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import secrets
 import threading
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from decimal import Decimal
 import pytest
 
 from copybot.broker import Account, Deal, Entry, Position
+from copybot.candles import Bar, Candles, Instrument
 from copybot.deals import DealsIncomplete, trades_of
 from copybot.errors import KeyRefused, refusal
 from copybot.mirror import Mirror
+from copybot.paper import Faults, PaperBroker
 from copybot.protocol import Answer
 from copybot.publisher import Publisher
 
@@ -395,6 +398,41 @@ def terminals_clock_ahead(world):
     world.terminal.now -= 2 * 3600 * SECOND
 
 
+def test_where_nothing_changes_nothing_is_sent():
+    world = day(World())
+    kept = dict(world.desk.kept)
+    world.settle()
+    world.mirror = world.fresh()
+    world.settle()
+
+    assert world.desk.kept == kept
+
+
+def test_a_row_of_a_position_that_is_not_of_the_strategy_any_more_is_left_until_it_is_gone():
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.look()
+    world.mirror.of = lambda _: None
+    world.settle()
+    assert (list(world.desk.active_rows), world.mirror.findings) == (["1"], {})
+
+    world.terminal.close("1", "1", "1.2", "5")
+    world.settle()
+    assert list(world.desk.closed) == ["1"]
+
+
+def test_a_terminal_that_connects_while_we_look_shows_old_positions():
+    world = World(max_age_ms=60 * SECOND)
+    world.terminal.open("1", "1", "1.1")
+    world.terminal.now += 3600 * SECOND
+    held, world.terminal.held, world.terminal.settled = world.terminal.held, {}, False
+    world.look()
+    world.terminal.held, world.terminal.settled = held, True
+    world.look()
+
+    assert world.desk.log == []
+
+
 def test_a_terminal_that_shows_its_positions_late_shows_old_ones():
     """At a start, history and positions come in while we look: what was there before is no news."""
     world = World(max_age_ms=60 * SECOND)
@@ -710,3 +748,104 @@ def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
     assert faults == ["ConnectionError", "OSError", ""]
     assert world.desk.worth == [{"balance": "1000.00000000", "equity": "1001.50000000"}]
     assert list(world.desk.active_rows) == ["1"]
+
+
+# --- a real account: the paper broker, with stops that are hit, partial fills, and hands that trade at random
+
+
+class Paper(World):
+    """A paper account on real-looking prices, traded at random by seed; what it told is what the desk must know."""
+
+    def __init__(self, folder, seed, *, is_hedging, dies_at=-1, fault=Crash):
+        self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, Mirror, {}
+        self.rng, self.now = random.Random(seed), PAPER_STARTS
+        eurusd = Instrument("EURUSD", Candles(paper_bars(seed), digits=5), commission=Decimal("3.5"))
+        self.broker = PaperBroker(
+            folder / f"{seed}-{is_hedging}-{dies_at}-{fault.__name__}", [eurusd], lambda: self.now,
+            deposit=Decimal(100_000), is_hedging=is_hedging, faults=Faults(seed=seed, partial=0.2, slippage_points=3),
+        )  # fmt: skip
+        self.terminal, self.desk = self, Desk(self.point)
+        self.mirror = self.fresh()
+
+    def positions(self):
+        self.point()
+        return self.broker.positions()
+
+    def deals(self, position):
+        self.point()
+        return self.broker.deals(position)
+
+    def is_settled(self):
+        self.point()
+        return self.broker.is_settled()
+
+    def position_of(self, order):
+        return next((deal.position for deal in self.broker.history() if deal.order == order), order)
+
+    def trade(self):
+        held, luck = self.broker.positions(), self.rng.random()
+        volume = Decimal(self.rng.randrange(1, 40)) / 100
+        if not held or luck < 0.4:
+            side, sign = self.rng.choice([("BUY", 1), ("SELL", -1)])
+            quote = self.broker.quote("EURUSD")
+            stops = {
+                "sl": quote.bid - sign * Decimal("0.0030") if self.rng.random() < 0.5 else None,
+                "tp": quote.bid + sign * Decimal("0.0030") if self.rng.random() < 0.5 else None,
+            }
+            self.broker.open(magic=0, symbol="EURUSD", side=side, volume=volume, **stops)
+        elif luck < 0.7:
+            one = self.rng.choice(held)
+            self.broker.close(one, min(volume, one.volume))
+        elif luck < 0.85:
+            one = self.rng.choice(held)
+            away = Decimal(self.rng.randrange(20, 60)) / 10_000 * (1 if one.side == "BUY" else -1)
+            self.broker.modify(one, sl=self.broker.quote("EURUSD").bid - away, tp=one.tp)
+
+    def run(self, steps=60):
+        for _ in range(steps):
+            self.now += self.rng.randrange(1, 40) * 60_000
+            self.trade()
+            self.look(0)
+        for one in self.broker.positions():
+            self.broker.close(one, one.volume)
+        self.look(0)
+        return self.settle()
+
+
+PAPER_STARTS = 1_767_571_200_000
+
+
+def paper_bars(seed):
+    rng, price = random.Random(seed), 110_000
+    for hour in range(100):
+        close = price + rng.randrange(-300, 300)
+        high, low = max(price, close) + rng.randrange(100), min(price, close) - rng.randrange(100)
+        yield Bar(PAPER_STARTS + hour * 3_600_000, *(Decimal(one) / 100_000 for one in (price, high, low, close)))
+        price = close
+
+
+def assert_the_same_books(world):
+    """The desk's closed trades and the account's own deals: the same tickets, the same lots, the same money."""
+    published = {deal.order for deal in world.broker.history() if deal.entry is Entry.IN}
+    assert world.desk.active_rows == {}
+    assert set(world.desk.closed) == published
+    earned = world.broker.account().balance - 100_000
+    assert sum(world.desk.profit(ticket) for ticket in published) == earned
+    assert world.desk.zombies == 0
+    assert all(world.desk.times(verb, ticket) == 1 for ticket in published for verb in ("open", "close"))
+
+
+@pytest.mark.parametrize("is_hedging", [True, False], ids=["hedging", "netting"])
+def test_a_paper_accounts_money_is_at_the_desk_to_the_cent(tmp_path, is_hedging):
+    tickets = 0
+    for seed in range(6):
+        world = Paper(tmp_path, seed, is_hedging=is_hedging).run()
+        assert_the_same_books(world)
+        tickets += len(world.desk.closed)
+    assert tickets > 60
+
+
+@pytest.mark.parametrize("is_hedging", [True, False], ids=["hedging", "netting"])
+def test_a_paper_accounts_money_is_at_the_desk_also_after_crashes(tmp_path, is_hedging):
+    for dies_at in range(3, 180, 23):
+        assert_the_same_books(Paper(tmp_path, 1, is_hedging=is_hedging, dies_at=dies_at).run(20))
