@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _BEAT, _SKIPS, _ORDERS = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders"
 _SIDES = ("BUY", "SELL")
 _DAY_MS = 86_400_000
+_DUST = Decimal("0.000000000001")  # below any step: what a broker leaves of it, it leaves of a symbol it does not know
 
 
 class Desk(Protocol):
@@ -341,13 +342,11 @@ class Copier:
             return "not_leased"
         if target.side not in _SIDES:
             return "rejected"
-        others = sum(copy.ref != target.ref for copy in one.guard.unfinished())
+        others = sum(copy.ref != target.ref and bool(copy.volume) for copy in one.guard.unfinished())
         if one.terms.max_open_trades is not None and others >= one.terms.max_open_trades:
             return "too_many_open"
         try:
             return self._why_not_at_the_broker(one, target)
-        except LookupError:
-            return "symbol_unknown"
         except Exception as fault:
             self.faults["terminal"] = str(fault)
             return "market_closed"
@@ -358,7 +357,7 @@ class Copier:
             return "volume_too_small"
         quote = self.terminal.quote(target.symbol)
         if quote is None:
-            return "market_closed"
+            return "symbol_unknown" if self.terminal.fit(target.symbol, _DUST, None, None)[0] else "market_closed"
         worse = quote.of(target.side) - target.price if target.side == "BUY" else target.price - quote.of(target.side)
         most = one.terms.max_slippage_bps
         return "slippage" if most is not None and worse * 10_000 > most * target.price else ""

@@ -149,10 +149,11 @@ class ExecutionGuard:
         if packet.seq <= self.seen:
             self._compare(packet)
             return
-        if self.standing is not Standing.LIVE:
+        if self.standing is Standing.HOLD:
             self.needs_snapshot = True
             return
-        in_turn = packet.seq == self.seen + 1 and not self.needs_snapshot
+        is_live = self.standing is Standing.LIVE and not self.needs_snapshot
+        in_turn = is_live and packet.seq == self.seen + 1
         if not in_turn:
             self.needs_snapshot = True
             if packet.action not in packets.SHRINKING:

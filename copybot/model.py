@@ -80,6 +80,8 @@ class Desk:
     epoch: str = "1"
     is_paused: bool = False
     down_until: int = 0
+    terms: dict[str, Any] = field(default_factory=dict)
+    closes_all: bool = False
     kept: Kept = field(default_factory=Kept)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closes: dict[str, int] = field(default_factory=dict)
@@ -212,9 +214,10 @@ class Desk:
     # --- what copies must be
 
     def _must(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        why_not = "drawdown" if self.closes_all else "paused" if self.is_paused else ""
         return {
-            "symbol": row["symbol"], "type": row["type"], "volume": _half(row["volume"]), "sl": row["sl"],
-            "tp": row["tp"], "opens": not self.is_paused, "why_not": "paused" if self.is_paused else "",
+            "symbol": row["symbol"], "type": row["type"], "sl": row["sl"], "tp": row["tp"], "opens": not why_not,
+            "why_not": why_not, "volume": "0.00000000" if self.closes_all else _half(row["volume"]),
         }  # fmt: skip
 
     def _publish(self, event: str, row: Mapping[str, Any]) -> None:
@@ -257,7 +260,7 @@ class Desk:
                 {
                     "strategy": STRATEGY, "sub_id": SUB_ID, "status": "PAUSED" if self.is_paused else "ACTIVE",
                     "generation": 1, "as_of": str(kept.seq), **self._sync(told), "max_open_trades": None,
-                    "max_slippage_bps": None, "max_open_age_ms": None,
+                    "max_slippage_bps": None, "max_open_age_ms": None, **self.terms,
                 }
             ],
         }  # fmt: skip

@@ -1,0 +1,757 @@
+"""A copier on one account: when it opens, that it always closes, what it tells the desk, and what a restart finds."""
+
+import random
+import threading
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+
+import pytest
+
+from copybot import runner
+from copybot.books import Standing, State
+from copybot.broker import Entry, Outcome, Quote, Result
+from copybot.candles import Bar, Candles, Instrument
+from copybot.copier import Copier, IndexTaken, Pace, Subscription, instance_of
+from copybot.errors import KeyRefused, RateLimited
+from copybot.lease import Lease
+from copybot.limits import Limits
+from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Line
+from copybot.packets import CLOSE, OPEN
+from copybot.paper import Faults, PaperBroker
+from copybot.stream import Connected, Gap, Lost, Message
+
+SECOND, HOUR = 1_000, 3_600_000
+MONDAY = 1_767_571_200_000
+NOON = MONDAY + 12 * HOUR
+D = Decimal
+LIMITS = Limits(settle_ms=3 * SECOND, second_look_ms=SECOND, stops_again_ms=SECOND)
+ME = Subscription(STRATEGY, SUB_ID, {1: SECRET})
+KINDS = {OPEN: "trade.opened", CLOSE: "trade.closed"}
+
+
+class Office:
+    """lena's trades at the desk, finn's copier on paper, and a clock that the test moves."""
+
+    def __init__(self, folder, **broker):
+        self.folder, self.now, self.tickets, self.heard = folder, MONDAY + HOUR, 100, 0
+        bars = [Bar(MONDAY + hour * HOUR, *4 * [D("1.10000")]) for hour in range(96)]
+        symbols = [Instrument("EURUSD", Candles(bars, digits=5), 10)]
+        self.broker = PaperBroker(folder / "paper", symbols, lambda: self.now, **broker)
+        self.desk = Desk(lambda: self.now, lease_ms=45 * SECOND)
+        self.copier = None
+        self.start()
+
+    def start(self, *subscriptions, instance="", folder=None):
+        """As after a crash."""
+        if self.copier is not None:
+            self.copier.close()
+        self.line = Line(self.desk, COPIER, random.Random(1), 0.0)
+        self.copier = Copier(
+            self.line, self.broker, subscriptions or (ME,), folder or self.folder / "state", lambda: self.now, LIMITS,
+            instance=instance, monotonic_ms=lambda: self.now, jitter=lambda: 0.5,
+        )  # fmt: skip
+
+    @property
+    def guard(self):
+        return self.copier.followed[0].guard
+
+    def step(self, seconds=1):
+        for _ in range(seconds):
+            self.now += SECOND
+            self.copier.step()
+
+    def hear(self):
+        """What the desk has sent by now."""
+        messages, self.heard = self.desk.sent[self.heard :], len(self.desk.sent)
+        for message in messages:
+            self.copier.on_message(message)
+
+    # --- lena
+
+    def told(self, method, path, **fields):
+        key = f"lena-{len(self.desk.kept.answers)}"
+        return self.desk.send(MASTER, method, f"/api/v2/trades/active{path}", fields, key)
+
+    def open(self, volume="1.00000000", price="1.10000000", symbol="EURUSD", side="BUY", **stops):
+        self.tickets += 1
+        fields = {"ticket_id": str(self.tickets), "symbol": symbol, "type": side, "volume": volume, "open_price": price}
+        self.told("POST", "", **fields, **stops)
+        return str(self.tickets)
+
+    def reduce(self, ticket, volume):
+        self.told("POST", f"/{ticket}/reduce", volume=volume, deal_id=f"d-{volume}", close_price="1.1", profit="0")
+
+    def close(self, ticket):
+        self.told("DELETE", f"/{ticket}", close_price="1.1", profit="0", reason="MANUAL")
+
+    def copied(self, **trade):
+        """A trade of lena's that is held."""
+        before, ticket = len(self.broker.positions()), self.open(**trade)
+        self.hear()
+        assert len(self.broker.positions()) == before + 1
+        return ticket
+
+    # --- what there is to see
+
+    @property
+    def volumes(self):
+        return [one.volume for one in self.broker.positions()]
+
+    @property
+    def skips(self):
+        return list(self.desk.kept.skips.values())
+
+    @property
+    def rows(self):
+        """The copies that the desk knows."""
+        return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == COPIER}
+
+    def asked(self, path):
+        """What was sent to this path."""
+        return [print_of for print_of, _ in self.desk.kept.answers.values() if f" {path} " in print_of]
+
+
+@pytest.fixture
+def office(tmp_path):
+    """Leased, in touch and in step."""
+    found = Office(tmp_path)
+    found.step()
+    yield found
+    found.copier.close()
+
+
+def raising(fault):
+    def no(*args, **more):
+        raise fault
+
+    return no
+
+
+# --- the ordinary
+
+
+def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office):
+    ticket = office.copied(sl="1.09000000")
+    office.step(2)
+    (position,) = office.broker.positions()
+    assert (position.volume, position.sl) == (D("0.50"), D("1.09000"))
+    row = office.rows[position.id]
+    assert (row["copies"], row["volume"], row["sl"]) == (office.guard.copies()[0].ref, "0.50000000", "1.09000000")
+
+    office.reduce(ticket, "0.40000000")
+    office.hear()
+    office.step(2)
+    assert office.rows[position.id]["volume"] == "0.20000000"
+
+    office.close(ticket)
+    office.hear()
+    office.step(2)
+    assert (office.volumes, office.rows) == ([], {})
+    assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
+    assert office.guard.outbox() == []
+
+
+def test_a_receipt_says_what_was_asked_what_was_got_and_when(office):
+    office.copied(price="1.09990000")
+    office.step()
+
+    (order,) = office.asked("/api/v2/trades/orders")
+    at = str(office.now - SECOND)
+    for said in [
+        ("requested_price", "1.09990000"), ("executed_price", "1.10010000"), ("volume", "0.50000000"),
+        ("heard_ms", at), ("sent_ms", at), ("filled_ms", at), ("status", "executed"), ("type", "BUY"),
+        ("ticket_id", office.broker.positions()[0].id),
+    ]:  # fmt: skip
+        assert str(said) in order
+
+
+def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office):
+    office.copied()
+    office.step()
+    (position,) = office.broker.positions()
+    office.broker.close(position, position.volume)
+    office.step(2)
+
+    assert office.rows == {}
+    assert office.desk.kept.closed[COPIER, position.id][1] == "MANUAL"
+    assert office.guard.copies()[0].state is State.GONE
+
+
+def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office):
+    ticket = office.copied()
+    (position,) = office.broker.positions()
+    office.close(ticket)
+    office.hear()
+    assert office.rows == {}  # nobody had the time to tell of it
+    office.step(2)
+
+    assert office.desk.opened[f"{COPIER} {position.id}"] == 1
+    assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
+
+
+def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office):
+    office.copied()
+    office.desk.is_paused = True
+    office.open()
+    office.hear()
+    office.step(31)
+    assert len(office.volumes) == 1
+    assert office.skips == ["paused"]
+
+    office.desk.is_paused = False
+    office.step(31)
+    assert len(office.volumes) == 1
+    office.desk.closes_all = True
+    office.step(31)
+    assert office.volumes == []
+
+
+def test_two_subscriptions_keep_apart_and_may_not_have_one_number(office, tmp_path):
+    other = Subscription("mara-gold", "s-2", {1: "ab" * 32})
+    with pytest.raises(IndexTaken):
+        office.start(ME, replace(other, sub_id=SUB_ID), folder=tmp_path / "two")
+    office.start(ME, other, folder=tmp_path / "three")
+
+    assert sorted(one.name for one in (tmp_path / "three").glob("*.sqlite3")) == ["s-1.sqlite3", "s-2.sqlite3"]
+    assert office.copier.followed[0].guard.index != office.copier.followed[1].guard.index
+
+
+# --- when nothing is opened
+
+
+def expect_skip(office, why, **trade):
+    office.open(**trade)
+    office.hear()
+    office.step(12)
+    assert office.volumes == []
+    assert office.skips == [why]
+
+
+def test_a_price_that_ran_away_is_not_followed(office):
+    office.desk.terms = {"max_slippage_bps": "1.00000000"}
+    office.step(31)
+    office.copied(price="1.10000000")  # asks 1.10010: 0.9 of a basis point worse
+    office.open(price="1.09990000")
+    office.open(price="1.20000000", side="BUY")  # better than hers
+    office.open(price="1.10020000", side="SELL")
+    office.hear()
+    office.step(2)
+
+    assert office.skips == ["slippage", "slippage"]
+    assert len(office.volumes) == 2
+
+
+def test_a_symbol_that_the_broker_does_not_have(office):
+    expect_skip(office, "symbol_unknown", symbol="XAUUSD")
+
+
+def test_a_market_that_is_closed(office):
+    office.now = MONDAY + 100 * HOUR
+    office.step(2)
+    expect_skip(office, "market_closed")
+
+
+def test_a_broker_that_cannot_be_asked_for_a_price(office):
+    office.broker.quote = raising(ConnectionError("the terminal is away"))
+    expect_skip(office, "market_closed")
+
+
+def test_a_volume_below_the_least_lot(office):
+    expect_skip(office, "volume_too_small", volume="0.01000000")
+
+
+def test_an_account_without_money(office):
+    expect_skip(office, "no_money", volume="90.00000000")
+
+
+def test_as_many_as_are_allowed_and_no_more(office):
+    office.desk.terms = {"max_open_trades": 2}
+    office.step(31)
+    first, *_ = office.copied(), office.copied()
+    office.open()
+    office.hear()
+    office.step()
+    assert (len(office.volumes), office.skips) == (2, ["too_many_open"])
+
+    office.close(first)
+    office.hear()
+    office.copied()
+
+
+def test_an_open_whose_answer_was_lost_is_looked_for_and_not_sent_again(office):
+    office.broker.faults = Faults(timeout=1.0, seed=1)
+    for _ in range(12):
+        office.open()
+        office.hear()
+    office.step(10)
+    held = {one.magic for one in office.broker.positions()}
+
+    assert len(held) == len(office.volumes)
+    assert sorted({one.state for one in office.guard.copies()}) == [State.DEAD, State.HELD]
+    assert set(office.skips) == {"lost"}
+
+
+# --- what passes whatever else is the matter
+
+
+def lost(office):
+    office.desk.kept.fence += 1
+    office.desk.kept.instance = "another"
+    office.step(31)
+
+
+def unleased(office):
+    office.desk.lease_ms = 0
+    office.step(31)
+
+
+def silent(office):
+    office.line.silent = 1.0
+    office.step(60)
+
+
+def limited(office):
+    office.line.send = raising(RateLimited(429, {"code": "rate_limited", "retry": "after"}))
+    office.step(60)
+
+
+def revoked(office):
+    office.line.send = office.line.active = raising(KeyRefused(401, {"code": "key_revoked", "retry": "rotate"}))
+    office.step(60)
+
+
+def halted(office):
+    office.guard._stop(Standing.HALT, "two packets are numbered 7")
+
+
+def out_of_touch(office):
+    office.copier.lost_touch()
+    office.line.silent = 1.0
+
+
+def with_terms(**terms):
+    def do(office):
+        office.desk.terms = terms
+        office.step(31)
+
+    return do
+
+
+def paused(office):
+    office.desk.is_paused = True
+
+
+def drawn_down(office):
+    office.desk.is_paused = True
+    office.desk.terms = {"status": "PAUSED"}
+    office.step(31)
+
+
+def unquoted(office):
+    office.broker.quote = lambda symbol: None
+
+
+def far_off(office):
+    office.desk.terms = {"max_slippage_bps": "0.00000000"}
+    office.step(31)
+    office.broker.quote = lambda symbol: Quote(D(2), D(3))
+
+
+def penniless(office):
+    office.broker.open = lambda **order: Result(Outcome.REJECTED, 10019, "no_money")
+
+
+def blind(office):
+    office.broker.account = raising(ConnectionError("the terminal is away"))
+    office.broker.quote = raising(ConnectionError("the terminal is away"))
+
+
+def late(office):
+    office.now += 2 * HOUR  # and what comes is as old
+
+
+def restarted(office):
+    office.start()
+    office.line.silent = 1.0
+
+
+def rotated(office):
+    office.start(replace(ME, secrets={1: SECRET, 2: "cd" * 32}))
+    office.line.silent = 1.0
+
+
+def forged_at(office):
+    for _ in range(20):
+        office.copier.on_message({"type": "trade.opened", "packet": {"sub_id": SUB_ID, "seq": "1"}})
+    office.line.silent = 1.0
+    office.step(60)
+
+
+STATES = {
+    "lost": lost, "unleased": unleased, "silent": silent, "limited": limited, "revoked": revoked, "halted": halted,
+    "out of touch": out_of_touch, "paused": paused, "drawn down": drawn_down, "unquoted": unquoted,
+    "far off": far_off, "penniless": penniless, "blind": blind, "late": late, "restarted": restarted,
+    "rotated": rotated, "forged at": forged_at, "too many": with_terms(max_open_trades=0),
+    "stale": with_terms(max_open_age_ms=1),
+}  # fmt: skip
+DEAF = {"silent", "revoked", "out of touch", "restarted", "rotated", "forged at"}  # the desk cannot be asked
+OLD = {"late": HOUR, "stale": SECOND}  # what comes, when it is heard
+
+
+def hear_of(office, state, way, act):
+    before = len(office.desk.sent)
+    act()
+    office.now += OLD.get(state, 0)
+    office.heard = before
+    if way == "packet":
+        office.hear()
+        office.step(2)
+    else:
+        office.copier.lost_touch()
+        office.step(5)
+
+
+@pytest.mark.parametrize("way", ["packet", "snapshot"])
+@pytest.mark.parametrize("what", ["close", "reduce"])
+@pytest.mark.parametrize("state", STATES)
+def test_closes_and_reductions_pass_whatever_else_is_the_matter(office, state, what, way):
+    """And an open does not, or the state is none."""
+    if way == "snapshot" and state in DEAF:
+        pytest.skip("there is no snapshot in this state")
+    ticket = office.copied()
+    office.step(2)
+    STATES[state](office)
+    acts = {"close": partial(office.close, ticket), "reduce": partial(office.reduce, ticket, "0.40000000")}
+    hear_of(office, state, way, acts[what])
+    left = [] if what == "close" else [D("0.20")]
+    assert office.volumes == left
+
+    hear_of(office, state, way, office.open)
+    assert office.volumes == left
+
+
+def test_at_a_desk_that_went_back_in_time_nothing_is_done(office):
+    """The one exception: what the desk says then is not true."""
+    ticket = office.copied()
+    office.step(2)
+    backup = office.desk.kept.copy()
+    other = office.copied()
+    office.step(2)
+    office.desk.kept = backup
+    office.step(31)
+    assert office.guard.standing is Standing.HOLD
+
+    office.close(ticket)
+    office.hear()
+    office.step(31)
+    assert len(office.volumes) == 2
+
+    office.desk.epoch = "2"
+    office.step(31)
+    assert office.guard.standing is Standing.LIVE
+    assert office.volumes == []  # the second trade is none any more at this desk, the first was closed
+    assert (MASTER, other) not in office.desk.kept.rows
+    assert office.copier.lease.is_live
+
+
+# --- the lease
+
+
+def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office, tmp_path):
+    office.start(folder=tmp_path / "new")
+    office.line.silent = 1.0
+    office.open()
+    office.hear()
+    office.step(3)
+
+    assert office.volumes == []
+
+
+def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothing_more(office, tmp_path):
+    first, office.copier = office.copier, None
+    office.start(folder=tmp_path / "elsewhere")
+    second = office.copier
+    office.step()
+    assert second.lease.fence == "2"
+    assert not second.lease.is_live
+
+    office.now += 20 * SECOND
+    first.step()
+    assert first.lease.is_lost
+    office.open()
+    for message in office.desk.sent:
+        first.on_message(message)
+        second.on_message(message)
+    assert office.volumes == []
+
+    office.step(30)
+    assert second.lease.is_live
+    office.heard = len(office.desk.sent)
+    office.copied()
+    assert {one.why for one in first.followed[0].guard.copies()} == {"not_leased"}
+    first.close()
+
+
+def test_the_one_that_lost_its_lease_closes_on(office, tmp_path):
+    ticket = office.copied()
+    lost(office)
+    assert office.copier.lease.is_lost
+    office.close(ticket)
+    office.hear()
+
+    assert office.volumes == []
+
+
+def test_the_same_place_opens_at_once_after_a_restart(office):
+    office.copied()
+    office.start()
+    office.step()
+    office.heard = len(office.desk.sent)
+    office.copied()
+
+    assert office.copier.lease.fence == "2"
+
+
+def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path, monkeypatch):
+    here = instance_of(tmp_path / "state")
+    assert here == instance_of(tmp_path / "state")
+    assert 16 <= len(here) <= 64
+    (tmp_path / "state").rename(tmp_path / "moved")
+    assert instance_of(tmp_path / "moved") != here
+
+    (tmp_path / "moved").rename(tmp_path / "state")
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    assert instance_of(tmp_path / "state") != here
+
+
+def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
+    """Both may know it while it is young: only one may open it."""
+    answer = {"fence": "3", "lease_ms": 45_000, "may_open_in_ms": 0}
+    ours, foreign = (Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON, last) for last in (2, 1))
+    assert ours.grant(answer, sent_ms=900)
+    assert foreign.grant(answer, sent_ms=900)
+
+    assert ours.covers(NOON - 1)
+    assert not foreign.covers(NOON - 1)
+    assert foreign.covers(NOON)
+
+
+def test_a_lease_ends_by_the_time_at_which_it_was_asked_for():
+    now = 1_000
+    lease = Lease("a-place-of-ours-", lambda: now, lambda: NOON)
+    lease.grant({"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 500}, sent_ms=200)
+    assert not lease.is_live
+
+    now = 1_500
+    assert lease.is_live
+    now = 45_200
+    assert not lease.is_live
+
+
+def test_an_orderly_end_gives_the_lease_back(office, tmp_path):
+    office.copier.stop()
+    office.copier = None
+    office.start(folder=tmp_path / "elsewhere")
+    office.step(2)
+
+    assert office.copier.lease.is_live
+
+
+# --- a desk that fails
+
+
+def test_a_desk_that_is_away_stops_no_guard_and_is_not_stormed(office):
+    ticket = office.copied(sl="1.09000000")
+    office.broker.close = raising(ConnectionError("the terminal is away"))
+    office.close(ticket)
+    office.hear()
+    asked = []
+    office.line.send = office.line.active = lambda *args, **more: asked.append(office.now) or raising(OSError("away"))()
+    office.step(120)
+    assert len(office.volumes) == 1
+    assert len(asked) < 60
+    assert max(asked[i + 1] - asked[i] for i in range(len(asked) - 1)) <= 16 * SECOND
+
+    del office.broker.close
+    office.step()
+    assert office.volumes == []
+
+
+@pytest.mark.parametrize("body", [{}, {"trades": []}, {"count": 3, "trades": [], "as_of": {STRATEGY: "9"}}])
+def test_an_answer_that_is_no_snapshot_changes_nothing(office, body):
+    office.copied()
+    office.line.active = lambda: body
+    office.copier.lost_touch()
+    office.step(3)
+
+    assert len(office.volumes) == 1
+    assert office.guard.needs_snapshot
+
+
+def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office):
+    """Nobody signed it."""
+    for _ in range(3):
+        office.copied()
+    asked = []
+    office.line.active = lambda real=office.line.active: asked.append(1) or real()
+    office.copier.on_message(
+        {"type": "snapshot", "stream_epoch": "1", "as_of": {STRATEGY: "99"}, "count": 0, "trades": []}
+    )
+    office.step()
+
+    assert len(office.volumes) == 3
+    assert asked
+    assert office.guard.seen == 3
+
+
+def test_a_heartbeat_that_is_ahead_makes_it_ask(office):
+    office.open()  # its packet is lost
+    office.copier.on_message({"type": "heartbeat", "as_of": {STRATEGY: "1"}})
+    office.step()
+
+    assert len(office.volumes) == 1
+
+
+def test_a_report_that_failed_comes_again_under_its_own_name(office):
+    real, keys = office.line.send, []
+
+    def half(method, path, fields=None, *, query=None, idempotency_key=""):
+        keys.append((path, idempotency_key))
+        answer = real(method, path, fields, query=query, idempotency_key=idempotency_key)
+        if path.endswith("orders") and len([one for one in keys if one[0] == path]) < 3:
+            raise ConnectionError("the answer is lost")
+        return answer
+
+    office.line.send = half
+    office.copied()
+    office.step(10)
+
+    orders = [key for path, key in keys if path.endswith("orders")]
+    assert len(orders) == 3
+    assert len(set(orders)) == 1
+    assert office.guard.outbox() == []
+
+
+def test_what_a_restored_desk_forgot_is_told_again(office):
+    office.broker.faults = Faults(reject=1.0)
+    office.open()
+    office.hear()
+    backup = office.desk.kept.copy()
+    office.step(8)
+    assert office.skips == ["rejected"]
+
+    office.desk.kept, office.desk.epoch = backup, "2"
+    office.broker.faults = Faults()
+    office.step(60)
+    assert office.skips == ["rejected"]
+    assert office.copier.followed[0].terms.sync == "in_sync"
+
+
+# --- restarts
+
+
+def test_after_a_restart_it_knows_what_it_holds(office):
+    ticket = office.copied()
+    office.step(2)
+    rows = office.rows
+    office.start()
+    office.step(3)
+    assert (len(office.volumes), office.rows) == (1, rows)
+
+    office.close(ticket)
+    office.step(31)
+    assert (office.volumes, office.rows) == ([], {})
+
+
+def test_without_its_state_files_it_keeps_what_is_active_and_opens_nothing(office, tmp_path):
+    office.copied()
+    gone = office.copied()
+    office.step(2)
+    office.close(gone)
+    office.start(folder=tmp_path / "new")
+    office.open()
+    office.step(50)
+
+    assert len(office.volumes) == 1
+    assert "new_install" in office.skips
+    assert len(office.rows) == 1
+
+
+def test_deals_tell_the_profit_of_a_copy_to_the_cent(office):
+    ticket = office.copied()
+    office.step(2)
+    office.close(ticket)
+    office.hear()
+    office.step(2)
+    closes = [deal for deal in office.broker.history() if deal.entry is Entry.OUT]
+    told = office.asked(f"/api/v2/trades/active/{closes[0].position}")
+
+    assert str(("profit", f"{closes[0].profit:.8f}")) in told[-1]
+
+
+# --- the loop
+
+
+class Script:
+    """A stream that says this, then nothing, then stops the loop."""
+
+    def __init__(self, office, stop, *events):
+        self.office, self.stop, self.events = office, stop, list(events)
+
+    def next(self, timeout_s):
+        self.office.now += SECOND
+        if not self.events:
+            self.stop.set()
+            return None
+        event = self.events.pop(0)
+        if isinstance(event, Exception):
+            raise event
+        return event() if callable(event) else event
+
+
+def test_the_loop_hears_what_comes_and_ends_in_order(office):
+    stop = threading.Event()
+    ticket = office.open()
+    opened = Message(office.desk.sent[-1])
+    office.close(ticket)
+    closed = Message(office.desk.sent[-1])
+    events = [Connected(), opened, None, closed, None, Gap(STRATEGY), None, Lost("away")]
+    runner.run(office.copier, Script(office, stop, *events), stop, step_s=0)
+
+    assert office.volumes == []
+    assert office.desk.kept.leased_until <= office.now
+    office.copier = None
+    office.start()
+    assert [one.state for one in office.guard.copies()] == [State.GONE]
+
+
+def test_a_key_that_is_no_longer_let_in_leaves_the_guards_at_work(office):
+    stop, ticket = threading.Event(), office.copied()
+    office.close(ticket)
+    refused = KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": ""})
+    thread = threading.Timer(0.5, stop.set)
+    thread.start()
+    office.broker.close = raising(ConnectionError("away"))
+    office.hear()
+    del office.broker.close
+    runner.run(office.copier, Script(office, stop, refused), stop, step_s=0.05)
+    thread.join()
+
+    assert office.volumes == []
+    assert "key_revoked" in office.copier.faults["stream"]
+    office.copier = None
+    office.start()
+
+
+def test_a_pace_is_kept(office):
+    """Beats every 15 s, snapshots every 30 s with a stream and every 5 s without; more would storm the desk."""
+    office.copier.on_message({"type": "heartbeat", "as_of": {}})
+    asked = []
+    office.line.active = lambda real=office.line.active: asked.append(office.now) or real()
+    beats = len(office.asked("/api/v2/copier/beat"))
+    office.step(60)
+
+    assert len(office.asked("/api/v2/copier/beat")) - beats == 4
+    assert 4 <= len(asked) <= 8  # those of the mirror as well
+    assert Pace().beat_ms == 15 * SECOND
