@@ -1,4 +1,4 @@
-"""The command line: follow, publish, doctor."""
+"""The command line: follow, publish, doctor, example."""
 
 import argparse
 import logging
@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from types import FrameType
 
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     options = _parser().parse_args(argv)
     try:
+        if options.command == "example":
+            sys.stdout.write(resources.files("copybot").joinpath("copybot.example.toml").read_text(encoding="utf-8"))
+            return DONE
         if options.command == "doctor":
             return doctor.run(options.config, Console(highlight=False), role=options.role)
         return _run(options)
@@ -53,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     follow = commands.add_parser("follow", help="copy the strategies that the account subscribes to", epilog=_CODES)
     follow.add_argument("--release", action="store_true", help="go on after a HALT whose reason you have looked into")
     publish = commands.add_parser("publish", help="publish the account's own trades", epilog=_CODES)
+    commands.add_parser("example", help="print a configuration to begin with: copybot example > copybot.toml")
     checks = commands.add_parser("doctor", help="look for what would keep the bot from its work", epilog=_CODES)
     checks.add_argument(
         "--for", dest="role", choices=("follow", "publish"), help="by default what the configuration is made for"

@@ -102,7 +102,7 @@ def read(file: Path) -> dict[str, Any]:
         check_private(file)
         return tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
     except FileNotFoundError:
-        raise SettingsError(f"{file} does not exist: copy copybot.example.toml there and fill it in") from None
+        raise SettingsError(f"{file} does not exist: copybot example > {file}, and fill it in") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise SettingsError(f"{file} cannot be read ({fault}): make it a text file of yours, in UTF-8") from fault
     except tomllib.TOMLDecodeError as fault:
@@ -155,7 +155,7 @@ class Table:
         self._known.append(key)
         if key not in self._raw:
             if default is ...:
-                raise SettingsError(f"{self._place(key)} is missing: see copybot.example.toml for what it is")
+                raise SettingsError(f"{self._place(key)} is missing: copybot example shows what it is")
             return default
         try:
             return read(self._raw[key])

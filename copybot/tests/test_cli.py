@@ -140,6 +140,11 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(office, tmp_p
     assert "poll in [publish] is unknown: did you mean poll_ms?" in said
 
 
+def test_the_example_is_printed_to_begin_with(capsys):
+    assert cli.main(["example"]) == 0
+    assert "[broker]" in capsys.readouterr().out
+
+
 def test_follow_without_a_subscription_says_what_to_write(office, tmp_path, capsys):
     assert cli.main(["follow", "--config", str(config(tmp_path, office, MASTER))]) == cli.MISUSED
     assert "[subscriptions] is empty" in capsys.readouterr().err
