@@ -14,7 +14,8 @@ _SCHEMA_VERSION = 2
 _SCHEMA = f"""
 create table guard (
   sub_id text primary key, seen integer not null, executed integer not null, epoch text not null,
-  standing text not null, why text not null, fence integer not null) strict;
+  standing text not null, why text not null, fence integer not null,
+  leased_ms integer not null) strict;
 create table copy (
   ref text primary key, magic integer not null unique, symbol text not null, side text not null,
   volume text not null, sl text, tp text, price text not null, seq integer not null, state text not null,
@@ -114,6 +115,7 @@ class Books:
     epoch: str
     why: str
     fence: int
+    leased_ms: int
     standing: Standing
 
     def __init__(self, path: str | Path, sub_id: str, connect: Callable[..., sqlite3.Connection]) -> None:
@@ -122,7 +124,7 @@ class Books:
         self._unfinished: dict[str, Copy] | None = None
         self._refs: dict[int, str] = {}
         with self.durable():
-            self.do("insert or ignore into guard values (?, 0, 0, '', 'LIVE', '', 0)", sub_id)
+            self.do("insert or ignore into guard values (?, 0, 0, '', 'LIVE', '', 0, 0)", sub_id)
         self._read()
 
     def close(self) -> None:
@@ -145,7 +147,7 @@ class Books:
     def _read(self) -> None:
         row = self.do("select * from guard where sub_id = ?", self._sub_id).fetchone()
         if row is not None:
-            _, self.seen, self.executed, self.epoch, standing, self.why, self.fence = row
+            _, self.seen, self.executed, self.epoch, standing, self.why, self.fence, self.leased_ms = row
             self.standing = Standing(standing)
 
     # --- the guard itself

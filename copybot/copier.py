@@ -141,8 +141,8 @@ class Copier:
         _check_indexes(self.subscriptions)
         self.instance = self.instance or instance_of(self.folder)
         self.followed = [self._follow(one) for one in self.subscriptions]
-        last = min((one.guard.fence for one in self.followed), default=0)
-        self.lease = Lease(self.instance, self.monotonic_ms, self.clock_ms, last)
+        last, since_ms = min((one.guard.lease for one in self.followed), default=(0, 0))
+        self.lease = Lease(self.instance, self.monotonic_ms, self.clock_ms, last, since_ms)
         self._by_sub_id = {one.subscription.sub_id: one for one in self.followed}
         self._epoch = ""
         self.mirror = self._new_mirror()
@@ -268,7 +268,7 @@ class Copier:
         ).json()
         if self.lease.grant(answer, sent_ms=sent_ms):
             for one in self.followed:
-                one.guard.note_fence(self.lease.last)
+                one.guard.note_lease(self.lease.last, self.lease.since_ms)
         said = {row["sub_id"]: row for row in answer["subscriptions"]}
         for one in self.followed:
             self._note_terms(one, said.get(one.subscription.sub_id))

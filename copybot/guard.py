@@ -90,13 +90,13 @@ class ExecutionGuard:
         return self._books.epoch
 
     @property
-    def fence(self) -> int:
-        """The number of the last lease under which this file was used; 0 for none."""
-        return self._books.fence
+    def lease(self) -> tuple[int, int]:
+        """The number of the last lease under which this file was used, 0 for none, and since when it held."""
+        return self._books.fence, self._books.leased_ms
 
-    def note_fence(self, fence: int) -> None:
+    def note_lease(self, fence: int, since_ms: int) -> None:
         with self._books.durable():
-            self._books.note(fence=fence)
+            self._books.note(fence=fence, leased_ms=since_ms)
 
     def copies(self) -> list[Copy]:
         return self._books.copies()

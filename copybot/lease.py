@@ -10,16 +10,16 @@ class Lease:
     """`instance` names the place where this runs. `monotonic_ms`: this machine's; `clock_ms`: the desk's time.
 
     `last`: the number of the last lease that this place had. One that follows it directly, and at once, was nobody
-    else's meanwhile.
+    else's meanwhile, so that what that one covered (`since_ms`) is still this place's to open.
     """
 
     instance: str
     monotonic_ms: Callable[[], int]
     clock_ms: Callable[[], int]
     last: int = 0
+    since_ms: int = 0
     fence: str | None = field(default=None, init=False)
     is_lost: bool = field(default=False, init=False)
-    since_ms: int = field(default=0, init=False)
     _from_ms: int = field(default=0, init=False, repr=False)
     _until_ms: int = field(default=0, init=False, repr=False)
 
@@ -28,8 +28,8 @@ class Lease:
         wait, fence = int(answer["may_open_in_ms"]), str(answer["fence"])
         is_new = fence != self.fence
         if is_new:
-            is_next = int(fence) == self.last + 1 and not wait
-            self.since_ms = 0 if is_next else self.clock_ms() + wait
+            if wait or int(fence) != self.last + 1:
+                self.since_ms = self.clock_ms() + wait
             self.fence, self.last = fence, int(fence)
         self._from_ms = self.monotonic_ms() + wait
         self._until_ms = sent_ms + int(answer["lease_ms"])

@@ -536,6 +536,11 @@ def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
     assert not foreign.covers(NOON - 1)
     assert foreign.covers(NOON)
 
+    again = Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON + 5, foreign.last, foreign.since_ms)
+    again.grant(answer | {"fence": "4"}, sent_ms=900)
+    assert again.covers(NOON)
+    assert not again.covers(NOON - 1)
+
 
 def test_a_lease_ends_by_the_time_at_which_it_was_asked_for():
     now = 1_000
