@@ -132,6 +132,7 @@ def test_a_filling_that_the_server_does_not_take_is_followed_by_the_next(termina
     assert order(terminal).outcome is Outcome.DONE
     fake.symbols["GER40"].filling = 2
     assert order(terminal, symbol="GER40").outcome is Outcome.DONE
+    assert len(fake.sent) == 2  # each with one that the symbol names
     fake.symbols["EURUSD"].filling, fake.fates = 3, [10030]
     assert order(terminal).outcome is Outcome.DONE
     assert len(fake.positions) == 3
@@ -158,6 +159,7 @@ def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal, fak
     fake.rollover()
     (same,) = terminal.positions()
     assert same.id == one.id != str(fake.positions[int(one.id)].ticket)
+    assert same.profit == one.profit - D("0.70")
     assert terminal.modify(one, sl=D("1.09"), tp=None).outcome is Outcome.DONE
     assert terminal.close(one, D("0.04")).outcome is Outcome.DONE
     assert terminal.close(one, D("0.06")).outcome is Outcome.DONE
@@ -209,6 +211,14 @@ def test_a_stop_that_is_too_close_is_moved_out_and_set_right_later(terminal, fak
     assert terminal.positions()[0].sl == wanted
 
 
+def test_a_stop_that_is_there_is_not_loosened_or_tightened_to_a_place_nobody_asked_for(terminal, fake):
+    fake.symbols["EURUSD"].stops = 50
+    one = held(terminal, sl="1.09400")
+    assert refused(terminal.modify(one, sl=D("1.09990"), tp=None), 10016)
+    assert terminal.modify(one, sl=D("1.09990"), tp=D("1.2")).outcome is Outcome.DONE
+    assert (terminal.positions()[0].sl, terminal.positions()[0].tp) == (D("1.09400"), D("1.2"))
+
+
 def test_a_position_without_a_stop_gets_the_nearest_that_is_allowed(terminal, fake):
     one = held(terminal, side="SELL")
     fake.symbols["EURUSD"].stops = 50
@@ -241,6 +251,7 @@ def test_a_stop_is_taken_away(terminal):
 
 def test_a_trace_is_found_though_servers_keep_another_time(terminal, fake):
     assert terminal.trace(MAGIC) is Trace.NONE
+    assert terminal.history() == []  # a deposit is no trade
     one = held(terminal)
     assert one.opened_ms > datetime.now(UTC).timestamp() * 1000 + AHEAD_MS - 60_000
     terminal.close(one, D("0.1"))

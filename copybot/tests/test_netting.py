@@ -78,7 +78,7 @@ def test_a_copy_that_is_closed_is_not_closed_again(desk):
     desk.open(ONE, "BUY", "0.3")
     held = desk.held[ONE]
     desk.netting.close(held, D("0.3"))
-    assert desk.netting.close(held, D("0.3")).outcome is Outcome.REJECTED
+    assert desk.netting.close(held, D("0.3")) == Result(Outcome.REJECTED, 10036, "rejected")
     assert desk.net == 0
 
 
@@ -90,6 +90,20 @@ def test_what_it_earned_is_the_copys_own(desk):
     assert [(one.entry, one.profit) for one in desk.netting.deals(str(ONE))] == [(Entry.IN, 0), (Entry.OUT, D("19.00"))]
     assert desk.held[TWO].open_price == D("1.10210")
     assert desk.held[TWO].profit == D("-1.00")
+
+
+def test_an_open_that_was_filled_in_parts_has_the_mean_price(desk):
+    desk.open(ONE, "BUY", "0.1")  # at 1.10010
+    desk.now += HOUR
+    desk.open(ONE, "BUY", "0.3")  # at 1.10210
+    assert (desk.held[ONE].volume, desk.held[ONE].open_price) == (D("0.4"), D("1.10160"))
+
+
+def test_commission_is_counted_once_also_where_a_deal_turns_a_position(desk):
+    desk.paper.instruments[0].__dict__["commission"] = D(3)
+    desk.open(ONE, "BUY", "0.1")
+    desk.open(ONE, "SELL", "0.3")
+    assert sum(one.costs for one in desk.netting.deals(str(ONE))) == D("-1.20")
 
 
 def test_a_restart_finds_every_copy(desk):
@@ -130,6 +144,12 @@ def test_what_somebody_opens_by_hand_is_no_copys(desk):
     assert desk.volumes == {ONE: ("BUY", D("0.2"))}
     desk.close(ONE, "0.2")
     assert desk.net == D("-0.2")
+
+
+def test_what_somebody_adds_by_hand_is_no_copys(desk):
+    desk.open(ONE, "BUY", "0.2")
+    desk.by_hand("BUY", "0.3")
+    assert desk.volumes == {ONE: ("BUY", D("0.2"))}
 
 
 def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path):

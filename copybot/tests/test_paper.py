@@ -238,6 +238,16 @@ def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path):
     for number in range(5):
         assert run(f"often-{number}", [D(rng.randrange(12_000)) / 1000 for _ in range(60)]) == once
     assert len(once) == 8
+    assert sorted(at for _, _, _, at, _ in once) == [at for _, _, _, at, _ in once]
+
+
+def test_a_stop_at_the_very_close_is_touched_though_the_next_bar_opens_elsewhere(tmp_path):
+    bars = [(0, "1.10000", "1.10100", "1.09000", "1.09000"), (1, "1.09500", "1.09600", "1.09400", "1.09450")]
+    desk = Desk(tmp_path, instruments=[Instrument("EURUSD", candles(bars), 10)])
+    desk.at("0.6")
+    desk.open(sl="1.09000")
+    desk.at("1.5")
+    assert [one[:2] for one in desk.ends] == [("SL", D("1.09000"))]
 
 
 def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk):
@@ -279,6 +289,15 @@ def test_a_netting_account_has_one_position_a_symbol_that_grows_shrinks_and_turn
         (4, Entry.OUT, D("0.3")),
         (4, Entry.IN, D("0.2")),
     ]
+
+
+def test_what_makes_a_position_smaller_needs_no_money(tmp_path):
+    desk = Desk(tmp_path, is_hedging=False, deposit=D(3_000))
+    desk.open(volume="2")
+    desk.now += HOUR // 3
+    assert desk.broker.account().equity < D(2_080)  # what the rest binds
+    assert desk.open("SELL", "0.1").outcome is Outcome.DONE
+    assert refused(desk.open("BUY", "0.1"), "no_money")
 
 
 # --- bad luck
@@ -352,8 +371,9 @@ def test_what_was_executed_is_there_after_a_restart(desk):
 
 def test_market_time_does_not_go_back(desk):
     desk.at(1).positions()
+    desk.at(0)
     desk.open()
-    assert desk.at(0).positions()[0].opened_ms == START + HOUR
+    assert desk.broker.positions()[0].opened_ms == START + HOUR
 
 
 def test_tickets_of_a_new_file_are_new(tmp_path):
