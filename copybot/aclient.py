@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from copybot.client import ACTIVE, BEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME
+from copybot.client import ACTIVE, BEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME, trusted
 from copybot.errors import Transport
 from copybot.protocol import Answer, Attempt, Call, Line, Repeat, encoded, query_of
 
@@ -91,6 +91,7 @@ class AsyncClient(Line):
 
     async def _step(self, call: Call) -> Answer | Repeat:
         async with self._turn:
+            self._connected()  # before it is signed: the signature's time runs
             try:
                 answer = await asyncio.wait_for(self._exchange(call.next()), self.timeout_s)
             except (httpx.HTTPError, TimeoutError) as fault:
@@ -112,5 +113,5 @@ class AsyncClient(Line):
 
     def _connected(self) -> httpx.AsyncClient:
         if self._http is None:
-            self._http = httpx.AsyncClient(timeout=self.timeout_s, trust_env=False, headers=PLAIN)
+            self._http = httpx.AsyncClient(timeout=self.timeout_s, trust_env=False, headers=PLAIN, verify=trusted())
         return self._http

@@ -5,6 +5,8 @@ the *same* Idempotency-Key, so that its effect happens at most once. What is dec
 sent. `aclient` has the same for asyncio.
 """
 
+import functools
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -100,6 +102,7 @@ class Client(Line):
     def once(self, method: str, path: str, query: str, body: bytes, effect: str) -> Answer:
         """One attempt, whatever its answer. Raises Transport, and AnswerForged where the desk did not sign it."""
         with self._turn:
+            self._connected()
             attempt = self.attempt(method, path, query, body, effect)
             try:
                 answer = self._exchange(attempt)
@@ -126,6 +129,7 @@ class Client(Line):
 
     def _step(self, call: Call) -> Answer | Repeat:
         with self._turn:
+            self._connected()  # before it is signed: the signature's time runs
             try:
                 answer = self._exchange(call.next())
             except httpx.HTTPError as fault:
@@ -147,8 +151,14 @@ class Client(Line):
 
     def _connected(self) -> httpx.Client:
         if self._http is None:
-            self._http = httpx.Client(timeout=self.timeout_s, trust_env=False, headers=PLAIN)
+            self._http = httpx.Client(timeout=self.timeout_s, trust_env=False, headers=PLAIN, verify=trusted())
         return self._http
+
+
+@functools.cache
+def trusted() -> ssl.SSLContext:
+    """The authorities that a desk's certificate may come from. Reading them takes longer than a request."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 # What is signed is what is on the wire: nothing is packed on the way.

@@ -99,6 +99,8 @@ int main() {
       {"connected", [](const Words &w) { return flip(connected, w[1]); }},
       {"hedging", [](const Words &w) { return flip(hedging, w[1]); }},
       {"disk_fails", [](const Words &w) { return flip(disk_fails, w[1]); }},
+      {"disk_is_weak", [](const Words &w) { return flip(disk_is_weak, w[1]); }},
+      {"history_comes", [](const Words &w) { return flip(history_comes, w[1]); }},
       {"lose_position", [](const Words &) { return held.clear(), "done"; }},
   };
   for (string line; std::getline(std::cin, line);) {

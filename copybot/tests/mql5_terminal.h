@@ -142,7 +142,7 @@ inline int CryptEncode(int, const Array<uchar> &data, const Array<uchar> &, Arra
 
 enum { INVALID_HANDLE = -1, DATABASE_OPEN_READWRITE = 2, DATABASE_OPEN_CREATE = 4, ERR_DATABASE_NO_MORE_DATA = 5126 };
 inline int last_error;
-inline bool disk_fails;
+inline bool disk_fails, disk_is_weak;
 inline std::vector<sqlite3 *> databases;
 inline std::vector<sqlite3_stmt *> requests;
 
@@ -163,7 +163,8 @@ inline bool DatabaseTransactionCommit(int db) { return !disk_fails && DatabaseEx
 inline bool DatabaseTransactionRollback(int db) { return DatabaseExecute(db, "rollback"); }
 inline int DatabasePrepare(int db, const string &sql) {
   sqlite3_stmt *made;
-  if (sqlite3_prepare_v2(databases.at(db), sql.c_str(), -1, &made, nullptr) != SQLITE_OK) return INVALID_HANDLE;
+  const string kept = disk_is_weak && sql == "pragma synchronous=full" ? "pragma synchronous=normal" : sql;
+  if (sqlite3_prepare_v2(databases.at(db), kept.c_str(), -1, &made, nullptr) != SQLITE_OK) return INVALID_HANDLE;
   requests.push_back(made);
   return (int)requests.size() - 1;
 }
@@ -220,7 +221,7 @@ struct Plan {
   char executes;  // y, n, or l: later, when it is let
 };
 
-inline bool connected = true, hedging = true;
+inline bool connected = true, hedging = true, history_comes = true;
 inline std::vector<Held> held;
 inline std::vector<ulong> pending, deals;
 inline std::deque<Plan> plans;
@@ -284,7 +285,7 @@ inline int selected_order;
 inline int OrdersTotal() { return (int)pending.size(); }
 inline ulong OrderGetTicket(int i) { selected_order = i; return (ulong)i + 1; }
 inline long OrderGetInteger(int) { return (long)pending.at(selected_order); }
-inline bool HistorySelect(datetime, datetime) { return connected; }
+inline bool HistorySelect(datetime, datetime) { return history_comes; }
 inline int HistoryDealsTotal() { return (int)deals.size(); }
 inline ulong HistoryDealGetTicket(int i) { return (ulong)i + 1; }
 inline long HistoryDealGetInteger(ulong ticket, int) { return (long)deals.at(ticket - 1); }

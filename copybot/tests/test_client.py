@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import json
 import re
+import ssl
 import threading
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +17,7 @@ import pytest
 
 from copybot import errors, protocol
 from copybot.aclient import AsyncClient
-from copybot.client import Client
+from copybot.client import Client, trusted
 from copybot.tests.hostile import KEY, SECRET, HostileDesk, problem
 
 OPENING = {"ticket_id": "1", "symbol": "EURUSD", "volume": Decimal("0.10")}
@@ -263,6 +264,15 @@ def test_unchanged_is_no_answer_to_who_did_not_ask_for_changes(bot, desk):
 
     with pytest.raises(errors.AnswerForged):
         bot.active()
+
+
+def test_a_certificate_has_to_be_somebodys(desk):
+    assert (trusted().verify_mode, trusted().check_hostname) == (ssl.CERT_REQUIRED, True)
+    bot = Client(desk.url.replace("http:", "https:"), KEY, SECRET, attempts=1)
+    with pytest.raises(errors.Transport):
+        bot.active()
+    bot.hang_up()
+    assert desk.requests == []
 
 
 # --- waiting as asked

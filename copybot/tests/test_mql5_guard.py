@@ -293,6 +293,25 @@ def test_a_terminal_without_its_server_decides_nothing(guard):
     assert guard.state("t1") == "GONE"
 
 
+def test_a_terminal_whose_history_has_not_come_decides_nothing(guard):
+    guard.packet("OPEN", "t1")
+    guard.plan(10012, "n")
+    guard.packet("OPEN", "t2")
+    guard.history_comes(0)
+    guard.lose_position()
+    guard.wait(90_000)
+    assert (guard.state("t1"), guard.state("t2")) == ("HELD", "INTENT")
+    guard.history_comes(1)
+    guard.wait(10_000)
+    assert (guard.state("t1"), guard.state("t2")) == ("GONE", "DEAD")
+
+
+def test_a_disk_that_forgets_is_refused(terminal, tmp_path):
+    terminal("disk_is_weak", 1)
+
+    assert terminal("open", tmp_path / "state.sqlite", SUB, PACKET_SECRET, 1, 3) == "refused"
+
+
 def test_serves_hedging_accounts_and_its_own_subscription_only(terminal, run, tmp_path):
     Guard(terminal, tmp_path / "state.sqlite")
     terminal.kill()
