@@ -111,6 +111,7 @@ class Following:
     def __post_init__(self) -> None:
         self._purse = _Purse(self.copier.terminal)
         self.copier.on_step = self.look
+        self._told_before, self.copier.mirror.on_told = self.copier.mirror.on_told, self._told
         for one in self.copier.followed:
             if isinstance(one.guard, WatchedGuard):
                 one.guard.on_event = lambda event, one=one: self._note(one, event)  # type: ignore[misc]
@@ -177,6 +178,17 @@ class Following:
             for one in self.copier.followed
             if one.guard.standing is not Standing.LIVE
         ]
+
+    def _told(self, told: Told) -> None:
+        """What the copies' mirror told the desk; that one opened or closed is in the guard's events."""
+        self._told_before(told)
+        row = self.copier.mirror.rows.get(told.ticket, told.fields)
+        if told.code and told.code not in ("trade_closed", "trade_closed_conflict"):
+            self.happenings.add(
+                _subject(row, told.ticket), f"{told.verb} not taken by the desk: {told.code}", "warning"
+            )
+        elif told.verb in ("reduce", "modify") and not told.code:
+            self.happenings.add(_subject(row, told.ticket), _WORDS[told.verb](told.fields))
 
     def _note(self, one: Followed, event: Event) -> None:
         known = one.subscription.sub_id, event.id
@@ -306,15 +318,27 @@ class Showing:
         ]  # fmt: skip
 
     def _note(self, told: Told) -> None:
-        row = self.publisher.mirror.rows.get(told.ticket, told.fields)
-        subject = f"{row.get('symbol', '')} {row.get('type', '')} {told.ticket}".strip()
+        subject = _subject(self.publisher.mirror.rows.get(told.ticket, told.fields), told.ticket)
         if told.code:
             self.happenings.add(subject, f"{told.verb} refused: {told.code}", "warning")
             return
-        words = {
-            "open": f"published, {lots(Decimal(told.fields.get('volume', 0)))} lots",
-            "modify": "stops changed",
-            "reduce": f"reduced to {lots(Decimal(told.fields.get('volume', 0)))} lots",
-            "close": f"closed ({told.fields.get('reason', '')}), {Decimal(told.fields.get('profit', 0)):+,.2f}",
-        }[told.verb]
+        words = _WORDS[told.verb](told.fields)
         self.happenings.add(subject, words, "good" if told.verb == "open" else "info")
+
+
+def _subject(row: Mapping[str, Any], ticket: str) -> str:
+    return f"{row.get('symbol', '')} {row.get('type', '')} {ticket}".strip()
+
+
+_WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "open": lambda told: f"published, {lots(Decimal(told['volume']))} lots",
+    "modify": lambda told: f"stop {_stop(told['sl'])}, target {_stop(told['tp'])}",
+    "reduce": lambda told: f"reduced to {lots(Decimal(told['volume']))} lots, {Decimal(told['profit']):+,.2f}",
+    "close": lambda told: (
+        f"closed at {quoted(Decimal(told['close_price']))} ({told['reason']}), {Decimal(told['profit']):+,.2f}"
+    ),
+}
+
+
+def _stop(told: str | None) -> str:
+    return "none" if told is None else quoted(Decimal(told))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -105,7 +106,12 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office,
     assert (one.returncode, other.returncode) == (0, 0)
     assert office.desk.kept.leased_until <= time.time_ns() // 1_000_000  # given back, not left to end
     assert "published, 1.00 lots" in one.written
-    assert "opened at 1.10" in other.written
+    assert "opened at 1.1" in other.written
+    for written in (one.written, other.written):
+        assert "stop 1.06, target none" in written
+        assert "reduced to 0." in written
+    assert re.search(r"closed at 1\.\d+ \(MANUAL\)", one.written)
+    assert re.search(r"closed at 1\.\d+, [+-]\d", other.written)
     assert sum(office.desk.opened.values()) == 2
     assert "Traceback" not in one.written + other.written
 

@@ -57,7 +57,7 @@ def test_all_is_well(office, tmp_path, who):
     found = examined(config(tmp_path, office, who))
 
     assert sick(found) == {}
-    assert [one.what for one in found.values() if one.good is None] == ([] if who == COPIER else ["stream"])
+    assert [one.what for one in found.values() if one.good is None] == []
 
 
 def test_looking_changes_nothing_at_the_desk(office, tmp_path):
