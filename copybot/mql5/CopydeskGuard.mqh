@@ -64,13 +64,13 @@ struct CdCopy
    long              reduced_ms;
   };
 
-// Anything that is not clearly yes or no is unknown: 10008, 10011, 10012, 10028, 10031, no code at all.
+// Anything that is not clearly yes or no is unknown: 10008, 10011, 10012, 10028, 10031, 10039, no code at all.
 CdOutcome CdOutcomeOf(const uint code)
   {
-   if(code==10009 || code==10010 || code==10025)
+   if(code==10009 || code==10010)
       return CD_DONE;
    if(code==10004 || code==10006 || code==10007 || (code>=10013 && code<=10024) || code==10026 || code==10027
-      || code==10029 || code==10030 || code==10033 || code==10034)
+      || code==10029 || code==10030 || (code>=10032 && code<=10038) || (code>=10040 && code<=10046))
       return CD_REFUSED;
    return CD_UNKNOWN;
   }

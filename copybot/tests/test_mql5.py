@@ -7,12 +7,13 @@ import re
 
 import pytest
 
-from copybot import packets
+from copybot import mt5, packets
 from copybot.magic import magic_of
 from copybot.tests.mql5_program import MQL5, NOON, PACKET_SECRET, SOURCES, SUB, VECTORS, fields_of, signed, terminals
 
 SECRET = VECTORS["request_secret"]
 NAMES = (*packets.FIELDS, *packets.TAIL)
+CODES = [0, *range(9_990, 10_060)]
 
 
 @pytest.fixture
@@ -224,3 +225,10 @@ def test_the_magic_number_is_the_guards(terminal):
     for index in (0, 1, 65_535):
         for ref in ("t1", "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"):
             assert int(terminal("magic", index, ref)) == magic_of(index, ref)
+
+
+def test_reads_the_terminals_codes_as_the_python_adapter_does(terminal):
+    done, refused, unknown = "012"
+    expected = {code: done if code in mt5._DONE else refused if code in mt5._REFUSED else unknown for code in CODES}
+
+    assert {code: terminal("outcome", code) for code in CODES} == expected
