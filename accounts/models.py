@@ -12,6 +12,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from accounts import networks
+from core.fields import amount
 
 
 class UserQuerySet(models.QuerySet["User"]):
@@ -47,6 +48,9 @@ class TradingAccount(models.Model):
     copy_seq = models.PositiveBigIntegerField(
         default=0, editable=False, help_text="Grows by one with each change of a copy on this account."
     )
+    balance = amount(null=True, editable=False, help_text="As its bot last said.")
+    equity = amount(null=True, editable=False, help_text="As its bot last said: the balance, and what is open.")
+    told_at = models.DateTimeField(null=True, editable=False, help_text="When it said so.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:

@@ -8,6 +8,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from config import health
 from portal import views as portal
 from trades import api
+from trades.api import copiers
 from trust import api as trust
 from wallets import api as wallets
 
@@ -18,6 +19,9 @@ bots = [
     path("api/v2/trades/active/<str:ticket>", api.ActiveOne.as_view(), name="active-one"),
     path("api/v2/trades/active/<str:ticket>/reduce", api.Reduce.as_view(), name="reduce"),
     path("api/v2/trades/orders", api.Orders.as_view(), name="orders"),
+    path("api/v2/copier/beat", copiers.Beat.as_view(), name="copier-beat"),
+    path("api/v2/copier/skips", copiers.Skips.as_view(), name="copier-skips"),
+    path("api/v2/account", copiers.Account.as_view(), name="account"),
     path("api/v2/actives", api.Actives.as_view(), name="actives"),
     path("api/v2/signal/close", api.SignalClose.as_view(), name="signal-close"),
     path("signals", api.V1Signals.as_view(), name="v1-signals"),

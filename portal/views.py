@@ -36,8 +36,8 @@ def desk(request: HttpRequest) -> HttpResponse:
 def _desk(request: HttpRequest) -> HttpResponse:
     accounts = list(TradingAccount.objects.filter(owner=request.user.pk).values_list("pk", flat=True))
     found = snapshot.read(accounts)
-    led = [source for source in found.sources.values() if source.multiplier is None]
-    followed = [source for source in found.sources.values() if source.multiplier is not None]
+    led = [source for source in found.sources.values() if not source.follows]
+    followed = [source for source in found.sources.values() if source.follows]
     streams = [source.strategy_id for source in followed]
     lists = [
         _closed("Closed by strategies you follow", followed, strategy__in=streams, master_trade=None),

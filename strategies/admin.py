@@ -4,19 +4,25 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
-from django.contrib import admin
-from django.db.models import QuerySet
+from django.contrib import admin, messages
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.cache import add_never_cache_headers
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.admin import Told
 from audit.people import actor_of
 from core.admin import NeverDeleted, chip, number, ref
 from core.steps import ReasonForm
-from strategies import services
-from strategies.models import Strategy, Subscription
+from strategies import services, telling
+from strategies.forms import RotateForm, TermsForm
+from strategies.models import Strategy, Subscription, Terms
+
+_TERMS_LEAD = "What is opened from now on is copied like this, in a few seconds. Open copies stay as they are."
+_ROTATE_LEAD = "The old secret signs until the bot has the new one, for a day at most."
 
 
 @admin.register(Strategy)
@@ -89,45 +95,124 @@ class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
         return strategy
 
 
+class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
+    """What held when. Nobody edits these: new terms are set by a step."""
+
+    model = Terms
+    fields = ["since", "told", "equity", "master_equity"]
+    readonly_fields = ["since", "told", "equity", "master_equity"]
+    extra = 0
+    max_num = 0
+    can_delete = False
+    ordering = ["-id"]
+    verbose_name_plural = "terms, the latest first"
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description="settings")
+    def told(self, terms: Terms) -> str:
+        return telling.terms(terms)
+
+
 @admin.register(Subscription)
 class SubscriptionAdmin(NeverDeleted):
     form = SubscriptionForm
-    list_display = ["sub_id", "state", "account", "strategy", "times", "created_at"]
-    list_filter = ["status", "strategy"]
+    list_display = ["sub_id", "state", "account", "strategy", "copies_by", "created_at"]
+    list_filter = ["status", "paused_for", "strategy"]
     list_select_related = ["account", "strategy"]
     search_fields = ["sub_id", "account__name", "strategy__name"]
     autocomplete_fields = ["account", "strategy"]
     ordering = ["-id"]
     search_help_text = "Subscription id, account or strategy"
-    actions = ["pause", "resume", "end"]
+    actions = ["set_terms", "pause", "resume", "rotate_secret", "end"]
+
+    def get_inlines(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [TermsInline] if obj else []
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        last = Terms.objects.filter(subscription=OuterRef("pk")).order_by("-pk")
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return rows.annotate(mode=Subquery(last.values("mode")[:1]), multiplier=Subquery(last.values("multiplier")[:1]))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["ref", "state", "strategy", "account", "created_at"] if obj else []
+        return ["ref", "state", "strategy", "account", "packet_generation", "created_at"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        asked = ["strategy", "account", "multiplier"]
-        return ["ref", "state", *asked, "created_at"] if obj else asked
+        asked = ["strategy", "account"]
+        return ["ref", "state", *asked, "packet_generation", "created_at"] if obj else asked
 
     @admin.display(description="subscription id")
     def ref(self, one: Subscription) -> SafeString:
         return ref(one.sub_id)
 
-    @admin.display(description="multiplier", ordering="multiplier")
-    def times(self, one: Subscription) -> SafeString:
-        return number(one.multiplier)
+    @admin.display(description="copies", ordering="mode")
+    def copies_by(self, one: Any) -> SafeString | str:
+        if one.mode == Terms.Mode.MULTIPLIER:
+            return format_html("× {}", number(one.multiplier))
+        return str(Terms.Mode(one.mode).name.lower())
 
     @admin.display(description="state", ordering="status")
     def state(self, one: Subscription) -> SafeString:
-        return chip(one.status.lower(), "good" if one.status == Subscription.Status.ACTIVE else "bad")
+        why = f": {one.get_paused_for_display()}" if one.paused_for else ""
+        return chip(f"{one.status.lower()}{why}", "good" if one.status == Subscription.Status.ACTIVE else "bad")
 
     def save_model(self, request: HttpRequest, obj: Subscription, form: Any, change: bool) -> None:
-        if change:
-            services.resize(subscription=obj, multiplier=obj.multiplier, actor=actor_of(request))
-            return
-        made = services.subscribe(
-            account=obj.account, strategy=obj.strategy, multiplier=obj.multiplier, actor=actor_of(request)
-        )
-        obj.pk = made.pk
+        if not change:
+            made = services.subscribe(account=obj.account, strategy=obj.strategy, actor=actor_of(request))
+            obj.pk = made.pk
+
+    @admin.action(description="Set the terms: how it copies", permissions=["change"])
+    def set_terms(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
+        """One subscription's settings, on a page that shows what holds now."""
+        found = list(chosen[:2])
+        if len(found) != 1:
+            self.message_user(request, "Choose one subscription, not several.", messages.ERROR)
+            return None
+        form = TermsForm(request.POST if "confirmed" in request.POST else None, instance=services.terms_of(found[0]))
+        if not form.is_valid():
+            return self._ask(request, "set_terms", f"How {found[0]} copies", _TERMS_LEAD, found, form)
+        services.set_terms(subscription=found[0], actor=actor_of(request), **form.settings())
+        self.message_user(request, f"{found[0]}: these terms hold for what is opened from now on, in a few seconds.")
+        return None
+
+    @admin.action(description="Rotate the packet secret: a new one, shown once", permissions=["change"])
+    def rotate_secret(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
+        form = RotateForm(request.POST if "confirmed" in request.POST else None)
+        if not form.is_valid():
+            return self._ask(request, "rotate_secret", "Rotate packet secrets", _ROTATE_LEAD, list(chosen), form)
+        at_once = form.cleaned_data["at_once"]
+        made = [
+            (one, services.rotate_packet_secret(subscription=one, actor=actor_of(request), at_once=at_once))
+            for one in chosen
+        ]
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "New packet secrets",
+            "made": made,
+        }
+        answer = TemplateResponse(request, "admin/packet_secrets.html", context)
+        add_never_cache_headers(answer)
+        return answer
+
+    def _ask(
+        self, request: HttpRequest, action: str, title: str, lead: str, chosen: list[Subscription], form: Any
+    ) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "lead": lead,
+            "back": reverse("admin:strategies_subscription_changelist"),
+            "chosen": chosen,
+            "action": action,
+            "form": form,
+        }
+        return TemplateResponse(request, "admin/reason.html", context)
 
     @admin.action(description="Pause: nothing new is copied, closes pass", permissions=["change"])
     def pause(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:

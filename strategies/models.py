@@ -3,10 +3,12 @@
 import secrets
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
 
 from accounts.models import TradingAccount, User
+from core.fields import amount
 
 
 class Strategy(models.Model):
@@ -74,6 +76,7 @@ class Subscription(models.Model):
         HAND = "HAND", "by hand"
         UNPAID = "UNPAID", "for an unpaid fee"
         TRUST = "TRUST", "for its bot's behaviour"
+        DRAWDOWN = "DRAWDOWN", "for its drawdown"
 
     sub_id = models.CharField(max_length=64, unique=True, default=new_sub_id, editable=False)
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="subscriptions")
@@ -82,11 +85,14 @@ class Subscription(models.Model):
     paused_for = models.CharField(
         max_length=8, choices=PausedFor, blank=True, default="", db_default="", editable=False
     )
-    multiplier = models.DecimalField(
-        max_digits=20, decimal_places=8, default=1, help_text="The copy's volume for each lot of the master's."
-    )
     sealed_packet_secret = models.BinaryField(editable=False)
     packet_generation = models.PositiveIntegerField(default=1, editable=False)
+    sealed_next_secret = models.BinaryField(null=True, editable=False)
+    next_generation = models.PositiveIntegerField(null=True, editable=False)
+    next_secret_at = models.DateTimeField(
+        null=True, editable=False, help_text="When the next secret signs, though its bot has not said that it has it."
+    )
+    peak_equity = amount(null=True, editable=False, help_text="The account's highest since it copies without a stop.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = SubscriptionQuerySet.as_manager()
@@ -105,7 +111,15 @@ class Subscription(models.Model):
                 | ~models.Q(status="PAUSED") & models.Q(paused_for=""),
                 name="subscription_is_paused_for_something",
             ),
-            models.CheckConstraint(condition=models.Q(multiplier__gt=0), name="subscription_multiplier_is_positive"),
+            models.CheckConstraint(
+                condition=models.Q(sealed_next_secret=None, next_generation=None, next_secret_at=None)
+                | models.Q(
+                    sealed_next_secret__isnull=False,
+                    next_generation__gt=models.F("packet_generation"),
+                    next_secret_at__isnull=False,
+                ),
+                name="subscription_next_secret_is_whole",
+            ),
             models.CheckConstraint(
                 condition=models.Q(sub_id__regex=r"^[A-Za-z0-9-]{1,64}$"), name="subscription_id_is_well_formed"
             ),
@@ -113,3 +127,95 @@ class Subscription(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} follows {self.strategy}"
+
+
+class TermsQuerySet(models.QuerySet["Terms"]):
+    def latest_of_each(self) -> "TermsQuerySet":
+        """The last terms of every live subscription."""
+        last = Terms.objects.filter(subscription=models.OuterRef("pk")).order_by("-pk").values("pk")[:1]
+        live = Subscription.objects.live().annotate(last=models.Subquery(last)).values("last")
+        return self.filter(pk__in=live).select_related("subscription__account", "subscription__strategy__account")
+
+    def by_equity(self) -> "TermsQuerySet":
+        return self.filter(mode__in=[Terms.Mode.EQUITY, Terms.Mode.RISK])
+
+
+class Terms(models.Model):
+    """How a subscription copies the trades that were opened from `since` on. Added, never changed.
+
+    So what a copy must be never depends on when it is asked: it is worked out from the trade and from the terms that
+    were in force when it was opened.
+    """
+
+    class Mode(models.TextChoices):
+        MULTIPLIER = "MULTIPLIER", "so many lots for each lot of the master's"
+        FIXED = "FIXED", "the same lots each time"
+        EQUITY = "EQUITY", "in proportion to both accounts' equity"
+        RISK = "RISK", "so that the stop loss costs a share of the equity"
+
+    subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="terms", editable=False)
+    since = models.DateTimeField(editable=False)
+    mode = models.CharField(max_length=10, choices=Mode, default=Mode.MULTIPLIER)
+    multiplier = amount(default=1, help_text="Lots for each of the master's; by equity: a factor on the proportion.")
+    fixed_lots = amount(null=True, blank=True)
+    risk_pct = amount("risk, %", null=True, blank=True, help_text="Of the equity, lost where the stop loss is hit.")
+    min_volume = amount("smallest volume", null=True, blank=True, help_text="In lots.")
+    max_volume = amount("largest volume", null=True, blank=True, help_text="In lots. More is cut to it.")
+    raises_to_min = models.BooleanField(
+        "raise to the smallest", default=False, help_text="Copy what would be smaller with the smallest, or not at all."
+    )
+    reverse = models.BooleanField(default=False, help_text="Buy what the master sells, its stops exchanged.")
+    symbols = ArrayField(
+        models.CharField(max_length=32), default=list, blank=True,
+        help_text="The only symbols to copy, comma between, as the master spells them. Empty: all.",
+    )  # fmt: skip
+    symbol_map = models.JSONField(
+        default=dict, blank=True, help_text='The master\'s names and yours: {"XAUUSD": "GOLD"}.'
+    )
+    max_open_trades = models.PositiveIntegerField(null=True, blank=True)
+    max_slippage_bps = amount(
+        "largest slippage, bps", null=True, blank=True, help_text="No open at a price worse than the master's by more."
+    )
+    max_drawdown_pct = amount(
+        "drawdown stop, %", null=True, blank=True, help_text="Stop where the equity falls so far below its highest."
+    )
+    closes_on_drawdown = models.BooleanField(
+        "close all at the stop", default=False, help_text="Or else the copies that are open go on following the master."
+    )
+    equity = amount(null=True, editable=False, help_text="The copier's, when these terms were made.")
+    master_equity = amount(null=True, editable=False)
+    made_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = TermsQuerySet.as_manager()
+
+    class Meta:
+        db_table = "subscription_terms"
+        verbose_name = verbose_name_plural = "terms"
+        indexes = [models.Index(fields=["subscription", "-id"], name="terms_subscription_idx")]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(mode__in=["MULTIPLIER", "EQUITY"])
+                | models.Q(mode="FIXED", fixed_lots__isnull=False)
+                | models.Q(mode="RISK", risk_pct__isnull=False, reverse=False),
+                name="terms_have_what_their_mode_needs",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(multiplier__gt=0)
+                & (models.Q(fixed_lots=None) | models.Q(fixed_lots__gt=0))
+                & (models.Q(risk_pct=None) | models.Q(risk_pct__gt=0, risk_pct__lte=100))
+                & (models.Q(min_volume=None) | models.Q(min_volume__gt=0))
+                & (models.Q(max_volume=None) | models.Q(max_volume__gt=0))
+                & (models.Q(max_slippage_bps=None) | models.Q(max_slippage_bps__gte=0))
+                & (models.Q(max_drawdown_pct=None) | models.Q(max_drawdown_pct__gt=0, max_drawdown_pct__lt=100)),
+                name="terms_are_within_reason",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(min_volume=None)
+                | models.Q(max_volume=None)
+                | models.Q(min_volume__lte=models.F("max_volume")),
+                name="terms_smallest_is_not_above_largest",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subscription_id}, {self.get_mode_display()}"

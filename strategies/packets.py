@@ -9,10 +9,10 @@ import functools
 import hashlib
 import hmac
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from core import money
+from strategies import sizing
 
 FIELDS = ("sub_id", "seq", "timestamp", "symbol", "type", "volume", "price", "sl", "tp")
 ACTIONS = {
@@ -43,20 +43,21 @@ def signed(secret: str, fields: tuple[str, ...], *, action: str, trade_ref: str,
     }
 
 
-def fields_of(
-    event: str, trade: Mapping[str, Any], *, sub_id: str, seq: str, timestamp_ms: int, copy_volume: Decimal
-) -> tuple[str, ...]:
-    """The nine fields for one event. `volume` is what the copy must hold after it: zero for a close."""
-    closing = event == "trade.closed"
-    price = trade["close_price"] if closing or event == "trade.reduced" else trade["open_price"]
-    return (
-        sub_id,
-        seq,
-        str(timestamp_ms),
-        trade["symbol"],
-        trade["type"],
-        money.text(Decimal(0) if closing else copy_volume),
-        price,
-        "" if closing else trade["sl"] or "",
-        "" if closing else trade["tp"] or "",
-    )
+def of_event(
+    event: str, trade: Mapping[str, Any], plan: sizing.Plan, *, sub_id: str, seq: str, timestamp_ms: int, opens: bool
+) -> tuple[tuple[str, ...], str, str]:
+    """The nine fields, the action and the trade for one event of a stream.
+
+    `volume` is what the copy must hold after it: zero for a close. Where there is nothing for this subscription (a
+    trade that it does not copy, an open while it is paused) the number is used up all the same: GAPFILL. A close is
+    never left out.
+    """
+    closing = event == "trade.closed" or (event == "trade.reduced" and not plan.why_not and not plan.volume)
+    if not closing and (plan.why_not or (event == "trade.opened" and not opens)):
+        nothing = (sub_id, seq, str(timestamp_ms), "-", "-", money.text(sizing.NOTHING), money.text(sizing.NOTHING))
+        return (*nothing, "", ""), "GAPFILL", str(int(seq) + 1)
+    price = trade["open_price"] if event in ("trade.opened", "trade.modified") else trade["close_price"]
+    stops = ("", "") if closing else ("" if stop is None else money.text(stop) for stop in (plan.sl, plan.tp))
+    volume = money.text(sizing.NOTHING if closing else plan.volume)
+    fields = (sub_id, seq, str(timestamp_ms), plan.symbol, plan.type, volume, price, *stops)
+    return fields, "CLOSE" if closing else ACTIONS[event], trade["trade_id"]

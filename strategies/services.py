@@ -1,16 +1,22 @@
 """Publishing and following: begun, paused, ended; and a strategy that may only close."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db import transaction
+from django.db import models, transaction
+from django.db.models.functions import Now
 
 from accounts.models import TradingAccount
 from audit import services as audit
 from core import crypto, money
 from core.errors import DomainError
-from strategies.models import Strategy, Subscription
+from strategies.models import Strategy, Subscription, Terms
+
+TERMS_AFTER = timedelta(seconds=5)  # by then every process that signs packets knows them
+SECRETS_OVERLAP = timedelta(hours=24)
+_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TakesNoSubscribers(DomainError):
@@ -21,7 +27,7 @@ class TakesNoSubscribers(DomainError):
 def subscribe(
     *, account: TradingAccount, strategy: Strategy, actor: audit.Actor, multiplier: Decimal = Decimal(1)
 ) -> Subscription:
-    """Follow a strategy with a trading account. One that was ended lives again, with its own settings."""
+    """Follow a strategy with a trading account. One that was ended lives again, on its own terms."""
     with transaction.atomic():
         known = Subscription.objects.filter(account=account, strategy=strategy).first()
         is_new = known is None or known.status == Subscription.Status.ENDED
@@ -32,9 +38,10 @@ def subscribe(
             known.refresh_from_db()
         if known is not None:
             return known
-        subscription = Subscription(account=account, strategy=strategy, multiplier=multiplier)
+        subscription = Subscription(account=account, strategy=strategy)
         subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
         subscription.save(force_insert=True)
+        Terms.objects.create(subscription=subscription, since=_ALWAYS, multiplier=multiplier)
         audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
         return subscription
 
@@ -49,6 +56,7 @@ def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscrip
 def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> None:
     """Open again what is new. With `why`: only where it was paused for that."""
     only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
+    Subscription.objects.filter(pk=subscription.pk, **only).update(peak_equity=None)
     _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor, only)
 
 
@@ -57,16 +65,100 @@ def end(*, subscription: Subscription, actor: audit.Actor) -> None:
     _set_subscription(subscription, Subscription.Status.ENDED, "subscription.ended", actor)
 
 
+def terms_of(subscription: Subscription) -> Terms:
+    """The terms that were made last. They are in force, or will be in a few seconds."""
+    return Terms.objects.filter(subscription=subscription).latest("pk")
+
+
+SETTINGS = (
+    "mode", "multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", "raises_to_min", "reverse", "symbols",
+    "symbol_map", "max_open_trades", "max_slippage_bps", "max_drawdown_pct", "closes_on_drawdown",
+)  # fmt: skip
+
+
 @transaction.atomic
-def resize(*, subscription: Subscription, multiplier: Decimal, actor: audit.Actor) -> None:
-    """Copy with another multiplier from the next snapshot or delta on."""
-    Subscription.objects.filter(pk=subscription.pk).update(multiplier=multiplier)
-    audit.record(
-        "subscription.resized",
-        actor=actor,
-        subject=f"subscription:{subscription.sub_id}",
-        multiplier=money.text(multiplier),
+def set_terms(
+    *, subscription: Subscription, actor: audit.Actor, since: datetime | None = None, **settings: Any
+) -> Terms:
+    """Copy what is opened from `since` on (by default, in a few seconds) with these settings; others stay as they are.
+
+    Trades that are open go on as they were sized. The current equities of both accounts become part of the terms.
+    """
+    known = terms_of(subscription)
+    changed = {name: value for name, value in settings.items() if getattr(known, name) != value}
+    if not changed:
+        return known
+    made = _renewed(known, since, changed)
+    audit.record("subscription.terms_set", actor=actor, subject=f"subscription:{subscription.sub_id}", **_told(changed))
+    return made
+
+
+def resize(
+    *, subscription: Subscription, multiplier: Decimal, actor: audit.Actor, since: datetime | None = None
+) -> Terms:
+    """Copy with another multiplier what is opened from `since` on."""
+    return set_terms(subscription=subscription, actor=actor, since=since, multiplier=multiplier)
+
+
+def _renewed(known: Terms, since: datetime | None, changed: Mapping[str, Any]) -> Terms:
+    values = {name: getattr(known, name) for name in SETTINGS} | dict(changed)
+    subscription = Subscription.objects.select_related("account", "strategy__account").get(pk=known.subscription_id)
+    return Terms.objects.create(
+        subscription=subscription,
+        since=since or Now() + TERMS_AFTER,
+        equity=subscription.account.equity,
+        master_equity=subscription.strategy.account.equity,
+        **values,
     )
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: money.text(value) if isinstance(value, Decimal) else value for name, value in settings.items()}
+
+
+def revalue(*, limit: int = 1000) -> int:
+    """Make new terms for those who copy by equity, where an equity has moved by more than a hundredth; how many."""
+    moved = [terms for terms in Terms.objects.latest_of_each().by_equity() if _is_outdated(terms)][:limit]
+    for terms in moved:
+        _renewed(terms, None, {})
+    return len(moved)
+
+
+def _is_outdated(terms: Terms) -> bool:
+    follows = terms.subscription
+    return _has_moved(terms.equity, follows.account.equity) or _has_moved(
+        terms.master_equity, follows.strategy.account.equity
+    )
+
+
+def _has_moved(then: Decimal | None, now: Decimal | None) -> bool:
+    return now is not None and (then is None or abs(now - then) * 100 > abs(then))
+
+
+def stop_drawdowns(*, actor: audit.Actor) -> int:
+    """Pause those whose account fell too far below its highest equity; how many.
+
+    The highest is the account's since it copies without a stop: resuming begins anew.
+    """
+    limited = Terms.objects.latest_of_each().filter(
+        max_drawdown_pct__isnull=False, subscription__status=Subscription.Status.ACTIVE
+    )
+    return sum(_stops(terms, actor) for terms in limited)
+
+
+def _stops(terms: Terms, actor: audit.Actor) -> bool:
+    """Whether the account fell too far; its highest equity is noted."""
+    follows = terms.subscription
+    now, limit = follows.account.equity, terms.max_drawdown_pct
+    if now is None or limit is None:
+        return False
+    if follows.peak_equity is None or now > follows.peak_equity:
+        Subscription.objects.filter(pk=follows.pk).update(peak_equity=now)
+        return False
+    if now > follows.peak_equity * (100 - limit) / 100:
+        return False
+    pause(subscription=follows, actor=actor, why=Subscription.PausedFor.DRAWDOWN)
+    return True
 
 
 def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = Strategy.FrozenFor.HAND) -> None:
@@ -95,12 +187,50 @@ def open_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
 
 
 def packet_secret(subscription: Subscription) -> str:
+    """What signs its packets now."""
     return crypto.decrypt(subscription.sealed_packet_secret, bound_to=binding(subscription))
 
 
-def binding(subscription: Subscription) -> str:
-    """What ties the sealed packet secret to its row."""
-    return Subscription.BINDING.format(sub_id=subscription.sub_id, generation=subscription.packet_generation)
+def binding(subscription: Subscription, generation: int | None = None) -> str:
+    """What ties a sealed packet secret to its row and generation."""
+    return Subscription.BINDING.format(
+        sub_id=subscription.sub_id, generation=generation or subscription.packet_generation
+    )
+
+
+@transaction.atomic
+def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_once: bool = False) -> str:
+    """Make the next packet secret, to be shown once.
+
+    The old one signs until the bot says that it has the new one, for a day at most; with `at_once` (it leaked) no more.
+    """
+    known = Subscription.objects.get(pk=subscription.pk)
+    generation = (known.next_generation or known.packet_generation) + 1
+    secret = crypto.new_secret()
+    known.sealed_next_secret = crypto.encrypt(secret, bound_to=binding(known, generation))
+    known.next_generation = generation
+    known.next_secret_at = Now() if at_once else Now() + SECRETS_OVERLAP  # type: ignore[assignment]
+    known.save(update_fields=["sealed_next_secret", "next_generation", "next_secret_at"])
+    subject = f"subscription:{known.sub_id}"
+    audit.record("subscription.secret_rotated", actor=actor, subject=subject, generation=generation, at_once=at_once)
+    if at_once:
+        take_up_secrets(subscription_ids=[known.pk])
+    return secret
+
+
+def take_up_secrets(*, subscription_ids: list[int] | None = None, generation: int | None = None) -> int:
+    """Let the next packet secrets sign whose time has come, or whose bot says that it has them; how many."""
+    waiting = Subscription.objects.exclude(next_generation=None)
+    if subscription_ids is not None:
+        waiting = waiting.filter(pk__in=subscription_ids)
+    ready = waiting.filter(next_generation=generation) if generation else waiting.filter(next_secret_at__lte=Now())
+    return ready.update(
+        sealed_packet_secret=models.F("sealed_next_secret"),
+        packet_generation=models.F("next_generation"),
+        sealed_next_secret=None,
+        next_generation=None,
+        next_secret_at=None,
+    )
 
 
 @transaction.atomic

@@ -217,5 +217,10 @@ def finn_bot(cast: dict[str, Any]) -> Bot:
 
 
 @pytest.fixture
+def sam_copier(cast: dict[str, Any]) -> Bot:
+    return Bot(key_of(cast, "sam", "copier"))
+
+
+@pytest.fixture
 def sam_bot(cast: dict[str, Any]) -> Bot:
     return Bot(key_of(cast, "sam", "master"))

@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from django.test import Client as DjangoClient
@@ -11,6 +12,7 @@ from django.test import Client as DjangoClient
 from copybot import signing
 
 HOST = "127.0.0.1:8000"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # terms since then hold for whatever a test opens
 _effects = itertools.count(1)
 
 

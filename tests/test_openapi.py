@@ -211,7 +211,7 @@ def desk(cast, lena, settings):
     return made
 
 
-COPIERS = {"/api/v2/trades/orders": 1}
+COPIERS = dict.fromkeys(["/api/v2/trades/orders", "/api/v2/copier/beat", "/api/v2/copier/skips"], 1)
 REACHED = (200, 201, 202, 404, 409, 422)
 QUICK = settings(
     max_examples=EXAMPLES,

@@ -47,6 +47,7 @@ INVARIANTS = {
             'trade_history.append_only', 'trade_history.append_only_truncate',
             'trade_reductions.append_only', 'trade_reductions.append_only_truncate',
             'copy_orders.append_only', 'copy_orders.append_only_truncate', 'strategies.number_grows_by_one',
+            'subscription_terms.append_only', 'subscription_terms.append_only_truncate',
             'audit_log.append_only', 'audit_log.append_only_truncate']) wanted
          where not exists (select from pg_trigger where tgenabled = 'A'
                               and tgrelid = split_part(wanted, '.', 1)::regclass

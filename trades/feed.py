@@ -4,12 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import orjson
 
-from strategies import packets
+from strategies import packets, sizing
 from trades.snapshot import Source
 
 LOG_BYTES = 256 * 1024
@@ -44,54 +43,68 @@ class Watcher:
     resynced_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A delta as those see it who copy alike."""
+
+    plan: sizing.Plan
+    text: str
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One delta in a feed's log, with its encoded texts by the copy volume they show (as it came: none)."""
+    """One delta in a feed's log: its encoded text, and while it is delivered those for whoever copies alike."""
 
     seq: int
     at_ms: int
     delta: dict[str, Any]
-    texts: dict[str | None, str]
+    plain: str
+    shown: dict[tuple[int, str, bool], Shown] = field(default_factory=dict)
 
     @classmethod
     def of(cls, at_ms: int, delta: dict[str, Any]) -> "Entry":
-        return cls(int(delta["seq"]), at_ms, delta, {None: orjson.dumps(delta).decode()})
+        return cls(int(delta["seq"]), at_ms, delta, orjson.dumps(delta).decode())
 
     @property
     def size(self) -> int:
-        return len(self.texts[None])
+        return len(self.plain)
 
-    def forget_texts(self) -> None:
+    def forget(self) -> None:
         """Once delivered, whoever still needs another text than the plain one has it made again."""
-        self.texts = {None: self.texts[None]}
+        self.shown = {}
 
     def text(self, source: Source, key: PacketKey | None) -> str:
-        """As this source's owner gets it. A paused subscription is told of an open, but gets no packet to act on."""
-        trade = self.delta["trade"]
-        closing = self.delta["type"] == "trade.closed"
-        copy_volume = None if closing else source.copy_volume(trade["volume"])
-        text = self.texts.get(copy_volume)
-        if text is None:
-            shown = {**self.delta, "trade": {**trade, "copy_volume": copy_volume}}
-            text = self.texts[copy_volume] = orjson.dumps(shown).decode()
-        if key is None or (source.paused and self.delta["type"] == "trade.opened"):
-            return text
-        return f'{text[:-1]},"packet":{orjson.dumps(self.packet(source, key)).decode()}}}'
+        """As this source's owner gets it: with what its copy must be, and a packet that says so."""
+        if not source.follows:
+            return self.plain
+        shown = self._shown(source)
+        if key is None:
+            return shown.text
+        return f'{shown.text[:-1]},"packet":{orjson.dumps(self.packet(source, key, shown.plan)).decode()}}}'
 
-    def packet(self, source: Source, key: PacketKey) -> dict[str, str]:
+    def _shown(self, source: Source) -> Shown:
+        settings = source.settings_of(self.delta["trade"]["trade_id"])
+        alike = (id(settings), source.paused_for, source.closes)
+        found = self.shown.get(alike)
+        if found is None:
+            trade = dict(self.delta["trade"])
+            plan = source.show(trade)
+            text = orjson.dumps({**self.delta, "trade": trade}).decode()
+            found = self.shown[alike] = Shown(plan, text)
+        return found
+
+    def packet(self, source: Source, key: PacketKey, plan: sizing.Plan) -> dict[str, str]:
         assert source.sub_id is not None
-        trade = self.delta["trade"]
-        volume = source.sized(trade["volume"]) if self.delta["type"] != "trade.closed" else Decimal(0)
-        fields = packets.fields_of(
+        fields, action, ref = packets.of_event(
             self.delta["type"],
-            trade,
+            self.delta["trade"],
+            plan,
             sub_id=source.sub_id,
             seq=self.delta["seq"],
             timestamp_ms=self.at_ms,
-            copy_volume=volume,
+            opens=not source.paused,
         )
-        action = packets.ACTIONS[self.delta["type"]]
-        return packets.signed(key.secret, fields, action=action, trade_ref=trade["trade_id"], generation=key.generation)
+        return packets.signed(key.secret, fields, action=action, trade_ref=ref, generation=key.generation)
 
 
 @dataclass(slots=True, eq=False)

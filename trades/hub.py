@@ -12,7 +12,6 @@ import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -136,7 +135,7 @@ class Hub:
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         for entry in entries:
-            entry.forget_texts()
+            entry.forget()
 
     def _write(self, feed: Feed, watcher: Watcher, entry: Entry) -> None:
         """Write one delta to one socket, without a task as long as the socket takes it."""
@@ -309,7 +308,7 @@ class Hub:
         watching = list(self.watchers)
         now = await self.read(_streams_of_each, sorted({one for watcher in watching for one in watcher.accounts}))
         for watcher in watching:
-            seen = {(s.strategy_id, s.sub_id, s.multiplier, s.paused) for s in watcher.sources.values()}
+            seen = {_row_of(source) for source in watcher.sources.values()}
             found = {row for account in watcher.accounts for row in now.get(account, ())}
             if not watcher.is_stale and seen != _one_each(found):
                 self.resync(watcher)
@@ -348,7 +347,7 @@ class Hub:
 
 # --- what the hub asks the database
 
-Row = tuple[int, str | None, Decimal | None, bool]
+Row = tuple[int, str | None, str, str, int, int]
 
 
 def _asked(ask: Callable[..., Any], *args: Any) -> Any:
@@ -372,7 +371,7 @@ def _streams(accounts: tuple[int, ...]) -> list[tuple[int, str, int]]:
 
 def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
     rows = _rows(
-        "select account, strategy_id, sub_id, multiplier, status = 'PAUSED' "
+        "select account, strategy_id, sub_id, status, paused_for, generation, terms "
         "from unnest(%s::bigint[]) account, streams_of(array[account])",
         accounts,
     )
@@ -382,10 +381,16 @@ def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
     return found
 
 
+def _row_of(source: snapshot.Source) -> Row:
+    return (
+        source.strategy_id, source.sub_id, source.status, source.paused_for, source.generation, source.number,
+    )  # fmt: skip
+
+
 def _one_each(rows: set[Row]) -> set[Row]:
     """One row a strategy, as streams_of() chooses where a person has several accounts: an active one before others."""
     chosen: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: (row[3], row[1] is None)):
+    for row in sorted(rows, key=lambda row: (row[2], row[1] or "")):
         chosen.setdefault(row[0], row)
     return set(chosen.values())
 

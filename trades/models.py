@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from accounts.models import TradingAccount
 from core.fields import amount
 from market.models import SYMBOL
-from strategies.models import Strategy
+from strategies.models import Strategy, Subscription
 
 TICKET = r"^[1-9][0-9]{0,18}$"
 
@@ -86,6 +86,7 @@ class ActiveTrade(Position):
     opened_volume = amount()
     open_price = amount()
     sl = amount("stop loss", null=True)
+    opened_sl = amount("stop loss when opened", null=True)
     tp = amount("take profit", null=True)
     status = models.CharField(max_length=4, default="OPEN")
     comment = models.CharField(max_length=128, blank=True)
@@ -233,10 +234,26 @@ class CopyOrder(models.Model):
     failed_reason = models.CharField(max_length=256, blank=True)
     slippage_points = amount(null=True)
     slippage_bps = amount(null=True)
+    master_trade = models.UUIDField(null=True)
+    ticket_id = models.CharField("ticket", max_length=19, blank=True, db_default="")
+    heard_at = models.DateTimeField(null=True, help_text="When the copier heard of the trade, by the desk's clock.")
+    sent_at = models.DateTimeField(null=True, help_text="When it sent the order.")
+    filled_at = models.DateTimeField(null=True, help_text="When its broker answered.")
     reported_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         db_table = "copy_orders"
+        indexes = [
+            models.Index(fields=["account", "master_trade"], name="copy_order_account_trade_idx"),
+            models.Index(
+                fields=["account", "reported_at"],
+                condition=models.Q(status="failed"),
+                name="copy_order_failed_idx",
+            ),
+            models.Index(
+                fields=["strategy", "-id"], condition=models.Q(status="executed"), name="copy_order_executed_idx"
+            ),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(status__in=["pending", "executed", "failed", "cancelled"]),
@@ -250,3 +267,107 @@ class CopyOrder(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account_id} {self.master_ticket} {self.status}"
+
+
+class WhyNot(models.TextChoices):
+    """Why a master's trade was not copied. The list is closed: a bot that says something else is refused."""
+
+    MISSED = "missed", "it came too late to be copied at the master's price"
+    SLIPPAGE = "slippage", "the price had moved further than the settings allow"
+    SYMBOL_UNKNOWN = "symbol_unknown", "the broker has no such symbol"
+    MARKET_CLOSED = "market_closed", "the broker's market was closed"
+    NO_MONEY = "no_money", "the account had not enough free margin"
+    VOLUME_TOO_SMALL = "volume_too_small", "less than the smallest volume"
+    TOO_MANY_OPEN = "too_many_open", "as many copies were open as the settings allow"
+    REJECTED = "rejected", "the broker refused the order"
+    LOST = "lost", "the broker's answer was lost, and its books show no order"
+    NEW_INSTALL = "new_install", "it was open before the copier was set up"
+    HALTED = "halted", "the copier had stopped itself"
+    MAGIC_TAKEN = "magic_taken", "its number at the broker was another trade's"
+    CLOSED = "closed", "it was closed before it could be copied"
+    NOT_LEASED = "not_leased", "the copier was out of touch with the desk, or another one was running"
+    PAUSED = "paused", "the subscription was paused"
+    UNPAID = "unpaid", "a fee was unpaid"
+    TRUST = "trust", "the desk had stopped copying for the bot's behaviour"
+    DRAWDOWN = "drawdown", "the drawdown stop had been hit"
+    SYMBOL_NOT_ALLOWED = "symbol_not_allowed", "the settings leave this symbol out"
+    NOT_SIZABLE = "not_sizable", "the volume could not be worked out: no equity known, or no stop loss"
+    NOT_REPORTED = "not_reported", "the copier said nothing: it was not running"
+
+
+class CopySkip(models.Model):
+    """A master's trade that a subscription did not copy, and why. The first reason stands."""
+
+    subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="skips", db_index=False)
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
+    master_trade = models.UUIDField()
+    reason = models.CharField(max_length=18, choices=WhyNot)
+    detail = models.CharField(max_length=256, blank=True)
+    told_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "copy_skips"
+        constraints = [
+            models.UniqueConstraint(fields=["subscription", "master_trade"], name="copy_skip_is_told_once"),
+            models.CheckConstraint(condition=models.Q(reason__in=WhyNot.values), name="copy_skip_reason_is_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subscription_id} {self.reason}"
+
+
+class Copier(models.Model):
+    """The bot that copies for a trading account, as it last reported. One instance at a time holds the lease."""
+
+    account = models.OneToOneField(TradingAccount, models.PROTECT, primary_key=True, related_name="copier")
+    instance = models.CharField(max_length=64)
+    fence = models.PositiveBigIntegerField(help_text="Grows by one with each instance that takes over.")
+    beat_at = models.DateTimeField()
+    leased_until = models.DateTimeField()
+    may_open_at = models.DateTimeField(help_text="When the lease of the instance before it has surely ended.")
+    told = models.JSONField(default=list, help_text="By subscription: where it stands, and whether it is in sync.")
+
+    class Meta:
+        db_table = "copiers"
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.instance}"
+
+
+class CloseDebtQuerySet(models.QuerySet["CloseDebt"]):
+    def unpaid(self) -> "CloseDebtQuerySet":
+        """The oldest first, with how old each is by the database's clock (`age`)."""
+        return (
+            self.filter(paid_at=None)
+            .annotate(age=models.ExpressionWrapper(Now() - models.F("since"), models.DurationField()))
+            .order_by("since", "pk")
+        )
+
+    def lock_unpaid(self) -> "CloseDebtQuerySet":
+        """Whoever is at the same work has the others."""
+        return self.unpaid().select_for_update(skip_locked=True, of=("self",))
+
+
+class CloseDebt(models.Model):
+    """A close that a copier owes: its master's trade is closed, its copy is not. Paid when the copy's close arrives."""
+
+    copy = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="debt", db_constraint=False)
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+")
+    strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
+    master_trade = models.UUIDField()
+    symbol = models.CharField(max_length=32)
+    volume = amount(help_text="Lots that were still open.")
+    since = models.DateTimeField(help_text="When the master's trade was closed.")
+    level = models.PositiveSmallIntegerField(default=0, help_text="How often it was escalated: 30 s, 5 min, 1 h.")
+    paid_at = models.DateTimeField(null=True)
+
+    objects = CloseDebtQuerySet.as_manager()
+
+    class Meta:
+        db_table = "close_debts"
+        indexes = [
+            models.Index(fields=["since"], condition=models.Q(paid_at=None), name="close_debt_unpaid_idx"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account_id} owes {self.volume} {self.symbol}"

@@ -9,7 +9,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
 from core import paging
-from trades.models import Reason
+from trades.models import Reason, WhyNot
 
 Schema = dict[str, Any]
 
@@ -32,6 +32,8 @@ REASON: Schema = {
     "enum": ["TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF", "TP_HIT", "SL_HIT"],
 }
 MOMENT: Schema = {"type": "string", "format": "date-time"}
+TRADE_ID: Schema = {"type": "string", "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"}
+MS: Schema = {"type": "integer", "minimum": 10**12, "maximum": 10**13 - 1, "description": "By the desk's clock."}
 
 
 def or_number(shape: Schema, **bounds: int) -> Schema:
@@ -63,13 +65,37 @@ TRADE = obj(
         "type": {"type": ["string", "null"], "enum": ["BUY", "SELL", None]},
         "volume": {"type": ["string", "null"]},
         "copy_volume": {"type": ["string", "null"], "description": "What the caller's own settings make of it."},
+        "copy": {
+            "type": ["object", "null"],
+            "description": "What the caller's copy must be: symbol, type, volume, sl, tp; opens, or why_not.",
+        },
+        "copies": {"type": ["string", "null"], "description": "The trade_id that a copy copies."},
+        "opened_volume": {"type": "string", "description": "Of an open trade: what its copies are sized by."},
+        "opened_sl": {"type": ["string", "null"]},
         "open_price": {"type": ["string", "null"]},
         "sl": {"type": ["string", "null"]},
         "tp": {"type": ["string", "null"]},
         "opened_at": {"type": ["string", "null"]},
         "seq": {"type": "string"},
         "status": {"type": "string", "enum": ["OPEN", "CLOSED"]},
-    }
+    },
+    [
+        "trade_id",
+        "role",
+        "strategy",
+        "ticket_id",
+        "master_ticket",
+        "symbol",
+        "type",
+        "volume",
+        "copy_volume",
+        "open_price",
+        "sl",
+        "tp",
+        "opened_at",
+        "seq",
+        "status",
+    ],
 )
 SNAPSHOT = obj(
     {
@@ -127,6 +153,7 @@ OPEN = obj(
         "comment": nullable({"type": "string", "maxLength": 128}),
         "analysis": nullable({"type": "object", "description": "At most 2 KiB."}),
         "master_ticket": {**TICKET_IN, "description": "What a copy copies (copiers only)."},
+        "trade_ref": {**TRADE_ID, "description": "The same by its trade_id."},
         "strategy": {**NAME, "description": "Whose it is (copiers only)."},
     },
     ["ticket_id", "symbol", "type", "volume", "open_price"],
@@ -148,8 +175,76 @@ ORDER_REPORT = obj(
         "volume": POSITIVE_IN,
         "latency_ms": {"type": ["integer", "null"], "minimum": 0},
         "failed_reason": {"type": ["string", "null"], "maxLength": 256},
+        "trade_ref": {**TRADE_ID, "description": "In place of master_ticket."},
+        "type": nullable({**SIDE, "description": "The copy's own side."}),
+        "ticket_id": nullable({**TICKET_IN, "description": "The copy's own ticket."}),
+        "heard_ms": nullable(MS),
+        "sent_ms": nullable(MS),
+        "filled_ms": nullable(MS),
     },
-    ["strategy", "seq", "master_ticket", "status", "requested_price", "volume"],
+    ["strategy", "seq", "status", "requested_price", "volume"],
+)
+SKIP = obj(
+    {
+        "strategy": NAME,
+        "trade_ref": TRADE_ID,
+        "reason": {"type": "string", "enum": list(WhyNot.values)[:-1]},
+        "detail": {"type": "string", "maxLength": 256},
+    },
+    ["strategy", "trade_ref", "reason"],
+)
+NOTED = obj({"status": {"type": "string"}})
+ACCOUNT = obj({"balance": AMOUNT_IN, "equity": AMOUNT_IN})
+BEAT = obj(
+    {
+        "instance": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16,64}$"},
+        "fence": nullable({"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}),
+        "ends": {"type": "boolean", "description": "An orderly stop: the lease is given back."},
+        "balance": nullable(AMOUNT_IN),
+        "equity": nullable(AMOUNT_IN),
+        "subscriptions": {
+            "type": "array",
+            "maxItems": 100,
+            "items": obj(
+                {
+                    "strategy": NAME,
+                    "seq": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+                    "standing": {"type": "string", "enum": ["LIVE", "HOLD", "HALT"]},
+                    "generation": {"type": "integer", "minimum": 0},
+                    "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                    "copies": nullable(
+                        {"type": "array", "items": obj({"trade_ref": TRADE_ID, "volume": NOT_NEGATIVE_IN})}
+                    ),
+                },
+                ["strategy", "seq", "standing", "generation", "digest"],
+            ),
+        },
+    },
+    ["instance", "subscriptions"],
+)
+BEAT_ANSWER = obj(
+    {
+        "fence": {"type": "string"},
+        "lease_ms": {"type": "integer"},
+        "may_open_in_ms": {"type": "integer"},
+        "subscriptions": {
+            "type": "array",
+            "items": obj(
+                {
+                    "strategy": NAME,
+                    "sub_id": {"type": "string"},
+                    "status": {"type": "string"},
+                    "generation": {"type": "integer"},
+                    "as_of": {"type": "string"},
+                    "sync": {"type": "string", "enum": ["in_sync", "behind", "differs"]},
+                    "difference": {"type": ["object", "null"]},
+                    "max_open_trades": {"type": ["integer", "null"]},
+                    "max_slippage_bps": {"type": ["string", "null"]},
+                    "max_open_age_ms": {"type": "integer"},
+                }
+            ),
+        },
+    }
 )
 BATCH = obj(
     {

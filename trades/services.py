@@ -65,6 +65,11 @@ class StrategyMissing(DomainError):
     detail = "This account publishes no strategy."
 
 
+class LeaseLost(DomainError):
+    code = "lease_lost"
+    detail = "Another copier took over this account. Open nothing more; stop this one, or start it anew."
+
+
 Outcome = dict[str, Any]
 
 

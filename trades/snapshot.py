@@ -1,9 +1,11 @@
 """What is active now, as it is sent: one read at one instant of the database, encoded once."""
 
+import bisect
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -16,23 +18,79 @@ from strategies import sizing
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream that a viewer sees. `multiplier` is None where the viewer leads it; paused ones open nothing new."""
+    """A stream that a viewer sees: one that it leads, or (`sub_id`) follows.
+
+    `terms`: those that an open trade may have been opened under, since when (ms), oldest first; `number` grows with
+    them. `closes`: what is held is to be closed too, for a drawdown.
+    """
 
     strategy_id: int
     name: str
     seq: int
     sub_id: str | None
-    multiplier: Decimal | None
-    paused: bool
+    status: str
+    paused_for: str
+    generation: int
+    number: int
+    closes: bool
+    terms: tuple[tuple[int, sizing.Settings], ...]
 
-    def copy_volume(self, master_volume: str) -> str | None:
-        """What a copy should hold: None where this viewer copies nothing of it."""
-        if self.multiplier is None or self.paused:
-            return None
-        return money.text(self.sized(master_volume))
+    @property
+    def follows(self) -> bool:
+        return self.sub_id is not None
 
-    def sized(self, master_volume: str) -> Decimal:
-        return sizing.copy_volume(Decimal(master_volume), self.multiplier or Decimal(0))
+    @property
+    def paused(self) -> bool:
+        return self.status == "PAUSED"
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing new is copied; none where it is."""
+        return _PAUSED_FOR.get(self.paused_for, self.paused_for.lower())
+
+    def settings_of(self, trade_id: str) -> sizing.Settings:
+        """Those in force when the trade was opened."""
+        born_ms = int(trade_id[:8] + trade_id[9:13], 16)
+        found = bisect.bisect_right(self.terms, born_ms, key=itemgetter(0))
+        return self.terms[max(0, found - 1)][1]
+
+    def show(self, trade: dict[str, Any]) -> sizing.Plan:
+        """Tell in an open trade's row what the follower's copy must be; what it would be, were it held."""
+        plan = sizing.plan(self.settings_of(trade["trade_id"]), master_of(trade))
+        if trade["status"] == "CLOSED":
+            return plan
+        why_not = plan.why_not or self.why_not
+        volume = sizing.NOTHING if self.closes else plan.volume
+        trade["copy"] = {
+            "symbol": plan.symbol,
+            "type": plan.type,
+            "volume": money.text(volume),
+            "sl": _text(plan.sl),
+            "tp": _text(plan.tp),
+            "opens": not why_not,
+            "why_not": why_not,
+        }
+        trade["copy_volume"] = None if why_not else trade["copy"]["volume"]
+        return plan
+
+
+_PAUSED_FOR = {"HAND": "paused"}
+
+
+def master_of(trade: dict[str, Any]) -> sizing.Master:
+    """The trade of a row, as the copy is worked out from it. Of a closed one nothing remains."""
+    closed = trade["status"] == "CLOSED"
+    amounts = {
+        name: None if trade.get(name) is None else Decimal(trade[name])
+        for name in ("open_price", "opened_sl", "sl", "tp")
+    }
+    return sizing.Master(
+        symbol=trade["symbol"],
+        type=trade["type"],
+        opened_volume=Decimal(trade["volume" if closed else "opened_volume"]),
+        volume=sizing.NOTHING if closed else Decimal(trade["volume"]),
+        **amounts,  # type: ignore[arg-type]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +126,29 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
     raw = orjson.loads(found)
     sources = {row["name"]: _source(row) for row in raw["streams"]}
     for trade in raw["trades"]:
-        if trade["role"] == "master":
-            trade["copy_volume"] = sources[trade["strategy"]].copy_volume(trade["volume"])
+        source = sources[trade["strategy"]] if trade["role"] == "master" else None
+        if source is not None and source.follows:
+            source.show(trade)
     return Snapshot(raw["mark"], sources, raw["trades"])
 
 
 def _source(row: dict[str, Any]) -> Source:
-    multiplier = row["multiplier"]
     return Source(
         strategy_id=row["id"],
         name=row["name"],
         seq=row["seq"],
         sub_id=row["sub_id"],
-        multiplier=None if multiplier is None else Decimal(multiplier),
-        paused=row["status"] == "PAUSED",
+        status=row["status"],
+        paused_for=row["paused_for"],
+        generation=row["generation"],
+        number=row["number"],
+        closes=row["closes"],
+        terms=tuple((since_ms, sizing.settings(text)) for since_ms, text in row["terms"] or ()),
     )
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else money.text(value)
 
 
 def etag(mark: str) -> str:

@@ -3,7 +3,7 @@
 import structlog
 from celery import shared_task
 
-from trades import checks
+from trades import checks, debts
 
 log = structlog.get_logger()
 
@@ -15,3 +15,12 @@ def check_homes() -> int:
     for fault in faults:
         log.error("trade.fault", invariant=fault.invariant, subject=fault.subject)
     return len(faults)
+
+
+@shared_task(name="trades.tasks.keep_debts")
+def keep_debts() -> int:
+    """Note closes that are owed and those that were paid, and escalate what is old; how many are owed."""
+    owed = debts.keep()
+    if owed:
+        log.warning("copying.closes_owed", copies=owed)
+    return owed

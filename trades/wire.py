@@ -12,6 +12,12 @@ Args = dict[str, Any]
 
 _REASONS = ("TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF")
 _ANALYSIS_BYTES = 2048
+_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS = 100, 500
+_WHY_NOT = (
+    "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
+    "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
+    "drawdown", "symbol_not_allowed", "not_sizable",
+)  # fmt: skip
 
 
 class SymbolGrammar(DomainError):
@@ -43,6 +49,19 @@ def _deal(value: Any) -> str:
     return value
 
 
+def _trade_id(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value):
+        raise ValueError("must be a trade's id")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+_ms = wire.whole(10**12, 10**13 - 1)
 _strategy = wire.matching(r"[A-Za-z0-9_-]{1,64}", "must be a strategy's name")
 _reason = wire.one_of(_REASONS, {"TP_HIT": "TP", "SL_HIT": "SL"})
 _side = wire.one_of(("BUY", "SELL"))
@@ -64,8 +83,7 @@ def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
     opened_at = form.may("opened_at", wire.moment)
     analysis = form.may("analysis", wire.small_object(_ANALYSIS_BYTES))
     if copy:
-        master_ticket, strategy = form.need("master_ticket", ticket), form.need("strategy", _strategy)
-        args["copies"] = {"strategy": strategy, "master_ticket": master_ticket}
+        args["copies"] = {"strategy": form.need("strategy", _strategy), **_copied(form)}
     else:
         form.may("master_ticket", ticket)
         form.may("strategy", _strategy)
@@ -75,6 +93,15 @@ def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
     if analysis is not None:
         args["analysis"] = analysis
     return args
+
+
+def _copied(form: Form) -> Args:
+    """What a copy copies: the master's trade by its id or by its ticket."""
+    ref = form.may("trade_ref", _trade_id)
+    if ref is not None:
+        form.may("master_ticket", ticket)
+        return {"trade_ref": ref}
+    return {"master_ticket": form.need("master_ticket", ticket)}
 
 
 def _of_path(fields: Fields, ticket_id: Any) -> Form:
@@ -135,18 +162,95 @@ def order(fields: Fields) -> Args:
     args = {
         "strategy": form.need("strategy", _strategy),
         "seq": form.need("seq", wire.whole(1, 2**63 - 1)),
-        "master_ticket": form.need("master_ticket", ticket),
+        **_copied(form),
         "status": form.need("status", wire.one_of(("pending", "executed", "failed", "cancelled"))),
         "requested_price": _text(form.need("requested_price", wire.positive)),
         "executed_price": _text(form.may("executed_price", wire.positive)),
         "volume": _text(form.need("volume", wire.positive)),
         "latency_ms": form.may("latency_ms", wire.whole(0, 2**31 - 1)),
         "failed_reason": form.may("failed_reason", wire.text(256), default=""),
+        "type": form.may("type", _side),
+        "ticket_id": form.may("ticket_id", ticket),
+        **{name: form.may(name, _ms) for name in ("heard_ms", "sent_ms", "filled_ms")},
     }
     if args["status"] == "executed" and args["executed_price"] is None:
         form.faults.setdefault("executed_price", []).append("is required of an executed order")
     form.done()
     return args
+
+
+def skip(fields: Fields) -> Args:
+    """Arguments of copy_skip."""
+    form = Form(fields)
+    args = {
+        "strategy": form.need("strategy", _strategy),
+        "trade_ref": form.need("trade_ref", _trade_id),
+        "reason": form.need("reason", wire.one_of(_WHY_NOT)),
+        "detail": form.may("detail", wire.text(256), default=""),
+    }
+    form.done()
+    return args
+
+
+def account(fields: Fields) -> Args:
+    """Arguments of account_tell."""
+    form = Form(fields)
+    args = {name: _text(form.need(name, wire.amount)) for name in ("balance", "equity")}
+    form.done()
+    return args
+
+
+def beat(fields: Fields) -> Args:
+    """Arguments of copier_beat, and what it says of each subscription."""
+    form = Form(fields)
+    args = {
+        "instance": form.need(
+            "instance", wire.matching(r"[A-Za-z0-9_-]{16,64}", "must be 16 to 64 of A-Z a-z 0-9 _ -")
+        ),
+        "fence": form.may("fence", wire.whole(1, 2**63 - 1)),
+        "ends": form.may("ends", _flag, default=False),
+        "balance": _text(form.may("balance", wire.amount)),
+        "equity": _text(form.may("equity", wire.amount)),
+        "subscriptions": form.need("subscriptions", _subscriptions),
+    }
+    form.done()
+    return args
+
+
+def _subscriptions(value: Any) -> list[Args]:
+    if not isinstance(value, list) or len(value) > _MOST_SUBSCRIPTIONS:
+        raise ValueError(f"must be a list of at most {_MOST_SUBSCRIPTIONS} subscriptions")
+    return [_standing(one) for one in value]
+
+
+def _standing(value: Any) -> Args:
+    if not isinstance(value, dict):
+        raise ValueError("each must be a JSON object")
+    form = Form(value)
+    args = {
+        "strategy": form.need("strategy", _strategy),
+        "seq": form.need("seq", wire.whole(0, 2**63 - 1)),
+        "standing": form.need("standing", wire.one_of(("LIVE", "HOLD", "HALT"))),
+        "generation": form.need("generation", wire.whole(0, 10**9)),
+        "digest": form.need("digest", wire.matching(r"[0-9a-f]{64}", "must be 64 hex digits")),
+        "copies": form.may("copies", _holdings),
+    }
+    form.done()
+    return args
+
+
+def _holdings(value: Any) -> dict[str, str]:
+    if not isinstance(value, list) or len(value) > _MOST_HOLDINGS:
+        raise ValueError(f"must be a list of at most {_MOST_HOLDINGS} copies")
+    held: dict[str, str] = {}
+    for one in value:
+        if not isinstance(one, dict):
+            raise ValueError("each must be a JSON object")
+        form = Form(one)
+        ref, lots = form.need("trade_ref", _trade_id), form.need("volume", wire.not_negative)
+        form.done()
+        held[ref] = money.text(lots)
+    return held
 
 
 def _text(value: Any) -> str | None:

@@ -37,6 +37,9 @@ PATCH  api/v2/trades/active/<str:ticket>    unsigned  scope   absent   200   abs
 DELETE api/v2/trades/active/<str:ticket>    unsigned  scope     202    200    202    unsigned unsigned unsigned
 POST   api/v2/trades/active/<str:ticket>/reduce unsigned scope absent  200   absent  unsigned unsigned unsigned
 POST   api/v2/trades/orders                 unsigned  scope     201   scope  scope   unsigned unsigned unsigned
+POST   api/v2/copier/beat                   unsigned  scope     200   scope  scope   unsigned unsigned unsigned
+POST   api/v2/copier/skips                  unsigned  scope   absent  scope  scope   unsigned unsigned unsigned
+POST   api/v2/account                       unsigned  scope     200    200    200    unsigned unsigned unsigned
 GET    api/v2/actives                       unsigned   200      200    200    200    unsigned unsigned unsigned
 POST   api/v2/actives                       unsigned  scope     200    200    200    unsigned unsigned unsigned
 POST   api/v2/signal/close                  unsigned  scope     202    200    202    unsigned unsigned unsigned
@@ -179,6 +182,12 @@ def asked(row, caller, ticket):
     if row.route.endswith("/orders"):
         return path, "", {"strategy": "lena-eurusd", "seq": "1", "master_ticket": ticket, "status": "failed",
                           "requested_price": "1.1", "volume": "0.1"}  # fmt: skip
+    if row.route.endswith("/beat"):
+        return path, "", {"instance": "i" * 16, "subscriptions": []}
+    if row.route.endswith("/skips"):
+        return path, "", {"strategy": "lena-eurusd", "trade_ref": str(uuid.UUID(int=7)), "reason": "missed"}
+    if row.route.endswith("/account"):
+        return path, "", {"balance": "1", "equity": "1"}
     if row.route.endswith("signal/close"):
         return path, "", {"ticket_id": ticket, **CLOSE}
     if row.method == "DELETE":

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from collections import Counter
 
 import pytest
 
+from copybot.broker import Entry
+from copybot.tests import doomed
 from tests.conftest import ROOT
 
 KILLS = int(os.environ.get("COPYDESK_KILLS", "12"))
@@ -30,9 +31,9 @@ def copied(folder, kills, *kind):
             killed += process.wait() == -9
         assert process.wait(60) in (0, -9)
     assert killed >= min(kills, 3)  # or it was done before anybody could kill it
-    book = sqlite3.connect(files[1])
-    opens = Counter(magic for (magic,) in book.execute("select magic from deal where what = 'open'"))
-    held = [magic for (magic,) in book.execute("select magic from position")]
+    book = doomed.broker(files[1])
+    opens = Counter(deal.magic for deal in book.history() if deal.entry is Entry.IN)
+    held = [position.magic for position in book.positions()]
     return opens, held, json.loads(done.read_text())["active"]
 
 

@@ -1,6 +1,7 @@
 """The desk's page, as it is first painted."""
 
 import re
+from decimal import Decimal
 
 import pytest
 from django.db import connection
@@ -9,8 +10,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import User
+from audit import services as audit
 from config import cast as cast_module
-from tests.signed import opening
+from strategies import services as strategies
+from tests.signed import LONG_AGO, opening
 
 
 def signed_in(client, name):
@@ -57,7 +60,9 @@ def headings(page):
 
 
 def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_holds(client, finn, lena_bot, finn_bot):
-    finn.subscriptions.update(multiplier="0.5")
+    strategies.resize(
+        subscription=finn.subscriptions.get(), multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO
+    )
     lena_bot.send("POST", fields=opening("1"))
     finn_bot.send("POST", fields={**opening("51", volume="0.05"), "master_ticket": "1", "strategy": "lena-eurusd"})
 

@@ -3,12 +3,13 @@
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from strategies import packets
+from strategies import packets, sizing
 
 VECTORS = json.loads((Path(__file__).resolve().parent.parent.parent / "copybot" / "vectors.json").read_text())
 SECRET = VECTORS["packet_secret"]
@@ -82,33 +83,75 @@ def test_neither_form_is_ever_taken_for_the_other():
 
 
 TRADE = {
-    "symbol": "EURUSD", "type": "BUY", "open_price": "1.10000000", "close_price": "1.11000000",
-    "sl": "1.09500000", "tp": "1.12000000",
+    "trade_id": REF, "symbol": "EURUSD", "type": "BUY", "open_price": "1.10000000", "close_price": "1.11000000",
 }  # fmt: skip
+PLAN = sizing.Plan("EURUSD", "BUY", Decimal("0.1"), Decimal("1.095"), Decimal("1.12"))
+NONE = replace(PLAN, volume=Decimal(0), why_not="symbol_not_allowed")
 
 
-def fields_of(event, trade, volume="0.1", seq="5"):
-    return packets.fields_of(event, trade, sub_id="7", seq=seq, timestamp_ms=1767600000000, copy_volume=Decimal(volume))
+def made_of(event, plan=PLAN, *, seq="5", opens=True):
+    return packets.of_event(event, TRADE, plan, sub_id="7", seq=seq, timestamp_ms=1767600000000, opens=opens)
 
 
 def test_writes_the_fields_of_an_open_as_the_vector_has_them():
-    assert list(fields_of("trade.opened", TRADE)) == PACKETS["K1"]["fields"]
+    fields, action, ref = made_of("trade.opened")
+
+    assert (list(fields), action, ref) == (PACKETS["K1"]["fields"], "OPEN", REF)
 
 
 def test_an_absent_stop_is_no_characters_at_all():
-    fields = fields_of("trade.opened", {**TRADE, "type": "SELL", "sl": None, "tp": None})
+    fields, _, _ = made_of("trade.opened", replace(PLAN, sl=None, tp=None))
 
     assert fields[7:] == ("", "")
 
 
 def test_a_close_holds_nothing_and_names_its_own_price():
-    fields = fields_of("trade.closed", TRADE)
+    fields, action, _ = made_of("trade.closed")
 
-    assert fields[5:] == ("0.00000000", "1.11000000", "", "")
+    assert (fields[5:], action) == (("0.00000000", "1.11000000", "", ""), "CLOSE")
 
 
 def test_a_reduction_names_what_must_remain():
-    assert fields_of("trade.reduced", TRADE, volume="0.04")[5] == "0.04000000"
+    assert made_of("trade.reduced", replace(PLAN, volume=Decimal("0.04")))[0][5] == "0.04000000"
+
+
+def test_a_reduction_to_nothing_is_a_close():
+    fields, action, _ = made_of("trade.reduced", replace(PLAN, volume=Decimal(0)))
+
+    assert (fields[5], action) == ("0.00000000", "CLOSE")
+
+
+def test_what_is_mapped_or_reversed_goes_out_as_the_copy_has_it():
+    fields, _, _ = made_of("trade.opened", replace(PLAN, symbol="EURUSD.vip", type="SELL"))
+
+    assert fields[3:5] == ("EURUSD.vip", "SELL")
+
+
+@pytest.mark.parametrize("event", ["trade.opened", "trade.modified", "trade.reduced"])
+def test_where_there_is_nothing_for_a_subscription_the_number_is_used_up(event):
+    fields, action, ref = made_of(event, NONE, seq="12")
+
+    assert (fields[3:], action, ref) == (("-", "-", "0.00000000", "0.00000000", "", ""), "GAPFILL", "13")
+
+
+def test_a_gap_that_is_filled_is_signed_as_published():
+    payload = LATER["GAPFILL"]["payload"].split("|")
+    fields, action, ref = made_of("trade.opened", NONE, seq="12")
+    fields = (*fields[:2], payload[2], *fields[3:])
+
+    assert packet(fields, action, ref)["signature_v1"] == LATER["GAPFILL"]["signature"]
+
+
+def test_who_is_paused_is_not_told_to_open_but_to_reduce_and_to_close():
+    assert made_of("trade.opened", opens=False)[1] == "GAPFILL"
+    assert made_of("trade.reduced", opens=False)[1] == "REDUCE"
+    assert made_of("trade.modified", opens=False)[1] == "MODIFY"
+    assert made_of("trade.closed", opens=False)[1] == "CLOSE"
+
+
+@pytest.mark.parametrize("why_not", ["symbol_not_allowed", "volume_too_small", "not_sizable"])
+def test_a_close_is_never_left_out(why_not):
+    assert made_of("trade.closed", replace(NONE, why_not=why_not), opens=False)[1] == "CLOSE"
 
 
 def test_every_event_of_a_stream_has_its_action():

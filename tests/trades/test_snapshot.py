@@ -12,7 +12,7 @@ from audit import services as audit
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests.conftest import key_of
-from tests.signed import Bot, opening
+from tests.signed import LONG_AGO, Bot, opening
 from trades import services, snapshot
 from trades.models import ActiveTrade
 
@@ -71,7 +71,11 @@ def test_says_of_a_trade_all_that_a_copier_needs(lena_bot, finn_bot, lena):
 
     (trade,) = seen(finn_bot)["trades"]
 
-    assert trade == {**told, "copy_volume": "0.10000000"}
+    copy = {
+        "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "sl": "1.10000000", "tp": None, "opens": True,
+        "why_not": "",
+    }  # fmt: skip
+    assert trade == {**told, "copy_volume": "0.10000000", "copy": copy}
     assert (trade["opened_at"], trade["tp"], trade["status"]) == ("2026-01-05T10:00:00.123Z", None, "OPEN")
 
 
@@ -184,7 +188,9 @@ def test_the_older_names_keep_the_same_etag(lena_bot):
         lambda lena, finn, follows: copy(finn),
         lambda lena, finn, follows: strategies.pause(subscription=follows, actor=audit.SYSTEM),
         lambda lena, finn, follows: strategies.end(subscription=follows, actor=audit.SYSTEM),
-        lambda lena, finn, follows: strategies.resize(subscription=follows, multiplier=Decimal(2), actor=audit.SYSTEM),
+        lambda lena, finn, follows: strategies.resize(
+            subscription=follows, multiplier=Decimal(2), actor=audit.SYSTEM, since=LONG_AGO
+        ),
     ],
     ids=["open", "modify", "reduce", "close", "copy", "pause", "end", "resize"],
 )
@@ -223,7 +229,7 @@ def test_a_master_sees_its_own_and_copies_nothing(lena_bot, sam_bot):
 
 
 def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(lena_bot, finn_bot, follows):
-    strategies.resize(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM)
+    strategies.resize(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM, since=LONG_AGO)
     lena_bot.send("POST", fields=opening("1"))
     copy(finn_bot)
 

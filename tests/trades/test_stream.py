@@ -18,7 +18,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription
-from tests.signed import opening
+from tests.signed import LONG_AGO, opening
 from tests.sockets import PATH, watch, watch_as_bot
 
 
@@ -75,7 +75,7 @@ def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web):
 
 def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(web, cast, finn):
     follows = Subscription.objects.get(account=finn)
-    strategies.resize(subscription=follows, multiplier=Decimal("0.5"), actor=audit.SYSTEM)
+    strategies.resize(subscription=follows, multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO)
     secret = cast["subscriptions"][0]["packet_secret"]
     lena = web.bot("lena", "master")
     with watch_as_bot(web.bot("finn", "copier")) as finn_watches:
@@ -187,7 +187,8 @@ def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web, 
         lena.close("1", close_price="1.11", profit="5")
         opened, closed = watching.next(), watching.next()
 
-    assert "packet" not in opened
+    assert (opened["packet"]["action"], opened["packet"]["trade_ref"]) == ("GAPFILL", "3")
+    assert (opened["trade"]["copy"]["opens"], opened["trade"]["copy"]["why_not"]) == (False, "paused")
     assert closed["packet"]["action"] == "CLOSE"
 
 

@@ -3,7 +3,7 @@
 
 -- What a verifier needs of a key: fixed for ever, so a process may keep it. State is read in the calls below.
 -- (PL/pgSQL here and below, where SQL would do: before 18 the body of a SQL function is planned anew in each call.)
-create function bot_key_lookup(p_key_id text, p_generation int)
+create or replace function bot_key_lookup(p_key_id text, p_generation int)
 returns table (generation_id bigint, key_pk bigint, kind text, account_id bigint, account_name text, sealed_secret bytea, rate_per_minute int)
 language plpgsql stable as $$
 begin
@@ -14,7 +14,7 @@ begin
 end $$;
 
 -- Why this key may not call now; null where it may.
-create function key_refusal(k bot_keys, g bot_key_generations, p_ip inet) returns text language sql stable as $$
+create or replace function key_refusal(k bot_keys, g bot_key_generations, p_ip inet) returns text language sql stable as $$
   select case
     when k.revoked_at is not null then 'key_revoked'
     when k.expires_at <= now() then 'key_expired'
@@ -25,7 +25,7 @@ $$;
 
 -- p_operations: [{"idem": …, "fingerprint": hex, "verb": "trade_open", "args": {…}}, …], in order.
 -- Answers {"refused": code, …} where the call itself may not pass, else {"results": [outcome, …]}.
-create function signed_call(p_generation bigint, p_seq bigint, p_caller jsonb, p_operations jsonb) returns jsonb language plpgsql as $$
+create or replace function signed_call(p_generation bigint, p_seq bigint, p_caller jsonb, p_operations jsonb) returns jsonb language plpgsql as $$
 declare
   k bot_keys;
   g bot_key_generations;
@@ -67,7 +67,14 @@ begin
         when 'trade_reduce' then trade_reduce(p_caller, v_operation->'args')
         when 'trade_close'  then trade_close(p_caller, v_operation->'args')
         when 'order_report' then order_report(p_caller, v_operation->'args')
+        when 'copy_skip'    then copy_skip(p_caller, v_operation->'args')
+        when 'copier_beat'  then copier_beat(p_caller, v_operation->'args')
+        when 'account_tell' then account_tell(p_caller, v_operation->'args')
       end;
+      if v_operation->>'verb' in ('copier_beat', 'account_tell') then  -- done again it says the same: nothing is kept of it
+        v_results := v_results || jsonb_build_array(v_outcome);
+        continue;
+      end if;
       insert into signed_results (key_id, idempotency_key, fingerprint, outcome)
       values (k.id, v_operation->>'idem', decode(v_operation->>'fingerprint', 'hex'), v_outcome);
     end if;
@@ -77,7 +84,7 @@ begin
 end $$;
 
 -- A read changes nothing: the number need only not lie behind the last write's.
-create function signed_read(p_generation bigint, p_seq bigint, p_ip inet) returns jsonb language plpgsql stable as $$
+create or replace function signed_read(p_generation bigint, p_seq bigint, p_ip inet) returns jsonb language plpgsql stable as $$
 declare
   k bot_keys;
   g bot_key_generations;
@@ -92,7 +99,7 @@ begin
 end $$;
 
 -- Which of these open sockets' keys may no longer call.
-create function keys_refused(p_generations bigint[]) returns table (generation_id bigint) language plpgsql stable as $$
+create or replace function keys_refused(p_generations bigint[]) returns table (generation_id bigint) language plpgsql stable as $$
 begin
   return query
     select g.id from bot_key_generations g join bot_keys k on k.id = g.key_id
@@ -108,7 +115,7 @@ begin
   for f in select p.oid::regprocedure from pg_proc p join pg_namespace n on n.oid = p.pronamespace
             where n.nspname = 'public' and p.proname = any(array[
               'signed_call', 'signed_read', 'bot_key_lookup', 'keys_refused', 'trade_open', 'trade_modify', 'trade_reduce',
-              'trade_close', 'order_report', 'active_snapshot']) loop
+              'trade_close', 'order_report', 'copy_skip', 'copier_beat', 'account_tell', 'active_snapshot']) loop
     execute format('alter function %s security definer set search_path = public, pg_temp', f);
     execute format('revoke all on function %s from public', f);
     perform grant_to('copydesk_app', format('execute on function %s', f));

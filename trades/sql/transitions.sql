@@ -10,30 +10,33 @@
 -- Locks, always in this order: the stream (a master's strategy, a copier's account), then the trade.
 
 -- One open trade as everybody is shown it. Amounts are text with 8 decimals.
-create function active_row(a active_trades, p_strategy text) returns json language sql stable as $$
-  select json_build_object(
+create or replace function active_row(a active_trades, p_strategy text) returns json language plpgsql stable as $$
+begin
+  return json_build_object(
     'trade_id', a.trade_id, 'role', case when a.master_trade is null then 'master' else 'copy' end, 'strategy', p_strategy,
     'ticket_id', a.ticket_id, 'master_ticket', a.master_ticket, 'symbol', a.symbol, 'type', a.type,
-    'volume', a.volume::text, 'copy_volume', null, 'open_price', a.open_price::text, 'sl', a.sl::text, 'tp', a.tp::text,
-    'opened_at', iso(a.opened_at), 'seq', a.seq::text, 'status', a.status)
-$$;
+    'volume', a.volume::text, 'copy_volume', null, 'copy', null, 'copies', a.master_trade, 'open_price', a.open_price::text,
+    'sl', a.sl::text, 'tp', a.tp::text, 'opened_volume', a.opened_volume::text, 'opened_sl', a.opened_sl::text,
+    'opened_at', iso(a.opened_at), 'seq', a.seq::text, 'status', a.status);
+end $$;
 
-create function closed_row(h trade_history, p_strategy text) returns json language sql stable as $$
-  select json_build_object(
+create or replace function closed_row(h trade_history, p_strategy text) returns json language plpgsql stable as $$
+begin
+  return json_build_object(
     'trade_id', h.trade_id, 'role', case when h.master_trade is null then 'master' else 'copy' end, 'strategy', p_strategy,
     'ticket_id', h.ticket_id, 'master_ticket', h.master_ticket, 'symbol', h.symbol, 'type', h.type,
-    'volume', h.volume::text, 'copy_volume', null, 'open_price', h.open_price::text, 'sl', h.sl::text, 'tp', h.tp::text,
+    'volume', h.volume::text, 'copy_volume', null, 'copies', h.master_trade, 'open_price', h.open_price::text, 'sl', h.sl::text, 'tp', h.tp::text,
     'opened_at', iso(h.opened_at), 'seq', h.seq::text, 'status', h.status, 'kind', h.kind,
     'close_price', h.close_price::text, 'profit', h.profit::text, 'closing_profit', h.closing_profit::text,
-    'reason', h.reason, 'closed_at', iso(h.closed_at))
-$$;
+    'reason', h.reason, 'closed_at', iso(h.closed_at));
+end $$;
 
-create function refused(p_code text, p_more jsonb default '{}') returns jsonb language sql stable as $$
+create or replace function refused(p_code text, p_more jsonb default '{}') returns jsonb language sql stable as $$
   select jsonb_build_object('code', p_code, 'refused', true) || p_more
 $$;
 
 -- The next number of the stream the trade's event belongs to. The stream's row is locked already.
-create function next_number(p_strategy bigint, p_copying_account bigint) returns bigint language plpgsql as $$
+create or replace function next_number(p_strategy bigint, p_copying_account bigint) returns bigint language plpgsql as $$
 declare
   v_seq bigint;
 begin
@@ -46,13 +49,13 @@ begin
 end $$;
 
 -- What a verb says after it changed a trade. Copies are private to their account: they make no event in the stream.
-create function told(p_code text, p_event text, p_strategy strategies, p_row json, p_copy boolean) returns jsonb
+create or replace function told(p_code text, p_event text, p_strategy strategies, p_row json, p_copy boolean) returns jsonb
 language sql stable as $$
   select jsonb_build_object('code', p_code, 'trade', p_row::jsonb)
       || case when p_copy then '{}' else jsonb_build_object('event', p_event, 'strategy_id', p_strategy.id) end
 $$;
 
-create function trade_open(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
+create or replace function trade_open(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
   v_account bigint := (caller->>'account')::bigint;
   v_copy    boolean := args ? 'copies';
@@ -62,8 +65,9 @@ declare
   v_sl      numeric(20,8) := (args->>'sl')::numeric;
   v_tp      numeric(20,8) := (args->>'tp')::numeric;
   v_master_ticket text := coalesce(args->'copies'->>'master_ticket', v_ticket);
+  v_copied uuid := (args->'copies'->>'trade_ref')::uuid;  -- the master's trade by its id, where not by its ticket
   v_opening bytea := sha256(convert_to(format('%s|%s|%s|%s|%s|%s|%s|%s', args->>'symbol', args->>'type', v_volume, v_price,
-                                              v_sl, v_tp, args->'copies'->>'strategy', v_master_ticket), 'UTF8'));
+                                              v_sl, v_tp, args->'copies'->>'strategy', coalesce(v_copied::text, v_master_ticket)), 'UTF8'));
   s strategies;
   t trades;
   a active_trades;
@@ -74,7 +78,11 @@ begin
     select strategies.* into s from strategies join subscriptions u on u.strategy_id = strategies.id
      where strategies.name = args->'copies'->>'strategy' and u.account_id = v_account;
     if not found then return refused('not_found'); end if;
-    select id into v_master from trades where account_id = s.account_id and ticket_id = v_master_ticket;
+    if v_copied is null then
+      select id into v_master from trades where account_id = s.account_id and ticket_id = v_master_ticket;
+    else
+      select id, ticket_id into v_master, v_master_ticket from trades where id = v_copied and account_id = s.account_id;
+    end if;
     if not found then return refused('trade_unknown'); end if;
   else
     select * into s from strategies where account_id = v_account for no key update;
@@ -103,11 +111,16 @@ begin
     on conflict (account_id, ticket_id) do nothing returning * into t;
   if not found then return trade_open(caller, args); end if;  -- the account's other stream took the ticket in between
   insert into active_trades (trade_id, account_id, strategy_id, ticket_id, master_ticket, master_trade, seq, symbol, type, volume,
-                             opened_volume, open_price, sl, tp, status, comment, analysis, opened_at)
+                             opened_volume, open_price, sl, opened_sl, tp, status, comment, analysis, opened_at)
   values (t.id, v_account, s.id, v_ticket, v_master_ticket, v_master,
           next_number(s.id, case when v_copy then v_account end), args->>'symbol', args->>'type', v_volume, v_volume, v_price,
-          v_sl, v_tp, 'OPEN', coalesce(args->>'comment', ''), args->'analysis', coalesce((args->>'opened_at')::timestamptz, clock_timestamp()))
+          v_sl, v_sl, v_tp, 'OPEN', coalesce(args->>'comment', ''), args->'analysis', coalesce((args->>'opened_at')::timestamptz, clock_timestamp()))
   returning * into a;
+  if not v_copy then  -- who is paused copies none of it, and is told why for ever
+    insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
+    select id, s.id, t.id, case paused_for when 'HAND' then 'paused' else lower(paused_for) end, '' from subscriptions
+     where strategy_id = s.id and status = 'PAUSED';
+  end if;
   perform audit(caller, 'trade.opened', 'trade:' || t.id, '',
                 jsonb_build_object('ticket_id', v_ticket, 'strategy', s.name, 'seq', a.seq, 'symbol', a.symbol, 'type', a.type,
                                    'volume', a.volume::text, 'open_price', a.open_price::text));
@@ -115,7 +128,7 @@ begin
 end $$;
 
 -- The trade of this account and ticket with its stream and itself locked; null where there is none.
-create function trade_locked(p_account bigint, p_ticket text) returns trades language plpgsql as $$
+create or replace function trade_locked(p_account bigint, p_ticket text) returns trades language plpgsql as $$
 declare
   t trades;
   v_strategy bigint;
@@ -133,7 +146,7 @@ begin
   return t;
 end $$;
 
-create function trade_modify(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
+create or replace function trade_modify(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
   t trades := trade_locked((caller->>'account')::bigint, args->>'ticket_id');
   a active_trades;
@@ -163,7 +176,7 @@ begin
   return told('modified', 'trade.modified', s, active_row(a, s.name), a.master_trade is not null);
 end $$;
 
-create function trade_reduce(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
+create or replace function trade_reduce(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
   t trades := trade_locked((caller->>'account')::bigint, args->>'ticket_id');
   a active_trades;
@@ -201,7 +214,7 @@ begin
               (active_row(a, s.name)::jsonb || jsonb_build_object('close_price', v_price::text))::json, a.master_trade is not null);
 end $$;
 
-create function trade_close(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
+create or replace function trade_close(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
   v_account bigint := (caller->>'account')::bigint;
   v_ticket  text := args->>'ticket_id';
@@ -252,80 +265,4 @@ begin
                                    'profit', h.profit::text, 'reason', h.reason)
                 || coalesce(jsonb_build_object('note', args->>'note') - case when args ? 'note' then '' else 'note' end, '{}'));
   return told('closed', 'trade.closed', s, closed_row(h, s.name), h.master_trade is not null);
-end $$;
-
--- A copier's report of what became of an order. A fact about its broker: it never changes a trade's state.
-create function order_report(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
-declare
-  v_account bigint := (caller->>'account')::bigint;
-  v_asked   numeric(20,8) := (args->>'requested_price')::numeric;
-  v_got     numeric(20,8) := (args->>'executed_price')::numeric;
-  v_worse   numeric;  -- how much worse than asked, in price; negative is better
-  v_points  numeric;
-  v_bps     numeric;
-  v_most    constant numeric := 999999999999;  -- what a column holds; prices of nonsense have no slippage then
-  v_symbol  text;
-  v_type    text;
-  v_open    boolean := false;
-  v_point   numeric;
-  s strategies;
-  o copy_orders;
-begin
-  select strategies.* into s from strategies join subscriptions u on u.strategy_id = strategies.id
-   where strategies.name = args->>'strategy' and u.account_id = v_account;
-  if not found then return refused('not_found'); end if;
-  select coalesce(a.symbol, h.symbol), coalesce(a.type, h.type), a.trade_id is not null into v_symbol, v_type, v_open
-    from trades t left join active_trades a on a.trade_id = t.id left join trade_history h on h.trade_id = t.id
-   where t.account_id = s.account_id and t.ticket_id = args->>'master_ticket';
-  select point into v_point from instruments where symbol = v_symbol;
-  v_worse := (v_got - v_asked) * case v_type when 'BUY' then 1 when 'SELL' then -1 end;
-  v_points := v_worse / v_point;
-  v_bps := v_worse / v_asked * 10000;
-  insert into copy_orders (account_id, strategy_id, seq, master_ticket, symbol, type, status, requested_price, executed_price, volume,
-                           latency_ms, failed_reason, slippage_points, slippage_bps)
-  values (v_account, s.id, (args->>'seq')::bigint, args->>'master_ticket', coalesce(v_symbol, ''), coalesce(v_type, ''), args->>'status', v_asked, v_got,
-          (args->>'volume')::numeric, (args->>'latency_ms')::int, coalesce(args->>'failed_reason', ''),
-          case when abs(v_points) <= v_most then v_points end, case when abs(v_bps) <= v_most then v_bps end)
-  returning * into o;
-  perform audit(caller, 'order.reported', 'order:' || o.id, '',
-                jsonb_build_object('strategy', s.name, 'master_ticket', o.master_ticket, 'status', o.status));
-  return jsonb_build_object('code', case when coalesce(v_open, false) then 'reported' else 'reported_late' end, 'order_id', o.id::text,
-                            'slippage_points', o.slippage_points::text, 'slippage_bps', o.slippage_bps::text);
-end $$;
-
--- The streams these accounts see: those they lead and those they follow (a paused one still sees its closes).
-create function streams_of(p_accounts bigint[])
-returns table (strategy_id bigint, name text, last_seq bigint, sub_id text, multiplier numeric, status text) language plpgsql stable as $$
-begin
-  return query
-    select distinct on (streams.id) streams.* from (
-      select s.id, s.name::text, s.last_seq, null::text, null::numeric, 'LEADS' as state
-        from strategies s where s.account_id = any(p_accounts)
-      union all
-      select s.id, s.name::text, s.last_seq, u.sub_id::text, u.multiplier, u.status::text
-        from subscriptions u join strategies s on s.id = u.strategy_id
-       where u.account_id = any(p_accounts) and u.status <> 'ENDED') streams
-    order by streams.id, streams.state;
-end $$;
-
--- Changes exactly when the snapshot of these accounts may have changed.
-create function snapshot_mark(p_accounts bigint[]) returns text language plpgsql stable as $$
-begin
-  return coalesce((select string_agg(concat_ws(':', strategy_id, last_seq, status, multiplier), ',' order by strategy_id) from streams_of(p_accounts)), '')
-      || '/' || coalesce((select string_agg(copy_seq::text, ',' order by id) from trading_accounts where id = any(p_accounts)), '');
-end $$;
-
--- What is active now, read at one instant: being STABLE, the whole function sees the one snapshot of its caller.
-create function active_snapshot(p_accounts bigint[]) returns json language plpgsql stable as $$
-begin
-  return json_build_object(
-    'mark', snapshot_mark(p_accounts),
-    'streams', coalesce((select json_agg(json_build_object('id', strategy_id, 'name', name, 'seq', last_seq, 'sub_id', sub_id,
-                                                           'multiplier', multiplier::text, 'status', status) order by strategy_id)
-                           from streams_of(p_accounts)), '[]'),
-    'trades', coalesce((
-      select json_agg(active_row(a, s.name) order by a.opened_at, a.trade_id)
-        from active_trades a join strategies s on s.id = a.strategy_id
-       where (a.master_trade is null and a.strategy_id in (select strategy_id from streams_of(p_accounts)))
-          or (a.master_trade is not null and a.account_id = any(p_accounts))), '[]'));
 end $$;

@@ -53,6 +53,8 @@ DONE = {
     "closed": 200,
     "closed_already": 200,
     "tombstoned": 202,
+    "told": 200,
+    "noted": 201,
     "reported": 201,
     "reported_late": 202,
 }
@@ -184,23 +186,30 @@ def is_copy(call: SignedCall) -> bool:
 def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
     """The snapshot of the caller's account and its ETag; no snapshot where the caller has it already."""
     call = call_of(request)
-    found = database.ask(
+    mark = mark_of(call)
+    if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
+        raise SeqReplayed("This very request was made before: sign a new one.")
+    etag = snapshot.etag(mark)
+    if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
+        return call, None, etag
+    found = snapshot_of(call.credential.account_id, mark)
+    return call, found, snapshot.etag(found.mark)
+
+
+def mark_of(call: SignedCall) -> str:
+    """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
+    answered = database.ask(
         BOT_DATABASE,
         "select signed_read($1, $2, $3::inet)::text",
         call.credential.generation_id,
         call.signable.seq,
         call.ip,
     )
-    state = orjson.loads(found)
+    state = orjson.loads(answered)
     if "refused" in state:
         raise authentication.refusal(state.pop("refused"), **state)
-    if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
-        raise SeqReplayed("This very request was made before: sign a new one.")
-    etag = snapshot.etag(state["mark"])
-    if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
-        return call, None, etag
-    found_now = snapshot_of(call.credential.account_id, state["mark"])
-    return call, found_now, snapshot.etag(found_now.mark)
+    mark: str = state["mark"]
+    return mark
 
 
 @functools.lru_cache(maxsize=2048)

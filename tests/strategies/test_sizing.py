@@ -1,0 +1,140 @@
+"""What a copy must be, worked out by hand beside the rule."""
+
+import json
+import random
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from strategies import sizing
+from strategies.sizing import Master, Settings
+
+D = Decimal
+TRADE = Master("EURUSD", "BUY", D("0.5"), D("1.10000"), D("1.09000"), D("0.5"), D("1.09000"), D("1.12000"))
+TWICE = Settings("MULTIPLIER", D(2))
+
+
+def lots(settings, trade=TRADE):
+    return sizing.plan(settings, trade).volume
+
+
+def test_a_multiplier_is_lots_for_each_lot():
+    assert lots(TWICE) == D("1.0")
+
+
+def test_fixed_lots_are_the_same_whatever_the_master_trades():
+    fixed = Settings("FIXED", D(1), fixed_lots=D("0.03"))
+
+    assert lots(fixed) == lots(fixed, replace(TRADE, opened_volume=D(9), volume=D(9))) == D("0.03")
+
+
+def test_by_equity_is_in_proportion_to_both_accounts():
+    settings = Settings("EQUITY", D("0.5"), equity=D(2000), master_equity=D(10000))
+
+    assert lots(settings) == D("0.05")
+
+
+def test_fixed_risk_loses_its_share_at_the_stop():
+    settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(10000), currency="USD", contracts={"EURUSD": D(100000)})
+
+    volume = lots(settings)
+
+    assert volume == D("0.1")  # 0.01 × 100,000 = 1,000 a lot; a hundred may be lost
+    assert volume * abs(TRADE.open_price - TRADE.opened_sl) * 100000 == D(10000) / 100
+
+
+def test_fixed_risk_in_the_base_currency_is_worth_what_the_price_says():
+    trade = replace(TRADE, symbol="USDJPY", open_price=D(150), opened_sl=D(149))
+    settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(10000), currency="USD", contracts={"USDJPY": D(100000)})
+
+    assert lots(settings, trade) == D("0.15")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings("EQUITY", D(1), equity=None, master_equity=D(1000)),
+        Settings("EQUITY", D(1), equity=D(1000), master_equity=None),
+        Settings("EQUITY", D(1), equity=D(1000), master_equity=D(0)),
+        Settings("RISK", D(1), risk_pct=D(1), equity=D(1000), currency="USD", contracts={}),
+        Settings("RISK", D(1), risk_pct=D(1), equity=D(1000), currency="CHF", contracts={"EURUSD": D(100000)}),
+        Settings("RISK", D(1), risk_pct=D(1), equity=None, currency="USD", contracts={"EURUSD": D(100000)}),
+    ],
+    ids=["no-equity", "no-masters", "masters-zero", "no-contract", "no-rate", "risk-no-equity"],
+)
+def test_what_is_not_known_is_not_guessed(settings):
+    plan = sizing.plan(settings, TRADE)
+
+    assert (plan.volume, plan.why_not) == (0, "not_sizable")
+
+
+def test_a_trade_without_a_stop_has_no_risk_to_be_fixed():
+    settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(1000), currency="USD", contracts={"EURUSD": D(100000)})
+
+    assert sizing.plan(settings, replace(TRADE, opened_sl=None)).why_not == "not_sizable"
+    assert sizing.plan(settings, replace(TRADE, opened_sl=TRADE.open_price)).why_not == "not_sizable"
+
+
+def test_a_loss_of_all_equity_opens_nothing():
+    settings = Settings("EQUITY", D(1), equity=D(-5), master_equity=D(1000))
+
+    assert sizing.plan(settings, TRADE).why_not == "volume_too_small"
+
+
+def test_more_than_the_largest_is_cut_and_less_than_the_smallest_is_not_copied_or_raised():
+    assert lots(replace(TWICE, max_volume=D("0.7"))) == D("0.7")
+    small = replace(TWICE, min_volume=D("1.5"))
+    assert (lots(small), sizing.plan(small, TRADE).why_not) == (0, "volume_too_small")
+    assert lots(replace(small, raises_to_min=True)) == D("1.5")
+
+
+def test_only_symbols_that_are_allowed_are_copied_and_under_their_own_names():
+    mapped = replace(TWICE, symbols=("XAUUSD",), symbol_map={"XAUUSD": "GOLD"})
+
+    assert sizing.plan(mapped, TRADE).why_not == "symbol_not_allowed"
+    assert sizing.plan(mapped, replace(TRADE, symbol="XAUUSD")).symbol == "GOLD"
+
+
+def test_in_reverse_the_side_is_the_other_and_the_stops_change_places():
+    plan = sizing.plan(replace(TWICE, reverse=True), TRADE)
+
+    assert (plan.type, plan.sl, plan.tp) == ("SELL", D("1.12000"), D("1.09000"))
+
+
+def test_a_copy_keeps_the_share_that_the_master_keeps_under_every_mode():
+    half = replace(TRADE, volume=D("0.25"))
+    for settings in (TWICE, Settings("FIXED", D(1), fixed_lots=D("0.03")), replace(TWICE, max_volume=D("0.7"))):
+        assert lots(settings, half) == lots(settings) / 2
+
+
+def test_a_stop_that_is_moved_later_sizes_nothing_anew():
+    settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(10000), currency="USD", contracts={"EURUSD": D(100000)})
+
+    assert lots(settings, replace(TRADE, sl=D("1.099"))) == lots(settings)
+
+
+def test_is_never_more_than_the_exact_figure_and_never_less_by_more_than_the_last_digit():
+    rng = random.Random(7)
+    for _ in range(500):
+        opened = D(rng.randrange(1, 10**6)) / 10**4
+        left = opened * rng.randrange(1, 100) / 100
+        factor = D(rng.randrange(1, 10**6)) / 10**5
+        trade = replace(TRADE, opened_volume=opened, volume=left)
+
+        exact = Fraction(opened) * Fraction(factor) * Fraction(left) / Fraction(opened)
+        made = Fraction(lots(Settings("MULTIPLIER", factor), trade))
+
+        assert 0 <= exact - made <= Fraction(2, 10**8)
+
+
+def test_what_no_broker_takes_is_none():
+    assert sizing.plan(Settings("MULTIPLIER", D(10) ** 11), replace(TRADE, opened_volume=D(10) ** 11)).volume == 0
+
+
+def test_those_who_copy_alike_share_their_settings():
+    text = json.dumps({"mode": "MULTIPLIER", "multiplier": "2.00000000", "symbols": [], "symbol_map": {}})
+
+    assert sizing.settings(text) is sizing.settings(text)
+    assert lots(sizing.settings(text)) == D("1.0")

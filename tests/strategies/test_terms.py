@@ -1,0 +1,276 @@
+"""How a subscription copies: what holds for which trade, and who decides."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.utils import timezone
+
+from accounts.models import TradingAccount
+from audit import services as audit
+from audit.models import AuditLog
+from core import crypto
+from strategies import services as strategies
+from strategies.models import Subscription, Terms
+from tests.signed import LONG_AGO, opening
+
+ACTIVE = "/api/v2/trades/active"
+
+
+@pytest.fixture
+def follows(finn):
+    return Subscription.objects.get(account=finn)
+
+
+def set_terms(follows, **settings):
+    return strategies.set_terms(subscription=follows, actor=audit.SYSTEM, **settings)
+
+
+def copies(bot):
+    return {trade["ticket_id"]: trade["copy"] for trade in bot.send("GET").json()["trades"]}
+
+
+def test_a_trade_that_is_open_goes_on_as_it_was_sized(lena_bot, finn_bot, follows):
+    set_terms(follows, since=LONG_AGO, multiplier=Decimal(2))
+    lena_bot.send("POST", fields=opening("1"))
+    set_terms(follows, since=timezone.now(), multiplier=Decimal(5))
+    lena_bot.send("POST", fields=opening("2"))
+
+    held = copies(finn_bot)
+
+    assert (held["1"]["volume"], held["2"]["volume"]) == ("0.20000000", "0.50000000")
+    lena_bot.send("POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.05", "close_price": "1", "profit": "1"})
+    assert copies(finn_bot)["1"]["volume"] == "0.10000000"
+
+
+def test_new_terms_hold_once_every_process_knows_them(lena_bot, finn_bot, follows):
+    made = set_terms(follows, multiplier=Decimal(2))
+    made.refresh_from_db()
+    lena_bot.send("POST", fields=opening("1"))
+
+    assert timedelta(seconds=4) < made.since - timezone.now() <= strategies.TERMS_AFTER
+    assert copies(finn_bot)["1"]["volume"] == "0.10000000"
+
+
+def test_what_stays_as_it_was_makes_no_new_terms(follows):
+    before = strategies.terms_of(follows)
+
+    assert set_terms(follows, multiplier=Decimal(1)) == before
+    assert Terms.objects.filter(subscription=follows).count() == 1
+
+
+def test_the_audit_log_tells_what_was_changed(follows):
+    set_terms(follows, max_open_trades=3, max_slippage_bps=Decimal(25))
+
+    told = AuditLog.objects.get(action="subscription.terms_set")
+    assert told.detail == {"max_open_trades": 3, "max_slippage_bps": "25.00000000"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "FIXED"},
+        {"mode": "RISK"},
+        {"mode": "RISK", "risk_pct": Decimal(101)},
+        {"mode": "RISK", "risk_pct": Decimal(1), "reverse": True},
+        {"multiplier": Decimal(0)},
+        {"multiplier": Decimal(-1)},
+        {"min_volume": Decimal(2), "max_volume": Decimal(1)},
+        {"max_drawdown_pct": Decimal(100)},
+        {"max_slippage_bps": Decimal(-1)},
+        {"mode": "SOMEHOW"},
+    ],
+    ids=str,
+)
+def test_terms_that_make_no_sense_are_refused_by_the_database(follows, settings):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        set_terms(follows, **settings)
+
+
+@pytest.mark.parametrize(
+    "statement", ["update subscription_terms set multiplier = 9", "delete from subscription_terms"]
+)
+def test_terms_are_added_and_never_changed(follows, statement):
+    with connections["owner"].cursor() as cursor, pytest.raises(DatabaseError, match="append-only"):
+        cursor.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("settings", "copy"),
+    [
+        ({"mode": "FIXED", "fixed_lots": Decimal("0.03")}, {"volume": "0.03000000"}),
+        ({"symbols": ["XAUUSD"]}, {"volume": "0.00000000", "opens": False, "why_not": "symbol_not_allowed"}),
+        ({"symbol_map": {"EURUSD": "EURUSD.vip"}}, {"symbol": "EURUSD.vip"}),
+        ({"reverse": True}, {"type": "SELL", "sl": "1.12000000", "tp": "1.10000000"}),
+        ({"min_volume": Decimal(1)}, {"volume": "0.00000000", "opens": False, "why_not": "volume_too_small"}),
+        ({"min_volume": Decimal(1), "raises_to_min": True}, {"volume": "1.00000000", "opens": True}),
+        ({"mode": "EQUITY"}, {"opens": False, "why_not": "not_sizable"}),
+        ({"mode": "RISK", "risk_pct": Decimal(1)}, {"opens": False, "why_not": "not_sizable"}),
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_the_snapshot_says_what_the_copy_must_be(lena_bot, finn_bot, follows, settings, copy):
+    set_terms(follows, since=LONG_AGO, **settings)
+    lena_bot.send("POST", fields=opening("1"))
+
+    found = copies(finn_bot)["1"]
+
+    assert {name: found[name] for name in copy} == copy
+
+
+def tell(bot, equity, balance="1000"):
+    answer = bot.send("POST", "/api/v2/account", {"balance": balance, "equity": equity})
+    assert answer.status_code == 200, answer.content
+
+
+def test_equity_that_both_bots_told_sizes_a_copy(lena_bot, finn_bot, follows):
+    tell(lena_bot, "10000")
+    tell(finn_bot, "2500")
+    set_terms(follows, since=LONG_AGO, mode="EQUITY")
+    lena_bot.send("POST", fields=opening("1"))
+
+    assert copies(finn_bot)["1"]["volume"] == "0.02500000"
+
+
+def test_fixed_risk_knows_contract_and_currency(lena_bot, finn_bot, follows):
+    tell(finn_bot, "10000")
+    set_terms(follows, since=LONG_AGO, mode="RISK", risk_pct=Decimal(1))
+    lena_bot.send("POST", fields=opening("1", open_price="1.105", sl="1.100"))
+
+    assert copies(finn_bot)["1"]["volume"] == "0.20000000"  # 500 a lot; a hundred may be lost
+
+
+def test_equity_that_moved_by_more_than_a_hundredth_makes_new_terms(lena_bot, finn_bot, follows):
+    tell(lena_bot, "10000")
+    tell(finn_bot, "1000")
+    set_terms(follows, mode="EQUITY")
+
+    tell(finn_bot, "1009")
+    assert strategies.revalue() == 0
+    tell(finn_bot, "1011")
+    assert strategies.revalue() == 1
+    assert strategies.revalue() == 0
+    assert strategies.terms_of(follows).equity == Decimal(1011)
+    assert AuditLog.objects.filter(action="subscription.terms_set").count() == 1  # nobody set anything
+
+
+def test_terms_by_multiplier_are_not_made_anew_for_equity(lena_bot, finn_bot, follows):
+    tell(lena_bot, "10000")
+    tell(finn_bot, "1000")
+
+    assert strategies.revalue() == 0
+
+
+# --- the drawdown stop
+
+
+@pytest.fixture
+def limited(follows):
+    set_terms(follows, max_drawdown_pct=Decimal(20))
+    return follows
+
+
+def stopped(follows):
+    strategies.stop_drawdowns(actor=audit.SYSTEM)
+    follows.refresh_from_db()
+    return follows.paused_for == "DRAWDOWN"
+
+
+def test_a_fifth_below_the_highest_is_a_stop_and_not_before(finn_bot, limited):
+    for equity, stops in (("1000", False), ("1500", False), ("1201", False), ("1200", True)):
+        tell(finn_bot, equity)
+        assert stopped(limited) is stops
+
+
+def test_resuming_begins_anew_from_what_there_is(finn_bot, limited):
+    tell(finn_bot, "1000")
+    stopped(limited)
+    tell(finn_bot, "700")
+    assert stopped(limited)
+
+    strategies.resume(subscription=limited, actor=audit.SYSTEM)
+
+    assert not stopped(limited)
+    tell(finn_bot, "561")
+    assert not stopped(limited)
+    tell(finn_bot, "560")
+    assert stopped(limited)
+
+
+@pytest.mark.parametrize(("closes", "volume"), [(False, "0.10000000"), (True, "0.00000000")])
+def test_at_the_stop_copies_follow_on_or_are_closed_as_the_terms_say(lena_bot, finn_bot, limited, closes, volume):
+    set_terms(limited, closes_on_drawdown=closes)
+    lena_bot.send("POST", fields=opening("1"))
+    tell(finn_bot, "1000")
+    stopped(limited)
+    tell(finn_bot, "700")
+    assert stopped(limited)
+
+    copy = copies(finn_bot)["1"]
+
+    assert (copy["volume"], copy["opens"], copy["why_not"]) == (volume, False, "drawdown")
+
+
+def test_whoever_said_nothing_of_their_equity_is_not_stopped(limited, finn):
+    TradingAccount.objects.filter(pk=finn.pk).update(equity=None)
+
+    assert not stopped(limited)
+
+
+# --- packet secrets
+
+
+def test_the_next_secret_signs_once_its_bot_has_it(follows):
+    old = strategies.packet_secret(follows)
+
+    new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+    follows.refresh_from_db()
+    assert (strategies.packet_secret(follows), follows.packet_generation) == (old, 1)
+    strategies.take_up_secrets()  # a day has not passed
+    follows.refresh_from_db()
+    assert follows.packet_generation == 1
+
+    strategies.take_up_secrets(subscription_ids=[follows.pk], generation=2)
+
+    follows.refresh_from_db()
+    assert (strategies.packet_secret(follows), follows.packet_generation) == (new, 2)
+    assert follows.next_generation is None
+
+
+def test_after_a_day_it_signs_whether_its_bot_has_it_or_not(follows):
+    new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+    Subscription.objects.update(next_secret_at=timezone.now())
+
+    assert strategies.take_up_secrets() == 1
+
+    follows.refresh_from_db()
+    assert strategies.packet_secret(follows) == new
+
+
+def test_one_that_leaked_signs_no_more(follows):
+    old = strategies.packet_secret(follows)
+
+    new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM, at_once=True)
+
+    follows.refresh_from_db()
+    assert strategies.packet_secret(follows) == new != old
+
+
+def test_a_second_rotation_replaces_what_was_waiting_under_a_number_of_its_own(follows):
+    strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+    newest = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+
+    assert strategies.take_up_secrets(subscription_ids=[follows.pk], generation=2) == 0
+    assert strategies.take_up_secrets(subscription_ids=[follows.pk], generation=3) == 1
+    follows.refresh_from_db()
+    assert (strategies.packet_secret(follows), follows.packet_generation) == (newest, 3)
+
+
+def test_a_secret_of_another_row_or_generation_does_not_open(follows):
+    strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+    follows.refresh_from_db()
+    follows.sealed_packet_secret = follows.sealed_next_secret  # as somebody with an UPDATE might
+
+    with pytest.raises(crypto.SecretUnreadable):
+        strategies.packet_secret(follows)

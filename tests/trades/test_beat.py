@@ -1,0 +1,256 @@
+"""A copier's beat: one instance at a time, and whether it holds what it must."""
+
+import hashlib
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from accounts.models import SignedResult, TradingAccount
+from audit import services as audit
+from audit.models import AuditLog
+from strategies import services as strategies
+from strategies.models import Subscription
+from tests.signed import LONG_AGO, opening
+from trades.models import Copier, CopySkip
+
+BEAT, SKIPS, ACTIVE = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/active"
+ONE, OTHER = "one-" * 4, "other-" * 4
+
+
+@pytest.fixture
+def follows(finn):
+    return Subscription.objects.get(account=finn)
+
+
+def digest(held):
+    return hashlib.sha256("".join(sorted(f"{ref} {lots}\n" for ref, lots in held.items())).encode()).hexdigest()
+
+
+def said(bot, held=(), *, seq="0", instance=ONE, fence=None, generation=1, tells=False, **more):
+    held = dict(held)
+    one = {
+        "strategy": "lena-eurusd", "seq": seq, "standing": "LIVE", "generation": generation, "digest": digest(held),
+    }  # fmt: skip
+    if tells:
+        one["copies"] = [{"trade_ref": ref, "volume": lots} for ref, lots in held.items()]
+    return bot.send("POST", BEAT, {"instance": instance, "fence": fence, "subscriptions": [one], **more})
+
+
+def beat(*args, **more):
+    answer = said(*args, **more)
+    assert answer.status_code == 200, answer.content
+    return answer.json()
+
+
+def opened(bot, ticket="1", **more):
+    return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
+
+
+# --- the lease
+
+
+def test_the_first_that_beats_copies_at_once(finn_bot):
+    told = beat(finn_bot)
+
+    assert (told["fence"], told["lease_ms"], told["may_open_in_ms"]) == ("1", 45000, 0)
+
+
+def test_a_second_takes_over_and_opens_nothing_until_the_first_must_have_stopped(finn_bot):
+    first = beat(finn_bot)
+
+    second = beat(finn_bot, instance=OTHER)
+
+    assert second["fence"] == "2"
+    assert 44000 < second["may_open_in_ms"] <= 45000
+    lost = said(finn_bot, fence=first["fence"])
+    assert (lost.status_code, lost.json()["code"], lost.json()["retry"]) == (409, "lease_lost", "never")
+    assert beat(finn_bot, instance=OTHER, fence="2")["may_open_in_ms"] > 0
+
+
+def test_one_that_starts_again_need_not_wait_for_itself(finn_bot):
+    beat(finn_bot)
+
+    again = beat(finn_bot)
+
+    assert (again["fence"], again["may_open_in_ms"]) == ("2", 0)
+    assert said(finn_bot, fence="1").json()["code"] == "lease_lost"
+
+
+def test_an_orderly_end_gives_the_lease_back(finn_bot):
+    first = beat(finn_bot)
+    beat(finn_bot, fence=first["fence"], ends=True)
+
+    assert beat(finn_bot, instance=OTHER)["may_open_in_ms"] == 0
+
+
+def test_a_lease_that_ran_out_keeps_nobody_waiting(finn_bot):
+    beat(finn_bot)
+    with connection.cursor() as cursor, pytest.raises(DatabaseError):  # not the application's to change
+        cursor.execute("update copiers set leased_until = now()")
+    assert Copier.objects.get().leased_until - timezone.now() > timedelta(seconds=40)
+
+
+def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot):
+    beat(finn_bot)
+    beat(finn_bot, instance=OTHER)
+    said(finn_bot, fence="1")
+
+    facts = AuditLog.objects.filter(action__startswith="copier.").order_by("id").values_list("action", "code")
+    assert list(facts) == [("copier.took_over", ""), ("copier.took_over", ""), ("copier.refused", "lease_lost")]
+
+
+def test_accounts_lease_apart(finn_bot, sam_copier):
+    beat(finn_bot)
+
+    told = sam_copier.send("POST", BEAT, {"instance": OTHER, "subscriptions": []}).json()
+
+    assert (told["fence"], told["may_open_in_ms"], told["subscriptions"]) == ("1", 0, [])
+
+
+def test_beats_leave_nothing_behind_that_grows(finn_bot):
+    fence = beat(finn_bot)["fence"]
+    kept = SignedResult.objects.count()
+    for _ in range(3):
+        beat(finn_bot, fence=fence)
+
+    assert SignedResult.objects.count() == kept
+    assert Copier.objects.count() == 1
+
+
+def test_tells_what_the_account_is_worth(finn_bot, finn):
+    beat(finn_bot, balance="1000.5", equity="999.25")
+
+    account = TradingAccount.objects.get(pk=finn.pk)
+    assert (account.balance, account.equity) == (Decimal("1000.5"), Decimal("999.25"))
+
+
+# --- in sync, or the exact difference
+
+
+def of(told):
+    (one,) = told["subscriptions"]
+    return one
+
+
+def test_who_holds_what_it_must_is_in_sync(lena_bot, finn_bot):
+    ref = opened(lena_bot)
+
+    one = of(beat(finn_bot, {ref: "0.10000000"}, seq="1"))
+
+    assert (one["sync"], one["difference"], one["as_of"]) == ("in_sync", None, "1")
+
+
+def test_who_has_not_heard_all_is_behind(lena_bot, finn_bot):
+    opened(lena_bot)
+
+    assert of(beat(finn_bot, seq="0"))["sync"] == "behind"
+
+
+def test_whoever_says_nothing_of_a_subscription_is_told_of_it(finn_bot, follows):
+    told = finn_bot.send("POST", BEAT, {"instance": ONE, "subscriptions": []}).json()
+
+    assert (of(told)["sub_id"], of(told)["sync"], of(told)["generation"]) == (follows.sub_id, "behind", 1)
+
+
+def test_the_difference_is_exact_once_it_is_asked_for(lena_bot, finn_bot):
+    kept, larger, missing = (opened(lena_bot, ticket) for ticket in "123")
+    orphan = "00000000-0000-7000-8000-000000000000"
+    held = {kept: "0.10000000", larger: "0.30000000", orphan: "0.10000000"}
+
+    assert of(beat(finn_bot, held, seq="3"))["difference"] is None
+    one = of(beat(finn_bot, held, seq="3", tells=True))
+
+    assert one["sync"] == "differs"
+    assert one["difference"] == {
+        "orphans": [orphan],
+        "missing": [missing],
+        "volume": [{"trade_ref": larger, "is": "0.30000000", "must": "0.10000000"}],
+    }
+    assert Copier.objects.get().told == [
+        {"strategy": "lena-eurusd", "standing": "LIVE", "sync": "differs", "orphans": 1, "missing": 1, "volume": 1}
+    ]
+
+
+def test_what_was_not_copied_for_a_reason_is_not_missing(lena_bot, finn_bot):
+    ref = opened(lena_bot)
+    finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "slippage"})
+
+    assert of(beat(finn_bot, seq="1"))["sync"] == "in_sync"
+
+
+def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot, finn_bot):
+    ref = opened(lena_bot)
+    copied = {**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref}
+    assert finn_bot.send("POST", fields=copied).status_code == 201
+    finn_bot.send("DELETE", f"{ACTIVE}/501", query="close_price=1.1&profit=-5&reason=SL")
+
+    assert of(beat(finn_bot, seq="1"))["sync"] == "in_sync"
+
+
+def test_what_is_held_while_paused_is_still_to_be_held(lena_bot, finn_bot, follows):
+    ref = opened(lena_bot)
+    finn_bot.send("POST", fields={**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref})
+    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    opened(lena_bot, "2")
+
+    assert of(beat(finn_bot, {ref: "0.10000000"}, seq="2"))["sync"] == "in_sync"
+
+
+def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot, follows):
+    strategies.set_terms(
+        subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, max_open_trades=3, max_slippage_bps=Decimal(25)
+    )
+
+    one = of(beat(finn_bot))
+
+    assert (one["max_open_trades"], one["max_slippage_bps"], one["max_open_age_ms"]) == (3, "25.00000000", 5000)
+
+
+def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot, follows):
+    strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+
+    assert of(beat(finn_bot, generation=1))["generation"] == 1
+    beat(finn_bot, generation=2)
+    assert of(beat(finn_bot, generation=2))["generation"] == 2
+
+
+# --- why not
+
+
+def test_the_first_reason_stands(lena_bot, finn_bot):
+    ref = opened(lena_bot)
+    for reason in ("slippage", "missed"):
+        answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": reason})
+        assert (answer.status_code, answer.json()) == (201, {"status": "noted"})
+
+    skip = CopySkip.objects.get()
+    assert (str(skip.master_trade), skip.reason) == (ref, "slippage")
+
+
+def test_a_reason_that_is_not_in_the_list_is_refused(lena_bot, finn_bot):
+    ref = opened(lena_bot)
+
+    answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "bad mood"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
+def test_a_trade_of_another_strategy_is_unknown(lena_bot, sam_bot, finn_bot):
+    foreign = opened(sam_bot)
+
+    answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": foreign, "reason": "missed"})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "trade_unknown")
+
+
+@pytest.mark.parametrize(("why", "reason"), [("HAND", "paused"), ("UNPAID", "unpaid"), ("TRUST", "trust")])
+def test_who_is_paused_when_a_trade_opens_is_told_why_for_ever(lena_bot, follows, why, reason):
+    strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
+    ref = opened(lena_bot)
+    strategies.resume(subscription=follows, actor=audit.SYSTEM)
+
+    skip = CopySkip.objects.get()
+    assert (str(skip.master_trade), skip.reason) == (ref, reason)

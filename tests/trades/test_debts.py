@@ -1,0 +1,101 @@
+"""A close is a debt until the copier's own close arrives."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+
+from audit.models import AuditLog
+from tests.signed import opening
+from trades import debts
+from trades.models import CloseDebt, TradeHistory
+
+ACTIVE = "/api/v2/trades/active"
+
+
+@pytest.fixture
+def copied(lena_bot, finn_bot):
+    """A trade of lena's that finn holds a copy of."""
+    ref = lena_bot.send("POST", fields=opening("1")).json()["trade"]["trade_id"]
+    copy = {**opening("501", volume="0.05"), "strategy": "lena-eurusd", "trade_ref": ref}
+    assert finn_bot.send("POST", fields=copy).status_code == 201
+    return ref
+
+
+def close(bot, ticket):
+    answer = bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP")
+    assert answer.status_code == 200, answer.content
+
+
+def aged(**age):
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("update close_debts set since = since - %s::interval", [timedelta(**age)])
+
+
+def test_nothing_is_owed_while_the_master_is_in(copied):
+    assert debts.keep() == 0
+    assert not CloseDebt.objects.exists()
+
+
+def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, finn):
+    close(lena_bot, "1")
+
+    assert debts.keep() == 1
+
+    debt = CloseDebt.objects.get()
+    assert (debt.account_id, str(debt.volume), str(debt.master_trade)) == (finn.pk, "0.05000000", copied)
+    assert debt.since == TradeHistory.objects.get().closed_at
+    assert (debt.level, debt.paid_at) == (0, None)
+
+
+def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot, finn_bot, copied):
+    close(lena_bot, "1")
+    debts.keep()
+    close(finn_bot, "501")
+
+    assert debts.keep() == 0
+
+    assert CloseDebt.objects.get().paid_at == TradeHistory.objects.get(ticket_id="501").closed_at
+
+
+def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
+    close(finn_bot, "501")
+    close(lena_bot, "1")
+
+    assert debts.keep() == 0
+    assert not CloseDebt.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("age", "level"),
+    [({"seconds": 20}, 0), ({"seconds": 31}, 1), ({"minutes": 6}, 2), ({"hours": 2}, 3)],
+    ids=str,
+)
+def test_is_escalated_as_it_gets_older_and_each_level_told_once(lena_bot, copied, age, level):
+    close(lena_bot, "1")
+    debts.keep()
+    aged(**age)
+
+    debts.keep()
+    debts.keep()
+
+    assert CloseDebt.objects.get().level == level
+    told = AuditLog.objects.filter(action="debt.escalated")
+    assert [fact.detail["level"] for fact in told] == [level][: bool(level)]
+
+
+def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot, copied):
+    close(lena_bot, "1")
+    for age in ({}, {"seconds": 31}, {"minutes": 5}, {"hours": 1}):
+        debts.keep()
+        aged(**age)
+        debts.keep()
+
+    told = AuditLog.objects.filter(action="debt.escalated").order_by("id")
+    assert [fact.detail["level"] for fact in told] == [1, 2, 3]
+
+
+def test_a_reduction_owes_no_close(lena_bot, copied):
+    lena_bot.send("POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.05", "close_price": "1", "profit": "1"})
+
+    assert debts.keep() == 0

@@ -1,0 +1,46 @@
+"""What copiers say besides their trades: the beat, why something was not copied, what their account is worth."""
+
+from django.http import HttpResponse
+from rest_framework.request import Request
+
+from core.answers import json_response
+from trades import api, copying, schema
+from trades import wire as forms
+from trades.api import COPIER, OWNERS, BotView
+
+
+class Beat(BotView):
+    """A copier's sign of life: it holds the account's lease, and learns whether it holds what it must."""
+
+    kinds = {"POST": frozenset({COPIER})}
+
+    @schema.bots("copier_beat", "A copier's beat: lease, sync, limits", {200: schema.BEAT_ANSWER}, schema.BEAT)
+    def post(self, request: Request) -> HttpResponse:
+        call = api.call_of(request)
+        beat = forms.beat(api.body_of(request))
+        told = beat.pop("subscriptions")
+        found = api.snapshot_of(call.credential.account_id, api.mark_of(call))
+        answered = copying.answers(call.credential.account_id, found, told)
+        outcome = api.done(call, "copier_beat", {**beat, "told": copying.summary(answered, told)})
+        lease = {name: outcome[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
+        return json_response({**lease, "subscriptions": answered})
+
+
+class Skips(BotView):
+    """A master's trade that was not copied, and why."""
+
+    kinds = {"POST": frozenset({COPIER})}
+
+    @schema.bots("report_skip", "Why a trade was not copied", {201: schema.NOTED}, schema.SKIP)
+    def post(self, request: Request) -> HttpResponse:
+        return api.answer(api.done(api.call_of(request), "copy_skip", forms.skip(api.body_of(request))))
+
+
+class Account(BotView):
+    """What the account is worth. Those who copy by equity need to know it of both sides."""
+
+    kinds = {"POST": OWNERS}
+
+    @schema.bots("tell_account", "Balance and equity of the account", {200: schema.NOTED}, schema.ACCOUNT)
+    def post(self, request: Request) -> HttpResponse:
+        return api.answer(api.done(api.call_of(request), "account_tell", forms.account(api.body_of(request))))

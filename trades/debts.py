@@ -1,0 +1,77 @@
+"""Closes that copiers owe.
+
+A copy that is open though its master's trade is closed is a debt: it is told nowhere else and needs no message, for it
+is what the hot table says. It is paid when the copy's close arrives. The rows here remember when it began and how often
+it was escalated.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.db import models, transaction
+
+from audit import services as audit
+from trades.models import ActiveTrade, CloseDebt, Trade, TradeHistory
+
+log = structlog.get_logger()
+
+ESCALATED_AFTER = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=1))
+
+
+def owed() -> "models.QuerySet[ActiveTrade]":
+    """Copies whose master's trade is closed, with when it was (`owed_since`)."""
+    closed = TradeHistory.objects.filter(trade=models.OuterRef("master_trade"))
+    return (
+        ActiveTrade.objects.filter(master_trade__isnull=False)
+        .annotate(owed_since=models.Subquery(closed.values("closed_at")[:1]))
+        .filter(owed_since__isnull=False)
+    )
+
+
+@transaction.atomic
+def keep() -> int:
+    """Bring the rows in line with the hot table; how many are owed. Safe to run twice, and at the same time."""
+    current = list(owed())
+    CloseDebt.objects.bulk_create([_debt(copy) for copy in current], ignore_conflicts=True)
+    _note_paid()
+    for debt in CloseDebt.objects.lock_unpaid():
+        _escalate(debt)
+    return len(current)
+
+
+def _debt(copy: Any) -> CloseDebt:
+    return CloseDebt(
+        copy_id=copy.pk,
+        account_id=copy.account_id,
+        strategy_id=copy.strategy_id,
+        master_trade=copy.master_trade,
+        symbol=copy.symbol,
+        volume=copy.volume,
+        since=copy.owed_since,
+    )
+
+
+def _note_paid() -> None:
+    closed = TradeHistory.objects.filter(trade=models.OuterRef("pk"))
+    unpaid = CloseDebt.objects.filter(paid_at=None, copy__state=Trade.State.CLOSED)
+    unpaid.update(paid_at=models.Subquery(closed.values("closed_at")[:1]))
+
+
+def _escalate(debt: Any) -> None:
+    """Each level once: the first for the log, all for whoever looks."""
+    level = sum(debt.age >= after for after in ESCALATED_AFTER)
+    if level <= debt.level:
+        return
+    debt.level = level
+    debt.save(update_fields=["level"])
+    audit.record(
+        "debt.escalated",
+        actor=audit.SYSTEM,
+        subject=f"trade:{debt.copy_id}",
+        level=level,
+        age_s=int(debt.age.total_seconds()),
+        volume=str(debt.volume),
+        symbol=debt.symbol,
+    )
+    log.error("copying.close_owed", trade=str(debt.copy_id), level=level, account=debt.account_id)
