@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from copybot.books import Standing, State
+from copybot.books import Standing, State, opened
 from copybot.broker import Position
 from copybot.copier import Copier, Pace, Subscription
 from copybot.guard import ExecutionGuard
@@ -59,8 +59,13 @@ class Crash(BaseException):
 class Disk:
     """A state file: what was committed stays, whoever dies. Each commit is a place to die before and after."""
 
+    blank = b""
+
     def __init__(self, point: Callable[[], None]) -> None:
         self.db, self.point = sqlite3.connect(":memory:", isolation_level=None), point
+        if not Disk.blank:  # the tables are made once: they are the same each time
+            Disk.blank = opened(":memory:", sqlite3.connect).serialize()
+        self.db.deserialize(Disk.blank)
 
     def connect(self, path: str | Path, **_: Any) -> Any:
         self.execute, self.executescript = self._execute, self.db.executescript

@@ -1,64 +1,37 @@
-"""Run as `python -m copybot.tests.doomed STATE BROKER SIGNALS DONE [blind]`: a copier that will be killed.
+"""Run as `python -m copybot.tests.doomed STATE BROKER SIGNALS DONE [blind]`: a copier's guard that will be killed.
 
-Its broker is a file too, so that what was executed outlives it. Signal 2n − 1 opens trade n, signal 2n + 2 closes it.
-Any life of this process may read a signal; a snapshot says what is active, where it was away.
+Its broker is on paper, in a file too, so that what was executed outlives it. Signal 2n − 1 opens trade n, signal 2n + 2
+closes it. Any life of this process may read a signal; a snapshot says what is active, where it was away.
 """
 
 import json
-import random
-import sqlite3
 import sys
 import time
 from decimal import Decimal
 from pathlib import Path
 
 from copybot.books import State
-from copybot.broker import Outcome, Position, Result, Trace
+from copybot.candles import Bar, Candles, Instrument
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
+from copybot.paper import Faults, PaperBroker
 from copybot.targets import Snapshot, Target
 from copybot.tests.simulation import PRICE, SECRET, SUB, packet
 
 LIMITS = Limits(max_open_age_ms=3_600_000, settle_ms=300, second_look_ms=50, brake_least=10_000)
+HOUR = 3_600_000
 
 
-class FileBroker:
-    """Executes at once, and takes its time to say so."""
+def wall_ms():
+    return time.time_ns() // 1_000_000
 
-    def __init__(self, path):
-        self.db = sqlite3.connect(path, isolation_level=None, timeout=5)
-        self.db.execute("create table if not exists deal (magic integer, what text)")
-        self.db.execute("create table if not exists position (magic integer, volume text)")
 
-    def positions(self):
-        rows = self.db.execute("select rowid, magic, volume from position").fetchall()
-        return [Position(str(row), magic, "EURUSD", "BUY", Decimal(volume), None, None) for row, magic, volume in rows]
-
-    def trace(self, magic):
-        return Trace.DONE if self.db.execute("select 1 from deal where magic = ?", [magic]).fetchone() else Trace.NONE
-
-    def is_settled(self):
-        return True
-
-    def fit(self, symbol, volume, sl, tp):
-        return volume, sl, tp
-
-    def open(self, *, magic, volume, **order):
-        time.sleep(random.uniform(0, 0.004))
-        self.db.execute("begin immediate")
-        self.db.execute("insert into deal values (?, 'open')", [magic])
-        self.db.execute("insert into position values (?, ?)", [magic, str(volume)])
-        self.db.execute("commit")
-        time.sleep(random.uniform(0, 0.004))
-        return Result(Outcome.DONE)
-
-    def close(self, position, volume):
-        self.db.execute("delete from position where rowid = ?", [int(position.id)])
-        time.sleep(random.uniform(0, 0.002))
-        return Result(Outcome.DONE)
-
-    def modify(self, position, *, sl, tp):
-        return Result(Outcome.DONE)
+def broker(path):
+    """Executes at once, at a price that stands still, and takes its time to say so."""
+    first = wall_ms() // HOUR - 1
+    bars = [Bar((first + hour) * HOUR, *4 * [PRICE]) for hour in range(48)]
+    eurusd = Instrument("EURUSD", Candles(bars, digits=5), spread_points=0)
+    return PaperBroker(path, [eurusd], wall_ms, deposit=Decimal(10**8), faults=Faults(latency_ms=(0, 4)))
 
 
 def target(number, now):
@@ -88,11 +61,9 @@ class Blind(ExecutionGuard):
         self._mark(copy, State.REJECTED)
 
 
-def main(state, broker, signals, done, kind="guard"):
-    def now():
-        return time.time_ns() // 1_000_000
-
-    guard = (Blind if kind == "blind" else ExecutionGuard)(state, SUB, {1: SECRET}, 7, FileBroker(broker), now, LIMITS)
+def main(state, book, signals, done, kind="guard"):
+    now = wall_ms
+    guard = (Blind if kind == "blind" else ExecutionGuard)(state, SUB, {1: SECRET}, 7, broker(book), now, LIMITS)
     guard.on_snapshot(Snapshot("1", guard.seen, active(guard.seen, now())), asked_at=guard.seen)
     while guard.seen < int(signals):
         guard.on_packet(signal(guard.seen + 1, now()))
