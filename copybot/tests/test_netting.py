@@ -101,8 +101,10 @@ def test_an_open_that_was_filled_in_parts_has_the_mean_price(desk):
 
 def test_commission_is_counted_once_also_where_a_deal_turns_a_position(desk):
     desk.paper.instruments[0].__dict__["commission"] = D(3)
+    desk.open(TWO, "BUY", "1")
     desk.open(ONE, "BUY", "0.1")
     desk.open(ONE, "SELL", "0.3")
+    assert [one.entry for one in desk.netting.deals(str(ONE))] == [Entry.IN, Entry.OUT, Entry.IN]
     assert sum(one.costs for one in desk.netting.deals(str(ONE))) == D("-1.20")
 
 

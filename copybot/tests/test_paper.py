@@ -242,12 +242,19 @@ def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path):
 
 
 def test_a_stop_at_the_very_close_is_touched_though_the_next_bar_opens_elsewhere(tmp_path):
-    bars = [(0, "1.10000", "1.10100", "1.09000", "1.09000"), (1, "1.09500", "1.09600", "1.09400", "1.09450")]
+    bars = [(0, "1.10000", "1.10100", "1.09000", "1.09050"), (1, "1.08900", "1.08950", "1.08800", "1.08850")]
     desk = Desk(tmp_path, instruments=[Instrument("EURUSD", candles(bars), 10)])
-    desk.at("0.6")
-    desk.open(sl="1.09000")
-    desk.at("1.5")
-    assert [one[:2] for one in desk.ends] == [("SL", D("1.09000"))]
+    desk.at("0.9")
+    desk.open("SELL", sl="1.09060")
+    desk.at("1.5").positions()
+    assert [one[:2] for one in desk.ends] == [("SL", D("1.09060"))]
+
+
+def test_of_two_stops_the_one_that_was_touched_first_is_filled_first(desk):
+    desk.open(sl="1.09920", magic=1)
+    desk.open(sl="1.09960", magic=2)
+    desk.at(1).positions()
+    assert [one.magic for one in desk.broker.history()] == [1, 2, 2, 1]
 
 
 def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk):
