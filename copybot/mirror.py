@@ -421,7 +421,8 @@ class Mirror:
             self.counts["conflict"] += 1
             self.rows.pop(report.ticket, None)
             return
-        log.warning("%s of %s refused: %s", report.verb, report.ticket, no)
+        if no.code != "trade_closed":
+            log.warning("%s of %s refused: %s", report.verb, report.ticket, no)
         self._refused[report.ticket, report.verb] = no.code, now
         self.counts["refused"] += 1
 
