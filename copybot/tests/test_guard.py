@@ -1,74 +1,18 @@
-"""Each crash point, each way a desk or a broker can mislead; one test for what must be found on restart."""
+"""What a guard does with signals and snapshots, and each way a desk or a broker can mislead it."""
 
-import random
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from copybot.books import Standing, State, StateInUse
-from copybot.broker import Outcome, Position, Result, Trace
-from copybot.guard import ExecutionGuard
-from copybot.targets import Snapshot, Target
-from copybot.tests.simulation import CALM, LIMITS, NOON, PRICE, SECRET, SUB, Crash, Market, packet
+from copybot.books import Standing, State
+from copybot.broker import Outcome, Position, Result
+from copybot.tests.guarded import SECOND, T1, T2, Desk, answering, target
+from copybot.tests.simulation import LIMITS, NOON, PRICE, gapfill, packet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-SECOND = 1000
-
-
-class Desk:
-    """One copier at a file of its own, a broker, and a clock that the test moves."""
-
-    def __init__(self, folder):
-        self.path, self.now, self.dies = folder / "state", NOON, None
-        self.broker = Market(random.Random(1), CALM, first=1)
-        self.guard = None
-        self.start()
-
-    def start(self):
-        """As after a crash: what was not committed is gone."""
-        if self.guard is not None:
-            self.guard.close()
-        self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, self.broker, lambda: self.now, LIMITS)
-
-    def snapshot(self, as_of, *targets, epoch="1", asked_at=None):
-        asked_at = self.guard.seen if asked_at is None else asked_at
-        self.guard.on_snapshot(Snapshot(epoch, as_of, {one.ref: one for one in targets}), asked_at=asked_at)
-
-    def send(self, seq, action, target, **more):
-        self.guard.on_packet(packet(seq, self.now, action, target, **more))
-
-    def wait(self, seconds):
-        self.now += seconds * SECOND
-        self.guard.tick()
-
-    def settle(self):
-        for _ in range(12):
-            self.wait(1)
-
-    def state(self, ref):
-        return next((copy.state for copy in self.guard.copies() if copy.ref == ref), None)
-
-    @property
-    def volumes(self):
-        return sorted(one.volume for one in self.broker.held.values())
-
-    @property
-    def opened(self):
-        return sum(self.broker.opens.values())
-
-
-def target(ref="t1", volume="1.0", **more):
-    known = {"sl": None, "tp": None, "price": PRICE, "born_ms": NOON, "seq": 1}
-    return Target(ref, "EURUSD", "BUY", Decimal(volume), **known | more)
-
-
-T1, T2 = target(), target("t2", seq=2)
 
 
 @pytest.fixture
@@ -78,21 +22,6 @@ def desk(tmp_path):
     found.snapshot(0)
     yield found
     found.guard.close()
-
-
-def answering(desk, result, *, does=False):
-    """The next open is answered so, whether it does or does not take effect."""
-    real = desk.broker.open
-
-    def once(**order):
-        desk.broker.open = real
-        if does:
-            real(**order)
-        if isinstance(result, BaseException):
-            raise result
-        return result
-
-    desk.broker.open = once
 
 
 # --- the ordinary
@@ -180,6 +109,85 @@ def test_a_clear_refusal_is_tried_again_and_not_for_ever(desk):
     assert desk.state("t1") is State.DEAD
 
 
+def test_a_number_without_a_trade_is_used_up_in_its_turn_alone(desk):
+    desk.guard.on_packet(gapfill(1, NOON))
+    assert (desk.guard.seen, desk.guard.last_sequence_id) == (1, 1)
+    desk.send(2, "OPEN", T1)
+    assert len(desk.broker.held) == 1
+
+    desk.guard.on_packet(gapfill(4, NOON))
+    assert desk.guard.needs_snapshot
+    assert desk.guard.seen == 2
+
+
+def test_a_target_that_opens_nothing_is_given_up_for_the_desks_reason_and_held_ones_follow(desk):
+    desk.send(1, "OPEN", T1)
+    desk.snapshot(
+        2, replace(T1, sl=PRICE - 1, opens=False, why_not="paused"), replace(T2, opens=False, why_not="trust")
+    )
+    (held,) = desk.broker.held.values()
+    assert held.sl == PRICE - 1
+    assert [(one.ref, one.why) for one in desk.guard.outbox() if one.event == "skipped"] == [("t2", "trust")]
+
+    desk.snapshot(3, T1, T2)
+    assert desk.opened == 1  # what was given up stays so
+
+    desk.snapshot(4, replace(T1, volume=Decimal(0), opens=False, why_not="drawdown"))
+    assert desk.broker.held == {}
+
+
+def test_what_a_receipt_needs_is_kept(desk):
+    desk.now += 700
+    desk.send(1, "OPEN", T1)
+    copy = desk.guard.copy("t1")
+    (held,) = desk.broker.held.values()
+
+    assert (copy.position, copy.filled_price, copy.asked) == (held.id, held.open_price, Decimal("1.0"))
+    assert (copy.born_ms, copy.heard_ms, copy.sent_ms, copy.filled_ms) == (NOON + 700, *3 * [NOON + 700])
+    desk.broker.held.clear()
+    desk.wait(1)
+    assert desk.guard.copy("t1").position == held.id  # its deals are found by it
+
+
+def test_the_brokers_own_reason_is_kept(desk):
+    desk.broker.open = lambda **order: Result(Outcome.REJECTED, 10019, "no_money")
+    desk.send(1, "OPEN", T1)
+    desk.settle()
+
+    assert [(one.event, one.why) for one in desk.guard.outbox()] == [("skipped", "no_money")]
+
+
+def test_a_second_attempt_asks_again_whether_it_may(desk):
+    answering(desk, Result(Outcome.REJECTED, 10006, "rejected"))
+    desk.guard.why_not = lambda target: "" if desk.guard.copy("t1") is None else "not_leased"
+    desk.send(1, "OPEN", T1)
+    desk.wait(1)
+
+    assert desk.opened == 0
+    assert desk.guard.outbox()[-1].why == "not_leased"
+
+
+def test_a_broker_that_cannot_fit_a_volume_was_sent_nothing(desk):
+    real = desk.broker.fit
+    desk.broker.fit = lambda *order: exec("raise ConnectionError")
+    desk.send(1, "OPEN", T1)
+    desk.broker.fit = real
+    desk.wait(1)
+
+    assert sum(desk.broker.sent.values()) == 1
+    assert desk.state("t1") is State.HELD
+
+
+def test_stops_that_the_broker_refuses_are_not_stormed(desk):
+    desk.send(1, "OPEN", T1)
+    asked = []
+    desk.broker.modify = lambda position, **stops: asked.append(stops) or Result(Outcome.REJECTED, 10016)
+    desk.send(2, "MODIFY", replace(T1, sl=PRICE - 1))
+    desk.settle()
+
+    assert len(asked) == 3  # at once, after 5 s and after 10
+
+
 # --- gaps, and a desk that went back
 
 
@@ -255,6 +263,38 @@ def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk):
     assert desk.broker.held == {}
 
 
+def test_the_brake_lets_pass_what_was_closed_by_packets_already(desk):
+    many = [target(f"t{number}", seq=number) for number in range(1, 9)]
+    desk.snapshot(8, *many)
+    desk.broker.weather = replace(desk.broker.weather, reject=1.0)
+    for number, one in enumerate(many, start=9):
+        desk.send(number, "CLOSE", one)
+    assert len(desk.broker.held) == 8
+
+    desk.broker.weather = replace(desk.broker.weather, reject=0.0)
+    desk.snapshot(17, target("t17", seq=17, born_ms=desk.now))
+    assert desk.state("t17") is State.HELD
+    assert len(desk.broker.held) == 1
+
+
+def test_the_brake_holds_also_where_all_targets_are_nothing(desk):
+    many = [target(f"t{number}", seq=number) for number in range(1, 9)]
+    desk.snapshot(8, *many)
+    desk.snapshot(9, *(replace(one, volume=Decimal(0)) for one in many))
+
+    assert len(desk.broker.held) == 8
+    assert desk.guard.needs_snapshot
+
+
+def test_a_close_passes_a_halt(desk):
+    desk.send(1, "OPEN", T1)
+    desk.send(1, "OPEN", target("forged"))
+    assert desk.guard.standing is Standing.HALT
+
+    desk.send(2, "CLOSE", T1)
+    assert desk.broker.held == {}
+
+
 def test_the_brake_is_off_once_they_are_back(desk):
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
@@ -264,195 +304,6 @@ def test_the_brake_is_off_once_they_are_back(desk):
     desk.snapshot(11)
 
     assert len(desk.broker.held) == 8
-
-
-# --- the crash points
-
-
-def test_c0_c1_before_the_intent_nothing_is_kept(desk):
-    desk.guard._books.durable = None  # dies as it begins to write
-    with pytest.raises(TypeError):
-        desk.send(1, "OPEN", T1)
-    desk.start()
-
-    assert (desk.guard.seen, desk.guard.copies(), desk.opened) == (0, [], 0)
-
-
-def test_c2_a_torn_write_is_all_or_nothing(desk):
-    desk.guard._books.db.execute("begin immediate")
-    desk.guard._insert(T1, State.INTENT)
-    desk.start()
-
-    assert (desk.guard.seen, desk.guard.copies()) == (0, [])
-
-
-@pytest.mark.parametrize("dies", ["C3 before the order", "C4 under way", "C7 refused, not recorded"])
-def test_c3_c4_c7_an_intent_without_a_trace_is_given_up(desk, dies):
-    answering(desk, Crash())
-    with pytest.raises(Crash):
-        desk.send(1, "OPEN", T1)
-    desk.start()
-    desk.snapshot(1, T1)
-    assert desk.state("t1") is State.INTENT
-
-    desk.settle()
-    assert desk.state("t1") is State.DEAD
-    assert (desk.opened, sum(desk.broker.sent.values())) == (0, 0)
-
-
-def test_c4_what_is_executed_after_all_is_kept_or_closed(desk):
-    answering(desk, TimeoutError())
-    desk.send(1, "OPEN", T1)
-    desk.settle()
-    assert desk.state("t1") is State.DEAD
-    magic = desk.guard._magic("t1")
-    desk.broker.held["late"] = Position("late", magic, "EURUSD", "BUY", Decimal("1.0"), None, None)
-
-    desk.wait(1)
-    assert desk.state("t1") is State.HELD
-    desk.snapshot(2)
-    desk.guard.tick()
-    assert desk.broker.held == {}
-
-
-@pytest.mark.parametrize("dies", [Crash(), TimeoutError()])
-def test_c5_c6_what_was_executed_is_found_by_its_number(desk, dies):
-    answering(desk, dies, does=True)
-    try:
-        desk.send(1, "OPEN", T1)
-    except Crash:
-        desk.start()
-    desk.snapshot(1, T1)
-
-    assert desk.state("t1") is State.HELD
-    assert desk.opened == 1
-
-
-def test_c5_what_was_executed_and_stopped_out_is_found_in_the_history(desk):
-    answering(desk, TimeoutError(), does=True)
-    desk.broker.positions = list
-    desk.send(1, "OPEN", T1)
-    desk.broker.held.clear()
-    desk.settle()
-
-    assert desk.state("t1") is State.GONE
-    assert desk.opened == 1
-
-
-def test_an_order_that_waits_at_the_broker_is_waited_for(desk):
-    answering(desk, Result(Outcome.UNKNOWN, 10008))
-    desk.broker.trace = lambda magic: Trace.PENDING
-    desk.send(1, "OPEN", T1)
-    desk.settle()
-
-    assert desk.state("t1") is State.INTENT
-
-
-def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk):
-    desk.send(1, "OPEN", T1)
-    desk.start()
-    (event,) = desk.guard.outbox()
-    assert (event.event, event.ref) == ("opened", "t1")
-
-    desk.guard.told(event)
-    desk.start()
-    assert desk.guard.outbox() == []
-
-
-def test_c11_a_close_is_driven_at_after_a_restart_without_any_desk(desk):
-    desk.send(1, "OPEN", T1)
-    desk.broker.close = lambda position, volume: Result(Outcome.REJECTED, 10018)  # the market is closed
-    desk.send(2, "CLOSE", T1)
-    assert len(desk.broker.held) == 1
-
-    desk.start()
-    del desk.broker.close
-    desk.guard.tick()
-    assert desk.broker.held == {}
-
-
-def test_c12_a_reduction_whose_answer_was_lost_is_not_done_twice(desk):
-    desk.send(1, "OPEN", T1)
-    real = desk.broker.close
-
-    def lost(position, volume):
-        real(position, volume)
-        raise Crash
-
-    desk.broker.close = lost
-    with pytest.raises(Crash):
-        desk.send(2, "REDUCE", replace(T1, volume=Decimal("0.4")))
-    desk.broker.close = real
-    desk.start()
-    desk.settle()
-
-    assert desk.volumes == [Decimal("0.4")]
-
-
-def test_a_reduction_that_comes_late_is_not_doubled_either(desk):
-    desk.send(1, "OPEN", T1)
-    real, sent = desk.broker.close, []
-    desk.broker.close = lambda position, volume: sent.append(volume) or Result(Outcome.UNKNOWN, 10012)
-    desk.send(2, "REDUCE", replace(T1, volume=Decimal("0.4")))
-    desk.wait(3)
-    assert sent == [Decimal("0.6")]
-
-    desk.broker.close = real
-    (held,) = desk.broker.held.values()
-    real(held, Decimal("0.6"))  # now it comes
-    desk.settle()
-    assert desk.volumes == [Decimal("0.4")]
-
-
-def test_c13_a_snapshot_that_was_half_applied_is_applied_again(desk):
-    answering(desk, Crash(), does=True)
-    with pytest.raises(Crash):
-        desk.snapshot(2, T1, T2)
-    desk.start()
-    desk.snapshot(2, T1, T2)
-    desk.settle()
-
-    assert len(desk.broker.held) == 2
-    assert desk.opened == 2
-
-
-@pytest.mark.parametrize("loss", ["gone", "damaged"])
-def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_nothing(desk, loss):
-    desk.send(1, "OPEN", T1)
-    desk.send(2, "OPEN", T2)
-    desk.guard.close()
-    for file in desk.path.parent.iterdir():
-        file.unlink() if loss == "gone" else file.write_bytes(b"\0not a database\0" * 400)
-    desk.start()
-    young = target("t3", born_ms=desk.now, seq=3)
-    desk.snapshot(3, T1, young)
-    desk.settle()
-
-    assert [one.magic for one in desk.broker.held.values()] == [desk.guard._magic("t1")]
-    assert desk.state("t3") is State.DEAD
-    assert desk.opened == 2
-
-
-def test_c15_a_second_process_is_refused(desk):
-    code = f"""
-from copybot.books import StateInUse
-from copybot.guard import ExecutionGuard
-try:
-    ExecutionGuard({str(desk.path)!r}, {SUB!r}, {{1: {SECRET!r}}}, 7, None, lambda: 0)
-except StateInUse:
-    print("refused")
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert ran.stdout == "refused\n"
-    with pytest.raises(StateInUse):
-        ExecutionGuard(desk.path, SUB, {1: SECRET}, 7, desk.broker, lambda: 0)
-
-
-def test_c16_age_is_told_by_the_desks_clock(desk):
-    desk.now += 3600 * SECOND  # both clocks: the guard's is the desk's
-    desk.send(1, "OPEN", replace(T1, born_ms=desk.now))
-
-    assert desk.opened == 1
 
 
 # --- its own books

@@ -1,0 +1,108 @@
+"""A copier on paper, at a model of the desk, with a clock that the test moves."""
+
+import random
+from decimal import Decimal
+
+from copybot.candles import Bar, Candles, Instrument
+from copybot.copier import Copier, Subscription
+from copybot.limits import Limits
+from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Line
+from copybot.packets import CLOSE, OPEN
+from copybot.paper import PaperBroker
+
+SECOND, HOUR = 1_000, 3_600_000
+MONDAY = 1_767_571_200_000
+NOON = MONDAY + 12 * HOUR
+D = Decimal
+LIMITS = Limits(settle_ms=3 * SECOND, second_look_ms=SECOND, stops_again_ms=SECOND)
+ME = Subscription(STRATEGY, SUB_ID, {1: SECRET})
+KINDS = {OPEN: "trade.opened", CLOSE: "trade.closed"}
+
+
+class Office:
+    """lena's trades at the desk, finn's copier on paper, and a clock that the test moves."""
+
+    def __init__(self, folder, **broker):
+        self.folder, self.now, self.tickets, self.heard = folder, MONDAY + HOUR, 100, 0
+        bars = [Bar(MONDAY + hour * HOUR, *4 * [D("1.10000")]) for hour in range(96)]
+        symbols = [Instrument("EURUSD", Candles(bars, digits=5), 10)]
+        self.broker = PaperBroker(folder / "paper", symbols, lambda: self.now, **broker)
+        self.desk = Desk(lambda: self.now, lease_ms=45 * SECOND)
+        self.copier = None
+        self.start()
+
+    def start(self, *subscriptions, instance="", folder=None):
+        """As after a crash."""
+        if self.copier is not None:
+            self.copier.close()
+        self.line = Line(self.desk, COPIER, random.Random(1), 0.0)
+        self.copier = Copier(
+            self.line, self.broker, subscriptions or (ME,), folder or self.folder / "state", lambda: self.now, LIMITS,
+            instance=instance, monotonic_ms=lambda: self.now, jitter=lambda: 0.5,
+        )  # fmt: skip
+
+    @property
+    def guard(self):
+        return self.copier.followed[0].guard
+
+    def step(self, seconds=1):
+        for _ in range(seconds):
+            self.now += SECOND
+            self.copier.step()
+
+    def hear(self):
+        """What the desk has sent by now."""
+        messages, self.heard = self.desk.sent[self.heard :], len(self.desk.sent)
+        for message in messages:
+            self.copier.on_message(message)
+
+    # --- lena
+
+    def told(self, method, path, **fields):
+        key = f"lena-{len(self.desk.kept.answers)}"
+        return self.desk.send(MASTER, method, f"/api/v2/trades/active{path}", fields, key)
+
+    def open(self, volume="1.00000000", price="1.10000000", symbol="EURUSD", side="BUY", **stops):
+        self.tickets += 1
+        fields = {"ticket_id": str(self.tickets), "symbol": symbol, "type": side, "volume": volume, "open_price": price}
+        self.told("POST", "", **fields, **stops)
+        return str(self.tickets)
+
+    def reduce(self, ticket, volume):
+        self.told("POST", f"/{ticket}/reduce", volume=volume, deal_id=f"d-{volume}", close_price="1.1", profit="0")
+
+    def close(self, ticket):
+        self.told("DELETE", f"/{ticket}", close_price="1.1", profit="0", reason="MANUAL")
+
+    def copied(self, **trade):
+        """A trade of lena's that is held."""
+        before, ticket = len(self.broker.positions()), self.open(**trade)
+        self.hear()
+        assert len(self.broker.positions()) == before + 1
+        return ticket
+
+    # --- what there is to see
+
+    @property
+    def volumes(self):
+        return [one.volume for one in self.broker.positions()]
+
+    @property
+    def skips(self):
+        return list(self.desk.kept.skips.values())
+
+    @property
+    def rows(self):
+        """The copies that the desk knows."""
+        return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == COPIER}
+
+    def asked(self, path):
+        """What was sent to this path."""
+        return [print_of for print_of, _ in self.desk.kept.answers.values() if f" {path} " in print_of]
+
+
+def raising(fault):
+    def no(*args, **more):
+        raise fault
+
+    return no

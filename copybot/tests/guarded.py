@@ -1,0 +1,75 @@
+"""A guard at a file of its own, between a broker and a desk that the test speaks for."""
+
+import random
+from decimal import Decimal
+
+from copybot.guard import ExecutionGuard
+from copybot.targets import Snapshot, Target
+from copybot.tests.simulation import CALM, LIMITS, NOON, PRICE, SECRET, SUB, Market, packet
+
+SECOND = 1000
+
+
+class Desk:
+    """One copier at a file of its own, a broker, and a clock that the test moves."""
+
+    def __init__(self, folder):
+        self.path, self.now, self.dies = folder / "state", NOON, None
+        self.broker = Market(random.Random(1), CALM, first=1)
+        self.guard = None
+        self.start()
+
+    def start(self):
+        """As after a crash: what was not committed is gone."""
+        if self.guard is not None:
+            self.guard.close()
+        self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, self.broker, lambda: self.now, LIMITS)
+
+    def snapshot(self, as_of, *targets, epoch="1", asked_at=None):
+        asked_at = self.guard.seen if asked_at is None else asked_at
+        self.guard.on_snapshot(Snapshot(epoch, as_of, {one.ref: one for one in targets}), asked_at=asked_at)
+
+    def send(self, seq, action, target, **more):
+        self.guard.on_packet(packet(seq, self.now, action, target, **more))
+
+    def wait(self, seconds):
+        self.now += seconds * SECOND
+        self.guard.tick()
+
+    def settle(self):
+        for _ in range(12):
+            self.wait(1)
+
+    def state(self, ref):
+        return next((copy.state for copy in self.guard.copies() if copy.ref == ref), None)
+
+    @property
+    def volumes(self):
+        return sorted(one.volume for one in self.broker.held.values())
+
+    @property
+    def opened(self):
+        return sum(self.broker.opens.values())
+
+
+def target(ref="t1", volume="1.0", **more):
+    known = {"sl": None, "tp": None, "price": PRICE, "born_ms": NOON, "seq": 1}
+    return Target(ref, "EURUSD", "BUY", Decimal(volume), **known | more)
+
+
+T1, T2 = target(), target("t2", seq=2)
+
+
+def answering(desk, result, *, does=False):
+    """The next open is answered so, whether it does or does not take effect."""
+    real = desk.broker.open
+
+    def once(**order):
+        desk.broker.open = real
+        if does:
+            real(**order)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    desk.broker.open = once

@@ -1,0 +1,297 @@
+"""Whoever may open and when; and that closes pass whatever else is the matter."""
+
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+
+import pytest
+
+from copybot.books import Standing
+from copybot.broker import Outcome, Quote, Result
+from copybot.copier import instance_of
+from copybot.errors import KeyRefused, RateLimited
+from copybot.lease import Lease
+from copybot.model import MASTER, SECRET, SUB_ID
+from copybot.tests.following import HOUR, ME, NOON, SECOND, Office, raising
+
+D = Decimal
+
+
+@pytest.fixture
+def office(tmp_path):
+    """Leased, in touch and in step."""
+    found = Office(tmp_path)
+    found.step()
+    yield found
+    found.copier.close()
+
+
+# --- what passes whatever else is the matter
+
+
+def lost(office):
+    office.desk.kept.fence += 1
+    office.desk.kept.instance = "another"
+    office.step(31)
+
+
+def unleased(office):
+    office.desk.lease_ms = 0
+    office.step(31)
+
+
+def silent(office):
+    office.line.silent = 1.0
+    office.step(60)
+
+
+def limited(office):
+    office.line.send = raising(RateLimited(429, {"code": "rate_limited", "retry": "after"}))
+    office.step(60)
+
+
+def revoked(office):
+    office.line.send = office.line.active = raising(KeyRefused(401, {"code": "key_revoked", "retry": "rotate"}))
+    office.step(60)
+
+
+def halted(office):
+    office.guard._stop(Standing.HALT, "two packets are numbered 7")
+
+
+def out_of_touch(office):
+    office.copier.lost_touch()
+    office.line.silent = 1.0
+
+
+def with_terms(**terms):
+    def do(office):
+        office.desk.terms = terms
+        office.step(31)
+
+    return do
+
+
+def paused(office):
+    office.desk.is_paused = True
+
+
+def drawn_down(office):
+    office.desk.is_paused = True
+    office.desk.terms = {"status": "PAUSED"}
+    office.step(31)
+
+
+def unquoted(office):
+    office.broker.quote = lambda symbol: None
+
+
+def far_off(office):
+    office.desk.terms = {"max_slippage_bps": "0.00000000"}
+    office.step(31)
+    office.broker.quote = lambda symbol: Quote(D(2), D(3))
+
+
+def penniless(office):
+    office.broker.open = lambda **order: Result(Outcome.REJECTED, 10019, "no_money")
+
+
+def blind(office):
+    office.broker.account = raising(ConnectionError("the terminal is away"))
+    office.broker.quote = raising(ConnectionError("the terminal is away"))
+
+
+def late(office):
+    office.now += 2 * HOUR  # and what comes is as old
+
+
+def restarted(office):
+    office.start()
+    office.line.silent = 1.0
+
+
+def rotated(office):
+    office.start(replace(ME, secrets={1: SECRET, 2: "cd" * 32}))
+    office.line.silent = 1.0
+
+
+def forged_at(office):
+    for _ in range(20):
+        office.copier.on_message({"type": "trade.opened", "packet": {"sub_id": SUB_ID, "seq": "1"}})
+    office.line.silent = 1.0
+    office.step(60)
+
+
+STATES = {
+    "lost": lost, "unleased": unleased, "silent": silent, "limited": limited, "revoked": revoked, "halted": halted,
+    "out of touch": out_of_touch, "paused": paused, "drawn down": drawn_down, "unquoted": unquoted,
+    "far off": far_off, "penniless": penniless, "blind": blind, "late": late, "restarted": restarted,
+    "rotated": rotated, "forged at": forged_at, "too many": with_terms(max_open_trades=0),
+    "stale": with_terms(max_open_age_ms=1),
+}  # fmt: skip
+DEAF = {"silent", "revoked", "out of touch", "restarted", "rotated", "forged at"}  # the desk cannot be asked
+OLD = {"late": HOUR, "stale": SECOND}  # what comes, when it is heard
+
+
+def hear_of(office, state, way, act):
+    before = len(office.desk.sent)
+    act()
+    office.now += OLD.get(state, 0)
+    office.heard = before
+    if way == "packet":
+        office.hear()
+        office.step(2)
+    else:
+        office.copier.lost_touch()
+        office.step(5)
+
+
+@pytest.mark.parametrize("way", ["packet", "snapshot"])
+@pytest.mark.parametrize("what", ["close", "reduce"])
+@pytest.mark.parametrize("state", STATES)
+def test_closes_and_reductions_pass_whatever_else_is_the_matter(office, state, what, way):
+    """And an open does not, or the state is none."""
+    if way == "snapshot" and state in DEAF:
+        pytest.skip("there is no snapshot in this state")
+    ticket = office.copied()
+    office.step(2)
+    STATES[state](office)
+    acts = {"close": partial(office.close, ticket), "reduce": partial(office.reduce, ticket, "0.40000000")}
+    hear_of(office, state, way, acts[what])
+    left = [] if what == "close" else [D("0.20")]
+    assert office.volumes == left
+
+    hear_of(office, state, way, office.open)
+    assert office.volumes == left
+
+
+def test_at_a_desk_that_went_back_in_time_nothing_is_done(office):
+    """The one exception: what the desk says then is not true."""
+    ticket = office.copied()
+    office.step(2)
+    backup = office.desk.kept.copy()
+    other = office.copied()
+    office.step(2)
+    office.desk.kept = backup
+    office.step(31)
+    assert office.guard.standing is Standing.HOLD
+
+    office.close(ticket)
+    office.hear()
+    office.step(31)
+    assert len(office.volumes) == 2
+
+    office.desk.epoch = "2"
+    office.step(31)
+    assert office.guard.standing is Standing.LIVE
+    assert office.volumes == []  # the second trade is none any more at this desk, the first was closed
+    assert (MASTER, other) not in office.desk.kept.rows
+    assert office.copier.lease.is_live
+
+
+# --- the lease
+
+
+def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office, tmp_path):
+    office.start(folder=tmp_path / "new")
+    office.line.silent = 1.0
+    office.open()
+    office.hear()
+    office.step(3)
+
+    assert office.volumes == []
+
+
+def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothing_more(office, tmp_path):
+    first, office.copier = office.copier, None
+    office.start(folder=tmp_path / "elsewhere")
+    second = office.copier
+    office.step()
+    assert second.lease.fence == "2"
+    assert not second.lease.is_live
+
+    office.now += 20 * SECOND
+    first.step()
+    assert first.lease.is_lost
+    office.open()
+    for message in office.desk.sent:
+        first.on_message(message)
+        second.on_message(message)
+    assert office.volumes == []
+
+    office.step(30)
+    assert second.lease.is_live
+    office.heard = len(office.desk.sent)
+    office.copied()
+    assert {one.why for one in first.followed[0].guard.copies()} == {"not_leased"}
+    first.close()
+
+
+def test_the_one_that_lost_its_lease_closes_on(office, tmp_path):
+    ticket = office.copied()
+    lost(office)
+    assert office.copier.lease.is_lost
+    office.close(ticket)
+    office.hear()
+
+    assert office.volumes == []
+
+
+def test_the_same_place_opens_at_once_after_a_restart(office):
+    office.copied()
+    office.start()
+    office.step()
+    office.heard = len(office.desk.sent)
+    office.copied()
+
+    assert office.copier.lease.fence == "2"
+
+
+def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path, monkeypatch):
+    here = instance_of(tmp_path / "state")
+    assert here == instance_of(tmp_path / "state")
+    assert 16 <= len(here) <= 64
+    (tmp_path / "state").rename(tmp_path / "moved")
+    assert instance_of(tmp_path / "moved") != here
+
+    (tmp_path / "moved").rename(tmp_path / "state")
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    assert instance_of(tmp_path / "state") != here
+
+
+def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
+    """Both may know it while it is young: only one may open it."""
+    answer = {"fence": "3", "lease_ms": 45_000, "may_open_in_ms": 0}
+    ours, foreign = (Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON, last) for last in (2, 1))
+    assert ours.grant(answer, sent_ms=900)
+    assert foreign.grant(answer, sent_ms=900)
+
+    assert ours.covers(NOON - 1)
+    assert not foreign.covers(NOON - 1)
+    assert foreign.covers(NOON)
+
+    again = Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON + 5, foreign.last, foreign.since_ms)
+    again.grant(answer | {"fence": "4"}, sent_ms=900)
+    assert again.covers(NOON)
+    assert not again.covers(NOON - 1)
+
+
+def test_a_lease_ends_by_the_time_at_which_it_was_asked_for():
+    now = 1_000
+    lease = Lease("a-place-of-ours-", lambda: now, lambda: NOON)
+    lease.grant({"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 500}, sent_ms=200)
+    assert not lease.is_live
+
+    now = 1_500
+    assert lease.is_live
+    now = 45_200
+    assert not lease.is_live
+
+
+def test_an_orderly_end_gives_the_lease_back(office, tmp_path):
+    office.copier.stop()
+    office.copier = None
+    office.start(folder=tmp_path / "elsewhere")
+    office.step(2)
+
+    assert office.copier.lease.is_live
