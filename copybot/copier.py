@@ -24,8 +24,8 @@ from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateL
 from copybot.guard import ExecutionGuard
 from copybot.lease import Lease
 from copybot.limits import Limits
+from copybot.mirror import Mirror, Told
 from copybot.packets import PacketRefused
-from copybot.publisher import Mirror, Told
 from copybot.targets import Target, snapshots_of
 
 log = logging.getLogger(__name__)

@@ -78,7 +78,7 @@ class Desk:
     now: Callable[[], int]
     lease_ms: int = 5_000
     epoch: str = "1"
-    is_paused: bool = False
+    paused_for: str = ""
     down_until: int = 0
     terms: dict[str, Any] = field(default_factory=dict)
     closes_all: bool = False
@@ -214,7 +214,7 @@ class Desk:
     # --- what copies must be
 
     def _must(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        why_not = "drawdown" if self.closes_all else "paused" if self.is_paused else ""
+        why_not = "drawdown" if self.closes_all else self.paused_for
         return {
             "symbol": row["symbol"], "type": row["type"], "sl": row["sl"], "tp": row["tp"], "opens": not why_not,
             "why_not": why_not, "volume": "0.00000000" if self.closes_all else _half(row["volume"]),
@@ -223,7 +223,7 @@ class Desk:
     def _publish(self, event: str, row: Mapping[str, Any]) -> None:
         action = {"opened": "OPEN", "modified": "MODIFY", "reduced": "REDUCE", "closed": "CLOSE"}[event]
         seq, ref = self.kept.seq, row["trade_id"]
-        if self.is_paused and action == "OPEN":
+        if self.paused_for and action == "OPEN":
             fields = {"symbol": "-", "type": "-", "volume": "0.00000000", "price": "0.00000000", "sl": "", "tp": ""}
             action, ref = "GAPFILL", str(seq + 1)
         else:
@@ -258,7 +258,7 @@ class Desk:
             "fence": str(kept.fence), "lease_ms": self.lease_ms, "may_open_in_ms": max(0, kept.may_open_at - now),
             "subscriptions": [
                 {
-                    "strategy": STRATEGY, "sub_id": SUB_ID, "status": "PAUSED" if self.is_paused else "ACTIVE",
+                    "strategy": STRATEGY, "sub_id": SUB_ID, "status": "PAUSED" if self.paused_for else "ACTIVE",
                     "generation": 1, "as_of": str(kept.seq), **self._sync(told), "max_open_trades": None,
                     "max_slippage_bps": None, "max_open_age_ms": None, **self.terms,
                 }
@@ -287,7 +287,7 @@ class Desk:
             row["trade_id"]: _half(row["volume"])
             for (owner, _), row in rows
             if owner == MASTER and row["trade_id"] not in self.kept.gone
-            and (row["trade_id"] in held or not (self.is_paused or row["trade_id"] in self.kept.skips))
+            and (row["trade_id"] in held or not (self.paused_for or row["trade_id"] in self.kept.skips))
         }  # fmt: skip
 
     def _skip(self, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from copybot.copier import Copier, Pace, Subscription
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.magic import magic_of
+from copybot.mirror import Mirror
 from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Kept, Line, forged
 from copybot.packets import CLOSE
-from copybot.publisher import Mirror
 from copybot.targets import born_ms
 from copybot.weather import PRICE, Market, Weather
 
@@ -256,7 +256,7 @@ class World:
             if place.copier is not None and rng.random() < weather.breaks:
                 place.copier.lost_touch()
         if rng.random() < weather.paused:
-            desk.is_paused = not desk.is_paused
+            desk.paused_for = "" if desk.paused_for else "paused"
         if weather.restore:
             self._may_restore()
         if weather.rival and len(self.places) == 1 and rng.random() < weather.rival:

@@ -92,14 +92,14 @@ def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office):
 
 def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office):
     office.copied()
-    office.desk.is_paused = True
+    office.desk.paused_for = "paused"
     office.open()
     office.hear()
     office.step(31)
     assert len(office.volumes) == 1
     assert office.skips == ["paused"]
 
-    office.desk.is_paused = False
+    office.desk.paused_for = ""
     office.step(31)
     assert len(office.volumes) == 1
     office.desk.closes_all = True

@@ -16,7 +16,7 @@ from copybot.books import State
 from copybot.copier import Copier
 from copybot.documents import DocumentsGuard
 from copybot.guard import ExecutionGuard
-from copybot.publisher import Mirror
+from copybot.mirror import Mirror
 from copybot.simulation import WEATHERS, World
 from copybot.targets import snapshots_of
 
