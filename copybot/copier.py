@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from copybot.books import Copy, Event, State
+from copybot.books import Copy, Event, Standing, State
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
 from copybot.guard import ExecutionGuard
@@ -323,9 +323,19 @@ class Copier:
             one.is_listed = snapshot is not None
             if snapshot is not None:
                 one.guard.on_snapshot(snapshot, asked_at=asked_at[one.strategy])
-        if any(one.is_listed and one.guard.needs_snapshot for one in self.followed):
+        self._note_ended()
+        waiting = [one for one in self.followed if one.is_listed and one.guard.needs_snapshot]
+        if any(one.guard.standing is not Standing.HOLD for one in waiting):
             return self.pace.again_ms
-        return self.pace.snapshot_ms if self.is_in_touch else self.pace.untouched_ms
+        return self.pace.snapshot_ms if self.is_in_touch and not waiting else self.pace.untouched_ms
+
+    def _note_ended(self) -> None:
+        """What the desk does not list any more is left as it is: whose it is now, nobody but its owner knows."""
+        left = [one.strategy for one in self.followed if not one.is_listed and one.guard.unfinished()]
+        if left:
+            self.faults["ended"] = f"the desk no longer lists {', '.join(left)}: close its copies by hand"
+        else:
+            self.faults.pop("ended", None)
 
     def _note_epoch(self, epochs: set[str]) -> None:
         """A desk that was restored may have lost what it was told, and the lease: then all of it is begun anew."""

@@ -211,13 +211,13 @@ class ExecutionGuard:
         if positions is None:
             return
         known = {copy.magic: copy for copy in self._books.unfinished()}
-        for magic, copy in known.items():
-            if magic not in positions:
-                self._without_position(copy)
         for magic, position in positions.items():
             held = known.get(magic) or self._books.numbered(magic)
             if held is not None:
                 self._with_position(held, position)
+        for magic, copy in known.items():
+            if magic not in positions:
+                self._without_position(copy)
 
     # --- deciding
 

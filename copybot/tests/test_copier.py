@@ -107,6 +107,16 @@ def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office
     assert office.volumes == []
 
 
+def test_a_strategy_that_the_desk_no_longer_lists_is_left_alone_and_said_to_be(office):
+    office.copied()
+    body = office.line.active() | {"as_of": {}, "trades": [], "count": 0}
+    office.line.active = lambda: body
+    office.step(40)
+
+    assert len(office.volumes) == 1
+    assert STRATEGY in office.copier.faults["ended"]
+
+
 def test_two_subscriptions_keep_apart_and_may_not_have_one_number(office, tmp_path):
     other = Subscription("mara-gold", "s-2", {1: "ab" * 32})
     with pytest.raises(IndexTaken):

@@ -286,6 +286,20 @@ def test_the_brake_holds_also_where_all_targets_are_nothing(desk):
     assert desk.guard.needs_snapshot
 
 
+def test_closes_are_driven_at_before_anything_that_must_be_written(desk):
+    """On a full disk, say."""
+    desk.snapshot(2, T1, T2)
+    desk.broker.weather = replace(desk.broker.weather, reject=1.0)
+    desk.send(3, "CLOSE", T2)
+    desk.broker.weather = replace(desk.broker.weather, reject=0.0)
+    desk.broker.held = {name: one for name, one in desk.broker.held.items() if one.magic != desk.guard._magic("t1")}
+    desk.guard._books.durable = None
+
+    with pytest.raises(TypeError):
+        desk.guard.tick()
+    assert desk.broker.held == {}
+
+
 def test_a_close_passes_a_halt(desk):
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))

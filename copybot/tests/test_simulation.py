@@ -20,7 +20,7 @@ from copybot.mirror import Mirror
 from copybot.simulation import WEATHERS, World
 from copybot.targets import snapshots_of
 
-SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", os.environ.get("COPYDESK_EXAMPLES", "20000")))
+SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", "20000"))
 FIRST = int(os.environ.get("SEED", "0"))
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = {"calm": 0.9, "faulty": 0.65, "hostile": 0.35, "slow": 0.35, "restored": 0.4, "two": 0.55}
