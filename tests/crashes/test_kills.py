@@ -9,8 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from django.db import connections, transaction
@@ -18,7 +17,6 @@ from django.db import connections, transaction
 from accounts import services as accounts
 from accounts.models import TradingAccount, User
 from audit import services as audit
-from config import embedded
 from copybot.client import Client, DeskError
 from strategies.models import Strategy
 from tests import databases
@@ -118,25 +116,6 @@ def test_no_acknowledged_close_is_lost_when_the_web_process_is_killed(web):
     kill_under_load(writers, kill)
 
     check_all(writers)
-
-
-@pytest.fixture
-def durable(tmp_path: Path, template, monkeypatch) -> Iterator[embedded.Servers]:
-    """A cluster of this test's own that keeps what it acknowledged, for killing."""
-    monkeypatch.delenv("DATABASE_URL")
-    servers = embedded.Servers(tmp_path / "var")
-    servers.postgres.start()
-    monkeypatch.setenv("DATABASE_URL", servers.postgres.url)
-    before = {alias: dict(connections[alias].settings_dict) for alias in connections}
-    for alias in connections:
-        connections[alias].close()
-        there = {"HOST": str(servers.postgres.sockets), "PORT": "", "USER": embedded.LOGIN, "PASSWORD": ""}
-        connections[alias].settings_dict.update(there)
-    yield servers
-    for alias, settings in before.items():
-        connections[alias].close()
-        connections[alias].settings_dict.update(settings)
-    servers.remove()
 
 
 @pytest.fixture

@@ -1,0 +1,333 @@
+"""The whole way, on real processes: a provider's terminal, the desk, three copiers; and everything that can die dies.
+
+Ten days of real prices pass in a minute. Meanwhile the web process, PostgreSQL, Valkey, the provider's terminal and the
+copiers are killed without warning, and wires are cut. Then nobody kills any more, and the books of all must agree.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from django.db import DatabaseError, InterfaceError, connections
+
+from accounts import services as accounts
+from accounts.models import TradingAccount, User
+from audit import services as audit
+from copybot.magic import magic_of
+from strategies import services as strategies
+from strategies.models import Strategy
+from tests import databases
+from tests.conftest import ROOT, Serving
+from tests.crashes.network import Wire
+from tests.signed import LONG_AGO
+from trades import checks, debts
+from trades.models import ActiveTrade, CopySkip, TradeHistory
+
+pytestmark = pytest.mark.crash
+
+FOR_S = float(os.environ.get("COPYDESK_DRILL_S", "30"))
+DAYS = 10
+SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))
+BARS = ROOT / "market" / "data" / "eurusd-1h-2017-2018.csv"
+WAYS = {  # how each of the three copies
+    "even": {},
+    "half": {"multiplier": Decimal("0.5"), "max_open_trades": 6},
+    "against": {"mode": "FIXED", "fixed_lots": Decimal("0.07"), "reverse": True},
+}
+
+CONFIG = """
+url = "http://127.0.0.1:{port}"
+key = "{key}"
+secret = "{secret}"
+folder = "{folder}"
+{subscription}
+[broker]
+kind = "paper"
+login = "{login}"
+speed = {speed}
+deposit = 1_000_000
+
+[broker.symbols.EURUSD]
+bars = "{bars}"
+
+[limits]
+settle_ms = 2_000
+second_look_ms = 300
+"""
+
+
+class Program:
+    """A process that is killed, and started again."""
+
+    def __init__(self, name, *command, log):
+        self.name, self.command, self.log, self.process, self.kills = name, command, log, None, 0
+
+    def start(self):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.kills += 1
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return None
+
+
+class Account:
+    """The books of an account on paper, read beside whoever trades it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def rows(self, query):
+        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10) as db:
+            return db.execute(query).fetchall()
+
+    def positions(self):
+        return {str(number): (magic, Decimal(lots)) for number, magic, lots in self.rows(
+            "select id, magic, volume from position")}  # fmt: skip
+
+    def opened(self):
+        """How many orders opened something, by magic number."""
+        return Counter(dict(self.rows("""select magic, count(distinct "order") from deal where entry = 'IN'
+                                         group by magic""")))  # fmt: skip
+
+
+class Follower:
+    """A copier, its wire to the desk, and what its books must be."""
+
+    def __init__(self, name, folder, desk_port, market):
+        self.name, self.folder, self.wire = name, folder, Wire(desk_port)
+        owner = User.objects.create_user(name)
+        self.account = TradingAccount.objects.create(
+            name=f"{name}-mt5", owner=owner, broker="b", server="s", login=name
+        )
+        lena = Strategy.objects.get(name="lena-eurusd")
+        self.follows = strategies.subscribe(account=self.account, strategy=lena, actor=audit.SYSTEM)
+        strategies.set_terms(subscription=self.follows, actor=audit.SYSTEM, since=LONG_AGO, **WAYS[name])
+        _, key = accounts.create_key(account=self.account, kind="copier", actor=audit.SYSTEM)
+        secret = strategies.packet_secret(self.follows)
+        subscription = (
+            f'[subscriptions.lena-eurusd]\nsub_id = "{self.follows.sub_id}"\nsecrets = {{ 1 = "{secret}" }}\n'
+        )
+        config = configured(folder, self.wire.port, key, name, market, subscription)
+        self.program = Program(
+            name, sys.executable, "-m", "copybot", "follow", "--plain", "--config", str(config), log=folder / "log"
+        )
+        self.books = Account(folder / f"paper-{name}.sqlite3")
+
+    @property
+    def index(self):
+        from copybot.copier import Subscription as Followed
+
+        return Followed("lena-eurusd", self.follows.sub_id, {}).index
+
+    def faults(self):
+        """Where this copier's account, the desk's rows of it and the strategy disagree."""
+        masters = {
+            str(one.pk): one for one in ActiveTrade.objects.filter(strategy=self.follows.strategy, master_trade=None)
+        }
+        magics = {magic_of(self.index, ref): ref for ref in masters}
+        held = self.books.positions()
+        orphans = [number for number, (magic, _) in held.items() if magic not in magics]
+        known = {magics[magic] for magic, _ in held.values() if magic in magics}
+        unexplained = masters.keys() - known - self.explained(masters)
+        rows = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account=self.account)}
+        lots = {number: volume for number, (_, volume) in held.items()}
+        larger = [number for number, (magic, volume) in held.items() if magic in magics
+                  and volume > self.most(masters[magics[magic]])]  # fmt: skip
+        doubled = [magic for magic, times in self.books.opened().items() if times > 1]
+        told = {
+            "orphans": orphans, "unexplained": sorted(unexplained), "larger": larger, "doubled": doubled,
+            "rows": sorted(rows.items() ^ lots.items()),
+        }  # fmt: skip
+        return [f"{self.name} {what}: {found}" for what, found in told.items() if found]
+
+    def most(self, master):
+        """The lots that its copy may have at most."""
+        share = master.volume / master.opened_volume
+        if self.name == "against":
+            return Decimal("0.07") * share
+        return master.volume / (2 if self.name == "half" else 1)
+
+    def explained(self, masters):
+        """Not held, and the desk knows why: it was skipped, or the copy was closed by itself."""
+        refs = list(masters)
+        skipped = CopySkip.objects.filter(subscription=self.follows, master_trade__in=refs)
+        closed = TradeHistory.objects.filter(account=self.account, master_trade__in=refs)
+        return {str(one) for rows in (skipped, closed) for one in rows.values_list("master_trade", flat=True)}
+
+
+def configured(folder: Path, port, key, login, speed, subscription=""):
+    folder.mkdir(exist_ok=True)
+    path = folder / "copybot.toml"
+    path.write_text(CONFIG.format(port=port, key=key.key, secret=key.secret, folder=folder, login=login, speed=speed,
+                                  bars=BARS, subscription=subscription))  # fmt: skip
+    path.chmod(0o600)
+    return path
+
+
+class Drill:
+    """The desk, the provider, the copiers; and somebody who pulls plugs."""
+
+    def __init__(self, servers, web, tmp_path):
+        self.servers, self.web, self.rng = servers, web, random.Random(SEED)
+        speed = int(DAYS * 86400 / FOR_S)
+        lena = TradingAccount.objects.get(name="lena-mt5")
+        _, key = accounts.create_key(account=lena, kind="master", actor=audit.SYSTEM)
+        self.over = tmp_path / "over"
+        config = configured(tmp_path / "lena", web.port, key, "lena", speed)
+        self.leader = Program(
+            "leader", sys.executable, "-m", "tests.crashes.leader", str(config), str(SEED), str(self.over),
+            log=tmp_path / "lena" / "log",
+        )  # fmt: skip
+        self.leads = Account(tmp_path / "lena" / "paper-lena.sqlite3")
+        self.followers = [Follower(name, tmp_path / name, web.port, speed) for name in WAYS]
+        self.done = Counter()
+
+    @property
+    def programs(self):
+        return [self.leader, *(one.program for one in self.followers)]
+
+    def run(self):
+        for program in self.programs:
+            program.start()
+        time.sleep(3)
+        until = time.monotonic() + FOR_S
+        while time.monotonic() < until:
+            time.sleep(self.rng.uniform(0.2, 1.2))
+            mischief = self.rng.choice([self.kill_a_copier, self.kill_a_copier, self.kill_the_leader, self.cut_a_wire,
+                                        self.kill_the_web, self.kill_postgresql, self.kill_valkey])  # fmt: skip
+            mischief()
+            self.done[mischief.__name__] += 1
+        self.over.touch()
+
+    def kill_a_copier(self):
+        self._kill(self.rng.choice(self.followers).program)
+
+    def kill_the_leader(self):
+        self._kill(self.leader)
+
+    def _kill(self, program):
+        program.kill()
+        time.sleep(self.rng.uniform(0, 1))
+        program.start()
+
+    def cut_a_wire(self):
+        wire = self.rng.choice(self.followers).wire
+        wire.cut()
+        time.sleep(self.rng.uniform(0.2, 3))
+        wire.mend()
+
+    def kill_the_web(self):
+        self.web.kill()
+        self.web.start()
+
+    def kill_postgresql(self):
+        self._kill_server(self.servers.postgres)
+
+    def kill_valkey(self):
+        self._kill_server(self.servers.valkey)
+
+    @staticmethod
+    def _kill_server(server):
+        server.process.kill()
+        server.process.wait()
+        server.launch()
+
+    def faults(self):
+        """What is not at rest."""
+        published = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account__name="lena-mt5")}
+        held = {number: lots for number, (_, lots) in self.leads.positions().items()}
+        found = [f"leader: {sorted(published.items() ^ held.items())}"] if published != held else []
+        found += [f"owed: {copy}" for copy in debts.owed()]
+        for follower in self.followers:
+            found += follower.faults()
+        return found
+
+    def wait_for_rest(self, patience_s):
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                found = self.faults()
+            except (DatabaseError, InterfaceError, sqlite3.Error) as fault:
+                found = [str(fault)]
+                for alias in connections:
+                    connections[alias].close()
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(0.3)
+
+    def stop(self):
+        codes = {program.name: program.stop() for program in self.programs if program.process is not None}
+        for follower in self.followers:
+            follower.wire.close()
+        return codes
+
+
+@pytest.fixture
+def drill(durable, django_db_blocker, tmp_path):
+    durable.valkey.start()
+    with django_db_blocker.unblock():
+        name = databases.make_template()
+        from config import cast as cast_module
+
+        web = Serving(name, cast_module.make(), REDIS_URL=durable.valkey.url, REDIS_PREFIX="drill").start()
+        made = Drill(durable, web, tmp_path)
+        yield made
+        made.stop()
+        web.stop()
+
+
+def test_whatever_dies_the_books_of_all_agree_in_the_end(drill, capsys):
+    drill.run()
+
+    left = drill.wait_for_rest(90)
+
+    masters = TradeHistory.objects.filter(strategy__name="lena-eurusd", master_trade=None).count()
+    masters += ActiveTrade.objects.filter(strategy__name="lena-eurusd", master_trade=None).count()
+    copied = {one.name: len(one.books.opened()) for one in drill.followers}
+    with capsys.disabled():
+        print(f"\nSEED={SEED}: {masters} trades, copied {copied}, {dict(drill.done)}")
+    assert left == [], f"SEED={SEED}"
+    assert checks.faults() == []
+    assert masters > FOR_S / 2
+    assert all(count > masters * 0.2 for count in copied.values())
+    assert len(drill.done) >= 5  # of six kinds of mischief
+    assert_the_checker_sees(drill)
+    codes = drill.stop()
+    assert [codes[one.name] for one in drill.followers[1:]] == [0, 0]
+
+
+def assert_the_checker_sees(drill):
+    """The control: an account with a position that nobody leads, and a trade that was opened twice."""
+    follower = drill.followers[0]
+    follower.program.kill()
+    with sqlite3.connect(follower.books.path, timeout=10) as db:
+        db.execute("update position set magic = magic + 1")
+        db.execute("""insert into position (id, magic, symbol, side, volume, open_price, opened_ms)
+                      values (1, 5, 'EURUSD', 'BUY', '1', '1', 1)""")
+        columns = "position, entry, magic, symbol, side, volume, price, profit, at_ms, reason, costs"
+        db.execute(
+            f"""insert into deal ("order", {columns})
+                select "order" + 1000000, {columns} from deal where entry = 'IN' limit 1"""
+        )
+    told = " ".join(follower.faults())
+    assert "orphans" in told
+    assert "doubled" in told
+    assert "rows" in told
