@@ -15,10 +15,13 @@ calendar; front-running of one's own copiers; luck, in less than some dozens of 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from statistics import median
+
+from trust.facts import Copy, Deal, Evidence, Fill, Position
+from trust.prices import Prices
 
 HALF_LIFE = timedelta(days=120)
 QUICK = timedelta(seconds=60)
@@ -27,106 +30,6 @@ TOGETHER = timedelta(seconds=5)
 CENT = Decimal("0.01")
 ABOUT = Decimal("0.0005")
 HUNDRED = Decimal(100)
-
-
-@dataclass(frozen=True, slots=True)
-class Deal:
-    """A closed trade. `profit` in the account's currency; `ref` names it."""
-
-    opened_at: datetime
-    closed_at: datetime
-    symbol: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    close_price: Decimal
-    profit: Decimal
-    ref: str = ""
-
-    @property
-    def held(self) -> timedelta:
-        return self.closed_at - self.opened_at
-
-    @property
-    def gained(self) -> Decimal:
-        """By how much the price went its way."""
-        moved = self.close_price - self.open_price
-        return moved if self.side == "BUY" else -moved
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """An open trade; `floating` by how much times lots the price has gone its way, where there is a price."""
-
-    opened_at: datetime
-    symbol: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    floating: Decimal | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """What became of one copier's order."""
-
-    at: datetime
-    symbol: str
-    side: str
-    requested_price: Decimal
-    executed_price: Decimal
-    latency_ms: int | None = None
-
-    @property
-    def slippage_bps(self) -> float:
-        """Above zero is worse than asked (buy 1.10000 filled at 1.10008: 0.727)."""
-        worse = self.executed_price - self.requested_price
-        if self.side == "SELL":
-            worse = -worse
-        return float(worse / self.requested_price) * 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """What became of one copier's trade: `of` names the deal that it copied."""
-
-    of: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    close_price: Decimal
-
-    @property
-    def gained(self) -> Decimal:
-        moved = self.close_price - self.open_price
-        return moved if self.side == "BUY" else -moved
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    opened_at: datetime
-    minutes: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of one provider. `others`: trades of other people that may stand beside this one's; `totals`: how
-    many they have in all.
-    """
-
-    deals: Sequence[Deal]
-    since: datetime
-    until: datetime
-    positions: Sequence[Position] = ()
-    fills: Sequence[Fill] = ()
-    copies: Sequence[Copy] = ()
-    bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
-    others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
-    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +68,7 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
     """The quality of a provider's flow, whatever order its deals come in."""
     deals = sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref))
     weights = [_fading(now - deal.closed_at) for deal in deals]
-    price = _Prices(evidence.bars)
+    price = Prices(evidence.bars)
     measured = {
         "quick_wins": _quick_wins(deals, weights),
         "latency": _latency(deals),
@@ -349,7 +252,7 @@ def _grid(deals: Sequence[Deal]) -> _Measured:
     )
 
 
-def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices") -> _Measured:
+def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: Prices) -> _Measured:
     """For wins: how far under water they went (by the bars that lie wholly within) ÷ what they won in the end, each
     capped at 20, on average.
     """
@@ -445,7 +348,7 @@ def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
     return _Measured(share, len(found), f"Copies missed {_percent(share)} of what the trades that they copied won.")
 
 
-def _markout(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices", hours: int) -> _Measured:
+def _markout(deals: Sequence[Deal], weights: Sequence[float], price: Prices, hours: int) -> _Measured:
     """Where the price was so many hours after the entry, its way, in bps. For information: it does not count."""
     later = [(price.markout(deal, timedelta(hours=hours)), weight) for deal, weight in zip(deals, weights, strict=True)]
     found = [(value, weight) for value, weight in later if value is not None]
@@ -510,39 +413,3 @@ def _baskets(deals: Iterable[Deal]) -> list[list[Deal]]:
 def _mean(found: Sequence[tuple[float, float]]) -> float:
     total = sum(weight for _, weight in found)
     return sum(value * weight for value, weight in found) / total if total else 0.0
-
-
-class _Prices:
-    """The bars of each symbol, to be looked up by time."""
-
-    def __init__(self, bars: Mapping[str, Sequence[Bar]]) -> None:
-        self.bars = bars
-        self.begins = {symbol: [bar.opened_at for bar in rows] for symbol, rows in bars.items()}
-
-    def worst(self, deal: Deal) -> Decimal | None:
-        """How far the price went against the deal within bars that it outlived. None where there is no such bar."""
-        begins = self.begins.get(deal.symbol)
-        if not begins:
-            return None
-        rows = self.bars[deal.symbol]
-        first, last = bisect_left(begins, deal.opened_at), bisect_right(begins, deal.closed_at) - 1
-        inside = rows[first:last]
-        if not inside:
-            return None
-        if deal.side == "BUY":
-            return max(Decimal(0), deal.open_price - min(bar.low for bar in inside))
-        return max(Decimal(0), max(bar.high for bar in inside) - deal.open_price)
-
-    def markout(self, deal: Deal, after: timedelta) -> float | None:
-        begins = self.begins.get(deal.symbol)
-        if not begins:
-            return None
-        at = deal.opened_at + after
-        index = bisect_right(begins, at) - 1
-        if index < 0:
-            return None
-        bar = self.bars[deal.symbol][index]
-        if at - bar.opened_at > timedelta(minutes=2 * bar.minutes):
-            return None  # a gap
-        moved = (bar.open - deal.open_price) / deal.open_price
-        return float(moved if deal.side == "BUY" else -moved) * 10_000

@@ -15,7 +15,7 @@ from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
 from market.models import Candle
 from trades.models import ActiveTrade, CopyOrder, TradeHistory
-from trust import detector, endpoint
+from trust import detector, endpoint, facts
 
 WINDOW = timedelta(days=365)
 EVENTS = timedelta(days=90)
@@ -84,7 +84,7 @@ def _incidents(faults: Iterable[tuple[str, str, datetime, int, str]]) -> list[en
     return found
 
 
-def of_provider(user: User, *, now: datetime) -> detector.Evidence:
+def of_provider(user: User, *, now: datetime) -> facts.Evidence:
     """A provider's closed and open trades, how they were copied, and the prices around them."""
     since = now - WINDOW
     mine = {"strategy__owner": user, "master_trade": None}
@@ -97,7 +97,7 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
         strategy__owner=user, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
     )
     fills = [
-        detector.Fill(row.reported_at, row.symbol, row.type, row.requested_price, row.executed_price, row.latency_ms)
+        facts.Fill(row.reported_at, row.symbol, row.type, row.requested_price, row.executed_price, row.latency_ms)
         for row in orders.order_by("-pk")[:MOST_DEALS]
         if row.executed_price is not None
     ]
@@ -106,7 +106,7 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     ).exclude(master_trade=None)
     fields = ("master_trade", "type", "volume", "open_price", "close_price")
     copies = [
-        detector.Copy(str(master), *row)
+        facts.Copy(str(master), *row)
         for master, *row in copied.order_by("-closed_at", "-trade_id").values_list(*fields)[:MOST_DEALS]
     ]
     bars = {
@@ -114,7 +114,7 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
     }
     positions = [_position(row, bars[row.symbol], now) for row in held]
     others, totals = _others(user, deals)
-    return detector.Evidence(
+    return facts.Evidence(
         deals=deals, positions=positions, fills=fills, copies=copies, bars=bars, others=others,
         totals=totals, since=since, until=now,
     )  # fmt: skip
@@ -123,13 +123,13 @@ def of_provider(user: User, *, now: datetime) -> detector.Evidence:
 _DEAL = ("opened_at", "closed_at", "symbol", "type", "volume", "open_price", "close_price", "profit", "ref")
 
 
-def _deals(rows: "QuerySet[TradeHistory]") -> list[detector.Deal]:
+def _deals(rows: "QuerySet[TradeHistory]") -> list[facts.Deal]:
     """Read as tuples: to make a model of each row would take as long as to judge it."""
     named = rows.annotate(ref=Cast("trade_id", TextField()))
-    return [detector.Deal(*row) for row in named.values_list(*_DEAL)]
+    return [facts.Deal(*row) for row in named.values_list(*_DEAL)]
 
 
-def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.Bar]:
+def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[facts.Bar]:
     """The symbol's bars, of the length that reaches furthest. The process keeps them for as long as none is added."""
     since = since.replace(hour=0, minute=0, second=0, microsecond=0)
     kept = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=until)
@@ -142,19 +142,19 @@ def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[detector.
 
 
 @functools.lru_cache(maxsize=64)
-def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[detector.Bar]:
+def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[facts.Bar]:
     rows = Candle.objects.filter(instrument_id=symbol, minutes=minutes, opened_at__range=(since, latest))
     fields = ("opened_at", "minutes", "open", "high", "low", "close")
-    return tuple(detector.Bar(*row) for row in rows.order_by("opened_at").values_list(*fields))
+    return tuple(facts.Bar(*row) for row in rows.order_by("opened_at").values_list(*fields))
 
 
-def _position(row: ActiveTrade, bars: Sequence[detector.Bar], now: datetime) -> detector.Position:
+def _position(row: ActiveTrade, bars: Sequence[facts.Bar], now: datetime) -> facts.Position:
     price = bars[-1].close if bars and bars[-1].opened_at > now - timedelta(days=4) else None
     floating = None
     if price is not None:
         moved: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
         floating = moved * row.volume
-    return detector.Position(row.opened_at, row.symbol, row.type, row.volume, row.open_price, floating)
+    return facts.Position(row.opened_at, row.symbol, row.type, row.volume, row.open_price, floating)
 
 
 # Masters' trades of other people that were opened beside one of these. Copies are meant to be alike.
@@ -170,11 +170,11 @@ _BESIDE = """
      limit %s"""
 
 
-def _others(user: User, deals: Sequence[detector.Deal]) -> tuple[dict[str, list[detector.Deal]], dict[str, int]]:
+def _others(user: User, deals: Sequence[facts.Deal]) -> tuple[dict[str, list[facts.Deal]], dict[str, int]]:
     """Other people's trades beside these, and how many those people closed in the same time."""
     if not deals:
         return {}, {}
-    found: dict[uuid.UUID, list[detector.Deal]] = {}
+    found: dict[uuid.UUID, list[facts.Deal]] = {}
     with connection.cursor() as cursor:
         symbols, moments = [one.symbol for one in deals], [one.opened_at for one in deals]
         beside = detector.TOGETHER.total_seconds()
