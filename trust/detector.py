@@ -15,7 +15,7 @@ calendar; front-running of one's own copiers; luck, in less than some dozens of 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from statistics import median
@@ -66,7 +66,8 @@ class _Measured:
 
 def assess(evidence: Evidence, *, now: datetime) -> Assessment:
     """The quality of a provider's flow, whatever order its deals come in."""
-    deals = sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref))
+    worth = _worth(evidence.deals, evidence.worth)
+    deals = _reckoned(sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref)), worth)
     weights = [_fading(now - deal.closed_at) for deal in deals]
     price = Prices(evidence.bars)
     measured = {
@@ -76,7 +77,7 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
         "averaging_down": _averaging_down(deals),
         "grid": _grid(deals),
         "excursion": _excursion(deals, weights, price),
-        "hidden_loss": _hidden_loss(deals, evidence.positions),
+        "hidden_loss": _hidden_loss(deals, evidence.positions, worth),
         "disposition": _disposition(deals, evidence.positions, now),
         "shape": _shape(deals, weights),
         "concentration": _concentration(deals),
@@ -266,17 +267,11 @@ def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: Prices) -
     return _Measured(ratio, len(found), f"Winners went {ratio:.1f} times as far under water as they won in the end.")
 
 
-def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position]) -> _Measured:
+def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position], worth: Mapping[str, Decimal]) -> _Measured:
     """max(0, −floating) ÷ what was won net, in account money (ZuluTrade counts what is open; Binance stops fees at a
-    fixed loss). What a move of one lot is worth is taken from the closed deals of its symbol: no contract is guessed.
+    fixed loss). Where nothing is known of what a move of the symbol is worth, its contract is not guessed.
     """
-    moved: dict[str, Decimal] = {}
-    paid: dict[str, Decimal] = {}
-    for deal in deals:
-        moved[deal.symbol] = moved.get(deal.symbol, Decimal(0)) + abs(deal.gained * deal.volume)
-        paid[deal.symbol] = paid.get(deal.symbol, Decimal(0)) + abs(deal.profit)
-    known = [one for one in positions if one.floating and moved.get(one.symbol)]
-    valued = [(one.floating or Decimal(0)) * paid[one.symbol] / moved[one.symbol] for one in known]
+    valued = [one.floating * worth[one.symbol] for one in positions if one.floating and one.symbol in worth]
     won = sum((deal.profit for deal in deals), Decimal(0))
     loss = max(Decimal(0), -sum(valued, Decimal(0)))
     ratio = min(5.0, float(loss / won)) if won > 0 else (5.0 if loss > 0 and deals else 0.0)
@@ -393,6 +388,22 @@ def _matched(mine: Sequence[Deal], theirs: Sequence[Deal]) -> list[Deal]:
 
 
 # --- beneath
+
+
+def _worth(deals: Iterable[Deal], known: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """What a move by one brings for a lot, by symbol: what the desk knows, or else the median of what was told."""
+    told: dict[str, list[Decimal]] = {}
+    for deal in deals:
+        if moved := abs(deal.gained * deal.volume):
+            told.setdefault(deal.symbol, []).append(abs(deal.profit) / moved)
+    return {**{symbol: median(each) or Decimal(1) for symbol, each in told.items()}, **known}
+
+
+def _reckoned(deals: Iterable[Deal], worth: Mapping[str, Decimal]) -> list[Deal]:
+    """The deals with the profit that their prices make: a told one is the bot's word, and a loss told as a win, or as
+    nothing, would hide most of what is looked for. Costs and swaps are left out.
+    """
+    return [replace(deal, profit=deal.gained * deal.volume * worth.get(deal.symbol, Decimal(1))) for deal in deals]
 
 
 def _by_symbol(deals: Iterable[Deal]) -> dict[str, list[Deal]]:

@@ -2,23 +2,39 @@
 
 import functools
 import uuid
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Count, Max, Min, Q, QuerySet, TextField
-from django.db.models.functions import Cast
+from django.db.models import (
+    Case,
+    Count,
+    DecimalField,
+    ExpressionWrapper,
+    F,
+    Max,
+    Min,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce
 
 from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
-from market.models import Candle
-from trades.models import ActiveTrade, CopyOrder, TradeHistory
+from market.models import Candle, Instrument
+from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
 from trust import detector, endpoint, facts
 
 WINDOW = timedelta(days=365)
 EVENTS = timedelta(days=90)
+EPOCH = datetime.fromtimestamp(0, UTC)
 MOST_DEALS, MOST_OTHERS = 5_000, 20_000
 ENOUGH = 10  # fewer matches than that are chance
 SLOW_MS = 1_000  # a late signal is the copier's own fault only where its own leg took that long
@@ -114,19 +130,47 @@ def of_provider(user: User, *, now: datetime) -> facts.Evidence:
     }
     positions = [_position(row, bars[row.symbol], now) for row in held]
     others, totals = _others(user, deals)
+    currency = user.strategies.values_list("account__currency", flat=True)[0]
     return facts.Evidence(
         deals=deals, positions=positions, fills=fills, copies=copies, bars=bars, others=others,
-        totals=totals, since=since, until=now,
+        totals=totals, worth=worth_of(bars, currency, bars), since=since, until=now,
     )  # fmt: skip
 
 
-_DEAL = ("opened_at", "closed_at", "symbol", "type", "volume", "open_price", "close_price", "profit", "ref")
+# Where a trade was closed on average: a part closed early may have won what the rest lost.
+_PARTS = TradeReduction.objects.filter(trade=OuterRef("pk")).order_by().values("trade")
+_IN_PARTS = _PARTS.annotate(sum=Sum(F("close_price") * F("volume"))).values("sum")
+_WHOLE = F("close_price") * F("closed_volume") + Coalesce(Subquery(_IN_PARTS), Value(Decimal(0)))
+AVERAGE_CLOSE = Case(
+    When(closed_volume=F("volume"), then=F("close_price")),
+    default=ExpressionWrapper(_WHOLE / F("volume"), output_field=DecimalField()),
+)
+_DEAL = ("trade_id", "closed_at", "symbol", "type", "volume", "open_price", "average_close", "profit")
 
 
 def _deals(rows: "QuerySet[TradeHistory]") -> list[facts.Deal]:
     """Read as tuples: to make a model of each row would take as long as to judge it."""
-    named = rows.annotate(ref=Cast("trade_id", TextField()))
-    return [facts.Deal(*row) for row in named.values_list(*_DEAL)]
+    read: QuerySet[Any, Any] = rows.annotate(average_close=AVERAGE_CLOSE).values_list(*_DEAL)
+    return [
+        facts.Deal(min(learned_at(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk))
+        for pk, closed_at, symbol, side, volume, opened, closed, profit in read
+    ]
+
+
+def learned_at(trade_id: uuid.UUID) -> datetime:
+    """When the desk learned of a trade: its id (UUID of version 7) says so. When it was opened is its bot's word."""
+    return EPOCH + timedelta(milliseconds=trade_id.int >> 80)
+
+
+def worth_of(symbols: Iterable[str], currency: str, bars: Mapping[str, Sequence[facts.Bar]]) -> dict[str, Decimal]:
+    """What a move by one brings for a lot, of the symbols that the desk knows and that are priced in this currency."""
+    found = {}
+    for symbol, size in Instrument.objects.filter(symbol__in=symbols).values_list("symbol", "contract_size"):
+        if symbol[3:6] == currency:
+            found[symbol] = size
+        elif symbol[:3] == currency and bars[symbol]:
+            found[symbol] = size / bars[symbol][-1].close
+    return found
 
 
 def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[facts.Bar]:
@@ -154,7 +198,7 @@ def _position(row: ActiveTrade, bars: Sequence[facts.Bar], now: datetime) -> fac
     if price is not None:
         moved: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
         floating = moved * row.volume
-    return facts.Position(row.opened_at, row.symbol, row.type, row.volume, row.open_price, floating)
+    return facts.Position(learned_at(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
 
 
 # Masters' trades of other people that were opened beside one of these. Copies are meant to be alike.

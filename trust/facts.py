@@ -8,7 +8,9 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """A closed trade. `profit` in the account's currency; `ref` names it."""
+    """A closed trade; `ref` names it. `opened_at`: when the desk learned of it. `close_price`: the average where it was
+    closed in parts. `profit` is as told, in the account's currency; the detector reckons its own.
+    """
 
     opened_at: datetime
     closed_at: datetime
@@ -92,7 +94,7 @@ class Bar:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of one provider. `others`: trades of other people that may stand beside this one's; `totals`: how
-    many they have in all.
+    many they have in all; `worth`: what a move by one brings for a lot in the account's currency, where that is known.
     """
 
     deals: Sequence[Deal]
@@ -104,3 +106,4 @@ class Evidence:
     bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
     others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
+    worth: Mapping[str, Decimal] = field(default_factory=dict)

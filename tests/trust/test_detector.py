@@ -66,6 +66,32 @@ def test_slippage_is_worse_than_asked():
     assert Fill(T0, "EURUSD", "SELL", Decimal("1.10000"), Decimal("1.10008")).slippage_bps < 0
 
 
+@pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda deal: abs(deal.profit),
+        lambda deal: -deal.profit,
+        lambda deal: Decimal(0),
+        lambda deal: deal.profit * (1000 if deal.profit > 0 else Decimal("0.001")),
+    ],
+    ids=["losses as wins", "wins as losses", "nothing", "large wins, small losses"],
+)
+def test_what_is_told_of_a_profit_changes_no_score(kind, told):
+    evidence = flows.flow(kind, 7)
+    lied = replace(evidence, deals=[replace(deal, profit=told(deal)) for deal in evidence.deals])
+
+    assert detector.assess(lied, now=lied.until).score == detector.assess(evidence, now=evidence.until).score
+
+
+def test_a_symbol_whose_wins_are_told_large_outweighs_no_loser_where_the_desk_knows_its_contract():
+    won = [replace(deal(number, gained="0.0001"), profit=Decimal(100_000)) for number in range(40)]
+    yen = [Position(T0, "USDJPY", "BUY", Decimal(1), Decimal("150"), Decimal("-1.50"))]
+    worth = {"EURUSD": Decimal(100_000), "USDJPY": Decimal(667)}
+
+    assert feature(won, "hidden_loss", positions=yen, worth=worth).value == pytest.approx(2.5, abs=0.01)
+
+
 def test_quick_wins_are_a_share_of_the_profit():
     quick = [deal(number, held=0, seconds=30, gained="0.00100") for number in range(10)]
     slow = [deal(number, gained="0.00300") for number in range(10, 20)]

@@ -101,6 +101,10 @@ def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena):
     assert (len(found), {one.minutes for one in found}) == (48, {60})
 
 
+def known_of(account, now=None):
+    return evidence.of_provider(account.owner, now=now or timezone.now())
+
+
 def test_copies_are_matched_with_what_they_copied(lena, finn):
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
     with transaction.atomic():
@@ -113,6 +117,45 @@ def test_copies_are_matched_with_what_they_copied(lena, finn):
     known = evidence.of_provider(lena.owner, now=timezone.now())
 
     assert [(one.of, one.close_price) for one in known.copies] == [(known.deals[0].ref, Decimal("1.14"))]
+
+
+def test_a_trade_begins_when_the_desk_learns_of_it_whatever_its_bot_says(lena):
+    told = timezone.now() - 3 * DAY
+    opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1"), "opened_at": told}
+    with transaction.atomic():
+        for ticket in ("1", "2"):
+            trades.open_trade(account=lena, ticket_id=ticket, **opening)
+        trades.close_trade(account=lena, ticket_id="1", close_price=Decimal("1.2"), profit=Decimal(-5), reason="TP")
+    known = known_of(lena)
+
+    (deal,), (position,) = known.deals, known.positions
+    assert timedelta(0) <= deal.held < timedelta(minutes=1)
+    assert timezone.now() - position.opened_at < timedelta(minutes=1)
+
+
+def test_a_trade_that_was_closed_in_parts_was_closed_at_the_average(lena):
+    opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(4), "open_price": Decimal("1.1")}
+    with transaction.atomic():
+        trades.open_trade(account=lena, ticket_id="1", **opening)
+        trades.reduce_trade(
+            account=lena, ticket_id="1", deal_id="7", volume=Decimal(1), close_price=Decimal("1.3"), profit=Decimal(60)
+        )
+        trades.close_trade(account=lena, ticket_id="1", close_price=Decimal("1.1"), profit=Decimal(0), reason="SL")
+
+    (deal,) = known_of(lena).deals
+    assert deal.close_price == Decimal("1.25")
+
+
+def test_what_a_move_is_worth_is_the_desks_own_knowledge(lena):
+    now = timezone.now()
+    Candle.objects.all().delete()
+    add_bars(now - 2 * DAY, 3)  # at 1.1
+    symbols = {"EURUSD", "EURGBP", "XAUUSD", "EURUSD.x"}
+    bars = {symbol: evidence.bars_of(symbol, now - 30 * DAY, now) for symbol in symbols}
+
+    assert evidence.worth_of(symbols, "USD", bars) == {"EURUSD": 100_000, "XAUUSD": 100}
+    assert evidence.worth_of({"EURUSD"}, "EUR", bars) == {"EURUSD": Decimal(100_000) / Decimal("1.1")}
+    assert evidence.worth_of(symbols, "CHF", bars) == {}
 
 
 def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
