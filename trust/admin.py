@@ -139,6 +139,7 @@ class TrustScoreAdmin(Stepped):
             "question": telling.QUESTIONS[Kind(score.kind)],
             "nothing": telling.NOTHING[Kind(score.kind)],
             "reasons": telling.reasons(assessment),
+            "rests_on": {name: count for name, count in assessment.inputs.items() if name != "strategy"},
             "band_chip": self.band_(score),
             "line": telling.line([one.score for one in lately], 600, 100),
             "first": lately[0].at,

@@ -29,6 +29,7 @@ from django.db.models.functions import Coalesce
 from accounts.models import BotKeyGeneration, User
 from audit.models import AuditLog
 from market.models import Candle, Instrument
+from strategies.models import Strategy
 from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
 from trust import detector, endpoint, facts
 
@@ -100,17 +101,20 @@ def _incidents(faults: Iterable[tuple[str, str, datetime, int, str]]) -> list[en
     return found
 
 
-def of_provider(user: User, *, now: datetime) -> facts.Evidence:
-    """A provider's closed and open trades, how they were copied, and the prices around them."""
+def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
+    """A provider's closed and open trades in one strategy, how they were copied, and the prices around them.
+
+    A strategy has one account, so all its money is of one currency.
+    """
     since = now - WINDOW
-    mine = {"strategy__owner": user, "master_trade": None}
+    mine = {"strategy": strategy, "master_trade": None}
     closed = TradeHistory.objects.filter(
         **mine, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
     ).order_by("-closed_at", "-trade_id")
     deals = _deals(closed[:MOST_DEALS])[::-1]
     held = list(ActiveTrade.objects.filter(**mine))
     orders = CopyOrder.objects.filter(
-        strategy__owner=user, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
+        strategy=strategy, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
     )
     fills = [
         facts.Fill(row.reported_at, row.symbol, row.type, row.requested_price, row.executed_price, row.latency_ms)
@@ -118,7 +122,7 @@ def of_provider(user: User, *, now: datetime) -> facts.Evidence:
         if row.executed_price is not None
     ]
     copied = TradeHistory.objects.filter(
-        strategy__owner=user, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
+        strategy=strategy, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
     ).exclude(master_trade=None)
     fields = ("master_trade", "type", "volume", "open_price", "close_price")
     copies = [
@@ -129,11 +133,10 @@ def of_provider(user: User, *, now: datetime) -> facts.Evidence:
         symbol: bars_of(symbol, since, now) for symbol in {one.symbol for one in deals} | {row.symbol for row in held}
     }
     positions = [_position(row, bars[row.symbol], now) for row in held]
-    others, totals = _others(user, deals)
-    currency = user.strategies.values_list("account__currency", flat=True)[0]
+    others, totals = _others(strategy.owner_id, deals)
     return facts.Evidence(
         deals=deals, positions=positions, fills=fills, copies=copies, bars=bars, others=others,
-        totals=totals, worth=worth_of(bars, currency, bars), since=since, until=now,
+        totals=totals, worth=worth_of(bars, strategy.account.currency, bars), since=since, until=now,
     )  # fmt: skip
 
 
@@ -214,7 +217,7 @@ _BESIDE = """
      limit %s"""
 
 
-def _others(user: User, deals: Sequence[facts.Deal]) -> tuple[dict[str, list[facts.Deal]], dict[str, int]]:
+def _others(owner_id: uuid.UUID, deals: Sequence[facts.Deal]) -> tuple[dict[str, list[facts.Deal]], dict[str, int]]:
     """Other people's trades beside these, and how many those people closed in the same time."""
     if not deals:
         return {}, {}
@@ -222,7 +225,7 @@ def _others(user: User, deals: Sequence[facts.Deal]) -> tuple[dict[str, list[fac
     with connection.cursor() as cursor:
         symbols, moments = [one.symbol for one in deals], [one.opened_at for one in deals]
         beside = detector.TOGETHER.total_seconds()
-        cursor.execute(_BESIDE, [symbols, moments, beside, beside, user.pk, MOST_OTHERS])
+        cursor.execute(_BESIDE, [symbols, moments, beside, beside, owner_id, MOST_OTHERS])
         owners = dict(cursor.fetchall())
     for one in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("opened_at")):
         found.setdefault(owners[uuid.UUID(one.ref)], []).append(one)

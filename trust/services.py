@@ -114,22 +114,37 @@ def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
                 "as_of": str(found.last_event_id or ""),
             },
         )
-    if evidence.is_provider(user):
-        known = evidence.of_provider(user, now=now)
-        inputs = {
-            "deals": len(known.deals),
-            "positions": len(known.positions),
-            "fills": len(known.fills),
-            "copies": len(known.copies),
-            "bars": sum(map(len, known.bars.values())),
-            "others": len(known.others),
-            "days": evidence.WINDOW.days,
-        }
-        as_of = known.deals[-1].ref if known.deals else ""
-        flow = detector.assess(known, now=now)
-        yield Kind.FLOW, {"score": flow.score, "features": _told(flow), "inputs": inputs, "as_of": as_of}
-        related = detector.relate(known)
-        yield Kind.RELATIONSHIP, {"score": related.score, "features": _told(related), "inputs": inputs, "as_of": as_of}
+    strategies = user.strategies.select_related("account").order_by("pk")
+    judged = [_of_strategy(one, now) for one in strategies]
+    if judged:  # each strategy is a book of its own, and the provider stands where the worst of them does
+        yield Kind.FLOW, min((flow for flow, _ in judged), key=_rank)
+        yield Kind.RELATIONSHIP, min((related for _, related in judged), key=_rank)
+
+
+def _of_strategy(strategy: Strategy, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both of the questions that a provider is judged by."""
+    known = evidence.of_provider(strategy, now=now)
+    inputs = {
+        "strategy": strategy.name,
+        "deals": len(known.deals),
+        "positions": len(known.positions),
+        "fills": len(known.fills),
+        "copies": len(known.copies),
+        "bars": sum(map(len, known.bars.values())),
+        "others": len(known.others),
+        "days": evidence.WINDOW.days,
+    }
+    about = {"inputs": inputs, "as_of": known.deals[-1].ref if known.deals else ""}
+    flow, related = detector.assess(known, now=now), detector.relate(known)
+    return (
+        {"score": flow.score, "features": _told(flow), **about},
+        {"score": related.score, "features": _told(related), **about},
+    )
+
+
+def _rank(judged: dict[str, Any]) -> tuple[Decimal, int]:
+    """The lowest score first, and of equal ones that which rests on most."""
+    return judged["score"], -judged["inputs"]["deals"]
 
 
 def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:

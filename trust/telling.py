@@ -78,12 +78,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Where a user stands in one kind, and why."""
+    """Where a user stands in one kind, and why. `strategy`: the one it was judged by, the worst of theirs."""
 
     score: TrustScore
     question: str
     follows: str
     reasons: list[Reason]
+    strategy: str
     hold: TrustHold | None
     appeal: TrustAppeal | None
 
@@ -123,6 +124,7 @@ def tell(user: User) -> list[Told]:
             question=QUESTIONS[Kind(score.kind)],
             follows=follows(score, holds.get(score.kind)),
             reasons=reasons(assessment),
+            strategy=assessment.inputs.get("strategy", ""),
             hold=holds.get(score.kind),
             appeal=appeals.get(score.kind),
         )

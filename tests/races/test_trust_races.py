@@ -89,7 +89,7 @@ def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
     for owner, _ in users:
         services.recalculate(user_id=owner.pk, now=now)
         score = TrustScore.objects.get(user=owner, kind=Kind.FLOW)
-        assert score.score == detector.assess(evidence.of_provider(owner, now=now), now=now).score
+        assert score.score == detector.assess(evidence.of_provider(owner.strategies.get(), now=now), now=now).score
     written = TrustAssessment.objects.filter(kind=Kind.FLOW)
     assert written.count() == WORKERS * EACH + USERS
     assert checks.faults() == []

@@ -86,6 +86,8 @@ def test_the_page_says_why_with_a_bar_for_each(admin, score):
     shown = admin.get(page(score))
 
     assert "of the losses the next trade was half as large again" in text(shown)
+    assert "What was looked at in lena-eurusd" in text(shown)
+    assert re.search(r"It rests on \d+ bars, 365 days, \d+ deals, .* 0 positions\.", text(shown))
     assert "Your strategies open nothing new." in text(shown)
     widths = [float(width) for width in re.findall(r'class="part" width="([^"]+)"', shown.content.decode())]
     assert widths[0] == max(widths) > 50

@@ -7,12 +7,14 @@ import pytest
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
+from accounts.models import TradingAccount
 from audit import services as audit
 from market.models import Candle, Instrument
 from strategies.models import Strategy, Subscription
 from tests.signed import opening
+from tests.trust.flows import flow
 from trades import services as trades
-from trust import checks, detector, evidence, services, standing, tasks
+from trust import checks, detector, evidence, services, standing, tasks, telling
 from trust.models import Kind, TrustAssessment, TrustHold, TrustScore, TrustSubject
 
 DAY = timedelta(days=1)
@@ -72,9 +74,48 @@ def test_the_score_is_what_the_detector_says(user, lena):
     now = timezone.now()
     services.recalculate(user_id=user.pk, now=now)
 
-    said = detector.assess(evidence.of_provider(user, now=now), now=now)
+    said = detector.assess(evidence.of_provider(lena.strategy, now=now), now=now)
     assert score_of(user).score == said.score
     assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["deals"] == 5
+
+
+def second_of(account, currency="JPY"):
+    """Another strategy of the same provider."""
+    other = TradingAccount.objects.create(
+        owner=account.owner, name="second", broker="b", server="s", login="2", currency=currency
+    )
+    return Strategy.objects.create(name="second", owner=account.owner, account=other)
+
+
+def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monkeypatch):
+    flows_of = {lena.strategy: flow("trend", 3), second_of(lena): flow("martingale", 7)}
+    monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: flows_of[strategy])
+    now = timezone.now()
+    services.recalculate(user_id=user.pk, now=now)
+
+    calm, harmful = (detector.assess(known, now=now).score for known in flows_of.values())
+    assert calm > harmful == score_of(user).score
+    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "second"
+    (told,) = [one for one in telling.tell(user) if one.score.kind == Kind.FLOW]
+    assert told.strategy == "second"
+
+
+def test_of_strategies_alike_the_one_that_says_most_is_told(user, lena):
+    second_of(lena)
+    closed(lena, 1)
+    services.recalculate(user_id=user.pk)
+
+    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "lena-eurusd"
+
+
+def test_a_strategy_holds_its_own_trades_and_money_alone(lena):
+    second = second_of(lena)
+    closed(lena, 1)
+    closed(second.account, 2, profit="1500")
+
+    assert [len(known_of(account).deals) for account in (lena, second.account)] == [1, 1]
+    assert known_of(lena).worth == {"EURUSD": 100_000}
+    assert known_of(second.account).worth == {}
 
 
 def add_bars(first, count, minutes=60, low="1.05"):
@@ -102,7 +143,7 @@ def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena):
 
 
 def known_of(account, now=None):
-    return evidence.of_provider(account.owner, now=now or timezone.now())
+    return evidence.of_provider(account.strategy, now=now or timezone.now())
 
 
 def test_copies_are_matched_with_what_they_copied(lena, finn):
@@ -114,7 +155,7 @@ def test_copies_are_matched_with_what_they_copied(lena, finn):
             trades.close_trade(
                 account=account, ticket_id=ticket, close_price=Decimal(price), profit=Decimal(1), reason="TP"
             )
-    known = evidence.of_provider(lena.owner, now=timezone.now())
+    known = evidence.of_provider(lena.strategy, now=timezone.now())
 
     assert [(one.of, one.close_price) for one in known.copies] == [(known.deals[0].ref, Decimal("1.14"))]
 
@@ -285,10 +326,10 @@ def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
 def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):
     real = evidence.of_provider
 
-    def broken(user, *, now):
-        if user == lena.owner:
+    def broken(strategy, *, now):
+        if strategy.owner == lena.owner:
             raise OperationalError("canceling statement due to statement timeout")
-        return real(user, now=now)
+        return real(strategy, now=now)
 
     monkeypatch.setattr(evidence, "of_provider", broken)
     now = timezone.now()
