@@ -51,7 +51,7 @@ class AnswerForm(forms.Form):
 RECALCULATE = Step("recalculate", "Recalculate", "", forms.Form)
 HOLD = Step("hold", "Hold", "You decide instead of the score, until a day. Closes pass in either case.", HoldForm)
 END_HOLD = Step(
-    "end_hold", "End hold", "The score decides again. What is closed opens after a clean day, as always.", forms.Form
+    "end_hold", "End hold", "The score decides again: what the hold alone has closed opens at once.", forms.Form
 )
 ANSWER = Step("answer", "Answer", "An appeal is answered once.", AnswerForm)
 

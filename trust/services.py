@@ -174,8 +174,7 @@ def _write(
         "score": score,
         "band": standing.band(score),
         "as_of": as_of,
-        "restricted_at": stands.restricted_at,
-        "clean_since": stands.clean_since,
+        **asdict(stands),
         "calculated_at": now,
     }
     if before is None:
@@ -192,14 +191,16 @@ def _write(
 
 def _standing(user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime) -> standing.Standing:
     held = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
-    restricted_at = before.restricted_at if before else None
-    if held is not None:
-        stays_open = held.effect == TrustHold.Effect.OPEN
-        return standing.Standing(None if stays_open else restricted_at or now, None)
-    if kind == Kind.RELATIONSHIP:  # who trades beside one is not one's own doing: staff decide, by a hold
-        return standing.Standing(None, None)
-    clean_since = before.clean_since if before else None
-    return standing.stand(score, restricted_at=restricted_at, clean_since=clean_since, now=now)
+    stood = _stood(before)
+    if held is not None and held.effect == TrustHold.Effect.OPEN:
+        return standing.Standing()
+    # Who trades beside one is not one's own doing: that score closes nothing, and staff decide by a hold.
+    says = detector.HUNDRED if kind == Kind.RELATIONSHIP else score
+    return (standing.stand if held is None else standing.held_closed)(says, stood, now=now)
+
+
+def _stood(score: TrustScore | None) -> standing.Standing:
+    return standing.Standing(score.restricted_at, score.clean_since, score.by_hold) if score else standing.Standing()
 
 
 # --- who is due

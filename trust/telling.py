@@ -188,6 +188,8 @@ def follows(score: TrustScore, held: TrustHold | None) -> str:
 def _until(score: TrustScore, held: TrustHold | None) -> str:
     if held is not None:
         return f"Staff decided so until {_day(held.expires_at)}."
+    if score.by_hold:
+        return "Staff's decision has ended: in a minute it opens."
     if score.clean_since is not None:
         opens = score.clean_since + standing.CLEAN
         return f"It ends on {_day(opens)} if the score stays at {standing.OPEN_FROM} or above."

@@ -441,12 +441,9 @@ NOW = timezone.now()
     ],
 )
 def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
-    stands = standing.Standing(None, None)
+    stands = standing.Standing()
     for hours, score in scores:
-        stands = standing.stand(
-            Decimal(score), restricted_at=stands.restricted_at, clean_since=stands.clean_since,
-            now=NOW + timedelta(hours=hours),
-        )  # fmt: skip
+        stands = standing.stand(Decimal(score), stands, now=NOW + timedelta(hours=hours))
 
     assert bool(stands.restricted_at) is restricted
 
@@ -531,10 +528,44 @@ def test_staff_keep_closed_what_the_score_would_open_until_a_day(user, lena, sta
     assert TrustSubject.objects.get(user=user).due_at <= one.expires_at
 
     services.end_hold(held=one, by=staff, actor=audit.SYSTEM)
-    assert score_of(user).restricted_at  # it opens as any other does: after a clean day
-    services.recalculate(user_id=user.pk, now=timezone.now() + 2 * DAY)
-    services.enforce()
     assert Strategy.objects.get(account=lena).status == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("scores", "closed_after"),
+    [
+        (["60"], False),
+        (["100"], False),
+        (["60", "49", "60"], True),  # the score closed it meanwhile, as it would have without a hold
+        (["49"], True),
+    ],
+)
+def test_what_a_hold_alone_closed_opens_with_its_end(user, lena, staff, monkeypatch, scores, closed_after):
+    now = timezone.now()
+    judged = {"features": [], "inputs": {}, "as_of": ""}
+
+    def judge(score, at):
+        monkeypatch.setattr(services, "_judged", lambda *_: [(Kind.FLOW, {"score": Decimal(score), **judged})])
+        services.recalculate(user_id=user.pk, now=at)
+        services.enforce(at)
+        return Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
+
+    assert judge("60", now) is False
+    one = held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+    for hours, score in enumerate(scores, 1):
+        assert judge(score, now + timedelta(hours=hours)) is True
+    assert judge(scores[-1], one.expires_at) is closed_after
+
+
+def test_a_hold_on_what_the_score_closed_does_not_open_it_when_it_ends(user, lena, staff):
+    set_score(user, Kind.FLOW, "40")
+    set_score(user, Kind.FLOW, "60")
+    one = held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+    set_score(user, Kind.FLOW, "60")
+    TrustHold.objects.filter(pk=one.pk).update(ended_at=timezone.now())
+    set_score(user, Kind.FLOW, "61")
+
+    assert score_of(user).restricted_at
 
 
 def test_the_demos_strategy_is_never_closed(cast):
