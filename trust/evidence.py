@@ -1,4 +1,4 @@
-"""What is known of a user, read for the detector. Only what is proven to be the user's own is held against them."""
+"""What is known of a provider, read for the detector. Only what is proven to be their own is held against them."""
 
 import functools
 import uuid
@@ -17,7 +17,6 @@ from django.db.models import (
     Max,
     Min,
     OuterRef,
-    Q,
     QuerySet,
     Subquery,
     Sum,
@@ -26,79 +25,15 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce
 
-from accounts.models import BotKeyGeneration, User
-from audit.models import AuditLog
 from market.models import Candle, Instrument
 from strategies.models import Strategy
 from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
-from trust import detector, endpoint, facts
+from trust import detector, facts
 
 WINDOW = timedelta(days=365)
-EVENTS = timedelta(days=90)
 EPOCH = datetime.fromtimestamp(0, UTC)
 MOST_DEALS, MOST_OTHERS = 5_000, 20_000
 ENOUGH = 10  # fewer matches than that are chance
-SLOW_MS = 1_000  # a late signal is the copier's own fault only where its own leg took that long
-
-# A refusal that only the key's owner can have caused: its signature was right. What somebody else can send in a user's
-# name (a bad signature, another address) is never held against that user.
-_REFUSED = {"seq_replayed": "DUPLICATE_SEQ", "trade_closed": "REPLAY_ATTACK"}
-INCIDENT = timedelta(hours=1)  # the same fault of one key within that time is one: a bot that restarts repeats itself
-ENOUGH_OF = {"DUPLICATE_SEQ": 3}  # so many make it one: a retry after a lost answer, or a captured copy, looks the same
-_FAILED = {"INSUFFICIENT_FUNDS", "TTL_EXPIRED", "PRICE_DEVIATION"}
-
-
-REFUSALS = {"action__in": ["request.refused", "zombie.refused"], "code__in": list(_REFUSED)}
-
-
-def is_provider(user: User) -> bool:
-    return user.strategies.exists()
-
-
-def has_bots(user: User) -> bool:
-    return BotKeyGeneration.objects.filter(key__account__owner=user).exists()
-
-
-def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
-    """What the user's bots did wrong: refusals from the audit log, failed orders as they reported them."""
-    keys = BotKeyGeneration.objects.filter(key__account__owner=user).values_list("key__key_id", "generation")
-    names = [f"{key}.{generation}" for key, generation in keys]
-    since = now - EVENTS
-    rows = AuditLog.objects.filter(actor_kind=AuditLog.Actor.BOT, actor__in=names, at__gte=since, at__lte=now)
-    refused = [(row.actor, _REFUSED[row.code], row.at, 2 * row.pk, "") for row in _own_doing(rows.filter(**REFUSALS))]
-    orders = CopyOrder.objects.filter(
-        account__owner=user, status=CopyOrder.Status.FAILED, reported_at__gte=since, reported_at__lte=now
-    )
-    failed = [
-        (str(order.account_id), order.failed_reason, order.reported_at, 2 * order.pk + 1, order.symbol)
-        for order in orders
-        if order.failed_reason in _FAILED and (order.failed_reason == "INSUFFICIENT_FUNDS" or _was_slow(order))
-    ]
-    return _incidents(sorted(refused + failed, key=lambda fault: (fault[2], fault[3])))
-
-
-def _own_doing(rows: "QuerySet[AuditLog]") -> list[AuditLog]:
-    """Without the late open of a trade whose close came first, or that staff closed: its bot could not know."""
-    refused = list(rows)
-    trades = {row.subject.removeprefix("trade:") for row in refused if row.code == "trade_closed"}
-    could_not_know = Q(kind=TradeHistory.Kind.TOMBSTONE) | Q(reason="STAFF")
-    unknowing = TradeHistory.objects.filter(could_not_know, trade_id__in=trades)
-    excused = {f"trade:{pk}" for pk in unknowing.values_list("trade_id", flat=True)}
-    return [row for row in refused if row.subject not in excused]
-
-
-def _incidents(faults: Iterable[tuple[str, str, datetime, int, str]]) -> list[endpoint.Event]:
-    """One event for each time that a key or account did something wrong, however often it did it then."""
-    found: list[endpoint.Event] = []
-    began: dict[tuple[str, str], tuple[datetime, int]] = {}
-    for who, reason, at, number, symbol in faults:
-        since, count = began.get((who, reason), (at, 0))
-        if at - since >= INCIDENT:
-            since, count = at, 0
-        began[who, reason] = since, count + 1
-        if count + 1 == ENOUGH_OF.get(reason, 1):
-            found.append(endpoint.Event(number, at, reason, symbol))
-    return found
 
 
 def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
@@ -236,7 +171,3 @@ def _others(owner_id: uuid.UUID, deals: Sequence[facts.Deal]) -> tuple[dict[str,
     )  # fmt: skip
     totals = counted.values_list("account__owner").annotate(count=Count("pk"))
     return {str(owner): found[owner] for owner in enough}, {str(owner): count for owner, count in totals}
-
-
-def _was_slow(order: Any) -> bool:
-    return bool(order.latency_ms and order.latency_ms >= SLOW_MS)

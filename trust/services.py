@@ -16,11 +16,12 @@ from django.utils import timezone
 from accounts.models import BotKey, BotKeyGeneration, User
 from audit import services as audit
 from audit.models import AuditLog
+from core import answers
 from core.errors import DomainError, Invalid, NotFound
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades.models import CopyOrder, TradeHistory
-from trust import detector, endpoint, evidence, standing
+from trust import detector, endpoint, evidence, faults, standing
 from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject
 
 AGAIN = timedelta(days=1)  # with time alone: old faults fade
@@ -99,19 +100,19 @@ def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
 
 
 def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
-    if evidence.has_bots(user):
-        events = evidence.events_of(user, now=now)
+    if faults.has_bots(user):
+        events = faults.events_of(user, now=now)
         found = endpoint.fold(events, now=now)
         yield (
             Kind.ENDPOINT,
             {
                 "score": Decimal(found.score),
                 "features": [
-                    {"event": str(event), "reason": reason, "points": points, "score": after}
-                    for event, reason, points, after in found.counted
+                    {"at": answers.iso(event.at), "reason": event.reason, "points": points, "score": after}
+                    for event, points, after in found.counted
                 ],
-                "inputs": {"events": len(events), "days": evidence.EVENTS.days},
-                "as_of": str(found.last_event_id or ""),
+                "inputs": {"events": len(events), "days": faults.SPAN.days},
+                "as_of": answers.iso(found.last_at) if found.last_at else "",
             },
         )
     strategies = user.strategies.select_related("account").order_by("pk")
@@ -221,7 +222,7 @@ def _nudge(now: datetime) -> None:
     )
     key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
-    refused = AuditLog.objects.filter(**evidence.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
+    refused = AuditLog.objects.filter(**faults.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
     waiting = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
     waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)).update(due_at=now)
 

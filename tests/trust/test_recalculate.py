@@ -9,12 +9,15 @@ from django.utils import timezone
 
 from accounts.models import TradingAccount
 from audit import services as audit
+from audit.models import AuditLog
+from core.answers import iso
 from market.models import Candle, Instrument
 from strategies.models import Strategy, Subscription
 from tests.signed import opening
 from tests.trust.flows import flow
 from trades import services as trades
-from trust import checks, detector, evidence, services, standing, tasks, telling
+from trades.models import CopyOrder
+from trust import checks, detector, evidence, faults, services, standing, tasks, telling
 from trust.models import Kind, TrustAssessment, TrustHold, TrustScore, TrustSubject
 
 DAY = timedelta(days=1)
@@ -231,19 +234,76 @@ def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
     assert score_of(lena.owner, Kind.ENDPOINT).score == 100
 
 
-def at_minutes(reason, *minutes):
-    faults = [("k.1", reason, NOW + timedelta(minutes=minute), number, "") for number, minute in enumerate(minutes, 1)]
-    return [event.id for event in evidence._incidents(faults)]
+def refused(key, code, minutes):
+    AuditLog.objects.bulk_create(
+        AuditLog(
+            actor_kind="bot", actor=key, action="request.refused", outcome="refused", code=code,
+            at=NOW - DAY + timedelta(minutes=minute),
+        )
+        for minute in minutes
+    )  # fmt: skip
 
 
-def test_the_same_fault_at_another_hour_is_another():
-    assert at_minutes("REPLAY_ATTACK", 0, 1, 59, 60, 119, 121, 300) == [1, 4, 6, 7]
-    assert at_minutes("INSUFFICIENT_FUNDS", 0, 0.1, 0.2) == [1]
+def failed(account, reason, minutes, latency_ms=4_000):
+    strategy = Strategy.objects.get(name="lena-eurusd")
+    CopyOrder.objects.using("owner").bulk_create(
+        CopyOrder(
+            account=account, strategy=strategy, seq=1, master_ticket="1", symbol="EURUSD", status="failed", volume=1,
+            requested_price=1, failed_reason=reason, latency_ms=latency_ms,
+            reported_at=NOW - DAY + timedelta(minutes=minute),
+        )
+        for minute in minutes
+    )  # fmt: skip
 
 
-def test_a_number_used_twice_may_be_a_lost_answer():
-    assert at_minutes("DUPLICATE_SEQ", 1, 2) == []
-    assert at_minutes("DUPLICATE_SEQ", *range(30)) == [3]
+def minutes_of(user):
+    """At which minutes something is held against them."""
+    events = faults.events_of(user, now=NOW)
+    return [(event.reason, round((event.at - NOW + DAY) / timedelta(minutes=1), 1)) for event in events]
+
+
+def test_the_same_fault_at_another_hour_is_another(lena, lena_bot):
+    refused(lena_bot.key, "trade_closed", [0, 1, 59, 60, 119, 121, 300])
+    failed(lena, "INSUFFICIENT_FUNDS", [10, 10.1, 10.2])
+
+    replays = [("REPLAY_ATTACK", at) for at in (0, 60, 121, 300)]
+    assert minutes_of(lena.owner) == sorted([*replays, ("INSUFFICIENT_FUNDS", 10)], key=lambda one: one[1])
+
+
+def test_a_number_used_twice_may_be_a_lost_answer(lena, lena_bot):
+    refused(lena_bot.key, "seq_replayed", [1, 2])
+    assert minutes_of(lena.owner) == []
+
+    refused(lena_bot.key, "seq_replayed", range(120, 150))
+    assert minutes_of(lena.owner) == [("DUPLICATE_SEQ", 122)]
+
+
+def test_a_flood_of_faults_comes_as_its_incidents(lena, lena_bot):
+    refused(lena_bot.key, "trade_closed", (second / 60 for second in range(0, 12 * 3600, 4)))
+    failed(lena, "TTL_EXPIRED", (second / 60 for second in range(0, 12 * 3600, 4)))
+
+    assert len(faults.events_of(lena.owner, now=NOW)) == 24
+
+
+def test_another_key_and_another_account_are_others(lena, finn, lena_bot, finn_bot):
+    for bot in (lena_bot, finn_bot):
+        refused(bot.key, "trade_closed", [0])
+    failed(finn, "TTL_EXPIRED", [5])
+    failed(finn, "TTL_EXPIRED", [70], latency_ms=20)
+    failed(finn, "TTL_EXPIRED", [140], latency_ms=None)
+    failed(finn, "OTHER", [7])
+
+    assert minutes_of(lena.owner) == [("REPLAY_ATTACK", 0)]
+    assert minutes_of(finn.owner) == [("REPLAY_ATTACK", 0), ("TTL_EXPIRED", 5)]
+
+
+def test_the_latest_fault_is_told_by_its_time(lena, lena_bot):
+    refused(lena_bot.key, "trade_closed", [0])
+    services.recalculate(user_id=lena.owner.pk, now=NOW)
+
+    assessment = TrustAssessment.objects.get(user=lena.owner, kind=Kind.ENDPOINT)
+    assert assessment.as_of == assessment.features[0]["at"] == iso(NOW - DAY)
+    assert "event" not in assessment.features[0]
 
 
 def test_a_late_open_of_a_close_that_came_first_is_no_fault(lena, lena_bot):
