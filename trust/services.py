@@ -22,7 +22,7 @@ from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades.models import CopyOrder, TradeHistory
 from trust import detector, endpoint, evidence, faults, standing
-from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject
+from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject, TrustSubjectQuerySet
 
 AGAIN = timedelta(days=1)  # with time alone: old faults fade
 REST = timedelta(minutes=10)  # news of a user is gathered for that long, not judged one by one
@@ -62,7 +62,11 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
 
     One who cannot be judged is tried again later, and does not keep the others waiting.
     """
-    _nudge(now)
+    for look in (_meet, _hear):
+        try:
+            look(now)
+        except Exception:  # whoever is due by the clock is judged all the same
+            log.exception("trust.not_looked", at=look.__name__)
     done = 0
     for _ in range(most):
         subject = None
@@ -78,14 +82,21 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
             if subject is None:
                 raise
             log.exception("trust.not_judged", user=str(subject.pk))
-            TrustSubject.objects.filter(pk=subject.pk).update(due_at=now + REST)
+            _set_due(TrustSubject.objects.filter(pk=subject.pk), now + REST)
     enforce(now)
     return done
 
 
 def make_due(users: Any) -> int:
     """Have these users judged with the next sweep. How many there are."""
-    return TrustSubject.objects.filter(user__in=users).update(due_at=timezone.now())
+    return _set_due(TrustSubject.objects.filter(user__in=users), timezone.now())
+
+
+@transaction.atomic
+def _set_due(subjects: TrustSubjectQuerySet, at: datetime) -> int:
+    """By key, and past the rows that a worker holds: it judges them just now, and waiting would stop the sweep."""
+    free = [subject.pk for subject in subjects.order_by("pk").lock(skip_locked=True)]
+    return TrustSubject.objects.filter(pk__in=free).update(due_at=at)
 
 
 def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
@@ -207,8 +218,8 @@ def _stood(score: TrustScore | None) -> standing.Standing:
 # --- who is due
 
 
-def _nudge(now: datetime) -> None:
-    """Users not judged yet, and users of whom there is news, are due now. No message can be lost: this looks."""
+def _meet(now: datetime) -> None:
+    """Users not judged yet are due now."""
     judged = TrustSubject.objects.filter(user=OuterRef("pk"))
     has_keys = BotKey.objects.filter(account__owner=OuterRef("pk"))
     leads = Strategy.objects.filter(owner=OuterRef("pk"))
@@ -216,6 +227,10 @@ def _nudge(now: datetime) -> None:
     TrustSubject.objects.bulk_create(
         [TrustSubject(user_id=pk, due_at=now, seen_until=now) for pk in fresh[:BATCH]], ignore_conflicts=True
     )
+
+
+def _hear(now: datetime) -> None:
+    """Users of whom there is news are due now. No message can be lost: this looks."""
     closed = TradeHistory.objects.filter(account__owner=OuterRef("pk"), closed_at__gt=OuterRef("seen_until"))
     failed = CopyOrder.objects.filter(
         account__owner=OuterRef("pk"), status=CopyOrder.Status.FAILED, reported_at__gt=OuterRef("seen_until")
@@ -224,7 +239,7 @@ def _nudge(now: datetime) -> None:
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
     refused = AuditLog.objects.filter(**faults.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
     waiting = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
-    waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)).update(due_at=now)
+    _set_due(waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)), now)
 
 
 # --- what follows

@@ -401,6 +401,35 @@ def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):
     assert score_of(lena.owner).version == 1
 
 
+@pytest.mark.parametrize("look", ["_meet", "_hear"])
+def test_a_look_for_news_that_fails_does_not_stop_the_sweep(cast, monkeypatch, look):
+    def broken(now):
+        raise OperationalError("canceling statement due to statement timeout")
+
+    now = timezone.now()
+    services.sweep(now=now)
+    monkeypatch.setattr(services, look, broken)
+
+    assert services.sweep(now=now + DAY + timedelta(minutes=1)) == 3
+
+
+def test_one_who_is_being_judged_just_now_keeps_no_sweep_waiting(cast, lena, finn, desk_db):
+    """Another worker has lena's row; there is news of her and of finn."""
+    import psycopg
+
+    from tests import databases
+
+    services.sweep(now=timezone.now())
+    closed(lena, 1)
+    failed(finn, "TTL_EXPIRED", [DAY / timedelta(minutes=1)])
+    TrustSubject.objects.update(seen_until=NOW - DAY)
+    with psycopg.connect(**databases.login(), dbname=desk_db) as other:
+        other.execute("select from trust_subjects where user_id = %s for no key update", [lena.owner.pk])
+        assert services.sweep(now=timezone.now() + LATER) == 1
+        assert services.make_due([lena.owner.pk, finn.owner.pk]) == 1
+    assert services.sweep(now=timezone.now() + LATER) == 2
+
+
 def test_a_day_without_news_is_news(cast):
     services.sweep(now=timezone.now())
 
