@@ -44,17 +44,18 @@ class OwnScore(DomainError):
     detail = "Nobody decides on their own score. Have a colleague look at it."
 
 
-def recalculate(*, user_id: Any, now: datetime | None = None) -> list[TrustScore]:
+def recalculate(*, user_id: Any, now: datetime | None = None, always: bool = False) -> list[TrustScore]:
     """Judge a user anew, from everything that is known now: read, calculated and written under the lock of their row.
 
     May be called any number of times by any number of workers: each waits for the one before and goes on from what it
-    wrote. Behind the lock each assessment refers to the one before, so that no stale one can be written.
+    wrote. Behind the lock each assessment refers to the one before, so that no stale one can be written. Where nothing
+    has changed none is written, unless it shall be `always`.
     """
     now = now or timezone.now()
     with transaction.atomic(durable=True):
         TrustSubject.objects.get_or_create(user_id=user_id, defaults={"due_at": now, "seen_until": now})
         subject = TrustSubject.objects.lock().get(pk=user_id)
-        return _recalculate(subject, now)
+        return _recalculate(subject, now, always=always)
 
 
 def sweep(*, now: datetime, most: int = BATCH) -> int:
@@ -99,9 +100,9 @@ def _set_due(subjects: TrustSubjectQuerySet, at: datetime) -> int:
     return TrustSubject.objects.filter(pk__in=free).update(due_at=at)
 
 
-def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
+def _recalculate(subject: TrustSubject, now: datetime, *, always: bool = False) -> list[TrustScore]:
     user = User.locked(subject.pk)
-    written = [_write(user, kind, now, **found) for kind, found in _judged(user, now)]
+    written = [_write(user, kind, now, always=always, **found) for kind, found in _judged(user, now)]
     holds = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
     opens = [score.clean_since + standing.CLEAN for score in written if score.clean_since]
     subject.due_at = min([now + AGAIN, *(at for at in [*holds, *opens] if at > now)])
@@ -167,10 +168,16 @@ def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:
 
 
 def _write(
-    user: User, kind: Kind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any], as_of: str
-) -> TrustScore:
+    user: User, kind: Kind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any], as_of: str,
+    always: bool = False,
+) -> TrustScore:  # fmt: skip
     before = TrustScore.objects.filter(user=user, kind=kind).first()
     stands = _standing(user, kind, score, before, now)
+    same = before is not None and (before.score, _stood(before)) == (score, stands)
+    if before is not None and same and not always and _explained(before) == (features, inputs.get("strategy")):
+        before.calculated_at = now
+        before.save(update_fields=["calculated_at"])
+        return before
     TrustAssessment.objects.create(
         user=user,
         kind=kind,
@@ -199,6 +206,11 @@ def _write(
         setattr(before, name, value)
     before.save(update_fields=["version", *told])
     return before
+
+
+def _explained(score: TrustScore) -> tuple[Any, Any]:
+    last = TrustAssessment.objects.get(user=score.user_id, kind=score.kind, version=score.version)
+    return last.features, last.inputs.get("strategy")
 
 
 def _standing(user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime) -> standing.Standing:

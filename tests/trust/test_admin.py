@@ -135,10 +135,14 @@ def test_nobody_decides_on_their_own_score(client, score, lena):
     assert not TrustHold.objects.exists()
 
 
-def test_recalculate_adds_a_version(admin, score):
-    assert "Recalculated: lena." in text(act(admin, score, "recalculate"))
-    score.refresh_from_db()
-    assert score.version == 2
+def test_recalculate_adds_a_version_where_something_has_changed(admin, score, monkeypatch):
+    for known, version in ((flow("martingale", 7), 1), (flow("trend", 3), 2)):
+        monkeypatch.setattr(evidence, "of_provider", lambda strategy, now, known=known: known)
+        assert "Recalculated: lena." in text(act(admin, score, "recalculate"))
+        before = score.calculated_at
+        score.refresh_from_db()
+        assert score.version == version
+        assert score.calculated_at > before
 
 
 def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
@@ -147,9 +151,9 @@ def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
     told = admin.post(SCORES, {"action": "recalculate", "_selected_action": chosen}, follow=True)
 
     assert "2 users are due" in text(told)
-    assert services.sweep(now=services.timezone.now()) >= 2
-    score.refresh_from_db()
-    assert score.version == 2
+    pressed = services.timezone.now()
+    assert services.sweep(now=pressed) >= 2
+    assert {one.calculated_at for one in TrustScore.objects.all()} == {pressed}
 
 
 def test_an_appeal_is_answered_once(admin, score, lena):

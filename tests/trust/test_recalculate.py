@@ -14,6 +14,7 @@ from core.answers import iso
 from market.models import Candle, Instrument
 from strategies.models import Strategy, Subscription
 from tests.signed import opening
+from tests.trust import flows
 from tests.trust.flows import flow
 from trades import services as trades
 from trades.models import CopyOrder
@@ -63,12 +64,44 @@ def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
 
 def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user):
     for _ in range(3):
-        services.recalculate(user_id=user.pk)
+        services.recalculate(user_id=user.pk, always=True)
 
     versions = TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).order_by("version")
     assert [(one.version, one.prev_version) for one in versions] == [(1, None), (2, 1), (3, 2)]
     assert score_of(user).version == 3
     assert checks.faults() == []
+
+
+def test_where_nothing_has_changed_no_assessment_is_written(user, lena, lena_bot):
+    refused(lena_bot.key, "trade_closed", [0])
+    for ticket in range(1, 40):
+        closed(lena, ticket)
+    now = timezone.now()
+    for hours in range(4):
+        services.recalculate(user_id=user.pk, now=now + timedelta(hours=hours))
+    assert set(TrustAssessment.objects.filter(user=user).values_list("version", flat=True)) == {1}
+    assert score_of(user).calculated_at == now + timedelta(hours=3)
+
+    closed(lena, 40)
+    services.recalculate(user_id=user.pk)
+    assert [score_of(user, kind).version for kind in (Kind.ENDPOINT, Kind.FLOW)] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
+def test_the_same_flow_is_the_same_assessment(user, lena, monkeypatch, kind):
+    known = flows.flow(kind, 3)
+    monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: known)
+    for _ in range(2):
+        services.recalculate(user_id=user.pk, now=known.until)
+
+    assert TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).count() == 1
+
+
+def test_a_change_of_standing_is_an_assessment_though_the_score_is_the_same(user, lena, staff):
+    services.recalculate(user_id=user.pk)
+    held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+
+    assert score_of(user).version == 2
 
 
 def test_the_score_is_what_the_detector_says(user, lena):
@@ -751,7 +784,7 @@ def test_the_check_knows_each_guard(user):
 )
 def test_the_check_finds_what_is_planted(user, planted):
     for _ in range(2):
-        services.recalculate(user_id=user.pk)
+        services.recalculate(user_id=user.pk, always=True)
     with connections["owner"].cursor() as cursor:
         for table in ("trust_scores", "trust_assessments"):
             cursor.execute(f"alter table {table} disable trigger user")
