@@ -91,7 +91,7 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
 
 def relate(evidence: Evidence) -> Assessment:
     """How far this provider's trades are somebody else's, at the same moment and of the same size."""
-    return _scored({"same_hand": _same_hand(evidence.deals, evidence.others, evidence.totals)})
+    return _scored({"same_hand": _same_hand(evidence.deals, evidence.others)})
 
 
 # --- limits, weights and words
@@ -353,25 +353,26 @@ def _markout(deals: Sequence[Deal], weights: Sequence[float], price: Prices, hou
     )
 
 
-def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]], totals: Mapping[str, int]) -> _Measured:
+def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> _Measured:
     """The largest share, over all others, of trades opened within 5 s of one of theirs, of one symbol and like volume,
-    on either side, over at least three days (one match is chance; ten are a hand).
+    all on their side or all on the other, over at least three days (one match is chance; ten are a hand; and who is
+    beside by chance is so on either side).
     """
-    best, count = 0.0, 0
-    for name, theirs in others.items():
-        matched = _matched(mine, theirs)
-        days = {deal.opened_at.date() for deal in matched}
-        of = max(1, min(len(mine), totals.get(name, len(theirs))))
-        share = min(1.0, len(matched) / of) if len(days) >= 3 else 0.0
-        if share > best:
-            best, count = share, len(matched)
+    best, count, how = 0.0, 0, "with"
+    for theirs in others.values():
+        for same_side, word in ((True, "with"), (False, "against")):
+            matched = _matched(mine, theirs, same_side=same_side)
+            days = {deal.opened_at.date() for deal in matched}
+            share = len(matched) / len(mine) if len(days) >= 3 else 0.0
+            if share > best:
+                best, count, how = share, len(matched), word
     return _Measured(
-        best, count, f"{_percent(best)} of the trades were opened together with those of one other account."
+        best, count, f"{_percent(best)} of the trades were opened together {how} those of one other account."
     )
 
 
-def _matched(mine: Sequence[Deal], theirs: Sequence[Deal]) -> list[Deal]:
-    """Mine that have one of theirs beside them; each of theirs is used once."""
+def _matched(mine: Sequence[Deal], theirs: Sequence[Deal], *, same_side: bool) -> list[Deal]:
+    """Mine that have one of theirs beside them, on the same side or the other; each of theirs is used once."""
     rows = sorted(theirs, key=lambda deal: deal.opened_at)
     times = [deal.opened_at for deal in rows]
     used, found = set(), []
@@ -379,8 +380,8 @@ def _matched(mine: Sequence[Deal], theirs: Sequence[Deal]) -> list[Deal]:
         first = bisect_left(times, deal.opened_at - TOGETHER)
         for index in range(first, bisect_right(times, deal.opened_at + TOGETHER)):
             other = rows[index]
-            alike = other.symbol == deal.symbol and Decimal("0.9") <= other.volume / deal.volume <= Decimal("1.1")
-            if alike and index not in used:
+            alike = other.symbol == deal.symbol and (other.side == deal.side) is same_side
+            if alike and index not in used and Decimal("0.9") <= other.volume / deal.volume <= Decimal("1.1"):
                 used.add(index)
                 found.append(deal)
                 break

@@ -68,10 +68,10 @@ def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
         symbol: bars_of(symbol, since, now) for symbol in {one.symbol for one in deals} | {row.symbol for row in held}
     }
     positions = [_position(row, bars[row.symbol], now) for row in held]
-    others, totals = _others(strategy.owner_id, deals)
     return facts.Evidence(
-        deals=deals, positions=positions, fills=fills, copies=copies, bars=bars, others=others,
-        totals=totals, worth=worth_of(bars, strategy.account.currency, bars), since=since, until=now,
+        deals=deals, positions=positions, fills=fills, copies=copies, bars=bars,
+        others=_others(strategy.owner_id, deals), worth=worth_of(bars, strategy.account.currency, bars),
+        since=since, until=now,
     )  # fmt: skip
 
 
@@ -139,35 +139,40 @@ def _position(row: ActiveTrade, bars: Sequence[facts.Bar], now: datetime) -> fac
     return facts.Position(learned_at(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
 
 
-# Masters' trades of other people that were opened beside one of these. Copies are meant to be alike.
+# Masters' trades of other people that the desk learned of beside one of these. Copies are meant to be alike.
 # (The limit within makes it a look into the index for each trade; joined freely, all are compared with all.)
 _BESIDE = """
-    select distinct beside.trade_id, o.owner_id from unnest(%s::text[], %s::timestamptz[]) mine (symbol, at)
+    select distinct beside.trade_id, beside.owner_id
+      from unnest(%(symbols)s::text[], %(first)s::uuid[], %(last)s::uuid[]) mine (symbol, first, last)
      cross join lateral (
-       select h.trade_id, h.account_id from trade_history h
+       select h.trade_id, o.owner_id
+         from trade_history h join trading_accounts o on o.id = h.account_id and o.owner_id <> %(owner)s
         where h.symbol = mine.symbol and h.master_trade is null and h.kind = 'TRADE'
-          and h.opened_at between mine.at - %s * interval '1 s' and mine.at + %s * interval '1 s'
-        limit 500) beside
-      join trading_accounts o on o.id = beside.account_id and o.owner_id <> %s
-     limit %s"""
+          and h.trade_id between mine.first and mine.last
+        order by h.trade_id desc limit 500) beside
+     order by beside.trade_id desc limit %(most)s"""
 
 
-def _others(owner_id: uuid.UUID, deals: Sequence[facts.Deal]) -> tuple[dict[str, list[facts.Deal]], dict[str, int]]:
-    """Other people's trades beside these, and how many those people closed in the same time."""
+def _others(owner_id: uuid.UUID, deals: Sequence[facts.Deal]) -> dict[str, list[facts.Deal]]:
+    """Other people's trades beside these, the latest where there are too many."""
     if not deals:
-        return {}, {}
+        return {}
     found: dict[uuid.UUID, list[facts.Deal]] = {}
+    asked: dict[str, Any] = {
+        "symbols": [one.symbol for one in deals],
+        "first": [_first_id_of(one.opened_at - detector.TOGETHER) for one in deals],
+        "last": [_first_id_of(one.opened_at + detector.TOGETHER) for one in deals],
+        "owner": owner_id,
+        "most": MOST_OTHERS,
+    }
     with connection.cursor() as cursor:
-        symbols, moments = [one.symbol for one in deals], [one.opened_at for one in deals]
-        beside = detector.TOGETHER.total_seconds()
-        cursor.execute(_BESIDE, [symbols, moments, beside, beside, owner_id, MOST_OTHERS])
+        cursor.execute(_BESIDE, asked)
         owners = dict(cursor.fetchall())
-    for one in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("opened_at")):
+    for one in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("trade_id")):
         found.setdefault(owners[uuid.UUID(one.ref)], []).append(one)
-    enough = [owner for owner, theirs in found.items() if len(theirs) >= ENOUGH]
-    counted = TradeHistory.objects.filter(
-        account__owner__in=enough, master_trade=None, kind=TradeHistory.Kind.TRADE,
-        closed_at__gte=deals[0].closed_at, closed_at__lte=deals[-1].closed_at,
-    )  # fmt: skip
-    totals = counted.values_list("account__owner").annotate(count=Count("pk"))
-    return {str(owner): found[owner] for owner in enough}, {str(owner): count for owner, count in totals}
+    return {str(owner): theirs for owner, theirs in found.items() if len(theirs) >= ENOUGH}
+
+
+def _first_id_of(at: datetime) -> uuid.UUID:
+    """No trade that the desk learned of before that moment has an id as high."""
+    return uuid.UUID(int=(at - EPOCH) // timedelta(milliseconds=1) << 80)

@@ -93,8 +93,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one provider. `others`: trades of other people that may stand beside this one's; `totals`: how
-    many they have in all; `worth`: what a move by one brings for a lot in the account's currency, where that is known.
+    """What is known of one provider by one strategy. `others`: trades of other people that may stand beside these;
+    `worth`: what a move by one brings for a lot in the account's currency, where that is known.
     """
 
     deals: Sequence[Deal]
@@ -105,5 +105,4 @@ class Evidence:
     copies: Sequence[Copy] = ()
     bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
     others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
-    totals: Mapping[str, int] = field(default_factory=dict)
     worth: Mapping[str, Decimal] = field(default_factory=dict)

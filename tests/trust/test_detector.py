@@ -203,12 +203,12 @@ def test_a_markout_is_where_the_price_went():
     assert feature(rows, "markout_24h", bars=bars("1", "1", "1")).n == 0
 
 
-def relate(rows, others, totals=None):
-    return detector.relate(Evidence(deals=rows, since=T0, until=NOW, others=others, totals=totals or {}))
+def relate(rows, others):
+    return detector.relate(Evidence(deals=rows, since=T0, until=NOW, others=others))
 
 
-def twin(rows, seconds=2):
-    return [replace(one, opened_at=one.opened_at + timedelta(seconds=seconds)) for one in rows]
+def twin(rows, seconds=2, side="BUY"):
+    return [replace(one, opened_at=one.opened_at + timedelta(seconds=seconds), side=side) for one in rows]
 
 
 def test_one_hand_in_two_accounts():
@@ -218,10 +218,27 @@ def test_one_hand_in_two_accounts():
     assert relate(rows, {"twin": twin(rows, seconds=6)}).score == 100
     assert relate(rows, {"twin": [replace(one, volume=one.volume * 2) for one in twin(rows)]}).score == 100
     assert relate(rows[:5], {"twin": twin(rows[:5])}).score == 100  # five may be chance
-    assert relate(rows, {"twin": twin(rows)}, {"twin": 1000}).score == 10
-    assert relate(rows * 10, {"twin": twin(rows)}, {"twin": 1000}).score == 100  # a busy one is beside many by chance
     day = [deal(number, minutes=1) for number in range(20)]
     assert relate(day, {"twin": twin(day)}).score == 100  # and so may one day
+
+
+def test_a_hand_is_a_share_of_ones_own_trades():
+    """Ten trades beside a thousand of mine are no hand of mine, whoever put them there."""
+    rows = [deal(number, minutes=40) for number in range(1000)]
+
+    assert relate(rows, {"stalker": twin(rows[::80])}).score == 100
+    assert relate(rows[::80], {"busy": twin(rows)}).score < 100
+
+
+def test_a_hand_keeps_to_one_side():
+    rows = [deal(number, minutes=700) for number in range(40)]
+    against = relate(rows, {"twin": twin(rows, side="SELL")})
+    mixed = twin(rows[::2]) + twin(rows[1::2], side="SELL")
+
+    assert against.score == 10
+    assert "opened together against those of one other account" in against.features[0].says
+    assert relate(rows, {"chance": mixed}).features[0].value == 0.5
+    assert relate(rows, {"chance": mixed[:12] + mixed[-11:]}).score == 100
 
 
 def test_a_score_is_a_product_and_each_part_says_what_it_costs():

@@ -372,6 +372,35 @@ def test_the_desks_own_delay_is_not_billed_to_a_copier(finn, finn_bot, lena_bot)
     assert score_of(finn.owner, Kind.ENDPOINT).score == 95
 
 
+def beside(account, count, told=None):
+    with transaction.atomic():
+        for ticket in range(1, count + 1):
+            trades.open_trade(
+                account=account, ticket_id=str(ticket), symbol="EURUSD", type="BUY", volume=Decimal(1),
+                open_price=Decimal("1.1"), opened_at=told,
+            )  # fmt: skip
+            trades.close_trade(
+                account=account, ticket_id=str(ticket), close_price=Decimal("1.2"), profit=Decimal(1), reason="TP"
+            )
+
+
+def test_who_trades_beside_one_is_found_by_when_the_desk_learned_of_it(lena, sam):
+    beside(lena, 12)
+    beside(sam, 12, told=timezone.now() - DAY)
+    beside(second_of(lena).account, 12)
+
+    ((owner, theirs),) = known_of(lena).others.items()
+    assert (owner, len(theirs)) == (str(sam.owner.pk), 12)
+
+
+def test_ones_own_other_accounts_hide_nobody(lena, sam):
+    beside(lena, 1)
+    beside(second_of(lena).account, 600)  # more than are looked at for one trade
+    beside(sam, 12)
+
+    assert {len(theirs) for theirs in known_of(lena).others.values()} == {12}
+
+
 # --- who is due
 
 
