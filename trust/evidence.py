@@ -140,15 +140,16 @@ def _position(row: ActiveTrade, bars: Sequence[facts.Bar], now: datetime) -> fac
 
 
 # Masters' trades of other people that the desk learned of beside one of these. Copies are meant to be alike.
-# (The limit within makes it a look into the index for each trade; joined freely, all are compared with all.)
+# (The fence, "offset 0", makes it a look into the key of each trade's few seconds; without it the planner would rather
+# read all trades of the symbol, for each trade.)
 _BESIDE = """
     select distinct beside.trade_id, beside.owner_id
       from unnest(%(symbols)s::text[], %(first)s::uuid[], %(last)s::uuid[]) mine (symbol, first, last)
      cross join lateral (
        select h.trade_id, o.owner_id
-         from trade_history h join trading_accounts o on o.id = h.account_id and o.owner_id <> %(owner)s
+         from (select * from trade_history where trade_id between mine.first and mine.last offset 0) h
+         join trading_accounts o on o.id = h.account_id and o.owner_id <> %(owner)s
         where h.symbol = mine.symbol and h.master_trade is null and h.kind = 'TRADE'
-          and h.trade_id between mine.first and mine.last
         order by h.trade_id desc limit 500) beside
      order by beside.trade_id desc limit %(most)s"""
 
