@@ -1,6 +1,7 @@
 """What is known of a provider, read for the detector. Only what is proven to be their own is held against them."""
 
 import functools
+import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ from trust import detector, facts
 WINDOW = timedelta(days=365)
 EPOCH = datetime.fromtimestamp(0, UTC)
 MOST_DEALS, MOST_OTHERS = 5_000, 20_000
+MOST_REPORTS = 50_000  # of copiers, before one of each is taken
+HOUR = 60  # minutes
 ENOUGH = 10  # fewer matches than that are chance
 
 
@@ -112,22 +115,38 @@ def worth_of(symbols: Iterable[str], currency: str, bars: Mapping[str, Sequence[
 
 
 def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[facts.Bar]:
-    """The symbol's bars, of the length that reaches furthest. The process keeps them for as long as none is added."""
+    """The symbol's bars: of those lengths that reach at least half as far as the furthest, that nearest to an hour.
+
+    The process keeps them for as long as none is added. None is shorter than an hour: a year of minutes would be half a
+    million.
+    """
     since = since.replace(hour=0, minute=0, second=0, microsecond=0)
     kept = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=until)
     lengths = kept.values_list("minutes").annotate(Min("opened_at"), Max("opened_at"), Count("opened_at"))
-    series = [(latest - first, -minutes, latest, count) for minutes, first, latest, count in lengths]
+    series = [(latest - first, minutes, latest, count) for minutes, first, latest, count in lengths]
     if not series:
         return ()
-    _, minutes, latest, count = max(series)
-    return _bars(symbol, -minutes, since, latest, count)
+    furthest = max(series)[0]
+    far = [one for one in series if 2 * one[0] >= furthest]
+    _, minutes, latest, count = min(far, key=lambda one: (abs(math.log(one[1] / HOUR)), one[1]))
+    return _bars(symbol, minutes, since, latest, count)
 
 
-@functools.lru_cache(maxsize=64)
+# Shorter bars are gathered to hours.
+_BARS = """
+    select case when minutes < %(hour)s then date_bin('1 hour', opened_at, 'epoch') else opened_at end as begins,
+           (array_agg(open order by opened_at))[1], max(high), min(low), (array_agg(close order by opened_at desc))[1]
+      from candles
+     where instrument_id = %(symbol)s and minutes = %(minutes)s and opened_at between %(since)s and %(latest)s
+     group by begins order by begins"""
+
+
+@functools.lru_cache(maxsize=16)
 def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[facts.Bar]:
-    rows = Candle.objects.filter(instrument_id=symbol, minutes=minutes, opened_at__range=(since, latest))
-    fields = ("opened_at", "minutes", "open", "high", "low", "close")
-    return tuple(facts.Bar(*row) for row in rows.order_by("opened_at").values_list(*fields))
+    asked: dict[str, Any] = {"symbol": symbol, "minutes": minutes, "since": since, "latest": latest, "hour": HOUR}
+    with connection.cursor() as cursor:
+        cursor.execute(_BARS, asked)
+        return tuple(facts.Bar(at, max(minutes, HOUR), *prices) for at, *prices in cursor.fetchall())
 
 
 def _position(row: ActiveTrade, bars: Sequence[facts.Bar], now: datetime) -> facts.Position:

@@ -115,6 +115,38 @@ def test_the_score_is_what_the_detector_says(user, lena):
     assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["deals"] == 5
 
 
+def hours_of(minutes):
+    return [one.minutes for one in evidence.bars_of("EURUSD", NOW - 30 * DAY, NOW)][:1] == [minutes]
+
+
+def test_bars_of_an_hour_are_preferred_where_they_reach_far_enough(lena):
+    Candle.objects.all().delete()
+    add_bars(NOW - 20 * DAY, 20, minutes=1440)
+    assert hours_of(1440)
+    add_bars(NOW - 2 * DAY, 30)
+    assert hours_of(1440)  # two days of hours say little of twenty days
+    add_bars(NOW - 15 * DAY, 90, minutes=240)
+    assert hours_of(240)
+    add_bars(NOW - 14 * DAY, 200)
+    assert hours_of(60)
+
+
+def test_bars_of_minutes_are_gathered_to_hours(lena):
+    Candle.objects.all().delete()
+    first = (NOW - 2 * DAY).replace(minute=0, second=0, microsecond=0)
+    add_bars(first, 119, minutes=1)
+    Candle.objects.bulk_create(
+        Candle(instrument_id="EURUSD", minutes=1, opened_at=first + timedelta(minutes=119), open=2, high=4, low=1,
+               close=3, volume=1)
+        for _ in range(1)
+    )  # fmt: skip
+    one, two = evidence.bars_of("EURUSD", NOW - 30 * DAY, NOW)
+
+    assert (one.opened_at, one.minutes, two.opened_at) == (first, 60, first + timedelta(hours=1))
+    assert (one.open, one.high, one.low, one.close) == tuple(map(Decimal, ("1.1", "1.2", "1.05", "1.1")))
+    assert (two.open, two.high, two.low, two.close) == tuple(map(Decimal, ("1.1", "4", "1", "3")))
+
+
 def second_of(account, currency="JPY"):
     """Another strategy of the same provider."""
     other = TradingAccount.objects.create(
