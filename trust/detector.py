@@ -30,6 +30,7 @@ TOGETHER = timedelta(seconds=5)
 CENT = Decimal("0.01")
 ABOUT = Decimal("0.0005")
 HUNDRED = Decimal(100)
+LEAST_OWNERS = 3  # of copies, before they say anything: what one copier reports is one's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +316,9 @@ def _slippage_skew(fills: Sequence[Fill]) -> _Measured:
     """Share of copies filled better than asked ÷ those filled at another price: chance is a half (brokeret)."""
     moved = [fill.slippage_bps for fill in fills if fill.executed_price != fill.requested_price]
     share = sum(value < 0 for value in moved) / len(moved) if moved else 0.0
-    return _Measured(share, len(moved), f"{_percent(share)} of the copies that slipped slipped for the better.")
+    return _Measured(
+        share, _by_enough(fills, len(moved)), f"{_percent(share)} of the copies that slipped slipped for the better."
+    )
 
 
 def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
@@ -325,7 +328,9 @@ def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
     lost = max(0.0, median(fill.slippage_bps for fill in fills))  # one report that is far out says nothing
     moves = sum(abs(float(deal.gained / deal.open_price)) for deal in deals) / len(deals) * 10_000
     ratio = lost / moves if moves else 0.0
-    return _Measured(ratio, len(fills), f"Copies lose {_percent(ratio)} of an average move to slippage.")
+    return _Measured(
+        ratio, _by_enough(fills, len(fills)), f"Copies lose {_percent(ratio)} of an average move to slippage."
+    )
 
 
 def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
@@ -340,7 +345,13 @@ def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
         his += won
         theirs += min(won + bound, max(won - bound, one.gained / one.open_price))
     share = float(min(Decimal(2), max(Decimal(0), 1 - theirs / his))) if his > 0 else 0.0
-    return _Measured(share, len(found), f"Copies missed {_percent(share)} of what the trades that they copied won.")
+    count = _by_enough([one for one, _ in found], len(found))
+    return _Measured(share, count, f"Copies missed {_percent(share)} of what the trades that they copied won.")
+
+
+def _by_enough(reports: Iterable[Fill | Copy], count: int) -> int:
+    """The count, or nothing where fewer than three owners stand behind it."""
+    return count if len({one.owner for one in reports}) >= LEAST_OWNERS else 0
 
 
 def _markout(deals: Sequence[Deal], weights: Sequence[float], price: Prices, hours: int) -> _Measured:

@@ -51,31 +51,51 @@ def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
     ).order_by("-closed_at", "-trade_id")
     deals = _deals(closed[:MOST_DEALS])[::-1]
     held = list(ActiveTrade.objects.filter(**mine))
-    orders = CopyOrder.objects.filter(
-        strategy=strategy, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=now
-    )
-    fills = [
-        facts.Fill(row.reported_at, row.symbol, row.type, row.requested_price, row.executed_price, row.latency_ms)
-        for row in orders.order_by("-pk")[:MOST_DEALS]
-        if row.executed_price is not None
-    ]
-    copied = TradeHistory.objects.filter(
-        strategy=strategy, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
-    ).exclude(master_trade=None)
-    fields = ("master_trade", "type", "volume", "open_price", "close_price")
-    copies = [
-        facts.Copy(str(master), *row)
-        for master, *row in copied.order_by("-closed_at", "-trade_id").values_list(*fields)[:MOST_DEALS]
-    ]
     bars = {
         symbol: bars_of(symbol, since, now) for symbol in {one.symbol for one in deals} | {row.symbol for row in held}
     }
     positions = [_position(row, bars[row.symbol], now) for row in held]
     return facts.Evidence(
-        deals=deals, positions=positions, fills=fills, copies=copies, bars=bars,
+        deals=deals, positions=positions, fills=_fills(strategy, since, now), copies=_copies(strategy, since, now),
+        bars=bars,
         others=_others(strategy.owner_id, deals), worth=worth_of(bars, strategy.account.currency, bars),
         since=since, until=now,
     )  # fmt: skip
+
+
+def _fills(strategy: Strategy, since: datetime, until: datetime) -> list[facts.Fill]:
+    """One for each trade and account, of other people: whoever repeats a report is heard once."""
+    executed = CopyOrder.objects.filter(
+        strategy=strategy, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=until
+    )
+    known = executed.exclude(account__owner=strategy.owner_id).exclude(symbol="")
+    one_each = _one_each(known.order_by("-pk"), "account", "master_ticket")
+    fields = ("reported_at", "symbol", "type", "requested_price", "executed_price", "account__owner")
+    read: QuerySet[Any, Any] = one_each.order_by("-pk").values_list(*fields)[:MOST_DEALS]
+    return [facts.Fill(at, symbol, side, asked, got, str(owner)) for at, symbol, side, asked, got, owner in read]
+
+
+def _copies(strategy: Strategy, since: datetime, until: datetime) -> list[facts.Copy]:
+    """One for each trade and account, of other people."""
+    closed = TradeHistory.objects.filter(
+        strategy=strategy, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=until
+    )
+    known = closed.exclude(master_trade=None).exclude(account__owner=strategy.owner_id)
+    one_each = _one_each(known.order_by("-closed_at", "-trade_id"), "account", "master_trade")
+    fields = ("master_trade", "type", "volume", "open_price", "average_close", "account__owner")
+    lately = one_each.order_by("-closed_at", "-trade_id").annotate(average_close=AVERAGE_CLOSE)
+    read: QuerySet[Any, Any] = lately.values_list(*fields)[:MOST_DEALS]
+    return [
+        facts.Copy(str(master), side, volume, opened, closed, str(owner))
+        for master, side, volume, opened, closed, owner in read
+    ]
+
+
+def _one_each(rows: "QuerySet[Any]", *key: str) -> "QuerySet[Any]":
+    """Of the rows that come first, one for each key: the first that was told."""
+    every: QuerySet[Any] = rows.model.objects.all()
+    told = every.filter(pk__in=rows[:MOST_REPORTS].values("pk"))
+    return every.filter(pk__in=told.order_by(*key, "pk").distinct(*key).values("pk"))
 
 
 # Where a trade was closed on average: a part closed early may have won what the rest lost.

@@ -47,14 +47,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """What became of one copier's order."""
+    """What became of one copier's order; `owner` names whose."""
 
     at: datetime
     symbol: str
     side: str
     requested_price: Decimal
     executed_price: Decimal
-    latency_ms: int | None = None
+    owner: str = ""
 
     @property
     def slippage_bps(self) -> float:
@@ -67,13 +67,14 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What became of one copier's trade: `of` names the deal that it copied."""
+    """What became of one copier's trade: `of` names the deal that it copied, `owner` whose it is."""
 
     of: str
     side: str
     volume: Decimal
     open_price: Decimal
     close_price: Decimal
+    owner: str = ""
 
     @property
     def gained(self) -> Decimal:

@@ -163,22 +163,38 @@ def test_the_best_day():
     assert feature(rows, "concentration").value == pytest.approx(0.5)
 
 
+def fills_at(price, owners=3):
+    asked = Decimal("1.1")
+    return [Fill(T0, "EURUSD", "BUY", asked, Decimal(price), str(number % owners)) for number in range(60)]
+
+
 def test_fills_that_slip_one_way():
-    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.0999")) for _ in range(60)]
+    fills = fills_at("1.0999")
 
     assert feature([], "slippage_skew", fills=fills).value == 1.0
     assert feature([deal(1)], "uncopyable", fills=fills).value == 0
 
 
 def test_what_copying_costs_against_what_a_trade_moves():
-    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1005")) for _ in range(60)]
+    fills = fills_at("1.1005")
 
     assert feature([deal(number) for number in range(5)], "uncopyable", fills=fills).value == pytest.approx(0.5)
 
 
-def copies(count, close_price):
+def copies(count, close_price, owners=3):
     opened, closed = Decimal("1.1"), Decimal(close_price)
-    return [Copy(f"{number:05}", "BUY", Decimal(1), opened, closed) for number in range(count)]
+    return [Copy(f"{number:05}", "BUY", Decimal(1), opened, closed, str(number % owners)) for number in range(count)]
+
+
+@pytest.mark.parametrize(("owners", "counts"), [(2, False), (3, True)])
+def test_what_copiers_report_counts_from_three_of_them_on(owners, counts):
+    rows = [deal(number, opened="1.1", gained="0.00100") for number in range(60)]
+    reports = {"fills": fills_at("1.1005", owners), "copies": copies(60, "1.10040", owners)}
+
+    for name in ("uncopyable", "not_captured"):
+        found = feature(rows, name, **reports)
+        assert (found.contribution > 0, found.n) == (counts, 60 if counts else 0), name
+    assert feature(rows, "slippage_skew", fills=fills_at("1.0999", owners)).n == (60 if counts else 0)
 
 
 def test_copies_that_win_less_than_what_they_copy():
@@ -307,7 +323,7 @@ def test_an_ordinary_loser_of_another_symbol_hides_nothing():
 
 
 def test_one_report_that_is_far_out_says_nothing():
-    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1")) for _ in range(60)]
+    fills = fills_at("1.1")
     forged = Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("110"))
     assert feature([deal(number) for number in range(5)], "uncopyable", fills=[*fills, forged]).value == 0
 

@@ -228,6 +228,40 @@ def test_copies_are_matched_with_what_they_copied(lena, finn):
     assert [(one.of, one.close_price) for one in known.copies] == [(known.deals[0].ref, Decimal("1.14"))]
 
 
+def executed(account, ticket, price, symbol="EURUSD"):
+    CopyOrder.objects.using("owner").create(
+        account=account, strategy=Strategy.objects.get(name="lena-eurusd"), seq=1, master_ticket=ticket, symbol=symbol,
+        type="BUY", status="executed", volume=1, requested_price=1, executed_price=Decimal(price),
+    )  # fmt: skip
+
+
+def test_a_report_that_is_repeated_is_heard_once_and_ones_own_never(lena, finn, sam):
+    for price in ("1.5", "2", "3"):
+        executed(finn, "1", price)
+    executed(finn, "2", "1.6")
+    executed(sam, "1", "1.7")
+    executed(second_of(lena).account, "1", "9")
+    executed(sam, "77", "8", symbol="")  # of a trade that there is not
+
+    fills = known_of(lena).fills
+    assert [(one.executed_price, one.owner) for one in fills] == [
+        (Decimal("1.7"), str(sam.owner.pk)), (Decimal("1.6"), str(finn.owner.pk)), (Decimal("1.5"), str(finn.owner.pk)),
+    ]  # fmt: skip
+
+
+def test_a_trade_that_is_copied_twice_by_one_account_is_one_copy(lena, finn):
+    opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
+    with transaction.atomic():
+        trades.open_trade(account=lena, ticket_id="1", **opening)
+        for ticket, price in (("9", "1.14"), ("10", "0.5")):
+            trades.open_trade(account=finn, ticket_id=ticket, copies=(lena.strategy.name, "1"), **opening)
+            trades.close_trade(
+                account=finn, ticket_id=ticket, close_price=Decimal(price), profit=Decimal(1), reason="TP"
+            )
+
+    assert [(one.close_price, one.owner) for one in known_of(lena).copies] == [(Decimal("1.14"), str(finn.owner.pk))]
+
+
 def test_a_trade_begins_when_the_desk_learns_of_it_whatever_its_bot_says(lena):
     told = timezone.now() - 3 * DAY
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1"), "opened_at": told}
