@@ -168,6 +168,21 @@ def test_an_appeal_is_answered_once(admin, score, lena):
     assert AuditLog.objects.filter(action="trust.answered").count() == 1
 
 
+def thaw(admin, strategy):
+    fields = {"action": "thaw", "_selected_action": strategy.pk, "confirmed": "1", "reason": "they asked"}
+    return text(admin.post("/admin/strategies/strategy/", fields, follow=True))
+
+
+def test_what_the_score_closed_is_opened_by_a_hold_alone(admin, score, lena):
+    assert "Lena-eurusd: closed by the owner&#x27;s trust score" in (said := thaw(admin, lena.strategy))
+    assert "Set a hold on that score" in said
+    assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
+    assert not AuditLog.objects.filter(action="strategy.thawed").exists()
+
+    Strategy.objects.filter(account=lena).update(frozen_for="HAND")
+    assert "Thaw: done for lena-eurusd." in thaw(admin, lena.strategy)
+
+
 def test_looking_is_not_deciding(cast, score):
     looks = of_staff("vera", "view_trustscore", "view_trustappeal", "view_trusthold")
 
