@@ -7,9 +7,11 @@ A feature that rests on fewer than `least_n` observations does not count, and gr
 so that no single trade moves a score by much. Observations fade with a half-life of 120 days. Where no source is named,
 limits are this desk's own, tuned on simulated flows over real prices.
 
-What it does not see: with hourly bars nothing that happens within the hour but by how long trades were held; a
-martingale spread over accounts that are not known to belong together; a loser hidden at another broker; news without a
-calendar; front-running of one's own copiers; luck, in less than some dozens of trades.
+What it does not see: with hourly bars nothing that happens within the hour but by how long trades were held; of symbols
+without bars, what is open and losing and how far winners went under water; a grid that stays open, for entries count
+once they are closed; a martingale spread over strategies or accounts; a loser hidden at another broker; prices that
+were never quoted, where nobody copies; news without a calendar; front-running of one's own copiers; luck, in less than
+some dozens of trades.
 """
 
 import math

@@ -1,8 +1,9 @@
 """Does this user's bot behave: a fold over what it did wrong. Pure.
 
 The same events make the same score, however often and in whatever order they are read: each counts once, and a day
-without any gives ten points back. (The weights are those of EASync's penalty table. What that got wrong is that it took
-the same events off again at each run, and never gave anything back.)
+without any gives ten points back. A day means a whole one: what had passed of it when the next fault came is lost, so
+that who errs a little each day does not look as one who stopped. (The weights are those of EASync's penalty table. What
+that got wrong is that it took the same events off again at each run, and never gave anything back.)
 """
 
 from collections.abc import Iterable
