@@ -116,10 +116,7 @@ class TrustScoreAdmin(Stepped):
 
     @admin.display(description="trend")
     def trend(self, score: Any) -> SafeString:
-        drawn = telling.line(score.lately[::-1], 90, 22)
-        return format_html(
-            '<svg class="spark" viewBox="-1 -1 92 24" aria-hidden="true"><polyline points="{}"/></svg>', drawn
-        )
+        return format_html(SPARK, telling.line(score.lately[::-1], 90, 22))
 
     def steps(self, score: Any) -> Sequence[Step]:
         return RECALCULATE, HOLD, *([END_HOLD] if score.is_held else [])

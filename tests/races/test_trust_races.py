@@ -66,7 +66,7 @@ def all_at_once(work, count=WORKERS):
 
 
 def until_it_gets_the_lock(do, *args, **kwargs):
-    """As the task does: whoever waited too long for a row, or lost the connection over it, begins anew."""
+    """Whoever waited too long for a row, or lost the connection over it, begins anew, as the next sweep does."""
     while True:
         try:
             return do(*args, **kwargs)

@@ -564,9 +564,8 @@ def test_a_day_without_news_is_news(cast):
     assert services.sweep(now=timezone.now() + DAY + timedelta(minutes=1)) == 3
 
 
-def test_the_tasks_do_the_same(lena):
-    assert tasks.recalculate(user_id=str(lena.owner.pk)) == [1, 1, 1]
-    assert tasks.sweep() == 2
+def test_the_task_does_the_same(cast):
+    assert tasks.sweep() == 3
 
 
 # --- what follows
