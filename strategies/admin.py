@@ -23,6 +23,7 @@ from strategies.models import Strategy, Subscription, Terms
 
 _TERMS_LEAD = "What is opened from now on is copied like this, in a few seconds. Open copies stay as they are."
 _ROTATE_LEAD = "The old secret signs until the bot has the new one, for a day at most."
+_HOLD_INSTEAD = "Set a hold on that score, so that it stays open until a day. Nothing was done."
 
 
 @admin.register(Strategy)
@@ -63,6 +64,10 @@ class StrategyAdmin(Told):
 
     @admin.action(description="Thaw: opens are taken again", permissions=["change"])
     def thaw(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
+        if by_score := chosen.filter(frozen_for=Strategy.FrozenFor.TRUST):
+            no = f"{_listed(by_score)}: closed by the owner's trust score, which would close it again. {_HOLD_INSTEAD}"
+            self.message_user(request, no, messages.ERROR)
+            return None
         return self._with_reason(request, chosen, "thaw", "They may open trades again.", services.thaw)
 
     def _with_reason(

@@ -51,7 +51,7 @@ class AnswerForm(forms.Form):
 RECALCULATE = Step("recalculate", "Recalculate", "", forms.Form)
 HOLD = Step("hold", "Hold", "You decide instead of the score, until a day. Closes pass in either case.", HoldForm)
 END_HOLD = Step(
-    "end_hold", "End hold", "The score decides again. What is closed opens after a clean day, as always.", forms.Form
+    "end_hold", "End hold", "The score decides again: what the hold alone has closed opens at once.", forms.Form
 )
 ANSWER = Step("answer", "Answer", "An appeal is answered once.", AnswerForm)
 
@@ -116,10 +116,7 @@ class TrustScoreAdmin(Stepped):
 
     @admin.display(description="trend")
     def trend(self, score: Any) -> SafeString:
-        drawn = telling.line(score.lately[::-1], 90, 22)
-        return format_html(
-            '<svg class="spark" viewBox="-1 -1 92 24" aria-hidden="true"><polyline points="{}"/></svg>', drawn
-        )
+        return format_html(SPARK, telling.line(score.lately[::-1], 90, 22))
 
     def steps(self, score: Any) -> Sequence[Step]:
         return RECALCULATE, HOLD, *([END_HOLD] if score.is_held else [])
@@ -139,6 +136,7 @@ class TrustScoreAdmin(Stepped):
             "question": telling.QUESTIONS[Kind(score.kind)],
             "nothing": telling.NOTHING[Kind(score.kind)],
             "reasons": telling.reasons(assessment),
+            "rests_on": {name: count for name, count in assessment.inputs.items() if name != "strategy"},
             "band_chip": self.band_(score),
             "line": telling.line([one.score for one in lately], 600, 100),
             "first": lately[0].at,

@@ -7,18 +7,23 @@ A feature that rests on fewer than `least_n` observations does not count, and gr
 so that no single trade moves a score by much. Observations fade with a half-life of 120 days. Where no source is named,
 limits are this desk's own, tuned on simulated flows over real prices.
 
-What it does not see: with hourly bars nothing that happens within the hour but by how long trades were held; a
-martingale spread over accounts that are not known to belong together; a loser hidden at another broker; news without a
-calendar; front-running of one's own copiers; luck, in less than some dozens of trades.
+What it does not see: with hourly bars nothing that happens within the hour but by how long trades were held; of symbols
+without bars, what is open and losing and how far winners went under water; a grid that stays open, for entries count
+once they are closed; a martingale spread over strategies or accounts; a loser hidden at another broker; prices that
+were never quoted, where nobody copies; news without a calendar; front-running of one's own copiers; luck, in less than
+some dozens of trades.
 """
 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from statistics import median
+
+from trust.facts import Copy, Deal, Evidence, Fill, Position
+from trust.prices import Prices
 
 HALF_LIFE = timedelta(days=120)
 QUICK = timedelta(seconds=60)
@@ -27,106 +32,7 @@ TOGETHER = timedelta(seconds=5)
 CENT = Decimal("0.01")
 ABOUT = Decimal("0.0005")
 HUNDRED = Decimal(100)
-
-
-@dataclass(frozen=True, slots=True)
-class Deal:
-    """A closed trade. `profit` in the account's currency; `ref` names it."""
-
-    opened_at: datetime
-    closed_at: datetime
-    symbol: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    close_price: Decimal
-    profit: Decimal
-    ref: str = ""
-
-    @property
-    def held(self) -> timedelta:
-        return self.closed_at - self.opened_at
-
-    @property
-    def gained(self) -> Decimal:
-        """By how much the price went its way."""
-        moved = self.close_price - self.open_price
-        return moved if self.side == "BUY" else -moved
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """An open trade; `floating` by how much times lots the price has gone its way, where there is a price."""
-
-    opened_at: datetime
-    symbol: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    floating: Decimal | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """What became of one copier's order."""
-
-    at: datetime
-    symbol: str
-    side: str
-    requested_price: Decimal
-    executed_price: Decimal
-    latency_ms: int | None = None
-
-    @property
-    def slippage_bps(self) -> float:
-        """Above zero is worse than asked (buy 1.10000 filled at 1.10008: 0.727)."""
-        worse = self.executed_price - self.requested_price
-        if self.side == "SELL":
-            worse = -worse
-        return float(worse / self.requested_price) * 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """What became of one copier's trade: `of` names the deal that it copied."""
-
-    of: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    close_price: Decimal
-
-    @property
-    def gained(self) -> Decimal:
-        moved = self.close_price - self.open_price
-        return moved if self.side == "BUY" else -moved
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    opened_at: datetime
-    minutes: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of one provider. `others`: trades of other people that may stand beside this one's; `totals`: how
-    many they have in all.
-    """
-
-    deals: Sequence[Deal]
-    since: datetime
-    until: datetime
-    positions: Sequence[Position] = ()
-    fills: Sequence[Fill] = ()
-    copies: Sequence[Copy] = ()
-    bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
-    others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
-    totals: Mapping[str, int] = field(default_factory=dict)
+LEAST_OWNERS = 3  # of copies, before they say anything: what one copier reports is one's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +69,10 @@ class _Measured:
 
 def assess(evidence: Evidence, *, now: datetime) -> Assessment:
     """The quality of a provider's flow, whatever order its deals come in."""
-    deals = sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref))
+    worth = _worth(evidence.deals, evidence.worth)
+    deals = _reckoned(sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref)), worth)
     weights = [_fading(now - deal.closed_at) for deal in deals]
-    price = _Prices(evidence.bars)
+    price = Prices(evidence.bars)
     measured = {
         "quick_wins": _quick_wins(deals, weights),
         "latency": _latency(deals),
@@ -173,7 +80,7 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
         "averaging_down": _averaging_down(deals),
         "grid": _grid(deals),
         "excursion": _excursion(deals, weights, price),
-        "hidden_loss": _hidden_loss(deals, evidence.positions),
+        "hidden_loss": _hidden_loss(deals, evidence.positions, worth),
         "disposition": _disposition(deals, evidence.positions, now),
         "shape": _shape(deals, weights),
         "concentration": _concentration(deals),
@@ -187,7 +94,7 @@ def assess(evidence: Evidence, *, now: datetime) -> Assessment:
 
 def relate(evidence: Evidence) -> Assessment:
     """How far this provider's trades are somebody else's, at the same moment and of the same size."""
-    return _scored({"same_hand": _same_hand(evidence.deals, evidence.others, evidence.totals)})
+    return _scored({"same_hand": _same_hand(evidence.deals, evidence.others)})
 
 
 # --- limits, weights and words
@@ -349,7 +256,7 @@ def _grid(deals: Sequence[Deal]) -> _Measured:
     )
 
 
-def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices") -> _Measured:
+def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: Prices) -> _Measured:
     """For wins: how far under water they went (by the bars that lie wholly within) ÷ what they won in the end, each
     capped at 20, on average.
     """
@@ -363,17 +270,11 @@ def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices"
     return _Measured(ratio, len(found), f"Winners went {ratio:.1f} times as far under water as they won in the end.")
 
 
-def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position]) -> _Measured:
+def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position], worth: Mapping[str, Decimal]) -> _Measured:
     """max(0, −floating) ÷ what was won net, in account money (ZuluTrade counts what is open; Binance stops fees at a
-    fixed loss). What a move of one lot is worth is taken from the closed deals of its symbol: no contract is guessed.
+    fixed loss). Where nothing is known of what a move of the symbol is worth, its contract is not guessed.
     """
-    moved: dict[str, Decimal] = {}
-    paid: dict[str, Decimal] = {}
-    for deal in deals:
-        moved[deal.symbol] = moved.get(deal.symbol, Decimal(0)) + abs(deal.gained * deal.volume)
-        paid[deal.symbol] = paid.get(deal.symbol, Decimal(0)) + abs(deal.profit)
-    known = [one for one in positions if one.floating and moved.get(one.symbol)]
-    valued = [(one.floating or Decimal(0)) * paid[one.symbol] / moved[one.symbol] for one in known]
+    valued = [one.floating * worth[one.symbol] for one in positions if one.floating and one.symbol in worth]
     won = sum((deal.profit for deal in deals), Decimal(0))
     loss = max(Decimal(0), -sum(valued, Decimal(0)))
     ratio = min(5.0, float(loss / won)) if won > 0 else (5.0 if loss > 0 and deals else 0.0)
@@ -417,7 +318,9 @@ def _slippage_skew(fills: Sequence[Fill]) -> _Measured:
     """Share of copies filled better than asked ÷ those filled at another price: chance is a half (brokeret)."""
     moved = [fill.slippage_bps for fill in fills if fill.executed_price != fill.requested_price]
     share = sum(value < 0 for value in moved) / len(moved) if moved else 0.0
-    return _Measured(share, len(moved), f"{_percent(share)} of the copies that slipped slipped for the better.")
+    return _Measured(
+        share, _by_enough(fills, len(moved)), f"{_percent(share)} of the copies that slipped slipped for the better."
+    )
 
 
 def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
@@ -427,7 +330,9 @@ def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
     lost = max(0.0, median(fill.slippage_bps for fill in fills))  # one report that is far out says nothing
     moves = sum(abs(float(deal.gained / deal.open_price)) for deal in deals) / len(deals) * 10_000
     ratio = lost / moves if moves else 0.0
-    return _Measured(ratio, len(fills), f"Copies lose {_percent(ratio)} of an average move to slippage.")
+    return _Measured(
+        ratio, _by_enough(fills, len(fills)), f"Copies lose {_percent(ratio)} of an average move to slippage."
+    )
 
 
 def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
@@ -442,10 +347,16 @@ def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
         his += won
         theirs += min(won + bound, max(won - bound, one.gained / one.open_price))
     share = float(min(Decimal(2), max(Decimal(0), 1 - theirs / his))) if his > 0 else 0.0
-    return _Measured(share, len(found), f"Copies missed {_percent(share)} of what the trades that they copied won.")
+    count = _by_enough([one for one, _ in found], len(found))
+    return _Measured(share, count, f"Copies missed {_percent(share)} of what the trades that they copied won.")
 
 
-def _markout(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices", hours: int) -> _Measured:
+def _by_enough(reports: Iterable[Fill | Copy], count: int) -> int:
+    """The count, or nothing where fewer than three owners stand behind it."""
+    return count if len({one.owner for one in reports}) >= LEAST_OWNERS else 0
+
+
+def _markout(deals: Sequence[Deal], weights: Sequence[float], price: Prices, hours: int) -> _Measured:
     """Where the price was so many hours after the entry, its way, in bps. For information: it does not count."""
     later = [(price.markout(deal, timedelta(hours=hours)), weight) for deal, weight in zip(deals, weights, strict=True)]
     found = [(value, weight) for value, weight in later if value is not None]
@@ -455,25 +366,26 @@ def _markout(deals: Sequence[Deal], weights: Sequence[float], price: "_Prices", 
     )
 
 
-def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]], totals: Mapping[str, int]) -> _Measured:
+def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> _Measured:
     """The largest share, over all others, of trades opened within 5 s of one of theirs, of one symbol and like volume,
-    on either side, over at least three days (one match is chance; ten are a hand).
+    all on their side or all on the other, over at least three days (one match is chance; ten are a hand; and who is
+    beside by chance is so on either side).
     """
-    best, count = 0.0, 0
-    for name, theirs in others.items():
-        matched = _matched(mine, theirs)
-        days = {deal.opened_at.date() for deal in matched}
-        of = max(1, min(len(mine), totals.get(name, len(theirs))))
-        share = min(1.0, len(matched) / of) if len(days) >= 3 else 0.0
-        if share > best:
-            best, count = share, len(matched)
+    best, count, how = 0.0, 0, "with"
+    for theirs in others.values():
+        for same_side, word in ((True, "with"), (False, "against")):
+            matched = _matched(mine, theirs, same_side=same_side)
+            days = {deal.opened_at.date() for deal in matched}
+            share = len(matched) / len(mine) if len(days) >= 3 else 0.0
+            if share > best:
+                best, count, how = share, len(matched), word
     return _Measured(
-        best, count, f"{_percent(best)} of the trades were opened together with those of one other account."
+        best, count, f"{_percent(best)} of the trades were opened together {how} those of one other account."
     )
 
 
-def _matched(mine: Sequence[Deal], theirs: Sequence[Deal]) -> list[Deal]:
-    """Mine that have one of theirs beside them; each of theirs is used once."""
+def _matched(mine: Sequence[Deal], theirs: Sequence[Deal], *, same_side: bool) -> list[Deal]:
+    """Mine that have one of theirs beside them, on the same side or the other; each of theirs is used once."""
     rows = sorted(theirs, key=lambda deal: deal.opened_at)
     times = [deal.opened_at for deal in rows]
     used, found = set(), []
@@ -481,8 +393,8 @@ def _matched(mine: Sequence[Deal], theirs: Sequence[Deal]) -> list[Deal]:
         first = bisect_left(times, deal.opened_at - TOGETHER)
         for index in range(first, bisect_right(times, deal.opened_at + TOGETHER)):
             other = rows[index]
-            alike = other.symbol == deal.symbol and Decimal("0.9") <= other.volume / deal.volume <= Decimal("1.1")
-            if alike and index not in used:
+            alike = other.symbol == deal.symbol and (other.side == deal.side) is same_side
+            if alike and index not in used and Decimal("0.9") <= other.volume / deal.volume <= Decimal("1.1"):
                 used.add(index)
                 found.append(deal)
                 break
@@ -490,6 +402,22 @@ def _matched(mine: Sequence[Deal], theirs: Sequence[Deal]) -> list[Deal]:
 
 
 # --- beneath
+
+
+def _worth(deals: Iterable[Deal], known: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """What a move by one brings for a lot, by symbol: what the desk knows, or else the median of what was told."""
+    told: dict[str, list[Decimal]] = {}
+    for deal in deals:
+        if moved := abs(deal.gained * deal.volume):
+            told.setdefault(deal.symbol, []).append(abs(deal.profit) / moved)
+    return {**{symbol: median(each) or Decimal(1) for symbol, each in told.items()}, **known}
+
+
+def _reckoned(deals: Iterable[Deal], worth: Mapping[str, Decimal]) -> list[Deal]:
+    """The deals with the profit that their prices make: a told one is the bot's word, and a loss told as a win, or as
+    nothing, would hide most of what is looked for. Costs and swaps are left out.
+    """
+    return [replace(deal, profit=deal.gained * deal.volume * worth.get(deal.symbol, Decimal(1))) for deal in deals]
 
 
 def _by_symbol(deals: Iterable[Deal]) -> dict[str, list[Deal]]:
@@ -510,39 +438,3 @@ def _baskets(deals: Iterable[Deal]) -> list[list[Deal]]:
 def _mean(found: Sequence[tuple[float, float]]) -> float:
     total = sum(weight for _, weight in found)
     return sum(value * weight for value, weight in found) / total if total else 0.0
-
-
-class _Prices:
-    """The bars of each symbol, to be looked up by time."""
-
-    def __init__(self, bars: Mapping[str, Sequence[Bar]]) -> None:
-        self.bars = bars
-        self.begins = {symbol: [bar.opened_at for bar in rows] for symbol, rows in bars.items()}
-
-    def worst(self, deal: Deal) -> Decimal | None:
-        """How far the price went against the deal within bars that it outlived. None where there is no such bar."""
-        begins = self.begins.get(deal.symbol)
-        if not begins:
-            return None
-        rows = self.bars[deal.symbol]
-        first, last = bisect_left(begins, deal.opened_at), bisect_right(begins, deal.closed_at) - 1
-        inside = rows[first:last]
-        if not inside:
-            return None
-        if deal.side == "BUY":
-            return max(Decimal(0), deal.open_price - min(bar.low for bar in inside))
-        return max(Decimal(0), max(bar.high for bar in inside) - deal.open_price)
-
-    def markout(self, deal: Deal, after: timedelta) -> float | None:
-        begins = self.begins.get(deal.symbol)
-        if not begins:
-            return None
-        at = deal.opened_at + after
-        index = bisect_right(begins, at) - 1
-        if index < 0:
-            return None
-        bar = self.bars[deal.symbol][index]
-        if at - bar.opened_at > timedelta(minutes=2 * bar.minutes):
-            return None  # a gap
-        moved = (bar.open - deal.open_price) / deal.open_price
-        return float(moved if deal.side == "BUY" else -moved) * 10_000

@@ -1,8 +1,9 @@
 """Does this user's bot behave: a fold over what it did wrong. Pure.
 
 The same events make the same score, however often and in whatever order they are read: each counts once, and a day
-without any gives ten points back. (The weights are those of EASync's penalty table. What that got wrong is that it took
-the same events off again at each run, and never gave anything back.)
+without any gives ten points back. A day means a whole one: what had passed of it when the next fault came is lost, so
+that who errs a little each day does not look as one who stopped. (The weights are those of EASync's penalty table. What
+that got wrong is that it took the same events off again at each run, and never gave anything back.)
 """
 
 from collections.abc import Iterable
@@ -35,11 +36,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The score, 0 to 100, and what made it: (event, reason, points, score after) each."""
+    """The score, 0 to 100, and what made it: (event, points, score after) each."""
 
     score: int
-    last_event_id: int | None
-    counted: list[tuple[int, str, int, int]]
+    counted: list[tuple[Event, int, int]]
+
+    @property
+    def last_at(self) -> datetime | None:
+        return self.counted[-1][0].at if self.counted else None
 
 
 def fold(events: Iterable[Event], *, now: datetime) -> Endpoint:
@@ -58,8 +62,8 @@ def fold(events: Iterable[Event], *, now: datetime) -> Endpoint:
         score = _recovered(score, last, event.at)
         score = max(0, score - WEIGHTS[event.reason])
         last = event
-        counted.append((event.id, event.reason, WEIGHTS[event.reason], score))
-    return Endpoint(_recovered(score, last, now), last.id if last else None, counted)
+        counted.append((event, WEIGHTS[event.reason], score))
+    return Endpoint(_recovered(score, last, now), counted)
 
 
 def _recovered(score: int, last: Event | None, now: datetime) -> int:

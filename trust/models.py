@@ -67,6 +67,9 @@ class TrustScore(models.Model):
     version = models.PositiveBigIntegerField()
     as_of = models.CharField(max_length=64, blank=True, help_text="The latest event that is in it.")
     restricted_at = models.DateTimeField(null=True)
+    by_hold = models.BooleanField(
+        default=False, db_default=False, help_text="Closed by a hold alone: with its end it opens."
+    )
     clean_since = models.DateTimeField(null=True, help_text="Since when it has been high enough to open again.")
     calculated_at = models.DateTimeField()
 

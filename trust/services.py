@@ -16,12 +16,13 @@ from django.utils import timezone
 from accounts.models import BotKey, BotKeyGeneration, User
 from audit import services as audit
 from audit.models import AuditLog
+from core import answers
 from core.errors import DomainError, Invalid, NotFound
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades.models import CopyOrder, TradeHistory
-from trust import detector, endpoint, evidence, standing
-from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject
+from trust import detector, endpoint, evidence, faults, standing
+from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject, TrustSubjectQuerySet
 
 AGAIN = timedelta(days=1)  # with time alone: old faults fade
 REST = timedelta(minutes=10)  # news of a user is gathered for that long, not judged one by one
@@ -43,17 +44,18 @@ class OwnScore(DomainError):
     detail = "Nobody decides on their own score. Have a colleague look at it."
 
 
-def recalculate(*, user_id: Any, now: datetime | None = None) -> list[TrustScore]:
+def recalculate(*, user_id: Any, now: datetime | None = None, always: bool = False) -> list[TrustScore]:
     """Judge a user anew, from everything that is known now: read, calculated and written under the lock of their row.
 
     May be called any number of times by any number of workers: each waits for the one before and goes on from what it
-    wrote. Behind the lock each assessment refers to the one before, so that no stale one can be written.
+    wrote. Behind the lock each assessment refers to the one before, so that no stale one can be written. Where nothing
+    has changed none is written, unless it shall be `always`.
     """
     now = now or timezone.now()
     with transaction.atomic(durable=True):
         TrustSubject.objects.get_or_create(user_id=user_id, defaults={"due_at": now, "seen_until": now})
         subject = TrustSubject.objects.lock().get(pk=user_id)
-        return _recalculate(subject, now)
+        return _recalculate(subject, now, always=always)
 
 
 def sweep(*, now: datetime, most: int = BATCH) -> int:
@@ -61,7 +63,11 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
 
     One who cannot be judged is tried again later, and does not keep the others waiting.
     """
-    _nudge(now)
+    for look in (_meet, _hear):
+        try:
+            look(now)
+        except Exception:  # whoever is due by the clock is judged all the same
+            log.exception("trust.not_looked", at=look.__name__)
     done = 0
     for _ in range(most):
         subject = None
@@ -77,19 +83,26 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
             if subject is None:
                 raise
             log.exception("trust.not_judged", user=str(subject.pk))
-            TrustSubject.objects.filter(pk=subject.pk).update(due_at=now + REST)
+            _set_due(TrustSubject.objects.filter(pk=subject.pk), now + REST)
     enforce(now)
     return done
 
 
 def make_due(users: Any) -> int:
     """Have these users judged with the next sweep. How many there are."""
-    return TrustSubject.objects.filter(user__in=users).update(due_at=timezone.now())
+    return _set_due(TrustSubject.objects.filter(user__in=users), timezone.now())
 
 
-def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
+@transaction.atomic
+def _set_due(subjects: TrustSubjectQuerySet, at: datetime) -> int:
+    """By key, and past the rows that a worker holds: it judges them just now, and waiting would stop the sweep."""
+    free = [subject.pk for subject in subjects.order_by("pk").lock(skip_locked=True)]
+    return TrustSubject.objects.filter(pk__in=free).update(due_at=at)
+
+
+def _recalculate(subject: TrustSubject, now: datetime, *, always: bool = False) -> list[TrustScore]:
     user = User.locked(subject.pk)
-    written = [_write(user, kind, now, **found) for kind, found in _judged(user, now)]
+    written = [_write(user, kind, now, always=always, **found) for kind, found in _judged(user, now)]
     holds = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
     opens = [score.clean_since + standing.CLEAN for score in written if score.clean_since]
     subject.due_at = min([now + AGAIN, *(at for at in [*holds, *opens] if at > now)])
@@ -99,37 +112,52 @@ def _recalculate(subject: TrustSubject, now: datetime) -> list[TrustScore]:
 
 
 def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
-    if evidence.has_bots(user):
-        events = evidence.events_of(user, now=now)
+    if faults.has_bots(user):
+        events = faults.events_of(user, now=now)
         found = endpoint.fold(events, now=now)
         yield (
             Kind.ENDPOINT,
             {
                 "score": Decimal(found.score),
                 "features": [
-                    {"event": str(event), "reason": reason, "points": points, "score": after}
-                    for event, reason, points, after in found.counted
+                    {"at": answers.iso(event.at), "reason": event.reason, "points": points, "score": after}
+                    for event, points, after in found.counted
                 ],
-                "inputs": {"events": len(events), "days": evidence.EVENTS.days},
-                "as_of": str(found.last_event_id or ""),
+                "inputs": {"events": len(events), "days": faults.SPAN.days},
+                "as_of": answers.iso(found.last_at) if found.last_at else "",
             },
         )
-    if evidence.is_provider(user):
-        known = evidence.of_provider(user, now=now)
-        inputs = {
-            "deals": len(known.deals),
-            "positions": len(known.positions),
-            "fills": len(known.fills),
-            "copies": len(known.copies),
-            "bars": sum(map(len, known.bars.values())),
-            "others": len(known.others),
-            "days": evidence.WINDOW.days,
-        }
-        as_of = known.deals[-1].ref if known.deals else ""
-        flow = detector.assess(known, now=now)
-        yield Kind.FLOW, {"score": flow.score, "features": _told(flow), "inputs": inputs, "as_of": as_of}
-        related = detector.relate(known)
-        yield Kind.RELATIONSHIP, {"score": related.score, "features": _told(related), "inputs": inputs, "as_of": as_of}
+    strategies = user.strategies.select_related("account").order_by("pk")
+    judged = [_of_strategy(one, now) for one in strategies]
+    if judged:  # each strategy is a book of its own, and the provider stands where the worst of them does
+        yield Kind.FLOW, min((flow for flow, _ in judged), key=_rank)
+        yield Kind.RELATIONSHIP, min((related for _, related in judged), key=_rank)
+
+
+def _of_strategy(strategy: Strategy, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both of the questions that a provider is judged by."""
+    known = evidence.of_provider(strategy, now=now)
+    inputs = {
+        "strategy": strategy.name,
+        "deals": len(known.deals),
+        "positions": len(known.positions),
+        "fills": len(known.fills),
+        "copies": len(known.copies),
+        "bars": sum(map(len, known.bars.values())),
+        "others": len(known.others),
+        "days": evidence.WINDOW.days,
+    }
+    about = {"inputs": inputs, "as_of": known.deals[-1].ref if known.deals else ""}
+    flow, related = detector.assess(known, now=now), detector.relate(known)
+    return (
+        {"score": flow.score, "features": _told(flow), **about},
+        {"score": related.score, "features": _told(related), **about},
+    )
+
+
+def _rank(judged: dict[str, Any]) -> tuple[Decimal, int]:
+    """The lowest score first, and of equal ones that which rests on most."""
+    return judged["score"], -judged["inputs"]["deals"]
 
 
 def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:
@@ -140,10 +168,16 @@ def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:
 
 
 def _write(
-    user: User, kind: Kind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any], as_of: str
-) -> TrustScore:
+    user: User, kind: Kind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any], as_of: str,
+    always: bool = False,
+) -> TrustScore:  # fmt: skip
     before = TrustScore.objects.filter(user=user, kind=kind).first()
     stands = _standing(user, kind, score, before, now)
+    same = before is not None and (before.score, _stood(before)) == (score, stands)
+    if before is not None and same and not always and _explained(before) == (features, inputs.get("strategy")):
+        before.calculated_at = now
+        before.save(update_fields=["calculated_at"])
+        return before
     TrustAssessment.objects.create(
         user=user,
         kind=kind,
@@ -159,8 +193,7 @@ def _write(
         "score": score,
         "band": standing.band(score),
         "as_of": as_of,
-        "restricted_at": stands.restricted_at,
-        "clean_since": stands.clean_since,
+        **asdict(stands),
         "calculated_at": now,
     }
     if before is None:
@@ -175,23 +208,30 @@ def _write(
     return before
 
 
+def _explained(score: TrustScore) -> tuple[Any, Any]:
+    last = TrustAssessment.objects.get(user=score.user_id, kind=score.kind, version=score.version)
+    return last.features, last.inputs.get("strategy")
+
+
 def _standing(user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime) -> standing.Standing:
     held = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
-    restricted_at = before.restricted_at if before else None
-    if held is not None:
-        stays_open = held.effect == TrustHold.Effect.OPEN
-        return standing.Standing(None if stays_open else restricted_at or now, None)
-    if kind == Kind.RELATIONSHIP:  # who trades beside one is not one's own doing: staff decide, by a hold
-        return standing.Standing(None, None)
-    clean_since = before.clean_since if before else None
-    return standing.stand(score, restricted_at=restricted_at, clean_since=clean_since, now=now)
+    stood = _stood(before)
+    if held is not None and held.effect == TrustHold.Effect.OPEN:
+        return standing.Standing()
+    # Who trades beside one is not one's own doing: that score closes nothing, and staff decide by a hold.
+    says = detector.HUNDRED if kind == Kind.RELATIONSHIP else score
+    return (standing.stand if held is None else standing.held_closed)(says, stood, now=now)
+
+
+def _stood(score: TrustScore | None) -> standing.Standing:
+    return standing.Standing(score.restricted_at, score.clean_since, score.by_hold) if score else standing.Standing()
 
 
 # --- who is due
 
 
-def _nudge(now: datetime) -> None:
-    """Users not judged yet, and users of whom there is news, are due now. No message can be lost: this looks."""
+def _meet(now: datetime) -> None:
+    """Users not judged yet are due now."""
     judged = TrustSubject.objects.filter(user=OuterRef("pk"))
     has_keys = BotKey.objects.filter(account__owner=OuterRef("pk"))
     leads = Strategy.objects.filter(owner=OuterRef("pk"))
@@ -199,15 +239,19 @@ def _nudge(now: datetime) -> None:
     TrustSubject.objects.bulk_create(
         [TrustSubject(user_id=pk, due_at=now, seen_until=now) for pk in fresh[:BATCH]], ignore_conflicts=True
     )
+
+
+def _hear(now: datetime) -> None:
+    """Users of whom there is news are due now. No message can be lost: this looks."""
     closed = TradeHistory.objects.filter(account__owner=OuterRef("pk"), closed_at__gt=OuterRef("seen_until"))
     failed = CopyOrder.objects.filter(
         account__owner=OuterRef("pk"), status=CopyOrder.Status.FAILED, reported_at__gt=OuterRef("seen_until")
     )
     key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
-    refused = AuditLog.objects.filter(**evidence.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
+    refused = AuditLog.objects.filter(**faults.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
     waiting = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
-    waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)).update(due_at=now)
+    _set_due(waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)), now)
 
 
 # --- what follows

@@ -2,24 +2,11 @@
 
 import structlog
 from celery import shared_task
-from django.db import OperationalError
 from django.utils import timezone
 
 from trust import services
 
 log = structlog.get_logger()
-
-
-@shared_task(
-    name="trust.tasks.recalculate",
-    autoretry_for=(OperationalError,),  # the user's row was locked for longer than a lock is waited for
-    retry_backoff=1,
-    retry_backoff_max=60,
-    max_retries=None,
-)
-def recalculate(*, user_id: str) -> list[int]:
-    """Judge one user; the versions written."""
-    return [score.version for score in services.recalculate(user_id=user_id)]
 
 
 @shared_task(name="trust.tasks.sweep")

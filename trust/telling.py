@@ -78,12 +78,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Where a user stands in one kind, and why."""
+    """Where a user stands in one kind, and why. `strategy`: the one it was judged by, the worst of theirs."""
 
     score: TrustScore
     question: str
     follows: str
     reasons: list[Reason]
+    strategy: str
     hold: TrustHold | None
     appeal: TrustAppeal | None
 
@@ -123,6 +124,7 @@ def tell(user: User) -> list[Told]:
             question=QUESTIONS[Kind(score.kind)],
             follows=follows(score, holds.get(score.kind)),
             reasons=reasons(assessment),
+            strategy=assessment.inputs.get("strategy", ""),
             hold=holds.get(score.kind),
             appeal=appeals.get(score.kind),
         )
@@ -186,6 +188,8 @@ def follows(score: TrustScore, held: TrustHold | None) -> str:
 def _until(score: TrustScore, held: TrustHold | None) -> str:
     if held is not None:
         return f"Staff decided so until {_day(held.expires_at)}."
+    if score.by_hold:
+        return "Staff's decision has ended: in a minute it opens."
     if score.clean_since is not None:
         opens = score.clean_since + standing.CLEAN
         return f"It ends on {_day(opens)} if the score stays at {standing.OPEN_FROM} or above."

@@ -16,7 +16,7 @@ from strategies.models import Strategy
 from tests import databases
 from trades import services as trades
 from trust import checks, detector, evidence, services
-from trust.models import Kind, TrustAssessment, TrustScore
+from trust.models import Kind, TrustAssessment, TrustScore, TrustSubject
 
 USERS, WORKERS = 10, 32
 EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long form: 1000
@@ -66,7 +66,7 @@ def all_at_once(work, count=WORKERS):
 
 
 def until_it_gets_the_lock(do, *args, **kwargs):
-    """As the task does: whoever waited too long for a row, or lost the connection over it, begins anew."""
+    """Whoever waited too long for a row, or lost the connection over it, begins anew, as the next sweep does."""
     while True:
         try:
             return do(*args, **kwargs)
@@ -82,28 +82,44 @@ def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
             owner, account = users[(number + step) % USERS]
             if number % 8 == 0 and step % 20 == 0:
                 until_it_gets_the_lock(close, account, 100 + number * EACH + step)
-            until_it_gets_the_lock(services.recalculate, user_id=owner.pk)
+            until_it_gets_the_lock(services.recalculate, user_id=owner.pk, always=True)
 
     assert all_at_once(work) == {}
     now = timezone.now()
     for owner, _ in users:
-        services.recalculate(user_id=owner.pk, now=now)
+        services.recalculate(user_id=owner.pk, now=now, always=True)
         score = TrustScore.objects.get(user=owner, kind=Kind.FLOW)
-        assert score.score == detector.assess(evidence.of_provider(owner, now=now), now=now).score
+        assert score.score == detector.assess(evidence.of_provider(owner.strategies.get(), now=now), now=now).score
     written = TrustAssessment.objects.filter(kind=Kind.FLOW)
     assert written.count() == WORKERS * EACH + USERS
     assert checks.faults() == []
 
 
-def test_sweeps_beside_each_other_take_each_user_once(desk_db):
-    make_users(USERS, deals=1)
-    now = timezone.now()
-    services.sweep(now=now)
+def test_of_many_workers_with_nothing_new_the_first_alone_writes(desk_db):
+    (owner, _), *_ = make_users(1, deals=3)
 
-    assert all_at_once(lambda number: services.sweep(now=now + services.AGAIN), count=8) == {}
+    def work(number):
+        for _ in range(3):
+            until_it_gets_the_lock(services.recalculate, user_id=owner.pk)
+
+    assert all_at_once(work) == {}
+    assert TrustAssessment.objects.filter(user=owner).count() == 3  # one of each kind
+    assert checks.faults() == []
+
+
+def test_sweeps_beside_each_other_take_each_user_once(desk_db):
+    users = make_users(USERS, deals=1)
+    services.sweep(now=timezone.now())
+    for _, account in users:
+        close(account, 2)
+    later, done = timezone.now() + services.AGAIN, []
+
+    assert all_at_once(lambda number: done.append(services.sweep(now=later)), count=8) == {}
+    assert sum(done) == TrustSubject.objects.count()
     assert set(
         TrustAssessment.objects.filter(user__username__startswith="judged").values_list("version", flat=True)
     ) == {1, 2}
+    assert checks.faults() == []
 
 
 # --- the controls
@@ -120,7 +136,7 @@ def test_without_the_lock_the_chain_refuses_the_stale(desk_db, unlocked):
     (owner, _), *_ = make_users(1, deals=3)
     services.recalculate(user_id=owner.pk)
 
-    told = all_at_once(lambda number: [services.recalculate(user_id=owner.pk) for _ in range(6)], count=8)
+    told = all_at_once(lambda number: [services.recalculate(user_id=owner.pk, always=True) for _ in range(6)], count=8)
 
     assert set(told) == {"IntegrityError"}, "nobody was stale: the lock was not needed"
     assert IntegrityError.__name__ in told

@@ -86,6 +86,8 @@ def test_the_page_says_why_with_a_bar_for_each(admin, score):
     shown = admin.get(page(score))
 
     assert "of the losses the next trade was half as large again" in text(shown)
+    assert "What was looked at in lena-eurusd" in text(shown)
+    assert re.search(r"It rests on \d+ bars, 365 days, \d+ deals, .* 0 positions\.", text(shown))
     assert "Your strategies open nothing new." in text(shown)
     widths = [float(width) for width in re.findall(r'class="part" width="([^"]+)"', shown.content.decode())]
     assert widths[0] == max(widths) > 50
@@ -133,10 +135,14 @@ def test_nobody_decides_on_their_own_score(client, score, lena):
     assert not TrustHold.objects.exists()
 
 
-def test_recalculate_adds_a_version(admin, score):
-    assert "Recalculated: lena." in text(act(admin, score, "recalculate"))
-    score.refresh_from_db()
-    assert score.version == 2
+def test_recalculate_adds_a_version_where_something_has_changed(admin, score, monkeypatch):
+    for known, version in ((flow("martingale", 7), 1), (flow("trend", 3), 2)):
+        monkeypatch.setattr(evidence, "of_provider", lambda strategy, now, known=known: known)
+        assert "Recalculated: lena." in text(act(admin, score, "recalculate"))
+        before = score.calculated_at
+        score.refresh_from_db()
+        assert score.version == version
+        assert score.calculated_at > before
 
 
 def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
@@ -145,9 +151,9 @@ def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
     told = admin.post(SCORES, {"action": "recalculate", "_selected_action": chosen}, follow=True)
 
     assert "2 users are due" in text(told)
-    assert services.sweep(now=services.timezone.now()) >= 2
-    score.refresh_from_db()
-    assert score.version == 2
+    pressed = services.timezone.now()
+    assert services.sweep(now=pressed) >= 2
+    assert {one.calculated_at for one in TrustScore.objects.all()} == {pressed}
 
 
 def test_an_appeal_is_answered_once(admin, score, lena):
@@ -160,6 +166,21 @@ def test_an_appeal_is_answered_once(admin, score, lena):
     made.refresh_from_db()
     assert (made.answer, made.answered_by.username) == ("Show us.", "desk")
     assert AuditLog.objects.filter(action="trust.answered").count() == 1
+
+
+def thaw(admin, strategy):
+    fields = {"action": "thaw", "_selected_action": strategy.pk, "confirmed": "1", "reason": "they asked"}
+    return text(admin.post("/admin/strategies/strategy/", fields, follow=True))
+
+
+def test_what_the_score_closed_is_opened_by_a_hold_alone(admin, score, lena):
+    assert "Lena-eurusd: closed by the owner&#x27;s trust score" in (said := thaw(admin, lena.strategy))
+    assert "Set a hold on that score" in said
+    assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
+    assert not AuditLog.objects.filter(action="strategy.thawed").exists()
+
+    Strategy.objects.filter(account=lena).update(frozen_for="HAND")
+    assert "Thaw: done for lena-eurusd." in thaw(admin, lena.strategy)
 
 
 def test_looking_is_not_deciding(cast, score):

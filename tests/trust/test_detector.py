@@ -9,7 +9,8 @@ import pytest
 
 from tests.trust import flows
 from trust import detector
-from trust.detector import Bar, Copy, Deal, Evidence, Fill, Position, wilson
+from trust.detector import wilson
+from trust.facts import Bar, Copy, Deal, Evidence, Fill, Position
 
 T0 = datetime(2026, 1, 5, tzinfo=UTC)
 NOW = T0 + timedelta(days=30)
@@ -63,6 +64,32 @@ def test_slippage_is_worse_than_asked():
         0.727, abs=0.001
     )
     assert Fill(T0, "EURUSD", "SELL", Decimal("1.10000"), Decimal("1.10008")).slippage_bps < 0
+
+
+@pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda deal: abs(deal.profit),
+        lambda deal: -deal.profit,
+        lambda deal: Decimal(0),
+        lambda deal: deal.profit * (1000 if deal.profit > 0 else Decimal("0.001")),
+    ],
+    ids=["losses as wins", "wins as losses", "nothing", "large wins, small losses"],
+)
+def test_what_is_told_of_a_profit_changes_no_score(kind, told):
+    evidence = flows.flow(kind, 7)
+    lied = replace(evidence, deals=[replace(deal, profit=told(deal)) for deal in evidence.deals])
+
+    assert detector.assess(lied, now=lied.until).score == detector.assess(evidence, now=evidence.until).score
+
+
+def test_a_symbol_whose_wins_are_told_large_outweighs_no_loser_where_the_desk_knows_its_contract():
+    won = [replace(deal(number, gained="0.0001"), profit=Decimal(100_000)) for number in range(40)]
+    yen = [Position(T0, "USDJPY", "BUY", Decimal(1), Decimal("150"), Decimal("-1.50"))]
+    worth = {"EURUSD": Decimal(100_000), "USDJPY": Decimal(667)}
+
+    assert feature(won, "hidden_loss", positions=yen, worth=worth).value == pytest.approx(2.5, abs=0.01)
 
 
 def test_quick_wins_are_a_share_of_the_profit():
@@ -136,22 +163,38 @@ def test_the_best_day():
     assert feature(rows, "concentration").value == pytest.approx(0.5)
 
 
+def fills_at(price, owners=3):
+    asked = Decimal("1.1")
+    return [Fill(T0, "EURUSD", "BUY", asked, Decimal(price), str(number % owners)) for number in range(60)]
+
+
 def test_fills_that_slip_one_way():
-    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.0999")) for _ in range(60)]
+    fills = fills_at("1.0999")
 
     assert feature([], "slippage_skew", fills=fills).value == 1.0
     assert feature([deal(1)], "uncopyable", fills=fills).value == 0
 
 
 def test_what_copying_costs_against_what_a_trade_moves():
-    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1005")) for _ in range(60)]
+    fills = fills_at("1.1005")
 
     assert feature([deal(number) for number in range(5)], "uncopyable", fills=fills).value == pytest.approx(0.5)
 
 
-def copies(count, close_price):
+def copies(count, close_price, owners=3):
     opened, closed = Decimal("1.1"), Decimal(close_price)
-    return [Copy(f"{number:05}", "BUY", Decimal(1), opened, closed) for number in range(count)]
+    return [Copy(f"{number:05}", "BUY", Decimal(1), opened, closed, str(number % owners)) for number in range(count)]
+
+
+@pytest.mark.parametrize(("owners", "counts"), [(2, False), (3, True)])
+def test_what_copiers_report_counts_from_three_of_them_on(owners, counts):
+    rows = [deal(number, opened="1.1", gained="0.00100") for number in range(60)]
+    reports = {"fills": fills_at("1.1005", owners), "copies": copies(60, "1.10040", owners)}
+
+    for name in ("uncopyable", "not_captured"):
+        found = feature(rows, name, **reports)
+        assert (found.contribution > 0, found.n) == (counts, 60 if counts else 0), name
+    assert feature(rows, "slippage_skew", fills=fills_at("1.0999", owners)).n == (60 if counts else 0)
 
 
 def test_copies_that_win_less_than_what_they_copy():
@@ -176,12 +219,12 @@ def test_a_markout_is_where_the_price_went():
     assert feature(rows, "markout_24h", bars=bars("1", "1", "1")).n == 0
 
 
-def relate(rows, others, totals=None):
-    return detector.relate(Evidence(deals=rows, since=T0, until=NOW, others=others, totals=totals or {}))
+def relate(rows, others):
+    return detector.relate(Evidence(deals=rows, since=T0, until=NOW, others=others))
 
 
-def twin(rows, seconds=2):
-    return [replace(one, opened_at=one.opened_at + timedelta(seconds=seconds)) for one in rows]
+def twin(rows, seconds=2, side="BUY"):
+    return [replace(one, opened_at=one.opened_at + timedelta(seconds=seconds), side=side) for one in rows]
 
 
 def test_one_hand_in_two_accounts():
@@ -191,10 +234,27 @@ def test_one_hand_in_two_accounts():
     assert relate(rows, {"twin": twin(rows, seconds=6)}).score == 100
     assert relate(rows, {"twin": [replace(one, volume=one.volume * 2) for one in twin(rows)]}).score == 100
     assert relate(rows[:5], {"twin": twin(rows[:5])}).score == 100  # five may be chance
-    assert relate(rows, {"twin": twin(rows)}, {"twin": 1000}).score == 10
-    assert relate(rows * 10, {"twin": twin(rows)}, {"twin": 1000}).score == 100  # a busy one is beside many by chance
     day = [deal(number, minutes=1) for number in range(20)]
     assert relate(day, {"twin": twin(day)}).score == 100  # and so may one day
+
+
+def test_a_hand_is_a_share_of_ones_own_trades():
+    """Ten trades beside a thousand of mine are no hand of mine, whoever put them there."""
+    rows = [deal(number, minutes=40) for number in range(1000)]
+
+    assert relate(rows, {"stalker": twin(rows[::80])}).score == 100
+    assert relate(rows[::80], {"busy": twin(rows)}).score < 100
+
+
+def test_a_hand_keeps_to_one_side():
+    rows = [deal(number, minutes=700) for number in range(40)]
+    against = relate(rows, {"twin": twin(rows, side="SELL")})
+    mixed = twin(rows[::2]) + twin(rows[1::2], side="SELL")
+
+    assert against.score == 10
+    assert "opened together against those of one other account" in against.features[0].says
+    assert relate(rows, {"chance": mixed}).features[0].value == 0.5
+    assert relate(rows, {"chance": mixed[:12] + mixed[-11:]}).score == 100
 
 
 def test_a_score_is_a_product_and_each_part_says_what_it_costs():
@@ -263,7 +323,7 @@ def test_an_ordinary_loser_of_another_symbol_hides_nothing():
 
 
 def test_one_report_that_is_far_out_says_nothing():
-    fills = [Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("1.1")) for _ in range(60)]
+    fills = fills_at("1.1")
     forged = Fill(T0, "EURUSD", "BUY", Decimal("1.1"), Decimal("110"))
     assert feature([deal(number) for number in range(5)], "uncopyable", fills=[*fills, forged]).value == 0
 

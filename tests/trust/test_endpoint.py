@@ -58,8 +58,9 @@ def test_one_move_of_the_market_counts_once():
 def test_says_what_it_counted():
     found = fold(events((0, REPLAY), (0.5, TTL)), now=hours(1))
 
-    assert found.counted == [(0, REPLAY, 50, 50), (1, TTL, 5, 45)]
-    assert found.last_event_id == 1
+    assert [(event.id, event.reason, *rest) for event, *rest in found.counted] == [(0, REPLAY, 50, 50), (1, TTL, 5, 45)]
+    assert found.last_at == hours(0.5)
+    assert fold([], now=hours(1)).last_at is None
 
 
 def test_what_lies_ahead_does_not_count_yet():

@@ -1,51 +1,22 @@
 """A score is recalculated from everything that is known, under the user's lock, and explains itself."""
 
 from datetime import timedelta
-from decimal import Decimal
 
 import pytest
-from django.db import OperationalError, connections, transaction
+from django.db import connections
 from django.utils import timezone
 
-from audit import services as audit
-from market.models import Candle, Instrument
-from strategies.models import Strategy, Subscription
-from tests.signed import opening
-from trades import services as trades
-from trust import checks, detector, evidence, services, standing, tasks
-from trust.models import Kind, TrustAssessment, TrustHold, TrustScore, TrustSubject
-
-DAY = timedelta(days=1)
-
-
-def score_of(user, kind=Kind.FLOW):
-    return TrustScore.objects.get(user=user, kind=kind)
-
-
-def closed(account, ticket, profit="10"):
-    with transaction.atomic():
-        trades.open_trade(
-            account=account,
-            ticket_id=str(ticket),
-            symbol="EURUSD",
-            type="BUY",
-            volume=Decimal(1),
-            open_price=Decimal("1.1"),
-        )
-        trades.close_trade(
-            account=account, ticket_id=str(ticket), close_price=Decimal("1.2"), profit=Decimal(profit), reason="TP"
-        )
-
-
-@pytest.fixture
-def user(lena):
-    return lena.owner
-
-
-def set_score(user, kind, score):
-    """As a calculation would write it."""
-    with transaction.atomic():
-        services._write(user, kind, timezone.now(), score=Decimal(score), features=[], inputs={}, as_of="")
+from tests.trust import flows
+from tests.trust.flows import flow
+from tests.trust.scenes import (
+    closed,
+    held,
+    refused,
+    score_of,
+    second_of,
+)
+from trust import checks, detector, evidence, services, telling
+from trust.models import Kind, TrustAssessment, TrustHold, TrustScore
 
 
 def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
@@ -58,12 +29,44 @@ def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
 
 def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user):
     for _ in range(3):
-        services.recalculate(user_id=user.pk)
+        services.recalculate(user_id=user.pk, always=True)
 
     versions = TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).order_by("version")
     assert [(one.version, one.prev_version) for one in versions] == [(1, None), (2, 1), (3, 2)]
     assert score_of(user).version == 3
     assert checks.faults() == []
+
+
+def test_where_nothing_has_changed_no_assessment_is_written(user, lena, lena_bot):
+    refused(lena_bot.key, "trade_closed", [0])
+    for ticket in range(1, 40):
+        closed(lena, ticket)
+    now = timezone.now()
+    for hours in range(4):
+        services.recalculate(user_id=user.pk, now=now + timedelta(hours=hours))
+    assert set(TrustAssessment.objects.filter(user=user).values_list("version", flat=True)) == {1}
+    assert score_of(user).calculated_at == now + timedelta(hours=3)
+
+    closed(lena, 40)
+    services.recalculate(user_id=user.pk)
+    assert [score_of(user, kind).version for kind in (Kind.ENDPOINT, Kind.FLOW)] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
+def test_the_same_flow_is_the_same_assessment(user, lena, monkeypatch, kind):
+    known = flows.flow(kind, 3)
+    monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: known)
+    for _ in range(2):
+        services.recalculate(user_id=user.pk, now=known.until)
+
+    assert TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).count() == 1
+
+
+def test_a_change_of_standing_is_an_assessment_though_the_score_is_the_same(user, lena, staff):
+    services.recalculate(user_id=user.pk)
+    held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+
+    assert score_of(user).version == 2
 
 
 def test_the_score_is_what_the_detector_says(user, lena):
@@ -72,428 +75,30 @@ def test_the_score_is_what_the_detector_says(user, lena):
     now = timezone.now()
     services.recalculate(user_id=user.pk, now=now)
 
-    said = detector.assess(evidence.of_provider(user, now=now), now=now)
+    said = detector.assess(evidence.of_provider(lena.strategy, now=now), now=now)
     assert score_of(user).score == said.score
     assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["deals"] == 5
 
 
-def add_bars(first, count, minutes=60, low="1.05"):
-    Candle.objects.bulk_create(
-        Candle(
-            instrument_id="EURUSD", minutes=minutes, opened_at=first + timedelta(minutes=minutes * number),
-            open=Decimal("1.1"), high=Decimal("1.2"), low=Decimal(low), close=Decimal("1.1"), volume=1,
-        )
-        for number in range(count)
-    )  # fmt: skip
-
-
-def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena):
-    now = timezone.now().replace(minute=0, second=0, microsecond=0)
-    Candle.objects.all().delete()
-    Instrument.objects.get_or_create(symbol="EURUSD", defaults={"point": "0.00001", "contract_size": 100_000})
-    since = now - 30 * DAY
-    add_bars(now - 2 * DAY, 24)
-    assert len(evidence.bars_of("EURUSD", since, now)) == 24
-
-    add_bars(now - 4 * DAY, 24)  # older than the latest that is known
-    add_bars(now - DAY, 100, minutes=5)
-    found = evidence.bars_of("EURUSD", since, now)
-    assert (len(found), {one.minutes for one in found}) == (48, {60})
-
-
-def test_copies_are_matched_with_what_they_copied(lena, finn):
-    opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
-    with transaction.atomic():
-        trades.open_trade(account=lena, ticket_id="1", **opening)
-        trades.open_trade(account=finn, ticket_id="9", copies=(lena.strategy.name, "1"), **opening)
-        for account, ticket, price in ((lena, "1", "1.2"), (finn, "9", "1.14")):
-            trades.close_trade(
-                account=account, ticket_id=ticket, close_price=Decimal(price), profit=Decimal(1), reason="TP"
-            )
-    known = evidence.of_provider(lena.owner, now=timezone.now())
-
-    assert [(one.of, one.close_price) for one in known.copies] == [(known.deals[0].ref, Decimal("1.14"))]
-
-
-def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
-    lena_bot.send("POST", fields=opening("1"))
-    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
-    lena_bot.send("POST", fields=opening("1"))
-    services.recalculate(user_id=lena.owner.pk)
-
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
-    services.recalculate(user_id=lena.owner.pk)
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50  # once, however often it is reckoned
-
-
-def test_a_bot_that_repeats_itself_makes_one_fault_of_it(lena, lena_bot):
-    lena_bot.send("POST", fields=opening("1"))
-    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
-    for _ in range(7):
-        assert lena_bot.send("POST", fields=opening("1")).status_code == 409
-    services.recalculate(user_id=lena.owner.pk)
-
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
-
-
-def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
-    """The broker closed it in the same moment."""
-    lena_bot.send("POST", fields=opening("1"))
-    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
-    late = lena_bot.send("PATCH", "/api/v2/trades/active/1", fields={"sl": "1.0"})
-    assert late.json()["code"] == "trade_closed"
-    services.recalculate(user_id=lena.owner.pk)
-
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
-
-
-def at_minutes(reason, *minutes):
-    faults = [("k.1", reason, NOW + timedelta(minutes=minute), number, "") for number, minute in enumerate(minutes, 1)]
-    return [event.id for event in evidence._incidents(faults)]
-
-
-def test_the_same_fault_at_another_hour_is_another():
-    assert at_minutes("REPLAY_ATTACK", 0, 1, 59, 60, 119, 121, 300) == [1, 4, 6, 7]
-    assert at_minutes("INSUFFICIENT_FUNDS", 0, 0.1, 0.2) == [1]
-
-
-def test_a_number_used_twice_may_be_a_lost_answer():
-    assert at_minutes("DUPLICATE_SEQ", 1, 2) == []
-    assert at_minutes("DUPLICATE_SEQ", *range(30)) == [3]
-
-
-def test_a_late_open_of_a_close_that_came_first_is_no_fault(lena, lena_bot):
-    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5&reason=TP")
-    assert lena_bot.send("POST", fields=opening("1")).json()["code"] == "trade_closed"
-    services.recalculate(user_id=lena.owner.pk)
-
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
-
-
-def test_what_others_send_in_a_users_name_is_not_held_against_them(lena, lena_bot):
-    from tests.signed import Bot
-
-    impostor = Bot({"key": lena_bot.key, "secret": "0" * 64})
-    for _ in range(3):
-        assert impostor.send("POST", fields=opening("1")).status_code == 401
-    services.recalculate(user_id=lena.owner.pk)
-
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
-
-
-def test_the_desks_own_delay_is_not_billed_to_a_copier(finn, finn_bot, lena_bot):
-    lena_bot.send("POST", fields=opening("1"))
-    order = {"strategy": "lena-eurusd", "seq": "1", "master_ticket": "1", "status": "failed", "requested_price": "1.1",
-             "volume": "0.1", "failed_reason": "TTL_EXPIRED"}  # fmt: skip
-    for latency in (5, 20):
-        assert finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": latency}).status_code == 201
-    services.recalculate(user_id=finn.owner.pk)
-    assert score_of(finn.owner, Kind.ENDPOINT).score == 100
-
-    finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": 4000})
-    services.recalculate(user_id=finn.owner.pk)
-    assert score_of(finn.owner, Kind.ENDPOINT).score == 95
-
-
-# --- who is due
-
-
-def test_the_sweep_takes_whoever_is_due_once(cast):
+def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monkeypatch):
+    flows_of = {lena.strategy: flow("trend", 3), second_of(lena): flow("martingale", 7)}
+    monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: flows_of[strategy])
     now = timezone.now()
+    services.recalculate(user_id=user.pk, now=now)
 
-    assert services.sweep(now=now) == 3
-    assert services.sweep(now=now) == 0
-    assert set(TrustAssessment.objects.values_list("version", flat=True)) == {1}
+    calm, harmful = (detector.assess(known, now=now).score for known in flows_of.values())
+    assert calm > harmful == score_of(user).score
+    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "second"
+    (told,) = [one for one in telling.tell(user) if one.score.kind == Kind.FLOW]
+    assert told.strategy == "second"
 
 
-LATER = services.REST + timedelta(seconds=1)
-
-
-def test_a_close_makes_its_user_due(lena):
-    services.sweep(now=timezone.now())
+def test_of_strategies_alike_the_one_that_says_most_is_told(user, lena):
+    second_of(lena)
     closed(lena, 1)
-
-    assert services.sweep(now=timezone.now() + LATER) == 1
-    assert score_of(lena.owner).version == 2
-
-
-def test_news_is_gathered_for_a_while(lena):
-    services.sweep(now=timezone.now())
-    closed(lena, 1)
-    closed(lena, 2)
-
-    assert services.sweep(now=timezone.now() + services.REST / 2) == 0
-
-
-def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
-    services.sweep(now=timezone.now())
-    TrustSubject.objects.update(seen_until=timezone.now() - timedelta(days=1))
-    assert services.sweep(now=timezone.now() + LATER) == 0  # the control: without it nobody is due
-
-    lena_bot.send("POST", fields=opening("1"))
-    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=5")
-    TrustSubject.objects.update(seen_until=timezone.now())  # the close has been seen
-    lena_bot.send("POST", fields=opening("1"))
-
-    assert services.sweep(now=timezone.now() + LATER) == 1
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
-
-
-def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):
-    real = evidence.of_provider
-
-    def broken(user, *, now):
-        if user == lena.owner:
-            raise OperationalError("canceling statement due to statement timeout")
-        return real(user, now=now)
-
-    monkeypatch.setattr(evidence, "of_provider", broken)
-    now = timezone.now()
-    assert services.sweep(now=now) == 2
-    assert not TrustScore.objects.filter(user=lena.owner).exists()
-
-    monkeypatch.setattr(evidence, "of_provider", real)
-    assert services.sweep(now=now + LATER) == 1
-    assert score_of(lena.owner).version == 1
-
-
-def test_a_day_without_news_is_news(cast):
-    services.sweep(now=timezone.now())
-
-    assert services.sweep(now=timezone.now() + DAY + timedelta(minutes=1)) == 3
-
-
-def test_the_tasks_do_the_same(lena):
-    assert tasks.recalculate(user_id=str(lena.owner.pk)) == [1, 1, 1]
-    assert tasks.sweep() == 2
-
-
-# --- what follows
-
-
-def test_below_fifty_a_strategy_is_close_only(user, lena):
-    set_score(user, Kind.FLOW, "49.99")
-    services.enforce()
-
-    strategy = Strategy.objects.get(account=lena)
-    assert (strategy.status, strategy.frozen_for) == ("CLOSE_ONLY", "TRUST")
-
-
-def test_closes_always_pass(user, lena):
-    with transaction.atomic():
-        trades.open_trade(
-            account=lena, ticket_id="1", symbol="EURUSD", type="BUY", volume=Decimal(1), open_price=Decimal("1.1")
-        )
-    set_score(user, Kind.FLOW, "0")
-    services.enforce()
-
-    with transaction.atomic():
-        trades.close_trade(account=lena, ticket_id="1", close_price=Decimal(1), profit=Decimal(0), reason="SL")
-    with pytest.raises(trades.StrategyCloseOnly):
-        closed(lena, 2)
-
-
-def test_a_bot_that_misbehaves_copies_nothing_new(finn):
-    set_score(finn.owner, Kind.ENDPOINT, "10")
-    services.enforce()
-
-    assert Subscription.objects.get(account=finn).paused_for == "TRUST"
-
-
-def follow_again(account, strategy):
-    from strategies import services as strategies
-
-    return strategies.subscribe(account=account, strategy=strategy, actor=audit.SYSTEM)
-
-
-def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(user, lena, sam, finn):
-    from strategies.services import TakesNoSubscribers
-
-    set_score(user, Kind.FLOW, "69.99")
-    services.enforce()
-
-    with pytest.raises(TakesNoSubscribers):
-        follow_again(sam, lena.strategy)
-    assert Strategy.objects.get(account=lena).status == "ACTIVE"
-    assert follow_again(finn, lena.strategy).status == "ACTIVE"
-
-
-def test_it_takes_them_again_from_seventy_five_on(user, lena, sam):
-    for score, takes in (("60", False), ("74.99", False), ("75", True), ("70", True), ("69", False)):
-        set_score(user, Kind.FLOW, score)
-        services.enforce()
-        assert Strategy.objects.get(account=lena).takes_subscribers is takes, score
-
-    follow = Strategy.objects.get(account=lena)
-    set_score(user, Kind.FLOW, "90")
-    services.enforce()
-    assert follow_again(sam, follow).status == "ACTIVE"
-
-
-def test_what_was_frozen_by_hand_stays_frozen(user, lena):
-    from strategies import services as strategies
-
-    strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="by hand")
-    services.enforce()
-
-    assert Strategy.objects.get(account=lena).frozen_for == "HAND"
-
-
-NOW = timezone.now()
-
-
-@pytest.mark.parametrize(
-    ("scores", "restricted"),
-    [
-        ([(0, 49)], True),
-        ([(0, 50)], False),
-        ([(0, 49), (1, 69)], True),
-        ([(0, 49), (1, 70)], True),
-        ([(0, 49), (1, 70), (24, 70)], True),
-        ([(0, 49), (1, 70), (25, 70)], False),
-        ([(0, 49), (1, 70), (20, 69), (30, 90)], True),
-        ([(0, 49), (1, 70), (20, 69), (30, 90), (54, 90)], False),
-        ([(0, 60), (1, 51), (2, 50)], False),
-    ],
-)
-def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
-    stands = standing.Standing(None, None)
-    for hours, score in scores:
-        stands = standing.stand(
-            Decimal(score), restricted_at=stands.restricted_at, clean_since=stands.clean_since,
-            now=NOW + timedelta(hours=hours),
-        )  # fmt: skip
-
-    assert bool(stands.restricted_at) is restricted
-
-
-# --- staff, and the judged
-
-
-def held(user, staff, effect, **more):
-    return services.hold(
-        user=user, kind=Kind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY, by=staff,
-        actor=audit.SYSTEM, **more,
-    )  # fmt: skip
-
-
-def test_staff_keep_open_what_the_score_would_close(user, lena, staff):
-    set_score(user, Kind.FLOW, "10")
-    services.enforce()
-    held(user, staff, TrustHold.Effect.OPEN)
-
-    assert Strategy.objects.get(account=lena).status == "ACTIVE"
-
-
-def test_it_is_looked_at_when_it_may_open(user):
-    now = timezone.now()
-    set_score(user, Kind.FLOW, "10")
-    services.recalculate(user_id=user.pk, now=now + timedelta(hours=1))  # without trades it is 100 again: clean since
-    services.recalculate(user_id=user.pk, now=now + timedelta(hours=24.5))
-
-    assert TrustSubject.objects.get(user=user).due_at == now + timedelta(hours=25)
-
-
-def test_a_hand_outranks_a_score(user, lena, finn):
-    from strategies import services as strategies
-
-    set_score(user, Kind.FLOW, "10")
-    set_score(finn.owner, Kind.ENDPOINT, "10")
-    services.enforce()
-    follows = Subscription.objects.get(account=finn)
-    strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="an inquiry")
-    strategies.pause(subscription=follows, actor=audit.SYSTEM)
-    TrustScore.objects.update(restricted_at=None)
-    services.enforce()
-
-    assert Strategy.objects.get(account=lena).frozen_for == "HAND"
-    assert Subscription.objects.get(account=finn).paused_for == "HAND"
-
-
-def test_subscribing_again_does_not_end_what_the_desk_paused(lena, finn):
-    set_score(finn.owner, Kind.ENDPOINT, "10")
-    services.enforce()
-
-    assert follow_again(finn, lena.strategy).paused_for == "TRUST"
-
-
-def test_whoever_trades_beside_one_closes_nothing(user, lena):
-    set_score(user, Kind.RELATIONSHIP, "5")
-    services.enforce()
-
-    strategy = Strategy.objects.get(account=lena)
-    assert (strategy.status, strategy.takes_subscribers) == ("ACTIVE", True)
-
-
-def test_a_hold_takes_effect_with_the_next_sweep_where_a_worker_is_at_it(user, lena, staff, monkeypatch):
-    services.recalculate(user_id=user.pk)
-    real = services.recalculate
-
-    def busy(**_):
-        raise OperationalError("lock timeout")
-
-    monkeypatch.setattr(services, "recalculate", busy)
-    held(user, staff, TrustHold.Effect.CLOSE_ONLY)
-    monkeypatch.setattr(services, "recalculate", real)
-    assert Strategy.objects.get(account=lena).status == "ACTIVE"
-
-    services.sweep(now=timezone.now())
-    assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
-
-
-def test_staff_keep_closed_what_the_score_would_open_until_a_day(user, lena, staff):
-    one = held(user, staff, TrustHold.Effect.CLOSE_ONLY)
-    assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
-    assert TrustSubject.objects.get(user=user).due_at <= one.expires_at
-
-    services.end_hold(held=one, by=staff, actor=audit.SYSTEM)
-    assert score_of(user).restricted_at  # it opens as any other does: after a clean day
-    services.recalculate(user_id=user.pk, now=timezone.now() + 2 * DAY)
-    services.enforce()
-    assert Strategy.objects.get(account=lena).status == "ACTIVE"
-
-
-def test_the_demos_strategy_is_never_closed(cast):
-    from config import cast as casting
-
-    casting.make_demo()
-    for _ in range(2):
-        casting.spare_demo()
-    leads = Strategy.objects.get(name=casting.DEMO_STRATEGY)
-    set_score(leads.owner, Kind.FLOW, "3")
-    services.enforce()
-    leads.refresh_from_db()
-
-    assert (leads.status, leads.takes_subscribers) == ("ACTIVE", True)
-    assert TrustHold.objects.count() == 1
-
-
-def test_a_hold_needs_a_reason_and_a_day_to_come(user, staff):
-    for more in ({"reason": " "}, {"expires_at": timezone.now() - DAY}):
-        asked = {"reason": "r", "expires_at": timezone.now() + DAY, **more}
-        with pytest.raises(services.Invalid):
-            services.hold(user=user, kind=Kind.FLOW, effect="OPEN", by=staff, actor=audit.SYSTEM, **asked)
-
-
-def test_a_score_is_appealed_once_and_answered(user, staff):
-    services.recalculate(user_id=user.pk)
-    made = services.appeal(user=user, kind=Kind.FLOW, note="these were hedges", actor=audit.SYSTEM)
-    with pytest.raises(services.AppealedAlready):
-        services.appeal(user=user, kind=Kind.FLOW, note="again", actor=audit.SYSTEM)
-    services.answer(appealed=made, text="we see", by=staff, actor=audit.SYSTEM)
     services.recalculate(user_id=user.pk)
 
-    made.refresh_from_db()
-    assert (made.answer, made.answered_by) == ("we see", staff)
-    services.appeal(user=user, kind=Kind.FLOW, note="a new score", actor=audit.SYSTEM)
-
-
-def test_nobody_appeals_what_is_no_score(finn):
-    with pytest.raises(services.NotFound):
-        services.appeal(user=finn.owner, kind=Kind.FLOW, note="what", actor=audit.SYSTEM)
-
-
-# --- what the database refuses
+    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "lena-eurusd"
 
 
 INTO = (
@@ -547,7 +152,7 @@ def test_the_check_knows_each_guard(user):
 )
 def test_the_check_finds_what_is_planted(user, planted):
     for _ in range(2):
-        services.recalculate(user_id=user.pk)
+        services.recalculate(user_id=user.pk, always=True)
     with connections["owner"].cursor() as cursor:
         for table in ("trust_scores", "trust_assessments"):
             cursor.execute(f"alter table {table} disable trigger user")

@@ -1,0 +1,103 @@
+"""What the tests of trust have in common: scores as a calculation writes them, trades, faults, bars."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import TradingAccount
+from audit import services as audit
+from audit.models import AuditLog
+from market.models import Candle
+from strategies.models import Strategy
+from trades import services as trades
+from trades.models import CopyOrder
+from trust import evidence, services
+from trust.models import Kind, TrustScore
+
+DAY = timedelta(days=1)
+NOW = timezone.now()
+LATER = services.REST + timedelta(seconds=1)
+
+
+def score_of(user, kind=Kind.FLOW):
+    return TrustScore.objects.get(user=user, kind=kind)
+
+
+def closed(account, ticket, profit="10"):
+    with transaction.atomic():
+        trades.open_trade(
+            account=account,
+            ticket_id=str(ticket),
+            symbol="EURUSD",
+            type="BUY",
+            volume=Decimal(1),
+            open_price=Decimal("1.1"),
+        )
+        trades.close_trade(
+            account=account, ticket_id=str(ticket), close_price=Decimal("1.2"), profit=Decimal(profit), reason="TP"
+        )
+
+
+def set_score(user, kind, score):
+    """As a calculation would write it."""
+    with transaction.atomic():
+        services._write(user, kind, timezone.now(), score=Decimal(score), features=[], inputs={}, as_of="")
+
+
+def second_of(account, currency="JPY"):
+    """Another strategy of the same provider."""
+    other = TradingAccount.objects.create(
+        owner=account.owner, name="second", broker="b", server="s", login="2", currency=currency
+    )
+    return Strategy.objects.create(name="second", owner=account.owner, account=other)
+
+
+def add_bars(first, count, minutes=60, low="1.05"):
+    Candle.objects.bulk_create(
+        Candle(
+            instrument_id="EURUSD", minutes=minutes, opened_at=first + timedelta(minutes=minutes * number),
+            open=Decimal("1.1"), high=Decimal("1.2"), low=Decimal(low), close=Decimal("1.1"), volume=1,
+        )
+        for number in range(count)
+    )  # fmt: skip
+
+
+def known_of(account, now=None):
+    return evidence.of_provider(account.strategy, now=now or timezone.now())
+
+
+def refused(key, code, minutes):
+    AuditLog.objects.bulk_create(
+        AuditLog(
+            actor_kind="bot", actor=key, action="request.refused", outcome="refused", code=code,
+            at=NOW - DAY + timedelta(minutes=minute),
+        )
+        for minute in minutes
+    )  # fmt: skip
+
+
+def failed(account, reason, minutes, latency_ms=4_000):
+    strategy = Strategy.objects.get(name="lena-eurusd")
+    CopyOrder.objects.using("owner").bulk_create(
+        CopyOrder(
+            account=account, strategy=strategy, seq=1, master_ticket="1", symbol="EURUSD", status="failed", volume=1,
+            requested_price=1, failed_reason=reason, latency_ms=latency_ms,
+            reported_at=NOW - DAY + timedelta(minutes=minute),
+        )
+        for minute in minutes
+    )  # fmt: skip
+
+
+def held(user, staff, effect, **more):
+    return services.hold(
+        user=user, kind=Kind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY, by=staff,
+        actor=audit.SYSTEM, **more,
+    )  # fmt: skip
+
+
+def follow_again(account, strategy):
+    from strategies import services as strategies
+
+    return strategies.subscribe(account=account, strategy=strategy, actor=audit.SYSTEM)

@@ -1,0 +1,149 @@
+"""What a score leads to, and that a close always passes."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import transaction
+
+from audit import services as audit
+from strategies.models import Strategy, Subscription
+from tests.trust.scenes import (
+    NOW,
+    closed,
+    follow_again,
+    set_score,
+)
+from trades import services as trades
+from trust import services, standing
+from trust.models import Kind, TrustHold, TrustScore
+
+
+def test_below_fifty_a_strategy_is_close_only(user, lena):
+    set_score(user, Kind.FLOW, "49.99")
+    services.enforce()
+
+    strategy = Strategy.objects.get(account=lena)
+    assert (strategy.status, strategy.frozen_for) == ("CLOSE_ONLY", "TRUST")
+
+
+def test_closes_always_pass(user, lena):
+    with transaction.atomic():
+        trades.open_trade(
+            account=lena, ticket_id="1", symbol="EURUSD", type="BUY", volume=Decimal(1), open_price=Decimal("1.1")
+        )
+    set_score(user, Kind.FLOW, "0")
+    services.enforce()
+
+    with transaction.atomic():
+        trades.close_trade(account=lena, ticket_id="1", close_price=Decimal(1), profit=Decimal(0), reason="SL")
+    with pytest.raises(trades.StrategyCloseOnly):
+        closed(lena, 2)
+
+
+def test_a_bot_that_misbehaves_copies_nothing_new(finn):
+    set_score(finn.owner, Kind.ENDPOINT, "10")
+    services.enforce()
+
+    assert Subscription.objects.get(account=finn).paused_for == "TRUST"
+
+
+def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(user, lena, sam, finn):
+    from strategies.services import TakesNoSubscribers
+
+    set_score(user, Kind.FLOW, "69.99")
+    services.enforce()
+
+    with pytest.raises(TakesNoSubscribers):
+        follow_again(sam, lena.strategy)
+    assert Strategy.objects.get(account=lena).status == "ACTIVE"
+    assert follow_again(finn, lena.strategy).status == "ACTIVE"
+
+
+def test_it_takes_them_again_from_seventy_five_on(user, lena, sam):
+    for score, takes in (("60", False), ("74.99", False), ("75", True), ("70", True), ("69", False)):
+        set_score(user, Kind.FLOW, score)
+        services.enforce()
+        assert Strategy.objects.get(account=lena).takes_subscribers is takes, score
+
+    follow = Strategy.objects.get(account=lena)
+    set_score(user, Kind.FLOW, "90")
+    services.enforce()
+    assert follow_again(sam, follow).status == "ACTIVE"
+
+
+def test_what_was_frozen_by_hand_stays_frozen(user, lena):
+    from strategies import services as strategies
+
+    strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="by hand")
+    services.enforce()
+
+    assert Strategy.objects.get(account=lena).frozen_for == "HAND"
+
+
+@pytest.mark.parametrize(
+    ("scores", "restricted"),
+    [
+        ([(0, 49)], True),
+        ([(0, 50)], False),
+        ([(0, 49), (1, 69)], True),
+        ([(0, 49), (1, 70)], True),
+        ([(0, 49), (1, 70), (24, 70)], True),
+        ([(0, 49), (1, 70), (25, 70)], False),
+        ([(0, 49), (1, 70), (20, 69), (30, 90)], True),
+        ([(0, 49), (1, 70), (20, 69), (30, 90), (54, 90)], False),
+        ([(0, 60), (1, 51), (2, 50)], False),
+    ],
+)
+def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
+    stands = standing.Standing()
+    for hours, score in scores:
+        stands = standing.stand(Decimal(score), stands, now=NOW + timedelta(hours=hours))
+
+    assert bool(stands.restricted_at) is restricted
+
+
+def test_a_hand_outranks_a_score(user, lena, finn):
+    from strategies import services as strategies
+
+    set_score(user, Kind.FLOW, "10")
+    set_score(finn.owner, Kind.ENDPOINT, "10")
+    services.enforce()
+    follows = Subscription.objects.get(account=finn)
+    strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="an inquiry")
+    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    TrustScore.objects.update(restricted_at=None)
+    services.enforce()
+
+    assert Strategy.objects.get(account=lena).frozen_for == "HAND"
+    assert Subscription.objects.get(account=finn).paused_for == "HAND"
+
+
+def test_subscribing_again_does_not_end_what_the_desk_paused(lena, finn):
+    set_score(finn.owner, Kind.ENDPOINT, "10")
+    services.enforce()
+
+    assert follow_again(finn, lena.strategy).paused_for == "TRUST"
+
+
+def test_whoever_trades_beside_one_closes_nothing(user, lena):
+    set_score(user, Kind.RELATIONSHIP, "5")
+    services.enforce()
+
+    strategy = Strategy.objects.get(account=lena)
+    assert (strategy.status, strategy.takes_subscribers) == ("ACTIVE", True)
+
+
+def test_the_demos_strategy_is_never_closed(cast):
+    from config import cast as casting
+
+    casting.make_demo()
+    for _ in range(2):
+        casting.spare_demo()
+    leads = Strategy.objects.get(name=casting.DEMO_STRATEGY)
+    set_score(leads.owner, Kind.FLOW, "3")
+    services.enforce()
+    leads.refresh_from_db()
+
+    assert (leads.status, leads.takes_subscribers) == ("ACTIVE", True)
+    assert TrustHold.objects.count() == 1

@@ -1,0 +1,29 @@
+"""What a user's bots did wrong, read for `endpoint.fold`. Only what is proven to be their own is held against them:
+what somebody else can send in a user's name (a bad signature, another address) never is. See trust/sql/incidents.sql.
+"""
+
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from accounts.models import BotKeyGeneration, TradingAccount, User
+from trust import endpoint
+
+SPAN = timedelta(days=90)
+REFUSALS = {"action__in": ["request.refused", "zombie.refused"], "code__in": ["seq_replayed", "trade_closed"]}
+
+_INCIDENTS = "select at, reason, symbol from trust_incidents(%s, %s, %s, %s) order by at, reason, symbol"
+
+
+def has_bots(user: User) -> bool:
+    return BotKeyGeneration.objects.filter(key__account__owner=user).exists()
+
+
+def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
+    """What the user's bots did wrong: refusals from the audit log, failed orders as they reported them."""
+    generations = BotKeyGeneration.objects.filter(key__account__owner=user).values_list("key__key_id", "generation")
+    keys = [f"{key}.{generation}" for key, generation in generations]
+    accounts = list(TradingAccount.objects.filter(owner=user).values_list("pk", flat=True))
+    with connection.cursor() as cursor:
+        cursor.execute(_INCIDENTS, [keys, accounts, now - SPAN, now])
+        return [endpoint.Event(number, *row) for number, row in enumerate(cursor.fetchall(), 1)]
