@@ -168,7 +168,7 @@ class Copier:
         self.is_in_touch = True
         kind = str(message.get("type", ""))
         if kind == "heartbeat":
-            as_of = message.get("as_of") or {}
+            as_of = message["as_of"] if isinstance(message.get("as_of"), Mapping) else {}
             if any(as_of.get(one.strategy) not in (None, str(one.guard.seen)) for one in self.followed):
                 self._hurry("snapshot")
         elif kind == "snapshot":

@@ -249,6 +249,16 @@ def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office):
     assert office.guard.seen == 3
 
 
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"type": 5}, {"type": "heartbeat", "as_of": [1]}, {"type": "trade.opened", "packet": "no"},
+     {"type": "trade.opened", "packet": {}}, {"type": "trade.opened", "packet": {"sub_id": SUB_ID, "gen": 1}}],
+)  # fmt: skip
+def test_a_message_that_is_none_harms_nothing(office, message):
+    office.copier.on_message(message)
+    office.copied()
+
+
 def test_a_heartbeat_that_is_ahead_makes_it_ask(office):
     office.open()  # its packet is lost
     office.copier.on_message({"type": "heartbeat", "as_of": {STRATEGY: "1"}})
