@@ -157,7 +157,7 @@ class Desk:
     def answer(self, case, who, resign):
         made = requests.Request(**_kwargs(case)).prepare()
         body = made.body.encode() if isinstance(made.body, str) else made.body or b""
-        headers = {name: _text(value) for name, value in made.headers.items() if name != "Content-Length"}
+        headers = {name: _text(value) for name, value in made.headers.items() if name.lower() != "content-length"}
         path, _, query = made.path_url.partition("?")
         if "X-Cd-Key" not in {one["name"] for one in case.operation.definition.raw.get("parameters", [])}:
             client = self.person

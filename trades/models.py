@@ -181,9 +181,9 @@ class TradeHistory(Position):
             models.Index(fields=["strategy", "-closed_at", "-trade"], name="history_strategy_closed_idx"),
             models.Index(fields=["-closed_at", "-trade"], name="history_closed_idx"),
             models.Index(
-                fields=["symbol", "opened_at"],
+                fields=["symbol", "trade"],
                 condition=models.Q(master_trade=None, kind="TRADE"),
-                name="history_masters_opened_idx",
+                name="history_masters_symbol_idx",
             ),
         ]
         constraints = [

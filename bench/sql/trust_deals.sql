@@ -1,10 +1,13 @@
 -- Closed trades of each, over as many times six hours.
 with judged as (select a.id as account, s.id as strategy from strategies s join trading_accounts a on a.id = s.account_id
                  where s.name like 'bench-trust-%'),
-made as (
-  select uuid_v7() as id, account, strategy, n::text as ticket, random() as r, random() as r2,
+timed as (
+  select account, strategy, n::text as ticket, random() as r, random() as r2,
          now() - n * interval '6 hours' - random() * interval '5 hours' as opened
     from judged, generate_series(1, EACH) n),
+made as (  -- an id bears the time at which the desk learned of the trade
+  select encode(overlay(uuid_send(uuid_v7()) placing substring(int8send((extract(epoch from opened) * 1000)::bigint) from 3)
+                        from 1 for 6), 'hex')::uuid as id, * from timed),
 named as (
   insert into trades (id, account_id, ticket_id, state, opening) select id, account, ticket, 'CLOSED', '' from made returning id)
 insert into trade_history (trade_id, account_id, strategy_id, ticket_id, master_ticket, seq, kind, symbol, type, volume,
