@@ -109,8 +109,8 @@ DEMO_PROVIDER, DEMO_GUEST, DEMO_STRATEGY = "marco", "guest", "eurusd-breakout"
 
 
 @transaction.atomic(durable=True)
-def make_demo() -> accounts.NewSecret:
-    """Make the demo's provider and guest, or meet them again; the provider's bot gets a new key generation."""
+def make_demo() -> Strategy:
+    """Make the demo's provider and guest, or meet them again: what the one publishes and the other follows."""
     instruments()
     provider, guest = user(DEMO_PROVIDER), user(DEMO_GUEST)
     published = account(provider, f"{DEMO_PROVIDER}-demo")
@@ -121,7 +121,12 @@ def make_demo() -> accounts.NewSecret:
     strategies.subscribe(
         account=account(guest, f"{DEMO_GUEST}-demo"), strategy=leads, actor=audit.SYSTEM, multiplier=Decimal("0.5")
     )
-    return key(published, BotKey.Kind.MASTER)
+    return leads
+
+
+def demo_subscription() -> Subscription | None:
+    follows = Subscription.objects.select_related("strategy", "account")
+    return follows.filter(strategy__name=DEMO_STRATEGY, account__owner__username=DEMO_GUEST).first()
 
 
 def spare_demo() -> None:

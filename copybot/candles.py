@@ -15,6 +15,8 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
+# Market time on paper began then, so that whoever follows the same bars at the same speed sees the same price.
+PAPER_BEGAN_MS = 1_767_225_600_000
 STEPS = 12  # of a bar; a multiple of its three legs
 _WEEK_MS = 7 * 24 * 3_600_000
 
@@ -94,6 +96,14 @@ class Candles:
         if latest[0] != at_ms:
             self._latest = latest = at_ms, self._bid(at_ms)
         return latest[1]
+
+    def ended(self, after_ms: int, until_ms: int) -> Iterator[Bar]:
+        """The bars that ended in (after, until], oldest first."""
+        starts_at = after_ms - self.length_ms
+        while (starts_at := self._next_start(starts_at)) <= until_ms - self.length_ms:
+            found = self._bar(starts_at)
+            assert found is not None
+            yield found[0]
 
     def instants(self, after_ms: int, until_ms: int) -> Iterator[int]:
         """The moments in (after, until] between which the price goes in a straight line, or stands still, or jumps."""

@@ -1,81 +1,53 @@
-"""A provider's bot for the demo: an honest, simple strategy over real prices, sped up, through the signed API alone.
+"""A provider's bot for the demo: an honest, simple strategy on a paper account, sped up, published like any other.
 
 It buys a close above the highest high of the last bars and sells one below the lowest low, takes half off at twice its
-risk, trails its stop, and gets out at a stop, a shorter channel's other side, or the end of the data. It keeps nothing
-on disk: whatever of its own is still active when it starts, it closes.
+risk, trails its stop, and gets out at the stop or a shorter channel's other side. It keeps nothing but the account:
+what it holds, and at which stop, its broker knows.
 """
 
 import argparse
-import csv
 import itertools
 import os
 import sys
-import time
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-from copybot.client import Client, DeskError
+from copybot.broker import Position
+from copybot.candles import PAPER_BEGAN_MS, Bar, Candles, Clock, Instrument
+from copybot.client import Client
+from copybot.errors import DeskError
+from copybot.netting import NetTerminal
+from copybot.paper import PaperBroker
+from copybot.publisher import Mirror, Publisher
 
-LOT = Decimal(100_000)
+SYMBOL = "EURUSD"
 VOLUME = Decimal("0.10")
 CHANNELS = ((5, 3), (8, 5), (13, 8), (20, 10), (34, 15), (55, 20))  # bars of the entry's and the exit's channel
-
-
-@dataclass(frozen=True)
-class Bar:
-    time: str
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-
-
-def bars(path: Path) -> Iterator[Bar]:
-    with path.open(encoding="ascii", newline="") as lines:
-        for row in csv.DictReader(lines):
-            yield Bar(row["time"], *(Decimal(row[name]) for name in ("open", "high", "low", "close")))
-
-
-@dataclass
-class Position:
-    ticket: str
-    type: str
-    volume: Decimal
-    open_price: Decimal
-    stop: Decimal
-    risk: Decimal
-    halved: bool = False
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.type == "BUY" else -1
-
-    def gain(self, price: Decimal) -> Decimal:
-        """In price, for one unit."""
-        return (price - self.open_price) * self.sign
-
-    def profit(self, price: Decimal, volume: Decimal) -> Decimal:
-        """In dollars, for so many lots."""
-        return (self.gain(price) * volume * LOT).quantize(Decimal("0.01"))
+DIGITS = 5
 
 
 @dataclass
 class Trader:
-    """One channel's breakouts, at most one position at a time."""
+    """One channel's breakouts, at most one position at a time, known by its magic number."""
 
-    desk: Client
+    terminal: NetTerminal
+    magic: int
     entry: int
     exit: int
-    tickets: Iterator[int]
     seen: deque[Bar] = field(default_factory=deque)
-    position: Position | None = None
+
+    @property
+    def position(self) -> Position | None:
+        return next((one for one in self.terminal.positions() if one.magic == self.magic), None)
 
     def on_bar(self, bar: Bar) -> None:
-        if self.position is not None:
-            self.manage(self.position, bar)
+        held = self.position
+        if held is not None:
+            self.manage(held, bar)
         elif len(self.seen) >= self.entry:
             self.look_for_entry(bar)
         self.seen.append(bar)
@@ -89,85 +61,85 @@ class Trader:
             self.open("SELL", bar)
 
     def open(self, side: str, bar: Bar) -> None:
-        risk = 2 * sum((past.high - past.low for past in self.seen), Decimal(0)) / len(self.seen)
-        stop = bar.close - risk if side == "BUY" else bar.close + risk
-        opened = Position(str(next(self.tickets)), side, VOLUME, bar.close, tidy(stop), tidy(risk))
-        self.desk.open(
-            ticket_id=opened.ticket, symbol="EURUSD", type=side, volume=str(VOLUME), open_price=str(bar.close),
-            sl=str(opened.stop), comment=f"channel {self.entry}/{self.exit}, bar {bar.time}",
-        )  # fmt: skip
-        self.position = opened
+        stop = bar.close - self.risk if side == "BUY" else bar.close + self.risk
+        self.terminal.open(magic=self.magic, symbol=SYMBOL, side=side, volume=VOLUME, sl=tidy(stop), tp=None)
+
+    @property
+    def risk(self) -> Decimal:
+        """In price: twice what a bar spans."""
+        return tidy(2 * sum((past.high - past.low for past in self.seen), Decimal(0)) / max(1, len(self.seen)))
 
     def manage(self, held: Position, bar: Bar) -> None:
-        if held.sign * (bar.low if held.sign > 0 else bar.high) <= held.sign * held.stop:
-            return self.close(held, held.stop, "SL")
+        sign = 1 if held.side == "BUY" else -1
         recent = list(itertools.islice(self.seen, max(0, len(self.seen) - self.exit), None))
-        way_out = min(past.low for past in recent) if held.sign > 0 else max(past.high for past in recent)
-        if held.sign * bar.close < held.sign * way_out:
-            return self.close(held, bar.close, "MANUAL")
-        if not held.halved and held.gain(bar.close) >= 2 * held.risk:
-            return self.take_half(held, bar.close)
-        return self.trail(held, bar)
+        if recent and sign * bar.close < sign * (
+            min(past.low for past in recent) if sign > 0 else max(past.high for past in recent)
+        ):
+            self.terminal.close(held, held.volume)
+        elif held.volume == VOLUME and (bar.close - held.open_price) * sign >= 2 * self.risk:
+            self.terminal.close(held, VOLUME / 2)
+        else:
+            self.trail(held, bar, sign)
 
-    def take_half(self, held: Position, price: Decimal) -> None:
-        remains = held.volume / 2
-        self.desk.reduce(
-            held.ticket, deal_id=f"half-{held.ticket}", volume=str(remains), close_price=str(price),
-            profit=str(held.profit(price, held.volume - remains)),
-        )  # fmt: skip
-        held.volume, held.halved = remains, True
-
-    def trail(self, held: Position, bar: Bar) -> None:
+    def trail(self, held: Position, bar: Bar, sign: int) -> None:
         """Move the stop up behind the price, in steps of half the risk so that it does not chatter."""
-        better = tidy(bar.close - held.sign * held.risk)
-        if (better - held.stop) * held.sign >= held.risk / 2:
-            self.desk.modify(held.ticket, sl=str(better))
-            held.stop = better
+        better = tidy(bar.close - sign * self.risk)
+        if held.sl is None or (better - held.sl) * sign >= self.risk / 2:
+            self.terminal.modify(held, sl=better, tp=None)
 
-    def close(self, held: Position, price: Decimal, reason: str) -> None:
-        profit = str(held.profit(price, held.volume))
-        self.desk.close(held.ticket, close_price=str(price), profit=profit, reason=reason)
-        self.position = None
+
+@dataclass
+class Market:
+    """Hands the bars to the traders as they end."""
+
+    candles: Candles
+    clock: Clock
+    traders: Sequence[Trader]
+    at_ms: int = 0
+
+    def begin(self) -> None:
+        """Let the traders see what went before, so that they need not wait for it."""
+        self.at_ms = self.clock()
+        longest = max(trader.entry for trader in self.traders)
+        for bar in list(self.candles.ended(self.at_ms - 2 * longest * self.candles.length_ms, self.at_ms)):
+            for trader in self.traders:
+                trader.seen.append(bar)
+                while len(trader.seen) > trader.entry:
+                    trader.seen.popleft()
+
+    def go_on(self, _fault: str = "") -> None:
+        now = self.clock()
+        for bar in self.candles.ended(self.at_ms, now):
+            for trader in self.traders:
+                trader.on_bar(bar)
+        self.at_ms = now
 
 
 def tidy(price: Decimal) -> Decimal:
-    return price.quantize(Decimal("0.00001"))
+    return price.quantize(Decimal(1).scaleb(-DIGITS))
 
 
-def close_leftovers(desk: Client, price: Decimal) -> None:
-    """Close what an earlier run of this bot left open: what is active is asked of the desk, never remembered."""
-    for trade in desk.active()["trades"]:
-        held = Position(
-            trade["ticket_id"], trade["type"], Decimal(trade["volume"]), Decimal(trade["open_price"]), price, price
-        )
-        desk.close(
-            held.ticket, close_price=str(price), profit=str(held.profit(price, held.volume)), reason="RECONCILED"
-        )
-
-
-def run(desk: Client, prices: list[Bar], *, bars_per_s: float) -> None:
-    """Trade the bars, again and again, until stopped."""
-    tickets = itertools.count(time.time_ns() // 1_000_000)
-    close_leftovers(desk, prices[0].close)
-    while True:
-        traders = [Trader(desk, entry, leave, tickets) for entry, leave in CHANNELS]
-        for bar in prices:
-            began = time.monotonic()
-            for trader in traders:
-                trader.on_bar(bar)
-            time.sleep(max(0.0, 1 / bars_per_s - (time.monotonic() - began)))
-        close_leftovers(desk, prices[-1].close)
+def run(desk: Client, account: Path, bars: Path, *, bars_per_s: int) -> None:
+    """Trade and publish, until stopped."""
+    candles = Candles.read(bars, digits=DIGITS, repeats=True)
+    clock = Clock(candles.starts_at, bars_per_s * candles.length_ms // 1000, PAPER_BEGAN_MS)
+    account.parent.mkdir(parents=True, exist_ok=True)
+    terminal = PaperBroker(account, [Instrument(SYMBOL, candles)], clock, login="demo", stamp=clock.wall_at)
+    market = Market(candles, clock, [Trader(terminal, magic, *one) for magic, one in enumerate(CHANNELS, start=1)])
+    market.begin()
+    Publisher(Mirror(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_look=market.go_on).run(threading.Event())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--bars", type=Path, required=True, help="CSV: time, open, high, low, close, volume")
-    parser.add_argument("--bars-per-s", type=float, default=4.0)
+    parser.add_argument("--account", type=Path, required=True, help="the file of the paper account")
+    parser.add_argument("--bars-per-s", type=int, default=2)
     options = parser.parse_args()
     desk = Client(options.url, os.environ["COPYBOT_KEY"], os.environ["COPYBOT_SECRET"])
     try:
-        run(desk, list(bars(options.bars)), bars_per_s=options.bars_per_s)
+        run(desk, options.account, options.bars, bars_per_s=options.bars_per_s)
     except KeyboardInterrupt:
         pass
     except (DeskError, ConnectionError) as fault:

@@ -5,14 +5,12 @@ from pathlib import Path
 
 from copybot import mt5
 from copybot.broker import Terminal
-from copybot.candles import Candles, Clock, Instrument
+from copybot.candles import PAPER_BEGAN_MS, Candles, Clock, Instrument
 from copybot.netting import NetTerminal, Netting
 from copybot.paper import PaperBroker
 from copybot.settings import MetaTrader, Paper, Settings, SettingsError
 from copybot.symbols import Named
 
-# Market time on paper began then, so that whoever follows the same bars at the same speed sees the same price.
-_PAPER_BEGAN_MS = 1_767_225_600_000
 _QUARTER_MS = 15 * 60_000
 _STALE_MS = 60_000
 _FURTHEST_ZONE_MS = 14 * 3_600_000
@@ -38,7 +36,7 @@ def _paper(broker: Paper, folder: Path) -> NetTerminal:
         Instrument(name, _candles(name, one.bars, one.digits, broker.repeats), one.spread_points, one.contract)
         for name, one in broker.symbols.items()
     ]
-    clock = Clock(min(one.candles.starts_at for one in instruments), broker.speed, _PAPER_BEGAN_MS)
+    clock = Clock(min(one.candles.starts_at for one in instruments), broker.speed, PAPER_BEGAN_MS)
     try:
         return PaperBroker(
             folder / f"paper-{broker.login}.sqlite3", instruments, clock, broker.login, broker.currency, broker.deposit,

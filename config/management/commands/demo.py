@@ -1,35 +1,88 @@
-"""`manage.py demo`: make the demo's cast, load its prices, and become its bot."""
+"""`manage.py demo`: make the demo's cast, load its prices, and become one of its bots."""
 
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from accounts.models import BotKey
+from accounts.services import NewSecret
 from audit import services as audit
 from config import cast
 from market import services as market
+from strategies import services as strategies
+
+HOUR_S = 3600
+
+COPIER = """\
+url = "{url}"
+folder = "state"
+
+[subscriptions.{strategy}]
+sub_id = "{sub_id}"
+secrets = {{ {generation} = "{secret}" }}
+
+[broker]
+kind = "paper"
+login = "guest"
+speed = {speed}
+
+[broker.symbols.EURUSD]
+bars = "{bars}"
+
+[limits]
+settle_ms = 5_000
+"""
 
 
 class Command(BaseCommand):
-    help = "Run the demo's bot against the desk on this machine, until stopped."
+    help = "Run a bot of the demo against the desk on this machine, until stopped: the provider's, or the copier's."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--url", default=f"http://127.0.0.1:{os.environ.get('PORT', '8000')}")
-        parser.add_argument("--bars-per-s", default="4", help="how fast an hour of the market goes by")
+        parser.add_argument("--bars-per-s", type=int, default=2, help="how many hours of the market go by in a second")
+        parser.add_argument("--copies", action="store_true", help="the copier's bot")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             raise CommandError("The demo runs only where DEBUG is on.")
-        key = cast.make_demo()
+        folder = settings.VAR_DIR / "demo"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key, bot = self._copier(folder, **options) if options["copies"] else self._provider(folder, **options)
+        # A bot knows nothing of the desk but its address: it is another program from here on.
+        os.environ |= {"COPYBOT_KEY": key.key, "COPYBOT_SECRET": key.secret}
+        os.chdir(settings.BASE_DIR)
+        os.execv(sys.executable, [sys.executable, "-m", *bot])  # noqa: S606
+
+    @staticmethod
+    def _provider(folder: Path, *, url: str, bars_per_s: int, **_: Any) -> tuple[NewSecret, list[str]]:
+        leads = cast.make_demo()
         cast.spare_demo()
         market.import_candles(
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )
-        # The bot knows nothing of the desk but its address: it is another program from here on.
-        bot = ["-m", "copybot.demo", "--url", options["url"], "--bars", str(market.EURUSD_1H)]
-        os.environ |= {"COPYBOT_KEY": key.key, "COPYBOT_SECRET": key.secret}
-        os.chdir(settings.BASE_DIR)
-        os.execv(sys.executable, [sys.executable, *bot, "--bars-per-s", str(options["bars_per_s"])])  # noqa: S606
+        bot = ["copybot.demo", "--url", url, "--bars", str(market.EURUSD_1H), "--bars-per-s", str(bars_per_s)]
+        return cast.key(leads.account, BotKey.Kind.MASTER), [*bot, "--account", str(folder / "provider.sqlite3")]
+
+    def _copier(self, folder: Path, **options: Any) -> tuple[NewSecret, list[str]]:
+        while (follows := cast.demo_subscription()) is None:
+            time.sleep(0.5)  # the provider's bot makes it
+        config = self._configured(folder, follows, **options)
+        return cast.key(follows.account, BotKey.Kind.COPIER), ["copybot", "follow", "--plain", "--config", str(config)]
+
+    @staticmethod
+    def _configured(folder: Path, follows: Any, *, url: str, bars_per_s: int, **_: Any) -> Path:
+        file = folder / "copybot.toml"
+        file.touch(mode=0o600)
+        file.write_text(
+            COPIER.format(
+                url=url, strategy=follows.strategy.name, sub_id=follows.sub_id, generation=follows.packet_generation,
+                secret=strategies.packet_secret(follows), speed=bars_per_s * HOUR_S, bars=market.EURUSD_1H,
+            )
+        )  # fmt: skip
+        return file

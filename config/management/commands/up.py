@@ -159,6 +159,7 @@ def processes(port: int, *, demo: bool) -> list[Child]:
     if demo:
         url = f"http://127.0.0.1:{port}"
         children.append(Child("demo", [python, "manage.py", "demo", "--url", url]))
+        children.append(Child("demo-copier", [python, "manage.py", "demo", "--copies", "--url", url]))
     return children
 
 
