@@ -26,8 +26,9 @@ lock:  ## compile the locks anew from requirements*.in
 bench:  ## measure, each figure as a ratio to a floor or a peer in the same run
 	$(PY) -m bench
 
-torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, large models
-	COPYDESK_KILLS=20 COPYDESK_EXAMPLES=2000 python3 manage.py test -m "crash or model" -p no:randomly
+torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, a million schedules; an hour and more
+	COPYDESK_KILLS=20 COPYDESK_EXAMPLES=2000 COPYDESK_SCHEDULES=1000000 COPYDESK_DRILL_S=300 \
+		python3 manage.py test -m "crash or model" -p no:randomly
 
 simulate: .venv/.requirements-dev.txt.sha256  ## the bots in bad weather: make simulate SEED=0 SCHEDULES=20000 POLICY=guard
 	@$(PY) -m copybot.simulate --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),20000) --policy $(or $(POLICY),guard)

@@ -160,7 +160,8 @@ def delta_of(strategy: str, seq: int) -> dict[str, Any]:
     trade = {
         "trade_id": "019aa0c0-0000-7000-8000-000000000000", "role": "master", "strategy": strategy,
         "ticket_id": "987654", "master_ticket": "987654", "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000",
-        "copy_volume": None, "open_price": "1.10500000", "sl": "1.10000000", "tp": "1.12000000",
+        "copy_volume": None, "copy": None, "copies": None, "open_price": "1.10500000", "sl": "1.10000000",
+        "tp": "1.12000000", "opened_volume": "0.10000000", "opened_sl": "1.10000000",
         "opened_at": "2026-01-05T10:00:00.000Z", "seq": str(seq), "status": "OPEN",
     }  # fmt: skip
     return {"type": "trade.modified", "strategy": strategy, "seq": str(seq), "trade": trade}

@@ -229,9 +229,9 @@ class Hub:
         for strategy_id, name, number in wanted:
             await self._watch(watcher, strategy_id, name, number)
         watcher.is_stale = False
-        if watcher.wants_packets:
-            watcher.packet_keys = await self.read(_packet_keys, watcher.accounts)
         found: snapshot.Snapshot = await self.read(snapshot.read, watcher.accounts)
+        if watcher.wants_packets:  # after: keys that are newer than the streams are noticed by the next beat
+            watcher.packet_keys = await self.read(_packet_keys, watcher.accounts)
         watcher.resynced_at = time.monotonic()
         sources = {source.strategy_id: source for source in found.sources.values()}
         if not sources.keys() <= {strategy_id for strategy_id, _, _ in wanted}:
