@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal import trust, views, wallet
+from portal import copying, trust, views, wallet
 
 app_name = "portal"
 urlpatterns = [
@@ -11,6 +11,14 @@ urlpatterns = [
     path("wallet/agreements/<int:agreement_id>/accept/", wallet.accept_terms, name="accept-terms"),
     path("wallet/statements/<str:month>/", wallet.statement, name="statement"),
     path("wallet/fees/<int:agreement_id>/<int:period_no>/", wallet.fee, name="fee"),
+    path("copying/", copying.copying, name="copying"),
+    path("copying/<str:sub_id>/settings/", copying.settings, name="copying-settings"),
+    path("copying/<str:sub_id>/pause/", copying.pause, name="copying-pause"),
+    path("copying/<str:sub_id>/resume/", copying.resume, name="copying-resume"),
+    path("copying/<str:sub_id>/end/", copying.end, name="copying-end"),
+    path("copying/<str:sub_id>/secret/", copying.secret, name="copying-secret"),
+    path("copying/<str:sub_id>/receipts/<uuid:trade_id>/", copying.receipt, name="receipt"),
+    path("strategies/<str:name>/copies/", copying.copies, name="copies"),
     path("trust/", trust.standing, name="trust"),
     path("trust/appeal/", trust.appeal, name="appeal"),
 ]

@@ -18,7 +18,7 @@ from django.views.decorators.cache import never_cache
 from accounts import networks
 from accounts.models import TradingAccount, User
 from market.models import Instrument
-from trades import snapshot
+from trades import figures, snapshot
 from trades.models import TradeHistory
 
 LATEST = 20
@@ -45,8 +45,10 @@ def _desk(request: HttpRequest) -> HttpResponse:
     ]
     masters = [trade for trade in found.trades if trade["role"] == "master"]
     shown = [trade["symbol"] for trade in found.trades] + [row.symbol for one in lists for row in one["rows"]]
+    now = timezone.now()
+    owed = figures.owed(account__in=accounts)
     context = {
-        "now": timezone.now(),
+        "now": now,
         "is_guest": request.user.get_username() == settings.DEMO_GUEST,
         "sources": found.sources,
         "follows": followed,
@@ -54,8 +56,11 @@ def _desk(request: HttpRequest) -> HttpResponse:
         "open_count": len(masters),
         "copy_count": len(found.trades) - len(masters),
         "lots": sum((Decimal(trade["volume"]) for trade in masters), Decimal(0)),
-        "places": _places(set(shown)),
+        "places": places_of(set(shown)),
         "closed": lists,
+        "led": [source.name for source in led],
+        "owed": owed,
+        "owed_is_late": owed.is_late(now),
     }
     return render(request, "portal/desk.html", context)
 
@@ -70,7 +75,7 @@ def _closed(heading: str, live: Iterable[snapshot.Source], **whose: Any) -> dict
     return {"heading": heading, "live": json.dumps([source.name for source in live]), "rows": list(rows[:LATEST])}
 
 
-def _places(symbols: set[str]) -> dict[str, int]:
+def places_of(symbols: set[str]) -> dict[str, int]:
     """How many decimals these symbols' prices are shown with, at least."""
     points = Instrument.objects.filter(symbol__in=symbols).values_list("symbol", "point")
     return {symbol: max(0, -int(point.normalize().as_tuple().exponent)) for symbol, point in points}

@@ -46,10 +46,16 @@ def subscribe(
         return subscription
 
 
-def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND) -> None:
-    """Open nothing new for an active subscription; its closes and reductions go on."""
+def pause(
+    *, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND, by_owner: bool = False
+) -> None:
+    """Open nothing new for an active subscription; its closes and reductions go on.
+
+    Staff's hand takes the place of what the desk paused it for. Its owner's does not: they could resume it then.
+    """
     active, paused = Subscription.Status.ACTIVE, Subscription.Status.PAUSED
-    only = {"status__in": [active, paused] if why == Subscription.PausedFor.HAND else [active]}
+    outranks = why == Subscription.PausedFor.HAND and not by_owner
+    only = {"status__in": [active, paused] if outranks else [active]}
     _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor, only, why)
 
 
