@@ -16,6 +16,7 @@ from accounts import services as accounts
 from accounts.models import BotKey, User
 from audit import services as audit
 from audit.models import AuditLog
+from copybot import packets
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.signed import LONG_AGO, opening
@@ -190,6 +191,18 @@ def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web, 
     assert (opened["packet"]["action"], opened["packet"]["trade_ref"]) == ("GAPFILL", "3")
     assert (opened["trade"]["copy"]["opens"], opened["trade"]["copy"]["why_not"]) == (False, "paused")
     assert closed["packet"]["action"] == "CLOSE"
+
+
+def test_a_rotated_secret_signs_on_a_socket_that_is_open(web, finn):
+    follows = Subscription.objects.get(account=finn)
+    with watch_as_bot(web.bot("finn", "copier")) as watching:
+        watching.next()
+        secret = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM, at_once=True)
+        assert watching.next()["type"] == "snapshot"  # it follows under another key now
+        web.bot("lena", "master").open(**opening("1"))
+        packet = watching.next()["packet"]
+
+    assert packets.read(packet, secrets={2: secret}, sub_id=follows.sub_id).trade_ref
 
 
 def test_two_processes_tell_the_same_stream(serve):
