@@ -18,7 +18,7 @@ from accounts import services
 from accounts.models import BotKey, TradingAccount, User
 from audit.admin import Told
 from audit.people import actor_of
-from core.admin import NeverDeleted, chip, ref
+from core.admin import MONEY, NeverDeleted, chip, number, ref
 from core.errors import DomainError
 
 admin.site.unregister(Group)
@@ -62,15 +62,28 @@ def _is_superuser(request: HttpRequest) -> bool:
 @admin.register(TradingAccount)
 class TradingAccountAdmin(Told):
     told_as = "account"
-    list_display = ["name", "owner", "broker", "server", "login", "generation", "currency"]
+    list_display = ["name", "owner", "broker", "server", "login", "generation", "currency", "equity_", "told_at"]
     list_select_related = ["owner"]
     search_fields = ["name", "owner__username", "login"]
     search_help_text = "Name, owner or login"
     autocomplete_fields = ["owner"]
     ordering = ["name"]
+    TOLD = ("balance_", "equity_", "told_at")  # by its bot
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["owner", "broker", "server", "login", "generation"] if obj else []
+        return ["owner", "broker", "server", "login", "generation", *self.TOLD] if obj else []
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        asked = ["name", "owner", "broker", "server", "login", "currency", "generation"]
+        return [*asked, *self.TOLD] if obj else asked
+
+    @admin.display(description="balance", ordering="balance")
+    def balance_(self, account: TradingAccount) -> SafeString:
+        return number(account.balance, MONEY)
+
+    @admin.display(description="equity", ordering="equity")
+    def equity_(self, account: TradingAccount) -> SafeString:
+        return number(account.equity, MONEY)
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -1,28 +1,26 @@
 """Who publishes and who copies; freezing, pausing, ending."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.admin import Told
 from audit.people import actor_of
-from core.admin import NeverDeleted, chip, number, ref
-from core.steps import ReasonForm
+from core.admin import chip, number, ref
+from core.steps import ReasonForm, Step, Stepped, page_of
 from strategies import services, telling
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 
-_TERMS_LEAD = "What is opened from now on is copied like this, in a few seconds. Open copies stay as they are."
-_ROTATE_LEAD = "The old secret signs until the bot has the new one, for a day at most."
 _HOLD_INSTEAD = "Set a hold on that score, so that it stays open until a day. Nothing was done."
 
 
@@ -104,8 +102,8 @@ class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
     """What held when. Nobody edits these: new terms are set by a step."""
 
     model = Terms
-    fields = ["since", "told", "equity", "master_equity"]
-    readonly_fields = ["since", "told", "equity", "master_equity"]
+    fields = ["held_since", "told", "equity", "master_equity", "made_at"]
+    readonly_fields = ["held_since", "told", "equity", "master_equity", "made_at"]
     extra = 0
     max_num = 0
     can_delete = False
@@ -118,14 +116,37 @@ class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    @admin.display(description="since")
+    def held_since(self, terms: Terms) -> Any:
+        return "always" if terms.since == services.ALWAYS else terms.since
+
     @admin.display(description="settings")
     def told(self, terms: Terms) -> str:
         return telling.terms(terms)
 
 
+SET_TERMS = Step(
+    "set_terms", "Set terms", "What is opened from now on is copied like this, in a few seconds. Open copies stay as "
+    "they are.", TermsForm,  # type: ignore[arg-type]
+)  # fmt: skip
+PAUSE = Step("pause", "Pause", "Nothing new is copied. Closes and reductions go on.", forms.Form)
+RESUME = Step("resume", "Resume", "What is opened from now on is copied again, whatever it was paused for.", forms.Form)
+ROTATE = Step(
+    "rotate_secret", "Rotate packet secret", "The old secret signs until the bot has the new one, for a day at most. "
+    "The new one is shown once, on the next page.", RotateForm,
+)  # fmt: skip
+END = Step(
+    "end", "End", "The stream is no longer shown to it, closes included. What it still holds is its own to close.",
+    forms.Form, grave=True,
+)  # fmt: skip
+
+
 @admin.register(Subscription)
-class SubscriptionAdmin(NeverDeleted):
+class SubscriptionAdmin(Stepped):
+    """Begun by a form; whatever else happens to it is a step."""
+
     form = SubscriptionForm
+    add_form_template = "admin/change_form.html"
     list_display = ["sub_id", "state", "account", "strategy", "copies_by", "created_at"]
     list_filter = ["status", "paused_for", "strategy"]
     list_select_related = ["account", "strategy"]
@@ -134,25 +155,45 @@ class SubscriptionAdmin(NeverDeleted):
     ordering = ["-id"]
     search_help_text = "Subscription id, account or strategy"
     actions = ["set_terms", "pause", "resume", "rotate_secret", "end"]
+    asked_about = ["ref", "account_", "strategy_", "state"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("strategies.add_subscription")
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("strategies.change_subscription")
 
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return [TermsInline] if obj else []
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         last = Terms.objects.filter(subscription=OuterRef("pk")).order_by("-pk")
-        rows: QuerySet[Any] = super().get_queryset(request)
+        rows = super().get_queryset(request)
         return rows.annotate(mode=Subquery(last.values("mode")[:1]), multiplier=Subquery(last.values("multiplier")[:1]))
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["ref", "state", "strategy", "account", "packet_generation", "created_at"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         asked = ["strategy", "account"]
-        return ["ref", "state", *asked, "packet_generation", "created_at"] if obj else asked
+        return ["ref", "state", *asked, "packet_generation", "next_generation", "created_at"] if obj else asked
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.get_fields(request, obj)) if obj else []
+
+    def steps(self, obj: Subscription | None) -> Sequence[Step]:
+        if obj is None or obj.status == Subscription.Status.ENDED:
+            return ()
+        return (SET_TERMS, PAUSE if obj.status == Subscription.Status.ACTIVE else RESUME, ROTATE, END)
 
     @admin.display(description="subscription id")
     def ref(self, one: Subscription) -> SafeString:
         return ref(one.sub_id)
+
+    @admin.display(description="account")
+    def account_(self, one: Subscription) -> str:
+        return one.account.name
+
+    @admin.display(description="strategy")
+    def strategy_(self, one: Subscription) -> str:
+        return one.strategy.name
 
     @admin.display(description="copies", ordering="mode")
     def copies_by(self, one: Any) -> SafeString | str:
@@ -162,79 +203,77 @@ class SubscriptionAdmin(NeverDeleted):
 
     @admin.display(description="state", ordering="status")
     def state(self, one: Subscription) -> SafeString:
-        why = f": {one.get_paused_for_display()}" if one.paused_for else ""
-        return chip(f"{one.status.lower()}{why}", "good" if one.status == Subscription.Status.ACTIVE else "bad")
+        why = f" {one.get_paused_for_display()}" if one.paused_for else ""
+        kinds = {Subscription.Status.ACTIVE: "good", Subscription.Status.PAUSED: "bad"}
+        return chip(f"{one.status.lower()}{why}", kinds.get(Subscription.Status(one.status), ""))
 
     def save_model(self, request: HttpRequest, obj: Subscription, form: Any, change: bool) -> None:
         if not change:
             made = services.subscribe(account=obj.account, strategy=obj.strategy, actor=actor_of(request))
             obj.pk = made.pk
 
-    @admin.action(description="Set the terms: how it copies", permissions=["change"])
+    @admin.action(description="Set the terms: how it copies", permissions=["decide"])
     def set_terms(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         """One subscription's settings, on a page that shows what holds now."""
-        found = list(chosen[:2])
-        if len(found) != 1:
-            self.message_user(request, "Choose one subscription, not several.", messages.ERROR)
+        found = self.one_of(request, chosen.select_related("account", "strategy"))
+        if found is None:
             return None
-        form = TermsForm(request.POST if "confirmed" in request.POST else None, instance=services.terms_of(found[0]))
+        form = TermsForm(request.POST if "confirmed" in request.POST else None, instance=services.terms_of(found))
         if not form.is_valid():
-            return self._ask(request, "set_terms", f"How {found[0]} copies", _TERMS_LEAD, found, form)
-        services.set_terms(subscription=found[0], actor=actor_of(request), **form.settings())
-        self.message_user(request, f"{found[0]}: these terms hold for what is opened from now on, in a few seconds.")
-        return None
+            return self.ask(request, SET_TERMS, [found], form)  # type: ignore[arg-type]
+        services.set_terms(subscription=found, actor=actor_of(request), **form.settings())
+        self.message_user(request, f"{found}: these terms hold for what is opened from now on, in a few seconds.")
+        return redirect(page_of(found))
 
-    @admin.action(description="Rotate the packet secret: a new one, shown once", permissions=["change"])
-    def rotate_secret(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
-        form = RotateForm(request.POST if "confirmed" in request.POST else None)
+    @admin.action(description="Pause: nothing new is copied, closes pass", permissions=["decide"])
+    def pause(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
+        return self._each(request, chosen, PAUSE, services.pause)
+
+    @admin.action(description="Resume: what is opened from now on is copied", permissions=["decide"])
+    def resume(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
+        return self._each(request, chosen, RESUME, services.resume)
+
+    @admin.action(description="End: the stream is no longer shown to it", permissions=["decide"])
+    def end(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
+        return self._each(request, chosen, END, services.end)
+
+    def _each(
+        self, request: HttpRequest, chosen: QuerySet[Subscription], step: Step, verb: Callable[..., None]
+    ) -> HttpResponse | None:
+        form = step.filled(request)
+        rows = list(chosen.select_related("account", "strategy"))
         if not form.is_valid():
-            return self._ask(request, "rotate_secret", "Rotate packet secrets", _ROTATE_LEAD, list(chosen), form)
-        at_once = form.cleaned_data["at_once"]
+            return self.ask(request, step, rows, form)
+        for subscription in rows:
+            verb(subscription=subscription, actor=actor_of(request))
+        self.message_user(request, f"{step.title}: done for {_listed(rows)}.")
+        return redirect(page_of(rows[0])) if len(rows) == 1 else None
+
+    @admin.action(description="Rotate the packet secret: a new one, shown once", permissions=["decide"])
+    def rotate_secret(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
+        form = ROTATE.filled(request)
+        rows = list(chosen.select_related("account", "strategy"))
+        if not form.is_valid():
+            return self.ask(request, ROTATE, rows, form)
+        at_once, actor = form.cleaned_data["at_once"], actor_of(request)
         made = [
-            (one, services.rotate_packet_secret(subscription=one, actor=actor_of(request), at_once=at_once))
-            for one in chosen
+            (one, services.rotate_packet_secret(subscription=one, actor=actor, at_once=at_once), _newest(one))
+            for one in rows
         ]
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": "New packet secrets",
+            "title": "Note the secret now: it is not shown again",
             "made": made,
         }
         answer = TemplateResponse(request, "admin/packet_secrets.html", context)
-        add_never_cache_headers(answer)
+        answer["Cache-Control"] = "no-store"
         return answer
 
-    def _ask(
-        self, request: HttpRequest, action: str, title: str, lead: str, chosen: list[Subscription], form: Any
-    ) -> HttpResponse:
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": title,
-            "lead": lead,
-            "back": reverse("admin:strategies_subscription_changelist"),
-            "chosen": chosen,
-            "action": action,
-            "form": form,
-        }
-        return TemplateResponse(request, "admin/reason.html", context)
 
-    @admin.action(description="Pause: nothing new is copied, closes pass", permissions=["change"])
-    def pause(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:
-        self._each(request, chosen, services.pause)
-
-    @admin.action(description="Resume", permissions=["change"])
-    def resume(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:
-        self._each(request, chosen, services.resume)
-
-    @admin.action(description="End: the stream is no longer shown to it", permissions=["change"])
-    def end(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> None:
-        self._each(request, chosen, services.end)
-
-    def _each(self, request: HttpRequest, chosen: QuerySet[Subscription], verb: Callable[..., None]) -> None:
-        for subscription in chosen:
-            verb(subscription=subscription, actor=actor_of(request))
-        self.message_user(request, f"{verb.__name__.capitalize()}: done for {_listed(chosen)}.")
+def _newest(subscription: Subscription) -> int:
+    subscription.refresh_from_db(fields=["packet_generation", "next_generation"])
+    return subscription.next_generation or subscription.packet_generation
 
 
 def _listed(rows: Iterable[Any]) -> str:

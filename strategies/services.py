@@ -16,7 +16,7 @@ from strategies.models import Strategy, Subscription, Terms
 
 TERMS_AFTER = timedelta(seconds=5)  # by then every process that signs packets knows them
 SECRETS_OVERLAP = timedelta(hours=24)
-_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TakesNoSubscribers(DomainError):
@@ -41,7 +41,7 @@ def subscribe(
         subscription = Subscription(account=account, strategy=strategy)
         subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
         subscription.save(force_insert=True)
-        Terms.objects.create(subscription=subscription, since=_ALWAYS, multiplier=multiplier)
+        Terms.objects.create(subscription=subscription, since=ALWAYS, multiplier=multiplier)
         audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
         return subscription
 

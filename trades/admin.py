@@ -1,16 +1,21 @@
 """Staff's view of the hot and the cold table. Neither can be edited here; a force close goes through its verb."""
 
 import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.db.models import QuerySet
+from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseForbidden
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from audit import services as audit
@@ -18,11 +23,11 @@ from audit.admin import named
 from audit.models import AuditLog
 from audit.people import actor_of
 from core import admin as shown
-from core import money
+from core import money, steps
 from core.admin import ReadOnly
 from core.errors import DomainError
-from trades import history, services
-from trades.models import ActiveTrade, CopyOrder, Position, TradeHistory, TradeReduction
+from trades import figures, history, receipts, services
+from trades.models import ActiveTrade, CloseDebt, Copier, CopyOrder, CopySkip, Position, TradeHistory, TradeReduction
 
 CLOSED_AT_ONCE = 50  # each is a transaction of its own, within one request
 
@@ -240,16 +245,41 @@ class TradeHistoryAdmin(TradePage):
 
 @admin.register(CopyOrder)
 class CopyOrderAdmin(ReadOnly):
+    """Above the list: how fast and how much worse, of what the filter leaves."""
+
+    change_list_template = "admin/orders_list.html"
     list_display = [
-        "reported_at", "account", "strategy", "master_ticket", "outcome", "asked_for", "done_for", "points", "bps",
-        "latency_ms", "failed_reason",
+        "reported_at", "account", "strategy", "outcome", "bps", "latency", "desk_ms", "copier_ms", "broker_ms",
+        "asked_for", "done_for", "master_ticket", "failed_reason",
     ]  # fmt: skip
-    list_filter = ["reported_at", "status", "strategy"]
+    list_filter = ["reported_at", "status", "strategy", "account"]
     list_select_related = ["strategy", "account"]
     search_fields = ["master_ticket", "account__name"]
     search_help_text = "The master's ticket, or account"
     ordering = ["-id"]
     list_per_page = 50
+    fields = [
+        "account", "strategy", "seq", "master_ticket", "ticket_id", "outcome", "symbol", "type", "volume", "asked_for",
+        "done_for", "points", "bps", "latency", "desk_ms", "copier_ms", "broker_ms", "failed_reason", "heard_at", "sent_at",
+        "filled_at", "reported_at",
+    ]  # fmt: skip
+    readonly_fields = [
+        "outcome",
+        "asked_for",
+        "done_for",
+        "points",
+        "bps",
+        "latency",
+        "desk_ms",
+        "copier_ms",
+        "broker_ms",
+    ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        answer = super().changelist_view(request, extra_context)
+        if isinstance(answer, TemplateResponse) and answer.context_data and "cl" in answer.context_data:
+            answer.context_data["pace"] = figures.pace(answer.context_data["cl"].queryset)
+        return answer
 
     @admin.display(description="status", ordering="status")
     def outcome(self, order: CopyOrder) -> SafeString:
@@ -268,6 +298,157 @@ class CopyOrderAdmin(ReadOnly):
     def points(self, order: CopyOrder) -> SafeString:
         return shown.number(order.slippage_points)
 
-    @admin.display(description="bps", ordering="slippage_bps")
+    @admin.display(description="slippage, bps", ordering="slippage_bps")
     def bps(self, order: CopyOrder) -> SafeString:
-        return shown.number(order.slippage_bps)
+        return shown.number(None if order.slippage_bps is None else round(order.slippage_bps, 2), 2)
+
+    @admin.display(description="sent after, ms", ordering="latency_ms")
+    def latency(self, order: CopyOrder) -> SafeString:
+        return _ms(order.latency_ms)
+
+    @admin.display(description="desk, ms")
+    def desk_ms(self, order: CopyOrder) -> SafeString:
+        return _ms(receipts.ms(receipts.born(order.master_trade) if order.master_trade else None, order.heard_at))
+
+    @admin.display(description="copier, ms")
+    def copier_ms(self, order: CopyOrder) -> SafeString:
+        return _ms(receipts.ms(order.heard_at, order.sent_at))
+
+    @admin.display(description="broker, ms")
+    def broker_ms(self, order: CopyOrder) -> SafeString:
+        return _ms(receipts.ms(order.sent_at, order.filled_at))
+
+
+def _ms(length: int | None) -> SafeString:
+    return shown.number(None if length is None else Decimal(length))
+
+
+@admin.register(CopySkip)
+class CopySkipAdmin(ReadOnly):
+    """What was not copied, and why, as it was told first."""
+
+    list_display = ["told_at", "whose", "strategy", "why_not", "detail", "ref"]
+    list_filter = ["told_at", "reason", "strategy"]
+    list_select_related = ["subscription__account", "strategy"]
+    search_fields = ["subscription__sub_id", "subscription__account__name"]
+    search_help_text = "Subscription id or account; or the whole id of a master's trade"
+    ordering = ["-id"]
+    list_per_page = 50
+    fields = ["subscription", "strategy", "why_not", "detail", "ref", "told_at"]
+    readonly_fields = ["why_not", "ref"]
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        try:
+            return queryset.filter(master_trade=uuid.UUID(search_term)), False
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="account", ordering="subscription__account__name")
+    def whose(self, skip: CopySkip) -> str:
+        return skip.subscription.account.name
+
+    @admin.display(description="reason", ordering="reason")
+    def why_not(self, skip: CopySkip) -> SafeString:
+        return steps.words(skip.get_reason_display())
+
+    @admin.display(description="master's trade")
+    def ref(self, skip: CopySkip) -> SafeString:
+        return shown.ref(skip.master_trade)
+
+
+class OnlineFilter(admin.SimpleListFilter):
+    title = parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("online", "online"), ("offline", "offline")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Copier]) -> QuerySet[Copier]:
+        if self.value() not in ("online", "offline"):
+            return queryset
+        beyond = Q(leased_until__gt=timezone.now())
+        return queryset.filter(beyond if self.value() == "online" else ~beyond)
+
+
+@admin.register(Copier)
+class CopierAdmin(ReadOnly):
+    """Who copies for which account, whether it is there, and whether it holds what it must."""
+
+    list_display = ["account", "online", "beat_at", "sync", "fence", "instance"]
+    list_filter = [OnlineFilter]
+    list_select_related = ["account"]
+    search_fields = ["account__name", "instance"]
+    search_help_text = "Account or instance"
+    ordering = ["-beat_at"]
+    list_per_page = 50
+    fields = ["account", "online", "sync", "instance", "fence", "beat_at", "leased_until", "may_open_at"]
+    readonly_fields = ["online", "sync"]
+
+    @admin.display(description="state", ordering="leased_until")
+    def online(self, copier: Copier) -> SafeString:
+        return shown.chip("online", "good") if copier.leased_until > timezone.now() else shown.chip("offline", "bad")
+
+    @admin.display(description="copies")
+    def sync(self, copier: Copier) -> SafeString:
+        rows = (_sync(told) for told in copier.told)
+        return format_html_join("", '<div class="sync">{} {}</div>', rows) or steps.words("")
+
+
+_SYNC = {"in_sync": ("in sync", "good"), "behind": ("behind", "wait"), "differs": ("differs", "bad")}
+_DIFFERENCE = {"orphans": "to close", "missing": "missing", "volume": "of another volume"}
+
+
+def _sync(told: dict[str, Any]) -> tuple[SafeString, str]:
+    word, kind = _SYNC.get(told.get("sync", ""), ("unknown", ""))
+    if told.get("standing") in ("HOLD", "HALT"):
+        word, kind = told["standing"].lower(), "bad"
+    found = ", ".join(f"{told[name]} {what}" for name, what in _DIFFERENCE.items() if told.get(name))
+    return shown.chip(word, kind), f"{told.get('strategy', '')}{': ' if found else ''}{found}"
+
+
+class PaidFilter(admin.SimpleListFilter):
+    title, parameter_name = "state", "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("owed", "owed"), ("paid", "paid")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[CloseDebt]) -> QuerySet[CloseDebt]:
+        return queryset.filter(paid_at__isnull=self.value() == "owed") if self.value() else queryset
+
+
+@admin.register(CloseDebt)
+class CloseDebtAdmin(ReadOnly):
+    """Closes that copiers owe, the oldest first, and those that were paid."""
+
+    list_display = ["since", "state", "age", "account", "strategy", "symbol", "lots", "paid_at"]
+    list_filter = [PaidFilter, "level", "strategy"]
+    list_select_related = ["account", "strategy"]
+    search_fields = ["account__name", "symbol"]
+    search_help_text = "Account or symbol"
+    ordering = [F("paid_at").desc(nulls_first=True), "since"]
+    list_per_page = 50
+    fields = ["state", "age", "account", "strategy", "symbol", "lots", "ref", "copied", "since", "paid_at"]
+    readonly_fields = ["state", "age", "lots", "ref", "copied"]
+
+    @admin.display(description="state", ordering="level")
+    def state(self, debt: CloseDebt) -> SafeString:
+        if debt.paid_at is not None:
+            return shown.chip("paid", "good")
+        names = ("owed", "owed over 30 s", "owed over 5 min", "owed over 1 h")
+        return shown.chip(names[min(debt.level, 3)], "bad" if debt.level else "wait")
+
+    @admin.display(description="age")
+    def age(self, debt: CloseDebt) -> SafeString:
+        seconds = int(((debt.paid_at or timezone.now()) - debt.since).total_seconds())
+        return format_html('<span class="number">{}</span>', timedelta(seconds=max(0, seconds)))
+
+    @admin.display(description="volume", ordering="volume")
+    def lots(self, debt: CloseDebt) -> SafeString:
+        return shown.number(debt.volume, shown.LOTS)
+
+    @admin.display(description="copy")
+    def ref(self, debt: CloseDebt) -> SafeString:
+        return shown.ref(debt.copy_id)
+
+    @admin.display(description="master's trade")
+    def copied(self, debt: CloseDebt) -> SafeString:
+        return shown.ref(debt.master_trade)

@@ -353,19 +353,20 @@ def _stages(found: Outcome, order: CopyOrder | None) -> list[Stage]:
         return [first]
     return [
         first,
-        Stage("Desk and network", "until your copier heard of it", _ms(found.born, order.heard_at)),
-        Stage("Your copier", "until it sent the order", _ms(order.heard_at, order.sent_at)),
-        Stage("Your broker", "until the order was filled", _ms(order.sent_at, order.filled_at)),
+        Stage("Desk and network", "until your copier heard of it", ms(found.born, order.heard_at)),
+        Stage("Your copier", "until it sent the order", ms(order.heard_at, order.sent_at)),
+        Stage("Your broker", "until the order was filled", ms(order.sent_at, order.filled_at)),
     ]
 
 
 def _told_ms(opened_at: datetime | None, known_at: datetime) -> int | None:
     """His broker's clock is another: what it cannot mean is not shown."""
-    ms = _ms(opened_at, known_at)
-    return ms if ms is not None and 0 <= ms <= 3_600_000 else None
+    length = ms(opened_at, known_at)
+    return length if length is not None and 0 <= length <= 3_600_000 else None
 
 
-def _ms(since: datetime | None, until: datetime | None) -> int | None:
+def ms(since: datetime | None, until: datetime | None) -> int | None:
+    """Milliseconds between two times; none where one of them was not told."""
     if since is None or until is None:
         return None
     return round((until - since) / timedelta(milliseconds=1))
