@@ -38,6 +38,7 @@ def configure(_settings: dict[str, Any]) -> None:
     root.setLevel(logging.INFO)
     for noisy in ("django.request", "django.security", "django.channels", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # of a drill's bots: a line a request
 
 
 def _text(_logger: Any, _name: str, line: Any) -> str:

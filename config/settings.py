@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import environ
+from celery.schedules import crontab
 
 from config import embedded
 
@@ -36,6 +37,7 @@ METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 STREAM_EPOCH = env.str("STREAM_EPOCH", "1")
+DESK_URL = env.str("DESK_URL", "") or f"http://127.0.0.1:{env.str('PORT', '') or '8000'}"
 DEMO_GUEST = env.str("DEMO_GUEST", "") if DEBUG else ""  # who an anonymous visitor of a demo is
 
 INSTALLED_APPS = [
@@ -154,6 +156,7 @@ CELERY_BEAT_SCHEDULE = {
     "fees that are due": {"task": "wallets.tasks.sweep", "schedule": 60.0},
     "scores that are due": {"task": "trust.tasks.sweep", "schedule": 60.0},
     "fees of open periods set aside": {"task": "wallets.tasks.reserve", "schedule": 3600.0},
+    "no zombies": {"task": "config.tasks.zombie_drill", "schedule": crontab(hour=3, minute=17)},
 }
 
 # --- people
