@@ -48,11 +48,12 @@ def of_event(
 ) -> tuple[tuple[str, ...], str, str]:
     """The nine fields, the action and the trade for one event of a stream.
 
-    `volume` is what the copy must hold after it: zero for a close. Where there is nothing for this subscription (a
-    trade that it does not copy, an open while it is paused) the number is used up all the same: GAPFILL. A close is
-    never left out.
+    `volume` is what the copy must hold after it: zero for a close, which a copy of which nothing must be held gets with
+    whatever happens to its trade. Where there is nothing for this subscription (a trade that it does not copy, an open
+    while it is paused) the number is used up all the same: GAPFILL. A close is never left out.
     """
-    closing = event == "trade.closed" or (event == "trade.reduced" and not plan.why_not and not plan.volume)
+    nothing_held = event != "trade.opened" and not plan.why_not and not plan.volume
+    closing = event == "trade.closed" or nothing_held
     if not closing and (plan.why_not or (event == "trade.opened" and not opens)):
         nothing = (sub_id, seq, str(timestamp_ms), "-", "-", money.text(sizing.NOTHING), money.text(sizing.NOTHING))
         return (*nothing, "", ""), "GAPFILL", str(int(seq) + 1)

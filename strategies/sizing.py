@@ -16,12 +16,13 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, Context, Decimal, localcontext
 from typing import Any
 
 from core import money
 
 NOTHING = Decimal(0)
+_EXACT = Context(prec=60, rounding=ROUND_DOWN)  # three amounts of 20 digits, and their ratio never too large
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Plan:
 def plan(terms: Settings, master: Master) -> Plan:
     """What a copy of this trade must be under these terms."""
     opened, why_not = opened_volume(terms, master)
-    volume = _down(opened * master.volume / master.opened_volume)
+    with localcontext(_EXACT):
+        volume = _down(opened * master.volume / master.opened_volume)
     symbol = (terms.symbol_map or {}).get(master.symbol, master.symbol)
     if terms.reverse:
         other = "SELL" if master.type == "BUY" else "BUY"
@@ -100,12 +102,15 @@ def opened_volume(terms: Settings, master: Master) -> tuple[Decimal, str]:
     """Lots to open for the whole of the master's trade, and why none, where it is none."""
     if terms.symbols and master.symbol not in terms.symbols:
         return NOTHING, "symbol_not_allowed"
-    wanted = _wanted(terms, master)
-    if wanted is None:
+    with localcontext(_EXACT):
+        wanted = _wanted(terms, master)
+    if wanted is not None and terms.max_volume is not None:
+        wanted = min(wanted, terms.max_volume)
+    if wanted is None or wanted >= money.LIMIT:  # what no broker takes is a mistake somewhere
         return NOTHING, "not_sizable"
-    volume = _down(wanted if terms.max_volume is None else min(wanted, terms.max_volume))
+    volume = _down(wanted)
     if terms.min_volume is not None and volume < terms.min_volume:
-        volume = terms.min_volume if terms.raises_to_min else NOTHING
+        volume = terms.min_volume if terms.raises_to_min and wanted else NOTHING
     return volume, "" if volume else "volume_too_small"
 
 
@@ -118,7 +123,7 @@ def _wanted(terms: Settings, master: Master) -> Decimal | None:
     wanted = master.opened_volume * terms.multiplier
     if terms.mode != "EQUITY":
         return wanted
-    if terms.equity is None or not terms.master_equity:
+    if terms.equity is None or terms.master_equity is None or terms.master_equity <= 0:
         return None
     return wanted * max(terms.equity, NOTHING) / terms.master_equity
 
@@ -138,7 +143,5 @@ def _risked(terms: Settings, master: Master) -> Decimal | None:
 
 
 def _down(volume: Decimal) -> Decimal:
-    """What cannot be kept exactly is never too much. What no broker takes is none."""
-    if volume >= money.LIMIT:
-        return NOTHING
+    """What cannot be kept exactly is never too much."""
     return volume.quantize(money.UNIT, rounding=ROUND_DOWN)

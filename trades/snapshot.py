@@ -1,6 +1,7 @@
 """What is active now, as it is sent: one read at one instant of the database, encoded once."""
 
 import bisect
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,14 +58,15 @@ class Source:
     def show(self, trade: dict[str, Any]) -> sizing.Plan:
         """Tell in an open trade's row what the follower's copy must be; what it would be, were it held."""
         plan = sizing.plan(self.settings_of(trade["trade_id"]), master_of(trade))
+        if self.closes:
+            plan = dataclasses.replace(plan, volume=sizing.NOTHING)
         if trade["status"] == "CLOSED":
             return plan
-        why_not = plan.why_not or self.why_not
-        volume = sizing.NOTHING if self.closes else plan.volume
+        why_not = plan.why_not or self.why_not or ("" if plan.volume else "volume_too_small")
         trade["copy"] = {
             "symbol": plan.symbol,
             "type": plan.type,
-            "volume": money.text(volume),
+            "volume": money.text(plan.volume),
             "sl": _text(plan.sl),
             "tp": _text(plan.tp),
             "opens": not why_not,

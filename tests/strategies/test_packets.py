@@ -115,8 +115,9 @@ def test_a_reduction_names_what_must_remain():
     assert made_of("trade.reduced", replace(PLAN, volume=Decimal("0.04")))[0][5] == "0.04000000"
 
 
-def test_a_reduction_to_nothing_is_a_close():
-    fields, action, _ = made_of("trade.reduced", replace(PLAN, volume=Decimal(0)))
+@pytest.mark.parametrize("event", ["trade.reduced", "trade.modified"])
+def test_a_copy_of_which_nothing_is_left_is_closed_whatever_happens(event):
+    fields, action, _ = made_of(event, replace(PLAN, volume=Decimal(0)))
 
     assert (fields[5], action) == ("0.00000000", "CLOSE")
 

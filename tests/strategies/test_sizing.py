@@ -58,11 +58,12 @@ def test_fixed_risk_in_the_base_currency_is_worth_what_the_price_says():
         Settings("EQUITY", D(1), equity=None, master_equity=D(1000)),
         Settings("EQUITY", D(1), equity=D(1000), master_equity=None),
         Settings("EQUITY", D(1), equity=D(1000), master_equity=D(0)),
+        Settings("EQUITY", D(1), equity=D(1000), master_equity=D(-1000)),
         Settings("RISK", D(1), risk_pct=D(1), equity=D(1000), currency="USD", contracts={}),
         Settings("RISK", D(1), risk_pct=D(1), equity=D(1000), currency="CHF", contracts={"EURUSD": D(100000)}),
         Settings("RISK", D(1), risk_pct=D(1), equity=None, currency="USD", contracts={"EURUSD": D(100000)}),
     ],
-    ids=["no-equity", "no-masters", "masters-zero", "no-contract", "no-rate", "risk-no-equity"],
+    ids=["no-equity", "no-masters", "masters-zero", "master-owes", "no-contract", "no-rate", "risk-no-equity"],
 )
 def test_what_is_not_known_is_not_guessed(settings):
     plan = sizing.plan(settings, TRADE)
@@ -127,6 +128,40 @@ def test_is_never_more_than_the_exact_figure_and_never_less_by_more_than_the_las
         made = Fraction(lots(Settings("MULTIPLIER", factor), trade))
 
         assert 0 <= exact - made <= Fraction(2, 10**8)
+
+
+def test_the_whole_of_a_trade_is_copied_to_the_last_digit_however_many_there_are():
+    whole = D("12345678.12345677")
+    trade = replace(TRADE, opened_volume=whole, volume=whole)
+
+    assert lots(Settings("MULTIPLIER", D(1)), trade) == whole
+
+
+def test_what_is_just_below_the_last_digit_is_not_rounded_up_to_it():
+    settings = Settings(
+        "EQUITY", D("0.99999999"), equity=D("999999999999.99999999"), master_equity=D("999999999999.99999998")
+    )
+    trade = replace(TRADE, opened_volume=D("900000000000.00000001"), volume=D("900000000000.00000001"))
+
+    exact = Fraction(trade.opened_volume) * Fraction(settings.multiplier) * Fraction(settings.equity)
+    exact /= Fraction(settings.master_equity)
+    assert 0 <= exact - Fraction(lots(settings, trade)) < Fraction(1, 10**8)
+
+
+@pytest.mark.parametrize("equity", [D(-5), D(0)])
+def test_an_account_that_has_lost_all_is_not_raised_to_the_smallest(equity):
+    settings = Settings(
+        "EQUITY", D(1), equity=equity, master_equity=D(1000), min_volume=D("0.01"), raises_to_min=True
+    )  # fmt: skip
+
+    assert (lots(settings), sizing.plan(settings, TRADE).why_not) == (0, "volume_too_small")
+
+
+def test_what_no_broker_takes_is_neither_raised_to_the_smallest_nor_called_too_small():
+    settings = Settings("MULTIPLIER", D(10) ** 11, min_volume=D("0.01"), raises_to_min=True)
+    plan = sizing.plan(settings, replace(TRADE, opened_volume=D(10) ** 11))
+
+    assert (plan.volume, plan.why_not) == (0, "not_sizable")
 
 
 def test_what_no_broker_takes_is_none():
