@@ -184,9 +184,7 @@ def secret(request: HttpRequest, sub_id: str) -> HttpResponse:
         made = services.rotate_packet_secret(subscription=subscription, actor=actor_of(request), at_once=at_once)
         subscription.refresh_from_db()
     context = {"subscription": subscription, "form": form, "made": made, "generation": _newest(subscription)}
-    answer = render(request, "portal/copying_secret.html", context)
-    answer["Cache-Control"] = "no-store"
-    return answer
+    return render(request, "portal/copying_secret.html", context)
 
 
 def _newest(subscription: Subscription) -> int:

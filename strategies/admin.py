@@ -266,9 +266,7 @@ class SubscriptionAdmin(Stepped):
             "title": "Note the secret now: it is not shown again",
             "made": made,
         }
-        answer = TemplateResponse(request, "admin/packet_secrets.html", context)
-        answer["Cache-Control"] = "no-store"
-        return answer
+        return TemplateResponse(request, "admin/packet_secrets.html", context)
 
 
 def _newest(subscription: Subscription) -> int:

@@ -260,8 +260,8 @@ class CopyOrderAdmin(ReadOnly):
     list_per_page = 50
     fields = [
         "account", "strategy", "seq", "master_ticket", "ticket_id", "outcome", "symbol", "type", "volume", "asked_for",
-        "done_for", "points", "bps", "latency", "desk_ms", "copier_ms", "broker_ms", "failed_reason", "heard_at", "sent_at",
-        "filled_at", "reported_at",
+        "done_for", "points", "bps", "latency", "desk_ms", "copier_ms", "broker_ms", "failed_reason", "heard_at",
+        "sent_at", "filled_at", "reported_at",
     ]  # fmt: skip
     readonly_fields = [
         "outcome",

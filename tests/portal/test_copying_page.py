@@ -1,0 +1,485 @@
+"""Copying on the pages: one's own alone, everything in words, and nothing that a click may not do."""
+
+import hashlib
+import re
+import uuid
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from accounts.models import User
+from audit import services as audit
+from audit.models import AuditLog
+from config import cast as cast_module
+from strategies import services as strategies
+from strategies.models import Subscription, Terms
+from tests.signed import LONG_AGO, opening
+
+PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
+ACTIVE, BEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
+TERMS = {"mode": "MULTIPLIER", "multiplier": "0.5", "symbols": "", "symbol_map": ""}
+
+
+@pytest.fixture
+def follows(finn):
+    return Subscription.objects.get(account=finn)
+
+
+@pytest.fixture
+def as_finn(client, finn):
+    client.force_login(finn.owner)
+    return client
+
+
+def text(answer):
+    assert answer.status_code == 200
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode())).replace("&#x27;", "'")
+
+
+def at(follows, deed):
+    return f"{PAGE}{follows.sub_id}/{deed}/"
+
+
+def opened(bot, ticket="1", **more):
+    return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
+
+
+def copied(bot, ref, ticket="501", **more):
+    assert bot.send("POST", fields={**opening(ticket, **more), "strategy": "lena-eurusd", "trade_ref": ref})
+
+
+def close(bot, ticket):
+    assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
+
+
+def beat(bot, *, standing="LIVE", seq="0", digest="0" * 64, copies=None, **more):
+    one = {"strategy": "lena-eurusd", "seq": seq, "standing": standing, "generation": 1, "digest": digest}
+    one |= {} if copies is None else {"copies": copies}
+    answer = bot.send("POST", BEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [one], **more})
+    assert answer.status_code == 200, answer.content
+
+
+# --- whose it is
+
+
+def test_a_visitor_is_asked_to_sign_in(client, cast):
+    assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
+
+
+@pytest.mark.parametrize("deed", ["settings", "secret"])
+def test_nobody_sees_another_ones_pages(client, lena, sam, follows, deed):
+    for stranger in (sam, lena):  # not the one who leads it either
+        client.force_login(stranger.owner)
+        assert client.get(at(follows, deed)).status_code == 404
+        assert client.post(at(follows, deed), TERMS).status_code == 404
+
+
+@pytest.mark.parametrize("deed", ["pause", "resume", "end"])
+def test_nobody_does_anything_to_another_ones(client, sam, follows, deed):
+    client.force_login(sam.owner)
+
+    assert client.post(at(follows, deed)).status_code == 404
+    follows.refresh_from_db()
+    assert follows.status == "ACTIVE"
+
+
+@pytest.mark.parametrize("deed", ["pause", "resume", "end"])
+def test_nothing_is_done_by_following_a_link(as_finn, follows, deed):
+    assert as_finn.get(at(follows, deed)).status_code == 405
+
+
+def test_a_receipt_is_its_owners_alone(client, finn, lena, sam, lena_bot, follows):
+    page = at(follows, f"receipts/{opened(lena_bot)}")
+
+    for user, status in ((finn.owner, 200), (lena.owner, 404), (sam.owner, 404)):
+        client.force_login(user)
+        assert client.get(page).status_code == status
+    assert client.get(at(follows, f"receipts/{uuid.uuid4()}")).status_code == 404
+
+
+def test_how_it_was_copied_is_shown_to_who_leads_it_alone(client, lena, finn, sam):
+    for user, status in ((lena.owner, 200), (finn.owner, 404), (sam.owner, 404)):
+        client.force_login(user)
+        assert client.get(COPIES).status_code == status
+
+
+def test_a_stranger_sees_neither_subscriptions_nor_trades(client, sam, lena_bot):
+    opened(lena_bot, symbol="GBPUSD")
+    client.force_login(sam.owner)
+
+    page = text(client.get(PAGE))
+
+    assert "You follow no strategy yet" in page
+    assert "GBPUSD" not in page and "lena-eurusd" not in page
+
+
+# --- where it stands
+
+
+def test_says_that_no_copier_was_ever_seen(as_finn):
+    page = text(as_finn.get(PAGE))
+
+    assert "lena-eurusd active" in page
+    assert "never seen" in page and "no copier has reported yet" in page
+    assert "How it copies × 1 " in page
+
+
+def test_says_that_the_copier_is_there_and_in_sync(as_finn, finn_bot):
+    beat(finn_bot, digest=hashlib.sha256(b"").hexdigest(), balance="1000", equity="998.5")
+
+    page = text(as_finn.get(PAGE))
+
+    assert "online heard 0 s ago" in page
+    assert "in sync: it holds what it must" in page
+    assert "998.50 USD" in page
+
+
+def test_says_in_words_how_it_differs(as_finn, lena_bot, finn_bot):
+    opened(lena_bot)
+    beat(finn_bot, seq="1", copies=[{"trade_ref": str(uuid.uuid4()), "volume": "0.10000000"}])
+
+    assert "differs: 1 held though the master is out, 1 missing" in text(as_finn.get(PAGE))
+
+
+@pytest.mark.parametrize(
+    ("standing", "says"), [("HOLD", "it waits: the desk was restored"), ("HALT", "stopped itself")]
+)
+def test_says_that_it_stopped_itself(as_finn, finn_bot, standing, says):
+    beat(finn_bot, standing=standing)
+
+    assert says in text(as_finn.get(PAGE))
+
+
+def test_a_copier_that_ended_is_offline(as_finn, finn_bot):
+    beat(finn_bot, ends=True)
+
+    assert "offline last heard 0 s ago" in text(as_finn.get(PAGE))
+
+
+def test_a_close_that_is_owed_is_red_after_half_a_minute(as_finn, lena_bot, finn_bot, monkeypatch):
+    copied(finn_bot, opened(lena_bot), volume="0.04")
+    close(lena_bot, "1")
+
+    early = as_finn.get(PAGE).content.decode()
+    assert '<p class="due" role="status"><b>1 close is owed</b>, 0.04 lots' in early
+    now = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(seconds=40))
+    late = as_finn.get(PAGE).content.decode()
+    assert '<p class="fault" role="alert"><b>1 close is owed</b>' in late
+    assert "close owed" in text(as_finn.get(PAGE))
+
+
+def test_the_desk_says_so_too(as_finn, lena_bot, finn_bot):
+    copied(finn_bot, opened(lena_bot), volume="0.04")
+    assert "owed" not in text(as_finn.get("/"))
+    close(lena_bot, "1")
+
+    assert "1 close is owed on your accounts, 0.04 lots" in text(as_finn.get("/"))
+
+
+# --- what became of each trade
+
+
+def test_each_trade_is_told_with_why_it_was_not_copied(as_finn, lena_bot, finn_bot):
+    copied(finn_bot, opened(lena_bot, "1"), volume="0.10")
+    close(lena_bot, "1")
+    close(finn_bot, "501")
+    ref = opened(lena_bot, "2", symbol="GBPUSD")
+    finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "slippage", "detail": "<b>9"})
+    opened(lena_bot, "3")
+
+    page = text(as_finn.get(PAGE))
+
+    assert "copied +5.00 take profit" in page
+    assert "not copied the price had moved further than the settings allow “&lt;b&gt;9”" in page
+    assert "under way" in page
+
+
+def test_a_receipt_tells_price_time_and_lots(as_finn, lena_bot, finn_bot, follows):
+    strategies.set_terms(
+        subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, multiplier=Decimal("0.333"),
+        max_volume=Decimal("0.1"),
+    )  # fmt: skip
+    ref = opened(lena_bot, volume="0.5")
+    ms = int(ref[:8] + ref[9:13], 16)
+    copied(finn_bot, ref, volume="0.10", open_price="1.10503")
+    order = {
+        "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "requested_price": "1.105",
+        "executed_price": "1.10503", "volume": "0.10", "ticket_id": "501", "heard_ms": str(ms + 60),
+        "sent_ms": str(ms + 67), "filled_ms": str(ms + 157),
+    }  # fmt: skip
+    finn_bot.send("POST", "/api/v2/trades/orders", order)
+
+    page = text(as_finn.get(at(follows, f"receipts/{ref}")))
+
+    assert "Open price 1.10500 1.10503" in page
+    assert "0.50 lots × 0.333 0.1665 At most 0.10 0.10 To be opened 0.10" in page
+    assert "until your copier heard of it 60 ms" in page and "until the order was filled 90 ms" in page
+    assert "From the desk's knowing to your fill 157 ms" in page
+    assert "Worse 3 points, 0.27 bps" in page
+    assert "0.10 lots of it, lost 0.30 USD" in page
+
+
+def test_where_there_is_no_copy_it_says_why(as_finn, lena_bot, follows):
+    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, min_volume=Decimal(1))
+    ref = opened(lena_bot)
+
+    page = text(as_finn.get(at(follows, f"receipts/{ref}")))
+
+    assert "Why there is no copy: EURUSD BUY 0.10 not copied less than the smallest volume" in page
+    assert "Less than the smallest, 1.00: not copied 0.00" in page
+    assert "No order was sent" in page
+
+
+def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(as_finn, lena_bot, finn_bot):
+    def queries():
+        with CaptureQueriesContext(connection) as seen:
+            assert as_finn.get(PAGE).status_code == 200
+        return len(seen)
+
+    copied(finn_bot, opened(lena_bot, 1), 501)
+    opened(lena_bot, 2)
+    few = queries()
+    for ticket in range(3, 9):
+        ref = opened(lena_bot, ticket)
+        if ticket % 2:
+            copied(finn_bot, ref, 500 + ticket)
+
+    assert queries() == few <= 16
+
+
+# --- what a person may do
+
+
+def test_pauses_and_resumes_by_hand(as_finn, follows, finn):
+    assert "Nothing new is copied" in text(as_finn.post(at(follows, "pause"), follow=True))
+    assert "paused by hand" in text(as_finn.get(PAGE))
+
+    assert "Copying goes on" in text(as_finn.post(at(follows, "resume"), follow=True))
+    facts = AuditLog.objects.filter(subject=f"subscription:{follows.sub_id}", actor=str(finn.owner.pk)).order_by("id")
+    assert [fact.action for fact in facts] == ["subscription.paused", "subscription.resumed"]
+
+
+@pytest.mark.parametrize("why", ["UNPAID", "TRUST"])
+def test_what_the_desk_paused_for_cause_is_not_clicked_away(as_finn, follows, why):
+    strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
+    assert at(follows, "resume") not in as_finn.get(PAGE).content.decode()
+
+    for deed in ("pause", "resume", "resume"):  # by hand first would make it one's own to resume
+        as_finn.post(at(follows, deed))
+
+    follows.refresh_from_db()
+    assert (follows.status, follows.paused_for) == ("PAUSED", why)
+
+
+def test_says_why_it_cannot_be_resumed(as_finn, follows):
+    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
+
+    said = text(as_finn.post(at(follows, "resume"), follow=True))
+
+    assert "paused for an unpaid fee: that cannot be ended here" in said
+    assert "A fee is unpaid. Pay in" in said
+
+
+def test_a_drawdown_stop_is_ones_own_to_end(as_finn, follows):
+    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="DRAWDOWN")
+
+    as_finn.post(at(follows, "resume"))
+
+    follows.refresh_from_db()
+    assert follows.status == "ACTIVE"
+
+
+def test_what_is_ended_is_gone_from_the_page_and_takes_nothing_more(as_finn, follows):
+    assert "You no longer follow lena-eurusd" in text(as_finn.post(at(follows, "end"), follow=True))
+
+    assert "Ended: lena-eurusd on finn-mt5" in text(as_finn.get(PAGE))
+    for deed in ("pause", "resume", "secret", "settings"):
+        assert as_finn.post(at(follows, deed), TERMS).status_code == 404
+
+
+def test_a_new_secret_is_shown_once_and_kept_by_nobody(as_finn, follows):
+    asked = as_finn.get(at(follows, "secret"))
+    assert not re.findall(r"[0-9a-f]{64}", asked.content.decode().split("</form>")[-1])
+
+    answer = as_finn.post(at(follows, "secret"), {"at_once": "on"})
+
+    follows.refresh_from_db()
+    made = strategies.packet_secret(follows)
+    assert made in answer.content.decode()
+    assert "no-store" in answer["Cache-Control"]
+    assert f"Generation {follows.packet_generation}" in text(answer)
+    for page in (at(follows, "secret"), PAGE, at(follows, "settings")):
+        assert made not in as_finn.get(page).content.decode()
+    assert made not in str(list(AuditLog.objects.values_list("detail", flat=True)))
+
+
+def test_the_old_secret_signs_until_the_copier_has_the_new_one(as_finn, follows):
+    old = strategies.packet_secret(follows)
+
+    page = text(as_finn.post(at(follows, "secret")))
+
+    follows.refresh_from_db()
+    assert strategies.packet_secret(follows) == old
+    assert "Generation 2" in page and "the old one signs" in page
+
+
+# --- settings
+
+
+def test_settings_are_saved_and_hold_from_now_on(as_finn, follows, finn):
+    said = text(
+        as_finn.post(at(follows, "settings"), {**TERMS, "max_volume": "0.2", "symbols": "EURUSD, GBPUSD"}, follow=True)
+    )
+
+    assert "Saved. It holds for what is opened from now on" in said
+    made = strategies.terms_of(follows)
+    assert (made.multiplier, made.max_volume, made.symbols) == (Decimal("0.5"), Decimal("0.2"), ["EURUSD", "GBPUSD"])
+    assert AuditLog.objects.get(action="subscription.terms_set").actor == str(finn.owner.pk)
+
+
+def test_a_preview_says_what_would_be_and_keeps_nothing(as_finn, follows, lena_bot):
+    opened(lena_bot, symbol="GBPUSD", volume="0.40")
+    asked = {**TERMS, "max_volume": "0.2", "symbol_map": "GBPUSD = GBPUSD.vip", "preview": "1"}
+
+    page = text(as_finn.post(at(follows, "settings"), asked))
+
+    assert "0.50 lots of EURUSD bought at 1.10000, stop 1.09500 0.20 lots" in page
+    assert "0.50 lots × 0.5 = 0.25; at most 0.20 → 0.20" in page
+    assert "0.40 lots of GBPUSD" in page and "of GBPUSD.vip" in page
+    assert Terms.objects.filter(subscription=follows).count() == 1
+
+
+def test_a_preview_reckons_with_the_equity_of_now(as_finn, follows, lena_bot, finn_bot):
+    lena_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"})
+    finn_bot.send("POST", "/api/v2/account", {"balance": "2500", "equity": "2500"})
+
+    page = text(as_finn.post(at(follows, "settings"), {**TERMS, "mode": "EQUITY", "multiplier": "1", "preview": "1"}))
+
+    assert "0.50 lots × 1 × 2500 / 10000 of equity = 0.125" in page
+
+
+MISTAKES = [
+    ({"multiplier": ""}, "multiplier"),
+    ({"multiplier": "0"}, "multiplier"),
+    ({"multiplier": "-1"}, "multiplier"),
+    ({"multiplier": "NaN"}, "multiplier"),
+    ({"multiplier": "1e30"}, "multiplier"),
+    ({"multiplier": "0.000000001"}, "multiplier"),
+    ({"mode": "FIXED"}, "fixed_lots"),
+    ({"mode": "FIXED", "fixed_lots": "0"}, "fixed_lots"),
+    ({"mode": "RISK"}, "risk_pct"),
+    ({"mode": "RISK", "risk_pct": "101"}, "risk_pct"),
+    ({"mode": "RISK", "risk_pct": "1", "reverse": "on"}, "reverse"),
+    ({"mode": "SOMEHOW"}, "mode"),
+    ({"min_volume": "2", "max_volume": "1"}, "min_volume"),
+    ({"min_volume": "-1"}, "min_volume"),
+    ({"max_volume": "0"}, "max_volume"),
+    ({"raises_to_min": "on"}, "min_volume"),
+    ({"max_slippage_bps": "-1"}, "max_slippage_bps"),
+    ({"max_drawdown_pct": "100"}, "max_drawdown_pct"),
+    ({"max_drawdown_pct": "0"}, "max_drawdown_pct"),
+    ({"max_open_trades": "-1"}, "max_open_trades"),
+    ({"max_open_trades": "99999999999"}, "max_open_trades"),
+    ({"symbols": "EUR USD <b>"}, "symbols"),
+    ({"symbols": " ".join(f"S{number}" for number in range(101))}, "symbols"),
+    ({"symbol_map": "XAUUSD"}, "symbol_map"),
+    ({"symbol_map": "XAUUSD = "}, "symbol_map"),
+    ({"symbol_map": "XAUUSD = GOLD\nXAUUSD = XAU"}, "symbol_map"),
+    ({"symbols": "EUR\x00"}, "symbols"),
+]
+
+
+@pytest.mark.parametrize("button", [{}, {"preview": "1"}], ids=["save", "preview"])
+@pytest.mark.parametrize(("wrong", "field"), MISTAKES, ids=lambda one: str(one)[:60])
+def test_a_mistake_is_told_at_its_field(as_finn, follows, wrong, field, button):
+    answer = as_finn.post(at(follows, "settings"), {**TERMS, **wrong, **button})
+
+    assert (answer.status_code, list(answer.context["form"].errors)) == (200, [field])
+    assert f'class="field of-{field} faulty"' in answer.content.decode()
+    assert Terms.objects.filter(subscription=follows).count() == 1
+
+
+def test_whatever_the_form_lets_pass_the_database_takes(as_finn, follows):
+    for more in (
+        {"mode": "FIXED", "fixed_lots": "0.01", "multiplier": ""},
+        {"mode": "RISK", "risk_pct": "100", "multiplier": ""},
+        {"mode": "EQUITY", "reverse": "on", "max_slippage_bps": "0", "max_open_trades": "0"},
+        {"min_volume": "1", "max_volume": "1", "raises_to_min": "on", "max_drawdown_pct": "99.99"},
+        {"multiplier": "999999999999.99999999"},
+    ):
+        assert as_finn.post(at(follows, "settings"), {**TERMS, **more}).status_code == 302
+
+    assert Terms.objects.filter(subscription=follows).count() == 6
+
+
+def test_the_page_shows_amounts_as_people_write_them(as_finn, follows):
+    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, max_volume=Decimal("0.10"), multiplier=Decimal(100))
+
+    page = as_finn.get(at(follows, "settings")).content.decode()
+
+    assert 'value="0.1"' in page and 'value="100"' in page
+
+
+# --- for who leads
+
+
+def test_a_provider_learns_how_many_and_never_who(client, lena, finn, sam, lena_bot, finn_bot, follows):
+    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    strategies.set_terms(subscription=other, actor=audit.SYSTEM, since=LONG_AGO, symbols=["XAUUSD"])
+    copied(finn_bot, opened(lena_bot), volume="0.07")
+    close(lena_bot, "1")
+    ref = opened(lena_bot, "2")
+    finn_bot.send(
+        "POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "no_money", "detail": "finn is broke"}
+    )
+    client.force_login(lena.owner)
+
+    answer = client.get(COPIES)
+    page = text(answer)
+
+    assert "Subscriptions now 2" in page
+    assert "Copied 25.0 %" in page and "Not copyable 50.0 %" in page
+    assert "1 of 2 1 the settings leave this symbol out" in page
+    assert "1 the account had not enough free margin" in page
+    assert "1 close owed by copiers, 0.07 lots" in page
+    for name in (finn.owner.username, sam.owner.username, finn.name, sam.name, follows.sub_id, other.sub_id, "broke"):
+        assert name not in answer.content.decode()
+
+
+def test_who_leads_finds_the_page_from_the_desk(client, lena):
+    client.force_login(lena.owner)
+
+    assert COPIES in client.get("/").content.decode()
+    assert COPIES in client.get(PAGE).content.decode()
+
+
+def test_the_providers_page_costs_no_more_for_many_trades(client, lena, lena_bot, finn_bot):
+    client.force_login(lena.owner)
+
+    def queries():
+        with CaptureQueriesContext(connection) as seen:
+            assert client.get(COPIES).status_code == 200
+        return len(seen)
+
+    opened(lena_bot, 1)
+    few = queries()
+    for ticket in range(2, 8):
+        copied(finn_bot, opened(lena_bot, ticket), 500 + ticket)
+
+    assert queries() == few <= 14
+
+
+def test_the_demos_guest_sees_a_sensible_page(client, desk_db):
+    cast_module.make_demo()
+    client.force_login(User.objects.get(username="guest"))
+
+    page = text(client.get(PAGE))
+
+    assert "eurusd-breakout active" in page
+    assert "How it copies × 0.5" in page
+    assert "No trade since you began to follow" in page

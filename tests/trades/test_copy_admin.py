@@ -1,0 +1,258 @@
+"""Staff's view of copying: who copies, what is owed, what was not copied, and how fast. None of it can be edited."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from tests.people import of_staff
+from tests.signed import opening
+from trades import debts
+from trades.models import CloseDebt, Copier, CopyOrder, CopySkip
+
+ACTIVE, BEAT, SKIPS, ORDERS = (
+    "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders",
+)  # fmt: skip
+MODELS = ["copier", "closedebt", "copyskip", "copyorder"]
+
+
+@pytest.fixture
+def admin(client, staff):
+    client.force_login(staff)
+    return client
+
+
+def listed(model):
+    return reverse(f"admin:trades_{model}_changelist")
+
+
+def text(answer):
+    assert answer.status_code == 200
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode())).replace("&#x27;", "'")
+
+
+def rows(answer):
+    """The table's rows, as their cells' texts."""
+    assert answer.status_code == 200
+    table = re.search(r'id="result_list".*?</table>', answer.content.decode(), re.DOTALL)
+    return [
+        [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)]
+        for row in re.findall(r"<tr>(.*?)</tr>", table[0].split("<tbody>")[1], re.DOTALL)
+    ]
+
+
+def opened(bot, ticket="1", **more):
+    return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
+
+
+def close(bot, ticket):
+    assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
+
+
+def beat(bot, **more):
+    one = {"strategy": "lena-eurusd", "seq": "0", "standing": "LIVE", "generation": 1, "digest": "0" * 64, "copies": []}
+    fields = {"instance": "one-" * 4, "fence": None, "subscriptions": [one | more.pop("says", {})], **more}
+    assert bot.send("POST", BEAT, fields).status_code == 200
+
+
+def ordered(bot, ref, **more):
+    ms = int(ref[:8] + ref[9:13], 16)
+    order = {
+        "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "requested_price": "1.105",
+        "executed_price": "1.10503", "volume": "0.1", "heard_ms": str(ms + 60), "sent_ms": str(ms + 67),
+        "filled_ms": str(ms + 157), **more,
+    }  # fmt: skip
+    assert bot.send("POST", ORDERS, order).status_code in (201, 202)  # 202: its master is out already
+
+
+@pytest.fixture
+def owed(lena_bot, finn_bot):
+    """A close that finn owes, a reason, an order and a beat of his: something in every list."""
+    ref = opened(lena_bot)
+    finn_bot.send("POST", fields={**opening("501", volume="0.04"), "strategy": "lena-eurusd", "trade_ref": ref})
+    close(lena_bot, "1")
+    debts.keep()
+    other = opened(lena_bot, "2")
+    finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": other, "reason": "slippage", "detail": "8"})
+    ordered(finn_bot, ref)
+    beat(finn_bot)
+    return ref
+
+
+# --- nobody edits
+
+
+@pytest.mark.parametrize("page", ["add", "change", "delete"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_superuser_cannot_add_change_or_delete(admin, owed, model, page):
+    found = {"copier": Copier, "closedebt": CloseDebt, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+    args = [] if page == "add" else [found.objects.get().pk]
+
+    assert admin.post(reverse(f"admin:trades_{model}_{page}", args=args), {"post": "yes"}).status_code == 403
+    assert found.objects.count() == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_is_seen_by_who_may_see_it_alone(owed, model):
+    assert of_staff("vera", f"view_{model}").get(listed(model)).status_code == 200
+    assert of_staff("otto", "view_tradehistory").get(listed(model)).status_code == 403
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_has_a_page(admin, owed, model):
+    found = {"copier": Copier, "closedebt": CloseDebt, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+
+    assert "finn-mt5" in text(admin.get(reverse(f"admin:trades_{model}_change", args=[found.objects.get().pk])))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, finn_bot, sam_copier, owed, model):
+    def queries():
+        with CaptureQueriesContext(connection) as seen:
+            assert admin.get(listed(model)).status_code == 200
+        return len(seen)
+
+    few = queries()
+    for ticket in range(3, 8):
+        ref = opened(lena_bot, ticket)
+        finn_bot.send("POST", fields={**opening(500 + ticket), "strategy": "lena-eurusd", "trade_ref": ref})
+        close(lena_bot, ticket)
+        ordered(finn_bot, ref)
+        finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"})
+    sam_copier.send("POST", BEAT, {"instance": "two-" * 4, "subscriptions": []})
+    debts.keep()
+
+    assert queries() == few <= 16
+
+
+# --- copiers
+
+
+def test_tells_who_is_there_and_how_its_copies_differ(admin, lena_bot, finn_bot):
+    opened(lena_bot)
+    beat(finn_bot, says={"seq": "1"})
+
+    ((account, state, _, sync, fence, _),) = rows(admin.get(listed("copier")))
+
+    assert (account, state, fence) == ("finn-mt5", "online", "1")
+    assert sync == "differs lena-eurusd: 1 missing"
+
+
+def test_one_that_ended_is_offline_and_found_as_such(admin, finn_bot, sam_copier):
+    beat(finn_bot, ends=True)
+    sam_copier.send("POST", BEAT, {"instance": "two-" * 4, "subscriptions": []})
+
+    def found(state):
+        return [row[0] for row in rows(admin.get(listed("copier"), {"state": state}))]
+
+    assert (found("online"), found("offline")) == (["sam-mt5"], ["finn-mt5"])
+
+
+def test_one_that_stopped_itself_is_told_as_such(admin, finn_bot):
+    beat(finn_bot, says={"standing": "HALT"})
+
+    assert "halt lena-eurusd" in text(admin.get(listed("copier")))
+
+
+# --- debts
+
+
+def aged(**age):
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("update close_debts set since = since - %s::interval", [timedelta(**age)])
+
+
+@pytest.mark.parametrize(
+    ("age", "state"),
+    [
+        ({}, "owed"),
+        ({"seconds": 40}, "owed over 30 s"),
+        ({"minutes": 6}, "owed over 5 min"),
+        ({"hours": 3}, "owed over 1 h"),
+    ],
+    ids=str,
+)
+def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, age, state):
+    aged(**age)
+    debts.keep()
+
+    ((_, told, length, account, strategy, symbol, lots, paid),) = rows(admin.get(listed("closedebt")))
+
+    assert (told, account, strategy, symbol, lots, paid) == (state, "finn-mt5", "lena-eurusd", "EURUSD", "0.04", "–")
+    whole = str(timedelta(**age))
+    assert length.split(":")[0] == whole.split(":")[0]
+
+
+def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn_bot, owed):
+    close(finn_bot, "501")
+    ref = opened(lena_bot, "3")
+    finn_bot.send("POST", fields={**opening("503"), "strategy": "lena-eurusd", "trade_ref": ref})
+    close(lena_bot, "3")
+    debts.keep()
+
+    states = [row[1] for row in rows(admin.get(listed("closedebt")))]
+
+    assert states == ["owed", "paid"]
+    assert [row[1] for row in rows(admin.get(listed("closedebt"), {"state": "paid"}))] == ["paid"]
+
+
+# --- reasons
+
+
+def test_what_was_not_copied_is_told_in_words(admin, owed):
+    ((_, account, strategy, reason, detail, _),) = rows(admin.get(listed("copyskip")))
+
+    assert (account, strategy, detail) == ("finn-mt5", "lena-eurusd", "8")
+    assert reason == "the price had moved further than the settings allow"
+
+
+def test_a_reason_is_found_by_the_trade(admin, owed):
+    skip = CopySkip.objects.get()
+
+    assert len(rows(admin.get(listed("copyskip"), {"q": str(skip.master_trade)}))) == 1
+    assert "0 copy skips" in text(admin.get(listed("copyskip"), {"q": str(owed)}))
+
+
+# --- orders
+
+
+def test_latency_is_split_by_who_caused_it(admin, owed):
+    (row,) = rows(admin.get(listed("copyorder")))
+
+    assert row[4:9] == ["0.27", "67", "60", "7", "90"]
+
+
+def test_the_summary_is_of_what_the_filter_leaves(admin, lena_bot, finn_bot, cast):
+    refs = [opened(lena_bot, ticket) for ticket in (1, 2, 3)]
+    for ref, latency, price in zip(refs, (10, 20, 400), ("1.105", "1.1051", "1.1061"), strict=True):
+        ordered(finn_bot, ref, latency_ms=latency, executed_price=price)
+
+    page = text(admin.get(listed("copyorder")))
+    assert "Executed, of these 3" in page
+    assert "Until sent, median 20 ms" in page and "95 of 100 within 362 ms" in page
+    assert "Slippage, median 0.90 bps" in page
+
+    one = text(admin.get(listed("copyorder"), {"q": "1"}))
+    assert "Executed, of these 1" in one and "Until sent, median 10 ms" in one
+
+
+def test_where_nothing_was_executed_there_is_no_summary(admin, cast):
+    assert "Until sent, median" not in text(admin.get(listed("copyorder")))
+
+
+# --- accounts
+
+
+def test_an_account_tells_what_its_bot_said_it_is_worth(admin, finn, finn_bot):
+    finn_bot.send("POST", "/api/v2/account", {"balance": "1000.5", "equity": "998.25"})
+    page = reverse("admin:accounts_tradingaccount_change", args=[finn.pk])
+
+    told = text(admin.get(page))
+    assert "1000.50" in told and "998.25" in told
+
+    admin.post(page, {"name": finn.name, "currency": "USD", "balance": "1", "equity": "1"})
+    finn.refresh_from_db()
+    assert (str(finn.balance), str(finn.equity)) == ("1000.50000000", "998.25000000")

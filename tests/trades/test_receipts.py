@@ -1,0 +1,417 @@
+"""What became of each trade, why there is no copy, and the arithmetic of a receipt, worked out by hand."""
+
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.utils import timezone
+
+from audit import services as audit
+from market.models import Instrument
+from strategies import services as strategies
+from strategies import sizing, telling
+from strategies.models import Strategy, Subscription
+from tests.signed import LONG_AGO, opening
+from trades import figures, receipts, snapshot
+from trades.models import CopyOrder
+
+ACTIVE, SKIPS, ORDERS = "/api/v2/trades/active", "/api/v2/copier/skips", "/api/v2/trades/orders"
+
+
+@pytest.fixture
+def follows(finn):
+    return Subscription.objects.select_related("account", "strategy").get(account=finn)
+
+
+def set_terms(follows, **settings):
+    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, **settings)
+
+
+def opened(bot, ticket="1", **more):
+    answer = bot.send("POST", fields=opening(ticket, **more))
+    assert answer.status_code == 201, answer.content
+    return answer.json()["trade"]["trade_id"]
+
+
+def copied(bot, ref, ticket="501", **more):
+    copy = {**opening(ticket, **more), "strategy": "lena-eurusd", "trade_ref": ref}
+    assert bot.send("POST", fields=copy).status_code == 201
+
+
+def close(bot, ticket, profit="5"):
+    answer = bot.send("DELETE", f"{ACTIVE}/{ticket}", query=f"close_price=1.11&profit={profit}&reason=TP")
+    assert answer.status_code == 200
+
+
+def skipped(bot, ref, reason, **more):
+    assert bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": reason, **more}).json()
+
+
+def recent(follows, after=timedelta(0)):
+    return receipts.recent([follows], now=timezone.now() + after)
+
+
+def state(follows, **more):
+    (one,) = recent(follows, **more)
+    return one.state, one.why_not
+
+
+# --- what became of it
+
+
+def test_nothing_is_asked_of_whoever_follows_nothing(cast, django_assert_num_queries):
+    with django_assert_num_queries(0):
+        assert receipts.recent([], now=timezone.now()) == []
+
+
+def test_a_copy_is_open_then_owed_then_closed(lena_bot, finn_bot, follows):
+    copied(finn_bot, opened(lena_bot))
+    assert state(follows) == ("open", "")
+
+    close(lena_bot, "1")
+    assert state(follows) == ("owed", "")
+
+    close(finn_bot, "501")
+    assert state(follows) == ("closed", "")
+
+
+def test_a_copy_closed_by_its_own_stop_is_a_copy(lena_bot, finn_bot, follows):
+    copied(finn_bot, opened(lena_bot))
+    close(finn_bot, "501")
+
+    assert state(follows) == ("closed", "")
+
+
+def test_what_the_bot_said_stands_before_what_the_desk_could_think(lena_bot, finn_bot, follows):
+    set_terms(follows, symbols=["XAUUSD"])
+    skipped(finn_bot, opened(lena_bot), "slippage", detail="8 bps")
+
+    (one,) = recent(follows)
+
+    assert (one.state, one.why_not, one.detail) == ("not copied", "slippage", "8 bps")
+    assert one.says == "the price had moved further than the settings allow"
+
+
+def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(lena_bot, finn_bot, follows):
+    ref = opened(lena_bot)
+    skipped(finn_bot, ref, "missed")
+    copied(finn_bot, ref)
+
+    assert state(follows) == ("open", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "why_not"),
+    [
+        ({"symbols": ["XAUUSD"]}, "symbol_not_allowed"),
+        ({"min_volume": Decimal(1)}, "volume_too_small"),
+        ({"mode": "EQUITY"}, "not_sizable"),
+    ],
+    ids=lambda one: next(iter(one)) if isinstance(one, dict) else one,
+)
+def test_where_nobody_said_why_the_terms_of_its_time_do(lena_bot, follows, settings, why_not):
+    set_terms(follows, **settings)
+    opened(lena_bot)
+
+    assert state(follows) == ("not copied", why_not)
+
+
+def test_terms_set_after_a_trade_do_not_explain_it(lena_bot, follows):
+    opened(lena_bot)
+    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=timezone.now(), symbols=["XAUUSD"])
+    opened(lena_bot, "2")
+
+    later, earlier = recent(follows)
+
+    assert (later.why_not, earlier.why_not) == ("symbol_not_allowed", "")
+
+
+def test_within_a_minute_it_may_still_be_copied_and_then_nobody_said_anything(lena_bot, follows):
+    opened(lena_bot)
+
+    assert state(follows) == ("pending", "")
+    assert state(follows, after=timedelta(seconds=59)) == ("pending", "")
+    assert state(follows, after=timedelta(seconds=61)) == ("not copied", "not_reported")
+
+
+def test_a_trade_that_is_closed_waits_for_nobody(lena_bot, follows):
+    opened(lena_bot)
+    close(lena_bot, "1")
+
+    assert state(follows) == ("not copied", "not_reported")
+
+
+def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(lena_bot, lena, sam):
+    opened(lena_bot)
+    close(lena_bot, "1")
+    opened(lena_bot, "2")
+    late = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    late = Subscription.objects.select_related("account", "strategy").get(pk=late.pk)
+
+    (one,) = recent(late)
+
+    assert (one.master.ticket_id, one.why_not) == ("2", "new_install")
+
+
+def test_another_ones_copies_and_reasons_are_not_mine(lena_bot, finn_bot, follows, lena, sam):
+    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    other = Subscription.objects.select_related("account", "strategy").get(pk=other.pk)
+    copied(finn_bot, opened(lena_bot))
+    skipped(finn_bot, opened(lena_bot, "2"), "slippage")
+
+    assert [one.state for one in recent(follows)] == ["not copied", "open"]
+    assert [(one.state, one.why_not) for one in recent(other)] == [("pending", ""), ("pending", "")]
+
+
+def test_many_trades_cost_as_many_queries_as_one(lena_bot, finn_bot, follows, django_assert_max_num_queries):
+    for ticket in range(1, 9):
+        ref = opened(lena_bot, ticket)
+        if ticket % 3:
+            copied(finn_bot, ref, 500 + ticket)
+        if ticket % 2:
+            close(lena_bot, ticket)
+
+    with django_assert_max_num_queries(6):
+        assert len(recent(follows)) == 8
+
+
+# --- the arithmetic
+
+
+LOTS = sizing.Master(
+    symbol="EURUSD", type="BUY", opened_volume=Decimal("0.5"), volume=Decimal("0.5"), open_price=Decimal("1.105"),
+    opened_sl=Decimal("1.1"), sl=Decimal("1.1"), tp=None,
+)  # fmt: skip
+BY = sizing.Settings(mode="MULTIPLIER", multiplier=Decimal("0.333"), currency="USD")
+EQUITY = replace(BY, mode="EQUITY", multiplier=Decimal(1), equity=Decimal(2500), master_equity=Decimal(10000))
+RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), contracts={"EURUSD": Decimal(100000)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (BY, "0.50 lots × 0.333 = 0.1665"),
+        (replace(BY, max_volume=Decimal("0.1")), "0.50 lots × 0.333 = 0.1665; at most 0.10 → 0.10"),
+        (
+            replace(BY, min_volume=Decimal("0.2"), raises_to_min=True),
+            "0.50 lots × 0.333 = 0.1665; raised to the smallest, 0.20 → 0.20",
+        ),
+        (
+            replace(BY, min_volume=Decimal("0.2")),
+            "0.50 lots × 0.333 = 0.1665; less than the smallest, 0.20: not copied → 0.00",
+        ),
+        (replace(BY, mode="FIXED", fixed_lots=Decimal("0.03")), "the same lots each time = 0.03"),
+        (EQUITY, "0.50 lots × 1 × 2500 / 10000 of equity = 0.125"),
+        (
+            replace(EQUITY, master_equity=Decimal(3000)),
+            "0.50 lots × 1 × 2500 / 3000 of equity, rounded down = 0.41666666",
+        ),
+        (replace(EQUITY, equity=None), "the equity of both accounts was not known"),
+        (RISK, "1 % of an equity of 10000 is 100 USD, lost between 1.105 and the stop at 1.1 by lots = 0.20"),
+        (replace(RISK, currency="CHF"), "what EURUSD loses at its stop cannot be told in CHF"),
+        (replace(BY, symbols=("XAUUSD",)), "EURUSD is not among the symbols to copy (XAUUSD) = 0.00"),
+    ],
+    ids=str,
+)
+def test_tells_how_the_lots_came_about(settings, told):
+    lines = telling.arithmetic(settings, LOTS)
+
+    assert telling.in_one_line(lines) == told
+    assert (lines[-1].lots or 0) == sizing.opened_volume(settings, LOTS)[0]
+
+
+def test_a_risk_that_has_no_stop_is_not_known():
+    no_stop = replace(LOTS, opened_sl=None)
+
+    assert "without a stop loss" in telling.in_one_line(telling.arithmetic(RISK, no_stop))
+
+
+def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot, follows):
+    set_terms(follows, mode="RISK", risk_pct=Decimal(2), max_volume=Decimal(3), symbols=["EURUSD"])
+    ref = opened(lena_bot)
+    (one,) = recent(follows)
+
+    book = receipts.Book.of([follows], since=one.born)
+    ours = book.settings(follows, one.born)
+
+    theirs = snapshot.read([follows.account_id]).sources["lena-eurusd"].settings_of(ref)
+    assert ours == theirs
+
+
+# --- the receipt
+
+
+@pytest.fixture
+def filled(lena_bot, finn_bot, follows):
+    """A buy of 0.5 lots at 1.105, copied with 0.16 of 0.1665 at 1.10503."""
+    set_terms(follows, multiplier=Decimal("0.333"))
+    ref = opened(lena_bot, volume="0.5")
+    born_ms = int(ref[:8] + ref[9:13], 16)
+    copied(finn_bot, ref, volume="0.16", open_price="1.10503")
+    order = {
+        "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "requested_price": "1.10500",
+        "executed_price": "1.10503", "volume": "0.16", "ticket_id": "501", "heard_ms": str(born_ms + 60),
+        "sent_ms": str(born_ms + 67), "filled_ms": str(born_ms + 157),
+    }  # fmt: skip
+    assert finn_bot.send("POST", ORDERS, order).status_code == 201
+    return follows
+
+
+def receipt_of(follows):
+    return receipts.receipt(recent(follows)[0])
+
+
+def test_time_is_told_by_who_took_it(filled):
+    told = receipt_of(filled)
+
+    assert [(stage.who, stage.ms) for stage in told.stages[1:]] == [
+        ("Desk and network", 60), ("Your copier", 7), ("Your broker", 90),
+    ]  # fmt: skip
+    assert told.total_ms == 157
+    assert [round(start + length) for start, length in told.bars] == [38, 43, 100]
+
+
+def test_a_clock_that_tells_another_day_is_not_believed(lena_bot, follows):
+    opened(lena_bot, opened_at="2017-05-01T10:00:00Z")
+
+    assert receipt_of(follows).stages[0].ms is None
+
+
+def test_what_a_worse_price_cost(filled):
+    slippage = receipt_of(filled).slippage
+
+    assert (slippage.points, round(slippage.bps, 4)) == (Decimal(3), Decimal("0.2715"))
+    assert (slippage.money, slippage.currency) == (Decimal("0.48"), "USD")  # 0.00003 × 0.16 × 100,000
+    assert slippage.word == "worse"
+
+
+def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled):
+    order = CopyOrder.objects.get()
+    order.slippage_points = None
+    Instrument.objects.filter(symbol="EURUSD").delete()
+
+    slippage = receipts._slippage(order)
+
+    assert (slippage.points, slippage.money, slippage.word) == (None, None, "worse")
+
+
+def test_lots_that_the_broker_rounded_are_told_apart_from_those_to_be_opened(filled):
+    told = receipt_of(filled)
+
+    assert (told.planned, told.outcome.copied_lots, told.is_rounded) == (Decimal("0.1665"), Decimal("0.16"), True)
+
+
+def test_the_close_is_measured_from_the_masters(filled, lena_bot, finn_bot):
+    close(lena_bot, "1")
+    assert receipt_of(filled).close_lag_ms is None
+    close(finn_bot, "501")
+
+    told = receipt_of(filled)
+
+    lag = told.outcome.copy.closed_at - told.outcome.master.closed_at
+    assert told.close_lag_ms == lag // timedelta(milliseconds=1)
+
+
+def test_a_copy_closed_before_its_master_has_no_lag(filled, lena_bot, finn_bot):
+    close(finn_bot, "501")
+    close(lena_bot, "1")
+
+    assert receipt_of(filled).close_lag_ms is None
+
+
+def test_no_receipt_for_a_trade_of_another_strategy(sam_bot, follows):
+    ref = opened(sam_bot, "9")
+
+    assert receipts.outcome(follows, uuid.UUID(ref), now=timezone.now()) is None
+
+
+# --- in numbers
+
+
+@pytest.fixture
+def strategy(lena):
+    return Strategy.objects.get(account=lena)
+
+
+def spread(strategy, after=timedelta(0)):
+    return figures.spread(strategy, now=timezone.now() + after)
+
+
+def test_each_trade_is_counted_with_each_subscription(lena_bot, finn_bot, follows, sam, strategy):
+    other = strategies.subscribe(account=sam, strategy=strategy, actor=audit.SYSTEM)
+    set_terms(other, symbols=["XAUUSD"])
+    copied(finn_bot, opened(lena_bot))
+    skipped(finn_bot, opened(lena_bot, "2"), "slippage")
+    opened(lena_bot, "3")
+
+    third, second, first = spread(strategy)
+
+    assert (first.copied, first.why_not, first.of) == (1, {"symbol_not_allowed": 1}, 2)
+    assert (second.copied, second.why_not) == (0, {"slippage": 1, "symbol_not_allowed": 1})
+    assert (third.pending, third.why_not) == (1, {"symbol_not_allowed": 1})
+    assert spread(strategy, after=timedelta(minutes=2))[0].why_not == {"symbol_not_allowed": 1, "not_reported": 1}
+
+
+def test_the_summary_adds_them_up(lena_bot, finn_bot, follows, strategy):
+    set_terms(follows, symbols=["EURUSD"])
+    copied(finn_bot, opened(lena_bot))
+    opened(lena_bot, "2", symbol="GBPUSD")
+    opened(lena_bot, "3", symbol="GBPUSD")
+    skipped(finn_bot, opened(lena_bot, "4"), "missed")
+
+    told = figures.summary(spread(strategy))
+
+    assert (told.pairs, told.copied, told.copied_pct, told.not_copyable_pct) == (4, 1, 25, 50)
+    assert [count for count, _ in told.reasons] == [2, 1]
+
+
+def test_whoever_ended_or_was_not_there_yet_is_not_counted(lena_bot, follows, sam, strategy):
+    opened(lena_bot)
+    strategies.subscribe(account=sam, strategy=strategy, actor=audit.SYSTEM)
+    strategies.end(subscription=follows, actor=audit.SYSTEM)
+
+    assert [one.of for one in spread(strategy)] == [0]
+
+
+def test_one_page_of_numbers_is_a_handful_of_queries(lena_bot, finn_bot, strategy, django_assert_max_num_queries):
+    for ticket in range(1, 6):
+        copied(finn_bot, opened(lena_bot, ticket), 500 + ticket)
+
+    with django_assert_max_num_queries(4):
+        assert sum(one.copied for one in spread(strategy)) == 5
+
+
+def test_closes_that_are_owed_are_added_up(lena_bot, finn_bot, follows, strategy):
+    for ticket in (1, 2):
+        copied(finn_bot, opened(lena_bot, ticket), 500 + ticket, volume="0.03")
+    assert figures.owed(strategy=strategy).count == 0
+    close(lena_bot, 1)
+    close(lena_bot, 2)
+
+    told = figures.owed(strategy=strategy)
+
+    assert (told.count, told.lots) == (2, Decimal("0.06"))
+    now = timezone.now()
+    assert not told.is_late(now)
+    assert told.is_late(now + timedelta(seconds=31))
+    assert figures.owed_by([follows.account_id]) == {(follows.account_id, strategy.pk): told}
+
+
+def test_the_pace_is_the_median_of_what_was_executed(lena_bot, finn_bot):
+    assert figures.pace(CopyOrder.objects.all())["latency"] is None
+    ref = opened(lena_bot)
+    for latency, price in ((10, "1.105"), (30, "1.105"), (1000, "1.1061")):
+        order = {
+            "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "volume": "0.1",
+            "requested_price": "1.105", "executed_price": price, "latency_ms": latency,
+        }  # fmt: skip
+        assert finn_bot.send("POST", ORDERS, order).status_code == 201
+    failed = {**order, "status": "failed", "latency_ms": 9, "executed_price": None}
+    finn_bot.send("POST", ORDERS, {name: value for name, value in failed.items() if value is not None})
+
+    pace = figures.pace(CopyOrder.objects.all())
+
+    assert (pace["count"], pace["latency"], pace["slippage"]) == (3, 30, 0)
+    assert pace["latency_p95"] == pytest.approx(903)
