@@ -59,12 +59,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run. `by`: who wanted it: a user's name, the command, or the night's beat."""
+    """One run. `by`: who wanted it: a user's name, the command, or the night. `pk`: of the fact that tells of it."""
 
     findings: tuple[Finding, ...]
     took_ms: int
     by: str
     at: datetime | None = None
+    pk: int | None = None
+
+    @property
+    def took_s(self) -> str:
+        return f"{self.took_ms / 1000:.1f}"
 
     @property
     def passed(self) -> bool:
@@ -81,8 +86,8 @@ def record(report: Report, actor: audit.Actor) -> None:
         FINISHED, actor=actor, subject=SUBJECT, passed=report.passed, took_ms=report.took_ms, by=report.by,
         rules=[asdict(one) for one in report.findings],
     )  # fmt: skip
-    for one in report.broken:
-        log.error("drill.rule_broken", rule=one.rule, seen=one.seen)
+    for seen in dict.fromkeys(one.seen for one in report.broken):
+        log.error("drill.failed", rules=[one.rule for one in report.broken if one.seen == seen], seen=seen)
 
 
 def latest(most: int = 1) -> list[Report]:
@@ -92,7 +97,7 @@ def latest(most: int = 1) -> list[Report]:
 
 def _told(row: AuditLog) -> Report:
     findings = tuple(Finding(**one) for one in row.detail["rules"])
-    return Report(findings, row.detail["took_ms"], row.detail["by"], row.at)
+    return Report(findings, row.detail["took_ms"], row.detail["by"], row.at, row.pk)
 
 
 def ask(actor: audit.Actor) -> None:
@@ -100,10 +105,10 @@ def ask(actor: audit.Actor) -> None:
     audit.record(ASKED, actor=actor, subject=SUBJECT)
 
 
-def waits_since() -> datetime | None:
-    """Since when a wish has not been followed by a run; None where nobody waits, or nobody any longer."""
+def wish() -> tuple[datetime, bool] | None:
+    """When the last run was asked for, and whether no worker took it up in time; None where it was made."""
     row = AuditLog.objects.filter(action__in=[ASKED, FINISHED], subject=SUBJECT).order_by("-id").first()
-    return row.at if row is not None and row.action == ASKED and timezone.now() - row.at < WAITS else None
+    return (row.at, timezone.now() - row.at > WAITS) if row is not None and row.action == ASKED else None
 
 
 # --- one at a time

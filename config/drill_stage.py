@@ -266,7 +266,11 @@ class Done:
     held: Decimal
 
     def __str__(self) -> str:
-        return f"opened {self.opens}×, closed {self.closes}×, {self.held} lots held"
+        return f"opened {self.opens}×, closed {self.closes}×, {lots(self.held)} held"
+
+
+def lots(volume: Decimal) -> str:
+    return f"{volume.normalize():f} lots"
 
 
 @dataclass(frozen=True)

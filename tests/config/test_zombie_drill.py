@@ -2,6 +2,7 @@
 
 import io
 import sys
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -11,8 +12,9 @@ from django.db import connections
 from accounts.models import BotKey, User
 from audit import services as audit
 from audit.models import AuditLog
-from config import drill, drill_rules, drill_stage
-from tests import ports
+from config import drill, drill_rules, drill_stage, tasks
+from config.celery import app
+from tests import people, ports
 from trades.models import ActiveTrade
 
 ROGUE = (sys.executable, "-m", "tests.config.rogues")
@@ -114,3 +116,112 @@ def test_takes_no_name_that_is_somebodys(desk_db):
 
 def test_every_rule_has_its_check():
     assert list(drill_rules.CHECKS) == list(drill.RULES)
+
+
+# --- the page
+
+PAGE = "/admin/zombie-drill/"
+
+
+def kept(*broken, by="the night"):
+    """A run that was made."""
+    findings = tuple(drill.Finding(rule, rule not in broken, "<b>seen</b>") for rule in drill.RULES)
+    drill.record(drill.Report(findings, 9_500, by), audit.SYSTEM)
+    return drill.latest()[0]
+
+
+def queued():
+    """What the next worker will take up."""
+    with app.connection_for_read() as broker, broker.SimpleQueue("celery") as queue:
+        message = queue.get(timeout=5)
+        message.ack()
+        return message.headers["task"], message.payload[1]
+
+
+@pytest.fixture
+def closer(desk_db):
+    return people.of_staff("clara", "change_activetrade")
+
+
+def test_the_page_is_for_those_who_may_close_trades(client, desk_db, staff, closer, cast):
+    client.force_login(staff)
+    assert client.get(PAGE).status_code == closer.get(PAGE).status_code == 200
+
+    clerk = people.of_staff("vera", "view_activetrade", "view_tradehistory")
+    assert clerk.get(PAGE).status_code == clerk.post(PAGE).status_code == 403
+    assert "zombie-drill" in closer.get("/admin/").content.decode()
+    assert "zombie-drill" not in clerk.get("/admin/").content.decode()
+
+    client.force_login(User.objects.get(username="finn"))
+    assert client.get(PAGE).status_code == client.post(PAGE).status_code == 302  # to the staff's login
+    client.logout()
+    assert client.get(PAGE).status_code == 302
+    assert not AuditLog.objects.filter(action=drill.ASKED).exists()
+
+
+def test_the_page_tells_of_the_latest_run_rule_by_rule(closer):
+    assert "never run" in closer.get("/admin/").content.decode()
+    first, last = kept("altered", "flat", by="finn"), kept()
+
+    page = closer.get(PAGE).content.decode()
+    assert (page.count('<li class="held">'), page.count('<li class="broken">')) == (len(drill.RULES), 0)
+    assert "1 of 2 passed" in page
+    assert "&lt;b&gt;seen" in page
+    assert f'href="?run={last.pk}" aria-current="true"' in page
+    earlier = closer.get(PAGE, {"run": first.pk}).content.decode()
+    assert (earlier.count('<li class="held">'), earlier.count('<li class="broken">')) == (len(drill.RULES) - 2, 2)
+    assert closer.get(PAGE, {"run": "x"}).status_code == 200
+    assert "every rule held" in closer.get("/admin/").content.decode()
+
+
+def test_the_button_starts_one_run_and_the_page_follows_it(closer):
+    assert closer.post(PAGE).status_code == 302
+
+    clara = User.objects.get(username="clara")
+    assert queued() == ("config.tasks.zombie_drill", {"user_id": str(clara.pk)})
+    asked = AuditLog.objects.get(action=drill.ASKED)
+    assert (asked.actor_kind, asked.actor) == ("staff", str(clara.pk))
+    page = closer.get(PAGE).content.decode()
+    assert "waits for a worker" in page
+    assert 'http-equiv="refresh"' in page
+    assert "is running already" in closer.post(PAGE, follow=True).content.decode()
+    assert AuditLog.objects.filter(action=drill.ASKED).count() == 1
+
+    with drill.alone():
+        assert "running…" in closer.get(PAGE).content.decode()
+    kept()
+    assert "Run the drill now" in closer.get(PAGE).content.decode()
+
+
+def test_a_wish_that_no_worker_takes_up_is_told(closer, monkeypatch):
+    closer.post(PAGE)
+    queued()
+    monkeypatch.setattr(drill, "WAITS", timedelta(0))
+
+    page = closer.get(PAGE).content.decode()
+
+    assert "is a worker running?" in page
+    assert "Run the drill now" in page
+
+
+def test_the_task_records_who_wanted_it(closer, settings):
+    settings.DESK_URL = f"http://127.0.0.1:{ports.free()}"
+    clara = User.objects.get(username="clara")
+
+    assert tasks.zombie_drill(user_id=str(clara.pk)) is False
+    assert tasks.zombie_drill() is False
+
+    assert [one.by for one in drill.latest(2)] == ["the night", "clara"]
+    assert AuditLog.objects.filter(action=drill.FINISHED).earliest("id").actor == str(clara.pk)
+
+
+def test_the_latest_run_is_among_the_figures(desk_db, client):
+    def figures():
+        lines = client.get("/metrics").content.decode().splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if line.startswith("copydesk_drill_"))
+
+    assert figures() == {"copydesk_drill_rules_broken": "NaN", "copydesk_drill_ended_seconds": "NaN"}
+    run = kept("altered", "flat")
+
+    assert figures()["copydesk_drill_rules_broken"] == "2.0"
+    assert float(figures()["copydesk_drill_ended_seconds"]) == pytest.approx(run.at.timestamp())

@@ -29,7 +29,7 @@ class Command(BaseCommand):
             raise CommandError(f"{len(report.broken)} of {len(report.findings)} rules did not hold.")
 
     def _print(self, report: Report) -> None:
-        self.stdout.write(f"Zombie drill, {timezone.now():%Y-%m-%d %H:%M:%S} UTC, {report.took_ms / 1000:.1f} s\n\n")
+        self.stdout.write(f"Zombie drill, {timezone.now():%Y-%m-%d %H:%M:%S} UTC, {report.took_s} s\n\n")
         for one in report.findings:
             mark = self.style.SUCCESS("✓") if one.passed else self.style.ERROR("✗")
             self.stdout.write(f" {mark} {one.rule:14} {one.sentence}")

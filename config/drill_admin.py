@@ -1,0 +1,62 @@
+"""The zombie drill's page: what the latest run found, rule by rule, and a button for another."""
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from kombu.exceptions import OperationalError
+
+from audit.people import actor_of
+from config import drill
+from config.celery import app
+from core.steps import caller
+
+RUNS = 30
+TASK = "config.tasks.zombie_drill"
+MAY = "trades.change_activetrade"
+
+
+@admin.site.admin_view
+def page(request: HttpRequest) -> HttpResponse:
+    """Who may close a trade by hand may look, and run it."""
+    if not caller(request).has_perm(MAY):
+        raise PermissionDenied
+    if request.method == "POST":
+        _ask(request)
+        return redirect("zombie-drill")
+    return TemplateResponse(request, "admin/drill.html", {**admin.site.each_context(request), **_told(request)})
+
+
+def _ask(request: HttpRequest) -> None:
+    if _is_under_way():
+        messages.warning(request, drill.AlreadyRunning.detail)
+        return
+    try:
+        app.send_task(TASK, kwargs={"user_id": str(request.user.pk)}, retry=False)
+    except OperationalError:
+        messages.error(request, "The workers' queue cannot be reached: nothing was started. Look at /readyz.")
+        return
+    drill.ask(actor_of(request))
+
+
+def _is_under_way() -> bool:
+    wish = drill.wish()
+    return drill.is_running() or (wish is not None and not wish[1])
+
+
+def _told(request: HttpRequest) -> dict[str, object]:
+    runs, is_running, wish = drill.latest(RUNS), drill.is_running(), drill.wish()
+    asked = request.GET.get("run", "")
+    shown = next((run for run in runs if str(run.pk) == asked), next(iter(runs), None))
+    return {
+        "title": "Zombie drill",
+        "run": shown,
+        "is_latest": shown is None or shown == runs[0],
+        "runs": runs[::-1],
+        "passed": sum(run.passed for run in runs),
+        "rules": drill.RULES.values(),
+        "is_running": is_running,
+        "waits": not is_running and wish is not None and not wish[1],
+        "is_late": not is_running and wish is not None and wish[1],
+    }
