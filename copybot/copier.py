@@ -135,6 +135,7 @@ class Copier:
     _failed: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     is_in_touch: bool = field(default=False, init=False)
     _beats: int = field(default=0, init=False, repr=False)
+    _told_again: set[str] = field(default_factory=set, init=False, repr=False)
     _closed_there: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -310,7 +311,8 @@ class Copier:
         untold = {event.ref for event in one.guard.outbox()}
         for ref in (one.terms.difference or {}).get("missing", ()):
             if ref not in untold:
-                one.guard.tell_again(ref)
+                one.guard.tell_again(ref, in_short=ref in self._told_again)
+                self._told_again.add(ref)
 
     # --- what is active
 

@@ -120,12 +120,19 @@ class ExecutionGuard:
         with self._books.durable():
             self._books.told(event)
 
-    def tell_again(self, ref: str) -> None:
-        """The desk does not know what became of this one: it was restored, perhaps."""
-        copy, event = self._books.copy(ref), {State.DEAD: "skipped", State.GONE: "closed"}
-        if copy is not None and copy.state in event:
-            with self._books.durable():
-                self._tell(event[copy.state], ref, copy.why)
+    def tell_again(self, ref: str, *, in_short: bool = False) -> None:
+        """The desk does not know what became of this one: it was restored, perhaps.
+
+        `in_short`: only that there is no copy any more, where it cannot take up that there was one.
+        """
+        copy = self._books.copy(ref)
+        if copy is None or copy.state not in (State.DEAD, State.GONE):
+            return
+        with self._books.durable():
+            if copy.state is State.GONE and not in_short:
+                self._tell("closed", ref, copy.why)
+            else:
+                self._tell("skipped", ref, copy.why or "closed")
 
     def lost_touch(self) -> None:
         """The stream broke off or went silent: nothing is opened until a snapshot has come."""
