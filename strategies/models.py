@@ -63,6 +63,10 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
         """Those who still see the stream: a paused one must see its closes."""
         return self.exclude(status=Subscription.Status.ENDED)
 
+    def lock(self) -> "SubscriptionQuerySet":
+        """Whoever makes terms or a secret from the last ones has the last ones."""
+        return self.select_for_update(no_key=True, of=("self",))
+
 
 class Subscription(models.Model):
     """A trading account that copies a strategy."""

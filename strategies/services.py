@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import models, transaction
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from accounts.models import TradingAccount
 from audit import services as audit
@@ -14,7 +14,7 @@ from core import crypto, money
 from core.errors import DomainError
 from strategies.models import Strategy, Subscription, Terms
 
-TERMS_AFTER = timedelta(seconds=5)  # by then every process that signs packets knows them
+TERMS_AFTER = timedelta(seconds=10)  # by then every process that signs packets knows them: each looks every 4 s
 SECRETS_OVERLAP = timedelta(hours=24)
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,6 +33,9 @@ def subscribe(
         is_new = known is None or known.status == Subscription.Status.ENDED
         if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
             raise TakesNoSubscribers
+        if known is not None and is_new:  # what was known of its account's money is as old as its end
+            Subscription.objects.filter(pk=known.pk).update(peak_equity=None)
+            _revalued(known.pk, timedelta(0))
         if known is not None and known.paused_for in ("", Subscription.PausedFor.HAND):
             _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
             known.refresh_from_db()
@@ -90,11 +93,13 @@ def set_terms(
 
     Trades that are open go on as they were sized. The current equities of both accounts become part of the terms.
     """
-    known = terms_of(subscription)
+    known = terms_of(Subscription.objects.lock().get(pk=subscription.pk))
     changed = {name: value for name, value in settings.items() if getattr(known, name) != value}
     if not changed:
         return known
-    made = _renewed(known, since, changed)
+    if known.max_drawdown_pct is None and "max_drawdown_pct" in changed:
+        Subscription.objects.filter(pk=subscription.pk).update(peak_equity=None)
+    made = _renewed(known, since or _later_than(known, TERMS_AFTER), changed)
     audit.record("subscription.terms_set", actor=actor, subject=f"subscription:{subscription.sub_id}", **_told(changed))
     return made
 
@@ -106,12 +111,20 @@ def resize(
     return set_terms(subscription=subscription, actor=actor, since=since, multiplier=multiplier)
 
 
-def _renewed(known: Terms, since: datetime | None, changed: Mapping[str, Any]) -> Terms:
+def _later_than(known: Terms, after: timedelta) -> Any:
+    """So long after now, in whole milliseconds, as trades are born. Never before the last terms: they would come back
+    in force where the clock was set back in between.
+    """
+    at = models.Func(Now() + after, template="date_trunc('milliseconds', %(expressions)s)")
+    return Greatest(at, models.Value(known.since), output_field=models.DateTimeField())
+
+
+def _renewed(known: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
     values = {name: getattr(known, name) for name in SETTINGS} | dict(changed)
     subscription = Subscription.objects.select_related("account", "strategy__account").get(pk=known.subscription_id)
     return Terms.objects.create(
         subscription=subscription,
-        since=since or Now() + TERMS_AFTER,
+        since=since,
         equity=subscription.account.equity,
         master_equity=subscription.strategy.account.equity,
         **values,
@@ -125,9 +138,23 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 def revalue(*, limit: int = 1000) -> int:
     """Make new terms for those who copy by equity, where an equity has moved by more than a hundredth; how many."""
     moved = [terms for terms in Terms.objects.latest_of_each().by_equity() if _is_outdated(terms)][:limit]
-    for terms in moved:
-        _renewed(terms, None, {})
-    return len(moved)
+    return sum(_revalued(terms.subscription_id, TERMS_AFTER) for terms in moved)
+
+
+@transaction.atomic
+def _revalued(subscription_id: int, after: timedelta) -> bool:
+    """Whether its last terms were by an equity that has moved. They are read under the lock: somebody may just have
+    set others, and these would undo them.
+    """
+    follows = Subscription.objects.lock().select_related("account", "strategy__account").get(pk=subscription_id)
+    known = Terms.objects.filter(subscription=follows).by_equity().filter(pk=terms_of(follows).pk).first()
+    if known is None:
+        return False
+    known.subscription = follows
+    if not _is_outdated(known):
+        return False
+    _renewed(known, _later_than(known, after), {})
+    return True
 
 
 def _is_outdated(terms: Terms) -> bool:
@@ -159,7 +186,8 @@ def _stops(terms: Terms, actor: audit.Actor) -> bool:
     if now is None or limit is None:
         return False
     if follows.peak_equity is None or now > follows.peak_equity:
-        Subscription.objects.filter(pk=follows.pk).update(peak_equity=now)
+        lower = models.Q(peak_equity=None) | models.Q(peak_equity__lt=now)
+        Subscription.objects.filter(lower, pk=follows.pk).update(peak_equity=now)
         return False
     if now > follows.peak_equity * (100 - limit) / 100:
         return False
@@ -210,7 +238,7 @@ def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_o
 
     The old one signs until the bot says that it has the new one, for a day at most; with `at_once` (it leaked) no more.
     """
-    known = Subscription.objects.get(pk=subscription.pk)
+    known = Subscription.objects.lock().get(pk=subscription.pk)
     generation = (known.next_generation or known.packet_generation) + 1
     secret = crypto.new_secret()
     known.sealed_next_secret = crypto.encrypt(secret, bound_to=binding(known, generation))
