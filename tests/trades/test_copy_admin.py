@@ -7,6 +7,7 @@ import pytest
 from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from tests.people import of_staff
 from tests.signed import opening
@@ -186,7 +187,7 @@ def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, ag
     assert length.split(":")[0] == whole.split(":")[0]
 
 
-def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn_bot, owed):
+def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn_bot, owed, monkeypatch):
     close(finn_bot, "501")
     ref = opened(lena_bot, "3")
     finn_bot.send("POST", fields={**opening("503"), "strategy": "lena-eurusd", "trade_ref": ref})
@@ -196,7 +197,10 @@ def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn
     states = [row[1] for row in rows(admin.get(listed("closedebt")))]
 
     assert states == ["owed", "paid"]
-    assert [row[1] for row in rows(admin.get(listed("closedebt"), {"state": "paid"}))] == ["paid"]
+    now = timezone.now
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(hours=1))
+    ((_, state, age, *_),) = rows(admin.get(listed("closedebt"), {"state": "paid"}))
+    assert (state, age.split(":")[:2]) == ("paid", ["0", "00"])
 
 
 # --- reasons

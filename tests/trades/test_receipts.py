@@ -163,6 +163,11 @@ def test_another_ones_copies_and_reasons_are_not_mine(lena_bot, finn_bot, follow
 
     assert [one.state for one in recent(follows)] == ["not copied", "open"]
     assert [(one.state, one.why_not) for one in recent(other)] == [("pending", ""), ("pending", "")]
+    both = receipts.recent([follows, other], now=timezone.now())
+    assert {(one.subscription.pk, one.master.ticket_id, one.state) for one in both} == {
+        (follows.pk, "1", "open"), (follows.pk, "2", "not copied"),
+        (other.pk, "1", "pending"), (other.pk, "2", "pending"),
+    }  # fmt: skip
 
 
 def test_many_trades_cost_as_many_queries_as_one(lena_bot, finn_bot, follows, django_assert_max_num_queries):
