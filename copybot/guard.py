@@ -19,7 +19,9 @@ from typing import Any
 
 from copybot import packets, targets
 from copybot.books import Books, Copy, Event, Standing, State
+from copybot.brake import Brake
 from copybot.broker import Broker, Outcome, Position, Trace
+from copybot.driving import Driver
 from copybot.limits import Limits
 from copybot.magic import index_of, magic_of
 from copybot.packets import Packet
@@ -56,13 +58,13 @@ class ExecutionGuard:
     needs_snapshot: bool = field(default=True, init=False)
     _heard_ms: int = field(default=0, init=False, repr=False)
     _looked_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
-    _stops_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
-    _brake: "tuple[frozenset[str], int] | None" = field(default=None, init=False, repr=False)
+    _brake: Brake = field(default_factory=Brake, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < 1 << 16:
             raise ValueError("index has 16 bits")
         self._books = Books(self.path, self.sub_id, self.connect)
+        self._driver = Driver(self.broker, self._books, self.clock_ms, self._is_settled)
 
     # --- what is asked of it
 
@@ -289,15 +291,7 @@ class ExecutionGuard:
         staying = {self._magic(target.ref) for target in snapshot.targets.values() if target.volume}
         closing = {copy.magic for copy in self._books.unfinished() if not copy.volume}
         going = frozenset(one.id for magic, one in positions.items() if magic not in staying | closing)
-        most = max(self.limits.brake_least, int(len(positions) * self.limits.brake_share))
-        if len(going) <= most:
-            self._brake = None
-            return False
-        now = self.clock_ms()
-        if self._brake is not None and going <= self._brake[0]:
-            return now - self._brake[1] < self.limits.brake_ms
-        self._brake = (going, now)
-        return True
+        return self._brake.holds(going, len(positions), self.limits, self.clock_ms())
 
     def _take_in(self, positions: Mapping[int, Position], snapshot: Snapshot) -> None:
         """Positions with our number that no row knows: of a lost state file. Active ones are kept, others closed."""
@@ -337,17 +331,7 @@ class ExecutionGuard:
     def _with_position(self, copy: Copy, position: Position) -> None:
         if copy.state is not State.HELD or copy.position != position.id:
             self._note_position(copy, position)
-        with suppress(Exception):  # looked at again on the next tick
-            volume, sl, tp = self.broker.fit(copy.symbol, copy.volume, copy.sl, copy.tp)
-            if not volume:
-                self.broker.close(position, position.volume)
-            elif position.volume > volume:
-                self._reduce(copy, position, position.volume - volume)
-            else:
-                if copy.reduced_ms:
-                    self._note_reducing(copy, 0)
-                if (position.sl, position.tp) != (sl, tp):
-                    self._move_stops(position, sl, tp)
+        self._driver.drive(copy, position, self.limits)
 
     def _note_position(self, copy: Copy, position: Position) -> None:
         self._looked_ms.pop(copy.ref, None)
@@ -358,30 +342,6 @@ class ExecutionGuard:
             )  # fmt: skip
             if copy.position != position.id:
                 self._tell("opened", copy.ref, "")
-
-    def _move_stops(self, position: Position, sl: Decimal | None, tp: Decimal | None) -> None:
-        """A broker that refuses stops (too near, say) is asked again, though not each second."""
-        now = self.clock_ms()
-        if now < self._stops_ms.get(position.id, 0):
-            return
-        if self.broker.modify(position, sl=sl, tp=tp).outcome is Outcome.REJECTED:
-            self._stops_ms[position.id] = now + self.limits.stops_again_ms
-
-    def _reduce(self, copy: Copy, position: Position, volume: Decimal) -> None:
-        """Take some off, once: an order whose answer was lost may come yet, and a second would take off as much again.
-
-        (Closing all needs no such care: there is no more than all.)
-        """
-        now = self.clock_ms()
-        if copy.reduced_ms and (now - copy.reduced_ms < self.limits.settle_ms or not self._is_settled()):
-            return
-        self._note_reducing(copy, now)
-        if self.broker.close(position, volume).outcome is not Outcome.UNKNOWN:
-            self._note_reducing(copy, 0)
-
-    def _note_reducing(self, copy: Copy, since_ms: int) -> None:
-        with self._books.durable():
-            self._books.change(copy.ref, reduced_ms=since_ms)
 
     def _without_position(self, copy: Copy) -> None:
         if copy.state is State.HELD:
