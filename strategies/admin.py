@@ -117,8 +117,8 @@ class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
         return False
 
     @admin.display(description="since")
-    def held_since(self, terms: Terms) -> Any:
-        return "always" if terms.since == services.ALWAYS else terms.since
+    def held_since(self, terms: Terms) -> str:
+        return "always" if terms.since == services.ALWAYS else f"{terms.since:%Y-%m-%d %H:%M:%S}"
 
     @admin.display(description="settings")
     def told(self, terms: Terms) -> str:
