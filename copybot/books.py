@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from copybot.targets import Target
+
 _SCHEMA_VERSION = 2
 _SCHEMA = f"""
 create table guard (
@@ -90,6 +92,16 @@ class Copy:
     filled_price: Decimal
     reduced_ms: int
     why: str
+
+
+def copy_of(target: Target, magic: int, state: State, *, heard_ms: int, now_ms: int, why: str = "") -> Copy:
+    """The row of a trade whose copy has no position yet."""
+    return Copy(
+        ref=target.ref, magic=magic, symbol=target.symbol, side=target.side, volume=target.volume, sl=target.sl,
+        tp=target.tp, price=target.price, seq=target.seq, state=state, attempts=1, born_ms=target.born_ms,
+        heard_ms=heard_ms, sent_ms=now_ms, filled_ms=0, asked=Decimal(0), position="", filled_price=Decimal(0),
+        reduced_ms=0, why=why,
+    )  # fmt: skip
 
 
 _COLUMNS = tuple(Copy.__slots__)

@@ -26,7 +26,7 @@ class DocumentsGuard(ExecutionGuard):
         self._take(packets.read(fields, secrets=self.secrets, sub_id=self.sub_id))
 
     def on_snapshot(self, snapshot: Snapshot, *, asked_at: int) -> None:
-        positions = self._positions()
+        positions = self._driver.positions()
         if positions is None:
             return
         wanted = {self._magic(ref): target for ref, target in snapshot.targets.items()}
@@ -47,8 +47,8 @@ class DocumentsGuard(ExecutionGuard):
 
     def _note_ends(self) -> None:
         """No part of the rule: so that what it tells the desk can be compared."""
-        positions = self._positions()
-        for copy in self.unfinished() if positions is not None and self._is_settled() else ():
+        positions = self._driver.positions()
+        for copy in self.unfinished() if positions is not None and self._driver.is_settled() else ():
             position = (positions or {}).get(copy.magic)
             if position is None:
                 self._mark(copy, State.GONE, "closed")
@@ -73,7 +73,7 @@ class DocumentsGuard(ExecutionGuard):
         try:
             if action == packets.OPEN:
                 return self._open(target)
-            position = (self._positions() or {}).get(self._magic(target.ref))
+            position = (self._driver.positions() or {}).get(self._magic(target.ref))
             return position is None or self._follow(position, None if action == packets.CLOSE else target)
         except (OSError, TimeoutError):
             return False

@@ -8,6 +8,9 @@ from decimal import Decimal
 from copybot.books import Books, Copy
 from copybot.broker import Broker, Outcome, Position
 from copybot.limits import Limits
+from copybot.magic import index_of
+
+_LONGEST_WAIT_MS = 15_000
 
 
 @dataclass
@@ -17,14 +20,45 @@ class Driver:
     broker: Broker
     books: Books = field(repr=False)
     clock_ms: Callable[[], int]
-    is_settled: Callable[[], bool]
+    index: int
     _stops_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _refused_ms: dict[tuple[str, Decimal], tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
+
+    def is_settled(self) -> bool:
+        with suppress(Exception):
+            return self.broker.is_settled()
+        return False
+
+    def positions(self) -> dict[int, Position] | None:
+        """Ours, by their number; None while the broker cannot say."""
+        try:
+            found = self.broker.positions()
+        except Exception:
+            return None
+        ours = [one for one in found if index_of(one.magic) == self.index]
+        by_number = {one.magic: one for one in reversed(ours)}
+        if len(by_number) < len(ours):
+            self._close_doubles(ours, by_number)
+        return by_number
+
+    def _close_doubles(self, ours: list[Position], kept: dict[int, Position]) -> None:
+        """Of several under one number one is kept, that of the books: a broker executed what it said it had refused."""
+        for one in ours:
+            copy = self.books.numbered(one.magic)
+            if copy is not None and copy.position == one.id:
+                kept[one.magic] = one
+        for one in ours:
+            if kept[one.magic] is not one:
+                self.close(one)
 
     def drive(self, copy: Copy, position: Position, limits: Limits) -> None:
+        if position.side != copy.side:  # a netting account was turned: none of it is what was copied
+            self.close(position)
+            return
         with suppress(Exception):  # looked at again on the next tick
             volume, sl, tp = self.broker.fit(copy.symbol, copy.volume, copy.sl, copy.tp)
             if not volume:
-                self.broker.close(position, position.volume)
+                self.close(position)
             elif position.volume > volume:
                 self._reduce(copy, position, position.volume - volume, limits)
             else:
@@ -32,6 +66,25 @@ class Driver:
                     self._note_reducing(copy, 0)
                 if (position.sl, position.tp) != (sl, tp):
                     self._move_stops(position, sl, tp, limits)
+
+    def close(self, position: Position) -> None:
+        """Close all of it, or try to."""
+        with suppress(Exception):
+            self._take_off(position, position.volume)
+
+    def _take_off(self, position: Position, volume: Decimal) -> Outcome:
+        """What a broker refuses (over a weekend, say) is sent again at once, then less and less often: it would shut
+        out one who asks each second for two days."""
+        now, about = self.clock_ms(), (position.id, volume)
+        first_ms, last_ms = self._refused_ms.get(about, (now, 0))
+        if now - last_ms < min(_LONGEST_WAIT_MS, (last_ms - first_ms) // 10):
+            return Outcome.REJECTED
+        outcome = self.broker.close(position, volume).outcome
+        if outcome is Outcome.REJECTED:
+            self._refused_ms[about] = first_ms, now
+        else:
+            self._refused_ms.pop(about, None)
+        return outcome
 
     def _move_stops(self, position: Position, sl: Decimal | None, tp: Decimal | None, limits: Limits) -> None:
         """A broker that refuses stops (too near, say) is asked again, though not each second."""
@@ -50,7 +103,7 @@ class Driver:
         if copy.reduced_ms and (now - copy.reduced_ms < limits.settle_ms or not self.is_settled()):
             return
         self._note_reducing(copy, now)
-        if self.broker.close(position, volume).outcome is not Outcome.UNKNOWN:
+        if self._take_off(position, volume) is not Outcome.UNKNOWN:
             self._note_reducing(copy, 0)
 
     def _note_reducing(self, copy: Copy, since_ms: int) -> None:

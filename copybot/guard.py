@@ -11,14 +11,13 @@ magic number; where they are complete and show nothing, the trade is given up, n
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from copybot import packets, targets
-from copybot.books import Books, Copy, Event, Standing, State
+from copybot.books import Books, Copy, Event, Standing, State, copy_of
 from copybot.brake import Brake
 from copybot.broker import Broker, Outcome, Position, Trace
 from copybot.driving import Driver
@@ -57,6 +56,8 @@ class ExecutionGuard:
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     needs_snapshot: bool = field(default=True, init=False)
     _heard_ms: int = field(default=0, init=False, repr=False)
+    _doubted: int = field(default=0, init=False, repr=False)
+    _owed: set[int] = field(default_factory=set, init=False, repr=False)
     _looked_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _brake: Brake = field(default_factory=Brake, init=False, repr=False)
 
@@ -64,7 +65,7 @@ class ExecutionGuard:
         if not 0 <= self.index < 1 << 16:
             raise ValueError("index has 16 bits")
         self._books = Books(self.path, self.sub_id, self.connect)
-        self._driver = Driver(self.broker, self._books, self.clock_ms, self._is_settled)
+        self._driver = Driver(self.broker, self._books, self.clock_ms, self.index)
 
     # --- what is asked of it
 
@@ -146,6 +147,12 @@ class ExecutionGuard:
             with self._books.durable():
                 self._books.note(standing=Standing.LIVE.value, why="")
 
+    def wind_up(self) -> None:
+        """Close all that is held, or may yet be: its owner follows no more."""
+        with self._books.durable():
+            for copy in self._books.unfinished():
+                self._books.change(copy.ref, volume=_NO)
+
     def close(self) -> None:
         self._books.close()
 
@@ -167,14 +174,14 @@ class ExecutionGuard:
             self.needs_snapshot = True
             if packet.action not in packets.SHRINKING:
                 return
-        opening = None
-        with self._books.durable():
-            if in_turn:
-                self._books.advance(packet.seq, packet.sha256)
-            if packet.action == packets.OPEN:
-                opening = self._intend(targets.of_packet(packet))
-            elif packet.action != packets.GAPFILL:
-                self._aim(packet)
+        try:
+            with self._books.durable():
+                opening = self._note_packet(packet, in_turn=in_turn)
+        except sqlite3.Error:
+            self.needs_snapshot = True
+            if packet.action == packets.CLOSE:
+                self._owed.add(self._magic(packet.trade_ref))
+            raise
         if opening is not None:
             self._send(opening)
         self.tick()
@@ -197,12 +204,19 @@ class ExecutionGuard:
                 return
             if snapshot.as_of < self.seen:
                 return
-        positions = self._positions()
+            if self._doubted:
+                self._stop(Standing.HALT, f"two packets are numbered {self._doubted}")
+        self._doubted = 0
+        positions = self._driver.positions()
         if positions is None or self._brakes(snapshot, positions):
             self.needs_snapshot = True
             return
-        with self._books.durable():
-            self._take_up(snapshot, positions, is_new=not epoch)
+        try:
+            with self._books.durable():
+                self._take_up(snapshot, positions, is_new=not epoch)
+        except sqlite3.Error:
+            self._owed |= positions.keys() - self._staying(snapshot)
+            raise
         self.needs_snapshot = False
         for target in sorted(snapshot.targets.values(), key=lambda target: target.seq):
             if self._books.copy(target.ref) is None:
@@ -213,22 +227,47 @@ class ExecutionGuard:
         self.tick()
 
     def tick(self) -> None:
-        """Drive every copy at its target. To be called every second or so, and at any time."""
-        if self.standing is Standing.HOLD:
-            return
-        positions = self._positions()
+        """Drive every copy at its target. To be called every second or so, and at any time.
+
+        Raises what kept the books from being written, once all that needs no books has been done.
+        """
+        positions = self._driver.positions()
         if positions is None:
             return
+        self._owed &= positions.keys()
         known = {copy.magic: copy for copy in self._books.unfinished()}
-        for magic, position in positions.items():
-            held = known.get(magic) or self._books.numbered(magic)
-            if held is not None:
-                self._with_position(held, position)
-        for magic, copy in known.items():
-            if magic not in positions:
+        faults: list[Exception] = []
+        for magic in [*positions, *(known.keys() - positions.keys())]:
+            try:
+                self._tend(magic, known.get(magic) or self._books.numbered(magic), positions.get(magic))
+            except Exception as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+
+    def _tend(self, magic: int, copy: Copy | None, position: Position | None) -> None:
+        if position is None:
+            if copy is not None:
                 self._without_position(copy)
+        elif magic in self._owed:
+            self._driver.close(position)
+        elif copy is not None:
+            if copy.position not in ("", position.id):  # another of its number: the copy itself is gone
+                self._driver.close(position)
+            else:
+                self._with_position(copy, position)
 
     # --- deciding
+
+    def _note_packet(self, packet: Packet, *, in_turn: bool) -> Copy | None:
+        """Write down what a packet says; the row of an open that is to be sent."""
+        if in_turn:
+            self._books.advance(packet.seq, packet.sha256)
+        if packet.action == packets.OPEN:
+            return self._intend(targets.of_packet(packet))
+        if packet.action != packets.GAPFILL:
+            self._aim(packet)
+        return None
 
     def _take_up(self, snapshot: Snapshot, positions: Mapping[int, Position], *, is_new: bool) -> None:
         if snapshot.epoch != self._books.epoch:
@@ -264,11 +303,15 @@ class ExecutionGuard:
             return target.why_not or "closed"
         if self.standing is not Standing.LIVE:
             return "halted"
-        if self.clock_ms() - target.born_ms > self.limits.max_open_age_ms:
+        if self._is_stale(target.born_ms):
             return "missed"
         if self._books.numbered(self._magic(target.ref)) is not None:
             return "magic_taken"
         return self.why_not(target)
+
+    def _is_stale(self, born_ms: int) -> bool:
+        """Whether it is too old to be opened; or of a future so far off that by this clock no age can be told."""
+        return abs(self.clock_ms() - born_ms) > self.limits.max_open_age_ms
 
     def _aim(self, packet: Packet) -> None:
         target = targets.of_packet(packet)
@@ -288,10 +331,13 @@ class ExecutionGuard:
 
     def _brakes(self, snapshot: Snapshot, positions: Mapping[int, Position]) -> bool:
         """Whether so much would be closed that a second snapshot must say so, a moment later."""
-        staying = {self._magic(target.ref) for target in snapshot.targets.values() if target.volume}
+        staying = self._staying(snapshot)
         closing = {copy.magic for copy in self._books.unfinished() if not copy.volume}
         going = frozenset(one.id for magic, one in positions.items() if magic not in staying | closing)
         return self._brake.holds(going, len(positions), self.limits, self.clock_ms())
+
+    def _staying(self, snapshot: Snapshot) -> set[int]:
+        return {self._magic(target.ref) for target in snapshot.targets.values() if target.volume}
 
     def _take_in(self, positions: Mapping[int, Position], snapshot: Snapshot) -> None:
         """Positions with our number that no row knows: of a lost state file. Active ones are kept, others closed."""
@@ -345,7 +391,7 @@ class ExecutionGuard:
 
     def _without_position(self, copy: Copy) -> None:
         if copy.state is State.HELD:
-            if self._is_settled():
+            if self._driver.is_settled():
                 self._mark(copy, State.GONE, "closed")
         elif copy.state is State.REJECTED:
             self._try_again(copy)
@@ -360,7 +406,7 @@ class ExecutionGuard:
             return
         if trace is Trace.DONE:
             self._mark(copy, State.GONE, "closed")
-        if trace is not Trace.NONE or not self._is_settled():
+        if trace is not Trace.NONE or not self._driver.is_settled():
             return
         now = self.clock_ms()
         if now - copy.sent_ms < self.limits.settle_ms:
@@ -387,7 +433,7 @@ class ExecutionGuard:
             return "closed"
         if self.standing is not Standing.LIVE:
             return "halted"
-        if copy.attempts >= self.limits.attempts or self.clock_ms() - copy.born_ms > self.limits.max_open_age_ms:
+        if copy.attempts >= self.limits.attempts or self._is_stale(copy.born_ms):
             return copy.why or "rejected"
         return self.why_not(
             Target(copy.ref, copy.symbol, copy.side, copy.volume, copy.sl, copy.tp, copy.price, copy.born_ms, copy.seq)
@@ -399,19 +445,6 @@ class ExecutionGuard:
             return packet.action == packets.GAPFILL
         return copy.state is State.GONE or (copy.state is State.HELD and bool(copy.volume))
 
-    def _is_settled(self) -> bool:
-        with suppress(Exception):
-            return self.broker.is_settled()
-        return False
-
-    def _positions(self) -> dict[int, Position] | None:
-        """Ours, by their number; None while the broker cannot say."""
-        try:
-            found = self.broker.positions()
-        except Exception:
-            return None
-        return {one.magic: one for one in found if index_of(one.magic) == self.index}
-
     # --- the books
 
     def _magic(self, ref: str) -> int:
@@ -420,7 +453,11 @@ class ExecutionGuard:
     def _compare(self, packet: Packet) -> None:
         """What was heard before is ignored. Another packet of the same number: somebody forges, or the desk is ill."""
         heard = self._books.heard(packet.seq)
-        if heard is not None and heard != packet.sha256 and self.standing is Standing.LIVE:
+        if heard is None or heard == packet.sha256 or self.standing is not Standing.LIVE:
+            return
+        if self.needs_snapshot:  # it tells whether the desk was restored meanwhile, and numbers anew
+            self._doubted = packet.seq
+        else:
             self._stop(Standing.HALT, f"two packets are numbered {packet.seq}")
 
     def _stop(self, standing: Standing, why: str) -> None:
@@ -440,18 +477,10 @@ class ExecutionGuard:
         number = self._magic(target.ref) if magic is None else magic
         if why == "magic_taken":
             number = -number  # kept apart: the number is another trade's
-        found, price, asked = (
-            ("", _NO, _NO) if position is None else (position.id, position.open_price, position.volume)
-        )
-        now = self.clock_ms()
-        self._books.add(
-            Copy(
-                ref=target.ref, magic=number, symbol=target.symbol, side=target.side, volume=target.volume,
-                sl=target.sl, tp=target.tp, price=target.price, seq=target.seq, state=state, attempts=1,
-                born_ms=target.born_ms, heard_ms=self._heard_ms, sent_ms=now, filled_ms=0, asked=asked,
-                position=found, filled_price=price, reduced_ms=0, why=why,
-            )
-        )  # fmt: skip
+        copy = copy_of(target, number, state, heard_ms=self._heard_ms, now_ms=self.clock_ms(), why=why)
+        if position is not None:
+            copy = replace(copy, position=position.id, filled_price=position.open_price, asked=position.volume)
+        self._books.add(copy)
 
     def _mark(self, copy: Copy, state: State, event: str = "", why: str = "") -> None:
         self._looked_ms.pop(copy.ref, None)
