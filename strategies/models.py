@@ -195,7 +195,10 @@ class Terms(models.Model):
     class Meta:
         db_table = "subscription_terms"
         verbose_name = verbose_name_plural = "terms"
-        indexes = [models.Index(fields=["subscription", "-id"], name="terms_subscription_idx")]
+        indexes = [
+            models.Index(fields=["subscription", "-id"], name="terms_subscription_idx"),
+            models.Index(fields=["subscription", "since", "id"], name="terms_since_idx"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(mode__in=["MULTIPLIER", "EQUITY"])

@@ -48,7 +48,7 @@ class Settings:
 _AMOUNTS = ("multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", "equity", "master_equity")
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=16_384)
 def settings(text: str) -> Settings:
     """The settings of a JSON text. The same text gives the same object: whoever copies alike shares it."""
     told: dict[str, Any] = json.loads(text, parse_float=Decimal)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from core import money
+import orjson
+
+from accounts.authentication import BOT_DATABASE
+from core import database
 from strategies import services as strategies
-from strategies.models import Subscription, Terms
-from trades.models import CopySkip, TradeHistory
 from trades.snapshot import Snapshot, Source
 
 MAX_OPEN_AGE_MS = 5_000  # an open that is older was made at a price that is gone
@@ -48,23 +49,42 @@ def difference(held: Holdings, must: Holdings) -> Difference:
     )
 
 
-def answers(account_id: int, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a copier's account besides its snapshot: master trades that it did not copy or has closed, and
+    the limits that its bot keeps, by `sub_id`.
+    """
+
+    skipped: frozenset[str]
+    closed: frozenset[str]
+    limits: Mapping[str, Mapping[str, Any]]
+
+
+def standing(account_id: int, found: Snapshot) -> Standing:
+    """Asked as bots ask: by a function, for they read no table."""
+    masters = [trade["trade_id"] for trade in found.trades if trade["role"] == "master"]
+    known = orjson.loads(
+        database.ask(
+            BOT_DATABASE, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
+        )
+    )
+    return Standing(frozenset(known["skipped"]), frozenset(known["closed"]), known["limits"])
+
+
+def answers(found: Snapshot, known: Standing, told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each subscription of the account: where the desk is, whether its copier is in sync, and what it may do."""
     by_strategy = {one["strategy"]: one for one in told}
-    terms = {
-        one.subscription.sub_id: one for one in Terms.objects.latest_of_each().filter(subscription__account=account_id)
-    }
-    sources = [source for source in found.sources.values() if source.sub_id in terms]
-    must = _must_hold(account_id, found, sources)
+    sources = [source for source in found.sources.values() if source.sub_id in known.limits]
+    must = _must_hold(found, known, sources)
     return [
-        _answer(source, terms[source.sub_id or ""], by_strategy.get(source.name), must[source.name])
+        _answer(source, known.limits[source.sub_id or ""], by_strategy.get(source.name), must[source.name])
         for source in sources
     ]
 
 
-def _answer(source: Source, terms: Terms, told: Mapping[str, Any] | None, must: Holdings) -> dict[str, Any]:
-    if told is not None:
-        _take_up_secret(terms.subscription, told["generation"])
+def _answer(
+    source: Source, limits: Mapping[str, Any], told: Mapping[str, Any] | None, must: Holdings
+) -> dict[str, Any]:
     sync, found = _compared(source, told, must)
     return {
         "strategy": source.name,
@@ -74,8 +94,8 @@ def _answer(source: Source, terms: Terms, told: Mapping[str, Any] | None, must: 
         "as_of": str(source.seq),
         "sync": sync,
         "difference": None if found is None else found.told(),
-        "max_open_trades": terms.max_open_trades,
-        "max_slippage_bps": None if terms.max_slippage_bps is None else money.text(terms.max_slippage_bps),
+        "max_open_trades": limits["max_open_trades"],
+        "max_slippage_bps": limits["max_slippage_bps"],
         "max_open_age_ms": MAX_OPEN_AGE_MS,
     }
 
@@ -88,27 +108,27 @@ def _compared(source: Source, told: Mapping[str, Any] | None, must: Holdings) ->
     return DIFFERS, None if told["copies"] is None else difference(told["copies"], must)
 
 
-def _must_hold(account_id: int, found: Snapshot, sources: Iterable[Source]) -> dict[str, Holdings]:
+def _must_hold(found: Snapshot, known: Standing, sources: Iterable[Source]) -> dict[str, Holdings]:
     """Lots by master trade for each source: what is active, less what was not copied or is closed."""
-    sub_ids = {source.name: source.sub_id for source in sources}
-    masters = [trade for trade in found.trades if trade["role"] == "master" and trade["strategy"] in sub_ids]
+    must: dict[str, dict[str, str]] = {source.name: {} for source in sources}
     held = {trade["copies"] for trade in found.trades if trade["role"] == "copy"}
-    refs = [trade["trade_id"] for trade in masters]
-    skipped = CopySkip.objects.filter(subscription__account=account_id, master_trade__in=refs)
-    gone = TradeHistory.objects.filter(account=account_id, master_trade__in=refs)
-    out = {str(ref) for ref in skipped.values_list("master_trade", flat=True)} - held
-    out |= {str(ref) for ref in gone.values_list("master_trade", flat=True)}
-    must: dict[str, dict[str, str]] = {name: {} for name in sub_ids}
-    for trade in masters:
+    out = (known.skipped | known.closed) - held
+    for trade in found.trades:
+        if trade["role"] != "master" or trade["strategy"] not in must:
+            continue
         ref, copy = trade["trade_id"], trade["copy"]
         if Decimal(copy["volume"]) and ref not in out and (copy["opens"] or ref in held):
             must[trade["strategy"]][ref] = copy["volume"]
     return must  # type: ignore[return-value]
 
 
-def _take_up_secret(subscription: Subscription, generation: int) -> None:
-    if subscription.next_generation == generation:
-        strategies.take_up_secrets(subscription_ids=[subscription.pk], generation=generation)
+def take_up_secrets(known: Standing, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:
+    """Let the packet secrets sign that the bot says it has."""
+    has = {one["strategy"]: one["generation"] for one in told}
+    for source in found.sources.values():
+        limits = known.limits.get(source.sub_id or "")
+        if limits is not None and has.get(source.name) and has[source.name] == limits["next_generation"]:
+            strategies.take_up_secrets(subscription_ids=[limits["id"]], generation=has[source.name])
 
 
 def summary(answered: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

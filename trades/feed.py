@@ -12,6 +12,7 @@ from strategies import packets, sizing
 from trades.snapshot import Source
 
 LOG_BYTES = 256 * 1024
+MOST_SHOWN = 16  # texts that an entry keeps for those who lag, once it is delivered
 
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
@@ -45,8 +46,9 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A delta as those see it who copy alike."""
+    """A delta as those see it who copy alike. Their settings are held, for they are known by their identity."""
 
+    settings: sizing.Settings
     plan: sizing.Plan
     text: str
 
@@ -60,6 +62,7 @@ class Entry:
     delta: dict[str, Any]
     plain: str
     shown: dict[tuple[int, str, bool], Shown] = field(default_factory=dict)
+    is_delivered: bool = False
 
     @classmethod
     def of(cls, at_ms: int, delta: dict[str, Any]) -> "Entry":
@@ -70,8 +73,8 @@ class Entry:
         return len(self.plain)
 
     def forget(self) -> None:
-        """Once delivered, whoever still needs another text than the plain one has it made again."""
-        self.shown = {}
+        """Once delivered, whoever still needs another text than the plain one has it made again: the log lasts long."""
+        self.shown, self.is_delivered = {}, True
 
     def text(self, source: Source, key: PacketKey | None) -> str:
         """As this source's owner gets it: with what its copy must be, and a packet that says so."""
@@ -90,7 +93,9 @@ class Entry:
             trade = dict(self.delta["trade"])
             plan = source.show(trade)
             text = orjson.dumps({**self.delta, "trade": trade}).decode()
-            found = self.shown[alike] = Shown(plan, text)
+            found = Shown(settings, plan, text)
+            if not self.is_delivered or len(self.shown) < MOST_SHOWN:
+                self.shown[alike] = found
         return found
 
     def packet(self, source: Source, key: PacketKey, plan: sizing.Plan) -> dict[str, str]:

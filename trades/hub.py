@@ -130,8 +130,12 @@ class Hub:
 
     async def _deliver(self, feed: Feed, entries: list[Entry]) -> None:
         for number, watcher in enumerate(list(feed.watchers)):
-            for entry in entries:
-                self._write(feed, watcher, entry)
+            try:
+                for entry in entries:
+                    self._write(feed, watcher, entry)
+            except Exception:  # what is wrong with one must not keep a close from all the others
+                log.exception("stream.undeliverable", strategy=feed.name)
+                self.close(watcher, 1011, "this socket's deltas cannot be made")
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         for entry in entries:
@@ -371,8 +375,8 @@ def _streams(accounts: tuple[int, ...]) -> list[tuple[int, str, int]]:
 
 def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
     rows = _rows(
-        "select account, strategy_id, sub_id, status, paused_for, generation, terms "
-        "from unnest(%s::bigint[]) account, streams_of(array[account])",
+        "select account_id, strategy_id, sub_id, status, paused_for, generation, terms "
+        "from streams_of_each(%s::bigint[])",
         accounts,
     )
     found: dict[int, set[Row]] = {}

@@ -185,6 +185,11 @@ class TradeHistory(Position):
                 condition=models.Q(master_trade=None, kind="TRADE"),
                 name="history_masters_symbol_idx",
             ),
+            models.Index(
+                fields=["account", "master_trade"],
+                condition=models.Q(master_trade__isnull=False),
+                name="history_copies_idx",
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(status="CLOSED"), name="trade_history_status_is_closed"),

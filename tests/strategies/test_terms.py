@@ -85,6 +85,64 @@ def test_new_terms_hold_from_a_whole_millisecond_as_trades_are_born_in(follows):
         assert made.since.microsecond % 1000 == 0
 
 
+INTO_TERMS = (
+    "insert into subscription_terms "
+    "(subscription_id, since, mode, multiplier, raises_to_min, reverse, symbols, symbol_map, closes_on_drawdown)"
+)
+
+
+def test_what_is_no_number_is_refused_by_name(follows):
+    odd = f"{INTO_TERMS} select %s, now(), 'MULTIPLIER', 'NaN', false, false, '{{}}', '{{}}', false"
+    with connections["owner"].cursor() as cursor, pytest.raises(IntegrityError, match="terms_amounts_are_numbers"):
+        cursor.execute(odd, [follows.pk])
+
+
+def kept_terms(follows):
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "select since, settings::jsonb->>'multiplier' from jsonb_array_elements(terms_of(%s, %s, 'USD')) one, "
+            "lateral (select (one->>0)::bigint, one->>1) told (since, settings)",
+            [follows.pk, follows.strategy_id],
+        )
+        return [Decimal(lots) for _, lots in cursor.fetchall()]
+
+
+def test_only_terms_that_something_open_was_opened_under_are_sent_along(lena, lena_bot, finn_bot, follows):
+    lena_bot.send("POST", fields=opening("1"))
+    with transaction.atomic("owner"), connections["owner"].cursor() as cursor:
+        cursor.execute(  # opened in June 2024; the terms have changed every hour around that
+            "insert into trades (id, account_id, ticket_id, state) "
+            "values ('01900000-0000-7000-8000-000000000001', %s, '2', 'OPEN')",
+            [lena.pk],
+        )
+        cursor.execute(
+            "insert into active_trades (trade_id, account_id, strategy_id, ticket_id, master_ticket, seq, symbol, "
+            "type, volume, opened_volume, open_price, status, comment, opened_at) "
+            "select id, account_id, %s, '2', '2', 1, 'EURUSD', 'BUY', 1, 1, 1, 'OPEN', '', now() "
+            "from trades where account_id = %s and ticket_id = '2'",
+            [follows.strategy_id, lena.pk],
+        )
+        cursor.execute(
+            f"{INTO_TERMS} select %s, to_timestamp(1717000000) + n * interval '1 hour', 'MULTIPLIER', 10 + n, false, "
+            "false, '{}', '{}', false from generate_series(0, 1000) n",
+            [follows.pk],
+        )
+
+    held = copies(finn_bot)
+
+    born_s = 0x019000000000 / 1000
+    then = 10 + int((born_s - 1717000000) // 3600)
+    assert kept_terms(follows) == [Decimal(then), Decimal(1010)]
+    assert (held["2"]["volume"], held["1"]["volume"]) == (f"{then}.00000000", "101.00000000")
+
+
+def test_terms_of_a_minute_ago_are_sent_along_for_a_trade_may_be_opening_just_now(follows):
+    set_terms(follows, since=LONG_AGO, multiplier=Decimal(2))
+    set_terms(follows, since=timezone.now() - timedelta(seconds=20), multiplier=Decimal(3))
+
+    assert kept_terms(follows) == [Decimal(2), Decimal(3)]
+
+
 @contextmanager
 def at_the_same_time(work):
     """Run `work` in a thread of its own while what is in this block is not committed."""
@@ -152,6 +210,10 @@ def test_who_comes_back_copies_by_what_both_are_worth_now(lena_bot, finn_bot, fi
         {"max_drawdown_pct": Decimal(100)},
         {"max_slippage_bps": Decimal(-1)},
         {"mode": "SOMEHOW"},
+        {"symbol_map": {"EURUSD": "EUR|USD"}},
+        {"symbol_map": {"EURUSD": "€"}},
+        {"symbol_map": {"EURUSD": 5}},
+        {"symbol_map": ["EURUSD"]},
     ],
     ids=str,
 )

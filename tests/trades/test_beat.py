@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from django.db import DatabaseError, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import SignedResult, TradingAccount
@@ -84,6 +85,16 @@ def test_an_orderly_end_gives_the_lease_back(finn_bot):
     beat(finn_bot, fence=first["fence"], ends=True)
 
     assert beat(finn_bot, instance=OTHER)["may_open_in_ms"] == 0
+
+
+def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot):
+    beat(finn_bot)  # and goes on, out of touch with the desk
+    second = beat(finn_bot, instance=OTHER)
+    beat(finn_bot, instance=OTHER, fence=second["fence"], ends=True)
+
+    third = beat(finn_bot, instance="third-" * 4)
+
+    assert 44000 < third["may_open_in_ms"] <= 45000
 
 
 def test_a_lease_that_ran_out_keeps_nobody_waiting(finn_bot):
@@ -190,6 +201,15 @@ def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot, finn_bot):
     assert of(beat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
+def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena_bot, finn_bot):
+    ref = opened(lena_bot)
+    for ticket in ("501", "502"):  # a broker that gives what remains of a position another number
+        finn_bot.send("POST", fields={**opening(ticket), "strategy": "lena-eurusd", "trade_ref": ref})
+    finn_bot.send("DELETE", f"{ACTIVE}/501", query="close_price=1.1&profit=-5&reason=SL")
+
+    assert of(beat(finn_bot, {ref: "0.10000000"}, seq="1"))["sync"] == "in_sync"
+
+
 def test_what_is_held_while_paused_is_still_to_be_held(lena_bot, finn_bot, follows):
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref})
@@ -215,6 +235,25 @@ def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot, follows)
     assert of(beat(finn_bot, generation=1))["generation"] == 1
     beat(finn_bot, generation=2)
     assert of(beat(finn_bot, generation=2))["generation"] == 2
+
+
+def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot, follows):
+    beat(finn_bot)
+    beat(finn_bot, instance=OTHER)
+    strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+
+    assert said(finn_bot, fence="1", generation=2).status_code == 409
+
+    follows.refresh_from_db()
+    assert follows.packet_generation == 1
+
+
+def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot, lena_bot):
+    opened(lena_bot)
+    with CaptureQueriesContext(connection) as as_people:
+        assert of(beat(finn_bot, seq="1"))["sync"] == "differs"
+
+    assert as_people.captured_queries == []
 
 
 # --- why not

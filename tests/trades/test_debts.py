@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from django.db import connections
+from django.db import DatabaseError, connection, connections
 
 from audit.models import AuditLog
 from tests.signed import opening
@@ -99,3 +99,12 @@ def test_a_reduction_owes_no_close(lena_bot, copied):
     lena_bot.send("POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.05", "close_price": "1", "profit": "1"})
 
     assert debts.keep() == 0
+
+
+@pytest.mark.parametrize("statement", ["delete from close_debts", "update close_debts set since = now()"])
+def test_nobody_makes_a_debt_younger_or_forgets_it(lena_bot, copied, statement):
+    close(lena_bot, "1")
+    debts.keep()
+
+    with connection.cursor() as cursor, pytest.raises(DatabaseError):
+        cursor.execute(statement)

@@ -3,11 +3,15 @@
 from decimal import Decimal
 
 import pytest
+from django.db import transaction
 
+from audit import services as audit
 from audit.models import AuditLog
+from strategies import services as strategies
 from strategies.models import Strategy
 from tests.conftest import key_of
 from tests.signed import Bot, opening
+from trades import services
 from trades.models import ActiveTrade, CopyOrder
 
 ORDERS = "/api/v2/trades/orders"
@@ -135,3 +139,31 @@ def test_names_the_field_that_cannot_be_read(copier, field, value):
     assert refusal(answer) == (422, "invalid")
     assert list(answer.json()["fields"]) == [field]
     assert not CopyOrder.objects.exists()
+
+
+def test_the_side_of_an_order_is_the_copys_own_where_it_copies_in_reverse(copier):
+    answer = report(copier, type="SELL", executed_price="1.10497000")
+
+    assert answer.json()["slippage_points"] == "3.00000000"  # a sell that got less
+    assert CopyOrder.objects.get().type == "SELL"
+
+
+def test_nobody_hears_of_a_leaders_own_copies(lena, sam_bot, copier):
+    """Lena follows sam with the account that she leads from."""
+    strategies.subscribe(account=lena, strategy=Strategy.objects.get(name="sam-xauusd"), actor=audit.SYSTEM)
+    sam_bot.send("POST", fields=opening("7", symbol="XAUUSD"))
+    with transaction.atomic():
+        made = services.open_trade(
+            account=lena, ticket_id="777", symbol="XAUUSD", type="BUY", volume=Decimal("0.1"),
+            open_price=Decimal(2000), copies=("sam-xauusd", "7"),
+        )  # fmt: skip
+    ref = made["trade"]["trade_id"]
+
+    named = report(copier, master_ticket=None, trade_ref=ref)
+    skipped = copier.send(
+        "POST", "/api/v2/copier/skips", {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"}
+    )
+    copied = copier.send("POST", fields={**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref})
+    assert [refusal(one) for one in (named, skipped, copied)] == [(404, "trade_unknown")] * 3
+    by_ticket = report(copier, master_ticket="777")
+    assert (by_ticket.status_code, by_ticket.json()["slippage_points"]) == (202, None)

@@ -20,8 +20,10 @@ class Beat(BotView):
         beat = forms.beat(api.body_of(request))
         told = beat.pop("subscriptions")
         found = api.snapshot_of(call.credential.account_id, api.mark_of(call))
-        answered = copying.answers(call.credential.account_id, found, told)
+        known = copying.standing(call.credential.account_id, found)
+        answered = copying.answers(found, known, told)
         outcome = api.done(call, "copier_beat", {**beat, "told": copying.summary(answered, told)})
+        copying.take_up_secrets(known, found, told)
         lease = {name: outcome[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
         return json_response({**lease, "subscriptions": answered})
 

@@ -10,6 +10,13 @@ create or replace function born_ms(p_trade uuid) returns bigint language sql imm
   select ('x' || lpad(left(replace(p_trade::text, '-', ''), 12), 16, '0'))::bit(64)::bigint
 $$;
 
+-- Whether a trade is a copy of another: private to its account, though that one may lead a strategy as well.
+create or replace function is_copy(p_trade uuid) returns boolean language plpgsql stable as $$
+begin
+  return exists (select from active_trades where trade_id = p_trade and master_trade is not null)
+      or exists (select from trade_history where trade_id = p_trade and master_trade is not null);
+end $$;
+
 -- A copier's report of what became of an order. A fact about its broker: it never changes a trade's state.
 create or replace function order_report(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
@@ -36,9 +43,9 @@ begin
    where strategies.name = args->>'strategy' and u.account_id = v_account;
   if not found then return refused('not_found'); end if;
   if v_copied is null then
-    select id into v_copied from trades where account_id = s.account_id and ticket_id = v_ticket;
+    select id into v_copied from trades where account_id = s.account_id and ticket_id = v_ticket and not is_copy(id);
   else
-    select ticket_id into v_ticket from trades where id = v_copied and account_id = s.account_id;
+    select ticket_id into v_ticket from trades where id = v_copied and account_id = s.account_id and not is_copy(id);
     if not found then return refused('trade_unknown'); end if;
   end if;
   select coalesce(a.symbol, h.symbol), coalesce(a.type, h.type), a.trade_id is not null into v_symbol, v_type, v_open
@@ -48,7 +55,8 @@ begin
     from trades t left join active_trades a on a.trade_id = t.id left join trade_history h on h.trade_id = t.id
    where t.account_id = v_account and t.ticket_id = args->>'ticket_id';
   select point into v_point from instruments where symbol = v_symbol;
-  v_worse := (v_got - v_asked) * case coalesce(args->>'type', v_own, v_type) when 'BUY' then 1 when 'SELL' then -1 end;
+  v_type := coalesce(args->>'type', v_own, v_type);
+  v_worse := (v_got - v_asked) * case v_type when 'BUY' then 1 when 'SELL' then -1 end;
   v_points := v_worse / v_point;
   v_bps := v_worse / v_asked * 10000;
   if v_latency is null and v_sent is not null and v_copied is not null then
@@ -76,7 +84,7 @@ begin
    where s.name = args->>'strategy' and subscriptions.account_id = (caller->>'account')::bigint;
   if not found then return refused('not_found'); end if;
   perform from trades t join strategies s on s.account_id = t.account_id
-    where t.id = (args->>'trade_ref')::uuid and s.id = u.strategy_id;
+    where t.id = (args->>'trade_ref')::uuid and s.id = u.strategy_id and not is_copy(t.id);
   if not found then return refused('trade_unknown'); end if;
   insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
   values (u.id, u.strategy_id, (args->>'trade_ref')::uuid, args->>'reason', coalesce(args->>'detail', ''))
@@ -94,8 +102,8 @@ begin
 end $$;
 
 -- One instance copies for an account at a time. Whoever comes without a fence has just started and takes over; the one
--- before is told at its next beat. Another instance opens nothing before the lease of the one before has surely ended; the
--- same one (its name is of its machine and its state files, which one process holds) need not wait for itself.
+-- before is told at its next beat. Another instance opens nothing before the leases of all before have surely ended (who only
+-- came and went may have left one that still runs); the same one (its name is of its machine and its state files, which one process holds) need not wait for itself.
 create or replace function copier_beat(caller jsonb, args jsonb) returns jsonb language plpgsql as $$
 declare
   v_account bigint := (caller->>'account')::bigint;
@@ -113,7 +121,7 @@ begin
     values (v_account, args->>'instance', 1, v_now, v_now, v_now, '[]')
     on conflict (account_id) do update
       set instance = excluded.instance, fence = copiers.fence + 1, may_open_at =
-            case when copiers.instance = excluded.instance then copiers.may_open_at else greatest(v_now, copiers.leased_until) end
+            case when copiers.instance = excluded.instance then copiers.may_open_at else greatest(v_now, copiers.leased_until, copiers.may_open_at) end
     returning * into c;
     perform audit(caller, 'copier.took_over', 'account:' || v_account, '', jsonb_build_object('instance', c.instance, 'fence', c.fence));
   elsif c.instance is distinct from args->>'instance' or c.fence <> v_fence then
@@ -125,6 +133,24 @@ begin
    where account_id = v_account returning * into c;
   return jsonb_build_object('code', 'beat', 'fence', c.fence::text, 'lease_ms', (extract(epoch from v_lease) * 1000)::int,
                             'may_open_in_ms', greatest(0, ceil(extract(epoch from c.may_open_at - v_now) * 1000))::int);
+end $$;
+
+-- What the beat's answer needs of a copier's account besides its snapshot: which of these trades it did not copy, and which of
+-- its copies are closed; and the limits that its bot keeps.
+create or replace function copier_standing(p_account bigint, p_masters uuid[]) returns jsonb language plpgsql stable as $$
+begin
+  return jsonb_build_object(
+    'skipped', (select coalesce(jsonb_agg(k.master_trade), '[]') from subscriptions u join copy_skips k on k.subscription_id = u.id
+                 where u.account_id = p_account and k.master_trade = any(p_masters)),
+    'closed', (select coalesce(jsonb_agg(h.master_trade), '[]') from trade_history h
+                where h.account_id = p_account and h.master_trade = any(p_masters)),
+    'limits', (select coalesce(jsonb_object_agg(u.sub_id, jsonb_build_object(
+                        'id', u.id, 'next_generation', u.next_generation, 'max_open_trades', m.max_open_trades,
+                        'max_slippage_bps', m.max_slippage_bps::text)), '{}')
+                 from subscriptions u
+                      cross join lateral (select last.max_open_trades, last.max_slippage_bps from subscription_terms last
+                                           where last.subscription_id = u.id order by last.id desc limit 1) m
+                where u.account_id = p_account and u.status <> 'ENDED'));
 end $$;
 
 -- Terms as the copy is worked out from them: the same settings are the same text, whoever's they are.
@@ -142,42 +168,57 @@ begin
        else '{}' end)::text;
 end $$;
 
--- The terms that a subscription's open trades may have been opened under, oldest first: [[since in ms, settings], …].
+-- The terms that a subscription's open trades were opened under, and all since a minute ago (a trade that is being opened just
+-- now has its id already), oldest first: [[since in ms, settings], …].
 create or replace function terms_of(p_subscription bigint, p_strategy bigint, p_currency text) returns jsonb language plpgsql stable as $$
 declare
-  v_oldest timestamptz;
+  v_lately constant timestamptz := now() - interval '1 minute';
 begin
-  -- Ids begin with their time: the least is the oldest.
-  select to_timestamp(born_ms(min(trade_id::text)::uuid) / 1000.0) into v_oldest
-    from active_trades where strategy_id = p_strategy and master_trade is null;
-  return (select jsonb_agg(jsonb_build_array((extract(epoch from m.since) * 1000)::bigint, settings_of(m, p_currency)) order by m.since, m.id)
-            from subscription_terms m
-           where m.subscription_id = p_subscription
-             and m.since >= (select max(first.since) from subscription_terms first
-                              where first.subscription_id = p_subscription and first.since <= coalesce(v_oldest, now())));
+  return (
+    select jsonb_agg(jsonb_build_array((extract(epoch from m.since) * 1000)::bigint, settings_of(m, p_currency)) order by m.since, m.id)
+      from subscription_terms m
+     where m.id = any(array(
+       select late.id from subscription_terms late where late.subscription_id = p_subscription and late.since > v_lately
+       union
+       select (select held.id from subscription_terms held where held.subscription_id = p_subscription and held.since <= births.at
+                order by held.since desc, held.id desc limit 1)
+         from (select v_lately as at
+               union select to_timestamp(born_ms(trade_id) / 1000.0) from active_trades
+                      where strategy_id = p_strategy and master_trade is null) births)));
 end $$;
 
 drop function if exists streams_of(bigint[]);
+drop function if exists streams_of_each(bigint[]);
 
--- The streams these accounts see: those they lead and those they follow (a paused one still sees its closes). `terms`
--- grows with each change of them.
+-- The streams that each of these accounts sees: those they lead and those they follow (a paused one still sees its closes).
+-- `terms` grows with each change of them.
+create function streams_of_each(p_accounts bigint[])
+returns table (account_id bigint, strategy_id bigint, name text, last_seq bigint, sub_id text, subscription_id bigint, currency text,
+               status text, paused_for text, generation int, terms bigint, closes boolean)
+language plpgsql stable as $$
+begin
+  return query
+    select s.account_id, s.id, s.name::text, s.last_seq, null::text, null::bigint, null::text, 'LEADS', '', 0, 0::bigint, false
+      from strategies s where s.account_id = any(p_accounts)
+    union all
+    select u.account_id, s.id, s.name::text, s.last_seq, u.sub_id::text, u.id, a.currency::text, u.status::text, u.paused_for::text,
+           u.packet_generation, m.id, u.paused_for = 'DRAWDOWN' and m.closes_on_drawdown
+      from subscriptions u join strategies s on s.id = u.strategy_id join trading_accounts a on a.id = u.account_id
+           cross join lateral (select last.id, last.closes_on_drawdown from subscription_terms last
+                                where last.subscription_id = u.id order by last.id desc limit 1) m
+     where u.account_id = any(p_accounts) and u.status <> 'ENDED';
+end $$;
+
+-- The streams that somebody with all these accounts sees, each once.
 create function streams_of(p_accounts bigint[])
 returns table (strategy_id bigint, name text, last_seq bigint, sub_id text, subscription_id bigint, currency text, status text,
                paused_for text, generation int, terms bigint, closes boolean)
 language plpgsql stable as $$
 begin
   return query
-    select distinct on (streams.id) streams.* from (
-      select s.id, s.name::text, s.last_seq, null::text as sub, null::bigint, null::text, 'LEADS' as state, '', 0, 0::bigint, false
-        from strategies s where s.account_id = any(p_accounts)
-      union all
-      select s.id, s.name::text, s.last_seq, u.sub_id::text, u.id, a.currency::text, u.status::text, u.paused_for::text,
-             u.packet_generation, m.id, u.paused_for = 'DRAWDOWN' and m.closes_on_drawdown
-        from subscriptions u join strategies s on s.id = u.strategy_id join trading_accounts a on a.id = u.account_id
-             cross join lateral (select last.id, last.closes_on_drawdown from subscription_terms last
-                                  where last.subscription_id = u.id order by last.id desc limit 1) m
-       where u.account_id = any(p_accounts) and u.status <> 'ENDED') streams
-    order by streams.id, streams.state, streams.sub;
+    select distinct on (e.strategy_id) e.strategy_id, e.name, e.last_seq, e.sub_id, e.subscription_id, e.currency, e.status,
+           e.paused_for, e.generation, e.terms, e.closes
+      from streams_of_each(p_accounts) e order by e.strategy_id, e.status, e.sub_id;
 end $$;
 
 -- Changes exactly when the snapshot of these accounts may have changed.
@@ -207,3 +248,4 @@ end $$;
 
 -- What the functions write, nobody else writes.
 select protect(t, 'select') from unnest(array['copy_skips', 'copiers']::regclass[]) t;
+select protect('subscription_terms', 'select, insert'), protect('close_debts', 'select, insert, update (level, paid_at)');

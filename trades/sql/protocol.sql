@@ -115,11 +115,11 @@ begin
   for f in select p.oid::regprocedure from pg_proc p join pg_namespace n on n.oid = p.pronamespace
             where n.nspname = 'public' and p.proname = any(array[
               'signed_call', 'signed_read', 'bot_key_lookup', 'keys_refused', 'trade_open', 'trade_modify', 'trade_reduce',
-              'trade_close', 'order_report', 'copy_skip', 'copier_beat', 'account_tell', 'active_snapshot']) loop
+              'trade_close', 'order_report', 'copy_skip', 'copier_beat', 'account_tell', 'active_snapshot', 'copier_standing']) loop
     execute format('alter function %s security definer set search_path = public, pg_temp', f);
     execute format('revoke all on function %s from public', f);
     perform grant_to('copydesk_app', format('execute on function %s', f));
-    if f::text ~ '^(signed_call|signed_read|bot_key_lookup|active_snapshot|keys_refused)' then
+    if f::text ~ '^(signed_call|signed_read|bot_key_lookup|active_snapshot|copier_standing|keys_refused)' then
       perform grant_to('copydesk_bot', format('execute on function %s', f));
     end if;
   end loop;

@@ -79,9 +79,10 @@ begin
      where strategies.name = args->'copies'->>'strategy' and u.account_id = v_account;
     if not found then return refused('not_found'); end if;
     if v_copied is null then
-      select id into v_master from trades where account_id = s.account_id and ticket_id = v_master_ticket;
+      select id into v_master from trades where account_id = s.account_id and ticket_id = v_master_ticket and not is_copy(id);
     else
-      select id, ticket_id into v_master, v_master_ticket from trades where id = v_copied and account_id = s.account_id;
+      select id, ticket_id into v_master, v_master_ticket
+        from trades where id = v_copied and account_id = s.account_id and not is_copy(id);
     end if;
     if not found then return refused('trade_unknown'); end if;
   else

@@ -1,0 +1,24 @@
+from django.db import migrations, models
+
+from core.migrating import sql
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("strategies", "0006_terms_since"),
+        ("trades", "0007_masters_by_id"),
+    ]
+
+    operations = [  # the functions come anew
+        migrations.AddIndex(
+            model_name="tradehistory",
+            index=models.Index(
+                condition=models.Q(("master_trade__isnull", False)),
+                fields=["account", "master_trade"],
+                name="history_copies_idx",
+            ),
+        ),
+        sql(__file__, "transitions"),
+        sql(__file__, "copying"),
+        sql(__file__, "protocol"),
+    ]
