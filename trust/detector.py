@@ -337,10 +337,11 @@ def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
 
 def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
     """1 − what copies won ÷ what the trades that they copied won, both for the same volume and price at entry (the
-    capture ratio, Darwinex's divergence as a share: 0.7 warns, 0.4 is red). Nothing is lost where nothing was won.
+    capture ratio, Darwinex's divergence as a share: 0.7 warns, 0.4 is red). Nothing is lost where nothing was won. Who
+    copies in reverse wins what the master loses: that says nothing of the master.
     """
     known = {deal.ref: deal for deal in deals}
-    found = [(one, known[one.of]) for one in copies if one.of in known]
+    found = [(one, known[one.of]) for one in copies if one.of in known and one.side == known[one.of].side]
     his, theirs = Decimal(0), Decimal(0)
     for one, deal in found:  # each counts as one, and within bounds: volumes and prices are the copiers' word
         won, bound = deal.gained / deal.open_price, abs(deal.gained / deal.open_price) * 2 + ABOUT

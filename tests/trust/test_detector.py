@@ -206,6 +206,14 @@ def test_copies_that_win_less_than_what_they_copy():
     assert feature(rows, "not_captured", copies=copies(60, "1.10040")).n == 40  # the rest copies what is not known
 
 
+def test_who_copies_in_reverse_says_nothing_of_what_copies_miss():
+    rows = [deal(number, opened="1.1", gained="0.00100") for number in range(40)]
+    reversed_copies = [replace(one, side="SELL") for one in copies(40, "1.10100")]
+
+    assert feature(rows, "not_captured", copies=reversed_copies).n == 0
+    assert feature(rows, "not_captured", copies=[*reversed_copies, *copies(40, "1.10100")]).value == 0
+
+
 def test_where_nothing_was_won_copies_missed_nothing():
     rows = [deal(number, opened="1.1", gained="-0.00100") for number in range(40)]
 
