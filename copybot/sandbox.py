@@ -129,8 +129,10 @@ class Sandbox:
         self.broker = broker(config.account, config.bars, config.began_ms, Pausable)
         self.broker.on_pause, self.broker.sent = self._pause, Counter()
         self.desk = self.line_of(config.url, config.key, config.secret, timeout_s=5, attempts=1)
+        folder = Path(config.folder)
+        folder.mkdir(exist_ok=True)
         self.copier = self.copier_of(
-            self.desk, self.broker, [config.subscription], Path(config.folder), self.desk.desk_ms, LIMITS, PACE,
+            self.desk, self.broker, [config.subscription], folder, self.desk.desk_ms, LIMITS, PACE,
             instance=config.instance, guard_of=self.guard_of,
         )  # fmt: skip
 

@@ -1,0 +1,171 @@
+"""The drill's copier as it is run: what it is told, what it says, where it stops, and how it ends."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from copybot.broker import Entry
+from copybot.model import SECRET as PACKET_SECRET
+from copybot.model import STRATEGY, SUB_ID
+from copybot.paper import PaperBroker
+from copybot.sandbox import Config, broker, emptied
+from copybot.tests.office import COPIER, KEYS, MASTER, SECRET, Office
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ACTIVE = "/api/v2/trades/active"
+
+
+class Bot:
+    """The process, the model of a desk behind a port, and the broker's own books."""
+
+    def __init__(self, office, folder):
+        self.office, self.process = office, None
+        rows = [f"2026-01-05T{hour:02d}:00:00+00:00,1.1,1.101,1.099,1.1" for hour in range(24)]
+        (folder / "bars.csv").write_text("\n".join(["time,open,high,low,close", *rows]), encoding="ascii")
+        self.config = Config(
+            office.url, KEYS[COPIER], SECRET, STRATEGY, SUB_ID, {"1": PACKET_SECRET}, str(folder / "state"),
+            str(folder / "account"), str(folder / "bars.csv"), time.time_ns() // 1_000_000, "drill-0123456789",
+        )  # fmt: skip
+        self.account = broker(self.config.account, self.config.bars, self.config.began_ms, PaperBroker)
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "copybot.sandbox"], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.watchdog = threading.Timer(30, self.process.kill)  # whoever waits for a line does not wait for ever
+        self.watchdog.start()
+        self.say(asdict(self.config))
+        assert self.heard() == {"said": "ready"}
+        self.until(lambda state: not state["is_asking"] and state["lease"] == "live")
+
+    def kill(self):
+        self.watchdog.cancel()
+        self.process.kill()
+        self.process.wait()
+        for end in (self.process.stdin, self.process.stdout):
+            end.close()
+
+    def say(self, line):
+        self.process.stdin.write(json.dumps(line) + "\n")
+        self.process.stdin.flush()
+
+    def heard(self):
+        return json.loads(self.process.stdout.readline())
+
+    def state(self):
+        self.say({"cmd": "state"})
+        return self.heard()
+
+    def until(self, is_so):
+        deadline = time.monotonic() + 15
+        while not is_so(state := self.state()):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.02)
+        return state
+
+    def led(self, method, path="", **fields):
+        """What lena does, and the delta that tells of it."""
+        desk = self.office.desk
+        with self.office.lock:
+            desk.send(MASTER, method, f"{ACTIVE}{path}", fields, f"lena-{len(desk.sent)}")
+            return desk.sent[-1]
+
+    def open(self):
+        return self.led(
+            "POST", ticket_id="7", symbol="EURUSD", type="BUY", volume="0.20000000", open_price="1.10000000"
+        )
+
+    def close(self):
+        return self.led("DELETE", "/7", close_price="1.1", profit="0", reason="MANUAL")
+
+    @property
+    def done(self):
+        """How many deals opened, and how many closed."""
+        entries = [deal.entry for deal in self.account.history()]
+        return entries.count(Entry.IN), entries.count(Entry.OUT)
+
+
+@pytest.fixture
+def bot(tmp_path):
+    with Office() as office:
+        bot = Bot(office, tmp_path)
+        yield bot
+        bot.kill()
+        bot.account.close_file()
+
+
+def test_takes_a_message_as_the_streams_and_tells_what_it_did(bot):
+    opened = bot.open()
+    ref = opened["packet"]["trade_ref"]
+    bot.say(opened)
+
+    state = bot.state()
+
+    assert (state["seen"], state["standing"], state["positions"]) == (1, "LIVE", {ref: "0.10"})
+    assert state["copies"] == {ref: {"state": "HELD", "volume": "0.10000000", "why": ""}}
+    assert state["orders"] == [["open", ref, 1]]
+    bot.until(lambda _: len(bot.office.rows(COPIER)) == 1)
+
+
+@pytest.mark.parametrize(("when", "at_the_kill"), [("before", (1, 0)), ("after", (1, 1))])
+def test_stops_in_its_next_close_and_goes_on_where_it_was_killed(when, at_the_kill, bot):
+    bot.say(bot.open())
+    bot.say({"cmd": "pause_in_close", "when": when})
+    bot.say(bot.close())
+    assert bot.heard() == {"said": "closing", "when": when}
+
+    bot.kill()
+    assert bot.done == at_the_kill
+    bot.start()
+
+    bot.until(lambda state: not state["positions"])
+    assert bot.done == (1, 1)
+
+
+def test_somebody_on_the_line_empties_one_answer_and_is_not_believed(bot):
+    bot.say(bot.open())
+    bot.say({"cmd": "forge_next_snapshot"})
+    bot.say({"type": "snapshot"})
+
+    state = bot.until(lambda state: state["forged"] == 1 and "snapshot" in state["faults"])
+
+    assert "AnswerForged" in state["faults"]["snapshot"]
+    bot.until(lambda state: "snapshot" not in state["faults"])
+    assert bot.done == (1, 0)
+
+
+def test_an_emptied_snapshot_says_that_nothing_is_active_and_is_else_the_same():
+    told = {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 1, "trades": [{}]}
+
+    assert emptied(told) == {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 0, "trades": []}
+
+
+@pytest.mark.parametrize("ends", [lambda bot: bot.say({"cmd": "stop"}), lambda bot: bot.process.stdin.close()])
+def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(ends, bot):
+    ends(bot)
+
+    assert bot.heard() == {"said": "stopped"}
+    assert bot.process.wait(10) == 0
+    with bot.office.lock:
+        kept = bot.office.desk.kept
+        assert (kept.instance, kept.leased_until <= time.time_ns() // 1_000_000) == (bot.config.instance, True)
+
+
+def test_a_pause_that_nobody_ends_ends_with_its_input(bot):
+    bot.say(bot.open())
+    bot.say({"cmd": "pause_in_close", "when": "before"})
+    bot.say(bot.close())
+    bot.heard()
+
+    bot.process.stdin.close()
+
+    assert bot.process.wait(10) == 1
+    assert bot.done == (1, 0)
