@@ -26,7 +26,7 @@ from trades.models import Copier, CopyOrder, WhyNot
 
 EXAMPLES = 4  # of a strategy's own trades
 DAYS = 30
-_HAND, _DRAWDOWN = Subscription.PausedFor.HAND, Subscription.PausedFor.DRAWDOWN
+_OWNER, _DRAWDOWN = Subscription.PausedFor.OWNER, Subscription.PausedFor.DRAWDOWN
 _EXAMPLE = sizing.Master(
     symbol="EURUSD", type="BUY", opened_volume=Decimal("0.5"), volume=Decimal("0.5"), open_price=Decimal("1.1"),
     opened_sl=Decimal("1.095"), sl=Decimal("1.095"), tp=None,
@@ -60,7 +60,7 @@ class Card:
 
     @property
     def may_resume(self) -> bool:
-        return self.subscription.paused_for in (_HAND, _DRAWDOWN)
+        return self.subscription.paused_for in (_OWNER, _DRAWDOWN)
 
 
 @never_cache
@@ -139,9 +139,9 @@ def _difference(told: dict[str, Any]) -> Standing:
 @login_required
 def pause(request: HttpRequest, sub_id: str) -> HttpResponse:
     subscription = _live(request, sub_id)
-    services.pause(subscription=subscription, actor=actor_of(request), by_owner=True)
+    services.pause(subscription=subscription, actor=actor_of(request), why=_OWNER)
     subscription.refresh_from_db()
-    if subscription.paused_for == _HAND:
+    if subscription.paused_for == _OWNER:
         messages.success(request, "Paused. Nothing new is copied; what is open is still closed with its master.")
     else:
         messages.error(request, f"It is paused already: {subscription.get_paused_for_display()}.")
@@ -151,9 +151,9 @@ def pause(request: HttpRequest, sub_id: str) -> HttpResponse:
 @require_POST
 @login_required
 def resume(request: HttpRequest, sub_id: str) -> HttpResponse:
-    """What was paused by hand or by its drawdown stop. A fee is paid and a score is earned, not clicked away."""
+    """What its owner paused, or its drawdown stop did. A fee is paid and a score is earned, not clicked away."""
     subscription = _live(request, sub_id)
-    for why in (_HAND, _DRAWDOWN):
+    for why in (_OWNER, _DRAWDOWN):
         services.resume(subscription=subscription, actor=actor_of(request), why=why)
     subscription.refresh_from_db()
     if subscription.status == Subscription.Status.ACTIVE:

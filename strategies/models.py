@@ -77,7 +77,8 @@ class Subscription(models.Model):
         ENDED = "ENDED", "ended"
 
     class PausedFor(models.TextChoices):
-        HAND = "HAND", "by hand"
+        HAND = "HAND", "by staff"
+        OWNER = "OWNER", "by hand"
         UNPAID = "UNPAID", "for an unpaid fee"
         TRUST = "TRUST", "for its bot's behaviour"
         DRAWDOWN = "DRAWDOWN", "for its drawdown"

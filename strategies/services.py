@@ -16,6 +16,7 @@ from strategies.models import Strategy, Subscription, Terms
 
 TERMS_AFTER = timedelta(seconds=10)  # by then every process that signs packets knows them: each looks every 4 s
 SECRETS_OVERLAP = timedelta(hours=24)
+_BY_HAND = (Subscription.PausedFor.HAND, Subscription.PausedFor.OWNER)
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,7 +37,7 @@ def subscribe(
         if known is not None and is_new:  # what was known of its account's money is as old as its end
             Subscription.objects.filter(pk=known.pk).update(peak_equity=None)
             _revalued(known.pk, timedelta(0))
-        if known is not None and known.paused_for in ("", Subscription.PausedFor.HAND):
+        if known is not None and known.paused_for in ("", *_BY_HAND):
             _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
             known.refresh_from_db()
         if known is not None:
@@ -49,16 +50,13 @@ def subscribe(
         return subscription
 
 
-def pause(
-    *, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND, by_owner: bool = False
-) -> None:
+def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND) -> None:
     """Open nothing new for an active subscription; its closes and reductions go on.
 
-    Staff's hand takes the place of what the desk paused it for. Its owner's does not: they could resume it then.
+    Staff's hand takes the place of whatever it was paused for. Its owner's does not: they could resume it then.
     """
     active, paused = Subscription.Status.ACTIVE, Subscription.Status.PAUSED
-    outranks = why == Subscription.PausedFor.HAND and not by_owner
-    only = {"status__in": [active, paused] if outranks else [active]}
+    only = {"status__in": [active, paused] if why == Subscription.PausedFor.HAND else [active]}
     _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor, only, why)
 
 

@@ -76,7 +76,7 @@ class Source:
         return plan
 
 
-_PAUSED_FOR = {"HAND": "paused"}
+_PAUSED_FOR = {"HAND": "paused", "OWNER": "paused"}
 
 
 def master_of(trade: dict[str, Any]) -> sizing.Master:

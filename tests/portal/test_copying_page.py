@@ -264,7 +264,7 @@ def test_pauses_and_resumes_by_hand(as_finn, follows, finn):
     assert [fact.action for fact in facts] == ["subscription.paused", "subscription.resumed"]
 
 
-@pytest.mark.parametrize("why", ["UNPAID", "TRUST"])
+@pytest.mark.parametrize("why", ["UNPAID", "TRUST", "HAND"])
 def test_what_the_desk_paused_for_cause_is_not_clicked_away(as_finn, follows, why):
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
     assert at(follows, "resume") not in as_finn.get(PAGE).content.decode()

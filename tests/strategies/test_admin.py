@@ -147,7 +147,7 @@ def test_several_are_paused_resumed_and_ended_together(admin, follows, sam, lena
 
 def test_staffs_hand_outranks_what_the_desk_paused_for_and_the_owners_does_not(admin, follows):
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, by_owner=True)
+    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="OWNER")
     follows.refresh_from_db()
     assert follows.paused_for == "UNPAID"
 

@@ -285,7 +285,10 @@ def test_a_trade_of_another_strategy_is_unknown(lena_bot, sam_bot, finn_bot):
     assert (answer.status_code, answer.json()["code"]) == (404, "trade_unknown")
 
 
-@pytest.mark.parametrize(("why", "reason"), [("HAND", "paused"), ("UNPAID", "unpaid"), ("TRUST", "trust")])
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [("HAND", "paused"), ("OWNER", "paused"), ("UNPAID", "unpaid"), ("TRUST", "trust"), ("DRAWDOWN", "drawdown")],
+)
 def test_who_is_paused_when_a_trade_opens_is_told_why_for_ever(lena_bot, follows, why, reason):
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
     ref = opened(lena_bot)

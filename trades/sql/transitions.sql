@@ -119,7 +119,7 @@ begin
   returning * into a;
   if not v_copy then  -- who is paused copies none of it, and is told why for ever
     insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
-    select id, s.id, t.id, case paused_for when 'HAND' then 'paused' else lower(paused_for) end, '' from subscriptions
+    select id, s.id, t.id, case when paused_for in ('HAND', 'OWNER') then 'paused' else lower(paused_for) end, '' from subscriptions
      where strategy_id = s.id and status = 'PAUSED';
   end if;
   perform audit(caller, 'trade.opened', 'trade:' || t.id, '',
