@@ -125,7 +125,7 @@ class Drill:
     def start_second(self) -> Sandbox:
         """Another copier of the same account, at another place; its lease has to wait."""
         key = self.stage.keys[drill_stage.SECOND]
-        folder, instance = f"{self.bot.config.folder}-second", f"{self.bot.config.instance}-second"
+        folder, instance = f"{self.bot.config.folder}-second", f"{self.stage.copier}-second"
         other = Sandbox(
             self.bot.command,
             replace(self.bot.config, key=key.key, secret=key.secret, folder=folder, instance=instance),
@@ -168,4 +168,3 @@ class Drill:
                     self.close(trade)
         self.books.close_all()
         shutil.rmtree(self.bot.folder, ignore_errors=True)
-        drill_stage.end_lease(self.stage, self.ear.client)

@@ -209,6 +209,8 @@ def second(play: Drill) -> str:
 
 
 def flat(play: Drill) -> str:
+    if play.bot.process is None:
+        play.bot.start()
     account, ear = play.books.account, play.ear.client
     play.until(lambda: not account.positions(), "positions are left at the broker")
     play.until(lambda: not ear.active()["trades"], "open trades are left at the desk")
@@ -261,7 +263,7 @@ def _find(play: Drill, rule: str) -> Finding:
     if play.gave_up:
         return Finding(rule, False, f"Not tried: {play.gave_up}.")
     try:
-        if rule != "flat" or play.bot.process is None:
+        if rule != "flat":  # which needs no more opens, and so no lease
             play.ready()
         return Finding(rule, True, CHECKS[rule](play))
     except Broken as fault:
@@ -288,7 +290,6 @@ def _played(url: str, command: Sequence[str]) -> Iterator[Drill]:
     play = Drill(stage, leader, ear, books, Sandbox(command, config), time.monotonic() + DEADLINE_S)
     try:
         ear.client.active()  # whether the desk is there
-        drill_stage.end_lease(stage, ear.client)
         ear.open()
         yield play
     finally:
@@ -308,5 +309,5 @@ def _config(url: str, stage: Stage, folder: Path) -> Config:
         url=url, key=key.key, secret=key.secret, strategy=drill_stage.STRATEGY, sub_id=stage.follows.sub_id,
         packet_secrets={str(stage.follows.packet_generation): strategies.packet_secret(stage.follows)},
         folder=str(folder / "copier"), account=str(folder / "account.sqlite3"), bars=str(EURUSD_1H),
-        began_ms=began_ms, instance=f"drill-{began_ms:016d}",
+        began_ms=began_ms, instance=stage.instance,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ from trades.models import ActiveTrade, Copier
 from trust import services as trust
 from trust.models import Kind, TrustHold
 
-USER, PROVIDER, COPIER, STRATEGY = "drill-sandbox", "drill-provider", "drill-copier", "drill-zombies"
+USER, PROVIDER, STRATEGY = "drill-sandbox", "drill-provider", "drill-zombies"
+# Of two instances the later one waits for the other's lease, and so would the next run: it takes the next account.
+COPIERS = tuple(f"drill-copier-{number}" for number in range(1, 7))
 LABEL = FOLDERS = "copydesk-drill"
 LEADER, EAR, FIRST, SECOND = "leader", "ear", "first", "second"
 KINDS = {LEADER: BotKey.Kind.MASTER, EAR: BotKey.Kind.COPIER, FIRST: BotKey.Kind.COPIER, SECOND: BotKey.Kind.COPIER}
@@ -66,6 +68,11 @@ class Stage:
     follows: Subscription
     keys: Mapping[str, accounts.NewSecret] = field(repr=False)
 
+    @property
+    def instance(self) -> str:
+        """The place that copies for this account: the same in each run, so that it need not wait for itself."""
+        return _instance(self.copier)
+
     def client(self, url: str, who: str) -> Client:
         return Client(url, self.keys[who].key, self.keys[who].secret, timeout_s=3, attempts=3, patience_s=5)
 
@@ -89,14 +96,31 @@ def _owner() -> User:
 
 @transaction.atomic(durable=True)
 def _met(owner: User) -> Stage:
-    provider, copier = cast.account(owner, PROVIDER), cast.account(owner, COPIER)
+    provider, copier = cast.account(owner, PROVIDER), _free_copier(owner)
     strategy = cast.strategy(owner, provider, STRATEGY, "The zombie drill's own, on paper")
     if {provider.owner_id, copier.owner_id, strategy.owner_id} != {owner.pk}:
-        raise Unmade(f"{PROVIDER}, {COPIER} or {STRATEGY} is somebody else's: the drill needs these names for itself")
+        raise Unmade(f"{provider}, {copier} or {strategy} is somebody else's: the drill needs these names for itself")
     follows = strategies.subscribe(account=copier, strategy=strategy, actor=audit.SYSTEM)
     if strategy.status != Strategy.Status.ACTIVE or follows.status != Subscription.Status.ACTIVE:
         raise Unmade(f"{STRATEGY} is {strategy.status} and its subscription {follows.status}: resume them first")
     return Stage(provider, copier, follows, {})
+
+
+def _free_copier(owner: User) -> TradingAccount:
+    for name in COPIERS:
+        account = cast.account(owner, name)
+        held = Copier.objects.filter(account=account).first()
+        if held is None or max(held.may_open_at, _lease_of_another(held)) <= timezone.now():
+            return account
+    raise Unmade("it was run too often just now: the leases of its copiers last for another minute")
+
+
+def _lease_of_another(held: Copier) -> datetime:
+    return held.may_open_at if held.instance == _instance(held.account) else held.leased_until
+
+
+def _instance(account: TradingAccount) -> str:
+    return f"{account.name}-first"
 
 
 def _spare(owner: User) -> None:
@@ -116,7 +140,7 @@ def _key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
 
 def put_away() -> int:
     """Close what is open on the drill's accounts, in the desk's own books, and revoke its keys; how much was open."""
-    left = list(ActiveTrade.objects.filter(account__name__in=(PROVIDER, COPIER), account__owner__username=USER))
+    left = list(ActiveTrade.objects.filter(account__owner__username=USER))
     for trade in left:
         with suppress(trades.TradeClosed):
             trades.force_close(
@@ -126,14 +150,6 @@ def put_away() -> int:
     for key in BotKey.objects.filter(account__owner__username=USER, label=LABEL, revoked_at=None):
         accounts.revoke_key(key=key, actor=audit.SYSTEM)
     return len(left)
-
-
-def end_lease(stage: Stage, client: Client) -> None:
-    """Whoever copied last for this account has ended, and a new instance need not wait for it."""
-    holder = Copier.objects.filter(account=stage.copier).first()
-    if holder is not None:
-        nothing: dict[str, Any] = {"fence": None, "balance": None, "equity": None, "subscriptions": []}
-        client.beat(instance=holder.instance, ends=True, **nothing)
 
 
 # --- the copier's side
