@@ -139,6 +139,9 @@ class Terminal(Broker, Protocol):
     def deals(self, position: str) -> list[Deal]:
         """Of one position, oldest first; complete where `is_settled()`."""
 
+    def position_under(self, magic: int) -> str:
+        """The position that was opened under a magic number, open or gone; empty where there is none."""
+
     def quote(self, symbol: str) -> Quote | None:
         """None: the symbol is unknown, or has no price now."""
 

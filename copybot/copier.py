@@ -6,7 +6,6 @@ guards come first, always: whatever the desk does or fails to do, what must be c
 
 import hashlib
 import logging
-import platform
 import random
 import secrets
 import sqlite3
@@ -15,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from copybot.books import Copy, Event, Standing, State
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
 from copybot.guard import ExecutionGuard
-from copybot.lease import Lease
+from copybot.lease import Lease, instance_of
 from copybot.limits import Limits
 from copybot.mirror import Mirror, Told
 from copybot.packets import PacketRefused
@@ -34,6 +34,8 @@ _BEAT, _SKIPS, _ORDERS = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2
 _SIDES = ("BUY", "SELL")
 _DAY_MS = 86_400_000
 _DUST = Decimal("0.000000000001")  # below any step: what a broker leaves of it, it leaves of a symbol it does not know
+
+_LEFT = "its copies are left to you. copybot follow --close-ended closes them"
 
 
 class Desk(Protocol):
@@ -113,7 +115,9 @@ class Followed:
 @dataclass
 class Copier:
     """`folder` holds a state file a subscription. `desk` should give up on a request after a few seconds, and not try
-    again by itself: meanwhile nothing is closed. `clock_ms`: the desk's time; `monotonic_ms`, `jitter`: this machine's.
+    again by itself: meanwhile nothing is closed. `clock_ms`: the desk's time, `ahead_ms`: by how much the broker's is
+    ahead of it; `monotonic_ms`, `jitter`: this machine's. `closes_ended`: the copies of a strategy that the desk no
+    longer lists are closed, not left alone.
     """
 
     desk: Desk
@@ -124,6 +128,8 @@ class Copier:
     limits: Limits = field(default_factory=Limits)
     pace: Pace = field(default_factory=Pace)
     instance: str = ""
+    closes_ended: bool = False
+    ahead_ms: Callable[[], int | None] = lambda: 0
     life: str = field(default_factory=lambda: secrets.token_hex(12))
     monotonic_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
     jitter: Callable[[], float] = random.random
@@ -150,8 +156,9 @@ class Copier:
 
     def _new_mirror(self) -> Mirror:
         return Mirror(
-            self.desk, self.terminal, of=self._told_of, role="copy", clock_ms=self.clock_ms, on_told=self._note_told
-        )
+            self.desk, self.terminal, of=self._told_of, role="copy", clock_ms=self.clock_ms, ahead_ms=self.ahead_ms,
+            on_told=self._note_told,
+        )  # fmt: skip
 
     def _follow(self, subscription: Subscription) -> Followed:
         guard = self.guard_of(
@@ -183,7 +190,7 @@ class Copier:
             self.counts["stray"] += 1
             return
         try:
-            followed.guard.on_packet(packet)
+            self._attend(followed, partial(followed.guard.on_packet, packet))
         except PacketRefused as refused:
             self.counts[refused.code] += 1
             self.faults["packet"] = str(refused)
@@ -204,7 +211,7 @@ class Copier:
     def step(self) -> None:
         """Do what is due. To be called about every second; returns at once where nothing is."""
         for one in self.followed:
-            one.guard.tick()
+            self._attend(one, one.guard.tick)
         for name, do in (
             ("beat", self._beat),
             ("snapshot", self._take_snapshot),
@@ -213,6 +220,21 @@ class Copier:
         ):
             if not self._attempt(name, do):
                 break  # the desk is silent: what else is due waits, so that the guards do not
+
+    def _attend(self, one: Followed, do: Callable[[], None]) -> None:
+        """Have a guard do something. What it cannot write down must keep no other, nor itself, from closing."""
+        name = f"state of {one.strategy}"
+        try:
+            do()
+        except PacketRefused:
+            raise
+        except Exception as fault:
+            if name not in self.faults:
+                log.exception("the state of %s cannot be kept, so nothing is opened for it", one.strategy)
+            self.faults[name] = f"{type(fault).__name__}: {fault}"
+        else:
+            if not one.guard.needs_snapshot:
+                self.faults.pop(name, None)
 
     def stop(self) -> None:
         """The orderly end: the lease is given back, so that another instance may open at once."""
@@ -263,13 +285,13 @@ class Copier:
 
     def _send_beat(self, *, ends: bool = False) -> None:
         self._beats += 1
-        sent_ms = self.monotonic_ms()
+        sent = self.lease.now()
         answer = self.desk.send(
             "POST", _BEAT, self._beat_fields(ends), idempotency_key=f"beat-{self.life}-{self._beats}"
         ).json()
-        if self.lease.grant(answer, sent_ms=sent_ms):
+        if self.lease.grant(answer, sent=sent):
             for one in self.followed:
-                one.guard.note_lease(self.lease.last, self.lease.since_ms)
+                self._attend(one, partial(one.guard.note_lease, self.lease.last, self.lease.since_ms))
         said = {row["sub_id"]: row for row in answer["subscriptions"]}
         for one in self.followed:
             self._note_terms(one, said.get(one.subscription.sub_id))
@@ -324,7 +346,7 @@ class Copier:
             snapshot = found.get(one.strategy)
             one.is_listed = snapshot is not None
             if snapshot is not None:
-                one.guard.on_snapshot(snapshot, asked_at=asked_at[one.strategy])
+                self._attend(one, partial(one.guard.on_snapshot, snapshot, asked_at=asked_at[one.strategy]))
         self._note_ended()
         waiting = [one for one in self.followed if one.is_listed and one.guard.needs_snapshot]
         if any(one.guard.standing is not Standing.HOLD for one in waiting):
@@ -332,12 +354,18 @@ class Copier:
         return self.pace.snapshot_ms if self.is_in_touch and not waiting else self.pace.untouched_ms
 
     def _note_ended(self) -> None:
-        """What the desk does not list any more is left as it is: whose it is now, nobody but its owner knows."""
-        left = [one.strategy for one in self.followed if not one.is_listed and one.guard.unfinished()]
+        """What the desk does not list any more is left as it is, unless its owner said otherwise.
+
+        Stops at the broker still hold, and a close cannot be taken back: a key of another account lists nothing either.
+        """
+        left = [one for one in self.followed if not one.is_listed and one.guard.unfinished()]
+        self.faults.pop("ended", None)
         if left:
-            self.faults["ended"] = f"the desk no longer lists {', '.join(left)}: close its copies by hand"
-        else:
-            self.faults.pop("ended", None)
+            names = ", ".join(one.strategy for one in left)
+            way = "its copies are being closed" if self.closes_ended else _LEFT
+            self.faults["ended"] = f"the desk no longer lists {names}: {way}"
+        for one in left if self.closes_ended else ():
+            self._attend(one, one.guard.wind_up)
 
     def _note_epoch(self, epochs: set[str]) -> None:
         """A desk that was restored may have lost what it was told, and the lease: then all of it is begun anew."""
@@ -405,8 +433,8 @@ class Copier:
         copy = one.guard.copy(event.ref)
         if copy is None or copy.ref.startswith("unknown-"):
             return True  # held and halted are told with each beat
-        if event.event == "closed" and copy.position:
-            return self._tell_closed(one, copy, event)
+        if event.event == "closed" and (position := copy.position or self._position_under(copy.magic)):
+            return self._tell_closed(one, copy, position, event)
         if event.event == "opened" and not copy.filled_price:
             return True  # a broker that does not tell the price
         path, fields = (_ORDERS, _receipt(one, copy)) if event.event == "opened" else (_SKIPS, _skip(one, copy, event))
@@ -422,30 +450,23 @@ class Copier:
             self.counts["reports_refused"] += 1
         return True
 
-    def _tell_closed(self, one: Followed, copy: Copy, event: Event) -> bool:
+    def _position_under(self, magic: int) -> str:
+        """Of a copy that was gone before it was seen; none where the broker does not say."""
+        try:
+            return self.terminal.position_under(magic)
+        except Exception:
+            return ""
+
+    def _tell_closed(self, one: Followed, copy: Copy, position: str, event: Event) -> bool:
         """One that opened and closed between two looks is in no list: its deals tell of it."""
-        if copy.position in self._closed_there:
-            self._closed_there.discard(copy.position)
+        if position in self._closed_there:
+            self._closed_there.discard(position)
             return True
-        if copy.position in self.mirror.rows:
+        if position in self.mirror.rows:
             return False  # its row is closed by the next look
-        if self.mirror.note_gone(copy.position, {"strategy": one.strategy, "trade_ref": copy.ref}):
+        if self.mirror.note_gone(position, {"strategy": one.strategy, "trade_ref": copy.ref}):
             return True
         return self.clock_ms() - event.at_ms > _DAY_MS
-
-
-def instance_of(folder: Path) -> str:
-    """The name of the place where a copier runs: this machine, and this folder as it was made here.
-
-    The desk lets the same place open again at once, and makes another wait until the lease of the one before has ended;
-    so a folder that was copied to another machine must have another name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "instance"
-    if not file.exists():
-        file.write_text(secrets.token_hex(16), encoding="ascii")
-    made = f"{file.read_text(encoding='ascii')} {platform.node()} {folder.resolve()}"
-    return hashlib.sha256(made.encode()).hexdigest()[:32]
 
 
 def _check_indexes(subscriptions: Sequence[Subscription]) -> None:

@@ -112,6 +112,9 @@ class MetaTrader:
         self._check_account()
         return [deal for deal, _ in self._deals(self._ask("history_deals_get", *_ever()))]
 
+    def position_under(self, magic: int) -> str:
+        return next((deal.position for deal in self.history() if deal.magic == magic), "")
+
     def trace(self, magic: int) -> Trace:
         """An order that was rejected, expired or cancelled before any of it was filled is no trace. PENDING, too, where
         what was opened was not closed: then its position is still to be shown."""

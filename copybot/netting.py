@@ -136,6 +136,9 @@ class Netting:
         held = self._book().virtuals.get(int(position))
         return [] if held is None else held.deals
 
+    def position_under(self, magic: int) -> str:
+        return str(magic) if magic in self._book().virtuals else ""
+
     def trace(self, magic: int) -> Trace:
         held = self._book().virtuals.get(magic)
         return Trace.PENDING if held is not None and held.volume else self.terminal.trace(magic)

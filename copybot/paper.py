@@ -102,6 +102,10 @@ class PaperBroker:
         with self._caught_up():
             return self._stamped(self._books.deals("true"))
 
+    def position_under(self, magic: int) -> str:
+        with self._caught_up():
+            return next((one.position for one in self._books.deals("magic = ?", magic)), "")
+
     def trace(self, magic: int) -> Trace:
         with self._caught_up():
             return Trace.DONE if self._books.deals("magic = ?", magic) else Trace.NONE

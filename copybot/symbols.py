@@ -56,6 +56,9 @@ class Named:
     def deals(self, position: str) -> list[Deal]:
         return [replace(one, symbol=self.names.ours(one.symbol)) for one in self.terminal.deals(position)]
 
+    def position_under(self, magic: int) -> str:
+        return self.terminal.position_under(magic)
+
     def trace(self, magic: int) -> Trace:
         return self.terminal.trace(magic)
 

@@ -77,6 +77,10 @@ class Market:
         self._ask()
         return list(self.books.get(position, ()))
 
+    def position_under(self, magic: int) -> str:
+        self._ask()
+        return next((name for name, deals in self.books.items() if deals[0].magic == magic), "")
+
     def trace(self, magic: int) -> Trace:
         self._ask()
         return Trace.DONE if magic in self.traced else Trace.NONE

@@ -261,15 +261,15 @@ def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
     """Both may know it while it is young: only one may open it."""
     answer = {"fence": "3", "lease_ms": 45_000, "may_open_in_ms": 0}
     ours, foreign = (Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON, last) for last in (2, 1))
-    assert ours.grant(answer, sent_ms=900)
-    assert foreign.grant(answer, sent_ms=900)
+    assert ours.grant(answer, sent=(900, NOON))
+    assert foreign.grant(answer, sent=(900, NOON))
 
     assert ours.covers(NOON - 1)
     assert not foreign.covers(NOON - 1)
     assert foreign.covers(NOON)
 
     again = Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON + 5, foreign.last, foreign.since_ms)
-    again.grant(answer | {"fence": "4"}, sent_ms=900)
+    again.grant(answer | {"fence": "4"}, sent=(900, NOON))
     assert again.covers(NOON)
     assert not again.covers(NOON - 1)
 
@@ -277,7 +277,7 @@ def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
 def test_a_lease_ends_by_the_time_at_which_it_was_asked_for():
     now = 1_000
     lease = Lease("a-place-of-ours-", lambda: now, lambda: NOON)
-    lease.grant({"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 500}, sent_ms=200)
+    lease.grant({"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 500}, sent=(200, NOON))
     assert not lease.is_live
 
     now = 1_500

@@ -1,0 +1,93 @@
+"""A copier where a machine slept, a disk is full, or a strategy is no longer listed."""
+
+import sqlite3
+
+import pytest
+
+from copybot.broker import Entry
+from copybot.lease import Lease
+from copybot.model import COPIER, STRATEGY
+from copybot.tests.following import NOON, Office, raising
+
+GRANTED = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
+
+
+@pytest.fixture
+def office(tmp_path):
+    """Leased, in touch and in step."""
+    found = Office(tmp_path)
+    found.step()
+    yield found
+    found.copier.close()
+
+
+def test_a_lease_does_not_outlast_the_sleep_of_its_machine():
+    """While it slept, only the time of day went on; meanwhile another instance may have been given the lease."""
+    here, there = 1_000, NOON
+    lease = Lease("a-place-of-ours-", lambda: here, lambda: there)
+    lease.grant(GRANTED, sent=lease.now())
+    assert lease.is_live
+
+    there += 60_000
+    assert not lease.is_live
+    sent, there = (here, NOON), NOON + 60_000  # it fell asleep between the question and its answer
+    lease.grant(GRANTED, sent=sent)
+    assert not lease.is_live
+
+
+def test_a_lease_does_not_last_longer_because_the_time_of_day_was_set_back():
+    here, there = 1_000, NOON
+    lease = Lease("a-place-of-ours-", lambda: here, lambda: there)
+    lease.grant(GRANTED, sent=lease.now())
+    here, there = 46_000, NOON - 3_600_000
+
+    assert not lease.is_live
+
+
+def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(office):
+    ticket = office.copied()
+    office.step(2)
+    office.guard._books.durable = raising(sqlite3.OperationalError("database or disk is full"))
+    office.open()
+    office.close(ticket)
+    office.hear()
+    office.step(6)
+
+    assert office.volumes == []
+    assert "disk is full" in office.copier.faults[f"state of {STRATEGY}"]
+    assert office.copier.lease.is_live
+
+    del office.guard._books.durable
+    office.step(31)
+    assert f"state of {STRATEGY}" not in office.copier.faults
+    assert office.rows == {}
+
+
+def test_what_is_no_longer_listed_is_closed_where_its_owner_asked_for_it(office):
+    office.copied()
+    office.step(2)
+    body = office.line.active() | {"as_of": {}}
+    body["trades"] = [row for row in body["trades"] if row["role"] == "copy"]
+    office.line.active = lambda: body | {"count": len(body["trades"])}
+    office.step(31)
+    assert len(office.volumes) == 1
+    assert "--close-ended" in office.copier.faults["ended"]
+
+    office.copier.closes_ended = True
+    office.step(62)
+    assert office.volumes == []
+    assert "ended" not in office.copier.faults
+
+
+def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office):
+    office.broker.positions = raising(ConnectionError("away"))
+    office.open()
+    office.hear()
+    del office.broker.positions
+    (position,) = office.broker.positions()
+    office.broker.close(position, position.volume)
+    office.step(5)
+
+    assert office.skips == []
+    assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
+    assert [deal.entry for deal in office.broker.deals(position.id)] == [Entry.IN, Entry.OUT]
