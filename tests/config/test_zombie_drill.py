@@ -40,9 +40,13 @@ def killed_run(web):
     stage = drill_stage.set_up()
     leader, copier = stage.client(web.url, "leader"), stage.client(web.url, "first")
     leader.open(ticket_id="7", symbol="EURUSD", type="BUY", volume=Decimal("0.1"), open_price=Decimal("1.1"))
-    copier.beat(instance="killed-0123456789", fence=None, balance=None, equity=None, subscriptions=[])
+    beat(copier, stage.instance)
     for client in (leader, copier):
         client.hang_up()
+
+
+def beat(copier, instance):
+    copier.beat(instance=instance, fence=None, balance=None, equity=None, subscriptions=[])
 
 
 def test_every_rule_holds_also_after_a_run_that_was_killed(web):
@@ -112,6 +116,20 @@ def test_takes_no_name_that_is_somebodys(desk_db):
 
     assert "is somebody's" in first.seen
     assert User.objects.get(username=drill_stage.USER).has_usable_password()
+
+
+def test_a_run_waits_for_no_lease_of_the_one_before(web):
+    stage = drill_stage.set_up()
+    copier = stage.client(web.url, "first")
+    beat(copier, stage.instance)
+    copier.hang_up()
+    stage = drill_stage.set_up()
+    assert stage.copier.name == "drill-copier-1"  # the same place need not wait for itself
+
+    copier = stage.client(web.url, "second")
+    beat(copier, "another-place-0123")
+    copier.hang_up()
+    assert drill_stage.set_up().copier.name == "drill-copier-2"
 
 
 def test_every_rule_has_its_check():
