@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import timeit
 from decimal import Decimal
 
+from django.db import connections
+
 from strategies.sizing import Settings
-from trades import feed
+from trades import feed, hub
 from trades.feed import Entry, Feed, Watcher
 from trades.hub import Hub
 from trades.snapshot import Source
@@ -56,16 +59,52 @@ def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else():
         return Watcher(send, (1,), sources={1: source(lots, **more)}, at={1: 0}, is_stale=False)
 
     async def deliver():
-        hub, stream = Hub(), Feed(1, "s", 0)
-        hub.feeds[1] = stream
+        ours, stream = Hub(), Feed(1, "s", 0)
+        ours.feeds[1] = stream
         stream.watchers = {watcher("broken", "NaN", max_volume=Decimal(1)), *(watcher(name, 1) for name in range(50))}
         entry = Entry.of(0, OPENED)
         stream.append(entry)
-        await hub._deliver(stream, [entry])
-        await asyncio.gather(*hub.at_work)
-        hub.pool.shutdown()
+        await ours._deliver(stream, [entry])
+        await asyncio.gather(*ours.at_work)
+        ours.pool.shutdown()
 
     asyncio.run(deliver())
 
     assert heard.pop("broken") == "websocket.close"
     assert list(heard.values()) == ["websocket.send"] * 50
+
+
+_MANY = """
+    insert into users select (jsonb_populate_record(u, jsonb_build_object(
+        'id', gen_random_uuid(), 'username', 'u' || n, 'email', 'u' || n || '@copydesk.example'))).*
+      from users u, generate_series(1, 1000) n where u.username = 'finn';
+    insert into trading_accounts select (jsonb_populate_record(a, jsonb_build_object(
+        'id', 1000 + n, 'name', 'u' || n, 'login', 'u' || n,
+        'owner_id', (select id from users where username = 'u' || n)))).*
+      from trading_accounts a, generate_series(1, 1000) n where a.name = 'finn-mt5';
+    insert into subscriptions select (jsonb_populate_record(s, jsonb_build_object(
+        'id', 1000 + n, 'sub_id', 's-' || n, 'account_id', 1000 + n))).*
+      from subscriptions s, generate_series(1, 1000) n where s.id < 1000;
+    insert into subscription_terms select (jsonb_populate_record(m, jsonb_build_object(
+        'id', 1000 + n, 'subscription_id', 1000 + n))).*
+      from subscription_terms m, generate_series(1, 1000) n where m.id < 1000;
+    analyze
+"""
+
+
+def took(work):
+    """Seconds, of the best of ten: what else the machine does is not looked at."""
+    return min(timeit.repeat(work, number=1, repeat=10))
+
+
+def test_what_a_thousand_watch_is_looked_up_together_not_one_by_one(cast):
+    with connections["owner"].cursor() as cursor:
+        for statement in _MANY.split(";"):
+            cursor.execute(statement)
+    everybody = list(range(1001, 2001))
+    assert len(hub._streams_of_each(everybody)) == 1000
+
+    alone = took(lambda: hub._streams_of_each(everybody[:1]))
+    together = took(lambda: hub._streams_of_each(everybody))
+
+    assert together < 200 * alone
