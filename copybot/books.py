@@ -60,6 +60,10 @@ class StateInUse(Exception):
     """Another process holds the state file: two guards of one subscription would open everything twice."""
 
 
+class StateUnwritable(Exception):
+    """The state file cannot be made or written: no room, or no right to. Without it nothing may be opened."""
+
+
 class StateOfAnotherVersion(Exception):
     """The state file was written by another version of this program. It is left as it is."""
 
@@ -252,7 +256,9 @@ def opened(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> sqli
     except sqlite3.OperationalError as busy:
         if "locked" in str(busy):
             raise StateInUse(f"{path} is held by another process") from None
-        raise
+        raise StateUnwritable(
+            f"{path} cannot be written ({busy}): make room, and give this user the right to"
+        ) from busy
     except sqlite3.DatabaseError:
         aside = Path(f"{path}.damaged-{time.time_ns()}")
         Path(path).rename(aside)

@@ -1,6 +1,7 @@
 """The command line: follow, publish, doctor, example."""
 
 import argparse
+import io
 import logging
 import signal
 import sys
@@ -14,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 
 from copybot import doctor, runner
-from copybot.books import StateInUse, StateOfAnotherVersion
+from copybot.books import StateInUse, StateOfAnotherVersion, StateUnwritable
 from copybot.broker import Position
 from copybot.client import Client
 from copybot.copier import IndexTaken
@@ -36,6 +37,7 @@ _CODES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     options = _parser().parse_args(argv)
+    _speak_plainly()
     try:
         if options.command == "example":
             sys.stdout.write(resources.files("copybot").joinpath("copybot.example.toml").read_text(encoding="utf-8"))
@@ -45,10 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options)
     except SettingsError as mistake:
         return _fail(MISUSED, str(mistake))
-    except (StateInUse, StateOfAnotherVersion, IndexTaken, BrokerUnreachable) as hindrance:
+    except (StateInUse, StateOfAnotherVersion, StateUnwritable, IndexTaken, BrokerUnreachable) as hindrance:
         return _fail(CANNOT_START, str(hindrance))
+    except PermissionError as fault:
+        return _fail(
+            CANNOT_START, f"{fault.filename} cannot be written ({fault.strerror}): give this user the right to"
+        )
     except (KeyRefused, ScopeDenied) as refused:
         return _fail(NOT_LET_IN, f"the desk does not let this key in: {refused}")
+
+
+def _speak_plainly() -> None:
+    """What a terminal or a file cannot show is no reason to fall over; nor is each request worth a line."""
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="replace")
+    for name in ("httpx", "httpcore", "websockets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     follow = commands.add_parser("follow", help="copy the strategies that the account subscribes to", epilog=_CODES)
     follow.add_argument("--release", action="store_true", help="go on after a HALT whose reason you have looked into")
+    follow.add_argument(
+        "--close-ended", action="store_true", help="close what is held of strategies that the desk no longer lists"
+    )
     publish = commands.add_parser("publish", help="publish the account's own trades", epilog=_CODES)
     commands.add_parser("example", help="print a configuration to begin with: copybot example > copybot.toml")
     checks = commands.add_parser("doctor", help="look for what would keep the bot from its work", epilog=_CODES)
@@ -80,13 +98,14 @@ def _run(options: argparse.Namespace) -> int:
         if options.command == "publish":
             publish(settings, screen, happenings, stop)
         else:
-            follow(settings, screen, happenings, stop, release=options.release)
+            follow(settings, screen, happenings, stop, release=options.release, closes_ended=options.close_ended)
     return DONE
 
 
 def follow(
-    settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event, *, release: bool = False
-) -> None:
+    settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event, *, release: bool = False,
+    closes_ended: bool = False,
+) -> None:  # fmt: skip
     """Copy until `stop`. Raises what keeps it from starting."""
     if not settings.subscriptions:
         raise SettingsError("[subscriptions] is empty: name the strategy that you follow, its sub_id and its secrets")
@@ -95,7 +114,7 @@ def follow(
     terminal = terminal_of(settings, copies=True)
     copier = WatchedCopier(
         client, terminal, settings.subscriptions, settings.folder, client.desk_ms, settings.limits,
-        guard_of=WatchedGuard,
+        closes_ended=closes_ended, ahead_ms=ahead_ms_of(terminal, client.desk_ms), guard_of=WatchedGuard,
     )  # fmt: skip
     for one in copier.followed if release else ():
         one.guard.release()

@@ -41,6 +41,7 @@ WHY_NOT = {
     "trust": "the provider's score is too low",
     "drawdown": "your drawdown limit is reached",
     "symbol_not_allowed": "you do not copy this symbol",
+    "not_sizable": "its size cannot be worked out: no equity is known, or it has no stop",
 }
 STATES = {
     "INTENT": ("ordering", "yellow"),

@@ -23,7 +23,7 @@ from copybot.client import ACTIVE, Client
 from copybot.errors import AnswerForged, DeskError, Invalid, ScopeDenied, Transport
 from copybot.settings import Settings, SettingsError, load
 from copybot.stream import Connected, Lost, Stream
-from copybot.terminals import BrokerUnreachable, terminal_of
+from copybot.terminals import BrokerUnreachable, check_kind, terminal_of
 
 _CLOCK_MS = 1_000  # the desk refuses a time that lies further ahead
 _LEAST_FREE = 100 * 1024 * 1024
@@ -309,9 +309,10 @@ def trading(patient: Patient) -> str:
     if patient.follows and not account.may_trade:
         raise Sick("programs may not trade: switch on algorithmic trading in the terminal, for this account")
     netting = patient.need_settings().broker.netting
-    if account.is_hedging == netting:
-        is_one = "hedging" if account.is_hedging else "netting"
-        raise Sick(f"this is a {is_one} account: write netting = {str(not account.is_hedging).lower()} in [broker]")
+    try:
+        check_kind(account.is_hedging, netting=netting)
+    except SettingsError as mistake:
+        raise Sick(str(mistake)) from None
     if not terminal.is_settled():
         raise Sick("the terminal is not connected to its server, or its history is not loaded")
     return f"a {'netting' if netting else 'hedging'} account, as configured; {len(terminal.positions())} positions open"

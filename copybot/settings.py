@@ -1,5 +1,6 @@
 """The configuration file. Every mistake in it is one sentence that names the place and the way out."""
 
+import codecs
 import difflib
 import ipaddress
 import os
@@ -100,13 +101,19 @@ def read(file: Path) -> dict[str, Any]:
     """The file's text as tables, where nobody else may read it. Raises SettingsError."""
     try:
         check_private(file)
-        return tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
+        return tomllib.loads(_text_of(file.read_bytes()), parse_float=Decimal)
     except FileNotFoundError:
         raise SettingsError(f"{file} does not exist: copybot example > {file}, and fill it in") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise SettingsError(f"{file} cannot be read ({fault}): make it a text file of yours, in UTF-8") from fault
     except tomllib.TOMLDecodeError as fault:
         raise SettingsError(f"{file} is not TOML: {fault}. Texts stand in quotes, tables in [brackets]") from fault
+
+
+def _text_of(content: bytes) -> str:
+    """Some editors mark UTF-8, and PowerShell's `>` writes UTF-16."""
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_wide else "utf-8-sig").replace("\r\n", "\n")
 
 
 def check_private(file: Path) -> None:

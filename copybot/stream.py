@@ -89,7 +89,7 @@ class Follow:
         try:
             message = json.loads(text, parse_float=Decimal)
             return self._take(message)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             raise Unreadable(f"the desk sent what is no message ({type(fault).__name__})") from fault
 
     def is_silent(self, now_s: float) -> bool:

@@ -27,7 +27,16 @@ def terminal_of(settings: Settings, *, copies: bool) -> Terminal:
     """
     broker = settings.broker
     found = _paper(broker, settings.folder) if isinstance(broker, Paper) else _metatrader(broker)
+    if copies:
+        check_kind(found.account().is_hedging, netting=broker.netting)
     return Named(Netting(found) if copies and broker.netting else found, settings.names)
+
+
+def check_kind(is_hedging: bool, *, netting: bool) -> None:
+    """Raise SettingsError where the account is of another kind than configured: there copies would run together."""
+    if is_hedging == netting:
+        kind = "hedging" if is_hedging else "netting"
+        raise SettingsError(f"this is a {kind} account: write netting = {str(not is_hedging).lower()} in [broker]")
 
 
 def _paper(broker: Paper, folder: Path) -> NetTerminal:
@@ -75,7 +84,7 @@ def _metatrader(broker: MetaTrader) -> NetTerminal:
 
 def ahead_ms_of(terminal: Terminal, clock_ms: Callable[[], int]) -> Callable[[], int | None]:
     """By how much the account's clock is ahead of `clock_ms`, or None where it does not show."""
-    inner = terminal.terminal if isinstance(terminal, Named) else terminal
+    inner = _innermost(terminal)
     if not isinstance(inner, mt5.MetaTrader):
         return lambda: 0
     return lambda: zone_of(_last_tick_ms(inner), clock_ms())
@@ -83,10 +92,16 @@ def ahead_ms_of(terminal: Terminal, clock_ms: Callable[[], int]) -> Callable[[],
 
 def position_finder_of(terminal: Terminal) -> Callable[[str], str]:
     """The position that an order opened or added to, by the account's deals; the order itself where there is none."""
-    inner = terminal.terminal if isinstance(terminal, Named) else terminal
+    inner = _innermost(terminal)
     if not isinstance(inner, mt5.MetaTrader | PaperBroker):
         return str
     return lambda order: next((deal.position for deal in inner.history() if deal.order == order), order)
+
+
+def _innermost(terminal: Terminal) -> Terminal:
+    while isinstance(terminal, Named | Netting):
+        terminal = terminal.terminal
+    return terminal
 
 
 def zone_of(newest_ms: int, now_ms: int) -> int | None:

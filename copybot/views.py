@@ -171,6 +171,8 @@ class Following:
         found = [
             finding.words for finding in self.copier.mirror.findings.values() if finding.kind in ("zombie", "grew")
         ]
+        if "ended" in self.copier.faults:
+            found.append(self.copier.faults["ended"])
         if self.copier.lease.is_lost:
             found.append("another instance follows for this account: nothing more is opened here. Stop one of them")
         return found + [

@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import logging
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from copybot import cli, display
 from copybot.display import Happening, Line, Strategy, View
 from copybot.model import SECRET as PACKET_SECRET
 from copybot.model import SUB_ID
-from copybot.settings import load
-from copybot.terminals import terminal_of, zone_of
+from copybot.settings import SettingsError, load
+from copybot.terminals import check_kind, terminal_of, zone_of
 from copybot.tests.office import COPIER, KEYS, MASTER, SECRET, Office
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -106,7 +109,7 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office,
     assert (one.returncode, other.returncode) == (0, 0)
     assert office.desk.kept.leased_until <= time.time_ns() // 1_000_000  # given back, not left to end
     assert "published, 1.00 lots" in one.written
-    assert "opened at 1.1" in other.written
+    assert re.search(r"opened at 1\.\d+", other.written)
     for written in (one.written, other.written):
         assert "stop 1.06, target none" in written
         assert "reduced to 0." in written
@@ -149,6 +152,54 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(office, tmp_p
 def test_the_example_is_printed_to_begin_with(capsys):
     assert cli.main(["example"]) == 0
     assert "[broker]" in capsys.readouterr().out
+
+
+def test_the_example_can_be_read_back_whatever_wrote_it_to_the_file(tmp_path):
+    """A console of Windows writes in its own code page, and PowerShell in UTF-16."""
+    command = [sys.executable, "-m", "copybot", "example"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    text, file = said.stdout.decode("cp1252"), tmp_path / "copybot.toml"
+    for encoding in ("cp1252", "utf-8-sig", "utf-16"):
+        file.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+        file.chmod(0o600)
+        assert load(file, {}).subscriptions[0].strategy == "lena-eurusd"
+
+
+def test_the_doctor_speaks_also_where_its_marks_cannot_be_written(office, tmp_path):
+    """Sent to a file on Windows, say."""
+    said = subprocess.run(
+        [sys.executable, "-m", "copybot", "doctor", "--config", config(tmp_path, office, COPIER)],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "ready" in said.stdout
+
+
+def test_a_state_file_that_cannot_be_written_is_one_sentence_and_code_3(office, tmp_path, capsys):
+    (tmp_path / "state" / f"{SUB_ID}.sqlite3").mkdir(parents=True)
+
+    assert cli.main(["follow", "--config", str(config(tmp_path, office, COPIER))]) == cli.CANNOT_START
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be written" in said
+
+
+def test_an_account_of_another_kind_than_configured_is_not_copied_to(office, tmp_path, capsys):
+    """On a netting account without positions of their own, copies of a symbol would run together."""
+    settings = load(config(tmp_path, office, COPIER), {})
+    netting = replace(settings, broker=replace(settings.broker, netting=True))
+    assert terminal_of(netting, copies=True).account().is_hedging is False
+    with pytest.raises(SettingsError, match="this is a netting account: write netting = true"):
+        check_kind(is_hedging=False, netting=False)
+    with pytest.raises(SettingsError, match="this is a hedging account: write netting = false"):
+        check_kind(is_hedging=True, netting=True)
+
+
+def test_not_each_request_is_a_line(caplog):
+    """Where somebody else has the log show all."""
+    logging.getLogger("httpx").setLevel(logging.NOTSET)
+    cli.main(["example"])
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
 
 
 def test_follow_without_a_subscription_says_what_to_write(office, tmp_path, capsys):
@@ -216,7 +267,7 @@ def test_every_reason_on_the_wire_has_words():
     closed_list = {
         "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
         "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
-        "drawdown", "symbol_not_allowed",
+        "drawdown", "symbol_not_allowed", "not_sizable",
     }  # fmt: skip
     assert closed_list <= display.WHY_NOT.keys()
 

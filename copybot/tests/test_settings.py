@@ -55,7 +55,7 @@ def test_reads_the_example(tmp_path):
 def test_what_the_example_comments_out_are_the_defaults_and_all_of_it_is_known(tmp_path):
     """Whoever uncomments a line changes nothing, and no option is undocumented."""
     text = EXAMPLE.read_text(encoding="utf-8")
-    uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text.split("# … or paper")[0])
+    uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text.split("# ... or paper")[0])
     rest = re.sub(r"(?m)^# (\w+ = )", r"\1", text[text.index("# --- symbols") :]).replace('XAUUSD = "GOLD"', "")
     paper = re.search(r"(?s)# kind = \"paper\".*?contract = [0-9_]+", text).group()
     found = loaded(tmp_path, uncommented + rest)

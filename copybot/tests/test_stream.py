@@ -44,6 +44,12 @@ def follow():
     return books
 
 
+@pytest.mark.parametrize("number", ["Infinity", "1e9999999999999999999", "NaN"])
+def test_a_number_that_is_none_is_no_message_and_no_end(follow, number):
+    with pytest.raises(Unreadable):
+        follow.heard(f'{{"type": "heartbeat", "as_of": {{"lena": {number}}}}}', 1.0)
+
+
 def hear(books, message, now_s=1.0):
     return books.heard(json.dumps(message), now_s)
 
