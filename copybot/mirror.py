@@ -136,6 +136,8 @@ class Mirror:
     _watched_ms: int | None = field(default=None, init=False, repr=False)
     _published: set[str] = field(default_factory=set, init=False, repr=False)
     _unpublished: set[str] = field(default_factory=set, init=False, repr=False)
+    _forgotten: set[str] = field(default_factory=set, init=False, repr=False)
+    _epoch: str = field(default="", init=False, repr=False)
 
     def look(self) -> None:
         """Compare, and tell the desk what differs: what is smaller or gone first, what is new last.
@@ -226,9 +228,19 @@ class Mirror:
         now = self.clock_ms()
         if self._read_ms is not None and abs(now - self._read_ms) < self.refresh_ms:
             return
-        rows = {row["ticket_id"]: row for row in self.desk.active()["trades"] if row["role"] == self.role}
-        self.rows, self._read_ms = rows, now
-        self._published |= rows.keys()
+        found = self.desk.active()
+        self._note_epoch(str(found.get("stream_epoch", "")))
+        self.rows, self._read_ms = {row["ticket_id"]: row for row in found["trades"] if row["role"] == self.role}, now
+        self._published |= self.rows.keys()
+
+    def _note_epoch(self, epoch: str) -> None:
+        """A desk that was restored may have forgotten what was published: it is told again, however old it is."""
+        if self._epoch and epoch != self._epoch:
+            self._forgotten |= self._published
+            self._published.clear()
+            self._unknown_there.clear()
+            self._refused.clear()
+        self._epoch = epoch
 
     # --- what should be told
 
@@ -292,6 +304,8 @@ class Mirror:
 
     def _is_old(self, ticket: str) -> bool:
         # A time in the future is no young trade: the terminal's clock is another, so its age is not known.
+        if ticket in self._forgotten:
+            return False
         return self.max_age_ms is not None and abs(self.clock_ms() - self._born_ms[ticket]) > self.max_age_ms
 
     def _opening(self, trade: Trade, position: Position | None, extra: Extra) -> Report:
@@ -434,6 +448,7 @@ class Mirror:
         known = here | self.rows.keys()
         self._published &= known
         self._unknown_there &= known
+        self._forgotten &= known
         for ticket in list(self._born_ms.keys() - known)[: len(self._born_ms) - _MOST_REMEMBERED]:
             del self._born_ms[ticket]
         self._trades = {ticket: kept for ticket, kept in self._trades.items() if ticket in here}

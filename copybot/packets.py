@@ -85,7 +85,11 @@ def read(packet: Mapping[str, Any], *, secrets: Mapping[int, str], sub_id: str) 
     payload = "|".join([*(text[name] for name in FIELDS), "CP1", *(text[name] for name in TAIL)])
     right = hmac.digest(derived_key(secret), payload.encode("ascii"), "sha256").hex()
     given = packet.get("signature_v1")
-    if not isinstance(given, str) or not hmac.compare_digest(given.lower().encode(), right.encode()):
+    if (
+        not isinstance(given, str)
+        or not given.isascii()
+        or not hmac.compare_digest(given.lower().encode(), right.encode())
+    ):
         raise PacketRefused("packet_signature", "nobody who knows the secret signed this")
     _check_grammar(text)
     if text["sub_id"] != sub_id:

@@ -84,6 +84,12 @@ def test_what_is_no_text_is_refused(wrong):
         read(packet(5, NOON, "OPEN", TARGET) | {"seq": wrong})
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "", "\u00e9" * 64, "\ud800"])
+def test_a_signature_that_is_no_text_of_its_kind_is_refused(wrong):
+    with pytest.raises(PacketRefused, match="packet_signature"):
+        read(packet(5, NOON, "OPEN", TARGET) | {"signature_v1": wrong})
+
+
 def test_anothers_packet_and_an_old_keys_are_refused():
     with pytest.raises(PacketRefused, match="packet_stranger"):
         read(packet(5, NOON, "OPEN", TARGET), sub_id="s-2")

@@ -100,11 +100,11 @@ class Desk:
     def __init__(self, point=lambda: None):
         self.point, self.active_rows, self.closed, self.kept = point, {}, {}, {}
         self.seq, self.log, self.status, self.reduced, self.zombies = 0, [], "ACTIVE", {}, 0
-        self.worth, self.asked = [], 0
+        self.worth, self.asked, self.epoch = [], 0, "1"
 
     def active(self):
         self.point()
-        return {"trades": [dict(row) for row in self.active_rows.values()]}
+        return {"stream_epoch": self.epoch, "trades": [dict(row) for row in self.active_rows.values()]}
 
     def send(self, method, path, fields=None, *, query=None, idempotency_key=""):
         self.point()  # the request is lost
@@ -499,6 +499,25 @@ def test_what_staff_closed_is_an_alarm_and_not_opened_again():
         world.look(20 * SECOND)
         assert world.mirror.findings["1"].kind == "zombie"
     assert world.desk.times("open", "1") == 1
+    assert world.desk.zombies == 0
+
+
+def test_what_a_restored_desk_has_forgotten_is_published_again_and_what_it_closed_is_not():
+    world = World(max_age_ms=60_000)
+    for ticket in "12":
+        world.terminal.open(ticket, "0.3", "1.1")
+        world.look()
+    world.look(after_ms=3_600_000)
+    world.desk.active_rows, world.desk.kept = {}, {}
+    world.desk.closed["2"] = {}
+    world.look(after_ms=20_000)
+    assert world.mirror.findings["1"].kind == "zombie"  # by the same desk it was closed
+
+    world.desk.epoch = "2"
+    world.look(after_ms=20_000)
+    world.look(after_ms=20_000)
+    assert list(world.desk.active_rows) == ["1"]
+    assert world.mirror.findings["2"].kind == "zombie"
     assert world.desk.zombies == 0
 
 
