@@ -11,6 +11,8 @@ from copybot.stream import Event, Gap, Lost, Message
 
 log = logging.getLogger(__name__)
 
+_LONGEST_S = 1.0
+
 
 class Events(Protocol):
     """A stream, as the loop needs it."""
@@ -45,8 +47,9 @@ def run(copier: Copier, stream: Events, stop: threading.Event, *, step_s: float 
 
 
 def _take_all(copier: Copier, stream: Events, wait_s: float) -> None:
-    """All that waits, or the first that comes in time."""
+    """What waits, or the first that comes in time; no longer than a while, for other guards are due too."""
     event = stream.next(wait_s)
+    until_s = time.monotonic() + _LONGEST_S
     while event is not None:
         if isinstance(event, Message):
             copier.on_message(event.body)
@@ -55,4 +58,4 @@ def _take_all(copier: Copier, stream: Events, wait_s: float) -> None:
             copier.faults["stream"] = event.why if isinstance(event, Lost) else f"a gap in {event.strategy}"
         else:
             copier.faults.pop("stream", None)
-        event = stream.next(0)
+        event = stream.next(0) if time.monotonic() < until_s else None

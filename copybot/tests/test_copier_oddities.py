@@ -1,12 +1,16 @@
 """A copier where a machine slept, a disk is full, or a strategy is no longer listed."""
 
 import sqlite3
+import threading
+import time
 
 import pytest
 
+from copybot import runner
 from copybot.broker import Entry
 from copybot.lease import Lease
 from copybot.model import COPIER, STRATEGY
+from copybot.stream import Message
 from copybot.tests.following import NOON, Office, raising
 
 GRANTED = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
@@ -91,3 +95,29 @@ def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office):
     assert office.skips == []
     assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
     assert [deal.entry for deal in office.broker.deals(position.id)] == [Entry.IN, Entry.OUT]
+
+
+class Flood:
+    """A stream that always has something more to say, and the broker's time passes with each of it."""
+
+    def __init__(self, stop):
+        self.stop, self.said = stop, 0
+
+    def next(self, timeout_s):
+        self.said += 1
+        if self.said > 3_000:
+            self.stop.set()
+            return None
+        time.sleep(0.001)
+        return Message({"type": "trade.opened"})
+
+
+def test_a_stream_that_never_pauses_keeps_no_step_waiting(office, monkeypatch):
+    steps, stop = [], threading.Event()
+    monkeypatch.setattr(office.copier, "step", lambda: steps.append(flood.said))
+    flood = Flood(stop)
+    runner.run(office.copier, flood, stop, step_s=0.1)
+
+    assert len(steps) >= 3
+    office.copier = None
+    office.start()
