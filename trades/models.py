@@ -162,6 +162,7 @@ class TradeHistory(Position):
     open_price = amount(null=True)
     close_price = amount()
     sl = amount("stop loss", null=True)
+    opened_sl = amount("stop loss when opened", null=True)
     tp = amount("take profit", null=True)
     profit = amount(null=True, help_text="Of the whole trade, partial closes included.")
     closing_profit = amount(null=True, help_text="Of the final close alone, as told.")

@@ -34,16 +34,15 @@ def is_closed(trade: Trade) -> bool:
 
 
 def master_of(trade: Trade) -> sizing.Master:
-    """The trade as it was opened. Of a closed one the stop is the last it had; what it was at the open is not kept."""
+    """The trade as it was opened."""
     opened = trade.volume if isinstance(trade, TradeHistory) else trade.opened_volume
-    stop = trade.sl if isinstance(trade, TradeHistory) else trade.opened_sl
     return sizing.Master(
         symbol=trade.symbol or "",
         type=trade.type or "",
         opened_volume=opened or sizing.NOTHING,
         volume=opened or sizing.NOTHING,
         open_price=trade.open_price or sizing.NOTHING,
-        opened_sl=stop,
+        opened_sl=trade.opened_sl,
         sl=trade.sl,
         tp=trade.tp,
     )

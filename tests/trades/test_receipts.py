@@ -15,7 +15,7 @@ from strategies import sizing, telling
 from strategies.models import Strategy, Subscription
 from tests.signed import LONG_AGO, opening
 from trades import figures, receipts, snapshot
-from trades.models import CopyOrder
+from trades.models import CopyOrder, TradeHistory
 
 ACTIVE, SKIPS, ORDERS = "/api/v2/trades/active", "/api/v2/copier/skips", "/api/v2/trades/orders"
 
@@ -225,6 +225,19 @@ def test_tells_how_the_lots_came_about(settings, told):
 
     assert telling.in_one_line(lines) == told
     assert (lines[-1].lots or 0) == sizing.opened_volume(settings, LOTS)[0]
+
+
+def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(lena_bot, finn_bot, follows):
+    assert finn_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"}).status_code == 200
+    set_terms(follows, mode="RISK", risk_pct=Decimal(1))
+    ref = opened(lena_bot, open_price="1.105", sl="1.100")
+    copied(finn_bot, ref)
+    lena_bot.send("PATCH", "/api/v2/trades/active/1", {"sl": "1.104"})
+    close(lena_bot, "1")
+
+    master = TradeHistory.objects.get(pk=ref)
+
+    assert (master.sl, receipts.master_of(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
 
 
 def test_a_risk_that_has_no_stop_is_not_known():
