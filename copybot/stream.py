@@ -179,11 +179,6 @@ class _Streaming:
         return dict(self.follow.as_of)
 
     @property
-    def silent_for_s(self) -> float:
-        """Since when nothing was heard, heartbeats included."""
-        return time.monotonic() - self.follow.heard_s
-
-    @property
     def _address(self) -> str:
         return self.line.origin.replace("http", "ws", 1) + self.path
 
