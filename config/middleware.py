@@ -26,6 +26,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 BOT_ROUTES = (
     "/api/v2/trades/active",
     "/api/v2/trades/orders",
+    "/api/v2/copier/",
+    "/api/v2/account",
     "/api/v2/actives",
     "/api/v2/signal",
     "/api/v2/time",

@@ -181,7 +181,7 @@ def _stops(terms: Terms, actor: audit.Actor) -> bool:
     """Whether the account fell too far; its highest equity is noted."""
     follows = terms.subscription
     now, limit = follows.account.equity, terms.max_drawdown_pct
-    if now is None or limit is None:
+    if not now or limit is None:  # none at all is a terminal without its account, not a loss
         return False
     if follows.peak_equity is None or now > follows.peak_equity:
         lower = models.Q(peak_equity=None) | models.Q(peak_equity__lt=now)

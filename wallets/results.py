@@ -96,16 +96,29 @@ def _copies(agreement: FeeAgreement) -> dict[str, Any]:
 def _open_at(agreement: FeeAgreement, at: datetime) -> list[_Open]:
     """What was open then: some of it still is, some has been closed since, and parts may have been closed before."""
     copies = {**_copies(agreement), "trade_id__lt": first_id_of(at)}
-    shape = ("trade_id", "symbol", "type", "open_price")
+    shape = ("trade_id", "symbol", "type", "open_price", "master_trade")
     hot = ActiveTrade.objects.filter(**copies).values_list(*shape, "opened_volume")
     cold = TradeHistory.objects.filter(**copies, kind=TradeHistory.Kind.TRADE, closed_at__gt=at)
     found = [*hot, *cold.values_list(*shape, "volume")]
     parts = TradeReduction.objects.filter(trade_id__in=[row[0] for row in found], closed_at__lte=at)
     gone = dict(parts.values_list("trade_id").annotate(gone=Sum("volume")))
+    named = _desk_names({row[4]: str(row[1]) for row in found})
     return [
-        _Open(trade_id, str(symbol), str(side), volume - gone.get(trade_id, NOTHING), open_price)
-        for trade_id, symbol, side, open_price, volume in sorted(found)
+        _Open(trade_id, named[master], str(side), volume - gone.get(trade_id, NOTHING), open_price)
+        for trade_id, _, side, open_price, master, volume in sorted(found)
     ]
+
+
+def _desk_names(copies: dict[uuid.UUID, str]) -> dict[uuid.UUID, str]:
+    """The symbol to value each copy by, by its master's trade: its own, or where the desk knows none, the master's.
+
+    A copier's broker may call XAUUSD "GOLD": the price is that of the one thing.
+    """
+    known = set(Instrument.objects.filter(symbol__in=copies.values()).values_list("symbol", flat=True))
+    strange = [master for master, symbol in copies.items() if symbol not in known]
+    homes: tuple[QuerySet[Any], ...] = (ActiveTrade.objects.all(), TradeHistory.objects.all())
+    masters = {pk: symbol for home in homes for pk, symbol in home.filter(pk__in=strange).values_list("pk", "symbol")}
+    return {master: symbol if symbol in known else masters.get(master) or symbol for master, symbol in copies.items()}
 
 
 def _price(symbol: str, at: datetime) -> Decimal | None:

@@ -69,6 +69,14 @@ POST   wallet/requests/<uuid:request_id>/take-back/ 302 302     302    302    30
 POST   wallet/agreements/<int:agreement_id>/accept/ 302 302     302    302    302      404      404      404
 GET    wallet/statements/<str:month>/         302      302      302    302    302      200      404      404
 GET    wallet/fees/<int:agreement_id>/<int:period_no>/ 302 302  302    302    302      404      404      404
+GET    copying/                               302      302      302    302    302      200      200      200
+GET    copying/<str:sub_id>/settings/         302      302      302    302    302      200      404      404
+POST   copying/<str:sub_id>/pause/            302      302      302    302    302      302      404      404
+POST   copying/<str:sub_id>/resume/           302      302      302    302    302      302      404      404
+POST   copying/<str:sub_id>/secret/           302      302      302    302    302      200      404      404
+GET    copying/<str:sub_id>/receipts/<uuid:trade_id>/ 302 302  302    302    302      404      404      404
+POST   copying/<str:sub_id>/end/              302      302      302    302    302      302      404      404
+GET    strategies/<str:name>/copies/          302      302      302    302    302      404      404      404
 GET    trust/                                 302      302      302    302    302      200      200      200
 POST   trust/appeal/                          302      302      302    302    302      302      302      302
 GET    admin/                                 302      302      302    302    302      302      200      200
@@ -162,10 +170,17 @@ def callers(cast, lena):
 CLOSE = {"close_price": "1.1", "profit": "1", "reason": "TP"}
 
 
+def finns_subscription():
+    from strategies.models import Subscription
+
+    return Subscription.objects.get(account__name="finn-mt5").sub_id
+
+
 def asked(row, caller, ticket):
     """Path, query and body of an ordinary request for this row; `ticket` is open on lena's account."""
     path = f"/{row.route}".replace("<str:ticket>", ticket).replace("<str:month>", "2026-01")
-    path = re.sub("<int:[a-z_]+>", "1", path).replace("<uuid:request_id>", str(uuid.UUID(int=7)))
+    path = re.sub("<int:[a-z_]+>", "1", re.sub("<uuid:[a-z_]+>", str(uuid.UUID(int=7)), path))
+    path = path.replace("<str:sub_id>", finns_subscription()).replace("<str:name>", "lena-eurusd")
     fresh = opening(f"9{ticket}")
     if caller == "copier":
         fresh |= {"strategy": "lena-eurusd", "master_ticket": ticket}
@@ -230,7 +245,7 @@ def test_no_route_has_a_method_that_is_not_in_the_table(caller, callers):
     listed = {(row.route, row.method) for row in ROWS}
     pages = {"healthz", "readyz", "metrics", "login/", "login/other/", "logout/", "", "admin/"}  # Django's own: forms
 
-    pages |= {row.route for row in ROWS if row.route.startswith(("wallet/", "trust/"))}
+    pages |= {row.route for row in ROWS if row.route.startswith(("wallet/", "trust/", "copying/", "strategies/"))}
     for route in {row.route for row in ROWS} - pages:
         for method in METHODS:
             if (route, method) in listed:

@@ -368,6 +368,14 @@ def test_who_comes_back_is_not_stopped_for_what_was_lost_before(finn_bot, finn, 
     assert not stopped(limited)
 
 
+def test_a_terminal_without_its_account_is_no_loss(finn_bot, limited):
+    tell(finn_bot, "1000")
+    stopped(limited)
+    tell(finn_bot, "0", balance="0")
+
+    assert not stopped(limited)
+
+
 def test_whoever_said_nothing_of_their_equity_is_not_stopped(limited, finn):
     TradingAccount.objects.filter(pk=finn.pk).update(equity=None)
 

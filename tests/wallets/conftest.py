@@ -46,13 +46,16 @@ class Following:
             end = fees.month_after(end)
         return end
 
-    def copy(self, ticket: str, volume: str = "1", price: str = "1.10000") -> None:
-        """lena opens, finn copies under ticket 9…"""
+    def copy(self, ticket: str, volume: str = "1", price: str = "1.10000", called: str = "EURUSD") -> None:
+        """lena opens, finn copies under ticket 9…; his broker may call it something else."""
         opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(volume), "open_price": Decimal(price)}
         with transaction.atomic():
             trades.open_trade(account=self.lena, ticket_id=ticket, **opening)
             trades.open_trade(
-                account=self.finn, ticket_id=f"9{ticket}", copies=(self.agreement.strategy.name, ticket), **opening
+                account=self.finn,
+                ticket_id=f"9{ticket}",
+                copies=(self.agreement.strategy.name, ticket),
+                **{**opening, "symbol": called},
             )
 
     def close(self, ticket: str, profit: str) -> None:

@@ -104,6 +104,13 @@ def test_no_mark_no_fee(follows):
     assert FeeAgreement.objects.get().postponed == ""
 
 
+def test_a_copy_that_its_broker_calls_otherwise_is_valued_as_the_one_thing_it_is(follows):
+    follows.copy("1", called="EURUSD.vip")
+    follows.bar("1.10100")
+
+    assert follows.settle().floating_result == 100
+
+
 def test_a_stale_bar_is_no_mark(follows):
     follows.copy("1")
     follows.bar("1.10000")
