@@ -54,8 +54,9 @@ def active(seq, now):
 class Blind(ExecutionGuard):
     """Does not look into the broker's books before it sends an order again."""
 
-    def _positions(self):
-        return {}
+    def __post_init__(self):
+        super().__post_init__()
+        self._driver.positions = dict
 
     def _find_out(self, copy):
         self._mark(copy, State.REJECTED)
