@@ -1,4 +1,4 @@
-"""What is traded on paper, and its price at any moment, out of bars: the same for whoever asks, whenever he asks.
+"""What is traded on paper, and its price at any moment, out of bars: the same for whoever asks, whenever that is.
 
 Inside a bar the price goes in three straight legs of equal time: open, the extreme against the bar's direction, the
 other extreme, close. So whether a stop or a target was touched first does not depend on when somebody looked.

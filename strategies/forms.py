@@ -23,6 +23,7 @@ _GROUPS = (
 _AMOUNTS = (
     "multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", "max_slippage_bps", "max_drawdown_pct",
 )  # fmt: skip
+_MOVED = (Terms.Mode.EQUITY, Terms.Mode.RISK)
 _NEEDS = {Terms.Mode.FIXED: "fixed_lots", Terms.Mode.RISK: "risk_pct"}
 
 
@@ -147,6 +148,11 @@ class TermsForm(forms.ModelForm):  # type: ignore[type-arg]
         needed = _NEEDS.get(told.get("mode"))  # type: ignore[arg-type]
         if needed and told.get(needed) is None:
             yield needed, "Say how much."
+        if told.get("mode") in _MOVED and told.get("max_volume") is None:
+            yield (
+                "max_volume",
+                "Say the most: the volume moves with equities as told, and with where stops lie.",
+            )
         if told.get("mode") == Terms.Mode.RISK and told.get("reverse"):
             yield "reverse", "In reverse the master's stop is the copy's take profit: its risk is not known."
         smallest, largest = told.get("min_volume"), told.get("max_volume")

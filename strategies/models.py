@@ -202,9 +202,10 @@ class Terms(models.Model):
         ]
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(mode__in=["MULTIPLIER", "EQUITY"])
+                condition=models.Q(mode="MULTIPLIER")
+                | models.Q(mode="EQUITY", max_volume__isnull=False)
                 | models.Q(mode="FIXED", fixed_lots__isnull=False)
-                | models.Q(mode="RISK", risk_pct__isnull=False, reverse=False),
+                | models.Q(mode="RISK", risk_pct__isnull=False, reverse=False, max_volume__isnull=False),
                 name="terms_have_what_their_mode_needs",
             ),
             models.CheckConstraint(

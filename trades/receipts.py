@@ -346,7 +346,7 @@ def _order(found: Outcome) -> CopyOrder | None:
 def _stages(found: Outcome, order: CopyOrder | None) -> list[Stage]:
     opened_at = found.master.opened_at
     first = Stage(
-        "The master's bot", "from his fill until the desk knew", _told_ms(opened_at, found.born), counts=False
+        "The master's bot", "from its fill until the desk knew", _told_ms(opened_at, found.born), counts=False
     )
     if order is None:
         return [first]
@@ -359,7 +359,7 @@ def _stages(found: Outcome, order: CopyOrder | None) -> list[Stage]:
 
 
 def _told_ms(opened_at: datetime | None, known_at: datetime) -> int | None:
-    """His broker's clock is another: what it cannot mean is not shown."""
+    """The broker's clock is another: what it cannot mean is not shown."""
     length = ms(opened_at, known_at)
     return length if length is not None and 0 <= length <= 3_600_000 else None
 

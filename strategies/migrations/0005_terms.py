@@ -232,9 +232,15 @@ class Migration(migrations.Migration):
             model_name="terms",
             constraint=models.CheckConstraint(
                 condition=models.Q(
-                    ("mode__in", ["MULTIPLIER", "EQUITY"]),
+                    ("mode", "MULTIPLIER"),
+                    models.Q(("max_volume__isnull", False), ("mode", "EQUITY")),
                     models.Q(("fixed_lots__isnull", False), ("mode", "FIXED")),
-                    models.Q(("mode", "RISK"), ("reverse", False), ("risk_pct__isnull", False)),
+                    models.Q(
+                        ("max_volume__isnull", False),
+                        ("mode", "RISK"),
+                        ("reverse", False),
+                        ("risk_pct__isnull", False),
+                    ),
                     _connector="OR",
                 ),
                 name="terms_have_what_their_mode_needs",

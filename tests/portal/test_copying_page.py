@@ -358,7 +358,11 @@ def test_a_preview_reckons_with_the_equity_of_now(as_finn, follows, lena_bot, fi
     lena_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"})
     finn_bot.send("POST", "/api/v2/account", {"balance": "2500", "equity": "2500"})
 
-    page = text(as_finn.post(at(follows, "settings"), {**TERMS, "mode": "EQUITY", "multiplier": "1", "preview": "1"}))
+    page = text(
+        as_finn.post(
+            at(follows, "settings"), {**TERMS, "mode": "EQUITY", "multiplier": "1", "max_volume": "9", "preview": "1"}
+        )
+    )
 
     assert "0.50 lots × 1 × 2500 / 10000 of equity = 0.125" in page
 
@@ -372,9 +376,11 @@ MISTAKES = [
     ({"multiplier": "0.000000001"}, "multiplier"),
     ({"mode": "FIXED"}, "fixed_lots"),
     ({"mode": "FIXED", "fixed_lots": "0"}, "fixed_lots"),
-    ({"mode": "RISK"}, "risk_pct"),
-    ({"mode": "RISK", "risk_pct": "101"}, "risk_pct"),
-    ({"mode": "RISK", "risk_pct": "1", "reverse": "on"}, "reverse"),
+    ({"mode": "EQUITY"}, "max_volume"),
+    ({"mode": "RISK", "risk_pct": "1"}, "max_volume"),
+    ({"mode": "RISK", "max_volume": "9"}, "risk_pct"),
+    ({"mode": "RISK", "risk_pct": "101", "max_volume": "9"}, "risk_pct"),
+    ({"mode": "RISK", "risk_pct": "1", "reverse": "on", "max_volume": "9"}, "reverse"),
     ({"mode": "SOMEHOW"}, "mode"),
     ({"min_volume": "2", "max_volume": "1"}, "min_volume"),
     ({"min_volume": "-1"}, "min_volume"),
@@ -407,8 +413,8 @@ def test_a_mistake_is_told_at_its_field(as_finn, follows, wrong, field, button):
 def test_whatever_the_form_lets_pass_the_database_takes(as_finn, follows):
     for more in (
         {"mode": "FIXED", "fixed_lots": "0.01", "multiplier": ""},
-        {"mode": "RISK", "risk_pct": "100", "multiplier": ""},
-        {"mode": "EQUITY", "reverse": "on", "max_slippage_bps": "0", "max_open_trades": "0"},
+        {"mode": "RISK", "risk_pct": "100", "multiplier": "", "max_volume": "9"},
+        {"mode": "EQUITY", "max_volume": "9", "reverse": "on", "max_slippage_bps": "0", "max_open_trades": "0"},
         {"min_volume": "1", "max_volume": "1", "raises_to_min": "on", "max_drawdown_pct": "99.99"},
         {"multiplier": "999999999999.99999999"},
     ):

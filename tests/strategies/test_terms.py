@@ -167,7 +167,7 @@ def test_of_two_who_set_terms_at_once_neither_undoes_the_other(follows):
 def test_terms_that_are_set_while_equities_are_looked_at_are_not_undone(lena_bot, finn_bot, follows):
     tell(lena_bot, "10000")
     tell(finn_bot, "1000")
-    set_terms(follows, mode="EQUITY")
+    set_terms(follows, mode="EQUITY", max_volume=Decimal(9))
     tell(finn_bot, "5000")
 
     with at_the_same_time(strategies.revalue):
@@ -187,7 +187,7 @@ def test_of_two_who_rotate_a_secret_at_once_each_is_shown_one_of_its_own_number(
 def test_who_comes_back_copies_by_what_both_are_worth_now(lena_bot, finn_bot, finn, lena, follows):
     tell(lena_bot, "10000")
     tell(finn_bot, "10000")
-    set_terms(follows, since=LONG_AGO, mode="EQUITY")
+    set_terms(follows, since=LONG_AGO, mode="EQUITY", max_volume=Decimal(9))
     strategies.end(subscription=follows, actor=audit.SYSTEM)
     tell(finn_bot, "100")
 
@@ -202,8 +202,10 @@ def test_who_comes_back_copies_by_what_both_are_worth_now(lena_bot, finn_bot, fi
     [
         {"mode": "FIXED"},
         {"mode": "RISK"},
-        {"mode": "RISK", "risk_pct": Decimal(101)},
-        {"mode": "RISK", "risk_pct": Decimal(1), "reverse": True},
+        {"mode": "RISK", "risk_pct": Decimal(101), "max_volume": Decimal(9)},
+        {"mode": "RISK", "risk_pct": Decimal(1)},
+        {"mode": "EQUITY"},
+        {"mode": "RISK", "risk_pct": Decimal(1), "reverse": True, "max_volume": Decimal(9)},
         {"multiplier": Decimal(0)},
         {"multiplier": Decimal(-1)},
         {"min_volume": Decimal(2), "max_volume": Decimal(1)},
@@ -239,8 +241,11 @@ def test_terms_are_added_and_never_changed(follows, statement):
         ({"reverse": True}, {"type": "SELL", "sl": "1.12000000", "tp": "1.10000000"}),
         ({"min_volume": Decimal(1)}, {"volume": "0.00000000", "opens": False, "why_not": "volume_too_small"}),
         ({"min_volume": Decimal(1), "raises_to_min": True}, {"volume": "1.00000000", "opens": True}),
-        ({"mode": "EQUITY"}, {"opens": False, "why_not": "not_sizable"}),
-        ({"mode": "RISK", "risk_pct": Decimal(1)}, {"opens": False, "why_not": "not_sizable"}),
+        ({"mode": "EQUITY", "max_volume": Decimal(9)}, {"opens": False, "why_not": "not_sizable"}),
+        (
+            {"mode": "RISK", "risk_pct": Decimal(1), "max_volume": Decimal(9)},
+            {"opens": False, "why_not": "not_sizable"},
+        ),
     ],
     ids=lambda one: next(iter(one)),
 )
@@ -261,7 +266,7 @@ def tell(bot, equity, balance="1000"):
 def test_equity_that_both_bots_told_sizes_a_copy(lena_bot, finn_bot, follows):
     tell(lena_bot, "10000")
     tell(finn_bot, "2500")
-    set_terms(follows, since=LONG_AGO, mode="EQUITY")
+    set_terms(follows, since=LONG_AGO, mode="EQUITY", max_volume=Decimal(9))
     lena_bot.send("POST", fields=opening("1"))
 
     assert copies(finn_bot)["1"]["volume"] == "0.02500000"
@@ -269,7 +274,7 @@ def test_equity_that_both_bots_told_sizes_a_copy(lena_bot, finn_bot, follows):
 
 def test_fixed_risk_knows_contract_and_currency(lena_bot, finn_bot, follows):
     tell(finn_bot, "10000")
-    set_terms(follows, since=LONG_AGO, mode="RISK", risk_pct=Decimal(1))
+    set_terms(follows, since=LONG_AGO, mode="RISK", risk_pct=Decimal(1), max_volume=Decimal(9))
     lena_bot.send("POST", fields=opening("1", open_price="1.105", sl="1.100"))
 
     assert copies(finn_bot)["1"]["volume"] == "0.20000000"  # 500 a lot; a hundred may be lost
@@ -278,7 +283,7 @@ def test_fixed_risk_knows_contract_and_currency(lena_bot, finn_bot, follows):
 def test_equity_that_moved_by_more_than_a_hundredth_makes_new_terms(lena_bot, finn_bot, follows):
     tell(lena_bot, "10000")
     tell(finn_bot, "1000")
-    set_terms(follows, mode="EQUITY")
+    set_terms(follows, mode="EQUITY", max_volume=Decimal(9))
 
     tell(finn_bot, "1009")
     assert strategies.revalue() == 0

@@ -107,7 +107,7 @@ def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(lena_bot, 
     [
         ({"symbols": ["XAUUSD"]}, "symbol_not_allowed"),
         ({"min_volume": Decimal(1)}, "volume_too_small"),
-        ({"mode": "EQUITY"}, "not_sizable"),
+        ({"mode": "EQUITY", "max_volume": Decimal(9)}, "not_sizable"),
     ],
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else one,
 )
@@ -229,7 +229,7 @@ def test_tells_how_the_lots_came_about(settings, told):
 
 def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(lena_bot, finn_bot, follows):
     assert finn_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"}).status_code == 200
-    set_terms(follows, mode="RISK", risk_pct=Decimal(1))
+    set_terms(follows, mode="RISK", risk_pct=Decimal(1), max_volume=Decimal(9))
     ref = opened(lena_bot, open_price="1.105", sl="1.100")
     copied(finn_bot, ref)
     lena_bot.send("PATCH", "/api/v2/trades/active/1", {"sl": "1.104"})
