@@ -130,7 +130,7 @@ def demo_subscription() -> Subscription | None:
 
 
 def spare_demo() -> None:
-    """The demo's hours pass in a quarter of a second: what it holds for an hour looks like a moment's gain."""
+    """The demo's hours pass in half a second: what it holds for an hour looks like a moment's gain."""
     provider = User.objects.get(username=DEMO_PROVIDER)
     if not TrustHold.objects.filter(user=provider, kind=Kind.FLOW, ended_at=None).exists():
         trust.hold(

@@ -27,7 +27,8 @@ from copybot.publisher import Mirror, Publisher
 SYMBOL = "EURUSD"
 VOLUME = Decimal("0.10")
 CHANNELS = ((5, 3), (8, 5), (13, 8), (20, 10), (34, 15), (55, 20))  # bars of the entry's and the exit's channel
-DIGITS = 5
+DIGITS, SPREAD_POINTS = 5, 2
+DEPOSIT = Decimal(100_000)
 
 
 @dataclass
@@ -124,7 +125,8 @@ def run(desk: Client, account: Path, bars: Path, *, bars_per_s: int) -> None:
     candles = Candles.read(bars, digits=DIGITS, repeats=True)
     clock = Clock(candles.starts_at, bars_per_s * candles.length_ms // 1000, PAPER_BEGAN_MS)
     account.parent.mkdir(parents=True, exist_ok=True)
-    terminal = PaperBroker(account, [Instrument(SYMBOL, candles)], clock, login="demo", stamp=clock.wall_at)
+    euro = Instrument(SYMBOL, candles, spread_points=SPREAD_POINTS)
+    terminal = PaperBroker(account, [euro], clock, login="demo", deposit=DEPOSIT, stamp=clock.wall_at)
     market = Market(candles, clock, [Trader(terminal, magic, *one) for magic, one in enumerate(CHANNELS, start=1)])
     market.begin()
     Publisher(Mirror(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_look=market.go_on).run(threading.Event())

@@ -31,9 +31,11 @@ secrets = {{ {generation} = "{secret}" }}
 kind = "paper"
 login = "guest"
 speed = {speed}
+deposit = 100_000
 
 [broker.symbols.EURUSD]
 bars = "{bars}"
+spread_points = 2
 
 [limits]
 settle_ms = 5_000
