@@ -42,6 +42,7 @@ class Watcher:
     is_stale: bool = True  # needs a snapshot before anything else
     is_gone: bool = False
     resynced_at: float = 0.0
+    copies: str = ""  # how often its accounts' copies had changed at its snapshot, account by account
 
 
 @dataclass(frozen=True, slots=True)

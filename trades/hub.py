@@ -236,7 +236,7 @@ class Hub:
         found: snapshot.Snapshot = await self.read(snapshot.read, watcher.accounts)
         if watcher.wants_packets:  # after: keys that are newer than the streams are noticed by the next beat
             watcher.packet_keys = await self.read(_packet_keys, watcher.accounts)
-        watcher.resynced_at = time.monotonic()
+        watcher.resynced_at, watcher.copies = time.monotonic(), found.copies
         sources = {source.strategy_id: source for source in found.sources.values()}
         if not sources.keys() <= {strategy_id for strategy_id, _, _ in wanted}:
             watcher.is_stale = True  # a stream was added in between
@@ -286,6 +286,7 @@ class Hub:
             try:
                 await self._check_numbers()
                 await self._check_streams()
+                await self._check_copies()
             except (DatabaseError, InterfaceError) as fault:
                 log.warning("stream.no_heartbeat", fault=type(fault).__name__)  # silence tells the client as much
                 continue
@@ -315,6 +316,15 @@ class Hub:
             seen = {_row_of(source) for source in watcher.sources.values()}
             found = {row for account in watcher.accounts for row in now.get(account, ())}
             if not watcher.is_stale and seen != _one_each(found):
+                self.resync(watcher)
+
+    async def _check_copies(self) -> None:
+        """Copies make no event in a stream. Whoever looks on at them gets a new snapshot where some have changed."""
+        people = [watcher for watcher in self.watchers if watcher.session_key is not None]
+        numbers = dict(await self.read(_copy_numbers, sorted({one for watcher in people for one in watcher.accounts})))
+        for watcher in people:
+            now = ",".join(str(numbers[account]) for account in sorted(watcher.accounts))
+            if watcher.copies != now and not watcher.is_stale:
                 self.resync(watcher)
 
     async def _send_heartbeats(self) -> None:
@@ -406,6 +416,10 @@ def _packet_keys(accounts: tuple[int, ...]) -> dict[str, PacketKey]:
 
 def _numbers(ids: list[int]) -> list[tuple[int, int]]:
     return _rows("select id, last_seq from strategies where id = any(%s)", ids)  # type: ignore[return-value]
+
+
+def _copy_numbers(accounts: list[int]) -> list[tuple[int, int]]:
+    return _rows("select id, copy_seq from trading_accounts where id = any(%s)", accounts)  # type: ignore[return-value]
 
 
 def _refused_keys(generations: list[int]) -> set[int]:

@@ -107,6 +107,11 @@ class Snapshot:
     def as_of(self) -> dict[str, str]:
         return {name: str(source.seq) for name, source in self.sources.items()}
 
+    @property
+    def copies(self) -> str:
+        """How often the copies of each account have changed: the mark's last part."""
+        return self.mark.rpartition("/")[2]
+
     def body(self, **before: str) -> bytes:
         """As sent. The digest is that of the trades array's own bytes."""
         trades = orjson.dumps(self.trades)

@@ -205,6 +205,21 @@ def test_a_rotated_secret_signs_on_a_socket_that_is_open(web, finn):
     assert packets.read(packet, secrets={2: secret}, sub_id=follows.sub_id).trade_ref
 
 
+def test_who_looks_on_sees_their_copies_come_and_go_and_nothing_else(web):
+    lena, finn = web.bot("lena", "master"), web.bot("finn", "copier")
+    ref = lena.open(**opening("1"))["trade"]["trade_id"]
+    with browser(web, "finn") as watching:
+        watching.next()
+        finn.open(**opening("501"), strategy="lena-eurusd", trade_ref=ref)
+        held = watching.next()
+        finn.close("501", close_price="1.1", profit="0")
+        gone = watching.next()
+        assert watching.nothing_for(5)
+
+    roles = [[trade["role"] for trade in one["trades"]] for one in (held, gone)]
+    assert roles == [["master", "copy"], ["master"]]
+
+
 def test_two_processes_tell_the_same_stream(serve):
     one, other = serve(), serve()
     with watch_as_bot(other.bot("finn", "copier")) as finn:
