@@ -340,7 +340,10 @@ class ExecutionGuard:
         return {self._magic(target.ref) for target in snapshot.targets.values() if target.volume}
 
     def _take_in(self, positions: Mapping[int, Position], snapshot: Snapshot) -> None:
-        """Positions with our number that no row knows: of a lost state file. Active ones are kept, others closed."""
+        """Positions with our number that no row knows: of a lost state file. Active ones are kept, others closed.
+
+        Whoever lost the file may have sent a reduction whose answer is still to come: the first one waits for it.
+        """
         refs = {self._magic(ref): ref for ref in snapshot.targets}
         for magic, position in positions.items():
             if self._books.numbered(magic) is not None:
@@ -351,6 +354,7 @@ class ExecutionGuard:
                     f"unknown-{magic:x}", position.symbol, position.side, _NO, None, None, _NO, self.clock_ms(), 0
                 )
             self._insert(target, State.HELD, magic, position=position)
+            self._books.change(target.ref, reduced_ms=self.clock_ms())
 
     # --- driving
 

@@ -43,6 +43,11 @@ def test_a_copy_that_a_restored_desk_cannot_take_up_is_told_in_short():
     assert World(1103103, WEATHERS["restored"]).faults() == {}
 
 
+def test_a_reduction_of_the_life_before_is_not_done_again_by_one_that_lost_its_file():
+    """One in 600,000: the order was under way when the process died, and its file went with it."""
+    assert World(1514124, WEATHERS["hostile"]).faults() == {}
+
+
 class Resends(ExecutionGuard):
     """Takes no answer for a no."""
 
