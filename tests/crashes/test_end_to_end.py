@@ -33,7 +33,7 @@ from trades.models import ActiveTrade, CopySkip, TradeHistory
 
 pytestmark = pytest.mark.crash
 
-FOR_S = float(os.environ.get("COPYDESK_DRILL_S", "30"))
+FOR_S = float(os.environ.get("COPYDESK_DRILL_S", "24"))
 DAYS = 10
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))
 BARS = ROOT / "market" / "data" / "eurusd-1h-2017-2018.csv"
