@@ -38,7 +38,7 @@ def faults() -> list[str]:
 
 
 @pytest.fixture
-def page(browser, faults) -> Iterator[Page]:
+def page(browser, faults, web) -> Iterator[Page]:  # the page goes before the desk does
     context = browser.new_context()
     opened = context.new_page()
     opened.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
