@@ -1,7 +1,8 @@
 """Money for the cast: finn copies lena, whose strategy costs a fifth of new profit."""
 
+import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -93,8 +94,16 @@ def following(lena: Any, finn: Any, **terms: Any) -> Following:
     FeeTerms.objects.create(
         strategy=strategy, **{"performance_bps": 2000, "platform_bps": 2500, "subscription_fee": 0, **terms}
     )
-    agreement = settlement.agree(
-        subscriber=finn.owner, strategy=strategy, currency="USD", now=datetime.now(UTC) - timedelta(seconds=1)
-    )
+    agreement = settlement.agree(subscriber=finn.owner, strategy=strategy, currency="USD", now=_early_in_the_period())
     assert agreement is not None
     return Following(lena, finn, agreement)
+
+
+def _early_in_the_period() -> datetime:
+    """A second ago, in the month in which the test's closes will happen: the last minute of a month is waited out."""
+    now = timezone.now()
+    left = (fees.month_after(now) - now).total_seconds()
+    if left < 60:
+        time.sleep(left)
+        now = timezone.now()
+    return max(now - timedelta(seconds=1), fees.month_of(now))
