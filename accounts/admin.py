@@ -16,10 +16,11 @@ from django.utils.safestring import SafeString
 
 from accounts import services
 from accounts.models import BotKey, TradingAccount, User
+from audit.actors import actor_of
 from audit.admin import Told
-from audit.people import actor_of
-from core.admin import MONEY, NeverDeleted, chip, number, ref
+from core.admin import NeverDeleted
 from core.errors import DomainError
+from core.formatting import MONEY, chip, number, ref
 
 admin.site.unregister(Group)
 

@@ -14,10 +14,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit import services as audit
+from audit.actors import actor_of
 from audit.models import AuditLog
-from audit.people import actor_of
-from core.admin import NeverDeleted, ReadOnly, chip, ref
+from core.admin import NeverDeleted, ReadOnly
 from core.errors import every_error
+from core.formatting import chip, ref
 
 PEOPLE = (AuditLog.Actor.USER, AuditLog.Actor.STAFF)
 

@@ -65,7 +65,7 @@ def serving() -> Iterator[Desk]:
 
 def _furnish(folder: Path, sockets: Path) -> Desk:
     subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, check=True)
-    subprocess.run([sys.executable, "-m", "bench.cast", folder], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "bench.demo_data", folder], cwd=ROOT, check=True)
     keys = [line.split() for line in (folder / "masters").read_text().splitlines()]
     with psycopg.connect(host=str(sockets), user="copydesk", dbname="copydesk", autocommit=True) as connection:
         connection.execute((HERE / "twin" / "schema.sql").read_text())

@@ -123,7 +123,7 @@ class Pushed:
         return _median(self._once)
 
     def _once(self) -> float:
-        from trades import stream
+        from trades import publisher
 
         self.seq += 1
         delta = delta_of(self.strategy.name, self.seq)
@@ -134,7 +134,7 @@ class Pushed:
         }
         self.sockets.listen()
         began = time.time_ns()
-        self.runner.run(self.layer.group_send(stream.group(self.strategy.pk), message))
+        self.runner.run(self.layer.group_send(publisher.group(self.strategy.pk), message))
         return (self.sockets.heard_last() - began) / 1e6
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from accounts import networks
 from core import problem
-from wallets import guard
+from wallets import ledger_halt
 
 
 def alive(request: HttpRequest) -> HttpResponse:
@@ -27,7 +27,7 @@ def ready(request: HttpRequest) -> HttpResponse:
     state = {"database": _database(), "redis": _redis()}
     state["migrations"] = _migrations() if state["database"] == "ok" else "unknown"
     good = all(answer == "ok" for answer in state.values())
-    halted = guard.halted() if good else ""
+    halted = ledger_halt.halted() if good else ""
     if good:
         state["ledger"] = f"halted: {halted}" if halted else "ok"
     status = "not ready" if not good else "degraded" if halted else "ready"

@@ -5,7 +5,8 @@ from django.contrib.auth import views as auth_views
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from config import drill_admin, health
+from config import health
+from config.drill import admin_page
 from portal import views as portal
 from trades import api
 from trades.api import copiers
@@ -54,7 +55,7 @@ urlpatterns = [
     ),
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
     path("login/other/", portal.sign_in_as_another, name="logout-and-in"),
-    path("admin/zombie-drill/", drill_admin.page, name="zombie-drill"),
+    path("admin/zombie-drill/", admin_page.page, name="zombie-drill"),
     path("admin/", admin.site.urls),
     path("", include("portal.urls")),
 ]

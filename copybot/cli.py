@@ -15,7 +15,6 @@ from types import FrameType
 from rich.console import Console
 
 from copybot import doctor, runner
-from copybot.books import StateInUse, StateOfAnotherVersion, StateUnwritable
 from copybot.broker import Position
 from copybot.client import Client
 from copybot.copier import IndexTaken
@@ -23,6 +22,7 @@ from copybot.display import Happenings, Log, Page, Screen
 from copybot.errors import KeyRefused, ScopeDenied
 from copybot.publisher import Mirror, Publisher
 from copybot.settings import Settings, SettingsError, load
+from copybot.state_store import StateInUse, StateOfAnotherVersion, StateUnwritable
 from copybot.stream import Stream
 from copybot.terminals import BrokerUnreachable, ahead_ms_of, position_finder_of, terminal_of
 from copybot.views import Following, Measured, Showing, WatchedCopier, WatchedGuard

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from copybot.books import Copy, Event, Standing, State
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
 from copybot.guard import ExecutionGuard
 from copybot.lease import Lease, instance_of
 from copybot.limits import Limits
-from copybot.mirror import Mirror, Told
 from copybot.packets import PacketRefused
+from copybot.position_sync import Mirror, Told
+from copybot.state_store import Copy, Event, Standing, State
 from copybot.targets import Target, snapshots_of
 
 log = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from copybot import packets, targets
-from copybot.books import Books, Copy, Event, Standing, State, copy_of
-from copybot.brake import Brake
 from copybot.broker import Broker, Outcome, Position, Trace
-from copybot.driving import Driver
 from copybot.limits import Limits
 from copybot.magic import index_of, magic_of
+from copybot.mass_close_brake import Brake
 from copybot.packets import Packet
+from copybot.position_driver import Driver
+from copybot.state_store import Books, Copy, Event, Standing, State, copy_of
 from copybot.targets import Snapshot, Target
 
 __all__ = ["ExecutionGuard", "Limits", "yes"]

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
-from copybot import paperbooks
+from copybot import paper_store
 from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Trace
 from copybot.candles import Instrument, Market
-from copybot.paperbooks import Held, touches
+from copybot.paper_store import Held, touches
 
 _CENT = Decimal("0.01")
 
@@ -80,7 +80,7 @@ class PaperBroker:
     def __post_init__(self) -> None:
         self._market = Market(self.instruments, self.currency)
         now = self.now_ms()
-        self._books = paperbooks.Account(
+        self._books = paper_store.Account(
             self.path, self._market, deposit=self.deposit, now_ms=now, first_ticket=self.stamp(now)
         )
 

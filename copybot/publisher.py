@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from copybot.errors import KeyRefused, ScopeDenied
-from copybot.mirror import Mirror, Told
+from copybot.position_sync import Mirror, Told
 
 __all__ = ["Mirror", "Publisher", "Told"]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from copybot.documents import DocumentsGuard
 from copybot.guard import ExecutionGuard
+from copybot.naive_policy import DocumentsGuard
 from copybot.simulation import WEATHERS, World
 
 POLICIES: dict[str, Callable[..., ExecutionGuard]] = {"guard": ExecutionGuard, "documents": DocumentsGuard}

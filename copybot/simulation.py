@@ -16,17 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from copybot.books import Standing, State, opened
 from copybot.broker import Position
 from copybot.copier import Copier, Pace, Subscription
+from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Kept, Line, forged
+from copybot.faulty_broker import PRICE, Market, Weather
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.magic import magic_of
-from copybot.mirror import Mirror
-from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Kept, Line, forged
 from copybot.packets import CLOSE
+from copybot.position_sync import Mirror
+from copybot.state_store import Standing, State, opened
 from copybot.targets import born_ms
-from copybot.weather import PRICE, Market, Weather
 
 NOON = 1_767_600_000_000
 SECOND = 1_000

@@ -7,15 +7,15 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from copybot.books import Copy, Event, Standing, State
 from copybot.broker import Account, Position, Terminal
 from copybot.client import Client
 from copybot.copier import Copier, Followed
 from copybot.display import Happenings, Line, Screen, Strategy, View, lots, quoted, why_not
 from copybot.guard import ExecutionGuard
-from copybot.mirror import Held, Told
+from copybot.position_sync import Held, Told
 from copybot.protocol import Answer, Attempt
 from copybot.publisher import Publisher
+from copybot.state_store import Copy, Event, Standing, State
 
 CLOCK_MS = 1_000  # a clock that is further off is worth a look
 _ACCOUNT_EVERY = 5

@@ -1,6 +1,5 @@
 """What the desk's admin pages have in common."""
 
-from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin
@@ -9,12 +8,9 @@ from django.core.paginator import Paginator
 from django.forms import Field
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
 COUNTED = 10_000
-LOTS, MONEY, PRICE = 2, 2, 5  # decimals that are always shown, so that a column lines up
 
 admin.site.site_title = "Copydesk"
 admin.site.index_title = "Back office"
@@ -66,39 +62,3 @@ class ReadOnly(NeverDeleted):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-
-def chip(text: str, kind: str = "") -> SafeString:
-    return format_html('<span class="chip {}">{}</span>', kind, text)
-
-
-def side(type_: str | None) -> SafeString:
-    """A trade's direction, told by word, arrow and colour."""
-    if type_ is None:
-        return chip("tombstone")
-    return chip(f"{'▲' if type_ == 'BUY' else '▼'} {type_}", type_.lower())
-
-
-def ref(value: Any) -> SafeString:
-    """An id to copy: one click marks all of it."""
-    return format_html('<code class="ref">{}</code>', value)
-
-
-def number(value: Decimal | None, places: int = 0) -> SafeString:
-    """An amount with at least so many decimals, right-aligned."""
-    return format_html('<span class="number">{}</span>', "–" if value is None else plain(value, places))
-
-
-def signed(value: Decimal | None) -> SafeString:
-    """A result with its sign and colour."""
-    if value is None:
-        return number(None)
-    kind, sign = ("pos", "+") if value > 0 else ("neg", "−") if value < 0 else ("", "")
-    return format_html('<span class="number {}">{}{}</span>', kind, sign, plain(abs(value), MONEY))
-
-
-def plain(value: Decimal, places: int = 0) -> str:
-    """Without trailing zeros, but for those that the places ask for."""
-    whole, _, digits = f"{value:f}".partition(".")
-    digits = digits.rstrip("0").ljust(places, "0")
-    return f"{whole}.{digits}" if digits else whole

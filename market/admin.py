@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from audit.admin import Told
-from core.admin import number
+from core.formatting import number
 from market import services
 from market.models import Instrument
 

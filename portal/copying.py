@@ -16,12 +16,12 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from audit.people import actor_of
+from audit.actors import actor_of
 from portal.views import places_of
-from strategies import services, sizing, telling
+from strategies import explanations, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
-from trades import figures, receipts
+from trades import copy_statistics, receipts
 from trades.models import Copier, CopyOrder, WhyNot
 
 EXAMPLES = 4  # of a strategy's own trades
@@ -51,7 +51,7 @@ class Card:
     copier: Copier | None
     is_online: bool
     standing: Standing
-    owed: figures.Owed | None
+    owed: copy_statistics.Owed | None
     is_late: bool
 
     @property
@@ -86,7 +86,7 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     accounts = {one.account_id for one in live}
     terms = {one.subscription_id: one for one in Terms.objects.latest_of_each().filter(subscription__in=live)}
     copiers = {one.account_id: one for one in Copier.objects.filter(account__in=accounts)}
-    owed = figures.owed_by(accounts)
+    owed = copy_statistics.owed_by(accounts)
     return [_card(one, terms[one.pk], copiers.get(one.account_id), owed, now) for one in live]
 
 
@@ -94,7 +94,7 @@ def _card(one: Subscription, terms: Terms, copier: Copier | None, owed: Any, now
     debt = owed.get((one.account_id, one.strategy_id))
     return Card(
         subscription=one,
-        terms=telling.terms(terms),
+        terms=explanations.terms(terms),
         copier=copier,
         is_online=copier is not None and copier.leased_until > now,
         standing=_standing(copier, one.strategy.name),
@@ -231,10 +231,12 @@ def settings(request: HttpRequest, sub_id: str) -> HttpResponse:
 def _examples(subscription: Subscription, terms: Terms) -> list[Example]:
     """Worked out with both equities as they are now: that is what saving would keep."""
     terms.equity, terms.master_equity = subscription.account.equity, subscription.strategy.account.equity
-    sized_by = telling.settings(terms, currency=subscription.account.currency, contracts=receipts.contracts())
+    sized_by = explanations.settings(terms, currency=subscription.account.currency, contracts=receipts.contracts())
     masters = [_EXAMPLE, *map(receipts.master_of, receipts.latest_masters([subscription.strategy_id], EXAMPLES))]
     return [
-        Example(master, sizing.plan(sized_by, master), telling.in_one_line(telling.arithmetic(sized_by, master)))
+        Example(
+            master, sizing.plan(sized_by, master), explanations.in_one_line(explanations.arithmetic(sized_by, master))
+        )
         for master in masters
     ]
 
@@ -265,16 +267,16 @@ def copies(request: HttpRequest, name: str) -> HttpResponse:
     """How a strategy's trades were copied, for its provider: numbers alone."""
     now = timezone.now()
     strategy = get_object_or_404(Strategy, name=name, owner=request.user.pk)
-    spread, owed = figures.spread(strategy, now=now, days=DAYS), figures.owed(strategy=strategy)
+    spread, owed = copy_statistics.spread(strategy, now=now, days=DAYS), copy_statistics.owed(strategy=strategy)
     context = {
         "now": now,
         "strategy": strategy,
         "followers": Subscription.objects.live().filter(strategy=strategy).count(),
         "spread": spread,
-        "summary": figures.summary(spread),
+        "summary": copy_statistics.summary(spread),
         "owed": owed,
         "owed_is_late": owed.is_late(now),
-        "pace": figures.pace(CopyOrder.objects.filter(strategy=strategy)),
+        "pace": copy_statistics.pace(CopyOrder.objects.filter(strategy=strategy)),
         "days": DAYS,
         "places": places_of({one.master.symbol or "" for one in spread}),
     }

@@ -7,9 +7,9 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from audit.people import actor_of
-from portal.answers import told
-from trust import services, telling
+from audit.actors import actor_of
+from portal.form_feedback import told
+from trust import explanations, services
 
 POINTS = 200  # of the line
 
@@ -18,10 +18,10 @@ POINTS = 200  # of the line
 @login_required
 def standing(request: HttpRequest) -> HttpResponse:
     """Each score with its reasons in plain words, and a form to appeal."""
-    found = telling.tell(request.user)  # type: ignore[arg-type]
+    found = explanations.tell(request.user)  # type: ignore[arg-type]
     lines = [services.trend(request.user, one.score.kind, POINTS) for one in found]  # type: ignore[arg-type]
     shown = [
-        {"told": one, "line": telling.line([each.score for each in lately], 600, 100), "since": lately[0].at}
+        {"told": one, "line": explanations.line([each.score for each in lately], 600, 100), "since": lately[0].at}
         for one, lately in zip(found, lines, strict=True)
     ]
     return render(request, "portal/trust.html", {"scores": shown, "now": timezone.now()})

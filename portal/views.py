@@ -18,7 +18,7 @@ from django.views.decorators.cache import never_cache
 from accounts import networks
 from accounts.models import TradingAccount, User
 from market.models import Instrument
-from trades import figures, snapshot
+from trades import copy_statistics, snapshot
 from trades.models import TradeHistory
 
 LATEST = 20
@@ -46,7 +46,7 @@ def _desk(request: HttpRequest) -> HttpResponse:
     masters = [trade for trade in found.trades if trade["role"] == "master"]
     shown = [trade["symbol"] for trade in found.trades] + [row.symbol for one in lists for row in one["rows"]]
     now = timezone.now()
-    owed = figures.owed(account__in=accounts)
+    owed = copy_statistics.owed(account__in=accounts)
     context = {
         "now": now,
         "is_guest": request.user.get_username() == settings.DEMO_GUEST,

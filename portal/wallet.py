@@ -12,11 +12,11 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from audit.people import actor_of
+from audit.actors import actor_of
 from core import money, paging
 from core.errors import DomainError
-from portal.answers import told
-from wallets import results, services, settlement, statements
+from portal.form_feedback import told
+from wallets import pnl, services, settlement, statements
 from wallets.models import FeeAgreement, FeeClaim, MoneyRequest, Settlement, Wallet
 
 ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
@@ -120,7 +120,7 @@ def fee(request: HttpRequest, agreement_id: int, period_no: int) -> HttpResponse
     if settled is None:
         raise Http404
     shown = settlement.show(settled)
-    trades = results.closed_trades(agreement, at=settled.ends_at).order_by("-closed_at", "-trade_id")
+    trades = pnl.closed_trades(agreement, at=settled.ends_at).order_by("-closed_at", "-trade_id")
     context = {
         "shown": shown,
         "settled": settled,

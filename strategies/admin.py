@@ -13,11 +13,11 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from audit.actors import actor_of
 from audit.admin import Told
-from audit.people import actor_of
-from core.admin import chip, number, ref
-from core.steps import ReasonForm, Step, Stepped, page_of
-from strategies import services, telling
+from core.confirmed_actions import ReasonForm, Step, Stepped, page_of
+from core.formatting import chip, number, ref
+from strategies import explanations, services
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 
@@ -122,7 +122,7 @@ class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
 
     @admin.display(description="settings")
     def told(self, terms: Terms) -> str:
-        return telling.terms(terms)
+        return explanations.terms(terms)
 
 
 SET_TERMS = Step(

@@ -41,9 +41,9 @@ def template(django_db_blocker: Any) -> Iterator[Template]:
     """A migrated database with the cast in it."""
     with django_db_blocker.unblock():
         name = databases.make_template()
-        from config import cast
+        from config import demo_data
 
-        made = cast.make()
+        made = demo_data.make()
         databases.point_at("postgres")
         yield Template(name, made)
         databases.point_at("postgres")

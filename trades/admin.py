@@ -19,14 +19,13 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from audit import services as audit
+from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
-from audit.people import actor_of
-from core import admin as shown
-from core import money, steps
+from core import confirmed_actions, formatting, money
 from core.admin import ReadOnly
 from core.errors import DomainError
-from trades import figures, history, receipts, services
+from trades import copy_statistics, history, receipts, services
 from trades.models import ActiveTrade, CloseDebt, Copier, CopyOrder, CopySkip, Position, TradeHistory, TradeReduction
 
 CLOSED_AT_ONCE = 50  # each is a transaction of its own, within one request
@@ -80,31 +79,31 @@ class TradePage(ReadOnly):
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:
-        return shown.ref(trade.pk)
+        return formatting.ref(trade.pk)
 
     @admin.display(description="copies trade")
     def copied(self, trade: Position) -> SafeString | str:
-        return shown.ref(trade.master_trade) if trade.is_copy else "–"
+        return formatting.ref(trade.master_trade) if trade.is_copy else "–"
 
     @admin.display(description="side", ordering="type")
     def side(self, trade: Any) -> SafeString:
-        return shown.side(trade.type)
+        return formatting.side(trade.type)
 
     @admin.display(description="volume", ordering="volume")
     def lots(self, trade: Any) -> SafeString:
-        return shown.number(trade.volume, shown.LOTS)
+        return formatting.number(trade.volume, formatting.LOTS)
 
     @admin.display(description="open price", ordering="open_price")
     def opened_for(self, trade: Any) -> SafeString:
-        return shown.number(trade.open_price, shown.PRICE)
+        return formatting.number(trade.open_price, formatting.PRICE)
 
     @admin.display(description="SL", ordering="sl")
     def sl_(self, trade: Any) -> SafeString:
-        return shown.number(trade.sl, shown.PRICE)
+        return formatting.number(trade.sl, formatting.PRICE)
 
     @admin.display(description="TP", ordering="tp")
     def tp_(self, trade: Any) -> SafeString:
-        return shown.number(trade.tp, shown.PRICE)
+        return formatting.number(trade.tp, formatting.PRICE)
 
 
 WHOSE: dict[str, Any] = {"fields": ["ref", "ticket_id", "strategy", "account", "copied", "master_ticket", "seq"]}
@@ -131,7 +130,7 @@ class ActiveTradeAdmin(TradePage):
 
     @admin.display(description="opened volume")
     def opened_lots(self, trade: ActiveTrade) -> SafeString:
-        return shown.number(trade.opened_volume, shown.LOTS)
+        return formatting.number(trade.opened_volume, formatting.LOTS)
 
     @admin.action(description="Force close: moves to history, at a price and for a reason", permissions=["close"])
     def force_close(self, request: HttpRequest, chosen: QuerySet[ActiveTrade]) -> HttpResponse | None:
@@ -163,7 +162,7 @@ class ActiveTradeAdmin(TradePage):
             "formset": closes,
             "rows": [(form, trades.get(str(trade_id))) for form, trade_id in ids.items()],
             "note": note,
-            "LOTS": shown.LOTS,
+            "LOTS": formatting.LOTS,
         }
         return TemplateResponse(request, "admin/force_close.html", context)
 
@@ -204,19 +203,19 @@ class TradeHistoryAdmin(TradePage):
 
     @admin.display(description="volume closed last")
     def closed_lots(self, closed: TradeHistory) -> SafeString:
-        return shown.number(closed.closed_volume, shown.LOTS)
+        return formatting.number(closed.closed_volume, formatting.LOTS)
 
     @admin.display(description="close price", ordering="close_price")
     def closed_for(self, closed: TradeHistory) -> SafeString:
-        return shown.number(closed.close_price, shown.PRICE)
+        return formatting.number(closed.close_price, formatting.PRICE)
 
     @admin.display(description="profit", ordering="profit")
     def result(self, closed: TradeHistory) -> SafeString:
-        return shown.signed(closed.profit)
+        return formatting.signed(closed.profit)
 
     @admin.display(description="profit of the final close")
     def last_result(self, closed: TradeHistory) -> SafeString:
-        return shown.signed(closed.closing_profit)
+        return formatting.signed(closed.closing_profit)
 
     def get_urls(self) -> list[URLPattern]:
         export = path("export.csv", self.admin_site.admin_view(self.export), name="trades_tradehistory_export")
@@ -278,29 +277,29 @@ class CopyOrderAdmin(ReadOnly):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         answer = super().changelist_view(request, extra_context)
         if isinstance(answer, TemplateResponse) and answer.context_data and "cl" in answer.context_data:
-            answer.context_data["pace"] = figures.pace(answer.context_data["cl"].queryset)
+            answer.context_data["pace"] = copy_statistics.pace(answer.context_data["cl"].queryset)
         return answer
 
     @admin.display(description="status", ordering="status")
     def outcome(self, order: CopyOrder) -> SafeString:
         good, bad = CopyOrder.Status.EXECUTED, CopyOrder.Status.FAILED
-        return shown.chip(order.status, {good: "good", bad: "bad"}.get(CopyOrder.Status(order.status), ""))
+        return formatting.chip(order.status, {good: "good", bad: "bad"}.get(CopyOrder.Status(order.status), ""))
 
     @admin.display(description="asked for", ordering="requested_price")
     def asked_for(self, order: CopyOrder) -> SafeString:
-        return shown.number(order.requested_price, shown.PRICE)
+        return formatting.number(order.requested_price, formatting.PRICE)
 
     @admin.display(description="done for", ordering="executed_price")
     def done_for(self, order: CopyOrder) -> SafeString:
-        return shown.number(order.executed_price, shown.PRICE)
+        return formatting.number(order.executed_price, formatting.PRICE)
 
     @admin.display(description="slippage, points", ordering="slippage_points")
     def points(self, order: CopyOrder) -> SafeString:
-        return shown.number(order.slippage_points)
+        return formatting.number(order.slippage_points)
 
     @admin.display(description="slippage, bps", ordering="slippage_bps")
     def bps(self, order: CopyOrder) -> SafeString:
-        return shown.number(None if order.slippage_bps is None else round(order.slippage_bps, 2), 2)
+        return formatting.number(None if order.slippage_bps is None else round(order.slippage_bps, 2), 2)
 
     @admin.display(description="sent after, ms", ordering="latency_ms")
     def latency(self, order: CopyOrder) -> SafeString:
@@ -320,7 +319,7 @@ class CopyOrderAdmin(ReadOnly):
 
 
 def _ms(length: int | None) -> SafeString:
-    return shown.number(None if length is None else Decimal(length))
+    return formatting.number(None if length is None else Decimal(length))
 
 
 @admin.register(CopySkip)
@@ -349,11 +348,11 @@ class CopySkipAdmin(ReadOnly):
 
     @admin.display(description="reason", ordering="reason")
     def why_not(self, skip: CopySkip) -> SafeString:
-        return steps.words(skip.get_reason_display())
+        return confirmed_actions.words(skip.get_reason_display())
 
     @admin.display(description="master's trade")
     def ref(self, skip: CopySkip) -> SafeString:
-        return shown.ref(skip.master_trade)
+        return formatting.ref(skip.master_trade)
 
 
 class OnlineFilter(admin.SimpleListFilter):
@@ -385,12 +384,16 @@ class CopierAdmin(ReadOnly):
 
     @admin.display(description="state", ordering="leased_until")
     def online(self, copier: Copier) -> SafeString:
-        return shown.chip("online", "good") if copier.leased_until > timezone.now() else shown.chip("offline", "bad")
+        return (
+            formatting.chip("online", "good")
+            if copier.leased_until > timezone.now()
+            else formatting.chip("offline", "bad")
+        )
 
     @admin.display(description="copies")
     def sync(self, copier: Copier) -> SafeString:
         rows = (_sync(told) for told in copier.told)
-        return format_html_join("", '<div class="sync">{} {}</div>', rows) or steps.words("")
+        return format_html_join("", '<div class="sync">{} {}</div>', rows) or confirmed_actions.words("")
 
 
 _SYNC = {"in_sync": ("in sync", "good"), "behind": ("behind", "wait"), "differs": ("differs", "bad")}
@@ -402,7 +405,7 @@ def _sync(told: dict[str, Any]) -> tuple[SafeString, str]:
     if told.get("standing") in ("HOLD", "HALT"):
         word, kind = told["standing"].lower(), "bad"
     found = ", ".join(f"{told[name]} {what}" for name, what in _DIFFERENCE.items() if told.get(name))
-    return shown.chip(word, kind), f"{told.get('strategy', '')}{': ' if found else ''}{found}"
+    return formatting.chip(word, kind), f"{told.get('strategy', '')}{': ' if found else ''}{found}"
 
 
 class PaidFilter(admin.SimpleListFilter):
@@ -432,9 +435,9 @@ class CloseDebtAdmin(ReadOnly):
     @admin.display(description="state", ordering="level")
     def state(self, debt: CloseDebt) -> SafeString:
         if debt.paid_at is not None:
-            return shown.chip("paid", "good")
+            return formatting.chip("paid", "good")
         names = ("owed", "owed over 30 s", "owed over 5 min", "owed over 1 h")
-        return shown.chip(names[min(debt.level, 3)], "bad" if debt.level else "wait")
+        return formatting.chip(names[min(debt.level, 3)], "bad" if debt.level else "wait")
 
     @admin.display(description="age")
     def age(self, debt: CloseDebt) -> SafeString:
@@ -443,12 +446,12 @@ class CloseDebtAdmin(ReadOnly):
 
     @admin.display(description="volume", ordering="volume")
     def lots(self, debt: CloseDebt) -> SafeString:
-        return shown.number(debt.volume, shown.LOTS)
+        return formatting.number(debt.volume, formatting.LOTS)
 
     @admin.display(description="copy")
     def ref(self, debt: CloseDebt) -> SafeString:
-        return shown.ref(debt.copy_id)
+        return formatting.ref(debt.copy_id)
 
     @admin.display(description="master's trade")
     def copied(self, debt: CloseDebt) -> SafeString:
-        return shown.ref(debt.master_trade)
+        return formatting.ref(debt.master_trade)

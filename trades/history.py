@@ -10,7 +10,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django_filters.fields import IsoDateTimeField
 
 from accounts.models import User
-from core import answers, money, paging
+from core import money, paging, responses
 from core.errors import Invalid
 from trades.models import Reason, Side, TradeHistory
 
@@ -80,7 +80,7 @@ def row(closed: TradeHistory) -> dict[str, Any]:
         return None if value is None else money.text(value)
 
     def iso(value: Any) -> str | None:
-        return None if value is None else answers.iso(value)
+        return None if value is None else responses.iso(value)
 
     return {
         "trade_id": str(closed.trade_id),
@@ -110,4 +110,4 @@ COLUMNS = (
 
 
 def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
-    return answers.csv_response("history.csv", COLUMNS, map(row, rows.iterator(chunk_size=500)))
+    return responses.csv_response("history.csv", COLUMNS, map(row, rows.iterator(chunk_size=500)))

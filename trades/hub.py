@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 
 from strategies import services as strategies
 from strategies.models import Subscription
-from trades import snapshot, stream
+from trades import publisher, snapshot
 from trades.feed import Entry, Feed, PacketKey, Watcher
 
 log = structlog.get_logger()
@@ -265,7 +265,7 @@ class Hub:
         watcher.at.setdefault(strategy_id, number)
         if not feed.joined:
             feed.joined = True
-            await self.layer.group_add(stream.group(strategy_id), self.channel)
+            await self.layer.group_add(publisher.group(strategy_id), self.channel)
 
     # --- the hub's own tasks
 
@@ -295,7 +295,7 @@ class Hub:
     async def _check_numbers(self) -> None:
         for feed in [feed for feed in self.feeds.values() if not feed.watchers]:
             del self.feeds[feed.strategy_id]
-            await self.layer.group_discard(stream.group(feed.strategy_id), self.channel)
+            await self.layer.group_discard(publisher.group(feed.strategy_id), self.channel)
         numbers = await self.read(_numbers, [feed.strategy_id for feed in self.feeds.values() if feed.watchers])
         for strategy_id, number in numbers:
             if strategy_id not in self.feeds:

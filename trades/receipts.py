@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models.functions import Coalesce
 
 from market.models import Instrument
-from strategies import sizing, telling
+from strategies import explanations, sizing
 from strategies.models import Subscription, Terms
 from trades.models import ActiveTrade, CopyOrder, CopySkip, TradeHistory, WhyNot
 
@@ -230,7 +230,7 @@ class Book:
 
     def settings(self, subscription: Subscription, at: datetime) -> sizing.Settings:
         terms = self.terms(subscription, at)
-        return telling.settings(terms, currency=subscription.account.currency, contracts=self.contracts)
+        return explanations.settings(terms, currency=subscription.account.currency, contracts=self.contracts)
 
 
 def contracts() -> dict[str, Decimal]:
@@ -278,7 +278,7 @@ class Receipt:
 
     outcome: Outcome
     terms: Terms
-    lines: list[telling.Line]
+    lines: list[explanations.Line]
     order: CopyOrder | None
     stages: list[Stage] = field(default_factory=list)
     slippage: Slippage | None = None
@@ -293,7 +293,7 @@ class Receipt:
 
     @property
     def says(self) -> str:
-        return telling.terms(self.terms)
+        return explanations.terms(self.terms)
 
     @property
     def total_ms(self) -> int | None:
@@ -325,7 +325,7 @@ def receipt(found: Outcome) -> Receipt:
     return Receipt(
         outcome=found,
         terms=book.terms(one, found.born),
-        lines=telling.arithmetic(book.settings(one, found.born), master_of(found.master)),
+        lines=explanations.arithmetic(book.settings(one, found.born), master_of(found.master)),
         order=order,
         stages=_stages(found, order),
         slippage=None if order is None else _slippage(order),

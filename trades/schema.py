@@ -306,7 +306,7 @@ class BotsStayOutScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
 
 
 class SessionOfPeople(SessionScheme):
-    target_class = "accounts.people.Session"
+    target_class = "accounts.session_views.Session"
 
 
 def header(name: str, pattern: str, says: str, *, required: bool = True) -> OpenApiParameter:

@@ -20,7 +20,7 @@ from accounts.models import TradingAccount
 from audit import services as audit
 from core import database, money
 from core.errors import DomainError, every_error
-from trades import stream
+from trades import publisher
 from trades.models import ActiveTrade, Reason, Side
 
 
@@ -106,7 +106,7 @@ def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
     outcomes: list[Outcome] = answered["results"]
     for outcome in outcomes:
         if "event" in outcome and "replayed" not in outcome:
-            stream.publish(outcome)
+            publisher.publish(outcome)
     return outcomes
 
 
@@ -235,7 +235,7 @@ def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, 
     if no is not None:
         raise no
     if "event" in outcome:
-        transaction.on_commit(lambda: stream.publish(outcome))
+        transaction.on_commit(lambda: publisher.publish(outcome))
     return outcome
 
 

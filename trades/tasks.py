@@ -3,7 +3,7 @@
 import structlog
 from celery import shared_task
 
-from trades import checks, debts
+from trades import checks, overdue_closes
 
 log = structlog.get_logger()
 
@@ -20,7 +20,7 @@ def check_homes() -> int:
 @shared_task(name="trades.tasks.keep_debts")
 def keep_debts() -> int:
     """Note closes that are owed and those that were paid, and escalate what is old; how many are owed."""
-    owed = debts.keep()
+    owed = overdue_closes.keep()
     if owed:
         log.warning("copying.closes_owed", copies=owed)
     return owed

@@ -15,13 +15,13 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
-from audit.people import actor_of
-from core import admin as shown
+from core import formatting
+from core.confirmed_actions import Step, Stepped, caller, linked, page_of, words
 from core.errors import DomainError
-from core.steps import Step, Stepped, caller, linked, page_of, words
-from trust import services, telling
+from trust import explanations, services
 from trust.models import Band, Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
 
 ROWS = 20  # of a table on a page
@@ -102,21 +102,21 @@ class TrustScoreAdmin(Stepped):
 
     @admin.display(description="score", ordering="score")
     def score_(self, score: TrustScore) -> SafeString:
-        return shown.number(score.score, 2)
+        return formatting.number(score.score, 2)
 
     @admin.display(description="band", ordering="score")
     def band_(self, score: TrustScore) -> SafeString:
-        return shown.chip(score.get_band_display(), CHIPS[Band(score.band)])
+        return formatting.chip(score.get_band_display(), CHIPS[Band(score.band)])
 
     @admin.display(description="what follows", ordering="restricted_at")
     def follows(self, score: Any) -> SafeString | str:
-        held = shown.chip("held", "wait") if score.is_held else ""
-        closed = shown.chip("close-only", "bad") if score.restricted_at else ""
+        held = formatting.chip("held", "wait") if score.is_held else ""
+        closed = formatting.chip("close-only", "bad") if score.restricted_at else ""
         return format_html("{} {}", closed, held) if held or closed else "–"
 
     @admin.display(description="trend")
     def trend(self, score: Any) -> SafeString:
-        return format_html(SPARK, telling.line(score.lately[::-1], 90, 22))
+        return format_html(SPARK, explanations.line(score.lately[::-1], 90, 22))
 
     def steps(self, score: Any) -> Sequence[Step]:
         return RECALCULATE, HOLD, *([END_HOLD] if score.is_held else [])
@@ -133,16 +133,16 @@ class TrustScoreAdmin(Stepped):
             "score": score,
             "assessment": assessment,
             "is_latest": assessment.version == score.version,
-            "question": telling.QUESTIONS[Kind(score.kind)],
-            "nothing": telling.NOTHING[Kind(score.kind)],
-            "reasons": telling.reasons(assessment),
+            "question": explanations.QUESTIONS[Kind(score.kind)],
+            "nothing": explanations.NOTHING[Kind(score.kind)],
+            "reasons": explanations.reasons(assessment),
             "rests_on": {name: count for name, count in assessment.inputs.items() if name != "strategy"},
             "band_chip": self.band_(score),
-            "line": telling.line([one.score for one in lately], 600, 100),
+            "line": explanations.line([one.score for one in lately], 600, 100),
             "first": lately[0].at,
             "before": assessments.order_by("-version").defer("features")[:ROWS],
             "held": holds.filter(ended_at=None, expires_at__gt=timezone.now()).first(),
-            "follows": telling.follows(score, holds.filter(ended_at=None, expires_at__gt=timezone.now()).first()),
+            "follows": explanations.follows(score, holds.filter(ended_at=None, expires_at__gt=timezone.now()).first()),
             "appeals": TrustAppeal.objects.filter(user=score.user, kind=score.kind).order_by("-pk")[:ROWS],
             "timeline": named(facts.order_by("-id")[:ROWS]),
         }
@@ -222,7 +222,7 @@ class TrustAppealAdmin(Stepped):
 
     @admin.display(description="state", ordering="answered_at")
     def state(self, appeal: TrustAppeal) -> SafeString:
-        return shown.chip("answered", "good") if appeal.answered_at else shown.chip("waits", "wait")
+        return formatting.chip("answered", "good") if appeal.answered_at else formatting.chip("waits", "wait")
 
     @admin.display(description="user", ordering="user__username")
     def whose(self, appeal: TrustAppeal) -> str:
@@ -284,7 +284,7 @@ class TrustHoldAdmin(Stepped):
     @admin.display(description="state", ordering="expires_at")
     def state(self, held: TrustHold) -> SafeString:
         in_force = held.ended_at is None and held.expires_at > timezone.now()
-        return shown.chip("in force", "wait") if in_force else shown.chip("over")
+        return formatting.chip("in force", "wait") if in_force else formatting.chip("over")
 
     @admin.display(description="user", ordering="user__username")
     def whose(self, held: TrustHold) -> str:

@@ -6,12 +6,12 @@ from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 
-from accounts.people import PeopleView
-from audit.people import actor_of
-from core import answers, wire
-from core.answers import json_response
+from accounts.session_views import PeopleView
+from audit.actors import actor_of
+from core import parsing, responses
+from core.responses import json_response
 from trades import schema
-from trust import services, telling
+from trust import explanations, services
 from trust.models import Band, Kind, TrustAppeal, TrustHold
 
 SCORE: schema.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
@@ -87,7 +87,7 @@ class Scores(PeopleView):
         responses={**schema.good(SCORES), **schema.errors(schema.PEOPLE_ERRORS)},
     )
     def get(self, request: Request) -> HttpResponse:
-        return json_response({"data": [_told(one) for one in telling.tell(request.user)]})  # type: ignore[arg-type]
+        return json_response({"data": [_told(one) for one in explanations.tell(request.user)]})  # type: ignore[arg-type]
 
 
 class Appeals(PeopleView):
@@ -101,15 +101,15 @@ class Appeals(PeopleView):
         responses={**schema.good(APPEAL, 201), **schema.errors(APPEAL_ERRORS)},
     )
     def post(self, request: Request) -> HttpResponse:
-        form = wire.Form(wire.json_object(request._request.body))
-        kind = form.need("kind", wire.one_of(Kind.values))
-        note = form.need("note", wire.text(2000))
+        form = parsing.Form(parsing.json_object(request._request.body))
+        kind = form.need("kind", parsing.one_of(Kind.values))
+        note = form.need("note", parsing.text(2000))
         form.done()
         made = services.appeal(user=request.user, kind=kind, note=note, actor=actor_of(request._request))  # type: ignore[arg-type]
         return json_response(_appealed(made), 201)
 
 
-def _told(one: telling.Told) -> dict[str, Any]:
+def _told(one: explanations.Told) -> dict[str, Any]:
     score = one.score
     return {
         "kind": score.kind,
@@ -120,7 +120,7 @@ def _told(one: telling.Told) -> dict[str, Any]:
         "follows": one.follows,
         "version": score.version,
         "as_of": score.as_of,
-        "calculated_at": answers.iso(score.calculated_at),
+        "calculated_at": responses.iso(score.calculated_at),
         "strategy": one.strategy,
         "reasons": [_reason(reason) for reason in one.reasons],
         "held": _held(one.hold) if one.hold else None,
@@ -128,12 +128,12 @@ def _told(one: telling.Told) -> dict[str, Any]:
     }
 
 
-def _reason(reason: telling.Reason) -> dict[str, Any]:
+def _reason(reason: explanations.Reason) -> dict[str, Any]:
     return {name: getattr(reason, name) for name in REASON["properties"]}
 
 
 def _held(hold: TrustHold) -> dict[str, Any]:
-    return {"effect": hold.effect, "reason": hold.reason, "expires_at": answers.iso(hold.expires_at)}
+    return {"effect": hold.effect, "reason": hold.reason, "expires_at": responses.iso(hold.expires_at)}
 
 
 def _appealed(appeal: TrustAppeal) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _appealed(appeal: TrustAppeal) -> dict[str, Any]:
         "kind": appeal.kind,
         "version": appeal.version,
         "note": appeal.note,
-        "created_at": answers.iso(appeal.created_at),
+        "created_at": responses.iso(appeal.created_at),
         "answer": appeal.answer,
-        "answered_at": answers.iso(appeal.answered_at) if appeal.answered_at else None,
+        "answered_at": responses.iso(appeal.answered_at) if appeal.answered_at else None,
     }

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from statistics import median
 
-from trust.facts import Copy, Deal, Evidence, Fill, Position
+from trust.evidence_types import Copy, Deal, Evidence, Fill, Position
 from trust.prices import Prices
 
 HALF_LIFE = timedelta(days=120)

@@ -29,7 +29,7 @@ from django.db.models.functions import Coalesce
 from market.models import Candle, Instrument
 from strategies.models import Strategy
 from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
-from trust import detector, facts
+from trust import detector, evidence_types
 
 WINDOW = timedelta(days=365)
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -39,7 +39,7 @@ HOUR = 60  # minutes
 ENOUGH = 10  # fewer matches than that are chance
 
 
-def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
+def of_provider(strategy: Strategy, *, now: datetime) -> evidence_types.Evidence:
     """A provider's closed and open trades in one strategy, how they were copied, and the prices around them.
 
     A strategy has one account, so all its money is of one currency.
@@ -55,7 +55,7 @@ def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
         symbol: bars_of(symbol, since, now) for symbol in {one.symbol for one in deals} | {row.symbol for row in held}
     }
     positions = [_position(row, bars[row.symbol], now) for row in held]
-    return facts.Evidence(
+    return evidence_types.Evidence(
         deals=deals, positions=positions, fills=_fills(strategy, since, now), copies=_copies(strategy, since, now),
         bars=bars,
         others=_others(strategy.owner_id, deals), worth=worth_of(bars, strategy.account.currency, bars),
@@ -63,7 +63,7 @@ def of_provider(strategy: Strategy, *, now: datetime) -> facts.Evidence:
     )  # fmt: skip
 
 
-def _fills(strategy: Strategy, since: datetime, until: datetime) -> list[facts.Fill]:
+def _fills(strategy: Strategy, since: datetime, until: datetime) -> list[evidence_types.Fill]:
     """One for each trade and account, of other people: whoever repeats a report is heard once."""
     executed = CopyOrder.objects.filter(
         strategy=strategy, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=until
@@ -72,10 +72,12 @@ def _fills(strategy: Strategy, since: datetime, until: datetime) -> list[facts.F
     one_each = _one_each(known.order_by("-pk"), "account", "master_ticket")
     fields = ("reported_at", "symbol", "type", "requested_price", "executed_price", "account__owner")
     read: QuerySet[Any, Any] = one_each.order_by("-pk").values_list(*fields)[:MOST_DEALS]
-    return [facts.Fill(at, symbol, side, asked, got, str(owner)) for at, symbol, side, asked, got, owner in read]
+    return [
+        evidence_types.Fill(at, symbol, side, asked, got, str(owner)) for at, symbol, side, asked, got, owner in read
+    ]
 
 
-def _copies(strategy: Strategy, since: datetime, until: datetime) -> list[facts.Copy]:
+def _copies(strategy: Strategy, since: datetime, until: datetime) -> list[evidence_types.Copy]:
     """One for each trade and account, of other people."""
     closed = TradeHistory.objects.filter(
         strategy=strategy, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=until
@@ -86,7 +88,7 @@ def _copies(strategy: Strategy, since: datetime, until: datetime) -> list[facts.
     lately = one_each.order_by("-closed_at", "-trade_id").annotate(average_close=AVERAGE_CLOSE)
     read: QuerySet[Any, Any] = lately.values_list(*fields)[:MOST_DEALS]
     return [
-        facts.Copy(str(master), side, volume, opened, closed, str(owner))
+        evidence_types.Copy(str(master), side, volume, opened, closed, str(owner))
         for master, side, volume, opened, closed, owner in read
     ]
 
@@ -109,11 +111,13 @@ AVERAGE_CLOSE = Case(
 _DEAL = ("trade_id", "closed_at", "symbol", "type", "volume", "open_price", "average_close", "profit")
 
 
-def _deals(rows: "QuerySet[TradeHistory]") -> list[facts.Deal]:
+def _deals(rows: "QuerySet[TradeHistory]") -> list[evidence_types.Deal]:
     """Read as tuples: to make a model of each row would take as long as to judge it."""
     read: QuerySet[Any, Any] = rows.annotate(average_close=AVERAGE_CLOSE).values_list(*_DEAL)
     return [
-        facts.Deal(min(learned_at(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk))
+        evidence_types.Deal(
+            min(learned_at(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk)
+        )
         for pk, closed_at, symbol, side, volume, opened, closed, profit in read
     ]
 
@@ -123,7 +127,9 @@ def learned_at(trade_id: uuid.UUID) -> datetime:
     return EPOCH + timedelta(milliseconds=trade_id.int >> 80)
 
 
-def worth_of(symbols: Iterable[str], currency: str, bars: Mapping[str, Sequence[facts.Bar]]) -> dict[str, Decimal]:
+def worth_of(
+    symbols: Iterable[str], currency: str, bars: Mapping[str, Sequence[evidence_types.Bar]]
+) -> dict[str, Decimal]:
     """What a move by one brings for a lot, of the symbols that the desk knows and that are priced in this currency."""
     found = {}
     for symbol, size in Instrument.objects.filter(symbol__in=symbols).values_list("symbol", "contract_size"):
@@ -134,7 +140,7 @@ def worth_of(symbols: Iterable[str], currency: str, bars: Mapping[str, Sequence[
     return found
 
 
-def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[facts.Bar]:
+def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[evidence_types.Bar]:
     """The symbol's bars: of those lengths that reach at least half as far as the furthest, that nearest to an hour.
 
     The process keeps them for as long as none is added. None is shorter than an hour: a year of minutes would be half a
@@ -162,20 +168,20 @@ _BARS = """
 
 
 @functools.lru_cache(maxsize=16)
-def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[facts.Bar]:
+def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[evidence_types.Bar]:
     asked: dict[str, Any] = {"symbol": symbol, "minutes": minutes, "since": since, "latest": latest, "hour": HOUR}
     with connection.cursor() as cursor:
         cursor.execute(_BARS, asked)
-        return tuple(facts.Bar(at, max(minutes, HOUR), *prices) for at, *prices in cursor.fetchall())
+        return tuple(evidence_types.Bar(at, max(minutes, HOUR), *prices) for at, *prices in cursor.fetchall())
 
 
-def _position(row: ActiveTrade, bars: Sequence[facts.Bar], now: datetime) -> facts.Position:
+def _position(row: ActiveTrade, bars: Sequence[evidence_types.Bar], now: datetime) -> evidence_types.Position:
     price = bars[-1].close if bars and bars[-1].opened_at > now - timedelta(days=4) else None
     floating = None
     if price is not None:
         moved: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
         floating = moved * row.volume
-    return facts.Position(learned_at(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
+    return evidence_types.Position(learned_at(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
 
 
 # Masters' trades of other people that the desk learned of beside one of these. Copies are meant to be alike.
@@ -193,11 +199,11 @@ _BESIDE = """
      order by beside.trade_id desc limit %(most)s"""
 
 
-def _others(owner_id: uuid.UUID, deals: Sequence[facts.Deal]) -> dict[str, list[facts.Deal]]:
+def _others(owner_id: uuid.UUID, deals: Sequence[evidence_types.Deal]) -> dict[str, list[evidence_types.Deal]]:
     """Other people's trades beside these, the latest where there are too many."""
     if not deals:
         return {}
-    found: dict[uuid.UUID, list[facts.Deal]] = {}
+    found: dict[uuid.UUID, list[evidence_types.Deal]] = {}
     asked: dict[str, Any] = {
         "symbols": [one.symbol for one in deals],
         "first": [_first_id_of(one.opened_at - detector.TOGETHER) for one in deals],

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
-from trust.facts import Bar, Deal
+from trust.evidence_types import Bar, Deal
 
 
 class Prices:

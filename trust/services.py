@@ -16,12 +16,12 @@ from django.utils import timezone
 from accounts.models import BotKey, BotKeyGeneration, User
 from audit import services as audit
 from audit.models import AuditLog
-from core import answers
+from core import responses
 from core.errors import DomainError, Invalid, NotFound
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades.models import CopyOrder, TradeHistory
-from trust import detector, endpoint, evidence, faults, standing
+from trust import detector, endpoint, evidence, incidents, restrictions
 from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject, TrustSubjectQuerySet
 
 AGAIN = timedelta(days=1)  # with time alone: old faults fade
@@ -104,7 +104,7 @@ def _recalculate(subject: TrustSubject, now: datetime, *, always: bool = False) 
     user = User.locked(subject.pk)
     written = [_write(user, kind, now, always=always, **found) for kind, found in _judged(user, now)]
     holds = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
-    opens = [score.clean_since + standing.CLEAN for score in written if score.clean_since]
+    opens = [score.clean_since + restrictions.CLEAN for score in written if score.clean_since]
     subject.due_at = min([now + AGAIN, *(at for at in [*holds, *opens] if at > now)])
     subject.seen_until = now - LATE
     subject.save(update_fields=["due_at", "seen_until"])
@@ -112,19 +112,19 @@ def _recalculate(subject: TrustSubject, now: datetime, *, always: bool = False) 
 
 
 def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
-    if faults.has_bots(user):
-        events = faults.events_of(user, now=now)
+    if incidents.has_bots(user):
+        events = incidents.events_of(user, now=now)
         found = endpoint.fold(events, now=now)
         yield (
             Kind.ENDPOINT,
             {
                 "score": Decimal(found.score),
                 "features": [
-                    {"at": answers.iso(event.at), "reason": event.reason, "points": points, "score": after}
+                    {"at": responses.iso(event.at), "reason": event.reason, "points": points, "score": after}
                     for event, points, after in found.counted
                 ],
-                "inputs": {"events": len(events), "days": faults.SPAN.days},
-                "as_of": answers.iso(found.last_at) if found.last_at else "",
+                "inputs": {"events": len(events), "days": incidents.SPAN.days},
+                "as_of": responses.iso(found.last_at) if found.last_at else "",
             },
         )
     strategies = user.strategies.select_related("account").order_by("pk")
@@ -191,7 +191,7 @@ def _write(
     )
     told = {
         "score": score,
-        "band": standing.band(score),
+        "band": restrictions.band(score),
         "as_of": as_of,
         **asdict(stands),
         "calculated_at": now,
@@ -213,18 +213,24 @@ def _explained(score: TrustScore) -> tuple[Any, Any]:
     return last.features, last.inputs.get("strategy")
 
 
-def _standing(user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime) -> standing.Standing:
+def _standing(
+    user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime
+) -> restrictions.Standing:
     held = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
     stood = _stood(before)
     if held is not None and held.effect == TrustHold.Effect.OPEN:
-        return standing.Standing()
+        return restrictions.Standing()
     # Who trades beside one is not one's own doing: that score closes nothing, and staff decide by a hold.
     says = detector.HUNDRED if kind == Kind.RELATIONSHIP else score
-    return (standing.stand if held is None else standing.held_closed)(says, stood, now=now)
+    return (restrictions.stand if held is None else restrictions.held_closed)(says, stood, now=now)
 
 
-def _stood(score: TrustScore | None) -> standing.Standing:
-    return standing.Standing(score.restricted_at, score.clean_since, score.by_hold) if score else standing.Standing()
+def _stood(score: TrustScore | None) -> restrictions.Standing:
+    return (
+        restrictions.Standing(score.restricted_at, score.clean_since, score.by_hold)
+        if score
+        else restrictions.Standing()
+    )
 
 
 # --- who is due
@@ -249,7 +255,7 @@ def _hear(now: datetime) -> None:
     )
     key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
-    refused = AuditLog.objects.filter(**faults.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
+    refused = AuditLog.objects.filter(**incidents.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
     waiting = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
     _set_due(waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)), now)
 
@@ -266,8 +272,8 @@ def enforce(now: datetime | None = None) -> dict[str, int]:
     )
     flow = scores.filter(restricted_at__isnull=False)
     own, restricted = Q(kind=Kind.FLOW), Q(restricted_at__isnull=False)
-    low = scores.filter(own & Q(score__lt=standing.NO_NEW_BELOW) | restricted).exclude(Exists(kept_open))
-    not_high = scores.filter(own & Q(score__lt=standing.NEW_FROM) | restricted).exclude(Exists(kept_open))
+    low = scores.filter(own & Q(score__lt=restrictions.NO_NEW_BELOW) | restricted).exclude(Exists(kept_open))
+    not_high = scores.filter(own & Q(score__lt=restrictions.NEW_FROM) | restricted).exclude(Exists(kept_open))
     bot = TrustScore.objects.filter(user=OuterRef("account__owner"), kind=Kind.ENDPOINT, restricted_at__isnull=False)
     for_flow, for_bot = Strategy.FrozenFor.TRUST, Subscription.PausedFor.TRUST
     system, trust = audit.SYSTEM, "trust"

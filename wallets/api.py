@@ -11,12 +11,12 @@ from rest_framework.request import Request
 
 from accounts import signing
 from accounts.authentication import IdempotencyKeyMissing
-from accounts.people import PeopleView
+from accounts.session_views import PeopleView
 from audit import services as audit
-from audit.people import actor_of
-from core import answers, money, paging, wire
-from core.answers import json_response
+from audit.actors import actor_of
+from core import money, paging, parsing, responses
 from core.errors import RequestMalformed
+from core.responses import json_response
 from trades import schema
 from wallets import services, statements
 from wallets.models import MoneyRequest
@@ -129,7 +129,7 @@ class StatementCsv(PeopleView):
         wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
         rows = (statements.row(entry, wallet.currency) for entry in statements.statement(wallet, begins).entries)
         audit.record("statement.exported", actor=actor_of(request._request), subject=f"wallet:{wallet.pk}")
-        return answers.csv_response(f"{wallet.currency}-{begins:%Y-%m}.csv", statements.COLUMNS, rows)
+        return responses.csv_response(f"{wallet.currency}-{begins:%Y-%m}.csv", statements.COLUMNS, rows)
 
 
 class Withdrawals(PeopleView):
@@ -144,7 +144,7 @@ class Withdrawals(PeopleView):
         responses={**schema.good(WITHDRAWAL, 201), **schema.errors(MOVING_ERRORS)},
     )
     def post(self, request: Request) -> HttpResponse:
-        amount, currency, note = _asked(wire.json_object(request._request.body))
+        amount, currency, note = _asked(parsing.json_object(request._request.body))
         asked = services.request_money(
             wallet=statements.mine(request.user, currency),  # type: ignore[arg-type]
             kind=MoneyRequest.Kind.WITHDRAWAL,
@@ -158,10 +158,10 @@ class Withdrawals(PeopleView):
 
 
 def _asked(fields: dict[str, Any]) -> tuple[Decimal, str | None, str]:
-    form = wire.Form(fields)
-    amount = form.need("amount", wire.positive)
-    currency = form.may("currency", wire.matching("[A-Z]{3}", "must be a currency such as USD"))
-    note = form.may("note", wire.text(200), default="")
+    form = parsing.Form(fields)
+    amount = form.need("amount", parsing.positive)
+    currency = form.may("currency", parsing.matching("[A-Z]{3}", "must be a currency such as USD"))
+    note = form.may("note", parsing.text(200), default="")
     form.done()
     return amount, currency, note
 
@@ -182,5 +182,5 @@ def _told(asked: MoneyRequest) -> dict[str, Any]:
         "amount": money.text(asked.amount),
         "currency": asked.wallet.currency,
         "reason": asked.reason,
-        "created_at": answers.iso(asked.created_at),
+        "created_at": responses.iso(asked.created_at),
     }

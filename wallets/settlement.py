@@ -21,7 +21,7 @@ from core import money
 from core.errors import DomainError
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
-from wallets import fees, results, services
+from wallets import fees, pnl, services
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Kind, Settlement, Wallet, WalletHold
 from wallets.services import translated
 
@@ -42,7 +42,7 @@ class Shown:
     """A settled fee, reckoned once more from the trades by the code that charged it."""
 
     settlement: Settlement
-    result: results.Result
+    result: pnl.Result
     performance: fees.Performance
 
     @property
@@ -101,7 +101,7 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
         if agreement.due_at > now - GRACE:
             return None
-        found = results.result(agreement, at=agreement.due_at)
+        found = pnl.result(agreement, at=agreement.due_at)
         if found.unmarked:
             _postpone(agreement, found.unmarked, now)
             return None
@@ -197,7 +197,7 @@ def reserve(*, agreement_id: int, now: datetime) -> None:
     """Set aside what the open period would cost if it ended now, as far as the wallet goes; less, if it costs less."""
     with translated(), transaction.atomic(durable=True):
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
-        found = results.result(agreement, at=now)
+        found = pnl.result(agreement, at=now)
         if found.unmarked or agreement.due_at <= now:
             return
         last = agreement.settlements.order_by("-period_no")[:1].get()
@@ -393,6 +393,6 @@ def _release(agreement: FeeAgreement) -> None:
 
 def show(settlement: Settlement) -> Shown:
     """Reckon a settled fee once more, from the trades, at the prices that were taken then."""
-    found = results.result(settlement.agreement, at=settlement.ends_at, marks=settlement.marks)
+    found = pnl.result(settlement.agreement, at=settlement.ends_at, marks=settlement.marks)
     due = fees.performance(base=found.base, mark=settlement.mark_before or Decimal(0), rate_bps=settlement.rate_bps)
     return Shown(settlement, found, due)

@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import QuerySet, Sum
 
 from accounts.models import User
-from core import answers, money, paging
+from core import money, paging, responses
 from core.errors import Invalid
 from wallets import fees
 from wallets.models import Kind, LedgerEntry, Wallet
@@ -106,7 +106,7 @@ def row(entry: LedgerEntry, currency: str) -> dict[str, Any]:
     """One entry as people get it; `amount` has its sign."""
     assert entry.transfer is not None
     return {
-        "at": answers.iso(entry.at),
+        "at": responses.iso(entry.at),
         "kind": entry.transfer.kind,
         "amount": money.text(entry.change),
         "balance_after": money.text(entry.balance_after),

@@ -6,7 +6,7 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from wallets import guard, settlement
+from wallets import ledger_halt, settlement
 from wallets.services import ConcurrentModification, WalletBusy
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ def settle(*, agreement_id: int) -> int | None:
 @shared_task(name="wallets.tasks.check_ledger")
 def check_ledger() -> int:
     """Prove the books; how many faults there are. One is enough to halt the ledger."""
-    faults = guard.check()
+    faults = ledger_halt.check()
     for fault in faults:
         log.error("ledger.fault", invariant=fault.invariant, subject=fault.subject)
     return len(faults)

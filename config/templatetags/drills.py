@@ -2,11 +2,11 @@
 
 from django import template
 
-from config import drill
+from config.drill import reports
 
 register = template.Library()
 
 
 @register.simple_tag
-def latest_drill() -> drill.Report | None:
-    return next(iter(drill.latest()), None)
+def latest_drill() -> reports.Report | None:
+    return next(iter(reports.latest()), None)

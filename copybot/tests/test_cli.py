@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console
 
 from copybot import cli, display
+from copybot.desk_model import SECRET as PACKET_SECRET
+from copybot.desk_model import SUB_ID
 from copybot.display import Happening, Line, Strategy, View
-from copybot.model import SECRET as PACKET_SECRET
-from copybot.model import SUB_ID
 from copybot.settings import SettingsError, load
 from copybot.terminals import check_kind, terminal_of, zone_of
-from copybot.tests.office import COPIER, KEYS, MASTER, SECRET, Office
+from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, Office
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 D = Decimal

@@ -18,7 +18,7 @@ import pytest
 from copybot import errors, protocol
 from copybot.aclient import AsyncClient
 from copybot.client import Client, trusted
-from copybot.tests.hostile import KEY, SECRET, HostileDesk, problem
+from copybot.tests.hostile_desk import KEY, SECRET, HostileDesk, problem
 
 OPENING = {"ticket_id": "1", "symbol": "EURUSD", "volume": Decimal("0.10")}
 

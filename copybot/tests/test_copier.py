@@ -7,14 +7,14 @@ from decimal import Decimal
 import pytest
 
 from copybot import runner
-from copybot.books import State
 from copybot.broker import Entry
 from copybot.copier import IndexTaken, Pace, Subscription
+from copybot.desk_model import COPIER, STRATEGY, SUB_ID
 from copybot.errors import KeyRefused
-from copybot.model import COPIER, STRATEGY, SUB_ID
 from copybot.paper import Faults
+from copybot.state_store import State
 from copybot.stream import Connected, Gap, Lost, Message
-from copybot.tests.following import HOUR, ME, MONDAY, SECOND, Office, raising
+from copybot.tests.copier_harness import HOUR, ME, MONDAY, SECOND, Office, raising
 
 D = Decimal
 

@@ -8,10 +8,10 @@ import pytest
 
 from copybot import runner
 from copybot.broker import Entry
+from copybot.desk_model import COPIER, STRATEGY
 from copybot.lease import Lease
-from copybot.model import COPIER, STRATEGY
 from copybot.stream import Message
-from copybot.tests.following import NOON, Office, raising
+from copybot.tests.copier_harness import NOON, Office, raising
 
 GRANTED = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
 

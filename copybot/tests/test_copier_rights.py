@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 
-from copybot.books import Standing
 from copybot.broker import Outcome, Quote, Result
 from copybot.copier import instance_of
+from copybot.desk_model import MASTER, SECRET, SUB_ID
 from copybot.errors import KeyRefused, RateLimited
 from copybot.lease import Lease
-from copybot.model import MASTER, SECRET, SUB_ID
-from copybot.tests.following import HOUR, ME, NOON, SECOND, Office, raising
+from copybot.state_store import Standing
+from copybot.tests.copier_harness import HOUR, ME, NOON, SECOND, Office, raising
 
 D = Decimal
 

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from copybot import doctor
+from copybot.desk_model import COPIER, MASTER, SUB_ID
 from copybot.doctor import Patient
-from copybot.model import COPIER, MASTER, SUB_ID
-from copybot.tests.office import KEYS, Office
+from copybot.tests.desk_server import KEYS, Office
 from copybot.tests.test_cli import account, config
 
 

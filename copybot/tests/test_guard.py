@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from copybot.books import Standing, State
 from copybot.broker import Outcome, Position, Result
-from copybot.tests.guarded import SECOND, T1, T2, Desk, answering, target
-from copybot.tests.simulation import LIMITS, NOON, PRICE, gapfill, packet
+from copybot.state_store import Standing, State
+from copybot.tests.guard_fixtures import LIMITS, NOON, PRICE, gapfill, packet
+from copybot.tests.guard_harness import SECOND, T1, T2, Desk, answering, target
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from copybot.books import State, StateInUse, StateOfAnotherVersion
 from copybot.broker import Outcome, Position, Result, Trace
 from copybot.guard import ExecutionGuard
-from copybot.tests.guarded import SECOND, T1, T2, Desk, answering, target
-from copybot.tests.simulation import SECRET, SUB, Crash
+from copybot.state_store import State, StateInUse, StateOfAnotherVersion
+from copybot.tests.guard_fixtures import SECRET, SUB, Crash
+from copybot.tests.guard_harness import SECOND, T1, T2, Desk, answering, target
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

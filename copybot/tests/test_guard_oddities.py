@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from copybot.books import Standing, State
-from copybot.tests.guarded import SECOND, T1, T2, Desk, target
-from copybot.tests.simulation import NOON, packet
+from copybot.state_store import Standing, State
+from copybot.tests.guard_fixtures import NOON, packet
+from copybot.tests.guard_harness import SECOND, T1, T2, Desk, target
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from decimal import Decimal
 
 import pytest
 
-from copybot.books import State
 from copybot.broker import Entry, Outcome, Trace
 from copybot.guard import ExecutionGuard
 from copybot.mt5 import MetaTrader, OtherAccount
 from copybot.netting import Netting
+from copybot.state_store import State
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import AHEAD_MS, FakeMT5, Fate
-from copybot.tests.simulation import LIMITS, NOON, SECRET, SUB
+from copybot.tests.guard_fixtures import LIMITS, NOON, SECRET, SUB
 from copybot.tests.test_guard import target
 
 D = Decimal

@@ -9,7 +9,7 @@ import pytest
 from copybot import packets
 from copybot.packets import PacketRefused
 from copybot.targets import Target
-from copybot.tests.simulation import NOON, PRICE, SECRET, SUB, packet
+from copybot.tests.guard_fixtures import NOON, PRICE, SECRET, SUB, packet
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors.json").read_text())
 TARGET = Target("t1", "EURUSD", "BUY", PRICE, None, None, PRICE, NOON, 1)

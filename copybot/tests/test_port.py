@@ -17,7 +17,7 @@ from copybot.paper import Faults, PaperBroker
 from copybot.symbols import Named, Names
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import FakeMT5
-from copybot.tests.simulation import NOON, SECRET, SUB
+from copybot.tests.guard_fixtures import NOON, SECRET, SUB
 from copybot.tests.test_guard import target
 from copybot.tests.test_paper import START, candles
 

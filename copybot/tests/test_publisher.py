@@ -15,8 +15,8 @@ from copybot.broker import Account, Deal, Entry, Position
 from copybot.candles import Bar, Candles, Instrument
 from copybot.deals import DealsIncomplete, trades_of
 from copybot.errors import KeyRefused, refusal
-from copybot.mirror import Mirror
 from copybot.paper import Faults, PaperBroker
+from copybot.position_sync import Mirror
 from copybot.protocol import Answer
 from copybot.publisher import Publisher
 

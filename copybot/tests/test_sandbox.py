@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from copybot.broker import Entry
-from copybot.model import SECRET as PACKET_SECRET
-from copybot.model import STRATEGY, SUB_ID
+from copybot.desk_model import SECRET as PACKET_SECRET
+from copybot.desk_model import STRATEGY, SUB_ID
 from copybot.paper import PaperBroker
 from copybot.sandbox import Config, broker, emptied
-from copybot.tests.office import COPIER, KEYS, MASTER, SECRET, Office
+from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, Office
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ACTIVE = "/api/v2/trades/active"

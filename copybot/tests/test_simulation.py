@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from copybot import simulate
-from copybot.books import State
 from copybot.copier import Copier
-from copybot.documents import DocumentsGuard
 from copybot.guard import ExecutionGuard
-from copybot.mirror import Mirror
+from copybot.naive_policy import DocumentsGuard
+from copybot.position_sync import Mirror
 from copybot.simulation import WEATHERS, World
+from copybot.state_store import State
 from copybot.targets import snapshots_of
 
 SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", "20000"))

@@ -17,7 +17,7 @@ from copybot.aclient import AsyncClient
 from copybot.client import Client
 from copybot.errors import KeyRefused, ScopeDenied
 from copybot.stream import AsyncStream, Backoff, Connected, Follow, Gap, Lost, Message, Stream, Unreadable
-from copybot.tests.hostile import KEY, SECRET, mac, problem, sha256
+from copybot.tests.hostile_desk import KEY, SECRET, mac, problem, sha256
 
 PATH = "/ws/v2/active"
 

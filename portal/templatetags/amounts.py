@@ -7,7 +7,7 @@ from typing import Any
 
 from django import template
 
-from core import admin as shown
+from core import formatting
 
 register = template.Library()
 
@@ -15,7 +15,7 @@ register = template.Library()
 @register.filter
 def plain(value: Any, places: int = 0) -> str:
     """Without trailing zeros, but for those that the places ask for."""
-    return "–" if value in (None, "") else shown.plain(Decimal(value), places)
+    return "–" if value in (None, "") else formatting.plain(Decimal(value), places)
 
 
 @register.filter
@@ -40,7 +40,7 @@ def result(value: Decimal) -> str:
 @register.filter
 def change(value: Decimal) -> str:
     """Money to its last digit, with its sign."""
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{shown.plain(abs(value), 2)}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{formatting.plain(abs(value), 2)}"
 
 
 @register.filter

@@ -12,17 +12,18 @@ from django.db import connections
 from accounts.models import BotKey, User
 from audit import services as audit
 from audit.models import AuditLog
-from config import drill, drill_rules, drill_stage, tasks
+from config import tasks
 from config.celery import app
-from tests import people, ports
+from config.drill import environment, reports, rules
+from tests import browsers, ports
 from trades.models import ActiveTrade
 
-ROGUE = (sys.executable, "-m", "tests.config.rogues")
+ROGUE = (sys.executable, "-m", "tests.config.rogue_copier")
 REPLAYS = ["replayed", "disordered", "late_open", "killed_before", "killed_after", "restarted", "state_lost"]
 
 
-def made(web, command=drill_rules.COMMAND):
-    return drill_rules.run(actor=audit.SYSTEM, by="a test", url=web.url, command=command)
+def made(web, command=rules.COMMAND):
+    return rules.run(actor=audit.SYSTEM, by="a test", url=web.url, command=command)
 
 
 def commanded(url):
@@ -37,7 +38,7 @@ def commanded(url):
 
 def killed_run(web):
     """What a run leaves that was killed: an open trade, keys, and a lease that nobody gave back."""
-    stage = drill_stage.set_up()
+    stage = environment.set_up()
     leader, copier = stage.client(web.url, "leader"), stage.client(web.url, "first")
     leader.open(ticket_id="7", symbol="EURUSD", type="BUY", volume=Decimal("0.1"), open_price=Decimal("1.1"))
     beat(copier, stage.instance)
@@ -54,14 +55,14 @@ def test_every_rule_holds_also_after_a_run_that_was_killed(web):
 
     printed, fault = commanded(web.url)
 
-    assert (fault, printed.count("✓"), printed.count("✗")) == ("", len(drill.RULES), 0), printed
-    (report,) = drill.latest()
-    assert (report.passed, report.by, [one.rule for one in report.findings]) == (True, "the command", [*drill.RULES])
+    assert (fault, printed.count("✓"), printed.count("✗")) == ("", len(reports.RULES), 0), printed
+    (report,) = reports.latest()
+    assert (report.passed, report.by, [one.rule for one in report.findings]) == (True, "the command", [*reports.RULES])
     assert report.took_ms < 25_000
     assert not ActiveTrade.objects.exists()
-    assert not BotKey.objects.filter(label=drill_stage.LABEL, revoked_at=None).exists()
-    assert not User.objects.get(username=drill_stage.USER).has_usable_password()
-    assert not drill.is_running()
+    assert not BotKey.objects.filter(label=environment.LABEL, revoked_at=None).exists()
+    assert not User.objects.get(username=environment.USER).has_usable_password()
+    assert not reports.is_running()
 
 
 @pytest.mark.parametrize(
@@ -83,57 +84,57 @@ def test_finds_out_a_copier_that(bugs, web):
 def test_a_copier_that_does_not_start_fails_every_rule_in_words(web):
     report = made(web, (sys.executable, "-c", "raise SystemExit('out of paper')"))
 
-    assert [one.rule for one in report.broken] == [*drill.RULES]
+    assert [one.rule for one in report.broken] == [*reports.RULES]
     assert "the copier's process ended: out of paper" in report.broken[0].seen
 
 
 def test_a_desk_that_is_not_reached_fails_every_rule_in_words(desk_db):
     printed, fault = commanded(f"http://127.0.0.1:{ports.free()}")
 
-    assert printed.count("✗") == len(drill.RULES)
+    assert printed.count("✗") == len(reports.RULES)
     assert "The drill could not be made: no answer to" in printed
-    assert fault == f"{len(drill.RULES)} of {len(drill.RULES)} rules did not hold."
-    assert not drill.latest()[0].passed
+    assert fault == f"{len(reports.RULES)} of {len(reports.RULES)} rules did not hold."
+    assert not reports.latest()[0].passed
 
 
 def test_one_runs_at_a_time(desk_db):
     with connections["bot"].cursor() as other:
-        other.execute("select pg_advisory_lock(%s, %s)", drill._LOCK)
+        other.execute("select pg_advisory_lock(%s, %s)", reports._LOCK)
 
         printed, fault = commanded("http://127.0.0.1:1")
 
-        assert drill.is_running()
-        other.execute("select pg_advisory_unlock(%s, %s)", drill._LOCK)
-    assert (printed, fault) == ("", drill.AlreadyRunning.detail)
-    assert not drill.is_running()
-    assert not AuditLog.objects.filter(action=drill.FINISHED).exists()
+        assert reports.is_running()
+        other.execute("select pg_advisory_unlock(%s, %s)", reports._LOCK)
+    assert (printed, fault) == ("", reports.AlreadyRunning.detail)
+    assert not reports.is_running()
+    assert not AuditLog.objects.filter(action=reports.FINISHED).exists()
 
 
 def test_takes_no_name_that_is_somebodys(desk_db):
-    User.objects.create_user(drill_stage.USER, password="a person's own")
+    User.objects.create_user(environment.USER, password="a person's own")
 
-    (first, *_) = drill_rules.run(actor=audit.SYSTEM, by="a test", url="http://127.0.0.1:1").findings
+    (first, *_) = rules.run(actor=audit.SYSTEM, by="a test", url="http://127.0.0.1:1").findings
 
     assert "is somebody's" in first.seen
-    assert User.objects.get(username=drill_stage.USER).has_usable_password()
+    assert User.objects.get(username=environment.USER).has_usable_password()
 
 
 def test_a_run_waits_for_no_lease_of_the_one_before(web):
-    stage = drill_stage.set_up()
+    stage = environment.set_up()
     copier = stage.client(web.url, "first")
     beat(copier, stage.instance)
     copier.hang_up()
-    stage = drill_stage.set_up()
+    stage = environment.set_up()
     assert stage.copier.name == "drill-copier-1"  # the same place need not wait for itself
 
     copier = stage.client(web.url, "second")
     beat(copier, "another-place-0123")
     copier.hang_up()
-    assert drill_stage.set_up().copier.name == "drill-copier-2"
+    assert environment.set_up().copier.name == "drill-copier-2"
 
 
 def test_every_rule_has_its_check():
-    assert list(drill_rules.CHECKS) == list(drill.RULES)
+    assert list(rules.CHECKS) == list(reports.RULES)
 
 
 # --- the page
@@ -143,9 +144,9 @@ PAGE = "/admin/zombie-drill/"
 
 def kept(*broken, by="the night"):
     """A run that was made."""
-    findings = tuple(drill.Finding(rule, rule not in broken, "<b>seen</b>") for rule in drill.RULES)
-    drill.record(drill.Report(findings, 9_500, by), audit.SYSTEM)
-    return drill.latest()[0]
+    findings = tuple(reports.Finding(rule, rule not in broken, "<b>seen</b>") for rule in reports.RULES)
+    reports.record(reports.Report(findings, 9_500, by), audit.SYSTEM)
+    return reports.latest()[0]
 
 
 def queued():
@@ -158,14 +159,14 @@ def queued():
 
 @pytest.fixture
 def closer(desk_db):
-    return people.of_staff("clara", "change_activetrade")
+    return browsers.of_staff("clara", "change_activetrade")
 
 
 def test_the_page_is_for_those_who_may_close_trades(client, desk_db, staff, closer, cast):
     client.force_login(staff)
     assert client.get(PAGE).status_code == closer.get(PAGE).status_code == 200
 
-    clerk = people.of_staff("vera", "view_activetrade", "view_tradehistory")
+    clerk = browsers.of_staff("vera", "view_activetrade", "view_tradehistory")
     assert clerk.get(PAGE).status_code == clerk.post(PAGE).status_code == 403
     assert "zombie-drill" in closer.get("/admin/").content.decode()
     assert "zombie-drill" not in clerk.get("/admin/").content.decode()
@@ -174,7 +175,7 @@ def test_the_page_is_for_those_who_may_close_trades(client, desk_db, staff, clos
     assert client.get(PAGE).status_code == client.post(PAGE).status_code == 302  # to the staff's login
     client.logout()
     assert client.get(PAGE).status_code == 302
-    assert not AuditLog.objects.filter(action=drill.ASKED).exists()
+    assert not AuditLog.objects.filter(action=reports.ASKED).exists()
 
 
 def test_the_page_tells_of_the_latest_run_rule_by_rule(closer):
@@ -182,12 +183,12 @@ def test_the_page_tells_of_the_latest_run_rule_by_rule(closer):
     first, last = kept("altered", "flat", by="finn"), kept()
 
     page = closer.get(PAGE).content.decode()
-    assert (page.count('<li class="held">'), page.count('<li class="broken">')) == (len(drill.RULES), 0)
+    assert (page.count('<li class="held">'), page.count('<li class="broken">')) == (len(reports.RULES), 0)
     assert "1 of 2 passed" in page
     assert "&lt;b&gt;seen" in page
     assert f'href="?run={last.pk}" aria-current="true"' in page
     earlier = closer.get(PAGE, {"run": first.pk}).content.decode()
-    assert (earlier.count('<li class="held">'), earlier.count('<li class="broken">')) == (len(drill.RULES) - 2, 2)
+    assert (earlier.count('<li class="held">'), earlier.count('<li class="broken">')) == (len(reports.RULES) - 2, 2)
     assert closer.get(PAGE, {"run": "x"}).status_code == 200
     assert "every rule held" in closer.get("/admin/").content.decode()
 
@@ -197,15 +198,15 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer):
 
     clara = User.objects.get(username="clara")
     assert queued() == ("config.tasks.zombie_drill", {"user_id": str(clara.pk)})
-    asked = AuditLog.objects.get(action=drill.ASKED)
+    asked = AuditLog.objects.get(action=reports.ASKED)
     assert (asked.actor_kind, asked.actor) == ("staff", str(clara.pk))
     page = closer.get(PAGE).content.decode()
     assert "waits for a worker" in page
     assert 'http-equiv="refresh"' in page
     assert "is running already" in closer.post(PAGE, follow=True).content.decode()
-    assert AuditLog.objects.filter(action=drill.ASKED).count() == 1
+    assert AuditLog.objects.filter(action=reports.ASKED).count() == 1
 
-    with drill.alone():
+    with reports.alone():
         assert "running…" in closer.get(PAGE).content.decode()
     kept()
     assert "Run the drill now" in closer.get(PAGE).content.decode()
@@ -214,7 +215,7 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer):
 def test_a_wish_that_no_worker_takes_up_is_told(closer, monkeypatch):
     closer.post(PAGE)
     queued()
-    monkeypatch.setattr(drill, "WAITS", timedelta(0))
+    monkeypatch.setattr(reports, "WAITS", timedelta(0))
 
     page = closer.get(PAGE).content.decode()
 
@@ -229,8 +230,8 @@ def test_the_task_records_who_wanted_it(closer, settings):
     assert tasks.zombie_drill(user_id=str(clara.pk)) is False
     assert tasks.zombie_drill() is False
 
-    assert [one.by for one in drill.latest(2)] == ["the night", "clara"]
-    assert AuditLog.objects.filter(action=drill.FINISHED).earliest("id").actor == str(clara.pk)
+    assert [one.by for one in reports.latest(2)] == ["the night", "clara"]
+    assert AuditLog.objects.filter(action=reports.FINISHED).earliest("id").actor == str(clara.pk)
 
 
 def test_the_latest_run_is_among_the_figures(desk_db, client):

@@ -28,7 +28,7 @@ from tests import databases
 from tests.conftest import ROOT, Serving
 from tests.crashes.network import Wire
 from tests.signed import LONG_AGO
-from trades import checks, debts
+from trades import checks, overdue_closes
 from trades.models import ActiveTrade, CopySkip, TradeHistory
 
 pytestmark = pytest.mark.crash
@@ -193,7 +193,7 @@ class Drill:
         self.over = tmp_path / "over"
         config = configured(tmp_path / "lena", web.port, key, "lena", speed)
         self.leader = Program(
-            "leader", sys.executable, "-m", "tests.crashes.leader", str(config), str(SEED), str(self.over),
+            "leader", sys.executable, "-m", "tests.crashes.provider_process", str(config), str(SEED), str(self.over),
             log=tmp_path / "lena" / "log",
         )  # fmt: skip
         self.leads = Account(tmp_path / "lena" / "paper-lena.sqlite3")
@@ -255,7 +255,7 @@ class Drill:
         published = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account__name="lena-mt5")}
         held = {number: lots for number, (_, lots) in self.leads.positions().items()}
         found = [f"leader: {sorted(published.items() ^ held.items())}"] if published != held else []
-        found += [f"owed: {copy}" for copy in debts.owed()]
+        found += [f"owed: {copy}" for copy in overdue_closes.owed()]
         for follower in self.followers:
             found += follower.faults()
         return found
@@ -285,9 +285,9 @@ def drill(durable, django_db_blocker, tmp_path):
     durable.valkey.start()
     with django_db_blocker.unblock():
         name = databases.make_template()
-        from config import cast as cast_module
+        from config import demo_data
 
-        web = Serving(name, cast_module.make(), REDIS_URL=durable.valkey.url, REDIS_PREFIX="drill").start()
+        web = Serving(name, demo_data.make(), REDIS_URL=durable.valkey.url, REDIS_PREFIX="drill").start()
         made = Drill(durable, web, tmp_path)
         yield made
         made.stop()

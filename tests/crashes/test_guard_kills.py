@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from copybot.broker import Entry
-from copybot.tests import doomed
+from copybot.tests import guard_process
 from tests.conftest import ROOT
 
 KILLS = int(os.environ.get("COPYDESK_KILLS", "12"))
@@ -21,7 +21,7 @@ SIGNALS = 1_500
 def copied(folder, kills, *kind):
     """Opens by trade, what is held, and what should be, after so many lives that were cut short."""
     files, done = [str(folder / name) for name in ("state", "broker")], folder / "done"
-    command = [sys.executable, "-m", "copybot.tests.doomed", *files, str(SIGNALS), str(done), *kind]
+    command = [sys.executable, "-m", "copybot.tests.guard_process", *files, str(SIGNALS), str(done), *kind]
     killed = 0
     while not done.exists():
         process = subprocess.Popen(command, cwd=ROOT)
@@ -31,7 +31,7 @@ def copied(folder, kills, *kind):
             killed += process.wait() == -9
         assert process.wait(60) in (0, -9)
     assert killed >= min(kills, 3)  # or it was done before anybody could kill it
-    book = doomed.broker(files[1])
+    book = guard_process.broker(files[1])
     opens = Counter(deal.magic for deal in book.history() if deal.entry is Entry.IN)
     held = [position.magic for position in book.positions()]
     return opens, held, json.loads(done.read_text())["active"]

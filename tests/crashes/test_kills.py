@@ -123,9 +123,9 @@ def durable_web(durable, django_db_blocker):
     """A desk on the durable cluster."""
     with django_db_blocker.unblock():
         name = databases.make_template()
-        from config import cast as cast_module
+        from config import demo_data
 
-        serving = Serving(name, cast_module.make())
+        serving = Serving(name, demo_data.make())
         yield serving.start()
         serving.stop()
 

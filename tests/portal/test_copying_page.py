@@ -14,7 +14,7 @@ from django.utils import timezone
 from accounts.models import User
 from audit import services as audit
 from audit.models import AuditLog
-from config import cast as cast_module
+from config import demo_data
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.signed import LONG_AGO, opening
@@ -481,7 +481,7 @@ def test_the_providers_page_costs_no_more_for_many_trades(client, lena, lena_bot
 
 
 def test_the_demos_guest_sees_a_sensible_page(client, desk_db):
-    cast_module.make_demo()
+    demo_data.make_demo()
     client.force_login(User.objects.get(username="guest"))
 
     page = text(client.get(PAGE))

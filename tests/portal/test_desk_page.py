@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from accounts.models import User
 from audit import services as audit
-from config import cast as cast_module
+from config import demo_data
 from strategies import services as strategies
 from tests.signed import LONG_AGO, opening
 
@@ -158,8 +158,8 @@ def test_nothing_on_a_page_is_inline(client, cast, path):
 
 
 def test_a_demos_visitor_is_its_guest_on_this_machine_alone(client, cast, settings):
-    cast_module.make_demo()
-    settings.DEMO_GUEST = cast_module.DEMO_GUEST
+    demo_data.make_demo()
+    settings.DEMO_GUEST = demo_data.DEMO_GUEST
 
     assert client.get("/", REMOTE_ADDR="203.0.113.7").status_code == 302
     page = client.get("/").content.decode()
@@ -170,7 +170,7 @@ def test_a_demos_visitor_is_its_guest_on_this_machine_alone(client, cast, settin
 
 
 def test_a_guest_is_nobody_where_there_is_no_demo(client, cast, settings):
-    cast_module.make_demo()
+    demo_data.make_demo()
     settings.DEMO_GUEST = ""
 
     assert client.get("/").status_code == 302

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from tests.trust.flows import flow
-from trust import evidence, services, telling
+from trust import evidence, explanations, services
 from trust.models import Kind, TrustAppeal
 
 PAGE = "/trust/"
@@ -83,15 +83,15 @@ def test_a_faulty_appeal_is_refused_in_words(as_lena, doubled, fields):
 
 
 def test_every_bar_is_as_long_as_its_points(as_lena, doubled, lena):
-    (score,) = [one for one in telling.tell(lena.owner) if one.score.kind == Kind.FLOW]
+    (score,) = [one for one in explanations.tell(lena.owner) if one.score.kind == Kind.FLOW]
     drawn = re.findall(r'class="part" width="([^"]+)"', as_lena.get(PAGE).content.decode())
 
     assert [float(width) for width in drawn[: len(score.counted)]] == [reason.points for reason in score.counted]
 
 
 def test_the_line_runs_from_the_oldest_to_the_newest():
-    assert telling.line([Decimal(0), Decimal(50), Decimal(100)], 100, 10) == "0.0,10.0 50.0,5.0 100.0,0.0"
-    assert telling.line([Decimal(70)], 100, 100) == "0.0,30.0 100.0,30.0"
+    assert explanations.line([Decimal(0), Decimal(50), Decimal(100)], 100, 10) == "0.0,10.0 50.0,5.0 100.0,0.0"
+    assert explanations.line([Decimal(70)], 100, 100) == "0.0,30.0 100.0,30.0"
 
 
 def test_what_ends_a_restriction_is_told(lena):
@@ -99,7 +99,7 @@ def test_what_ends_a_restriction_is_told(lena):
     for score, at in (("40", now), ("80", now)):
         with transaction.atomic():
             services._write(lena.owner, Kind.FLOW, at, score=Decimal(score), features=[], inputs={}, as_of="")
-    (told,) = telling.tell(lena.owner)
+    (told,) = explanations.tell(lena.owner)
     opens = now + services.standing.CLEAN
 
     assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in told.follows

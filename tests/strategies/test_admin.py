@@ -10,7 +10,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
-from tests.people import of_staff
+from tests.browsers import of_staff
 
 LIST, ADD = "admin:strategies_subscription_changelist", "admin:strategies_subscription_add"
 TERMS = {"mode": "FIXED", "fixed_lots": "0.03", "multiplier": "", "symbols": "EURUSD", "symbol_map": ""}

@@ -8,7 +8,7 @@ from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests.conftest import key_of
 from tests.signed import Bot, opening
-from trades import stream
+from trades import publisher
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
@@ -25,7 +25,7 @@ def copier(lena_bot, finn_bot):
 @pytest.fixture
 def published(monkeypatch):
     told = []
-    monkeypatch.setattr(stream, "publish", told.append)
+    monkeypatch.setattr(publisher, "publish", told.append)
     return told
 
 

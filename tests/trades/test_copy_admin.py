@@ -9,9 +9,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from tests.people import of_staff
+from tests.browsers import of_staff
 from tests.signed import opening
-from trades import debts
+from trades import overdue_closes
 from trades.models import CloseDebt, Copier, CopyOrder, CopySkip
 
 ACTIVE, BEAT, SKIPS, ORDERS = (
@@ -75,7 +75,7 @@ def owed(lena_bot, finn_bot):
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501", volume="0.04"), "strategy": "lena-eurusd", "trade_ref": ref})
     close(lena_bot, "1")
-    debts.keep()
+    overdue_closes.keep()
     other = opened(lena_bot, "2")
     finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": other, "reason": "slippage", "detail": "8"})
     ordered(finn_bot, ref)
@@ -124,7 +124,7 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, 
         ordered(finn_bot, ref)
         finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"})
     sam_copier.send("POST", BEAT, {"instance": "two-" * 4, "subscriptions": []})
-    debts.keep()
+    overdue_closes.keep()
 
     assert queries() == few <= 16
 
@@ -178,7 +178,7 @@ def aged(**age):
 )
 def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, age, state):
     aged(**age)
-    debts.keep()
+    overdue_closes.keep()
 
     ((_, told, length, account, strategy, symbol, lots, paid),) = rows(admin.get(listed("closedebt")))
 
@@ -192,7 +192,7 @@ def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn
     ref = opened(lena_bot, "3")
     finn_bot.send("POST", fields={**opening("503"), "strategy": "lena-eurusd", "trade_ref": ref})
     close(lena_bot, "3")
-    debts.keep()
+    overdue_closes.keep()
 
     states = [row[1] for row in rows(admin.get(listed("closedebt")))]
 

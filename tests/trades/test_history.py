@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from core import answers
+from core import responses
 from tests.signed import HOST, opening
 from trades import history
 from trades.models import TradeHistory
@@ -365,7 +365,7 @@ def test_a_loss_stays_a_number(lena_bot, reader):
     ],
 )  # fmt: skip
 def test_a_cell_is_defused_unless_it_is_an_amount(value, cell):
-    assert answers.defused(value) == cell
+    assert responses.defused(value) == cell
 
 
 def test_times_of_the_future_or_the_past_are_no_failure(reader):

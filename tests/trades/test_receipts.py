@@ -10,11 +10,11 @@ from django.utils import timezone
 
 from audit import services as audit
 from market.models import Instrument
+from strategies import explanations, sizing
 from strategies import services as strategies
-from strategies import sizing, telling
 from strategies.models import Strategy, Subscription
 from tests.signed import LONG_AGO, opening
-from trades import figures, receipts, snapshot
+from trades import copy_statistics, receipts, snapshot
 from trades.models import CopyOrder, TradeHistory
 
 ACTIVE, SKIPS, ORDERS = "/api/v2/trades/active", "/api/v2/copier/skips", "/api/v2/trades/orders"
@@ -221,9 +221,9 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
     ids=str,
 )
 def test_tells_how_the_lots_came_about(settings, told):
-    lines = telling.arithmetic(settings, LOTS)
+    lines = explanations.arithmetic(settings, LOTS)
 
-    assert telling.in_one_line(lines) == told
+    assert explanations.in_one_line(lines) == told
     assert (lines[-1].lots or 0) == sizing.opened_volume(settings, LOTS)[0]
 
 
@@ -243,7 +243,7 @@ def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(lena_bot,
 def test_a_risk_that_has_no_stop_is_not_known():
     no_stop = replace(LOTS, opened_sl=None)
 
-    assert "without a stop loss" in telling.in_one_line(telling.arithmetic(RISK, no_stop))
+    assert "without a stop loss" in explanations.in_one_line(explanations.arithmetic(RISK, no_stop))
 
 
 def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot, follows):
@@ -354,7 +354,7 @@ def strategy(lena):
 
 
 def spread(strategy, after=timedelta(0)):
-    return figures.spread(strategy, now=timezone.now() + after)
+    return copy_statistics.spread(strategy, now=timezone.now() + after)
 
 
 def test_each_trade_is_counted_with_each_subscription(lena_bot, finn_bot, follows, sam, strategy):
@@ -379,7 +379,7 @@ def test_the_summary_adds_them_up(lena_bot, finn_bot, follows, strategy):
     opened(lena_bot, "3", symbol="GBPUSD")
     skipped(finn_bot, opened(lena_bot, "4"), "missed")
 
-    told = figures.summary(spread(strategy))
+    told = copy_statistics.summary(spread(strategy))
 
     assert (told.pairs, told.copied, told.copied_pct, told.not_copyable_pct) == (4, 1, 25, 50)
     assert [count for count, _ in told.reasons] == [2, 1]
@@ -404,21 +404,21 @@ def test_one_page_of_numbers_is_a_handful_of_queries(lena_bot, finn_bot, strateg
 def test_closes_that_are_owed_are_added_up(lena_bot, finn_bot, follows, strategy):
     for ticket in (1, 2):
         copied(finn_bot, opened(lena_bot, ticket), 500 + ticket, volume="0.03")
-    assert figures.owed(strategy=strategy).count == 0
+    assert copy_statistics.owed(strategy=strategy).count == 0
     close(lena_bot, 1)
     close(lena_bot, 2)
 
-    told = figures.owed(strategy=strategy)
+    told = copy_statistics.owed(strategy=strategy)
 
     assert (told.count, told.lots) == (2, Decimal("0.06"))
     now = timezone.now()
     assert not told.is_late(now)
     assert told.is_late(now + timedelta(seconds=31))
-    assert figures.owed_by([follows.account_id]) == {(follows.account_id, strategy.pk): told}
+    assert copy_statistics.owed_by([follows.account_id]) == {(follows.account_id, strategy.pk): told}
 
 
 def test_the_pace_is_the_median_of_what_was_executed(lena_bot, finn_bot):
-    assert figures.pace(CopyOrder.objects.all())["latency"] is None
+    assert copy_statistics.pace(CopyOrder.objects.all())["latency"] is None
     ref = opened(lena_bot)
     for latency, price in ((10, "1.105"), (30, "1.105"), (1000, "1.1061")):
         order = {
@@ -429,7 +429,7 @@ def test_the_pace_is_the_median_of_what_was_executed(lena_bot, finn_bot):
     failed = {**order, "status": "failed", "latency_ms": 9, "executed_price": None}
     finn_bot.send("POST", ORDERS, {name: value for name, value in failed.items() if value is not None})
 
-    pace = figures.pace(CopyOrder.objects.all())
+    pace = copy_statistics.pace(CopyOrder.objects.all())
 
     assert (pace["count"], pace["latency"], pace["slippage"]) == (3, 30, 0)
     assert pace["latency_p95"] == pytest.approx(903)

@@ -9,7 +9,7 @@ from django.db.transaction import TransactionManagementError
 from audit import services as audit
 from audit.models import AuditLog
 from strategies.models import Strategy
-from trades import services, stream
+from trades import publisher, services
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 OPEN = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal("0.1"), "open_price": Decimal("1.105")}
@@ -20,7 +20,7 @@ PART = {"deal_id": "1", "volume": Decimal("0.04"), **CLOSE}
 @pytest.fixture
 def published(monkeypatch):
     told = []
-    monkeypatch.setattr(stream, "publish", told.append)
+    monkeypatch.setattr(publisher, "publish", told.append)
     return told
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from market import services as market
-from trust.facts import Bar, Deal, Evidence, Position
+from trust.evidence_types import Bar, Deal, Evidence, Position
 
 SYMBOL, LOT = "EURUSD", Decimal(100_000)
 PIP = Decimal("0.0001")

@@ -11,7 +11,7 @@ from accounts.models import User
 from audit import services as audit
 from audit.models import AuditLog
 from strategies.models import Strategy
-from tests.people import of_staff
+from tests.browsers import of_staff
 from tests.trust.flows import flow
 from trust import evidence, services
 from trust.models import Kind, TrustAppeal, TrustHold, TrustScore

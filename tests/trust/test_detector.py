@@ -10,7 +10,7 @@ import pytest
 from tests.trust import flows
 from trust import detector
 from trust.detector import wilson
-from trust.facts import Bar, Copy, Deal, Evidence, Fill, Position
+from trust.evidence_types import Bar, Copy, Deal, Evidence, Fill, Position
 
 T0 = datetime(2026, 1, 5, tzinfo=UTC)
 NOW = T0 + timedelta(days=30)

@@ -8,14 +8,9 @@ from django.db import transaction
 
 from audit import services as audit
 from strategies.models import Strategy, Subscription
-from tests.trust.scenes import (
-    NOW,
-    closed,
-    follow_again,
-    set_score,
-)
+from tests.trust.factories import NOW, closed, follow_again, set_score
 from trades import services as trades
-from trust import services, standing
+from trust import restrictions, services
 from trust.models import Kind, TrustHold, TrustScore
 
 
@@ -96,9 +91,9 @@ def test_what_was_frozen_by_hand_stays_frozen(user, lena):
     ],
 )
 def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
-    stands = standing.Standing()
+    stands = restrictions.Standing()
     for hours, score in scores:
-        stands = standing.stand(Decimal(score), stands, now=NOW + timedelta(hours=hours))
+        stands = restrictions.stand(Decimal(score), stands, now=NOW + timedelta(hours=hours))
 
     assert bool(stands.restricted_at) is restricted
 
@@ -135,12 +130,12 @@ def test_whoever_trades_beside_one_closes_nothing(user, lena):
 
 
 def test_the_demos_strategy_is_never_closed(cast):
-    from config import cast as casting
+    from config import demo_data
 
-    casting.make_demo()
+    demo_data.make_demo()
     for _ in range(2):
-        casting.spare_demo()
-    leads = Strategy.objects.get(name=casting.DEMO_STRATEGY)
+        demo_data.spare_demo()
+    leads = Strategy.objects.get(name=demo_data.DEMO_STRATEGY)
     set_score(leads.owner, Kind.FLOW, "3")
     services.enforce()
     leads.refresh_from_db()

@@ -8,14 +8,7 @@ from django.utils import timezone
 
 from market.models import Candle, Instrument
 from strategies.models import Strategy
-from tests.trust.scenes import (
-    DAY,
-    NOW,
-    add_bars,
-    closed,
-    known_of,
-    second_of,
-)
+from tests.trust.factories import DAY, NOW, add_bars, closed, known_of, second_of
 from trades import services as trades
 from trades.models import CopyOrder
 from trust import evidence

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from tests.trust import flows
-from trust import detector, standing
+from trust import detector, restrictions
 
 SEEDS = min(200, max(60, int(os.environ.get("COPYDESK_EXAMPLES", "60"))))
 FIRST = 100_000
@@ -40,13 +40,13 @@ def test_a_harmful_flow_ranks_below_an_honest_one(honest, toxic):
 @pytest.mark.parametrize("honest", flows.HONEST)
 def test_honest_flows_are_left_alone(honest):
     """Losing or lucky, large or small: hardly one in fifty is closed."""
-    assert sum(score < standing.CLOSE_BELOW for score in scores(honest)) <= SEEDS / 50
+    assert sum(score < restrictions.CLOSE_BELOW for score in scores(honest)) <= SEEDS / 50
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("toxic", flows.TOXIC)
 def test_harmful_flows_are_closed(toxic):
-    assert sum(score < standing.CLOSE_BELOW for score in scores(toxic)) >= 0.9 * SEEDS
+    assert sum(score < restrictions.CLOSE_BELOW for score in scores(toxic)) >= 0.9 * SEEDS
 
 
 def test_honest_ones_win_and_lose():

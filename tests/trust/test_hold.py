@@ -9,12 +9,7 @@ from django.utils import timezone
 
 from audit import services as audit
 from strategies.models import Strategy
-from tests.trust.scenes import (
-    DAY,
-    held,
-    score_of,
-    set_score,
-)
+from tests.trust.factories import DAY, held, score_of, set_score
 from trust import services
 from trust.models import Kind, TrustHold, TrustSubject
 

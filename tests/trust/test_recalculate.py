@@ -7,15 +7,9 @@ from django.db import connections
 from django.utils import timezone
 
 from tests.trust import flows
+from tests.trust.factories import closed, held, refused, score_of, second_of
 from tests.trust.flows import flow
-from tests.trust.scenes import (
-    closed,
-    held,
-    refused,
-    score_of,
-    second_of,
-)
-from trust import checks, detector, evidence, services, telling
+from trust import checks, detector, evidence, explanations, services
 from trust.models import Kind, TrustAssessment, TrustHold, TrustScore
 
 
@@ -89,7 +83,7 @@ def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monk
     calm, harmful = (detector.assess(known, now=now).score for known in flows_of.values())
     assert calm > harmful == score_of(user).score
     assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "second"
-    (told,) = [one for one in telling.tell(user) if one.score.kind == Kind.FLOW]
+    (told,) = [one for one in explanations.tell(user) if one.score.kind == Kind.FLOW]
     assert told.strategy == "second"
 
 

@@ -7,14 +7,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from tests.signed import opening
-from tests.trust.scenes import (
-    DAY,
-    LATER,
-    NOW,
-    closed,
-    failed,
-    score_of,
-)
+from tests.trust.factories import DAY, LATER, NOW, closed, failed, score_of
 from trust import evidence, services, tasks
 from trust.models import Kind, TrustAssessment, TrustScore, TrustSubject
 

@@ -14,8 +14,8 @@ from django.utils.html import escape
 
 from accounts.models import User
 from audit.models import AuditLog
-from tests.people import of_staff
-from wallets import guard, services, settlement
+from tests.browsers import of_staff
+from wallets import ledger_halt, services, settlement
 from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
 
 PAGES = ["wallet", "moneyrequest", "ledgertransfer", "wallethold", "feeterms", "feeagreement", "ledgerhalt"]
@@ -85,8 +85,8 @@ def asked_for(wallet, kind="DEPOSIT", amount=LARGE, by="mara"):
 def one_of_each(wallet, agreement):
     request = asked_for(wallet)
     services.hold(wallet=wallet, amount=Decimal(5), purpose="test", idempotency_key="h")
-    guard.halt(why="a test")
-    guard.resume()
+    ledger_halt.halt(why="a test")
+    ledger_halt.resume()
     halt = LedgerHalt.objects.get()
     return [wallet, request, LedgerTransfer.objects.first(), WalletHold.objects.get(), agreement.terms, agreement, halt]
 
@@ -234,7 +234,7 @@ def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover, w
 
 
 def test_nothing_moves_while_the_ledger_is_halted_and_the_key_stays_good(mover, wallet):
-    guard.halt(why="a balance is not its entries")
+    ledger_halt.halt(why="a balance is not its entries")
     sent = {"key": str(uuid.uuid4()), "amount": "5", "reason": "wire 3"}
 
     answer = act(mover, "deposit", wallet, **sent)
@@ -503,7 +503,7 @@ def test_while_the_ledger_is_halted_every_page_says_why(admin, wallet, model):
     show = pages.get(model, lambda: admin.get(listed(model)))
     assert 'class="halt"' not in show().content.decode()
 
-    guard.halt(why="no wallet is overdrawn: <7>")
+    ledger_halt.halt(why="no wallet is overdrawn: <7>")
 
     html = show().content.decode()
     assert 'class="halt"' in html

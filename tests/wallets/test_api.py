@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from tests.signed import HOST
 from tests.wallets.conftest import balance, pay_in, usd
-from wallets import guard, services
+from wallets import ledger_halt, services
 from wallets.models import Kind, MoneyRequest
 
 ME = "/api/v2/wallets/me"
@@ -231,7 +231,7 @@ def test_a_body_that_cannot_be_read_is_told_so(finn, funded, body, as_type, code
 
 
 def test_a_halted_ledger_says_so_and_moves_nothing(finn, funded):
-    guard.halt(why="a test")
+    ledger_halt.halt(why="a test")
 
     assert (funded.withdraw(amount="1").status_code, funded.withdraw(amount="1").json()["code"]) == (
         503,
@@ -240,6 +240,6 @@ def test_a_halted_ledger_says_so_and_moves_nothing(finn, funded):
     ready = Client().get("/readyz", HTTP_HOST=HOST)
     assert (ready.status_code, ready.json()["status"], ready.json()["ledger"]) == (200, "degraded", "halted: a test")
 
-    guard.resume()
+    ledger_halt.resume()
     assert funded.withdraw(amount="1").status_code == 201
     assert MoneyRequest.objects.count() == 1

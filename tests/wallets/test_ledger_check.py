@@ -12,7 +12,7 @@ from django.db import connections
 
 from core.invariants import FIRST
 from tests.wallets.conftest import balance, following, pay_in, usd
-from wallets import checks, guard, services
+from wallets import checks, ledger_halt, services
 from wallets.models import LedgerHalt, LedgerTransfer
 
 GUARDS = "every key and trigger that holds the promise is in place and awake"
@@ -162,7 +162,7 @@ def test_a_fault_stops_money_until_it_is_mended(books, finn):
         with pytest.raises(services.LedgerHalted):
             pay_in(finn, "1")
     assert "faults" in told(resume=True)[1]
-    assert guard.halted()
+    assert ledger_halt.halted()
 
     as_owner(f"update wallets set held = 30 where id = {books.pk}")
     triggers = [name for name in guards() if name.startswith("wallets.") and _is_trigger(name)]

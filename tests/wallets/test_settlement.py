@@ -14,7 +14,7 @@ from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
-from wallets import checks, fees, results, services, settlement, tasks
+from wallets import checks, fees, pnl, services, settlement, tasks
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Kind, LedgerTransfer, Settlement, WalletHold
 
 DAY = timedelta(days=1)
@@ -149,7 +149,7 @@ def test_what_was_open_before_the_agreement_is_not_its_business(lena, finn):
     early.brought("1", "1000")
     early.agreement.started_at += DAY
 
-    assert results.result(early.agreement, at=early.month_end()).base == 0
+    assert pnl.result(early.agreement, at=early.month_end()).base == 0
 
 
 def test_a_strategy_of_ones_own_costs_nothing(lena):

@@ -28,14 +28,13 @@ from accounts.authentication import (
     Signed,
     SignedCall,
 )
-from accounts.people import PeopleView
+from accounts.session_views import PeopleView
 from audit import services as audit
-from audit.people import actor_of
-from core import database, limiting, paging, problem, wire
-from core.answers import iso, json_response
+from audit.actors import actor_of
+from core import database, limiting, paging, parsing, problem
 from core.errors import DomainError, Invalid
-from trades import history, schema, services, snapshot
-from trades import wire as forms
+from core.responses import iso, json_response
+from trades import history, parsers, schema, services, snapshot
 from trades.services import Operation, Outcome
 
 MASTER, COPIER, READONLY = "master", "copier", "readonly"
@@ -132,7 +131,7 @@ def call_of(request: Request) -> SignedCall:
 
 
 def body_of(request: Request) -> dict[str, Any]:
-    return wire.json_object(request._request.signed_body)  # type: ignore[attr-defined]
+    return parsing.json_object(request._request.signed_body)  # type: ignore[attr-defined]
 
 
 def query_of(request: Request) -> dict[str, str]:
@@ -247,7 +246,7 @@ class Active(BotView):
     )
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
-        return answer(done(call, "trade_open", forms.opening(body_of(request), copy=is_copy(call))))
+        return answer(done(call, "trade_open", parsers.opening(body_of(request), copy=is_copy(call))))
 
 
 class ActiveOne(BotView):
@@ -257,7 +256,7 @@ class ActiveOne(BotView):
 
     @schema.bots("modify_trade", "Set or remove stops", {200: schema.DONE}, schema.MODIFY)
     def patch(self, request: Request, ticket: str) -> HttpResponse:
-        return answer(done(call_of(request), "trade_modify", forms.modification(body_of(request), ticket)))
+        return answer(done(call_of(request), "trade_modify", parsers.modification(body_of(request), ticket)))
 
     @schema.bots(
         "close_trade",
@@ -269,7 +268,7 @@ class ActiveOne(BotView):
         query = query_of(request)
         if query.get("ticket_id", ticket) != ticket:
             raise Invalid({"ticket_id": ["is not the ticket of the path"]})
-        return answer(done(call_of(request), "trade_close", forms.closing({**query, "ticket_id": ticket})))
+        return answer(done(call_of(request), "trade_close", parsers.closing({**query, "ticket_id": ticket})))
 
 
 class Reduce(BotView):
@@ -281,7 +280,7 @@ class Reduce(BotView):
         "reduce_trade", "Close a part: volume is what must remain", {200: schema.DONE, 202: schema.DONE}, schema.REDUCE
     )
     def post(self, request: Request, ticket: str) -> HttpResponse:
-        return answer(done(call_of(request), "trade_reduce", forms.reduction(body_of(request), ticket)))
+        return answer(done(call_of(request), "trade_reduce", parsers.reduction(body_of(request), ticket)))
 
 
 class Batch(BotView):
@@ -294,7 +293,7 @@ class Batch(BotView):
     @schema.bots("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
-        form = wire.Form(body_of(request))
+        form = parsing.Form(body_of(request))
         listed = form.need("operations", _listed(self.most))
         form.done()
         read = [_operation(one, copy=is_copy(call)) for one in listed]
@@ -313,10 +312,10 @@ def _listed(most: int) -> Callable[[Any], list[Any]]:
 
 
 _VERBS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
-    "open": ("trade_open", lambda fields, copy: forms.opening(fields, copy=copy)),
-    "modify": ("trade_modify", lambda fields, copy: forms.modification(fields, fields.get("ticket_id"))),
-    "reduce": ("trade_reduce", lambda fields, copy: forms.reduction(fields, fields.get("ticket_id"))),
-    "close": ("trade_close", lambda fields, copy: forms.closing(fields)),
+    "open": ("trade_open", lambda fields, copy: parsers.opening(fields, copy=copy)),
+    "modify": ("trade_modify", lambda fields, copy: parsers.modification(fields, fields.get("ticket_id"))),
+    "reduce": ("trade_reduce", lambda fields, copy: parsers.reduction(fields, fields.get("ticket_id"))),
+    "close": ("trade_close", lambda fields, copy: parsers.closing(fields)),
 }
 
 
@@ -325,11 +324,11 @@ def _operation(one: Any, *, copy: bool) -> Operation | DomainError:
     try:
         if not isinstance(one, dict):
             raise Invalid({"operations": ["must be a JSON object"]})
-        form = wire.Form(one, strict=False)
+        form = parsing.Form(one, strict=False)
         key = form.need(
-            "idempotency_key", wire.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
+            "idempotency_key", parsing.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
         )
-        action = form.need("action", wire.one_of(_VERBS, {name.upper(): name for name in _VERBS}))
+        action = form.need("action", parsing.one_of(_VERBS, {name.upper(): name for name in _VERBS}))
         form.done()
         verb, read = _VERBS[action]
         fields = {name: value for name, value in one.items() if name not in ("idempotency_key", "action")}
@@ -362,7 +361,7 @@ class Orders(BotView):
         schema.ORDER_REPORT,
     )
     def post(self, request: Request) -> HttpResponse:
-        return answer(done(call_of(request), "order_report", forms.order(body_of(request))))
+        return answer(done(call_of(request), "order_report", parsers.order(body_of(request))))
 
 
 # --- the names of the documents that came before
@@ -386,7 +385,7 @@ class Actives(BotView):
     @schema.bots("actives_open", "Open a trade", {200: schema.BROADCASTED}, schema.OPEN)
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
-        outcome = done(call, "trade_open", forms.opening(body_of(request), copy=is_copy(call), strict=False))
+        outcome = done(call, "trade_open", parsers.opening(body_of(request), copy=is_copy(call), strict=False))
         return answer(outcome, {"status": "broadcasted", "ticket": int(outcome["trade"]["ticket_id"])}, 200)
 
 
@@ -399,7 +398,7 @@ class SignalClose(BotView):
         "signal_close", "Close: the atomic move to history", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE
     )
     def post(self, request: Request) -> HttpResponse:
-        outcome = done(call_of(request), "trade_close", forms.closing(body_of(request), strict=False))
+        outcome = done(call_of(request), "trade_close", parsers.closing(body_of(request), strict=False))
         body = {"status": _STATUS.get(outcome["code"], outcome["code"]), "ticket": int(outcome["trade"]["ticket_id"])}
         return answer(outcome, body | ({"already": True} if outcome["code"] == "closed_already" else {}))
 

@@ -3,9 +3,8 @@
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from core.answers import json_response
-from trades import api, copying, schema
-from trades import wire as forms
+from core.responses import json_response
+from trades import api, parsers, reconciliation, schema
 from trades.api import COPIER, OWNERS, BotView
 
 
@@ -17,13 +16,13 @@ class Beat(BotView):
     @schema.bots("copier_beat", "A copier's beat: lease, sync, limits", {200: schema.BEAT_ANSWER}, schema.BEAT)
     def post(self, request: Request) -> HttpResponse:
         call = api.call_of(request)
-        beat = forms.beat(api.body_of(request))
+        beat = parsers.beat(api.body_of(request))
         told = beat.pop("subscriptions")
         found = api.snapshot_of(call.credential.account_id, api.mark_of(call))
-        known = copying.standing(call.credential.account_id, found)
-        answered = copying.answers(found, known, told)
-        outcome = api.done(call, "copier_beat", {**beat, "told": copying.summary(answered, told)})
-        copying.take_up_secrets(known, found, told)
+        known = reconciliation.standing(call.credential.account_id, found)
+        answered = reconciliation.answers(found, known, told)
+        outcome = api.done(call, "copier_beat", {**beat, "told": reconciliation.summary(answered, told)})
+        reconciliation.take_up_secrets(known, found, told)
         lease = {name: outcome[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
         return json_response({**lease, "subscriptions": answered})
 
@@ -35,7 +34,7 @@ class Skips(BotView):
 
     @schema.bots("report_skip", "Why a trade was not copied", {201: schema.NOTED}, schema.SKIP)
     def post(self, request: Request) -> HttpResponse:
-        return api.answer(api.done(api.call_of(request), "copy_skip", forms.skip(api.body_of(request))))
+        return api.answer(api.done(api.call_of(request), "copy_skip", parsers.skip(api.body_of(request))))
 
 
 class Account(BotView):
@@ -45,4 +44,4 @@ class Account(BotView):
 
     @schema.bots("tell_account", "Balance and equity of the account", {200: schema.NOTED}, schema.ACCOUNT)
     def post(self, request: Request) -> HttpResponse:
-        return api.answer(api.done(api.call_of(request), "account_tell", forms.account(api.body_of(request))))
+        return api.answer(api.done(api.call_of(request), "account_tell", parsers.account(api.body_of(request))))

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from audit.admin import Told
-from core import admin as shown
-from wallets.admin.book import ROWS, Book
+from core import formatting
+from wallets.admin.base import ROWS, Book
 from wallets.models import FeeAgreement, FeeTerms, Settlement
 
 
@@ -47,7 +47,7 @@ class FeeTermsAdmin(Told):
 
     @admin.display(description="state")
     def state(self, terms: Any) -> SafeString:
-        return shown.chip("before") if terms.is_old else shown.chip("offered", "good")
+        return formatting.chip("before") if terms.is_old else formatting.chip("offered", "good")
 
     @admin.display(description="performance fee, %", ordering="performance_bps")
     def performance(self, terms: FeeTerms) -> SafeString:
@@ -55,7 +55,7 @@ class FeeTermsAdmin(Told):
 
     @admin.display(description="a month", ordering="subscription_fee")
     def monthly(self, terms: FeeTerms) -> SafeString:
-        return shown.number(terms.subscription_fee, shown.MONEY)
+        return formatting.number(terms.subscription_fee, formatting.MONEY)
 
     @admin.display(description="platform's share, %", ordering="platform_bps")
     def platform(self, terms: FeeTerms) -> SafeString:
@@ -63,7 +63,7 @@ class FeeTermsAdmin(Told):
 
 
 def percent(bps: int) -> SafeString:
-    return shown.number(Decimal(bps) / 100)
+    return formatting.number(Decimal(bps) / 100)
 
 
 class PostponedFilter(admin.SimpleListFilter):
@@ -114,11 +114,11 @@ class FeeAgreementAdmin(Book):
 
     @admin.display(description="mark", ordering="latest_mark")
     def mark_(self, agreement: Any) -> SafeString:
-        return shown.number(agreement.latest_mark, shown.MONEY)
+        return formatting.number(agreement.latest_mark, formatting.MONEY)
 
     @admin.display(description="postponed", ordering="postponed")
     def postponed_(self, agreement: FeeAgreement) -> SafeString | str:
-        return shown.chip(agreement.postponed, "wait") if agreement.postponed else "–"
+        return formatting.chip(agreement.postponed, "wait") if agreement.postponed else "–"
 
     def told(self, request: HttpRequest, agreement: FeeAgreement) -> dict[str, Any]:
         claims = agreement.claims.order_by("-created_at")
@@ -126,4 +126,4 @@ class FeeAgreementAdmin(Book):
 
 
 def costs(terms: FeeTerms) -> str:
-    return f"{terms.performance_bps / 100:g} %, {shown.plain(terms.subscription_fee, shown.MONEY)} a month"
+    return f"{terms.performance_bps / 100:g} %, {formatting.plain(terms.subscription_fee, formatting.MONEY)} a month"

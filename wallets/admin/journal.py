@@ -11,13 +11,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils.safestring import SafeString
 
-from audit.people import actor_of
-from core import admin as shown
+from audit.actors import actor_of
+from core import formatting
+from core.confirmed_actions import Step, linked, page_of, words
 from core.errors import DomainError
-from core.steps import Step, linked, page_of, words
 from wallets import services
-from wallets.admin.book import Book, check_not_their_own, state_chip, whose
-from wallets.admin.steps import REVERSE
+from wallets.admin.base import Book, check_not_their_own, state_chip, whose
+from wallets.admin.confirmed_actions import REVERSE
 from wallets.models import LedgerHalt, LedgerTransfer, WalletHold
 
 
@@ -45,11 +45,11 @@ class LedgerTransferAdmin(Book):
 
     @admin.display(description="transfer id")
     def ref(self, transfer: LedgerTransfer) -> SafeString:
-        return shown.ref(transfer.pk)
+        return formatting.ref(transfer.pk)
 
     @admin.display(description="kind", ordering="kind")
     def kind_(self, transfer: LedgerTransfer) -> SafeString:
-        return shown.chip(transfer.get_kind_display(), "bad" if transfer.reverses_id else "")
+        return formatting.chip(transfer.get_kind_display(), "bad" if transfer.reverses_id else "")
 
     @admin.display(description="from", ordering="debit__owner__username")
     def source(self, transfer: LedgerTransfer) -> str:
@@ -61,7 +61,7 @@ class LedgerTransferAdmin(Book):
 
     @admin.display(description="amount", ordering="amount")
     def amount_(self, transfer: LedgerTransfer) -> SafeString:
-        return shown.number(transfer.amount, shown.MONEY)
+        return formatting.number(transfer.amount, formatting.MONEY)
 
     @admin.display(description="currency")
     def currency_(self, transfer: LedgerTransfer) -> str:
@@ -73,7 +73,7 @@ class LedgerTransferAdmin(Book):
 
     @admin.display(description="idempotency key")
     def key(self, transfer: LedgerTransfer) -> SafeString:
-        return shown.ref(f"{transfer.scope} {transfer.idempotency_key}")
+        return formatting.ref(f"{transfer.scope} {transfer.idempotency_key}")
 
     @admin.display(description="fee")
     def claim_(self, transfer: LedgerTransfer) -> SafeString | str:
@@ -146,7 +146,7 @@ class WalletHoldAdmin(Book):
 
     @admin.display(description="hold id")
     def ref(self, hold: WalletHold) -> SafeString:
-        return shown.ref(hold.pk)
+        return formatting.ref(hold.pk)
 
     @admin.display(description="state", ordering="state")
     def state_(self, hold: WalletHold) -> SafeString:
@@ -162,7 +162,7 @@ class WalletHoldAdmin(Book):
 
     @admin.display(description="amount", ordering="amount")
     def amount_(self, hold: WalletHold) -> SafeString:
-        return shown.number(hold.amount, shown.MONEY)
+        return formatting.number(hold.amount, formatting.MONEY)
 
     @admin.display(description="purpose", ordering="purpose")
     def purpose_(self, hold: WalletHold) -> SafeString:
@@ -170,7 +170,7 @@ class WalletHoldAdmin(Book):
 
     @admin.display(description="spent", ordering="posted")
     def posted_(self, hold: WalletHold) -> SafeString:
-        return shown.number(hold.posted, shown.MONEY)
+        return formatting.number(hold.posted, formatting.MONEY)
 
     @admin.display(description="currency")
     def currency(self, hold: WalletHold) -> str:
@@ -194,7 +194,7 @@ class LedgerHaltAdmin(Book):
 
     @admin.display(description="state", ordering="ended_at")
     def state(self, halt: LedgerHalt) -> SafeString:
-        return shown.chip("over") if halt.ended_at else shown.chip("halted", "bad")
+        return formatting.chip("over") if halt.ended_at else formatting.chip("halted", "bad")
 
     @admin.display(description="why")
     def why_(self, halt: LedgerHalt) -> SafeString:

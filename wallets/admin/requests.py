@@ -8,13 +8,13 @@ from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from audit.people import actor_of
-from core import admin as shown
+from audit.actors import actor_of
+from core import formatting
+from core.confirmed_actions import Step, caller, linked, words
 from core.errors import DomainError
-from core.steps import Step, caller, linked, words
 from wallets import services
-from wallets.admin.book import Book, spelled, state_chip, whose
-from wallets.admin.steps import APPROVE, REJECT
+from wallets.admin.base import Book, spelled, state_chip, whose
+from wallets.admin.confirmed_actions import APPROVE, REJECT
 from wallets.models import MoneyRequest
 
 DECIDED_AT_ONCE = 50  # each is a transaction of its own, within one request
@@ -57,7 +57,7 @@ class MoneyRequestAdmin(Book):
     @admin.display(description="amount", ordering="amount")
     def amount_(self, asked: MoneyRequest) -> SafeString:
         takes = asked.kind == MoneyRequest.Kind.WITHDRAWAL
-        return shown.signed(-asked.amount if takes else asked.amount)
+        return formatting.signed(-asked.amount if takes else asked.amount)
 
     @admin.display(description="currency")
     def currency(self, asked: MoneyRequest) -> str:
@@ -65,7 +65,7 @@ class MoneyRequestAdmin(Book):
 
     @admin.display(description="available now")
     def available_(self, asked: MoneyRequest) -> SafeString:
-        return shown.number(asked.wallet.available, shown.MONEY)
+        return formatting.number(asked.wallet.available, formatting.MONEY)
 
     @admin.display(description="reason")
     def reason_(self, asked: MoneyRequest) -> SafeString:

@@ -10,15 +10,15 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils.safestring import SafeString
 
+from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
-from audit.people import actor_of
-from core import admin as shown
+from core import formatting
+from core.confirmed_actions import Step, caller, page_of
 from core.errors import DomainError
-from core.steps import Step, caller, page_of
 from wallets import services
-from wallets.admin.book import ROWS, Book, check_not_their_own, spelled
-from wallets.admin.steps import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, again
+from wallets.admin.base import ROWS, Book, check_not_their_own, spelled
+from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, again
 from wallets.models import LedgerEntry, MoneyRequest, Wallet, WalletHold
 
 TOLD_OF_A_WALLET = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
@@ -63,25 +63,25 @@ class WalletAdmin(Book):
 
     @admin.display(description="balance", ordering="balance")
     def balance_(self, wallet: Wallet) -> SafeString:
-        return shown.number(wallet.balance, shown.MONEY)
+        return formatting.number(wallet.balance, formatting.MONEY)
 
     @admin.display(description="held", ordering="held")
     def held_(self, wallet: Wallet) -> SafeString:
-        return shown.number(wallet.held, shown.MONEY)
+        return formatting.number(wallet.held, formatting.MONEY)
 
     @admin.display(description="available", ordering=F("balance") - F("held"))
     def available_(self, wallet: Wallet) -> SafeString:
-        return shown.number(wallet.available, shown.MONEY)
+        return formatting.number(wallet.available, formatting.MONEY)
 
     @admin.display(description="version", ordering="version")
     def version_(self, wallet: Wallet) -> SafeString:
-        return shown.number(Decimal(wallet.version))
+        return formatting.number(Decimal(wallet.version))
 
     @admin.display(description="state", ordering="frozen_at")
     def frozen(self, wallet: Wallet) -> SafeString | str:
         if wallet.owner is None:
             return "–"
-        return shown.chip("frozen", "bad") if wallet.is_frozen else shown.chip("open", "good")
+        return formatting.chip("frozen", "bad") if wallet.is_frozen else formatting.chip("open", "good")
 
     def steps(self, wallet: Wallet) -> Sequence[Step]:
         if wallet.owner is None:
@@ -172,4 +172,4 @@ class WalletAdmin(Book):
 
 def kind_chip(wallet: Wallet) -> SafeString:
     kind = wallet.get_kind_display().removeprefix("house: ")
-    return shown.chip("person" if wallet.kind == Wallet.Kind.PERSON else kind)
+    return formatting.chip("person" if wallet.kind == Wallet.Kind.PERSON else kind)

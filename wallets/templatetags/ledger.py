@@ -4,14 +4,14 @@ from typing import Any
 
 from django import template
 
-from core import admin as shown
-from wallets import guard
+from core import formatting
+from wallets import ledger_halt
 
 register = template.Library()
-register.filter("signed", shown.signed)
+register.filter("signed", formatting.signed)
 
 
 @register.inclusion_tag("admin/wallets/halt.html")
 def stop_cord() -> dict[str, Any]:
     """A banner on top of the page while no money moves."""
-    return {"why": guard.halted()}
+    return {"why": ledger_halt.halted()}

@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts.models import BotKey
 from accounts.services import NewSecret
 from audit import services as audit
-from config import cast
+from config import demo_data
 from market import services as market
 from strategies import services as strategies
 
@@ -63,19 +63,25 @@ class Command(BaseCommand):
 
     @staticmethod
     def _provider(folder: Path, *, url: str, bars_per_s: int, **_: Any) -> tuple[NewSecret, list[str]]:
-        leads = cast.make_demo()
-        cast.spare_demo()
+        leads = demo_data.make_demo()
+        demo_data.spare_demo()
         market.import_candles(
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )
         bot = ["copybot.demo", "--url", url, "--bars", str(market.EURUSD_1H), "--bars-per-s", str(bars_per_s)]
-        return cast.key(leads.account, BotKey.Kind.MASTER), [*bot, "--account", str(folder / "provider.sqlite3")]
+        return demo_data.key(leads.account, BotKey.Kind.MASTER), [*bot, "--account", str(folder / "provider.sqlite3")]
 
     def _copier(self, folder: Path, **options: Any) -> tuple[NewSecret, list[str]]:
-        while (follows := cast.demo_subscription()) is None:
+        while (follows := demo_data.demo_subscription()) is None:
             time.sleep(0.5)  # the provider's bot makes it
         config = self._configured(folder, follows, **options)
-        return cast.key(follows.account, BotKey.Kind.COPIER), ["copybot", "follow", "--plain", "--config", str(config)]
+        return demo_data.key(follows.account, BotKey.Kind.COPIER), [
+            "copybot",
+            "follow",
+            "--plain",
+            "--config",
+            str(config),
+        ]
 
     @staticmethod
     def _configured(folder: Path, follows: Any, *, url: str, bars_per_s: int, **_: Any) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from config import cast
+from config import demo_data
 
 
 class Command(BaseCommand):
@@ -18,7 +18,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             raise CommandError("seed makes users with known passwords: it runs only where DEBUG is on.")
-        made = cast.make()
+        made = demo_data.make()
         if options["json"]:
             self.stdout.write(json.dumps(made, indent=1))
             return

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from config import cast, embedded
+from config import demo_data, embedded
 
 READY_S = 90
 STOP_S = 8
@@ -152,7 +152,7 @@ def processes(port: int, *, demo: bool) -> list[Child]:
     ]  # fmt: skip
     celery = [python, "-W", "ignore", "-m", "celery", "-A", "config"]
     children = [
-        Child("web", web, {"DEMO_GUEST": cast.DEMO_GUEST} if demo else {}),
+        Child("web", web, {"DEMO_GUEST": demo_data.DEMO_GUEST} if demo else {}),
         Child("worker", [*celery, "worker", "-c", "1", "-l", "warning", "--without-gossip", "--without-mingle"]),
         Child("beat", [*celery, "beat", "-l", "warning", "-s", str(schedule / "schedule"), "--pidfile="]),
     ]

@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from audit import services as audit
-from config import drill, drill_rules
-from config.drill import Report
+from config.drill import reports, rules
+from config.drill.reports import Report
 
 WIDTH = 100
 
@@ -21,8 +21,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            report = drill_rules.run(actor=audit.SYSTEM, by="the command", url=options["url"])
-        except drill.AlreadyRunning as no:
+            report = rules.run(actor=audit.SYSTEM, by="the command", url=options["url"])
+        except reports.AlreadyRunning as no:
             raise CommandError(no.says) from None
         self._print(report)
         if not report.passed:

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from core.invariants import CheckCommand, Fault
-from wallets import checks, guard
+from wallets import checks, ledger_halt
 
 
 class Command(CheckCommand):
@@ -17,11 +17,11 @@ class Command(CheckCommand):
         parser.add_argument("--resume", action="store_true", help="let money move again, once all invariants hold")
 
     def look(self) -> list[Fault]:
-        return guard.check()
+        return ledger_halt.check()
 
     def handle(self, *args: Any, **options: Any) -> None:
         super().handle(*args, **options)
-        if options["resume"] and guard.resume():
+        if options["resume"] and ledger_halt.resume():
             self.stdout.write("Money moves again.")
-        elif guard.halted():
+        elif ledger_halt.halted():
             raise CommandError("The ledger is still halted from before: run ledger_check --resume.")

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 from copybot.candles import Bar, Candles, Instrument
 from copybot.copier import Copier, Subscription
+from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Line
 from copybot.limits import Limits
-from copybot.model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Line
 from copybot.packets import CLOSE, OPEN
 from copybot.paper import PaperBroker
 

@@ -26,7 +26,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
-from config import cast
+from config import demo_data
 from copybot.broker import Entry
 from copybot.client import Client
 from copybot.magic import magic_of
@@ -91,13 +91,13 @@ def _owner() -> User:
     known = User.objects.filter(username=USER).first()
     if known is not None and (known.is_staff or known.has_usable_password()):
         raise Unmade(f"the user {USER} is somebody's: the drill needs that name for itself")
-    return known or cast.user(USER)
+    return known or demo_data.user(USER)
 
 
 @transaction.atomic(durable=True)
 def _met(owner: User) -> Stage:
-    provider, copier = cast.account(owner, PROVIDER), _free_copier(owner)
-    strategy = cast.strategy(owner, provider, STRATEGY, "The zombie drill's own, on paper")
+    provider, copier = demo_data.account(owner, PROVIDER), _free_copier(owner)
+    strategy = demo_data.strategy(owner, provider, STRATEGY, "The zombie drill's own, on paper")
     if {provider.owner_id, copier.owner_id, strategy.owner_id} != {owner.pk}:
         raise Unmade(f"{provider}, {copier} or {strategy} is somebody else's: the drill needs these names for itself")
     follows = strategies.subscribe(account=copier, strategy=strategy, actor=audit.SYSTEM)
@@ -108,7 +108,7 @@ def _met(owner: User) -> Stage:
 
 def _free_copier(owner: User) -> TradingAccount:
     for name in COPIERS:
-        account = cast.account(owner, name)
+        account = demo_data.account(owner, name)
         held = Copier.objects.filter(account=account).first()
         if held is None or max(held.may_open_at, _lease_of_another(held)) <= timezone.now():
             return account

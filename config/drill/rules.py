@@ -16,10 +16,10 @@ from django.conf import settings
 
 from audit import services as audit
 from audit.models import AuditLog
-from config import drill, drill_stage
-from config.drill import RULES, Finding, Report
-from config.drill_play import DEADLINE_S, Broken, Drill
-from config.drill_stage import Books, Ear, Folder, Sandbox, Stage, Unmade, lots
+from config.drill import environment, reports
+from config.drill.environment import Books, Ear, Folder, Sandbox, Stage, Unmade, lots
+from config.drill.reports import RULES, Finding, Report
+from config.drill.runner import DEADLINE_S, Broken, Drill
 from copybot.errors import AnswerForged, DeskError, TradeClosed
 from copybot.paper import PaperBroker
 from copybot.sandbox import AFTER, BEFORE, Config, broker, emptied
@@ -242,10 +242,10 @@ def run(*, actor: audit.Actor, by: str, url: str = "", command: Sequence[str] = 
     the report. In the end nothing of it is left.
     """
     began = time.monotonic()
-    with drill.alone():
+    with reports.alone():
         findings = _findings(url or settings.DESK_URL, command)
         report = Report(tuple(findings), round((time.monotonic() - began) * 1000), by)
-        drill.record(report, actor)
+        reports.record(report, actor)
     return report
 
 
@@ -282,8 +282,8 @@ def _find(play: Drill, rule: str) -> Finding:
 
 @contextmanager
 def _played(url: str, command: Sequence[str]) -> Iterator[Drill]:
-    stage, folder = drill_stage.set_up(), Folder()
-    leader, ear = stage.client(url, drill_stage.LEADER), Ear(stage.client(url, drill_stage.EAR))
+    stage, folder = environment.set_up(), Folder()
+    leader, ear = stage.client(url, environment.LEADER), Ear(stage.client(url, environment.EAR))
     config = _config(url, stage, folder.path)
     account = broker(config.account, config.bars, config.began_ms, PaperBroker)
     books = Books(account, config.subscription.index)
@@ -299,14 +299,14 @@ def _played(url: str, command: Sequence[str]) -> Iterator[Drill]:
         for client in (leader, ear.client):
             client.hang_up()
         account.close_file()
-        drill_stage.put_away()
+        environment.put_away()
         folder.remove()
 
 
 def _config(url: str, stage: Stage, folder: Path) -> Config:
-    key, began_ms = stage.keys[drill_stage.FIRST], time.time_ns() // 1_000_000
+    key, began_ms = stage.keys[environment.FIRST], time.time_ns() // 1_000_000
     return Config(
-        url=url, key=key.key, secret=key.secret, strategy=drill_stage.STRATEGY, sub_id=stage.follows.sub_id,
+        url=url, key=key.key, secret=key.secret, strategy=environment.STRATEGY, sub_id=stage.follows.sub_id,
         packet_secrets={str(stage.follows.packet_generation): strategies.packet_secret(stage.follows)},
         folder=str(folder / "copier"), account=str(folder / "account.sqlite3"), bars=str(EURUSD_1H),
         began_ms=began_ms, instance=stage.instance,

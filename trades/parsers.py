@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from core import money, wire
+from core import money, parsing
 from core.errors import DomainError
-from core.wire import Fields, Form
+from core.parsing import Fields, Form
 from market.models import SYMBOL
 
 Args = dict[str, Any]
@@ -61,10 +61,10 @@ def _flag(value: Any) -> bool:
     return value
 
 
-_ms = wire.whole(10**12, 10**13 - 1)
-_strategy = wire.matching(r"[A-Za-z0-9_-]{1,64}", "must be a strategy's name")
-_reason = wire.one_of(_REASONS, {"TP_HIT": "TP", "SL_HIT": "SL"})
-_side = wire.one_of(("BUY", "SELL"))
+_ms = parsing.whole(10**12, 10**13 - 1)
+_strategy = parsing.matching(r"[A-Za-z0-9_-]{1,64}", "must be a strategy's name")
+_reason = parsing.one_of(_REASONS, {"TP_HIT": "TP", "SL_HIT": "SL"})
+_side = parsing.one_of(("BUY", "SELL"))
 
 
 def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
@@ -74,14 +74,14 @@ def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
         "ticket_id": form.need("ticket_id", ticket, *(() if strict else ("ticket",))),
         "symbol": form.need("symbol", _symbol),
         "type": form.need("type", _side, "direction"),
-        "volume": _text(form.need("volume", wire.positive)),
-        "open_price": _text(form.need("open_price", wire.positive, *(() if strict else ("price",)))),
-        "sl": _text(form.may("sl", wire.positive)),
-        "tp": _text(form.may("tp", wire.positive)),
-        "comment": form.may("comment", wire.text(128), default=""),
+        "volume": _text(form.need("volume", parsing.positive)),
+        "open_price": _text(form.need("open_price", parsing.positive, *(() if strict else ("price",)))),
+        "sl": _text(form.may("sl", parsing.positive)),
+        "tp": _text(form.may("tp", parsing.positive)),
+        "comment": form.may("comment", parsing.text(128), default=""),
     }
-    opened_at = form.may("opened_at", wire.moment)
-    analysis = form.may("analysis", wire.small_object(_ANALYSIS_BYTES))
+    opened_at = form.may("opened_at", parsing.moment)
+    analysis = form.may("analysis", parsing.small_object(_ANALYSIS_BYTES))
     if copy:
         args["copies"] = {"strategy": form.need("strategy", _strategy), **_copied(form)}
     else:
@@ -117,10 +117,10 @@ def modification(fields: Fields, ticket_id: Any) -> Args:
     form = _of_path(fields, ticket_id)
     args: Args = {"ticket_id": form.need("ticket_id", ticket)}
     for name in ("sl", "tp"):
-        value = form.may(name, wire.positive)
+        value = form.may(name, parsing.positive)
         if form.has(name):
             args[name] = _text(value)
-    told = form.may("master_time_ms", wire.whole(1, 10**13))
+    told = form.may("master_time_ms", parsing.whole(1, 10**13))
     if told is not None:
         args["master_time_ms"] = told
     if not args.keys() & {"sl", "tp"}:
@@ -135,9 +135,9 @@ def reduction(fields: Fields, ticket_id: Any) -> Args:
     args = {
         "ticket_id": form.need("ticket_id", ticket),
         "deal_id": form.need("deal_id", _deal),
-        "volume": _text(form.need("volume", wire.not_negative)),
-        "close_price": _text(form.need("close_price", wire.positive)),
-        "profit": _text(form.need("profit", wire.amount)),
+        "volume": _text(form.need("volume", parsing.not_negative)),
+        "close_price": _text(form.need("close_price", parsing.positive)),
+        "profit": _text(form.need("profit", parsing.amount)),
     }
     form.done()
     return args
@@ -148,8 +148,8 @@ def closing(fields: Fields, *, strict: bool = True) -> Args:
     form = Form(fields, strict=strict)
     args = {
         "ticket_id": form.need("ticket_id", ticket, *(() if strict else ("ticket",))),
-        "close_price": _text(form.need("close_price", wire.positive, *(() if strict else ("price",)))),
-        "profit": _text(form.need("profit", wire.amount)),
+        "close_price": _text(form.need("close_price", parsing.positive, *(() if strict else ("price",)))),
+        "profit": _text(form.need("profit", parsing.amount)),
         "reason": form.may("reason", _reason, default="MANUAL"),
     }
     form.done()
@@ -161,14 +161,14 @@ def order(fields: Fields) -> Args:
     form = Form(fields)
     args = {
         "strategy": form.need("strategy", _strategy),
-        "seq": form.need("seq", wire.whole(1, 2**63 - 1)),
+        "seq": form.need("seq", parsing.whole(1, 2**63 - 1)),
         **_copied(form),
-        "status": form.need("status", wire.one_of(("pending", "executed", "failed", "cancelled"))),
-        "requested_price": _text(form.need("requested_price", wire.positive)),
-        "executed_price": _text(form.may("executed_price", wire.positive)),
-        "volume": _text(form.need("volume", wire.positive)),
-        "latency_ms": form.may("latency_ms", wire.whole(0, 2**31 - 1)),
-        "failed_reason": form.may("failed_reason", wire.text(256), default=""),
+        "status": form.need("status", parsing.one_of(("pending", "executed", "failed", "cancelled"))),
+        "requested_price": _text(form.need("requested_price", parsing.positive)),
+        "executed_price": _text(form.may("executed_price", parsing.positive)),
+        "volume": _text(form.need("volume", parsing.positive)),
+        "latency_ms": form.may("latency_ms", parsing.whole(0, 2**31 - 1)),
+        "failed_reason": form.may("failed_reason", parsing.text(256), default=""),
         "type": form.may("type", _side),
         "ticket_id": form.may("ticket_id", ticket),
         **{name: form.may(name, _ms) for name in ("heard_ms", "sent_ms", "filled_ms")},
@@ -185,8 +185,8 @@ def skip(fields: Fields) -> Args:
     args = {
         "strategy": form.need("strategy", _strategy),
         "trade_ref": form.need("trade_ref", _trade_id),
-        "reason": form.need("reason", wire.one_of(_WHY_NOT)),
-        "detail": form.may("detail", wire.text(256), default=""),
+        "reason": form.need("reason", parsing.one_of(_WHY_NOT)),
+        "detail": form.may("detail", parsing.text(256), default=""),
     }
     form.done()
     return args
@@ -195,7 +195,7 @@ def skip(fields: Fields) -> Args:
 def account(fields: Fields) -> Args:
     """Arguments of account_tell."""
     form = Form(fields)
-    args = {name: _text(form.need(name, wire.amount)) for name in ("balance", "equity")}
+    args = {name: _text(form.need(name, parsing.amount)) for name in ("balance", "equity")}
     form.done()
     return args
 
@@ -205,12 +205,12 @@ def beat(fields: Fields) -> Args:
     form = Form(fields)
     args = {
         "instance": form.need(
-            "instance", wire.matching(r"[A-Za-z0-9_-]{16,64}", "must be 16 to 64 of A-Z a-z 0-9 _ -")
+            "instance", parsing.matching(r"[A-Za-z0-9_-]{16,64}", "must be 16 to 64 of A-Z a-z 0-9 _ -")
         ),
-        "fence": form.may("fence", wire.whole(1, 2**63 - 1)),
+        "fence": form.may("fence", parsing.whole(1, 2**63 - 1)),
         "ends": form.may("ends", _flag, default=False),
-        "balance": _text(form.may("balance", wire.amount)),
-        "equity": _text(form.may("equity", wire.amount)),
+        "balance": _text(form.may("balance", parsing.amount)),
+        "equity": _text(form.may("equity", parsing.amount)),
         "subscriptions": form.need("subscriptions", _subscriptions),
     }
     form.done()
@@ -229,10 +229,10 @@ def _standing(value: Any) -> Args:
     form = Form(value)
     args = {
         "strategy": form.need("strategy", _strategy),
-        "seq": form.need("seq", wire.whole(0, 2**63 - 1)),
-        "standing": form.need("standing", wire.one_of(("LIVE", "HOLD", "HALT"))),
-        "generation": form.need("generation", wire.whole(0, 10**9)),
-        "digest": form.need("digest", wire.matching(r"[0-9a-f]{64}", "must be 64 hex digits")),
+        "seq": form.need("seq", parsing.whole(0, 2**63 - 1)),
+        "standing": form.need("standing", parsing.one_of(("LIVE", "HOLD", "HALT"))),
+        "generation": form.need("generation", parsing.whole(0, 10**9)),
+        "digest": form.need("digest", parsing.matching(r"[0-9a-f]{64}", "must be 64 hex digits")),
         "copies": form.may("copies", _holdings),
     }
     form.done()
@@ -247,7 +247,7 @@ def _holdings(value: Any) -> dict[str, str]:
         if not isinstance(one, dict):
             raise ValueError("each must be a JSON object")
         form = Form(one)
-        ref, lots = form.need("trade_ref", _trade_id), form.need("volume", wire.not_negative)
+        ref, lots = form.need("trade_ref", _trade_id), form.need("volume", parsing.not_negative)
         form.done()
         held[ref] = money.text(lots)
     return held

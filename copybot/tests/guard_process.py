@@ -1,4 +1,6 @@
-"""Run as `python -m copybot.tests.doomed STATE BROKER SIGNALS DONE [blind]`: a copier's guard that will be killed.
+"""Run as `python -m copybot.tests.guard_process STATE BROKER SIGNALS DONE [blind]`.
+
+A copier's guard, in a process that a test kills.
 
 Its broker is on paper, in a file too, so that what was executed outlives it. Signal 2n − 1 opens trade n, signal 2n + 2
 closes it. Any life of this process may read a signal; a snapshot says what is active, where it was away.
@@ -10,13 +12,13 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-from copybot.books import State
 from copybot.candles import Bar, Candles, Instrument
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.paper import Faults, PaperBroker
+from copybot.state_store import State
 from copybot.targets import Snapshot, Target
-from copybot.tests.simulation import PRICE, SECRET, SUB, packet
+from copybot.tests.guard_fixtures import PRICE, SECRET, SUB, packet
 
 LIMITS = Limits(max_open_age_ms=3_600_000, settle_ms=300, second_look_ms=50, brake_least=10_000)
 HOUR = 3_600_000

@@ -1,4 +1,6 @@
-"""Run as `python -m tests.crashes.leader CONFIG SEED OVER`: a provider's terminal, with a trader who never rests.
+"""Run as `python -m tests.crashes.provider_process CONFIG SEED OVER`.
+
+A provider's terminal, with a trader who trades all the time.
 
 It trades its account on paper at random until the file OVER appears, and publishes by the real publisher all the while.
 Killed at any moment and started again, it goes on from what its broker's books say.

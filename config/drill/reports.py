@@ -1,4 +1,4 @@
-"""The zombie drill's rules, and what became of its runs. Running it is `drill_rules`', which brings the bots' package.
+"""The zombie drill's rules in words, and the reports of its runs. `rules` runs it and imports the bots' package.
 
 A run leaves one fact, `drill.finished`; a wish for one leaves `drill.asked`. There is nothing else to keep.
 """

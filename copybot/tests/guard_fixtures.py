@@ -2,15 +2,15 @@
 
 from decimal import Decimal
 
-from copybot import model
+from copybot import desk_model
+from copybot.desk_model import SECRET
+from copybot.faulty_broker import PRICE, Market, Weather
 from copybot.limits import Limits
-from copybot.model import SECRET
 from copybot.simulation import NOON, Crash
-from copybot.weather import PRICE, Market, Weather
 
 __all__ = ["CALM", "LIMITS", "NOON", "PRICE", "SECRET", "SUB", "Crash", "Market", "packet"]
 
-SUB = model.SUB_ID
+SUB = desk_model.SUB_ID
 LIMITS = Limits(max_open_age_ms=6_000, settle_ms=8_000, second_look_ms=2_000, brake_ms=1_000)
 CALM = Weather(reject=0.0)
 
@@ -23,9 +23,9 @@ def packet(seq, at_ms, action, target, *, secret=SECRET, generation="1"):
         "symbol": target.symbol, "type": target.side, "volume": f"{volume:.8f}", "price": f"{PRICE:.8f}", "sl": sl,
         "tp": tp,
     }  # fmt: skip
-    return model.packet(seq, at_ms, action, target.ref, fields, secret=secret, generation=generation)
+    return desk_model.packet(seq, at_ms, action, target.ref, fields, secret=secret, generation=generation)
 
 
 def gapfill(seq, at_ms):
     fields = {"symbol": "-", "type": "-", "volume": "0.00000000", "price": "0.00000000", "sl": "", "tp": ""}
-    return model.packet(seq, at_ms, "GAPFILL", str(seq + 1), fields)
+    return desk_model.packet(seq, at_ms, "GAPFILL", str(seq + 1), fields)

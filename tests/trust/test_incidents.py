@@ -2,16 +2,10 @@
 
 from datetime import timedelta
 
-from core.answers import iso
+from core.responses import iso
 from tests.signed import opening
-from tests.trust.scenes import (
-    DAY,
-    NOW,
-    failed,
-    refused,
-    score_of,
-)
-from trust import faults, services
+from tests.trust.factories import DAY, NOW, failed, refused, score_of
+from trust import incidents, services
 from trust.models import Kind, TrustAssessment
 
 
@@ -49,7 +43,7 @@ def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
 
 def minutes_of(user):
     """At which minutes something is held against them."""
-    events = faults.events_of(user, now=NOW)
+    events = incidents.events_of(user, now=NOW)
     return [(event.reason, round((event.at - NOW + DAY) / timedelta(minutes=1), 1)) for event in events]
 
 
@@ -73,7 +67,7 @@ def test_a_flood_of_faults_comes_as_its_incidents(lena, lena_bot):
     refused(lena_bot.key, "trade_closed", (second / 60 for second in range(0, 12 * 3600, 4)))
     failed(lena, "TTL_EXPIRED", (second / 60 for second in range(0, 12 * 3600, 4)))
 
-    assert len(faults.events_of(lena.owner, now=NOW)) == 24
+    assert len(incidents.events_of(lena.owner, now=NOW)) == 24
 
 
 def test_another_key_and_another_account_are_others(lena, finn, lena_bot, finn_bot):

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from copybot.guard import ExecutionGuard
 from copybot.targets import Snapshot, Target
-from copybot.tests.simulation import CALM, LIMITS, NOON, PRICE, SECRET, SUB, Market, packet
+from copybot.tests.guard_fixtures import CALM, LIMITS, NOON, PRICE, SECRET, SUB, Market, packet
 
 SECOND = 1000
 

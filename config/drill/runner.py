@@ -1,4 +1,4 @@
-"""One run of the zombie drill under way: the desk, the copier, and how to do them ill. The rules are `drill_rules`'."""
+"""One run of the zombie drill under way: the desk, the copier, and how to do them ill. See `rules`."""
 
 import shutil
 import time
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from config import drill_stage
-from config.drill_stage import Books, Done, Ear, Sandbox, Stage, Unmade, lots
+from config.drill import environment
+from config.drill.environment import Books, Done, Ear, Sandbox, Stage, Unmade, lots
 from copybot.client import Client
 from copybot.packets import CLOSE, OPEN
 from copybot.sandbox import SYMBOL
@@ -124,7 +124,7 @@ class Drill:
 
     def start_second(self) -> Sandbox:
         """Another copier of the same account, at another place; its lease has to wait."""
-        key = self.stage.keys[drill_stage.SECOND]
+        key = self.stage.keys[environment.SECOND]
         folder, instance = f"{self.bot.config.folder}-second", f"{self.stage.copier}-second"
         other = Sandbox(
             self.bot.command,

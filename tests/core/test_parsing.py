@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core import money, wire
+from core import money, parsing
 from core.errors import Invalid, RequestMalformed
 
 UNITS = st.integers(min_value=-(10**20 - 1), max_value=10**20 - 1)
@@ -26,15 +26,15 @@ LEAVES = st.none() | st.booleans() | st.integers() | TEXT
 WITHOUT_FLOATS = nested(LEAVES | st.decimals(allow_nan=False, allow_infinity=False))
 ANYTHING = nested(LEAVES | st.floats() | st.decimals())
 READERS = {
-    "amount": wire.amount,
-    "positive": wire.positive,
-    "not_negative": wire.not_negative,
-    "whole": wire.whole(1, 2**63 - 1),
-    "matching": wire.matching(r"[a-z]{1,8}", "must be letters"),
-    "one_of": wire.one_of(("BUY", "SELL"), {"buy": "BUY"}),
-    "text": wire.text(16),
-    "moment": wire.moment,
-    "small_object": wire.small_object(256),
+    "amount": parsing.amount,
+    "positive": parsing.positive,
+    "not_negative": parsing.not_negative,
+    "whole": parsing.whole(1, 2**63 - 1),
+    "matching": parsing.matching(r"[a-z]{1,8}", "must be letters"),
+    "one_of": parsing.one_of(("BUY", "SELL"), {"buy": "BUY"}),
+    "text": parsing.text(16),
+    "moment": parsing.moment,
+    "small_object": parsing.small_object(256),
 }
 
 
@@ -46,7 +46,7 @@ def units(amount):
 def test_every_amount_comes_through_text_exactly(count):
     exact = Decimal(count).scaleb(-8)
 
-    found = wire.amount(money.text(exact))
+    found = parsing.amount(money.text(exact))
 
     assert (units(found), found.as_tuple().exponent) == (count, -8)
     assert money.text(found) == money.text(exact)
@@ -56,18 +56,18 @@ def test_every_amount_comes_through_text_exactly(count):
 def test_every_amount_comes_through_a_json_number_exactly(count):
     exact = Decimal(count).scaleb(-8)
 
-    found = wire.amount(wire.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
+    found = parsing.amount(parsing.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
 
     assert units(found) == count
 
 
 @given(st.integers(min_value=0, max_value=10**17), st.integers(min_value=-17, max_value=17))
 def test_an_exponent_changes_no_digit(digits, exponent):
-    read = wire.json_object(f'{{"volume": {digits}e{exponent}}}'.encode())["volume"]
+    read = parsing.json_object(f'{{"volume": {digits}e{exponent}}}'.encode())["volume"]
 
     assert isinstance(read, Decimal)
     try:
-        found = wire.amount(read)
+        found = parsing.amount(read)
     except ValueError:
         return
     assert found == Decimal(digits).scaleb(exponent)
@@ -84,7 +84,7 @@ def test_an_exponent_changes_no_digit(digits, exponent):
 @example("1\n")
 def test_text_is_an_amount_only_as_digits_with_a_point(written):
     try:
-        found = wire.amount(written)
+        found = parsing.amount(written)
     except ValueError:
         return
     assert written.lstrip("-").replace(".", "", 1).isdecimal()
@@ -94,7 +94,7 @@ def test_text_is_an_amount_only_as_digits_with_a_point(written):
 @given(st.floats())
 def test_a_float_is_never_an_amount(value):
     with pytest.raises(ValueError, match="must be"):
-        wire.amount(value)
+        parsing.amount(value)
 
 
 def test_no_number_of_a_body_becomes_a_float():
@@ -106,9 +106,9 @@ def test_no_number_of_a_body_becomes_a_float():
             return [found for one in inner for found in floats(one)]
         return [value] if isinstance(value, float) else []
 
-    read = wire.json_object(body)
+    read = parsing.json_object(body)
     assert floats(read) == []
-    assert floats(wire.small_object(256)(read)) == []
+    assert floats(parsing.small_object(256)(read)) == []
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -126,7 +126,7 @@ def test_a_reader_answers_a_value_or_names_a_fault(name, value):
 @example(b'{"a":1,"a":1}')
 def test_a_body_is_an_object_or_is_refused(body):
     try:
-        read = wire.json_object(body)
+        read = parsing.json_object(body)
     except RequestMalformed as no:
         assert no.says.startswith("The body is not ")
     else:
@@ -139,20 +139,20 @@ def test_what_was_written_as_json_is_read_again(fields):
     if big:
         return
 
-    assert wire.json_object(json.dumps(fields).encode()) == fields
+    assert parsing.json_object(json.dumps(fields).encode()) == fields
 
 
 def test_a_number_is_not_read_however_long_it_is():
     for digits in (b"9" * 41, b"0." + b"9" * 60, b"1e" + b"9" * 30):
         with pytest.raises(RequestMalformed):
-            wire.json_object(b'{"a": ' + digits + b"}")
+            parsing.json_object(b'{"a": ' + digits + b"}")
 
 
 @given(st.dictionaries(TEXT, WITHOUT_FLOATS, max_size=4))
 def test_an_object_that_is_kept_can_be_written_by_everybody(fields):
     """By the database too, which takes neither NUL nor half a character."""
     try:
-        kept = wire.small_object(512)(fields)
+        kept = parsing.small_object(512)(fields)
     except ValueError:
         return
     written = orjson.dumps(kept)
@@ -167,7 +167,7 @@ def test_a_moment_is_the_same_in_every_zone(seconds, minutes):
     sign, offset = "-" if minutes < 0 else "+", abs(minutes)
     written = (at + timedelta(minutes=minutes)).replace(tzinfo=None).isoformat()
 
-    assert wire.moment(f"{written}{sign}{offset // 60:02}:{offset % 60:02}") == at
+    assert parsing.moment(f"{written}{sign}{offset // 60:02}:{offset % 60:02}") == at
 
 
 FORMS = st.dictionaries(st.sampled_from(["volume", "type", "direction", "comment", "other", "\ud800"]), ANYTHING)
@@ -178,10 +178,10 @@ FORMS = st.dictionaries(st.sampled_from(["volume", "type", "direction", "comment
 @example({"type": Decimal("sNaN"), "direction": 1})
 @example({"volume": "1", "type": "BUY", "direction": "SELL"})
 def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields):
-    form = wire.Form(fields)
-    form.need("volume", wire.positive)
-    form.need("type", wire.one_of(("BUY", "SELL")), "direction")
-    form.may("comment", wire.text(8))
+    form = parsing.Form(fields)
+    form.need("volume", parsing.positive)
+    form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
+    form.may("comment", parsing.text(8))
     try:
         form.done()
     except Invalid as no:
@@ -196,8 +196,8 @@ def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields):
 
 def test_two_names_of_one_field_may_agree_but_not_differ():
     def side(**fields):
-        form = wire.Form(fields)
-        found = form.need("type", wire.one_of(("BUY", "SELL")), "direction")
+        form = parsing.Form(fields)
+        found = form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
         form.done()
         return found
 

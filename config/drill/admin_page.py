@@ -7,10 +7,10 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from kombu.exceptions import OperationalError
 
-from audit.people import actor_of
-from config import drill
+from audit.actors import actor_of
 from config.celery import app
-from core.steps import caller
+from config.drill import reports
+from core.confirmed_actions import caller
 
 RUNS = 30
 TASK = "config.tasks.zombie_drill"
@@ -30,23 +30,23 @@ def page(request: HttpRequest) -> HttpResponse:
 
 def _ask(request: HttpRequest) -> None:
     if _is_under_way():
-        messages.warning(request, drill.AlreadyRunning.detail)
+        messages.warning(request, reports.AlreadyRunning.detail)
         return
     try:
         app.send_task(TASK, kwargs={"user_id": str(request.user.pk)}, retry=False)
     except OperationalError:
         messages.error(request, "The workers' queue cannot be reached: nothing was started. Look at /readyz.")
         return
-    drill.ask(actor_of(request))
+    reports.ask(actor_of(request))
 
 
 def _is_under_way() -> bool:
-    wish = drill.wish()
-    return drill.is_running() or (wish is not None and not wish[1])
+    wish = reports.wish()
+    return reports.is_running() or (wish is not None and not wish[1])
 
 
 def _told(request: HttpRequest) -> dict[str, object]:
-    runs, is_running, wish = drill.latest(RUNS), drill.is_running(), drill.wish()
+    runs, is_running, wish = reports.latest(RUNS), reports.is_running(), reports.wish()
     asked = request.GET.get("run", "")
     shown = next((run for run in runs if str(run.pk) == asked), next(iter(runs), None))
     return {
@@ -55,7 +55,7 @@ def _told(request: HttpRequest) -> dict[str, object]:
         "is_latest": shown is None or shown == runs[0],
         "runs": runs[::-1],
         "passed": sum(run.passed for run in runs),
-        "rules": drill.RULES.values(),
+        "rules": reports.RULES.values(),
         "is_running": is_running,
         "waits": not is_running and wish is not None and not wish[1],
         "is_late": not is_running and wish is not None and wish[1],

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from copybot.books import Books, Copy
 from copybot.broker import Broker, Outcome, Position
 from copybot.limits import Limits
 from copybot.magic import index_of
+from copybot.state_store import Books, Copy
 
 _LONGEST_WAIT_MS = 15_000
 

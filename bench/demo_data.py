@@ -1,4 +1,6 @@
-"""Run as `python -m bench.cast FOLDER`: the bots of a run, made through the desk's verbs, their keys written to FOLDER.
+"""Run as `python -m bench.demo_data FOLDER`.
+
+Makes the bots of a run through the desk's verbs and writes their keys to FOLDER.
 
 `masters`: sixteen accounts, each with a strategy and a master's key. `watchers`: read-only keys of the first account.
 `followers`: copiers' keys of accounts that follow the second strategy. And wallets with more than enough in them.
@@ -22,7 +24,7 @@ def main(folder: Path) -> None:
 
     from accounts import services as accounts
     from audit import services as audit
-    from config import cast
+    from config import demo_data
     from strategies import services as strategies
     from wallets import services as wallets
 
@@ -30,14 +32,14 @@ def main(folder: Path) -> None:
         return accounts.create_key(account=account, kind=kind, actor=audit.SYSTEM, label="bench")[1]
 
     with transaction.atomic(durable=True):
-        cast.instruments()
-        owner = cast.user("bench")
-        leading = [cast.account(owner, f"bench-{number:02d}") for number in range(MASTERS)]
-        led = [cast.strategy(owner, account, account.name) for account in leading]
-        following = [cast.account(owner, f"follower-{number:02d}") for number in range(FOLLOWERS)]
+        demo_data.instruments()
+        owner = demo_data.user("bench")
+        leading = [demo_data.account(owner, f"bench-{number:02d}") for number in range(MASTERS)]
+        led = [demo_data.strategy(owner, account, account.name) for account in leading]
+        following = [demo_data.account(owner, f"follower-{number:02d}") for number in range(FOLLOWERS)]
         for account in following:
             strategies.subscribe(account=account, strategy=led[1], actor=audit.SYSTEM)
-        owners = [cast.user(f"payer-{number:02d}") for number in range(WALLETS)]
+        owners = [demo_data.user(f"payer-{number:02d}") for number in range(WALLETS)]
         for wallet in [wallets.wallet_of(owner=payer, currency="USD") for payer in owners]:
             wallets.deposit(wallet=wallet, amount=Decimal(10**9), note="", idempotency_key="bench")
         _write(folder / "masters", [key(account, "master") for account in leading])

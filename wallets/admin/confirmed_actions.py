@@ -8,8 +8,8 @@ from django import forms
 from django.http import HttpRequest
 
 from core import money
+from core.confirmed_actions import ReasonForm, Step
 from core.errors import DomainError
-from core.steps import ReasonForm, Step
 
 
 class KeyedForm(forms.Form):

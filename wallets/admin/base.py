@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
-from core import admin as shown
-from core.steps import Step, Stepped
+from core import formatting
+from core.confirmed_actions import Step, Stepped
 from wallets import services
-from wallets.admin.steps import ADJUST, DEPOSIT, WITHDRAW
+from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, WITHDRAW
 from wallets.models import MoneyRequest, Wallet
 
 ROWS = 50  # of a table on a page
@@ -50,9 +50,9 @@ STATE_CHIPS = {"DONE": "good", "PENDING": "wait", "REJECTED": "bad", "POSTED": "
 
 
 def state_chip(one: Any) -> SafeString:
-    return shown.chip(one.state.lower(), STATE_CHIPS.get(one.state, ""))
+    return formatting.chip(one.state.lower(), STATE_CHIPS.get(one.state, ""))
 
 
 def spelled(asked: MoneyRequest) -> str:
-    amount = shown.plain(asked.amount, shown.MONEY)
+    amount = formatting.plain(asked.amount, formatting.MONEY)
     return f"{capfirst(asked.get_kind_display())} of {amount} {asked.wallet.currency}, {whose(asked.wallet)}"

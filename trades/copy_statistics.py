@@ -12,7 +12,7 @@ from django.db import connection, models
 
 from strategies import sizing
 from strategies.models import Strategy, Subscription
-from trades import debts, receipts
+from trades import overdue_closes, receipts
 from trades.models import CopyOrder, WhyNot
 
 NOT_COPYABLE = {WhyNot.SYMBOL_NOT_ALLOWED, WhyNot.VOLUME_TOO_SMALL, WhyNot.NOT_SIZABLE}
@@ -162,12 +162,12 @@ class Owed:
         return now - self.since if self.since else timedelta(0)
 
     def is_late(self, now: datetime) -> bool:
-        return self.age(now) >= debts.ESCALATED_AFTER[0]
+        return self.age(now) >= overdue_closes.ESCALATED_AFTER[0]
 
 
 def owed(**whose: Any) -> Owed:
     """What is owed now, as the hot table says; by `account__in`, `strategy` or the like."""
-    found = debts.owed().filter(**whose).aggregate(
+    found = overdue_closes.owed().filter(**whose).aggregate(
         count=models.Count("pk"), lots=models.Sum("volume"), since=models.Min("owed_since")
     )  # fmt: skip
     return Owed(found["count"], found["lots"] or sizing.NOTHING, found["since"])
@@ -175,7 +175,7 @@ def owed(**whose: Any) -> Owed:
 
 def owed_by(accounts: Iterable[int]) -> dict[tuple[int, int], Owed]:
     """By account and strategy."""
-    rows = debts.owed().filter(account__in=list(accounts)).values("account_id", "strategy_id")
+    rows = overdue_closes.owed().filter(account__in=list(accounts)).values("account_id", "strategy_id")
     counted = rows.annotate(count=models.Count("pk"), lots=models.Sum("volume"), since=models.Min("owed_since"))
     return {
         (row["account_id"], row["strategy_id"]): Owed(row["count"], row["lots"], row["since"])

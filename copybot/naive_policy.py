@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from copybot import packets, targets
-from copybot.books import State
 from copybot.broker import Outcome, Position
 from copybot.guard import ExecutionGuard
 from copybot.packets import Packet
+from copybot.state_store import State
 from copybot.targets import Snapshot, Target
 
 

@@ -1,14 +1,14 @@
-"""Run as `python -m tests.config.rogues BUG …`: the drill's sandbox, with a copier that has these bugs."""
+"""Run as `python -m tests.config.rogue_copier BUG …`: the drill's sandbox, with a copier that has these bugs."""
 
 import hmac
 import sys
 
 from copybot import packets
-from copybot.books import State
 from copybot.copier import Copier
 from copybot.guard import ExecutionGuard
 from copybot.lease import Lease
 from copybot.sandbox import Sandbox, Tapped, main
+from copybot.state_store import State
 from copybot.targets import snapshots_of
 
 BUGS = set(sys.argv[1:])

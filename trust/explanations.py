@@ -8,7 +8,7 @@ from typing import Any
 from django.utils import timezone
 
 from accounts.models import User
-from trust import services, standing
+from trust import restrictions, services
 from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
 
 QUESTIONS = {
@@ -174,14 +174,14 @@ def follows(score: TrustScore, held: TrustHold | None) -> str:
         if held.effect == TrustHold.Effect.CLOSE_ONLY:
             return "Staff have just decided on it: in a minute this says how."
         return f"It is kept open until {_day(held.expires_at)}, whatever the score."
-    if score.kind == Kind.RELATIONSHIP and score.score < standing.NO_NEW_BELOW:
+    if score.kind == Kind.RELATIONSHIP and score.score < restrictions.NO_NEW_BELOW:
         return "Staff look into it."
     if (
         not copies
-        and score.score < standing.NEW_FROM
+        and score.score < restrictions.NEW_FROM
         and score.user.strategies.filter(takes_subscribers=False).exists()
     ):
-        return f"Your strategies take no new subscribers until it is at {standing.NEW_FROM} again."
+        return f"Your strategies take no new subscribers until it is at {restrictions.NEW_FROM} again."
     return "Nothing follows from it."
 
 
@@ -191,9 +191,9 @@ def _until(score: TrustScore, held: TrustHold | None) -> str:
     if score.by_hold:
         return "Staff's decision has ended: in a minute it opens."
     if score.clean_since is not None:
-        opens = score.clean_since + standing.CLEAN
-        return f"It ends on {_day(opens)} if the score stays at {standing.OPEN_FROM} or above."
-    return f"It ends once the score has been at {standing.OPEN_FROM} or above for a day, or when staff decide."
+        opens = score.clean_since + restrictions.CLEAN
+        return f"It ends on {_day(opens)} if the score stays at {restrictions.OPEN_FROM} or above."
+    return f"It ends once the score has been at {restrictions.OPEN_FROM} or above for a day, or when staff decide."
 
 
 def _day(moment: Any) -> str:

@@ -7,9 +7,9 @@ import struct
 import time
 from urllib.parse import parse_qsl, urlsplit
 
+from copybot.desk_model import COPIER, MASTER, Desk
 from copybot.errors import DeskError
-from copybot.model import COPIER, MASTER, Desk
-from copybot.tests.hostile import SECRET, Handler, HostileDesk, mac, problem, sha256
+from copybot.tests.hostile_desk import SECRET, Handler, HostileDesk, mac, problem, sha256
 
 KEYS = {MASTER: "ck_000000000000000a.1", COPIER: "ck_000000000000000b.1", "readonly": "ck_000000000000000c.1"}
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
