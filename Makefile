@@ -33,4 +33,7 @@ torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, a
 simulate: .venv/.requirements-dev.txt.sha256  ## the bots in bad weather: make simulate SEED=0 SCHEDULES=20000 POLICY=guard
 	@$(PY) -m copybot.simulate --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),20000) --policy $(or $(POLICY),guard)
 
-.PHONY: help simulate check format lock bench torture
+dates: .venv/.requirements-dev.txt.sha256  ## the suites at a month's end, on 29 February, as DST changes …: make dates AT="29 feb"
+	@$(PY) -m tests.clock $(AT)
+
+.PHONY: help dates simulate check format lock bench torture

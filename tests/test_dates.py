@@ -1,0 +1,75 @@
+"""The suites are green on every day: `make dates` runs them at many moments; here one suite runs at one of them."""
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests import clock
+
+ROOT = Path(__file__).resolve().parent.parent
+MONTH_END = clock.MOMENTS["the end of a month"]
+CLOCKS = """
+import json, time
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+import psycopg, redis
+from config import embedded
+
+with TemporaryDirectory() as folder:
+    servers = embedded.Servers(Path(folder) / "var", fast=True)
+    servers.start()
+    try:
+        began, python = time.monotonic(), datetime.now(UTC)
+        time.sleep(0.5)
+        slept = time.monotonic() - began
+        went = (datetime.now(UTC) - python).total_seconds()
+        with psycopg.connect(servers.postgres.url) as connection:
+            database = connection.execute("select clock_timestamp()").fetchone()[0].astimezone(UTC)
+        valkey = datetime.fromtimestamp(redis.from_url(servers.valkey.url).time()[0], UTC)
+    finally:
+        servers.remove()
+print(json.dumps([python.isoformat(), database.isoformat(), valkey.isoformat(), slept, went]))
+"""
+
+
+@pytest.fixture
+def month_end():
+    """The environment of a process that begins at the end of a month."""
+    try:
+        with clock.shifted(MONTH_END) as environ:
+            yield environ
+    except clock.CannotShift as why:
+        pytest.skip(f"THE SUITES WERE NOT RUN AT ANOTHER DATE: {why}")
+
+
+def test_a_shifted_clock_is_that_of_python_postgresql_and_valkey_and_goes_on(month_end):
+    output = subprocess.check_output([sys.executable, "-c", CLOCKS], cwd=ROOT, env=month_end, text=True)
+    *clocks, slept, went = json.loads(output)
+
+    for now in map(datetime.fromisoformat, clocks):
+        assert MONTH_END.at <= now < MONTH_END.at + timedelta(minutes=5)
+    assert slept >= 0.5
+    assert 0.4 < went < slept + 1
+
+
+def test_fees_are_settled_alike_at_the_end_of_a_month(month_end):
+    """Only the planted test fails: so the clock is shifted, and a test that depends on the day is found."""
+    suites = ["tests/wallets/test_settlement.py", "tests/clock/planted.py"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-rf", "--durations=0", "--durations-min=60", *suites]
+    run = subprocess.run(command, cwd=ROOT, env=month_end, capture_output=True, text=True)
+
+    failed = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("FAILED")]
+    assert failed == ["tests/clock/planted.py::test_takes_tomorrow_for_a_day_of_this_month"], run.stdout[-4000:]
+
+
+def test_says_what_is_missing_where_nothing_compiles(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+
+    with pytest.raises(clock.CannotShift, match="no C compiler"), clock.shifted(MONTH_END):
+        pass
