@@ -19,19 +19,13 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from accounts import authentication, signing
-from accounts.authentication import (
-    BOT_DATABASE,
-    MAX_BATCH_BODY,
-    ScopeDenied,
-    SeqReplayed,
-    Signed,
-    SignedCall,
-)
+from accounts import signed_http, signing
+from accounts.authentication import SignatureAuthentication
+from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import database, limiting, paging, parsing, problem
+from core import database, errors, limiting, paging, parsing, problem
 from core.errors import DomainError, Invalid
 from core.responses import iso, json_response
 from trades import history, parsers, schema, services, snapshot
@@ -66,9 +60,9 @@ class KindMay(BasePermission):
         assert isinstance(view, BotView)
         call: SignedCall = request.auth  # type: ignore[assignment]
         if call.credential.kind not in view.kinds.get(request.method or "", frozenset()):
-            no = ScopeDenied()
-            authentication.audit_refusal(no, request._request)
-            raise no
+            refusal = ScopeDenied()
+            signed_http.record_refusal(refusal, request._request)
+            raise refusal
         return True
 
 
@@ -87,11 +81,11 @@ class KeyRate(BaseThrottle):
 class BotView(APIView):
     """A route for signed requests. Every answer after a good signature is signed too."""
 
-    authentication_classes = [Signed]
+    authentication_classes = [SignatureAuthentication]
     permission_classes = [KindMay]
     throttle_classes = [KeyRate]
     kinds: ClassVar[dict[str, frozenset[str]]]
-    max_body = authentication.MAX_BODY
+    max_body = signed_http.MAX_BODY
     _renderer = JSONRenderer()
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
@@ -105,23 +99,11 @@ class BotView(APIView):
         answer = super().finalize_response(request, response, *args, **kwargs)
         call = getattr(request._request, "signed_call", None)
         if call is not None:
-            sign_response(call, answer)
+            signed_http.sign_response(call, answer)
         room = getattr(request._request, "rate_room", None)
         for name, value in (room.headers() if room else {}).items():
             answer[name] = value
         return answer
-
-
-def sign_response(call: SignedCall, answer: HttpResponse) -> None:
-    time_ms = time.time_ns() // 1_000_000
-    answer["X-Cd-Response-Time"] = str(time_ms)
-    answer["X-Cd-Response-Sig"] = signing.sign_response(
-        call.credential.secret,
-        request_signature=call.signature,
-        status=answer.status_code,
-        time_ms=time_ms,
-        body=answer.content,
-    )
 
 
 def call_of(request: Request) -> SignedCall:
@@ -144,10 +126,8 @@ def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
     """Do the request's one effect; raise its refusal."""
     operation = Operation(call.signable.idempotency_key, call.signable.fingerprint(), verb, args)
     outcome = services.signed(call, [operation])[0]
-    no = services.refusal_of(outcome)
-    if no is not None:
-        no.replayed = "replayed" in outcome
-        raise no
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        raise refusal
     return outcome
 
 
@@ -198,7 +178,7 @@ def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]
 def mark_of(call: SignedCall) -> str:
     """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
     answered = database.ask(
-        BOT_DATABASE,
+        database.BOT,
         "select signed_read($1, $2, $3::inet)::text",
         call.credential.generation_id,
         call.signable.seq,
@@ -206,19 +186,19 @@ def mark_of(call: SignedCall) -> str:
     )
     state = orjson.loads(answered)
     if "refused" in state:
-        raise authentication.refusal(state.pop("refused"), **state)
+        raise errors.of_code(state.pop("refused"), **state)
     mark: str = state["mark"]
     return mark
 
 
 @functools.lru_cache(maxsize=2048)
 def _snapshot(_database: str, account_id: int, _mark: str) -> snapshot.Snapshot:
-    return snapshot.read([account_id], using=BOT_DATABASE)
+    return snapshot.read([account_id], using=database.BOT)
 
 
 def snapshot_of(account_id: int, mark: str) -> snapshot.Snapshot:
     """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
-    return _snapshot(connections[BOT_DATABASE].settings_dict["NAME"], account_id, mark)
+    return _snapshot(connections[database.BOT].settings_dict["NAME"], account_id, mark)
 
 
 class Time(APIView):
@@ -287,7 +267,7 @@ class Batch(BotView):
     """Many operations in one request and one transaction, each with its own idempotency key and result."""
 
     kinds = {"POST": OWNERS}
-    max_body = MAX_BATCH_BODY
+    max_body = signed_http.MAX_BATCH_BODY
     most = 500
 
     @schema.bots("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
@@ -343,9 +323,8 @@ def _result(one: Operation | DomainError, outcomes: Iterator[Outcome], request_i
         return {"status": one.status, "problem": problem.of(one, request_id)}
     outcome = next(outcomes)
     key = {"idempotency_key": one.idempotency_key, "replayed": "replayed" in outcome}
-    no = services.refusal_of(outcome)
-    if no is not None:
-        return {**key, "status": no.status, "problem": problem.of(no, request_id)}
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        return {**key, "status": refusal.status, "problem": problem.of(refusal, request_id)}
     return {**key, "status": DONE[outcome["code"]], "result": told(outcome)}
 
 
