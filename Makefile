@@ -9,12 +9,8 @@ help:  ## this list
 .venv/.requirements-dev.txt.sha256: requirements-dev.txt
 	python3 manage.py test --version >/dev/null
 
-check: .venv/.requirements-dev.txt.sha256  ## lint, types, import contracts, migrations
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m mypy .
-	.venv/bin/lint-imports
-	$(PY) manage.py makemigrations --check --dry-run
+check:  ## lint, types, import contracts, migrations, rules of the tree: as the suite runs them
+	python3 manage.py test tests/rules
 
 format:  ## let ruff write
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .

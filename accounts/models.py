@@ -123,6 +123,11 @@ class BotKey(models.Model):
         return self.key_id
 
 
+class BotKeyGenerationQuerySet(models.QuerySet["BotKeyGeneration"]):
+    def lock(self) -> "BotKeyGenerationQuerySet":
+        return self.select_for_update(no_key=True)
+
+
 class BotKeyGeneration(models.Model):
     """One secret of a key, with the highest sequence number it was used at. The old one stays valid for the overlap."""
 
@@ -133,6 +138,8 @@ class BotKeyGeneration(models.Model):
     last_used_at = models.DateTimeField(null=True, editable=False)
     retires_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = BotKeyGenerationQuerySet.as_manager()
 
     BINDING: ClassVar[str] = "bot_key|{key}|{generation}"
 

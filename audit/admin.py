@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.db import connection
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
@@ -57,20 +56,10 @@ def _as_uuid(text: str) -> uuid.UUID | None:
 
 
 class ActionFilter(admin.SimpleListFilter):
-    """The actions that occur, found in steps from one to the next in the index: the whole log would take too long."""
-
     title = parameter_name = "action"
-    STEPS = """
-        with recursive step (action) as (
-          select min(action) from audit_log
-          union all select (select min(a.action) from audit_log a where a.action > step.action)
-                      from step where step.action is not null)
-        select action from step where action is not null"""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
-        with connection.cursor() as cursor:
-            cursor.execute(self.STEPS)
-            return [(action, action) for (action,) in cursor.fetchall()]
+        return [(action, action) for action in AuditLog.objects.actions()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[AuditLog]) -> QuerySet[AuditLog]:
         return queryset.filter(action=self.value()) if self.value() else queryset

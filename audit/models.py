@@ -1,7 +1,22 @@
 """What happened. Rows are only ever added; the database refuses everything else, TRUNCATE too."""
 
-from django.db import models
+from django.db import connections, models
 from django.db.models.functions import Now
+
+_ACTIONS = """
+    with recursive step (action) as (
+      select min(action) from audit_log
+      union all select (select min(a.action) from audit_log a where a.action > step.action)
+                  from step where step.action is not null)
+    select action from step where action is not null"""
+
+
+class AuditLogQuerySet(models.QuerySet["AuditLog"]):
+    def actions(self) -> list[str]:
+        """The actions that occur, found in steps from one to the next in the index: the log is too long to read."""
+        with connections[self.db].cursor() as cursor:
+            cursor.execute(_ACTIONS)
+            return [action for (action,) in cursor.fetchall()]
 
 
 class AuditLog(models.Model):
@@ -28,6 +43,8 @@ class AuditLog(models.Model):
     outcome = models.TextField(choices=Outcome, default=Outcome.OK)
     code = models.TextField(blank=True, default="", help_text="The code of the refusal.")
     detail = models.JSONField(default=dict)
+
+    objects = AuditLogQuerySet.as_manager()
 
     class Meta:
         db_table = "audit_log"

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from accounts import networks
 from core import problem
-from wallets import ledger_halt
+from wallets.services import ledger_halt
 
 
 def alive(request: HttpRequest) -> HttpResponse:

@@ -57,8 +57,8 @@ class Stepped(ReadOnly):
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         allowed = self.get_actions(request)
         steps = [step for step in self.steps(kwargs["obj"]) if step.action in allowed]
-        context.update(steps=steps, **self.told(request, kwargs["obj"]))
-        return super().render_change_form(request, context, **kwargs)
+        more = {"steps": steps, **self.told(request, kwargs["obj"])}
+        return super().render_change_form(request, {**context, **more}, **kwargs)
 
     def steps(self, obj: Any) -> Sequence[Step]:
         """Which actions make sense for this one now."""

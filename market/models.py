@@ -4,8 +4,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 
 from core.fields import amount
-
-SYMBOL = r"^[A-Za-z0-9._#/+&!@$^~-]{1,32}$"
+from market.symbols import SYMBOL
 
 
 class Instrument(models.Model):

@@ -16,8 +16,9 @@ from audit.actors import actor_of
 from core import money, paging
 from core.errors import DomainError
 from portal.form_feedback import told
-from wallets import pnl, services, settlement, statements
+from wallets import pnl, services, statements
 from wallets.models import FeeAgreement, FeeClaim, MoneyRequest, Settlement, Wallet
+from wallets.services import settlement
 
 ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
 

@@ -43,11 +43,10 @@ class StrategyAdmin(Told):
         return ["owner", "state", "last_seq", "created_at", *(["name", "account"] if obj else [])]
 
     def save_model(self, request: HttpRequest, obj: Strategy, form: Any, change: bool) -> None:
-        obj.owner = obj.account.owner
-        if change:  # what the form shows, and nothing that was decided meanwhile
-            obj.save(update_fields=form.changed_data)
+        if change:
+            services.change_strategy(strategy=obj, changed=form.changed_data)
         else:
-            super().save_model(request, obj, form, change)
+            services.publish(strategy=obj)
 
     @admin.display(description="state", ordering="status")
     def state(self, strategy: Strategy) -> SafeString:

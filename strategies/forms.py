@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from django import forms
 
 from core import money
-from market.models import SYMBOL
+from market.symbols import SYMBOL
 from strategies.models import Terms
 from strategies.services import SETTINGS
 

@@ -25,6 +25,18 @@ class TakesNoSubscribers(DomainError):
     detail = "This strategy takes no new subscribers for now. Those who follow it go on."
 
 
+def publish(*, strategy: Strategy) -> None:
+    """Keep a new strategy, which belongs to the owner of its account."""
+    strategy.owner = strategy.account.owner
+    strategy.save(force_insert=True)
+
+
+def change_strategy(*, strategy: Strategy, changed: list[str]) -> None:
+    """Keep the changed fields of its form, and nothing that was decided meanwhile."""
+    if changed:
+        strategy.save(update_fields=changed)
+
+
 def subscribe(
     *, account: TradingAccount, strategy: Strategy, actor: audit.Actor, multiplier: Decimal = Decimal(1)
 ) -> Subscription:

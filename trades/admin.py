@@ -74,8 +74,8 @@ class TradePage(ReadOnly):
         obj = kwargs["obj"]
         told = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
         reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
-        context.update(timeline=named(told), reductions=reductions)
-        return super().render_change_form(request, context, **kwargs)
+        more = {"timeline": named(told), "reductions": reductions}
+        return super().render_change_form(request, {**context, **more}, **kwargs)
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:

@@ -12,8 +12,9 @@ from django.db import connection, models
 
 from strategies import sizing
 from strategies.models import Strategy, Subscription
-from trades import overdue_closes, receipts
+from trades import receipts
 from trades.models import CopyOrder, WhyNot
+from trades.services import overdue_closes
 
 NOT_COPYABLE = {WhyNot.SYMBOL_NOT_ALLOWED, WhyNot.VOLUME_TOO_SMALL, WhyNot.NOT_SIZABLE}
 PACE_OF = 10_000  # orders at most, the latest

@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from accounts.models import TradingAccount
 from core.fields import amount
-from market.models import SYMBOL
+from market.symbols import SYMBOL
 from strategies.models import Strategy, Subscription
 
 TICKET = r"^[1-9][0-9]{0,18}$"

@@ -6,7 +6,7 @@ from typing import Any
 from core import money, parsing
 from core.errors import DomainError
 from core.parsing import Fields, Form
-from market.models import SYMBOL
+from market.symbols import SYMBOL
 
 Args = dict[str, Any]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from accounts.authentication import BOT_DATABASE
 from core import database
 from strategies import services as strategies
 from trades.snapshot import Snapshot, Source
@@ -64,7 +65,7 @@ def standing(account_id: int, found: Snapshot) -> Standing:
     masters = [trade["trade_id"] for trade in found.trades if trade["role"] == "master"]
     known = orjson.loads(
         database.ask(
-            database.BOT, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
+            BOT_DATABASE, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
         )
     )
     return Standing(frozenset(known["skipped"]), frozenset(known["closed"]), known["limits"])

@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ import orjson
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from core import money
+from accounts import authentication
+from accounts.authentication import BOT_DATABASE, SignedCall
+from core import database, money
 from strategies import sizing
 
 
@@ -137,6 +140,32 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
         if source is not None and source.follows:
             source.show(trade)
     return Snapshot(raw["mark"], sources, raw["trades"])
+
+
+@functools.lru_cache(maxsize=2048)
+def _cached(_database: str, account_id: int, _mark: str) -> Snapshot:
+    return read([account_id], using=BOT_DATABASE)
+
+
+def cached(account_id: int, mark: str) -> Snapshot:
+    """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
+    return _cached(connections[BOT_DATABASE].settings_dict["NAME"], account_id, mark)
+
+
+def current_mark(call: SignedCall) -> str:
+    """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
+    answered = database.ask(
+        BOT_DATABASE,
+        "select signed_read($1, $2, $3::inet)::text",
+        call.credential.generation_id,
+        call.signable.seq,
+        call.ip,
+    )
+    state = orjson.loads(answered)
+    if "refused" in state:
+        raise authentication.refusal(state.pop("refused"), **state)
+    mark: str = state["mark"]
+    return mark
 
 
 def _source(row: dict[str, Any]) -> Source:

@@ -3,7 +3,8 @@
 import structlog
 from celery import shared_task
 
-from trades import checks, overdue_closes
+from trades import checks
+from trades.services import overdue_closes
 
 log = structlog.get_logger()
 

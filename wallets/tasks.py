@@ -6,8 +6,7 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from wallets import ledger_halt, settlement
-from wallets.services import ConcurrentModification, WalletBusy
+from wallets.services import ConcurrentModification, WalletBusy, ledger_halt, settlement
 
 log = structlog.get_logger()
 AGAIN: dict[str, Any] = {

@@ -28,8 +28,9 @@ from tests import databases
 from tests.conftest import ROOT, Serving
 from tests.crashes.network import Wire
 from tests.signed import LONG_AGO
-from trades import checks, overdue_closes
+from trades import checks
 from trades.models import ActiveTrade, CopySkip, TradeHistory
+from trades.services import overdue_closes
 
 pytestmark = pytest.mark.crash
 

@@ -15,8 +15,9 @@ from strategies import services as strategies
 from tests import databases
 from tests.conftest import ROOT
 from tests.wallets.conftest import JUST_AFTER, Following, following, pay_in, usd
-from wallets import settlement, tasks
+from wallets import tasks
 from wallets.models import FeeClaim, LedgerTransfer, Settlement
+from wallets.services import settlement
 
 KILLS = int(os.environ.get("COPYDESK_KILLS", "6"))
 FOLLOWERS = 40
@@ -25,7 +26,7 @@ import sys
 from datetime import datetime
 import django
 django.setup()
-from wallets import settlement
+from wallets.services import settlement
 print("ready", flush=True)
 while True:
     settlement.sweep(now=datetime.fromisoformat(sys.argv[1]))

@@ -11,8 +11,9 @@ from django.utils import timezone
 
 from strategies.models import Subscription
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
-from wallets import services, settlement
+from wallets import services
 from wallets.models import FeeTerms, MoneyRequest
+from wallets.services import settlement
 
 PAGE = "/wallet/"
 

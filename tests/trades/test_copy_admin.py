@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from tests.browsers import of_staff
 from tests.signed import opening
-from trades import overdue_closes
 from trades.models import CloseDebt, Copier, CopyOrder, CopySkip
+from trades.services import overdue_closes
 
 ACTIVE, BEAT, SKIPS, ORDERS = (
     "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders",

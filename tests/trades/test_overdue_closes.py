@@ -7,8 +7,8 @@ from django.db import DatabaseError, connection, connections
 
 from audit.models import AuditLog
 from tests.signed import opening
-from trades import overdue_closes
 from trades.models import CloseDebt, TradeHistory
+from trades.services import overdue_closes
 
 ACTIVE = "/api/v2/trades/active"
 

@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from market.models import Candle
 from trades import services as trades
-from wallets import fees, services, settlement
+from wallets import fees, services
 from wallets.models import FeeAgreement, FeeTerms, Wallet
+from wallets.services import settlement
 
 JUST_AFTER = timedelta(minutes=10)
 

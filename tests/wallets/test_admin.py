@@ -15,8 +15,9 @@ from django.utils.html import escape
 from accounts.models import User
 from audit.models import AuditLog
 from tests.browsers import of_staff
-from wallets import ledger_halt, services, settlement
+from wallets import services
 from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
+from wallets.services import ledger_halt, settlement
 
 PAGES = ["wallet", "moneyrequest", "ledgertransfer", "wallethold", "feeterms", "feeagreement", "ledgerhalt"]
 LARGE = Decimal(5000)  # above what one person may move

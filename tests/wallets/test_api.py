@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from tests.signed import HOST
 from tests.wallets.conftest import balance, pay_in, usd
-from wallets import ledger_halt, services
+from wallets import services
 from wallets.models import Kind, MoneyRequest
+from wallets.services import ledger_halt
 
 ME = "/api/v2/wallets/me"
 THIS_MONTH = f"{timezone.now():%Y-%m}"

@@ -8,8 +8,9 @@ import pytest
 
 from core.money import UNIT
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
-from wallets import services, settlement
+from wallets import services
 from wallets.models import FeeClaim, Kind, Settlement
+from wallets.services import settlement
 
 MONTHS = 6
 

@@ -7,8 +7,9 @@ import pytest
 from django.utils import timezone
 
 from tests.wallets.conftest import balance, pay_in, usd
-from wallets import services, settlement
+from wallets import services
 from wallets.models import Kind, WalletHold
+from wallets.services import settlement
 
 
 @pytest.fixture

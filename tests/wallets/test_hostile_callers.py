@@ -10,8 +10,9 @@ from django.db import connections
 from tests.trades import test_hostile_callers as trades
 from tests.trades.test_hostile_callers import attempt, filled, of, refusal, run
 from tests.wallets.conftest import following, pay_in, usd
-from wallets import services, settlement
+from wallets import services
 from wallets.models import Kind, LedgerTransfer, Wallet
+from wallets.services import settlement
 
 NEW, NEWER = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
 FOR_EVER, APPEND_ONLY, MOVES, STALE, FORBIDDEN = "CD001", "CD002", "CD003", "CD006", "42501"

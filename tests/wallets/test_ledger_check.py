@@ -12,8 +12,9 @@ from django.db import connections
 
 from core.invariants import FIRST
 from tests.wallets.conftest import balance, following, pay_in, usd
-from wallets import checks, ledger_halt, services
+from wallets import checks, services
 from wallets.models import LedgerHalt, LedgerTransfer
+from wallets.services import ledger_halt
 
 GUARDS = "every key and trigger that holds the promise is in place and awake"
 
@@ -26,7 +27,7 @@ def books(lena, finn, settings):
     pay_in(finn, "150")
     follows.brought("1", "1000")
     follows.settle()
-    from wallets import settlement
+    from wallets.services import settlement
 
     settlement.collect(claim_id=follows.agreement.claims.get().pk)
     pay_in(finn, "500")

@@ -14,8 +14,9 @@ from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
-from wallets import checks, fees, pnl, services, settlement, tasks
+from wallets import checks, fees, pnl, services, tasks
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Kind, LedgerTransfer, Settlement, WalletHold
+from wallets.services import settlement
 
 DAY = timedelta(days=1)
 

@@ -1,6 +1,5 @@
 """The endpoints. One class an operation: read the request, one call of the services, write the answer."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -8,7 +7,6 @@ from typing import Any, ClassVar
 
 import orjson
 from django.conf import settings
-from django.db import connections
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
@@ -19,13 +17,18 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from accounts import signed_http, signing
-from accounts.authentication import SignatureAuthentication
-from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
+from accounts import authentication, signing
+from accounts.authentication import (
+    MAX_BATCH_BODY,
+    ScopeDenied,
+    SeqReplayed,
+    Signed,
+    SignedCall,
+)
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import database, errors, limiting, paging, parsing, problem
+from core import limiting, paging, parsing, problem
 from core.errors import DomainError, Invalid
 from core.responses import iso, json_response
 from trades import history, parsers, schema, services, snapshot
@@ -60,9 +63,9 @@ class KindMay(BasePermission):
         assert isinstance(view, BotView)
         call: SignedCall = request.auth  # type: ignore[assignment]
         if call.credential.kind not in view.kinds.get(request.method or "", frozenset()):
-            refusal = ScopeDenied()
-            signed_http.record_refusal(refusal, request._request)
-            raise refusal
+            no = ScopeDenied()
+            authentication.audit_refusal(no, request._request)
+            raise no
         return True
 
 
@@ -81,11 +84,11 @@ class KeyRate(BaseThrottle):
 class BotView(APIView):
     """A route for signed requests. Every answer after a good signature is signed too."""
 
-    authentication_classes = [SignatureAuthentication]
+    authentication_classes = [Signed]
     permission_classes = [KindMay]
     throttle_classes = [KeyRate]
     kinds: ClassVar[dict[str, frozenset[str]]]
-    max_body = signed_http.MAX_BODY
+    max_body = authentication.MAX_BODY
     _renderer = JSONRenderer()
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
@@ -99,11 +102,23 @@ class BotView(APIView):
         answer = super().finalize_response(request, response, *args, **kwargs)
         call = getattr(request._request, "signed_call", None)
         if call is not None:
-            signed_http.sign_response(call, answer)
+            sign_response(call, answer)
         room = getattr(request._request, "rate_room", None)
         for name, value in (room.headers() if room else {}).items():
             answer[name] = value
         return answer
+
+
+def sign_response(call: SignedCall, answer: HttpResponse) -> None:
+    time_ms = time.time_ns() // 1_000_000
+    answer["X-Cd-Response-Time"] = str(time_ms)
+    answer["X-Cd-Response-Sig"] = signing.sign_response(
+        call.credential.secret,
+        request_signature=call.signature,
+        status=answer.status_code,
+        time_ms=time_ms,
+        body=answer.content,
+    )
 
 
 def call_of(request: Request) -> SignedCall:
@@ -126,8 +141,10 @@ def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
     """Do the request's one effect; raise its refusal."""
     operation = Operation(call.signable.idempotency_key, call.signable.fingerprint(), verb, args)
     outcome = services.signed(call, [operation])[0]
-    if (refusal := errors.of_outcome(outcome)) is not None:
-        raise refusal
+    no = services.refusal_of(outcome)
+    if no is not None:
+        no.replayed = "replayed" in outcome
+        raise no
     return outcome
 
 
@@ -165,40 +182,14 @@ def is_copy(call: SignedCall) -> bool:
 def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
     """The snapshot of the caller's account and its ETag; no snapshot where the caller has it already."""
     call = call_of(request)
-    mark = mark_of(call)
+    mark = snapshot.current_mark(call)
     if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
         raise SeqReplayed("This very request was made before: sign a new one.")
     etag = snapshot.etag(mark)
     if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
         return call, None, etag
-    found = snapshot_of(call.credential.account_id, mark)
+    found = snapshot.cached(call.credential.account_id, mark)
     return call, found, snapshot.etag(found.mark)
-
-
-def mark_of(call: SignedCall) -> str:
-    """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
-    answered = database.ask(
-        database.BOT,
-        "select signed_read($1, $2, $3::inet)::text",
-        call.credential.generation_id,
-        call.signable.seq,
-        call.ip,
-    )
-    state = orjson.loads(answered)
-    if "refused" in state:
-        raise errors.of_code(state.pop("refused"), **state)
-    mark: str = state["mark"]
-    return mark
-
-
-@functools.lru_cache(maxsize=2048)
-def _snapshot(_database: str, account_id: int, _mark: str) -> snapshot.Snapshot:
-    return snapshot.read([account_id], using=database.BOT)
-
-
-def snapshot_of(account_id: int, mark: str) -> snapshot.Snapshot:
-    """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
-    return _snapshot(connections[database.BOT].settings_dict["NAME"], account_id, mark)
 
 
 class Time(APIView):
@@ -267,7 +258,7 @@ class Batch(BotView):
     """Many operations in one request and one transaction, each with its own idempotency key and result."""
 
     kinds = {"POST": OWNERS}
-    max_body = signed_http.MAX_BATCH_BODY
+    max_body = MAX_BATCH_BODY
     most = 500
 
     @schema.bots("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
@@ -323,8 +314,9 @@ def _result(one: Operation | DomainError, outcomes: Iterator[Outcome], request_i
         return {"status": one.status, "problem": problem.of(one, request_id)}
     outcome = next(outcomes)
     key = {"idempotency_key": one.idempotency_key, "replayed": "replayed" in outcome}
-    if (refusal := errors.of_outcome(outcome)) is not None:
-        return {**key, "status": refusal.status, "problem": problem.of(refusal, request_id)}
+    no = services.refusal_of(outcome)
+    if no is not None:
+        return {**key, "status": no.status, "problem": problem.of(no, request_id)}
     return {**key, "status": DONE[outcome["code"]], "result": told(outcome)}
 
 

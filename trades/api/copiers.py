@@ -4,7 +4,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from core.responses import json_response
-from trades import api, parsers, reconciliation, schema
+from trades import api, parsers, reconciliation, schema, snapshot
 from trades.api import COPIER, OWNERS, BotView
 
 
@@ -18,7 +18,7 @@ class Beat(BotView):
         call = api.call_of(request)
         beat = parsers.beat(api.body_of(request))
         told = beat.pop("subscriptions")
-        found = api.snapshot_of(call.credential.account_id, api.mark_of(call))
+        found = snapshot.cached(call.credential.account_id, snapshot.current_mark(call))
         known = reconciliation.standing(call.credential.account_id, found)
         answered = reconciliation.answers(found, known, told)
         outcome = api.done(call, "copier_beat", {**beat, "told": reconciliation.summary(answered, told)})

@@ -5,7 +5,7 @@ from typing import Any
 from django import template
 
 from core import formatting
-from wallets import ledger_halt
+from wallets.services import ledger_halt
 
 register = template.Library()
 register.filter("signed", formatting.signed)

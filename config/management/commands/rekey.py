@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.db import models, transaction
+from django.db import transaction
 
 from accounts.models import BotKeyGeneration
 from core import crypto
@@ -18,7 +18,7 @@ def _of_key(row: BotKeyGeneration) -> str:
     return row.BINDING.format(key=row.key.key_id, generation=row.generation)
 
 
-SEALED: list[tuple[type[models.Model], str, Callable[[Any], str]]] = [
+SEALED: list[tuple[Any, str, Callable[[Any], str]]] = [
     (BotKeyGeneration, "sealed_secret", _of_key),
     (Subscription, "sealed_packet_secret", strategies.binding),
 ]
@@ -37,11 +37,9 @@ class Command(BaseCommand):
 
 
 @transaction.atomic
-def rekey_batch(
-    model: type[models.Model], column: str, binding: Callable[[Any], str], after: int
-) -> tuple[int, int] | None:
+def rekey_batch(model: Any, column: str, binding: Callable[[Any], str], after: int) -> tuple[int, int] | None:
     """Rewrite the next rows; the last one's id and how many were stale, or None at the end."""
-    rows = list(model._default_manager.filter(pk__gt=after).select_for_update(no_key=True).order_by("pk")[:BATCH])
+    rows = list(model.objects.lock().filter(pk__gt=after).order_by("pk")[:BATCH])
     stale = [row for row in rows if not crypto.is_current(getattr(row, column))]
     for row in stale:
         secret = crypto.decrypt(getattr(row, column), bound_to=binding(row))

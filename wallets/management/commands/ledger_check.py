@@ -5,7 +5,8 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from core.invariants import CheckCommand, Fault
-from wallets import checks, ledger_halt
+from wallets import checks
+from wallets.services import ledger_halt
 
 
 class Command(CheckCommand):

@@ -1,0 +1,113 @@
+"""Rules of the source that no linter holds. Each is a function from one file to what is wrong in it.
+
+HOUSE and ARCHITECTURE.md say why; `test_rules.py` runs them over the tree and over planted violations.
+"""
+
+import ast
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.rules import trees
+
+_WRITES = ("save", "create", "update", "delete", "bulk_create", "bulk_update", "get_or_create", "update_or_create")
+ORM_WRITES = frozenset((*_WRITES, *(f"a{name}" for name in _WRITES), "save_base", "save_model", "delete_model"))
+EDGES = frozenset(("admin", "api", "consumers", "tasks", "management", "templatetags", "forms"))
+RAW_SQL = frozenset(("django.db.connection", "django.db.connections", "psycopg", "core.database"))
+HTTP = ("django.http", "django.shortcuts", "django.forms", "django.contrib.admin", "channels", "celery", "httpx")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of the desk, by its path in the tree."""
+
+    path: Path
+    text: str
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        return frozenset(self.path.with_suffix("").parts)
+
+    def calls(self) -> Iterator[tuple[ast.Call, str]]:
+        """Every call of a method, with the method's name."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                yield node, node.func.attr
+
+    def imports(self) -> Iterator[tuple[int, str]]:
+        """Every imported module or name by its full path, with its line."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+Rule = Callable[[Source], Iterator[tuple[int, str]]]
+
+
+@functools.cache
+def sources(tree: Path) -> list[Source]:
+    """All Python of the desk. Migrations are not judged: what they ran does not change."""
+    files = [
+        file for app in trees.APPS for file in sorted((tree / app).rglob("*.py")) if "migrations" not in file.parts
+    ]
+    return [Source(file.relative_to(tree), file.read_text()) for file in files]
+
+
+def broken(rule: Rule, tree: Path) -> list[str]:
+    """What is wrong in the tree, as `path:line: what`."""
+    return [f"{source.path}:{line}: {what}" for source in sources(tree) for line, what in rule(source)]
+
+
+def writes_outside_services(source: Source) -> Iterator[tuple[int, str]]:
+    """The ORM writes only in services. (An `update` with a positional argument is a dictionary's.)"""
+    if "services" in source.parts:
+        return
+    for call, method in source.calls():
+        if method in ORM_WRITES and not (method == "update" and call.args):
+            yield call.lineno, f"{method}() writes outside services"
+
+
+def raw_sql_at_an_edge(source: Source) -> Iterator[tuple[int, str]]:
+    """Pages, admin, API, sockets, tasks and commands read by querysets and write by services."""
+    if source.path.parts[0] != "portal" and not EDGES & source.parts:
+        return
+    for line, name in source.imports():
+        if any(name == raw or name.startswith(f"{raw}.") for raw in RAW_SQL):
+            yield line, f"{name} at an edge"
+    for call, method in source.calls():
+        if method in ("raw", "extra", "cursor") and "objects" in ast.unparse(call.func):
+            yield call.lineno, f"{method}() at an edge"
+
+
+def http_in_services(source: Source) -> Iterator[tuple[int, str]]:
+    """Services and models know nothing of requests, forms, sockets and workers."""
+    if not {"services", "models"} & source.parts:
+        return
+    for line, name in source.imports():
+        if any(name == edge or name.startswith(f"{edge}.") for edge in HTTP):
+            yield line, f"{name} in services or models"
+
+
+def locks_outside_models(source: Source) -> Iterator[tuple[int, str]]:
+    """`select_for_update` lives in QuerySet methods, so that the order of locks has one place."""
+    if "models" in source.parts:
+        return
+    for call, method in source.calls():
+        if method == "select_for_update":
+            yield call.lineno, "select_for_update() outside models"
+
+
+def is_pure(source: Source) -> bool:
+    return "Pure" in (ast.get_docstring(source.tree) or "").partition("\n\n")[0]
+
+
+def pure_modules(tree: Path) -> set[str]:
+    """The modules whose docstring says that they are pure."""
+    return {".".join(source.path.with_suffix("").parts) for source in sources(tree) if is_pure(source)}

@@ -1,0 +1,100 @@
+"""The rules of the source hold, and each finds a planted violation."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin import ModelAdmin
+from django.test import RequestFactory
+
+from accounts.models import User
+from tests.rules import rules, trees
+from tests.rules.rules import Rule, Source
+
+# For each rule: a file, and what must not stand in it.
+PLANTED: list[tuple[Rule, str, str]] = [
+    (rules.writes_outside_services, "portal/wallet.py", "Wallet.objects.filter(pk=1).update(frozen_at=None)"),
+    (rules.writes_outside_services, "trust/admin.py", "held.save(update_fields=['ended_at'])"),
+    (rules.writes_outside_services, "trades/api/__init__.py", "CopyOrder.objects.create(account=account)"),
+    (rules.writes_outside_services, "trades/tasks.py", "ActiveTrade.objects.all().delete()"),
+    (rules.writes_outside_services, "market/admin.py", "super().save_model(request, obj, form, change)"),
+    (rules.writes_outside_services, "wallets/statements.py", "Wallet.objects.get_or_create(owner=owner)"),
+    (rules.writes_outside_services, "config/tasks.py", "User.objects.bulk_create([User()])"),
+    (rules.raw_sql_at_an_edge, "portal/views.py", "from django.db import connection"),
+    (rules.raw_sql_at_an_edge, "wallets/admin/fees.py", "from django.db import connections"),
+    (rules.raw_sql_at_an_edge, "trust/api.py", "from core import database"),
+    (rules.raw_sql_at_an_edge, "trades/admin.py", "ActiveTrade.objects.raw('select 1')"),
+    (rules.http_in_services, "wallets/services/__init__.py", "from django.http import HttpRequest"),
+    (rules.http_in_services, "trust/services.py", "from celery import shared_task"),
+    (rules.http_in_services, "trades/models.py", "import channels.layers"),
+    (rules.locks_outside_models, "strategies/services.py", "Strategy.objects.select_for_update().get(pk=1)"),
+]
+ALLOWED = [
+    (rules.writes_outside_services, "portal/views.py", "context.update({'page': 1})"),
+    (rules.writes_outside_services, "wallets/services/__init__.py", "Wallet.objects.create(owner=owner)"),
+    (rules.raw_sql_at_an_edge, "trust/evidence.py", "from django.db import connection"),
+    (rules.http_in_services, "trust/api.py", "from django.http import HttpRequest"),
+    (rules.locks_outside_models, "strategies/models.py", "self.select_for_update()"),
+]
+
+
+def writers_named_in_the_architecture() -> set[str]:
+    """The files that ARCHITECTURE.md allows to write, beside services."""
+    text = (trees.ROOT / "ARCHITECTURE.md").read_text()
+    section = text.partition("**Writes outside services**")[2].partition("\n\n")[0]
+    return set(re.findall(r"`([\w/]+\.py)`", section))
+
+
+def test_what_the_forms_of_the_admin_write_is_named_in_the_architecture(rf: RequestFactory) -> None:
+    request = rf.get("/admin/")
+    request.user = User(username="desk", is_staff=True, is_superuser=True)
+    text = (trees.ROOT / "ARCHITECTURE.md").read_text()
+    named = text.partition("Django's own forms keep")[2].partition(" in the admin")[0].replace("\n", " ")
+
+    written = {
+        str(model._meta.verbose_name_plural)
+        for model, page in admin.site._registry.items()
+        if (page.has_add_permission(request) or page.has_change_permission(request))
+        and type(page).save_model is ModelAdmin.save_model
+    }
+
+    assert written == set(re.split(", | and ", named.strip()))
+
+
+def _files(broken: list[str]) -> set[str]:
+    return {line.partition(":")[0] for line in broken}
+
+
+def test_what_writes_outside_services_is_named_in_the_architecture() -> None:
+    broken = rules.broken(rules.writes_outside_services, trees.ROOT)
+    named = writers_named_in_the_architecture()
+
+    assert [line for line in broken if line.partition(":")[0] not in named] == []
+    assert named == _files(broken), "ARCHITECTURE.md names a file that no longer writes"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [rules.raw_sql_at_an_edge, rules.http_in_services, rules.locks_outside_models],
+    ids=lambda rule: rule.__name__,
+)
+def test_holds(rule: Rule) -> None:
+    assert rules.broken(rule, trees.ROOT) == []
+
+
+@pytest.mark.parametrize(("rule", "path", "line"), PLANTED, ids=lambda part: getattr(part, "__name__", str(part)[:40]))
+def test_refuses_a_planted_violation(rule: Rule, path: str, line: str) -> None:
+    assert (trees.ROOT / path).exists()
+    assert list(rule(Source(Path(path), line)))
+
+
+@pytest.mark.parametrize(("rule", "path", "line"), ALLOWED, ids=lambda part: getattr(part, "__name__", str(part)[:40]))
+def test_allows_it_where_it_belongs(rule: Rule, path: str, line: str) -> None:
+    assert list(rule(Source(Path(path), line))) == []
+
+
+def test_every_module_that_says_it_is_pure_is_in_the_contract() -> None:
+    pure = next(contract for contract in trees.contracts(trees.ROOT) if contract["name"].startswith("Pure"))
+
+    assert rules.pure_modules(trees.ROOT) <= set(pure["source_modules"])

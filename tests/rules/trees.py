@@ -1,0 +1,28 @@
+"""The tree that the rules judge, and copies of it for planted violations."""
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+APPS = ("core", "audit", "accounts", "market", "strategies", "trades", "wallets", "trust", "portal", "config")
+_NOT_COPIED = (".git", ".venv", "var", "node_modules", "staticfiles", "build", "__pycache__", ".*_cache", ".hypothesis")
+
+
+def copy_to(folder: Path) -> Path:
+    """A copy of the tree, in which a test plants a violation: nothing else reads it."""
+    return shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*_NOT_COPIED))
+
+
+def plant(tree: Path, path: str, text: str) -> None:
+    """Append `text` to a file of the copy."""
+    with (tree / path).open("a") as file:
+        file.write(text)
+
+
+def contracts(tree: Path) -> list[dict[str, Any]]:
+    """The import contracts of the tree's pyproject.toml."""
+    settings = tomllib.loads((tree / "pyproject.toml").read_text())
+    found: list[dict[str, Any]] = settings["tool"]["importlinter"]["contracts"]
+    return found
