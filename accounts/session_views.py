@@ -7,7 +7,8 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from accounts.authentication import MAX_BODY, BotsStayOut, read_body
+from accounts.authentication import RefuseBots
+from accounts.signed_http import MAX_BODY, read_body
 from core.errors import CsrfFailed, RequestMalformed
 
 
@@ -29,5 +30,5 @@ class Session(SessionAuthentication):
 class PeopleView(APIView):
     """A route for people in their session. Whoever signs as a bot is shown the door."""
 
-    authentication_classes = [BotsStayOut, Session]
+    authentication_classes = [RefuseBots, Session]
     permission_classes = [IsAuthenticated]

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from accounts.authentication import MAX_BATCH_BODY
+from accounts.signed_http import MAX_BATCH_BODY
 from core import problem
 
 Scope = dict[str, Any]

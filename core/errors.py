@@ -1,9 +1,11 @@
 """Refusals. Each has a stable code; whatever has none is a bug and may crash."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal
 
 Retry = Literal["never", "new_seq", "same_key", "after", "rotate", "resync"]
+_BY_CODE: "dict[str, type[DomainError]]" = {}  # filled as the classes are defined
 
 
 class DomainError(Exception):
@@ -18,6 +20,11 @@ class DomainError(Exception):
     retry: ClassVar[Retry] = "never"
     detail: ClassVar[str] = ""
     replayed: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "code" in vars(cls) and _BY_CODE.setdefault(cls.code, cls) is not cls:
+            raise TypeError(f"{cls.__qualname__} and {_BY_CODE[cls.code].__qualname__} have the same code {cls.code!r}")
 
     def __init__(self, detail: str = "", **extra: Any) -> None:
         super().__init__(detail or self.detail)
@@ -70,10 +77,23 @@ class RequestMalformed(DomainError):
     detail = "The request cannot be read."
 
 
+def of_code(code: str, **extra: Any) -> DomainError:
+    """Return the refusal that has this code, with its extra members. A code that no class has is a bug."""
+    if code not in _BY_CODE:
+        raise RuntimeError(f"no DomainError has the code {code!r}")
+    return _BY_CODE[code](**extra)
+
+
+def of_outcome(outcome: Mapping[str, Any]) -> DomainError | None:
+    """Return the refusal in the outcome of a database function; None where the function did its work."""
+    if "refused" not in outcome:
+        return None
+    extra = {name: value for name, value in outcome.items() if name not in ("code", "refused", "replayed")}
+    refusal = of_code(outcome["code"], **extra)
+    refusal.replayed = "replayed" in outcome
+    return refusal
+
+
 def every_error() -> list[type[DomainError]]:
-    """All refusals of the desk, sorted by code."""
-
-    def below(cls: type[DomainError]) -> list[type[DomainError]]:
-        return [cls, *(leaf for child in cls.__subclasses__() for leaf in below(child))]
-
-    return sorted((cls for cls in below(DomainError) if "code" in vars(cls)), key=lambda cls: cls.code)
+    """Return the class of each refusal whose module is imported, sorted by code."""
+    return [_BY_CODE[code] for code in sorted(_BY_CODE)]

@@ -14,9 +14,9 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.http.request import split_domain_port, validate_host
 from django.utils.crypto import constant_time_compare
 
-from accounts import authentication, networks
-from accounts.authentication import Received
+from accounts import networks, protocol
 from accounts.models import TradingAccount, User
+from accounts.protocol import ReceivedRequest
 from audit import services as audit
 from audit.models import AuditLog
 from core import problem
@@ -120,20 +120,20 @@ def _watcher(scope: Scope, send: Any) -> Watcher:
     except DomainError as no:
         nobody = audit.Actor(AuditLog.Actor.NOBODY, "", received.ip, received.request_id)
         claimed = received.headers.get("x-cd-key", "")
-        authentication.audit_refused(no, actor=nobody, claimed=claimed, method="WS", path=received.path)
+        protocol.record_refusal(no, actor=nobody, claimed=claimed, method="WS", path=received.path)
         raise
 
 
-def _received(scope: Scope) -> Received:
+def _received(scope: Scope) -> ReceivedRequest:
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     scope["request_id"] = uuid.uuid4().hex
     proxied_tls = bool(settings.TRUSTED_PROXIES) and headers.get("x-forwarded-proto") == "https"
-    return Received(
+    return ReceivedRequest(
         method="GET",
-        host=authentication.host_of(headers.get("host", "")),
+        host=protocol.canonical_host(headers.get("host", "")),
         path=(scope.get("raw_path") or scope["path"].encode()).decode("latin-1"),
         query=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,
@@ -146,9 +146,9 @@ def _received(scope: Scope) -> Received:
     )
 
 
-def _bot(received: Received, send: Any) -> Watcher:
+def _bot(received: ReceivedRequest, send: Any) -> Watcher:
     """A signed handshake. It uses up a number, as a write does, so that it cannot be replayed."""
-    call = authentication.verify(received)
+    call = protocol.verify(received)
     services.signed(call, [])
     return Watcher(
         send=send,
@@ -158,7 +158,7 @@ def _bot(received: Received, send: Any) -> Watcher:
     )
 
 
-def _person(received: Received, send: Any) -> Watcher:
+def _person(received: ReceivedRequest, send: Any) -> Watcher:
     """A browser, by its session. The Origin is checked first: cookies come along from any page."""
     if not origin_is_allowed(received.headers.get("origin", "")):
         raise OriginDenied

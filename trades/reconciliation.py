@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 
-from accounts.authentication import BOT_DATABASE
 from core import database
 from strategies import services as strategies
 from trades.snapshot import Snapshot, Source
@@ -65,7 +64,7 @@ def standing(account_id: int, found: Snapshot) -> Standing:
     masters = [trade["trade_id"] for trade in found.trades if trade["role"] == "master"]
     known = orjson.loads(
         database.ask(
-            BOT_DATABASE, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
+            database.BOT, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
         )
     )
     return Standing(frozenset(known["skipped"]), frozenset(known["closed"]), known["limits"])

@@ -284,7 +284,7 @@ PROBLEM = obj(
 class SignedScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How bots sign, for readers of the schema."""
 
-    target_class = "accounts.authentication.Signed"
+    target_class = "accounts.authentication.SignatureAuthentication"
     name = "CD1"
 
     def get_security_definition(self, auto_schema: Any) -> Schema:
@@ -292,10 +292,10 @@ class SignedScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         return {"type": "apiKey", "in": "header", "name": "X-Cd-Sig", "description": says}
 
 
-class BotsStayOutScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """No way in: it shows bots the door."""
+class RefuseBotsScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Not a way to sign in: the class only refuses bots."""
 
-    target_class = "accounts.authentication.BotsStayOut"
+    target_class = "accounts.authentication.RefuseBots"
     name: list[str] = []
 
     def get_security_definition(self, auto_schema: Any) -> list[Schema]:

@@ -14,9 +14,8 @@ import orjson
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from accounts import authentication
-from accounts.authentication import BOT_DATABASE, SignedCall
-from core import database, money
+from accounts.protocol import SignedCall
+from core import database, errors, money
 from strategies import sizing
 
 
@@ -144,18 +143,18 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
 
 @functools.lru_cache(maxsize=2048)
 def _cached(_database: str, account_id: int, _mark: str) -> Snapshot:
-    return read([account_id], using=BOT_DATABASE)
+    return read([account_id], using=database.BOT)
 
 
 def cached(account_id: int, mark: str) -> Snapshot:
     """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
-    return _cached(connections[BOT_DATABASE].settings_dict["NAME"], account_id, mark)
+    return _cached(connections[database.BOT].settings_dict["NAME"], account_id, mark)
 
 
 def current_mark(call: SignedCall) -> str:
     """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
     answered = database.ask(
-        BOT_DATABASE,
+        database.BOT,
         "select signed_read($1, $2, $3::inet)::text",
         call.credential.generation_id,
         call.signable.seq,
@@ -163,7 +162,7 @@ def current_mark(call: SignedCall) -> str:
     )
     state = orjson.loads(answered)
     if "refused" in state:
-        raise authentication.refusal(state.pop("refused"), **state)
+        raise errors.of_code(state.pop("refused"), **state)
     mark: str = state["mark"]
     return mark
 

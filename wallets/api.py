@@ -10,7 +10,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
 from accounts import signing
-from accounts.authentication import IdempotencyKeyMissing
+from accounts.protocol import IdempotencyKeyMissing
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of

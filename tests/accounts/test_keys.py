@@ -15,7 +15,7 @@ from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 from structlog.testing import capture_logs
 
-from accounts import authentication, networks, services
+from accounts import credentials, networks, services
 from accounts.models import BotKey, BotKeyGeneration
 from audit import services as audit
 from audit.models import AuditLog
@@ -313,7 +313,7 @@ def sealed(key):
 
 
 def forget_keys():
-    authentication._look_up.cache_clear()
+    credentials._look_up.cache_clear()
 
 
 def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena):
@@ -442,7 +442,7 @@ def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, logged, settings)
     new.send("POST", fields=opening("1", volume="9"))
     Bot({"key": made.key, "secret": "f" * 64}).send("GET")
     services.revoke_key(key=key, actor=ACTOR)
-    credential = authentication.credential_of(made.key)
+    credential = credentials.credential_of(made.key)
 
     shown = [repr(made), repr(credential), repr(key), repr(list(key.generations.all())), logged()]
     shown.append(json.dumps(list(AuditLog.objects.values("actor", "subject", "detail", "request_id", "code"))))

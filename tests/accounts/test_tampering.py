@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from accounts import authentication
+from accounts import signed_http
 from copybot import signing
 from core.errors import RequestMalformed
 from tests.signed import HOST, Bot, opening
@@ -189,7 +189,7 @@ def test_refuses_a_length_that_is_no_number(length, rf):
     request.META["CONTENT_LENGTH"] = length
 
     with pytest.raises(RequestMalformed):
-        authentication.read_body(request, 65_536)
+        signed_http.read_body(request, 65_536)
 
 
 def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot, audited):

@@ -156,9 +156,9 @@ def test_a_limited_request_uses_no_number_up(lena):
     assert request.send().status_code == 429
 
     services.BotKey.objects.filter(key_id=bot.key.partition(".")[0]).update(rate_per_minute=None)
-    from accounts import authentication
+    from accounts import credentials
 
-    authentication._look_up.cache_clear()
+    credentials._look_up.cache_clear()
 
     assert request.send().status_code == 201
 

@@ -55,6 +55,27 @@ def test_every_refusal_has_a_code_of_its_own_and_says_something():
         assert cls.detail.endswith(".")
 
 
+def test_a_second_refusal_with_the_same_code_stops_the_start():
+    with pytest.raises(TypeError, match="AlsoBusy and Busy have the same code 'busy'"):
+        type("AlsoBusy", (errors.DomainError,), {"code": "busy"})
+
+    assert errors.of_code("busy").__class__ is errors.Busy
+
+
+def test_an_outcome_of_the_database_becomes_the_refusal_with_its_code():
+    refused = {"code": "busy", "refused": True, "replayed": True, "retry_after_ms": 100}
+
+    refusal = errors.of_outcome(refused)
+
+    assert (type(refusal), refusal.extra, refusal.replayed) == (errors.Busy, {"retry_after_ms": 100}, True)
+    assert errors.of_outcome({"code": "opened"}) is None
+
+
+def test_a_code_that_no_refusal_has_is_a_bug_that_names_it():
+    with pytest.raises(RuntimeError, match="no DomainError has the code 'of_tomorrow'"):
+        errors.of_outcome({"code": "of_tomorrow", "refused": True})
+
+
 def test_the_documentation_has_every_code_as_it_is():
     rows = documented()
 

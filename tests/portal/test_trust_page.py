@@ -100,6 +100,6 @@ def test_what_ends_a_restriction_is_told(lena):
         with transaction.atomic():
             services._write(lena.owner, Kind.FLOW, at, score=Decimal(score), features=[], inputs={}, as_of="")
     (told,) = explanations.tell(lena.owner)
-    opens = now + services.standing.CLEAN
+    opens = now + services.restrictions.CLEAN
 
     assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in told.follows

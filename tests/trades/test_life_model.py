@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from accounts import authentication
+from accounts import credentials
 from accounts import services as accounts
-from accounts.authentication import SignedCall
 from accounts.models import TradingAccount, User
+from accounts.protocol import SignedCall
 from accounts.signing import Signable
 from audit import services as audit
 from core import money
@@ -140,7 +140,7 @@ class Desk:
         self.seq += 1
         operation = services.Operation(key or f"{self.key}-{self.seq}", "00", verb, args)
         signable = Signable("POST", "h", "/", "", self.key, time.time_ns() // 10**6, 5000, self.seq, "", "00")
-        call = SignedCall(authentication.credential_of(self.key), signable, "00", "127.0.0.1", "")
+        call = SignedCall(credentials.credential_of(self.key), signable, "00", "127.0.0.1", "")
         (outcome,) = services.signed(call, [operation])
         self.last = operation, outcome
         return outcome
@@ -237,7 +237,7 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def restart(self):
         connections.close_all()
-        authentication._look_up.cache_clear()
+        credentials._look_up.cache_clear()
 
     @invariant()
     def the_database_is_the_model(self):

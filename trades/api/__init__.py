@@ -17,18 +17,13 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from accounts import authentication, signing
-from accounts.authentication import (
-    MAX_BATCH_BODY,
-    ScopeDenied,
-    SeqReplayed,
-    Signed,
-    SignedCall,
-)
+from accounts import signed_http, signing
+from accounts.authentication import SignatureAuthentication
+from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import limiting, paging, parsing, problem
+from core import errors, limiting, paging, parsing, problem
 from core.errors import DomainError, Invalid
 from core.responses import iso, json_response
 from trades import history, parsers, schema, services, snapshot
@@ -63,9 +58,9 @@ class KindMay(BasePermission):
         assert isinstance(view, BotView)
         call: SignedCall = request.auth  # type: ignore[assignment]
         if call.credential.kind not in view.kinds.get(request.method or "", frozenset()):
-            no = ScopeDenied()
-            authentication.audit_refusal(no, request._request)
-            raise no
+            refusal = ScopeDenied()
+            signed_http.record_refusal(refusal, request._request)
+            raise refusal
         return True
 
 
@@ -84,11 +79,11 @@ class KeyRate(BaseThrottle):
 class BotView(APIView):
     """A route for signed requests. Every answer after a good signature is signed too."""
 
-    authentication_classes = [Signed]
+    authentication_classes = [SignatureAuthentication]
     permission_classes = [KindMay]
     throttle_classes = [KeyRate]
     kinds: ClassVar[dict[str, frozenset[str]]]
-    max_body = authentication.MAX_BODY
+    max_body = signed_http.MAX_BODY
     _renderer = JSONRenderer()
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
@@ -102,23 +97,11 @@ class BotView(APIView):
         answer = super().finalize_response(request, response, *args, **kwargs)
         call = getattr(request._request, "signed_call", None)
         if call is not None:
-            sign_response(call, answer)
+            signed_http.sign_response(call, answer)
         room = getattr(request._request, "rate_room", None)
         for name, value in (room.headers() if room else {}).items():
             answer[name] = value
         return answer
-
-
-def sign_response(call: SignedCall, answer: HttpResponse) -> None:
-    time_ms = time.time_ns() // 1_000_000
-    answer["X-Cd-Response-Time"] = str(time_ms)
-    answer["X-Cd-Response-Sig"] = signing.sign_response(
-        call.credential.secret,
-        request_signature=call.signature,
-        status=answer.status_code,
-        time_ms=time_ms,
-        body=answer.content,
-    )
 
 
 def call_of(request: Request) -> SignedCall:
@@ -141,10 +124,8 @@ def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
     """Do the request's one effect; raise its refusal."""
     operation = Operation(call.signable.idempotency_key, call.signable.fingerprint(), verb, args)
     outcome = services.signed(call, [operation])[0]
-    no = services.refusal_of(outcome)
-    if no is not None:
-        no.replayed = "replayed" in outcome
-        raise no
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        raise refusal
     return outcome
 
 
@@ -258,7 +239,7 @@ class Batch(BotView):
     """Many operations in one request and one transaction, each with its own idempotency key and result."""
 
     kinds = {"POST": OWNERS}
-    max_body = MAX_BATCH_BODY
+    max_body = signed_http.MAX_BATCH_BODY
     most = 500
 
     @schema.bots("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
@@ -314,9 +295,8 @@ def _result(one: Operation | DomainError, outcomes: Iterator[Outcome], request_i
         return {"status": one.status, "problem": problem.of(one, request_id)}
     outcome = next(outcomes)
     key = {"idempotency_key": one.idempotency_key, "replayed": "replayed" in outcome}
-    no = services.refusal_of(outcome)
-    if no is not None:
-        return {**key, "status": no.status, "problem": problem.of(no, request_id)}
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        return {**key, "status": refusal.status, "problem": problem.of(refusal, request_id)}
     return {**key, "status": DONE[outcome["code"]], "result": told(outcome)}
 
 

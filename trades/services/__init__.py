@@ -14,12 +14,11 @@ from typing import Any
 import orjson
 from django.db import connection, transaction
 
-from accounts import authentication
-from accounts.authentication import BOT_DATABASE, SignedCall
 from accounts.models import TradingAccount
+from accounts.protocol import SignedCall
 from audit import services as audit
-from core import database, money
-from core.errors import DomainError, every_error
+from core import database, errors, money
+from core.errors import DomainError
 from trades import publisher
 from trades.models import ActiveTrade, Reason, Side
 
@@ -93,7 +92,7 @@ def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
     `replayed`. Raises where the call as a whole may not pass. Deltas go out after the commit.
     """
     answer = database.ask(
-        BOT_DATABASE,
+        database.BOT,
         "select signed_call($1, $2, $3::jsonb, $4::jsonb)::text",
         call.credential.generation_id,
         call.signable.seq,
@@ -102,24 +101,12 @@ def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
     )
     answered = orjson.loads(answer)
     if "refused" in answered:
-        raise authentication.refusal(answered.pop("refused"), **answered)
+        raise errors.of_code(answered.pop("refused"), **answered)
     outcomes: list[Outcome] = answered["results"]
     for outcome in outcomes:
         if "event" in outcome and "replayed" not in outcome:
             publisher.publish(outcome)
     return outcomes
-
-
-def refusal_of(outcome: Outcome) -> DomainError | None:
-    """The error of a refused outcome; None where it was done."""
-    if "refused" not in outcome:
-        return None
-    more = {name: value for name, value in outcome.items() if name not in ("code", "refused", "replayed")}
-    return _by_code()[outcome["code"]](**more)
-
-
-def _by_code() -> dict[str, type[DomainError]]:
-    return {cls.code: cls for cls in every_error()}
 
 
 def open_trade(
@@ -231,9 +218,8 @@ def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, 
         raise transaction.TransactionManagementError(f"{verb} is a part: open a transaction around it")
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
     outcome = _ask(verb, {**caller, "account": account.pk}, args)
-    no = refusal_of(outcome)
-    if no is not None:
-        raise no
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        raise refusal
     if "event" in outcome:
         transaction.on_commit(lambda: publisher.publish(outcome))
     return outcome

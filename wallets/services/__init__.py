@@ -19,10 +19,10 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from accounts.authentication import IdempotencyConflict
 from accounts.models import User
+from accounts.protocol import IdempotencyConflict
 from audit import services as audit
-from core import money
+from core import errors, money
 from core.errors import DomainError, Invalid, NotFound
 from wallets.models import Kind, LedgerTransfer, MoneyRequest, Wallet
 
@@ -102,13 +102,11 @@ class LedgerHalted(DomainError):
     detail = "The books were found wrong: no money moves until that is cleared up. Trading goes on."
 
 
-_REFUSALS = {
-    no.code: no
-    for no in (
-        InsufficientFunds, AmountInvalid, CurrencyMismatch, WalletNotFound, WalletFrozen, HoldNotFound, HoldResolved,
-        HoldExpired, ReversedAlready, IdempotencyConflict,
-    )
-}  # fmt: skip
+# What the ledger's functions refuse, and keep under the key of the request.
+_REFUSALS = (
+    InsufficientFunds, AmountInvalid, CurrencyMismatch, WalletNotFound, WalletFrozen, HoldNotFound, HoldResolved,
+    HoldExpired, ReversedAlready, IdempotencyConflict,
+)  # fmt: skip
 
 # Which errors of the database mean what. By SQLSTATE, for their classes do not tell them apart.
 _BY_STATE: dict[str, type[DomainError]] = {
@@ -351,7 +349,7 @@ def request_money(
                         wallet=wallet, amount=amount, purpose=f"withdrawal:{idempotency_key}",
                         idempotency_key=f"withdrawal:{idempotency_key}", actor=actor,
                     )  # fmt: skip
-            except tuple(_REFUSALS.values()) as no:
+            except _REFUSALS as no:
                 return no  # to be raised after the commit: the ledger has kept it under the key
             request.save(force_insert=True)
             _record("money.requested", request, actor)
@@ -372,7 +370,7 @@ def approve(*, request: MoneyRequest, by: User, actor: audit.Actor) -> MoneyRequ
                 # The row, locked and pending, is what keeps this to once. Under a key of its own a refusal binds only
                 # this attempt: once the wallet is thawed or filled, the request can still be approved.
                 _carry_out(found, by, actor, key=f"approval:{uuid.uuid4()}")
-            except tuple(_REFUSALS.values()) as no:
+            except _REFUSALS as no:
                 return no
             found.save(update_fields=["state", "transfer", "decided_by", "decided_at"])
             _record("money.approved", found, actor)
@@ -462,11 +460,8 @@ def ask(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, An
             return outcome
 
     outcome = _persisting(once)
-    if "refused" in outcome:
-        more = {name: value for name, value in outcome.items() if name not in ("code", "refused", "replayed")}
-        no = _REFUSALS[outcome["code"]](**more)
-        no.replayed = "replayed" in outcome
-        raise no
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        raise refusal
     return outcome
 
 

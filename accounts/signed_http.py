@@ -1,0 +1,99 @@
+"""CD1 over Django's HTTP: reads a signed request, verifies it by the protocol, and signs the response."""
+
+import re
+import time
+from typing import Any
+
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+
+from accounts import protocol, signing
+from accounts.protocol import BodyTooLarge, ReceivedRequest, SignedCall
+from audit import services as audit
+from audit.models import AuditLog
+from core.errors import DomainError, RequestMalformed
+
+MAX_BODY = 64 * 1024
+MAX_BATCH_BODY = 1024 * 1024
+
+
+def is_signed(request: HttpRequest) -> bool:
+    return "HTTP_X_CD_KEY" in request.META or "HTTP_X_CD_SIG" in request.META
+
+
+def verify(request: HttpRequest, limit: int = MAX_BODY) -> SignedCall:
+    """Verify a request and keep its SignedCall on it, for signing the response. Refusals are audited."""
+    try:
+        body = read_body(request, limit)
+        request.signed_body = body  # type: ignore[attr-defined]
+        call = protocol.verify(received_request(request, body))
+    except DomainError as refusal:
+        record_refusal(refusal, request)
+        raise
+    request.signed_call = call  # type: ignore[attr-defined]
+    return call
+
+
+def read_body(request: HttpRequest, limit: int) -> bytes:
+    """The body, read before anything else may consume it."""
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if not re.fullmatch(r"[0-9]{1,15}", length):
+        raise RequestMalformed("Content-Length is not a number.")
+    if int(length) > limit:
+        raise BodyTooLarge(limit_bytes=limit)
+    # Django reads a body without a length as an empty one; the server ends this stream itself.
+    chunked = "HTTP_TRANSFER_ENCODING" in request.META
+    body = request.META["wsgi.input"].read(limit + 1) if chunked else request.read(int(length))
+    if len(body) > limit:
+        raise BodyTooLarge(limit_bytes=limit)
+    return body
+
+
+_UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+
+
+def received_request(request: HttpRequest, body: bytes) -> ReceivedRequest:
+    headers = {name[5:].replace("_", "-").lower(): value for name, value in request.META.items() if name[:5] == "HTTP_"}
+    headers |= {name: request.META[key] for key, name in _UNPREFIXED.items() if request.META.get(key)}
+    try:
+        host = protocol.canonical_host(request.get_host())
+    except DisallowedHost:
+        raise RequestMalformed("The desk is not reached by this Host.", header="Host") from None
+    return ReceivedRequest(
+        method=request.method or "",
+        host=host,
+        path=path_as_sent(request),
+        query=request.META.get("QUERY_STRING", ""),
+        headers=headers,
+        body=body,
+        ip=request.client_ip,  # type: ignore[attr-defined]
+        is_secure=request.is_secure(),
+        request_id=request.request_id,  # type: ignore[attr-defined]
+    )
+
+
+def path_as_sent(request: HttpRequest) -> str:
+    """The path before decoding, where the server gives it: a signed path has one spelling only."""
+    return str(request.META.get("RAW_PATH", request.path))
+
+
+def sign_response(call: SignedCall, response: HttpResponse) -> None:
+    """Add the response's time and signature, which covers the request's signature, the status and the body."""
+    time_ms = time.time_ns() // 1_000_000
+    response["X-Cd-Response-Time"] = str(time_ms)
+    response["X-Cd-Response-Sig"] = signing.sign_response(
+        call.credential.secret,
+        request_signature=call.signature,
+        status=response.status_code,
+        time_ms=time_ms,
+        body=response.content,
+    )
+
+
+def record_refusal(refusal: DomainError, request: HttpRequest) -> None:
+    """Write the audit row of a refused request: under its verified key, or under the key it claimed."""
+    call: SignedCall | None = getattr(request, "signed_call", None)
+    caller: Any = request  # with client_ip and request_id, by our middleware
+    actor = call.actor if call else audit.Actor(AuditLog.Actor.NOBODY, "", caller.client_ip, caller.request_id)
+    claimed = request.META.get("HTTP_X_CD_KEY", "")
+    protocol.record_refusal(refusal, actor=actor, claimed=claimed, method=request.method or "", path=request.path)
