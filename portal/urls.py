@@ -1,10 +1,13 @@
 from django.urls import path
 
-from portal import copying, trust, views, wallet
+from portal import copying, reference, trust, views, wallet
 
 app_name = "portal"
 urlpatterns = [
     path("", views.desk, name="desk"),
+    path("docs/", reference.index, name="reference"),
+    path("docs/vectors.json", reference.vectors, name="vectors"),
+    path("docs/<slug:name>/", reference.page, name="reference-page"),
     path("wallet/", wallet.wallet, name="wallet"),
     path("wallet/withdraw/", wallet.withdraw, name="withdraw"),
     path("wallet/requests/<uuid:request_id>/take-back/", wallet.take_back, name="take-back"),

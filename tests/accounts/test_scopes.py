@@ -63,6 +63,9 @@ GET    login/                                 200      200      200    200    20
 POST   login/other/                           302      302      302    302    302      302      302      302
 POST   logout/                                302      302      302    302    302      302      302      302
 GET    /                                      302      302      302    302    302      200      200      200
+GET    docs/                                  200      200      200    200    200      200      200      200
+GET    docs/<slug:name>/                      200      200      200    200    200      200      200      200
+GET    docs/vectors.json                      200      200      200    200    200      200      200      200
 GET    wallet/                                302      302      302    302    302      200      200      200
 POST   wallet/withdraw/                       302      302      302    302    302      302      404      404
 POST   wallet/requests/<uuid:request_id>/take-back/ 302 302     302    302    302      404      404      404
@@ -181,6 +184,7 @@ def asked(row, caller, ticket):
     path = f"/{row.route}".replace("<str:ticket>", ticket).replace("<str:month>", "2026-01")
     path = re.sub("<int:[a-z_]+>", "1", re.sub("<uuid:[a-z_]+>", str(uuid.UUID(int=7)), path))
     path = path.replace("<str:sub_id>", finns_subscription()).replace("<str:name>", "lena-eurusd")
+    path = path.replace("<slug:name>", "protocol")
     fresh = opening(f"9{ticket}")
     if caller == "copier":
         fresh |= {"strategy": "lena-eurusd", "master_ticket": ticket}
@@ -250,7 +254,7 @@ def test_no_route_has_a_method_that_is_not_in_the_table(caller, callers):
         for method in METHODS:
             if (route, method) in listed:
                 continue
-            path = f"/{route}".replace("<str:ticket>", "1")
+            path = f"/{route}".replace("<str:ticket>", "1").replace("<slug:name>", "protocol")
             answer = callers[caller].send(method, path, None if method == "GET" else {})
 
             assert answer.status_code in (400, 401, 403, 405), (method, route, answer.status_code)

@@ -1,0 +1,79 @@
+"""The pages for bots' authors: served by the desk, linked to each other, and one source with what copybot ships."""
+
+import json
+import re
+
+import pytest
+
+from portal import reference
+from tests.docs import reading
+
+COPYBOT = reading.ROOT / "copybot" / "vectors.json"
+
+
+def test_the_vectors_beside_the_pages_are_copybots_own():
+    """One source: a second copy would drift, and two clients would be right in two ways."""
+    assert (reading.DOCS / "vectors.json").read_bytes() == COPYBOT.read_bytes()
+
+
+def test_the_vectors_are_served(client):
+    answer = client.get("/docs/vectors.json")
+
+    assert answer["Content-Type"] == "application/json"
+    assert json.loads(answer.content) == json.loads(COPYBOT.read_bytes())
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_each_page_is_served_as_text(name, client):
+    html = client.get(f"/docs/{name}/").content.decode()
+
+    heading = reading.text(name).splitlines()[0].removeprefix("# ")
+    assert re.search(rf'<h1 id="[^"]+">{re.escape(heading)}</h1>', html)
+    assert f'<a href="/docs/{name}/" aria-current="page">' in html
+
+
+def test_the_first_page_leads_to_all_others(client):
+    html = client.get("/docs/").content.decode()
+
+    for name in reference.PAGES:
+        assert f'href="/docs/{name}/"' in html
+    assert 'href="/docs/vectors.json"' in html
+    assert 'href="/api/docs/"' in html
+
+
+def test_a_file_that_is_not_for_bots_authors_is_not_served(client):
+    assert client.get("/docs/market-data/").status_code == 404
+    assert client.get("/docs/..%2Fsecurity/").status_code == 404
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_every_link_of_a_page_leads_somewhere(name, client):
+    """To a page that is served, and to a heading that it has."""
+    html = client.get(f"/docs/{name}/").content.decode()
+    article = html[html.index("<article>") :]
+
+    for target in re.findall(r'href="([^"]+)"', article):
+        path, _, anchor = target.partition("#")
+        assert path.startswith("/docs/"), f"{target} leads out of the pages"
+        answer = client.get(path)
+        assert answer.status_code == 200, target
+        if anchor:
+            assert f'id="{anchor}"' in answer.content.decode(), target
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_every_link_of_a_file_leads_somewhere(name):
+    """In the repository too, where the links are files'."""
+    for target in re.findall(r"\]\(([^)]+)\)", reading.text(name)):
+        file, _, anchor = target.partition("#")
+        assert (reading.DOCS / file).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (reading.DOCS / file).read_text(), re.MULTILINE)
+            assert anchor in [reference.anchor_of(heading) for heading in headings], target
+
+
+def test_html_inside_a_page_would_be_shown_as_text(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A <script>alert(1)</script> page\n")
+
+    assert "<script>" not in reference._rendered(page, 1)
