@@ -219,14 +219,15 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Copydesk",
-    "DESCRIPTION": "Bots open, follow and close trades with signed requests; people read what became of them.",
+    "DESCRIPTION": "Bots open, follow and close trades with signed requests; people read the results.\n\n"
+    "For authors of bots: [signing requests](/docs/protocol/), [the stream](/docs/stream/), [copiers](/docs/copier/).",
     "VERSION": "2",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v2",
-    "ENUM_NAME_OVERRIDES": {},
+    "POSTPROCESSING_HOOKS": ["config.openapi.complete"],
 }
 
 LOGGING_CONFIG = "config.logging.configure"

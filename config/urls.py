@@ -3,9 +3,9 @@
 from django.contrib import admin
 from django.contrib.auth import views as auth_views
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 
-from config import health
+from config import health, openapi
 from config.drill import admin_page
 from portal import views as portal
 from trades import api
@@ -42,7 +42,7 @@ people = [
 urlpatterns = [
     *bots,
     *people,
-    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/schema/", openapi.Document.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     re_path(r"^(?:api|signals?)(?:/|$)", health.unknown_route),
     path("healthz", health.alive),

@@ -68,6 +68,12 @@ _FRAMEWORK: dict[type[Exception], tuple[int, str, str]] = {
 }
 
 
+def statuses() -> dict[str, int]:
+    """The HTTP status of every code that an answer may carry."""
+    framework = {code: status for status, code, _ in _FRAMEWORK.values()}
+    return {"internal": 500, **framework, **{cls.code: int(cls.status) for cls in errors.every_error()}}
+
+
 def translated(fault: Exception) -> tuple[int, str, str] | None:
     """Status, code and detail of a fault of the framework; None for what is a bug."""
     if isinstance(fault, SuspiciousOperation):

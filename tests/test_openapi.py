@@ -3,12 +3,15 @@
 import functools
 import os
 import re
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import pytest
 import requests
 import schemathesis
+import yaml
 from django.test import Client
 from django.urls import URLPattern, get_resolver
 from drf_spectacular.drainage import GENERATOR_STATS
@@ -21,6 +24,8 @@ from schemathesis.checks import load_all_checks
 from schemathesis.core.transport import Response
 from schemathesis.specs.openapi import checks
 
+from config import openapi
+from config.openapi import representations
 from tests.conftest import key_of
 from tests.signed import HOST, Bot, opening
 
@@ -40,6 +45,22 @@ def operations():
 
 def named(verb, path):
     return document()["paths"][path][verb]
+
+
+def resolved(part):
+    """The component that a reference names; anything else as it is."""
+    if "$ref" not in part:
+        return part
+    section, name = part["$ref"].removeprefix("#/components/").split("/")
+    return document()["components"][section][name]
+
+
+def parameters_of(operation):
+    return [resolved(one) for one in operation.get("parameters", [])]
+
+
+def answers_of(operation):
+    return {status: resolved(answer) for status, answer in operation["responses"].items()}
 
 
 # --- the document
@@ -65,7 +86,7 @@ def test_every_schema_in_it_is_a_json_schema():
             for inner in value:
                 yield from schemas(inner)
 
-    found = list(schemas(document()))
+    found = [*schemas(document()), *document()["components"]["schemas"].values()]
     assert len(found) > 100
     for one in found:
         jsonschema.Draft202012Validator.check_schema(one)
@@ -102,8 +123,8 @@ SIGNED = {"X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig"}
 @pytest.mark.parametrize(("verb", "path"), operations())
 def test_every_operation_tells_its_errors(verb, path):
     operation = named(verb, path)
-    answers = operation["responses"]
-    headers = {one["name"] for one in operation.get("parameters", []) if one["in"] == "header"}
+    answers = answers_of(operation)
+    headers = {one["name"] for one in parameters_of(operation) if one["in"] == "header"}
     is_bots = "X-Cd-Key" in headers
 
     for status, answer in answers.items():
@@ -118,9 +139,122 @@ def test_every_operation_tells_its_errors(verb, path):
         assert operation["security"] == [{"CD1": []}]
     elif path != "/api/v2/time":
         assert answers.keys() >= {"401", "403", "405", "422"}
-        assert operation["security"] == [{"cookieAuth": []}]
+        assert operation["security"] == [{"Session": []}]
+        assert ("X-CSRFToken" in headers) is (verb != "get")
     assert operation["operationId"]
     assert operation.get("deprecated", False) is path.startswith("/signal")
+
+
+@pytest.mark.parametrize(("verb", "path"), operations())
+def test_a_body_is_required_and_an_answer_has_a_shape_that_has_a_name(verb, path):
+    operation = named(verb, path)
+
+    if "requestBody" in operation:
+        assert operation["requestBody"]["required"] is True
+        assert "$ref" in operation["requestBody"]["content"]["application/json"]["schema"]
+    else:
+        assert verb in ("get", "delete")
+    for answer in answers_of(operation).values():
+        for content_type, content in answer.get("content", {}).items():
+            shape = content["schema"]
+            assert content_type == "text/csv" or "$ref" in shape or "$ref" in shape["items"]
+
+
+def test_every_component_is_used_and_every_reference_leads_to_one():
+    def references(value):
+        if isinstance(value, dict):
+            yield from ([value["$ref"]] if "$ref" in value else [])
+            value = list(value.values())
+        for inner in value if isinstance(value, list) else ():
+            yield from references(inner)
+
+    components = document()["components"]
+    used = {name for name in references(document())}
+    sections = ("schemas", "parameters", "responses")
+    declared = {f"#/components/{section}/{name}" for section in sections for name in components[section]}
+
+    assert used == declared
+
+
+def test_it_names_the_cookies_and_the_pages_for_authors_of_bots(settings, client, desk_db):
+    components = document()["components"]
+
+    assert components["securitySchemes"]["Session"]["name"] == settings.SESSION_COOKIE_NAME
+    assert settings.CSRF_COOKIE_NAME in components["parameters"]["X-CSRFToken"]["description"]
+    pages = re.findall(r"\((/docs/\w+/)\)", document()["info"]["description"])
+    assert pages == ["/docs/protocol/", "/docs/stream/", "/docs/copier/"]
+    assert [client.get(page, HTTP_HOST=HOST).status_code for page in pages] == [200, 200, 200]
+
+
+def test_it_is_small_and_a_client_made_from_it_has_one_class_a_thing():
+    """It was 515 KB, of which a generator made 1,025 files: an object in place, and so each enum, is one."""
+
+    def models(value):
+        if isinstance(value, dict):
+            yield from ([value] if value.get("type") == "object" or "enum" in value else [])
+            value = [inner for name, inner in value.items() if name != "examples"]
+        for inner in value if isinstance(value, list) else ():
+            yield from models(inner)
+
+    made = [*models(document()["components"]["schemas"]), *models(document()["paths"])]
+
+    assert len(made) < 105
+    assert len(representations()["json"].body) < 80_000
+    assert len(representations()["yaml"].body) < 80_000
+
+
+# --- how it is served
+
+
+def served(client, **headers):
+    return client.get("/api/schema/", HTTP_HOST=HOST, **headers)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """How often the document was written, from nothing on."""
+    times = []
+    write = openapi._written
+
+    def counted():
+        times.append(1)
+        time.sleep(0.05)  # long enough that all the others come meanwhile
+        return write()
+
+    monkeypatch.setattr(openapi, "_kept", {})
+    monkeypatch.setattr(openapi, "_written", counted)
+    return times
+
+
+def test_a_second_request_does_no_work(client, desk_db, written, monkeypatch):
+    first = served(client)
+    monkeypatch.setattr(openapi, "_written", None)
+
+    assert served(client).content == first.content
+    assert served(client, HTTP_ACCEPT="application/json").json()["openapi"] == "3.1.0"
+    assert len(written) == 1
+
+
+def test_requests_at_once_write_it_once(written):
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: representations()["yaml"].body, range(16)))
+
+    assert len(set(found)) == 1
+    assert len(written) == 1
+
+
+def test_whoever_has_it_is_not_sent_it_again(client, desk_db):
+    first = served(client)
+    etag = first["ETag"]
+    as_json = served(client, HTTP_ACCEPT="application/json")
+
+    again = served(client, HTTP_IF_NONE_MATCH=etag)
+    other = served(client, HTTP_IF_NONE_MATCH=as_json["ETag"])
+
+    assert (again.status_code, again.content, again["ETag"]) == (304, b"", etag)
+    assert (other.status_code, other.content) == (200, first.content)
+    assert yaml.safe_load(first.content) == as_json.json()
+    assert "Accept" in first["Vary"]
 
 
 def test_operations_have_names_of_their_own():
@@ -159,7 +293,7 @@ class Desk:
         body = made.body.encode() if isinstance(made.body, str) else made.body or b""
         headers = {name: _text(value) for name, value in made.headers.items() if name.lower() != "content-length"}
         path, _, query = made.path_url.partition("?")
-        if "X-Cd-Key" not in {one["name"] for one in case.operation.definition.raw.get("parameters", [])}:
+        if "X-Cd-Key" not in {one["name"] for one in parameters_of(case.operation.definition.raw)}:
             client = self.person
         else:
             client = Client(raise_request_exception=False)
@@ -227,6 +361,7 @@ def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb, path, desk):
     operation = fuzzer()[path][verb.upper()]
 
     seen = Counter()
+    codes = {status: set(one["description"].split(", ")) for status, one in answers_of(named(verb, path)).items()}
 
     def holds(case, who, resign):
         answer = desk.answer(case, who, resign)
@@ -236,6 +371,7 @@ def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb, path, desk):
             problem = answer.json()
             assert re.fullmatch(r"[a-z]+(_[a-z]+)*", problem["code"])
             assert problem["status"] == answer.status_code
+            assert problem["code"] in codes[str(answer.status_code)]
         seen[answer.status_code] += 1
 
     can_be_wrong = bool(operation.definition.raw.get("parameters"))

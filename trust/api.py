@@ -3,89 +3,91 @@
 from typing import Any
 
 from django.http import HttpResponse
-from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 
+from accounts import operations
 from accounts.session_views import PeopleView
 from audit.actors import actor_of
-from core import parsing, responses
+from core import openapi, parsing, responses
+from core.openapi import MOMENT, described, nullable, obj
 from core.responses import json_response
-from trades import schema
 from trust import explanations, services
 from trust.models import Band, Kind, TrustAppeal, TrustHold
 
-SCORE: schema.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
-STATISTIC: schema.Schema = {"type": ["number", "null"]}
-KIND: schema.Schema = {"type": "string", "enum": Kind.values}
-REASON = schema.obj(
-    {
-        "name": {"type": "string"},
-        "says": {"type": "string", "description": "In plain words."},
-        "state": {"type": "string", "enum": ["counts", "well", "too few", "for information"]},
-        "points": {"type": "number", "description": "By how many the score would be higher without it."},
-        "remedy": {"type": "string", "description": "What would raise the score. Empty where it takes nothing."},
-        "n": {"type": "integer", "description": "How many observations it rests on."},
-        "least_n": {"type": ["integer", "null"], "description": "From how many on it counts."},
-        "value": STATISTIC,
-        "warn": {**STATISTIC, "description": "From here on it takes points."},
-        "red": {**STATISTIC, "description": "Here it takes all that its weight allows."},
-    }
+SCORE: openapi.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
+STATISTIC: openapi.Schema = {"type": ["number", "null"]}
+KIND = openapi.schema("ScoreKind", {"type": "string", "enum": Kind.values})
+REASON = openapi.schema(
+    "ScoreReason",
+    obj(
+        {
+            "name": {"type": "string"},
+            "says": {"type": "string", "description": "In plain words."},
+            "state": {"type": "string", "enum": ["counts", "well", "too few", "for information"]},
+            "points": {"type": "number", "description": "By how many the score would be higher without it."},
+            "remedy": {"type": "string", "description": "What would raise the score. Empty where it takes nothing."},
+            "n": {"type": "integer", "description": "How many observations it rests on."},
+            "least_n": {"type": ["integer", "null"], "description": "From how many on it counts."},
+            "value": STATISTIC,
+            "warn": {**STATISTIC, "description": "From here on it takes points."},
+            "red": {**STATISTIC, "description": "Here it takes all that its weight allows."},
+        }
+    ),
 )
-APPEAL = schema.obj(
-    {
-        "kind": KIND,
-        "version": {"type": "integer", "description": "Of the score that it is about."},
-        "note": {"type": "string"},
-        "created_at": schema.MOMENT,
-        "answer": {"type": "string"},
-        "answered_at": schema.nullable(schema.MOMENT),
-    }
+APPEAL = openapi.schema(
+    "Appeal",
+    obj(
+        {
+            "kind": KIND,
+            "version": {"type": "integer", "description": "Of the score that it is about."},
+            "note": {"type": "string"},
+            "created_at": MOMENT,
+            "answer": {"type": "string"},
+            "answered_at": nullable(MOMENT),
+        }
+    ),
 )
-HOLD = schema.obj(
-    {
-        "effect": {"type": "string", "enum": TrustHold.Effect.values},
-        "reason": {"type": "string"},
-        "expires_at": schema.MOMENT,
-    }
+HOLD = openapi.schema(
+    "ScoreHold",
+    obj(
+        {
+            "effect": {"type": "string", "enum": TrustHold.Effect.values},
+            "reason": {"type": "string"},
+            "expires_at": MOMENT,
+        }
+    ),
 )
-TOLD = schema.obj(
-    {
-        "kind": KIND,
-        "question": {"type": "string"},
-        "score": SCORE,
-        "band": {"type": "string", "enum": Band.values},
-        "close_only": {"type": "boolean", "description": "Nothing new is opened; closes pass."},
-        "follows": {"type": "string", "description": "What it leads to, and how that ends."},
-        "version": {"type": "integer", "description": "Grows by one with each calculation."},
-        "as_of": {"type": "string", "description": "The latest event that is in it."},
-        "calculated_at": schema.MOMENT,
-        "strategy": {"type": "string", "description": "The one it was judged by, the worst of yours. Empty for a bot."},
-        "reasons": {"type": "array", "items": REASON, "description": "What took most points first."},
-        "held": schema.nullable(HOLD),
-        "appeal": schema.nullable(APPEAL),
-    }
+TOLD = openapi.schema(
+    "Score",
+    obj(
+        {
+            "kind": KIND,
+            "question": {"type": "string"},
+            "score": SCORE,
+            "band": {"type": "string", "enum": Band.values},
+            "close_only": {"type": "boolean", "description": "Nothing new is opened; closes pass."},
+            "follows": {"type": "string", "description": "What it leads to, and how that ends."},
+            "version": {"type": "integer", "description": "Grows by one with each calculation."},
+            "as_of": {"type": "string", "description": "The latest event that is in it."},
+            "calculated_at": MOMENT,
+            "strategy": {"type": "string", "description": "The worst-scored of your strategies. Empty for a bot."},
+            "reasons": described(openapi.array(REASON), "What took most points first."),
+            "held": nullable(HOLD),
+            "appeal": nullable(APPEAL),
+        }
+    ),
 )
-SCORES = schema.obj({"data": {"type": "array", "items": TOLD}})
-ASKED = schema.obj({"kind": KIND, "note": {"type": "string", "minLength": 1, "maxLength": 2000}})
-APPEAL_ERRORS = {
-    **schema.PEOPLE_ERRORS,
-    400: "request_malformed",
-    403: "csrf_failed, history_closed_to_bots, https_required",
-    404: "not_found",
-    409: "appealed_already",
-    415: "unsupported_media_type",
-    422: "invalid",
-}
+SCORES = openapi.schema("Scores", obj({"data": openapi.array(TOLD)}))
+ASKED = openapi.schema(
+    "AppealRequest", obj({"kind": KIND, "note": {"type": "string", "minLength": 1, "maxLength": 2000}})
+)
+REASON_FIELDS = tuple(openapi.shape_of(REASON)["properties"])
 
 
 class Scores(PeopleView):
     """One's own scores, each with its reasons."""
 
-    @extend_schema(
-        operation_id="trust",
-        tags=["people"],
-        responses={**schema.good(SCORES), **schema.errors(schema.PEOPLE_ERRORS)},
-    )
+    @operations.personal("trust", "Your scores, each with its reasons", {200: SCORES})
     def get(self, request: Request) -> HttpResponse:
         return json_response({"data": [_told(one) for one in explanations.tell(request.user)]})  # type: ignore[arg-type]
 
@@ -93,12 +95,12 @@ class Scores(PeopleView):
 class Appeals(PeopleView):
     """A note to staff about one's latest score."""
 
-    @extend_schema(
-        operation_id="appeal",
-        summary="Object to one's score",
-        tags=["people"],
-        request={"application/json": ASKED},
-        responses={**schema.good(APPEAL, 201), **schema.errors(APPEAL_ERRORS)},
+    @operations.personal(
+        "appeal",
+        "Object to a score of yours",
+        {201: APPEAL},
+        ASKED,
+        refuses=["appealed_already", "unsupported_media_type"],
     )
     def post(self, request: Request) -> HttpResponse:
         form = parsing.Form(parsing.json_object(request._request.body))
@@ -129,7 +131,7 @@ def _told(one: explanations.Told) -> dict[str, Any]:
 
 
 def _reason(reason: explanations.Reason) -> dict[str, Any]:
-    return {name: getattr(reason, name) for name in REASON["properties"]}
+    return {name: getattr(reason, name) for name in REASON_FIELDS}
 
 
 def _held(hold: TrustHold) -> dict[str, Any]:

@@ -5,93 +5,87 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 
-from accounts import signing
+from accounts import operations, signing
 from accounts.protocol import IdempotencyKeyMissing
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import money, paging, parsing, responses
+from core import money, openapi, paging, parsing, responses
 from core.errors import RequestMalformed
+from core.openapi import AMOUNT, MOMENT, described, obj
 from core.responses import json_response
-from trades import schema
 from wallets import services, statements
 from wallets.models import MoneyRequest
 
-CURRENCY = OpenApiParameter("currency", {"type": "string", "pattern": "^[A-Z]{3}$"})
-MONTH = OpenApiParameter("month", {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"}, required=True)
-WALLET = schema.obj(
-    {
-        "currency": {"type": "string"},
-        "balance": schema.AMOUNT,
-        "held": {**schema.AMOUNT, "description": "Set aside; it cannot be spent."},
-        "available": schema.AMOUNT,
-        "version": {"type": "integer", "description": "Grows by one with each entry."},
-        "frozen": {"type": "boolean"},
-        "currencies": {"type": "array", "items": {"type": "string"}, "description": "All that there are wallets in."},
-    }
+CURRENCY = openapi.parameter("currency", {"type": "string", "pattern": "^[A-Z]{3}$"})
+MONTH = openapi.parameter("month", {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"}, required=True)
+WALLET = openapi.schema(
+    "Wallet",
+    obj(
+        {
+            "currency": {"type": "string"},
+            "balance": AMOUNT,
+            "held": described(AMOUNT, "Set aside; it cannot be spent."),
+            "available": AMOUNT,
+            "version": {"type": "integer", "description": "Grows by one with each entry."},
+            "frozen": {"type": "boolean"},
+            "currencies": described(openapi.array({"type": "string"}), "The currencies of all your wallets."),
+        }
+    ),
 )
-ENTRY = schema.obj(
-    {
-        "at": schema.MOMENT,
-        "kind": {"type": "string"},
-        "amount": {**schema.AMOUNT, "description": "Below zero: it went out."},
-        "balance_after": schema.AMOUNT,
-        "currency": {"type": "string"},
-        "note": {"type": "string"},
-        "version": {"type": "integer"},
-        "transfer_id": {"type": "string", "format": "uuid"},
-    }
+ENTRY = openapi.schema(
+    "Entry",
+    obj(
+        {
+            "at": MOMENT,
+            "kind": {"type": "string"},
+            "amount": described(AMOUNT, "Below zero: it went out."),
+            "balance_after": AMOUNT,
+            "currency": {"type": "string"},
+            "note": {"type": "string"},
+            "version": {"type": "integer"},
+            "transfer_id": openapi.UUID,
+        }
+    ),
 )
-ENTRIES = schema.obj(
-    {
-        "data": {"type": "array", "items": ENTRY},
-        "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
-        "has_more": {"type": "boolean"},
-    }
+ENTRIES = openapi.schema("EntriesPage", openapi.page(ENTRY))
+WITHDRAWAL = openapi.schema(
+    "Withdrawal",
+    obj(
+        {
+            "id": openapi.UUID,
+            "state": {"type": "string", "enum": MoneyRequest.State.values},
+            "amount": AMOUNT,
+            "currency": {"type": "string"},
+            "reason": {"type": "string"},
+            "created_at": MOMENT,
+        }
+    ),
 )
-WITHDRAWAL = schema.obj(
-    {
-        "id": {"type": "string", "format": "uuid"},
-        "state": {"type": "string", "enum": MoneyRequest.State.values},
-        "amount": schema.AMOUNT,
-        "currency": {"type": "string"},
-        "reason": {"type": "string"},
-        "created_at": schema.MOMENT,
-    }
+ASKED = openapi.schema(
+    "WithdrawalRequest",
+    obj(
+        {
+            "amount": openapi.POSITIVE_IN,
+            "currency": {"type": "string", "pattern": "^[A-Z]{3}$", "description": "Absent: of the first wallet."},
+            "note": {"type": "string", "maxLength": 200},
+        },
+        ["amount"],
+    ),
 )
-ASKED = schema.obj(
-    {
-        "amount": schema.POSITIVE_IN,
-        "currency": {"type": "string", "pattern": "^[A-Z]{3}$", "description": "Absent: of the first wallet."},
-        "note": {"type": "string", "maxLength": 200},
-    },
-    ["amount"],
-)
-ERRORS = {**schema.PEOPLE_ERRORS, 404: "wallet_not_found"}
-MOVING_ERRORS = {
-    **ERRORS,
-    400: "request_malformed, idempotency_key_missing",
-    403: "csrf_failed, history_closed_to_bots, https_required",
-    409: "wallet_busy, concurrent_modification",
-    415: "unsupported_media_type",
-    422: "invalid, insufficient_funds, amount_invalid, wallet_frozen, idempotency_conflict",
-    503: "unavailable, ledger_halted",
-}
+REFUSES = ("wallet_not_found",)
+MOVING = (
+    *REFUSES, "idempotency_key_missing", "unsupported_media_type", "wallet_busy", "concurrent_modification",
+    "insufficient_funds", "amount_invalid", "wallet_frozen", "idempotency_conflict", "ledger_halted",
+)  # fmt: skip
 
 
 class Wallet(PeopleView):
     """One's own wallet."""
 
-    @extend_schema(
-        operation_id="wallet",
-        tags=["people"],
-        parameters=[CURRENCY],
-        responses={**schema.good(WALLET), **schema.errors(ERRORS)},
-    )
+    @operations.personal("wallet", "Your wallet", {200: WALLET}, parameters=[CURRENCY], refuses=REFUSES)
     def get(self, request: Request) -> HttpResponse:
         wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
         currencies = [one.currency for one in statements.of(request.user)]  # type: ignore[arg-type]
@@ -101,11 +95,12 @@ class Wallet(PeopleView):
 class Entries(PeopleView):
     """What moved in it, newest first, by cursor."""
 
-    @extend_schema(
-        operation_id="wallet_entries",
-        tags=["people"],
-        parameters=[CURRENCY, OpenApiParameter("cursor", OpenApiTypes.STR), schema.LIMIT],
-        responses={**schema.good(ENTRIES), **schema.errors(ERRORS)},
+    @operations.personal(
+        "wallet_entries",
+        "What moved in your wallet, newest first",
+        {200: ENTRIES},
+        parameters=[CURRENCY, openapi.CURSOR, openapi.LIMIT],
+        refuses=REFUSES,
     )
     def get(self, request: Request) -> HttpResponse:
         limit, cursor = paging.limit(request.GET.get("limit")), paging.cursor(request.GET.get("cursor"))
@@ -118,11 +113,12 @@ class Entries(PeopleView):
 class StatementCsv(PeopleView):
     """A month of it as CSV."""
 
-    @extend_schema(
-        operation_id="wallet_statement_csv",
-        tags=["people"],
+    @operations.personal(
+        "wallet_statement_csv",
+        "A month of your wallet as CSV",
+        {200: openapi.CSV},
         parameters=[CURRENCY, MONTH],
-        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(ERRORS)},
+        refuses=REFUSES,
     )
     def get(self, request: Request) -> HttpResponseBase:
         begins = statements.month(request.GET.get("month", ""))
@@ -135,13 +131,13 @@ class StatementCsv(PeopleView):
 class Withdrawals(PeopleView):
     """Taking money out: at once up to a limit, above it once staff approve."""
 
-    @extend_schema(
-        operation_id="withdraw",
-        summary="Ask for money to be paid out",
-        tags=["people"],
-        parameters=[schema.IDEMPOTENCY],
-        request={"application/json": ASKED},
-        responses={**schema.good(WITHDRAWAL, 201), **schema.errors(MOVING_ERRORS)},
+    @operations.personal(
+        "withdraw",
+        "Ask for money to be paid out",
+        {201: WITHDRAWAL},
+        ASKED,
+        parameters=[operations.IDEMPOTENCY_KEY],
+        refuses=MOVING,
     )
     def post(self, request: Request) -> HttpResponse:
         amount, currency, note = _asked(parsing.json_object(request._request.body))

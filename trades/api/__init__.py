@@ -9,21 +9,19 @@ import orjson
 from django.conf import settings
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from accounts import signed_http, signing
+from accounts import operations, signed_http, signing
 from accounts.authentication import SignatureAuthentication
 from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import errors, limiting, paging, parsing, problem
+from core import errors, limiting, openapi, paging, parsing, problem
 from core.errors import DomainError, Invalid
 from core.responses import iso, json_response
 from trades import history, parsers, schema, services, snapshot
@@ -176,7 +174,7 @@ def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]
 class Time(APIView):
     """The server's time, for bots to set their clocks by."""
 
-    @extend_schema(responses=schema.TIME_ANSWERS, operation_id="time", tags=["bots"])
+    @operations.public("time", "The server's time", {200: schema.TIME})
     def get(self, request: Request) -> HttpResponse:
         return json_response({"server_time": time.time_ns() // 1_000_000, "iso": iso(datetime.now(UTC))})
 
@@ -186,15 +184,19 @@ class Active(BotView):
 
     kinds = {"GET": ANY_KIND, "POST": OWNERS}
 
-    @schema.bots("active_snapshot", "What is active now", {200: schema.SNAPSHOT, 304: None})
+    @operations.signed("active_snapshot", "What is active now", {200: schema.SNAPSHOT, 304: None})
     def get(self, request: Request) -> HttpResponse:
         _, found, etag = active(request)
         response = HttpResponse(status=304) if found is None else json_response(found.body())
         response["ETag"] = etag
         return response
 
-    @schema.bots(
-        "open_trade", "Open a trade, or report a copy as open", {200: schema.DONE, 201: schema.DONE}, schema.OPEN
+    @operations.signed(
+        "open_trade",
+        "Open a trade, or report a copy as open",
+        {200: schema.DONE, 201: schema.DONE},
+        schema.OPEN,
+        refuses=schema.OPENING,
     )
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
@@ -206,15 +208,23 @@ class ActiveOne(BotView):
 
     kinds = {"PATCH": OWNERS, "DELETE": OWNERS}
 
-    @schema.bots("modify_trade", "Set or remove stops", {200: schema.DONE}, schema.MODIFY)
+    @operations.signed(
+        "modify_trade",
+        "Set or remove stops",
+        {200: schema.DONE},
+        schema.MODIFY,
+        parameters=[schema.TICKET_OF_PATH],
+        refuses=schema.MODIFYING,
+    )
     def patch(self, request: Request, ticket: str) -> HttpResponse:
         return answer(done(call_of(request), "trade_modify", parsers.modification(body_of(request), ticket)))
 
-    @schema.bots(
+    @operations.signed(
         "close_trade",
         "Close: the atomic move to history",
         {200: schema.DONE, 202: schema.DONE},
-        query=schema.CLOSE_QUERY,
+        parameters=[schema.TICKET_OF_PATH, *schema.CLOSE_QUERY],
+        refuses=schema.CLOSING,
     )
     def delete(self, request: Request, ticket: str) -> HttpResponse:
         query = query_of(request)
@@ -228,8 +238,13 @@ class Reduce(BotView):
 
     kinds = {"POST": OWNERS}
 
-    @schema.bots(
-        "reduce_trade", "Close a part: volume is what must remain", {200: schema.DONE, 202: schema.DONE}, schema.REDUCE
+    @operations.signed(
+        "reduce_trade",
+        "Close a part: volume is what must remain",
+        {200: schema.DONE, 202: schema.DONE},
+        schema.REDUCE,
+        parameters=[schema.TICKET_OF_PATH],
+        refuses=schema.REDUCING,
     )
     def post(self, request: Request, ticket: str) -> HttpResponse:
         return answer(done(call_of(request), "trade_reduce", parsers.reduction(body_of(request), ticket)))
@@ -242,7 +257,7 @@ class Batch(BotView):
     max_body = signed_http.MAX_BATCH_BODY
     most = 500
 
-    @schema.bots("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
+    @operations.signed("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
         form = parsing.Form(body_of(request))
@@ -305,11 +320,12 @@ class Orders(BotView):
 
     kinds = {"POST": frozenset({COPIER})}
 
-    @schema.bots(
+    @operations.signed(
         "report_order",
         "Report an order; answers its slippage",
         {201: schema.ORDER, 202: schema.ORDER},
         schema.ORDER_REPORT,
+        refuses=schema.REPORTING,
     )
     def post(self, request: Request) -> HttpResponse:
         return answer(done(call_of(request), "order_report", parsers.order(body_of(request))))
@@ -323,7 +339,7 @@ class Actives(BotView):
 
     kinds = {"GET": ANY_KIND, "POST": OWNERS}
 
-    @schema.bots("actives", "What is active now, as a bare list", {200: schema.BARE_LIST})
+    @operations.signed("actives", "What is active now, as a bare list", {200: schema.BARE_LIST})
     def get(self, request: Request) -> HttpResponse:
         _, found, etag = active(request)
         if found is None:
@@ -333,7 +349,7 @@ class Actives(BotView):
         response["ETag"] = etag
         return response
 
-    @schema.bots("actives_open", "Open a trade", {200: schema.BROADCASTED}, schema.OPEN)
+    @operations.signed("actives_open", "Open a trade", {200: schema.BROADCASTED}, schema.OPEN, refuses=schema.OPENING)
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
         outcome = done(call, "trade_open", parsers.opening(body_of(request), copy=is_copy(call), strict=False))
@@ -345,8 +361,12 @@ class SignalClose(BotView):
 
     kinds = {"POST": OWNERS}
 
-    @schema.bots(
-        "signal_close", "Close: the atomic move to history", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE
+    @operations.signed(
+        "signal_close",
+        "Close: the atomic move to history",
+        {200: schema.CLOSED, 202: schema.CLOSED},
+        schema.CLOSE,
+        refuses=schema.CLOSING,
     )
     def post(self, request: Request) -> HttpResponse:
         outcome = done(call_of(request), "trade_close", parsers.closing(body_of(request), strict=False))
@@ -369,7 +389,7 @@ class V1Signals(_V1, Actives):
     kinds = {"GET": ANY_KIND}
     http_method_names = ["get", "options"]
 
-    @schema.bots("v1_signals", "What is active now (V1)", {200: schema.BARE_LIST}, deprecated=True)
+    @operations.signed("v1_signals", "What is active now (V1)", {200: schema.BARE_LIST}, deprecated=True)
     def get(self, request: Request) -> HttpResponse:
         old: HttpResponse = super().get(request)
         return old
@@ -379,14 +399,28 @@ class V1Broadcast(_V1, Actives):
     kinds = {"POST": OWNERS}
     http_method_names = ["post", "options"]
 
-    @schema.bots("v1_broadcast", "Open a trade (V1)", {200: schema.BROADCASTED}, schema.OPEN, deprecated=True)
+    @operations.signed(
+        "v1_broadcast",
+        "Open a trade (V1)",
+        {200: schema.BROADCASTED},
+        schema.OPEN,
+        refuses=schema.OPENING,
+        deprecated=True,
+    )
     def post(self, request: Request) -> HttpResponse:
         old: HttpResponse = super().post(request)
         return old
 
 
 class V1Close(_V1, SignalClose):
-    @schema.bots("v1_close", "Close (V1)", {200: schema.CLOSED, 202: schema.CLOSED}, schema.CLOSE, deprecated=True)
+    @operations.signed(
+        "v1_close",
+        "Close (V1)",
+        {200: schema.CLOSED, 202: schema.CLOSED},
+        schema.CLOSE,
+        refuses=schema.CLOSING,
+        deprecated=True,
+    )
     def post(self, request: Request) -> HttpResponse:
         old: HttpResponse = super().post(request)
         return old
@@ -398,15 +432,11 @@ class V1Close(_V1, SignalClose):
 class History(PeopleView):
     """One's own closed trades, newest first, by cursor."""
 
-    @extend_schema(
-        operation_id="history",
-        tags=["people"],
-        parameters=[
-            *schema.HISTORY_FILTERS,
-            OpenApiParameter("cursor", OpenApiTypes.STR),
-            schema.LIMIT,
-        ],
-        responses=schema.HISTORY_PAGE,
+    @operations.personal(
+        "history",
+        "Your closed trades, newest first",
+        {200: schema.HISTORY_PAGE},
+        parameters=[*schema.HISTORY_FILTERS, openapi.CURSOR, openapi.LIMIT],
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
@@ -422,11 +452,8 @@ class History(PeopleView):
 class HistoryCsv(PeopleView):
     """The same, all of it, streamed."""
 
-    @extend_schema(
-        operation_id="history_csv",
-        tags=["people"],
-        parameters=schema.HISTORY_FILTERS,
-        responses={(200, "text/csv"): OpenApiTypes.STR, **schema.errors(schema.PEOPLE_ERRORS)},
+    @operations.personal(
+        "history_csv", "Your closed trades as CSV", {200: openapi.CSV}, parameters=schema.HISTORY_FILTERS
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from django.http import HttpResponse
 from rest_framework.request import Request
 
+from accounts import operations
 from core.responses import json_response
 from trades import api, parsers, reconciliation, schema, snapshot
 from trades.api import COPIER, OWNERS, BotView
@@ -13,7 +14,13 @@ class Beat(BotView):
 
     kinds = {"POST": frozenset({COPIER})}
 
-    @schema.bots("copier_beat", "A copier's beat: lease, sync, limits", {200: schema.BEAT_ANSWER}, schema.BEAT)
+    @operations.signed(
+        "copier_beat",
+        "A copier's heartbeat: lease, sync, limits",
+        {200: schema.BEAT_ANSWER},
+        schema.BEAT,
+        refuses=["lease_lost"],
+    )
     def post(self, request: Request) -> HttpResponse:
         call = api.call_of(request)
         beat = parsers.beat(api.body_of(request))
@@ -32,7 +39,9 @@ class Skips(BotView):
 
     kinds = {"POST": frozenset({COPIER})}
 
-    @schema.bots("report_skip", "Why a trade was not copied", {201: schema.NOTED}, schema.SKIP)
+    @operations.signed(
+        "report_skip", "Why a trade was not copied", {201: schema.NOTED}, schema.SKIP, refuses=schema.REPORTING
+    )
     def post(self, request: Request) -> HttpResponse:
         return api.answer(api.done(api.call_of(request), "copy_skip", parsers.skip(api.body_of(request))))
 
@@ -42,6 +51,6 @@ class Account(BotView):
 
     kinds = {"POST": OWNERS}
 
-    @schema.bots("tell_account", "Balance and equity of the account", {200: schema.NOTED}, schema.ACCOUNT)
+    @operations.signed("tell_account", "Balance and equity of the account", {200: schema.NOTED}, schema.ACCOUNT)
     def post(self, request: Request) -> HttpResponse:
         return api.answer(api.done(api.call_of(request), "account_tell", parsers.account(api.body_of(request))))

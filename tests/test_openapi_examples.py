@@ -1,0 +1,185 @@
+"""The examples of the published schema: recorded from real calls, and held to what those calls answer now.
+
+`COPYDESK_RECORD=1` writes the file anew.
+"""
+
+import hashlib
+import json
+import os
+import re
+import uuid
+
+import jsonschema
+import pytest
+from django.test import Client
+
+from config import openapi
+from core.openapi import name_of
+from tests.signed import HOST, opening
+from tests.test_openapi import answers_of, document, named
+from tests.wallets.conftest import pay_in
+from trust import services as trust
+
+ACTIVE = "/api/v2/trades/active"
+INSTANCE = "finn-laptop-0001"
+
+
+class Recorder:
+    """Makes calls, and keeps of each shape the first body that was sent or answered under its name."""
+
+    def __init__(self):
+        self.examples = {}
+
+    def keep(self, content, body):
+        shape = content["application/json" if "application/json" in content else "application/problem+json"]["schema"]
+        if "$ref" in shape:
+            self.examples.setdefault(name_of(shape), shortened(body))
+
+    def heard(self, verb, route, sent, answer):
+        operation = named(verb, route)
+        if sent is not None:
+            self.keep(operation["requestBody"]["content"], sent)
+        self.keep(answers_of(operation)[str(answer.status_code)]["content"], answer.json())
+        return answer.json()
+
+    def bot(self, bot, verb, route, fields=None, *, query="", **names):
+        answer = bot.send(verb.upper(), route.format(**names), fields, query=query)
+        return self.heard(verb, route, fields, answer)
+
+    def person(self, account, verb, route, fields=None):
+        client = Client()
+        client.force_login(account.owner)
+        body = "" if fields is None else json.dumps(fields)
+        headers = {"HTTP_HOST": HOST, "HTTP_IDEMPOTENCY_KEY": uuid.uuid4().hex}
+        answer = client.generic(verb.upper(), route, body, content_type="application/json", **headers)
+        return self.heard(verb, route, fields, answer)
+
+
+def shortened(body):
+    """One element of each list is enough to see its shape."""
+    if isinstance(body, dict):
+        return {name: shortened(value) for name, value in body.items()}
+    return [shortened(value) for value in body[:1]] if isinstance(body, list) else body
+
+
+@pytest.fixture
+def recorded(lena, finn, lena_bot, finn_bot):
+    """The life of a trade and its copy, a copier's reports, a wallet and a score."""
+    desk = Recorder()
+    desk.heard("get", "/api/v2/time", None, Client().get("/api/v2/time", HTTP_HOST=HOST))
+    ref = desk.bot(lena_bot, "post", ACTIVE, opening("987654"))["trade"]["trade_id"]
+    _copier(desk, finn_bot, ref)
+    stops = {"sl": "1.10200000", "tp": None}
+    desk.bot(lena_bot, "patch", f"{ACTIVE}/{{ticket}}", stops, ticket="987654")
+    part = {"deal_id": "55001", "volume": "0.05000000", "close_price": "1.10900000", "profit": "20.00"}
+    desk.bot(lena_bot, "post", f"{ACTIVE}/{{ticket}}/reduce", part, ticket="987654")
+    batch = {"idempotency_key": "close-987654-0001", "action": "close", "ticket_id": "987654"}
+    closing = {"close_price": "1.11000000", "profit": "25.00", "reason": "TP"}
+    desk.bot(lena_bot, "post", f"{ACTIVE}/batch", {"operations": [{**batch, **closing}]})
+    desk.bot(lena_bot, "post", ACTIVE, opening("987654"))  # refused: a Problem
+    desk.bot(lena_bot, "post", "/api/v2/actives", opening("987655"))
+    desk.bot(lena_bot, "post", "/api/v2/signal/close", {"ticket_id": "987655", **closing})
+    _people(desk, lena, finn)
+    return desk.examples
+
+
+def _copier(desk, bot, ref):
+    source = {"strategy": "lena-eurusd", "trade_ref": ref}
+    desk.bot(bot, "get", ACTIVE)
+    held = {"trade_ref": ref, "volume": "0.05000000"}
+    digest = hashlib.sha256(f"{ref} 0.05000000\n".encode()).hexdigest()
+    state = {"strategy": "lena-eurusd", "seq": "1", "standing": "LIVE", "generation": 1, "digest": digest}
+    beat = {"instance": INSTANCE, "subscriptions": [{**state, "copies": [held]}]}
+    desk.bot(bot, "post", "/api/v2/copier/beat", beat)
+    desk.bot(bot, "post", "/api/v2/copier/skips", {**source, "reason": "slippage", "detail": "8 bps"})
+    desk.bot(bot, "post", "/api/v2/account", {"balance": "10000.00", "equity": "10020.50"})
+    order = {
+        **source, "seq": "1", "status": "executed", "requested_price": "1.10500000", "executed_price": "1.10503000",
+        "volume": "0.05000000", "latency_ms": 157, "ticket_id": "501",
+    }  # fmt: skip
+    desk.bot(bot, "post", "/api/v2/trades/orders", order)
+
+
+def _people(desk, lena, finn):
+    desk.person(lena, "get", "/api/v2/trades/history")
+    pay_in(finn, "100")
+    desk.person(finn, "get", "/api/v2/wallets/me")
+    desk.person(finn, "get", "/api/v2/wallets/me/entries")
+    desk.person(finn, "post", "/api/v2/wallets/me/withdrawals", {"amount": "50.00", "note": "To my bank"})
+    trust.recalculate(user_id=lena.owner.pk)
+    desk.person(lena, "get", "/api/v2/trust/me")
+    appeal = {"kind": "ENDPOINT", "note": "The terminal restarted and sent its list again."}
+    desk.person(lena, "post", "/api/v2/trust/me/appeals", appeal)
+
+
+VOLATILE = {
+    "uuid": r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "hex": r"[0-9a-f]{32,64}",
+    "moment": r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d.*",
+    "subscription": r"s-[0-9a-f]{12}",
+}
+PROSE = {"detail", "follows", "question", "remedy", "says"}  # for people: its words may change at any time
+
+
+def steady(value):
+    """With what each run makes anew replaced by its kind."""
+    if isinstance(value, dict):
+        return {name: type(inner) if name in PROSE else steady(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [steady(inner) for inner in value]
+    if isinstance(value, int) and value > 10**12:
+        return "<milliseconds>"
+    if isinstance(value, str):
+        return next((f"<{kind}>" for kind, form in VOLATILE.items() if re.fullmatch(form, value)), value)
+    return value
+
+
+def test_each_example_is_what_a_real_call_sends_or_answers(recorded):
+    if "COPYDESK_RECORD" in os.environ:
+        openapi.EXAMPLES.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
+
+    assert steady(recorded) == steady(json.loads(openapi.EXAMPLES.read_text()))
+
+
+def bodies():
+    """The names of the shapes that are sent or answered whole."""
+    for path in document()["paths"].values():
+        for operation in path.values():
+            parts = [operation.get("requestBody", {}), *answers_of(operation).values()]
+            contents = [content for part in parts for content in part.get("content", {}).values()]
+            yield from (name_of(content["schema"]) for content in contents if "$ref" in content["schema"])
+
+
+def test_every_body_has_an_example():
+    schemas = document()["components"]["schemas"]
+
+    assert {name for name in bodies() if "examples" not in schemas[name]} == set()
+
+
+def faults_of(name, example):
+    validator = jsonschema.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": document()["components"]},
+        format_checker=jsonschema.FormatChecker(),
+    )
+    return [fault.message for fault in validator.iter_errors(example)]
+
+
+def examples():
+    return [
+        (name, example)
+        for name, shape in document()["components"]["schemas"].items()
+        for example in shape.get("examples", [])
+    ]
+
+
+@pytest.mark.parametrize(("name", "example"), examples(), ids=lambda one: one if isinstance(one, str) else "")
+def test_an_example_keeps_to_its_schema(name, example):
+    assert faults_of(name, example) == []
+
+
+def test_an_example_that_does_not_is_found():
+    trade = dict(examples())["Done"]["trade"]
+
+    assert faults_of("Trade", {**trade, "volume": "a lot"})
+    assert faults_of("Trade", {name: value for name, value in trade.items() if name != "seq"})
+    assert faults_of("Done", {"status": "CLOSED", "trade": {}})
