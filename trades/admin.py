@@ -22,7 +22,7 @@ from audit import services as audit
 from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
-from core import confirmed_actions, formatting, money
+from core import confirmed_actions, formatting, money, uuid7
 from core.admin import ReadOnly
 from core.errors import DomainError
 from trades import copy_statistics, history, receipts, services
@@ -307,7 +307,7 @@ class CopyOrderAdmin(ReadOnly):
 
     @admin.display(description="desk, ms")
     def desk_ms(self, order: CopyOrder) -> SafeString:
-        return _ms(receipts.ms(receipts.born(order.master_trade) if order.master_trade else None, order.heard_at))
+        return _ms(receipts.ms(uuid7.time_of(order.master_trade) if order.master_trade else None, order.heard_at))
 
     @admin.display(description="copier, ms")
     def copier_ms(self, order: CopyOrder) -> SafeString:

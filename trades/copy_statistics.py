@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import connection, models
 
+from core import uuid7
 from strategies import sizing
 from strategies.models import Strategy, Subscription
 from trades import receipts
@@ -31,7 +32,7 @@ class Spread:
 
     @property
     def born(self) -> datetime:
-        return receipts.born(self.master.pk)
+        return uuid7.time_of(self.master.pk)
 
     @property
     def opened_lots(self) -> Decimal:
@@ -145,7 +146,7 @@ def _counted(strategy: Strategy, trades: Sequence[uuid.UUID]) -> list[Any]:
         asked: dict[str, Any] = {
             "trades": list(trades),
             "strategy": strategy.pk,
-            "since": min(map(receipts.born, trades)),
+            "since": min(map(uuid7.time_of, trades)),
         }
         cursor.execute(_SPREAD, asked)
         return list(cursor.fetchall())

@@ -5,7 +5,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from django.db import models
 from django.db.models.functions import Coalesce
 
+from core import uuid7
 from market.models import Instrument
 from strategies import explanations, sizing
 from strategies.models import Subscription, Terms
@@ -22,11 +23,6 @@ LATEST = 40
 REPORTED_AFTER = timedelta(seconds=60)  # by then a copier that runs has copied it or said why not
 
 Trade = ActiveTrade | TradeHistory
-
-
-def born(trade_id: uuid.UUID) -> datetime:
-    """When the desk learned of a trade: the milliseconds in its id."""
-    return datetime.fromtimestamp((trade_id.int >> 80) / 1000, UTC)
 
 
 def is_closed(trade: Trade) -> bool:
@@ -63,7 +59,7 @@ class Outcome:
 
     @property
     def born(self) -> datetime:
-        return born(self.master.pk)
+        return uuid7.time_of(self.master.pk)
 
     @property
     def state(self) -> str:
@@ -93,7 +89,7 @@ class Outcome:
 
     @property
     def copy_born(self) -> datetime | None:
-        return None if self.copy is None else born(self.copy.pk)
+        return None if self.copy is None else uuid7.time_of(self.copy.pk)
 
     @property
     def says(self) -> str:
@@ -168,7 +164,7 @@ def _copies(pairs: Sequence[tuple[Subscription, Trade]]) -> dict[tuple[int, Any]
         "account__in": {one.account_id for one, _ in pairs},
         "master_trade__in": [master.pk for _, master in pairs],
     }
-    since = min(born(master.pk) for _, master in pairs)
+    since = min(uuid7.time_of(master.pk) for _, master in pairs)
     closed = TradeHistory.objects.filter(**whose, closed_at__gte=since).order_by("pk")
     rows: list[Trade] = [*closed, *ActiveTrade.objects.filter(**whose).order_by("pk")]
     return {(row.account_id, row.master_trade): row for row in rows}
@@ -185,14 +181,14 @@ def _derived(pairs: Sequence[tuple[Subscription, Trade]], now: datetime) -> list
     """Why there is no copy though nobody said so; nothing where there may still be one."""
     if not pairs:
         return []
-    book = Book.of([one for one, _ in pairs], since=min(born(master.pk) for _, master in pairs))
+    book = Book.of([one for one, _ in pairs], since=min(uuid7.time_of(master.pk) for _, master in pairs))
     return [_why_not(one, master, book, now) for one, master in pairs]
 
 
 def _why_not(subscription: Subscription, master: Trade, book: "Book", now: datetime) -> str:
-    if born(master.pk) < subscription.created_at:
+    if uuid7.time_of(master.pk) < subscription.created_at:
         return WhyNot.NEW_INSTALL
-    return nobody_said(master, book.settings(subscription, born(master.pk)), now)
+    return nobody_said(master, book.settings(subscription, uuid7.time_of(master.pk)), now)
 
 
 def nobody_said(master: Trade, settings: sizing.Settings, now: datetime) -> str:
@@ -200,7 +196,7 @@ def nobody_said(master: Trade, settings: sizing.Settings, now: datetime) -> str:
     why_not = sizing.plan(settings, master_of(master)).why_not
     if why_not:
         return why_not
-    is_late = is_closed(master) or now - born(master.pk) > REPORTED_AFTER
+    is_late = is_closed(master) or now - uuid7.time_of(master.pk) > REPORTED_AFTER
     return WhyNot.NOT_REPORTED if is_late else ""
 
 

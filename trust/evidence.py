@@ -26,6 +26,7 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce
 
+from core import uuid7
 from market.models import Candle, Instrument
 from strategies.models import Strategy
 from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
@@ -116,15 +117,10 @@ def _deals(rows: "QuerySet[TradeHistory]") -> list[evidence_types.Deal]:
     read: QuerySet[Any, Any] = rows.annotate(average_close=AVERAGE_CLOSE).values_list(*_DEAL)
     return [
         evidence_types.Deal(
-            min(learned_at(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk)
+            min(uuid7.time_of(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk)
         )
         for pk, closed_at, symbol, side, volume, opened, closed, profit in read
     ]
-
-
-def learned_at(trade_id: uuid.UUID) -> datetime:
-    """When the desk learned of a trade: its id (UUID of version 7) says so. When it was opened is its bot's word."""
-    return EPOCH + timedelta(milliseconds=trade_id.int >> 80)
 
 
 def worth_of(
@@ -181,7 +177,7 @@ def _position(row: ActiveTrade, bars: Sequence[evidence_types.Bar], now: datetim
     if price is not None:
         moved: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
         floating = moved * row.volume
-    return evidence_types.Position(learned_at(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
+    return evidence_types.Position(uuid7.time_of(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
 
 
 # Masters' trades of other people that the desk learned of beside one of these. Copies are meant to be alike.
@@ -206,8 +202,8 @@ def _others(owner_id: uuid.UUID, deals: Sequence[evidence_types.Deal]) -> dict[s
     found: dict[uuid.UUID, list[evidence_types.Deal]] = {}
     asked: dict[str, Any] = {
         "symbols": [one.symbol for one in deals],
-        "first": [_first_id_of(one.opened_at - detector.TOGETHER) for one in deals],
-        "last": [_first_id_of(one.opened_at + detector.TOGETHER) for one in deals],
+        "first": [uuid7.first_at(one.opened_at - detector.TOGETHER) for one in deals],
+        "last": [uuid7.first_at(one.opened_at + detector.TOGETHER) for one in deals],
         "owner": owner_id,
         "most": MOST_OTHERS,
     }
@@ -217,8 +213,3 @@ def _others(owner_id: uuid.UUID, deals: Sequence[evidence_types.Deal]) -> dict[s
     for one in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("trade_id")):
         found.setdefault(owners[uuid.UUID(one.ref)], []).append(one)
     return {str(owner): theirs for owner, theirs in found.items() if len(theirs) >= ENOUGH}
-
-
-def _first_id_of(at: datetime) -> uuid.UUID:
-    """No trade that the desk learned of before that moment has an id as high."""
-    return uuid.UUID(int=(at - EPOCH) // timedelta(milliseconds=1) << 80)

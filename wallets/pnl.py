@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db.models import QuerySet, Sum
 
-from core import money
+from core import money, uuid7
 from market.models import Candle, Instrument
 from trades.models import ActiveTrade, TradeHistory, TradeReduction
 from wallets import fees
@@ -78,24 +78,19 @@ def closed_trades(agreement: FeeAgreement, *, at: datetime) -> QuerySet[TradeHis
     return TradeHistory.objects.filter(**_copies(agreement), kind=TradeHistory.Kind.TRADE, closed_at__lte=at)
 
 
-def first_id_of(at: datetime) -> uuid.UUID:
-    """No trade that the desk learned of before that moment has an id as high; none after it, one as low."""
-    return uuid.UUID(int=int(at.timestamp() * 1000) << 80)
-
-
 def _copies(agreement: FeeAgreement) -> dict[str, Any]:
     return {
         "account__owner": agreement.subscriber_id,
         "account__currency": agreement.currency,
         "strategy": agreement.strategy_id,
         "master_trade__isnull": False,
-        "trade_id__gte": first_id_of(agreement.started_at),
+        "trade_id__gte": uuid7.first_at(agreement.started_at),
     }
 
 
 def _open_at(agreement: FeeAgreement, at: datetime) -> list[_Open]:
     """What was open then: some of it still is, some has been closed since, and parts may have been closed before."""
-    copies = {**_copies(agreement), "trade_id__lt": first_id_of(at)}
+    copies = {**_copies(agreement), "trade_id__lt": uuid7.first_at(at)}
     shape = ("trade_id", "symbol", "type", "open_price", "master_trade")
     hot = ActiveTrade.objects.filter(**copies).values_list(*shape, "opened_volume")
     cold = TradeHistory.objects.filter(**copies, kind=TradeHistory.Kind.TRADE, closed_at__gt=at)

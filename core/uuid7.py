@@ -1,0 +1,17 @@
+"""The time in a UUID of version 7. A trade's id is one: its time is when the desk learned of the trade. Pure."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def time_of(value: uuid.UUID) -> datetime:
+    """Return when the id was made, to the millisecond."""
+    return _EPOCH + (value.int >> 80) * _MILLISECOND
+
+
+def first_at(moment: datetime) -> uuid.UUID:
+    """Return the bound between ids: each made in an earlier millisecond is lower, no other is."""
+    return uuid.UUID(int=(moment - _EPOCH) // _MILLISECOND << 80)
