@@ -6,6 +6,8 @@ from typing import Any
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from core import money
+
 LOTS, MONEY, PRICE = 2, 2, 5  # decimals that are always shown, so that a column lines up
 
 
@@ -27,7 +29,7 @@ def ref(value: Any) -> SafeString:
 
 def number(value: Decimal | None, places: int = 0) -> SafeString:
     """An amount with at least so many decimals, right-aligned."""
-    return format_html('<span class="number">{}</span>', "–" if value is None else plain(value, places))
+    return format_html('<span class="number">{}</span>', "–" if value is None else money.plain(value, places))
 
 
 def signed(value: Decimal | None) -> SafeString:
@@ -35,11 +37,4 @@ def signed(value: Decimal | None) -> SafeString:
     if value is None:
         return number(None)
     kind, sign = ("pos", "+") if value > 0 else ("neg", "−") if value < 0 else ("", "")
-    return format_html('<span class="number {}">{}{}</span>', kind, sign, plain(abs(value), MONEY))
-
-
-def plain(value: Decimal, places: int = 0) -> str:
-    """Without trailing zeros, but for those that the places ask for."""
-    whole, _, digits = f"{value:f}".partition(".")
-    digits = digits.rstrip("0").ljust(places, "0")
-    return f"{whole}.{digits}" if digits else whole
+    return format_html('<span class="number {}">{}{}</span>', kind, sign, money.plain(abs(value), MONEY))

@@ -25,3 +25,10 @@ def exact(value: Decimal) -> Decimal:
 def text(value: Decimal) -> str:
     """The one way amounts are written on the wire: fixed point, 8 decimals, no exponent."""
     return f"{value:.{PLACES}f}"
+
+
+def plain(value: Decimal, places: int = 0) -> str:
+    """An amount as people read it: without trailing zeros, but with at least so many decimals, and at most 8."""
+    whole, _, digits = text(value).partition(".")
+    digits = digits.rstrip("0").ljust(places, "0")
+    return f"{whole}.{digits}" if digits else whole

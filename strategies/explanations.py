@@ -87,8 +87,7 @@ def in_one_line(lines: Sequence[Line]) -> str:
 
 def lots(volume: Decimal) -> str:
     """With at least two decimals."""
-    whole, _, digits = money.text(volume).partition(".")
-    return f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
+    return money.plain(volume, 2)
 
 
 def _formula(one: sizing.Settings, master: sizing.Master, wanted: Decimal) -> str:
@@ -128,6 +127,7 @@ def _unknown(one: sizing.Settings, master: sizing.Master) -> str:
     return f"what {master.symbol} loses at its stop cannot be told in {one.currency}"
 
 
-def _short(value: object) -> str:
-    text = money.text(value)  # type: ignore[arg-type]
-    return text.rstrip("0").rstrip(".")
+def _short(value: Decimal | None) -> str:
+    """An amount that the terms' mode or a check before has made sure of."""
+    assert value is not None
+    return money.plain(value)

@@ -36,11 +36,7 @@ class AmountField(forms.DecimalField):
         return {"inputmode": "decimal", "autocomplete": "off"}
 
     def prepare_value(self, value: Any) -> Any:
-        if not isinstance(value, Decimal):
-            return value
-        whole, _, digits = money.text(value).partition(".")
-        digits = digits.rstrip("0")
-        return f"{whole}.{digits}" if digits else whole
+        return money.plain(value) if isinstance(value, Decimal) else value
 
 
 class SymbolsField(forms.CharField):

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from core import fields
+from core import fields, money
 from strategies.models import Strategy
 
 CURRENCY = r"^[A-Z]{3}$"
@@ -156,7 +156,7 @@ class LedgerTransfer(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} of {self.amount.normalize():f} {self.currency}"
+        return f"{self.get_kind_display()} of {money.plain(self.amount)} {self.currency}"
 
 
 class LedgerEntry(models.Model):
@@ -292,7 +292,7 @@ class MoneyRequest(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} of {self.amount.normalize():f}"
+        return f"{self.get_kind_display()} of {money.plain(self.amount)}"
 
 
 # --- fees
@@ -320,7 +320,7 @@ class FeeTerms(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.strategy}: {self.percent:f} % and {self.subscription_fee.normalize():f} a month"
+        return f"{self.strategy}: {self.percent:f} % and {money.plain(self.subscription_fee)} a month"
 
     @property
     def percent(self) -> Decimal:

@@ -33,6 +33,7 @@ from copybot.magic import magic_of
 from copybot.paper import PaperBroker
 from copybot.sandbox import Config
 from copybot.stream import Message, Stream
+from core import money
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades import services as trades
@@ -286,7 +287,7 @@ class Done:
 
 
 def lots(volume: Decimal) -> str:
-    return f"{volume.normalize():f} lots"
+    return f"{money.plain(volume)} lots"
 
 
 @dataclass(frozen=True)

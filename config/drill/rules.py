@@ -168,9 +168,7 @@ def altered(play: Drill) -> str:
     if not refused:
         raise Broken("the altered packet was not refused for its signature")
     play.finish(trade)
-    return (
-        f"ten times the volume was refused (packet_signature); {trade.volume.normalize()} lots copied, as the desk says"
-    )
+    return f"ten times the volume was refused (packet_signature); {lots(trade.volume)} copied, as the desk says"
 
 
 def emptied_out(play: Drill) -> str:

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
-from core import formatting
+from core import formatting, money
 from core.confirmed_actions import Step, Stepped
 from wallets import services
 from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, WITHDRAW
@@ -54,5 +54,5 @@ def state_chip(one: Any) -> SafeString:
 
 
 def spelled(asked: MoneyRequest) -> str:
-    amount = formatting.plain(asked.amount, formatting.MONEY)
+    amount = money.plain(asked.amount, formatting.MONEY)
     return f"{capfirst(asked.get_kind_display())} of {amount} {asked.wallet.currency}, {whose(asked.wallet)}"

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from audit.admin import Told
-from core import formatting
+from core import formatting, money
 from wallets.admin.base import ROWS, Book
 from wallets.models import FeeAgreement, FeeTerms, Settlement
 
@@ -126,4 +126,4 @@ class FeeAgreementAdmin(Book):
 
 
 def costs(terms: FeeTerms) -> str:
-    return f"{terms.performance_bps / 100:g} %, {formatting.plain(terms.subscription_fee, formatting.MONEY)} a month"
+    return f"{terms.performance_bps / 100:g} %, {money.plain(terms.subscription_fee, formatting.MONEY)} a month"

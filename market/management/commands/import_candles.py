@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from audit import services as audit
+from core import money
 from core.errors import DomainError, Invalid
 from market import imports, services
 from market.services import Imported
@@ -109,4 +110,4 @@ def _offset(text: str) -> timedelta:
 
 
 def _prices(bar: imports.Bar) -> str:
-    return " ".join(f"{value.normalize():f}" for value in bar[1:])
+    return " ".join(money.plain(value) for value in bar[1:])

@@ -1,0 +1,26 @@
+"""Amounts: exact on the wire, short for people."""
+
+from decimal import Decimal
+
+import pytest
+
+from core import money
+
+
+@pytest.mark.parametrize(
+    ("amount", "places", "shown"),
+    [
+        ("100", 0, "100"),
+        ("100", 2, "100.00"),
+        ("0.50000000", 0, "0.5"),
+        ("0.50000000", 2, "0.50"),
+        ("0.12345678", 2, "0.12345678"),
+        ("-1.10", 0, "-1.1"),
+        ("1E+3", 0, "1000"),
+        ("0", 0, "0"),
+        ("0.00000001", 0, "0.00000001"),
+        ("0.123456785", 0, "0.12345678"),
+    ],
+)
+def test_an_amount_is_shown_without_zeros_that_say_nothing(amount, places, shown):
+    assert money.plain(Decimal(amount), places) == shown
