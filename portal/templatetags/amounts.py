@@ -7,7 +7,7 @@ from typing import Any
 
 from django import template
 
-from core import formatting
+from core import formatting, money
 
 register = template.Library()
 
@@ -15,7 +15,10 @@ register = template.Library()
 @register.filter
 def plain(value: Any, places: int = 0) -> str:
     """Without trailing zeros, but for those that the places ask for."""
-    return "–" if value in (None, "") else formatting.plain(Decimal(value), places)
+    return "–" if value in (None, "") else money.plain(Decimal(value), places)
+
+
+register.filter("side", formatting.side)
 
 
 @register.filter
@@ -40,7 +43,7 @@ def result(value: Decimal) -> str:
 @register.filter
 def change(value: Decimal) -> str:
     """Money to its last digit, with its sign."""
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{formatting.plain(abs(value), 2)}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{money.plain(abs(value), 2)}"
 
 
 @register.filter
