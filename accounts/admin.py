@@ -17,8 +17,8 @@ from django.utils.safestring import SafeString
 from accounts import services
 from accounts.models import BotKey, TradingAccount, User
 from audit.actors import actor_of
-from audit.admin import Told
-from core.admin import NeverDeleted
+from audit.admin import AuditedAdmin
+from core.admin import NoDeleteAdmin
 from core.errors import DomainError
 from core.formatting import MONEY, chip, number, ref
 
@@ -26,10 +26,10 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(Told, DjangoGroupAdmin):
+class GroupAdmin(AuditedAdmin, DjangoGroupAdmin):
     """What staff may do is given by superusers alone."""
 
-    told_as = "group"
+    audit_subject = "group"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return _is_superuser(request)
@@ -39,10 +39,10 @@ class GroupAdmin(Told, DjangoGroupAdmin):
 
 
 @admin.register(User)
-class UserAdmin(Told, DjangoUserAdmin):
+class UserAdmin(AuditedAdmin, DjangoUserAdmin):
     """Deactivate, never delete: trades and money point here. Only superusers make staff, or touch other staff."""
 
-    told_as = "user"
+    audit_subject = "user"
     list_display = ["username", "email", "is_active", "is_staff", "last_login"]
     list_filter = ["is_active", "is_staff"]
     POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
@@ -61,22 +61,22 @@ def _is_superuser(request: HttpRequest) -> bool:
 
 
 @admin.register(TradingAccount)
-class TradingAccountAdmin(Told):
-    told_as = "account"
+class TradingAccountAdmin(AuditedAdmin):
+    audit_subject = "account"
     list_display = ["name", "owner", "broker", "server", "login", "generation", "currency", "equity_", "told_at"]
     list_select_related = ["owner"]
     search_fields = ["name", "owner__username", "login"]
     search_help_text = "Name, owner or login"
     autocomplete_fields = ["owner"]
     ordering = ["name"]
-    TOLD = ("balance_", "equity_", "told_at")  # by its bot
+    REPORTED = ("balance_", "equity_", "told_at")  # by its bot
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["owner", "broker", "server", "login", "generation", *self.TOLD] if obj else []
+        return ["owner", "broker", "server", "login", "generation", *self.REPORTED] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         asked = ["name", "owner", "broker", "server", "login", "currency", "generation"]
-        return [*asked, *self.TOLD] if obj else asked
+        return [*asked, *self.REPORTED] if obj else asked
 
     @admin.display(description="balance", ordering="balance")
     def balance_(self, account: TradingAccount) -> SafeString:
@@ -111,7 +111,7 @@ class KeyForm(forms.ModelForm):
 
 
 @admin.register(BotKey)
-class BotKeyAdmin(NeverDeleted):
+class BotKeyAdmin(NoDeleteAdmin):
     list_display = [
         "key_id", "state", "kind_", "account", "label", "networks", "rate_per_minute", "expires_at", "last_used",
     ]  # fmt: skip

@@ -15,25 +15,28 @@ from django.utils.safestring import SafeString
 from audit import services as audit
 from audit.actors import actor_of
 from audit.models import AuditLog
-from core.admin import NeverDeleted, ReadOnly
+from core.admin import NoDeleteAdmin, ReadOnlyAdmin
 from core.errors import every_error
 from core.formatting import chip, ref
 
 PEOPLE = (AuditLog.Actor.USER, AuditLog.Actor.STAFF)
 
 
-class Told(NeverDeleted):
+class AuditedAdmin(NoDeleteAdmin):
     """Whatever is added or changed by a form here leaves a fact: the names of the fields, never what is in them."""
 
-    told_as = ""
+    audit_subject = ""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        audit.record(f"{self.told_as}.added", actor=actor_of(request), subject=f"{self.told_as}:{obj.pk}")
+        audit.record(f"{self.audit_subject}.added", actor=actor_of(request), subject=f"{self.audit_subject}:{obj.pk}")
         return super().log_addition(request, obj, message)
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         audit.record(
-            f"{self.told_as}.changed", actor=actor_of(request), subject=f"{self.told_as}:{obj.pk}", what=message
+            f"{self.audit_subject}.changed",
+            actor=actor_of(request),
+            subject=f"{self.audit_subject}:{obj.pk}",
+            what=message,
         )
         return super().log_change(request, obj, message)
 
@@ -78,15 +81,15 @@ class CodeFilter(admin.SimpleListFilter):
 
 
 @admin.register(AuditLog)
-class AuditLogAdmin(ReadOnly):
+class AuditLogAdmin(ReadOnlyAdmin):
     list_display = ["at", "action", "outcome_chip", "actor_kind", "who", "subject"]
     list_filter = ["at", "outcome", "actor_kind", ActionFilter, CodeFilter]
     search_fields = ["subject__startswith", "actor__exact", "request_id__exact"]
     search_help_text = "Subject (trade:…, key:…), a trade's id, a user name, a key with its generation, or a request id"
     ordering = ["-id"]
     list_per_page = 50
-    fields = ["at", "action", "outcome_chip", "subject_", "actor_kind", "person", "ip", "request_id", "told"]
-    readonly_fields = ["at", "outcome_chip", "subject_", "person", "told"]
+    fields = ["at", "action", "outcome_chip", "subject_", "actor_kind", "person", "ip", "request_id", "detail_"]
+    readonly_fields = ["at", "outcome_chip", "subject_", "person", "detail_"]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found: Any = super().get_changelist_instance(request)
@@ -127,5 +130,5 @@ class AuditLogAdmin(ReadOnly):
         return ref(row.subject) if row.subject else "–"
 
     @admin.display(description="detail")
-    def told(self, row: AuditLog) -> SafeString:
+    def detail_(self, row: AuditLog) -> SafeString:
         return format_html("<pre>{}</pre>", json.dumps(row.detail, indent=2, ensure_ascii=False))

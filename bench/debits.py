@@ -16,7 +16,7 @@ def main(wallets: str, seconds: float, threads: int, first: int, offset: int) ->
     from django.db import connections
 
     from wallets import services
-    from wallets.models import Kind, Wallet
+    from wallets.models import TransferKind, Wallet
 
     applied = [0] * threads
     going = threading.Event()
@@ -28,7 +28,7 @@ def main(wallets: str, seconds: float, threads: int, first: int, offset: int) ->
         while time.monotonic() < ends[0]:
             try:
                 services.debit_wallet(
-                    wallet=wallet, amount=Decimal("0.01"), kind=Kind.FEE_PERFORMANCE, note="",
+                    wallet=wallet, amount=Decimal("0.01"), kind=TransferKind.FEE_PERFORMANCE, note="",
                     idempotency_key=uuid.uuid4().hex,
                 )  # fmt: skip
             except services.WalletBusy:

@@ -15,7 +15,7 @@ from market.models import Instrument
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trust import services as trust
-from trust.models import Kind, TrustHold
+from trust.models import ScoreKind, TrustHold
 from wallets import services as wallets
 from wallets.models import FeeTerms
 
@@ -83,18 +83,18 @@ def make() -> dict[str, Any]:
         "users": {
             name: {"username": name, "email": users[name].email, "password": word} for name, word in passwords.items()
         },
-        "keys": [_told_key(name, kind, accounts_of[name]) for name, kind in kinds],
+        "keys": [_key_row(name, kind, accounts_of[name]) for name, kind in kinds],
         "strategies": [{"owner": name, "name": led[name].name} for name in _LEADERS],
-        "subscriptions": [_told_subscription("finn", follows)],
+        "subscriptions": [_subscription_row("finn", follows)],
     }
 
 
-def _told_key(owner: str, kind: str, trades_on: TradingAccount) -> dict[str, str]:
+def _key_row(owner: str, kind: str, trades_on: TradingAccount) -> dict[str, str]:
     secret = key(trades_on, kind)
     return {"owner": owner, "kind": kind, "key": secret.key, "secret": secret.secret, "account": trades_on.name}
 
 
-def _told_subscription(subscriber: str, follows: Subscription) -> dict[str, str]:
+def _subscription_row(subscriber: str, follows: Subscription) -> dict[str, str]:
     return {
         "subscriber": subscriber,
         "strategy": follows.strategy.name,
@@ -132,9 +132,10 @@ def demo_subscription() -> Subscription | None:
 def spare_demo() -> None:
     """The demo's hours pass in half a second: what it holds for an hour looks like a moment's gain."""
     provider = User.objects.get(username=DEMO_PROVIDER)
-    if not TrustHold.objects.filter(user=provider, kind=Kind.FLOW, ended_at=None).exists():
+    if not TrustHold.objects.filter(user=provider, kind=ScoreKind.FLOW, ended_at=None).exists():
         trust.hold(
-            user=provider, kind=Kind.FLOW, effect=TrustHold.Effect.OPEN, reason="A demo: its hours pass in a moment.",
+            user=provider, kind=ScoreKind.FLOW, effect=TrustHold.Effect.OPEN,
+            reason="A demo: its hours pass in a moment.",
             expires_at=timezone.now() + timedelta(days=3650), by=None, actor=audit.SYSTEM,
         )  # fmt: skip
 

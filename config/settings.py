@@ -151,7 +151,7 @@ CELERY_BEAT_SCHEDULE = {
     "every trade in exactly one home": {"task": "trades.tasks.check_homes", "schedule": 300.0},
     "accounts that fell too far": {"task": "strategies.tasks.stop_drawdowns", "schedule": 15.0},
     "terms by equity, packet secrets": {"task": "strategies.tasks.keep_terms", "schedule": 60.0},
-    "closes that are owed": {"task": "trades.tasks.keep_debts", "schedule": 10.0},
+    "closes that are owed": {"task": "trades.tasks.track_overdue_closes", "schedule": 10.0},
     "the books are right": {"task": "wallets.tasks.check_ledger", "schedule": 300.0},
     "fees that are due": {"task": "wallets.tasks.sweep", "schedule": 60.0},
     "scores that are due": {"task": "trust.tasks.sweep", "schedule": 60.0},

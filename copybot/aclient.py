@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from copybot.client import ACTIVE, BEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME, trusted
+from copybot.client import ACTIVE, HEARTBEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME, trusted
 from copybot.errors import Transport
 from copybot.protocol import Answer, Attempt, Call, Line, Repeat, encoded, query_of
 
@@ -43,9 +43,9 @@ class AsyncClient(Line):
 
     # --- a copier's reports
 
-    async def beat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+    async def heartbeat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
         """Say what is held, and have the lease renewed. Raises LeaseLost where a newer instance has it."""
-        return (await self.send("POST", BEAT, fields, idempotency_key=idempotency_key)).json()
+        return (await self.send("POST", HEARTBEAT, fields, idempotency_key=idempotency_key)).json()
 
     async def skip(self, *, idempotency_key: str = "", **fields: Any) -> Any:
         """Say why a trade is not copied."""

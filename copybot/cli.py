@@ -20,7 +20,7 @@ from copybot.client import Client
 from copybot.copier import IndexTaken
 from copybot.display import Happenings, Log, Page, Screen
 from copybot.errors import KeyRefused, ScopeDenied
-from copybot.publisher import Mirror, Publisher
+from copybot.publisher import PositionSync, Publisher
 from copybot.settings import Settings, SettingsError, load
 from copybot.state_store import StateInUse, StateOfAnotherVersion, StateUnwritable
 from copybot.stream import Stream
@@ -135,12 +135,12 @@ def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: th
         return {} if is_meant else None
 
     terminal = terminal_of(settings, copies=False)
-    mirror = Mirror(
+    position_sync = PositionSync(
         client, terminal, of=of, clock_ms=client.desk_ms, ahead_ms=ahead_ms_of(terminal, client.desk_ms),
         position_of=position_finder_of(terminal),
         max_age_ms=None if publishing.publish_existing else publishing.max_open_age_ms,
     )  # fmt: skip
-    publisher = Publisher(mirror, poll_s=publishing.poll_ms / 1000)
+    publisher = Publisher(position_sync, poll_s=publishing.poll_ms / 1000)
     Showing(publisher, client, screen, happenings)
     with _hung_up(client):
         publisher.run(stop)

@@ -22,7 +22,7 @@ __all__ = ["ACTIVE", "Answer", "AnswerForged", "Client", "DeskError", "Transport
 
 ACTIVE = "/api/v2/trades/active"
 ORDERS = "/api/v2/trades/orders"
-BEAT = "/api/v2/copier/beat"
+HEARTBEAT = "/api/v2/copier/beat"
 SKIPS = "/api/v2/copier/skips"
 TIME = "/api/v2/time"
 MOST_BYTES = 64 * 1024 * 1024
@@ -65,9 +65,9 @@ class Client(Line):
 
     # --- a copier's reports
 
-    def beat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
+    def heartbeat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
         """Say what is held, and have the lease renewed. Raises LeaseLost where a newer instance has it."""
-        return self.send("POST", BEAT, fields, idempotency_key=idempotency_key).json()
+        return self.send("POST", HEARTBEAT, fields, idempotency_key=idempotency_key).json()
 
     def skip(self, *, idempotency_key: str = "", **fields: Any) -> Any:
         """Say why a trade is not copied."""

@@ -24,13 +24,13 @@ from copybot.guard import ExecutionGuard
 from copybot.lease import Lease, instance_of
 from copybot.limits import Limits
 from copybot.packets import PacketRefused
-from copybot.position_sync import Mirror, Told
-from copybot.state_store import Copy, Event, Standing, State
+from copybot.position_sync import PositionSync, ReportResult
+from copybot.state_store import Copy, Event, GuardMode, State
 from copybot.targets import Target, snapshots_of
 
 log = logging.getLogger(__name__)
 
-_BEAT, _SKIPS, _ORDERS = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders"
+_HEARTBEAT, _SKIPS, _ORDERS = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders"
 _SIDES = ("BUY", "SELL")
 _DAY_MS = 86_400_000
 _DUST = Decimal("0.000000000001")  # below any step: what a broker leaves of it, it leaves of a symbol it does not know
@@ -57,11 +57,11 @@ class IndexTaken(Exception):
 class Pace:
     """How often what is done, ms. `untouched_ms`: between snapshots, while there is no stream."""
 
-    beat_ms: int = 15_000
+    heartbeat_ms: int = 15_000
     snapshot_ms: int = 30_000
     untouched_ms: int = 5_000
     again_ms: int = 2_000
-    mirror_ms: int = 1_000
+    position_sync_ms: int = 1_000
     first_retry_ms: int = 1_000
     longest_retry_ms: int = 15_000
 
@@ -93,7 +93,7 @@ class Terms:
 
 
 @dataclass
-class Followed:
+class FollowedSubscription:
     """A strategy that is followed: its guard, and the desk's last word of it."""
 
     subscription: Subscription
@@ -140,8 +140,8 @@ class Copier:
     _due_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _failed: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     is_in_touch: bool = field(default=False, init=False)
-    _beats: int = field(default=0, init=False, repr=False)
-    _told_again: set[str] = field(default_factory=set, init=False, repr=False)
+    _heartbeats: int = field(default=0, init=False, repr=False)
+    _reported_again: set[str] = field(default_factory=set, init=False, repr=False)
     _closed_there: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -152,20 +152,20 @@ class Copier:
         self.lease = Lease(self.instance, self.monotonic_ms, self.clock_ms, last, since_ms)
         self._by_sub_id = {one.subscription.sub_id: one for one in self.followed}
         self._epoch = ""
-        self.mirror = self._new_mirror()
+        self.position_sync = self._new_position_sync()
 
-    def _new_mirror(self) -> Mirror:
-        return Mirror(
-            self.desk, self.terminal, of=self._told_of, role="copy", clock_ms=self.clock_ms, ahead_ms=self.ahead_ms,
-            on_told=self._note_told,
+    def _new_position_sync(self) -> PositionSync:
+        return PositionSync(
+            self.desk, self.terminal, of=self._copied_trade, role="copy", clock_ms=self.clock_ms,
+            ahead_ms=self.ahead_ms, on_reported=self._note_reported,
         )  # fmt: skip
 
-    def _follow(self, subscription: Subscription) -> Followed:
+    def _follow(self, subscription: Subscription) -> FollowedSubscription:
         guard = self.guard_of(
             self.folder / f"{subscription.sub_id}.sqlite3", subscription.sub_id, subscription.secrets,
             subscription.index, self.terminal, self.clock_ms, self.limits, connect=self.connect,
         )  # fmt: skip
-        followed = Followed(subscription, guard)
+        followed = FollowedSubscription(subscription, guard)
         guard.why_not = lambda target: self._why_not(followed, target)
         return followed
 
@@ -197,7 +197,7 @@ class Copier:
             self._hurry("snapshot")
         if followed.guard.needs_snapshot:
             self._hurry("snapshot")
-        self._hurry("mirror")
+        self._hurry("position_sync")
 
     def lost_touch(self) -> None:
         """The stream broke off, or left something out: nothing is opened until the desk was asked what is active."""
@@ -213,15 +213,15 @@ class Copier:
         for one in self.followed:
             self._attend(one, one.guard.tick)
         for name, do in (
-            ("beat", self._beat),
+            ("beat", self._heartbeat),
             ("snapshot", self._take_snapshot),
-            ("mirror", self._mirror),
+            ("position_sync", self._sync_positions),
             ("reports", self._report),
         ):
             if not self._attempt(name, do):
                 break  # the desk is silent: what else is due waits, so that the guards do not
 
-    def _attend(self, one: Followed, do: Callable[[], None]) -> None:
+    def _attend(self, one: FollowedSubscription, do: Callable[[], None]) -> None:
         """Have a guard do something. What it cannot write down must keep no other, nor itself, from closing."""
         name = f"state of {one.strategy}"
         try:
@@ -239,7 +239,7 @@ class Copier:
     def stop(self) -> None:
         """The orderly end: the lease is given back, so that another instance may open at once."""
         if not self.lease.is_lost:
-            self._attempt("end", lambda: self._send_beat(ends=True))
+            self._attempt("end", lambda: self._send_heartbeat(ends=True))
         self.close()
 
     def close(self) -> None:
@@ -273,21 +273,21 @@ class Copier:
 
     # --- the lease
 
-    def _beat(self) -> int:
+    def _heartbeat(self) -> int:
         if self.lease.is_lost:
             return _DAY_MS
         try:
-            self._send_beat()
+            self._send_heartbeat()
         except LeaseLost:
             log.warning("a newer instance follows for this account: nothing more is opened here")
             self.lease.lose()
-        return int(self.pace.beat_ms * (0.8 + 0.4 * self.jitter()))
+        return int(self.pace.heartbeat_ms * (0.8 + 0.4 * self.jitter()))
 
-    def _send_beat(self, *, ends: bool = False) -> None:
-        self._beats += 1
+    def _send_heartbeat(self, *, ends: bool = False) -> None:
+        self._heartbeats += 1
         sent = self.lease.now()
         answer = self.desk.send(
-            "POST", _BEAT, self._beat_fields(ends), idempotency_key=f"beat-{self.life}-{self._beats}"
+            "POST", _HEARTBEAT, self._heartbeat_fields(ends), idempotency_key=f"beat-{self.life}-{self._heartbeats}"
         ).json()
         if self.lease.grant(answer, sent=sent):
             for one in self.followed:
@@ -296,8 +296,14 @@ class Copier:
         for one in self.followed:
             self._note_terms(one, said.get(one.subscription.sub_id))
 
-    def _beat_fields(self, ends: bool) -> dict[str, Any]:
-        fields = {"instance": self.instance, "fence": self.lease.fence, "ends": ends, "balance": None, "equity": None}
+    def _heartbeat_fields(self, ends: bool) -> dict[str, Any]:
+        fields = {
+            "instance": self.instance,
+            "fence": self.lease.takeover_number,
+            "ends": ends,
+            "balance": None,
+            "equity": None,
+        }
         try:
             account = self.terminal.account()
         except Exception as fault:
@@ -305,9 +311,9 @@ class Copier:
         else:
             self.faults.pop("terminal", None)
             fields |= {"balance": f"{account.balance:.8f}", "equity": f"{account.equity:.8f}"}
-        return fields | {"subscriptions": [self._beat_of(one) for one in self.followed]}
+        return fields | {"subscriptions": [self._heartbeat_row(one) for one in self.followed]}
 
-    def _beat_of(self, one: Followed) -> dict[str, Any]:
+    def _heartbeat_row(self, one: FollowedSubscription) -> dict[str, Any]:
         digest, held = one.digest()
         said: dict[str, Any] = {
             "strategy": one.strategy, "seq": str(one.guard.seen), "standing": one.guard.standing.value,
@@ -317,7 +323,7 @@ class Copier:
             said["copies"] = [{"trade_ref": copy.ref, "volume": f"{copy.volume:.8f}"} for copy in held]
         return said
 
-    def _note_terms(self, one: Followed, row: Mapping[str, Any] | None) -> None:
+    def _note_terms(self, one: FollowedSubscription, row: Mapping[str, Any] | None) -> None:
         if row is None:
             one.terms = replace(one.terms, status="", sync="")
             return
@@ -333,8 +339,8 @@ class Copier:
         untold = {event.ref for event in one.guard.outbox()}
         for ref in (one.terms.difference or {}).get("missing", ()):
             if ref not in untold:
-                one.guard.tell_again(ref, in_short=ref in self._told_again)
-                self._told_again.add(ref)
+                one.guard.report_again(ref, in_short=ref in self._reported_again)
+                self._reported_again.add(ref)
 
     # --- what is active
 
@@ -349,7 +355,7 @@ class Copier:
                 self._attend(one, partial(one.guard.on_snapshot, snapshot, asked_at=asked_at[one.strategy]))
         self._note_ended()
         waiting = [one for one in self.followed if one.is_listed and one.guard.needs_snapshot]
-        if any(one.guard.standing is not Standing.HOLD for one in waiting):
+        if any(one.guard.standing is not GuardMode.HOLD for one in waiting):
             return self.pace.again_ms
         return self.pace.snapshot_ms if self.is_in_touch and not waiting else self.pace.untouched_ms
 
@@ -371,12 +377,12 @@ class Copier:
         """A desk that was restored may have lost what it was told, and the lease: then all of it is begun anew."""
         epoch = max(epochs, default=self._epoch)
         if self._epoch and epoch != self._epoch:
-            self.mirror = self._new_mirror()
+            self.position_sync = self._new_position_sync()
             self.lease.begin_anew()
             self._due_ms["beat"] = 0
         self._epoch = epoch
 
-    def _why_not(self, one: Followed, target: Target) -> str:
+    def _why_not(self, one: FollowedSubscription, target: Target) -> str:
         """The last conditions on an open. Nothing of this is asked about a close."""
         if not self.lease.covers(target.born_ms):
             return "not_leased"
@@ -391,7 +397,7 @@ class Copier:
             self.faults["terminal"] = str(fault)
             return "market_closed"
 
-    def _why_not_at_the_broker(self, one: Followed, target: Target) -> str:
+    def _why_not_at_the_broker(self, one: FollowedSubscription, target: Target) -> str:
         volume, _, _ = self.terminal.fit(target.symbol, target.volume, target.sl, target.tp)
         if not volume:
             return "volume_too_small"
@@ -404,7 +410,7 @@ class Copier:
 
     # --- what the desk is told
 
-    def _told_of(self, position: Position) -> dict[str, str] | None:
+    def _copied_trade(self, position: Position) -> dict[str, str] | None:
         """What a position copies; None for one that is none of ours."""
         for one in self.followed:
             copy = one.guard.numbered(position.magic)
@@ -412,29 +418,29 @@ class Copier:
                 return {"strategy": one.strategy, "trade_ref": copy.ref}
         return None
 
-    def _note_told(self, told: Told) -> None:
+    def _note_reported(self, told: ReportResult) -> None:
         self.counts[f"{told.verb}_{told.code or 'told'}"] += 1
         if (told.verb == "close" and not told.code) or told.code == "trade_closed":
             self._closed_there.add(told.ticket)
 
-    def _mirror(self) -> int:
-        self.mirror.look()
-        return self.pace.mirror_ms
+    def _sync_positions(self) -> int:
+        self.position_sync.look()
+        return self.pace.position_sync_ms
 
     def _report(self) -> int:
         for one in self.followed:
             for event in one.guard.outbox():
-                if self._tell(one, event):
-                    one.guard.told(event)
-        return self.pace.mirror_ms
+                if self._report_event(one, event):
+                    one.guard.mark_reported(event)
+        return self.pace.position_sync_ms
 
-    def _tell(self, one: Followed, event: Event) -> bool:
+    def _report_event(self, one: FollowedSubscription, event: Event) -> bool:
         """Whether the desk knows it now, or never will want to."""
         copy = one.guard.copy(event.ref)
         if copy is None or copy.ref.startswith("unknown-"):
             return True  # held and halted are told with each beat
         if event.event == "closed" and (position := copy.position or self._position_under(copy.magic)):
-            return self._tell_closed(one, copy, position, event)
+            return self._report_closed(one, copy, position, event)
         if event.event == "opened" and not copy.filled_price:
             return True  # a broker that does not tell the price
         path, fields = (_ORDERS, _receipt(one, copy)) if event.event == "opened" else (_SKIPS, _skip(one, copy, event))
@@ -457,14 +463,14 @@ class Copier:
         except Exception:
             return ""
 
-    def _tell_closed(self, one: Followed, copy: Copy, position: str, event: Event) -> bool:
+    def _report_closed(self, one: FollowedSubscription, copy: Copy, position: str, event: Event) -> bool:
         """One that opened and closed between two looks is in no list: its deals tell of it."""
         if position in self._closed_there:
             self._closed_there.discard(position)
             return True
-        if position in self.mirror.rows:
+        if position in self.position_sync.rows:
             return False  # its row is closed by the next look
-        if self.mirror.note_gone(position, {"strategy": one.strategy, "trade_ref": copy.ref}):
+        if self.position_sync.note_gone(position, {"strategy": one.strategy, "trade_ref": copy.ref}):
             return True
         return self.clock_ms() - event.at_ms > _DAY_MS
 
@@ -477,14 +483,14 @@ def _check_indexes(subscriptions: Sequence[Subscription]) -> None:
             raise IndexTaken(f"{one.sub_id} and {other} would have the same numbers: follow one of them elsewhere")
 
 
-def _skip(one: Followed, copy: Copy, event: Event) -> dict[str, Any]:
+def _skip(one: FollowedSubscription, copy: Copy, event: Event) -> dict[str, Any]:
     fields = {"strategy": one.strategy, "trade_ref": copy.ref, "reason": event.why}
     if event.event == "closed":
         fields |= {"reason": "lost", "detail": "opened and closed at the broker before it was seen there"}
     return fields
 
 
-def _receipt(one: Followed, copy: Copy) -> dict[str, Any]:
+def _receipt(one: FollowedSubscription, copy: Copy) -> dict[str, Any]:
     """What became of the order that opened it. Where its answer was lost, nobody knows when it was filled."""
     fields: dict[str, Any] = {
         "strategy": one.strategy, "seq": str(copy.seq), "trade_ref": copy.ref, "type": copy.side, "status": "executed",

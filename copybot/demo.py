@@ -22,7 +22,7 @@ from copybot.client import Client
 from copybot.errors import DeskError
 from copybot.netting import NetTerminal
 from copybot.paper import PaperBroker
-from copybot.publisher import Mirror, Publisher
+from copybot.publisher import PositionSync, Publisher
 
 SYMBOL = "EURUSD"
 VOLUME = Decimal("0.10")
@@ -129,7 +129,9 @@ def run(desk: Client, account: Path, bars: Path, *, bars_per_s: int) -> None:
     terminal = PaperBroker(account, [euro], clock, login="demo", deposit=DEPOSIT, stamp=clock.wall_at)
     market = Market(candles, clock, [Trader(terminal, magic, *one) for magic, one in enumerate(CHANNELS, start=1)])
     market.begin()
-    Publisher(Mirror(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_look=market.go_on).run(threading.Event())
+    Publisher(PositionSync(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_look=market.go_on).run(
+        threading.Event()
+    )
 
 
 def main() -> None:

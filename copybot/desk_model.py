@@ -40,7 +40,7 @@ def packet(
 
 
 @dataclass(slots=True)
-class Kept:
+class AccountState:
     """What the database holds, and a backup of it."""
 
     seq: int = 0
@@ -52,12 +52,12 @@ class Kept:
     answers: dict[str, tuple[str, dict[str, Any] | DeskError]] = field(default_factory=dict)
     skips: dict[str, str] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
-    fence: int = 0
+    takeover_number: int = 0
     instance: str = ""
     leased_until: int = 0
     may_open_at: int = 0
 
-    def copy(self) -> "Kept":
+    def copy(self) -> "AccountState":
         return replace(
             self, rows=dict(self.rows), closed=dict(self.closed), refs=dict(self.refs), answers=dict(self.answers),
             skips=dict(self.skips), gone=dict(self.gone),
@@ -72,7 +72,7 @@ def _no(code: str) -> DeskError:
 
 
 @dataclass
-class Desk:
+class DeskModel:
     """One strategy, its master's account and one copier's."""
 
     now: Callable[[], int]
@@ -82,7 +82,7 @@ class Desk:
     down_until: int = 0
     terms: dict[str, Any] = field(default_factory=dict)
     closes_all: bool = False
-    kept: Kept = field(default_factory=Kept)
+    kept: AccountState = field(default_factory=AccountState)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closes: dict[str, int] = field(default_factory=dict)
     opened: Counter[str] = field(default_factory=Counter)
@@ -129,7 +129,7 @@ class Desk:
             case "DELETE", True, [ticket]:
                 return self._close(account, ticket, fields)
         if path.endswith("/beat"):
-            return self._beat(fields)
+            return self._heartbeat(fields)
         if path.endswith("/skips"):
             return self._skip(fields)
         assert path.endswith("/orders"), path
@@ -244,18 +244,19 @@ class Desk:
 
     # --- the copier's lease
 
-    def _beat(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _heartbeat(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         now, kept = self.now(), self.kept
         if fields["fence"] is None:
             if fields["instance"] != kept.instance:
                 kept.may_open_at = max(now, kept.leased_until)
-            kept.fence, kept.instance = kept.fence + 1, fields["instance"]
-        elif (fields["instance"], fields["fence"]) != (kept.instance, str(kept.fence)):
+            kept.takeover_number, kept.instance = kept.takeover_number + 1, fields["instance"]
+        elif (fields["instance"], fields["fence"]) != (kept.instance, str(kept.takeover_number)):
             raise _no("lease_lost")
         kept.leased_until = now if fields["ends"] else now + self.lease_ms
         (told,) = fields["subscriptions"]
         return {
-            "fence": str(kept.fence), "lease_ms": self.lease_ms, "may_open_in_ms": max(0, kept.may_open_at - now),
+            "fence": str(kept.takeover_number), "lease_ms": self.lease_ms,
+            "may_open_in_ms": max(0, kept.may_open_at - now),
             "subscriptions": [
                 {
                     "strategy": STRATEGY, "sub_id": SUB_ID, "status": "PAUSED" if self.paused_for else "ACTIVE",
@@ -316,10 +317,10 @@ class Said:
 
 
 @dataclass
-class Line:
+class UnreliableLine:
     """One bot's connection: requests are lost before their effect, or after it. `point`: a place to die."""
 
-    desk: Desk
+    desk: DeskModel
     account: str
     rng: random.Random
     silent: float

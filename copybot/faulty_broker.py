@@ -18,7 +18,7 @@ NO = Decimal(0)
 
 
 @dataclass(frozen=True)
-class Weather:
+class BrokerFaults:
     """How bad it is: probabilities a tick, a message, a request or an order, as may be."""
 
     ticks: int = 16
@@ -42,11 +42,11 @@ class Weather:
 
 
 @dataclass
-class Market:
+class FaultyBroker:
     """A hedging account at a broker. `sent`, `opens`: orders to open, and executions of them, by number."""
 
     rng: random.Random
-    weather: Weather
+    weather: BrokerFaults
     first: int
     now: int = 0
     held: dict[str, Position] = field(default_factory=dict)

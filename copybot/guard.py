@@ -20,10 +20,10 @@ from copybot import packets, targets
 from copybot.broker import Broker, Outcome, Position, Trace
 from copybot.limits import Limits
 from copybot.magic import index_of, magic_of
-from copybot.mass_close_brake import Brake
+from copybot.mass_close_brake import MassCloseBrake
 from copybot.packets import Packet
-from copybot.position_driver import Driver
-from copybot.state_store import Books, Copy, Event, Standing, State, copy_of
+from copybot.position_driver import PositionDriver
+from copybot.state_store import Copy, Event, GuardMode, State, StateStore, copy_of
 from copybot.targets import Snapshot, Target
 
 __all__ = ["ExecutionGuard", "Limits", "yes"]
@@ -59,79 +59,79 @@ class ExecutionGuard:
     _doubted: int = field(default=0, init=False, repr=False)
     _owed: set[int] = field(default_factory=set, init=False, repr=False)
     _looked_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
-    _brake: Brake = field(default_factory=Brake, init=False, repr=False)
+    _brake: MassCloseBrake = field(default_factory=MassCloseBrake, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < 1 << 16:
             raise ValueError("index has 16 bits")
-        self._books = Books(self.path, self.sub_id, self.connect)
-        self._driver = Driver(self.broker, self._books, self.clock_ms, self.index)
+        self._store = StateStore(self.path, self.sub_id, self.connect)
+        self._driver = PositionDriver(self.broker, self._store, self.clock_ms, self.index)
 
     # --- what is asked of it
 
     @property
     def seen(self) -> int:
         """The latest number that was taken up. It never goes back while the epoch lasts."""
-        return self._books.seen
+        return self._store.seen
 
     @property
     def last_sequence_id(self) -> int:
         """The latest number whose effect the broker's books showed."""
-        return self._books.executed
+        return self._store.executed
 
     @property
-    def standing(self) -> Standing:
-        return self._books.standing
+    def standing(self) -> GuardMode:
+        return self._store.standing
 
     @property
     def why(self) -> str:
-        return self._books.why
+        return self._store.why
 
     @property
     def epoch(self) -> str:
         """The desk's, as of the last snapshot; none before the first."""
-        return self._books.epoch
+        return self._store.epoch
 
     @property
     def lease(self) -> tuple[int, int]:
         """The number of the last lease under which this file was used, 0 for none, and since when it held."""
-        return self._books.fence, self._books.leased_ms
+        return self._store.takeover_number, self._store.leased_ms
 
-    def note_lease(self, fence: int, since_ms: int) -> None:
-        with self._books.durable():
-            self._books.note(fence=fence, leased_ms=since_ms)
+    def note_lease(self, takeover_number: int, since_ms: int) -> None:
+        with self._store.durable():
+            self._store.note(fence=takeover_number, leased_ms=since_ms)
 
     def copies(self) -> list[Copy]:
-        return self._books.copies()
+        return self._store.copies()
 
     def unfinished(self) -> list[Copy]:
         """Those that are held, or may yet be."""
-        return self._books.unfinished()
+        return self._store.unfinished()
 
     def copy(self, ref: str) -> Copy | None:
-        return self._books.copy(ref)
+        return self._store.copy(ref)
 
     def numbered(self, magic: int) -> Copy | None:
         """The copy whose orders, deals and position have this number."""
-        return self._books.numbered(magic) if index_of(magic) == self.index else None
+        return self._store.numbered(magic) if index_of(magic) == self.index else None
 
     def outbox(self, most: int = 100) -> list[Event]:
         """What the desk was not told yet, oldest first. Telling it twice must do no harm."""
-        return self._books.outbox(most)
+        return self._store.outbox(most)
 
-    def told(self, event: Event) -> None:
-        with self._books.durable():
-            self._books.told(event)
+    def mark_reported(self, event: Event) -> None:
+        with self._store.durable():
+            self._store.mark_reported(event)
 
-    def tell_again(self, ref: str, *, in_short: bool = False) -> None:
+    def report_again(self, ref: str, *, in_short: bool = False) -> None:
         """The desk does not know what became of this one: it was restored, perhaps.
 
         `in_short`: only that there is no copy any more, where it cannot take up that there was one.
         """
-        copy = self._books.copy(ref)
+        copy = self._store.copy(ref)
         if copy is None or copy.state not in (State.DEAD, State.GONE):
             return
-        with self._books.durable():
+        with self._store.durable():
             if copy.state is State.GONE and not in_short:
                 self._tell("closed", ref, copy.why)
             else:
@@ -143,18 +143,18 @@ class ExecutionGuard:
 
     def release(self) -> None:
         """An operator has looked into a HALT."""
-        if self.standing is Standing.HALT:
-            with self._books.durable():
-                self._books.note(standing=Standing.LIVE.value, why="")
+        if self.standing is GuardMode.HALT:
+            with self._store.durable():
+                self._store.note(standing=GuardMode.LIVE.value, why="")
 
     def wind_up(self) -> None:
         """Close all that is held, or may yet be: its owner follows no more."""
-        with self._books.durable():
-            for copy in self._books.unfinished():
-                self._books.change(copy.ref, volume=_NO)
+        with self._store.durable():
+            for copy in self._store.unfinished():
+                self._store.change(copy.ref, volume=_NO)
 
     def close(self) -> None:
-        self._books.close()
+        self._store.close()
 
     # --- signals
 
@@ -165,17 +165,17 @@ class ExecutionGuard:
         if packet.seq <= self.seen:
             self._compare(packet)
             return
-        if self.standing is Standing.HOLD:
+        if self.standing is GuardMode.HOLD:
             self.needs_snapshot = True
             return
-        is_live = self.standing is Standing.LIVE and not self.needs_snapshot
+        is_live = self.standing is GuardMode.LIVE and not self.needs_snapshot
         in_turn = is_live and packet.seq == self.seen + 1
         if not in_turn:
             self.needs_snapshot = True
             if packet.action not in packets.SHRINKING:
                 return
         try:
-            with self._books.durable():
+            with self._store.durable():
                 opening = self._note_packet(packet, in_turn=in_turn)
         except sqlite3.Error:
             self.needs_snapshot = True
@@ -186,8 +186,8 @@ class ExecutionGuard:
             self._send(opening)
         self.tick()
         if in_turn and self._is_done(packet):
-            with self._books.durable():
-                self._books.note(executed=max(self.last_sequence_id, packet.seq))
+            with self._store.durable():
+                self._store.note(executed=max(self.last_sequence_id, packet.seq))
 
     def on_snapshot(self, snapshot: Snapshot, *, asked_at: int) -> None:
         """Bring everything in line with what is active.
@@ -195,32 +195,32 @@ class ExecutionGuard:
         `asked_at`: `seen` when the snapshot was asked for. A desk that answers with less has gone back in time, and
         holds the guard. One that was overtaken by packets on its way is dropped: ask again (`needs_snapshot`).
         """
-        self._heard_ms, epoch = self.clock_ms(), self._books.epoch
+        self._heard_ms, epoch = self.clock_ms(), self._store.epoch
         if epoch == snapshot.epoch:
-            if self.standing is Standing.HOLD:
+            if self.standing is GuardMode.HOLD:
                 return
             if snapshot.as_of < asked_at:
-                self._stop(Standing.HOLD, f"the desk is at {snapshot.as_of}, and was at {asked_at}")
+                self._stop(GuardMode.HOLD, f"the desk is at {snapshot.as_of}, and was at {asked_at}")
                 return
             if snapshot.as_of < self.seen:
                 return
             if self._doubted:
-                self._stop(Standing.HALT, f"two packets are numbered {self._doubted}")
+                self._stop(GuardMode.HALT, f"two packets are numbered {self._doubted}")
         self._doubted = 0
         positions = self._driver.positions()
         if positions is None or self._brakes(snapshot, positions):
             self.needs_snapshot = True
             return
         try:
-            with self._books.durable():
+            with self._store.durable():
                 self._take_up(snapshot, positions, is_new=not epoch)
         except sqlite3.Error:
             self._owed |= positions.keys() - self._staying(snapshot)
             raise
         self.needs_snapshot = False
         for target in sorted(snapshot.targets.values(), key=lambda target: target.seq):
-            if self._books.copy(target.ref) is None:
-                with self._books.durable():
+            if self._store.copy(target.ref) is None:
+                with self._store.durable():
                     opening = self._intend(target)
                 if opening is not None:
                     self._send(opening)
@@ -235,11 +235,11 @@ class ExecutionGuard:
         if positions is None:
             return
         self._owed &= positions.keys()
-        known = {copy.magic: copy for copy in self._books.unfinished()}
+        known = {copy.magic: copy for copy in self._store.unfinished()}
         faults: list[Exception] = []
         for magic in [*positions, *(known.keys() - positions.keys())]:
             try:
-                self._tend(magic, known.get(magic) or self._books.numbered(magic), positions.get(magic))
+                self._tend(magic, known.get(magic) or self._store.numbered(magic), positions.get(magic))
             except Exception as fault:
                 faults.append(fault)
         if faults:
@@ -262,7 +262,7 @@ class ExecutionGuard:
     def _note_packet(self, packet: Packet, *, in_turn: bool) -> Copy | None:
         """Write down what a packet says; the row of an open that is to be sent."""
         if in_turn:
-            self._books.advance(packet.seq, packet.sha256)
+            self._store.advance(packet.seq, packet.sha256)
         if packet.action == packets.OPEN:
             return self._intend(targets.of_packet(packet))
         if packet.action != packets.GAPFILL:
@@ -270,16 +270,16 @@ class ExecutionGuard:
         return None
 
     def _take_up(self, snapshot: Snapshot, positions: Mapping[int, Position], *, is_new: bool) -> None:
-        if snapshot.epoch != self._books.epoch:
-            self._books.forget_heard()
-            self._books.note(epoch=snapshot.epoch)
-            if self.standing is Standing.HOLD:
-                self._books.note(standing=Standing.LIVE.value, why="")
+        if snapshot.epoch != self._store.epoch:
+            self._store.forget_heard()
+            self._store.note(epoch=snapshot.epoch)
+            if self.standing is GuardMode.HOLD:
+                self._store.note(standing=GuardMode.LIVE.value, why="")
         if snapshot.as_of != self.seen:
-            self._books.note(seen=snapshot.as_of)
-        for copy in self._books.unfinished():
+            self._store.note(seen=snapshot.as_of)
+        for copy in self._store.unfinished():
             if copy.volume and copy.ref not in snapshot.targets:
-                self._books.change(copy.ref, volume=_NO)
+                self._store.change(copy.ref, volume=_NO)
         for target in snapshot.targets.values():
             self._lower(target)
         self._take_in(positions, snapshot)
@@ -289,23 +289,23 @@ class ExecutionGuard:
 
     def _intend(self, target: Target) -> Copy | None:
         """The row of an open that may be sent; none where it is known or must not be."""
-        if self._books.copy(target.ref) is not None:
+        if self._store.copy(target.ref) is not None:
             return None
         why = self._refusal(target)
         if why:
             self._give_up(target, why)
             return None
         self._insert(target, State.INTENT)
-        return self._books.copy(target.ref)
+        return self._store.copy(target.ref)
 
     def _refusal(self, target: Target) -> str:
         if not target.opens or not target.volume:
             return target.why_not or "closed"
-        if self.standing is not Standing.LIVE:
+        if self.standing is not GuardMode.LIVE:
             return "halted"
         if self._is_stale(target.born_ms):
             return "missed"
-        if self._books.numbered(self._magic(target.ref)) is not None:
+        if self._store.numbered(self._magic(target.ref)) is not None:
             return "magic_taken"
         return self.why_not(target)
 
@@ -315,24 +315,24 @@ class ExecutionGuard:
 
     def _aim(self, packet: Packet) -> None:
         target = targets.of_packet(packet)
-        if packet.action == packets.CLOSE and self._books.copy(packet.trade_ref) is None:
+        if packet.action == packets.CLOSE and self._store.copy(packet.trade_ref) is None:
             self._give_up(target, "closed")  # before its open came: that must find it dead
         self._lower(target)
 
     def _lower(self, target: Target) -> None:
         """A volume only ever falls; stops follow as long as there is something to protect."""
-        copy = self._books.copy(target.ref)
+        copy = self._store.copy(target.ref)
         if copy is None or not copy.volume:
             return
         volume = min(copy.volume, target.volume)
         sl, tp = (target.sl, target.tp) if volume else (copy.sl, copy.tp)
         if (volume, sl, tp) != (copy.volume, copy.sl, copy.tp):
-            self._books.change(target.ref, volume=volume, sl=sl, tp=tp)
+            self._store.change(target.ref, volume=volume, sl=sl, tp=tp)
 
     def _brakes(self, snapshot: Snapshot, positions: Mapping[int, Position]) -> bool:
         """Whether so much would be closed that a second snapshot must say so, a moment later."""
         staying = self._staying(snapshot)
-        closing = {copy.magic for copy in self._books.unfinished() if not copy.volume}
+        closing = {copy.magic for copy in self._store.unfinished() if not copy.volume}
         going = frozenset(one.id for magic, one in positions.items() if magic not in staying | closing)
         return self._brake.holds(going, len(positions), self.limits, self.clock_ms())
 
@@ -346,7 +346,7 @@ class ExecutionGuard:
         """
         refs = {self._magic(ref): ref for ref in snapshot.targets}
         for magic, position in positions.items():
-            if self._books.numbered(magic) is not None:
+            if self._store.numbered(magic) is not None:
                 continue
             target = snapshot.targets.get(refs.get(magic, ""))
             if target is None:
@@ -354,7 +354,7 @@ class ExecutionGuard:
                     f"unknown-{magic:x}", position.symbol, position.side, _NO, None, None, _NO, self.clock_ms(), 0
                 )
             self._insert(target, State.HELD, magic, position=position)
-            self._books.change(target.ref, reduced_ms=self.clock_ms())
+            self._store.change(target.ref, reduced_ms=self.clock_ms())
 
     # --- driving
 
@@ -373,8 +373,8 @@ class ExecutionGuard:
         except Exception:
             return
         if result.outcome is Outcome.DONE:
-            with self._books.durable():
-                self._books.change(copy.ref, state=State.HELD, asked=volume, filled_ms=self.clock_ms())
+            with self._store.durable():
+                self._store.change(copy.ref, state=State.HELD, asked=volume, filled_ms=self.clock_ms())
         elif result.outcome is Outcome.REJECTED:
             self._mark(copy, State.REJECTED, why=result.why)
 
@@ -385,8 +385,8 @@ class ExecutionGuard:
 
     def _note_position(self, copy: Copy, position: Position) -> None:
         self._looked_ms.pop(copy.ref, None)
-        with self._books.durable():
-            self._books.change(
+        with self._store.durable():
+            self._store.change(
                 copy.ref, state=State.HELD, why="", position=position.id, filled_price=position.open_price,
                 asked=copy.asked or position.volume,
             )  # fmt: skip
@@ -428,14 +428,14 @@ class ExecutionGuard:
             self._mark(copy, State.DEAD, "skipped", why)
             return
         again = replace(copy, state=State.INTENT, attempts=copy.attempts + 1, sent_ms=self.clock_ms())
-        with self._books.durable():
-            self._books.change(copy.ref, state=State.INTENT, attempts=again.attempts, sent_ms=again.sent_ms)
+        with self._store.durable():
+            self._store.change(copy.ref, state=State.INTENT, attempts=again.attempts, sent_ms=again.sent_ms)
         self._send(again)
 
     def _why_not_again(self, copy: Copy) -> str:
         if not copy.volume:
             return "closed"
-        if self.standing is not Standing.LIVE:
+        if self.standing is not GuardMode.LIVE:
             return "halted"
         if copy.attempts >= self.limits.attempts or self._is_stale(copy.born_ms):
             return copy.why or "rejected"
@@ -444,7 +444,7 @@ class ExecutionGuard:
         )
 
     def _is_done(self, packet: Packet) -> bool:
-        copy = self._books.copy(packet.trade_ref)
+        copy = self._store.copy(packet.trade_ref)
         if copy is None:
             return packet.action == packets.GAPFILL
         return copy.state is State.GONE or (copy.state is State.HELD and bool(copy.volume))
@@ -456,22 +456,22 @@ class ExecutionGuard:
 
     def _compare(self, packet: Packet) -> None:
         """What was heard before is ignored. Another packet of the same number: somebody forges, or the desk is ill."""
-        heard = self._books.heard(packet.seq)
-        if heard is None or heard == packet.sha256 or self.standing is not Standing.LIVE:
+        heard = self._store.heard(packet.seq)
+        if heard is None or heard == packet.sha256 or self.standing is not GuardMode.LIVE:
             return
         if self.needs_snapshot:  # it tells whether the desk was restored meanwhile, and numbers anew
             self._doubted = packet.seq
         else:
-            self._stop(Standing.HALT, f"two packets are numbered {packet.seq}")
+            self._stop(GuardMode.HALT, f"two packets are numbered {packet.seq}")
 
-    def _stop(self, standing: Standing, why: str) -> None:
+    def _stop(self, standing: GuardMode, why: str) -> None:
         self.needs_snapshot = True
-        with self._books.durable():
-            self._books.note(standing=standing.value, why=why)
-            self._tell("held" if standing is Standing.HOLD else "halted", "", why)
+        with self._store.durable():
+            self._store.note(standing=standing.value, why=why)
+            self._tell("held" if standing is GuardMode.HOLD else "halted", "", why)
 
     def _give_up(self, target: Target, why: str) -> None:
-        if self._books.copy(target.ref) is None:
+        if self._store.copy(target.ref) is None:
             self._insert(target, State.DEAD, why=why)
             self._tell("skipped", target.ref, why)
 
@@ -484,14 +484,14 @@ class ExecutionGuard:
         copy = copy_of(target, number, state, heard_ms=self._heard_ms, now_ms=self.clock_ms(), why=why)
         if position is not None:
             copy = replace(copy, position=position.id, filled_price=position.open_price, asked=position.volume)
-        self._books.add(copy)
+        self._store.add(copy)
 
     def _mark(self, copy: Copy, state: State, event: str = "", why: str = "") -> None:
         self._looked_ms.pop(copy.ref, None)
-        with self._books.durable():
-            self._books.change(copy.ref, state=state, why=why)
+        with self._store.durable():
+            self._store.change(copy.ref, state=state, why=why)
             if event:
                 self._tell(event, copy.ref, why)
 
     def _tell(self, event: str, ref: str, why: str) -> None:
-        self._books.tell(event, ref, self.clock_ms(), why)
+        self._store.tell(event, ref, self.clock_ms(), why)

@@ -24,7 +24,7 @@ class Lease:
     clock_ms: Callable[[], int]
     last: int = 0
     since_ms: int = 0
-    fence: str | None = field(default=None, init=False)
+    takeover_number: str | None = field(default=None, init=False)
     is_lost: bool = field(default=False, init=False)
     _from_ms: int = field(default=0, init=False, repr=False)
     _until: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
@@ -35,12 +35,12 @@ class Lease:
 
     def grant(self, answer: Mapping[str, Any], *, sent: tuple[int, int]) -> bool:
         """Whether it is a new one. `sent`: what `now` was when the request left."""
-        wait, fence = int(answer["may_open_in_ms"]), str(answer["fence"])
-        is_new = fence != self.fence
+        wait, takeover_number = int(answer["may_open_in_ms"]), str(answer["fence"])
+        is_new = takeover_number != self.takeover_number
         if is_new:
-            if wait or int(fence) != self.last + 1:
+            if wait or int(takeover_number) != self.last + 1:
                 self.since_ms = self.clock_ms() + wait
-            self.fence, self.last = fence, int(fence)
+            self.takeover_number, self.last = takeover_number, int(takeover_number)
         self._from_ms = self.monotonic_ms() + wait
         for_ms = int(answer["lease_ms"])
         self._until = sent[0] + for_ms, sent[1] + for_ms
@@ -51,7 +51,7 @@ class Lease:
 
     def begin_anew(self) -> None:
         """The desk was restored, and may have forgotten whose the lease was: ask as one who has just started."""
-        self.fence, self.last, self.is_lost, self._until = None, -1, False, (0, 0)
+        self.takeover_number, self.last, self.is_lost, self._until = None, -1, False, (0, 0)
 
     @property
     def is_live(self) -> bool:

@@ -3,7 +3,7 @@
 from copybot.limits import Limits
 
 
-class Brake:
+class MassCloseBrake:
     """On from the first snapshot that would close too much, until one that closes no more than that one comes later."""
 
     def __init__(self) -> None:

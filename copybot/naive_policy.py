@@ -15,7 +15,7 @@ from copybot.state_store import State
 from copybot.targets import Snapshot, Target
 
 
-class DocumentsGuard(ExecutionGuard):
+class NaiveGuard(ExecutionGuard):
     """Keeps one number on disk, and believes what an order answers and what is active."""
 
     def __post_init__(self) -> None:
@@ -35,8 +35,8 @@ class DocumentsGuard(ExecutionGuard):
         for magic, target in wanted.items():
             if magic not in positions:
                 self._do(packets.OPEN, target)
-        with self._books.durable():
-            self._books.note(seen=max(self.seen, snapshot.as_of))
+        with self._store.durable():
+            self._store.note(seen=max(self.seen, snapshot.as_of))
         self.needs_snapshot = False
 
     def tick(self) -> None:
@@ -61,11 +61,11 @@ class DocumentsGuard(ExecutionGuard):
         if packet.seq > self.seen + 1:
             self.needs_snapshot = True
             return
-        with self._books.durable():
-            self._books.note(seen=packet.seq)
+        with self._store.durable():
+            self._store.note(seen=packet.seq)
         if packet.action != packets.GAPFILL and not self._do(packet.action, targets.of_packet(packet)):
-            with self._books.durable():
-                self._books.note(seen=packet.seq - 1)
+            with self._store.durable():
+                self._store.note(seen=packet.seq - 1)
             self._failed.append(packet)
 
     def _do(self, action: str, target: Target) -> bool:
@@ -79,8 +79,8 @@ class DocumentsGuard(ExecutionGuard):
             return False
 
     def _open(self, target: Target) -> bool:
-        if self._books.copy(target.ref) is None:
-            with self._books.durable():
+        if self._store.copy(target.ref) is None:
+            with self._store.durable():
                 self._insert(target, State.HELD)
         answer = self.broker.open(
             magic=self._magic(target.ref), symbol=target.symbol, side=target.side, volume=target.volume,
@@ -89,9 +89,9 @@ class DocumentsGuard(ExecutionGuard):
         return answer.outcome is Outcome.DONE
 
     def _follow(self, position: Position, target: Target | None) -> bool:
-        if target is not None and self._books.copy(target.ref) is not None:
-            with self._books.durable():
-                self._books.change(target.ref, volume=target.volume, sl=target.sl, tp=target.tp)
+        if target is not None and self._store.copy(target.ref) is not None:
+            with self._store.durable():
+                self._store.change(target.ref, volume=target.volume, sl=target.sl, tp=target.tp)
         try:
             if target is None:
                 return self.broker.close(position, position.volume).outcome is Outcome.DONE

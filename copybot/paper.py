@@ -80,35 +80,35 @@ class PaperBroker:
     def __post_init__(self) -> None:
         self._market = Market(self.instruments, self.currency)
         now = self.now_ms()
-        self._books = paper_store.Account(
+        self._store = paper_store.Account(
             self.path, self._market, deposit=self.deposit, now_ms=now, first_ticket=self.stamp(now)
         )
 
     def close_file(self) -> None:
-        self._books.close()
+        self._store.close()
 
     # --- what is asked of it
 
     def positions(self) -> list[Position]:
         with self._caught_up() as now:
-            return [self._told(row, now) for row in self._books.held()]
+            return [self._position_of(row, now) for row in self._store.held()]
 
     def deals(self, position: str) -> list[Deal]:
         with self._caught_up():
-            return self._stamped(self._books.deals("position = ?", int(position)))
+            return self._stamped(self._store.deals("position = ?", int(position)))
 
     def history(self) -> list[Deal]:
         """All deals of the account, oldest first."""
         with self._caught_up():
-            return self._stamped(self._books.deals("true"))
+            return self._stamped(self._store.deals("true"))
 
     def position_under(self, magic: int) -> str:
         with self._caught_up():
-            return next((one.position for one in self._books.deals("magic = ?", magic)), "")
+            return next((one.position for one in self._store.deals("magic = ?", magic)), "")
 
     def trace(self, magic: int) -> Trace:
         with self._caught_up():
-            return Trace.DONE if self._books.deals("magic = ?", magic) else Trace.NONE
+            return Trace.DONE if self._store.deals("magic = ?", magic) else Trace.NONE
 
     def is_settled(self) -> bool:
         return True
@@ -126,7 +126,7 @@ class PaperBroker:
 
     def account(self) -> Account:
         with self._caught_up() as now:
-            balance = self._books.balance()
+            balance = self._store.balance()
             return Account(
                 self.login, "Paper", self.currency, balance, balance + self._floating(now), self.is_hedging, True
             )
@@ -157,9 +157,9 @@ class PaperBroker:
     # --- orders
 
     def _order(self, order: _Order) -> Result:
-        with self._books.transaction():
-            ticket = self._books.ticket()
-        luck = random.Random(f"{self.faults.seed}:{ticket - self._books.first_ticket}")  # noqa: S311
+        with self._store.transaction():
+            ticket = self._store.ticket()
+        luck = random.Random(f"{self.faults.seed}:{ticket - self._store.first_ticket}")  # noqa: S311
         self._pause(luck)
         with self._caught_up() as now:
             answer = self._answer(order, ticket, luck, now)
@@ -177,7 +177,7 @@ class PaperBroker:
             self._execute(order, ticket, luck, now)
         elif what == "late":
             due = now + luck.randint(1, self.faults.late_ms)
-            self._books.do("insert into late values (?, ?, ?)", ticket, due, json.dumps(asdict(order), default=str))
+            self._store.do("insert into late values (?, ?, ?)", ticket, due, json.dumps(asdict(order), default=str))
         return Result(Outcome.UNKNOWN, 10012)
 
     def _execute(self, order: _Order, ticket: int, luck: random.Random, now: int) -> Result:
@@ -189,7 +189,7 @@ class PaperBroker:
                 raise _Refused(10018, "market_closed")
             if order.kind == "open":
                 return self._open(order, one, ticket, luck, now)
-            held = next((row for row in self._books.held() if row.id == order.position), None)
+            held = next((row for row in self._store.held() if row.id == order.position), None)
             if held is None:
                 raise _Refused(10036, "rejected")
             if order.kind == "modify":
@@ -208,19 +208,19 @@ class PaperBroker:
             code = 10010 if volume < order.volume else 10009
         price = self._slipped(one, order.side, luck, now)
         before = self._margin(now)
-        self._books.do("savepoint filling")
+        self._store.do("savepoint filling")
         self._fill(order, volume, price, ticket, now)
         margin = self._margin(now)
-        if margin > before and self._books.balance() + self._floating(now) < margin:
-            self._books.change("rollback to filling")
-            self._books.do("release filling")
+        if margin > before and self._store.balance() + self._floating(now) < margin:
+            self._store.change("rollback to filling")
+            self._store.do("release filling")
             raise _Refused(10019, "no_money")
-        self._books.do("release filling")
+        self._store.do("release filling")
         return Result(Outcome.DONE, code)
 
     def _fill(self, order: _Order, volume: Decimal, price: Decimal, ticket: int, now: int) -> None:
         """A new position; on a netting account the one of the symbol grows, shrinks, or turns."""
-        same = [] if self.is_hedging else [one for one in self._books.held() if one.one.symbol == order.symbol]
+        same = [] if self.is_hedging else [one for one in self._store.held() if one.one.symbol == order.symbol]
         held = same[0] if same else None
         number = ticket if held is None else held.id  # which stays, also where it turns
         if held is not None and held.side != order.side:
@@ -231,13 +231,13 @@ class PaperBroker:
             return
         sl, tp = (None if stop is None else str(stop) for stop in (order.sl, order.tp))
         if held is None:
-            self._books.change("insert into position values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._store.change("insert into position values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 number, order.magic, order.symbol, order.side, str(volume), sl, tp, str(price), now,
             )  # fmt: skip
         else:
             whole = held.volume + volume
             mean = (held.open_price * held.volume + price * volume) / whole
-            self._books.change(
+            self._store.change(
                 "update position set volume = ?, open_price = ?, sl = coalesce(?, sl), tp = coalesce(?, tp)"
                 " where id = ?",
                 str(whole), str(mean), sl, tp, number,
@@ -261,7 +261,7 @@ class PaperBroker:
         if (held.sl, held.tp) == (order.sl, order.tp):
             return Result(Outcome.DONE, 10025)
         _check_stops(order.sl, order.tp, held.side, one.price(_other(held.side), now))
-        self._books.change("update position set sl = ?, tp = ? where id = ?", sl, tp, order.position)
+        self._store.change("update position set sl = ?, tp = ? where id = ?", sl, tp, order.position)
         return Result(Outcome.DONE, 10009)
 
     def _take_off(
@@ -270,9 +270,9 @@ class PaperBroker:
         one, rest = held.one, held.volume - volume
         profit = self._gain(held, volume, price, now)
         if rest:
-            self._books.change("update position set volume = ? where id = ?", str(rest), held.id)
+            self._store.change("update position set volume = ? where id = ?", str(rest), held.id)
         else:
-            self._books.change("delete from position where id = ?", held.id)
+            self._store.change("delete from position where id = ?", held.id)
         side = _other(held.side)
         self._note(ticket, held.id, Entry.OUT, magic, one.symbol, side, volume, price, profit, now, reason)
 
@@ -281,8 +281,8 @@ class PaperBroker:
         price: Decimal, profit: Decimal, now: int, reason: str,
     ) -> None:  # fmt: skip
         costs = -(self._market.instruments[symbol].commission * volume).quantize(_CENT)
-        self._books.pay(profit + costs)
-        self._books.do(
+        self._store.pay(profit + costs)
+        self._store.do(
             'insert into deal ("order", position, entry, magic, symbol, side, volume, price, profit, at_ms, reason,'
             " costs) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             ticket, position, entry.value, magic, symbol, side, str(volume), str(price), str(profit + costs), now,
@@ -303,18 +303,18 @@ class PaperBroker:
     @contextmanager
     def _caught_up(self) -> Iterator[int]:
         """A transaction in which all that the prices did until now has been done."""
-        with self._books.transaction():
-            seen, now = self._books.do("select seen_ms from account").fetchone()[0], self._now()
+        with self._store.transaction():
+            seen, now = self._store.do("select seen_ms from account").fetchone()[0], self._now()
             for at in self._instants(seen, now):
                 if not self._is_waiting():
                     break
                 self._pass(seen, at)
                 seen = at
-            self._books.do("update account set seen_ms = ? where id = 1 and seen_ms < ?", now, now)
+            self._store.do("update account set seen_ms = ? where id = 1 and seen_ms < ?", now, now)
             yield now
 
     def _instants(self, seen: int, now: int) -> Iterator[int]:
-        dues = sorted(row[0] for row in self._books.do("select due_ms from late where due_ms < ?", now))
+        dues = sorted(row[0] for row in self._store.do("select due_ms from late where due_ms < ?", now))
         last = seen
         for at in heapq.merge(
             dues, *(one.candles.instants(seen, now) for one in self._market.instruments.values()), [now]
@@ -324,36 +324,36 @@ class PaperBroker:
             last = max(last, at)
 
     def _pass(self, seen: int, at: int) -> None:
-        touched = sorted(one for held in self._books.held() for one in touches(held, seen, at))
+        touched = sorted(one for held in self._store.held() for one in touches(held, seen, at))
         for moment, _, reason, number in touched:
-            held = next((one for one in self._books.held() if one.id == number), None)
+            held = next((one for one in self._store.held() if one.id == number), None)
             if held is not None:
                 self._end(held, moment, reason)
-        for row in self._books.do("select * from late where due_ms <= ? order by due_ms, ticket", at).fetchall():
-            self._books.do("delete from late where ticket = ?", row["ticket"])
-            luck = random.Random(f"{self.faults.seed}:late:{row['ticket'] - self._books.first_ticket}")  # noqa: S311
+        for row in self._store.do("select * from late where due_ms <= ? order by due_ms, ticket", at).fetchall():
+            self._store.do("delete from late where ticket = ?", row["ticket"])
+            luck = random.Random(f"{self.faults.seed}:late:{row['ticket'] - self._store.first_ticket}")  # noqa: S311
             self._execute(_order(row["what"]), row["ticket"], luck, at)
         self._stop_out(at)
 
     def _end(self, held: Held, at: int, reason: str) -> None:
         price = _ending(held.one, held.sign, at)
-        self._take_off(held, held.volume, price, self._books.ticket(), at, reason, held.magic)
+        self._take_off(held, held.volume, price, self._store.ticket(), at, reason, held.magic)
 
     def _stop_out(self, at: int) -> None:
         while margin := self._margin(at):
-            if self._books.balance() + self._floating(at) >= margin * self.stop_out_level:
+            if self._store.balance() + self._floating(at) >= margin * self.stop_out_level:
                 return
-            closable = [row for row in self._books.held() if row.one.candles.is_open(at)]
+            closable = [row for row in self._store.held() if row.one.candles.is_open(at)]
             if not closable:
                 return
             self._end(min(closable, key=lambda row: self._profit(row, at)), at, "STOP_OUT")
 
     def _is_waiting(self) -> bool:
-        return bool(self._books.held() or self._books.do("select 1 from late").fetchone())
+        return bool(self._store.held() or self._store.do("select 1 from late").fetchone())
 
     def _now(self) -> int:
         """Market time never goes back, whatever the clock does."""
-        seen: int = self._books.do("select seen_ms from account").fetchone()[0]
+        seen: int = self._store.do("select seen_ms from account").fetchone()[0]
         return max(self.now_ms(), seen)
 
     # --- money
@@ -361,7 +361,7 @@ class PaperBroker:
     def _stamped(self, deals: list[Deal]) -> list[Deal]:
         return [replace(one, at_ms=self.stamp(one.at_ms)) for one in deals]
 
-    def _told(self, held: Held, now: int) -> Position:
+    def _position_of(self, held: Held, now: int) -> Position:
         return Position(
             str(held.id), held.magic, held.one.symbol, held.side, held.volume, held.sl, held.tp,
             held.open_price, self.stamp(held.opened_ms), self._profit(held, now),
@@ -370,7 +370,7 @@ class PaperBroker:
     def _floating(self, at: int) -> Decimal:
         gains = (
             sign * (volume * _ending(one, sign, at) - paid) * self._value(one, at)
-            for one, sign, volume, paid in self._books.sums()
+            for one, sign, volume, paid in self._store.sums()
         )
         return sum(gains, Decimal(0)).quantize(_CENT)
 
@@ -386,7 +386,7 @@ class PaperBroker:
     def _margin(self, at: int) -> Decimal:
         bound = (
             volume * one.contract * self._market.rate(one.currencies[0], at) / self.leverage
-            for one, _, volume, _ in self._books.sums()
+            for one, _, volume, _ in self._store.sums()
         )
         return sum(bound, Decimal(0))
 

@@ -8,17 +8,17 @@ from decimal import Decimal
 from copybot.broker import Broker, Outcome, Position
 from copybot.limits import Limits
 from copybot.magic import index_of
-from copybot.state_store import Books, Copy
+from copybot.state_store import Copy, StateStore
 
 _LONGEST_WAIT_MS = 15_000
 
 
 @dataclass
-class Driver:
+class PositionDriver:
     """One guard's orders that close, reduce, and move stops. What fails is tried again with the next call."""
 
     broker: Broker
-    books: Books = field(repr=False)
+    store: StateStore = field(repr=False)
     clock_ms: Callable[[], int]
     index: int
     _stops_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
@@ -44,7 +44,7 @@ class Driver:
     def _close_doubles(self, ours: list[Position], kept: dict[int, Position]) -> None:
         """Of several under one number one is kept, that of the books: a broker executed what it said it had refused."""
         for one in ours:
-            copy = self.books.numbered(one.magic)
+            copy = self.store.numbered(one.magic)
             if copy is not None and copy.position == one.id:
                 kept[one.magic] = one
         for one in ours:
@@ -107,5 +107,5 @@ class Driver:
             self._note_reducing(copy, 0)
 
     def _note_reducing(self, copy: Copy, since_ms: int) -> None:
-        with self.books.durable():
-            self.books.change(copy.ref, reduced_ms=since_ms)
+        with self.store.durable():
+            self.store.change(copy.ref, reduced_ms=since_ms)

@@ -82,7 +82,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReportResult:
     """What the desk took note of, or refused (`code`), for those who watch."""
 
     verb: str
@@ -96,12 +96,12 @@ def everything(_: Position) -> Extra | None:
     return {}
 
 
-def nothing(_: Told) -> None:
+def nothing(_: ReportResult) -> None:
     """Nobody watches."""
 
 
 @dataclass
-class Mirror:
+class PositionSync:
     """The active rows of one account at the desk, held in line with its positions. One thread at a time.
 
     `of`: what to add to a position's open report (a copy: its strategy and trade_ref); None leaves it alone.
@@ -119,7 +119,7 @@ class Mirror:
     clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ahead_ms: Callable[[], int | None] = lambda: 0
     position_of: Callable[[str], str] = str
-    on_told: Callable[[Told], None] = nothing
+    on_reported: Callable[[ReportResult], None] = nothing
     refresh_ms: int = 15_000
     retry_ms: int = 30_000
     counts: Counter[str] = field(default_factory=Counter, init=False)
@@ -414,7 +414,7 @@ class Mirror:
 
     def _note(self, report: Report, answer: Mapping[str, Any]) -> None:
         """Keep what is active now, as the answer tells it."""
-        self.on_told(Told(report.verb, report.ticket, "", report.fields))
+        self.on_reported(ReportResult(report.verb, report.ticket, "", report.fields))
         self.counts[report.verb] += 1
         self._unpublished.discard(report.ticket)
         if report.verb == "close":
@@ -427,7 +427,7 @@ class Mirror:
     def _judge(self, report: Report, no: DeskError, now: int) -> None:
         """Read what is active anew: it was another than we thought. What is refused again waits."""
         self._read_ms = None
-        self.on_told(Told(report.verb, report.ticket, no.code, report.fields))
+        self.on_reported(ReportResult(report.verb, report.ticket, no.code, report.fields))
         if no.code == "trade_closed" and report.verb != "open":
             self.rows.pop(report.ticket, None)
             return

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from copybot.errors import KeyRefused, ScopeDenied
-from copybot.position_sync import Mirror, Told
+from copybot.position_sync import PositionSync, ReportResult
 
-__all__ = ["Mirror", "Publisher", "Told"]
+__all__ = ["PositionSync", "Publisher", "ReportResult"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Publisher:
     Raises DeskError where the desk refuses the key itself. `on_look` is called after each look, with what went wrong.
     """
 
-    mirror: Mirror
+    position_sync: PositionSync
     poll_s: float = 0.5
     slowest_s: float = 5.0
     account_s: float = 60.0
@@ -44,7 +44,7 @@ class Publisher:
 
     def _look(self) -> str:
         try:
-            self.mirror.look()
+            self.position_sync.look()
             self._tell_account()
         except (KeyRefused, ScopeDenied):
             raise
@@ -60,8 +60,8 @@ class Publisher:
         if time.monotonic() < self._account_due_s:
             return
         self._account_due_s = time.monotonic() + self.account_s
-        account = self.mirror.terminal.account()
-        self.mirror.desk.send(
+        account = self.position_sync.terminal.account()
+        self.position_sync.desk.send(
             "POST", _ACCOUNT, {"balance": f"{account.balance:.8f}", "equity": f"{account.equity:.8f}"},
             idempotency_key=f"account-{secrets.token_hex(12)}",
         )  # fmt: skip
@@ -77,4 +77,4 @@ class Publisher:
         while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, self.poll_s)):
             if self.faults:
                 with suppress(Exception):  # told by the next look
-                    self.mirror.watch()
+                    self.position_sync.watch()

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from copybot.broker import Position, Result
 from copybot.candles import Candles, Clock, Instrument
 from copybot.client import ACTIVE, Client
-from copybot.copier import Copier, Followed, Pace, Subscription
+from copybot.copier import Copier, FollowedSubscription, Pace, Subscription
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.paper import PaperBroker
@@ -32,11 +32,11 @@ STEP_S = 0.1
 LONGEST_PAUSE_S = 60
 LIMITS = Limits(settle_ms=1_000, second_look_ms=200, brake_ms=300)
 PACE = Pace(
-    beat_ms=1_500, snapshot_ms=10_000, untouched_ms=1_000, again_ms=150, mirror_ms=200, first_retry_ms=200,
+    heartbeat_ms=1_500, snapshot_ms=10_000, untouched_ms=1_000, again_ms=150, position_sync_ms=200, first_retry_ms=200,
     longest_retry_ms=1_000,
 )  # fmt: skip
 
-Kind = TypeVar("Kind", bound=PaperBroker)
+BrokerType = TypeVar("BrokerType", bound=PaperBroker)
 Line = Mapping[str, Any]
 Say = Callable[[Line], None]
 
@@ -88,7 +88,7 @@ class Pausable(PaperBroker):
             self.on_pause(when)
 
 
-def broker(path: str | Path, bars: str | Path, began_ms: int, kind: type[Kind]) -> Kind:
+def broker(path: str | Path, bars: str | Path, began_ms: int, kind: type[BrokerType]) -> BrokerType:
     """The account in this file. At `began_ms` its market began a bar, and is open for as long; each time another."""
     candles = Candles.read(Path(bars), digits=5)
     bar = candles.bars[began_ms // 1000 % len(candles.bars)]
@@ -199,7 +199,7 @@ class Sandbox:
         }
 
     @staticmethod
-    def _ref(followed: Followed, magic: int) -> str:
+    def _ref(followed: FollowedSubscription, magic: int) -> str:
         copy = followed.guard.numbered(magic)
         return f"{magic:x}" if copy is None else copy.ref
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from copybot.guard import ExecutionGuard
-from copybot.naive_policy import DocumentsGuard
+from copybot.naive_policy import NaiveGuard
 from copybot.simulation import WEATHERS, World
 
-POLICIES: dict[str, Callable[..., ExecutionGuard]] = {"guard": ExecutionGuard, "documents": DocumentsGuard}
+POLICIES: dict[str, Callable[..., ExecutionGuard]] = {"guard": ExecutionGuard, "documents": NaiveGuard}
 _PORTION = 50
 _COLUMNS = ("schedules", "trades", "crashes", "copied", "doubles", "zombies", "orphans", "others")
 

@@ -18,31 +18,36 @@ from typing import Any
 
 from copybot.broker import Position
 from copybot.copier import Copier, Pace, Subscription
-from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Kept, Line, forged
-from copybot.faulty_broker import PRICE, Market, Weather
+from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, AccountState, DeskModel, UnreliableLine, forged
+from copybot.faulty_broker import PRICE, BrokerFaults, FaultyBroker
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.magic import magic_of
 from copybot.packets import CLOSE
-from copybot.position_sync import Mirror
-from copybot.state_store import Standing, State, opened
+from copybot.position_sync import PositionSync
+from copybot.state_store import GuardMode, State, opened
 from copybot.targets import born_ms
 
 NOON = 1_767_600_000_000
 SECOND = 1_000
 LIMITS = Limits(max_open_age_ms=5_000, settle_ms=4_000, second_look_ms=1_000, brake_ms=1_000, stops_again_ms=1_000)
 PACE = Pace(
-    beat_ms=2_000, snapshot_ms=5_000, untouched_ms=2_000, again_ms=1_000, first_retry_ms=1_000, longest_retry_ms=2_000
+    heartbeat_ms=2_000,
+    snapshot_ms=5_000,
+    untouched_ms=2_000,
+    again_ms=1_000,
+    first_retry_ms=1_000,
+    longest_retry_ms=2_000,
 )
 LONGEST_REST = 45  # ticks
 FOLLOWS = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 
-CALM = Weather()
-FAULTY = Weather(
+CALM = BrokerFaults()
+FAULTY = BrokerFaults(
     drop=0.03, double=0.05, delay=0.2, forge=0.01, reject=0.03, timeout=0.05, crash=0.005, away=0.02, stop_out=0.01,
     silent=0.03, breaks=0.01, paused=0.01, partial=0.02,
 )  # fmt: skip
-HOSTILE = Weather(
+HOSTILE = BrokerFaults(
     drop=0.1, double=0.2, delay=0.4, forge=0.05, reject=0.05, timeout=0.2, crash=0.02, away=0.05, stop_out=0.02,
     silent=0.1, breaks=0.03, paused=0.03, partial=0.05, torn=0.05,
 )  # fmt: skip
@@ -115,22 +120,22 @@ class World:
     """Run one schedule, let the weather clear, and come to rest."""
 
     def __init__(
-        self, seed: int, weather: Weather, *, guard: Callable[..., ExecutionGuard] = ExecutionGuard,
-        copier: Callable[..., Copier] = Copier, mirror: Callable[..., Mirror] = Mirror,
+        self, seed: int, weather: BrokerFaults, *, guard: Callable[..., ExecutionGuard] = ExecutionGuard,
+        copier: Callable[..., Copier] = Copier, position_sync: Callable[..., PositionSync] = PositionSync,
     ) -> None:  # fmt: skip
         logging.getLogger("copybot").setLevel(logging.CRITICAL)
         self.rng, self.weather, self.calm = _luck(seed), weather, False
         self.crashes = self.zombies = self.stale = self.back = 0
-        self._kinds = guard, copier, mirror
+        self._kinds = guard, copier, position_sync
         self.now = NOON
-        self.desk = Desk(lambda: self.now)
+        self.desk = DeskModel(lambda: self.now)
         master = replace(CALM, away=weather.away / 2, stop_out=weather.stop_out)
-        self.master = Market(_luck(seed + 1), master, 1_000_000)
-        self.market = Market(_luck(seed + 2), weather, 5_000_000, point=self.point, on_open=self._on_open)
-        self.publisher: Mirror | None = None
+        self.master = FaultyBroker(_luck(seed + 1), master, 1_000_000)
+        self.market = FaultyBroker(_luck(seed + 2), weather, 5_000_000, point=self.point, on_open=self._on_open)
+        self.publisher: PositionSync | None = None
         self.places = [Place("first-instance-0", Disk(self.point))]
         self._running = self.places[0]
-        self._backup: Kept | None = None
+        self._backup: AccountState | None = None
         self.is_restored = False
         self._refs: dict[int, str] = {}
         self._run()
@@ -234,8 +239,8 @@ class World:
             if self.rng.random() < self.weather.torn:
                 place.disk, place.seen = Disk(self.point), ("", 0)
 
-    def _line(self, account: str) -> Line:
-        return Line(self.desk, account, self.rng, 0.0 if self.calm else self.weather.silent, self.point)
+    def _line(self, account: str) -> UnreliableLine:
+        return UnreliableLine(self.desk, account, self.rng, 0.0 if self.calm else self.weather.silent, self.point)
 
     # --- what happens to them
 
@@ -306,7 +311,7 @@ class World:
         place.known |= {ref for ref, seq in self.desk.closes.items() if seq <= guard.seen and not self.is_restored}
         self.back += place.seen[0] == guard.epoch and guard.seen < place.seen[1]
         place.seen = guard.epoch, guard.seen
-        if self.calm and guard.standing is Standing.HALT:
+        if self.calm and guard.standing is GuardMode.HALT:
             guard.release()  # the operator, who looked into it
 
     def _on_open(self, magic: int) -> None:
@@ -370,7 +375,7 @@ class World:
     def _must(self) -> dict[str, dict[str, Any]]:
         return {row["trade_id"]: row for (owner, _), row in self.desk.kept.rows.items() if owner == MASTER}
 
-    def _apart(self, account: str, market: Market) -> int:
+    def _apart(self, account: str, market: FaultyBroker) -> int:
         """Rows and positions that do not agree."""
         rows = {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == account}
         both = rows.keys() & market.held.keys()

@@ -44,7 +44,7 @@ class State(StrEnum):
     DEAD = "DEAD"
 
 
-class Standing(StrEnum):
+class GuardMode(StrEnum):
     """HOLD: the desk went back in time; nothing is done until its epoch is new. HALT: somebody forges; no opens."""
 
     LIVE = "LIVE"
@@ -123,16 +123,16 @@ class Event:
     why: str
 
 
-class Books:
+class StateStore:
     """What one guard knows. Writes are only made within `durable()`; what is unfinished is kept in memory as well."""
 
     seen: int
     executed: int
     epoch: str
     why: str
-    fence: int
+    takeover_number: int
     leased_ms: int
-    standing: Standing
+    standing: GuardMode
 
     def __init__(self, path: str | Path, sub_id: str, connect: Callable[..., sqlite3.Connection]) -> None:
         self.db = opened(path, connect)
@@ -163,8 +163,8 @@ class Books:
     def _read(self) -> None:
         row = self.do("select * from guard where sub_id = ?", self._sub_id).fetchone()
         if row is not None:
-            _, self.seen, self.executed, self.epoch, standing, self.why, self.fence, self.leased_ms = row
-            self.standing = Standing(standing)
+            _, self.seen, self.executed, self.epoch, standing, self.why, self.takeover_number, self.leased_ms = row
+            self.standing = GuardMode(standing)
 
     # --- the guard itself
 
@@ -242,7 +242,7 @@ class Books:
     def outbox(self, most: int) -> list[Event]:
         return [Event(*row) for row in self.do("select * from outbox order by id limit ?", most)]
 
-    def told(self, event: Event) -> None:
+    def mark_reported(self, event: Event) -> None:
         self.do("delete from outbox where id = ?", event.id)
 
     def do(self, statement: str, *values: Any) -> sqlite3.Cursor:

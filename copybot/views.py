@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from copybot.broker import Account, Position, Terminal
 from copybot.client import Client
-from copybot.copier import Copier, Followed
+from copybot.copier import Copier, FollowedSubscription
 from copybot.display import Happenings, Line, Screen, Strategy, View, lots, quoted, why_not
 from copybot.guard import ExecutionGuard
-from copybot.position_sync import Held, Told
+from copybot.position_sync import Held, ReportResult
 from copybot.protocol import Answer, Attempt
 from copybot.publisher import Publisher
-from copybot.state_store import Copy, Event, Standing, State
+from copybot.state_store import Copy, Event, GuardMode, State
 
 CLOCK_MS = 1_000  # a clock that is further off is worth a look
 _ACCOUNT_EVERY = 5
@@ -44,9 +44,9 @@ class WatchedGuard(ExecutionGuard):
 
     on_event: Callable[[Event], None] = staticmethod(lambda _: None)
 
-    def told(self, event: Event) -> None:
+    def mark_reported(self, event: Event) -> None:
         self.on_event(event)
-        super().told(event)
+        super().mark_reported(event)
 
 
 class WatchedCopier(Copier):
@@ -111,7 +111,10 @@ class Following:
     def __post_init__(self) -> None:
         self._purse = _Purse(self.copier.terminal)
         self.copier.on_step = self.look
-        self._told_before, self.copier.mirror.on_told = self.copier.mirror.on_told, self._told
+        self._on_reported_before, self.copier.position_sync.on_reported = (
+            self.copier.position_sync.on_reported,
+            self._note_result,
+        )
         for one in self.copier.followed:
             if isinstance(one.guard, WatchedGuard):
                 one.guard.on_event = lambda event, one=one: self._note(one, event)  # type: ignore[misc]
@@ -169,7 +172,9 @@ class Following:
 
     def _alarms(self) -> list[str]:
         found = [
-            finding.words for finding in self.copier.mirror.findings.values() if finding.kind in ("zombie", "grew")
+            finding.words
+            for finding in self.copier.position_sync.findings.values()
+            if finding.kind in ("zombie", "grew")
         ]
         if "ended" in self.copier.faults:
             found.append(self.copier.faults["ended"])
@@ -178,21 +183,23 @@ class Following:
         return found + [
             f"{one.strategy} is on {one.guard.standing.value}: {one.guard.why}"
             for one in self.copier.followed
-            if one.guard.standing is not Standing.LIVE
+            if one.guard.standing is not GuardMode.LIVE
         ]
 
-    def _told(self, told: Told) -> None:
+    def _note_result(self, told: ReportResult) -> None:
         """What the copies' mirror told the desk; that one opened or closed is in the guard's events."""
-        self._told_before(told)
-        row = self.copier.mirror.rows.get(told.ticket, told.fields)
+        self._on_reported_before(told)
+        row = self.copier.position_sync.rows.get(told.ticket, told.fields)
         if told.code and told.code not in ("trade_closed", "trade_closed_conflict"):
             self.happenings.add(
-                _subject(row, told.ticket), f"{told.verb} not taken by the desk: {told.code}", "warning"
+                _subject(row, told.ticket),
+                f"{told.verb} not taken by the desk: {told.code}",
+                "warning",
             )
         elif told.verb in ("reduce", "modify") and not told.code:
             self.happenings.add(_subject(row, told.ticket), _WORDS[told.verb](told.fields))
 
-    def _note(self, one: Followed, event: Event) -> None:
+    def _note(self, one: FollowedSubscription, event: Event) -> None:
         known = one.subscription.sub_id, event.id
         if known in self._seen:
             return
@@ -228,7 +235,7 @@ class Following:
         self._faults = now
 
 
-def _strategy(one: Followed) -> Strategy:
+def _strategy(one: FollowedSubscription) -> Strategy:
     guard, terms = one.guard, one.terms
     words, good = _condition(one)
     copies = len(guard.unfinished())
@@ -236,8 +243,8 @@ def _strategy(one: Followed) -> Strategy:
     return Strategy(one.strategy, words, good, f"number {guard.seen} · {copies}{most} open")
 
 
-def _condition(one: Followed) -> tuple[str, bool]:
-    if one.guard.standing is not Standing.LIVE:
+def _condition(one: FollowedSubscription) -> tuple[str, bool]:
+    if one.guard.standing is not GuardMode.LIVE:
         return one.guard.standing.value.lower(), False
     if not one.is_listed:
         return "the desk knows no such subscription of this key", False
@@ -275,9 +282,9 @@ class Showing:
     fault: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        self._purse = _Purse(self.publisher.mirror.terminal)
+        self._purse = _Purse(self.publisher.position_sync.terminal)
         self.publisher.on_look = self.look
-        self.publisher.mirror.on_told = self._note
+        self.publisher.position_sync.on_reported = self._note
 
     def look(self, fault: str) -> None:
         if fault and not self.fault:
@@ -289,7 +296,7 @@ class Showing:
         self.screen.show(self.view())
 
     def view(self) -> View:
-        mirror = self.publisher.mirror
+        position_sync = self.publisher.position_sync
         return View(
             title="copybot publish",
             desk=urlsplit(self.client.url).netloc,
@@ -297,30 +304,32 @@ class Showing:
             money=self._purse.money,
             marks=[("desk in touch", True) if not self.fault else ("no answer", False), *self.client.marks(),
                    self._purse.mark()],
-            lines=[line for held in mirror.held for line in self._lines(held)],
+            lines=[line for held in position_sync.held for line in self._lines(held)],
             happenings=list(self.happenings.kept),
-            alarms=[f"{one.ticket}: {one.words}" for one in mirror.findings.values() if one.kind != "too_old"],
+            alarms=[f"{one.ticket}: {one.words}" for one in position_sync.findings.values() if one.kind != "too_old"],
             currency=self._purse.currency,
             nothing="no positions are open",
         )  # fmt: skip
 
     def _lines(self, held: Held) -> list[Line]:
-        mirror, position = self.publisher.mirror, held.position
+        position_sync, position = self.publisher.position_sync, held.position
         tickets = [trade.ticket for trade in held.trades or () if trade.remaining] or [position.id]
-        row: Mapping[str, Any] = mirror.rows.get(tickets[0], {})
-        finding = mirror.findings.get(tickets[0]) or mirror.findings.get(position.id)
+        row: Mapping[str, Any] = position_sync.rows.get(tickets[0], {})
+        finding = position_sync.findings.get(tickets[0]) or position_sync.findings.get(position.id)
         state = finding.kind if finding else "published" if row else "new"
-        told = sum((Decimal(mirror.rows[one]["volume"]) for one in tickets if one in mirror.rows), Decimal(0))
+        told = sum(
+            (Decimal(position_sync.rows[one]["volume"]) for one in tickets if one in position_sync.rows), Decimal(0)
+        )
         target = position.volume if told == position.volume or not told else told
         return [
             Line(
                 position.symbol, position.side, position.volume, target, position.open_price, position.sl, position.tp,
-                state, mirror.age_ms(tickets[0]), position.profit,
+                state, position_sync.age_ms(tickets[0]), position.profit,
             )
         ]  # fmt: skip
 
-    def _note(self, told: Told) -> None:
-        subject = _subject(self.publisher.mirror.rows.get(told.ticket, told.fields), told.ticket)
+    def _note(self, told: ReportResult) -> None:
+        subject = _subject(self.publisher.position_sync.rows.get(told.ticket, told.fields), told.ticket)
         if told.code:
             self.happenings.add(subject, f"{told.verb} refused: {told.code}", "warning")
             return

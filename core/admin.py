@@ -10,27 +10,27 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
 from django.utils.text import capfirst
 
-COUNTED = 10_000
+COUNT_LIMIT = 10_000
 
 admin.site.site_title = "Copydesk"
 admin.site.index_title = "Back office"
 admin.site.empty_value_display = "–"
 
 
-class Bounded(Paginator):
+class BoundedPaginator(Paginator):
     """Counts and turns pages up to a limit: to count a large table in full would outlast the statement's time-out."""
 
     @cached_property
     def count(self) -> int:
         found: Any = self.object_list
-        return int(found.order_by()[:COUNTED].count())
+        return int(found.order_by()[:COUNT_LIMIT].count())
 
 
-class NeverDeleted(admin.ModelAdmin):
+class NoDeleteAdmin(admin.ModelAdmin):
     """Rows that others point to: deactivated or ended, never deleted."""
 
     show_full_result_count = False
-    paginator = Bounded
+    paginator = BoundedPaginator
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -52,7 +52,7 @@ class NeverDeleted(admin.ModelAdmin):
         return field
 
 
-class ReadOnly(NeverDeleted):
+class ReadOnlyAdmin(NoDeleteAdmin):
     """Nobody changes these here, superusers included."""
 
     change_form_template = "admin/read_only.html"

@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
-from core.admin import ReadOnly
+from core.admin import ReadOnlyAdmin
 from core.errors import DomainError
 
 
@@ -26,7 +26,7 @@ class ReasonForm(forms.Form):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ConfirmedAction:
     """The page between an action and its effect. `grave`: its button warns."""
 
     action: str
@@ -35,18 +35,18 @@ class Step:
     form: Callable[..., forms.Form]
     grave: bool = False
 
-    def filled(self, request: HttpRequest) -> forms.Form:
+    def bound_form(self, request: HttpRequest) -> forms.Form:
         return self.form(request.POST if "confirmed" in request.POST else None)
 
 
-class Stepped(ReadOnly):
+class ConfirmedActionsAdmin(ReadOnlyAdmin):
     """Nobody edits these: they are acted on. Whoever posts an action that was not offered is refused."""
 
-    change_form_template = "admin/stepped.html"
-    step_template = "admin/step.html"
+    change_form_template = "admin/confirmed_actions.html"
+    confirmation_template = "admin/confirm_action.html"
     list_per_page = 50
     list_max_show_all = 50
-    asked_about: ClassVar[Sequence[str]] = ()  # the columns that a step shows of what was chosen
+    confirmation_columns: ClassVar[Sequence[str]] = ()  # the columns that a step shows of what was chosen
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         action = request.POST.get("action")
@@ -56,28 +56,30 @@ class Stepped(ReadOnly):
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         allowed = self.get_actions(request)
-        steps = [step for step in self.steps(kwargs["obj"]) if step.action in allowed]
-        more = {"steps": steps, **self.told(request, kwargs["obj"])}
+        steps = [step for step in self.offered_actions(kwargs["obj"]) if step.action in allowed]
+        more = {"steps": steps, **self.page_context(request, kwargs["obj"])}
         return super().render_change_form(request, {**context, **more}, **kwargs)
 
-    def steps(self, obj: Any) -> Sequence[Step]:
+    def offered_actions(self, obj: Any) -> Sequence[ConfirmedAction]:
         """Which actions make sense for this one now."""
         return ()
 
-    def told(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """What the object's page shows besides its fields."""
         return {}
 
-    def one_of(self, request: HttpRequest, chosen: QuerySet[Any]) -> Any:
+    def single(self, request: HttpRequest, chosen: QuerySet[Any]) -> Any:
         found = list(chosen[:2])
         if len(found) == 1:
             return found[0]
         self.message_user(request, f"Choose one {self.opts.verbose_name}, not several.", messages.ERROR)
         return None
 
-    def ask(self, request: HttpRequest, step: Step, rows: Iterable[Any], form: forms.Form, **more: Any) -> HttpResponse:
+    def ask_confirmation(
+        self, request: HttpRequest, step: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
+    ) -> HttpResponse:
         listed = list(rows)
-        columns = [(name, getattr(self, name)) for name in self.asked_about]
+        columns = [(name, getattr(self, name)) for name in self.confirmation_columns]
         one = listed[0] if len(listed) == 1 else None
         context = {
             **self.admin_site.each_context(request),
@@ -87,29 +89,29 @@ class Stepped(ReadOnly):
             "heads": [(name, capfirst(column.short_description)) for name, column in columns],
             "rows": [(row.pk, [column(row) for _, column in columns]) for row in listed],
             "one": one,
-            "back": page_of(one) if one else list_of(self.model),
+            "back": change_url(one) if one else list_url(self.model),
             "form": form,
             **more,
         }
-        return TemplateResponse(request, self.step_template, context)
+        return TemplateResponse(request, self.confirmation_template, context)
 
-    def refused(self, request: HttpRequest, no: DomainError, of: str = "") -> None:
+    def show_refusal(self, request: HttpRequest, no: DomainError, of: str = "") -> None:
         self.message_user(request, f"{of}{': ' if of else ''}{no.says} ({no.code})", messages.ERROR)
 
 
-def list_of(model: type[Model]) -> str:
+def list_url(model: type[Model]) -> str:
     return urls.reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
 
 
-def page_of(obj: Any) -> str:
+def change_url(obj: Any) -> str:
     return urls.reverse(f"admin:{obj._meta.app_label}_{obj._meta.model_name}_change", args=[obj.pk])
 
 
-def linked(obj: Any, text: Any = None) -> SafeString | str:
-    return "–" if obj is None else format_html('<a href="{}">{}</a>', page_of(obj), text or obj)
+def link(obj: Any, text: Any = None) -> SafeString | str:
+    return "–" if obj is None else format_html('<a href="{}">{}</a>', change_url(obj), text or obj)
 
 
-def words(text: str) -> SafeString:
+def wrapped_text(text: str) -> SafeString:
     """What somebody wrote, in lines that a column holds."""
     return format_html('<span class="told">{}</span>', text or "–")
 

@@ -6,15 +6,15 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from audit.admin import Told
+from audit.admin import AuditedAdmin
 from core.formatting import number
 from market import services
 from market.models import Instrument
 
 
 @admin.register(Instrument)
-class InstrumentAdmin(Told):
-    told_as = "instrument"
+class InstrumentAdmin(AuditedAdmin):
+    audit_subject = "instrument"
     list_display = ["symbol", "description", "step", "size"]
     search_fields = ["symbol", "description"]
     ordering = ["symbol"]

@@ -58,7 +58,7 @@ class CandleInFuture(AboutLine):
     detail = "A bar begins in the future."
 
 
-class CandlesZoneTold(AboutLine):
+class CandlesZoneKnown(AboutLine):
     code = "candles_zone_told"
     detail = "The file names its zone itself, and another was asked for."
 
@@ -225,7 +225,7 @@ class Reading:
         if not self.shape.has_header:
             self.line, self._lines = 0, self._again(first)
         if utc_offset is not None and self.shape.offset == timedelta():
-            raise CandlesZoneTold(1, "the header says that the times are UTC: leave the offset out")
+            raise CandlesZoneKnown(1, "the header says that the times are UTC: leave the offset out")
         self.assumes_utc = utc_offset is None and self.shape.offset is None
         offset = self.shape.offset if utc_offset is None else utc_offset
         self._asked = utc_offset is not None
@@ -288,7 +288,7 @@ class Reading:
             if at.tzinfo is None:
                 at = at.replace(tzinfo=self._zone)
             elif self._asked:
-                raise CandlesZoneTold(self.line, f"{shown(text)} names its zone: leave the offset out")
+                raise CandlesZoneKnown(self.line, f"{shown(text)} names its zone: leave the offset out")
             else:
                 self.assumes_utc = False
             if self._zone is not UTC or at.tzinfo is not UTC:

@@ -37,7 +37,7 @@ _EXAMPLE = sizing.Master(
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SyncStatus:
     """What a copier last said of a subscription, in words. `tone`: good, wait or bad."""
 
     says: str
@@ -50,8 +50,8 @@ class Card:
     terms: str
     copier: Copier | None
     is_online: bool
-    standing: Standing
-    owed: copy_statistics.Owed | None
+    sync_status: SyncStatus
+    overdue: copy_statistics.OverdueCount | None
     is_late: bool
 
     @property
@@ -86,50 +86,50 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     accounts = {one.account_id for one in live}
     terms = {one.subscription_id: one for one in Terms.objects.latest_of_each().filter(subscription__in=live)}
     copiers = {one.account_id: one for one in Copier.objects.filter(account__in=accounts)}
-    owed = copy_statistics.owed_by(accounts)
-    return [_card(one, terms[one.pk], copiers.get(one.account_id), owed, now) for one in live]
+    overdue = copy_statistics.overdue_by_subscription(accounts)
+    return [_card(one, terms[one.pk], copiers.get(one.account_id), overdue, now) for one in live]
 
 
-def _card(one: Subscription, terms: Terms, copier: Copier | None, owed: Any, now: datetime) -> Card:
-    debt = owed.get((one.account_id, one.strategy_id))
+def _card(one: Subscription, terms: Terms, copier: Copier | None, overdue: Any, now: datetime) -> Card:
+    overdue_close = overdue.get((one.account_id, one.strategy_id))
     return Card(
         subscription=one,
         terms=explanations.terms(terms),
         copier=copier,
         is_online=copier is not None and copier.leased_until > now,
-        standing=_standing(copier, one.strategy.name),
-        owed=debt,
-        is_late=debt is not None and debt.is_late(now),
+        sync_status=_sync_status(copier, one.strategy.name),
+        overdue=overdue_close,
+        is_late=overdue_close is not None and overdue_close.is_late(now),
     )
 
 
 _SYNC = {
-    "in_sync": Standing("in sync: it holds what it must", "good"),
-    "behind": Standing("catching up with the latest events", "wait"),
+    "in_sync": SyncStatus("in sync: it holds what it must", "good"),
+    "behind": SyncStatus("catching up with the latest events", "wait"),
 }
 _HELD = {
-    "HOLD": Standing("it waits: the desk was restored, and it does nothing until staff say that all is well", "bad"),
-    "HALT": Standing("it stopped itself and opens nothing: look at its log, then start it with --release", "bad"),
+    "HOLD": SyncStatus("it waits: the desk was restored, and it does nothing until staff say that all is well", "bad"),
+    "HALT": SyncStatus("it stopped itself and opens nothing: look at its log, then start it with --release", "bad"),
 }
 
 
-def _standing(copier: Copier | None, strategy: str) -> Standing:
+def _sync_status(copier: Copier | None, strategy: str) -> SyncStatus:
     if copier is None:
-        return Standing("no copier has reported yet", "wait")
+        return SyncStatus("no copier has reported yet", "wait")
     told = next((one for one in copier.told if one.get("strategy") == strategy), None)
     if told is None:
-        return Standing("its copier has said nothing of this one", "wait")
+        return SyncStatus("its copier has said nothing of this one", "wait")
     return _HELD.get(told.get("standing", "")) or _SYNC.get(told.get("sync", "")) or _difference(told)
 
 
-def _difference(told: dict[str, Any]) -> Standing:
+def _difference(told: dict[str, Any]) -> SyncStatus:
     parts = [
         (told.get("orphans"), "held though the master is out"),
         (told.get("missing"), "missing"),
         (told.get("volume"), "with another volume than it must have"),
     ]
     said = ", ".join(f"{count} {what}" for count, what in parts if count)
-    return Standing(f"differs: {said}" if said else "differs: it is being compared", "bad")
+    return SyncStatus(f"differs: {said}" if said else "differs: it is being compared", "bad")
 
 
 # --- what a person may do
@@ -267,15 +267,15 @@ def copies(request: HttpRequest, name: str) -> HttpResponse:
     """How a strategy's trades were copied, for its provider: numbers alone."""
     now = timezone.now()
     strategy = get_object_or_404(Strategy, name=name, owner=request.user.pk)
-    spread, owed = copy_statistics.spread(strategy, now=now, days=DAYS), copy_statistics.owed(strategy=strategy)
+    spread, overdue = copy_statistics.spread(strategy, now=now, days=DAYS), copy_statistics.overdue(strategy=strategy)
     context = {
         "now": now,
         "strategy": strategy,
         "followers": Subscription.objects.live().filter(strategy=strategy).count(),
         "spread": spread,
         "summary": copy_statistics.summary(spread),
-        "owed": owed,
-        "owed_is_late": owed.is_late(now),
+        "overdue": overdue,
+        "overdue_is_late": overdue.is_late(now),
         "pace": copy_statistics.pace(CopyOrder.objects.filter(strategy=strategy)),
         "days": DAYS,
         "places": places_of({one.master.symbol or "" for one in spread}),

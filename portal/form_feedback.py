@@ -9,7 +9,7 @@ from django.shortcuts import redirect
 from core.errors import DomainError
 
 
-def told(request: HttpRequest, do: Callable[[], str], page: str) -> HttpResponse:
+def perform(request: HttpRequest, do: Callable[[], str], page: str) -> HttpResponse:
     """Do it and say so on that page; a refusal is said there as well."""
     try:
         messages.success(request, do())

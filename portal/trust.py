@@ -8,7 +8,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from audit.actors import actor_of
-from portal.form_feedback import told
+from portal.form_feedback import perform
 from trust import explanations, services
 
 POINTS = 200  # of the line
@@ -16,9 +16,9 @@ POINTS = 200  # of the line
 
 @never_cache
 @login_required
-def standing(request: HttpRequest) -> HttpResponse:
+def scores(request: HttpRequest) -> HttpResponse:
     """Each score with its reasons in plain words, and a form to appeal."""
-    found = explanations.tell(request.user)  # type: ignore[arg-type]
+    found = explanations.explain(request.user)  # type: ignore[arg-type]
     lines = [services.trend(request.user, one.score.kind, POINTS) for one in found]  # type: ignore[arg-type]
     shown = [
         {"told": one, "line": explanations.line([each.score for each in lately], 600, 100), "since": lately[0].at}
@@ -35,4 +35,4 @@ def appeal(request: HttpRequest) -> HttpResponse:
         services.appeal(user=request.user, kind=kind, note=note.replace("\r\n", "\n"), actor=actor_of(request))  # type: ignore[arg-type]
         return "Sent. Staff read it beside your score, and their answer will stand here."
 
-    return told(request, say, "portal:trust")
+    return perform(request, say, "portal:trust")

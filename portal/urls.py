@@ -22,6 +22,6 @@ urlpatterns = [
     path("copying/<str:sub_id>/secret/", copying.secret, name="copying-secret"),
     path("copying/<str:sub_id>/receipts/<uuid:trade_id>/", copying.receipt, name="receipt"),
     path("strategies/<str:name>/copies/", copying.copies, name="copies"),
-    path("trust/", trust.standing, name="trust"),
+    path("trust/", trust.scores, name="trust"),
     path("trust/appeal/", trust.appeal, name="appeal"),
 ]

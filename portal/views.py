@@ -46,7 +46,7 @@ def _desk(request: HttpRequest) -> HttpResponse:
     masters = [trade for trade in found.trades if trade["role"] == "master"]
     shown = [trade["symbol"] for trade in found.trades] + [row.symbol for one in lists for row in one["rows"]]
     now = timezone.now()
-    owed = copy_statistics.owed(account__in=accounts)
+    overdue = copy_statistics.overdue(account__in=accounts)
     context = {
         "now": now,
         "is_guest": request.user.get_username() == settings.DEMO_GUEST,
@@ -59,8 +59,8 @@ def _desk(request: HttpRequest) -> HttpResponse:
         "places": places_of(set(shown)),
         "closed": lists,
         "led": [source.name for source in led],
-        "owed": owed,
-        "owed_is_late": owed.is_late(now),
+        "overdue": overdue,
+        "overdue_is_late": overdue.is_late(now),
     }
     return render(request, "portal/desk.html", context)
 

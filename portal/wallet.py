@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST
 from audit.actors import actor_of
 from core import money, paging
 from core.errors import DomainError
-from portal.form_feedback import told
+from portal.form_feedback import perform
 from wallets import pnl, services, statements
 from wallets.models import FeeAgreement, FeeClaim, MoneyRequest, Settlement, Wallet
 from wallets.services import settlement
@@ -70,7 +70,7 @@ def withdraw(request: HttpRequest) -> HttpResponse:
             return "It is on its way to you."
         return "Asked for. It is set aside until staff have looked at it."
 
-    return told(request, ask, "portal:wallet")
+    return perform(request, ask, "portal:wallet")
 
 
 @require_POST
@@ -82,7 +82,7 @@ def take_back(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         services.reject(request=asked, by=request.user, reason="taken back", actor=actor_of(request))  # type: ignore[arg-type]
         return "Taken back. The money is free again."
 
-    return told(request, reject, "portal:wallet")
+    return perform(request, reject, "portal:wallet")
 
 
 @require_POST
@@ -97,7 +97,7 @@ def accept_terms(request: HttpRequest, agreement_id: int) -> HttpResponse:
         settlement.accept(agreement=agreement, terms=offered, actor=actor_of(request))
         return "Agreed. They hold from the next period on."
 
-    return told(request, accept, "portal:wallet")
+    return perform(request, accept, "portal:wallet")
 
 
 @never_cache

@@ -14,8 +14,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.actors import actor_of
-from audit.admin import Told
-from core.confirmed_actions import ReasonForm, Step, Stepped, page_of
+from audit.admin import AuditedAdmin
+from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin, ReasonForm, change_url
 from core.formatting import chip, number, ref
 from strategies import explanations, services
 from strategies.forms import RotateForm, TermsForm
@@ -25,10 +25,10 @@ _HOLD_INSTEAD = "Set a hold on that score, so that it stays open until a day. No
 
 
 @admin.register(Strategy)
-class StrategyAdmin(Told):
+class StrategyAdmin(AuditedAdmin):
     """A strategy is published from one account, by that account's owner."""
 
-    told_as = "strategy"
+    audit_subject = "strategy"
     list_display = ["name", "state", "title", "owner", "account", "last_seq", "created_at"]
     list_filter = ["status"]
     list_select_related = ["owner", "account"]
@@ -101,8 +101,8 @@ class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
     """What held when. Nobody edits these: new terms are set by a step."""
 
     model = Terms
-    fields = ["held_since", "told", "equity", "master_equity", "made_at"]
-    readonly_fields = ["held_since", "told", "equity", "master_equity", "made_at"]
+    fields = ["held_since", "summary", "equity", "master_equity", "made_at"]
+    readonly_fields = ["held_since", "summary", "equity", "master_equity", "made_at"]
     extra = 0
     max_num = 0
     can_delete = False
@@ -120,28 +120,30 @@ class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
         return "always" if terms.since == services.ALWAYS else f"{terms.since:%Y-%m-%d %H:%M:%S}"
 
     @admin.display(description="settings")
-    def told(self, terms: Terms) -> str:
+    def summary(self, terms: Terms) -> str:
         return explanations.terms(terms)
 
 
-SET_TERMS = Step(
+SET_TERMS = ConfirmedAction(
     "set_terms", "Set terms", "What is opened from now on is copied like this, in a few seconds. Open copies stay as "
     "they are.", TermsForm,  # type: ignore[arg-type]
 )  # fmt: skip
-PAUSE = Step("pause", "Pause", "Nothing new is copied. Closes and reductions go on.", forms.Form)
-RESUME = Step("resume", "Resume", "What is opened from now on is copied again, whatever it was paused for.", forms.Form)
-ROTATE = Step(
+PAUSE = ConfirmedAction("pause", "Pause", "Nothing new is copied. Closes and reductions go on.", forms.Form)
+RESUME = ConfirmedAction(
+    "resume", "Resume", "What is opened from now on is copied again, whatever it was paused for.", forms.Form
+)
+ROTATE = ConfirmedAction(
     "rotate_secret", "Rotate packet secret", "The old secret signs until the bot has the new one, for a day at most. "
     "The new one is shown once, on the next page.", RotateForm,
 )  # fmt: skip
-END = Step(
+END = ConfirmedAction(
     "end", "End", "The stream is no longer shown to it, closes included. What it still holds is its own to close.",
     forms.Form, grave=True,
 )  # fmt: skip
 
 
 @admin.register(Subscription)
-class SubscriptionAdmin(Stepped):
+class SubscriptionAdmin(ConfirmedActionsAdmin):
     """Begun by a form; whatever else happens to it is a step."""
 
     form = SubscriptionForm
@@ -154,7 +156,7 @@ class SubscriptionAdmin(Stepped):
     ordering = ["-id"]
     search_help_text = "Subscription id, account or strategy"
     actions = ["set_terms", "pause", "resume", "rotate_secret", "end"]
-    asked_about = ["ref", "account_", "strategy_", "state"]
+    confirmation_columns = ["ref", "account_", "strategy_", "state"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("strategies.add_subscription")
@@ -177,7 +179,7 @@ class SubscriptionAdmin(Stepped):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return list(self.get_fields(request, obj)) if obj else []
 
-    def steps(self, obj: Subscription | None) -> Sequence[Step]:
+    def offered_actions(self, obj: Subscription | None) -> Sequence[ConfirmedAction]:
         if obj is None or obj.status == Subscription.Status.ENDED:
             return ()
         return (SET_TERMS, PAUSE if obj.status == Subscription.Status.ACTIVE else RESUME, ROTATE, END)
@@ -214,15 +216,15 @@ class SubscriptionAdmin(Stepped):
     @admin.action(description="Set the terms: how it copies", permissions=["decide"])
     def set_terms(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         """One subscription's settings, on a page that shows what holds now."""
-        found = self.one_of(request, chosen.select_related("account", "strategy"))
+        found = self.single(request, chosen.select_related("account", "strategy"))
         if found is None:
             return None
         form = TermsForm(request.POST if "confirmed" in request.POST else None, instance=services.terms_of(found))
         if not form.is_valid():
-            return self.ask(request, SET_TERMS, [found], form)  # type: ignore[arg-type]
+            return self.ask_confirmation(request, SET_TERMS, [found], form)  # type: ignore[arg-type]
         services.set_terms(subscription=found, actor=actor_of(request), **form.settings())
         self.message_user(request, f"{found}: these terms hold for what is opened from now on, in a few seconds.")
-        return redirect(page_of(found))
+        return redirect(change_url(found))
 
     @admin.action(description="Pause: nothing new is copied, closes pass", permissions=["decide"])
     def pause(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
@@ -237,23 +239,23 @@ class SubscriptionAdmin(Stepped):
         return self._each(request, chosen, END, services.end)
 
     def _each(
-        self, request: HttpRequest, chosen: QuerySet[Subscription], step: Step, verb: Callable[..., None]
+        self, request: HttpRequest, chosen: QuerySet[Subscription], step: ConfirmedAction, verb: Callable[..., None]
     ) -> HttpResponse | None:
-        form = step.filled(request)
+        form = step.bound_form(request)
         rows = list(chosen.select_related("account", "strategy"))
         if not form.is_valid():
-            return self.ask(request, step, rows, form)
+            return self.ask_confirmation(request, step, rows, form)
         for subscription in rows:
             verb(subscription=subscription, actor=actor_of(request))
         self.message_user(request, f"{step.title}: done for {_listed(rows)}.")
-        return redirect(page_of(rows[0])) if len(rows) == 1 else None
+        return redirect(change_url(rows[0])) if len(rows) == 1 else None
 
     @admin.action(description="Rotate the packet secret: a new one, shown once", permissions=["decide"])
     def rotate_secret(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
-        form = ROTATE.filled(request)
+        form = ROTATE.bound_form(request)
         rows = list(chosen.select_related("account", "strategy"))
         if not form.is_valid():
-            return self.ask(request, ROTATE, rows, form)
+            return self.ask_confirmation(request, ROTATE, rows, form)
         at_once, actor = form.cleaned_data["at_once"], actor_of(request)
         made = [
             (one, services.rotate_packet_secret(subscription=one, actor=actor, at_once=at_once), _newest(one))

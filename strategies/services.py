@@ -110,7 +110,9 @@ def set_terms(
     if known.max_drawdown_pct is None and "max_drawdown_pct" in changed:
         Subscription.objects.filter(pk=subscription.pk).update(peak_equity=None)
     made = _renewed(known, since or _later_than(known, TERMS_AFTER), changed)
-    audit.record("subscription.terms_set", actor=actor, subject=f"subscription:{subscription.sub_id}", **_told(changed))
+    audit.record(
+        "subscription.terms_set", actor=actor, subject=f"subscription:{subscription.sub_id}", **_audit_detail(changed)
+    )
     return made
 
 
@@ -141,7 +143,7 @@ def _renewed(known: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
     )
 
 
-def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _audit_detail(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: money.text(value) if isinstance(value, Decimal) else value for name, value in settings.items()}
 
 

@@ -89,8 +89,8 @@ def _copier(desk, bot, ref):
     held = {"trade_ref": ref, "volume": "0.05000000"}
     digest = hashlib.sha256(f"{ref} 0.05000000\n".encode()).hexdigest()
     state = {"strategy": "lena-eurusd", "seq": "1", "standing": "LIVE", "generation": 1, "digest": digest}
-    beat = {"instance": INSTANCE, "subscriptions": [{**state, "copies": [held]}]}
-    desk.bot(bot, "post", "/api/v2/copier/beat", beat)
+    heartbeat = {"instance": INSTANCE, "subscriptions": [{**state, "copies": [held]}]}
+    desk.bot(bot, "post", "/api/v2/copier/beat", heartbeat)
     desk.bot(bot, "post", "/api/v2/copier/skips", {**source, "reason": "slippage", "detail": "8 bps"})
     desk.bot(bot, "post", "/api/v2/account", {"balance": "10000.00", "equity": "10020.50"})
     order = {

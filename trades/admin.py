@@ -23,7 +23,7 @@ from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
 from core import confirmed_actions, formatting, money, uuid7
-from core.admin import ReadOnly
+from core.admin import ReadOnlyAdmin
 from core.errors import DomainError
 from trades import copy_statistics, history, receipts, services
 from trades.models import ActiveTrade, CloseDebt, Copier, CopyOrder, CopySkip, Position, TradeHistory, TradeReduction
@@ -55,7 +55,7 @@ class NoteForm(forms.Form):
     )  # fmt: skip
 
 
-class TradePage(ReadOnly):
+class TradePage(ReadOnlyAdmin):
     """A trade as its list and its page show it; the page also tells what happened to it."""
 
     change_form_template = "admin/trade.html"
@@ -243,7 +243,7 @@ class TradeHistoryAdmin(TradePage):
 
 
 @admin.register(CopyOrder)
-class CopyOrderAdmin(ReadOnly):
+class CopyOrderAdmin(ReadOnlyAdmin):
     """Above the list: how fast and how much worse, of what the filter leaves."""
 
     change_list_template = "admin/orders_list.html"
@@ -323,7 +323,7 @@ def _ms(length: int | None) -> SafeString:
 
 
 @admin.register(CopySkip)
-class CopySkipAdmin(ReadOnly):
+class CopySkipAdmin(ReadOnlyAdmin):
     """What was not copied, and why, as it was told first."""
 
     list_display = ["told_at", "whose", "strategy", "why_not", "detail", "ref"]
@@ -348,7 +348,7 @@ class CopySkipAdmin(ReadOnly):
 
     @admin.display(description="reason", ordering="reason")
     def why_not(self, skip: CopySkip) -> SafeString:
-        return confirmed_actions.words(skip.get_reason_display())
+        return confirmed_actions.wrapped_text(skip.get_reason_display())
 
     @admin.display(description="master's trade")
     def ref(self, skip: CopySkip) -> SafeString:
@@ -369,7 +369,7 @@ class OnlineFilter(admin.SimpleListFilter):
 
 
 @admin.register(Copier)
-class CopierAdmin(ReadOnly):
+class CopierAdmin(ReadOnlyAdmin):
     """Who copies for which account, whether it is there, and whether it holds what it must."""
 
     list_display = ["account", "online", "beat_at", "sync", "fence", "instance"]
@@ -393,7 +393,7 @@ class CopierAdmin(ReadOnly):
     @admin.display(description="copies")
     def sync(self, copier: Copier) -> SafeString:
         rows = (_sync(told) for told in copier.told)
-        return format_html_join("", '<div class="sync">{} {}</div>', rows) or confirmed_actions.words("")
+        return format_html_join("", '<div class="sync">{} {}</div>', rows) or confirmed_actions.wrapped_text("")
 
 
 _SYNC = {"in_sync": ("in sync", "good"), "behind": ("behind", "wait"), "differs": ("differs", "bad")}
@@ -419,7 +419,7 @@ class PaidFilter(admin.SimpleListFilter):
 
 
 @admin.register(CloseDebt)
-class CloseDebtAdmin(ReadOnly):
+class CloseDebtAdmin(ReadOnlyAdmin):
     """Closes that copiers owe, the oldest first, and those that were paid."""
 
     list_display = ["since", "state", "age", "account", "strategy", "symbol", "lots", "paid_at"]

@@ -44,10 +44,10 @@ class Spread:
 
     @property
     def reasons(self) -> list[tuple[int, str]]:
-        return told_reasons(self.why_not)
+        return reasons_in_words(self.why_not)
 
 
-def told_reasons(counts: Mapping[str, int]) -> list[tuple[int, str]]:
+def reasons_in_words(counts: Mapping[str, int]) -> list[tuple[int, str]]:
     """How many for which reason, in words, the most first."""
     return sorted(((count, str(WhyNot(reason).label)) for reason, count in counts.items()), reverse=True)
 
@@ -86,7 +86,7 @@ def summary(spread: Iterable[Spread]) -> Summary:
         pairs=sum(one.of for one in rows),
         copied=sum(one.copied for one in rows),
         not_copyable=sum(why_not[reason] for reason in NOT_COPYABLE),
-        reasons=told_reasons(why_not),
+        reasons=reasons_in_words(why_not),
     )
 
 
@@ -153,7 +153,7 @@ def _counted(strategy: Strategy, trades: Sequence[uuid.UUID]) -> list[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
+class OverdueCount:
     """Closes that copiers owe: masters are out, and these copies are not."""
 
     count: int
@@ -167,20 +167,20 @@ class Owed:
         return self.age(now) >= overdue_closes.ESCALATED_AFTER[0]
 
 
-def owed(**whose: Any) -> Owed:
+def overdue(**whose: Any) -> OverdueCount:
     """What is owed now, as the hot table says; by `account__in`, `strategy` or the like."""
-    found = overdue_closes.owed().filter(**whose).aggregate(
-        count=models.Count("pk"), lots=models.Sum("volume"), since=models.Min("owed_since")
+    found = overdue_closes.overdue().filter(**whose).aggregate(
+        count=models.Count("pk"), lots=models.Sum("volume"), since=models.Min("overdue_since")
     )  # fmt: skip
-    return Owed(found["count"], found["lots"] or sizing.NOTHING, found["since"])
+    return OverdueCount(found["count"], found["lots"] or sizing.NOTHING, found["since"])
 
 
-def owed_by(accounts: Iterable[int]) -> dict[tuple[int, int], Owed]:
+def overdue_by_subscription(accounts: Iterable[int]) -> dict[tuple[int, int], OverdueCount]:
     """By account and strategy."""
-    rows = overdue_closes.owed().filter(account__in=list(accounts)).values("account_id", "strategy_id")
-    counted = rows.annotate(count=models.Count("pk"), lots=models.Sum("volume"), since=models.Min("owed_since"))
+    rows = overdue_closes.overdue().filter(account__in=list(accounts)).values("account_id", "strategy_id")
+    counted = rows.annotate(count=models.Count("pk"), lots=models.Sum("volume"), since=models.Min("overdue_since"))
     return {
-        (row["account_id"], row["strategy_id"]): Owed(row["count"], row["lots"], row["since"])
+        (row["account_id"], row["strategy_id"]): OverdueCount(row["count"], row["lots"], row["since"])
         for row in counted.order_by()
     }
 

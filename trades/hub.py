@@ -55,7 +55,7 @@ class Hub:
             if not self.tasks:
                 self.layer = get_channel_layer()
                 self.channel = await self.layer.new_channel()
-                loops = (self._listen, self._beat, self._sweep)
+                loops = (self._listen, self._heartbeat, self._sweep)
                 self.tasks = [asyncio.create_task(loop(), name=f"hub{loop.__name__}") for loop in loops]
 
     async def read(self, ask: Callable[..., Any], *args: Any) -> Any:
@@ -279,7 +279,7 @@ class Hub:
                 log.warning("stream.listen", fault=type(fault).__name__)
                 await asyncio.sleep(1)
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         """Tell every socket where its streams are, and notice what got lost on the way here."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)

@@ -200,7 +200,7 @@ def account(fields: Fields) -> Args:
     return args
 
 
-def beat(fields: Fields) -> Args:
+def heartbeat(fields: Fields) -> Args:
     """Arguments of copier_beat, and what it says of each subscription."""
     form = Form(fields)
     args = {

@@ -64,7 +64,7 @@ class Outcome:
     @property
     def state(self) -> str:
         if self.copy is not None:
-            return "owed" if self.is_owed else "closed" if self.copy_closed else "open"
+            return "owed" if self.is_overdue else "closed" if self.copy_closed else "open"
         return "not copied" if self.why_not else "pending"
 
     @property
@@ -76,7 +76,7 @@ class Outcome:
         return self.copy is not None and is_closed(self.copy)
 
     @property
-    def is_owed(self) -> bool:
+    def is_overdue(self) -> bool:
         return self.copy is not None and self.master_closed and not self.copy_closed
 
     @property
@@ -342,7 +342,7 @@ def _order(found: Outcome) -> CopyOrder | None:
 def _stages(found: Outcome, order: CopyOrder | None) -> list[Stage]:
     opened_at = found.master.opened_at
     first = Stage(
-        "The master's bot", "from its fill until the desk knew", _told_ms(opened_at, found.born), counts=False
+        "The master's bot", "from its fill until the desk knew", _reported_after_ms(opened_at, found.born), counts=False
     )
     if order is None:
         return [first]
@@ -354,7 +354,7 @@ def _stages(found: Outcome, order: CopyOrder | None) -> list[Stage]:
     ]
 
 
-def _told_ms(opened_at: datetime | None, known_at: datetime) -> int | None:
+def _reported_after_ms(opened_at: datetime | None, known_at: datetime) -> int | None:
     """The broker's clock is another: what it cannot mean is not shown."""
     length = ms(opened_at, known_at)
     return length if length is not None and 0 <= length <= 3_600_000 else None

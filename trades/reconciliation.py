@@ -26,7 +26,7 @@ class Difference:
     missing: list[str]
     volume: list[dict[str, str]]
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return {"orphans": self.orphans, "missing": self.missing, "volume": self.volume}
 
 
@@ -49,7 +49,7 @@ def difference(held: Holdings, must: Holdings) -> Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CopierRecord:
     """What is known of a copier's account besides its snapshot: master trades that it did not copy or has closed, and
     the limits that its bot keeps, by `sub_id`.
     """
@@ -59,7 +59,7 @@ class Standing:
     limits: Mapping[str, Mapping[str, Any]]
 
 
-def standing(account_id: int, found: Snapshot) -> Standing:
+def copier_record(account_id: int, found: Snapshot) -> CopierRecord:
     """Asked as bots ask: by a function, for they read no table."""
     masters = [trade["trade_id"] for trade in found.trades if trade["role"] == "master"]
     known = orjson.loads(
@@ -67,10 +67,10 @@ def standing(account_id: int, found: Snapshot) -> Standing:
             database.BOT, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
         )
     )
-    return Standing(frozenset(known["skipped"]), frozenset(known["closed"]), known["limits"])
+    return CopierRecord(frozenset(known["skipped"]), frozenset(known["closed"]), known["limits"])
 
 
-def answers(found: Snapshot, known: Standing, told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def answers(found: Snapshot, known: CopierRecord, told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each subscription of the account: where the desk is, whether its copier is in sync, and what it may do."""
     by_strategy = {one["strategy"]: one for one in told}
     sources = [source for source in found.sources.values() if source.sub_id in known.limits]
@@ -92,7 +92,7 @@ def _answer(
         "generation": source.generation,
         "as_of": str(source.seq),
         "sync": sync,
-        "difference": None if found is None else found.told(),
+        "difference": None if found is None else found.as_dict(),
         "max_open_trades": limits["max_open_trades"],
         "max_slippage_bps": limits["max_slippage_bps"],
         "max_open_age_ms": MAX_OPEN_AGE_MS,
@@ -107,7 +107,7 @@ def _compared(source: Source, told: Mapping[str, Any] | None, must: Holdings) ->
     return DIFFERS, None if told["copies"] is None else difference(told["copies"], must)
 
 
-def _must_hold(found: Snapshot, known: Standing, sources: Iterable[Source]) -> dict[str, Holdings]:
+def _must_hold(found: Snapshot, known: CopierRecord, sources: Iterable[Source]) -> dict[str, Holdings]:
     """Lots by master trade for each source: what is active, less what was not copied or is closed."""
     must: dict[str, dict[str, str]] = {source.name: {} for source in sources}
     held = {trade["copies"] for trade in found.trades if trade["role"] == "copy"}
@@ -121,7 +121,7 @@ def _must_hold(found: Snapshot, known: Standing, sources: Iterable[Source]) -> d
     return must  # type: ignore[return-value]
 
 
-def take_up_secrets(known: Standing, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:
+def take_up_secrets(known: CopierRecord, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:
     """Let the packet secrets sign that the bot says it has."""
     has = {one["strategy"]: one["generation"] for one in told}
     for source in found.sources.values():
@@ -132,11 +132,11 @@ def take_up_secrets(known: Standing, found: Snapshot, told: Sequence[Mapping[str
 
 def summary(answered: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What staff and subscribers are shown of a beat."""
-    standing = {one["strategy"]: one["standing"] for one in told}
+    copier_record = {one["strategy"]: one["standing"] for one in told}
     return [
         {
             "strategy": one["strategy"],
-            "standing": standing.get(one["strategy"], ""),
+            "standing": copier_record.get(one["strategy"], ""),
             "sync": one["sync"],
             **{name: len(found) for name, found in (one["difference"] or {}).items()},
         }

@@ -125,7 +125,7 @@ STANDING = schema(
         ["strategy", "seq", "standing", "generation", "digest"],
     ),
 )
-BEAT = schema(
+HEARTBEAT = schema(
     "Heartbeat",
     obj(
         {
@@ -280,7 +280,7 @@ SYNC = schema(
         }
     ),
 )
-BEAT_ANSWER = schema(
+HEARTBEAT_ANSWER = schema(
     "Lease", obj({"fence": TEXT, "lease_ms": NUMBER, "may_open_in_ms": NUMBER, "subscriptions": array(SYNC)})
 )
 RESULT = schema(

@@ -101,7 +101,7 @@ def master_of(trade: dict[str, Any]) -> sizing.Master:
 class Snapshot:
     """The body of `GET /api/v2/trades/active` and of the stream's first message, without their envelope."""
 
-    mark: str
+    version: str
     sources: dict[str, Source]
     trades: list[dict[str, Any]] = field(repr=False)
 
@@ -112,7 +112,7 @@ class Snapshot:
     @property
     def copies(self) -> str:
         """How often the copies of each account have changed: the mark's last part."""
-        return self.mark.rpartition("/")[2]
+        return self.version.rpartition("/")[2]
 
     def body(self, **before: str) -> bytes:
         """As sent. The digest is that of the trades array's own bytes."""
@@ -142,16 +142,16 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
 
 
 @functools.lru_cache(maxsize=2048)
-def _cached(_database: str, account_id: int, _mark: str) -> Snapshot:
+def _cached(_database: str, account_id: int, _version: str) -> Snapshot:
     return read([account_id], using=database.BOT)
 
 
-def cached(account_id: int, mark: str) -> Snapshot:
+def cached(account_id: int, version: str) -> Snapshot:
     """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
-    return _cached(connections[database.BOT].settings_dict["NAME"], account_id, mark)
+    return _cached(connections[database.BOT].settings_dict["NAME"], account_id, version)
 
 
-def current_mark(call: SignedCall) -> str:
+def current_version(call: SignedCall) -> str:
     """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
     answered = database.ask(
         database.BOT,
@@ -163,8 +163,8 @@ def current_mark(call: SignedCall) -> str:
     state = orjson.loads(answered)
     if "refused" in state:
         raise errors.of_code(state.pop("refused"), **state)
-    mark: str = state["mark"]
-    return mark
+    version: str = state["mark"]
+    return version
 
 
 def _source(row: dict[str, Any]) -> Source:
@@ -186,6 +186,6 @@ def _text(value: Decimal | None) -> str | None:
     return None if value is None else money.text(value)
 
 
-def etag(mark: str) -> str:
+def etag(version: str) -> str:
     """Of a snapshot's mark. The epoch is in it: after a restore no old answer counts."""
-    return f'"{hashlib.sha256(f"{settings.STREAM_EPOCH}|{mark}".encode()).hexdigest()[:32]}"'
+    return f'"{hashlib.sha256(f"{settings.STREAM_EPOCH}|{version}".encode()).hexdigest()[:32]}"'

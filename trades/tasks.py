@@ -18,10 +18,10 @@ def check_homes() -> int:
     return len(faults)
 
 
-@shared_task(name="trades.tasks.keep_debts")
-def keep_debts() -> int:
+@shared_task(name="trades.tasks.track_overdue_closes")
+def track_overdue_closes() -> int:
     """Note closes that are owed and those that were paid, and escalate what is old; how many are owed."""
-    owed = overdue_closes.keep()
-    if owed:
-        log.warning("copying.closes_owed", copies=owed)
-    return owed
+    overdue = overdue_closes.keep()
+    if overdue:
+        log.warning("copying.closes_owed", copies=overdue)
+    return overdue

@@ -19,10 +19,10 @@ from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
 from core import formatting
-from core.confirmed_actions import Step, Stepped, caller, linked, page_of, words
+from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin, caller, change_url, link, wrapped_text
 from core.errors import DomainError
 from trust import explanations, services
-from trust.models import Band, Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
+from trust.models import Band, ScoreKind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
 
 ROWS = 20  # of a table on a page
 POINTS = 30  # of the line in a list
@@ -48,12 +48,14 @@ class AnswerForm(forms.Form):
     )  # fmt: skip
 
 
-RECALCULATE = Step("recalculate", "Recalculate", "", forms.Form)
-HOLD = Step("hold", "Hold", "You decide instead of the score, until a day. Closes pass in either case.", HoldForm)
-END_HOLD = Step(
+RECALCULATE = ConfirmedAction("recalculate", "Recalculate", "", forms.Form)
+HOLD = ConfirmedAction(
+    "hold", "Hold", "You decide instead of the score, until a day. Closes pass in either case.", HoldForm
+)
+END_HOLD = ConfirmedAction(
     "end_hold", "End hold", "The score decides again: what the hold alone has closed opens at once.", forms.Form
 )
-ANSWER = Step("answer", "Answer", "An appeal is answered once.", AnswerForm)
+ANSWER = ConfirmedAction("answer", "Answer", "An appeal is answered once.", AnswerForm)
 
 
 class RestrictedFilter(admin.SimpleListFilter):
@@ -69,7 +71,7 @@ class RestrictedFilter(admin.SimpleListFilter):
 
 
 @admin.register(TrustScore)
-class TrustScoreAdmin(Stepped):
+class TrustScoreAdmin(ConfirmedActionsAdmin):
     change_form_template = "admin/trust/score.html"
     list_display = ["whose", "kind", "score_", "band_", "follows", "trend", "calculated_at"]
     list_filter = ["kind", "band", RestrictedFilter]
@@ -80,7 +82,7 @@ class TrustScoreAdmin(Stepped):
     fields = ["whose", "kind", "version", "as_of", "restricted_at", "clean_since", "calculated_at"]
     readonly_fields = ["whose"]
     actions = ["recalculate", "hold", "end_hold"]
-    asked_about = ["whose", "kind_", "score_", "band_", "follows"]
+    confirmation_columns = ["whose", "kind_", "score_", "band_", "follows"]
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("trust.change_trustscore")
@@ -118,10 +120,10 @@ class TrustScoreAdmin(Stepped):
     def trend(self, score: Any) -> SafeString:
         return format_html(SPARK, explanations.line(score.lately[::-1], 90, 22))
 
-    def steps(self, score: Any) -> Sequence[Step]:
+    def offered_actions(self, score: Any) -> Sequence[ConfirmedAction]:
         return RECALCULATE, HOLD, *([END_HOLD] if score.is_held else [])
 
-    def told(self, request: HttpRequest, score: TrustScore) -> dict[str, Any]:
+    def page_context(self, request: HttpRequest, score: TrustScore) -> dict[str, Any]:
         assessments = TrustAssessment.objects.filter(user=score.user, kind=score.kind)
         asked = request.GET.get("version", "")
         version = int(asked) if asked.isdecimal() and len(asked) < 19 else score.version
@@ -133,8 +135,8 @@ class TrustScoreAdmin(Stepped):
             "score": score,
             "assessment": assessment,
             "is_latest": assessment.version == score.version,
-            "question": explanations.QUESTIONS[Kind(score.kind)],
-            "nothing": explanations.NOTHING[Kind(score.kind)],
+            "question": explanations.QUESTIONS[ScoreKind(score.kind)],
+            "nothing": explanations.NOTHING[ScoreKind(score.kind)],
             "reasons": explanations.reasons(assessment),
             "rests_on": {name: count for name, count in assessment.inputs.items() if name != "strategy"},
             "band_chip": self.band_(score),
@@ -163,7 +165,7 @@ class TrustScoreAdmin(Stepped):
         else:
             services.enforce()
             self.message_user(request, f"Recalculated: {rows[0].user}.")
-        return redirect(page_of(rows[0]))
+        return redirect(change_url(rows[0]))
 
     @admin.action(description="Hold: decide instead of the score", permissions=["decide"])
     def hold(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
@@ -188,24 +190,26 @@ class TrustScoreAdmin(Stepped):
 
         return self._step(request, chosen, END_HOLD, end)
 
-    def _step(self, request: HttpRequest, chosen: QuerySet[TrustScore], step: Step, do: Any) -> HttpResponse | None:
-        score = self.one_of(request, chosen.select_related("user"))
+    def _step(
+        self, request: HttpRequest, chosen: QuerySet[TrustScore], step: ConfirmedAction, do: Any
+    ) -> HttpResponse | None:
+        score = self.single(request, chosen.select_related("user"))
         if score is None:
             return None
-        form = step.filled(request)
+        form = step.bound_form(request)
         if not form.is_valid():
-            return self.ask(request, step, [score], form)
+            return self.ask_confirmation(request, step, [score], form)
         try:
             self.message_user(request, do(score, form.cleaned_data))
         except DomainError as no:
-            self.refused(request, no)
+            self.show_refusal(request, no)
         except OperationalError:
             self.message_user(request, "A worker is at it just now: nothing was done. Try again.", messages.WARNING)
-        return redirect(page_of(score))
+        return redirect(change_url(score))
 
 
 @admin.register(TrustAppeal)
-class TrustAppealAdmin(Stepped):
+class TrustAppealAdmin(ConfirmedActionsAdmin):
     list_display = ["created_at", "state", "whose", "kind", "note_", "answered_by"]
     list_filter = [("answered_at", admin.EmptyFieldListFilter), "kind", "created_at"]
     list_select_related = ["user", "answered_by"]
@@ -215,7 +219,7 @@ class TrustAppealAdmin(Stepped):
     fields = ["whose", "kind", "assessed", "note_", "created_at", "answer_", "answered_by", "answered_at"]
     readonly_fields = ["whose", "assessed", "note_", "answer_"]
     actions = ["answer"]
-    asked_about = ["whose", "kind_", "note_"]
+    confirmation_columns = ["whose", "kind_", "note_"]
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("trust.change_trustappeal")
@@ -234,42 +238,42 @@ class TrustAppealAdmin(Stepped):
 
     @admin.display(description="said")
     def note_(self, appeal: TrustAppeal) -> SafeString:
-        return words(appeal.note)
+        return wrapped_text(appeal.note)
 
     @admin.display(description="answer")
     def answer_(self, appeal: TrustAppeal) -> SafeString:
-        return words(appeal.answer)
+        return wrapped_text(appeal.answer)
 
     @admin.display(description="about")
     def assessed(self, appeal: TrustAppeal) -> SafeString | str:
         score = TrustScore.objects.filter(user=appeal.user, kind=appeal.kind).first()
         if score is None:
             return "–"
-        return format_html('<a href="{}?version={}">version {}</a>', page_of(score), appeal.version, appeal.version)
+        return format_html('<a href="{}?version={}">version {}</a>', change_url(score), appeal.version, appeal.version)
 
-    def steps(self, appeal: TrustAppeal) -> Sequence[Step]:
+    def offered_actions(self, appeal: TrustAppeal) -> Sequence[ConfirmedAction]:
         return () if appeal.answered_at else (ANSWER,)
 
     @admin.action(description="Answer", permissions=["decide"])
     def answer(self, request: HttpRequest, chosen: QuerySet[TrustAppeal]) -> HttpResponse | None:
-        appeal = self.one_of(request, chosen.select_related("user"))
+        appeal = self.single(request, chosen.select_related("user"))
         if appeal is None:
             return None
-        form = ANSWER.filled(request)
+        form = ANSWER.bound_form(request)
         if not form.is_valid():
-            return self.ask(request, ANSWER, [appeal], form)
+            return self.ask_confirmation(request, ANSWER, [appeal], form)
         try:
             services.answer(
                 appealed=appeal, text=form.cleaned_data["text"], by=caller(request), actor=actor_of(request)
             )
             self.message_user(request, f"Answered {appeal.user}.")
         except DomainError as no:
-            self.refused(request, no)
-        return redirect(page_of(appeal))
+            self.show_refusal(request, no)
+        return redirect(change_url(appeal))
 
 
 @admin.register(TrustHold)
-class TrustHoldAdmin(Stepped):
+class TrustHoldAdmin(ConfirmedActionsAdmin):
     """To read: a hold is made and ended on the score's page."""
 
     list_display = ["created_at", "state", "whose", "kind", "effect", "reason_", "by", "expires_at"]
@@ -292,8 +296,8 @@ class TrustHoldAdmin(Stepped):
 
     @admin.display(description="reason")
     def reason_(self, held: TrustHold) -> SafeString:
-        return words(held.reason)
+        return wrapped_text(held.reason)
 
     @admin.display(description="score")
     def score_(self, held: TrustHold) -> SafeString | str:
-        return linked(TrustScore.objects.filter(user=held.user, kind=held.kind).first())
+        return link(TrustScore.objects.filter(user=held.user, kind=held.kind).first())

@@ -12,11 +12,11 @@ from core import openapi, parsing, responses
 from core.openapi import MOMENT, described, nullable, obj
 from core.responses import json_response
 from trust import explanations, services
-from trust.models import Band, Kind, TrustAppeal, TrustHold
+from trust.models import Band, ScoreKind, TrustAppeal, TrustHold
 
 SCORE: openapi.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
 STATISTIC: openapi.Schema = {"type": ["number", "null"]}
-KIND = openapi.schema("ScoreKind", {"type": "string", "enum": Kind.values})
+KIND = openapi.schema("ScoreKind", {"type": "string", "enum": ScoreKind.values})
 REASON = openapi.schema(
     "ScoreReason",
     obj(
@@ -89,7 +89,7 @@ class Scores(PeopleView):
 
     @operations.personal("trust", "Your scores, each with its reasons", {200: SCORES})
     def get(self, request: Request) -> HttpResponse:
-        return json_response({"data": [_told(one) for one in explanations.tell(request.user)]})  # type: ignore[arg-type]
+        return json_response({"data": [_score_body(one) for one in explanations.explain(request.user)]})  # type: ignore[arg-type]
 
 
 class Appeals(PeopleView):
@@ -104,14 +104,14 @@ class Appeals(PeopleView):
     )
     def post(self, request: Request) -> HttpResponse:
         form = parsing.Form(parsing.json_object(request._request.body))
-        kind = form.need("kind", parsing.one_of(Kind.values))
+        kind = form.need("kind", parsing.one_of(ScoreKind.values))
         note = form.need("note", parsing.text(2000))
         form.done()
         made = services.appeal(user=request.user, kind=kind, note=note, actor=actor_of(request._request))  # type: ignore[arg-type]
-        return json_response(_appealed(made), 201)
+        return json_response(_appeal_body(made), 201)
 
 
-def _told(one: explanations.Told) -> dict[str, Any]:
+def _score_body(one: explanations.ScoreExplanation) -> dict[str, Any]:
     score = one.score
     return {
         "kind": score.kind,
@@ -125,8 +125,8 @@ def _told(one: explanations.Told) -> dict[str, Any]:
         "calculated_at": responses.iso(score.calculated_at),
         "strategy": one.strategy,
         "reasons": [_reason(reason) for reason in one.reasons],
-        "held": _held(one.hold) if one.hold else None,
-        "appeal": _appealed(one.appeal) if one.appeal else None,
+        "held": _hold_body(one.hold) if one.hold else None,
+        "appeal": _appeal_body(one.appeal) if one.appeal else None,
     }
 
 
@@ -134,11 +134,11 @@ def _reason(reason: explanations.Reason) -> dict[str, Any]:
     return {name: getattr(reason, name) for name in REASON_FIELDS}
 
 
-def _held(hold: TrustHold) -> dict[str, Any]:
+def _hold_body(hold: TrustHold) -> dict[str, Any]:
     return {"effect": hold.effect, "reason": hold.reason, "expires_at": responses.iso(hold.expires_at)}
 
 
-def _appealed(appeal: TrustAppeal) -> dict[str, Any]:
+def _appeal_body(appeal: TrustAppeal) -> dict[str, Any]:
     return {
         "kind": appeal.kind,
         "version": appeal.version,

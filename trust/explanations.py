@@ -9,17 +9,17 @@ from django.utils import timezone
 
 from accounts.models import User
 from trust import restrictions, services
-from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
+from trust.models import ScoreKind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
 
 QUESTIONS = {
-    Kind.ENDPOINT: "Does your bot behave?",
-    Kind.FLOW: "Can your trades be copied without harm?",
-    Kind.RELATIONSHIP: "Are your trades your own?",
+    ScoreKind.ENDPOINT: "Does your bot behave?",
+    ScoreKind.FLOW: "Can your trades be copied without harm?",
+    ScoreKind.RELATIONSHIP: "Are your trades your own?",
 }
 NOTHING = {
-    Kind.ENDPOINT: "Your bots did nothing wrong in the last 90 days.",
-    Kind.FLOW: "Nothing that would harm those who copy you was found in the last year.",
-    Kind.RELATIONSHIP: "Nobody else's trades go with yours.",
+    ScoreKind.ENDPOINT: "Your bots did nothing wrong in the last 90 days.",
+    ScoreKind.FLOW: "Nothing that would harm those who copy you was found in the last year.",
+    ScoreKind.RELATIONSHIP: "Nobody else's trades go with yours.",
 }
 TIME_HEALS = "Each day without a fault gives ten points back."
 # What a bot did, for a count of it; and how it is avoided.
@@ -77,7 +77,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ScoreExplanation:
     """Where a user stands in one kind, and why. `strategy`: the one it was judged by, the worst of theirs."""
 
     score: TrustScore
@@ -96,7 +96,7 @@ class Told:
     def remedies(self) -> list[str]:
         """What would raise it, the most first."""
         found = [reason.remedy for reason in self.counted if reason.remedy]
-        return [*found, TIME_HEALS] if found and self.score.kind == Kind.ENDPOINT else found
+        return [*found, TIME_HEALS] if found and self.score.kind == ScoreKind.ENDPOINT else found
 
     @property
     def is_restricted(self) -> bool:
@@ -110,18 +110,18 @@ class Told:
 
     @property
     def nothing(self) -> str:
-        return NOTHING[Kind(self.score.kind)]
+        return NOTHING[ScoreKind(self.score.kind)]
 
 
-def tell(user: User) -> list[Told]:
+def explain(user: User) -> list[ScoreExplanation]:
     """All of a user's scores, each explained by its latest assessment."""
     now = timezone.now()
     holds = {one.kind: one for one in TrustHold.objects.filter(user=user, ended_at=None, expires_at__gt=now)}
     appeals = {one.kind: one for one in TrustAppeal.objects.filter(user=user).order_by("pk")}
     return [
-        Told(
+        ScoreExplanation(
             score=score,
-            question=QUESTIONS[Kind(score.kind)],
+            question=QUESTIONS[ScoreKind(score.kind)],
             follows=follows(score, holds.get(score.kind)),
             reasons=reasons(assessment),
             strategy=assessment.inputs.get("strategy", ""),
@@ -134,8 +134,8 @@ def tell(user: User) -> list[Told]:
 
 def reasons(assessment: TrustAssessment) -> list[Reason]:
     """What was looked at, what took most points first."""
-    if assessment.kind == Kind.ENDPOINT:
-        found = _bot_faults(assessment.features, most=float(100 - assessment.score))
+    if assessment.kind == ScoreKind.ENDPOINT:
+        found = _bot_incidents(assessment.features, most=float(100 - assessment.score))
     else:
         found = _features(assessment.features)
     return sorted(found, key=lambda reason: -reason.points)
@@ -151,7 +151,7 @@ def _features(features: Sequence[dict[str, Any]]) -> list[Reason]:
     ]  # fmt: skip
 
 
-def _bot_faults(events: Sequence[dict[str, Any]], *, most: float) -> list[Reason]:
+def _bot_incidents(events: Sequence[dict[str, Any]], *, most: float) -> list[Reason]:
     """What time has healed takes nothing any more."""
     points: dict[str, list[int]] = {}
     for event in events:
@@ -166,7 +166,7 @@ def _bot_faults(events: Sequence[dict[str, Any]], *, most: float) -> list[Reason
 
 def follows(score: TrustScore, held: TrustHold | None) -> str:
     """What the score leads to, and how it ends."""
-    copies = score.kind == Kind.ENDPOINT
+    copies = score.kind == ScoreKind.ENDPOINT
     if score.restricted_at is not None:
         shut = "Nothing new is copied to your accounts." if copies else "Your strategies open nothing new."
         return f"{shut} Closes pass, as always. {_until(score, held)}"
@@ -174,7 +174,7 @@ def follows(score: TrustScore, held: TrustHold | None) -> str:
         if held.effect == TrustHold.Effect.CLOSE_ONLY:
             return "Staff have just decided on it: in a minute this says how."
         return f"It is kept open until {_day(held.expires_at)}, whatever the score."
-    if score.kind == Kind.RELATIONSHIP and score.score < restrictions.NO_NEW_BELOW:
+    if score.kind == ScoreKind.RELATIONSHIP and score.score < restrictions.NO_NEW_BELOW:
         return "Staff look into it."
     if (
         not copies

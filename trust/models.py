@@ -13,7 +13,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 
-class Kind(models.TextChoices):
+class ScoreKind(models.TextChoices):
     ENDPOINT = "ENDPOINT", "endpoint trust"
     FLOW = "FLOW", "flow quality"
     RELATIONSHIP = "RELATIONSHIP", "relationship risk"
@@ -26,7 +26,7 @@ class Band(models.TextChoices):
     CLOSE_ONLY = "CLOSE_ONLY", "low"
 
 
-KINDS = Q(kind__in=list(Kind.values))
+KINDS = Q(kind__in=list(ScoreKind.values))
 
 
 def score_field(**more: Any) -> "models.DecimalField[Any, Any]":
@@ -61,7 +61,7 @@ class TrustScore(models.Model):
     """Where a user stands. `restricted_at` is set while something is kept closed, and outlasts a short recovery."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="trust_scores")
-    kind = models.CharField(max_length=12, choices=Kind)
+    kind = models.CharField(max_length=12, choices=ScoreKind)
     score = score_field()
     band = models.CharField(max_length=10, choices=Band)
     version = models.PositiveBigIntegerField()
@@ -91,7 +91,7 @@ class TrustAssessment(models.Model):
 
     pk = models.CompositePrimaryKey("user_id", "kind", "version")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", db_index=False)
-    kind = models.CharField(max_length=12, choices=Kind)
+    kind = models.CharField(max_length=12, choices=ScoreKind)
     version = models.PositiveBigIntegerField()
     prev_version = models.PositiveBigIntegerField(null=True)
     prev_score = score_field(null=True)
@@ -125,7 +125,7 @@ class TrustHold(models.Model):
         CLOSE_ONLY = "CLOSE_ONLY", "stays close-only, whatever the score"
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="trust_holds")
-    kind = models.CharField(max_length=12, choices=Kind)
+    kind = models.CharField(max_length=12, choices=ScoreKind)
     effect = models.CharField(max_length=10, choices=Effect)
     reason = models.CharField(max_length=500)
     by = models.ForeignKey(
@@ -152,7 +152,7 @@ class TrustAppeal(models.Model):
     """What a judged user has to say to it."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="trust_appeals")
-    kind = models.CharField(max_length=12, choices=Kind)
+    kind = models.CharField(max_length=12, choices=ScoreKind)
     version = models.PositiveBigIntegerField(help_text="Of the score that it is about.")
     note = models.CharField(max_length=2000)
     created_at = models.DateTimeField(db_default=Now())

@@ -11,7 +11,7 @@ BANDS = ((Decimal(90), "FINE"), (Decimal(70), "NOTE"), (Decimal(50), "WATCH"))
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Restriction:
     """`by_hold`: it is staff who keep it closed, and the score alone would not."""
 
     restricted_at: datetime | None = None
@@ -23,20 +23,20 @@ def band(score: Decimal) -> str:
     return next((name for least, name in BANDS if score >= least), "CLOSE_ONLY")
 
 
-def stand(score: Decimal, before: Standing, *, now: datetime) -> Standing:
+def next_restriction(score: Decimal, before: Restriction, *, now: datetime) -> Restriction:
     """Close-only below 50; open again once it has been at 70 or above for a day. Closes pass in either.
 
     What a hold closed, and the score did not, opens with the end of the hold.
     """
     if before.restricted_at is None or before.by_hold:
-        return Standing(now) if score < CLOSE_BELOW else Standing()
+        return Restriction(now) if score < CLOSE_BELOW else Restriction()
     if score < OPEN_FROM:
-        return Standing(before.restricted_at)
+        return Restriction(before.restricted_at)
     since = before.clean_since or now
-    return Standing() if now - since >= CLEAN else Standing(before.restricted_at, since)
+    return Restriction() if now - since >= CLEAN else Restriction(before.restricted_at, since)
 
 
-def held_closed(score: Decimal, before: Standing, *, now: datetime) -> Standing:
+def restriction_by_hold(score: Decimal, before: Restriction, *, now: datetime) -> Restriction:
     """Close-only by a hold. What the score says goes on beneath, and decides when the hold ends."""
-    beneath = stand(score, before, now=now)
-    return beneath if beneath.restricted_at else Standing(before.restricted_at or now, by_hold=True)
+    beneath = next_restriction(score, before, now=now)
+    return beneath if beneath.restricted_at else Restriction(before.restricted_at or now, by_hold=True)

@@ -22,13 +22,21 @@ from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades.models import CopyOrder, TradeHistory
 from trust import detector, endpoint, evidence, incidents, restrictions
-from trust.models import Kind, TrustAppeal, TrustAssessment, TrustHold, TrustScore, TrustSubject, TrustSubjectQuerySet
+from trust.models import (
+    ScoreKind,
+    TrustAppeal,
+    TrustAssessment,
+    TrustHold,
+    TrustScore,
+    TrustSubject,
+    TrustSubjectQuerySet,
+)
 
 AGAIN = timedelta(days=1)  # with time alone: old faults fade
 REST = timedelta(minutes=10)  # news of a user is gathered for that long, not judged one by one
 LATE = timedelta(seconds=10)  # what was committed by now may carry a time that long ago
 BATCH = 200
-FLOWS = (Kind.FLOW, Kind.RELATIONSHIP)
+FLOWS = (ScoreKind.FLOW, ScoreKind.RELATIONSHIP)
 
 log = structlog.get_logger()
 
@@ -111,12 +119,12 @@ def _recalculate(subject: TrustSubject, now: datetime, *, always: bool = False) 
     return written
 
 
-def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
+def _judged(user: User, now: datetime) -> Iterable[tuple[ScoreKind, dict[str, Any]]]:
     if incidents.has_bots(user):
         events = incidents.events_of(user, now=now)
         found = endpoint.fold(events, now=now)
         yield (
-            Kind.ENDPOINT,
+            ScoreKind.ENDPOINT,
             {
                 "score": Decimal(found.score),
                 "features": [
@@ -130,8 +138,8 @@ def _judged(user: User, now: datetime) -> Iterable[tuple[Kind, dict[str, Any]]]:
     strategies = user.strategies.select_related("account").order_by("pk")
     judged = [_of_strategy(one, now) for one in strategies]
     if judged:  # each strategy is a book of its own, and the provider stands where the worst of them does
-        yield Kind.FLOW, min((flow for flow, _ in judged), key=_rank)
-        yield Kind.RELATIONSHIP, min((related for _, related in judged), key=_rank)
+        yield ScoreKind.FLOW, min((flow for flow, _ in judged), key=_rank)
+        yield ScoreKind.RELATIONSHIP, min((related for _, related in judged), key=_rank)
 
 
 def _of_strategy(strategy: Strategy, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -150,8 +158,8 @@ def _of_strategy(strategy: Strategy, now: datetime) -> tuple[dict[str, Any], dic
     about = {"inputs": inputs, "as_of": known.deals[-1].ref if known.deals else ""}
     flow, related = detector.assess(known, now=now), detector.relate(known)
     return (
-        {"score": flow.score, "features": _told(flow), **about},
-        {"score": related.score, "features": _told(related), **about},
+        {"score": flow.score, "features": _feature_rows(flow), **about},
+        {"score": related.score, "features": _feature_rows(related), **about},
     )
 
 
@@ -160,7 +168,7 @@ def _rank(judged: dict[str, Any]) -> tuple[Decimal, int]:
     return judged["score"], -judged["inputs"]["deals"]
 
 
-def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:
+def _feature_rows(assessment: detector.Assessment) -> list[dict[str, Any]]:
     return [
         {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(feature).items()}
         for feature in assessment.features
@@ -168,12 +176,12 @@ def _told(assessment: detector.Assessment) -> list[dict[str, Any]]:
 
 
 def _write(
-    user: User, kind: Kind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any], as_of: str,
-    always: bool = False,
+    user: User, kind: ScoreKind, now: datetime, *, score: Decimal, features: list[Any], inputs: dict[str, Any],
+    as_of: str, always: bool = False,
 ) -> TrustScore:  # fmt: skip
     before = TrustScore.objects.filter(user=user, kind=kind).first()
-    stands = _standing(user, kind, score, before, now)
-    same = before is not None and (before.score, _stood(before)) == (score, stands)
+    stands = _restriction(user, kind, score, before, now)
+    same = before is not None and (before.score, _restriction_of(before)) == (score, stands)
     if before is not None and same and not always and _explained(before) == (features, inputs.get("strategy")):
         before.calculated_at = now
         before.save(update_fields=["calculated_at"])
@@ -213,23 +221,23 @@ def _explained(score: TrustScore) -> tuple[Any, Any]:
     return last.features, last.inputs.get("strategy")
 
 
-def _standing(
-    user: User, kind: Kind, score: Decimal, before: TrustScore | None, now: datetime
-) -> restrictions.Standing:
+def _restriction(
+    user: User, kind: ScoreKind, score: Decimal, before: TrustScore | None, now: datetime
+) -> restrictions.Restriction:
     held = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
-    stood = _stood(before)
+    stood = _restriction_of(before)
     if held is not None and held.effect == TrustHold.Effect.OPEN:
-        return restrictions.Standing()
+        return restrictions.Restriction()
     # Who trades beside one is not one's own doing: that score closes nothing, and staff decide by a hold.
-    says = detector.HUNDRED if kind == Kind.RELATIONSHIP else score
-    return (restrictions.stand if held is None else restrictions.held_closed)(says, stood, now=now)
+    says = detector.HUNDRED if kind == ScoreKind.RELATIONSHIP else score
+    return (restrictions.next_restriction if held is None else restrictions.restriction_by_hold)(says, stood, now=now)
 
 
-def _stood(score: TrustScore | None) -> restrictions.Standing:
+def _restriction_of(score: TrustScore | None) -> restrictions.Restriction:
     return (
-        restrictions.Standing(score.restricted_at, score.clean_since, score.by_hold)
+        restrictions.Restriction(score.restricted_at, score.clean_since, score.by_hold)
         if score
-        else restrictions.Standing()
+        else restrictions.Restriction()
     )
 
 
@@ -271,10 +279,12 @@ def enforce(now: datetime | None = None) -> dict[str, int]:
         user=OuterRef("user"), kind=OuterRef("kind"), effect=TrustHold.Effect.OPEN, ended_at=None, expires_at__gt=now
     )
     flow = scores.filter(restricted_at__isnull=False)
-    own, restricted = Q(kind=Kind.FLOW), Q(restricted_at__isnull=False)
+    own, restricted = Q(kind=ScoreKind.FLOW), Q(restricted_at__isnull=False)
     low = scores.filter(own & Q(score__lt=restrictions.NO_NEW_BELOW) | restricted).exclude(Exists(kept_open))
     not_high = scores.filter(own & Q(score__lt=restrictions.NEW_FROM) | restricted).exclude(Exists(kept_open))
-    bot = TrustScore.objects.filter(user=OuterRef("account__owner"), kind=Kind.ENDPOINT, restricted_at__isnull=False)
+    bot = TrustScore.objects.filter(
+        user=OuterRef("account__owner"), kind=ScoreKind.ENDPOINT, restricted_at__isnull=False
+    )
     for_flow, for_bot = Strategy.FrozenFor.TRUST, Subscription.PausedFor.TRUST
     system, trust = audit.SYSTEM, "trust"
     return {
@@ -319,7 +329,7 @@ def _each(rows: Any, do: Callable[[Any], None]) -> int:
 
 
 def hold(
-    *, user: User, kind: Kind | str, effect: TrustHold.Effect | str, reason: str, expires_at: datetime,
+    *, user: User, kind: ScoreKind | str, effect: TrustHold.Effect | str, reason: str, expires_at: datetime,
     by: User | None, actor: audit.Actor, now: datetime | None = None,
 ) -> TrustHold:  # fmt: skip
     """Decide instead of the score until a day, for a reason. One at a time: a new one ends the one before."""
@@ -365,9 +375,9 @@ def _take_effect(user_id: Any, now: datetime) -> None:
     enforce(now)
 
 
-def appeal(*, user: User, kind: Kind | str, note: str, actor: audit.Actor) -> TrustAppeal:
+def appeal(*, user: User, kind: ScoreKind | str, note: str, actor: audit.Actor) -> TrustAppeal:
     """Object to one's score. Staff read it beside the assessment; until they answer there is no second one."""
-    score = TrustScore.objects.filter(user=user, kind=kind).first() if kind in Kind.values else None
+    score = TrustScore.objects.filter(user=user, kind=kind).first() if kind in ScoreKind.values else None
     if score is None:
         raise NotFound
     if not note.strip() or "\0" in note or len(note) > 2000:
@@ -403,7 +413,7 @@ def latest(user: User) -> list[tuple[TrustScore, TrustAssessment]]:
     return [(score, found[score.kind]) for score in scores]
 
 
-def trend(user: User, kind: Kind | str, count: int = 60) -> list[TrustAssessment]:
+def trend(user: User, kind: ScoreKind | str, count: int = 60) -> list[TrustAssessment]:
     """The latest assessments of a kind, oldest first."""
     rows = TrustAssessment.objects.filter(user=user, kind=kind).order_by(F("version").desc())
     return list(rows.only("score", "at", "version", "kind")[:count])[::-1]

@@ -89,7 +89,7 @@ class Wallet(PeopleView):
     def get(self, request: Request) -> HttpResponse:
         wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
         currencies = [one.currency for one in statements.of(request.user)]  # type: ignore[arg-type]
-        return json_response({**statements.told(wallet), "currencies": currencies})
+        return json_response({**statements.wallet_body(wallet), "currencies": currencies})
 
 
 class Entries(PeopleView):
@@ -150,7 +150,7 @@ class Withdrawals(PeopleView):
             by=request.user,  # type: ignore[arg-type]
             actor=actor_of(request._request),
         )
-        return json_response(_told(asked), 201)
+        return json_response(_request_body(asked), 201)
 
 
 def _asked(fields: dict[str, Any]) -> tuple[Decimal, str | None, str]:
@@ -171,7 +171,7 @@ def _idempotency_key(request: Request) -> str:
     return given
 
 
-def _told(asked: MoneyRequest) -> dict[str, Any]:
+def _request_body(asked: MoneyRequest) -> dict[str, Any]:
     return {
         "id": str(asked.pk),
         "state": asked.state,

@@ -93,7 +93,7 @@ class Wallet(models.Model):
         return self.frozen_at is not None
 
 
-class Kind(models.TextChoices):
+class TransferKind(models.TextChoices):
     """Why money moved."""
 
     DEPOSIT = "DEPOSIT", "deposit"
@@ -125,7 +125,7 @@ class LedgerTransfer(models.Model):
     """Money that went from one wallet to another."""
 
     id = models.UUIDField(primary_key=True, editable=False)
-    kind = models.CharField(max_length=16, choices=Kind)
+    kind = models.CharField(max_length=16, choices=TransferKind)
     currency = models.CharField(max_length=3)
     debit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="Whose balance goes down.")
     credit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="Whose balance goes up.")
@@ -145,7 +145,7 @@ class LedgerTransfer(models.Model):
             models.UniqueConstraint(fields=["claim"], condition=Q(kind="PAYOUT"), name="claim_is_paid_out_once"),
             models.CheckConstraint(condition=Q(amount__gt=0), name="transfer_amount_is_positive"),
             models.CheckConstraint(condition=~Q(debit=F("credit")), name="transfer_is_between_two_wallets"),
-            models.CheckConstraint(condition=Q(kind__in=list(Kind.values)), name="transfer_kind_is_known"),
+            models.CheckConstraint(condition=Q(kind__in=list(TransferKind.values)), name="transfer_kind_is_known"),
             models.CheckConstraint(
                 condition=Q(kind="REVERSAL") | Q(reverses__isnull=True), name="transfer_that_reverses_is_a_reversal"
             ),

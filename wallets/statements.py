@@ -12,7 +12,7 @@ from accounts.models import User
 from core import money, paging, responses
 from core.errors import Invalid
 from wallets import fees
-from wallets.models import Kind, LedgerEntry, Wallet
+from wallets.models import LedgerEntry, TransferKind, Wallet
 from wallets.services import WalletNotFound
 
 COLUMNS = ("at", "kind", "amount", "balance_after", "currency", "note", "version", "transfer_id")
@@ -89,7 +89,9 @@ def statement(wallet: Wallet, begins: datetime) -> Statement:
         opening=before.balance_after if before else Decimal(0),
         closing=last.balance_after if last else Decimal(0),
         entries=list(moved),
-        totals=[(Kind(kind).label, side * total) for kind, side, total in sums.order_by("transfer__kind", "side")],
+        totals=[
+            (TransferKind(kind).label, side * total) for kind, side, total in sums.order_by("transfer__kind", "side")
+        ],
     )
 
 
@@ -117,7 +119,7 @@ def row(entry: LedgerEntry, currency: str) -> dict[str, Any]:
     }
 
 
-def told(wallet: Wallet) -> dict[str, Any]:
+def wallet_body(wallet: Wallet) -> dict[str, Any]:
     """A wallet as its owner gets it."""
     return {
         "currency": wallet.currency,

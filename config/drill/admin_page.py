@@ -23,12 +23,12 @@ def page(request: HttpRequest) -> HttpResponse:
     if not caller(request).has_perm(MAY):
         raise PermissionDenied
     if request.method == "POST":
-        _ask(request)
+        _request_run(request)
         return redirect("zombie-drill")
-    return TemplateResponse(request, "admin/drill.html", {**admin.site.each_context(request), **_told(request)})
+    return TemplateResponse(request, "admin/drill.html", {**admin.site.each_context(request), **_context(request)})
 
 
-def _ask(request: HttpRequest) -> None:
+def _request_run(request: HttpRequest) -> None:
     if _is_under_way():
         messages.warning(request, reports.AlreadyRunning.detail)
         return
@@ -37,16 +37,16 @@ def _ask(request: HttpRequest) -> None:
     except OperationalError:
         messages.error(request, "The workers' queue cannot be reached: nothing was started. Look at /readyz.")
         return
-    reports.ask(actor_of(request))
+    reports.request_run(actor_of(request))
 
 
 def _is_under_way() -> bool:
-    wish = reports.wish()
+    wish = reports.pending_request()
     return reports.is_running() or (wish is not None and not wish[1])
 
 
-def _told(request: HttpRequest) -> dict[str, object]:
-    runs, is_running, wish = reports.latest(RUNS), reports.is_running(), reports.wish()
+def _context(request: HttpRequest) -> dict[str, object]:
+    runs, is_running, wish = reports.latest(RUNS), reports.is_running(), reports.pending_request()
     asked = request.GET.get("run", "")
     shown = next((run for run in runs if str(run.pk) == asked), next(iter(runs), None))
     return {

@@ -39,7 +39,7 @@ from strategies.models import Strategy, Subscription
 from trades import services as trades
 from trades.models import ActiveTrade, Copier
 from trust import services as trust
-from trust.models import Kind, TrustHold
+from trust.models import ScoreKind, TrustHold
 
 USER, PROVIDER, STRATEGY = "drill-sandbox", "drill-provider", "drill-zombies"
 # Of two instances the later one waits for the other's lease, and so would the next run: it takes the next account.
@@ -53,7 +53,7 @@ START_S = 15
 Line = Mapping[str, Any]
 
 
-class Unmade(Exception):
+class SetupFailed(Exception):
     """The drill could not be made; says why."""
 
 
@@ -61,7 +61,7 @@ class Unmade(Exception):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Environment:
     """Who plays: the two accounts, the one that follows the other, and the keys of this run by who uses them."""
 
     provider: TradingAccount
@@ -78,33 +78,35 @@ class Stage:
         return Client(url, self.keys[who].key, self.keys[who].secret, timeout_s=3, attempts=3, patience_s=5)
 
 
-def set_up() -> Stage:
+def set_up() -> Environment:
     """Make who plays, or meet them again, and new keys; put away what a killed run left. Raises Unmade."""
     owner = _owner()
     stage = _met(owner)
     put_away()
     _spare(owner)
     keys = {who: _key(stage.provider if who == LEADER else stage.copier, kind) for who, kind in KINDS.items()}
-    return Stage(stage.provider, stage.copier, stage.follows, keys)
+    return Environment(stage.provider, stage.copier, stage.follows, keys)
 
 
 def _owner() -> User:
     known = User.objects.filter(username=USER).first()
     if known is not None and (known.is_staff or known.has_usable_password()):
-        raise Unmade(f"the user {USER} is somebody's: the drill needs that name for itself")
+        raise SetupFailed(f"the user {USER} is somebody's: the drill needs that name for itself")
     return known or demo_data.user(USER)
 
 
 @transaction.atomic(durable=True)
-def _met(owner: User) -> Stage:
+def _met(owner: User) -> Environment:
     provider, copier = demo_data.account(owner, PROVIDER), _free_copier(owner)
     strategy = demo_data.strategy(owner, provider, STRATEGY, "The zombie drill's own, on paper")
     if {provider.owner_id, copier.owner_id, strategy.owner_id} != {owner.pk}:
-        raise Unmade(f"{provider}, {copier} or {strategy} is somebody else's: the drill needs these names for itself")
+        raise SetupFailed(
+            f"{provider}, {copier} or {strategy} is somebody else's: the drill needs these names for itself"
+        )
     follows = strategies.subscribe(account=copier, strategy=strategy, actor=audit.SYSTEM)
     if strategy.status != Strategy.Status.ACTIVE or follows.status != Subscription.Status.ACTIVE:
-        raise Unmade(f"{STRATEGY} is {strategy.status} and its subscription {follows.status}: resume them first")
-    return Stage(provider, copier, follows, {})
+        raise SetupFailed(f"{STRATEGY} is {strategy.status} and its subscription {follows.status}: resume them first")
+    return Environment(provider, copier, follows, {})
 
 
 def _free_copier(owner: User) -> TradingAccount:
@@ -113,7 +115,7 @@ def _free_copier(owner: User) -> TradingAccount:
         held = Copier.objects.filter(account=account).first()
         if held is None or max(held.may_open_at, _lease_of_another(held)) <= timezone.now():
             return account
-    raise Unmade("it was run too often just now: the leases of its copiers last for another minute")
+    raise SetupFailed("it was run too often just now: the leases of its copiers last for another minute")
 
 
 def _lease_of_another(held: Copier) -> datetime:
@@ -126,7 +128,7 @@ def _instance(account: TradingAccount) -> str:
 
 def _spare(owner: User) -> None:
     """It makes faults on purpose, each night the same: its scores say nothing."""
-    for kind in (Kind.ENDPOINT, Kind.FLOW):
+    for kind in (ScoreKind.ENDPOINT, ScoreKind.FLOW):
         if not TrustHold.objects.filter(user=owner, kind=kind, ended_at=None, expires_at__gt=timezone.now()).exists():
             trust.hold(
                 user=owner, kind=kind, effect=TrustHold.Effect.OPEN, reason="A drill: it makes faults on purpose.",
@@ -187,7 +189,7 @@ class Sandbox:
             self.process.stdin.write(json.dumps(line, default=str) + "\n")
             self.process.stdin.flush()
         except OSError:
-            raise Unmade(self._why_ended()) from None
+            raise SetupFailed(self._why_ended()) from None
 
     def hear(self, what: str, patience_s: float = 8) -> Line:
         """The next line that says it. Raises Unmade where it does not come."""
@@ -198,10 +200,10 @@ class Sandbox:
             except queue.Empty:
                 break
             if line is None:
-                raise Unmade(self._why_ended())
+                raise SetupFailed(self._why_ended())
             if line["said"] == what:
                 return line
-        raise Unmade(f"the copier's process did not say “{what}” within {patience_s:g} s")
+        raise SetupFailed(f"the copier's process did not say “{what}” within {patience_s:g} s")
 
     def state(self) -> Line:
         self.say({"cmd": "state"})
@@ -240,7 +242,7 @@ class Sandbox:
 
 
 @dataclass
-class Ear:
+class StreamListener:
     """The copier's own socket at the desk, with a key of its own: what really is pushed, in the order it comes in."""
 
     client: Client
@@ -261,20 +263,20 @@ class Ear:
             self._take(until, f"the desk pushed nothing with the number {seq}")
         message = self.messages[seq]
         if message["packet"]["action"] != action:
-            raise Unmade(f"the desk pushed {message['packet']['action']} instead of {action}")
+            raise SetupFailed(f"the desk pushed {message['packet']['action']} instead of {action}")
         return message
 
     def _take(self, until: float, otherwise: str) -> None:
         left_s = until - time.monotonic()
         if left_s <= 0:
-            raise Unmade(otherwise)
+            raise SetupFailed(otherwise)
         event = self.stream.next(left_s)
         if isinstance(event, Message) and isinstance(event.body.get("packet"), dict):
             self.messages[str(event.body["seq"])] = event.body
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Executions:
     """What was done at the broker for one trade: orders that opened and closed, lots that were opened, lots held."""
 
     opens: int
@@ -291,18 +293,18 @@ def lots(volume: Decimal) -> str:
 
 
 @dataclass(frozen=True)
-class Books:
+class BrokerRecords:
     """The broker's books, read beside whoever trades. `index`: the subscription's part of the magic numbers."""
 
     account: PaperBroker
     index: int
 
-    def of(self, ref: str) -> Done:
+    def of(self, ref: str) -> Executions:
         magic = magic_of(self.index, ref)
         held = sum((one.volume for one in self.account.positions() if one.magic == magic), Decimal(0))
         deals = [deal for deal in self.account.history() if deal.magic == magic]
         opens = [deal for deal in deals if deal.entry is Entry.IN]
-        return Done(len(opens), len(deals) - len(opens), sum((deal.volume for deal in opens), Decimal(0)), held)
+        return Executions(len(opens), len(deals) - len(opens), sum((deal.volume for deal in opens), Decimal(0)), held)
 
     def close_all(self) -> int:
         """What no copier closes any more; how much it was."""
@@ -312,7 +314,7 @@ class Books:
         return len(left)
 
 
-class Folder:
+class TemporaryFolder:
     """A folder that nobody else reads; those that killed runs left go with it."""
 
     def __init__(self) -> None:

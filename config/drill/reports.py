@@ -35,7 +35,7 @@ RULES = {
     "flat": "In the end nothing is left open, neither at the broker nor at the desk.",
 }
 FINISHED, ASKED, SUBJECT = "drill.finished", "drill.asked", "drill:zombie"
-WAITS = timedelta(minutes=2)  # for a worker to take it up
+PICKUP_LIMIT = timedelta(minutes=2)  # for a worker to take it up
 _LOCK = (0x5A4F4D42, 1)
 
 
@@ -92,30 +92,30 @@ def record(report: Report, actor: audit.Actor) -> None:
 
 def latest(most: int = 1) -> list[Report]:
     """The latest runs, the latest first."""
-    return [_told(row) for row in AuditLog.objects.filter(action=FINISHED).order_by("-id")[:most]]
+    return [_report_of(row) for row in AuditLog.objects.filter(action=FINISHED).order_by("-id")[:most]]
 
 
-def _told(row: AuditLog) -> Report:
+def _report_of(row: AuditLog) -> Report:
     findings = tuple(Finding(**one) for one in row.detail["rules"])
     return Report(findings, row.detail["took_ms"], row.detail["by"], row.at, row.pk)
 
 
-def ask(actor: audit.Actor) -> None:
+def request_run(actor: audit.Actor) -> None:
     """Note that somebody wants a run."""
     audit.record(ASKED, actor=actor, subject=SUBJECT)
 
 
-def wish() -> tuple[datetime, bool] | None:
+def pending_request() -> tuple[datetime, bool] | None:
     """When the last run was asked for, and whether no worker took it up in time; None where it was made."""
     row = AuditLog.objects.filter(action__in=[ASKED, FINISHED], subject=SUBJECT).order_by("-id").first()
-    return (row.at, timezone.now() - row.at > WAITS) if row is not None and row.action == ASKED else None
+    return (row.at, timezone.now() - row.at > PICKUP_LIMIT) if row is not None and row.action == ASKED else None
 
 
 # --- one at a time
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def exclusive_run() -> Iterator[None]:
     """A lock that ends with the connection, and so with a killed process. Raises AlreadyRunning."""
     with connection.cursor() as cursor:
         cursor.execute("select pg_try_advisory_lock(%s, %s)", _LOCK)

@@ -17,9 +17,17 @@ from django.conf import settings
 from audit import services as audit
 from audit.models import AuditLog
 from config.drill import environment, reports
-from config.drill.environment import Books, Ear, Folder, Sandbox, Stage, Unmade, lots
+from config.drill.environment import (
+    BrokerRecords,
+    Environment,
+    Sandbox,
+    SetupFailed,
+    StreamListener,
+    TemporaryFolder,
+    lots,
+)
 from config.drill.reports import RULES, Finding, Report
-from config.drill.runner import DEADLINE_S, Broken, Drill
+from config.drill.runner import DEADLINE_S, Drill, RuleBroken
 from copybot.errors import AnswerForged, DeskError, TradeClosed
 from copybot.paper import PaperBroker
 from copybot.sandbox import AFTER, BEFORE, Config, broker, emptied
@@ -61,7 +69,7 @@ def disordered(play: Drill) -> str:
     play.quiet()
     seen = play.done(short)
     if seen.held or seen.opens > 1 or seen.opens != seen.closes:
-        raise Broken(f"the close came before its open: {seen}")
+        raise RuleBroken(f"the close came before its open: {seen}")
     one, other = play.open(), play.open()
     play.relay(other.opened, one.opened)
     for trade in (one, other):
@@ -87,13 +95,13 @@ def late_open(play: Drill) -> str:
     except TradeClosed as no:
         code = no.code
     else:
-        raise Broken("the desk opened it again")
+        raise RuleBroken("the desk opened it again")
     if not AuditLog.objects.filter(action="zombie.refused", subject=f"trade:{trade.ref}").exists():
-        raise Broken(f"the desk refused it ({code}), and there is no zombie.refused of it in the audit log")
+        raise RuleBroken(f"the desk refused it ({code}), and there is no zombie.refused of it in the audit log")
     play.relay(trade.opened, trade.opened)
     play.quiet()
     if play.done(trade) != before:
-        raise Broken(f"the copier took the late packet: {play.done(trade)}")
+        raise RuleBroken(f"the copier took the late packet: {play.done(trade)}")
     return f"the desk said 409 {code} and audited zombie.refused; the late packet opened nothing"
 
 
@@ -164,9 +172,9 @@ def altered(play: Drill) -> str:
     play.until(lambda: bool(play.done(trade).held), "what the desk says is active was not copied", trade)
     play.quiet()
     if play.done(trade).opened != trade.volume:
-        raise Broken(f"{lots(play.done(trade).opened)} were opened, and {lots(trade.volume)} signed")
+        raise RuleBroken(f"{lots(play.done(trade).opened)} were opened, and {lots(trade.volume)} signed")
     if not refused:
-        raise Broken("the altered packet was not refused for its signature")
+        raise RuleBroken("the altered packet was not refused for its signature")
     play.finish(trade)
     return f"ten times the volume was refused (packet_signature); {lots(trade.volume)} copied, as the desk says"
 
@@ -229,7 +237,7 @@ CHECKS: dict[str, Callable[[Drill], str]] = {
     "second": second,
     "flat": flat,
 }
-_HINDRANCES = (Unmade, DeskError, AnswerForged, OSError)
+_HINDRANCES = (SetupFailed, DeskError, AnswerForged, OSError)
 
 
 # --- a run
@@ -240,7 +248,7 @@ def run(*, actor: audit.Actor, by: str, url: str = "", command: Sequence[str] = 
     the report. In the end nothing of it is left.
     """
     began = time.monotonic()
-    with reports.alone():
+    with reports.exclusive_run():
         findings = _findings(url or settings.DESK_URL, command)
         report = Report(tuple(findings), round((time.monotonic() - began) * 1000), by)
         reports.record(report, actor)
@@ -264,7 +272,7 @@ def _find(play: Drill, rule: str) -> Finding:
         if rule != "flat":  # which needs no more opens, and so no lease
             play.ready()
         return Finding(rule, True, CHECKS[rule](play))
-    except Broken as fault:
+    except RuleBroken as fault:
         seen = str(fault)
     except _HINDRANCES as fault:
         seen = f"could not be tried: {fault}"
@@ -280,11 +288,11 @@ def _find(play: Drill, rule: str) -> Finding:
 
 @contextmanager
 def _played(url: str, command: Sequence[str]) -> Iterator[Drill]:
-    stage, folder = environment.set_up(), Folder()
-    leader, ear = stage.client(url, environment.LEADER), Ear(stage.client(url, environment.EAR))
+    stage, folder = environment.set_up(), TemporaryFolder()
+    leader, ear = stage.client(url, environment.LEADER), StreamListener(stage.client(url, environment.EAR))
     config = _config(url, stage, folder.path)
     account = broker(config.account, config.bars, config.began_ms, PaperBroker)
-    books = Books(account, config.subscription.index)
+    books = BrokerRecords(account, config.subscription.index)
     play = Drill(stage, leader, ear, books, Sandbox(command, config), time.monotonic() + DEADLINE_S)
     try:
         ear.client.active()  # whether the desk is there
@@ -301,7 +309,7 @@ def _played(url: str, command: Sequence[str]) -> Iterator[Drill]:
         folder.remove()
 
 
-def _config(url: str, stage: Stage, folder: Path) -> Config:
+def _config(url: str, stage: Environment, folder: Path) -> Config:
     key, began_ms = stage.keys[environment.FIRST], time.time_ns() // 1_000_000
     return Config(
         url=url, key=key.key, secret=key.secret, strategy=environment.STRATEGY, sub_id=stage.follows.sub_id,

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from config.drill import environment
-from config.drill.environment import Books, Done, Ear, Sandbox, Stage, Unmade, lots
+from config.drill.environment import BrokerRecords, Environment, Executions, Sandbox, SetupFailed, StreamListener, lots
 from copybot.client import Client
 from copybot.packets import CLOSE, OPEN
 from copybot.sandbox import SYMBOL
@@ -21,7 +21,7 @@ LOTS = Decimal("0.10")
 Message = dict[str, Any]
 
 
-class Broken(Exception):
+class RuleBroken(Exception):
     """A rule did not hold; says what was seen."""
 
 
@@ -46,10 +46,10 @@ class Trade:
 class Drill:
     """The desk and the copier, and how to do them ill."""
 
-    stage: Stage
+    stage: Environment
     leader: Client
-    ear: Ear
-    books: Books
+    ear: StreamListener
+    books: BrokerRecords
     bot: Sandbox
     until_s: float
     trades: list[Trade] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Drill:
 
     # --- judging
 
-    def done(self, trade: Trade) -> Done:
+    def done(self, trade: Trade) -> Executions:
         return self.books.of(trade.ref)
 
     def rows(self, trade: Trade) -> list[Decimal]:
@@ -148,15 +148,15 @@ class Drill:
         until_s = min(time.monotonic() + PATIENCE_S, self.until_s)
         while not happened():
             if time.monotonic() > self.until_s:
-                raise Unmade(f"the drill's {DEADLINE_S} s are over: {otherwise}")
+                raise SetupFailed(f"the drill's {DEADLINE_S} s are over: {otherwise}")
             if time.monotonic() > until_s:
-                raise Broken(otherwise if trade is None else f"{otherwise}: {self.done(trade)}")
+                raise RuleBroken(otherwise if trade is None else f"{otherwise}: {self.done(trade)}")
             time.sleep(0.02)
 
     def expect(self, trade: Trade, *, opens: int, closes: int, held: Decimal = Decimal(0)) -> None:
         is_so = self.done(trade)
         if (is_so.opens, is_so.closes, is_so.held) != (opens, closes, held):
-            raise Broken(f"{is_so}; it should be: opened {opens}×, closed {closes}×, {lots(held)} held")
+            raise RuleBroken(f"{is_so}; it should be: opened {opens}×, closed {closes}×, {lots(held)} held")
 
     def sweep(self) -> None:
         """After a rule that failed: nothing of it is left, and the copier begins anew."""
@@ -164,7 +164,7 @@ class Drill:
             bot.kill()
         for trade in self.trades:
             if trade.closed is None:
-                with suppress(Unmade):
+                with suppress(SetupFailed):
                     self.close(trade)
         self.books.close_all()
         shutil.rmtree(self.bot.folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from copybot.candles import Bar, Candles, Instrument
 from copybot.copier import Copier, Subscription
-from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, Desk, Line
+from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, DeskModel, UnreliableLine
 from copybot.limits import Limits
 from copybot.packets import CLOSE, OPEN
 from copybot.paper import PaperBroker
@@ -19,7 +19,7 @@ ME = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 KINDS = {OPEN: "trade.opened", CLOSE: "trade.closed"}
 
 
-class Office:
+class CopierHarness:
     """lena's trades at the desk, finn's copier on paper, and a clock that the test moves."""
 
     def __init__(self, folder, **broker):
@@ -27,7 +27,7 @@ class Office:
         bars = [Bar(MONDAY + hour * HOUR, *4 * [D("1.10000")]) for hour in range(96)]
         symbols = [Instrument("EURUSD", Candles(bars, digits=5), 10)]
         self.broker = PaperBroker(folder / "paper", symbols, lambda: self.now, **broker)
-        self.desk = Desk(lambda: self.now, lease_ms=45 * SECOND)
+        self.desk = DeskModel(lambda: self.now, lease_ms=45 * SECOND)
         self.copier = None
         self.start()
 
@@ -35,7 +35,7 @@ class Office:
         """As after a crash."""
         if self.copier is not None:
             self.copier.close()
-        self.line = Line(self.desk, COPIER, random.Random(1), 0.0)
+        self.line = UnreliableLine(self.desk, COPIER, random.Random(1), 0.0)
         self.copier = Copier(
             self.line, self.broker, subscriptions or (ME,), folder or self.folder / "state", lambda: self.now, LIMITS,
             instance=instance, monotonic_ms=lambda: self.now, jitter=lambda: 0.5,
@@ -58,21 +58,21 @@ class Office:
 
     # --- lena
 
-    def told(self, method, path, **fields):
+    def report(self, method, path, **fields):
         key = f"lena-{len(self.desk.kept.answers)}"
         return self.desk.send(MASTER, method, f"/api/v2/trades/active{path}", fields, key)
 
     def open(self, volume="1.00000000", price="1.10000000", symbol="EURUSD", side="BUY", **stops):
         self.tickets += 1
         fields = {"ticket_id": str(self.tickets), "symbol": symbol, "type": side, "volume": volume, "open_price": price}
-        self.told("POST", "", **fields, **stops)
+        self.report("POST", "", **fields, **stops)
         return str(self.tickets)
 
     def reduce(self, ticket, volume):
-        self.told("POST", f"/{ticket}/reduce", volume=volume, deal_id=f"d-{volume}", close_price="1.1", profit="0")
+        self.report("POST", f"/{ticket}/reduce", volume=volume, deal_id=f"d-{volume}", close_price="1.1", profit="0")
 
     def close(self, ticket):
-        self.told("DELETE", f"/{ticket}", close_price="1.1", profit="0", reason="MANUAL")
+        self.report("DELETE", f"/{ticket}", close_price="1.1", profit="0", reason="MANUAL")
 
     def copied(self, **trade):
         """A trade of lena's that is held."""

@@ -7,7 +7,7 @@ import struct
 import time
 from urllib.parse import parse_qsl, urlsplit
 
-from copybot.desk_model import COPIER, MASTER, Desk
+from copybot.desk_model import COPIER, MASTER, DeskModel
 from copybot.errors import DeskError
 from copybot.tests.hostile_desk import SECRET, Handler, HostileDesk, mac, problem, sha256
 
@@ -19,13 +19,13 @@ def clock_ms():
     return time.time_ns() // 1_000_000
 
 
-class Office(HostileDesk):
+class DeskServer(HostileDesk):
     """`desk`: the model; look into it under `lock`. `revoked`: keys that are not let in."""
 
     def __init__(self):
         super().__init__()
         self.RequestHandlerClass = Clerk
-        self.desk = Desk(now=clock_ms, lease_ms=5_000)
+        self.desk = DeskModel(now=clock_ms, lease_ms=5_000)
         self.last, self.revoked, self.worth, self.handshakes = {}, set(), {}, 0
 
     def rows(self, account):
@@ -114,4 +114,4 @@ class Clerk(Handler):
         self.wfile.write(b"\x81" + length + text)
 
 
-__all__ = ["COPIER", "KEYS", "MASTER", "SECRET", "Office"]
+__all__ = ["COPIER", "KEYS", "MASTER", "SECRET", "DeskServer"]

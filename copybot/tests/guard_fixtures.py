@@ -4,15 +4,15 @@ from decimal import Decimal
 
 from copybot import desk_model
 from copybot.desk_model import SECRET
-from copybot.faulty_broker import PRICE, Market, Weather
+from copybot.faulty_broker import PRICE, BrokerFaults, FaultyBroker
 from copybot.limits import Limits
 from copybot.simulation import NOON, Crash
 
-__all__ = ["CALM", "LIMITS", "NOON", "PRICE", "SECRET", "SUB", "Crash", "Market", "packet"]
+__all__ = ["CALM", "LIMITS", "NOON", "PRICE", "SECRET", "SUB", "Crash", "FaultyBroker", "packet"]
 
 SUB = desk_model.SUB_ID
 LIMITS = Limits(max_open_age_ms=6_000, settle_ms=8_000, second_look_ms=2_000, brake_ms=1_000)
-CALM = Weather(reject=0.0)
+CALM = BrokerFaults(reject=0.0)
 
 
 def packet(seq, at_ms, action, target, *, secret=SECRET, generation="1"):

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from copybot.guard import ExecutionGuard
 from copybot.targets import Snapshot, Target
-from copybot.tests.guard_fixtures import CALM, LIMITS, NOON, PRICE, SECRET, SUB, Market, packet
+from copybot.tests.guard_fixtures import CALM, LIMITS, NOON, PRICE, SECRET, SUB, FaultyBroker, packet
 
 SECOND = 1000
 
@@ -15,7 +15,7 @@ class Desk:
 
     def __init__(self, folder):
         self.path, self.now, self.dies = folder / "state", NOON, None
-        self.broker = Market(random.Random(1), CALM, first=1)
+        self.broker = FaultyBroker(random.Random(1), CALM, first=1)
         self.guard = None
         self.start()
 

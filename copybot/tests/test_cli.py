@@ -22,7 +22,7 @@ from copybot.desk_model import SUB_ID
 from copybot.display import Happening, Line, Strategy, View
 from copybot.settings import SettingsError, load
 from copybot.terminals import check_kind, terminal_of, zone_of
-from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, Office
+from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, DeskServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 D = Decimal
@@ -30,7 +30,7 @@ D = Decimal
 
 @pytest.fixture
 def office():
-    with Office() as office:
+    with DeskServer() as office:
         yield office
 
 
@@ -90,7 +90,7 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office,
     provider, copier = config(tmp_path / "lena", office, MASTER), config(tmp_path / "finn", office, COPIER)
     lenas, finns = account(provider), account(copier)
     with running("publish", provider) as one, running("follow", copier) as other:
-        until(lambda: office.worth.get(MASTER) and office.handshakes and office.desk.kept.fence)
+        until(lambda: office.worth.get(MASTER) and office.handshakes and office.desk.kept.takeover_number)
         time.sleep(1.5)  # the copier has taken up its first snapshot: what comes now is new
         lenas.open(magic=1, symbol="EURUSD", side="BUY", volume=D(1), sl=D("1.05"), tp=None)
         (copied,) = until(finns.positions)

@@ -109,7 +109,7 @@ def test_every_write_takes_its_own_name(bot, desk):
         lambda: bot.modify("1", **named, sl=None),
         lambda: bot.reduce("1", **named, volume="0.1"),
         lambda: bot.close("1", **named, reason="TP", profit=Decimal("-1.50"), comment=None),
-        lambda: bot.beat(**named, instance="i"),
+        lambda: bot.heartbeat(**named, instance="i"),
         lambda: bot.skip(**named, reason="missed"),
         lambda: bot.report_order(**named, seq="1"),
     ]

@@ -14,7 +14,7 @@ from copybot.errors import KeyRefused
 from copybot.paper import Faults
 from copybot.state_store import State
 from copybot.stream import Connected, Gap, Lost, Message
-from copybot.tests.copier_harness import HOUR, ME, MONDAY, SECOND, Office, raising
+from copybot.tests.copier_harness import HOUR, ME, MONDAY, SECOND, CopierHarness, raising
 
 D = Decimal
 
@@ -22,7 +22,7 @@ D = Decimal
 @pytest.fixture
 def office(tmp_path):
     """Leased, in touch and in step."""
-    found = Office(tmp_path)
+    found = CopierHarness(tmp_path)
     found.step()
     yield found
     found.copier.close()
@@ -408,4 +408,4 @@ def test_a_pace_is_kept(office):
 
     assert len(office.asked("/api/v2/copier/beat")) - beats == 4
     assert 4 <= len(asked) <= 8  # those of the mirror as well
-    assert Pace().beat_ms == 15 * SECOND
+    assert Pace().heartbeat_ms == 15 * SECOND

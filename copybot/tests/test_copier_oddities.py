@@ -11,7 +11,7 @@ from copybot.broker import Entry
 from copybot.desk_model import COPIER, STRATEGY
 from copybot.lease import Lease
 from copybot.stream import Message
-from copybot.tests.copier_harness import NOON, Office, raising
+from copybot.tests.copier_harness import NOON, CopierHarness, raising
 
 GRANTED = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
 
@@ -19,7 +19,7 @@ GRANTED = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
 @pytest.fixture
 def office(tmp_path):
     """Leased, in touch and in step."""
-    found = Office(tmp_path)
+    found = CopierHarness(tmp_path)
     found.step()
     yield found
     found.copier.close()
@@ -51,7 +51,7 @@ def test_a_lease_does_not_last_longer_because_the_time_of_day_was_set_back():
 def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(office):
     ticket = office.copied()
     office.step(2)
-    office.guard._books.durable = raising(sqlite3.OperationalError("database or disk is full"))
+    office.guard._store.durable = raising(sqlite3.OperationalError("database or disk is full"))
     office.open()
     office.close(ticket)
     office.hear()
@@ -61,7 +61,7 @@ def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(offi
     assert "disk is full" in office.copier.faults[f"state of {STRATEGY}"]
     assert office.copier.lease.is_live
 
-    del office.guard._books.durable
+    del office.guard._store.durable
     office.step(31)
     assert f"state of {STRATEGY}" not in office.copier.faults
     assert office.rows == {}

@@ -11,8 +11,8 @@ from copybot.copier import instance_of
 from copybot.desk_model import MASTER, SECRET, SUB_ID
 from copybot.errors import KeyRefused, RateLimited
 from copybot.lease import Lease
-from copybot.state_store import Standing
-from copybot.tests.copier_harness import HOUR, ME, NOON, SECOND, Office, raising
+from copybot.state_store import GuardMode
+from copybot.tests.copier_harness import HOUR, ME, NOON, SECOND, CopierHarness, raising
 
 D = Decimal
 
@@ -20,7 +20,7 @@ D = Decimal
 @pytest.fixture
 def office(tmp_path):
     """Leased, in touch and in step."""
-    found = Office(tmp_path)
+    found = CopierHarness(tmp_path)
     found.step()
     yield found
     found.copier.close()
@@ -30,7 +30,7 @@ def office(tmp_path):
 
 
 def lost(office):
-    office.desk.kept.fence += 1
+    office.desk.kept.takeover_number += 1
     office.desk.kept.instance = "another"
     office.step(31)
 
@@ -56,7 +56,7 @@ def revoked(office):
 
 
 def halted(office):
-    office.guard._stop(Standing.HALT, "two packets are numbered 7")
+    office.guard._stop(GuardMode.HALT, "two packets are numbered 7")
 
 
 def out_of_touch(office):
@@ -172,7 +172,7 @@ def test_at_a_desk_that_went_back_in_time_nothing_is_done(office):
     office.step(2)
     office.desk.kept = backup
     office.step(31)
-    assert office.guard.standing is Standing.HOLD
+    assert office.guard.standing is GuardMode.HOLD
 
     office.close(ticket)
     office.hear()
@@ -181,7 +181,7 @@ def test_at_a_desk_that_went_back_in_time_nothing_is_done(office):
 
     office.desk.epoch = "2"
     office.step(31)
-    assert office.guard.standing is Standing.LIVE
+    assert office.guard.standing is GuardMode.LIVE
     assert office.volumes == []  # the second trade is none any more at this desk, the first was closed
     assert (MASTER, other) not in office.desk.kept.rows
     assert office.copier.lease.is_live
@@ -205,7 +205,7 @@ def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothi
     office.start(folder=tmp_path / "elsewhere")
     second = office.copier
     office.step()
-    assert second.lease.fence == "2"
+    assert second.lease.takeover_number == "2"
     assert not second.lease.is_live
 
     office.now += 20 * SECOND
@@ -242,7 +242,7 @@ def test_the_same_place_opens_at_once_after_a_restart(office):
     office.heard = len(office.desk.sent)
     office.copied()
 
-    assert office.copier.lease.fence == "2"
+    assert office.copier.lease.takeover_number == "2"
 
 
 def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path, monkeypatch):

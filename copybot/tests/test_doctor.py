@@ -11,13 +11,13 @@ from rich.console import Console
 from copybot import doctor
 from copybot.desk_model import COPIER, MASTER, SUB_ID
 from copybot.doctor import Patient
-from copybot.tests.desk_server import KEYS, Office
+from copybot.tests.desk_server import KEYS, DeskServer
 from copybot.tests.test_cli import account, config
 
 
 @pytest.fixture
 def office():
-    with Office() as office:
+    with DeskServer() as office:
         yield office
 
 
@@ -64,7 +64,7 @@ def test_looking_changes_nothing_at_the_desk(office, tmp_path):
     examined(config(tmp_path, office, COPIER))
 
     assert office.desk.kept.answers == {}
-    assert office.desk.kept.fence == 0
+    assert office.desk.kept.takeover_number == 0
 
 
 def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office, tmp_path):

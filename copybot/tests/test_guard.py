@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from copybot.broker import Outcome, Position, Result
-from copybot.state_store import Standing, State
+from copybot.state_store import GuardMode, State
 from copybot.tests.guard_fixtures import LIMITS, NOON, PRICE, gapfill, packet
 from copybot.tests.guard_harness import SECOND, T1, T2, Desk, answering, target
 
@@ -47,7 +47,7 @@ def test_a_packet_that_comes_again_does_nothing(desk):
         desk.send(1, "OPEN", T1)
 
     assert desk.opened == 1
-    assert desk.guard.standing is Standing.LIVE
+    assert desk.guard.standing is GuardMode.LIVE
 
 
 def test_a_closed_trade_never_comes_back(desk):
@@ -215,16 +215,16 @@ def test_at_a_desk_that_went_back_nothing_is_done_until_its_epoch_is_new(desk):
     desk.send(2, "CLOSE", T1)
     desk.send(3, "OPEN", target("t3", seq=3))
     desk.snapshot(1, T1)
-    assert desk.guard.standing is Standing.HOLD
+    assert desk.guard.standing is GuardMode.HOLD
     desk.snapshot(1, T1)
     desk.wait(1)
     assert len(desk.broker.held) == 1
 
     desk.start()
-    assert desk.guard.standing is Standing.HOLD
+    assert desk.guard.standing is GuardMode.HOLD
     desk.snapshot(1, T1, epoch="2")
     desk.settle()
-    assert desk.guard.standing is Standing.LIVE
+    assert desk.guard.standing is GuardMode.LIVE
     assert desk.volumes == []  # t3 is not active at the desk; t1 was closed, and stays so
     assert desk.opened == 2
 
@@ -234,21 +234,21 @@ def test_a_snapshot_that_packets_overtook_is_no_desk_that_went_back(desk):
     desk.send(1, "OPEN", T1)
     desk.snapshot(0, asked_at=asked_at)
 
-    assert desk.guard.standing is Standing.LIVE
+    assert desk.guard.standing is GuardMode.LIVE
     assert len(desk.broker.held) == 1
 
 
 def test_two_packets_of_one_number_halt_opens_and_no_close(desk):
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
-    assert desk.guard.standing is Standing.HALT
+    assert desk.guard.standing is GuardMode.HALT
 
     desk.send(2, "OPEN", T2)
     desk.snapshot(2, T2)
     assert desk.opened == 1
     assert desk.volumes == []  # t1 is not active any more
     desk.guard.release()
-    assert desk.guard.standing is Standing.LIVE
+    assert desk.guard.standing is GuardMode.LIVE
 
 
 def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk):
@@ -293,7 +293,7 @@ def test_closes_are_driven_at_before_anything_that_must_be_written(desk):
     desk.send(3, "CLOSE", T2)
     desk.broker.weather = replace(desk.broker.weather, reject=0.0)
     desk.broker.held = {name: one for name, one in desk.broker.held.items() if one.magic != desk.guard._magic("t1")}
-    desk.guard._books.durable = None
+    desk.guard._store.durable = None
 
     with pytest.raises(TypeError):
         desk.guard.tick()
@@ -303,7 +303,7 @@ def test_closes_are_driven_at_before_anything_that_must_be_written(desk):
 def test_a_close_passes_a_halt(desk):
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
-    assert desk.guard.standing is Standing.HALT
+    assert desk.guard.standing is GuardMode.HALT
 
     desk.send(2, "CLOSE", T1)
     assert desk.broker.held == {}
@@ -350,9 +350,9 @@ def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk):
 
     def looks(**order):
         rows = sqlite3.connect(f"file:{desk.path}?mode=ro&immutable=1", uri=True)
-        seen["journal"] = desk.guard._books.db.execute("pragma journal_mode").fetchone()[0]
-        seen["sync"] = desk.guard._books.db.execute("pragma synchronous").fetchone()[0]
-        seen["open transaction"] = desk.guard._books.db.in_transaction
+        seen["journal"] = desk.guard._store.db.execute("pragma journal_mode").fetchone()[0]
+        seen["sync"] = desk.guard._store.db.execute("pragma synchronous").fetchone()[0]
+        seen["open transaction"] = desk.guard._store.db.in_transaction
         rows.close()
         return Result(Outcome.DONE)
 

@@ -28,7 +28,7 @@ def desk(tmp_path):
 
 
 def test_c0_c1_before_the_intent_nothing_is_kept(desk):
-    desk.guard._books.durable = None  # dies as it begins to write
+    desk.guard._store.durable = None  # dies as it begins to write
     with pytest.raises(TypeError):
         desk.send(1, "OPEN", T1)
     desk.start()
@@ -37,7 +37,7 @@ def test_c0_c1_before_the_intent_nothing_is_kept(desk):
 
 
 def test_c2_a_torn_write_is_all_or_nothing(desk):
-    desk.guard._books.db.execute("begin immediate")
+    desk.guard._store.db.execute("begin immediate")
     desk.guard._insert(T1, State.INTENT)
     desk.start()
 
@@ -112,7 +112,7 @@ def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk):
     (event,) = desk.guard.outbox()
     assert (event.event, event.ref) == ("opened", "t1")
 
-    desk.guard.told(event)
+    desk.guard.mark_reported(event)
     desk.start()
     assert desk.guard.outbox() == []
 
@@ -194,7 +194,7 @@ def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_
 @pytest.mark.parametrize("version", [0, 1, 99])
 def test_a_file_of_another_version_is_refused_and_left_as_it_is(desk, version):
     desk.send(1, "OPEN", T1)
-    desk.guard._books.db.execute(f"pragma user_version = {version}")
+    desk.guard._store.db.execute(f"pragma user_version = {version}")
     desk.guard.close()
 
     with pytest.raises(StateOfAnotherVersion, match=f"of version {version}"):
@@ -209,9 +209,9 @@ def test_a_file_of_another_version_is_refused_and_left_as_it_is(desk, version):
 def test_what_is_kept_in_memory_is_what_is_in_the_file(desk):
     """Whatever was written, and whatever was rolled back."""
     desk.snapshot(2, T1, T2)
-    with pytest.raises(ZeroDivisionError), desk.guard._books.durable():
-        desk.guard._books.change("t1", state=State.DEAD, volume=Decimal(0))
-        desk.guard._books.note(seen=99)
+    with pytest.raises(ZeroDivisionError), desk.guard._store.durable():
+        desk.guard._store.change("t1", state=State.DEAD, volume=Decimal(0))
+        desk.guard._store.note(seen=99)
         assert desk.guard.seen / 0
 
     kept = (desk.guard.seen, desk.guard.unfinished(), desk.guard.copy("t1"))
@@ -221,7 +221,7 @@ def test_what_is_kept_in_memory_is_what_is_in_the_file(desk):
 
 def test_c15_a_second_process_is_refused(desk):
     code = f"""
-from copybot.books import StateInUse
+from copybot.state_store import StateInUse
 from copybot.guard import ExecutionGuard
 try:
     ExecutionGuard({str(desk.path)!r}, {SUB!r}, {{1: {SECRET!r}}}, 7, None, lambda: 0)

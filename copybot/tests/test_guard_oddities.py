@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from copybot.state_store import Standing, State
+from copybot.state_store import GuardMode, State
 from copybot.tests.guard_fixtures import NOON, packet
 from copybot.tests.guard_harness import SECOND, T1, T2, Desk, target
 
@@ -78,7 +78,7 @@ def test_numbers_that_a_restored_desk_gives_again_are_no_forgery(desk):
     desk.guard.lost_touch()
     desk.send(1, "OPEN", target("t9"))
     desk.snapshot(1, target("t9"), epoch="2", asked_at=1)
-    assert desk.guard.standing is Standing.LIVE
+    assert desk.guard.standing is GuardMode.LIVE
 
 
 def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snapshot(desk):
@@ -87,7 +87,7 @@ def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snaps
     desk.guard.lost_touch()
     desk.send(1, "OPEN", target("forged"))
     desk.snapshot(1, T1)
-    assert desk.guard.standing is Standing.HALT
+    assert desk.guard.standing is GuardMode.HALT
 
 
 def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk):
@@ -96,7 +96,7 @@ def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk):
     desk.send(2, "CLOSE", T1)
     desk.broker.weather = replace(desk.broker.weather, reject=0.0)
     desk.snapshot(1, T1, asked_at=2)
-    assert desk.guard.standing is Standing.HOLD
+    assert desk.guard.standing is GuardMode.HOLD
 
     desk.wait(1)
     assert desk.broker.held == {}
@@ -106,7 +106,7 @@ def full(desk):
     """The disk has no room for anything more."""
     for what in ("update on main.guard", "insert on main.copy", "update on main.copy"):
         name = what.replace(" ", "_").replace(".", "_")
-        desk.guard._books.db.execute(
+        desk.guard._store.db.execute(
             f"create temp trigger {name} before {what} begin select raise(fail, 'database or disk is full'); end"
         )
 

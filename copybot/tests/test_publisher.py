@@ -16,7 +16,7 @@ from copybot.candles import Bar, Candles, Instrument
 from copybot.deals import DealsIncomplete, trades_of
 from copybot.errors import KeyRefused, refusal
 from copybot.paper import Faults, PaperBroker
-from copybot.position_sync import Mirror
+from copybot.position_sync import PositionSync
 from copybot.protocol import Answer
 from copybot.publisher import Publisher
 
@@ -182,10 +182,10 @@ class Desk:
 class World:
     """A terminal, a desk and a mirror between them; restarted from nothing where it dies at its n-th call."""
 
-    def __init__(self, dies_at=-1, fault=Crash, kind=Mirror, **options):
+    def __init__(self, dies_at=-1, fault=Crash, kind=PositionSync, **options):
         self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, kind, options
         self.terminal, self.desk = Terminal(self.point), Desk(self.point)
-        self.mirror = self.fresh()
+        self.position_sync = self.fresh()
 
     def point(self):
         self.calls += 1
@@ -201,13 +201,13 @@ class World:
         self.terminal.now += after_ms
         for _ in range(9):
             try:
-                self.mirror.look()
+                self.position_sync.look()
             except Crash:
-                self.mirror = self.fresh()
+                self.position_sync = self.fresh()
             except OSError:
                 pass
             else:
-                if not any(one.kind == "waiting" for one in self.mirror.findings.values()):
+                if not any(one.kind == "waiting" for one in self.position_sync.findings.values()):
                     return
 
     def settle(self):
@@ -290,7 +290,7 @@ def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every):
     assert_told_once(world)
 
 
-class Forgetful(Mirror):
+class Forgetful(PositionSync):
     """Names its reports anew each time: the control."""
 
     def _send(self, report, key):
@@ -317,7 +317,7 @@ def _opens_anyway(desk):
 
 
 def test_a_repeat_has_the_same_name_and_so_one_effect():
-    assert doubled(Mirror) == 0
+    assert doubled(PositionSync) == 0
     assert doubled(Forgetful) > 0
 
 
@@ -345,7 +345,7 @@ def test_an_incomplete_history_is_no_close():
     world.terminal.books = {"1": [one for one in closing["1"] if one.entry is Entry.IN]}
     world.settle()
     assert list(world.desk.active_rows) == ["1"]
-    assert world.mirror.findings["1"].kind == "waiting"
+    assert world.position_sync.findings["1"].kind == "waiting"
 
     world.terminal.books, world.terminal.settled = told, False
     world.settle()
@@ -354,7 +354,7 @@ def test_an_incomplete_history_is_no_close():
     world.terminal.settled = True
     world.settle()
     assert world.desk.closed["1"]["close_price"] == "1.20000000"
-    assert world.mirror.findings == {}
+    assert world.position_sync.findings == {}
 
 
 def test_a_terminal_that_shows_nothing_closes_nothing():
@@ -374,7 +374,7 @@ def test_a_position_older_than_the_limit_is_left_alone_and_listed():
     world.look(61 * SECOND)
 
     assert world.desk.log == []
-    assert world.mirror.findings["1"].kind == "too_old"
+    assert world.position_sync.findings["1"].kind == "too_old"
 
 
 def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_new():
@@ -389,7 +389,7 @@ def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_n
 
     assert list(world.desk.active_rows) == ["2"]
     assert "opened_at" not in world.desk.active_rows["2"]
-    assert world.mirror.findings["1"].kind == "too_old"
+    assert world.position_sync.findings["1"].kind == "too_old"
 
 
 @contextmanager
@@ -408,7 +408,7 @@ def test_where_nothing_changes_nothing_is_sent():
     world.look()
     asked = world.desk.asked
     world.settle()
-    world.mirror = world.fresh()
+    world.position_sync = world.fresh()
     world.settle()
 
     assert world.desk.asked == asked
@@ -418,9 +418,9 @@ def test_a_row_of_a_position_that_is_not_of_the_strategy_any_more_is_left_until_
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
-    world.mirror.of = lambda _: None
+    world.position_sync.of = lambda _: None
     world.settle()
-    assert (list(world.desk.active_rows), world.mirror.findings) == (["1"], {})
+    assert (list(world.desk.active_rows), world.position_sync.findings) == (["1"], {})
 
     world.terminal.close("1", "1", "1.2", "5")
     world.settle()
@@ -461,7 +461,7 @@ def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone(
     world = World(max_age_ms=60 * SECOND)
     world.look()
     real, world.desk.active = world.desk.active, lambda: (_ for _ in ()).throw(ConnectionError)
-    world.mirror.forget()
+    world.position_sync.forget()
     world.terminal.open("1", "1", "1.1")
     for _ in range(7):
         world.look(10 * SECOND)
@@ -469,7 +469,7 @@ def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone(
     world.look()
 
     assert world.desk.log == []
-    assert world.mirror.findings["1"].kind == "too_old"
+    assert world.position_sync.findings["1"].kind == "too_old"
 
 
 def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_closed():
@@ -478,7 +478,7 @@ def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_
     world.look()
     world.terminal.now += 3600 * SECOND
     world.terminal.open("2", "1", "1.1")
-    world.mirror = world.fresh()
+    world.position_sync = world.fresh()
     world.look(30 * SECOND)
     assert set(world.desk.active_rows) == {"1", "2"}
 
@@ -494,10 +494,10 @@ def test_what_staff_closed_is_an_alarm_and_not_opened_again():
     world.desk._close("1", {"close_price": "1.15", "profit": "0", "reason": "STAFF"})
     for restarted in (False, True):
         if restarted:
-            world.mirror = world.fresh()
+            world.position_sync = world.fresh()
         world.look(20 * SECOND)
         world.look(20 * SECOND)
-        assert world.mirror.findings["1"].kind == "zombie"
+        assert world.position_sync.findings["1"].kind == "zombie"
     assert world.desk.times("open", "1") == 1
     assert world.desk.zombies == 0
 
@@ -511,13 +511,13 @@ def test_what_a_restored_desk_has_forgotten_is_published_again_and_what_it_close
     world.desk.active_rows, world.desk.kept = {}, {}
     world.desk.closed["2"] = {}
     world.look(after_ms=20_000)
-    assert world.mirror.findings["1"].kind == "zombie"  # by the same desk it was closed
+    assert world.position_sync.findings["1"].kind == "zombie"  # by the same desk it was closed
 
     world.desk.epoch = "2"
     world.look(after_ms=20_000)
     world.look(after_ms=20_000)
     assert list(world.desk.active_rows) == ["1"]
-    assert world.mirror.findings["2"].kind == "zombie"
+    assert world.position_sync.findings["2"].kind == "zombie"
     assert world.desk.zombies == 0
 
 
@@ -530,8 +530,8 @@ def test_the_first_close_stands():
     world.settle()
 
     assert world.desk.closed["1"]["reason"] == "STAFF"
-    assert world.mirror.counts["conflict"] == 1
-    assert world.mirror.findings == {}
+    assert world.position_sync.counts["conflict"] == 1
+    assert world.position_sync.findings == {}
 
 
 def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key():
@@ -541,13 +541,13 @@ def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key():
     for _ in range(20):
         world.look()
     assert sum(key.startswith("open-") for key in world.desk.kept) == 1
-    assert world.mirror.findings["1"].words == "the desk says: strategy_close_only"
+    assert world.position_sync.findings["1"].words == "the desk says: strategy_close_only"
 
     world.desk.status = "ACTIVE"
     world.look(31 * SECOND)
     assert list(world.desk.active_rows) == ["1"]
     world.look()
-    assert world.mirror.findings == {}
+    assert world.position_sync.findings == {}
 
 
 def test_one_refused_report_does_not_hold_up_the_others():
@@ -570,7 +570,7 @@ def test_a_refused_key_is_no_ones_trade():
     world.terminal.open("1", "1", "1.1")
 
     with pytest.raises(KeyRefused, match="key_revoked"):
-        world.mirror.look()
+        world.position_sync.look()
 
 
 def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_not_published():
@@ -579,9 +579,9 @@ def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_no
     world.terminal.open("1", "1", "1.1")
     world.look()
     world.terminal.close("1", "1", "1.2", "5")
-    world.mirror.watch()
+    world.position_sync.watch()
 
-    assert world.mirror.counts["unpublished"] == 1
+    assert world.position_sync.counts["unpublished"] == 1
     assert world.desk.log == []
 
 
@@ -630,15 +630,15 @@ def test_a_copy_that_came_and_went_unseen_is_reported_once_whatever_is_lost():
         done = False
         while not done:
             try:
-                done = world.mirror.note_gone("1", copies(Position("1", 0, "", "", Decimal(1), None, None)))
+                done = world.position_sync.note_gone("1", copies(Position("1", 0, "", "", Decimal(1), None, None)))
             except Crash:
-                world.mirror = world.fresh()
+                world.position_sync = world.fresh()
         assert [one[:2] for one in world.desk.log] == [("open", "1"), ("reduce", "1"), ("close", "1")]
         assert world.desk.profit("1") == 13
         assert world.desk.zombies == 0
         world.dies_at = -1
-        world.mirror = world.fresh()
-        assert world.mirror.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
+        world.position_sync = world.fresh()
+        assert world.position_sync.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
 
 
 def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again():
@@ -648,9 +648,9 @@ def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again():
     world.look()
     world.terminal.close("1", "1", "1.2", "5")
     world.look()
-    world.mirror = world.fresh()
+    world.position_sync = world.fresh()
 
-    assert world.mirror.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
+    assert world.position_sync.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
     assert (world.desk.zombies, world.desk.times("open", "1")) == (0, 1)
 
 
@@ -660,7 +660,7 @@ def test_a_copy_that_the_desk_does_not_want_is_not_closed_there_either():
     world.terminal.open("1", "1", "1.1")
     world.terminal.close("1", "1", "1.2", "5")
 
-    assert not world.mirror.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
+    assert not world.position_sync.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
     assert world.desk.closed == {}
 
 
@@ -769,7 +769,7 @@ def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
         if not fault:
             stop.set()
 
-    Publisher(world.mirror, poll_s=0.001, on_look=look).run(stop)
+    Publisher(world.position_sync, poll_s=0.001, on_look=look).run(stop)
     assert faults == ["ConnectionError", "OSError", ""]
     assert world.desk.worth == [{"balance": "1000.00000000", "equity": "1001.50000000"}]
     assert list(world.desk.active_rows) == ["1"]
@@ -782,7 +782,7 @@ class Paper(World):
     """A paper account on real-looking prices, traded at random by seed; what it told is what the desk must know."""
 
     def __init__(self, folder, seed, *, is_hedging, dies_at=-1, fault=Crash):
-        self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, Mirror, {}
+        self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, PositionSync, {}
         self.rng, self.now = random.Random(seed), PAPER_STARTS
         eurusd = Instrument("EURUSD", Candles(paper_bars(seed), digits=5), commission=Decimal("3.5"))
         self.broker = PaperBroker(
@@ -790,7 +790,7 @@ class Paper(World):
             deposit=Decimal(100_000), is_hedging=is_hedging, faults=Faults(seed=seed, partial=0.2, slippage_points=3),
         )  # fmt: skip
         self.terminal, self.desk = self, Desk(self.point)
-        self.mirror = self.fresh()
+        self.position_sync = self.fresh()
 
     def positions(self):
         self.point()

@@ -15,7 +15,7 @@ from copybot.desk_model import SECRET as PACKET_SECRET
 from copybot.desk_model import STRATEGY, SUB_ID
 from copybot.paper import PaperBroker
 from copybot.sandbox import Config, broker, emptied
-from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, Office
+from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, DeskServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ACTIVE = "/api/v2/trades/active"
@@ -95,7 +95,7 @@ class Bot:
 
 @pytest.fixture
 def bot(tmp_path):
-    with Office() as office:
+    with DeskServer() as office:
         bot = Bot(office, tmp_path)
         yield bot
         bot.kill()

@@ -14,8 +14,8 @@ import pytest
 from copybot import simulate
 from copybot.copier import Copier
 from copybot.guard import ExecutionGuard
-from copybot.naive_policy import DocumentsGuard
-from copybot.position_sync import Mirror
+from copybot.naive_policy import NaiveGuard
+from copybot.position_sync import PositionSync
 from copybot.simulation import WEATHERS, World
 from copybot.state_store import State
 from copybot.targets import snapshots_of
@@ -62,9 +62,9 @@ class Forgets(ExecutionGuard):
         return ""
 
     def _find_out(self, copy):
-        with self._books.durable():
-            self._books.do("delete from copy where ref = ?", copy.ref)
-            self._books._unfinished = None
+        with self._store.durable():
+            self._store.do("delete from copy where ref = ?", copy.ref)
+            self._store._unfinished = None
 
     def _give_up(self, target, why):
         pass
@@ -81,8 +81,8 @@ class GoesBack(ExecutionGuard):
     """Follows a desk that went back in time."""
 
     def on_snapshot(self, snapshot, *, asked_at):
-        with self._books.durable():
-            self._books.note(seen=min(self.seen, snapshot.as_of))
+        with self._store.durable():
+            self._store.note(seen=min(self.seen, snapshot.as_of))
         super().on_snapshot(snapshot, asked_at=min(asked_at, snapshot.as_of))
 
 
@@ -119,7 +119,7 @@ class KeepsToItself(Copier):
         return True
 
 
-class ForgetsCloses(Mirror):
+class ForgetsCloses(PositionSync):
     """Publishes what is open, and nothing of what is gone."""
 
     def _of_gone(self, ticket):
@@ -127,7 +127,7 @@ class ForgetsCloses(Mirror):
 
 
 PLANTED = [
-    ("faulty", {"guard": DocumentsGuard}, "doubles"),
+    ("faulty", {"guard": NaiveGuard}, "doubles"),
     ("hostile", {"guard": Resends}, "doubles"),
     ("hostile", {"guard": Forgets}, "stale"),
     ("hostile", {"guard": TakesItsTime}, "stale"),
@@ -136,7 +136,7 @@ PLANTED = [
     ("hostile", {"copier": TrustsTheStream}, "cut"),
     ("two", {"copier": NeedsNoLease}, "doubles"),
     ("faulty", {"copier": KeepsToItself}, "unexplained"),
-    ("calm", {"mirror": ForgetsCloses}, "unpublished"),
+    ("calm", {"position_sync": ForgetsCloses}, "unpublished"),
 ]
 
 

@@ -30,7 +30,7 @@ def delta(seq, strategy="lena"):
     return {"type": "trade.opened", "strategy": strategy, "seq": str(seq), "trade": {}}
 
 
-def beat(**as_of):
+def heartbeat(**as_of):
     return snapshot(**as_of) | {"type": "heartbeat"}
 
 
@@ -85,26 +85,26 @@ def test_what_is_out_of_turn_is_handed_on_too(follow):
 
 
 def test_a_lost_last_delta_is_noticed_at_the_second_beat(follow):
-    assert gaps(hear(follow, beat(lena=6))) == []
-    assert gaps(hear(follow, beat(lena=6))) == ["lena"]
-    assert gaps(hear(follow, beat(lena=6))) == []
+    assert gaps(hear(follow, heartbeat(lena=6))) == []
+    assert gaps(hear(follow, heartbeat(lena=6))) == ["lena"]
+    assert gaps(hear(follow, heartbeat(lena=6))) == []
 
 
 def test_a_beat_that_overtook_its_delta_is_no_gap(follow):
-    hear(follow, beat(lena=6))
+    hear(follow, heartbeat(lena=6))
     hear(follow, delta(6))
-    hear(follow, beat(lena=7))
+    hear(follow, heartbeat(lena=7))
     hear(follow, delta(7))
 
-    assert gaps(hear(follow, beat(lena=7))) == []
+    assert gaps(hear(follow, heartbeat(lena=7))) == []
 
 
 def test_a_strategy_that_nobody_told_of_is_a_gap(follow):
-    assert gaps(hear(follow, beat(lena=5, new=0)) + hear(follow, beat(lena=5, new=0))) == ["new"]
+    assert gaps(hear(follow, heartbeat(lena=5, new=0)) + hear(follow, heartbeat(lena=5, new=0))) == ["new"]
 
 
 def test_beats_break_the_silence(follow):
-    hear(follow, beat(lena=5), now_s=20.0)
+    hear(follow, heartbeat(lena=5), now_s=20.0)
 
     assert not follow.is_silent(34.9)
     assert follow.is_silent(35.0)
@@ -259,7 +259,7 @@ def read(request, desk):
 
 
 def test_a_snapshot_and_what_follows(desk, read):
-    desk.scenes.append(say(snapshot(lena=1), beat(lena=1), delta(2), then=stay))
+    desk.scenes.append(say(snapshot(lena=1), heartbeat(lena=1), delta(2), then=stay))
     reading = read()
 
     assert reading.next() == Connected()
@@ -305,7 +305,7 @@ def test_beats_keep_a_quiet_socket(desk, read):
     def beats(socket):
         for _ in range(12):
             time.sleep(0.1)
-            socket.send(json.dumps(beat(lena=1)))
+            socket.send(json.dumps(heartbeat(lena=1)))
         socket.send(json.dumps(delta(2)))
         stay(socket)
 

@@ -90,7 +90,7 @@ def test_looking_at_the_log_adds_nothing_to_it_and_nobody_edits_it(admin, facts)
 
 
 def test_a_long_log_is_counted_to_a_limit_only(admin, cast, monkeypatch):
-    monkeypatch.setattr("core.admin.COUNTED", 120)
+    monkeypatch.setattr("core.admin.COUNT_LIMIT", 120)
     for number in range(130):
         audit.record("key.rotated", actor=audit.SYSTEM, subject=f"key:{number}")
 

@@ -41,13 +41,13 @@ def killed_run(web):
     stage = environment.set_up()
     leader, copier = stage.client(web.url, "leader"), stage.client(web.url, "first")
     leader.open(ticket_id="7", symbol="EURUSD", type="BUY", volume=Decimal("0.1"), open_price=Decimal("1.1"))
-    beat(copier, stage.instance)
+    heartbeat(copier, stage.instance)
     for client in (leader, copier):
         client.hang_up()
 
 
-def beat(copier, instance):
-    copier.beat(instance=instance, fence=None, balance=None, equity=None, subscriptions=[])
+def heartbeat(copier, instance):
+    copier.heartbeat(instance=instance, fence=None, balance=None, equity=None, subscriptions=[])
 
 
 def test_every_rule_holds_also_after_a_run_that_was_killed(web):
@@ -122,13 +122,13 @@ def test_takes_no_name_that_is_somebodys(desk_db):
 def test_a_run_waits_for_no_lease_of_the_one_before(web):
     stage = environment.set_up()
     copier = stage.client(web.url, "first")
-    beat(copier, stage.instance)
+    heartbeat(copier, stage.instance)
     copier.hang_up()
     stage = environment.set_up()
     assert stage.copier.name == "drill-copier-1"  # the same place need not wait for itself
 
     copier = stage.client(web.url, "second")
-    beat(copier, "another-place-0123")
+    heartbeat(copier, "another-place-0123")
     copier.hang_up()
     assert environment.set_up().copier.name == "drill-copier-2"
 
@@ -206,7 +206,7 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer):
     assert "is running already" in closer.post(PAGE, follow=True).content.decode()
     assert AuditLog.objects.filter(action=reports.ASKED).count() == 1
 
-    with reports.alone():
+    with reports.exclusive_run():
         assert "running…" in closer.get(PAGE).content.decode()
     kept()
     assert "Run the drill now" in closer.get(PAGE).content.decode()
@@ -215,7 +215,7 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer):
 def test_a_wish_that_no_worker_takes_up_is_told(closer, monkeypatch):
     closer.post(PAGE)
     queued()
-    monkeypatch.setattr(reports, "WAITS", timedelta(0))
+    monkeypatch.setattr(reports, "PICKUP_LIMIT", timedelta(0))
 
     page = closer.get(PAGE).content.decode()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from copybot.broker import Position
 from copybot.client import Client
-from copybot.publisher import Mirror, Publisher
+from copybot.publisher import PositionSync, Publisher
 from copybot.settings import load
 from copybot.terminals import terminal_of
 
@@ -64,8 +64,8 @@ def main(config, seed, over):
     desk = Client(settings.url, settings.key, settings.secret, timeout_s=5, attempts=2)
     terminal = terminal_of(settings, copies=False)
     trader = Trader(terminal, Path(over), f"{seed}-{desk.seq}")
-    mirror = Mirror(desk, terminal, clock_ms=desk.desk_ms, max_age_ms=settings.publishing.max_open_age_ms)
-    Publisher(mirror, poll_s=0.15, on_look=trader.act).run(threading.Event())
+    position_sync = PositionSync(desk, terminal, clock_ms=desk.desk_ms, max_age_ms=settings.publishing.max_open_age_ms)
+    Publisher(position_sync, poll_s=0.15, on_look=trader.act).run(threading.Event())
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ class Drill:
         published = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account__name="lena-mt5")}
         held = {number: lots for number, (_, lots) in self.leads.positions().items()}
         found = [f"leader: {sorted(published.items() ^ held.items())}"] if published != held else []
-        found += [f"owed: {copy}" for copy in overdue_closes.owed()]
+        found += [f"owed: {copy}" for copy in overdue_closes.overdue()]
         for follower in self.followers:
             found += follower.faults()
         return found

@@ -45,7 +45,7 @@ def make_followers(lena, finn, monthly):
         agreement = settlement.agree(subscriber=owner, strategy=strategy, currency="USD", now=began)
         pay_in(account, "1000")
         found.append(Following(lena, account, agreement))
-        found[-1].brought(str(1000 + number), "100")
+        found[-1].realise(str(1000 + number), "100")
     strategies.end(subscription=finn.subscriptions.get(), actor=audit.SYSTEM)
     return found
 

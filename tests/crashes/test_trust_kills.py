@@ -15,7 +15,7 @@ from tests import databases
 from tests.conftest import ROOT
 from tests.races.test_trust_races import make_users
 from trust import checks, tasks
-from trust.models import Kind, TrustAssessment, TrustSubject
+from trust.models import ScoreKind, TrustAssessment, TrustSubject
 
 KILLS = int(os.environ.get("COPYDESK_KILLS", "4"))
 USERS = 40
@@ -34,7 +34,7 @@ def kill(process):
 
 
 def judged():
-    return TrustAssessment.objects.filter(kind=Kind.FLOW, version=1, user__username__startswith="judged").count()
+    return TrustAssessment.objects.filter(kind=ScoreKind.FLOW, version=1, user__username__startswith="judged").count()
 
 
 @pytest.mark.crash

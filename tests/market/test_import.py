@@ -218,7 +218,7 @@ def test_the_command_tells_contradictions(command, tmp_path):
 
 
 def test_the_command_tells_its_progress_only_where_asked(command, small_batches, monkeypatch):
-    monkeypatch.setattr("market.management.commands.import_candles.TOLD_EVERY_S", 0)
+    monkeypatch.setattr("market.management.commands.import_candles.REPORT_EVERY_S", 0)
 
     assert command(services.EURUSD_1H).err == ""
     Candle.objects.filter(instrument="EURUSD").delete()

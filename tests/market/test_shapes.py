@@ -108,7 +108,7 @@ def test_histdata_is_five_hours_behind_unless_told_otherwise():
 
 @pytest.mark.parametrize("shape", ["header", "Dukascopy", "Dukascopy, local", "header, a zone in the time"])
 def test_refuses_an_offset_where_the_file_names_its_zone(shape):
-    with pytest.raises(imports.CandlesZoneTold):
+    with pytest.raises(imports.CandlesZoneKnown):
         read(*SHAPES[shape], utc_offset=timedelta(hours=2))
 
 

@@ -20,7 +20,7 @@ from strategies.models import Subscription, Terms
 from tests.signed import LONG_AGO, opening
 
 PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
-ACTIVE, BEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
+ACTIVE, HEARTBEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
 TERMS = {"mode": "MULTIPLIER", "multiplier": "0.5", "symbols": "", "symbol_map": ""}
 
 
@@ -56,10 +56,10 @@ def close(bot, ticket):
     assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
 
 
-def beat(bot, *, standing="LIVE", seq="0", digest="0" * 64, copies=None, **more):
+def heartbeat(bot, *, standing="LIVE", seq="0", digest="0" * 64, copies=None, **more):
     one = {"strategy": "lena-eurusd", "seq": seq, "standing": standing, "generation": 1, "digest": digest}
     one |= {} if copies is None else {"copies": copies}
-    answer = bot.send("POST", BEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [one], **more})
+    answer = bot.send("POST", HEARTBEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [one], **more})
     assert answer.status_code == 200, answer.content
 
 
@@ -129,7 +129,7 @@ def test_says_that_no_copier_was_ever_seen(as_finn):
 
 
 def test_says_that_the_copier_is_there_and_in_sync(as_finn, finn_bot):
-    beat(finn_bot, digest=hashlib.sha256(b"").hexdigest(), balance="1000", equity="998.5")
+    heartbeat(finn_bot, digest=hashlib.sha256(b"").hexdigest(), balance="1000", equity="998.5")
 
     page = text(as_finn.get(PAGE))
 
@@ -140,7 +140,7 @@ def test_says_that_the_copier_is_there_and_in_sync(as_finn, finn_bot):
 
 def test_says_in_words_how_it_differs(as_finn, lena_bot, finn_bot):
     opened(lena_bot)
-    beat(finn_bot, seq="1", copies=[{"trade_ref": str(uuid.uuid4()), "volume": "0.10000000"}])
+    heartbeat(finn_bot, seq="1", copies=[{"trade_ref": str(uuid.uuid4()), "volume": "0.10000000"}])
 
     assert "differs: 1 held though the master is out, 1 missing" in text(as_finn.get(PAGE))
 
@@ -149,13 +149,13 @@ def test_says_in_words_how_it_differs(as_finn, lena_bot, finn_bot):
     ("standing", "says"), [("HOLD", "it waits: the desk was restored"), ("HALT", "stopped itself")]
 )
 def test_says_that_it_stopped_itself(as_finn, finn_bot, standing, says):
-    beat(finn_bot, standing=standing)
+    heartbeat(finn_bot, standing=standing)
 
     assert says in text(as_finn.get(PAGE))
 
 
 def test_a_copier_that_ended_is_offline(as_finn, finn_bot):
-    beat(finn_bot, ends=True)
+    heartbeat(finn_bot, ends=True)
 
     assert "offline last heard 0 s ago" in text(as_finn.get(PAGE))
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from tests.trust.flows import flow
 from trust import evidence, explanations, services
-from trust.models import Kind, TrustAppeal
+from trust.models import ScoreKind, TrustAppeal
 
 PAGE = "/trust/"
 
@@ -83,7 +83,7 @@ def test_a_faulty_appeal_is_refused_in_words(as_lena, doubled, fields):
 
 
 def test_every_bar_is_as_long_as_its_points(as_lena, doubled, lena):
-    (score,) = [one for one in explanations.tell(lena.owner) if one.score.kind == Kind.FLOW]
+    (score,) = [one for one in explanations.explain(lena.owner) if one.score.kind == ScoreKind.FLOW]
     drawn = re.findall(r'class="part" width="([^"]+)"', as_lena.get(PAGE).content.decode())
 
     assert [float(width) for width in drawn[: len(score.counted)]] == [reason.points for reason in score.counted]
@@ -98,8 +98,8 @@ def test_what_ends_a_restriction_is_told(lena):
     now = timezone.now()
     for score, at in (("40", now), ("80", now)):
         with transaction.atomic():
-            services._write(lena.owner, Kind.FLOW, at, score=Decimal(score), features=[], inputs={}, as_of="")
-    (told,) = explanations.tell(lena.owner)
+            services._write(lena.owner, ScoreKind.FLOW, at, score=Decimal(score), features=[], inputs={}, as_of="")
+    (told,) = explanations.explain(lena.owner)
     opens = now + services.restrictions.CLEAN
 
     assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in told.follows

@@ -39,7 +39,7 @@ def settled(lena, finn):
     """finn made 1000 by following lena, who takes a fifth; he can pay half of it."""
     follows = following(lena, finn)
     pay_in(finn, "100")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     settlement.sweep(now=follows.month_end() + JUST_AFTER)
     return follows
 

@@ -16,7 +16,7 @@ from strategies.models import Strategy
 from tests import databases
 from trades import services as trades
 from trust import checks, detector, evidence, services
-from trust.models import Kind, TrustAssessment, TrustScore, TrustSubject
+from trust.models import ScoreKind, TrustAssessment, TrustScore, TrustSubject
 
 USERS, WORKERS = 10, 32
 EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long form: 1000
@@ -88,9 +88,9 @@ def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
     now = timezone.now()
     for owner, _ in users:
         services.recalculate(user_id=owner.pk, now=now, always=True)
-        score = TrustScore.objects.get(user=owner, kind=Kind.FLOW)
+        score = TrustScore.objects.get(user=owner, kind=ScoreKind.FLOW)
         assert score.score == detector.assess(evidence.of_provider(owner.strategies.get(), now=now), now=now).score
-    written = TrustAssessment.objects.filter(kind=Kind.FLOW)
+    written = TrustAssessment.objects.filter(kind=ScoreKind.FLOW)
     assert written.count() == WORKERS * EACH + USERS
     assert checks.faults() == []
 

@@ -13,7 +13,7 @@ from audit import services as audit
 from core.errors import DomainError
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import checks, services
-from wallets.models import Kind, LedgerTransfer, MoneyRequest, WalletHold
+from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, WalletHold
 
 ATTEMPTS = 200
 AT_ONCE = 40  # each has a connection, and a server of default size has a hundred
@@ -44,7 +44,7 @@ def all_at_once(*jobs):
     return told
 
 
-def debiting(account, key, amount=1, kind=Kind.FEE_PERFORMANCE):
+def debiting(account, key, amount=1, kind=TransferKind.FEE_PERFORMANCE):
     wallet = usd(account)
     return lambda: services.debit_wallet(
         wallet=wallet, amount=Decimal(amount), kind=kind, note="", idempotency_key=str(key)
@@ -59,7 +59,7 @@ def test_two_hundred_debits_of_one_wallet_take_what_is_there(finn):
     assert set(told) <= {"done", "insufficient_funds", "wallet_busy", "concurrent_modification"}
     assert sum(told.values()) == ATTEMPTS
     assert balance(finn) == 150 - told["done"]
-    assert LedgerTransfer.objects.filter(kind=Kind.FEE_PERFORMANCE).count() == told["done"] > 10
+    assert LedgerTransfer.objects.filter(kind=TransferKind.FEE_PERFORMANCE).count() == told["done"] > 10
 
 
 def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn):
@@ -146,7 +146,12 @@ def test_a_hold_is_resolved_once(finn):
 
     def post(key):
         return lambda: services.post(
-            wallet=wallet, hold_id=held, amount=Decimal(40), kind=Kind.WITHDRAWAL, note="", idempotency_key=str(key)
+            wallet=wallet,
+            hold_id=held,
+            amount=Decimal(40),
+            kind=TransferKind.WITHDRAWAL,
+            note="",
+            idempotency_key=str(key),
         )
 
     told = all_at_once(*(post(key) for key in range(10)), *[lambda: services.void(hold_id=held)] * 10)

@@ -14,7 +14,7 @@ from tests.signed import opening
 from trades.models import CloseDebt, Copier, CopyOrder, CopySkip
 from trades.services import overdue_closes
 
-ACTIVE, BEAT, SKIPS, ORDERS = (
+ACTIVE, HEARTBEAT, SKIPS, ORDERS = (
     "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders",
 )  # fmt: skip
 MODELS = ["copier", "closedebt", "copyskip", "copyorder"]
@@ -53,10 +53,10 @@ def close(bot, ticket):
     assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
 
 
-def beat(bot, **more):
+def heartbeat(bot, **more):
     one = {"strategy": "lena-eurusd", "seq": "0", "standing": "LIVE", "generation": 1, "digest": "0" * 64, "copies": []}
     fields = {"instance": "one-" * 4, "fence": None, "subscriptions": [one | more.pop("says", {})], **more}
-    assert bot.send("POST", BEAT, fields).status_code == 200
+    assert bot.send("POST", HEARTBEAT, fields).status_code == 200
 
 
 def ordered(bot, ref, **more):
@@ -79,7 +79,7 @@ def owed(lena_bot, finn_bot):
     other = opened(lena_bot, "2")
     finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": other, "reason": "slippage", "detail": "8"})
     ordered(finn_bot, ref)
-    beat(finn_bot)
+    heartbeat(finn_bot)
     return ref
 
 
@@ -123,7 +123,7 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, 
         close(lena_bot, ticket)
         ordered(finn_bot, ref)
         finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"})
-    sam_copier.send("POST", BEAT, {"instance": "two-" * 4, "subscriptions": []})
+    sam_copier.send("POST", HEARTBEAT, {"instance": "two-" * 4, "subscriptions": []})
     overdue_closes.keep()
 
     assert queries() == few <= 16
@@ -134,7 +134,7 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, 
 
 def test_tells_who_is_there_and_how_its_copies_differ(admin, lena_bot, finn_bot):
     opened(lena_bot)
-    beat(finn_bot, says={"seq": "1"})
+    heartbeat(finn_bot, says={"seq": "1"})
 
     ((account, state, _, sync, fence, _),) = rows(admin.get(listed("copier")))
 
@@ -143,8 +143,8 @@ def test_tells_who_is_there_and_how_its_copies_differ(admin, lena_bot, finn_bot)
 
 
 def test_one_that_ended_is_offline_and_found_as_such(admin, finn_bot, sam_copier):
-    beat(finn_bot, ends=True)
-    sam_copier.send("POST", BEAT, {"instance": "two-" * 4, "subscriptions": []})
+    heartbeat(finn_bot, ends=True)
+    sam_copier.send("POST", HEARTBEAT, {"instance": "two-" * 4, "subscriptions": []})
 
     def found(state):
         return [row[0] for row in rows(admin.get(listed("copier"), {"state": state}))]
@@ -153,7 +153,7 @@ def test_one_that_ended_is_offline_and_found_as_such(admin, finn_bot, sam_copier
 
 
 def test_one_that_stopped_itself_is_told_as_such(admin, finn_bot):
-    beat(finn_bot, says={"standing": "HALT"})
+    heartbeat(finn_bot, says={"standing": "HALT"})
 
     assert "halt lena-eurusd" in text(admin.get(listed("copier")))
 

@@ -17,7 +17,7 @@ from strategies.models import Subscription
 from tests.signed import LONG_AGO, opening
 from trades.models import Copier, CopySkip
 
-BEAT, SKIPS, ACTIVE = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/active"
+HEARTBEAT, SKIPS, ACTIVE = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/active"
 ONE, OTHER = "one-" * 4, "other-" * 4
 
 
@@ -37,10 +37,10 @@ def said(bot, held=(), *, seq="0", instance=ONE, fence=None, generation=1, tells
     }  # fmt: skip
     if tells:
         one["copies"] = [{"trade_ref": ref, "volume": lots} for ref, lots in held.items()]
-    return bot.send("POST", BEAT, {"instance": instance, "fence": fence, "subscriptions": [one], **more})
+    return bot.send("POST", HEARTBEAT, {"instance": instance, "fence": fence, "subscriptions": [one], **more})
 
 
-def beat(*args, **more):
+def heartbeat(*args, **more):
     answer = said(*args, **more)
     assert answer.status_code == 200, answer.content
     return answer.json()
@@ -54,59 +54,59 @@ def opened(bot, ticket="1", **more):
 
 
 def test_the_first_that_beats_copies_at_once(finn_bot):
-    told = beat(finn_bot)
+    told = heartbeat(finn_bot)
 
     assert (told["fence"], told["lease_ms"], told["may_open_in_ms"]) == ("1", 45000, 0)
 
 
 def test_a_second_takes_over_and_opens_nothing_until_the_first_must_have_stopped(finn_bot):
-    first = beat(finn_bot)
+    first = heartbeat(finn_bot)
 
-    second = beat(finn_bot, instance=OTHER)
+    second = heartbeat(finn_bot, instance=OTHER)
 
     assert second["fence"] == "2"
     assert 44000 < second["may_open_in_ms"] <= 45000
     lost = said(finn_bot, fence=first["fence"])
     assert (lost.status_code, lost.json()["code"], lost.json()["retry"]) == (409, "lease_lost", "never")
-    assert beat(finn_bot, instance=OTHER, fence="2")["may_open_in_ms"] > 0
+    assert heartbeat(finn_bot, instance=OTHER, fence="2")["may_open_in_ms"] > 0
 
 
 def test_one_that_starts_again_need_not_wait_for_itself(finn_bot):
-    beat(finn_bot)
+    heartbeat(finn_bot)
 
-    again = beat(finn_bot)
+    again = heartbeat(finn_bot)
 
     assert (again["fence"], again["may_open_in_ms"]) == ("2", 0)
     assert said(finn_bot, fence="1").json()["code"] == "lease_lost"
 
 
 def test_an_orderly_end_gives_the_lease_back(finn_bot):
-    first = beat(finn_bot)
-    beat(finn_bot, fence=first["fence"], ends=True)
+    first = heartbeat(finn_bot)
+    heartbeat(finn_bot, fence=first["fence"], ends=True)
 
-    assert beat(finn_bot, instance=OTHER)["may_open_in_ms"] == 0
+    assert heartbeat(finn_bot, instance=OTHER)["may_open_in_ms"] == 0
 
 
 def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot):
-    beat(finn_bot)  # and goes on, out of touch with the desk
-    second = beat(finn_bot, instance=OTHER)
-    beat(finn_bot, instance=OTHER, fence=second["fence"], ends=True)
+    heartbeat(finn_bot)  # and goes on, out of touch with the desk
+    second = heartbeat(finn_bot, instance=OTHER)
+    heartbeat(finn_bot, instance=OTHER, fence=second["fence"], ends=True)
 
-    third = beat(finn_bot, instance="third-" * 4)
+    third = heartbeat(finn_bot, instance="third-" * 4)
 
     assert 44000 < third["may_open_in_ms"] <= 45000
 
 
 def test_a_lease_that_ran_out_keeps_nobody_waiting(finn_bot):
-    beat(finn_bot)
+    heartbeat(finn_bot)
     with connection.cursor() as cursor, pytest.raises(DatabaseError):  # not the application's to change
         cursor.execute("update copiers set leased_until = now()")
     assert Copier.objects.get().leased_until - timezone.now() > timedelta(seconds=40)
 
 
 def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot):
-    beat(finn_bot)
-    beat(finn_bot, instance=OTHER)
+    heartbeat(finn_bot)
+    heartbeat(finn_bot, instance=OTHER)
     said(finn_bot, fence="1")
 
     facts = AuditLog.objects.filter(action__startswith="copier.").order_by("id").values_list("action", "code")
@@ -114,25 +114,25 @@ def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot):
 
 
 def test_accounts_lease_apart(finn_bot, sam_copier):
-    beat(finn_bot)
+    heartbeat(finn_bot)
 
-    told = sam_copier.send("POST", BEAT, {"instance": OTHER, "subscriptions": []}).json()
+    told = sam_copier.send("POST", HEARTBEAT, {"instance": OTHER, "subscriptions": []}).json()
 
     assert (told["fence"], told["may_open_in_ms"], told["subscriptions"]) == ("1", 0, [])
 
 
 def test_beats_leave_nothing_behind_that_grows(finn_bot):
-    fence = beat(finn_bot)["fence"]
+    fence = heartbeat(finn_bot)["fence"]
     kept = SignedResult.objects.count()
     for _ in range(3):
-        beat(finn_bot, fence=fence)
+        heartbeat(finn_bot, fence=fence)
 
     assert SignedResult.objects.count() == kept
     assert Copier.objects.count() == 1
 
 
 def test_tells_what_the_account_is_worth(finn_bot, finn):
-    beat(finn_bot, balance="1000.5", equity="999.25")
+    heartbeat(finn_bot, balance="1000.5", equity="999.25")
 
     account = TradingAccount.objects.get(pk=finn.pk)
     assert (account.balance, account.equity) == (Decimal("1000.5"), Decimal("999.25"))
@@ -149,7 +149,7 @@ def of(told):
 def test_who_holds_what_it_must_is_in_sync(lena_bot, finn_bot):
     ref = opened(lena_bot)
 
-    one = of(beat(finn_bot, {ref: "0.10000000"}, seq="1"))
+    one = of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))
 
     assert (one["sync"], one["difference"], one["as_of"]) == ("in_sync", None, "1")
 
@@ -157,11 +157,11 @@ def test_who_holds_what_it_must_is_in_sync(lena_bot, finn_bot):
 def test_who_has_not_heard_all_is_behind(lena_bot, finn_bot):
     opened(lena_bot)
 
-    assert of(beat(finn_bot, seq="0"))["sync"] == "behind"
+    assert of(heartbeat(finn_bot, seq="0"))["sync"] == "behind"
 
 
 def test_whoever_says_nothing_of_a_subscription_is_told_of_it(finn_bot, follows):
-    told = finn_bot.send("POST", BEAT, {"instance": ONE, "subscriptions": []}).json()
+    told = finn_bot.send("POST", HEARTBEAT, {"instance": ONE, "subscriptions": []}).json()
 
     assert (of(told)["sub_id"], of(told)["sync"], of(told)["generation"]) == (follows.sub_id, "behind", 1)
 
@@ -171,8 +171,8 @@ def test_the_difference_is_exact_once_it_is_asked_for(lena_bot, finn_bot):
     orphan = "00000000-0000-7000-8000-000000000000"
     held = {kept: "0.10000000", larger: "0.30000000", orphan: "0.10000000"}
 
-    assert of(beat(finn_bot, held, seq="3"))["difference"] is None
-    one = of(beat(finn_bot, held, seq="3", tells=True))
+    assert of(heartbeat(finn_bot, held, seq="3"))["difference"] is None
+    one = of(heartbeat(finn_bot, held, seq="3", tells=True))
 
     assert one["sync"] == "differs"
     assert one["difference"] == {
@@ -189,7 +189,7 @@ def test_what_was_not_copied_for_a_reason_is_not_missing(lena_bot, finn_bot):
     ref = opened(lena_bot)
     finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "slippage"})
 
-    assert of(beat(finn_bot, seq="1"))["sync"] == "in_sync"
+    assert of(heartbeat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
 def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot, finn_bot):
@@ -198,7 +198,7 @@ def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot, finn_bot):
     assert finn_bot.send("POST", fields=copied).status_code == 201
     finn_bot.send("DELETE", f"{ACTIVE}/501", query="close_price=1.1&profit=-5&reason=SL")
 
-    assert of(beat(finn_bot, seq="1"))["sync"] == "in_sync"
+    assert of(heartbeat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
 def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena_bot, finn_bot):
@@ -207,7 +207,7 @@ def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena
         finn_bot.send("POST", fields={**opening(ticket), "strategy": "lena-eurusd", "trade_ref": ref})
     finn_bot.send("DELETE", f"{ACTIVE}/501", query="close_price=1.1&profit=-5&reason=SL")
 
-    assert of(beat(finn_bot, {ref: "0.10000000"}, seq="1"))["sync"] == "in_sync"
+    assert of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))["sync"] == "in_sync"
 
 
 def test_what_is_held_while_paused_is_still_to_be_held(lena_bot, finn_bot, follows):
@@ -216,7 +216,7 @@ def test_what_is_held_while_paused_is_still_to_be_held(lena_bot, finn_bot, follo
     strategies.pause(subscription=follows, actor=audit.SYSTEM)
     opened(lena_bot, "2")
 
-    assert of(beat(finn_bot, {ref: "0.10000000"}, seq="2"))["sync"] == "in_sync"
+    assert of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="2"))["sync"] == "in_sync"
 
 
 def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot, follows):
@@ -224,7 +224,7 @@ def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot, follows):
         subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, max_open_trades=3, max_slippage_bps=Decimal(25)
     )
 
-    one = of(beat(finn_bot))
+    one = of(heartbeat(finn_bot))
 
     assert (one["max_open_trades"], one["max_slippage_bps"], one["max_open_age_ms"]) == (3, "25.00000000", 5000)
 
@@ -232,14 +232,14 @@ def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot, follows):
 def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot, follows):
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
 
-    assert of(beat(finn_bot, generation=1))["generation"] == 1
-    beat(finn_bot, generation=2)
-    assert of(beat(finn_bot, generation=2))["generation"] == 2
+    assert of(heartbeat(finn_bot, generation=1))["generation"] == 1
+    heartbeat(finn_bot, generation=2)
+    assert of(heartbeat(finn_bot, generation=2))["generation"] == 2
 
 
 def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot, follows):
-    beat(finn_bot)
-    beat(finn_bot, instance=OTHER)
+    heartbeat(finn_bot)
+    heartbeat(finn_bot, instance=OTHER)
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
 
     assert said(finn_bot, fence="1", generation=2).status_code == 409
@@ -251,7 +251,7 @@ def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot, follows):
 def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot, lena_bot):
     opened(lena_bot)
     with CaptureQueriesContext(connection) as as_people:
-        assert of(beat(finn_bot, seq="1"))["sync"] == "differs"
+        assert of(heartbeat(finn_bot, seq="1"))["sync"] == "differs"
 
     assert as_people.captured_queries == []
 

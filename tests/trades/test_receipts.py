@@ -404,17 +404,17 @@ def test_one_page_of_numbers_is_a_handful_of_queries(lena_bot, finn_bot, strateg
 def test_closes_that_are_owed_are_added_up(lena_bot, finn_bot, follows, strategy):
     for ticket in (1, 2):
         copied(finn_bot, opened(lena_bot, ticket), 500 + ticket, volume="0.03")
-    assert copy_statistics.owed(strategy=strategy).count == 0
+    assert copy_statistics.overdue(strategy=strategy).count == 0
     close(lena_bot, 1)
     close(lena_bot, 2)
 
-    told = copy_statistics.owed(strategy=strategy)
+    told = copy_statistics.overdue(strategy=strategy)
 
     assert (told.count, told.lots) == (2, Decimal("0.06"))
     now = timezone.now()
     assert not told.is_late(now)
     assert told.is_late(now + timedelta(seconds=31))
-    assert copy_statistics.owed_by([follows.account_id]) == {(follows.account_id, strategy.pk): told}
+    assert copy_statistics.overdue_by_subscription([follows.account_id]) == {(follows.account_id, strategy.pk): told}
 
 
 def test_the_pace_is_the_median_of_what_was_executed(lena_bot, finn_bot):

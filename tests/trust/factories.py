@@ -14,14 +14,14 @@ from strategies.models import Strategy
 from trades import services as trades
 from trades.models import CopyOrder
 from trust import evidence, services
-from trust.models import Kind, TrustScore
+from trust.models import ScoreKind, TrustScore
 
 DAY = timedelta(days=1)
 NOW = timezone.now()
 LATER = services.REST + timedelta(seconds=1)
 
 
-def score_of(user, kind=Kind.FLOW):
+def score_of(user, kind=ScoreKind.FLOW):
     return TrustScore.objects.get(user=user, kind=kind)
 
 
@@ -92,8 +92,8 @@ def failed(account, reason, minutes, latency_ms=4_000):
 
 def held(user, staff, effect, **more):
     return services.hold(
-        user=user, kind=Kind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY, by=staff,
-        actor=audit.SYSTEM, **more,
+        user=user, kind=ScoreKind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY,
+        by=staff, actor=audit.SYSTEM, **more,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from strategies.models import Strategy
 from tests.browsers import of_staff
 from tests.trust.flows import flow
 from trust import evidence, services
-from trust.models import Kind, TrustAppeal, TrustHold, TrustScore
+from trust.models import ScoreKind, TrustAppeal, TrustHold, TrustScore
 
 SCORES = "/admin/trust/trustscore/"
 APPEALS = "/admin/trust/trustappeal/"
@@ -39,7 +39,7 @@ def score(lena, monkeypatch):
     monkeypatch.setattr(evidence, "of_provider", lambda user, now: known)
     services.recalculate(user_id=lena.owner.pk, now=known.until)
     services.enforce()
-    return TrustScore.objects.get(user=lena.owner, kind=Kind.FLOW)
+    return TrustScore.objects.get(user=lena.owner, kind=ScoreKind.FLOW)
 
 
 def page(score):
@@ -157,7 +157,7 @@ def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
 
 
 def test_an_appeal_is_answered_once(admin, score, lena):
-    made = services.appeal(user=lena.owner, kind=Kind.FLOW, note="I hedge", actor=audit.SYSTEM)
+    made = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
     told = {"action": "answer", "_selected_action": made.pk, "confirmed": "1", "text": "Show us."}
     assert "waits" in text(admin.get(APPEALS))
 
@@ -208,7 +208,7 @@ def test_nothing_is_added_or_deleted_by_hand(admin, score, url):
 
 
 def test_an_appeal_links_to_the_calculation_that_it_is_about(admin, score, lena):
-    made = services.appeal(user=lena.owner, kind=Kind.FLOW, note="I hedge", actor=audit.SYSTEM)
+    made = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
 
     assert f"{page(score)}?version=1" in admin.get(f"{APPEALS}{made.pk}/change/").content.decode()
     assert TrustAppeal.objects.get().version == 1

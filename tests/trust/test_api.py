@@ -11,7 +11,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from tests.signed import HOST, opening
 from trust import services
-from trust.models import Kind, TrustAppeal, TrustHold
+from trust.models import ScoreKind, TrustAppeal, TrustHold
 
 ME = "/api/v2/trust/me"
 
@@ -45,7 +45,7 @@ def test_whoever_is_not_judged_yet_has_no_scores(lena):
 
 
 def test_a_score_says_why_and_what_would_raise_it(misbehaved):
-    told = misbehaved.scores()[Kind.ENDPOINT]
+    told = misbehaved.scores()[ScoreKind.ENDPOINT]
 
     assert (told["score"], told["band"], told["close_only"]) == ("50.00", "WATCH", False)
     (reason,) = told["reasons"]
@@ -55,7 +55,7 @@ def test_a_score_says_why_and_what_would_raise_it(misbehaved):
 
 
 def test_what_a_flow_was_judged_by_comes_with_its_limits(misbehaved):
-    reasons = {one["name"]: one for one in misbehaved.scores()[Kind.FLOW]["reasons"]}
+    reasons = {one["name"]: one for one in misbehaved.scores()[ScoreKind.FLOW]["reasons"]}
 
     assert reasons["martingale"]["state"] == "too few"
     assert (reasons["martingale"]["warn"], reasons["martingale"]["least_n"]) == (0.3, 10)
@@ -65,10 +65,10 @@ def test_what_a_flow_was_judged_by_comes_with_its_limits(misbehaved):
 def test_a_hold_is_told_with_its_reason_and_its_end(misbehaved, lena, staff):
     ends = timezone.now() + timedelta(days=3)
     services.hold(
-        user=lena.owner, kind=Kind.FLOW, effect=TrustHold.Effect.CLOSE_ONLY, reason="we look into it",
+        user=lena.owner, kind=ScoreKind.FLOW, effect=TrustHold.Effect.CLOSE_ONLY, reason="we look into it",
         expires_at=ends, by=staff, actor=audit.SYSTEM,
     )  # fmt: skip
-    told = misbehaved.scores()[Kind.FLOW]
+    told = misbehaved.scores()[ScoreKind.FLOW]
 
     assert told["close_only"] is True
     assert (told["held"]["effect"], told["held"]["reason"]) == ("CLOSE_ONLY", "we look into it")
@@ -82,7 +82,7 @@ def test_an_appeal_waits_for_its_answer_and_then_there_may_be_another(misbehaved
     assert (again.status_code, again.json()["code"]) == (409, "appealed_already")
 
     services.answer(appealed=TrustAppeal.objects.get(), text="we see", by=staff, actor=audit.SYSTEM)
-    assert misbehaved.scores()[Kind.ENDPOINT]["appeal"]["answer"] == "we see"
+    assert misbehaved.scores()[ScoreKind.ENDPOINT]["appeal"]["answer"] == "we see"
     assert misbehaved.appeal(kind="ENDPOINT", note="thank you").status_code == 201
     assert AuditLog.objects.filter(action="trust.appealed").count() == 2
 
@@ -118,6 +118,8 @@ def test_nobody_reads_the_scores_of_others(misbehaved, finn):
 
 def test_the_score_is_exact(misbehaved, lena):
     with services.transaction.atomic():
-        services._write(lena.owner, Kind.FLOW, timezone.now(), score=Decimal("83.07"), features=[], inputs={}, as_of="")
+        services._write(
+            lena.owner, ScoreKind.FLOW, timezone.now(), score=Decimal("83.07"), features=[], inputs={}, as_of=""
+        )
 
-    assert misbehaved.scores()[Kind.FLOW]["score"] == "83.07"
+    assert misbehaved.scores()[ScoreKind.FLOW]["score"] == "83.07"

@@ -11,11 +11,11 @@ from strategies.models import Strategy, Subscription
 from tests.trust.factories import NOW, closed, follow_again, set_score
 from trades import services as trades
 from trust import restrictions, services
-from trust.models import Kind, TrustHold, TrustScore
+from trust.models import ScoreKind, TrustHold, TrustScore
 
 
 def test_below_fifty_a_strategy_is_close_only(user, lena):
-    set_score(user, Kind.FLOW, "49.99")
+    set_score(user, ScoreKind.FLOW, "49.99")
     services.enforce()
 
     strategy = Strategy.objects.get(account=lena)
@@ -27,7 +27,7 @@ def test_closes_always_pass(user, lena):
         trades.open_trade(
             account=lena, ticket_id="1", symbol="EURUSD", type="BUY", volume=Decimal(1), open_price=Decimal("1.1")
         )
-    set_score(user, Kind.FLOW, "0")
+    set_score(user, ScoreKind.FLOW, "0")
     services.enforce()
 
     with transaction.atomic():
@@ -37,7 +37,7 @@ def test_closes_always_pass(user, lena):
 
 
 def test_a_bot_that_misbehaves_copies_nothing_new(finn):
-    set_score(finn.owner, Kind.ENDPOINT, "10")
+    set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
 
     assert Subscription.objects.get(account=finn).paused_for == "TRUST"
@@ -46,7 +46,7 @@ def test_a_bot_that_misbehaves_copies_nothing_new(finn):
 def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(user, lena, sam, finn):
     from strategies.services import TakesNoSubscribers
 
-    set_score(user, Kind.FLOW, "69.99")
+    set_score(user, ScoreKind.FLOW, "69.99")
     services.enforce()
 
     with pytest.raises(TakesNoSubscribers):
@@ -57,12 +57,12 @@ def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_ha
 
 def test_it_takes_them_again_from_seventy_five_on(user, lena, sam):
     for score, takes in (("60", False), ("74.99", False), ("75", True), ("70", True), ("69", False)):
-        set_score(user, Kind.FLOW, score)
+        set_score(user, ScoreKind.FLOW, score)
         services.enforce()
         assert Strategy.objects.get(account=lena).takes_subscribers is takes, score
 
     follow = Strategy.objects.get(account=lena)
-    set_score(user, Kind.FLOW, "90")
+    set_score(user, ScoreKind.FLOW, "90")
     services.enforce()
     assert follow_again(sam, follow).status == "ACTIVE"
 
@@ -91,9 +91,9 @@ def test_what_was_frozen_by_hand_stays_frozen(user, lena):
     ],
 )
 def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
-    stands = restrictions.Standing()
+    stands = restrictions.Restriction()
     for hours, score in scores:
-        stands = restrictions.stand(Decimal(score), stands, now=NOW + timedelta(hours=hours))
+        stands = restrictions.next_restriction(Decimal(score), stands, now=NOW + timedelta(hours=hours))
 
     assert bool(stands.restricted_at) is restricted
 
@@ -101,8 +101,8 @@ def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
 def test_a_hand_outranks_a_score(user, lena, finn):
     from strategies import services as strategies
 
-    set_score(user, Kind.FLOW, "10")
-    set_score(finn.owner, Kind.ENDPOINT, "10")
+    set_score(user, ScoreKind.FLOW, "10")
+    set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
     follows = Subscription.objects.get(account=finn)
     strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="an inquiry")
@@ -115,14 +115,14 @@ def test_a_hand_outranks_a_score(user, lena, finn):
 
 
 def test_subscribing_again_does_not_end_what_the_desk_paused(lena, finn):
-    set_score(finn.owner, Kind.ENDPOINT, "10")
+    set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
 
     assert follow_again(finn, lena.strategy).paused_for == "TRUST"
 
 
 def test_whoever_trades_beside_one_closes_nothing(user, lena):
-    set_score(user, Kind.RELATIONSHIP, "5")
+    set_score(user, ScoreKind.RELATIONSHIP, "5")
     services.enforce()
 
     strategy = Strategy.objects.get(account=lena)
@@ -136,7 +136,7 @@ def test_the_demos_strategy_is_never_closed(cast):
     for _ in range(2):
         demo_data.spare_demo()
     leads = Strategy.objects.get(name=demo_data.DEMO_STRATEGY)
-    set_score(leads.owner, Kind.FLOW, "3")
+    set_score(leads.owner, ScoreKind.FLOW, "3")
     services.enforce()
     leads.refresh_from_db()
 

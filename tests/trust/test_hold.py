@@ -11,11 +11,11 @@ from audit import services as audit
 from strategies.models import Strategy
 from tests.trust.factories import DAY, held, score_of, set_score
 from trust import services
-from trust.models import Kind, TrustHold, TrustSubject
+from trust.models import ScoreKind, TrustHold, TrustSubject
 
 
 def test_staff_keep_open_what_the_score_would_close(user, lena, staff):
-    set_score(user, Kind.FLOW, "10")
+    set_score(user, ScoreKind.FLOW, "10")
     services.enforce()
     held(user, staff, TrustHold.Effect.OPEN)
 
@@ -24,7 +24,7 @@ def test_staff_keep_open_what_the_score_would_close(user, lena, staff):
 
 def test_it_is_looked_at_when_it_may_open(user):
     now = timezone.now()
-    set_score(user, Kind.FLOW, "10")
+    set_score(user, ScoreKind.FLOW, "10")
     services.recalculate(user_id=user.pk, now=now + timedelta(hours=1))  # without trades it is 100 again: clean since
     services.recalculate(user_id=user.pk, now=now + timedelta(hours=24.5))
 
@@ -70,7 +70,7 @@ def test_what_a_hold_alone_closed_opens_with_its_end(user, lena, staff, monkeypa
     judged = {"features": [], "inputs": {}, "as_of": ""}
 
     def judge(score, at):
-        monkeypatch.setattr(services, "_judged", lambda *_: [(Kind.FLOW, {"score": Decimal(score), **judged})])
+        monkeypatch.setattr(services, "_judged", lambda *_: [(ScoreKind.FLOW, {"score": Decimal(score), **judged})])
         services.recalculate(user_id=user.pk, now=at)
         services.enforce(at)
         return Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
@@ -83,12 +83,12 @@ def test_what_a_hold_alone_closed_opens_with_its_end(user, lena, staff, monkeypa
 
 
 def test_a_hold_on_what_the_score_closed_does_not_open_it_when_it_ends(user, lena, staff):
-    set_score(user, Kind.FLOW, "40")
-    set_score(user, Kind.FLOW, "60")
+    set_score(user, ScoreKind.FLOW, "40")
+    set_score(user, ScoreKind.FLOW, "60")
     one = held(user, staff, TrustHold.Effect.CLOSE_ONLY)
-    set_score(user, Kind.FLOW, "60")
+    set_score(user, ScoreKind.FLOW, "60")
     TrustHold.objects.filter(pk=one.pk).update(ended_at=timezone.now())
-    set_score(user, Kind.FLOW, "61")
+    set_score(user, ScoreKind.FLOW, "61")
 
     assert score_of(user).restricted_at
 
@@ -97,22 +97,22 @@ def test_a_hold_needs_a_reason_and_a_day_to_come(user, staff):
     for more in ({"reason": " "}, {"expires_at": timezone.now() - DAY}):
         asked = {"reason": "r", "expires_at": timezone.now() + DAY, **more}
         with pytest.raises(services.Invalid):
-            services.hold(user=user, kind=Kind.FLOW, effect="OPEN", by=staff, actor=audit.SYSTEM, **asked)
+            services.hold(user=user, kind=ScoreKind.FLOW, effect="OPEN", by=staff, actor=audit.SYSTEM, **asked)
 
 
 def test_a_score_is_appealed_once_and_answered(user, staff):
     services.recalculate(user_id=user.pk)
-    made = services.appeal(user=user, kind=Kind.FLOW, note="these were hedges", actor=audit.SYSTEM)
+    made = services.appeal(user=user, kind=ScoreKind.FLOW, note="these were hedges", actor=audit.SYSTEM)
     with pytest.raises(services.AppealedAlready):
-        services.appeal(user=user, kind=Kind.FLOW, note="again", actor=audit.SYSTEM)
+        services.appeal(user=user, kind=ScoreKind.FLOW, note="again", actor=audit.SYSTEM)
     services.answer(appealed=made, text="we see", by=staff, actor=audit.SYSTEM)
     services.recalculate(user_id=user.pk)
 
     made.refresh_from_db()
     assert (made.answer, made.answered_by) == ("we see", staff)
-    services.appeal(user=user, kind=Kind.FLOW, note="a new score", actor=audit.SYSTEM)
+    services.appeal(user=user, kind=ScoreKind.FLOW, note="a new score", actor=audit.SYSTEM)
 
 
 def test_nobody_appeals_what_is_no_score(finn):
     with pytest.raises(services.NotFound):
-        services.appeal(user=finn.owner, kind=Kind.FLOW, note="what", actor=audit.SYSTEM)
+        services.appeal(user=finn.owner, kind=ScoreKind.FLOW, note="what", actor=audit.SYSTEM)

@@ -6,7 +6,7 @@ from core.responses import iso
 from tests.signed import opening
 from tests.trust.factories import DAY, NOW, failed, refused, score_of
 from trust import incidents, services
-from trust.models import Kind, TrustAssessment
+from trust.models import ScoreKind, TrustAssessment
 
 
 def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
@@ -15,9 +15,9 @@ def test_a_zombie_counts_against_the_bot_that_sent_it(lena, lena_bot):
     lena_bot.send("POST", fields=opening("1"))
     services.recalculate(user_id=lena.owner.pk)
 
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 50
     services.recalculate(user_id=lena.owner.pk)
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50  # once, however often it is reckoned
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 50  # once, however often it is reckoned
 
 
 def test_a_bot_that_repeats_itself_makes_one_fault_of_it(lena, lena_bot):
@@ -27,7 +27,7 @@ def test_a_bot_that_repeats_itself_makes_one_fault_of_it(lena, lena_bot):
         assert lena_bot.send("POST", fields=opening("1")).status_code == 409
     services.recalculate(user_id=lena.owner.pk)
 
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 50
 
 
 def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
@@ -38,7 +38,7 @@ def test_a_change_that_meets_a_closed_trade_is_no_fault(lena, lena_bot):
     assert late.json()["code"] == "trade_closed"
     services.recalculate(user_id=lena.owner.pk)
 
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 100
 
 
 def minutes_of(user):
@@ -86,7 +86,7 @@ def test_the_latest_fault_is_told_by_its_time(lena, lena_bot):
     refused(lena_bot.key, "trade_closed", [0])
     services.recalculate(user_id=lena.owner.pk, now=NOW)
 
-    assessment = TrustAssessment.objects.get(user=lena.owner, kind=Kind.ENDPOINT)
+    assessment = TrustAssessment.objects.get(user=lena.owner, kind=ScoreKind.ENDPOINT)
     assert assessment.as_of == assessment.features[0]["at"] == iso(NOW - DAY)
     assert "event" not in assessment.features[0]
 
@@ -96,7 +96,7 @@ def test_a_late_open_of_a_close_that_came_first_is_no_fault(lena, lena_bot):
     assert lena_bot.send("POST", fields=opening("1")).json()["code"] == "trade_closed"
     services.recalculate(user_id=lena.owner.pk)
 
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 100
 
 
 def test_what_others_send_in_a_users_name_is_not_held_against_them(lena, lena_bot):
@@ -107,7 +107,7 @@ def test_what_others_send_in_a_users_name_is_not_held_against_them(lena, lena_bo
         assert impostor.send("POST", fields=opening("1")).status_code == 401
     services.recalculate(user_id=lena.owner.pk)
 
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 100
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 100
 
 
 def test_the_desks_own_delay_is_not_billed_to_a_copier(finn, finn_bot, lena_bot):
@@ -117,8 +117,8 @@ def test_the_desks_own_delay_is_not_billed_to_a_copier(finn, finn_bot, lena_bot)
     for latency in (5, 20):
         assert finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": latency}).status_code == 201
     services.recalculate(user_id=finn.owner.pk)
-    assert score_of(finn.owner, Kind.ENDPOINT).score == 100
+    assert score_of(finn.owner, ScoreKind.ENDPOINT).score == 100
 
     finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": 4000})
     services.recalculate(user_id=finn.owner.pk)
-    assert score_of(finn.owner, Kind.ENDPOINT).score == 95
+    assert score_of(finn.owner, ScoreKind.ENDPOINT).score == 95

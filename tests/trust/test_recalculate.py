@@ -10,22 +10,22 @@ from tests.trust import flows
 from tests.trust.factories import closed, held, refused, score_of, second_of
 from tests.trust.flows import flow
 from trust import checks, detector, evidence, explanations, services
-from trust.models import Kind, TrustAssessment, TrustHold, TrustScore
+from trust.models import ScoreKind, TrustAssessment, TrustHold, TrustScore
 
 
 def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
     services.recalculate(user_id=lena.owner.pk)
     services.recalculate(user_id=finn.owner.pk)
 
-    assert set(TrustScore.objects.filter(user=lena.owner).values_list("kind", flat=True)) == set(Kind.values)
-    assert list(TrustScore.objects.filter(user=finn.owner).values_list("kind", flat=True)) == [Kind.ENDPOINT]
+    assert set(TrustScore.objects.filter(user=lena.owner).values_list("kind", flat=True)) == set(ScoreKind.values)
+    assert list(TrustScore.objects.filter(user=finn.owner).values_list("kind", flat=True)) == [ScoreKind.ENDPOINT]
 
 
 def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user):
     for _ in range(3):
         services.recalculate(user_id=user.pk, always=True)
 
-    versions = TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).order_by("version")
+    versions = TrustAssessment.objects.filter(user=user, kind=ScoreKind.FLOW).order_by("version")
     assert [(one.version, one.prev_version) for one in versions] == [(1, None), (2, 1), (3, 2)]
     assert score_of(user).version == 3
     assert checks.faults() == []
@@ -43,7 +43,7 @@ def test_where_nothing_has_changed_no_assessment_is_written(user, lena, lena_bot
 
     closed(lena, 40)
     services.recalculate(user_id=user.pk)
-    assert [score_of(user, kind).version for kind in (Kind.ENDPOINT, Kind.FLOW)] == [1, 2]
+    assert [score_of(user, kind).version for kind in (ScoreKind.ENDPOINT, ScoreKind.FLOW)] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
@@ -53,7 +53,7 @@ def test_the_same_flow_is_the_same_assessment(user, lena, monkeypatch, kind):
     for _ in range(2):
         services.recalculate(user_id=user.pk, now=known.until)
 
-    assert TrustAssessment.objects.filter(user=user, kind=Kind.FLOW).count() == 1
+    assert TrustAssessment.objects.filter(user=user, kind=ScoreKind.FLOW).count() == 1
 
 
 def test_a_change_of_standing_is_an_assessment_though_the_score_is_the_same(user, lena, staff):
@@ -71,7 +71,7 @@ def test_the_score_is_what_the_detector_says(user, lena):
 
     said = detector.assess(evidence.of_provider(lena.strategy, now=now), now=now)
     assert score_of(user).score == said.score
-    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["deals"] == 5
+    assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["deals"] == 5
 
 
 def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monkeypatch):
@@ -82,8 +82,8 @@ def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monk
 
     calm, harmful = (detector.assess(known, now=now).score for known in flows_of.values())
     assert calm > harmful == score_of(user).score
-    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "second"
-    (told,) = [one for one in explanations.tell(user) if one.score.kind == Kind.FLOW]
+    assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["strategy"] == "second"
+    (told,) = [one for one in explanations.explain(user) if one.score.kind == ScoreKind.FLOW]
     assert told.strategy == "second"
 
 
@@ -92,7 +92,7 @@ def test_of_strategies_alike_the_one_that_says_most_is_told(user, lena):
     closed(lena, 1)
     services.recalculate(user_id=user.pk)
 
-    assert TrustAssessment.objects.get(user=user, kind=Kind.FLOW).inputs["strategy"] == "lena-eurusd"
+    assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["strategy"] == "lena-eurusd"
 
 
 INTO = (

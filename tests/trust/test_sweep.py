@@ -9,7 +9,7 @@ from django.utils import timezone
 from tests.signed import opening
 from tests.trust.factories import DAY, LATER, NOW, closed, failed, score_of
 from trust import evidence, services, tasks
-from trust.models import Kind, TrustAssessment, TrustScore, TrustSubject
+from trust.models import ScoreKind, TrustAssessment, TrustScore, TrustSubject
 
 
 def test_the_sweep_takes_whoever_is_due_once(cast):
@@ -47,7 +47,7 @@ def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
     lena_bot.send("POST", fields=opening("1"))
 
     assert services.sweep(now=timezone.now() + LATER) == 1
-    assert score_of(lena.owner, Kind.ENDPOINT).score == 50
+    assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 50
 
 
 def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):

@@ -67,7 +67,7 @@ class Following:
                     account=account, ticket_id=own, close_price=Decimal("1.2"), profit=Decimal(profit), reason="MANUAL"
                 )
 
-    def brought(self, ticket: str, profit: str) -> None:
+    def realise(self, ticket: str, profit: str) -> None:
         """A copy that was opened and closed with this profit."""
         self.copy(ticket)
         self.close(ticket, profit)

@@ -445,7 +445,7 @@ def test_a_wallets_page_tells_what_waits_and_what_is_held(admin, wallet, setting
 
 
 def test_an_agreements_page_tells_its_settlements_and_what_was_collected(admin, wallet, follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
     settlement.collect(claim_id=FeeClaim.objects.get().pk)
 
@@ -470,7 +470,7 @@ def test_an_agreement_that_waits_says_why(admin, follows):
 
 
 def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(admin, wallet, follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
     settlement.collect(claim_id=FeeClaim.objects.get().pk)
     fee = LedgerTransfer.objects.get(kind="FEE_PERFORMANCE")

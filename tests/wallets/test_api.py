@@ -14,7 +14,7 @@ from django.utils import timezone
 from tests.signed import HOST
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
-from wallets.models import Kind, MoneyRequest
+from wallets.models import MoneyRequest, TransferKind
 from wallets.services import ledger_halt
 
 ME = "/api/v2/wallets/me"
@@ -71,7 +71,7 @@ def test_entries_come_page_by_page_newest_first(finn, funded):
         services.debit_wallet(
             wallet=usd(finn),
             amount=Decimal(number),
-            kind=Kind.WITHDRAWAL,
+            kind=TransferKind.WITHDRAWAL,
             note=f"no. {number}",
             idempotency_key=str(number),
         )
@@ -111,7 +111,9 @@ def test_a_page_of_entries_costs_the_same_however_long(finn, funded):
 
 
 def test_a_month_comes_as_csv(finn, funded):
-    services.debit_wallet(wallet=usd(finn), amount=Decimal(1), kind=Kind.WITHDRAWAL, note="=cmd()", idempotency_key="w")
+    services.debit_wallet(
+        wallet=usd(finn), amount=Decimal(1), kind=TransferKind.WITHDRAWAL, note="=cmd()", idempotency_key="w"
+    )
     answer = funded.get(f"{ME}/statement.csv", month=THIS_MONTH)
     rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
 

@@ -8,7 +8,7 @@ from django.db import transaction
 from audit.models import AuditLog
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
-from wallets.models import Kind, LedgerEntry, Wallet
+from wallets.models import LedgerEntry, TransferKind, Wallet
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def wallet(finn):
     return usd(finn)
 
 
-def debit(wallet, amount="10", key="k", kind=Kind.FEE_PERFORMANCE):
+def debit(wallet, amount="10", key="k", kind=TransferKind.FEE_PERFORMANCE):
     return services.debit_wallet(wallet=wallet, amount=Decimal(amount), kind=kind, note="a note", idempotency_key=key)
 
 
@@ -38,7 +38,7 @@ def test_the_same_key_answers_the_same_for_ever(wallet, finn):
     assert balance(finn) == 590
 
 
-@pytest.mark.parametrize("other", [{"amount": "11"}, {"kind": Kind.WITHDRAWAL}])
+@pytest.mark.parametrize("other", [{"amount": "11"}, {"kind": TransferKind.WITHDRAWAL}])
 def test_the_same_key_for_something_else_is_refused(wallet, finn, other):
     debit(wallet)
 
@@ -73,7 +73,7 @@ def test_what_is_no_amount_is_refused(wallet, finn, amount):
 
 def test_a_float_is_refused(wallet):
     with pytest.raises(services.AmountInvalid, match="never a float"):
-        services.debit_wallet(wallet=wallet, amount=0.1, kind=Kind.WITHDRAWAL, note="", idempotency_key="k")
+        services.debit_wallet(wallet=wallet, amount=0.1, kind=TransferKind.WITHDRAWAL, note="", idempotency_key="k")
 
 
 def test_more_than_there_is_is_refused_for_ever_under_its_key(wallet, finn):
@@ -105,7 +105,7 @@ def test_a_kind_that_is_no_debits_is_refused(wallet):
 
 
 def test_a_deposit_can_be_taken_back(wallet, finn):
-    debit(wallet, "100", kind=Kind.DEPOSIT)
+    debit(wallet, "100", kind=TransferKind.DEPOSIT)
 
     assert balance(finn) == 0
     assert Wallet.objects.get(kind=Wallet.Kind.CASH_IN).balance == 0

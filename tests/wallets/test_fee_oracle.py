@@ -9,7 +9,7 @@ import pytest
 from core.money import UNIT
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
 from wallets import services
-from wallets.models import FeeClaim, Kind, Settlement
+from wallets.models import FeeClaim, Settlement, TransferKind
 from wallets.services import settlement
 
 MONTHS = 6
@@ -29,7 +29,7 @@ def test_every_fee_is_exact_whatever_comes_and_goes(lena, finn, seed):
     closed = Fraction(0)
     for ticket in range(rng.randint(0, 4)):
         profit = money(rng, -500, 900)
-        follows.brought(str(100 + ticket), profit)
+        follows.realise(str(100 + ticket), profit)
         closed += Fraction(profit)
     volume = money(rng, 0, 1) if rng.random() < 0.8 else "0.01"
     follows.copy("1", volume=str(max(Decimal(volume), Decimal("0.01"))), price="1.10000")
@@ -43,7 +43,7 @@ def test_every_fee_is_exact_whatever_comes_and_goes(lena, finn, seed):
         if rng.random() < 0.5:
             taken = (balance(finn) / 2).quantize(UNIT)
             services.debit_wallet(
-                wallet=usd(finn), amount=taken, kind=Kind.WITHDRAWAL, note="", idempotency_key=f"out-{month}"
+                wallet=usd(finn), amount=taken, kind=TransferKind.WITHDRAWAL, note="", idempotency_key=f"out-{month}"
             )
             paid_in -= Fraction(taken)
         price = str(Decimal(rng.randint(105_000, 116_000)).scaleb(-5))

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
-from wallets.models import Kind, WalletHold
+from wallets.models import TransferKind, WalletHold
 from wallets.services import settlement
 
 
@@ -24,7 +24,7 @@ def hold(wallet, amount="40", key="h", **more):
 
 def post(wallet, held, amount="40", key="post"):
     return services.post(
-        wallet=wallet, hold_id=held, amount=Decimal(amount), kind=Kind.WITHDRAWAL, note="", idempotency_key=key
+        wallet=wallet, hold_id=held, amount=Decimal(amount), kind=TransferKind.WITHDRAWAL, note="", idempotency_key=key
     )
 
 
@@ -32,7 +32,9 @@ def test_what_is_held_cannot_be_spent(wallet, finn):
     hold(wallet)
 
     with pytest.raises(services.InsufficientFunds):
-        services.debit_wallet(wallet=wallet, amount=Decimal(61), kind=Kind.WITHDRAWAL, note="", idempotency_key="w")
+        services.debit_wallet(
+            wallet=wallet, amount=Decimal(61), kind=TransferKind.WITHDRAWAL, note="", idempotency_key="w"
+        )
     assert (balance(finn), usd(finn).available) == (100, 60)
 
 

@@ -11,7 +11,7 @@ from tests.trades import test_hostile_callers as trades
 from tests.trades.test_hostile_callers import attempt, filled, of, refusal, run
 from tests.wallets.conftest import following, pay_in, usd
 from wallets import services
-from wallets.models import Kind, LedgerTransfer, Wallet
+from wallets.models import LedgerTransfer, TransferKind, Wallet
 from wallets.services import settlement
 
 NEW, NEWER = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
@@ -39,7 +39,7 @@ def scene(lena, finn, staff):
     spent = services.hold(wallet=wallet, amount=Decimal(10), purpose="q", idempotency_key="spent")
     services.void(hold_id=spent)
     follows = following(lena, finn)
-    follows.brought("1", "100")
+    follows.realise("1", "100")
     follows.settle()
     euro = Wallet.objects.create(owner=lena.owner, currency="EUR")
     house = LedgerTransfer.objects.get(pk=fee.transfer_id).credit
@@ -349,9 +349,9 @@ def usd_balance(scene):
 
 def test_what_a_claim_collects_is_its_payers_and_its_kind(scene):
     claim = settlement.FeeClaim.objects.get(pk=scene["claim"])
-    for more in ({"debit": int(scene["other"])}, {"kind": Kind.FEE_SUBSCRIPTION}):
+    for more in ({"debit": int(scene["other"])}, {"kind": TransferKind.FEE_SUBSCRIPTION}):
         args = {
-            "scope": "s", "key": str(more), "kind": Kind.FEE_PERFORMANCE, "amount": "1", "debit": claim.payer_id,
+            "scope": "s", "key": str(more), "kind": TransferKind.FEE_PERFORMANCE, "amount": "1", "debit": claim.payer_id,
             "credit_house": "RECEIVABLE", "claim": claim.pk,
         } | more  # fmt: skip
         pay = services.wallet_of(owner=claim.payee.owner, currency="USD")

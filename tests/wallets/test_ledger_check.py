@@ -25,7 +25,7 @@ def books(lena, finn, settings):
     settings.SECOND_PERSON_ABOVE = Decimal(100)
     follows = following(lena, finn)
     pay_in(finn, "150")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
     from wallets.services import settlement
 

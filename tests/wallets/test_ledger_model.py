@@ -20,7 +20,7 @@ from audit import services as audit
 from core import invariants
 from core.errors import DomainError
 from wallets import checks, services
-from wallets.models import Kind, Wallet, WalletHold
+from wallets.models import TransferKind, Wallet, WalletHold
 
 pytestmark = pytest.mark.model
 
@@ -185,7 +185,9 @@ class Ledger(RuleBasedStateMachine):
         key, model = self.key(key), self.model
         expected = model.once(whose, key, ("debit", amount), lambda: model.transfer(whose, None, amount))
         args = {"wallet": self.wallets[whose], "amount": amount, "note": "", "idempotency_key": key}
-        self.keep(self.tell("debit", expected, lambda: services.debit_wallet(kind=Kind.FEE_PERFORMANCE, **args)))
+        self.keep(
+            self.tell("debit", expected, lambda: services.debit_wallet(kind=TransferKind.FEE_PERFORMANCE, **args))
+        )
 
     @rule(source=WHO, amount=AMOUNTS, key=KEYS)
     def transfer(self, source, amount, key):
@@ -213,7 +215,7 @@ class Ledger(RuleBasedStateMachine):
             key, whose = self.key(None), self.model.holds[which][0]
             expected = self.model.post(which, amount)
             args = {"wallet": self.wallets[whose], "hold_id": self.holds[which], "amount": amount, "note": ""}
-            do = lambda: services.post(kind=Kind.WITHDRAWAL, idempotency_key=key, **args)  # noqa: E731
+            do = lambda: services.post(kind=TransferKind.WITHDRAWAL, idempotency_key=key, **args)  # noqa: E731
             self.tell("post", expected, do)
 
     @rule(which=WHICH)

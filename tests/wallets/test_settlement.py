@@ -15,7 +15,7 @@ from strategies import services as strategies
 from strategies.models import Subscription
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
 from wallets import checks, fees, pnl, services, tasks
-from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Kind, LedgerTransfer, Settlement, WalletHold
+from wallets.models import FeeAgreement, FeeClaim, FeeTerms, LedgerTransfer, Settlement, TransferKind, WalletHold
 from wallets.services import settlement
 
 DAY = timedelta(days=1)
@@ -33,7 +33,7 @@ def of_finn():
 
 
 def test_charges_a_share_of_what_was_made(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
 
     settled = follows.settle()
 
@@ -42,13 +42,13 @@ def test_charges_a_share_of_what_was_made(follows):
 
 
 def test_nothing_is_due_before_the_period_is_over(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
 
     assert settlement.settle(agreement_id=follows.agreement.pk, now=follows.month_end()) is None
 
 
 def test_a_period_is_settled_once(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
 
     assert follows.settle() is None
@@ -67,7 +67,7 @@ def test_a_loss_costs_nothing_and_winning_it_back_costs_nothing(follows):
 
 
 def test_a_loss_that_is_still_open_counts(follows):
-    follows.brought("1", "300")
+    follows.realise("1", "300")
     follows.copy("2", volume="0.1", price="1.10000")
     follows.bar("1.06000")
 
@@ -95,7 +95,7 @@ def test_what_was_closed_by_parts_counts_when_it_was_closed(follows):
 
 
 def test_no_mark_no_fee(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.copy("2")
 
     assert follows.settle() is None
@@ -147,7 +147,7 @@ def test_leaving_and_coming_back_keeps_the_mark(follows):
 
 def test_what_was_open_before_the_agreement_is_not_its_business(lena, finn):
     early = following(lena, finn)
-    early.brought("1", "1000")
+    early.realise("1", "1000")
     early.agreement.started_at += DAY
 
     assert pnl.result(early.agreement, at=early.month_end()).base == 0
@@ -187,7 +187,7 @@ def test_terms_that_are_not_offered_cannot_be_accepted(follows):
 
 def test_takes_what_is_owed_from_the_wallet(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
 
     assert settlement.collect(claim_id=claim().pk) == 0
@@ -196,7 +196,7 @@ def test_takes_what_is_owed_from_the_wallet(follows):
 
 def test_takes_what_is_there_and_the_rest_later(follows):
     pay_in(follows.finn, "50")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
 
     assert settlement.collect(claim_id=claim().pk) == 150
@@ -208,7 +208,7 @@ def test_takes_what_is_there_and_the_rest_later(follows):
 
 def test_collecting_twice_takes_once(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
     settlement.collect(claim_id=claim().pk)
     settlement.collect(claim_id=claim().pk)
@@ -217,7 +217,7 @@ def test_collecting_twice_takes_once(follows):
 
 
 def test_who_owes_opens_nothing_new_until_it_is_paid(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
 
     settlement.sweep(now=now)
@@ -229,7 +229,7 @@ def test_who_owes_opens_nothing_new_until_it_is_paid(follows):
 
 
 def test_a_pause_by_hand_outlasts_the_payment(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
     strategies.pause(subscription=of_finn(), actor=audit.SYSTEM)
     settlement.sweep(now=now)
@@ -240,7 +240,7 @@ def test_a_pause_by_hand_outlasts_the_payment(follows):
 
 
 def test_an_unpaid_fee_never_holds_back_a_close(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.copy("2")
     follows.bar("1.1")
     settlement.sweep(now=follows.month_end() + JUST_AFTER)
@@ -251,7 +251,7 @@ def test_an_unpaid_fee_never_holds_back_a_close(follows):
 
 def test_the_provider_gets_their_share_after_the_cooling_time(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
     settlement.collect(claim_id=claim().pk)
     collected = claim().collected_at
@@ -264,7 +264,7 @@ def test_the_provider_gets_their_share_after_the_cooling_time(follows):
 
 def test_a_frozen_wallet_is_left_alone(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     follows.settle()
     services.freeze(wallet=usd(follows.finn), reason="dispute", actor=audit.SYSTEM)
 
@@ -283,22 +283,22 @@ def reserve(follows):
 
 def test_what_the_period_would_cost_is_set_aside(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
 
     assert reserve(follows) == 200
     with pytest.raises(services.InsufficientFunds):
         services.debit_wallet(
-            wallet=usd(follows.finn), amount=Decimal(301), kind=Kind.WITHDRAWAL, note="", idempotency_key="w"
+            wallet=usd(follows.finn), amount=Decimal(301), kind=TransferKind.WITHDRAWAL, note="", idempotency_key="w"
         )
 
 
 def test_what_is_set_aside_follows_the_result(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     held = [reserve(follows)]
-    follows.brought("2", "-400")
+    follows.realise("2", "-400")
     held.append(reserve(follows))
-    follows.brought("3", "-900")
+    follows.realise("3", "-900")
     held.append(reserve(follows))
 
     assert held == [200, 120, 0]
@@ -306,16 +306,16 @@ def test_what_is_set_aside_follows_the_result(follows):
 
 def test_no_more_is_set_aside_than_there_is(follows):
     pay_in(follows.finn, "50")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
 
     assert reserve(follows) == 50
 
 
 def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     reserve(follows)
-    follows.brought("2", "-400")
+    follows.realise("2", "-400")
     settlement.sweep(now=follows.month_end() + JUST_AFTER)
 
     wallet = usd(follows.finn)
@@ -325,9 +325,9 @@ def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows):
 
 def test_a_period_that_costs_nothing_gives_back_what_was_set_aside(follows):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     reserve(follows)
-    follows.brought("2", "-1000")
+    follows.realise("2", "-1000")
     follows.settle()
 
     assert usd(follows.finn).held == 0
@@ -380,7 +380,7 @@ def test_following_a_strategy_that_costs_something_begins_an_agreement(lena, fin
 
 def test_fifty_deliveries_at_once_settle_once(follows, monkeypatch):
     pay_in(follows.finn, "500")
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
     told = Counter()
 
@@ -414,7 +414,7 @@ def test_the_tasks_do_what_is_due(follows):
 
 
 def test_a_fee_can_be_reckoned_once_more(follows):
-    follows.brought("1", "300")
+    follows.realise("1", "300")
     follows.copy("2", volume="0.1", price="1.10000")
     follows.bar("1.20000")
     settled = follows.settle()
@@ -428,7 +428,7 @@ def test_a_fee_can_be_reckoned_once_more(follows):
 
 @pytest.mark.breaks_the_books
 def test_a_fee_that_was_charged_wrong_shows(follows):
-    follows.brought("1", "1000")
+    follows.realise("1", "1000")
     settled = follows.settle()
     with connections["owner"].cursor() as cursor:
         cursor.execute("alter table settlements disable trigger append_only")

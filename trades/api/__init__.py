@@ -128,13 +128,13 @@ def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
 
 
 def answer(outcome: Outcome, body: dict[str, Any] | None = None, status: int | None = None) -> HttpResponse:
-    response = json_response(body or told(outcome), status or DONE[outcome["code"]])
+    response = json_response(body or response_body(outcome), status or DONE[outcome["code"]])
     if "replayed" in outcome or outcome["code"] == "open_already":
         response["Idempotency-Replayed"] = "true"
     return response
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
+def response_body(outcome: Outcome) -> dict[str, Any]:
     """The body of a canonical route's answer."""
     code = outcome["code"]
     body: dict[str, Any] = {"status": _STATUS.get(code, code)}
@@ -161,14 +161,14 @@ def is_copy(call: SignedCall) -> bool:
 def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
     """The snapshot of the caller's account and its ETag; no snapshot where the caller has it already."""
     call = call_of(request)
-    mark = snapshot.current_mark(call)
+    version = snapshot.current_version(call)
     if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
         raise SeqReplayed("This very request was made before: sign a new one.")
-    etag = snapshot.etag(mark)
+    etag = snapshot.etag(version)
     if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
         return call, None, etag
-    found = snapshot.cached(call.credential.account_id, mark)
-    return call, found, snapshot.etag(found.mark)
+    found = snapshot.cached(call.credential.account_id, version)
+    return call, found, snapshot.etag(found.version)
 
 
 class Time(APIView):
@@ -312,7 +312,7 @@ def _result(one: Operation | DomainError, outcomes: Iterator[Outcome], request_i
     key = {"idempotency_key": one.idempotency_key, "replayed": "replayed" in outcome}
     if (refusal := errors.of_outcome(outcome)) is not None:
         return {**key, "status": refusal.status, "problem": problem.of(refusal, request_id)}
-    return {**key, "status": DONE[outcome["code"]], "result": told(outcome)}
+    return {**key, "status": DONE[outcome["code"]], "result": response_body(outcome)}
 
 
 class Orders(BotView):

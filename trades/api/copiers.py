@@ -9,7 +9,7 @@ from trades import api, parsers, reconciliation, schema, snapshot
 from trades.api import COPIER, OWNERS, BotView
 
 
-class Beat(BotView):
+class Heartbeat(BotView):
     """A copier's sign of life: it holds the account's lease, and learns whether it holds what it must."""
 
     kinds = {"POST": frozenset({COPIER})}
@@ -17,18 +17,18 @@ class Beat(BotView):
     @operations.signed(
         "copier_beat",
         "A copier's heartbeat: lease, sync, limits",
-        {200: schema.BEAT_ANSWER},
-        schema.BEAT,
+        {200: schema.HEARTBEAT_ANSWER},
+        schema.HEARTBEAT,
         refuses=["lease_lost"],
     )
     def post(self, request: Request) -> HttpResponse:
         call = api.call_of(request)
-        beat = parsers.beat(api.body_of(request))
-        told = beat.pop("subscriptions")
-        found = snapshot.cached(call.credential.account_id, snapshot.current_mark(call))
-        known = reconciliation.standing(call.credential.account_id, found)
+        heartbeat = parsers.heartbeat(api.body_of(request))
+        told = heartbeat.pop("subscriptions")
+        found = snapshot.cached(call.credential.account_id, snapshot.current_version(call))
+        known = reconciliation.copier_record(call.credential.account_id, found)
         answered = reconciliation.answers(found, known, told)
-        outcome = api.done(call, "copier_beat", {**beat, "told": reconciliation.summary(answered, told)})
+        outcome = api.done(call, "copier_beat", {**heartbeat, "told": reconciliation.summary(answered, told)})
         reconciliation.take_up_secrets(known, found, told)
         lease = {name: outcome[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
         return json_response({**lease, "subscriptions": answered})

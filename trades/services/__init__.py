@@ -81,7 +81,7 @@ class Operation:
     verb: str
     args: dict[str, Any]
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return {"idem": self.idempotency_key, "fingerprint": self.fingerprint, "verb": self.verb, "args": self.args}
 
 
@@ -97,7 +97,7 @@ def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
         call.credential.generation_id,
         call.signable.seq,
         orjson.dumps(call.caller()).decode(),
-        orjson.dumps([operation.told() for operation in operations]).decode(),
+        orjson.dumps([operation.as_dict() for operation in operations]).decode(),
     )
     answered = orjson.loads(answer)
     if "refused" in answered:

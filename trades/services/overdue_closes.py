@@ -19,28 +19,28 @@ log = structlog.get_logger()
 ESCALATED_AFTER = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=1))
 
 
-def owed() -> "models.QuerySet[ActiveTrade]":
-    """Copies whose master's trade is closed, with when it was (`owed_since`)."""
+def overdue() -> "models.QuerySet[ActiveTrade]":
+    """Copies whose master's trade is closed, with when it was (`overdue_since`)."""
     closed = TradeHistory.objects.filter(trade=models.OuterRef("master_trade"))
     return (
         ActiveTrade.objects.filter(master_trade__isnull=False)
-        .annotate(owed_since=models.Subquery(closed.values("closed_at")[:1]))
-        .filter(owed_since__isnull=False)
+        .annotate(overdue_since=models.Subquery(closed.values("closed_at")[:1]))
+        .filter(overdue_since__isnull=False)
     )
 
 
 @transaction.atomic
 def keep() -> int:
     """Bring the rows in line with the hot table; how many are owed. Safe to run twice, and at the same time."""
-    current = list(owed())
-    CloseDebt.objects.bulk_create([_debt(copy) for copy in current], ignore_conflicts=True)
+    current = list(overdue())
+    CloseDebt.objects.bulk_create([_overdue_close(copy) for copy in current], ignore_conflicts=True)
     _note_paid()
-    for debt in CloseDebt.objects.lock_unpaid():
-        _escalate(debt)
+    for overdue_close in CloseDebt.objects.lock_unpaid():
+        _escalate(overdue_close)
     return len(current)
 
 
-def _debt(copy: Any) -> CloseDebt:
+def _overdue_close(copy: Any) -> CloseDebt:
     return CloseDebt(
         copy_id=copy.pk,
         account_id=copy.account_id,
@@ -48,7 +48,7 @@ def _debt(copy: Any) -> CloseDebt:
         master_trade=copy.master_trade,
         symbol=copy.symbol,
         volume=copy.volume,
-        since=copy.owed_since,
+        since=copy.overdue_since,
     )
 
 
@@ -58,20 +58,20 @@ def _note_paid() -> None:
     unpaid.update(paid_at=models.Subquery(closed.values("closed_at")[:1]))
 
 
-def _escalate(debt: Any) -> None:
+def _escalate(overdue_close: Any) -> None:
     """Each level once: the first for the log, all for whoever looks."""
-    level = sum(debt.age >= after for after in ESCALATED_AFTER)
-    if level <= debt.level:
+    level = sum(overdue_close.age >= after for after in ESCALATED_AFTER)
+    if level <= overdue_close.level:
         return
-    debt.level = level
-    debt.save(update_fields=["level"])
+    overdue_close.level = level
+    overdue_close.save(update_fields=["level"])
     audit.record(
         "debt.escalated",
         actor=audit.SYSTEM,
-        subject=f"trade:{debt.copy_id}",
+        subject=f"trade:{overdue_close.copy_id}",
         level=level,
-        age_s=int(debt.age.total_seconds()),
-        volume=str(debt.volume),
-        symbol=debt.symbol,
+        age_s=int(overdue_close.age.total_seconds()),
+        volume=str(overdue_close.volume),
+        symbol=overdue_close.symbol,
     )
-    log.error("copying.close_owed", trade=str(debt.copy_id), level=level, account=debt.account_id)
+    log.error("copying.close_owed", trade=str(overdue_close.copy_id), level=level, account=overdue_close.account_id)

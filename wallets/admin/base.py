@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
 from core import formatting, money
-from core.confirmed_actions import Step, Stepped
+from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin
 from wallets import services
 from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, WITHDRAW
 from wallets.models import MoneyRequest, Wallet
@@ -18,11 +18,11 @@ from wallets.models import MoneyRequest, Wallet
 ROWS = 50  # of a table on a page
 
 
-class Book(Stepped):
+class LedgerAdmin(ConfirmedActionsAdmin):
     """A page of the ledger."""
 
     change_form_template = "admin/wallets/page.html"
-    step_template = "admin/wallets/step.html"
+    confirmation_template = "admin/wallets/confirm_action.html"
 
     def has_move_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("wallets.change_wallet")
@@ -30,9 +30,11 @@ class Book(Stepped):
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("wallets.change_moneyrequest")
 
-    def ask(self, request: HttpRequest, step: Step, rows: Iterable[Any], form: forms.Form, **more: Any) -> HttpResponse:
+    def ask_confirmation(
+        self, request: HttpRequest, step: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
+    ) -> HttpResponse:
         limit = settings.SECOND_PERSON_ABOVE if step in (DEPOSIT, WITHDRAW, ADJUST) else None
-        return super().ask(request, step, rows, form, limit=limit, **more)
+        return super().ask_confirmation(request, step, rows, form, limit=limit, **more)
 
 
 def whose(wallet: Wallet) -> str:
@@ -53,6 +55,6 @@ def state_chip(one: Any) -> SafeString:
     return formatting.chip(one.state.lower(), STATE_CHIPS.get(one.state, ""))
 
 
-def spelled(asked: MoneyRequest) -> str:
+def describe_request(asked: MoneyRequest) -> str:
     amount = money.plain(asked.amount, formatting.MONEY)
     return f"{capfirst(asked.get_kind_display())} of {amount} {asked.wallet.currency}, {whose(asked.wallet)}"

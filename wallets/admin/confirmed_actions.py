@@ -8,7 +8,7 @@ from django import forms
 from django.http import HttpRequest
 
 from core import money
-from core.confirmed_actions import ReasonForm, Step
+from core.confirmed_actions import ConfirmedAction, ReasonForm
 from core.errors import DomainError
 
 
@@ -57,7 +57,7 @@ class AdjustForm(KeyedForm):
         return amount
 
 
-def again(request: HttpRequest, step: Step, no: DomainError) -> forms.Form:
+def resubmitted_form(request: HttpRequest, step: ConfirmedAction, no: DomainError) -> forms.Form:
     """The form as it was sent. What was refused for good gets a new key: the old one stands for the refusal."""
     data = request.POST.copy()
     if no.retry != "same_key":
@@ -65,16 +65,20 @@ def again(request: HttpRequest, step: Step, no: DomainError) -> forms.Form:
     return step.form(data)
 
 
-DEPOSIT = Step("deposit", "Deposit", "For money that has come in. It is theirs to spend at once.", DepositForm)
-WITHDRAW = Step("withdraw", "Withdraw", "For money that goes out. Only what is available can.", WithdrawForm)
-ADJUST = Step("adjust", "Adjust", "Puts something right, against the house's own account for adjustments.", AdjustForm)
-FREEZE = Step(
+DEPOSIT = ConfirmedAction(
+    "deposit", "Deposit", "For money that has come in. It is theirs to spend at once.", DepositForm
+)
+WITHDRAW = ConfirmedAction("withdraw", "Withdraw", "For money that goes out. Only what is available can.", WithdrawForm)
+ADJUST = ConfirmedAction(
+    "adjust", "Adjust", "Puts something right, against the house's own account for adjustments.", AdjustForm
+)
+FREEZE = ConfirmedAction(
     "freeze", "Freeze", "Nothing goes out of this wallet from now on. What comes in still does.", ReasonForm, grave=True
 )
-UNFREEZE = Step("unfreeze", "Unfreeze", "Money may go out of this wallet again.", ReasonForm)
-APPROVE = Step("approve", "Approve", "The money moves at once.", forms.Form)
-REJECT = Step("reject", "Reject", "No money moves, and what was held is free again.", ReasonForm, grave=True)
-REVERSE = Step(
+UNFREEZE = ConfirmedAction("unfreeze", "Unfreeze", "Money may go out of this wallet again.", ReasonForm)
+APPROVE = ConfirmedAction("approve", "Approve", "The money moves at once.", forms.Form)
+REJECT = ConfirmedAction("reject", "Reject", "No money moves, and what was held is free again.", ReasonForm, grave=True)
+REVERSE = ConfirmedAction(
     "reverse", "Reverse", "A new transfer takes the money back, once. What was spent since cannot be.", KeyedForm,
     grave=True,
 )  # fmt: skip

@@ -9,17 +9,17 @@ from django.db.models import Exists, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from audit.admin import Told
+from audit.admin import AuditedAdmin
 from core import formatting, money
-from wallets.admin.base import ROWS, Book
+from wallets.admin.base import ROWS, LedgerAdmin
 from wallets.models import FeeAgreement, FeeTerms, Settlement
 
 
 @admin.register(FeeTerms)
-class FeeTermsAdmin(Told):
+class FeeTermsAdmin(AuditedAdmin):
     """Terms are added, never changed: whoever agreed to the old ones keeps them."""
 
-    told_as = "fee_terms"
+    audit_subject = "fee_terms"
     list_display = ["strategy", "state", "performance", "monthly", "platform", "created_at"]
     list_filter = ["strategy"]
     list_select_related = ["strategy"]
@@ -79,7 +79,7 @@ class PostponedFilter(admin.SimpleListFilter):
 
 
 @admin.register(FeeAgreement)
-class FeeAgreementAdmin(Book):
+class FeeAgreementAdmin(LedgerAdmin):
     change_form_template = "admin/wallets/agreement.html"
     list_display = ["subscriber", "strategy", "agreed", "mark_", "currency", "due_at", "postponed_"]
     list_filter = [PostponedFilter, "due_at", "strategy"]
@@ -120,7 +120,7 @@ class FeeAgreementAdmin(Book):
     def postponed_(self, agreement: FeeAgreement) -> SafeString | str:
         return formatting.chip(agreement.postponed, "wait") if agreement.postponed else "–"
 
-    def told(self, request: HttpRequest, agreement: FeeAgreement) -> dict[str, Any]:
+    def page_context(self, request: HttpRequest, agreement: FeeAgreement) -> dict[str, Any]:
         claims = agreement.claims.order_by("-created_at")
         return {"settlements": agreement.settlements.order_by("-period_no")[:ROWS], "claims": claims[:ROWS]}
 

@@ -13,16 +13,16 @@ from django.utils.safestring import SafeString
 
 from audit.actors import actor_of
 from core import formatting
-from core.confirmed_actions import Step, linked, page_of, words
+from core.confirmed_actions import ConfirmedAction, change_url, link, wrapped_text
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.base import Book, check_not_their_own, state_chip, whose
+from wallets.admin.base import LedgerAdmin, check_not_their_own, state_chip, whose
 from wallets.admin.confirmed_actions import REVERSE
 from wallets.models import LedgerHalt, LedgerTransfer, WalletHold
 
 
 @admin.register(LedgerTransfer)
-class LedgerTransferAdmin(Book):
+class LedgerTransferAdmin(LedgerAdmin):
     change_form_template = "admin/wallets/transfer.html"
     list_display = ["at", "kind_", "source", "target", "amount_", "currency", "note_"]
     list_filter = ["kind", "at", "currency"]
@@ -31,7 +31,7 @@ class LedgerTransferAdmin(Book):
     search_help_text = "Note or owner; or a whole transfer id"
     ordering = ["-at", "-id"]
     actions = ["reverse"]
-    asked_about = ["kind_", "source", "target", "amount_", "currency_", "note_"]
+    confirmation_columns = ["kind_", "source", "target", "amount_", "currency_", "note_"]
     fields = ["ref", "kind_", "amount_", "currency", "note", "at", "key", "claim_", "request_", "reverses_", "undone"]
     readonly_fields = ["ref", "kind_", "amount_", "key", "claim_", "request_", "reverses_", "undone"]
 
@@ -69,7 +69,7 @@ class LedgerTransferAdmin(Book):
 
     @admin.display(description="note")
     def note_(self, transfer: LedgerTransfer) -> SafeString:
-        return words(transfer.note)
+        return wrapped_text(transfer.note)
 
     @admin.display(description="idempotency key")
     def key(self, transfer: LedgerTransfer) -> SafeString:
@@ -78,46 +78,46 @@ class LedgerTransferAdmin(Book):
     @admin.display(description="fee")
     def claim_(self, transfer: LedgerTransfer) -> SafeString | str:
         claim = transfer.claim
-        return linked(claim.agreement, f"{claim}, {claim.agreement}") if claim else "–"
+        return link(claim.agreement, f"{claim}, {claim.agreement}") if claim else "–"
 
     @admin.display(description="asked for")
     def request_(self, transfer: LedgerTransfer) -> SafeString | str:
-        return linked(getattr(transfer, "request", None))
+        return link(getattr(transfer, "request", None))
 
     @admin.display(description="reverses")
     def reverses_(self, transfer: LedgerTransfer) -> SafeString | str:
-        return linked(transfer.reverses)
+        return link(transfer.reverses)
 
     @admin.display(description="reversed by")
     def undone(self, transfer: LedgerTransfer) -> SafeString | str:
-        return linked(getattr(transfer, "reversed_by", None))
+        return link(getattr(transfer, "reversed_by", None))
 
-    def steps(self, transfer: LedgerTransfer) -> Sequence[Step]:
+    def offered_actions(self, transfer: LedgerTransfer) -> Sequence[ConfirmedAction]:
         settled = transfer.reverses_id or transfer.claim_id or hasattr(transfer, "reversed_by")
         return () if settled else (REVERSE,)
 
-    def told(self, request: HttpRequest, transfer: LedgerTransfer) -> dict[str, Any]:
+    def page_context(self, request: HttpRequest, transfer: LedgerTransfer) -> dict[str, Any]:
         return {"sides": transfer.entries.select_related("wallet__owner").order_by("side")}
 
     @admin.action(description="Reverse: take it back, for a reason", permissions=["move"])
     def reverse(self, request: HttpRequest, chosen: QuerySet[LedgerTransfer]) -> HttpResponse | None:
-        transfer = self.one_of(request, chosen.select_related("debit__owner", "credit__owner"))
+        transfer = self.single(request, chosen.select_related("debit__owner", "credit__owner"))
         if transfer is None:
             return None
-        form = REVERSE.filled(request)
+        form = REVERSE.bound_form(request)
         try:
             check_may_reverse(request, transfer)
             if not form.is_valid():
-                return self.ask(request, REVERSE, [transfer], form)
+                return self.ask_confirmation(request, REVERSE, [transfer], form)
             services.reverse(
                 transfer_id=transfer.pk, note=form.cleaned_data["reason"],
                 idempotency_key=str(form.cleaned_data["key"]), actor=actor_of(request),
             )  # fmt: skip
         except DomainError as no:
-            self.refused(request, no)
+            self.show_refusal(request, no)
         else:
             self.message_user(request, f"Reversed: {transfer}.")
-        return redirect(page_of(transfer))
+        return redirect(change_url(transfer))
 
 
 def check_may_reverse(request: HttpRequest, transfer: LedgerTransfer) -> None:
@@ -131,7 +131,7 @@ def check_may_reverse(request: HttpRequest, transfer: LedgerTransfer) -> None:
 
 
 @admin.register(WalletHold)
-class WalletHoldAdmin(Book):
+class WalletHoldAdmin(LedgerAdmin):
     list_display = ["created_at", "state_", "whose", "purpose_", "amount_", "posted_", "currency", "expires_at"]
     list_filter = ["state", "created_at", "expires_at"]
     list_select_related = ["wallet__owner"]
@@ -158,7 +158,7 @@ class WalletHoldAdmin(Book):
 
     @admin.display(description="wallet")
     def wallet_(self, hold: WalletHold) -> SafeString | str:
-        return linked(hold.wallet)
+        return link(hold.wallet)
 
     @admin.display(description="amount", ordering="amount")
     def amount_(self, hold: WalletHold) -> SafeString:
@@ -166,7 +166,7 @@ class WalletHoldAdmin(Book):
 
     @admin.display(description="purpose", ordering="purpose")
     def purpose_(self, hold: WalletHold) -> SafeString:
-        return words(hold.purpose)
+        return wrapped_text(hold.purpose)
 
     @admin.display(description="spent", ordering="posted")
     def posted_(self, hold: WalletHold) -> SafeString:
@@ -178,15 +178,15 @@ class WalletHoldAdmin(Book):
 
     @admin.display(description="transfer")
     def transfer_(self, hold: WalletHold) -> SafeString | str:
-        return linked(hold.transfer)
+        return link(hold.transfer)
 
     @admin.display(description="asked for")
     def request_(self, hold: WalletHold) -> SafeString | str:
-        return linked(getattr(hold, "request", None))
+        return link(getattr(hold, "request", None))
 
 
 @admin.register(LedgerHalt)
-class LedgerHaltAdmin(Book):
+class LedgerHaltAdmin(LedgerAdmin):
     list_display = ["at", "state", "why_", "ended_at"]
     ordering = ["-id"]
     fields = ["at", "state", "why", "ended_at"]
@@ -198,4 +198,4 @@ class LedgerHaltAdmin(Book):
 
     @admin.display(description="why")
     def why_(self, halt: LedgerHalt) -> SafeString:
-        return words(halt.why)
+        return wrapped_text(halt.why)

@@ -10,10 +10,10 @@ from django.utils.safestring import SafeString
 
 from audit.actors import actor_of
 from core import formatting
-from core.confirmed_actions import Step, caller, linked, words
+from core.confirmed_actions import ConfirmedAction, caller, link, wrapped_text
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.base import Book, spelled, state_chip, whose
+from wallets.admin.base import LedgerAdmin, describe_request, state_chip, whose
 from wallets.admin.confirmed_actions import APPROVE, REJECT
 from wallets.models import MoneyRequest
 
@@ -21,7 +21,7 @@ DECIDED_AT_ONCE = 50  # each is a transaction of its own, within one request
 
 
 @admin.register(MoneyRequest)
-class MoneyRequestAdmin(Book):
+class MoneyRequestAdmin(LedgerAdmin):
     list_display = ["created_at", "state_", "whose", "kind", "amount_", "currency", "reason_", "by", "decided"]
     list_filter = ["state", "kind", "needs_second", "created_at"]
     list_select_related = ["wallet__owner", "requested_by", "decided_by"]
@@ -31,7 +31,7 @@ class MoneyRequestAdmin(Book):
         Case(When(state=MoneyRequest.State.PENDING, then=Value(0)), default=Value(1)), "-created_at"
     ]  # fmt: skip
     actions = ["approve", "reject"]
-    asked_about = ["whose", "kind_", "amount_", "currency", "available_", "reason_", "by"]
+    confirmation_columns = ["whose", "kind_", "amount_", "currency", "available_", "reason_", "by"]
     fields = [
         "state_", "wallet_", "kind", "amount_", "reason", "limit", "by", "created_at", "decided", "decided_at",
         "transfer_", "hold_",
@@ -48,7 +48,7 @@ class MoneyRequestAdmin(Book):
 
     @admin.display(description="wallet")
     def wallet_(self, asked: MoneyRequest) -> SafeString | str:
-        return linked(asked.wallet)
+        return link(asked.wallet)
 
     @admin.display(description="kind")
     def kind_(self, asked: MoneyRequest) -> str:
@@ -69,7 +69,7 @@ class MoneyRequestAdmin(Book):
 
     @admin.display(description="reason")
     def reason_(self, asked: MoneyRequest) -> SafeString:
-        return words(asked.reason)
+        return wrapped_text(asked.reason)
 
     @admin.display(description="above the limit")
     def limit(self, asked: MoneyRequest) -> str:
@@ -85,13 +85,13 @@ class MoneyRequestAdmin(Book):
 
     @admin.display(description="transfer")
     def transfer_(self, asked: MoneyRequest) -> SafeString | str:
-        return linked(asked.transfer)
+        return link(asked.transfer)
 
     @admin.display(description="hold")
     def hold_(self, asked: MoneyRequest) -> SafeString | str:
-        return linked(asked.hold)
+        return link(asked.hold)
 
-    def steps(self, asked: MoneyRequest) -> Sequence[Step]:
+    def offered_actions(self, asked: MoneyRequest) -> Sequence[ConfirmedAction]:
         return (APPROVE, REJECT) if asked.state == MoneyRequest.State.PENDING else ()
 
     @admin.action(description="Approve: the money moves", permissions=["decide"])
@@ -103,12 +103,16 @@ class MoneyRequestAdmin(Book):
         return self._decide(request, chosen, REJECT, services.reject)
 
     def _decide(
-        self, request: HttpRequest, chosen: QuerySet[MoneyRequest], step: Step, verb: Callable[..., MoneyRequest]
+        self,
+        request: HttpRequest,
+        chosen: QuerySet[MoneyRequest],
+        step: ConfirmedAction,
+        verb: Callable[..., MoneyRequest],
     ) -> HttpResponse | None:
         asked = list(chosen.select_related("wallet__owner", "requested_by").order_by("created_at")[:DECIDED_AT_ONCE])
-        form = step.filled(request)
+        form = step.bound_form(request)
         if not form.is_valid():
-            return self.ask(request, step, asked, form)
+            return self.ask_confirmation(request, step, asked, form)
         for one in asked:
             self._decide_one(request, one, verb, **form.cleaned_data)
         return None
@@ -119,6 +123,6 @@ class MoneyRequestAdmin(Book):
         try:
             decided = verb(request=asked, by=caller(request), actor=actor_of(request), **told)
         except DomainError as no:
-            self.refused(request, no, of=spelled(asked))
+            self.show_refusal(request, no, of=describe_request(asked))
         else:
-            self.message_user(request, f"{spelled(asked)}: {decided.get_state_display()}.")
+            self.message_user(request, f"{describe_request(asked)}: {decided.get_state_display()}.")

@@ -14,11 +14,11 @@ from audit.actors import actor_of
 from audit.admin import named
 from audit.models import AuditLog
 from core import formatting
-from core.confirmed_actions import Step, caller, page_of
+from core.confirmed_actions import ConfirmedAction, caller, change_url
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.base import ROWS, Book, check_not_their_own, spelled
-from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, again
+from wallets.admin.base import ROWS, LedgerAdmin, check_not_their_own, describe_request
+from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, resubmitted_form
 from wallets.models import LedgerEntry, MoneyRequest, Wallet, WalletHold
 
 TOLD_OF_A_WALLET = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
@@ -35,7 +35,7 @@ class FrozenFilter(admin.SimpleListFilter):
 
 
 @admin.register(Wallet)
-class WalletAdmin(Book):
+class WalletAdmin(LedgerAdmin):
     change_form_template = "admin/wallets/wallet.html"
     list_display = ["whose", "kind_", "currency", "balance_", "held_", "available_", "version_", "frozen"]
     list_filter = ["kind", "currency", FrozenFilter]
@@ -44,7 +44,7 @@ class WalletAdmin(Book):
     search_help_text = "The owner's user name"
     ordering = ["owner__username", "id"]
     actions = ["deposit", "withdraw", "adjust", "freeze", "unfreeze"]
-    asked_about = ["whose", "currency_", "balance_", "held_", "available_", "frozen"]
+    confirmation_columns = ["whose", "currency_", "balance_", "held_", "available_", "frozen"]
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return ["version", "created_at", "shard" if obj and obj.owner is None else "frozen_at"]
@@ -83,12 +83,12 @@ class WalletAdmin(Book):
             return "–"
         return formatting.chip("frozen", "bad") if wallet.is_frozen else formatting.chip("open", "good")
 
-    def steps(self, wallet: Wallet) -> Sequence[Step]:
+    def offered_actions(self, wallet: Wallet) -> Sequence[ConfirmedAction]:
         if wallet.owner is None:
             return ()
         return DEPOSIT, WITHDRAW, ADJUST, UNFREEZE if wallet.is_frozen else FREEZE
 
-    def told(self, request: HttpRequest, wallet: Wallet) -> dict[str, Any]:
+    def page_context(self, request: HttpRequest, wallet: Wallet) -> dict[str, Any]:
         entries = LedgerEntry.objects.filter(wallet=wallet).select_related("transfer").order_by("-version")
         before = request.GET.get("before", "")
         if before.isdecimal() and len(before) < 19:  # as long as a version can be
@@ -129,19 +129,19 @@ class WalletAdmin(Book):
         return self._with_reason(request, chosen, UNFREEZE, services.unfreeze)
 
     def _move(
-        self, request: HttpRequest, chosen: QuerySet[Wallet], step: Step, kind: MoneyRequest.Kind
+        self, request: HttpRequest, chosen: QuerySet[Wallet], step: ConfirmedAction, kind: MoneyRequest.Kind
     ) -> HttpResponse | None:
         def ask_for(wallet: Wallet, told: dict[str, Any]) -> str:
             asked = services.request_money(
                 wallet=wallet, kind=kind, amount=told["amount"], reason=told["reason"],
                 idempotency_key=str(told["key"]), by=caller(request), actor=actor_of(request),
             )  # fmt: skip
-            return f"{spelled(asked)}: {asked.get_state_display()}."
+            return f"{describe_request(asked)}: {asked.get_state_display()}."
 
         return self._step(request, chosen, step, ask_for)
 
     def _with_reason(
-        self, request: HttpRequest, chosen: QuerySet[Wallet], step: Step, verb: Callable[..., None]
+        self, request: HttpRequest, chosen: QuerySet[Wallet], step: ConfirmedAction, verb: Callable[..., None]
     ) -> HttpResponse | None:
         def call(wallet: Wallet, told: dict[str, Any]) -> str:
             verb(wallet=wallet, reason=told["reason"], actor=actor_of(request))
@@ -150,24 +150,28 @@ class WalletAdmin(Book):
         return self._step(request, chosen, step, call)
 
     def _step(
-        self, request: HttpRequest, chosen: QuerySet[Wallet], step: Step, do: Callable[[Wallet, dict[str, Any]], str]
+        self,
+        request: HttpRequest,
+        chosen: QuerySet[Wallet],
+        step: ConfirmedAction,
+        do: Callable[[Wallet, dict[str, Any]], str],
     ) -> HttpResponse | None:
-        wallet = self.one_of(request, chosen.select_related("owner"))
+        wallet = self.single(request, chosen.select_related("owner"))
         if wallet is None:
             return None
         if wallet.owner is None:
             self.message_user(request, "Only a person's wallet: the house's move with theirs.", messages.ERROR)
             return None
-        form = step.filled(request)
+        form = step.bound_form(request)
         if not form.is_valid():
-            return self.ask(request, step, [wallet], form)
+            return self.ask_confirmation(request, step, [wallet], form)
         try:
             check_not_their_own(request, wallet)
             self.message_user(request, do(wallet, form.cleaned_data))
         except DomainError as no:
-            self.refused(request, no)
-            return self.ask(request, step, [wallet], again(request, step, no))
-        return redirect(page_of(wallet))
+            self.show_refusal(request, no)
+            return self.ask_confirmation(request, step, [wallet], resubmitted_form(request, step, no))
+        return redirect(change_url(wallet))
 
 
 def kind_chip(wallet: Wallet) -> SafeString:

@@ -24,7 +24,7 @@ from accounts.protocol import IdempotencyConflict
 from audit import services as audit
 from core import errors, money
 from core.errors import DomainError, Invalid, NotFound
-from wallets.models import Kind, LedgerTransfer, MoneyRequest, Wallet
+from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet
 
 KEY_CHARS = 200
 TRIES, SHORTEST_S, LONGEST_S, PATIENCE_S = 4, 0.005, 0.080, 0.25
@@ -125,19 +125,19 @@ _ANOTHER_WAS_FIRST = (
 
 # The house's side of what comes in and of what goes out.
 _COMES_FROM = {
-    Kind.DEPOSIT: Wallet.Kind.CASH_IN,
-    Kind.ADJUSTMENT: Wallet.Kind.ADJUSTMENTS,
-    Kind.REVERSAL: Wallet.Kind.ADJUSTMENTS,
-    Kind.PAYOUT: Wallet.Kind.FEES,
+    TransferKind.DEPOSIT: Wallet.Kind.CASH_IN,
+    TransferKind.ADJUSTMENT: Wallet.Kind.ADJUSTMENTS,
+    TransferKind.REVERSAL: Wallet.Kind.ADJUSTMENTS,
+    TransferKind.PAYOUT: Wallet.Kind.FEES,
 }
 _GOES_TO = {
-    Kind.DEPOSIT: Wallet.Kind.CASH_IN,  # a deposit taken back
-    Kind.WITHDRAWAL: Wallet.Kind.CASH_OUT,
-    Kind.PAYOUT: Wallet.Kind.CASH_OUT,
-    Kind.FEE_PERFORMANCE: Wallet.Kind.FEES,
-    Kind.FEE_SUBSCRIPTION: Wallet.Kind.FEES,
-    Kind.ADJUSTMENT: Wallet.Kind.ADJUSTMENTS,
-    Kind.REVERSAL: Wallet.Kind.ADJUSTMENTS,
+    TransferKind.DEPOSIT: Wallet.Kind.CASH_IN,  # a deposit taken back
+    TransferKind.WITHDRAWAL: Wallet.Kind.CASH_OUT,
+    TransferKind.PAYOUT: Wallet.Kind.CASH_OUT,
+    TransferKind.FEE_PERFORMANCE: Wallet.Kind.FEES,
+    TransferKind.FEE_SUBSCRIPTION: Wallet.Kind.FEES,
+    TransferKind.ADJUSTMENT: Wallet.Kind.ADJUSTMENTS,
+    TransferKind.REVERSAL: Wallet.Kind.ADJUSTMENTS,
 }
 
 
@@ -161,7 +161,7 @@ def deposit(
 ) -> Moved:
     """Credit a wallet with money that came in."""
     return credit(
-        wallet=wallet, amount=amount, kind=Kind.DEPOSIT, note=note, idempotency_key=idempotency_key, actor=actor
+        wallet=wallet, amount=amount, kind=TransferKind.DEPOSIT, note=note, idempotency_key=idempotency_key, actor=actor
     )
 
 
@@ -169,7 +169,7 @@ def debit_wallet(
     *,
     wallet: Wallet,
     amount: Decimal,
-    kind: Kind | str,
+    kind: TransferKind | str,
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
@@ -188,7 +188,7 @@ def credit(
     *,
     wallet: Wallet,
     amount: Decimal,
-    kind: Kind | str,
+    kind: TransferKind | str,
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
@@ -209,7 +209,7 @@ def transfer(
 ) -> Moved:
     """Move `amount` from one wallet to another of the same currency; answers as the source has it."""
     sides = {"debit": source.pk, "credit": target.pk}
-    return _of(source, _move(source, amount, Kind.TRANSFER, note, idempotency_key, actor, **sides))
+    return _of(source, _move(source, amount, TransferKind.TRANSFER, note, idempotency_key, actor, **sides))
 
 
 def hold(
@@ -242,7 +242,7 @@ def post(
     wallet: Wallet,
     hold_id: uuid.UUID,
     amount: Decimal,
-    kind: Kind | str,
+    kind: TransferKind | str,
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
@@ -276,7 +276,7 @@ def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: a
     args = {
         "scope": first.scope,
         "key": _checked(idempotency_key),
-        "kind": Kind.REVERSAL,
+        "kind": TransferKind.REVERSAL,
         "amount": money.text(first.amount),
         "note": note,
         "debit": first.credit_id,
@@ -439,7 +439,7 @@ def _record(fact: str, request: MoneyRequest, actor: audit.Actor, **more: str) -
 
 
 def _move(
-    wallet: Wallet, amount: Decimal, kind: Kind | str, note: str, key: str, actor: audit.Actor, **sides: Any
+    wallet: Wallet, amount: Decimal, kind: TransferKind | str, note: str, key: str, actor: audit.Actor, **sides: Any
 ) -> dict[str, Any]:
     args = {"scope": _scope(wallet), "key": _checked(key), "kind": str(kind), "amount": _amount(amount), "note": note}
     return ask("ledger_move", actor, args | sides)
@@ -538,9 +538,9 @@ def _amount(value: Decimal) -> str:
     return money.text(exact)
 
 
-def _house(kind: Kind | str, sides: Mapping[Any, str]) -> str:
+def _house(kind: TransferKind | str, sides: Mapping[Any, str]) -> str:
     try:
-        return str(sides[Kind(kind)])
+        return str(sides[TransferKind(kind)])
     except (KeyError, ValueError):
         allowed = ", ".join(sorted(sides))
         raise Invalid({"kind": [f"must be one of {allowed}"]}) from None

@@ -22,7 +22,7 @@ from core.errors import DomainError
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from wallets import fees, pnl, services
-from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Kind, Settlement, Wallet, WalletHold
+from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Settlement, TransferKind, Wallet, WalletHold
 from wallets.services import translated
 
 GRACE = timedelta(minutes=5)  # longer than any transaction, so that whatever closed in the period is in sight
@@ -184,7 +184,7 @@ def _claim(agreement: FeeAgreement, kind: str, period_no: int, fee: Decimal, det
         detail=detail,
     )
     _move(
-        claim, "accrual", Kind.ACCRUAL, fee, debit_house=Wallet.Kind.RECEIVABLE, credit_house=Wallet.Kind.FEES,
+        claim, "accrual", TransferKind.ACCRUAL, fee, debit_house=Wallet.Kind.RECEIVABLE, credit_house=Wallet.Kind.FEES,
         currency=agreement.currency, shard=payer.pk,
     )  # fmt: skip
     return claim
@@ -246,7 +246,7 @@ def pay_out(*, claim_id: int, now: datetime) -> bool:
     if claim is None:
         return False
     sides = {"debit_house": Wallet.Kind.FEES, "credit": claim.payee_id, "shard": claim.payer_id}
-    return "replayed" not in _move(claim, "payout", Kind.PAYOUT, claim.provider_share, **sides)
+    return "replayed" not in _move(claim, "payout", TransferKind.PAYOUT, claim.provider_share, **sides)
 
 
 def _move(claim: FeeClaim, key: str, kind: str, amount: Decimal, **sides: Any) -> dict[str, Any]:

@@ -12,6 +12,6 @@ register.filter("signed", formatting.signed)
 
 
 @register.inclusion_tag("admin/wallets/halt.html")
-def stop_cord() -> dict[str, Any]:
+def ledger_halt_banner() -> dict[str, Any]:
     """A banner on top of the page while no money moves."""
     return {"why": ledger_halt.halted()}

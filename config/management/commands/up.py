@@ -79,7 +79,7 @@ def log_path(name: str) -> Path:
     return path
 
 
-class Told(Exception):
+class StopRequested(Exception):
     """Somebody asked for the end."""
 
 
@@ -94,12 +94,12 @@ class Command(BaseCommand):
         port = embedded.wanted_port()
         for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(asked) is not signal.SIG_IGN:  # nohup
-                signal.signal(asked, self._told)
+                signal.signal(asked, self._request_stop)
         children = processes(port, demo=not options["no_demo"])
         try:
             self._start(children, port)
             self._see_to(children)
-        except Told:
+        except StopRequested:
             self.stdout.write("\nStopping")
         finally:
             for asked in (signal.SIGTERM, signal.SIGINT):
@@ -107,8 +107,8 @@ class Command(BaseCommand):
             end(children)
 
     @staticmethod
-    def _told(number: int, frame: FrameType | None) -> None:
-        raise Told
+    def _request_stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequested
 
     def _start(self, children: list[Child], port: int) -> None:
         self._step("Migrated", lambda: call_command("migrate", verbosity=0))

@@ -16,7 +16,7 @@ from core.errors import DomainError, Invalid
 from market import imports, services
 from market.services import Imported
 
-TOLD_EVERY_S = 0.5
+REPORT_EVERY_S = 0.5
 
 
 class Command(BaseCommand):
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         parser.add_argument("--verbose", action="store_true", help="tell the progress, also where nobody watches")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.began = self.told = time.monotonic()
+        self.began = self.reported = time.monotonic()
         self.so_far: Imported | None = None
         self.watched = self.stderr.isatty()
         self.tells = self.watched or options["verbose"]
@@ -68,8 +68,8 @@ class Command(BaseCommand):
     def progress(self, so_far: Imported) -> None:
         self.so_far = so_far
         now = time.monotonic()
-        if self.tells and now - self.told >= TOLD_EVERY_S:
-            self.told = now
+        if self.tells and now - self.reported >= REPORT_EVERY_S:
+            self.reported = now
             line = f"{so_far.bars:,} bars, {self._rate(so_far)}, {so_far.share:.0%} of the file"
             before, after = ("\r", "  ") if self.watched else ("", "\n")
             self.stderr.write(f"{before}{line}", style_func=str, ending=after)
@@ -98,7 +98,7 @@ class Command(BaseCommand):
         return f" ({self.so_far.bars:,} bars before it are kept.)" if self.so_far else ""
 
     def _close_line(self) -> None:
-        if self.watched and self.so_far and self.told != self.began:
+        if self.watched and self.so_far and self.reported != self.began:
             self.stderr.write("")
 
 
