@@ -21,6 +21,7 @@ from audit.admin import AuditedAdmin
 from core.admin import NoDeleteAdmin
 from core.errors import DomainError
 from core.formatting import MONEY, chip, number, ref
+from core.transactions import use_case
 
 admin.site.unregister(Group)
 
@@ -164,7 +165,9 @@ class BotKeyAdmin(NoDeleteAdmin):
         if request.method == "POST" and self.has_add_permission(request):
             form = self.get_form(request)(request.POST)
             if form.is_valid():
-                return self._show(request, [services.create_key(actor=actor_of(request), **form.cleaned_data)])
+                with use_case():
+                    made = services.create_key(actor=actor_of(request), **form.cleaned_data)
+                return self._show(request, [made])
         return super().add_view(request, form_url, extra_context)
 
     def save_model(self, request: HttpRequest, obj: BotKey, form: Any, change: bool) -> None:
@@ -175,7 +178,8 @@ class BotKeyAdmin(NoDeleteAdmin):
         made = []
         for key in keys:
             try:
-                made.append((key, services.rotate_key(key=key, actor=actor_of(request))))
+                with use_case():
+                    made.append((key, services.rotate_key(key=key, actor=actor_of(request))))
             except DomainError as no:
                 self.message_user(request, f"Key {key}: {no.says}", messages.ERROR)
         return self._show(request, made) if made else None

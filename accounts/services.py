@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
@@ -11,6 +10,7 @@ from accounts.models import BotKey, BotKeyGeneration, TradingAccount
 from audit import services as audit
 from core import crypto
 from core.errors import DomainError
+from core.transactions import part, use_case
 
 OVERLAP = timedelta(hours=24)
 LONGEST_OVERLAP = timedelta(days=7)
@@ -30,7 +30,7 @@ class NewSecret:
     secret: str = field(repr=False)
 
 
-@transaction.atomic
+@part
 def create_key(
     *,
     account: TradingAccount,
@@ -63,7 +63,7 @@ def create_key(
     return key, _add_generation(key, 1)
 
 
-@transaction.atomic
+@part
 def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP) -> NewSecret:
     """Add a generation, whose sequence starts anew. The older ones retire after `overlap` (at most 7 days), or one
     hour after the new one is first used: signed_call sees to that.
@@ -77,7 +77,7 @@ def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP)
     return _add_generation(locked, latest + 1)
 
 
-@transaction.atomic
+@part
 def change_key(*, key: BotKey, changed: list[str], actor: audit.Actor) -> None:
     """Keep what was changed of a key's label, networks, rate or expiry. What it is a key to never changes."""
     fields = [name for name in changed if name in CHANGEABLE]
@@ -88,7 +88,7 @@ def change_key(*, key: BotKey, changed: list[str], actor: audit.Actor) -> None:
     audit.record("key.changed", actor=actor, subject=f"key:{key.key_id}", **told)
 
 
-@transaction.atomic
+@use_case()
 def revoke_key(*, key: BotKey, actor: audit.Actor) -> None:
     """Revoke at once: the next request of any generation is refused, and open sockets close within 2 s."""
     if BotKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=timezone.now()):

@@ -13,6 +13,8 @@ from typing import Any
 
 import django
 
+from core.transactions import use_case
+
 MASTERS = WATCHERS = 16
 FOLLOWERS = 64
 WALLETS = 64
@@ -20,7 +22,6 @@ WALLETS = 64
 
 def main(folder: Path) -> None:
     django.setup()
-    from django.db import transaction
 
     from accounts import services as accounts
     from audit import services as audit
@@ -31,7 +32,7 @@ def main(folder: Path) -> None:
     def key(account: Any, kind: str) -> accounts.NewSecret:
         return accounts.create_key(account=account, kind=kind, actor=audit.SYSTEM, label="bench")[1]
 
-    with transaction.atomic(durable=True):
+    with use_case():
         demo_data.instruments()
         owner = demo_data.user("bench")
         leading = [demo_data.account(owner, f"bench-{number:02d}") for number in range(MASTERS)]

@@ -5,12 +5,12 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db import transaction
 from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
+from core.transactions import use_case
 from market.models import Instrument
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
@@ -67,7 +67,7 @@ def key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
     return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label="cast")[1]
 
 
-@transaction.atomic(durable=True)
+@use_case()
 def make() -> dict[str, Any]:
     """Make the cast, or meet it again with new passwords and key generations; what `seed --json` prints."""
     instruments()
@@ -108,7 +108,7 @@ def _subscription_row(subscriber: str, follows: Subscription) -> dict[str, str]:
 DEMO_PROVIDER, DEMO_GUEST, DEMO_STRATEGY = "marco", "guest", "eurusd-breakout"
 
 
-@transaction.atomic(durable=True)
+@use_case()
 def make_demo() -> Strategy:
     """Make the demo's provider and guest, or meet them again: what the one publishes and the other follows."""
     instruments()
@@ -127,6 +127,12 @@ def make_demo() -> Strategy:
 def demo_subscription() -> Subscription | None:
     follows = Subscription.objects.select_related("strategy", "account")
     return follows.filter(strategy__name=DEMO_STRATEGY, account__owner__username=DEMO_GUEST).first()
+
+
+@use_case()
+def demo_key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
+    """A key of one of the demo's bots."""
+    return key(trades_on, kind)
 
 
 def spare_demo() -> None:

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection, transaction
+from django.db import connection
+
+from core.transactions import use_case
 
 FIRST = 20
 
@@ -17,7 +19,7 @@ class Fault(NamedTuple):
 def faults(invariants: Mapping[str, str]) -> list[Fault]:
     """The first offenders of every invariant that does not hold, all at one instant of the database."""
     found = []
-    with transaction.atomic(), connection.cursor() as cursor:
+    with use_case(), connection.cursor() as cursor:
         cursor.execute("set transaction isolation level repeatable read read only")
         cursor.execute("set local statement_timeout = 0")  # the tables are as long as they are
         for invariant, query in invariants.items():

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from django.db import connection, transaction
+from django.db import connection
 
 from audit import services as audit
 from core.errors import DomainError, Invalid, NotFound
+from core.transactions import use_case
 from market.gaps import Gap, gap
 from market.imports import Bar, Reading, text_of
 from market.models import Candle, Instrument
@@ -130,7 +131,7 @@ select g.opened_at, g.open, g.high, g.low, g.close, g.volume, c.open, c.high, c.
  order by opened_at"""
 
 
-@transaction.atomic(durable=True)
+@use_case()
 def _store(instrument: Instrument, minutes: int, bars: Sequence[Bar]) -> tuple[int, list[Contradiction]]:
     """How many are new, and which are not what is kept."""
     with connection.cursor() as cursor:

@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db import models, transaction
+from django.db import models
 from django.db.models.functions import Greatest, Now
 
 from accounts.models import TradingAccount
 from audit import services as audit
 from core import crypto, money
 from core.errors import DomainError
+from core.transactions import part, use_case
 from strategies.models import Strategy, Subscription, Terms
 
 TERMS_AFTER = timedelta(seconds=10)  # by then every process that signs packets knows them: each looks every 4 s
@@ -25,43 +26,46 @@ class TakesNoSubscribers(DomainError):
     detail = "This strategy takes no new subscribers for now. Those who follow it go on."
 
 
+@part
 def publish(*, strategy: Strategy) -> None:
     """Keep a new strategy, which belongs to the owner of its account."""
     strategy.owner = strategy.account.owner
     strategy.save(force_insert=True)
 
 
+@part
 def change_strategy(*, strategy: Strategy, changed: list[str]) -> None:
     """Keep the changed fields of its form, and nothing that was decided meanwhile."""
     if changed:
         strategy.save(update_fields=changed)
 
 
+@part
 def subscribe(
     *, account: TradingAccount, strategy: Strategy, actor: audit.Actor, multiplier: Decimal = Decimal(1)
 ) -> Subscription:
     """Follow a strategy with a trading account. One that was ended lives again, on its own terms."""
-    with transaction.atomic():
-        known = Subscription.objects.filter(account=account, strategy=strategy).first()
-        is_new = known is None or known.status == Subscription.Status.ENDED
-        if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
-            raise TakesNoSubscribers
-        if known is not None and is_new:  # what was known of its account's money is as old as its end
-            Subscription.objects.filter(pk=known.pk).update(peak_equity=None)
-            _revalued(known.pk, timedelta(0))
-        if known is not None and known.paused_for in ("", *_BY_HAND):
-            _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
-            known.refresh_from_db()
-        if known is not None:
-            return known
-        subscription = Subscription(account=account, strategy=strategy)
-        subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
-        subscription.save(force_insert=True)
-        Terms.objects.create(subscription=subscription, since=ALWAYS, multiplier=multiplier)
-        audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
-        return subscription
+    known = Subscription.objects.filter(account=account, strategy=strategy).first()
+    is_new = known is None or known.status == Subscription.Status.ENDED
+    if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
+        raise TakesNoSubscribers
+    if known is not None and is_new:  # what was known of its account's money is as old as its end
+        Subscription.objects.filter(pk=known.pk).update(peak_equity=None)
+        _revalued(known.pk, timedelta(0))
+    if known is not None and known.paused_for in ("", *_BY_HAND):
+        _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
+        known.refresh_from_db()
+    if known is not None:
+        return known
+    subscription = Subscription(account=account, strategy=strategy)
+    subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
+    subscription.save(force_insert=True)
+    Terms.objects.create(subscription=subscription, since=ALWAYS, multiplier=multiplier)
+    audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
+    return subscription
 
 
+@use_case()
 def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND) -> None:
     """Open nothing new for an active subscription; its closes and reductions go on.
 
@@ -72,6 +76,7 @@ def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscrip
     _set_subscription(subscription, Subscription.Status.PAUSED, "subscription.paused", actor, only, why)
 
 
+@use_case()
 def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> None:
     """Open again what is new. With `why`: only where it was paused for that."""
     only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
@@ -79,6 +84,7 @@ def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> 
     _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor, only)
 
 
+@use_case()
 def end(*, subscription: Subscription, actor: audit.Actor) -> None:
     """Stop following: the stream is no longer shown to it."""
     _set_subscription(subscription, Subscription.Status.ENDED, "subscription.ended", actor)
@@ -95,7 +101,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@transaction.atomic
+@use_case()
 def set_terms(
     *, subscription: Subscription, actor: audit.Actor, since: datetime | None = None, **settings: Any
 ) -> Terms:
@@ -150,10 +156,10 @@ def _audit_detail(settings: Mapping[str, Any]) -> dict[str, Any]:
 def revalue(*, limit: int = 1000) -> int:
     """Make new terms for those who copy by equity, where an equity has moved by more than a hundredth; how many."""
     moved = [terms for terms in Terms.objects.latest_of_each().by_equity() if _is_outdated(terms)][:limit]
-    return sum(_revalued(terms.subscription_id, TERMS_AFTER) for terms in moved)
+    revalue_one = use_case()(_revalued)
+    return sum(revalue_one(terms.subscription_id, TERMS_AFTER) for terms in moved)
 
 
-@transaction.atomic
 def _revalued(subscription_id: int, after: timedelta) -> bool:
     """Whether its last terms were by an equity that has moved. They are read under the lock: somebody may just have
     set others, and these would undo them.
@@ -207,25 +213,27 @@ def _stops(terms: Terms, actor: audit.Actor) -> bool:
     return True
 
 
+@use_case()
 def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = Strategy.FrozenFor.HAND) -> None:
     """Refuse an active strategy's opens. Its closes always pass."""
     _set_strategy(strategy, Strategy.Status.CLOSE_ONLY, "strategy.frozen", actor, reason, why=why)
 
 
+@use_case()
 def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = "") -> None:
     """Let this strategy open again. With `why`: only where it was frozen for that."""
     only = {"frozen_for": why} if why else {}
     _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason, only)
 
 
-@transaction.atomic
+@use_case()
 def close_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
     """Take no new subscribers. Those who follow go on as before."""
     if Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).update(takes_subscribers=False):
         audit.record("strategy.closed_to_new", actor=actor, subject=f"strategy:{strategy.name}", reason=reason)
 
 
-@transaction.atomic
+@use_case()
 def open_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
     """Take new subscribers again."""
     if Strategy.objects.filter(pk=strategy.pk, takes_subscribers=False).update(takes_subscribers=True):
@@ -244,7 +252,7 @@ def binding(subscription: Subscription, generation: int | None = None) -> str:
     )
 
 
-@transaction.atomic
+@use_case()
 def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_once: bool = False) -> str:
     """Make the next packet secret, to be shown once.
 
@@ -279,7 +287,6 @@ def take_up_secrets(*, subscription_ids: list[int] | None = None, generation: in
     )
 
 
-@transaction.atomic
 def _set_subscription(
     subscription: Subscription,
     status: str,
@@ -296,7 +303,6 @@ def _set_subscription(
         audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
 
 
-@transaction.atomic
 def _set_strategy(
     strategy: Strategy,
     status: str,

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError
 from django.db.models import Exists, F, OuterRef, Q, TextField, Value
 from django.db.models.functions import Cast, Concat
 from django.utils import timezone
@@ -18,6 +18,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from core import responses
 from core.errors import DomainError, Invalid, NotFound
+from core.transactions import use_case
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades.models import CopyOrder, TradeHistory
@@ -60,7 +61,7 @@ def recalculate(*, user_id: Any, now: datetime | None = None, always: bool = Fal
     has changed none is written, unless it shall be `always`.
     """
     now = now or timezone.now()
-    with transaction.atomic(durable=True):
+    with use_case():
         TrustSubject.objects.get_or_create(user_id=user_id, defaults={"due_at": now, "seen_until": now})
         subject = TrustSubject.objects.lock().get(pk=user_id)
         return _recalculate(subject, now, always=always)
@@ -80,7 +81,7 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
     for _ in range(most):
         subject = None
         try:
-            with transaction.atomic(durable=True):
+            with use_case():
                 due = TrustSubject.objects.filter(due_at__lte=now).order_by("due_at")
                 subject = due.lock(skip_locked=True).first()
                 if subject is None:
@@ -101,7 +102,7 @@ def make_due(users: Any) -> int:
     return _set_due(TrustSubject.objects.filter(user__in=users), timezone.now())
 
 
-@transaction.atomic
+@use_case()
 def _set_due(subjects: TrustSubjectQuerySet, at: datetime) -> int:
     """By key, and past the rows that a worker holds: it judges them just now, and waiting would stop the sweep."""
     free = [subject.pk for subject in subjects.order_by("pk").lock(skip_locked=True)]
@@ -340,7 +341,7 @@ def hold(
         raise Invalid({"reason": ["is required"]})
     if expires_at <= now:
         raise Invalid({"expires_at": ["must lie ahead"]})
-    with transaction.atomic():
+    with use_case():
         TrustSubject.objects.filter(user=user).update(due_at=now)  # whatever happens then, it takes effect
         User.locked(user.pk)
         TrustHold.objects.filter(user=user, kind=kind, ended_at=None).update(ended_at=now)
@@ -359,7 +360,7 @@ def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | N
     now = now or timezone.now()
     if held.user == by:
         raise OwnScore
-    with transaction.atomic():
+    with use_case():
         TrustSubject.objects.filter(user=held.user_id).update(due_at=now)
         if TrustHold.objects.filter(pk=held.pk, ended_at=None).update(ended_at=now):
             audit.record("trust.hold_ended", actor=actor, subject=f"user:{held.user_id}", kind=held.kind)
@@ -383,7 +384,7 @@ def appeal(*, user: User, kind: ScoreKind | str, note: str, actor: audit.Actor) 
     if not note.strip() or "\0" in note or len(note) > 2000:
         raise Invalid({"note": ["is required, as text of at most 2000 characters"]})
     try:
-        with transaction.atomic():
+        with use_case():
             made = TrustAppeal.objects.create(user=user, kind=kind, version=score.version, note=note)
             audit.record(
                 "trust.appealed", actor=actor, subject=f"user:{user.pk}", kind=str(kind), version=score.version
@@ -393,7 +394,7 @@ def appeal(*, user: User, kind: ScoreKind | str, note: str, actor: audit.Actor) 
     return made
 
 
-@transaction.atomic
+@use_case()
 def answer(*, appealed: TrustAppeal, text: str, by: User, actor: audit.Actor) -> None:
     """Answer an appeal, once."""
     if appealed.user == by:

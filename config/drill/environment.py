@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from accounts import services as accounts
@@ -34,6 +33,7 @@ from copybot.paper import PaperBroker
 from copybot.sandbox import Config
 from copybot.stream import Message, Stream
 from core import money
+from core.transactions import use_case
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trades import services as trades
@@ -95,7 +95,7 @@ def _owner() -> User:
     return known or demo_data.user(USER)
 
 
-@transaction.atomic(durable=True)
+@use_case()
 def _met(owner: User) -> Environment:
     provider, copier = demo_data.account(owner, PROVIDER), _free_copier(owner)
     strategy = demo_data.strategy(owner, provider, STRATEGY, "The zombie drill's own, on paper")
@@ -138,7 +138,8 @@ def _spare(owner: User) -> None:
 
 def _key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
     ends = timezone.now() + KEYS_LIVE
-    return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label=LABEL, expires_at=ends)[1]
+    with use_case():
+        return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label=LABEL, expires_at=ends)[1]
 
 
 def put_away() -> int:

@@ -23,6 +23,7 @@ from copybot.client import DeskError
 from core import crypto
 from tests import databases
 from tests.signed import Bot, opening
+from tests.transactions import committed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ACTOR = audit.Actor(AuditLog.Actor.STAFF, "desk", "192.0.2.1", "a-request")
@@ -41,12 +42,12 @@ def refusal(response):
 
 
 def make(account, kind="master", **more):
-    key, made = services.create_key(account=account, kind=kind, actor=ACTOR, **more)
+    key, made = committed(services.create_key, account=account, kind=kind, actor=ACTOR, **more)
     return key, Bot({"key": made.key, "secret": made.secret})
 
 
 def rotate(key, **more):
-    made = services.rotate_key(key=key, actor=ACTOR, **more)
+    made = committed(services.rotate_key, key=key, actor=ACTOR, **more)
     return Bot({"key": made.key, "secret": made.secret})
 
 
@@ -436,7 +437,7 @@ def test_a_malformed_kek_is_no_kek(spec, settings):
 
 def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, logged, settings):
     key, bot = make(lena, label="mine")
-    made = services.rotate_key(key=key, actor=ACTOR)
+    made = committed(services.rotate_key, key=key, actor=ACTOR)
     new = Bot({"key": made.key, "secret": made.secret})
     new.send("POST", fields=opening("1"))
     new.send("POST", fields=opening("1", volume="9"))

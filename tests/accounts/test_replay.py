@@ -13,6 +13,7 @@ from django.conf import settings
 
 from tests.conftest import key_of
 from tests.signed import Bot, opening
+from tests.transactions import committed
 
 ACTIVE = "/api/v2/trades/active"
 REPLAYED = (409, "seq_replayed")
@@ -314,7 +315,7 @@ def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_num
 
     effect = "open-000000000000001"
     first = lena_bot.send("POST", fields=opening("1"), effect=effect)
-    made = services.rotate_key(key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
+    made = committed(services.rotate_key, key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
     newer = Bot({"key": made.key, "secret": made.secret})
 
     again = newer.send("POST", fields=opening("1"), effect=effect, seq=1)
@@ -331,7 +332,7 @@ def test_a_request_of_one_generation_is_forged_for_another(lena, lena_bot):
     from accounts.models import BotKey
     from audit import services as audit
 
-    made = services.rotate_key(key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
+    made = committed(services.rotate_key, key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
     request = lena_bot.request("POST", fields=opening("1"))
 
     assert refusal(replace(request, but={"headers": {"X-Cd-Key": made.key}}).send()) == (401, "signature_invalid")

@@ -17,6 +17,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from tests.conftest import key_of
 from tests.signed import HOST, Bot, opening
+from tests.transactions import committed
 
 ACTIVE = "/api/v2/trades/active"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -156,7 +157,7 @@ def session_of(username):
 def callers(cast, lena):
     from accounts.models import User
 
-    _, readonly = services.create_key(account=lena, kind="readonly", actor=audit.SYSTEM)
+    _, readonly = committed(services.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)
     User.objects.create_user("clerk", is_staff=True)
     return {
         "anonymous": session_of(""),

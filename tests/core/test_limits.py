@@ -15,6 +15,7 @@ from audit.models import AuditLog
 from core import limiting
 from core.limiting import RateLimited
 from tests.signed import Bot, opening
+from tests.transactions import committed
 
 THREADS, EACH, LIMIT = 32, 4, 50
 
@@ -120,7 +121,7 @@ def test_keys_in_redis_begin_with_the_desks_prefix(settings):
 
 
 def limited_bot(account, per_minute, kind="master"):
-    _, made = services.create_key(account=account, kind=kind, actor=audit.SYSTEM, rate_per_minute=per_minute)
+    _, made = committed(services.create_key, account=account, kind=kind, actor=audit.SYSTEM, rate_per_minute=per_minute)
     return Bot({"key": made.key, "secret": made.secret})
 
 
@@ -166,7 +167,7 @@ def test_a_limited_request_uses_no_number_up(lena):
 def test_the_generations_of_a_key_share_its_limit(lena):
     bot = limited_bot(lena, 2)
     key = services.BotKey.objects.get(key_id=bot.key.partition(".")[0])
-    made = services.rotate_key(key=key, actor=audit.SYSTEM)
+    made = committed(services.rotate_key, key=key, actor=audit.SYSTEM)
     newer = Bot({"key": made.key, "secret": made.secret})
 
     assert [bot.send("GET").status_code, newer.send("GET").status_code] == [200, 200]

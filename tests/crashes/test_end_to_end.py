@@ -28,6 +28,7 @@ from tests import databases
 from tests.conftest import ROOT, Serving
 from tests.crashes.network import Wire
 from tests.signed import LONG_AGO
+from tests.transactions import committed
 from trades import checks
 from trades.models import ActiveTrade, CopySkip, TradeHistory
 from trades.services import overdue_closes
@@ -119,9 +120,9 @@ class Follower:
             name=f"{name}-mt5", owner=owner, broker="b", server="s", login=name
         )
         lena = Strategy.objects.get(name="lena-eurusd")
-        self.follows = strategies.subscribe(account=self.account, strategy=lena, actor=audit.SYSTEM)
+        self.follows = committed(strategies.subscribe, account=self.account, strategy=lena, actor=audit.SYSTEM)
         strategies.set_terms(subscription=self.follows, actor=audit.SYSTEM, since=LONG_AGO, **WAYS[name])
-        _, key = accounts.create_key(account=self.account, kind="copier", actor=audit.SYSTEM)
+        _, key = committed(accounts.create_key, account=self.account, kind="copier", actor=audit.SYSTEM)
         secret = strategies.packet_secret(self.follows)
         subscription = (
             f'[subscriptions.lena-eurusd]\nsub_id = "{self.follows.sub_id}"\nsecrets = {{ 1 = "{secret}" }}\n'
@@ -190,7 +191,7 @@ class Drill:
         self.servers, self.web, self.rng = servers, web, random.Random(SEED)
         speed = int(DAYS * 86400 / FOR_S)
         lena = TradingAccount.objects.get(name="lena-mt5")
-        _, key = accounts.create_key(account=lena, kind="master", actor=audit.SYSTEM)
+        _, key = committed(accounts.create_key, account=lena, kind="master", actor=audit.SYSTEM)
         self.over = tmp_path / "over"
         config = configured(tmp_path / "lena", web.port, key, "lena", speed)
         self.leader = Program(

@@ -22,6 +22,7 @@ from strategies.models import Strategy
 from tests import databases
 from tests.conftest import Serving
 from tests.signed import opening
+from tests.transactions import committed
 from trades import checks
 from trades.models import TradeHistory
 
@@ -64,7 +65,7 @@ def make_writers(web) -> dict[TradingAccount, Writer]:
             name=f"writer-{number}", owner=owner, broker="b", server="s", login=str(number)
         )
         Strategy.objects.create(name=f"writer-{number}", owner=owner, account=account)
-        _, secret = accounts.create_key(account=account, kind="master", actor=audit.SYSTEM)
+        _, secret = committed(accounts.create_key, account=account, kind="master", actor=audit.SYSTEM)
         made[account] = Writer(web.url, secret)
     return made
 

@@ -14,6 +14,7 @@ from audit import services as audit
 from strategies import services as strategies
 from tests import databases
 from tests.conftest import ROOT
+from tests.transactions import committed
 from tests.wallets.conftest import JUST_AFTER, Following, following, pay_in, usd
 from wallets import tasks
 from wallets.models import FeeClaim, LedgerTransfer, Settlement
@@ -41,7 +42,7 @@ def make_followers(lena, finn, monthly):
     for number in range(FOLLOWERS):
         owner = User.objects.create(username=f"follower-{number}")
         account = TradingAccount.objects.create(owner=owner, name=f"f{number}", broker="b", server="s", login=number)
-        strategies.subscribe(account=account, strategy=strategy, actor=audit.SYSTEM)
+        committed(strategies.subscribe, account=account, strategy=strategy, actor=audit.SYSTEM)
         agreement = settlement.agree(subscriber=owner, strategy=strategy, currency="USD", now=began)
         pay_in(account, "1000")
         found.append(Following(lena, account, agreement))

@@ -18,6 +18,7 @@ from config import demo_data
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.signed import LONG_AGO, opening
+from tests.transactions import committed
 
 PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
 ACTIVE, HEARTBEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
@@ -435,7 +436,7 @@ def test_the_page_shows_amounts_as_people_write_them(as_finn, follows):
 
 
 def test_a_provider_learns_how_many_and_never_who(client, lena, finn, sam, lena_bot, finn_bot, follows):
-    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
     strategies.set_terms(subscription=other, actor=audit.SYSTEM, since=LONG_AGO, symbols=["XAUUSD"])
     copied(finn_bot, opened(lena_bot), volume="0.07")
     close(lena_bot, "1")

@@ -27,6 +27,7 @@ from strategies.models import Strategy
 from tests import databases
 from tests.conftest import key_of
 from tests.signed import opening
+from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
@@ -248,7 +249,7 @@ def test_who_deletes_past_the_verbs_gets_a_close_to_try_again_at_worst(desk_db, 
 
 
 def follow(account, name):
-    strategies.subscribe(account=account, strategy=Strategy.objects.get(name=name), actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=account, strategy=Strategy.objects.get(name=name), actor=audit.SYSTEM)
 
 
 # --- the controls: what these races do where nothing but a look holds them
@@ -471,7 +472,7 @@ def hunt(name, seconds, until=lambda hunters: False):
     follow(chosen.get(name="sam-mt5"), "lena-eurusd")
     hunters = []
     for number, account in zip(range(HUNTERS), itertools.cycle([*chosen, *chosen.exclude(name="finn-mt5")])):
-        key, _ = accounts.create_key(account=account, kind="master", actor=audit.SYSTEM)
+        key, _ = committed(accounts.create_key, account=account, kind="master", actor=audit.SYSTEM)
         generation = BotKeyGeneration.objects.get(key=key)
         hunters.append(Hunter(name, generation, account, over, number))
     for hunter in hunters:

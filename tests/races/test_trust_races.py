@@ -14,6 +14,7 @@ from accounts.models import TradingAccount, User
 from audit import services as audit
 from strategies.models import Strategy
 from tests import databases
+from tests.transactions import committed
 from trades import services as trades
 from trust import checks, detector, evidence, services
 from trust.models import ScoreKind, TrustAssessment, TrustScore, TrustSubject
@@ -30,7 +31,7 @@ def make_users(count, deals):
             owner=owner, name=f"j{number}", broker="b", server="s", login=str(number)
         )
         Strategy.objects.create(name=f"judged-{number}", owner=owner, account=account)
-        accounts.create_key(account=account, kind="master", actor=audit.SYSTEM)
+        committed(accounts.create_key, account=account, kind="master", actor=audit.SYSTEM)
         for ticket in range(1, deals + 1):
             close(account, ticket)
         found.append((owner, account))

@@ -34,10 +34,7 @@ class Source:
         return frozenset(self.path.with_suffix("").parts)
 
     def calls(self) -> Iterator[tuple[ast.Call, str]]:
-        """Every call of a method, with the method's name."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                yield node, node.func.attr
+        return _method_calls(self.tree)
 
     def imports(self) -> Iterator[tuple[int, str]]:
         """Every imported module or name by its full path, with its line."""
@@ -46,6 +43,15 @@ class Source:
                 yield from ((node.lineno, alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _method_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every call of a method, with the method's name. An `update` with a positional argument is a dictionary's."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+    for call in calls:
+        method = call.func.attr
+        if not (method == "update" and call.args):
+            yield call, method
 
 
 Rule = Callable[[Source], Iterator[tuple[int, str]]]
@@ -66,11 +72,11 @@ def broken(rule: Rule, tree: Path) -> list[str]:
 
 
 def writes_outside_services(source: Source) -> Iterator[tuple[int, str]]:
-    """The ORM writes only in services. (An `update` with a positional argument is a dictionary's.)"""
+    """The ORM writes only in services."""
     if "services" in source.parts:
         return
     for call, method in source.calls():
-        if method in ORM_WRITES and not (method == "update" and call.args):
+        if method in ORM_WRITES:
             yield call.lineno, f"{method}() writes outside services"
 
 
@@ -111,3 +117,48 @@ def is_pure(source: Source) -> bool:
 def pure_modules(tree: Path) -> set[str]:
     """The modules whose docstring says that they are pure."""
     return {".".join(source.path.with_suffix("").parts) for source in sources(tree) if is_pure(source)}
+
+
+# --- transactions
+
+_NAMED = frozenset(("use_case", "part", "use_case_or_part"))
+
+
+def unnamed_transactions(source: Source) -> Iterator[tuple[int, str]]:
+    """Every transaction says what it is: core.transactions opens it, and only the ledger's may be either."""
+    if source.path == Path("core/transactions.py"):
+        return
+    for line, name in source.imports():
+        if name == "django.db.transaction.atomic":
+            yield line, "atomic() instead of use_case()"
+        if name == "core.transactions.use_case_or_part" and source.path != Path("wallets/services/__init__.py"):
+            yield line, "use_case_or_part() outside the ledger"
+    for call in ast.walk(source.tree):
+        if isinstance(call, ast.Attribute) and call.attr == "atomic":
+            yield call.lineno, "atomic() instead of use_case()"
+
+
+def verbs_without_a_transaction(source: Source) -> Iterator[tuple[int, str]]:
+    """A public verb that makes more than one step is a use case or a part. (One statement is whole by itself.)"""
+    if "services" not in source.parts:
+        return
+    functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
+    for name, function in functions.items():
+        if not name.startswith("_") and not _is_named(function) and _steps(function, functions, frozenset()) > 1:
+            yield function.lineno, f"{name}() is neither a use case nor a part"
+
+
+def _is_named(function: ast.FunctionDef) -> bool:
+    """Whether it is decorated, or opens a transaction itself."""
+    return any(isinstance(node, ast.Name) and node.id in _NAMED for node in ast.walk(function))
+
+
+def _steps(function: ast.FunctionDef, functions: dict[str, ast.FunctionDef], seen: frozenset[str]) -> int:
+    """Locks, writes and audit rows of a verb and of the private functions that it calls."""
+    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    steps = sum(ast.unparse(called) == "audit.record" for called in calls)
+    steps += sum(method in ORM_WRITES or method in ("lock", "locked") for _, method in _method_calls(function))
+    for called in {node.id for node in calls if isinstance(node, ast.Name) and node.id.startswith("_")} - seen:
+        if called in functions and not _is_named(functions[called]):
+            steps += _steps(functions[called], functions, seen | {called})
+    return steps

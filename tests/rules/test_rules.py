@@ -12,6 +12,19 @@ from accounts.models import User
 from tests.rules import rules, trees
 from tests.rules.rules import Rule, Source
 
+UNNAMED = """
+def end(subscription):
+    subscription.save(update_fields=["status"])
+    audit.record("subscription.ended")
+"""
+UNNAMED_BELOW = """
+def end(subscription):
+    _end(subscription)
+
+def _end(subscription):
+    subscription.save(update_fields=["status"])
+    audit.record("subscription.ended")
+"""
 # For each rule: a file, and what must not stand in it.
 PLANTED: list[tuple[Rule, str, str]] = [
     (rules.writes_outside_services, "portal/wallet.py", "Wallet.objects.filter(pk=1).update(frozen_at=None)"),
@@ -29,6 +42,11 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (rules.http_in_services, "trust/services.py", "from celery import shared_task"),
     (rules.http_in_services, "trades/models.py", "import channels.layers"),
     (rules.locks_outside_models, "strategies/services.py", "Strategy.objects.select_for_update().get(pk=1)"),
+    (rules.unnamed_transactions, "trust/services.py", "with transaction.atomic(durable=True): pass"),
+    (rules.unnamed_transactions, "portal/wallet.py", "from django.db.transaction import atomic"),
+    (rules.unnamed_transactions, "strategies/services.py", "from core.transactions import use_case_or_part"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", UNNAMED),
+    (rules.verbs_without_a_transaction, "wallets/services/settlement.py", UNNAMED_BELOW),
 ]
 ALLOWED = [
     (rules.writes_outside_services, "portal/views.py", "context.update({'page': 1})"),
@@ -36,7 +54,18 @@ ALLOWED = [
     (rules.raw_sql_at_an_edge, "trust/evidence.py", "from django.db import connection"),
     (rules.http_in_services, "trust/api.py", "from django.http import HttpRequest"),
     (rules.locks_outside_models, "strategies/models.py", "self.select_for_update()"),
+    (rules.unnamed_transactions, "core/transactions.py", "transaction.atomic()"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", f"@use_case()\n{UNNAMED}"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", f"@part\n{UNNAMED}"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", "def end(x):\n    x.save()"),
 ]
+HELD = (
+    rules.raw_sql_at_an_edge,
+    rules.http_in_services,
+    rules.locks_outside_models,
+    rules.unnamed_transactions,
+    rules.verbs_without_a_transaction,
+)
 
 
 def writers_named_in_the_architecture() -> set[str]:

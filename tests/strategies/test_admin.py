@@ -11,6 +11,7 @@ from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.browsers import of_staff
+from tests.transactions import committed
 
 LIST, ADD = "admin:strategies_subscription_changelist", "admin:strategies_subscription_add"
 TERMS = {"mode": "FIXED", "fixed_lots": "0.03", "multiplier": "", "symbols": "EURUSD", "symbol_map": ""}
@@ -130,7 +131,7 @@ def test_terms_that_make_no_sense_are_told_at_their_field(admin, follows):
 
 
 def test_terms_are_set_of_one_at_a_time(admin, follows, sam, lena):
-    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
     answer = admin.post(reverse(LIST), {"action": "set_terms", "_selected_action": [follows.pk, other.pk]}, follow=True)
 
@@ -138,7 +139,7 @@ def test_terms_are_set_of_one_at_a_time(admin, follows, sam, lena):
 
 
 def test_several_are_paused_resumed_and_ended_together(admin, follows, sam, lena):
-    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
     for deed, status in (("pause", "PAUSED"), ("resume", "ACTIVE"), ("end", "ENDED")):
         do(admin, deed, follows, other)
@@ -158,7 +159,7 @@ def test_staffs_hand_outranks_what_the_desk_paused_for_and_the_owners_does_not(a
 
 
 def test_new_secrets_are_shown_once_and_never_kept_in_a_cache(admin, follows, sam, lena):
-    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
     answer = do(admin, "rotate_secret", follows, other, at_once="on")
 

@@ -16,6 +16,7 @@ from core import crypto
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.signed import LONG_AGO, opening
+from tests.transactions import committed
 
 ACTIVE = "/api/v2/trades/active"
 
@@ -191,7 +192,7 @@ def test_who_comes_back_copies_by_what_both_are_worth_now(lena_bot, finn_bot, fi
     strategies.end(subscription=follows, actor=audit.SYSTEM)
     tell(finn_bot, "100")
 
-    strategies.subscribe(account=finn, strategy=lena.strategy, actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=finn, strategy=lena.strategy, actor=audit.SYSTEM)
     lena_bot.send("POST", fields=opening("1"))
 
     assert copies(finn_bot)["1"]["volume"] == "0.00100000"
@@ -368,7 +369,7 @@ def test_who_comes_back_is_not_stopped_for_what_was_lost_before(finn_bot, finn, 
     strategies.end(subscription=limited, actor=audit.SYSTEM)
     tell(finn_bot, "1000")
 
-    strategies.subscribe(account=finn, strategy=lena.strategy, actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=finn, strategy=lena.strategy, actor=audit.SYSTEM)
 
     assert not stopped(limited)
 

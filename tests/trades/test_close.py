@@ -6,6 +6,7 @@ import pytest
 
 from audit.models import AuditLog
 from tests.signed import opening
+from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
@@ -204,7 +205,7 @@ def test_a_readonly_key_closes_nothing(bot, lena):
     from accounts import services as accounts
     from audit import services as audit
 
-    secret = accounts.create_key(account=lena, kind="readonly", actor=audit.SYSTEM)[1]
+    secret = committed(accounts.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)[1]
     request = replace(bot.request("DELETE", f"{ACTIVE}/1", query=AS_TOLD), key=secret.key, secret=secret.secret)
 
     assert refusal(request.send()) == (403, "scope_denied")

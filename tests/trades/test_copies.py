@@ -8,6 +8,7 @@ from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests.conftest import key_of
 from tests.signed import Bot, opening
+from tests.transactions import committed
 from trades import publisher
 from trades.models import ActiveTrade, Trade, TradeHistory
 
@@ -180,7 +181,7 @@ def test_one_account_may_lead_and_follow_and_its_tickets_are_one_space(cast, sam
     from audit import services as audit
 
     lena_bot.send("POST", fields=opening("1"))
-    strategies.subscribe(account=sam, strategy=Strategy.objects.get(name="lena-eurusd"), actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=sam, strategy=Strategy.objects.get(name="lena-eurusd"), actor=audit.SYSTEM)
     leads, follows = Bot(key_of(cast, "sam", "master")), Bot(key_of(cast, "sam", "copier"))
 
     assert leads.send("POST", fields=opening("7")).status_code == 201

@@ -24,6 +24,7 @@ from accounts.signing import Signable
 from audit import services as audit
 from core import money
 from strategies.models import Strategy
+from tests.transactions import committed
 from trades import services, snapshot
 
 pytestmark = pytest.mark.model
@@ -133,7 +134,7 @@ class Desk:
         self.owner = User.objects.create(username=name)
         self.account = TradingAccount.objects.create(name=name, owner=self.owner, broker="b", server="s", login=name)
         self.strategy = Strategy.objects.create(name=name, owner=self.owner, account=self.account)
-        self.key = accounts.create_key(account=self.account, kind="master", actor=audit.SYSTEM)[1].key
+        self.key = committed(accounts.create_key, account=self.account, kind="master", actor=audit.SYSTEM)[1].key
         self.seq, self.model, self.last = 0, Model(), None
 
     def send(self, verb, args, key=None):

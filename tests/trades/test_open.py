@@ -6,6 +6,7 @@ from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Strategy
 from tests.signed import opening
+from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
@@ -171,7 +172,7 @@ def test_a_master_without_a_strategy_opens_nothing(cast, finn):
     from audit import services as audit
     from tests.signed import Bot
 
-    secret = accounts.create_key(account=finn, kind="master", actor=audit.SYSTEM)[1]
+    secret = committed(accounts.create_key, account=finn, kind="master", actor=audit.SYSTEM)[1]
     bot = Bot({"key": secret.key, "secret": secret.secret})
 
     assert refusal(bot.send("POST", fields=opening("1"))) == (409, "strategy_missing")
@@ -197,7 +198,7 @@ def test_a_broker_that_started_anew_is_a_new_account_whose_tickets_start_anew(le
     same = {"owner": lena.owner, "broker": lena.broker, "server": lena.server, "login": lena.login}
     anew = TradingAccount.objects.create(name="lena-mt5-2", generation=2, **same)
     Strategy.objects.create(name="lena-anew", owner=lena.owner, account=anew)
-    secret = accounts.create_key(account=anew, kind="master", actor=audit.SYSTEM)[1]
+    secret = committed(accounts.create_key, account=anew, kind="master", actor=audit.SYSTEM)[1]
 
     assert Bot({"key": secret.key, "secret": secret.secret}).send("POST", fields=opening("1")).status_code == 201
     assert refusal(lena_bot.send("POST", fields=opening("1"))) == (409, "trade_closed")

@@ -11,6 +11,7 @@ from strategies import services as strategies
 from strategies.models import Strategy
 from tests.conftest import key_of
 from tests.signed import Bot, opening
+from tests.transactions import committed
 from trades import services
 from trades.models import ActiveTrade, CopyOrder
 
@@ -150,7 +151,7 @@ def test_the_side_of_an_order_is_the_copys_own_where_it_copies_in_reverse(copier
 
 def test_nobody_hears_of_a_leaders_own_copies(lena, sam_bot, copier):
     """Lena follows sam with the account that she leads from."""
-    strategies.subscribe(account=lena, strategy=Strategy.objects.get(name="sam-xauusd"), actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=lena, strategy=Strategy.objects.get(name="sam-xauusd"), actor=audit.SYSTEM)
     sam_bot.send("POST", fields=opening("7", symbol="XAUUSD"))
     with transaction.atomic():
         made = services.open_trade(

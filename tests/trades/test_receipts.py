@@ -14,6 +14,7 @@ from strategies import explanations, sizing
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests.signed import LONG_AGO, opening
+from tests.transactions import committed
 from trades import copy_statistics, receipts, snapshot
 from trades.models import CopyOrder, TradeHistory
 
@@ -147,7 +148,7 @@ def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(lena_bot,
     opened(lena_bot)
     close(lena_bot, "1")
     opened(lena_bot, "2")
-    late = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    late = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
     late = Subscription.objects.select_related("account", "strategy").get(pk=late.pk)
 
     (one,) = recent(late)
@@ -156,7 +157,7 @@ def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(lena_bot,
 
 
 def test_another_ones_copies_and_reasons_are_not_mine(lena_bot, finn_bot, follows, lena, sam):
-    other = strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+    other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
     other = Subscription.objects.select_related("account", "strategy").get(pk=other.pk)
     copied(finn_bot, opened(lena_bot))
     skipped(finn_bot, opened(lena_bot, "2"), "slippage")
@@ -358,7 +359,7 @@ def spread(strategy, after=timedelta(0)):
 
 
 def test_each_trade_is_counted_with_each_subscription(lena_bot, finn_bot, follows, sam, strategy):
-    other = strategies.subscribe(account=sam, strategy=strategy, actor=audit.SYSTEM)
+    other = committed(strategies.subscribe, account=sam, strategy=strategy, actor=audit.SYSTEM)
     set_terms(other, symbols=["XAUUSD"])
     copied(finn_bot, opened(lena_bot))
     skipped(finn_bot, opened(lena_bot, "2"), "slippage")
@@ -387,7 +388,7 @@ def test_the_summary_adds_them_up(lena_bot, finn_bot, follows, strategy):
 
 def test_whoever_ended_or_was_not_there_yet_is_not_counted(lena_bot, follows, sam, strategy):
     opened(lena_bot)
-    strategies.subscribe(account=sam, strategy=strategy, actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=sam, strategy=strategy, actor=audit.SYSTEM)
     strategies.end(subscription=follows, actor=audit.SYSTEM)
 
     assert [one.of for one in spread(strategy)] == [0]

@@ -13,6 +13,7 @@ from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests.conftest import key_of
 from tests.signed import LONG_AGO, Bot, opening
+from tests.transactions import committed
 from trades import services, snapshot
 from trades.models import ActiveTrade
 
@@ -261,7 +262,7 @@ def test_an_ended_copier_sees_its_own_copies_alone(lena_bot, finn_bot, follows):
 def test_who_follows_again_sees_again(lena_bot, finn_bot, finn, lena, follows):
     lena_bot.send("POST", fields=opening("1"))
     strategies.end(subscription=follows, actor=audit.SYSTEM)
-    strategies.subscribe(account=finn, strategy=Strategy.objects.get(account=lena), actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=finn, strategy=Strategy.objects.get(account=lena), actor=audit.SYSTEM)
 
     assert tickets(finn_bot) == ["1"]
 
@@ -280,7 +281,7 @@ def test_a_readonly_key_sees_what_its_account_sees(lena_bot, finn_bot, finn):
     from accounts import services as accounts
 
     lena_bot.send("POST", fields=opening("1"))
-    secret = accounts.create_key(account=finn, kind="readonly", actor=audit.SYSTEM)[1]
+    secret = committed(accounts.create_key, account=finn, kind="readonly", actor=audit.SYSTEM)[1]
     reader = Bot({"key": secret.key, "secret": secret.secret})
 
     assert seen(reader) == seen(finn_bot)

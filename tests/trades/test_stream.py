@@ -21,6 +21,7 @@ from strategies import services as strategies
 from strategies.models import Subscription
 from tests.signed import LONG_AGO, opening
 from tests.sockets import PATH, watch, watch_as_bot
+from tests.transactions import committed
 
 
 def session_of(username):
@@ -172,7 +173,7 @@ def close_untold(account, ticket):
 def test_a_strategy_followed_while_watching_appears_with_a_snapshot(web, sam, lena):
     with watch_as_bot(web.bot("sam", "copier")) as watching:
         watching.next()
-        strategies.subscribe(account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
+        committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
         renewed = watching.until(lambda message: message["type"] == "snapshot")
 
     assert "lena-eurusd" in renewed["as_of"]

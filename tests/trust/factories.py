@@ -11,6 +11,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from market.models import Candle
 from strategies.models import Strategy
+from tests.transactions import committed
 from trades import services as trades
 from trades.models import CopyOrder
 from trust import evidence, services
@@ -100,4 +101,4 @@ def held(user, staff, effect, **more):
 def follow_again(account, strategy):
     from strategies import services as strategies
 
-    return strategies.subscribe(account=account, strategy=strategy, actor=audit.SYSTEM)
+    return committed(strategies.subscribe, account=account, strategy=strategy, actor=audit.SYSTEM)

@@ -13,6 +13,7 @@ from audit import services as audit
 from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Subscription
+from tests.transactions import committed
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
 from wallets import checks, fees, pnl, services, tasks
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, LedgerTransfer, Settlement, TransferKind, WalletHold
@@ -137,7 +138,7 @@ def test_leaving_and_coming_back_keeps_the_mark(follows):
     follows.bar("1.10000")
     follows.settle()
     strategies.end(subscription=of_finn(), actor=audit.SYSTEM)
-    strategies.subscribe(account=follows.finn, strategy=follows.agreement.strategy, actor=audit.SYSTEM)
+    committed(strategies.subscribe, account=follows.finn, strategy=follows.agreement.strategy, actor=audit.SYSTEM)
     settlement.sweep(now=follows.month_end() + JUST_AFTER)
     follows.bar("1.10000", month=2)
 

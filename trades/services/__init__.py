@@ -19,6 +19,7 @@ from accounts.protocol import SignedCall
 from audit import services as audit
 from core import database, errors, money
 from core.errors import DomainError
+from core.transactions import part, use_case
 from trades import publisher
 from trades.models import ActiveTrade, Reason, Side
 
@@ -109,6 +110,7 @@ def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
     return outcomes
 
 
+@part
 def open_trade(
     *,
     account: TradingAccount,
@@ -148,6 +150,7 @@ def open_trade(
 _KEEP: Any = object()
 
 
+@part
 def modify_trade(
     *,
     account: TradingAccount,
@@ -162,6 +165,7 @@ def modify_trade(
     return _do("trade_modify", account, actor, {"ticket_id": str(ticket_id), **stops})
 
 
+@part
 def reduce_trade(
     *,
     account: TradingAccount,
@@ -187,6 +191,7 @@ def reduce_trade(
     )
 
 
+@part
 def close_trade(
     *,
     account: TradingAccount,
@@ -214,8 +219,6 @@ def _amount(value: Decimal) -> str:
 
 def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:
     """One verb in the caller's transaction. Its event goes out after the commit, or never."""
-    if not connection.in_atomic_block:
-        raise transaction.TransactionManagementError(f"{verb} is a part: open a transaction around it")
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
     outcome = _ask(verb, {**caller, "account": account.pk}, args)
     if (refusal := errors.of_outcome(outcome)) is not None:
@@ -240,7 +243,7 @@ def force_close(
     *, trade_id: uuid.UUID, close_price: Decimal, profit: Decimal, note: str, actor: audit.Actor
 ) -> Outcome:
     """Close an open trade by staff's hand, as a whole use case."""
-    with transaction.atomic(durable=True):
+    with use_case():
         trade = ActiveTrade.objects.select_related("account").filter(pk=trade_id).first()
         if trade is None:
             raise TradeClosed

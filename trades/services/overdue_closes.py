@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from django.db import models, transaction
+from django.db import models
 
 from audit import services as audit
+from core.transactions import use_case
 from trades.models import ActiveTrade, CloseDebt, Trade, TradeHistory
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ def overdue() -> "models.QuerySet[ActiveTrade]":
     )
 
 
-@transaction.atomic
+@use_case()
 def keep() -> int:
     """Bring the rows in line with the hot table; how many are owed. Safe to run twice, and at the same time."""
     current = list(overdue())

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import orjson
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from accounts.models import User
@@ -24,6 +24,7 @@ from accounts.protocol import IdempotencyConflict
 from audit import services as audit
 from core import errors, money
 from core.errors import DomainError, Invalid, NotFound
+from core.transactions import use_case, use_case_or_part
 from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet
 
 KEY_CHARS = 200
@@ -286,14 +287,14 @@ def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: a
     return uuid.UUID(ask("ledger_move", actor, args)["transfer"])
 
 
-@transaction.atomic
+@use_case()
 def freeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
     """Let nothing go out of this wallet. What comes in still comes in."""
     if Wallet.objects.people().filter(pk=wallet.pk, frozen_at=None).update(frozen_at=_now()):
         audit.record("wallet.frozen", actor=actor, subject=f"wallet:{wallet.pk}", reason=reason)
 
 
-@transaction.atomic
+@use_case()
 def unfreeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
     if Wallet.objects.filter(pk=wallet.pk, frozen_at__isnull=False).update(frozen_at=None):
         audit.record("wallet.unfrozen", actor=actor, subject=f"wallet:{wallet.pk}", reason=reason)
@@ -334,7 +335,7 @@ def request_money(
     _checked(idempotency_key)
 
     def ask() -> MoneyRequest | DomainError:
-        with translated(), transaction.atomic():
+        with translated(), use_case():
             known = MoneyRequest.objects.filter(wallet=wallet, idempotency_key=idempotency_key).first()
             if known is not None:
                 same = all(getattr(known, name) == value for name, value in asked.items())
@@ -362,7 +363,7 @@ def approve(*, request: MoneyRequest, by: User, actor: audit.Actor) -> MoneyRequ
     """Carry out what was asked for. Above the limit, by another person than who asked; never by the wallet's owner."""
 
     def decide() -> MoneyRequest | DomainError:
-        with translated(), transaction.atomic():
+        with translated(), use_case():
             found = _undecided(request)
             if found.wallet.owner == by or (found.needs_second and found.requested_by == by):
                 raise SecondPersonNeeded
@@ -383,7 +384,7 @@ def reject(*, request: MoneyRequest, by: User, reason: str, actor: audit.Actor) 
     """Refuse what was asked for, or take one's own request back; what was held is free again."""
 
     def decide() -> MoneyRequest:
-        with translated(), transaction.atomic():
+        with translated(), use_case():
             found = _undecided(request)
             if found.hold_id:
                 void(hold_id=found.hold_id, actor=actor)
@@ -450,7 +451,7 @@ def ask(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, An
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
 
     def once() -> dict[str, Any]:
-        with translated(), transaction.atomic(), connection.cursor() as cursor:
+        with translated(), use_case_or_part(), connection.cursor() as cursor:
             cursor.execute(
                 f"select {function}(%s::jsonb, %s::jsonb)::text",  # the function is one of ours
                 [orjson.dumps(caller).decode(), orjson.dumps(args).decode()],

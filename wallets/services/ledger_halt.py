@@ -1,10 +1,10 @@
 """The stop cord: where the books are found wrong, no money moves until they are right again."""
 
-from django.db import transaction
 from django.utils import timezone
 
 from audit import services as audit
 from core.invariants import Fault
+from core.transactions import use_case
 from wallets import checks
 from wallets.models import LedgerHalt
 
@@ -17,14 +17,14 @@ def check() -> list[Fault]:
     return found
 
 
-@transaction.atomic
+@use_case()
 def halt(*, why: str) -> None:
     if not LedgerHalt.objects.filter(ended_at=None).exists():
         LedgerHalt.objects.create(why=why)
         audit.record("ledger.halted", actor=audit.SYSTEM, why=why)
 
 
-@transaction.atomic
+@use_case()
 def resume() -> bool:
     """Let money move again; whether it was halted."""
     ended = LedgerHalt.objects.filter(ended_at=None).update(ended_at=timezone.now())

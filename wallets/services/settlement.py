@@ -12,13 +12,13 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
-from django.db import transaction
 from django.db.models import Exists, F, OuterRef
 
 from accounts.models import User
 from audit import services as audit
 from core import money
 from core.errors import DomainError
+from core.transactions import use_case
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from wallets import fees, pnl, services
@@ -56,7 +56,7 @@ class Shown:
 # --- what is agreed
 
 
-@transaction.atomic(durable=True)
+@use_case()
 def agree(*, subscriber: User, strategy: Strategy, currency: str, now: datetime) -> FeeAgreement | None:
     """Begin an agreement on the strategy's latest terms; the one there is, if there is one. None: it costs nothing."""
     terms = latest_terms(strategy)
@@ -75,7 +75,7 @@ def agree(*, subscriber: User, strategy: Strategy, currency: str, now: datetime)
     return agreement
 
 
-@transaction.atomic(durable=True)
+@use_case()
 def accept(*, agreement: FeeAgreement, terms: FeeTerms, actor: audit.Actor) -> None:
     """The subscriber takes the strategy's latest terms, from the next period on. Until then the agreed ones hold."""
     if latest_terms(agreement.strategy) != terms:
@@ -97,7 +97,7 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
     Any number of deliveries settle a period once: the agreement's row is locked, and behind the lock the settlement's
     own keys refuse a second one, a gap, or a mark that was not the last.
     """
-    with translated(), transaction.atomic(durable=True):
+    with translated(), use_case():
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
         if agreement.due_at > now - GRACE:
             return None
@@ -150,7 +150,7 @@ def _postpone(agreement: FeeAgreement, why: str, now: datetime) -> None:
 
 def charge_subscription(*, agreement_id: int, now: datetime) -> FeeClaim | None:
     """Book the subscription fee of this month, or of what is left of it, once; None where it is booked or not due."""
-    with translated(), transaction.atomic(durable=True):
+    with translated(), use_case():
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
         month, ends = fees.month_of(now), fees.month_after(now)
         known = agreement.claims.filter(kind=FeeClaim.Kind.SUBSCRIPTION, period_no=_month_no(now))
@@ -195,7 +195,7 @@ def _claim(agreement: FeeAgreement, kind: str, period_no: int, fee: Decimal, det
 
 def reserve(*, agreement_id: int, now: datetime) -> None:
     """Set aside what the open period would cost if it ended now, as far as the wallet goes; less, if it costs less."""
-    with translated(), transaction.atomic(durable=True):
+    with translated(), use_case():
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
         found = pnl.result(agreement, at=now)
         if found.unmarked or agreement.due_at <= now:
@@ -220,7 +220,7 @@ def reserve(*, agreement_id: int, now: datetime) -> None:
 
 def collect(*, claim_id: int) -> Decimal:
     """Take what is owed from the payer's wallet, as much as is there; what is still owed afterwards."""
-    with translated(), transaction.atomic(durable=True):
+    with translated(), use_case():
         claim = FeeClaim.objects.select_related("agreement").get(pk=claim_id)
         wallet = Wallet.objects.lock().get(pk=claim.payer_id)
         claim.refresh_from_db(fields=["collected", "collected_at"])

@@ -69,19 +69,15 @@ class Command(BaseCommand):
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )
         bot = ["copybot.demo", "--url", url, "--bars", str(market.EURUSD_1H), "--bars-per-s", str(bars_per_s)]
-        return demo_data.key(leads.account, BotKey.Kind.MASTER), [*bot, "--account", str(folder / "provider.sqlite3")]
+        key = demo_data.demo_key(leads.account, BotKey.Kind.MASTER)
+        return key, [*bot, "--account", str(folder / "provider.sqlite3")]
 
     def _copier(self, folder: Path, **options: Any) -> tuple[NewSecret, list[str]]:
         while (follows := demo_data.demo_subscription()) is None:
             time.sleep(0.5)  # the provider's bot makes it
         config = self._configured(folder, follows, **options)
-        return demo_data.key(follows.account, BotKey.Kind.COPIER), [
-            "copybot",
-            "follow",
-            "--plain",
-            "--config",
-            str(config),
-        ]
+        key = demo_data.demo_key(follows.account, BotKey.Kind.COPIER)
+        return key, ["copybot", "follow", "--plain", "--config", str(config)]
 
     @staticmethod
     def _configured(folder: Path, follows: Any, *, url: str, bars_per_s: int, **_: Any) -> Path:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.db import transaction
 
 from accounts.models import BotKeyGeneration
 from core import crypto
+from core.transactions import use_case
 from strategies import services as strategies
 from strategies.models import Subscription
 
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         self.stdout.write("Every secret is under the newest key.")
 
 
-@transaction.atomic
+@use_case()
 def rekey_batch(model: Any, column: str, binding: Callable[[Any], str], after: int) -> tuple[int, int] | None:
     """Rewrite the next rows; the last one's id and how many were stale, or None at the end."""
     rows = list(model.objects.lock().filter(pk__gt=after).order_by("pk")[:BATCH])

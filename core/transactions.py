@@ -1,0 +1,36 @@
+"""Transactions, named by what they are: a use case begins and ends its own, a part belongs to its caller's."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from django.db import connection, transaction
+from django.db.transaction import Atomic, TransactionManagementError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def use_case() -> Atomic:
+    """One durable transaction, as a decorator or a context: what it wrote is committed when it returns.
+
+    RuntimeError inside another transaction, which could still take back what the caller believes done.
+    """
+    return transaction.atomic(durable=True)
+
+
+def part(verb: Callable[P, T]) -> Callable[P, T]:
+    """Let `verb` run only inside its caller's transaction; TransactionManagementError outside one."""
+
+    @functools.wraps(verb)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not connection.in_atomic_block:
+            raise TransactionManagementError(f"{verb.__name__} is a part: open a transaction around it")
+        return verb(*args, **kwargs)
+
+    return inside
+
+
+def use_case_or_part() -> Atomic:
+    """The caller's transaction, or its own where none is open: for the ledger, whose verbs scripts call alone."""
+    return transaction.atomic()
