@@ -64,13 +64,13 @@ def _is_superuser(request: HttpRequest) -> bool:
 @admin.register(TradingAccount)
 class TradingAccountAdmin(AuditedAdmin):
     audit_subject = "account"
-    list_display = ["name", "owner", "broker", "server", "login", "generation", "currency", "equity_", "told_at"]
+    list_display = ["name", "owner", "broker", "server", "login", "generation", "currency", "equity_", "reported_at"]
     list_select_related = ["owner"]
     search_fields = ["name", "owner__username", "login"]
     search_help_text = "Name, owner or login"
     autocomplete_fields = ["owner"]
     ordering = ["name"]
-    REPORTED = ("balance_", "equity_", "told_at")  # by its bot
+    REPORTED = ("balance_", "equity_", "reported_at")  # by its bot
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return ["owner", "broker", "server", "login", "generation", *self.REPORTED] if obj else []

@@ -50,7 +50,7 @@ class TradingAccount(models.Model):
     )
     balance = amount(null=True, editable=False, help_text="As its bot last said.")
     equity = amount(null=True, editable=False, help_text="As its bot last said: the balance, and what is open.")
-    told_at = models.DateTimeField(null=True, editable=False, help_text="When it said so.")
+    reported_at = models.DateTimeField(null=True, editable=False, db_column="told_at", help_text="When it said so.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:

@@ -116,7 +116,7 @@ _HELD = {
 def _sync_status(copier: Copier | None, strategy: str) -> SyncStatus:
     if copier is None:
         return SyncStatus("no copier has reported yet", "wait")
-    told = next((one for one in copier.told if one.get("strategy") == strategy), None)
+    told = next((one for one in copier.reported if one.get("strategy") == strategy), None)
     if told is None:
         return SyncStatus("its copier has said nothing of this one", "wait")
     return _HELD.get(told.get("standing", "")) or _SYNC.get(told.get("sync", "")) or _difference(told)

@@ -125,7 +125,7 @@ def fee(request: HttpRequest, agreement_id: int, period_no: int) -> HttpResponse
     context = {
         "shown": shown,
         "settled": settled,
-        "above": max(shown.result.base - (settled.mark_before or 0), Decimal(0)),
+        "above": max(shown.result.cumulative_pnl - (settled.high_water_mark_before or 0), Decimal(0)),
         "percent": Decimal(settled.rate_bps) / 100,
         "trades": trades.select_related("account")[:TRADES],
         "more": trades.count() > TRADES,
@@ -168,7 +168,7 @@ def _agreed(agreement: FeeAgreement) -> dict[str, Any]:
     settled = list(agreement.settlements.order_by("-period_no")[:CLAIMS])
     return {
         "agreement": agreement,
-        "mark": settled[0].mark,
+        "high_water_mark": settled[0].high_water_mark,
         "settlements": [one for one in settled if one.period_no],
         "offered": offered if offered != agreement.next_terms else None,
     }

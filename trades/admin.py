@@ -26,7 +26,7 @@ from core import confirmed_actions, formatting, money, uuid7
 from core.admin import ReadOnlyAdmin
 from core.errors import DomainError
 from trades import copy_statistics, history, receipts, services
-from trades.models import ActiveTrade, CloseDebt, Copier, CopyOrder, CopySkip, Position, TradeHistory, TradeReduction
+from trades.models import ActiveTrade, Copier, CopyOrder, CopySkip, OverdueClose, Position, TradeHistory, TradeReduction
 
 CLOSED_AT_ONCE = 50  # each is a transaction of its own, within one request
 
@@ -326,14 +326,14 @@ def _ms(length: int | None) -> SafeString:
 class CopySkipAdmin(ReadOnlyAdmin):
     """What was not copied, and why, as it was told first."""
 
-    list_display = ["told_at", "whose", "strategy", "why_not", "detail", "ref"]
-    list_filter = ["told_at", "reason", "strategy"]
+    list_display = ["reported_at", "whose", "strategy", "why_not", "detail", "ref"]
+    list_filter = ["reported_at", "reason", "strategy"]
     list_select_related = ["subscription__account", "strategy"]
     search_fields = ["subscription__sub_id", "subscription__account__name"]
     search_help_text = "Subscription id or account; or the whole id of a master's trade"
     ordering = ["-id"]
     list_per_page = 50
-    fields = ["subscription", "strategy", "why_not", "detail", "ref", "told_at"]
+    fields = ["subscription", "strategy", "why_not", "detail", "ref", "reported_at"]
     readonly_fields = ["why_not", "ref"]
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
@@ -372,14 +372,14 @@ class OnlineFilter(admin.SimpleListFilter):
 class CopierAdmin(ReadOnlyAdmin):
     """Who copies for which account, whether it is there, and whether it holds what it must."""
 
-    list_display = ["account", "online", "beat_at", "sync", "fence", "instance"]
+    list_display = ["account", "online", "heartbeat_at", "sync", "takeover_number", "instance"]
     list_filter = [OnlineFilter]
     list_select_related = ["account"]
     search_fields = ["account__name", "instance"]
     search_help_text = "Account or instance"
-    ordering = ["-beat_at"]
+    ordering = ["-heartbeat_at"]
     list_per_page = 50
-    fields = ["account", "online", "sync", "instance", "fence", "beat_at", "leased_until", "may_open_at"]
+    fields = ["account", "online", "sync", "instance", "takeover_number", "heartbeat_at", "leased_until", "may_open_at"]
     readonly_fields = ["online", "sync"]
 
     @admin.display(description="state", ordering="leased_until")
@@ -392,7 +392,7 @@ class CopierAdmin(ReadOnlyAdmin):
 
     @admin.display(description="copies")
     def sync(self, copier: Copier) -> SafeString:
-        rows = (_sync(told) for told in copier.told)
+        rows = (_sync(told) for told in copier.reported)
         return format_html_join("", '<div class="sync">{} {}</div>', rows) or confirmed_actions.wrapped_text("")
 
 
@@ -408,50 +408,50 @@ def _sync(told: dict[str, Any]) -> tuple[SafeString, str]:
     return formatting.chip(word, kind), f"{told.get('strategy', '')}{': ' if found else ''}{found}"
 
 
-class PaidFilter(admin.SimpleListFilter):
+class PendingFilter(admin.SimpleListFilter):
     title, parameter_name = "state", "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
         return [("owed", "owed"), ("paid", "paid")]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[CloseDebt]) -> QuerySet[CloseDebt]:
-        return queryset.filter(paid_at__isnull=self.value() == "owed") if self.value() else queryset
+    def queryset(self, request: HttpRequest, queryset: QuerySet[OverdueClose]) -> QuerySet[OverdueClose]:
+        return queryset.filter(closed_at__isnull=self.value() == "owed") if self.value() else queryset
 
 
-@admin.register(CloseDebt)
-class CloseDebtAdmin(ReadOnlyAdmin):
+@admin.register(OverdueClose)
+class OverdueCloseAdmin(ReadOnlyAdmin):
     """Closes that copiers owe, the oldest first, and those that were paid."""
 
-    list_display = ["since", "state", "age", "account", "strategy", "symbol", "lots", "paid_at"]
-    list_filter = [PaidFilter, "level", "strategy"]
+    list_display = ["since", "state", "age", "account", "strategy", "symbol", "lots", "closed_at"]
+    list_filter = [PendingFilter, "level", "strategy"]
     list_select_related = ["account", "strategy"]
     search_fields = ["account__name", "symbol"]
     search_help_text = "Account or symbol"
-    ordering = [F("paid_at").desc(nulls_first=True), "since"]
+    ordering = [F("closed_at").desc(nulls_first=True), "since"]
     list_per_page = 50
-    fields = ["state", "age", "account", "strategy", "symbol", "lots", "ref", "copied", "since", "paid_at"]
+    fields = ["state", "age", "account", "strategy", "symbol", "lots", "ref", "copied", "since", "closed_at"]
     readonly_fields = ["state", "age", "lots", "ref", "copied"]
 
     @admin.display(description="state", ordering="level")
-    def state(self, debt: CloseDebt) -> SafeString:
-        if debt.paid_at is not None:
+    def state(self, overdue_close: OverdueClose) -> SafeString:
+        if overdue_close.closed_at is not None:
             return formatting.chip("paid", "good")
         names = ("owed", "owed over 30 s", "owed over 5 min", "owed over 1 h")
-        return formatting.chip(names[min(debt.level, 3)], "bad" if debt.level else "wait")
+        return formatting.chip(names[min(overdue_close.level, 3)], "bad" if overdue_close.level else "wait")
 
     @admin.display(description="age")
-    def age(self, debt: CloseDebt) -> SafeString:
-        seconds = int(((debt.paid_at or timezone.now()) - debt.since).total_seconds())
+    def age(self, overdue_close: OverdueClose) -> SafeString:
+        seconds = int(((overdue_close.closed_at or timezone.now()) - overdue_close.since).total_seconds())
         return format_html('<span class="number">{}</span>', timedelta(seconds=max(0, seconds)))
 
     @admin.display(description="volume", ordering="volume")
-    def lots(self, debt: CloseDebt) -> SafeString:
-        return formatting.number(debt.volume, formatting.LOTS)
+    def lots(self, overdue_close: OverdueClose) -> SafeString:
+        return formatting.number(overdue_close.volume, formatting.LOTS)
 
     @admin.display(description="copy")
-    def ref(self, debt: CloseDebt) -> SafeString:
-        return formatting.ref(debt.copy_id)
+    def ref(self, overdue_close: OverdueClose) -> SafeString:
+        return formatting.ref(overdue_close.copy_id)
 
     @admin.display(description="master's trade")
-    def copied(self, debt: CloseDebt) -> SafeString:
-        return formatting.ref(debt.master_trade)
+    def copied(self, overdue_close: OverdueClose) -> SafeString:
+        return formatting.ref(overdue_close.master_trade)

@@ -91,7 +91,9 @@ class ActiveTrade(Position):
     status = models.CharField(max_length=4, default="OPEN")
     comment = models.CharField(max_length=128, blank=True)
     analysis = models.JSONField(null=True)
-    told_ms = models.BigIntegerField(null=True, help_text="The master's own clock at its latest modification.")
+    reported_ms = models.BigIntegerField(
+        null=True, db_column="told_ms", help_text="The master's own clock at its latest modification."
+    )
     opened_at = models.DateTimeField()
     created_at = models.DateTimeField(db_default=Now())
 
@@ -309,7 +311,7 @@ class CopySkip(models.Model):
     master_trade = models.UUIDField()
     reason = models.CharField(max_length=18, choices=WhyNot)
     detail = models.CharField(max_length=256, blank=True)
-    told_at = models.DateTimeField(db_default=Now())
+    reported_at = models.DateTimeField(db_default=Now(), db_column="told_at")
 
     class Meta:
         db_table = "copy_skips"
@@ -327,11 +329,15 @@ class Copier(models.Model):
 
     account = models.OneToOneField(TradingAccount, models.PROTECT, primary_key=True, related_name="copier")
     instance = models.CharField(max_length=64)
-    fence = models.PositiveBigIntegerField(help_text="Grows by one with each instance that takes over.")
-    beat_at = models.DateTimeField()
+    takeover_number = models.PositiveBigIntegerField(
+        db_column="fence", help_text="Grows by one with each instance that takes over."
+    )
+    heartbeat_at = models.DateTimeField(db_column="beat_at")
     leased_until = models.DateTimeField()
     may_open_at = models.DateTimeField(help_text="When the lease of the instance before it has surely ended.")
-    told = models.JSONField(default=list, help_text="By subscription: where it stands, and whether it is in sync.")
+    reported = models.JSONField(
+        default=list, db_column="told", help_text="By subscription: where it stands, and whether it is in sync."
+    )
 
     class Meta:
         db_table = "copiers"
@@ -340,24 +346,26 @@ class Copier(models.Model):
         return f"{self.account_id} {self.instance}"
 
 
-class CloseDebtQuerySet(models.QuerySet["CloseDebt"]):
-    def unpaid(self) -> "CloseDebtQuerySet":
+class OverdueCloseQuerySet(models.QuerySet["OverdueClose"]):
+    def pending(self) -> "OverdueCloseQuerySet":
         """The oldest first, with how old each is by the database's clock (`age`)."""
         return (
-            self.filter(paid_at=None)
+            self.filter(closed_at=None)
             .annotate(age=models.ExpressionWrapper(Now() - models.F("since"), models.DurationField()))
             .order_by("since", "pk")
         )
 
-    def lock_unpaid(self) -> "CloseDebtQuerySet":
+    def lock_pending(self) -> "OverdueCloseQuerySet":
         """Whoever is at the same work has the others."""
-        return self.unpaid().select_for_update(skip_locked=True, of=("self",))
+        return self.pending().select_for_update(skip_locked=True, of=("self",))
 
 
-class CloseDebt(models.Model):
-    """A close that a copier owes: its master's trade is closed, its copy is not. Paid when the copy's close arrives."""
+class OverdueClose(models.Model):
+    """A copy that is still open though its master's trade is closed. It ends when the copy's close arrives."""
 
-    copy = models.OneToOneField(Trade, models.PROTECT, primary_key=True, related_name="debt", db_constraint=False)
+    copy = models.OneToOneField(
+        Trade, models.PROTECT, primary_key=True, related_name="overdue_close", db_constraint=False
+    )
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+")
     strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
     master_trade = models.UUIDField()
@@ -365,15 +373,15 @@ class CloseDebt(models.Model):
     volume = amount(help_text="Lots that were still open.")
     since = models.DateTimeField(help_text="When the master's trade was closed.")
     level = models.PositiveSmallIntegerField(default=0, help_text="How often it was escalated: 30 s, 5 min, 1 h.")
-    paid_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True, db_column="paid_at")
 
-    objects = CloseDebtQuerySet.as_manager()
+    objects = OverdueCloseQuerySet.as_manager()
 
     class Meta:
         db_table = "close_debts"
         indexes = [
-            models.Index(fields=["since"], condition=models.Q(paid_at=None), name="close_debt_unpaid_idx"),
+            models.Index(fields=["since"], condition=models.Q(closed_at=None), name="close_debt_unpaid_idx"),
         ]
 
     def __str__(self) -> str:
-        return f"{self.account_id} owes {self.volume} {self.symbol}"
+        return f"{self.account_id} has {self.volume} {self.symbol} still open"

@@ -16,18 +16,18 @@ WIDE = 60  # digits: products of three amounts are exact within that
 @dataclass(frozen=True, slots=True)
 class Performance:
     fee: Decimal
-    mark: Decimal
+    high_water_mark: Decimal
 
 
-def performance(*, base: Decimal, mark: Decimal, rate_bps: int) -> Performance:
+def performance(*, cumulative_pnl: Decimal, high_water_mark: Decimal, rate_bps: int) -> Performance:
     """fee = rate × max(0, base − mark), cut to 10⁻⁸; the new mark is the higher of the two.
 
-    `base` is the cumulative net result before fees. (Binance's lead trading and Darwinex reckon so; cTrader's
+    `cumulative_pnl` is the cumulative net result before fees. (Binance's lead trading and Darwinex reckon so; cTrader's
     high-water mark on equity comes to the same.)
     """
-    above = max(base - mark, Decimal(0))
+    above = max(cumulative_pnl - high_water_mark, Decimal(0))
     fee = (above * rate_bps).scaleb(-4).quantize(money.UNIT, rounding=ROUND_DOWN)
-    return Performance(fee, max(base, mark))
+    return Performance(fee, max(cumulative_pnl, high_water_mark))
 
 
 def provider_share(fee: Decimal, platform_bps: int) -> Decimal:

@@ -372,13 +372,15 @@ class Settlement(models.Model):
     ends_at = models.DateTimeField()
     closed_result = fields.amount(help_text="Of all closes since the agreement began.")
     floating_result = fields.amount(help_text="Of what was open at the end of the period.")
-    base = fields.amount(help_text="The two together: the cumulative net result.")
-    mark_before = fields.amount(null=True)
-    mark = fields.amount(help_text="The highest base so far.")
+    cumulative_pnl = fields.amount(db_column="base", help_text="The two together: the cumulative net result.")
+    high_water_mark_before = fields.amount(null=True, db_column="mark_before")
+    high_water_mark = fields.amount(db_column="mark", help_text="The highest cumulative P/L so far.")
     rate_bps = models.PositiveIntegerField()
     fee = fields.amount()
-    trades = models.PositiveIntegerField(default=0, help_text="How many trades the base rests on.")
-    marks = models.JSONField(default=list, help_text="At which prices what was open was valued.")
+    trades = models.PositiveIntegerField(default=0, help_text="How many trades the cumulative P/L rests on.")
+    mark_prices = models.JSONField(
+        default=list, db_column="marks", help_text="At which prices what was open was valued."
+    )
     settled_at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -24,16 +24,16 @@ NOTHING = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`closed` and `floating` add up to the base of a fee. `unmarked` says what could not be valued, if anything."""
+    """`closed` and `floating` add up to the base of a fee. `unpriced` says what could not be valued, if anything."""
 
     closed: Decimal
     floating: Decimal
     trades: int
-    marks: list[dict[str, str]]
-    unmarked: str = ""
+    mark_prices: list[dict[str, str]]
+    unpriced: str = ""
 
     @property
-    def base(self) -> Decimal:
+    def cumulative_pnl(self) -> Decimal:
         return self.closed + self.floating
 
 
@@ -46,19 +46,19 @@ class _Open:
     open_price: Decimal
 
 
-def result(agreement: FeeAgreement, *, at: datetime, marks: list[dict[str, str]] | None = None) -> Result:
-    """The cumulative net result at that moment. With `marks`: at the prices that were taken then."""
+def result(agreement: FeeAgreement, *, at: datetime, mark_prices: list[dict[str, str]] | None = None) -> Result:
+    """The cumulative net result at that moment. With `mark_prices`: at the prices that were taken then."""
     closed = closed_trades(agreement, at=at)
     still_open = _open_at(agreement, at)
     parts = TradeReduction.objects.filter(trade_id__in=[trade.trade_id for trade in still_open], closed_at__lte=at)
     booked = _sum(closed, "profit") + _sum(parts, "profit")
     count = closed.count() + len(still_open)
-    known = {mark["trade"]: Decimal(mark["price"]) for mark in marks or []}
+    known = {mark_price["trade"]: Decimal(mark_price["price"]) for mark_price in mark_prices or []}
     valued: list[dict[str, str]] = []
     for trade in still_open:
-        price = known.get(str(trade.trade_id)) if marks is not None else _price(trade.symbol, at)
-        brought = None if price is None else _floating(trade, price, agreement.currency)
-        if price is None or brought is None:
+        price = known.get(str(trade.trade_id)) if mark_prices is not None else _price(trade.symbol, at)
+        result_at_price = None if price is None else _floating(trade, price, agreement.currency)
+        if price is None or result_at_price is None:
             return Result(booked, NOTHING, count, [], f"no price of {trade.symbol} in {agreement.currency}")
         valued.append(
             {
@@ -68,10 +68,10 @@ def result(agreement: FeeAgreement, *, at: datetime, marks: list[dict[str, str]]
                 "volume": money.text(trade.volume),
                 "open_price": money.text(trade.open_price),
                 "price": money.text(price),
-                "result": money.text(brought),
+                "result": money.text(result_at_price),
             }
         )
-    return Result(booked, sum((Decimal(mark["result"]) for mark in valued), NOTHING), count, valued)
+    return Result(booked, sum((Decimal(mark_price["result"]) for mark_price in valued), NOTHING), count, valued)
 
 
 def closed_trades(agreement: FeeAgreement, *, at: datetime) -> QuerySet[TradeHistory]:

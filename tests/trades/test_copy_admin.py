@@ -11,13 +11,13 @@ from django.utils import timezone
 
 from tests.browsers import of_staff
 from tests.signed import opening
-from trades.models import CloseDebt, Copier, CopyOrder, CopySkip
+from trades.models import Copier, CopyOrder, CopySkip, OverdueClose
 from trades.services import overdue_closes
 
 ACTIVE, HEARTBEAT, SKIPS, ORDERS = (
     "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders",
 )  # fmt: skip
-MODELS = ["copier", "closedebt", "copyskip", "copyorder"]
+MODELS = ["copier", "overdueclose", "copyskip", "copyorder"]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def owed(lena_bot, finn_bot):
 @pytest.mark.parametrize("page", ["add", "change", "delete"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_superuser_cannot_add_change_or_delete(admin, owed, model, page):
-    found = {"copier": Copier, "closedebt": CloseDebt, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+    found = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
     args = [] if page == "add" else [found.objects.get().pk]
 
     assert admin.post(reverse(f"admin:trades_{model}_{page}", args=args), {"post": "yes"}).status_code == 403
@@ -104,7 +104,7 @@ def test_each_is_seen_by_who_may_see_it_alone(owed, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_each_has_a_page(admin, owed, model):
-    found = {"copier": Copier, "closedebt": CloseDebt, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+    found = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
 
     assert "finn-mt5" in text(admin.get(reverse(f"admin:trades_{model}_change", args=[found.objects.get().pk])))
 
@@ -180,7 +180,7 @@ def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, ag
     aged(**age)
     overdue_closes.keep()
 
-    ((_, told, length, account, strategy, symbol, lots, paid),) = rows(admin.get(listed("closedebt")))
+    ((_, told, length, account, strategy, symbol, lots, paid),) = rows(admin.get(listed("overdueclose")))
 
     assert (told, account, strategy, symbol, lots, paid) == (state, "finn-mt5", "lena-eurusd", "EURUSD", "0.04", "–")
     whole = str(timedelta(**age))
@@ -194,12 +194,12 @@ def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn
     close(lena_bot, "3")
     overdue_closes.keep()
 
-    states = [row[1] for row in rows(admin.get(listed("closedebt")))]
+    states = [row[1] for row in rows(admin.get(listed("overdueclose")))]
 
     assert states == ["owed", "paid"]
     now = timezone.now
     monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(hours=1))
-    ((_, state, age, *_),) = rows(admin.get(listed("closedebt"), {"state": "paid"}))
+    ((_, state, age, *_),) = rows(admin.get(listed("overdueclose"), {"state": "paid"}))
     assert (state, age.split(":")[:2]) == ("paid", ["0", "00"])
 
 

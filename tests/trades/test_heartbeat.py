@@ -180,7 +180,7 @@ def test_the_difference_is_exact_once_it_is_asked_for(lena_bot, finn_bot):
         "missing": [missing],
         "volume": [{"trade_ref": larger, "is": "0.30000000", "must": "0.10000000"}],
     }
-    assert Copier.objects.get().told == [
+    assert Copier.objects.get().reported == [
         {"strategy": "lena-eurusd", "standing": "LIVE", "sync": "differs", "orphans": 1, "missing": 1, "volume": 1}
     ]
 

@@ -7,7 +7,7 @@ from django.db import DatabaseError, connection, connections
 
 from audit.models import AuditLog
 from tests.signed import opening
-from trades.models import CloseDebt, TradeHistory
+from trades.models import OverdueClose, TradeHistory
 from trades.services import overdue_closes
 
 ACTIVE = "/api/v2/trades/active"
@@ -34,7 +34,7 @@ def aged(**age):
 
 def test_nothing_is_owed_while_the_master_is_in(copied):
     assert overdue_closes.keep() == 0
-    assert not CloseDebt.objects.exists()
+    assert not OverdueClose.objects.exists()
 
 
 def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, finn):
@@ -42,10 +42,14 @@ def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, fin
 
     assert overdue_closes.keep() == 1
 
-    debt = CloseDebt.objects.get()
-    assert (debt.account_id, str(debt.volume), str(debt.master_trade)) == (finn.pk, "0.05000000", copied)
-    assert debt.since == TradeHistory.objects.get().closed_at
-    assert (debt.level, debt.paid_at) == (0, None)
+    overdue_close = OverdueClose.objects.get()
+    assert (overdue_close.account_id, str(overdue_close.volume), str(overdue_close.master_trade)) == (
+        finn.pk,
+        "0.05000000",
+        copied,
+    )
+    assert overdue_close.since == TradeHistory.objects.get().closed_at
+    assert (overdue_close.level, overdue_close.closed_at) == (0, None)
 
 
 def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot, finn_bot, copied):
@@ -55,7 +59,7 @@ def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot, finn_bo
 
     assert overdue_closes.keep() == 0
 
-    assert CloseDebt.objects.get().paid_at == TradeHistory.objects.get(ticket_id="501").closed_at
+    assert OverdueClose.objects.get().closed_at == TradeHistory.objects.get(ticket_id="501").closed_at
 
 
 def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
@@ -63,7 +67,7 @@ def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
     close(lena_bot, "1")
 
     assert overdue_closes.keep() == 0
-    assert not CloseDebt.objects.exists()
+    assert not OverdueClose.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_is_escalated_as_it_gets_older_and_each_level_told_once(lena_bot, copied
     overdue_closes.keep()
     overdue_closes.keep()
 
-    assert CloseDebt.objects.get().level == level
+    assert OverdueClose.objects.get().level == level
     told = AuditLog.objects.filter(action="debt.escalated")
     assert [fact.detail["level"] for fact in told] == [level][: bool(level)]
 

@@ -454,7 +454,7 @@ def test_an_agreements_page_tells_its_settlements_and_what_was_collected(admin, 
 
     for told in ("2000 bps", "1000.00", "200.00", "100.00", '<span class="chip wait">owed</span>'):
         assert told in html
-    assert row.latest_mark == 1000
+    assert row.latest_high_water_mark == 1000
 
 
 def test_an_agreement_that_waits_says_why(admin, follows):

@@ -56,7 +56,7 @@ def test_every_fee_is_exact_whatever_comes_and_goes(lena, finn, seed):
         mark = max(mark, base)
 
     settled = Settlement.objects.filter(period_no__gt=0).order_by("period_no")
-    assert [Fraction(one.mark) for one in settled][-1] == mark
+    assert [Fraction(one.high_water_mark) for one in settled][-1] == mark
     for one, exact in zip(settled, due, strict=True):
         assert 0 <= exact - Fraction(one.fee) < Fraction(UNIT)
     claims = list(FeeClaim.objects.all())

@@ -15,12 +15,12 @@ RESULTS = st.decimals(min_value=-(10**9), max_value=10**9, places=8)
 BPS = st.integers(0, 5000)
 
 
-def charged(rate_bps, bases, mark=Decimal(0)):
+def charged(rate_bps, bases, high_water_mark=Decimal(0)):
     """The fee of each period, one after another."""
     told = []
     for base in bases:
-        due = fees.performance(base=Decimal(base), mark=mark, rate_bps=rate_bps)
-        mark = due.mark
+        due = fees.performance(cumulative_pnl=Decimal(base), high_water_mark=high_water_mark, rate_bps=rate_bps)
+        high_water_mark = due.high_water_mark
         told.append(due.fee)
     return told
 

@@ -38,7 +38,13 @@ def test_charges_a_share_of_what_was_made(follows):
 
     settled = follows.settle()
 
-    assert (settled.period_no, settled.base, settled.mark, settled.fee, settled.trades) == (1, 1000, 1000, 200, 1)
+    assert (settled.period_no, settled.cumulative_pnl, settled.high_water_mark, settled.fee, settled.trades) == (
+        1,
+        1000,
+        1000,
+        200,
+        1,
+    )
     assert (claim().amount, claim().provider_share) == (200, 150)
 
 
@@ -64,7 +70,11 @@ def test_a_loss_costs_nothing_and_winning_it_back_costs_nothing(follows):
         follows.settle(month)
 
     settled = Settlement.objects.filter(period_no__gt=0).order_by("period_no")
-    assert [(one.base, one.fee, one.mark) for one in settled] == [(1000, 200, 1000), (500, 0, 1000), (2000, 200, 2000)]
+    assert [(one.cumulative_pnl, one.fee, one.high_water_mark) for one in settled] == [
+        (1000, 200, 1000),
+        (500, 0, 1000),
+        (2000, 200, 2000),
+    ]
 
 
 def test_a_loss_that_is_still_open_counts(follows):
@@ -74,7 +84,7 @@ def test_a_loss_that_is_still_open_counts(follows):
 
     settled = follows.settle()
 
-    assert (settled.closed_result, settled.floating_result, settled.base, settled.fee) == (300, -400, -100, 0)
+    assert (settled.closed_result, settled.floating_result, settled.cumulative_pnl, settled.fee) == (300, -400, -100, 0)
 
 
 def test_what_was_closed_by_parts_counts_when_it_was_closed(follows):
@@ -151,7 +161,7 @@ def test_what_was_open_before_the_agreement_is_not_its_business(lena, finn):
     early.realise("1", "1000")
     early.agreement.started_at += DAY
 
-    assert pnl.result(early.agreement, at=early.month_end()).base == 0
+    assert pnl.result(early.agreement, at=early.month_end()).cumulative_pnl == 0
 
 
 def test_a_strategy_of_ones_own_costs_nothing(lena):
@@ -424,7 +434,7 @@ def test_a_fee_can_be_reckoned_once_more(follows):
     shown = settlement.show(settled)
 
     assert shown.agrees
-    assert (shown.result.base, shown.performance.fee) == (1300, 260)
+    assert (shown.result.cumulative_pnl, shown.performance.fee) == (1300, 260)
 
 
 @pytest.mark.breaks_the_books

@@ -13,7 +13,7 @@ from django.db import models
 
 from audit import services as audit
 from core.transactions import use_case
-from trades.models import ActiveTrade, CloseDebt, Trade, TradeHistory
+from trades.models import ActiveTrade, OverdueClose, Trade, TradeHistory
 
 log = structlog.get_logger()
 
@@ -34,15 +34,15 @@ def overdue() -> "models.QuerySet[ActiveTrade]":
 def keep() -> int:
     """Bring the rows in line with the hot table; how many are owed. Safe to run twice, and at the same time."""
     current = list(overdue())
-    CloseDebt.objects.bulk_create([_overdue_close(copy) for copy in current], ignore_conflicts=True)
-    _note_paid()
-    for overdue_close in CloseDebt.objects.lock_unpaid():
+    OverdueClose.objects.bulk_create([_overdue_close(copy) for copy in current], ignore_conflicts=True)
+    _note_closed()
+    for overdue_close in OverdueClose.objects.lock_pending():
         _escalate(overdue_close)
     return len(current)
 
 
-def _overdue_close(copy: Any) -> CloseDebt:
-    return CloseDebt(
+def _overdue_close(copy: Any) -> OverdueClose:
+    return OverdueClose(
         copy_id=copy.pk,
         account_id=copy.account_id,
         strategy_id=copy.strategy_id,
@@ -53,10 +53,10 @@ def _overdue_close(copy: Any) -> CloseDebt:
     )
 
 
-def _note_paid() -> None:
+def _note_closed() -> None:
     closed = TradeHistory.objects.filter(trade=models.OuterRef("pk"))
-    unpaid = CloseDebt.objects.filter(paid_at=None, copy__state=Trade.State.CLOSED)
-    unpaid.update(paid_at=models.Subquery(closed.values("closed_at")[:1]))
+    pending = OverdueClose.objects.filter(closed_at=None, copy__state=Trade.State.CLOSED)
+    pending.update(closed_at=models.Subquery(closed.values("closed_at")[:1]))
 
 
 def _escalate(overdue_close: Any) -> None:

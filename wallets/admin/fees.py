@@ -81,7 +81,7 @@ class PostponedFilter(admin.SimpleListFilter):
 @admin.register(FeeAgreement)
 class FeeAgreementAdmin(LedgerAdmin):
     change_form_template = "admin/wallets/agreement.html"
-    list_display = ["subscriber", "strategy", "agreed", "mark_", "currency", "due_at", "postponed_"]
+    list_display = ["subscriber", "strategy", "agreed", "high_water_mark_", "currency", "due_at", "postponed_"]
     list_filter = [PostponedFilter, "due_at", "strategy"]
     list_select_related = ["subscriber", "strategy", "terms__strategy"]
     search_fields = ["subscriber__username", "strategy__name"]
@@ -93,16 +93,20 @@ class FeeAgreementAdmin(LedgerAdmin):
         "currency",
         "agreed",
         "agreed_next",
-        "mark_",
+        "high_water_mark_",
         "started_at",
         "due_at",
         "postponed",
     ]
-    readonly_fields = ["agreed", "agreed_next", "mark_"]
+    readonly_fields = ["agreed", "agreed_next", "high_water_mark_"]
 
     def get_queryset(self, request: HttpRequest) -> Any:
         latest = Settlement.objects.filter(agreement=OuterRef("pk")).order_by("-period_no")
-        return super().get_queryset(request).annotate(latest_mark=Subquery(latest.values("mark")[:1]))
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(latest_high_water_mark=Subquery(latest.values("high_water_mark")[:1]))
+        )
 
     @admin.display(description="terms")
     def agreed(self, agreement: FeeAgreement) -> str:
@@ -112,9 +116,9 @@ class FeeAgreementAdmin(LedgerAdmin):
     def agreed_next(self, agreement: FeeAgreement) -> str:
         return costs(agreement.next_terms)
 
-    @admin.display(description="mark", ordering="latest_mark")
-    def mark_(self, agreement: Any) -> SafeString:
-        return formatting.number(agreement.latest_mark, formatting.MONEY)
+    @admin.display(description="high-water mark", ordering="latest_high_water_mark")
+    def high_water_mark_(self, agreement: Any) -> SafeString:
+        return formatting.number(agreement.latest_high_water_mark, formatting.MONEY)
 
     @admin.display(description="postponed", ordering="postponed")
     def postponed_(self, agreement: FeeAgreement) -> SafeString | str:

@@ -48,8 +48,8 @@ class Shown:
     @property
     def agrees(self) -> bool:
         charged = self.settlement
-        return (self.result.base, self.performance.fee, self.performance.mark) == (
-            charged.base, charged.fee, charged.mark,
+        return (self.result.cumulative_pnl, self.performance.fee, self.performance.high_water_mark) == (
+            charged.cumulative_pnl, charged.fee, charged.high_water_mark,
         )  # fmt: skip
 
 
@@ -69,7 +69,14 @@ def agree(*, subscriber: User, strategy: Strategy, currency: str, now: datetime)
         defaults={"terms": terms, "next_terms": terms, "started_at": now, "due_at": fees.month_after(now)},
     )
     if made:
-        nothing = {"closed_result": 0, "floating_result": 0, "base": 0, "mark": 0, "fee": 0, "rate_bps": 0}
+        nothing = {
+            "closed_result": 0,
+            "floating_result": 0,
+            "cumulative_pnl": 0,
+            "high_water_mark": 0,
+            "fee": 0,
+            "rate_bps": 0,
+        }
         Settlement.objects.create(agreement=agreement, period_no=0, starts_at=now, ends_at=now, **nothing)
         audit.record("fee.agreed", actor=audit.SYSTEM, subject=f"agreement:{agreement.pk}", terms=str(terms))
     return agreement
@@ -102,12 +109,12 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
         if agreement.due_at > now - GRACE:
             return None
         found = pnl.result(agreement, at=agreement.due_at)
-        if found.unmarked:
-            _postpone(agreement, found.unmarked, now)
+        if found.unpriced:
+            _postpone(agreement, found.unpriced, now)
             return None
         last = agreement.settlements.order_by("-period_no")[:1].get()
         rate = agreement.terms.performance_bps
-        due = fees.performance(base=found.base, mark=last.mark, rate_bps=rate)
+        due = fees.performance(cumulative_pnl=found.cumulative_pnl, high_water_mark=last.high_water_mark, rate_bps=rate)
         settled = Settlement.objects.create(
             agreement=agreement,
             period_no=last.period_no + 1,
@@ -116,16 +123,20 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
             ends_at=agreement.due_at,
             closed_result=found.closed,
             floating_result=found.floating,
-            base=found.base,
-            mark_before=last.mark,
-            mark=due.mark,
+            cumulative_pnl=found.cumulative_pnl,
+            high_water_mark_before=last.high_water_mark,
+            high_water_mark=due.high_water_mark,
             rate_bps=rate,
             fee=due.fee,
             trades=found.trades,
-            marks=found.marks,
+            mark_prices=found.mark_prices,
         )
         if due.fee:
-            detail = {"base": money.text(found.base), "mark": money.text(last.mark), "rate_bps": rate}
+            detail = {
+                "base": money.text(found.cumulative_pnl),
+                "mark": money.text(last.high_water_mark),
+                "rate_bps": rate,
+            }
             _claim(agreement, FeeClaim.Kind.PERFORMANCE, settled.period_no, due.fee, detail)
         else:
             _release(agreement)
@@ -198,10 +209,14 @@ def reserve(*, agreement_id: int, now: datetime) -> None:
     with translated(), use_case():
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
         found = pnl.result(agreement, at=now)
-        if found.unmarked or agreement.due_at <= now:
+        if found.unpriced or agreement.due_at <= now:
             return
         last = agreement.settlements.order_by("-period_no")[:1].get()
-        due = fees.performance(base=found.base, mark=last.mark, rate_bps=agreement.terms.performance_bps).fee
+        due = fees.performance(
+            cumulative_pnl=found.cumulative_pnl,
+            high_water_mark=last.high_water_mark,
+            rate_bps=agreement.terms.performance_bps,
+        ).fee
         wallet = Wallet.objects.lock().filter(owner=agreement.subscriber_id, currency=agreement.currency).first()
         if wallet is None:
             return
@@ -393,6 +408,10 @@ def _release(agreement: FeeAgreement) -> None:
 
 def show(settlement: Settlement) -> Shown:
     """Reckon a settled fee once more, from the trades, at the prices that were taken then."""
-    found = pnl.result(settlement.agreement, at=settlement.ends_at, marks=settlement.marks)
-    due = fees.performance(base=found.base, mark=settlement.mark_before or Decimal(0), rate_bps=settlement.rate_bps)
+    found = pnl.result(settlement.agreement, at=settlement.ends_at, mark_prices=settlement.mark_prices)
+    due = fees.performance(
+        cumulative_pnl=found.cumulative_pnl,
+        high_water_mark=settlement.high_water_mark_before or Decimal(0),
+        rate_bps=settlement.rate_bps,
+    )
     return Shown(settlement, found, due)
