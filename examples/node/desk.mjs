@@ -1,0 +1,226 @@
+// The signed API: one call is one effect, attempted until its answer is certain. See docs/protocol.md.
+import http from "node:http";
+import https from "node:https";
+import { randomBytes } from "node:crypto";
+import { isGenuine, sha256, signRequest } from "./signing.mjs";
+
+/** The desk said no. `mayHaveHappened`: an earlier attempt had no answer, and this refusal does not speak of it. */
+export class Refused extends Error {
+  constructor(status, problem, mayHaveHappened) {
+    super(`${problem.code}: ${problem.detail}`);
+    Object.assign(this, { status, problem, code: problem.code, retry: problem.retry, mayHaveHappened });
+  }
+}
+
+/** No certain answer. Call again with the same `idempotencyKey` and the same fields, or ask what is active. */
+export class OutcomeUnknown extends Error {
+  constructor(why, idempotencyKey) {
+    super(`${why}: the outcome is unknown`);
+    this.idempotencyKey = idempotencyKey;
+  }
+}
+
+// What the desk says before it knows who asks, so that it cannot sign it. Nothing happened in any of these.
+const UNSIGNED = new Set([
+  "body_too_large", "https_required", "request_malformed", "idempotency_key_missing", "rate_limited",
+  "clock_outside_window", "signature_invalid", "history_closed_to_bots", "not_found",
+]);
+const REPEATED = new Set(["new_seq", "same_key", "after"]);
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+export class Desk {
+  #secret;
+  #seq = BigInt(Date.now()) * 1000n; // microseconds: above those of the run before, without a file
+  #offsetMs = 0; // how far the desk's clock is ahead of ours, by signed answers
+  #clockIsSet = false;
+  #unsignedOffsetMs = null; // by an answer that nobody signed: good for the next signature only
+  #turn = Promise.resolve();
+
+  /** `url`: "https://desk.example". One object a key: two senders would refuse each other's numbers. */
+  constructor({ url, key, secret, windowMs = 5000, timeoutMs = 10_000, attempts = 6, patienceMs = 60_000 }) {
+    this.url = new URL(url);
+    this.host = this.url.host; // lower case, without the scheme's own port: as it is sent
+    this.key = key;
+    this.#secret = secret;
+    Object.assign(this, { windowMs, timeoutMs, attempts, patienceMs });
+    this.transport = this.url.protocol === "https:" ? https : http;
+    this.agent = new this.transport.Agent({ keepAlive: true });
+  }
+
+  deskMs() {
+    return Date.now() + this.#offsetMs;
+  }
+
+  /** Signed headers with the next number. */
+  headers(method, path, query = "", body = Buffer.alloc(0), idempotencyKey = "") {
+    this.#seq += 1n;
+    const timeMs = Date.now() + (this.#unsignedOffsetMs ?? this.#offsetMs);
+    this.#unsignedOffsetMs = null;
+    const host = this.host.replace(/:443$/, "");
+    const signature = signRequest(this.#secret, {
+      method, host, path, query, key: this.key, timeMs, windowMs: this.windowMs, seq: this.#seq, idempotencyKey, body,
+    });
+    return {
+      "X-Cd-Key": this.key,
+      "X-Cd-Time": String(timeMs),
+      "X-Cd-Window": String(this.windowMs),
+      "X-Cd-Seq": String(this.#seq),
+      "X-Cd-Sig": `v1=${signature}`,
+      ...(idempotencyKey && { "Idempotency-Key": idempotencyKey }),
+      ...(body.length && { "Content-Type": "application/json", "Content-Length": body.length }),
+    };
+  }
+
+  // --- the verbs
+
+  /** What is active, from a verified answer. */
+  async active() {
+    const { body, text } = await this.call("GET", "/api/v2/trades/active");
+    checkSnapshot(body, text);
+    return body;
+  }
+
+  open(fields, idempotencyKey) {
+    return this.#done("POST", "/api/v2/trades/active", { fields, idempotencyKey });
+  }
+
+  modify(ticket, stops, idempotencyKey) {
+    return this.#done("PATCH", `/api/v2/trades/active/${ticket}`, { fields: stops, idempotencyKey });
+  }
+
+  /** `volume` is what must remain. */
+  reduce(ticket, { deal_id, volume, close_price, profit }, idempotencyKey) {
+    const fields = { deal_id, volume, close_price, profit };
+    return this.#done("POST", `/api/v2/trades/active/${ticket}/reduce`, { fields, idempotencyKey });
+  }
+
+  close(ticket, { close_price, profit, reason = "MANUAL" }, idempotencyKey) {
+    const told = Object.entries({ close_price, profit, reason });
+    const query = told.map(([name, value]) => `${name}=${exact(name, value)}`).join("&");
+    return this.#done("DELETE", `/api/v2/trades/active/${ticket}`, { query, idempotencyKey });
+  }
+
+  async #done(method, path, more) {
+    return (await this.call(method, path, more)).body;
+  }
+
+  // --- one call
+
+  /** The verified answer {status, headers, body, text}. Throws Refused or OutcomeUnknown. */
+  call(method, path, { query = "", fields, idempotencyKey } = {}) {
+    const fresh = () => `${method.toLowerCase()}-${randomBytes(12).toString("hex")}`;
+    const effect = method === "GET" ? "" : (idempotencyKey ?? fresh());
+    const body = fields === undefined ? Buffer.alloc(0) : Buffer.from(encoded(fields));
+    return this.inTurn(() => this.#attempts({ method, path, query, body, effect }));
+  }
+
+  /** Numbers must arrive in order, so one request is under way at a time. A handshake takes its turn too. */
+  inTurn(work) {
+    const mine = this.#turn.then(work);
+    this.#turn = mine.catch(() => {});
+    return mine;
+  }
+
+  async #attempts(request) {
+    const untilMs = performance.now() + this.patienceMs;
+    let wasSilent = false;
+    for (let attempt = 1; ; attempt += 1) {
+      const { answer, why } = await this.#attempt(request).catch((fault) => ({ why: fault.message }));
+      if (answer?.status < 400) return answer;
+      const problem = answer?.problem ?? {};
+      const isCertain = answer !== undefined && answer.status < 500;
+      wasSilent ||= !isCertain;
+      if (isCertain && !REPEATED.has(problem.retry)) throw new Refused(answer.status, problem, wasSilent);
+      this.heed(problem);
+      const waitMs = (problem.retry_after_ms ?? 0) + Math.min(3000, 100 * 2 ** attempt) * Math.random();
+      if (attempt >= this.attempts || performance.now() + waitMs > untilMs) {
+        if (isCertain && !(wasSilent && request.effect)) throw new Refused(answer.status, problem, wasSilent);
+        throw new OutcomeUnknown(why ?? `${answer.status} ${problem.code ?? ""}`, request.effect);
+      }
+      await sleep(waitMs);
+    }
+  }
+
+  /** One attempt. Throws where there is no answer, or none that the desk can have given to this request. */
+  async #attempt({ method, path, query, body, effect }) {
+    const headers = this.headers(method, path, query, body, effect);
+    const sentMs = Date.now();
+    const answer = await this.#exchange(method, query ? `${path}?${query}` : path, headers, body);
+    const timeMs = answer.headers["x-cd-response-time"];
+    const signature = answer.headers["x-cd-response-sig"];
+    const requestSignature = headers["X-Cd-Sig"].slice("v1=".length);
+    const signed = { requestSignature, status: answer.status, timeMs, body: answer.bytes };
+    if (isGenuine(this.#secret, signed, signature)) this.#learn(Number(timeMs), sentMs);
+    else if (signature !== undefined || !(answer.status >= 500 || UNSIGNED.has(answer.problem?.code))) {
+      throw new Error(`${method} ${path} was answered ${answer.status} without the desk's signature`);
+    }
+    return { answer };
+  }
+
+  #exchange(method, path, headers, body) {
+    const hostname = this.url.hostname.replace(/^\[|\]$/g, "");
+    const { port } = this.url;
+    return new Promise((resolve, reject) => {
+      const options = { method, hostname, port, path, headers: { ...headers, Host: this.host }, agent: this.agent };
+      const request = this.transport.request(options, (response) => {
+        const parts = [];
+        response.on("data", (part) => parts.push(part));
+        response.on("error", reject);
+        response.on("end", () => {
+          try {
+            resolve(read(response, Buffer.concat(parts)));
+          } catch (fault) {
+            reject(fault);
+          }
+        });
+      });
+      const timer = setTimeout(() => request.destroy(new Error("no answer in time")), this.timeoutMs);
+      request.on("close", () => clearTimeout(timer));
+      request.on("error", reject);
+      request.end(body);
+    });
+  }
+
+  /** The desk answered between sending and now. That bounds how far its clock is off; quick answers narrow it down. */
+  #learn(deskMs, sentMs) {
+    const now = Date.now();
+    const least = deskMs - now, most = deskMs - sentMs;
+    if (this.#clockIsSet) this.#offsetMs = Math.max(least, Math.min(most, this.#offsetMs));
+    else [this.#offsetMs, this.#clockIsSet] = [Math.round((least + most) / 2), true];
+  }
+
+  /** Take from a refusal what the next attempt needs. */
+  heed(problem) {
+    if (problem.code === "clock_outside_window") this.#unsignedOffsetMs = problem.server_time - Date.now();
+    if (problem.code === "seq_replayed" && /^[0-9]{1,18}$/.test(problem.last_seq ?? "")) {
+      const last = BigInt(problem.last_seq);
+      if (last > this.#seq) this.#seq = last;
+    }
+  }
+}
+
+function read(response, bytes) {
+  const { statusCode: status, headers } = response;
+  const text = bytes.toString("utf8");
+  const isJson = /json/.test(headers["content-type"] ?? "");
+  const body = isJson && bytes.length ? JSON.parse(text) : null;
+  const problem = status >= 400 && body !== null ? body : undefined;
+  return { status, headers, bytes, text, body, problem };
+}
+
+/** JSON with amounts as text: a number of this language is a float, and a float is no price. */
+function encoded(fields) {
+  return JSON.stringify(fields, exact);
+}
+
+function exact(name, value) {
+  if (typeof value === "number" && !Number.isSafeInteger(value)) throw new TypeError(`${name} is a float: give text`);
+  return value;
+}
+
+/** Throws where the rows are not those that were counted and hashed. `text`: the snapshot as it came. */
+export function checkSnapshot(snapshot, text) {
+  const rows = text.slice(text.indexOf('"trades":') + '"trades":'.length, text.lastIndexOf("}"));
+  const isWhole = snapshot.count === snapshot.trades.length && snapshot.digest === sha256(rows);
+  if (!isWhole) throw new Error("the snapshot is not whole");
+}

@@ -1,0 +1,75 @@
+"""A proxy between a client and the desk that can lose answers or change them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+LOST = None
+Changes = Callable[[bytes], bytes | None]
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes each request on as it came. `answers`: what becomes of the bodies of the next answers, one each."""
+
+    daemon_threads = True
+
+    def __init__(self, to_port: int, answers: list[Changes]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.to_port, self.answers = to_port, answers
+        self.seen: list[tuple[str, dict[str, str]]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing is printed."""
+
+    def do_GET(self) -> None:
+        headers = dict(self.headers.items())
+        self.server.seen.append((self.command, {name.lower(): value for name, value in headers.items()}))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        desk = HTTPConnection("127.0.0.1", self.server.to_port, timeout=10)
+        desk.request(self.command, self.path, body or None, headers)
+        answer = desk.getresponse()
+        text = answer.read()
+        desk.close()
+        change = self.server.answers.pop(0) if self.server.answers else bytes
+        changed = change(text)
+        if changed is LOST:
+            self.close_connection = True
+            return
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(changed)))
+        self.end_headers()
+        self.wfile.write(changed)
+
+    do_POST = do_PATCH = do_DELETE = do_GET
+
+
+def lose(_: bytes) -> None:
+    return LOST
+
+
+@contextmanager
+def between(to_port: int, *answers: Changes) -> Iterator[Proxy]:
+    proxy = Proxy(to_port, list(answers))
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()

@@ -1,0 +1,377 @@
+"""The example client in Node, against the published vectors and a real desk: the pages are enough to write one."""
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from websockets.sync.server import serve as serve_sockets
+
+from accounts import services as accounts
+from accounts.models import BotKey
+from audit import services as audit
+from audit.models import AuditLog
+from strategies import services as strategies
+from strategies.models import Subscription
+from tests import node
+from tests.conftest import key_of
+from tests.docs import proxy, reading
+from tests.signed import opening
+from tests.trades.test_stream import close_untold
+from trades.models import ActiveTrade, TradeHistory
+
+FOLDER = reading.ROOT / "examples" / "node"
+
+
+def run(script, *args, timeout_s=60, **environment):
+    return subprocess.run(
+        [node.find(), FOLDER / script, *args], env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=timeout_s,
+    )  # fmt: skip
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def identity(cast, owner, kind, url):
+    key = key_of(cast, owner, kind)
+    return {"COPYDESK_URL": url, "COPYDESK_KEY": key["key"], "COPYDESK_SECRET": key["secret"]}
+
+
+# --- the vectors
+
+
+def test_meets_every_vector():
+    ran = run("vectors.mjs")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout)["failed"] == []
+    assert json.loads(ran.stdout)["checked"] > 80
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda vectors: vectors["requests"][0].update(seq=42),
+        lambda vectors: vectors["response"].update(status=201),
+        lambda vectors: vectors["packets"][3]["fields"].__setitem__(5, "0.00100001"),
+        lambda vectors: vectors["packets_mac_ok_but_grammar_refused"][2].update(accept=True),
+        lambda vectors: vectors["packets_v1"]["vectors"][1].update(signature="0" * 64),
+        lambda vectors: vectors["recognisable_mistakes_for_K1"].update(none=vectors["packets"][0]["signature"]),
+    ],
+)
+def test_a_vector_that_is_not_met_is_told(planted, tmp_path):
+    vectors = json.loads((reading.DOCS / "vectors.json").read_text())
+    planted(vectors)
+    (tmp_path / "vectors.json").write_text(json.dumps(vectors))
+
+    ran = run("vectors.mjs", str(tmp_path / "vectors.json"))
+
+    assert ran.returncode == 1
+    assert json.loads(ran.stdout)["failed"]
+
+
+# --- a provider's bot
+
+
+def test_a_provider_opens_modifies_reduces_and_closes(web, cast):
+    ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert lines(ran.stdout) == [
+        {"what": "open", "status": "broadcasted", "seq": "1"},
+        {"what": "modify", "status": "modified", "seq": "2"},
+        {"what": "reduce", "status": "reduced", "seq": "3"},
+        {"what": "active", "tickets": [["987654", "0.05000000"]]},
+        {"what": "close", "status": "CLOSED", "seq": "4"},
+        {"what": "open again", "code": "trade_closed", "retry": "never"},
+    ]
+    closed = TradeHistory.objects.get()
+    assert (str(closed.profit), str(closed.sl), closed.reason) == ("40.00000000", "1.10200000", "TP")
+
+
+def test_run_again_it_has_no_second_effect(web, cast):
+    """As after a crash: every effect is named by what survives it."""
+    first = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
+    again = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
+
+    said = [line for line in lines(again.stdout) if line["what"] != "active"]
+    assert said == [line for line in lines(first.stdout) if line["what"] != "active"]
+    assert TradeHistory.objects.count() == 1
+    assert AuditLog.objects.filter(action="trade.opened").count() == 1
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_key(web, cast):
+    with proxy.between(web.port, proxy.lose, bytes, proxy.lose) as between:
+        ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", between.url))
+
+    assert [line["what"] for line in lines(ran.stdout)][-1] == "open again", ran.stderr
+    keys = [headers.get("idempotency-key") for _, headers in between.seen]
+    numbers = [int(headers["x-cd-seq"]) for _, headers in between.seen]
+    assert (keys[0], keys[2]) == (keys[1], keys[3])
+    assert len(set(keys[:4])) == 2
+    assert numbers == sorted(set(numbers))
+    assert AuditLog.objects.filter(action="trade.opened").count() == 1
+    assert AuditLog.objects.filter(action="trade.modified").count() == 1
+
+
+def test_an_answer_that_was_changed_on_its_way_is_not_believed(web, cast):
+    """Not the changed one, but the repeat's; and three kinds of change."""
+    forge = [
+        lambda body: body.replace(b'"0.10000000"', b'"9.10000000"'),
+        lambda body: body.replace(b"broadcasted", b"BROADCASTED"),
+        lambda _: b"{}",
+    ]
+    with proxy.between(web.port, *forge) as between:
+        ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", between.url))
+
+    assert lines(ran.stdout)[0] == {"what": "open", "status": "broadcasted", "seq": "1"}
+    assert len({headers["idempotency-key"] for _, headers in between.seen[:4]}) == 1
+    assert len(between.seen) == 3 + 6
+
+
+def test_an_emptied_snapshot_is_not_believed(web, cast):
+    none = hashlib.sha256(b"[]").hexdigest()
+    empty = f'{{"stream_epoch":"1","as_of":{{"lena-eurusd":"3"}},"count":0,"digest":"{none}","trades":[]}}'.encode()
+    with proxy.between(web.port, bytes, bytes, bytes, lambda _: empty) as between:
+        ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", between.url))
+
+    assert lines(ran.stdout)[3]["tickets"] == [["987654", "0.05000000"]]
+
+
+def test_a_wrong_secret_is_told_and_not_repeated(web, cast):
+    wrong = identity(cast, "lena", "master", web.url) | {"COPYDESK_SECRET": "0" * 64}
+    with proxy.between(web.port) as between:
+        ran = run("provider.mjs", "987654", **wrong | {"COPYDESK_URL": between.url})
+
+    assert "signature_invalid" in ran.stderr
+    assert (ran.returncode, len(between.seen)) == (1, 1)
+    assert not ActiveTrade.objects.exists()
+
+
+# --- a copier's ear
+
+
+class Following:
+    """A follower that runs; its lines one by one."""
+
+    def __init__(self, process):
+        self.process, self.lines = process, queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(json.loads(line))
+
+    def next(self, timeout_s=15):
+        return self.lines.get(timeout=timeout_s)
+
+    def until(self, event, timeout_s=20):
+        deadline = time.monotonic() + timeout_s
+        while (line := self.next(max(0.01, deadline - time.monotonic())))["event"] != event:
+            pass
+        return line
+
+
+@contextmanager
+def following(cast, url, **changed):
+    (follows,) = [row for row in cast["subscriptions"] if row["subscriber"] == "finn"]
+    environment = {
+        **os.environ, **identity(cast, "finn", "copier", url), "COPYDESK_SUB_ID": follows["sub_id"],
+        "COPYDESK_PACKET_SECRET": follows["packet_secret"], **changed,
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [node.find(), FOLDER / "follower.mjs"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        yield Following(process)
+    finally:
+        process.terminate()
+        _, complaints = process.communicate(timeout=10)
+        assert complaints == ""
+
+
+@pytest.fixture
+def follows(finn):
+    return Subscription.objects.get(account=finn)
+
+
+def test_follows_from_snapshot_to_close_with_verified_packets(web, cast):
+    lena = web.bot("lena", "master")
+    lena.open(**opening("1"))
+    with following(cast, web.url) as finn:
+        assert finn.next() == {"event": "connected"}
+        first = finn.next()
+        ref = str(ActiveTrade.objects.get().trade_id)
+        assert (first["as_of"], first["must_hold"]) == ({"lena-eurusd": "1"}, [[ref, "0.10000000"]])
+        lena.modify("1", sl="1.10100000")
+        lena.reduce("1", deal_id="1", volume="0.04", close_price="1.10800000", profit="3")
+        lena.close("1", close_price="1.11", profit="5")
+        following_lines = [finn.next() for _ in range(3)]
+
+    assert [(line["event"], line["seq"], line["packet"]) for line in following_lines] == [
+        ("trade.modified", "2", {"action": "MODIFY", "trade_ref": ref, "volume": "0.10000000"}),
+        ("trade.reduced", "3", {"action": "REDUCE", "trade_ref": ref, "volume": "0.04000000"}),
+        ("trade.closed", "4", {"action": "CLOSE", "trade_ref": ref, "volume": "0.00000000"}),
+    ]
+
+
+def test_what_is_not_for_it_uses_the_number_up(web, cast, follows):
+    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    with following(cast, web.url) as finn:
+        finn.until("snapshot")
+        web.bot("lena", "master").open(**opening("1"))
+
+        assert finn.until("trade.opened")["packet"]["action"] == "GAPFILL"
+
+
+def test_a_packet_of_another_secret_is_refused(web, cast):
+    with following(cast, web.url, COPYDESK_PACKET_SECRET="0" * 64) as finn:
+        finn.until("snapshot")
+        web.bot("lena", "master").open(**opening("1"))
+        line = finn.until("trade.opened")
+
+    assert (line["packet"], line["refused"]) == (None, "the signature is wrong")
+
+
+def test_what_never_arrived_comes_with_a_snapshot(web, cast, lena):
+    """The close commits without a publisher: the process that did it died before it could tell."""
+    web.bot("lena", "master").open(**opening("1"))
+    with following(cast, web.url) as finn:
+        assert finn.until("snapshot")["must_hold"]
+        close_untold(lena, "1")
+        repaired = finn.until("snapshot")
+
+    assert (repaired["as_of"], repaired["must_hold"]) == ({"lena-eurusd": "2"}, [])
+
+
+def test_connects_anew_when_the_desk_restarts(serve, cast):
+    first = serve()
+    with following(cast, first.url) as finn:
+        finn.until("snapshot")
+        first.stop()
+        assert "1012" in finn.until("lost")["why"]
+        first.start()
+
+        assert finn.until("snapshot", 40)["as_of"] == {"lena-eurusd": "0"}
+
+
+def test_a_revoked_key_ends_it(web, cast):
+    with following(cast, web.url) as finn:
+        finn.until("snapshot")
+        key = BotKey.objects.get(key_id=key_of(cast, "finn", "copier")["key"].partition(".")[0])
+        accounts.revoke_key(key=key, actor=audit.SYSTEM)
+
+        assert finn.until("refused")["code"] == "key_revoked"
+        assert finn.process.wait(10) == 1
+
+
+def test_a_stranger_is_refused_at_the_door(web, cast):
+    with following(cast, web.url, COPYDESK_SECRET="0" * 64) as finn:
+        assert finn.next()["code"] == "signature_invalid"
+        assert finn.process.wait(10) == 1
+
+
+# --- the stream's numbers and frames, by a desk that leaves things out
+
+WATCH = """
+import {{ Desk }} from "{folder}/desk.mjs";
+import {{ follow }} from "{folder}/stream.mjs";
+const desk = new Desk({{ url: process.env.COPYDESK_URL, key: "ck_0000000000000000.1", secret: "0".repeat(64) }});
+let left = {events};
+for await (const {{ event, snapshot, message, strategy }} of follow(desk)) {{
+  console.log(JSON.stringify([event, snapshot?.as_of?.s ?? message?.seq ?? strategy ?? ""]));
+  if ((left -= 1) === 0) break;
+}}
+desk.agent.destroy();
+"""
+NONE = hashlib.sha256(b"[]").hexdigest()
+
+
+def snapshot(seq, **more):
+    body = {"type": "snapshot", "as_of": {"s": str(seq)}, "count": 0, "digest": NONE, **more, "trades": []}
+    return json.dumps(body, separators=(",", ":"))
+
+
+def delta(seq, **more):
+    return json.dumps({"type": "trade.opened", "strategy": "s", "seq": str(seq), "trade": {}, **more})
+
+
+def beat(seq):
+    return json.dumps({"type": "heartbeat", "as_of": {"s": str(seq)}})
+
+
+def watched(events, talk):
+    """What the client makes of `talk(connection)`, event by event."""
+    with serve_sockets(talk, "127.0.0.1", 0, compression="deflate") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        program = WATCH.format(folder=FOLDER.as_uri(), events=events)
+        ran = subprocess.run(
+            [node.find(), "--input-type=module", "-e", program], env={**os.environ, "COPYDESK_URL": url},
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert ran.stderr == ""
+        return [tuple(line) for line in lines(ran.stdout)]
+
+
+def test_a_number_left_out_is_a_gap_until_the_snapshot_that_it_asks_for():
+    said = []
+
+    def talk(desk):
+        desk.send(snapshot(5))
+        desk.send(delta(6))
+        desk.send(delta(8))
+        desk.send(delta(9))  # in turn after 8, but not for one who lacks 7
+        said.append(desk.recv(10))
+        desk.send(snapshot(9))
+        desk.send(delta(9))  # old: it is in the snapshot
+        desk.send(delta(10))
+        desk.recv()
+
+    assert watched(6, talk) == [
+        ("connected", ""), ("snapshot", "5"), ("delta", "6"), ("gap", "s"), ("snapshot", "9"), ("delta", "10"),
+    ]  # fmt: skip
+    assert json.loads(said[0]) == {"type": "resync"}
+
+
+def test_a_heartbeat_that_stays_ahead_is_a_gap():
+    def talk(desk):
+        desk.send(snapshot(5))
+        desk.send(beat(6))
+        desk.send(delta(6))
+        desk.send(beat(7))
+        desk.send(beat(7))
+        desk.recv()
+        desk.recv()
+
+    assert watched(4, talk) == [("connected", ""), ("snapshot", "5"), ("delta", "6"), ("gap", "s")]
+
+
+def test_reads_frames_of_every_size_and_shape_and_answers_pings():
+    pongs = []
+
+    def talk(desk):
+        desk.send(snapshot(5, padding="x" * 70_000))  # a length of eight bytes
+        pongs.append(desk.ping(b"alive?").wait(10))
+        text = delta(6, padding="ü" * 300)  # of two
+        desk.send([text[:50], text[50:200], text[200:]])
+        desk.recv()
+
+    assert watched(3, talk) == [("connected", ""), ("snapshot", "5"), ("delta", "6")]
+    assert pongs == [True]
+
+
+def test_a_snapshot_that_lacks_rows_is_not_taken():
+    def talk(desk):
+        desk.send(snapshot(5, count=1))
+        desk.recv()
+
+    assert watched(2, talk) == [("connected", ""), ("lost", "")]
