@@ -29,7 +29,11 @@ torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, a
 simulate: .venv/.requirements-dev.txt.sha256  ## the bots in bad weather: make simulate SEED=0 SCHEDULES=20000 POLICY=guard
 	@$(PY) -m copybot.simulate --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),20000) --policy $(or $(POLICY),guard)
 
+coverage: .venv/.requirements-dev.txt.sha256  ## the share of lines and branches that the suite runs: make coverage ONLY=tests/trades
+	@mkdir -p var/coverage
+	python3 manage.py test $(ONLY) --cov --cov-report=term --cov-report=html:var/coverage/html
+
 dates: .venv/.requirements-dev.txt.sha256  ## the suites at a month's end, on 29 February, as DST changes …: make dates AT="29 feb"
 	@$(PY) -m tests.clock $(AT)
 
-.PHONY: help dates simulate check format lock bench torture
+.PHONY: help coverage dates simulate check format lock bench torture
