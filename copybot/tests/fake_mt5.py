@@ -119,9 +119,10 @@ class FakeMT5:
         self._deal(SimpleNamespace(type=2, symbol="", magic=0), 0, 0, 0, 0.0, 0.0, balance)
 
     def add(
-        self, name, *, bid, digits, spread, tick=None, contract=100_000.0, step=0.01, least=0.01, filling=1, exe=2,
-        stops=0, freeze=0, trade_mode=4,
-    ):  # fmt: skip
+        self, name: str, *, bid: float, digits: int, spread: int, tick: float | None = None,
+        contract: float = 100_000.0, step: float = 0.01, least: float = 0.01, filling: int = 1, exe: int = 2,
+        stops: int = 0, freeze: int = 0, trade_mode: int = 4,
+    ) -> None:  # fmt: skip
         tick = tick or 10**-digits
         self.symbols[name] = SimpleNamespace(**{one: value for one, value in locals().items() if one != "self"})
 

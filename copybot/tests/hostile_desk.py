@@ -11,6 +11,7 @@ import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 KEY, SECRET = "ck_0123456789abcdef.1", "0123456789abcdef" * 4
@@ -50,7 +51,7 @@ class HostileDesk(ThreadingHTTPServer):
         """Broken pipes are the point here."""
 
 
-def problem(status, code, retry="never", **more):
+def problem(status: int, code: str, retry: str = "never", **more: Any) -> tuple[int, bytes]:
     return status, json.dumps({"status": status, "code": code, "retry": retry, "detail": "", **more}).encode()
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -436,8 +437,11 @@ def test_a_loop_that_does_not_ask_costs_no_memory(desk):
 def test_a_bug_in_the_reader_is_not_swallowed(desk):
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     stream = Stream(Client(desk.url, KEY, SECRET))
-    stream._connected = lambda: 1 // 0
 
+    def broken() -> Any:
+        return 1 // 0
+
+    stream._connected = broken
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             stream.next(5)

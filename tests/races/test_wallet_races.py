@@ -133,7 +133,7 @@ def test_workers_that_wait_cross_without_a_deadlock(lena, finn):
         }
         return lambda: services.ask("ledger_move", audit.SYSTEM, args)
 
-    told = all_at_once(*(move(*random.sample(ids, 2), str(key)) for key in range(40)))
+    told = all_at_once(*(move(*random.sample(ids, 2), key=str(key)) for key in range(40)))
 
     assert told == {"done": 40}
     assert balance(lena) + balance(finn) == 2000
