@@ -1,5 +1,6 @@
 """Settings, from the environment alone (.env.example lists every variable)."""
 
+import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 VAR_DIR = BASE_DIR / env.str("COPYDESK_VAR", "var")
 
+VERSION: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 DEBUG = env.bool("DEBUG", False)
 _made_up = embedded.development_secrets(VAR_DIR) if DEBUG else {}
 
@@ -124,6 +126,7 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MIGRATION_DATABASE = "owner"
+CATALOGUE = BASE_DIR / "config" / "catalogue.json"  # what the database must have (core.catalogue)
 
 # --- Redis: one server, told apart by prefix
 

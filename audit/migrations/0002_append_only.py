@@ -5,4 +5,4 @@ from core.migrating import sql
 
 class Migration(migrations.Migration):
     dependencies = [("audit", "0001_initial")]
-    operations = [sql(__file__, "append_only")]
+    operations = [sql(__file__)]

@@ -6,4 +6,4 @@ from core.migrating import sql
 class Migration(migrations.Migration):
     run_before = [("contenttypes", "0001_initial"), ("sessions", "0001_initial")]
     dependencies: list[tuple[str, str]] = []
-    operations = [sql(__file__, "roles")]
+    operations = [sql(__file__)]

@@ -5,4 +5,4 @@ from core.migrating import sql
 
 class Migration(migrations.Migration):
     dependencies = [("trades", "0001_initial"), ("audit", "0002_append_only")]
-    operations = [sql(__file__, "keys")]
+    operations = [sql(__file__)]

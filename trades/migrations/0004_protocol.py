@@ -5,4 +5,4 @@ from core.migrating import sql
 
 class Migration(migrations.Migration):
     dependencies = [("trades", "0003_transitions"), ("accounts", "0001_initial")]
-    operations = [sql(__file__, "protocol")]
+    operations = [sql(__file__)]

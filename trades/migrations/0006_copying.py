@@ -242,7 +242,5 @@ class Migration(migrations.Migration):
                 name="copy_skip_reason_is_known",
             ),
         ),
-        sql(__file__, "transitions"),
-        sql(__file__, "copying"),
-        sql(__file__, "protocol"),
+        sql(__file__),
     ]

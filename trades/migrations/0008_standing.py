@@ -1,7 +1,5 @@
 from django.db import migrations, models
 
-from core.migrating import sql
-
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -9,7 +7,7 @@ class Migration(migrations.Migration):
         ("trades", "0007_masters_by_id"),
     ]
 
-    operations = [  # the functions come anew
+    operations = [
         migrations.AddIndex(
             model_name="tradehistory",
             index=models.Index(
@@ -18,7 +16,4 @@ class Migration(migrations.Migration):
                 name="history_copies_idx",
             ),
         ),
-        sql(__file__, "transitions"),
-        sql(__file__, "copying"),
-        sql(__file__, "protocol"),
     ]

@@ -2,8 +2,6 @@
 
 from django.db import migrations, models
 
-from core.migrating import sql
-
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -16,6 +14,4 @@ class Migration(migrations.Migration):
             name="opened_sl",
             field=models.DecimalField(decimal_places=8, max_digits=20, null=True, verbose_name="stop loss when opened"),
         ),
-        sql(__file__, "transitions"),
-        sql(__file__, "protocol"),  # a function that comes anew is nobody's but its caller's until this says so
     ]

@@ -5,4 +5,4 @@ from core.migrating import sql
 
 class Migration(migrations.Migration):
     dependencies = [("wallets", "0001_initial"), ("trades", "0003_transitions")]
-    operations = [sql(__file__, "keys"), sql(__file__, "ledger")]
+    operations = [sql(__file__)]

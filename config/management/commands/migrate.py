@@ -1,11 +1,53 @@
-"""`manage.py migrate` works through the connection of the tables' owner."""
+"""`manage.py migrate`: tables by numbered migrations, then the functions that changed, as the tables' owner."""
+
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandParser
 from django.core.management.commands.migrate import Command as Migrate
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
+
+from core import catalogue, functions
 
 
 class Command(Migrate):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.set_defaults(database=settings.MIGRATION_DATABASE)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        connection = connections[options["database"]]
+        if options["plan"] or options["check_unapplied"]:
+            super().handle(*args, **options)
+            self._say_plan(connection, fails=options["check_unapplied"])
+            return
+        with functions.one_migration_at_a_time(connection):
+            super().handle(*args, **options)
+            self._deploy(connection, verbose=options["verbosity"] >= 1)
+
+    def _say_plan(self, connection: BaseDatabaseWrapper, *, fails: bool) -> None:
+        waiting = self._outdated(connection)
+        if waiting:
+            self.stdout.write("Functions to deploy:", self.style.MIGRATE_LABEL)
+        for file in waiting:
+            self.stdout.write(f"    {file.path}")
+        if waiting and fails:
+            raise SystemExit(1)
+
+    def _deploy(self, connection: BaseDatabaseWrapper, *, verbose: bool) -> None:
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            self.stdout.write("Functions are deployed once all migrations are applied.")
+            return
+        waiting = self._outdated(connection)
+        if waiting:
+            functions.deploy(connection, waiting)
+        if verbose:
+            self.stdout.write("Deploying functions:", self.style.MIGRATE_HEADING)
+            self.stdout.write("\n".join(f"  {file.path}" for file in waiting) or "  No functions to deploy.")
+
+    def _outdated(self, connection: BaseDatabaseWrapper) -> list[functions.FunctionFile]:
+        migrated = "django_migrations" in connection.introspection.table_names()
+        return functions.outdated(connection, catalogue.changed_functions(connection.alias) if migrated else ())

@@ -1,5 +1,5 @@
 -- A score is what its last assessment says, and an assessment builds on the one before. So a worker that read an old score
--- cannot commit: its version is taken, or the score it builds on is not there.
+-- cannot commit: its version is taken, or the score that it builds on does not exist.
 
 alter table trust_assessments
   add constraint trust_assessment_and_its_score_are_one unique (user_id, kind, version, score),
@@ -10,15 +10,7 @@ alter table trust_scores
   add constraint trust_score_is_its_last_assessments foreign key (user_id, kind, version, score)
     references trust_assessments (user_id, kind, version, score) deferrable initially deferred;
 
-create function trust_score_moves_by_one() returns trigger language plpgsql as $$
-begin
-  if new.version not in (old.version, old.version + 1)
-     or (new.version = old.version and new.score <> old.score)
-     or (new.id, new.user_id, new.kind) is distinct from (old.id, old.user_id, old.kind) then
-    raise exception 'score % moves by one assessment at a time', old.id using errcode = 'CD006';
-  end if;
-  return new;
-end $$;
+select declare_trigger_function('trust_score_moves_by_one');
 create trigger moves_by_one before update on trust_scores for each row execute function trust_score_moves_by_one();
 create trigger never_deleted before delete on trust_scores for each row execute function refuse_mutation();
 create trigger never_truncated before truncate on trust_scores for each statement execute function refuse_mutation();

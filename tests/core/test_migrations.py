@@ -1,0 +1,64 @@
+"""What a released migration has run can never change: a desk that ran it would differ from a fresh one for ever."""
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+from django.apps import apps
+from django.core.management import call_command
+from django.db import connections
+from django.db.migrations.loader import MigrationLoader
+
+from core import functions
+
+RELEASED = Path(__file__).parent / "released_migrations.json"
+ADVICE = (
+    "The SQL of a released migration changed. Put it back, and write a new migration. Only where an upgrade of Django"
+    " writes the same migrations otherwise: delete the file, run `make released`, compare fresh and upgraded desks."
+)
+
+
+def ours():
+    labels = {app.label for app in apps.get_app_configs() if not app.name.startswith("django.")}
+    loader = MigrationLoader(connections["owner"])
+    return sorted(key for key in loader.disk_migrations if key[0] in labels)
+
+
+def checksums():
+    """The checksum of the SQL that each migration runs."""
+    found = {}
+    for app, name in ours():
+        out = io.StringIO()
+        call_command("sqlmigrate", app, name, database="owner", stdout=out, no_color=True)
+        found[f"{app}.{name}"] = hashlib.sha256(out.getvalue().encode()).hexdigest()
+    return found
+
+
+def test_a_released_migration_runs_what_it_ran(desk_db):
+    """`make released` adds the migrations of a release; it never changes a line."""
+    released = json.loads(RELEASED.read_text())
+
+    now = checksums()
+
+    assert {name: now.get(name) for name in released} == released, ADVICE
+
+
+def release():
+    """Add the migrations of a release to the list. For `make released`."""
+    released = json.loads(RELEASED.read_text()) if RELEASED.exists() else {}
+    RELEASED.write_text(json.dumps({**checksums(), **released}, indent=0, sort_keys=True) + "\n")
+
+
+def test_a_function_has_one_source():
+    """Its file. Migrations make only what they call themselves, and stubs for the functions of their triggers."""
+    called_by_migrations = {"grant_to", "protect", "make_append_only", "declare_trigger_function"}
+    made = set()
+    for app in apps.get_app_configs():
+        for path in Path(app.path).glob("migrations/*.*"):
+            if path.suffix in (".sql", ".py"):
+                made |= set(re.findall(r"create (?:or replace )?function (\w+)\(", path.read_text()))
+
+    assert made == called_by_migrations
+    assert made <= {name for file in functions.files() for name in file.bodies}

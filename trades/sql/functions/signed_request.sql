@@ -1,0 +1,90 @@
+-- The signed protocol in the database. One call is one transaction and one round trip: the key's state as it is now,
+-- the sequence number, the idempotency results, the effects and their audit rows commit together or not at all.
+
+-- p_operations: [{"idem": …, "fingerprint": hex, "verb": "trade_open", "args": {…}}, …], in order.
+-- Returns {"refused": code, …} where the call itself is refused, else {"results": [outcome, …]}.
+create or replace function signed_call(p_generation bigint, p_seq bigint, p_caller jsonb, p_operations jsonb)
+returns jsonb
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+  k bot_keys;
+  g bot_key_generations;
+  v_refusal text;
+  v_operation jsonb;
+  v_results jsonb := '[]';
+begin
+  -- The key's row orders all that its generations send, so no result can appear between a look and an insert.
+  select bot_keys.* into k from bot_keys join bot_key_generations on bot_key_generations.key_id = bot_keys.id
+   where bot_key_generations.id = p_generation for no key update of bot_keys;
+  select * into g from bot_key_generations where id = p_generation;
+  v_refusal := key_refusal(k, g, (p_caller->>'ip')::inet);
+  if v_refusal is not null then return jsonb_build_object('refused', v_refusal); end if;
+  if p_seq <= g.last_seq then
+    return jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text);
+  end if;
+  update bot_key_generations set last_seq = p_seq, last_used_at = clock_timestamp() where id = p_generation;
+  if g.last_seq = 0 and g.generation > 1 then  -- the first use of a new generation gives the old ones one more hour
+    update bot_key_generations set retires_at = least(retires_at, clock_timestamp() + interval '1 hour')
+     where key_id = k.id and generation < g.generation;
+  end if;
+
+  if jsonb_array_length(p_operations) > 1 then
+    -- Each operation may need either stream of the account, and the account's other key may call at the same time.
+    perform from strategies where account_id = k.account_id for no key update;
+    perform from trading_accounts where id = k.account_id for no key update;
+  end if;
+  for v_operation in select jsonb_array_elements(p_operations) loop
+    v_results := v_results || jsonb_build_array(signed_operation(k.id, p_caller, v_operation));
+  end loop;
+  return jsonb_build_object('results', v_results);
+end $$;
+select callable_by('signed_call(bigint, bigint, jsonb, jsonb)', 'copydesk_app', 'copydesk_bot');
+
+-- One operation of a signed call, done at most once under its idempotency key.
+create or replace function signed_operation(p_key bigint, p_caller jsonb, p_operation jsonb) returns jsonb
+language plpgsql as $$
+declare
+  v_verb constant text := p_operation->>'verb';
+  v_args constant jsonb := p_operation->'args';
+  v_outcome jsonb;
+  r signed_results;
+begin
+  select * into r from signed_results where key_id = p_key and idempotency_key = p_operation->>'idem';
+  if found and r.fingerprint <> decode(p_operation->>'fingerprint', 'hex') then
+    return refused('idempotency_conflict');
+  end if;
+  if found then return r.outcome || '{"replayed": true}'; end if;
+  v_outcome := case v_verb
+    when 'trade_open'   then trade_open(p_caller, v_args)
+    when 'trade_modify' then trade_modify(p_caller, v_args)
+    when 'trade_reduce' then trade_reduce(p_caller, v_args)
+    when 'trade_close'  then trade_close(p_caller, v_args)
+    when 'order_report' then order_report(p_caller, v_args)
+    when 'copy_skip'    then copy_skip(p_caller, v_args)
+    when 'copier_beat'  then copier_beat(p_caller, v_args)
+    when 'account_tell' then account_tell(p_caller, v_args)
+  end;
+  if v_verb not in ('copier_beat', 'account_tell') then  -- a repeat of these has the same effect, so nothing is kept
+    insert into signed_results (key_id, idempotency_key, fingerprint, outcome)
+    values (p_key, p_operation->>'idem', decode(p_operation->>'fingerprint', 'hex'), v_outcome);
+  end if;
+  return v_outcome;
+end $$;
+
+-- A read changes nothing, so its number may equal the last write's but not lie behind it.
+-- Returns {"refused": code, …} or {"mark": version of the snapshot}.
+create or replace function signed_read(p_generation bigint, p_seq bigint, p_ip inet) returns jsonb
+language plpgsql stable security definer set search_path = public, pg_temp as $$
+declare
+  k bot_keys;
+  g bot_key_generations;
+  v_refusal text;
+begin
+  select * into g from bot_key_generations where id = p_generation;
+  select * into k from bot_keys where id = g.key_id;
+  v_refusal := key_refusal(k, g, p_ip);
+  if v_refusal is not null then return jsonb_build_object('refused', v_refusal); end if;
+  if p_seq < g.last_seq then return jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text); end if;
+  return jsonb_build_object('mark', snapshot_mark(array[k.account_id]));
+end $$;
+select callable_by('signed_read(bigint, bigint, inet)', 'copydesk_app', 'copydesk_bot');
