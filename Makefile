@@ -15,6 +15,16 @@ check:  ## lint, types, import contracts, migrations, rules of the tree: as the 
 format:  ## let ruff write
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
+# A desk of its own for a moment, with nothing in it.
+FRESH := COPYDESK_VAR=var/fresh python3 manage.py
+
+catalogue:  ## write down what a fresh database has (config/catalogue.json), after a new migration or function
+	rm -rf var/fresh && $(FRESH) migrate -v 0 && $(FRESH) catalogue && rm -rf var/fresh
+
+released:  ## at a release: from here on its migrations run the same SQL for ever
+	rm -rf var/fresh && $(FRESH) migrate -v 0
+	$(FRESH) shell -c "from tests.core import test_migrations; test_migrations.release()" && rm -rf var/fresh
+
 lock:  ## compile the locks anew from requirements*.in
 	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	.venv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
@@ -37,3 +47,4 @@ dates: .venv/.requirements-dev.txt.sha256  ## the suites at a month's end, on 29
 	@$(PY) -m tests.clock $(AT)
 
 .PHONY: help coverage dates simulate check format lock bench torture
+.PHONY: help dates simulate check format lock bench torture catalogue released

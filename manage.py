@@ -111,7 +111,8 @@ def run(command: str) -> None:
         os.environ.setdefault("DEBUG", "1")  # the desk of this folder listens on this machine alone
     from django.core.management import execute_from_command_line
 
-    if command in SERVERLESS or "--help" in sys.argv or (given and command != "up"):
+    serverless = command in SERVERLESS and not any(argument.startswith("--database") for argument in sys.argv)
+    if serverless or "--help" in sys.argv or (given and command != "up"):
         execute_from_command_line(sys.argv)
         return
     with embedded.serving(var, port=embedded.wanted_port() if command == "up" else None):

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.checks import ERROR, CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
-from core import crypto
+from core import catalogue, crypto
 
 _ROLES = ("copydesk_app", "copydesk_bot")
 
@@ -113,3 +113,23 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
             )
         )
     return found
+
+
+@register(Tags.database)
+def database_is_as_the_code_wants_it(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Functions, triggers, constraints, indexes, columns and rights, compared by definition (core.catalogue)."""
+    if not databases or "default" not in databases:
+        return []
+    try:
+        found = catalogue.differences()
+    except DatabaseError as fault:
+        message = f"The database cannot be compared with what the code wants: {fault}".strip()
+        return [Error(message, hint="See that it answers, then run manage.py migrate.", id="copydesk.E013")]
+    return [
+        (Warning if difference.surplus else Error)(
+            f"{difference.subject} {difference.problem}.",
+            hint=difference.remedy,
+            id="copydesk.W012" if difference.surplus else "copydesk.E012",
+        )
+        for difference in found
+    ]

@@ -1,6 +1,8 @@
 """Whether the desk is alive and ready, its figures, and what unknown routes and bugs answer."""
 
 import hmac
+import time
+from typing import Any, NamedTuple
 
 import redis
 from django.conf import settings
@@ -11,7 +13,7 @@ from django.views.defaults import server_error as django_server_error
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from accounts import networks
-from core import problem
+from core import catalogue, problem
 from wallets.services import ledger_halt
 
 
@@ -20,17 +22,26 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """200 when the database answers, Redis answers and every migration is applied; else 503 and what is missing.
+    """200 when the database and Redis answer and this version is deployed; else 503 and what is missing.
 
-    A halted ledger is told, and no reason to take the desk away: trades must be closed.
+    A halted ledger, and a key, trigger or right that is not as the code wants it, are reported as "degraded" with 200:
+    a proxy must not take away a desk that has to close trades.
     """
-    state = {"database": _database(), "redis": _redis()}
-    state["migrations"] = _migrations() if state["database"] == "ok" else "unknown"
+    state: dict[str, Any] = {"database": _database(), "redis": _redis()}
+    differences: list[str] = []
+    if state["database"] == "ok":
+        deployment = _deployment()
+        state["migrations"], state["functions"] = deployment.migrations, deployment.functions
+        differences = deployment.differences
+    else:
+        state["migrations"] = state["functions"] = "unknown"
     good = all(answer == "ok" for answer in state.values())
+    if state["database"] == "ok":
+        state["catalogue"] = differences or "ok"
     halted = ledger_halt.halted() if good else ""
     if good:
         state["ledger"] = f"halted: {halted}" if halted else "ok"
-    status = "not ready" if not good else "degraded" if halted else "ready"
+    status = "not ready" if not good else "degraded" if halted or differences else "ready"
     return JsonResponse({"status": status, **state}, status=200 if good else 503)
 
 
@@ -52,10 +63,36 @@ def _redis() -> str:
     return "ok"
 
 
-def _migrations() -> str:
+class Deployment(NamedTuple):
+    migrations: str
+    functions: str
+    differences: list[str]
+    """What else of the database is not as the code wants it."""
+
+
+_LASTS_S = 5.0
+_deployments: tuple[float, Deployment] | None = None
+
+
+def _deployment() -> Deployment:
+    """Whether this version's migrations and functions are deployed. Looked up at most every five seconds a process."""
+    global _deployments
+    if _deployments is None or time.monotonic() - _deployments[0] > _LASTS_S:
+        _deployments = (time.monotonic(), _look_at_deployment())
+    return _deployments[1]
+
+
+def _look_at_deployment() -> Deployment:
     executor = MigrationExecutor(connections["default"])
     waiting = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return f"{len(waiting)} not applied: run manage.py migrate" if waiting else "ok"
+    if waiting:
+        return Deployment(f"{len(waiting)} not applied: run manage.py migrate", "unknown", [])
+    found = catalogue.differences()
+    if found and catalogue.is_ahead():  # this process is of the version before: it serves until it is replaced
+        return Deployment("ok", "ok", ["a newer version has migrated this database"])
+    stale = [difference.subject for difference in found if difference.cured_by_migrate]
+    functions = f"{len(stale)} stale: run manage.py migrate ({', '.join(stale)})" if stale else "ok"
+    return Deployment("ok", functions, [str(difference) for difference in found if not difference.cured_by_migrate])
 
 
 def metrics(request: HttpRequest) -> HttpResponse:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psycopg
 import pytest
 from django.conf import settings
 from django.db import connections
@@ -71,11 +72,11 @@ def desk_db(template: Template, django_db_blocker: Any, request: pytest.FixtureR
 
 
 def _check_the_books() -> None:
+    from core import invariants
     from trades import checks as trades
     from wallets import checks as wallets
 
-    assert trades.faults() == []
-    assert wallets.faults() == []
+    assert invariants.faults({**trades.INVARIANTS, **wallets.INVARIANTS}) == []
 
 
 @pytest.fixture
@@ -114,6 +115,20 @@ def staff(cast: dict[str, Any]) -> Any:
     from accounts.models import User
 
     return User.objects.get(username="desk")
+
+
+@pytest.fixture
+def superuser(desk_db: str) -> Iterator[psycopg.Connection[Any]]:
+    """The server's superuser `postgres`, in the mode in which only triggers enabled ALWAYS fire."""
+    try:
+        connection = psycopg.connect(**{**databases.login(), "user": "postgres"}, dbname=desk_db, autocommit=True)
+    except psycopg.OperationalError as no:
+        pytest.skip(f"NOT TESTED: nobody may log in as superuser `postgres` here ({no})")
+    with connection:
+        if connection.execute("select current_setting('is_superuser')").fetchone() != ("on",):
+            pytest.skip("NOT TESTED: `postgres` is no superuser here")
+        connection.execute("set session_replication_role = replica")
+        yield connection
 
 
 # --- bots

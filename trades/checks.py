@@ -40,39 +40,10 @@ INVARIANTS = {
           select coalesce(max(seq), 0) from (
             select max(seq) as seq from active_trades where account_id = t.id and master_trade is not null
             union all select max(seq) from trade_history where account_id = t.id and master_trade is not null) told)""",
-    "every key and trigger that holds the promise is in place and awake": """
-        select wanted from unnest(array[
-            'trades.keeps_its_identity', 'trades.never_deleted', 'trades.never_truncated',
-            'active_trades.keeps_its_opening', 'active_trades.never_truncated', 'active_trades.goes_with_its_close',
-            'trade_history.append_only', 'trade_history.append_only_truncate',
-            'trade_reductions.append_only', 'trade_reductions.append_only_truncate',
-            'copy_orders.append_only', 'copy_orders.append_only_truncate', 'strategies.number_grows_by_one',
-            'subscription_terms.append_only', 'subscription_terms.append_only_truncate',
-            'audit_log.append_only', 'audit_log.append_only_truncate']) wanted
-         where not exists (select from pg_trigger where tgenabled = 'A'
-                              and tgrelid = split_part(wanted, '.', 1)::regclass
-                              and tgname = split_part(wanted, '.', 2))
-        union all
-        select wanted from unnest(array[
-            'trades.trades_pkey', 'trades.trade_is_unique_on_its_account', 'trades.trade_state_is_known',
-            'trades.open_trade_is_active', 'trades.closed_trade_is_history',
-            'active_trades.active_trades_pkey', 'active_trades.active_trade_belongs_to_an_open_trade',
-            'active_trades.active_trade_status_is_open', 'active_trades.active_trade_amounts_are_numbers',
-            'active_trades.active_trade_volume_is_positive_and_never_grows',
-            'trade_history.trade_history_pkey', 'trade_history.closed_trade_belongs_to_a_closed_trade',
-            'trade_history.trade_history_status_is_closed', 'trade_history.trade_history_amounts_are_numbers',
-            'trade_reductions.trade_reduction_deal_is_told_once']) wanted
-         where not exists (select from pg_constraint where convalidated
-                              and conrelid = split_part(wanted, '.', 1)::regclass
-                              and conname = split_part(wanted, '.', 2))
-        union all
-        select distinct tgrelid::regclass || '.' || conname
-          from pg_trigger join pg_constraint on pg_constraint.oid = tgconstraint
-         where tgenabled not in ('O', 'A')
-           and tgrelid = any(array['trades', 'active_trades', 'trade_history', 'trade_reductions']::regclass[])""",
 }
+APPS = ("core", "audit", "accounts", "market", "strategies", "trades")
 
 
 def faults() -> list[Fault]:
-    """The first offenders of every invariant that does not hold."""
-    return invariants.faults(INVARIANTS)
+    """The first offenders of every invariant that does not hold, and what keeps them where it is not in place."""
+    return invariants.faults(INVARIANTS) + invariants.structural_faults(APPS)

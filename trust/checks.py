@@ -16,24 +16,10 @@ INVARIANTS = {
          where (s.version, s.score) is distinct from (
            select (a.version, a.score) from trust_assessments a where (a.user_id, a.kind) = (s.user_id, s.kind)
             order by a.version desc limit 1)""",
-    "every key and trigger that holds the promise is in place and awake": """
-        select wanted from unnest(array[
-            'trust_scores.moves_by_one', 'trust_scores.never_deleted', 'trust_scores.never_truncated',
-            'trust_assessments.append_only', 'trust_assessments.append_only_truncate']) wanted
-         where not exists (select from pg_trigger where tgenabled = 'A'
-                              and tgrelid = split_part(wanted, '.', 1)::regclass
-                              and tgname = split_part(wanted, '.', 2))
-        union all
-        select wanted from unnest(array[
-            'trust_scores.trust_score_is_its_last_assessments', 'trust_scores.trust_score_is_one_of_its_kind',
-            'trust_assessments.trust_assessments_pkey', 'trust_assessments.trust_assessment_builds_on_the_last',
-            'trust_assessments.trust_assessment_follows_the_one_before']) wanted
-         where not exists (select from pg_constraint where convalidated
-                              and conrelid = split_part(wanted, '.', 1)::regclass
-                              and conname = split_part(wanted, '.', 2))""",
 }
+APPS = ("trust",)
 
 
 def faults() -> list[Fault]:
-    """The first offenders of every invariant that does not hold."""
-    return invariants.faults(INVARIANTS)
+    """The first offenders of every invariant that does not hold, and what keeps them where it is not in place."""
+    return invariants.faults(INVARIANTS) + invariants.structural_faults(APPS)

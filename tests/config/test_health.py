@@ -5,7 +5,15 @@ from django.db import OperationalError, connections
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
+from config import health
 from tests.signed import HOST
+from tests.sql import as_owner
+
+
+@pytest.fixture(autouse=True)
+def _fresh_look(monkeypatch):
+    """What another test's database was like is forgotten."""
+    monkeypatch.setattr(health, "_deployments", None)
 
 
 def get(path, **more):
@@ -41,7 +49,7 @@ def test_is_not_ready_without_its_database(alias, desk_db, monkeypatch):
         offline.setattr(connections[alias], "cursor", away)
         answer = get("/readyz")
 
-    told = {"status": "not ready", "database": "OperationalError", "migrations": "unknown"}
+    told = {"status": "not ready", "database": "OperationalError", "migrations": "unknown", "functions": "unknown"}
     assert state(answer) == (503, told)
     assert b"hunter2" not in answer.content
 
@@ -53,8 +61,42 @@ def test_is_not_ready_before_its_migrations(desk_db):
 
     assert state(get("/readyz")) == (
         503,
-        {"status": "not ready", "migrations": "1 not applied: run manage.py migrate"},
+        {"status": "not ready", "migrations": "1 not applied: run manage.py migrate", "functions": "unknown"},
     )
+
+
+@pytest.mark.breaks_the_books
+def test_says_which_guard_is_gone_and_goes_on_closing_trades(desk_db):
+    as_owner("alter table trades disable trigger never_deleted")
+
+    code, said = state(get("/readyz"))
+
+    assert (code, said["status"]) == (200, "degraded")
+    (difference,) = said["catalogue"]
+    assert difference.startswith("trigger trades.never_deleted is «disabled: ")
+    assert difference.endswith("As the tables' owner: alter table trades enable always trigger never_deleted.")
+
+
+@pytest.mark.breaks_the_books
+def test_the_version_before_serves_on_while_the_next_is_deployed(desk_db):
+    as_owner(
+        "create or replace function house_shards() returns int language sql immutable as 'select 1'",
+        "update sql_functions set version = '99.0.0'",
+    )
+
+    said = {"status": "degraded", "catalogue": ["a newer version has migrated this database"]}
+    assert state(get("/readyz")) == (200, said)
+
+
+@pytest.mark.breaks_the_books
+def test_looks_at_the_catalogue_every_few_seconds_only(desk_db, monkeypatch):
+    get("/readyz")
+    as_owner("alter table trades disable trigger never_deleted")
+    assert state(get("/readyz")) == (200, {"status": "ready"})
+
+    looked_at, deployment = health._deployments
+    monkeypatch.setattr(health, "_deployments", (looked_at - 6, deployment))
+    assert state(get("/readyz"))[1]["status"] == "degraded"
 
 
 def test_each_alias_acts_in_its_role(desk_db):

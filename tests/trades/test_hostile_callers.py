@@ -10,7 +10,6 @@ import psycopg
 import pytest
 from django.db import connections, transaction
 
-from tests import databases
 from trades import services
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -627,20 +626,6 @@ def test_a_temporary_table_stands_in_for_none_of_the_desks(scene):
 
 
 # --- a superuser, with all keys asleep
-
-
-@pytest.fixture
-def superuser(desk_db):
-    """The server's superuser `postgres`, in the mode in which only triggers enabled ALWAYS fire."""
-    try:
-        connection = psycopg.connect(**{**databases.login(), "user": "postgres"}, dbname=desk_db, autocommit=True)
-    except psycopg.OperationalError as no:
-        pytest.skip(f"NOT TESTED: nobody may log in as superuser `postgres` here ({no})")
-    with connection:
-        if connection.execute("select current_setting('is_superuser')").fetchone() != ("on",):
-            pytest.skip("NOT TESTED: `postgres` is no superuser here")
-        connection.execute("set session_replication_role = replica")
-        yield connection
 
 
 ASLEEP = {APPEND_ONLY, CLOSED_FOR_EVER, IDENTITY, STREAM}

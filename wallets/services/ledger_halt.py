@@ -3,6 +3,7 @@
 from django.utils import timezone
 
 from audit import services as audit
+from core import invariants
 from core.invariants import Fault
 from core.transactions import use_case
 from wallets import checks
@@ -10,11 +11,15 @@ from wallets.models import LedgerHalt
 
 
 def check() -> list[Fault]:
-    """Prove the books; halt the ledger where they are wrong."""
-    found = checks.faults()
-    if found:
-        halt(why="; ".join(f"{fault.invariant}: {fault.subject}" for fault in found[:5]))
-    return found
+    """Prove the books; halt the ledger where they are wrong, or where what keeps them right is gone.
+
+    A deployment halts nothing: functions that `migrate` is about to replace are reported, and money goes on moving.
+    """
+    found = invariants.faults(checks.INVARIANTS)
+    halting = found + invariants.structural_faults(checks.APPS, of_deployment=False)
+    if halting:
+        halt(why="; ".join(f"{fault.invariant}: {fault.subject}" for fault in halting[:5]))
+    return found + invariants.structural_faults(checks.APPS)
 
 
 @use_case()

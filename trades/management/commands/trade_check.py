@@ -7,3 +7,4 @@ from trades import checks
 class Command(CheckCommand):
     help = "Prove that every trade is in exactly one home. Exit 0 only when all invariants hold."
     invariants = checks.INVARIANTS
+    apps = checks.APPS

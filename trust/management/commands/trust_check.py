@@ -7,3 +7,4 @@ from trust import checks
 class Command(CheckCommand):
     help = "Prove that no trust score was overwritten or made up. Exit 0 only when all invariants hold."
     invariants = checks.INVARIANTS
+    apps = checks.APPS

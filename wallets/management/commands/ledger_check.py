@@ -12,6 +12,7 @@ from wallets.services import ledger_halt
 class Command(CheckCommand):
     help = "Prove the books. Exit 0 only when all invariants hold; where one does not, no money moves from then on."
     invariants = checks.INVARIANTS
+    apps = checks.APPS
     advice = "The ledger is halted: find the cause (ops/README.md), mend it, then run ledger_check --resume."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -4,5 +4,5 @@ from core.migrating import sql
 
 
 class Migration(migrations.Migration):
-    dependencies = [("wallets", "0002_ledger"), ("core", "0002_functions")]
+    dependencies = [("wallets", "0003_field_names"), ("core", "0002_functions")]
     operations = [sql(__file__)]

@@ -1,0 +1,205 @@
+"""What the database has, compared with what the code wants: by definition, not by name.
+
+Functions (body, security, search_path, owner), triggers (definition, and whether they are ENABLE ALWAYS), constraints,
+indexes, columns, tables, and the rights of the desk's two roles. What the code wants is config/catalogue.json, written
+from a fresh database by `make catalogue` (a test holds the two together), and for the bodies of functions their files.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.conf import settings
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+
+from core import functions
+
+ROLES = ("copydesk_app", "copydesk_bot")
+_QUERY = (Path(__file__).parent / "sql" / "catalogue.sql").read_text(encoding="utf-8")
+
+
+class Difference(NamedTuple):
+    """One object that is not as the code wants it."""
+
+    subject: str
+    """Kind and name: "trigger trades.never_deleted"."""
+    problem: str
+    remedy: str
+    cured_by_migrate: bool = False
+    surplus: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.problem}. {self.remedy}"
+
+
+def differences(alias: str = "default") -> list[Difference]:
+    """Every object that differs from what the code wants, by name. Empty where the database is as it should be."""
+    has = read(alias)
+    wants = {subject: definition for subject, definition in written().items() if not _needs_missing_role(subject, has)}
+    paths = {name: file.path for file in functions.files() for name in file.bodies}
+    return [
+        _difference(subject, has.get(subject), wants.get(subject), paths)
+        for subject in sorted(has | wants)
+        if has.get(subject) != wants.get(subject)
+    ]
+
+
+def of_apps(labels: Collection[str], found: Collection[Difference]) -> list[Difference]:
+    """Those of these differences that concern the tables and the functions of these apps."""
+    tables = {model._meta.db_table for label in labels for model in apps.get_app_config(label).get_models()}
+    names = {name for file in functions.files() if file.path.split("/")[0] in labels for name in file.bodies}
+    return [each for each in found if _object(each.subject) in tables | names]
+
+
+def changed_functions(alias: str) -> set[str]:
+    """The names of functions that are missing or not as the code wants them, rights and owner included."""
+    return {_object(each.subject) for each in differences(alias) if each.cured_by_migrate}
+
+
+def is_ahead(alias: str = "default") -> bool:
+    """Whether a newer version of the code has migrated this database. Its differences are that version's business."""
+    connection = connections[alias]
+    loader = MigrationExecutor(connection).loader
+    applied = [key for key in loader.applied_migrations if key[0] in loader.migrated_apps]
+    if any(key not in loader.disk_migrations for key in applied):
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("select array_agg(distinct version) from sql_functions")
+        (versions,) = cursor.fetchone()
+    return any(_ordered(version) > _ordered(settings.VERSION) for version in versions or ())
+
+
+def read(alias: str) -> dict[str, str]:
+    """What the database has: the definition of each object by its kind and name. Owners' names are left out."""
+    with connections[alias].cursor() as cursor:
+        return read_by(cursor)
+
+
+def read_by(cursor: Any) -> dict[str, str]:
+    """The same through this cursor or connection of psycopg."""
+    rows = cursor.execute(_QUERY, {"roles": list(ROLES)}).fetchall()
+    return {subject: _as_after_a_restore(definition) for subject, definition in rows}
+
+
+def _as_after_a_restore(definition: str) -> str:
+    """One form for what PostgreSQL writes in two: "status in ('A', 'B')" of a varchar, before and after a restore."""
+    plain = re.sub(r"::(character varying|text)\b(\[\])?", "", definition)
+    plain = re.sub(r"\(('[^']*')\)", r"\1", plain)
+    return re.sub(r"\(\((ARRAY\[[^]]*\])\)\)", r"(\1)", plain)
+
+
+def written() -> dict[str, str]:
+    """What the code wants: the catalogue's file, and the functions' bodies as their own files have them."""
+    wanted = dict(_catalogue())
+    bodies = {name: body for file in functions.files() for name, body in file.bodies.items()}
+    for subject in wanted:
+        if subject.startswith("function "):
+            wanted[subject] += f" body {_md5(bodies.get(_object(subject), ''))}"
+    return wanted
+
+
+def write(alias: str) -> None:
+    """Write the catalogue's file from this database. Bodies stay out: their files are their one source."""
+    without_bodies = {subject: re.sub(r" body \w+$", "", definition) for subject, definition in read(alias).items()}
+    text = json.dumps(without_bodies, indent=0, sort_keys=True, ensure_ascii=False)
+    settings.CATALOGUE.write_text(f"{text}\n", encoding="utf-8")
+    _catalogue.cache_clear()
+
+
+@functools.cache
+def _catalogue() -> Mapping[str, str]:
+    catalogue: dict[str, str] = json.loads(settings.CATALOGUE.read_text(encoding="utf-8"))
+    return catalogue
+
+
+def _difference(subject: str, has: str | None, wants: str | None, paths: Mapping[str, str]) -> Difference:
+    kind, name = subject.split(" ", 1)
+    if has is None:
+        problem = "is missing"
+    elif wants is None:
+        problem = "is not one of the desk's"
+    else:
+        problem = f"is «{has}» and not «{wants}»"
+    if kind == "rights":
+        return Difference(subject, problem, _remedy_of_rights(name, has, wants), _object(subject) in paths)
+    if kind == "function" and wants is not None:
+        path = paths.get(_object(subject))
+        problem = "is missing" if has is None else f"is stale: {_change(has, wants)} not as {path} has it"
+        return Difference(subject, problem, "Run manage.py migrate.", cured_by_migrate=True)
+    remedy = _remedy_of_surplus(kind, name) if wants is None else _remedy(kind, name, has, wants)
+    return Difference(subject, problem, remedy, surplus=wants is None)
+
+
+def _md5(body: str) -> str:
+    """As PostgreSQL's md5(): to tell bodies apart, not to keep anything secret."""
+    return hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
+
+
+def _change(has: str, wants: str) -> str:
+    is_body = has.rpartition(" body ")[0] == wants.rpartition(" body ")[0]
+    return "its body is" if is_body else f"it is «{has.rpartition(' body ')[0]}»,"
+
+
+def _remedy_of_surplus(kind: str, name: str) -> str:
+    table, _, own = name.partition(".")
+    statements = {
+        "function": f"drop function {name}",
+        "trigger": f"drop trigger {own} on {table}",
+        "constraint": f"alter table {table} drop constraint {own}",
+        "index": f"drop index {own}",
+        "column": f"alter table {table} drop column {own}",
+        "table": f"drop table {name}",
+    }
+    return f"If nothing of yours needs it: {statements.get(kind, 'remove it')}."
+
+
+def _remedy(kind: str, name: str, has: str | None, wants: str) -> str:
+    """The statement that puts it back."""
+    table, _, own = name.partition(".")
+    if kind == "trigger":
+        state, _, definition = wants.partition(": ")
+        statement = f"alter table {table} enable {'always ' if state == 'always' else ''}trigger {own}"
+        if has is None:
+            statement = f"{definition}; {statement}"
+        elif has.partition(": ")[2] != definition:
+            statement = f"drop trigger {own} on {table}; {definition}; {statement}"
+    elif kind == "constraint":
+        drop = "" if has is None else f"drop constraint {own}, "
+        statement = f"alter table {table} {drop}add constraint {own} {wants}"
+    elif kind == "index":
+        statement = wants if has is None else f"drop index {own}; {wants}"
+    else:
+        return "Run manage.py migrate where migrations wait; else put it back as the tables' owner."
+    return f"As the tables' owner: {statement}."
+
+
+def _remedy_of_rights(name: str, has: str | None, wants: str | None) -> str:
+    role, _, target = name.partition(" on ")
+    now, then = set((has or "").split(", ")) - {""}, set((wants or "").split(", ")) - {""}
+    steps = [f"revoke {_listed(now - then)} on {target} from {role}"] if now - then else []
+    steps += [f"grant {_listed(then - now)} on {target} to {role}"] if then - now else []
+    return f"As the owner: {'; '.join(steps)}."
+
+
+def _listed(rights: set[str]) -> str:
+    return ", ".join(sorted(rights))
+
+
+def _object(subject: str) -> str:
+    """The table or function that a subject is about: "rights copydesk_app on function f(jsonb)" is about "f"."""
+    name = subject.split(" ", 1)[1].rpartition(" on ")[2]
+    return re.sub(r"^(function|table|sequence) ", "", name).partition("(")[0].partition(".")[0]
+
+
+def _needs_missing_role(subject: str, found: Mapping[str, str]) -> bool:
+    return any(role in subject and f"role {role}" not in found for role in ROLES)
+
+
+def _ordered(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
