@@ -46,5 +46,4 @@ coverage: .venv/.requirements-dev.txt.sha256  ## the share of lines and branches
 dates: .venv/.requirements-dev.txt.sha256  ## the suites at a month's end, on 29 February, as DST changes …: make dates AT="29 feb"
 	@$(PY) -m tests.clock $(AT)
 
-.PHONY: help coverage dates simulate check format lock bench torture
-.PHONY: help dates simulate check format lock bench torture catalogue released
+.PHONY: help catalogue check coverage dates format lock bench released simulate torture
