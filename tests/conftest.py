@@ -141,6 +141,8 @@ def key_of(cast: dict[str, Any], owner: str, kind: str) -> dict[str, str]:
 class Serving:
     """A real web process on loopback, with the test's database."""
 
+    tree = ROOT  # whose code it runs
+
     def __init__(self, database: str, cast: dict[str, Any], **more: str) -> None:
         self.cast, self.port = cast, ports.free()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -154,7 +156,7 @@ class Serving:
             "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
             "--timeout-graceful-shutdown", "2",
         ]  # fmt: skip
-        self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, cwd=self.tree, env=self.environ, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not self.answers():
             assert self.process.poll() is None, "the web process ended"

@@ -17,6 +17,8 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
+from config import embedded
+
 _numbers = itertools.count(1)
 
 
@@ -43,6 +45,27 @@ def point_at(name: str) -> None:
         connections[alias].settings_dict["NAME"] = name
 
 
+@contextmanager
+def on_cluster(postgres: embedded.Postgres) -> Iterator[None]:
+    """All of Django's aliases, DATABASE_URL and what is below mean this cluster for a block."""
+    before = {alias: dict(connections[alias].settings_dict) for alias in connections}
+    there = {"HOST": str(postgres.sockets), "PORT": "", "USER": embedded.LOGIN, "PASSWORD": ""}
+    given = os.environ.get("DATABASE_URL")
+    os.environ["DATABASE_URL"] = postgres.url
+    try:
+        for alias in connections:
+            connections[alias].close()
+            connections[alias].settings_dict.update(there)
+        yield
+    finally:
+        for alias, known in before.items():
+            connections[alias].close()
+            connections[alias].settings_dict.update(known)
+        del os.environ["DATABASE_URL"]
+        if given is not None:
+            os.environ["DATABASE_URL"] = given
+
+
 def url(name: str) -> str:
     """DATABASE_URL of this database, for other processes."""
     return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
@@ -55,6 +78,13 @@ def make_template() -> str:
         connection.execute(f"create database {name}")
     point_at(name)
     call_command("migrate", verbosity=0)
+    return name
+
+
+def empty() -> str:
+    name = f"{unique('desk')}_{next(_numbers)}"
+    with server() as connection:
+        connection.execute(f"create database {name}")
     return name
 
 

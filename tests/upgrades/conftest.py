@@ -1,0 +1,182 @@
+"""Released versions with their data, as `freeze.py` kept them, and today's desk on that data."""
+
+import functools
+import io
+import json
+import lzma
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+
+from config import embedded
+from copybot.client import Client
+from tests import databases
+from tests.conftest import Serving, Template
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Release:
+    """One frozen version. `facts`: see `life.py` and `freeze.py`."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+    def restore(self) -> str:
+        """A new database with this version's schema and data; its name."""
+        name = databases.empty()
+        dump = lzma.decompress((self.folder / "desk.sql.xz").read_bytes()).decode()
+        login = databases.login()["user"]
+        dump = dump.replace(" OWNER TO copydesk;", f" OWNER TO {login};").replace(
+            " FOR ROLE copydesk ", f" FOR ROLE {login} "
+        )
+        program(
+            "psql", "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", databases.url(name), said=dump
+        )
+        return name
+
+    def unpack(self, folder: Path) -> Path:
+        """This version's code, in `folder`."""
+        with tarfile.open(fileobj=io.BytesIO(lzma.decompress((self.folder / "source.tar.xz").read_bytes()))) as source:
+            source.extractall(folder, filter="data")
+        return folder
+
+    def environ(self, database: str) -> dict[str, str]:
+        """What a process of this version's desk finds in its environment."""
+        secrets: dict[str, str] = self.facts["environ"]
+        mine = {"DATABASE_URL": databases.url(database), "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
+        return {**os.environ, **secrets, **mine}
+
+
+def program(name: str, *arguments: str, said: str | None = None) -> str:
+    """One of PostgreSQL's programs, to its end; what it wrote."""
+    command = [embedded.postgres_bin() / name, *arguments]
+    done = subprocess.run(command, input=said, capture_output=True, text=True)
+    assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def psql(database: str, statements: str) -> None:
+    program("psql", "--quiet", "-X", "--set", "ON_ERROR_STOP=1", "--dbname", databases.url(database), said=statements)
+
+
+RELEASES = [Release(path.parent, json.loads(path.read_text())) for path in sorted(HERE.glob("*/facts.json"))]
+LATEST = max(RELEASES, key=lambda release: tuple(int(part) for part in release.version.split(".")))
+
+
+@pytest.fixture(scope="session", params=RELEASES, ids=lambda release: release.version)
+def release(request: pytest.FixtureRequest) -> Release:
+    found: Release = request.param
+    return found
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """A release's database after today's `migrate`; `before` is the same one without it."""
+
+    release: Release
+    before: str
+    name: str
+
+
+@pytest.fixture(scope="session")
+def upgraded(release: Release, template: Template, django_db_blocker: Any) -> Iterator[Upgraded]:
+    """Nobody writes into these two: `desk_db` has copies. (The template's migrations have made the roles.)"""
+    before = release.restore()
+    name = databases.copy(before)
+    with django_db_blocker.unblock():
+        databases.point_at(name)
+        call_command("migrate", verbosity=0)
+        databases.point_at("postgres")
+    yield Upgraded(release, before, name)
+    for database in (before, name):
+        databases.drop(database)
+
+
+@pytest.fixture
+def desk_db(upgraded: Upgraded, django_db_blocker: Any) -> Iterator[str]:
+    """A copy of the upgraded database; Django's aliases point at it."""
+    name = databases.copy(upgraded.name)
+    with django_db_blocker.unblock():
+        databases.point_at(name)
+        yield name
+        databases.point_at("postgres")
+    databases.drop(name)
+
+
+class Desk(Serving):
+    """A web process on a release's data, and that release's bots."""
+
+    def __init__(self, database: str, release: Release, tree: Path | None = None) -> None:
+        super().__init__(database, {}, **release.facts["environ"])
+        self.release, self.tree = release, tree or self.tree
+        self.known: dict[str, Client] = {}
+
+    def bot_of(self, name: str) -> Client:
+        """The bot with this key of the facts. It goes on from the key's last number."""
+        if name not in self.known:
+            key = self.release.facts["keys"][name]
+            last = self.release.facts["last_seq"][key["key"]]
+            self.known[name] = Client(self.url, key["key"], key["secret"], seq=last)
+            self.bots.append(self.known[name])
+        return self.known[name]
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Status and body of what a browser gets."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        found = answer.status, answer.read().decode()
+        connection.close()
+        return found
+
+
+@pytest.fixture(scope="module")
+def desk(upgraded: Upgraded, django_db_blocker: Any) -> Iterator[Desk]:
+    """Today's web process on a copy of the upgraded database; Django's aliases point at it."""
+    name = databases.copy(upgraded.name)
+    serving = Desk(name, upgraded.release).start()
+    with django_db_blocker.unblock():
+        databases.point_at(name)
+        yield serving
+        databases.point_at("postgres")
+    serving.stop()
+    databases.drop(name)
+
+
+@functools.cache
+def columns(database: str) -> dict[str, list[Any]]:
+    """Every column of every table: its values, in the order of the primary key, as text.
+
+    Only for databases into which nobody writes.
+    """
+    with psycopg.connect(databases.url(database), options="-c timezone=UTC") as connection:
+        named = connection.execute(
+            """select c.table_name, c.column_name,
+                      (select string_agg(quote_ident(k.column_name), ', ' order by k.ordinal_position)
+                         from information_schema.key_column_usage k
+                         join information_schema.table_constraints t using (constraint_schema, constraint_name)
+                        where t.constraint_type = 'PRIMARY KEY' and t.table_schema = 'public'
+                          and t.table_name = c.table_name) as key
+                 from information_schema.columns c join pg_tables p on p.tablename = c.table_name
+                where c.table_schema = 'public' and p.schemaname = 'public'"""
+        ).fetchall()
+        found = {}
+        for table, column, key in named:
+            values = connection.execute(f'select "{column}"::text from "{table}" order by {key or 1}')
+            found[f"{table}.{column}"] = [value for (value,) in values]
+    return found

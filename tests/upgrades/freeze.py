@@ -1,0 +1,154 @@
+"""`python -m tests.upgrades.freeze`: keep this version, with a database in use, for the upgrade tests of later ones.
+
+It starts the desk of this checkout with its demo, lets `life.py` and the demo's bots work on it, and writes
+`tests/upgrades/<version>/`: `desk.sql.xz` (a dump that PostgreSQL 15 and later read), `source.tar.xz` (what the version
+needs to run) and `facts.json` (keys, secrets and tickets, for the tests). All secrets in there are made for it alone.
+"""
+
+import argparse
+import json
+import lzma
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from config import embedded
+from tests import ports
+
+HERE = Path(__file__).resolve().parent
+OLDEST_POSTGRESQL = 15
+DEMO_S = 45  # the demo's bots have traded, and the copier has reported orders
+NOT_SOURCE = ("bench", "docs", "market/data", "ops", "tests", "copybot/mql5", "copybot/tests")
+SOURCE_ENDS = (".py", ".sql", ".html", ".css", ".js", ".svg")
+# Django's own tables, which the desk leaves empty.
+UNUSED = {"auth_group", "auth_group_permissions", "django_admin_log", "users_groups", "users_user_permissions"}
+LIFE = "import runpy; runpy.run_path('tests/upgrades/life.py', run_name='__main__')"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tree", type=Path, default=HERE.parent.parent, help="the checkout to freeze; this one")
+    tree = parser.parse_args().tree.resolve()
+    if subprocess.run(["git", "-C", tree, "diff", "--quiet", "HEAD"]).returncode:
+        sys.exit("Commit first: a release is frozen as it is committed.")
+    if embedded.Postgres(tree, tree).major != OLDEST_POSTGRESQL:
+        sys.exit(f"Set COPYDESK_PG_BIN to the programs of PostgreSQL {OLDEST_POSTGRESQL}: later ones read their dumps.")
+    version = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
+    folder = HERE / version
+    if folder.exists():
+        sys.exit(f"{version} is frozen already. Raise the version in pyproject.toml first.")
+    with tempfile.TemporaryDirectory() as var:
+        environ = {"DJANGO_SECRET_KEY": secrets.token_urlsafe(50), "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}"}
+        facts = {"version": version, "commit": commit_of(tree), "environ": environ, **lived(tree, var, environ)}
+        with serving(Path(var)) as (url, programs):
+            facts |= {"rows": rows(url), "last_seq": last_numbers(url)}
+            dump = subprocess.check_output([programs / "pg_dump", "--dbname", url])
+    # psql knows \restrict only since the summer of 2025; it protects from a hostile server, which this one was not.
+    dump = b"\n".join(line for line in dump.split(b"\n") if not line.startswith((b"\\restrict", b"\\unrestrict")))
+    folder.mkdir()
+    (folder / "desk.sql.xz").write_bytes(compressed(dump))
+    (folder / "source.tar.xz").write_bytes(compressed(source(tree)))
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    for path in sorted(folder.iterdir()):
+        print(f"{path.stat().st_size:9,} {path.relative_to(HERE)}")
+
+
+def commit_of(tree: Path) -> str:
+    return subprocess.check_output(["git", "-C", tree, "rev-parse", "HEAD"], text=True).strip()
+
+
+def lived(tree: Path, var: str, secret: dict[str, str]) -> dict[str, Any]:
+    """What `life.py` says of a desk with its demo that ran for a while."""
+    port = ports.free()
+    given = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    environ = {**given, **secret, "COPYDESK_VAR": var, "PORT": str(port), "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
+    manage = [sys.executable, "-W", "ignore", "manage.py"]
+    desk = subprocess.Popen([*manage, "up"], cwd=tree, env=environ)
+    try:
+        while not answers(port):
+            if desk.poll() is not None:
+                sys.exit("The desk did not start.")
+            time.sleep(0.2)
+        began = time.monotonic()
+        time.sleep(DEMO_S / 2)  # the demo's accounts are there
+        said = subprocess.check_output([*manage, "shell", "-c", LIFE], cwd=tree, env=environ, text=True)
+        time.sleep(max(0.0, DEMO_S - (time.monotonic() - began)))
+    finally:
+        desk.terminate()
+        desk.wait()
+    facts: dict[str, Any] = json.loads(said.partition("FACTS ")[2])
+    return facts
+
+
+def answers(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=3)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def serving(var: Path) -> Iterator[tuple[str, Path]]:
+    """The database alone: its URL, and the folder of its programs."""
+    servers = embedded.Servers(var)
+    servers.postgres.start()
+    try:
+        yield servers.postgres.url, servers.postgres.bin
+    finally:
+        servers.stop()
+
+
+def rows(url: str) -> dict[str, int]:
+    """How many rows each table has. A table without any would be an upgrade that nobody tries."""
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("select tablename from pg_tables where schemaname = 'public' order by 1").fetchall()
+        counts = {}
+        for (table,) in tables:
+            found = connection.execute(f'select count(*) from "{table}"').fetchone()  # type: ignore[arg-type]
+            counts[table] = found[0] if found else 0
+    empty = {table for table, count in counts.items() if not count} - UNUSED
+    if empty:
+        sys.exit(f"life.py must fill these tables too: {', '.join(sorted(empty))}")
+    return counts
+
+
+def last_numbers(url: str) -> dict[str, int]:
+    """The last number of each key generation: the tests go on from there, whatever their clock says."""
+    query = """select k.key_id || '.' || g.generation, g.last_seq
+                 from bot_key_generations g join bot_keys k on k.id = g.key_id order by 1"""
+    with psycopg.connect(url) as connection:
+        return dict(connection.execute(query).fetchall())
+
+
+def source(tree: Path) -> bytes:
+    """A tar of what the version needs to run, as committed."""
+    listed = subprocess.check_output(["git", "-C", tree, "ls-tree", "-r", "--name-only", "HEAD"], text=True)
+    paths = [
+        path
+        for path in listed.splitlines()
+        if path.endswith(SOURCE_ENDS) and not path.startswith(tuple(f"{folder}/" for folder in NOT_SOURCE))
+    ]
+    return subprocess.check_output(["git", "-C", tree, "archive", "HEAD", "--", *paths])
+
+
+def compressed(content: bytes) -> bytes:
+    return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+
+
+if __name__ == "__main__":
+    main()
