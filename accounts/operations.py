@@ -5,10 +5,10 @@ from typing import Any
 
 from django.conf import settings
 
-from core import openapi
-from core.openapi import Schema
+from core import openapi, shapes
+from core.shapes import Schema
 
-CD1 = openapi.security(
+CD1 = shapes.security(
     "CD1",
     {
         "type": "apiKey",
@@ -18,7 +18,7 @@ CD1 = openapi.security(
         "its body: see /docs/protocol/.",
     },
 )
-SESSION = openapi.security(
+SESSION = shapes.security(
     "Session",
     {
         "type": "apiKey",
@@ -31,7 +31,7 @@ SESSION = openapi.security(
 
 def _header(name: str, pattern: str, description: str, *, required: bool = True) -> Schema:
     shape = {"type": "string", "pattern": f"^{pattern}$"}
-    return openapi.parameter(name, shape, description, where="header", required=required)
+    return shapes.parameter(name, shape, description, where="header", required=required)
 
 
 SIGNED_HEADERS = (

@@ -3,17 +3,20 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, Never
+from typing import Any, Generic, Never, TypeVar
 
 import orjson
 
-from core import money
+from core import money, shapes
 from core.errors import Invalid, RequestMalformed
+from core.shapes import Schema
 
 Fields = Mapping[str, Any]
 _DECIMAL = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,8})?")
+_DIGITS = re.compile(r"[0-9]{1,19}")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -57,7 +60,31 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def amount(value: Any) -> Decimal:
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldType(Generic[T]):
+    """A type of field: how its value is read (ValueError for a fault), and its shape in the OpenAPI document."""
+
+    read: Callable[[Any], T]
+    shape: Schema
+
+    def __call__(self, value: Any) -> T:
+        return self.read(value)
+
+    def named(self, name: str) -> "FieldType[T]":
+        """The same type, with its shape among the components of the document."""
+        return FieldType(self.read, shapes.schema(name, self.shape))
+
+    def then(self, convert: Callable[[T], U]) -> "FieldType[U]":
+        """What is read is converted. The shape of what is sent stays."""
+        read = self.read
+        return FieldType(lambda value: convert(read(value)), self.shape)
+
+
+def _amount(value: Any) -> Decimal:
     """A Decimal of at most 12 digits before and 8 after the point, from a string or a JSON number."""
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         return money.exact(Decimal(value))
@@ -66,34 +93,35 @@ def amount(value: Any) -> Decimal:
     raise ValueError('must be a decimal such as "1.10500000"')
 
 
-def positive(value: Any) -> Decimal:
-    found = amount(value)
+def _positive(value: Any) -> Decimal:
+    found = _amount(value)
     if found <= 0:
         raise ValueError("must be above zero")
     return found
 
 
-def not_negative(value: Any) -> Decimal:
-    found = amount(value)
+def _not_negative(value: Any) -> Decimal:
+    found = _amount(value)
     if found < 0:
         raise ValueError("must not be below zero")
     return found
 
 
-def whole(least: int, most: int) -> Callable[[Any], int]:
+def whole(least: int, most: int) -> FieldType[int]:
     """An integer of `least` to `most`, from a JSON integer or its digits."""
 
     def read(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
+        if isinstance(value, str) and _DIGITS.fullmatch(value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ValueError(f"must be a whole number from {least} to {most}")
         return value
 
-    return read
+    bounds = {"minimum": least, "maximum": most}
+    return FieldType(read, {"type": ["integer", "string"], "pattern": f"^{_DIGITS.pattern}$", **bounds})
 
 
-def matching(grammar: str, says: str) -> Callable[[Any], str]:
+def matching(grammar: str, says: str) -> FieldType[str]:
     compiled = re.compile(grammar)
 
     def read(value: Any) -> str:
@@ -101,32 +129,40 @@ def matching(grammar: str, says: str) -> Callable[[Any], str]:
             raise ValueError(says)
         return value
 
-    return read
+    return FieldType(read, shapes.pattern(grammar))
 
 
-def one_of(names: Iterable[str], read_as: Mapping[str, str] | None = None) -> Callable[[Any], str]:
-    allowed = list(names)
+def one_of(names: Iterable[str], read_as: Mapping[str, str] | None = None) -> FieldType[str]:
+    """One of the names; `read_as` has other spellings of them."""
+    allowed, others = list(names), dict(read_as or {})
 
     def read(value: Any) -> str:
         if isinstance(value, str):
-            value = (read_as or {}).get(value, value)
+            value = others.get(value, value)
         if not isinstance(value, str) or value not in allowed:
             raise ValueError(f"must be one of {', '.join(allowed)}")
         return value
 
-    return read
+    also = {"description": f"Read as well: {', '.join(others)}."} if others else {}
+    return FieldType(read, {"type": "string", "enum": allowed, **also})
 
 
-def text(most: int) -> Callable[[Any], str]:
+def text(most: int) -> FieldType[str]:
     def read(value: Any) -> str:
         if not isinstance(value, str) or len(value) > most or not value.isprintable():
             raise ValueError(f"must be a text of at most {most} printable characters")
         return value
 
-    return read
+    return FieldType(read, {"type": "string", "maxLength": most})
 
 
-def moment(value: Any) -> datetime:
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _moment(value: Any) -> datetime:
     """An ISO 8601 time with its zone, not before 1970 nor more than a day ahead, as UTC."""
     if not isinstance(value, str) or len(value) > 40:
         raise ValueError("must be an ISO 8601 time such as 2026-01-05T10:00:00.000Z")
@@ -142,7 +178,7 @@ def moment(value: Any) -> datetime:
     return found
 
 
-def small_object(most_bytes: int) -> Callable[[Any], dict[str, Any]]:
+def small_object(most_bytes: int) -> FieldType[dict[str, Any]]:
     """A JSON object of at most so many bytes, to be kept as it is. Its numbers become text where they are not whole
     or would not fit 64 bits, so that none turns into a float.
     """
@@ -158,7 +194,14 @@ def small_object(most_bytes: int) -> Callable[[Any], dict[str, Any]]:
             raise ValueError(f"must be at most {most_bytes} bytes, without NUL")
         return orjson.loads(written)  # type: ignore[no-any-return]
 
-    return read
+    return FieldType(read, {"type": "object", "description": f"At most {most_bytes} bytes."})
+
+
+amount = FieldType(_amount, shapes.AMOUNT_IN)
+positive = FieldType(_positive, shapes.POSITIVE_IN)
+not_negative = FieldType(_not_negative, shapes.NOT_NEGATIVE_IN)
+flag = FieldType(_flag, {"type": "boolean"})
+moment = FieldType(_moment, shapes.MOMENT)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -174,13 +217,14 @@ class Form:
     def __init__(self, fields: Fields, *, strict: bool = True) -> None:
         self.fields, self.strict = fields, strict
         self.faults: dict[str, list[str]] = {}
+        self.values: dict[str, Any] = {}
         self.known: set[str] = set()
 
     def need(self, name: str, read: Callable[[Any], Any], *also: str) -> Any:
         """The field `name`, or by one of its other names; a fault where there is none."""
         found = self._find(name, also)
         if found is None or self.fields[found] is None:
-            self.faults.setdefault(name, []).append("is required")
+            self.fault(name, "is required")
             return None
         return self._read(found, read)
 
@@ -190,28 +234,32 @@ class Form:
             return default
         return self._read(found, read)
 
-    def has(self, name: str) -> bool:
-        return name in self.fields
+    def fault(self, name: str, says: str) -> None:
+        self.faults.setdefault(name, []).append(says)
 
-    def done(self) -> None:
-        """Raise Invalid with all faults; unknown names are faults where the form is strict."""
+    def done(self) -> dict[str, Any]:
+        """The values by name. Raises Invalid with all faults; unknown names are faults where the form is strict."""
         if self.strict:
             for name in self.fields.keys() - self.known:
                 shown = str(name)[:64].encode("ascii", "backslashreplace").decode()  # lone surrogates cannot be sent
-                self.faults.setdefault(shown, []).append("is not a field of this request")
+                self.fault(shown, "is not a field of this request")
         if self.faults:
             raise Invalid(self.faults)
+        return self.values
 
     def _find(self, name: str, also: tuple[str, ...]) -> str | None:
-        self.known |= {name, *also}
+        self.known.add(name)
+        if not also:
+            return name if name in self.fields else None
+        self.known.update(also)
         found = [known for known in (name, *also) if known in self.fields]
         if len(found) > 1 and not _same(self.fields[found[0]], self.fields[found[1]]):
-            self.faults.setdefault(name, []).append(f"is said twice, also as {found[1]}")
+            self.fault(name, f"is said twice, also as {found[1]}")
         return found[0] if found else None
 
     def _read(self, name: str, read: Callable[[Any], Any]) -> Any:
         try:
             return read(self.fields[name])
         except ValueError as fault:
-            self.faults.setdefault(name, []).append(str(fault))
+            self.fault(name, str(fault))
             return None

@@ -14,7 +14,7 @@ import pytest
 from django.test import Client
 
 from config import openapi
-from core.openapi import name_of
+from core.shapes import name_of
 from tests.signed import HOST, opening
 from tests.test_openapi import answers_of, document, named
 from tests.wallets.conftest import pay_in

@@ -1,18 +1,22 @@
-"""What bots send about trades, read strictly into the arguments of the database's verbs. Pure."""
+"""What bots send about trades: each body declared once, and read strictly into the arguments of the database's verbs.
+
+Pure.
+"""
 
 import re
 from typing import Any
 
-from core import money, parsing
+from accounts import signing
+from core import money, parsing, shapes
+from core.bodies import Body, items, may, need
 from core.errors import DomainError
-from core.parsing import Fields, Form
+from core.parsing import Fields, FieldType, Form
 from market.symbols import SYMBOL
 
 Args = dict[str, Any]
 
-_REASONS = ("TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF")
 _ANALYSIS_BYTES = 2048
-_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS = 100, 500
+_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS, _MOST_OPERATIONS = 100, 500, 500
 _WHY_NOT = (
     "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
     "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
@@ -26,7 +30,7 @@ class SymbolGrammar(DomainError):
     detail = "A symbol is 1 to 32 of A-Z a-z 0-9 . _ # / + & ! @ $ ^ ~ - and is never escaped."
 
 
-def ticket(value: Any) -> str:
+def _ticket(value: Any) -> str:
     """A broker's ticket: 1 to 19 digits, from a string or an integer."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -49,45 +53,132 @@ def _deal(value: Any) -> str:
     return value
 
 
-def _trade_id(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value):
-        raise ValueError("must be a trade's id")
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not 1 <= len(value) <= _MOST_OPERATIONS:
+        raise ValueError(f"must be a list of 1 to {_MOST_OPERATIONS} operations")
     return value
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
+# --- types of fields. Amounts go to the database as text.
+
+AMOUNT, POSITIVE = parsing.amount.then(money.text), parsing.positive.then(money.text)
+NOT_NEGATIVE = parsing.not_negative.then(money.text)
+TICKET = FieldType(
+    _ticket,
+    {"type": ["string", "integer"], "pattern": "^[1-9][0-9]{0,18}$", "minimum": 1, "maximum": 10**19 - 1},
+).named("TicketIn")
+SYMBOL_NAME = FieldType(_symbol, shapes.pattern(SYMBOL))
+DEAL = FieldType(_deal, {**shapes.pattern("[A-Za-z0-9_.-]{1,64}"), "type": ["string", "integer"]})
+TRADE_ID = parsing.matching(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "must be a trade's id").named("TradeId")
+STRATEGY = parsing.matching(r"[A-Za-z0-9_-]{1,64}", "must be a strategy's name").named("StrategyName")
+SIDE = parsing.one_of(("BUY", "SELL")).named("Side")
+REASON = parsing.one_of(
+    ("TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF"), {"TP_HIT": "TP", "SL_HIT": "SL"}
+).named("CloseReason")
+MILLISECONDS = parsing.whole(10**12, 10**13 - 1).named("Milliseconds")
+NUMBER = parsing.whole(1, 2**63 - 1).named("Number")
+NAMED_EFFECT = parsing.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
+ACTIONS = ("open", "modify", "reduce", "close")
+
+# --- bodies
+
+_OF_PATH = need("ticket_id", TICKET, "The ticket of the path.", in_path=True)
+_TICKET = need("ticket_id", TICKET, older=("ticket",))
+_PRICE = need("close_price", POSITIVE, older=("price",))
+_COPIED = (
+    may("trade_ref", TRADE_ID, "The provider's trade that a copy copies, by its trade_id."),
+    need("master_ticket", TICKET, "The same by its ticket.", unless="trade_ref"),
+)
+_ANY_OPEN = (
+    _TICKET,
+    need("symbol", SYMBOL_NAME),
+    need("type", SIDE, also=("direction",)),
+    need("volume", POSITIVE),
+    need("open_price", POSITIVE, older=("price",)),
+    may("sl", POSITIVE),
+    may("tp", POSITIVE),
+    may("comment", parsing.text(128), default=""),
+    may("opened_at", parsing.moment),
+    may("analysis", parsing.small_object(_ANALYSIS_BYTES)),
+)
+OPEN = Body(*_ANY_OPEN, may("master_ticket", TICKET), may("strategy", STRATEGY))
+OPEN_COPY = Body(*_ANY_OPEN, need("strategy", STRATEGY, "The strategy that is copied (copiers only)."), *_COPIED)
+MODIFY = Body(_OF_PATH, may("sl", POSITIVE), may("tp", POSITIVE), may("master_time_ms", parsing.whole(1, 10**13)))
+REDUCE = Body(
+    _OF_PATH,
+    need("deal_id", DEAL),
+    need("volume", NOT_NEGATIVE, "What must remain."),
+    need("close_price", POSITIVE),
+    need("profit", AMOUNT),
+)
+CLOSE = Body(_TICKET, _PRICE, need("profit", AMOUNT), may("reason", REASON, default="MANUAL"))
+ORDER = Body(
+    need("strategy", STRATEGY),
+    need("seq", NUMBER),
+    *_COPIED,
+    need("status", parsing.one_of(("pending", "executed", "failed", "cancelled"))),
+    need("requested_price", POSITIVE),
+    may("executed_price", POSITIVE, "Required of an executed order."),
+    need("volume", POSITIVE),
+    may("latency_ms", parsing.whole(0, 2**31 - 1)),
+    may("failed_reason", parsing.text(256), default=""),
+    may("type", SIDE, "The copy's own side."),
+    may("ticket_id", TICKET, "The copy's own ticket."),
+    may("heard_ms", MILLISECONDS, "This and the following: by the desk's clock."),
+    may("sent_ms", MILLISECONDS),
+    may("filled_ms", MILLISECONDS),
+)
+SKIP = Body(
+    need("strategy", STRATEGY),
+    need("trade_ref", TRADE_ID),
+    need("reason", parsing.one_of(_WHY_NOT)),
+    may("detail", parsing.text(256), default=""),
+)
+ACCOUNT = Body(need("balance", AMOUNT), need("equity", AMOUNT))
+HOLDING = Body(need("trade_ref", TRADE_ID), need("volume", NOT_NEGATIVE))
+_HOLDINGS = items(HOLDING, HOLDING.published("Holding"), most=_MOST_HOLDINGS, noun="copies")
+SUBSCRIPTION = Body(
+    need("strategy", STRATEGY),
+    need("seq", parsing.whole(0, 2**63 - 1)),
+    need("standing", parsing.one_of(("LIVE", "HOLD", "HALT"))),
+    need("generation", parsing.whole(0, 10**9)),
+    need("digest", parsing.matching(r"[0-9a-f]{64}", "must be 64 hex digits")),
+    may("copies", _HOLDINGS.then(lambda held: {each["trade_ref"]: each["volume"] for each in held})),
+)
+HEARTBEAT = Body(
+    need("instance", parsing.matching(r"[A-Za-z0-9_-]{16,64}", "must be 16 to 64 of A-Z a-z 0-9 _ -")),
+    may("fence", NUMBER),
+    may("ends", parsing.flag, "An orderly stop: the lease is given back.", default=False),
+    may("balance", AMOUNT),
+    may("equity", AMOUNT),
+    need(
+        "subscriptions",
+        items(
+            SUBSCRIPTION,
+            SUBSCRIPTION.published("SubscriptionReport"),
+            most=_MOST_SUBSCRIPTIONS,
+            noun="subscriptions",
+        ),
+    ),
+)
+OPERATION = Body(
+    need("idempotency_key", NAMED_EFFECT),
+    need("action", parsing.one_of(ACTIONS, {action.upper(): action for action in ACTIONS})),
+)
+_OPERATION = OPERATION.published("BatchOperation", more="And the fields of that action's own route, with ticket_id.")
+BATCH = Body(need("operations", FieldType(_listed, shapes.array(_OPERATION, minItems=1, maxItems=_MOST_OPERATIONS))))
 
 
-_ms = parsing.whole(10**12, 10**13 - 1)
-_strategy = parsing.matching(r"[A-Za-z0-9_-]{1,64}", "must be a strategy's name")
-_reason = parsing.one_of(_REASONS, {"TP_HIT": "TP", "SL_HIT": "SL"})
-_side = parsing.one_of(("BUY", "SELL"))
+# --- arguments
 
 
 def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
     """Arguments of trade_open. A copier names what it copies: `strategy` and `master_ticket`."""
-    form = Form(fields, strict=strict)
-    args = {
-        "ticket_id": form.need("ticket_id", ticket, *(() if strict else ("ticket",))),
-        "symbol": form.need("symbol", _symbol),
-        "type": form.need("type", _side, "direction"),
-        "volume": _text(form.need("volume", parsing.positive)),
-        "open_price": _text(form.need("open_price", parsing.positive, *(() if strict else ("price",)))),
-        "sl": _text(form.may("sl", parsing.positive)),
-        "tp": _text(form.may("tp", parsing.positive)),
-        "comment": form.may("comment", parsing.text(128), default=""),
-    }
-    opened_at = form.may("opened_at", parsing.moment)
-    analysis = form.may("analysis", parsing.small_object(_ANALYSIS_BYTES))
+    args = (OPEN_COPY if copy else OPEN).read(fields, strict=strict).done()
+    strategy, copied = args.pop("strategy"), _copied(args)
     if copy:
-        args["copies"] = {"strategy": form.need("strategy", _strategy), **_copied(form)}
-    else:
-        form.may("master_ticket", ticket)
-        form.may("strategy", _strategy)
-    form.done()
+        args["copies"] = {"strategy": strategy, **copied}
+    opened_at, analysis = args.pop("opened_at"), args.pop("analysis")
     if opened_at is not None:
         args["opened_at"] = opened_at.isoformat()
     if analysis is not None:
@@ -95,163 +186,70 @@ def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
     return args
 
 
-def _copied(form: Form) -> Args:
-    """What a copy copies: the master's trade by its id or by its ticket."""
-    ref = form.may("trade_ref", _trade_id)
-    if ref is not None:
-        form.may("master_ticket", ticket)
-        return {"trade_ref": ref}
-    return {"master_ticket": form.need("master_ticket", ticket)}
+def _copied(args: Args) -> Args:
+    """Take out of the arguments what a copy copies: the provider's trade by its id, else by its ticket."""
+    by_ticket, by_id = args.pop("master_ticket"), args.pop("trade_ref", None)
+    return {"master_ticket": by_ticket} if by_id is None else {"trade_ref": by_id}
 
 
-def _of_path(fields: Fields, ticket_id: Any) -> Form:
+def _of_path(body: Body, fields: Fields, ticket_id: Any) -> Form:
     """The form of a request whose path names the trade: its body may name the same one, but no other."""
-    form = Form({**fields, "ticket_id": ticket_id})
-    if str(fields.get("ticket_id", ticket_id)) != str(ticket_id):
-        form.faults["ticket_id"] = ["is not the ticket of the path"]
-    return form
+    differs = str(fields.get("ticket_id", ticket_id)) != str(ticket_id)
+    faults = {"ticket_id": ["is not the ticket of the path"]} if differs else None
+    return body.read({**fields, "ticket_id": ticket_id}, faults=faults)
 
 
 def modification(fields: Fields, ticket_id: Any) -> Args:
     """Arguments of trade_modify: what is named is set, null removes, what is absent stays."""
-    form = _of_path(fields, ticket_id)
-    args: Args = {"ticket_id": form.need("ticket_id", ticket)}
-    for name in ("sl", "tp"):
-        value = form.may(name, parsing.positive)
-        if form.has(name):
-            args[name] = _text(value)
-    told = form.may("master_time_ms", parsing.whole(1, 10**13))
-    if told is not None:
-        args["master_time_ms"] = told
-    if not args.keys() & {"sl", "tp"}:
-        form.faults["sl"] = ["name sl, tp or both"]
-    form.done()
+    form = _of_path(MODIFY, fields, ticket_id)
+    named = fields.keys() & {"sl", "tp"}
+    if not named:
+        form.fault("sl", "name sl, tp or both")
+    args = form.done()
+    for name in {"sl", "tp"} - named:
+        del args[name]
+    if args["master_time_ms"] is None:
+        del args["master_time_ms"]
     return args
 
 
 def reduction(fields: Fields, ticket_id: Any) -> Args:
     """Arguments of trade_reduce: `volume` is what must remain."""
-    form = _of_path(fields, ticket_id)
-    args = {
-        "ticket_id": form.need("ticket_id", ticket),
-        "deal_id": form.need("deal_id", _deal),
-        "volume": _text(form.need("volume", parsing.not_negative)),
-        "close_price": _text(form.need("close_price", parsing.positive)),
-        "profit": _text(form.need("profit", parsing.amount)),
-    }
-    form.done()
-    return args
+    return _of_path(REDUCE, fields, ticket_id).done()
 
 
 def closing(fields: Fields, *, strict: bool = True) -> Args:
     """Arguments of trade_close."""
-    form = Form(fields, strict=strict)
-    args = {
-        "ticket_id": form.need("ticket_id", ticket, *(() if strict else ("ticket",))),
-        "close_price": _text(form.need("close_price", parsing.positive, *(() if strict else ("price",)))),
-        "profit": _text(form.need("profit", parsing.amount)),
-        "reason": form.may("reason", _reason, default="MANUAL"),
-    }
-    form.done()
-    return args
+    return CLOSE.read(fields, strict=strict).done()
 
 
 def order(fields: Fields) -> Args:
     """Arguments of order_report."""
-    form = Form(fields)
-    args = {
-        "strategy": form.need("strategy", _strategy),
-        "seq": form.need("seq", parsing.whole(1, 2**63 - 1)),
-        **_copied(form),
-        "status": form.need("status", parsing.one_of(("pending", "executed", "failed", "cancelled"))),
-        "requested_price": _text(form.need("requested_price", parsing.positive)),
-        "executed_price": _text(form.may("executed_price", parsing.positive)),
-        "volume": _text(form.need("volume", parsing.positive)),
-        "latency_ms": form.may("latency_ms", parsing.whole(0, 2**31 - 1)),
-        "failed_reason": form.may("failed_reason", parsing.text(256), default=""),
-        "type": form.may("type", _side),
-        "ticket_id": form.may("ticket_id", ticket),
-        **{name: form.may(name, _ms) for name in ("heard_ms", "sent_ms", "filled_ms")},
-    }
-    if args["status"] == "executed" and args["executed_price"] is None:
-        form.faults.setdefault("executed_price", []).append("is required of an executed order")
-    form.done()
-    return args
+    form = ORDER.read(fields)
+    if form.values["status"] == "executed" and form.values["executed_price"] is None:
+        form.fault("executed_price", "is required of an executed order")
+    args = form.done()
+    copied = _copied(args)
+    return {**args, **copied}
 
 
 def skip(fields: Fields) -> Args:
     """Arguments of copy_skip."""
-    form = Form(fields)
-    args = {
-        "strategy": form.need("strategy", _strategy),
-        "trade_ref": form.need("trade_ref", _trade_id),
-        "reason": form.need("reason", parsing.one_of(_WHY_NOT)),
-        "detail": form.may("detail", parsing.text(256), default=""),
-    }
-    form.done()
-    return args
+    return SKIP.read(fields).done()
 
 
 def account(fields: Fields) -> Args:
     """Arguments of account_tell."""
-    form = Form(fields)
-    args = {name: _text(form.need(name, parsing.amount)) for name in ("balance", "equity")}
-    form.done()
-    return args
+    return ACCOUNT.read(fields).done()
 
 
 def heartbeat(fields: Fields) -> Args:
     """Arguments of copier_beat, and what it says of each subscription."""
-    form = Form(fields)
-    args = {
-        "instance": form.need(
-            "instance", parsing.matching(r"[A-Za-z0-9_-]{16,64}", "must be 16 to 64 of A-Z a-z 0-9 _ -")
-        ),
-        "fence": form.may("fence", parsing.whole(1, 2**63 - 1)),
-        "ends": form.may("ends", _flag, default=False),
-        "balance": _text(form.may("balance", parsing.amount)),
-        "equity": _text(form.may("equity", parsing.amount)),
-        "subscriptions": form.need("subscriptions", _subscriptions),
-    }
-    form.done()
-    return args
+    return HEARTBEAT.read(fields).done()
 
 
-def _subscriptions(value: Any) -> list[Args]:
-    if not isinstance(value, list) or len(value) > _MOST_SUBSCRIPTIONS:
-        raise ValueError(f"must be a list of at most {_MOST_SUBSCRIPTIONS} subscriptions")
-    return [_standing(one) for one in value]
-
-
-def _standing(value: Any) -> Args:
-    if not isinstance(value, dict):
-        raise ValueError("each must be a JSON object")
-    form = Form(value)
-    args = {
-        "strategy": form.need("strategy", _strategy),
-        "seq": form.need("seq", parsing.whole(0, 2**63 - 1)),
-        "standing": form.need("standing", parsing.one_of(("LIVE", "HOLD", "HALT"))),
-        "generation": form.need("generation", parsing.whole(0, 10**9)),
-        "digest": form.need("digest", parsing.matching(r"[0-9a-f]{64}", "must be 64 hex digits")),
-        "copies": form.may("copies", _holdings),
-    }
-    form.done()
-    return args
-
-
-def _holdings(value: Any) -> dict[str, str]:
-    if not isinstance(value, list) or len(value) > _MOST_HOLDINGS:
-        raise ValueError(f"must be a list of at most {_MOST_HOLDINGS} copies")
-    held: dict[str, str] = {}
-    for one in value:
-        if not isinstance(one, dict):
-            raise ValueError("each must be a JSON object")
-        form = Form(one)
-        ref, lots = form.need("trade_ref", _trade_id), form.need("volume", parsing.not_negative)
-        form.done()
-        held[ref] = money.text(lots)
-    return held
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else money.text(value)
+def operation(fields: Fields) -> tuple[str, str, Args]:
+    """The idempotency key, the action and the action's own fields of one operation of a batch."""
+    head = OPERATION.read(fields, strict=False).done()
+    own = {name: value for name, value in fields.items() if name not in head}
+    return head["idempotency_key"], head["action"], own

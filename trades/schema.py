@@ -1,161 +1,33 @@
 """The OpenAPI shapes of trades: what bots send and are answered, and what people read of closed trades."""
 
-from core import openapi
-from core.openapi import (
-    AMOUNT,
-    AMOUNT_IN,
-    MOMENT,
-    NOT_NEGATIVE_IN,
-    POSITIVE,
-    POSITIVE_IN,
-    UUID,
-    Schema,
-    array,
-    described,
-    nullable,
-    obj,
-    parameter,
-    schema,
-)
-from trades.models import Reason, Side, WhyNot
+from core import shapes
+from core.shapes import AMOUNT, MOMENT, UUID, Schema, array, described, nullable, obj, parameter, schema
+from trades import parsers
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "integer"}
 TICKET = schema("Ticket", {"type": "string", "pattern": "^[1-9][0-9]{0,18}$", "examples": ["987654"]})
-NAME = schema("StrategyName", {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "examples": ["lena-eurusd"]})
-SIDE = schema("Side", {"type": "string", "enum": Side.values})
-ROLE = schema("Role", {"type": "string", "enum": ["master", "copy"]})
-REASON = schema("CloseReason", {"type": "string", "enum": Reason.values})
-TRADE_ID = schema("TradeId", {"type": "string", "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"})
-MS = schema(
-    "Milliseconds", {"type": "integer", "minimum": 10**12, "maximum": 10**13 - 1, "description": "By the desk's clock."}
+NAME, SIDE, REASON, TRADE_ID = (
+    each.shape for each in (parsers.STRATEGY, parsers.SIDE, parsers.REASON, parsers.TRADE_ID)
 )
-
+ROLE = schema("Role", {"type": "string", "enum": ["master", "copy"]})
 
 # --- what is sent
 
-TICKET_IN = schema(
-    "TicketIn",
-    {"type": ["string", "integer"], "pattern": "^[1-9][0-9]{0,18}$", "minimum": 1, "maximum": 10**19 - 1},
-)
-REASON_IN = schema("CloseReasonIn", {"type": "string", "enum": [*Reason.values, "TP_HIT", "SL_HIT"]})
-DEAL: Schema = {"type": ["string", "integer"], "pattern": r"^[A-Za-z0-9_.-]{1,64}$"}
-OPEN = schema(
-    "Open",
-    obj(
-        {
-            "ticket_id": TICKET_IN,
-            "symbol": {"type": "string", "pattern": r"^[A-Za-z0-9._#/+&!@$^~-]{1,32}$"},
-            "type": SIDE,
-            "direction": described(SIDE, "Read as type."),
-            "volume": POSITIVE_IN,
-            "open_price": POSITIVE_IN,
-            "sl": nullable(POSITIVE_IN),
-            "tp": nullable(POSITIVE_IN),
-            "opened_at": nullable(MOMENT),
-            "comment": nullable({"type": "string", "maxLength": 128}),
-            "analysis": nullable({"type": "object", "description": "At most 2 KiB."}),
-            "master_ticket": described(TICKET_IN, "What a copy copies (copiers only)."),
-            "trade_ref": described(TRADE_ID, "The same by its trade_id."),
-            "strategy": described(NAME, "Whose it is (copiers only)."),
-        },
-        ["ticket_id", "symbol", "type", "volume", "open_price"],
-    ),
-)
-MODIFY = schema("Modify", obj({"sl": nullable(POSITIVE_IN), "tp": nullable(POSITIVE_IN), "master_time_ms": NUMBER}, []))
-REDUCE = schema(
-    "Reduce",
-    obj({"deal_id": DEAL, "volume": NOT_NEGATIVE_IN, "close_price": POSITIVE_IN, "profit": AMOUNT_IN}),
-)
-CLOSE = schema(
-    "Close",
-    obj(
-        {"ticket_id": TICKET_IN, "close_price": POSITIVE_IN, "profit": AMOUNT_IN, "reason": REASON_IN},
-        ["ticket_id", "close_price", "profit"],
-    ),
-)
-ORDER_REPORT = schema(
-    "OrderReport",
-    obj(
-        {
-            "strategy": NAME,
-            "seq": {"type": "string", "pattern": "^[1-9][0-9]{0,18}$"},
-            "master_ticket": TICKET_IN,
-            "status": {"type": "string", "enum": ["pending", "executed", "failed", "cancelled"]},
-            "requested_price": POSITIVE_IN,
-            "executed_price": nullable(POSITIVE_IN),
-            "volume": POSITIVE_IN,
-            "latency_ms": {"type": ["integer", "null"], "minimum": 0},
-            "failed_reason": {"type": ["string", "null"], "maxLength": 256},
-            "trade_ref": described(TRADE_ID, "In place of master_ticket."),
-            "type": nullable(described(SIDE, "The copy's own side.")),
-            "ticket_id": nullable(described(TICKET_IN, "The copy's own ticket.")),
-            "heard_ms": nullable(MS),
-            "sent_ms": nullable(MS),
-            "filled_ms": nullable(MS),
-        },
-        ["strategy", "seq", "status", "requested_price", "volume"],
-    ),
-)
-SKIP = schema(
-    "Skip",
-    obj(
-        {
-            "strategy": NAME,
-            "trade_ref": TRADE_ID,
-            "reason": {"type": "string", "enum": list(WhyNot.values)[:-1]},
-            "detail": {"type": "string", "maxLength": 256},
-        },
-        ["strategy", "trade_ref", "reason"],
-    ),
-)
-ACCOUNT = schema("AccountReport", obj({"balance": AMOUNT_IN, "equity": AMOUNT_IN}))
-HOLDING = schema("Holding", obj({"trade_ref": TRADE_ID, "volume": NOT_NEGATIVE_IN}))
-STANDING = schema(
-    "SubscriptionReport",
-    obj(
-        {
-            "strategy": NAME,
-            "seq": {"type": "string", "pattern": "^[0-9]{1,19}$"},
-            "standing": {"type": "string", "enum": ["LIVE", "HOLD", "HALT"]},
-            "generation": {"type": "integer", "minimum": 0},
-            "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-            "copies": nullable(array(HOLDING)),
-        },
-        ["strategy", "seq", "standing", "generation", "digest"],
-    ),
-)
-HEARTBEAT = schema(
-    "Heartbeat",
-    obj(
-        {
-            "instance": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16,64}$"},
-            "fence": nullable({"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}),
-            "ends": {"type": "boolean", "description": "An orderly stop: the lease is given back."},
-            "balance": nullable(AMOUNT_IN),
-            "equity": nullable(AMOUNT_IN),
-            "subscriptions": array(STANDING, maxItems=100),
-        },
-        ["instance", "subscriptions"],
-    ),
-)
-OPERATION = schema(
-    "BatchOperation",
-    obj(
-        {
-            "idempotency_key": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16,64}$"},
-            "action": {"type": "string", "enum": ["open", "modify", "reduce", "close"]},
-            "ticket_id": TICKET_IN,
-        },
-        description="And the fields of that action's own route.",
-    ),
-)
-BATCH = schema("Batch", obj({"operations": array(OPERATION, minItems=1, maxItems=500)}))
-CLOSE_QUERY = (
-    parameter("close_price", POSITIVE, required=True),
-    parameter("profit", AMOUNT, required=True),
-    parameter("reason", REASON_IN),
-)
+OPEN = parsers.OPEN.published("Open", parsers.OPEN_COPY)
+MODIFY = parsers.MODIFY.published("Modify")
+REDUCE = parsers.REDUCE.published("Reduce")
+CLOSE = parsers.CLOSE.published("Close")
+ORDER_REPORT = parsers.ORDER.published("OrderReport")
+SKIP = parsers.SKIP.published("Skip")
+ACCOUNT = parsers.ACCOUNT.published("AccountReport")
+HEARTBEAT = parsers.HEARTBEAT.published("Heartbeat")
+BATCH = parsers.BATCH.published("Batch")
+CLOSE_QUERY = [
+    parameter(field.name, field.type.shape, required=field.required)
+    for field in parsers.CLOSE.fields
+    if field.name != "ticket_id"
+]
 TICKET_OF_PATH = parameter("ticket", TICKET, where="path")
 
 # --- what is answered
@@ -291,7 +163,7 @@ RESULT = schema(
             "replayed": {"type": "boolean"},
             "status": described(NUMBER, "As of a request of its own."),
             "result": DONE,
-            "problem": openapi.PROBLEM,
+            "problem": shapes.PROBLEM,
         },
         ["status"],
     ),
@@ -344,4 +216,4 @@ CLOSED_TRADE = schema(
         }
     ),
 )
-HISTORY_PAGE = schema("HistoryPage", openapi.page(CLOSED_TRADE))
+HISTORY_PAGE = schema("HistoryPage", shapes.page(CLOSED_TRADE))

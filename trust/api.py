@@ -8,16 +8,18 @@ from rest_framework.request import Request
 from accounts import operations
 from accounts.session_views import PeopleView
 from audit.actors import actor_of
-from core import openapi, parsing, responses
-from core.openapi import MOMENT, described, nullable, obj
+from core import bodies, parsing, responses, shapes
+from core.bodies import Body, need
 from core.responses import json_response
+from core.shapes import MOMENT, described, nullable, obj
 from trust import explanations, services
 from trust.models import Band, ScoreKind, TrustAppeal, TrustHold
 
-SCORE: openapi.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
-STATISTIC: openapi.Schema = {"type": ["number", "null"]}
-KIND = openapi.schema("ScoreKind", {"type": "string", "enum": ScoreKind.values})
-REASON = openapi.schema(
+SCORE: shapes.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
+STATISTIC: shapes.Schema = {"type": ["number", "null"]}
+WHICH = parsing.one_of(ScoreKind.values).named("ScoreKind")
+KIND = WHICH.shape
+REASON = shapes.schema(
     "ScoreReason",
     obj(
         {
@@ -34,7 +36,7 @@ REASON = openapi.schema(
         }
     ),
 )
-APPEAL = openapi.schema(
+APPEAL = shapes.schema(
     "Appeal",
     obj(
         {
@@ -47,7 +49,7 @@ APPEAL = openapi.schema(
         }
     ),
 )
-HOLD = openapi.schema(
+HOLD = shapes.schema(
     "ScoreHold",
     obj(
         {
@@ -57,7 +59,7 @@ HOLD = openapi.schema(
         }
     ),
 )
-TOLD = openapi.schema(
+TOLD = shapes.schema(
     "Score",
     obj(
         {
@@ -71,17 +73,16 @@ TOLD = openapi.schema(
             "as_of": {"type": "string", "description": "The latest event that is in it."},
             "calculated_at": MOMENT,
             "strategy": {"type": "string", "description": "The worst-scored of your strategies. Empty for a bot."},
-            "reasons": described(openapi.array(REASON), "What took most points first."),
+            "reasons": described(shapes.array(REASON), "What took most points first."),
             "held": nullable(HOLD),
             "appeal": nullable(APPEAL),
         }
     ),
 )
-SCORES = openapi.schema("Scores", obj({"data": openapi.array(TOLD)}))
-ASKED = openapi.schema(
-    "AppealRequest", obj({"kind": KIND, "note": {"type": "string", "minLength": 1, "maxLength": 2000}})
-)
-REASON_FIELDS = tuple(openapi.shape_of(REASON)["properties"])
+SCORES = shapes.schema("Scores", obj({"data": shapes.array(TOLD)}))
+OBJECT = Body(need("kind", WHICH), need("note", parsing.text(2000)))
+ASKED = OBJECT.published("AppealRequest")
+REASON_FIELDS = tuple(shapes.shape_of(REASON)["properties"])
 
 
 class Scores(PeopleView):
@@ -103,11 +104,8 @@ class Appeals(PeopleView):
         refuses=["appealed_already", "unsupported_media_type"],
     )
     def post(self, request: Request) -> HttpResponse:
-        form = parsing.Form(parsing.json_object(request._request.body))
-        kind = form.need("kind", parsing.one_of(ScoreKind.values))
-        note = form.need("note", parsing.text(2000))
-        form.done()
-        made = services.appeal(user=request.user, kind=kind, note=note, actor=actor_of(request._request))  # type: ignore[arg-type]
+        said = bodies.json_body(OBJECT, request._request.body)
+        made = services.appeal(user=request.user, **said, actor=actor_of(request._request))  # type: ignore[arg-type]
         return json_response(_appeal_body(made), 201)
 
 

@@ -1,6 +1,5 @@
 """People's wallets: what is in them, what moved, and taking money out."""
 
-from decimal import Decimal
 from typing import Any
 
 from django.http import HttpResponse
@@ -12,16 +11,17 @@ from accounts.protocol import IdempotencyKeyMissing
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import money, openapi, paging, parsing, responses
+from core import bodies, money, paging, parsing, responses, shapes
+from core.bodies import Body, may, need
 from core.errors import RequestMalformed
-from core.openapi import AMOUNT, MOMENT, described, obj
 from core.responses import json_response
+from core.shapes import AMOUNT, MOMENT, described, obj
 from wallets import services, statements
 from wallets.models import MoneyRequest
 
-CURRENCY = openapi.parameter("currency", {"type": "string", "pattern": "^[A-Z]{3}$"})
-MONTH = openapi.parameter("month", {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"}, required=True)
-WALLET = openapi.schema(
+CURRENCY = shapes.parameter("currency", {"type": "string", "pattern": "^[A-Z]{3}$"})
+MONTH = shapes.parameter("month", {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"}, required=True)
+WALLET = shapes.schema(
     "Wallet",
     obj(
         {
@@ -31,11 +31,11 @@ WALLET = openapi.schema(
             "available": AMOUNT,
             "version": {"type": "integer", "description": "Grows by one with each entry."},
             "frozen": {"type": "boolean"},
-            "currencies": described(openapi.array({"type": "string"}), "The currencies of all your wallets."),
+            "currencies": described(shapes.array({"type": "string"}), "The currencies of all your wallets."),
         }
     ),
 )
-ENTRY = openapi.schema(
+ENTRY = shapes.schema(
     "Entry",
     obj(
         {
@@ -46,16 +46,16 @@ ENTRY = openapi.schema(
             "currency": {"type": "string"},
             "note": {"type": "string"},
             "version": {"type": "integer"},
-            "transfer_id": openapi.UUID,
+            "transfer_id": shapes.UUID,
         }
     ),
 )
-ENTRIES = openapi.schema("EntriesPage", openapi.page(ENTRY))
-WITHDRAWAL = openapi.schema(
+ENTRIES = shapes.schema("EntriesPage", shapes.page(ENTRY))
+WITHDRAWAL = shapes.schema(
     "Withdrawal",
     obj(
         {
-            "id": openapi.UUID,
+            "id": shapes.UUID,
             "state": {"type": "string", "enum": MoneyRequest.State.values},
             "amount": AMOUNT,
             "currency": {"type": "string"},
@@ -64,17 +64,16 @@ WITHDRAWAL = openapi.schema(
         }
     ),
 )
-ASKED = openapi.schema(
-    "WithdrawalRequest",
-    obj(
-        {
-            "amount": openapi.POSITIVE_IN,
-            "currency": {"type": "string", "pattern": "^[A-Z]{3}$", "description": "Absent: of the first wallet."},
-            "note": {"type": "string", "maxLength": 200},
-        },
-        ["amount"],
+WITHDRAW = Body(
+    need("amount", parsing.positive),
+    may(
+        "currency",
+        parsing.matching("[A-Z]{3}", "must be a currency such as USD"),
+        "By default that of the first wallet.",
     ),
+    may("note", parsing.text(200), default=""),
 )
+ASKED = WITHDRAW.published("WithdrawalRequest")
 REFUSES = ("wallet_not_found",)
 MOVING = (
     *REFUSES, "idempotency_key_missing", "unsupported_media_type", "wallet_busy", "concurrent_modification",
@@ -99,7 +98,7 @@ class Entries(PeopleView):
         "wallet_entries",
         "What moved in your wallet, newest first",
         {200: ENTRIES},
-        parameters=[CURRENCY, openapi.CURSOR, openapi.LIMIT],
+        parameters=[CURRENCY, shapes.CURSOR, shapes.LIMIT],
         refuses=REFUSES,
     )
     def get(self, request: Request) -> HttpResponse:
@@ -116,7 +115,7 @@ class StatementCsv(PeopleView):
     @operations.personal(
         "wallet_statement_csv",
         "A month of your wallet as CSV",
-        {200: openapi.CSV},
+        {200: shapes.CSV},
         parameters=[CURRENCY, MONTH],
         refuses=REFUSES,
     )
@@ -140,26 +139,17 @@ class Withdrawals(PeopleView):
         refuses=MOVING,
     )
     def post(self, request: Request) -> HttpResponse:
-        amount, currency, note = _asked(parsing.json_object(request._request.body))
+        wanted = bodies.json_body(WITHDRAW, request._request.body)
         asked = services.request_money(
-            wallet=statements.mine(request.user, currency),  # type: ignore[arg-type]
+            wallet=statements.mine(request.user, wanted["currency"]),  # type: ignore[arg-type]
             kind=MoneyRequest.Kind.WITHDRAWAL,
-            amount=amount,
-            reason=note,
+            amount=wanted["amount"],
+            reason=wanted["note"],
             idempotency_key=_idempotency_key(request),
             by=request.user,  # type: ignore[arg-type]
             actor=actor_of(request._request),
         )
         return json_response(_request_body(asked), 201)
-
-
-def _asked(fields: dict[str, Any]) -> tuple[Decimal, str | None, str]:
-    form = parsing.Form(fields)
-    amount = form.need("amount", parsing.positive)
-    currency = form.may("currency", parsing.matching("[A-Z]{3}", "must be a currency such as USD"))
-    note = form.may("note", parsing.text(200), default="")
-    form.done()
-    return amount, currency, note
 
 
 def _idempotency_key(request: Request) -> str:

@@ -21,7 +21,7 @@ from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
 from accounts.session_views import PeopleView
 from audit import services as audit
 from audit.actors import actor_of
-from core import errors, limiting, openapi, paging, parsing, problem
+from core import errors, limiting, paging, parsing, problem, shapes
 from core.errors import DomainError, Invalid
 from core.responses import iso, json_response
 from trades import history, parsers, schema, services, snapshot
@@ -255,27 +255,15 @@ class Batch(BotView):
 
     kinds = {"POST": OWNERS}
     max_body = signed_http.MAX_BATCH_BODY
-    most = 500
 
     @operations.signed("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
-        form = parsing.Form(body_of(request))
-        listed = form.need("operations", _listed(self.most))
-        form.done()
+        listed = parsers.BATCH.read(body_of(request)).done()["operations"]
         read = [_operation(one, copy=is_copy(call)) for one in listed]
         good = [one for one in read if isinstance(one, Operation)]
         outcomes = iter(services.signed(call, good))
         return json_response({"results": [_result(one, outcomes, call.request_id) for one in read]})
-
-
-def _listed(most: int) -> Callable[[Any], list[Any]]:
-    def read(value: Any) -> list[Any]:
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            raise ValueError(f"must be a list of 1 to {most} operations")
-        return value
-
-    return read
 
 
 _VERBS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
@@ -291,14 +279,8 @@ def _operation(one: Any, *, copy: bool) -> Operation | DomainError:
     try:
         if not isinstance(one, dict):
             raise Invalid({"operations": ["must be a JSON object"]})
-        form = parsing.Form(one, strict=False)
-        key = form.need(
-            "idempotency_key", parsing.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
-        )
-        action = form.need("action", parsing.one_of(_VERBS, {name.upper(): name for name in _VERBS}))
-        form.done()
+        key, action, fields = parsers.operation(one)
         verb, read = _VERBS[action]
-        fields = {name: value for name, value in one.items() if name not in ("idempotency_key", "action")}
         args = read(fields, copy=copy)
     except DomainError as no:
         return no
@@ -436,7 +418,7 @@ class History(PeopleView):
         "history",
         "Your closed trades, newest first",
         {200: schema.HISTORY_PAGE},
-        parameters=[*schema.HISTORY_FILTERS, openapi.CURSOR, openapi.LIMIT],
+        parameters=[*schema.HISTORY_FILTERS, shapes.CURSOR, shapes.LIMIT],
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
@@ -453,7 +435,7 @@ class HistoryCsv(PeopleView):
     """The same, all of it, streamed."""
 
     @operations.personal(
-        "history_csv", "Your closed trades as CSV", {200: openapi.CSV}, parameters=schema.HISTORY_FILTERS
+        "history_csv", "Your closed trades as CSV", {200: shapes.CSV}, parameters=schema.HISTORY_FILTERS
     )
     def get(self, request: Request) -> HttpResponseBase:
         rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]

@@ -1,0 +1,124 @@
+"""A body that is declared once: what the parser reads is what the schema says."""
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import parsing, shapes
+from core.bodies import Body, items, may, need
+from core.errors import Invalid
+from trades import parsers
+from trades.models import CopyOrder, Reason, Side, WhyNot
+
+SIDE = parsing.one_of(("BUY", "SELL"))
+ORDER = Body(
+    need("volume", parsing.positive, "In lots.", older=("lots",)),
+    need("side", SIDE, also=("direction",)),
+    may("ref", parsing.matching("[a-z]{1,8}", "must be letters")),
+    need("ticket", parsing.whole(1, 99), unless="ref"),
+    may("note", parsing.text(8), default=""),
+)
+
+
+def refused(fields, **how):
+    with pytest.raises(Invalid) as caught:
+        ORDER.read(fields, **how).done()
+    return caught.value.extra["fields"]
+
+
+def test_reads_every_field_that_is_declared():
+    values = ORDER.read({"volume": "0.1", "side": "BUY", "ticket": "7"}).done()
+
+    assert {name: str(value) for name, value in values.items()} == {
+        "volume": "0.10000000", "side": "BUY", "ref": "None", "ticket": "7", "note": "",
+    }  # fmt: skip
+
+
+def test_names_all_faults_in_the_order_of_the_fields():
+    assert list(refused({"side": 1, "ref": "A", "zz": 1}).items()) == [
+        ("volume", ["is required"]),
+        ("side", ["must be one of BUY, SELL"]),
+        ("ref", ["must be letters"]),
+        ("ticket", ["is required"]),
+        ("zz", ["is not a field of this request"]),
+    ]
+
+
+def test_a_field_that_stands_in_for_another_makes_that_one_optional():
+    assert ORDER.read({"volume": 1, "side": "BUY", "ref": "abc"}).done()["ticket"] is None
+
+
+def test_older_names_are_read_by_older_routes_alone():
+    fields = {"lots": 1, "side": "BUY", "ref": "abc"}
+
+    assert ORDER.read(fields, strict=False).done()["volume"] == 1
+    assert refused(fields) == {"volume": ["is required"], "lots": ["is not a field of this request"]}
+
+
+def test_a_list_names_what_is_wrong_with_one_of_its_items():
+    read = items(ORDER, {}, most=2, noun="orders").read
+    good = {"volume": 1, "side": "BUY", "ref": "abc"}
+
+    assert len(read([good, good])) == 2
+    with pytest.raises(ValueError, match="at most 2 orders"):
+        read([good] * 3)
+    with pytest.raises(ValueError, match="each must be a JSON object"):
+        read([1])
+    with pytest.raises(Invalid):
+        read([{**good, "volume": 0}])
+
+
+def test_its_schema_says_the_same():
+    shape = ORDER.shape()
+
+    assert list(shape["properties"]) == ["volume", "side", "direction", "ref", "ticket", "note"]
+    assert shape["required"] == ["volume", "side"]
+    assert shape["additionalProperties"] is False
+    assert shape["properties"]["volume"] == {"$ref": "#/components/schemas/PositiveAmountIn", "description": "In lots."}
+
+
+def test_two_bodies_of_one_operation_require_what_both_do():
+    shape = Body(need("a", SIDE), may("b", SIDE)).shape(Body(need("a", SIDE), need("b", SIDE), need("c", SIDE)))
+
+    assert shape["required"] == ["a"]
+    assert list(shape["properties"]) == ["a", "b", "c"]
+
+
+def faults_by_schema(fields):
+    shape = {**ORDER.shape(), "components": {"schemas": shapes.COMPONENTS["schemas"]}}
+    return [fault.message for fault in jsonschema.Draft202012Validator(shape).iter_errors(fields)]
+
+
+ANY = st.none() | st.booleans() | st.integers(-2, 200) | st.sampled_from(["1", "0", "0.1", "BUY", "abc", "A", "x" * 9])
+LIKELY = {"volume": st.sampled_from([1, "0.1", 0, "x"]), "side": st.sampled_from(["BUY", "SELL", "buy"])}
+
+
+@given(st.fixed_dictionaries(LIKELY, optional=dict.fromkeys(["ref", "ticket", "note", "direction", "zz"], ANY)))
+def test_the_schema_forbids_nothing_that_the_parser_reads(fields):
+    try:
+        ORDER.read(fields).done()
+    except Invalid:
+        return
+    assert faults_by_schema(fields) == []
+
+
+@pytest.mark.parametrize("wrong", [{"volume": "x"}, {"side": "buy"}, {"ref": "A"}, {"note": "x" * 9}, {"zz": 1}])
+def test_the_schema_forbids_what_the_parser_refuses(wrong):
+    fields = {"volume": "0.1", "side": "BUY", "ticket": 7, **wrong}
+
+    assert refused(fields).keys() == wrong.keys()
+    assert faults_by_schema(fields) != []
+
+
+def test_lists_of_names_are_those_of_the_models():
+    """The parsers are pure, so they cannot ask the models."""
+    assert parsers.SIDE.shape == {"$ref": "#/components/schemas/Side"}
+    assert shapes.shape_of(parsers.SIDE.shape)["enum"] == Side.values
+    assert shapes.shape_of(parsers.REASON.shape)["enum"] == Reason.values
+    status, reason = (
+        next(field.type.shape["enum"] for field in body.fields if field.name == name)
+        for body, name in ((parsers.ORDER, "status"), (parsers.SKIP, "reason"))
+    )
+    assert status == CopyOrder.Status.values
+    assert reason == [why for why in WhyNot.values if why != WhyNot.NOT_REPORTED]
