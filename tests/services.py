@@ -13,9 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from config import embedded
 
 ROOM = 2 * 1024**3
+MOST_WORKERS = 8
 _servers: embedded.Servers | None = None
 
 
@@ -46,6 +49,12 @@ def stop() -> None:
     if _servers is not None:
         _servers.remove()
         _servers = None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: Any) -> int:
+    """Two more than there are cores: a third of the time a worker waits for sockets and processes."""
+    return min((os.cpu_count() or 1) + 2, MOST_WORKERS)
 
 
 def pytest_report_header(config: Any) -> str:
