@@ -46,14 +46,8 @@ def template(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # each worker has a folder of its own in that of the run
     with django_db_blocker.unblock(), databases.shared_template(folder, demo_data.make) as (name, cast):
-        yield Template(name, cast)
-
-
-@pytest.fixture(scope="session")
-def server(template: Template) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to make and drop databases by; to open one for each test costs a tenth of its database."""
-    with databases.server() as connection:
-        yield connection
+        with databases.one_connection():
+            yield Template(name, cast)
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +56,9 @@ def django_db_setup() -> None:
 
 
 @pytest.fixture
-def desk_db(
-    template: Template, server: psycopg.Connection[Any], django_db_blocker: Any, request: pytest.FixtureRequest
-) -> Iterator[str]:
+def desk_db(template: Template, django_db_blocker: Any, request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of this test's own database; Django's aliases point at it."""
-    name = databases.copy(server, template.name)
+    name = databases.copy(template.name)
     with django_db_blocker.unblock():
         databases.point_at(name)
         try:
@@ -75,7 +67,7 @@ def desk_db(
                 _check_the_books()
         finally:
             databases.point_at("postgres")
-    databases.drop(server, name)
+    databases.drop(name)
 
 
 def _check_the_books() -> None:
@@ -164,7 +156,7 @@ class Serving:
             "--timeout-graceful-shutdown", "2",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, cwd=self.tree, env=self.environ, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not self.answers():
             assert self.process.poll() is None, "the web process ended"
             assert time.monotonic() < deadline, "the web process does not answer"

@@ -1,4 +1,7 @@
-"""A real client of the stream: signed as a bot, or with a browser's session."""
+"""A real client of the stream: signed as a bot, or with a browser's session.
+
+How long it waits says nothing of the desk: a busy machine may be slow.
+"""
 
 import json
 import time
@@ -9,6 +12,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 PATH = "/ws/v2/active"
+PATIENCE_S = 60
 
 
 class Watching:
@@ -17,14 +21,14 @@ class Watching:
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
 
-    def next(self, timeout_s: float = 10, *, heartbeats: bool = False) -> dict[str, Any]:
+    def next(self, timeout_s: float = PATIENCE_S, *, heartbeats: bool = False) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         while True:
             message = json.loads(self.connection.recv(max(0.01, deadline - time.monotonic())))
             if heartbeats or message["type"] != "heartbeat":
                 return message
 
-    def until(self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = 15) -> dict[str, Any]:
+    def until(self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         while True:
             message = self.next(max(0.01, deadline - time.monotonic()), heartbeats=True)
@@ -45,7 +49,8 @@ class Watching:
 @contextmanager
 def watch(url: str, headers: dict[str, str] | None = None, **more: Any) -> Iterator[Watching]:
     address = url.replace("http://", "ws://") + PATH
-    with connect(address, additional_headers=headers or {}, compression=None, **more) as connection:
+    patience = {"open_timeout": PATIENCE_S, "ping_timeout": PATIENCE_S}
+    with connect(address, additional_headers=headers or {}, compression=None, **patience, **more) as connection:
         yield Watching(connection)
 
 

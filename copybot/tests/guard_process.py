@@ -68,6 +68,8 @@ def main(state, book, signals, done, kind="guard"):
     now = wall_ms
     guard = (Blind if kind == "blind" else ExecutionGuard)(state, SUB, {1: SECRET}, 7, broker(book), now, LIMITS)
     guard.on_snapshot(Snapshot("1", guard.seen, active(guard.seen, now())), asked_at=guard.seen)
+    sys.stdout.write("at work\n")
+    sys.stdout.flush()
     while guard.seen < int(signals):
         guard.on_packet(signal(guard.seen + 1, now()))
     for _ in range(10):

@@ -71,10 +71,10 @@ def running(command, file, *more):
     finally:
         if bot.poll() is None:
             bot.send_signal(signal.SIGTERM)
-        bot.written = bot.communicate(timeout=20)[0]
+        bot.written = bot.communicate(timeout=120)[0]
 
 
-def until(condition, for_s=20):
+def until(condition, for_s=120):
     ends = time.monotonic() + for_s
     while not (found := condition()):
         assert time.monotonic() < ends, "it did not come to that in time"

@@ -417,7 +417,7 @@ def test_rekey_without_the_old_kek_changes_nothing(lena_bot, desk_db):
 def rekey(database, keks):
     environ = {**os.environ, "DATABASE_URL": databases.url(database), "COPYDESK_KEKS": keks, "DEBUG": "1"}
     command = [sys.executable, "-m", "django", "rekey"]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.parametrize(

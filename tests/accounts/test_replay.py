@@ -101,7 +101,7 @@ def test_twenty_threads_with_the_same_bytes_have_one_effect(lena_bot):
 
 def post(web, request, **but):
     """The very bytes of a request, to a real process."""
-    connection = HTTPConnection("127.0.0.1", web.port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", web.port, timeout=60)
     try:
         headers = {**request.headers(), "Content-Type": "application/json", "Host": request.host, **but}
         connection.request(request.method, request.path, request.body or None, headers)

@@ -48,7 +48,7 @@ def run(*command, tmp_path, **environ):
         env={**kept, "COPYDESK_VAR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "config.settings", **SAFE, **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 

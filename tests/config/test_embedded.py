@@ -118,7 +118,7 @@ def test_a_server_killed_in_a_long_query_is_started_again(servers):
     servers.postgres.process.wait()
 
     assert servers.repair() == ["PostgreSQL had ended: started again"]
-    busy.join(20)
+    busy.join(60)
     assert not busy.is_alive()
 
 
@@ -219,7 +219,7 @@ def test_leftovers_are_ended_and_nobody_else(var):
 
     embedded.end_leftovers(var)
 
-    assert ours.wait(5) == -signal.SIGTERM
+    assert ours.wait(60) == -signal.SIGTERM
     assert (reused.poll(), member.poll()) == (None, None)
     assert not (var / "processes").exists()
     for process in (reused, member):

@@ -152,7 +152,7 @@ def kept(*broken, by="the night"):
 def queued():
     """What the next worker will take up."""
     with app.connection_for_read() as broker, broker.SimpleQueue("celery") as queue:
-        message = queue.get(timeout=5)
+        message = queue.get(timeout=60)
         message.ack()
         return message.headers["task"], message.payload[1]
 

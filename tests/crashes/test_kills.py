@@ -80,7 +80,7 @@ def kill_under_load(writers: dict[TradingAccount, Writer], kill: Callable[[], No
     for writer in writers.values():
         writer.over.set()
     for writer in writers.values():
-        writer.join(120)
+        writer.join(300)
 
 
 def lost(writers: dict[TradingAccount, Writer]) -> list[str]:

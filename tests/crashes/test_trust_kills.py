@@ -45,7 +45,7 @@ def test_whoever_is_due_is_judged_though_workers_are_killed_and_redis_forgets(de
     for _ in range(KILLS):
         tasks.sweep.delay()
         process = worker(desk_db)
-        before, deadline = judged(), time.monotonic() + 30
+        before, deadline = judged(), time.monotonic() + 180
         while judged() == before < USERS:
             assert time.monotonic() < deadline, "the worker did nothing"
             time.sleep(0.002)
@@ -58,7 +58,7 @@ def test_whoever_is_due_is_judged_though_workers_are_killed_and_redis_forgets(de
 
     tasks.sweep.delay()
     process = worker(desk_db)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 180
     while TrustSubject.objects.filter(due_at__lte=timezone.now()).exists() or judged() < USERS:
         assert time.monotonic() < deadline, "somebody was forgotten"
         time.sleep(0.05)

@@ -51,16 +51,14 @@ def test_a_deaf_socket_holds_up_nobody_and_little_memory(web):
         with watch_as_bot(web.bot("finn", "copier"), max_queue=None) as finn:
             first = int(finn.next()["as_of"]["lena-eurusd"])
             before = resident_kib(web.process.pid)
-            seen, slowest = first, 0.0
+            seen = first
             for _ in range(DELTAS // 300):
-                began = time.monotonic()
                 lena.send("POST", "/api/v2/trades/active/batch", {"operations": modifications(300)})
                 for _ in range(300):
                     message = finn.next()
                     assert message["type"] == "trade.modified"
                     seen += 1
                     assert int(message["seq"]) == seen
-                slowest = max(slowest, time.monotonic() - began)
             grown = resident_kib(web.process.pid) - before
     finally:
         for one in deaf:

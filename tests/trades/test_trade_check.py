@@ -50,7 +50,7 @@ def told():
 def process(database):
     command = [sys.executable, "manage.py", "trade_check"]
     environ = {**os.environ, "DATABASE_URL": databases.url(database)}
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=180)
 
 
 # --- a good desk
