@@ -122,13 +122,6 @@ def set_terms(
     return made
 
 
-def resize(
-    *, subscription: Subscription, multiplier: Decimal, actor: audit.Actor, since: datetime | None = None
-) -> Terms:
-    """Copy with another multiplier what is opened from `since` on."""
-    return set_terms(subscription=subscription, actor=actor, since=since, multiplier=multiplier)
-
-
 def _later_than(known: Terms, after: timedelta) -> Any:
     """So long after now, in whole milliseconds, as trades are born. Never before the last terms: they would come back
     in force where the clock was set back in between.

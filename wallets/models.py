@@ -22,9 +22,6 @@ class WalletQuerySet(models.QuerySet["Wallet"]):
     def people(self) -> "WalletQuerySet":
         return self.filter(kind=Wallet.Kind.PERSON)
 
-    def house(self) -> "WalletQuerySet":
-        return self.exclude(kind=Wallet.Kind.PERSON)
-
     def lock(self) -> "WalletQuerySet":
         return self.select_for_update(no_key=True)
 
@@ -42,8 +39,6 @@ class Wallet(models.Model):
         FEES = "FEES", "house: fees"
         RECEIVABLE = "RECEIVABLE", "house: receivable"
         ADJUSTMENTS = "ADJUSTMENTS", "house: adjustments"
-
-    MAY_GO_NEGATIVE = (Kind.CASH_IN, Kind.RECEIVABLE, Kind.ADJUSTMENTS)
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="wallets", null=True)
     currency = models.CharField(max_length=3)

@@ -414,9 +414,7 @@ def test_a_loop_is_never_kept_waiting_by_the_network():
             handshake, _ = deaf.accept()
             with handshake:
                 assert handshake.recv(65_536).startswith(b"GET ")
-                assert (
-                    select.select([handshake], [], [], 0)[0] == []
-                )  # it hangs still
+                assert select.select([handshake], [], [], 0)[0] == []  # it hangs still
 
 
 def test_a_loop_that_does_not_ask_costs_no_memory(desk):

@@ -60,7 +60,7 @@ def headings(page):
 
 
 def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_holds(client, finn, lena_bot, finn_bot):
-    strategies.resize(
+    strategies.set_terms(
         subscription=finn.subscriptions.get(), multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO
     )
     lena_bot.send("POST", fields=opening("1"))

@@ -189,7 +189,7 @@ def test_the_older_names_keep_the_same_etag(lena_bot):
         lambda lena, finn, follows: copy(finn),
         lambda lena, finn, follows: strategies.pause(subscription=follows, actor=audit.SYSTEM),
         lambda lena, finn, follows: strategies.end(subscription=follows, actor=audit.SYSTEM),
-        lambda lena, finn, follows: strategies.resize(
+        lambda lena, finn, follows: strategies.set_terms(
             subscription=follows, multiplier=Decimal(2), actor=audit.SYSTEM, since=LONG_AGO
         ),
     ],
@@ -230,7 +230,7 @@ def test_a_master_sees_its_own_and_copies_nothing(lena_bot, sam_bot):
 
 
 def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(lena_bot, finn_bot, follows):
-    strategies.resize(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM, since=LONG_AGO)
+    strategies.set_terms(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM, since=LONG_AGO)
     lena_bot.send("POST", fields=opening("1"))
     copy(finn_bot)
 

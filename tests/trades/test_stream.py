@@ -84,7 +84,7 @@ def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web):
 
 def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(web, cast, finn):
     follows = Subscription.objects.get(account=finn)
-    strategies.resize(subscription=follows, multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO)
+    strategies.set_terms(subscription=follows, multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO)
     secret = cast["subscriptions"][0]["packet_secret"]
     lena = web.bot("lena", "master")
     with watch_as_bot(web.bot("finn", "copier")) as finn_watches:
