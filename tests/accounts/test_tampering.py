@@ -150,7 +150,9 @@ def test_refuses_without_a_signed_header(lena_bot, audited):
 
 
 def test_the_window_may_be_left_out_where_it_is_the_usual_one(lena_bot):
-    assert replace(lena_bot.request("POST", body=BODY), but=header("X-Cd-Window", None)).send().status_code == 201
+    request = lena_bot.request("POST", body=BODY, window_ms=5000)
+
+    assert replace(request, but=header("X-Cd-Window", None)).send().status_code == 201
 
 
 MALFORMED_VALUES = {
@@ -665,7 +667,7 @@ def test_signs_alike_whoever_writes_the_signature(lena_bot):
     request = lena_bot.request("POST", body=BODY)
     by_hand = signing.sign(
         lena_bot.secret, method="POST", host=HOST, path=ACTIVE, query="", key=lena_bot.key, time_ms=request.time_ms,
-        window_ms=5000, seq=request.seq, idempotency_key=request.effect, body=BODY,
+        window_ms=request.window_ms, seq=request.seq, idempotency_key=request.effect, body=BODY,
     )  # fmt: skip
 
     assert replace(request, but=header("X-Cd-Sig", f"v1={by_hand.upper()}")).send().status_code == 201

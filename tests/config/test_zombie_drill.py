@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from datetime import timedelta
 from decimal import Decimal
 
@@ -53,12 +54,14 @@ def heartbeat(copier, instance):
 def test_every_rule_holds_also_after_a_run_that_was_killed(web):
     killed_run(web)
 
+    began = time.monotonic()
     printed, fault = commanded(web.url)
+    lasted_ms = (time.monotonic() - began) * 1000
 
     assert (fault, printed.count("✓"), printed.count("✗")) == ("", len(reports.RULES), 0), printed
     (report,) = reports.latest()
     assert (report.passed, report.by, [one.rule for one in report.findings]) == (True, "the command", [*reports.RULES])
-    assert report.took_ms < 25_000
+    assert 0 < report.took_ms <= lasted_ms
     assert not ActiveTrade.objects.exists()
     assert not BotKey.objects.filter(label=environment.LABEL, revoked_at=None).exists()
     assert not User.objects.get(username=environment.USER).has_usable_password()
