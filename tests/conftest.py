@@ -45,9 +45,9 @@ def template(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # each worker has a folder of its own in that of the run
-    with django_db_blocker.unblock(), databases.shared_template(folder, demo_data.make) as (name, cast):
-        with databases.one_connection():
-            yield Template(name, cast)
+    shared = databases.shared_template(folder, demo_data.make)
+    with django_db_blocker.unblock(), shared as (name, cast), databases.one_connection():
+        yield Template(name, cast)
 
 
 @pytest.fixture(scope="session")
