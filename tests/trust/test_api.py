@@ -4,6 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
@@ -117,7 +118,7 @@ def test_nobody_reads_the_scores_of_others(misbehaved, finn):
 
 
 def test_the_score_is_exact(misbehaved, lena):
-    with services.transaction.atomic():
+    with transaction.atomic():
         services._write(
             lena.owner, ScoreKind.FLOW, timezone.now(), score=Decimal("83.07"), features=[], inputs={}, as_of=""
         )
