@@ -28,7 +28,14 @@ def blocks(page):
 def table(page, first_heading):
     """The rows of the table whose first column is so called, cell by cell, without backquotes."""
     lines = text(page).splitlines()
-    at = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_heading} |")) + 2
+    at = (
+        next(
+            number
+            for number, line in enumerate(lines)
+            if line.startswith(f"| {first_heading} |".replace("|  |", "| |"))
+        )
+        + 2
+    )
     rows = []
     for line in lines[at:]:
         if not line.startswith("|"):

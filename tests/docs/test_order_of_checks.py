@@ -1,0 +1,85 @@
+"""The order of checks that docs/protocol.md promises: a request with every fault, mended one fault at a time."""
+
+import json
+import re
+import time
+
+from accounts import services as accounts
+from audit import services as audit
+from tests.docs import reading
+from tests.signed import Request, opening
+from tests.transactions import committed
+
+TOO_LARGE, UNREADABLE = b'{"comment": "' + b"x" * 70_000 + b'"}', b'{"ticket_id": "0"}'
+OPEN_AGAIN = json.dumps(opening("1")).encode()
+EFFECT = "taken-by-another-effect"
+
+
+def ways(lena, lena_bot):
+    """The requests, each with one fault less than the one before; and the code that each is answered with."""
+    _, readonly = committed(accounts.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)
+    revoked_key, revoked = committed(accounts.create_key, account=lena, kind="master", actor=audit.SYSTEM)
+    accounts.revoke_key(key=revoked_key, actor=audit.SYSTEM)
+    lena_bot.send("POST", fields=opening("1"))
+    lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=1")
+    lena_bot.send("POST", fields=opening("2"), effect=EFFECT)
+    good = {
+        "key": lena_bot.key, "secret": lena_bot.secret, "method": "POST", "seq": lena_bot.seq + 1, "window_ms": 5000,
+        "time_ms": time.time_ns() // 1_000_000, "effect": "an-effect-of-its-own", "body": OPEN_AGAIN,
+    }  # fmt: skip
+    at_fault = {
+        "key": readonly.key, "secret": "0" * 64, "seq": 1, "effect": EFFECT, "body": TOO_LARGE,
+        "time_ms": 1_700_000_000_000,
+        "but": {"ip": "203.0.113.9", "headers": {"X-Cd-Window": "soon"}},
+    }  # fmt: skip
+    mended = [
+        ("body_too_large", {}),
+        ("https_required", {"body": UNREADABLE}),
+        ("request_malformed", {"but": {"headers": {"X-Cd-Window": "soon"}}}),
+        ("clock_outside_window", {"but": {}}),
+        ("signature_invalid", {"time_ms": good["time_ms"]}),
+        ("scope_denied", {"secret": readonly.secret}),
+        ("invalid", {"key": revoked.key, "secret": revoked.secret}),
+        ("key_revoked", {"body": OPEN_AGAIN}),
+        ("seq_replayed", {"key": lena_bot.key, "secret": lena_bot.secret}),
+        ("idempotency_conflict", {"seq": good["seq"]}),
+        ("trade_closed", {"effect": good["effect"], "seq": good["seq"] + 1}),
+    ]
+    asked = good | at_fault
+    for code, change in mended:
+        asked = asked | change
+        yield code, Request(**asked)
+
+
+def test_each_check_comes_before_the_next(lena, lena_bot):
+    for code, asked in ways(lena, lena_bot):
+        assert asked.send().json()["code"] == code
+
+
+def test_answers_are_signed_from_the_seventh_check_on(lena, lena_bot):
+    """As the page says where it lists what cannot be signed."""
+    listed = reading.text("protocol").partition("except these**")[2].partition("- any 5xx")[0]
+    unsigned = set(re.findall(r"`([a-z_]+)`", listed))
+
+    for code, asked in ways(lena, lena_bot):
+        is_signed = "X-Cd-Response-Sig" in asked.send().headers
+        assert is_signed == (code not in unsigned), code
+
+
+def test_a_request_that_never_reached_its_transaction_used_no_number_up(lena_bot):
+    refused = lena_bot.request("POST", fields={"ticket_id": "0"})
+    assert refused.send().json()["code"] == "invalid"
+
+    assert lena_bot.send("POST", fields=opening("1"), seq=refused.seq).status_code == 201
+
+
+def test_the_table_names_the_codes_in_this_order(lena, lena_bot):
+    table = [" ".join(row) for row in reading.table("protocol", "")]
+    at = {
+        code: next(number for number, row in enumerate(table) if re.search(rf"\b{code}\b", row))
+        for code, _ in ways(lena, lena_bot)
+        if code != "trade_closed"
+    }
+
+    assert list(at.values()) == sorted(at.values())
+    assert len(set(at.values())) == len(at)
