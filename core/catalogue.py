@@ -58,7 +58,12 @@ def of_apps(labels: Collection[str], found: Collection[Difference]) -> list[Diff
 
 
 def changed_functions(alias: str) -> set[str]:
-    """The names of functions that are missing or not as the code wants them, rights and owner included."""
+    """The names of functions that are missing or not as the code wants them, rights and owner included.
+
+    None where no migration has run yet.
+    """
+    if "django_migrations" not in connections[alias].introspection.table_names():
+        return set()
     return {_object(each.subject) for each in differences(alias) if each.cured_by_migrate}
 
 

@@ -5,9 +5,6 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 from django.core.management.commands.migrate import Command as Migrate
-from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.migrations.executor import MigrationExecutor
 
 from core import catalogue, functions
 
@@ -18,36 +15,31 @@ class Command(Migrate):
         parser.set_defaults(database=settings.MIGRATION_DATABASE)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        connection = connections[options["database"]]
+        alias = options["database"]
         if options["plan"] or options["check_unapplied"]:
             super().handle(*args, **options)
-            self._say_plan(connection, fails=options["check_unapplied"])
+            self._show_plan(alias, fails=options["check_unapplied"])
             return
-        with functions.one_migration_at_a_time(connection):
+        with functions.one_migration_at_a_time(alias):
             super().handle(*args, **options)
-            self._deploy(connection, verbose=options["verbosity"] >= 1)
+            self._deploy(alias, verbose=options["verbosity"] >= 1)
 
-    def _say_plan(self, connection: BaseDatabaseWrapper, *, fails: bool) -> None:
-        waiting = self._outdated(connection)
-        if waiting:
+    def _show_plan(self, alias: str, *, fails: bool) -> None:
+        files = functions.outdated(alias, catalogue.changed_functions(alias))
+        if files:
             self.stdout.write("Functions to deploy:", self.style.MIGRATE_LABEL)
-        for file in waiting:
+        for file in files:
             self.stdout.write(f"    {file.path}")
-        if waiting and fails:
+        if files and fails:
             raise SystemExit(1)
 
-    def _deploy(self, connection: BaseDatabaseWrapper, *, verbose: bool) -> None:
-        executor = MigrationExecutor(connection)
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+    def _deploy(self, alias: str, *, verbose: bool) -> None:
+        if functions.waiting_migrations(alias):
             self.stdout.write("Functions are deployed once all migrations are applied.")
             return
-        waiting = self._outdated(connection)
-        if waiting:
-            functions.deploy(connection, waiting)
+        files = functions.outdated(alias, catalogue.changed_functions(alias))
+        if files:
+            functions.deploy(alias, files)
         if verbose:
             self.stdout.write("Deploying functions:", self.style.MIGRATE_HEADING)
-            self.stdout.write("\n".join(f"  {file.path}" for file in waiting) or "  No functions to deploy.")
-
-    def _outdated(self, connection: BaseDatabaseWrapper) -> list[functions.FunctionFile]:
-        migrated = "django_migrations" in connection.introspection.table_names()
-        return functions.outdated(connection, catalogue.changed_functions(connection.alias) if migrated else ())
+            self.stdout.write("\n".join(f"  {file.path}" for file in files) or "  No functions to deploy.")
