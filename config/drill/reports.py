@@ -79,6 +79,10 @@ class Report:
     def broken(self) -> list[Finding]:
         return [one for one in self.findings if not one.passed]
 
+    @property
+    def verdict(self) -> str:
+        return "every rule held" if self.passed else f"{len(self.broken)} did not hold"
+
 
 def record(report: Report, actor: audit.Actor) -> None:
     """Keep a run, and cry out where a rule did not hold."""

@@ -6,9 +6,12 @@ const LONGEST_WAIT_S = 30;
 const EVENTS = 20;
 const CLOSED = 20;
 const REASONS = {
-  TP: "take profit", SL: "stop loss", MANUAL: "by hand", STOP_OUT: "stopped out", RECONCILED: "found closed", STAFF: "by staff",
+  TP: "take profit", SL: "stop loss", MANUAL: "by hand", STOP_OUT: "stopped out", RECONCILED: "found closed",
+  STAFF: "by staff",
 };
-const VERBS = { "trade.opened": "opened", "trade.modified": "moved", "trade.reduced": "reduced", "trade.closed": "closed" };
+const VERBS = {
+  "trade.opened": "opened", "trade.modified": "moved", "trade.reduced": "reduced", "trade.closed": "closed",
+};
 
 const byId = (id) => document.getElementById(id);
 const body = byId("trades");
@@ -116,7 +119,8 @@ function close({ strategy, trade }) {
   forget(trade.trade_id);
   closedCount += 1;
   closedProfit += Number(trade.profit);
-  const list = [...document.querySelectorAll(".closed")].find((each) => JSON.parse(each.dataset.live).includes(strategy));
+  const lists = [...document.querySelectorAll(".closed")];
+  const list = lists.find((each) => JSON.parse(each.dataset.live).includes(strategy));
   if (!list) return;
   list.querySelector(".none")?.remove();
   list.prepend(closedRow(trade));
@@ -150,9 +154,9 @@ function openRow(trade) {
   row.dataset.id = trade.trade_id;
   row.append(
     cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)), cell("Volume", plain(trade.volume, 2), "n"),
-    cell("Your copy", copy, "n"), cell("Open price", price(trade.open_price), "n"), cell("Stop loss", price(trade.sl), "n"),
-    cell("Take profit", price(trade.tp), "n"), cell("Opened", time(trade.opened_at, "ago")), cell("Strategy", trade.strategy),
-    cell("No.", trade.seq, "n quiet"),
+    cell("Your copy", copy, "n"), cell("Open price", price(trade.open_price), "n"),
+    cell("Stop loss", price(trade.sl), "n"), cell("Take profit", price(trade.tp), "n"),
+    cell("Opened", time(trade.opened_at, "ago")), cell("Strategy", trade.strategy), cell("No.", trade.seq, "n quiet"),
   );
   return row;
 }
@@ -161,8 +165,9 @@ function closedRow(trade) {
   const price = pricer(trade);
   const row = element("tr", "came");
   row.append(
-    cell("Closed", time(trade.closed_at, "moment")), cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)),
-    cell("Volume", plain(trade.volume, 2), "n"), cell("Open", price(trade.open_price), "n"),
+    cell("Closed", time(trade.closed_at, "moment")), cell("Symbol", trade.symbol, "symbol"),
+    cell("Side", side(trade.type)), cell("Volume", plain(trade.volume, 2), "n"),
+    cell("Open", price(trade.open_price), "n"),
     cell("Close", price(trade.close_price), "n"), cell("Profit", signed(trade.profit), `n ${tone(trade.profit)}`),
     cell("Why", REASONS[trade.reason] ?? trade.reason),
   );

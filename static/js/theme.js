@@ -1,4 +1,5 @@
-// Light or dark: the system's choice, or the visitor's own, kept in this browser (the admin keeps it under this name too).
+// Light or dark: the system's choice, or the visitor's own, kept in this browser.
+// The admin keeps its choice under the same name.
 const kept = localStorage.getItem("theme");
 if (kept) document.documentElement.dataset.theme = kept;
 document.addEventListener("DOMContentLoaded", () => {
