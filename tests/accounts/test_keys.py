@@ -22,6 +22,7 @@ from audit.models import AuditLog
 from copybot.client import DeskError
 from core import crypto
 from tests import databases
+from tests.answers import refusal
 from tests.signed import Bot, opening
 from tests.transactions import committed
 
@@ -35,10 +36,6 @@ def logged(caplog):
     caplog.set_level(logging.DEBUG)
     with capture_logs() as lines:
         yield lambda: caplog.text + json.dumps(lines, default=repr)
-
-
-def refusal(response):
-    return response.status_code, response.json().get("code")
 
 
 def make(account, kind="master", **more):

@@ -11,16 +11,13 @@ import pytest
 import redis
 from django.conf import settings
 
+from tests.answers import refusal
 from tests.conftest import key_of
 from tests.signed import Bot, opening
 from tests.transactions import committed
 
 ACTIVE = "/api/v2/trades/active"
 REPLAYED = (409, "seq_replayed")
-
-
-def refusal(response):
-    return response.status_code, response.json().get("code")
 
 
 def audited(code):

@@ -17,6 +17,7 @@ from audit.models import AuditLog
 from config import demo_data
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
+from tests.answers import markup, text
 from tests.signed import LONG_AGO, opening
 from tests.transactions import committed
 
@@ -34,11 +35,6 @@ def follows(finn):
 def as_finn(client, finn):
     client.force_login(finn.owner)
     return client
-
-
-def text(answer):
-    assert answer.status_code == 200
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode())).replace("&#x27;", "'")
 
 
 def at(follows, deed):
@@ -165,11 +161,11 @@ def test_a_close_that_is_owed_is_red_after_half_a_minute(as_finn, lena_bot, finn
     copied(finn_bot, opened(lena_bot), volume="0.04")
     close(lena_bot, "1")
 
-    early = as_finn.get(PAGE).content.decode()
+    early = markup(as_finn.get(PAGE))
     assert '<p class="due" role="status"><b>1 close is owed</b>, 0.04 lots' in early
     now = timezone.now
     monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(seconds=40))
-    late = as_finn.get(PAGE).content.decode()
+    late = markup(as_finn.get(PAGE))
     assert '<p class="fault" role="alert"><b>1 close is owed</b>' in late
     assert "close owed" in text(as_finn.get(PAGE))
 

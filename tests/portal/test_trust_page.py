@@ -7,16 +7,12 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from tests.answers import text
 from tests.trust.flows import flow
 from trust import evidence, explanations, services
 from trust.models import ScoreKind, TrustAppeal
 
 PAGE = "/trust/"
-
-
-def text(answer):
-    assert answer.status_code == 200
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A person's money on the page: their own alone, and every refusal said in words."""
 
-import re
 import uuid
 from decimal import Decimal
 
@@ -10,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from strategies.models import Subscription
+from tests.answers import text
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
 from wallets import services
 from wallets.models import FeeTerms, MoneyRequest
@@ -22,11 +22,6 @@ PAGE = "/wallet/"
 def as_finn(client, finn):
     client.force_login(finn.owner)
     return client
-
-
-def text(answer):
-    assert answer.status_code == 200
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
 def withdraw(client, amount, key=None):

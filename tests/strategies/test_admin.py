@@ -10,6 +10,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
+from tests.answers import text
 from tests.browsers import of_staff
 from tests.transactions import committed
 
@@ -41,11 +42,6 @@ def ask(browser, action, *chosen, **more):
 def do(browser, action, *chosen, **more):
     """Answer the page that the action asks on."""
     return ask(browser, action, *chosen, confirmed="1", **more)
-
-
-def text(answer):
-    assert answer.status_code == 200
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
 @pytest.mark.parametrize("deed", DEEDS)

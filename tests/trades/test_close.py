@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from audit.models import AuditLog
+from tests.answers import refusal
 from tests.signed import opening
 from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
@@ -22,10 +23,6 @@ def bot(lena_bot):
 
 def close(bot, ticket="1", query=AS_TOLD, **more):
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query, **more)
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 def closes():

@@ -6,6 +6,7 @@ from accounts.models import TradingAccount
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
+from tests.answers import refusal
 from tests.conftest import key_of
 from tests.signed import Bot, opening
 from tests.transactions import committed
@@ -36,10 +37,6 @@ def copy(bot, ticket="501", **more):
 
 def close(bot, ticket="501", query="close_price=1.11&profit=2&reason=TP"):
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query)
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 def copy_seq(account):

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from tests.answers import text
 from tests.browsers import of_staff
 from tests.signed import opening
 from trades.models import Copier, CopyOrder, CopySkip, OverdueClose
@@ -28,11 +29,6 @@ def admin(client, staff):
 
 def listed(model):
     return reverse(f"admin:trades_{model}_changelist")
-
-
-def text(answer):
-    assert answer.status_code == 200
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode())).replace("&#x27;", "'")
 
 
 def rows(answer):

@@ -3,6 +3,7 @@
 import pytest
 
 from audit.models import AuditLog
+from tests.answers import refusal
 from tests.signed import opening
 from trades.models import ActiveTrade, TradeHistory
 
@@ -18,10 +19,6 @@ def bot(lena_bot):
 
 def modify(bot, ticket="1", **fields):
     return bot.send("PATCH", f"{ACTIVE}/{ticket}", fields)
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 def stops():

@@ -5,15 +5,12 @@ import pytest
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Strategy
+from tests.answers import refusal
 from tests.signed import opening
 from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 def fact(action):

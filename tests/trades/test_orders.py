@@ -9,6 +9,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Strategy
+from tests.answers import refusal
 from tests.conftest import key_of
 from tests.signed import Bot, opening
 from tests.transactions import committed
@@ -33,10 +34,6 @@ def copier(lena_bot, finn_bot):
 def report(bot, **more):
     fields = {name: value for name, value in {**EXECUTED, **more}.items() if value is not None}
     return bot.send("POST", ORDERS, fields)
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 @pytest.mark.parametrize(

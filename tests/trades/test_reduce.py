@@ -3,6 +3,7 @@
 import pytest
 
 from audit.models import AuditLog
+from tests.answers import refusal
 from tests.signed import opening
 from trades.models import ActiveTrade, TradeHistory, TradeReduction
 
@@ -23,10 +24,6 @@ def reduce(bot, ticket="1", **more):
 
 def close(bot, ticket="1", profit="5", reason="TP"):
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=f"close_price=1.108&profit={profit}&reason={reason}")
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 def active():

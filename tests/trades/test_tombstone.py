@@ -3,6 +3,7 @@
 import pytest
 
 from audit.models import AuditLog
+from tests.answers import refusal
 from tests.signed import opening
 from trades.models import ActiveTrade, Trade, TradeHistory
 
@@ -12,10 +13,6 @@ AS_TOLD = "close_price=1.108&profit=30&reason=TP"
 
 def close(bot, ticket="1", query=AS_TOLD):
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query)
-
-
-def refusal(answer):
-    return answer.status_code, answer.json()["code"]
 
 
 def test_a_close_of_an_unknown_ticket_is_remembered(lena_bot):

@@ -11,6 +11,7 @@ from accounts.models import User
 from audit import services as audit
 from audit.models import AuditLog
 from strategies.models import Strategy
+from tests.answers import text
 from tests.browsers import of_staff
 from tests.trust.flows import flow
 from trust import evidence, services
@@ -19,11 +20,6 @@ from trust.models import ScoreKind, TrustAppeal, TrustHold, TrustScore
 SCORES = "/admin/trust/trustscore/"
 APPEALS = "/admin/trust/trustappeal/"
 PAGES = [SCORES, APPEALS, "/admin/trust/trusthold/"]
-
-
-def text(answer):
-    assert answer.status_code == 200
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
 @pytest.fixture
@@ -174,7 +170,7 @@ def thaw(admin, strategy):
 
 
 def test_what_the_score_closed_is_opened_by_a_hold_alone(admin, score, lena):
-    assert "Lena-eurusd: closed by the owner&#x27;s trust score" in (said := thaw(admin, lena.strategy))
+    assert "Lena-eurusd: closed by the owner's trust score" in (said := thaw(admin, lena.strategy))
     assert "Set a hold on that score" in said
     assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
     assert not AuditLog.objects.filter(action="strategy.thawed").exists()
