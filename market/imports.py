@@ -24,7 +24,7 @@ GZIP, UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 EASTERN = timedelta(hours=-5)
 
 
-class AboutLine(DomainError):
+class LineRefused(DomainError):
     """A refusal that names a line of the file."""
 
     status = 422
@@ -33,32 +33,32 @@ class AboutLine(DomainError):
         super().__init__(f"line {line}: {wrong}", line=line)
 
 
-class CandlesUnreadable(AboutLine):
+class CandlesUnreadable(LineRefused):
     code = "candles_unreadable"
     detail = "The file has none of the known shapes, or is damaged."
 
 
-class CandleMalformed(AboutLine):
+class CandleMalformed(LineRefused):
     code = "candle_malformed"
     detail = "A line of the file cannot be read."
 
 
-class CandleOutsideRange(AboutLine):
+class CandleOutsideRange(LineRefused):
     code = "candle_outside_range"
     detail = "A bar's prices do not lie between its low and its high, or are not above zero."
 
 
-class CandleUnordered(AboutLine):
+class CandleUnordered(LineRefused):
     code = "candle_unordered"
     detail = "A bar does not come after the one before it, or begins before that one ends."
 
 
-class CandleInFuture(AboutLine):
+class CandleInFuture(LineRefused):
     code = "candle_in_future"
     detail = "A bar begins in the future."
 
 
-class CandlesZoneKnown(AboutLine):
+class CandlesZoneKnown(LineRefused):
     code = "candles_zone_told"
     detail = "The file names its zone itself, and another was asked for."
 

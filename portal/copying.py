@@ -22,12 +22,12 @@ from strategies import explanations, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
-from trades.models import Copier, CopyOrder, WhyNot
+from trades.models import Copier, CopyOrder, SkipReason
 
 EXAMPLES = 4  # of a strategy's own trades
 DAYS = 30
 _OWNER, _DRAWDOWN = Subscription.PausedFor.OWNER, Subscription.PausedFor.DRAWDOWN
-_EXAMPLE = sizing.Master(
+_EXAMPLE = sizing.ProviderTrade(
     symbol="EURUSD", type="BUY", opened_volume=Decimal("0.5"), volume=Decimal("0.5"), open_price=Decimal("1.1"),
     opened_sl=Decimal("1.095"), sl=Decimal("1.095"), tp=None,
 )  # fmt: skip
@@ -198,13 +198,13 @@ def _newest(subscription: Subscription) -> int:
 class Example:
     """A trade of the master's, and what a copy of it would be."""
 
-    master: sizing.Master
+    master: sizing.ProviderTrade
     plan: sizing.Plan
     says: str
 
     @property
     def why_not(self) -> str:
-        return str(WhyNot(self.plan.why_not).label) if self.plan.why_not else ""
+        return str(SkipReason(self.plan.why_not).label) if self.plan.why_not else ""
 
 
 @never_cache
@@ -232,7 +232,7 @@ def _examples(subscription: Subscription, terms: Terms) -> list[Example]:
     """Worked out with both equities as they are now: that is what saving would keep."""
     terms.equity, terms.master_equity = subscription.account.equity, subscription.strategy.account.equity
     sized_by = explanations.settings(terms, currency=subscription.account.currency, contracts=receipts.contracts())
-    masters = [_EXAMPLE, *map(receipts.master_of, receipts.latest_masters([subscription.strategy_id], EXAMPLES))]
+    masters = [_EXAMPLE, *map(receipts.provider_trade, receipts.latest_masters([subscription.strategy_id], EXAMPLES))]
     return [
         Example(
             master, sizing.plan(sized_by, master), explanations.in_one_line(explanations.arithmetic(sized_by, master))

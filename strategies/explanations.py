@@ -67,7 +67,7 @@ class Line:
     lots: Decimal | None
 
 
-def arithmetic(one: sizing.Settings, master: sizing.Master) -> list[Line]:
+def arithmetic(one: sizing.Settings, master: sizing.ProviderTrade) -> list[Line]:
     """How the lots of a copy come about, step by step. The last line's are what is opened."""
     if one.symbols and master.symbol not in one.symbols:
         return [Line(f"{master.symbol} is not among the symbols to copy ({', '.join(one.symbols)})", sizing.NOTHING)]
@@ -90,7 +90,7 @@ def lots(volume: Decimal) -> str:
     return money.plain(volume, 2)
 
 
-def _formula(one: sizing.Settings, master: sizing.Master, wanted: Decimal) -> str:
+def _formula(one: sizing.Settings, master: sizing.ProviderTrade, wanted: Decimal) -> str:
     if one.mode == Terms.Mode.FIXED:
         return "the same lots each time"
     if one.mode == Terms.Mode.RISK:
@@ -119,7 +119,7 @@ def _cut(one: sizing.Settings, wanted: Decimal) -> list[Line]:
     return found
 
 
-def _unknown(one: sizing.Settings, master: sizing.Master) -> str:
+def _unknown(one: sizing.Settings, master: sizing.ProviderTrade) -> str:
     if one.equity is None or (one.mode == Terms.Mode.EQUITY and not one.master_equity):
         return "the equity of both accounts was not known" if one.mode == Terms.Mode.EQUITY else "no equity was known"
     if master.opened_sl is None:

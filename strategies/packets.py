@@ -29,7 +29,7 @@ def derived_key(secret: str) -> bytes:
     return hmac.new(secret.encode("ascii"), b"copydesk/packet/v1", hashlib.sha256).hexdigest().encode("ascii")
 
 
-def signed(secret: str, fields: tuple[str, ...], *, action: str, trade_ref: str, generation: int) -> dict[str, str]:
+def sign(secret: str, fields: tuple[str, ...], *, action: str, trade_ref: str, generation: int) -> dict[str, str]:
     """The packet as it is sent: nine text fields, action, trade_ref, gen, and both signatures."""
     payload = "|".join(fields)
     payload_v1 = f"{payload}|CP1|{action}|{trade_ref}|{generation}"

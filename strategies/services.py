@@ -261,11 +261,11 @@ def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_o
     subject = f"subscription:{known.sub_id}"
     audit.record("subscription.secret_rotated", actor=actor, subject=subject, generation=generation, at_once=at_once)
     if at_once:
-        take_up_secrets(subscription_ids=[known.pk])
+        activate_next_secrets(subscription_ids=[known.pk])
     return secret
 
 
-def take_up_secrets(*, subscription_ids: list[int] | None = None, generation: int | None = None) -> int:
+def activate_next_secrets(*, subscription_ids: list[int] | None = None, generation: int | None = None) -> int:
     """Let the next packet secrets sign whose time has come, or whose bot says that it has them; how many."""
     waiting = Subscription.objects.exclude(next_generation=None)
     if subscription_ids is not None:

@@ -61,7 +61,7 @@ def settings(text: str) -> Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Master:
+class ProviderTrade:
     """The trade that is copied: as opened, and as it is now."""
 
     symbol: str
@@ -86,7 +86,7 @@ class Plan:
     why_not: str = ""
 
 
-def plan(terms: Settings, master: Master) -> Plan:
+def plan(terms: Settings, master: ProviderTrade) -> Plan:
     """What a copy of this trade must be under these terms."""
     opened, why_not = opened_volume(terms, master)
     with localcontext(_EXACT):
@@ -98,7 +98,7 @@ def plan(terms: Settings, master: Master) -> Plan:
     return Plan(symbol, master.type, volume, master.sl, master.tp, why_not)
 
 
-def opened_volume(terms: Settings, master: Master) -> tuple[Decimal, str]:
+def opened_volume(terms: Settings, master: ProviderTrade) -> tuple[Decimal, str]:
     """Lots to open for the whole of the master's trade, and why none, where it is none."""
     if terms.symbols and master.symbol not in terms.symbols:
         return NOTHING, "symbol_not_allowed"
@@ -114,7 +114,7 @@ def opened_volume(terms: Settings, master: Master) -> tuple[Decimal, str]:
     return volume, "" if volume else "volume_too_small"
 
 
-def _wanted(terms: Settings, master: Master) -> Decimal | None:
+def _wanted(terms: Settings, master: ProviderTrade) -> Decimal | None:
     """Lots before any limit; None where something is not known."""
     if terms.mode == "FIXED":
         return terms.fixed_lots
@@ -128,7 +128,7 @@ def _wanted(terms: Settings, master: Master) -> Decimal | None:
     return wanted * max(terms.equity, NOTHING) / terms.master_equity
 
 
-def _risked(terms: Settings, master: Master) -> Decimal | None:
+def _risked(terms: Settings, master: ProviderTrade) -> Decimal | None:
     """Lots that lose the share of the equity between the open and its stop."""
     size = (terms.contracts or {}).get(master.symbol)
     if terms.equity is None or terms.risk_pct is None or master.opened_sl is None or size is None:

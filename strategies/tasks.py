@@ -21,5 +21,5 @@ def stop_drawdowns() -> int:
 @shared_task(name="strategies.tasks.keep_terms")
 def keep_terms() -> int:
     """Renew the terms of those who copy by equity; let packet secrets take over whose time has come."""
-    services.take_up_secrets()
+    services.activate_next_secrets()
     return services.revalue()

@@ -149,7 +149,7 @@ def _received(scope: Scope) -> ReceivedRequest:
 def _bot(received: ReceivedRequest, send: Any) -> Watcher:
     """A signed handshake. It uses up a number, as a write does, so that it cannot be replayed."""
     call = protocol.verify(received)
-    services.signed(call, [])
+    services.run_signed(call, [])
     return Watcher(
         send=send,
         accounts=(call.credential.account_id,),

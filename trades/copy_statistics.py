@@ -14,10 +14,10 @@ from core import uuid7
 from strategies import sizing
 from strategies.models import Strategy, Subscription
 from trades import receipts
-from trades.models import CopyOrder, WhyNot
+from trades.models import CopyOrder, SkipReason
 from trades.services import overdue_closes
 
-NOT_COPYABLE = {WhyNot.SYMBOL_NOT_ALLOWED, WhyNot.VOLUME_TOO_SMALL, WhyNot.NOT_SIZABLE}
+NOT_COPYABLE = {SkipReason.SYMBOL_NOT_ALLOWED, SkipReason.VOLUME_TOO_SMALL, SkipReason.NOT_SIZABLE}
 PACE_OF = 10_000  # orders at most, the latest
 
 
@@ -36,7 +36,7 @@ class Spread:
 
     @property
     def opened_lots(self) -> Decimal:
-        return receipts.master_of(self.master).opened_volume
+        return receipts.provider_trade(self.master).opened_volume
 
     @property
     def of(self) -> int:
@@ -49,7 +49,7 @@ class Spread:
 
 def reasons_in_words(counts: Mapping[str, int]) -> list[tuple[int, str]]:
     """How many for which reason, in words, the most first."""
-    return sorted(((count, str(WhyNot(reason).label)) for reason, count in counts.items()), reverse=True)
+    return sorted(((count, str(SkipReason(reason).label)) for reason, count in counts.items()), reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,9 @@ def spread(strategy: Strategy, *, now: datetime, days: int = 30, limit: int = re
     found = {master.pk: Spread(master) for master in masters}
     for trade_id, told, terms, count in _counted(strategy, list(found)):
         one = found[trade_id]
-        told = told or (receipts.nobody_said(one.master, sizing.settings(terms), now) if terms else WhyNot.NOT_REPORTED)
+        told = told or (
+            receipts.nobody_said(one.master, sizing.settings(terms), now) if terms else SkipReason.NOT_REPORTED
+        )
         if told == "copied":
             one.copied += count
         elif told:

@@ -110,7 +110,7 @@ class Entry:
             timestamp_ms=self.at_ms,
             opens=not source.paused,
         )
-        return packets.signed(key.secret, fields, action=action, trade_ref=ref, generation=key.generation)
+        return packets.sign(key.secret, fields, action=action, trade_ref=ref, generation=key.generation)
 
 
 @dataclass(slots=True, eq=False)

@@ -277,7 +277,7 @@ class CopyOrder(models.Model):
         return f"{self.account_id} {self.master_ticket} {self.status}"
 
 
-class WhyNot(models.TextChoices):
+class SkipReason(models.TextChoices):
     """Why a master's trade was not copied. The list is closed: a bot that says something else is refused."""
 
     MISSED = "missed", "it came too late to be copied at the master's price"
@@ -309,7 +309,7 @@ class CopySkip(models.Model):
     subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="skips", db_index=False)
     strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
     master_trade = models.UUIDField()
-    reason = models.CharField(max_length=18, choices=WhyNot)
+    reason = models.CharField(max_length=18, choices=SkipReason)
     detail = models.CharField(max_length=256, blank=True)
     reported_at = models.DateTimeField(db_default=Now(), db_column="told_at")
 
@@ -317,7 +317,7 @@ class CopySkip(models.Model):
         db_table = "copy_skips"
         constraints = [
             models.UniqueConstraint(fields=["subscription", "master_trade"], name="copy_skip_is_told_once"),
-            models.CheckConstraint(condition=models.Q(reason__in=WhyNot.values), name="copy_skip_reason_is_known"),
+            models.CheckConstraint(condition=models.Q(reason__in=SkipReason.values), name="copy_skip_reason_is_known"),
         ]
 
     def __str__(self) -> str:

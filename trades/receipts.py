@@ -17,7 +17,7 @@ from core import uuid7
 from market.models import Instrument
 from strategies import explanations, sizing
 from strategies.models import Subscription, Terms
-from trades.models import ActiveTrade, CopyOrder, CopySkip, TradeHistory, WhyNot
+from trades.models import ActiveTrade, CopyOrder, CopySkip, SkipReason, TradeHistory
 
 LATEST = 40
 REPORTED_AFTER = timedelta(seconds=60)  # by then a copier that runs has copied it or said why not
@@ -29,10 +29,10 @@ def is_closed(trade: Trade) -> bool:
     return isinstance(trade, TradeHistory)
 
 
-def master_of(trade: Trade) -> sizing.Master:
+def provider_trade(trade: Trade) -> sizing.ProviderTrade:
     """The trade as it was opened."""
     opened = trade.volume if isinstance(trade, TradeHistory) else trade.opened_volume
-    return sizing.Master(
+    return sizing.ProviderTrade(
         symbol=trade.symbol or "",
         type=trade.type or "",
         opened_volume=opened or sizing.NOTHING,
@@ -81,11 +81,11 @@ class Outcome:
 
     @property
     def opened_lots(self) -> Decimal:
-        return master_of(self.master).opened_volume
+        return provider_trade(self.master).opened_volume
 
     @property
     def copied_lots(self) -> Decimal:
-        return sizing.NOTHING if self.copy is None else master_of(self.copy).opened_volume
+        return sizing.NOTHING if self.copy is None else provider_trade(self.copy).opened_volume
 
     @property
     def copy_born(self) -> datetime | None:
@@ -93,7 +93,7 @@ class Outcome:
 
     @property
     def says(self) -> str:
-        return str(WhyNot(self.why_not).label) if self.why_not else ""
+        return str(SkipReason(self.why_not).label) if self.why_not else ""
 
 
 def recent(subscriptions: Sequence[Subscription], *, now: datetime, limit: int = LATEST) -> list[Outcome]:
@@ -187,17 +187,17 @@ def _derived(pairs: Sequence[tuple[Subscription, Trade]], now: datetime) -> list
 
 def _why_not(subscription: Subscription, master: Trade, book: "Book", now: datetime) -> str:
     if uuid7.time_of(master.pk) < subscription.created_at:
-        return WhyNot.NEW_INSTALL
+        return SkipReason.NEW_INSTALL
     return nobody_said(master, book.settings(subscription, uuid7.time_of(master.pk)), now)
 
 
 def nobody_said(master: Trade, settings: sizing.Settings, now: datetime) -> str:
     """Why a trade was not copied under these settings, for all the desk knows; nothing where it may be yet."""
-    why_not = sizing.plan(settings, master_of(master)).why_not
+    why_not = sizing.plan(settings, provider_trade(master)).why_not
     if why_not:
         return why_not
     is_late = is_closed(master) or now - uuid7.time_of(master.pk) > REPORTED_AFTER
-    return WhyNot.NOT_REPORTED if is_late else ""
+    return SkipReason.NOT_REPORTED if is_late else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ def receipt(found: Outcome) -> Receipt:
     return Receipt(
         outcome=found,
         terms=book.terms(one, found.born),
-        lines=explanations.arithmetic(book.settings(one, found.born), master_of(found.master)),
+        lines=explanations.arithmetic(book.settings(one, found.born), provider_trade(found.master)),
         order=order,
         stages=_stages(found, order),
         slippage=None if order is None else _slippage(order),

@@ -121,13 +121,13 @@ def _must_hold(found: Snapshot, known: CopierRecord, sources: Iterable[Source]) 
     return must  # type: ignore[return-value]
 
 
-def take_up_secrets(known: CopierRecord, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:
+def activate_next_secrets(known: CopierRecord, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:
     """Let the packet secrets sign that the bot says it has."""
     has = {one["strategy"]: one["generation"] for one in told}
     for source in found.sources.values():
         limits = known.limits.get(source.sub_id or "")
         if limits is not None and has.get(source.name) and has[source.name] == limits["next_generation"]:
-            strategies.take_up_secrets(subscription_ids=[limits["id"]], generation=has[source.name])
+            strategies.activate_next_secrets(subscription_ids=[limits["id"]], generation=has[source.name])
 
 
 def summary(answered: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

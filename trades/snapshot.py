@@ -59,7 +59,7 @@ class Source:
 
     def show(self, trade: dict[str, Any]) -> sizing.Plan:
         """Tell in an open trade's row what the follower's copy must be; what it would be, were it held."""
-        plan = sizing.plan(self.settings_of(trade["trade_id"]), master_of(trade))
+        plan = sizing.plan(self.settings_of(trade["trade_id"]), provider_trade(trade))
         if self.closes:
             plan = dataclasses.replace(plan, volume=sizing.NOTHING)
         if trade["status"] == "CLOSED":
@@ -81,14 +81,14 @@ class Source:
 _PAUSED_FOR = {"HAND": "paused", "OWNER": "paused"}
 
 
-def master_of(trade: dict[str, Any]) -> sizing.Master:
+def provider_trade(trade: dict[str, Any]) -> sizing.ProviderTrade:
     """The trade of a row, as the copy is worked out from it. Of a closed one nothing remains."""
     closed = trade["status"] == "CLOSED"
     amounts = {
         name: None if trade.get(name) is None else Decimal(trade[name])
         for name in ("open_price", "opened_sl", "sl", "tp")
     }
-    return sizing.Master(
+    return sizing.ProviderTrade(
         symbol=trade["symbol"],
         type=trade["type"],
         opened_volume=Decimal(trade["volume" if closed else "opened_volume"]),

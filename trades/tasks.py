@@ -21,7 +21,7 @@ def check_homes() -> int:
 @shared_task(name="trades.tasks.track_overdue_closes")
 def track_overdue_closes() -> int:
     """Note closes that are owed and those that were paid, and escalate what is old; how many are owed."""
-    overdue = overdue_closes.keep()
+    overdue = overdue_closes.update()
     if overdue:
         log.warning("copying.closes_owed", copies=overdue)
     return overdue

@@ -9,7 +9,7 @@ from core import parsing, shapes
 from core.bodies import Body, items, may, need
 from core.errors import Invalid
 from trades import parsers
-from trades.models import CopyOrder, Reason, Side, WhyNot
+from trades.models import CopyOrder, Reason, Side, SkipReason
 
 SIDE = parsing.one_of(("BUY", "SELL"))
 ORDER = Body(
@@ -121,4 +121,4 @@ def test_lists_of_names_are_those_of_the_models():
         for body, name in ((parsers.ORDER, "status"), (parsers.SKIP, "reason"))
     )
     assert status == CopyOrder.Status.values
-    assert reason == [why for why in WhyNot.values if why != WhyNot.NOT_REPORTED]
+    assert reason == [why for why in SkipReason.values if why != SkipReason.NOT_REPORTED]

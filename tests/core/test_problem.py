@@ -220,20 +220,20 @@ def test_a_bug_is_a_problem_without_its_traceback(in_production, client, desk_db
 def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(in_production, lena_bot, monkeypatch):
     from trades import services
 
-    real = services.signed
+    real = services.run_signed
 
     def broken(*args):
         real(*args)
         raise RuntimeError("after the commit")
 
-    monkeypatch.setattr(services, "signed", broken)
+    monkeypatch.setattr(services, "run_signed", broken)
     effect = "open-000000000000001"
 
     answer = lena_bot.send("POST", fields=opening("1"), effect=effect, but=in_production)
 
     refused(answer, 500, "internal")
     assert b"after the commit" not in answer.content
-    monkeypatch.setattr(services, "signed", real)
+    monkeypatch.setattr(services, "run_signed", real)
     again = lena_bot.send("POST", fields=opening("1"), effect=effect, but=in_production)
     assert (again.status_code, again["Idempotency-Replayed"]) == (201, "true")
 
@@ -244,7 +244,7 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(lena_bot, mon
     def away(*_):
         raise OperationalError from psycopg.OperationalError("connection refused to 10.0.0.7")
 
-    monkeypatch.setattr(services, "signed", away)
+    monkeypatch.setattr(services, "run_signed", away)
 
     answer = lena_bot.send("POST", fields=opening("1"))
 

@@ -12,7 +12,7 @@ from accounts import signing
 from strategies import packets, sizing
 from tests.docs import reading
 from trades import reconciliation
-from trades.models import WhyNot
+from trades.models import SkipReason
 
 PROTOCOL, STREAM, COPIER = (reading.blocks(page) for page in ("protocol", "stream", "copier"))
 VECTORS = json.loads((reading.DOCS / "vectors.json").read_text())
@@ -108,7 +108,7 @@ def test_packets_are_signed_as_the_page_says(name):
     given = packet(name)
     fields = tuple(given[name] for name in packets.FIELDS)
 
-    made = packets.signed(
+    made = packets.sign(
         PACKET_SECRET, fields, action=given["action"], trade_ref=given["trade_ref"], generation=int(given["gen"])
     )
 
@@ -167,7 +167,7 @@ def test_the_digest_of_a_heartbeat_is_as_the_page_says():
 
 def test_every_reason_of_a_skip_is_on_the_page():
     assert {reason: words for reason, words in reading.table("copier", "reason")} == {
-        value: label for value, label in WhyNot.choices if value != WhyNot.NOT_REPORTED
+        value: label for value, label in SkipReason.choices if value != SkipReason.NOT_REPORTED
     }
 
 
@@ -189,7 +189,7 @@ TRADE = re.compile(r"(?:EURUSD )?BUY ([0-9.]+)(?:, ([0-9.]+|all) open| at ([0-9.
 def test_the_sizes_of_the_page_are_the_desks(terms, provider, lots):
     volume, remains, price, stop = TRADE.fullmatch(provider).groups()
     opened, sl = Decimal(volume), Decimal(stop) if stop else None
-    master = sizing.Master(
+    master = sizing.ProviderTrade(
         symbol="EURUSD", type="BUY", opened_volume=opened, open_price=Decimal(price or "1.1"), opened_sl=sl,
         volume=opened if remains in (None, "all") else Decimal(remains), sl=sl, tp=None,
     )  # fmt: skip

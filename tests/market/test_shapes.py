@@ -157,7 +157,7 @@ REFUSED = {
 def test_refuses(wrong):
     code, number, lines = REFUSED[wrong]
 
-    with pytest.raises(imports.AboutLine) as no:
+    with pytest.raises(imports.LineRefused) as no:
         read(*lines)
 
     assert (no.value.code, no.value.extra["line"]) == (code, number)

@@ -19,7 +19,7 @@ REF = "01JGTRADE0000000000000001"
 
 
 def packet(fields, action="OPEN", trade_ref=REF, generation=1, secret=SECRET):
-    return packets.signed(secret, tuple(fields), action=action, trade_ref=trade_ref, generation=generation)
+    return packets.sign(secret, tuple(fields), action=action, trade_ref=trade_ref, generation=generation)
 
 
 @pytest.mark.parametrize("name", PACKETS)

@@ -408,11 +408,11 @@ def test_the_next_secret_signs_once_its_bot_has_it(follows):
     new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
     follows.refresh_from_db()
     assert (strategies.packet_secret(follows), follows.packet_generation) == (old, 1)
-    strategies.take_up_secrets()  # a day has not passed
+    strategies.activate_next_secrets()  # a day has not passed
     follows.refresh_from_db()
     assert follows.packet_generation == 1
 
-    strategies.take_up_secrets(subscription_ids=[follows.pk], generation=2)
+    strategies.activate_next_secrets(subscription_ids=[follows.pk], generation=2)
 
     follows.refresh_from_db()
     assert (strategies.packet_secret(follows), follows.packet_generation) == (new, 2)
@@ -423,7 +423,7 @@ def test_after_a_day_it_signs_whether_its_bot_has_it_or_not(follows):
     new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
     Subscription.objects.update(next_secret_at=timezone.now())
 
-    assert strategies.take_up_secrets() == 1
+    assert strategies.activate_next_secrets() == 1
 
     follows.refresh_from_db()
     assert strategies.packet_secret(follows) == new
@@ -442,8 +442,8 @@ def test_a_second_rotation_replaces_what_was_waiting_under_a_number_of_its_own(f
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
     newest = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
 
-    assert strategies.take_up_secrets(subscription_ids=[follows.pk], generation=2) == 0
-    assert strategies.take_up_secrets(subscription_ids=[follows.pk], generation=3) == 1
+    assert strategies.activate_next_secrets(subscription_ids=[follows.pk], generation=2) == 0
+    assert strategies.activate_next_secrets(subscription_ids=[follows.pk], generation=3) == 1
     follows.refresh_from_db()
     assert (strategies.packet_secret(follows), follows.packet_generation) == (newest, 3)
 

@@ -71,7 +71,7 @@ def owed(lena_bot, finn_bot):
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501", volume="0.04"), "strategy": "lena-eurusd", "trade_ref": ref})
     close(lena_bot, "1")
-    overdue_closes.keep()
+    overdue_closes.update()
     other = opened(lena_bot, "2")
     finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": other, "reason": "slippage", "detail": "8"})
     ordered(finn_bot, ref)
@@ -120,7 +120,7 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, 
         ordered(finn_bot, ref)
         finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"})
     sam_copier.send("POST", HEARTBEAT, {"instance": "two-" * 4, "subscriptions": []})
-    overdue_closes.keep()
+    overdue_closes.update()
 
     assert queries() == few <= 16
 
@@ -174,7 +174,7 @@ def aged(**age):
 )
 def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, age, state):
     aged(**age)
-    overdue_closes.keep()
+    overdue_closes.update()
 
     ((_, told, length, account, strategy, symbol, lots, paid),) = rows(admin.get(listed("overdueclose")))
 
@@ -188,7 +188,7 @@ def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn
     ref = opened(lena_bot, "3")
     finn_bot.send("POST", fields={**opening("503"), "strategy": "lena-eurusd", "trade_ref": ref})
     close(lena_bot, "3")
-    overdue_closes.keep()
+    overdue_closes.update()
 
     states = [row[1] for row in rows(admin.get(listed("overdueclose")))]
 

@@ -142,7 +142,7 @@ class Desk:
         operation = services.Operation(key or f"{self.key}-{self.seq}", "00", verb, args)
         signable = Signable("POST", "h", "/", "", self.key, time.time_ns() // 10**6, 5000, self.seq, "", "00")
         call = SignedCall(credentials.credential_of(self.key), signable, "00", "127.0.0.1", "")
-        (outcome,) = services.signed(call, [operation])
+        (outcome,) = services.run_signed(call, [operation])
         self.last = operation, outcome
         return outcome
 

@@ -33,14 +33,14 @@ def aged(**age):
 
 
 def test_nothing_is_owed_while_the_master_is_in(copied):
-    assert overdue_closes.keep() == 0
+    assert overdue_closes.update() == 0
     assert not OverdueClose.objects.exists()
 
 
 def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, finn):
     close(lena_bot, "1")
 
-    assert overdue_closes.keep() == 1
+    assert overdue_closes.update() == 1
 
     overdue_close = OverdueClose.objects.get()
     assert (overdue_close.account_id, str(overdue_close.volume), str(overdue_close.master_trade)) == (
@@ -54,10 +54,10 @@ def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, fin
 
 def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot, finn_bot, copied):
     close(lena_bot, "1")
-    overdue_closes.keep()
+    overdue_closes.update()
     close(finn_bot, "501")
 
-    assert overdue_closes.keep() == 0
+    assert overdue_closes.update() == 0
 
     assert OverdueClose.objects.get().closed_at == TradeHistory.objects.get(ticket_id="501").closed_at
 
@@ -66,7 +66,7 @@ def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
     close(finn_bot, "501")
     close(lena_bot, "1")
 
-    assert overdue_closes.keep() == 0
+    assert overdue_closes.update() == 0
     assert not OverdueClose.objects.exists()
 
 
@@ -77,11 +77,11 @@ def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
 )
 def test_is_escalated_as_it_gets_older_and_each_level_told_once(lena_bot, copied, age, level):
     close(lena_bot, "1")
-    overdue_closes.keep()
+    overdue_closes.update()
     aged(**age)
 
-    overdue_closes.keep()
-    overdue_closes.keep()
+    overdue_closes.update()
+    overdue_closes.update()
 
     assert OverdueClose.objects.get().level == level
     told = AuditLog.objects.filter(action="debt.escalated")
@@ -91,9 +91,9 @@ def test_is_escalated_as_it_gets_older_and_each_level_told_once(lena_bot, copied
 def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot, copied):
     close(lena_bot, "1")
     for age in ({}, {"seconds": 31}, {"minutes": 5}, {"hours": 1}):
-        overdue_closes.keep()
+        overdue_closes.update()
         aged(**age)
-        overdue_closes.keep()
+        overdue_closes.update()
 
     told = AuditLog.objects.filter(action="debt.escalated").order_by("id")
     assert [fact.detail["level"] for fact in told] == [1, 2, 3]
@@ -102,13 +102,13 @@ def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot, copied):
 def test_a_reduction_owes_no_close(lena_bot, copied):
     lena_bot.send("POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.05", "close_price": "1", "profit": "1"})
 
-    assert overdue_closes.keep() == 0
+    assert overdue_closes.update() == 0
 
 
 @pytest.mark.parametrize("statement", ["delete from close_debts", "update close_debts set since = now()"])
 def test_nobody_makes_a_debt_younger_or_forgets_it(lena_bot, copied, statement):
     close(lena_bot, "1")
-    overdue_closes.keep()
+    overdue_closes.update()
 
     with connection.cursor() as cursor, pytest.raises(DatabaseError):
         cursor.execute(statement)

@@ -186,7 +186,7 @@ def test_many_trades_cost_as_many_queries_as_one(lena_bot, finn_bot, follows, dj
 # --- the arithmetic
 
 
-LOTS = sizing.Master(
+LOTS = sizing.ProviderTrade(
     symbol="EURUSD", type="BUY", opened_volume=Decimal("0.5"), volume=Decimal("0.5"), open_price=Decimal("1.105"),
     opened_sl=Decimal("1.1"), sl=Decimal("1.1"), tp=None,
 )  # fmt: skip
@@ -238,7 +238,7 @@ def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(lena_bot,
 
     master = TradeHistory.objects.get(pk=ref)
 
-    assert (master.sl, receipts.master_of(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
+    assert (master.sl, receipts.provider_trade(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
 
 
 def test_a_risk_that_has_no_stop_is_not_known():

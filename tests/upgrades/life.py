@@ -138,9 +138,9 @@ def follow(lena: Client, finn: Client) -> None:
     finn.reduce("91003", deal_id="c-1", volume="0.10", close_price="1.10800", profit="20")
     for ticket in ("1007", "1008", "1009"):
         lena.close(ticket, close_price="1.11000", profit="200", reason="TP")
-    overdue_closes.keep()  # the copies of 1007 and 1008 are overdue
+    overdue_closes.update()  # the copies of 1007 and 1008 are overdue
     finn.close("91007", close_price="1.10990", profit="99.8", reason="RECONCILED")
-    overdue_closes.keep()
+    overdue_closes.update()
 
 
 def trade(url: str, keys: dict[str, accounts.NewSecret]) -> dict[str, Any]:

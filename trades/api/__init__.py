@@ -121,7 +121,7 @@ def query_of(request: Request) -> dict[str, str]:
 def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
     """Do the request's one effect; raise its refusal."""
     operation = Operation(call.signable.idempotency_key, call.signable.fingerprint(), verb, args)
-    outcome = services.signed(call, [operation])[0]
+    outcome = services.run_signed(call, [operation])[0]
     if (refusal := errors.of_outcome(outcome)) is not None:
         raise refusal
     return outcome
@@ -262,7 +262,7 @@ class Batch(BotView):
         listed = parsers.BATCH.read(body_of(request)).done()["operations"]
         read = [_operation(one, copy=is_copy(call)) for one in listed]
         good = [one for one in read if isinstance(one, Operation)]
-        outcomes = iter(services.signed(call, good))
+        outcomes = iter(services.run_signed(call, good))
         return json_response({"results": [_result(one, outcomes, call.request_id) for one in read]})
 
 

@@ -29,7 +29,7 @@ class Heartbeat(BotView):
         known = reconciliation.copier_record(call.credential.account_id, found)
         answered = reconciliation.answers(found, known, told)
         outcome = api.done(call, "copier_beat", {**heartbeat, "told": reconciliation.summary(answered, told)})
-        reconciliation.take_up_secrets(known, found, told)
+        reconciliation.activate_next_secrets(known, found, told)
         lease = {name: outcome[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
         return json_response({**lease, "subscriptions": answered})
 

@@ -1,7 +1,7 @@
 """The verbs of a trade's life. Each is one statement: the transition is written once, in trades/sql.
 
 The four verbs are parts: they belong inside the caller's transaction. A signed request is a use case of its own,
-and its transaction is the protocol's (`signed`).
+and its transaction is the protocol's (`run_signed`).
 """
 
 import uuid
@@ -86,7 +86,7 @@ class Operation:
         return {"idem": self.idempotency_key, "fingerprint": self.fingerprint, "verb": self.verb, "args": self.args}
 
 
-def signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
+def run_signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
     """Do what a signed request asks, all of it in one transaction: number, repeats, effects, audit rows.
 
     Outcomes come in the order of the operations; a refused one has `refused`, one answered from what was kept has

@@ -31,7 +31,7 @@ def overdue() -> "models.QuerySet[ActiveTrade]":
 
 
 @use_case()
-def keep() -> int:
+def update() -> int:
     """Bring the rows in line with the hot table; how many are owed. Safe to run twice, and at the same time."""
     current = list(overdue())
     OverdueClose.objects.bulk_create([_overdue_close(copy) for copy in current], ignore_conflicts=True)
