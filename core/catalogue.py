@@ -58,12 +58,7 @@ def of_apps(labels: Collection[str], found: Collection[Difference]) -> list[Diff
 
 
 def changed_functions(alias: str) -> set[str]:
-    """The names of functions that are missing or not as the code wants them, rights and owner included.
-
-    None where no migration has run yet.
-    """
-    if "django_migrations" not in connections[alias].introspection.table_names():
-        return set()
+    """The names of functions that are missing or not as the code wants them, rights and owner included."""
     return {_object(each.subject) for each in differences(alias) if each.cured_by_migrate}
 
 
@@ -186,9 +181,11 @@ def _remedy(kind: str, name: str, has: str | None, wants: str) -> str:
 
 def _remedy_of_rights(name: str, has: str | None, wants: str | None) -> str:
     role, _, target = name.partition(" on ")
+    by_default = "alter default privileges in schema public " if target.startswith("new ") else ""
+    target = target.removeprefix("new ")
     now, then = set((has or "").split(", ")) - {""}, set((wants or "").split(", ")) - {""}
-    steps = [f"revoke {_listed(now - then)} on {target} from {role}"] if now - then else []
-    steps += [f"grant {_listed(then - now)} on {target} to {role}"] if then - now else []
+    steps = [f"{by_default}revoke {_listed(now - then)} on {target} from {role}"] if now - then else []
+    steps += [f"{by_default}grant {_listed(then - now)} on {target} to {role}"] if then - now else []
     return f"As the owner: {'; '.join(steps)}."
 
 
