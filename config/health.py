@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connections
+from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.defaults import server_error as django_server_error
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from accounts import networks
-from core import catalogue, functions, problem
+from core import catalogue, problem
 from wallets.services import ledger_halt
 
 
@@ -82,14 +83,16 @@ def _deployment() -> Deployment:
 
 
 def _look_at_deployment() -> Deployment:
-    if waiting := functions.waiting_migrations("default"):
-        return Deployment(f"{waiting} not applied: run manage.py migrate", "unknown", [])
+    executor = MigrationExecutor(connections["default"])
+    waiting = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if waiting:
+        return Deployment(f"{len(waiting)} not applied: run manage.py migrate", "unknown", [])
     found = catalogue.differences()
     if found and catalogue.is_ahead():  # this process is of the version before: it serves until it is replaced
         return Deployment("ok", "ok", ["a newer version has migrated this database"])
     stale = [difference.subject for difference in found if difference.cured_by_migrate]
-    said = f"{len(stale)} stale: run manage.py migrate ({', '.join(stale)})" if stale else "ok"
-    return Deployment("ok", said, [str(difference) for difference in found if not difference.cured_by_migrate])
+    functions = f"{len(stale)} stale: run manage.py migrate ({', '.join(stale)})" if stale else "ok"
+    return Deployment("ok", functions, [str(difference) for difference in found if not difference.cured_by_migrate])
 
 
 def metrics(request: HttpRequest) -> HttpResponse:

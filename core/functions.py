@@ -13,8 +13,8 @@ from pathlib import Path
 
 from django.apps import apps
 from django.conf import settings
-from django.db import connections, transaction
-from django.db.migrations.executor import MigrationExecutor
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 # One migration at a time in a database: two nodes of a desk may start at the same moment.
 _LOCK = 0x636F7079  # "copy"
@@ -46,9 +46,9 @@ def files() -> list[FunctionFile]:
     return [FunctionFile(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in paths]
 
 
-def outdated(alias: str, changed: Collection[str] = ()) -> list[FunctionFile]:
+def outdated(connection: BaseDatabaseWrapper, changed: Collection[str] = ()) -> list[FunctionFile]:
     """The files to deploy: new ones, those whose text changed, and those with one of these `changed` functions."""
-    deployed = _deployed(alias)
+    deployed = _deployed(connection)
 
     def is_outdated(file: FunctionFile) -> bool:
         return deployed.get(file.path) != file.sha256 or not file.bodies.keys().isdisjoint(changed)
@@ -56,9 +56,9 @@ def outdated(alias: str, changed: Collection[str] = ()) -> list[FunctionFile]:
     return [file for file in files() if is_outdated(file)]
 
 
-def deploy(alias: str, outdated_files: Collection[FunctionFile]) -> None:
+def deploy(connection: BaseDatabaseWrapper, outdated_files: list[FunctionFile]) -> None:
     """Apply these files in one transaction. Calls that run meanwhile end with the functions that they began with."""
-    with transaction.atomic(using=alias, durable=True), connections[alias].cursor() as cursor:
+    with transaction.atomic(using=connection.alias, durable=True), connection.cursor() as cursor:
         cursor.execute("set local check_function_bodies = off")  # a function may call one of a later file
         for file in outdated_files:
             cursor.execute(file.sql)
@@ -71,25 +71,19 @@ def deploy(alias: str, outdated_files: Collection[FunctionFile]) -> None:
 
 
 @contextmanager
-def one_migration_at_a_time(alias: str) -> Iterator[None]:
+def one_migration_at_a_time(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """Hold the database's migration lock. Waits as long as another node migrates."""
-    with connections[alias].cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute("select pg_advisory_lock(%s)", [_LOCK])
     try:
         yield
     finally:
-        with connections[alias].cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute("select pg_advisory_unlock(%s)", [_LOCK])
 
 
-def waiting_migrations(alias: str) -> int:
-    """How many migrations of this code the database has not run."""
-    executor = MigrationExecutor(connections[alias])
-    return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
-
-
-def _deployed(alias: str) -> dict[str, str]:
-    with connections[alias].cursor() as cursor:
+def _deployed(connection: BaseDatabaseWrapper) -> dict[str, str]:
+    with connection.cursor() as cursor:
         cursor.execute("select to_regclass('sql_functions') is not null")
         (exists,) = cursor.fetchone()
         if not exists:

@@ -155,6 +155,7 @@ def test_functions_wait_for_the_last_migration(desk_db, edited):
 
 def test_a_second_node_waits_for_the_first(edited):
     held, deployed = threading.Event(), threading.Event()
+    connection = connections["owner"]
 
     def second():
         databases_of_thread = connections["owner"]
@@ -167,7 +168,7 @@ def test_a_second_node_waits_for_the_first(edited):
 
     thread = threading.Thread(target=second)
     thread.start()
-    with functions.one_migration_at_a_time("owner"):
+    with functions.one_migration_at_a_time(connection):
         held.set()
         assert not deployed.wait(1.5)
         assert "closed_anew" not in body_of("trade_close")
@@ -190,7 +191,7 @@ def test_two_nodes_start_at_once_on_an_empty_database(desk_db):
         databases.point_at(name)
         assert catalogue.differences("owner") == []
     finally:
-        databases.point_at(desk_db)
+        databases.point_at("postgres")
         databases.drop(name)
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -98,10 +99,8 @@ def upgraded(release: Release, template: Template, django_db_blocker: Any) -> It
     """Nobody writes into these two: `desk_db` has copies. (The template's migrations have made the roles.)"""
     before = release.restore()
     name = databases.copy(before)
-    with django_db_blocker.unblock():
-        databases.point_at(name)
+    with pointed_at(name, django_db_blocker):
         call_command("migrate", verbosity=0)
-        databases.point_at("postgres")
     yield Upgraded(release, before, name)
     for database in (before, name):
         databases.drop(database)
@@ -111,10 +110,8 @@ def upgraded(release: Release, template: Template, django_db_blocker: Any) -> It
 def desk_db(upgraded: Upgraded, django_db_blocker: Any) -> Iterator[str]:
     """A copy of the upgraded database; Django's aliases point at it."""
     name = databases.copy(upgraded.name)
-    with django_db_blocker.unblock():
-        databases.point_at(name)
+    with pointed_at(name, django_db_blocker):
         yield name
-        databases.point_at("postgres")
     databases.drop(name)
 
 
@@ -123,7 +120,7 @@ class Desk(Serving):
 
     def __init__(self, database: str, release: Release, tree: Path | None = None) -> None:
         super().__init__(database, {}, **release.facts["environ"])
-        self.release, self.tree = release, tree or self.tree
+        self.database, self.release, self.tree = database, release, tree or self.tree
         self.known: dict[str, Client] = {}
 
     def bot_of(self, name: str) -> Client:
@@ -146,16 +143,29 @@ class Desk(Serving):
 
 
 @pytest.fixture(scope="module")
-def desk(upgraded: Upgraded, django_db_blocker: Any) -> Iterator[Desk]:
-    """Today's web process on a copy of the upgraded database; Django's aliases point at it."""
-    name = databases.copy(upgraded.name)
-    serving = Desk(name, upgraded.release).start()
-    with django_db_blocker.unblock():
-        databases.point_at(name)
-        yield serving
-        databases.point_at("postgres")
+def served(upgraded: Upgraded) -> Iterator[Desk]:
+    """Today's web process on a copy of the upgraded database."""
+    serving = Desk(databases.copy(upgraded.name), upgraded.release).start()
+    yield serving
     serving.stop()
-    databases.drop(name)
+    databases.drop(serving.database)
+
+
+@pytest.fixture
+def desk(served: Desk, django_db_blocker: Any) -> Iterator[Desk]:
+    """The web process that this module's tests share; Django's aliases point at its database."""
+    with pointed_at(served.database, django_db_blocker):
+        yield served
+
+
+@contextmanager
+def pointed_at(database: str, django_db_blocker: Any) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        databases.point_at(database)
+        try:
+            yield
+        finally:
+            databases.point_at("postgres")
 
 
 @functools.cache

@@ -11,15 +11,14 @@ from market.models import Candle
 from tests import databases
 from tests.conftest import Serving, Template
 from tests.upgrades import freeze, life
+from tests.upgrades.conftest import pointed_at
 
 
 @pytest.fixture
 def desk_db(template: Template, django_db_blocker: Any) -> Any:
     name = databases.copy(template.name)
-    with django_db_blocker.unblock():
-        databases.point_at(name)
+    with pointed_at(name, django_db_blocker):
         yield name
-        databases.point_at("postgres")
     databases.drop(name)
 
 

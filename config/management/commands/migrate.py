@@ -5,6 +5,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 from django.core.management.commands.migrate import Command as Migrate
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
 
 from core import catalogue, functions
 
@@ -15,31 +18,36 @@ class Command(Migrate):
         parser.set_defaults(database=settings.MIGRATION_DATABASE)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        alias = options["database"]
+        connection = connections[options["database"]]
         if options["plan"] or options["check_unapplied"]:
             super().handle(*args, **options)
-            self._show_plan(alias, fails=options["check_unapplied"])
+            self._say_plan(connection, fails=options["check_unapplied"])
             return
-        with functions.one_migration_at_a_time(alias):
+        with functions.one_migration_at_a_time(connection):
             super().handle(*args, **options)
-            self._deploy(alias, verbose=options["verbosity"] >= 1)
+            self._deploy(connection, verbose=options["verbosity"] >= 1)
 
-    def _show_plan(self, alias: str, *, fails: bool) -> None:
-        files = functions.outdated(alias, catalogue.changed_functions(alias))
-        if files:
+    def _say_plan(self, connection: BaseDatabaseWrapper, *, fails: bool) -> None:
+        waiting = self._outdated(connection)
+        if waiting:
             self.stdout.write("Functions to deploy:", self.style.MIGRATE_LABEL)
-        for file in files:
+        for file in waiting:
             self.stdout.write(f"    {file.path}")
-        if files and fails:
+        if waiting and fails:
             raise SystemExit(1)
 
-    def _deploy(self, alias: str, *, verbose: bool) -> None:
-        if functions.waiting_migrations(alias):
+    def _deploy(self, connection: BaseDatabaseWrapper, *, verbose: bool) -> None:
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             self.stdout.write("Functions are deployed once all migrations are applied.")
             return
-        files = functions.outdated(alias, catalogue.changed_functions(alias))
-        if files:
-            functions.deploy(alias, files)
+        waiting = self._outdated(connection)
+        if waiting:
+            functions.deploy(connection, waiting)
         if verbose:
             self.stdout.write("Deploying functions:", self.style.MIGRATE_HEADING)
-            self.stdout.write("\n".join(f"  {file.path}" for file in files) or "  No functions to deploy.")
+            self.stdout.write("\n".join(f"  {file.path}" for file in waiting) or "  No functions to deploy.")
+
+    def _outdated(self, connection: BaseDatabaseWrapper) -> list[functions.FunctionFile]:
+        migrated = "django_migrations" in connection.introspection.table_names()
+        return functions.outdated(connection, catalogue.changed_functions(connection.alias) if migrated else ())

@@ -1,0 +1,142 @@
+"""From a released version with data of every kind to today's, and back to serving, without a lost trade."""
+
+import difflib
+import json
+import re
+
+import pytest
+
+from copybot.client import ACTIVE
+from copybot.errors import DeskError
+from core import catalogue
+from tests import databases
+from tests.conftest import Template
+from tests.upgrades.conftest import Desk, Upgraded, columns, program, psql
+from trades import checks as trades
+from trades.models import ActiveTrade, TradeHistory
+from trust import checks as trust
+from wallets import checks as wallets
+
+# Django's lists of what there is, which grow with the code.
+LISTS = ("auth_permission.", "django_content_type.", "django_migrations.")
+
+
+def opening(ticket: str) -> dict[str, str]:
+    return {"ticket_id": ticket, "symbol": "EURUSD", "type": "BUY", "volume": "0.10", "open_price": "1.105"}
+
+
+def schema(database: str) -> list[str]:
+    """What `pg_dump --schema-only` writes, with owners and grants, in a form that a dump and its restore keep."""
+    dump = program("pg_dump", "--schema-only", "--dbname", databases.url(database))
+    # PostgreSQL writes `kind in ('A', 'B')` anew each time it reads it, until it is ARRAY[('A')::text, ('B')::text].
+    dump = re.sub(r"\(ARRAY\[([^\]]*)\]\)::text\[\]", lambda listed: f"ARRAY[{each_as_text(listed[1])}]", dump)
+    return [line for line in dump.splitlines() if line and not re.match(r"--|\\(un)?restrict ", line)]
+
+
+def each_as_text(values: str) -> str:
+    return ", ".join(f"({value})::text" for value in values.split(", "))
+
+
+def difference(found: list[str], wanted: list[str]) -> str:
+    return "\n".join(difflib.unified_diff(wanted, found, "a fresh desk", "the upgraded desk", lineterm="", n=6))
+
+
+def test_the_frozen_database_is_whole(upgraded: Upgraded) -> None:
+    known = {name: len(values) for name, values in columns(upgraded.before).items()}
+
+    assert {name.partition(".")[0]: count for name, count in known.items()} == upgraded.release.facts["rows"]
+
+
+def test_every_row_is_as_it_was(upgraded: Upgraded) -> None:
+    before, after = columns(upgraded.before), columns(upgraded.name)
+
+    changed = [name for name, values in before.items() if not name.startswith(LISTS) and after.get(name) != values]
+    assert changed == []
+
+
+def test_the_schema_is_that_of_a_fresh_desk(upgraded: Upgraded, template: Template) -> None:
+    fresh, found = schema(template.name), schema(upgraded.name)
+
+    if fresh != found:
+        pytest.fail(difference(found, fresh))
+
+
+def test_the_comparisons_see_what_an_upgrade_could_lose(upgraded: Upgraded, template: Template, desk_db: str) -> None:
+    """The control: a trigger that is no longer ALWAYS, and one price that changed."""
+    psql(
+        desk_db,
+        "alter table trade_history enable trigger append_only;"
+        "update candles set low = low - 0.1 where opened_at = (select min(opened_at) from candles);",
+    )
+
+    assert "ENABLE ALWAYS TRIGGER append_only;" in difference(schema(desk_db), schema(template.name))
+    after = columns(desk_db)
+    assert [name for name, values in columns(upgraded.name).items() if after[name] != values] == ["candles.low"]
+
+
+def test_every_check_finds_nothing(desk_db: str) -> None:
+    assert [*trades.faults(), *wallets.faults(), *trust.faults()] == []
+    assert catalogue.differences() == []
+
+
+def test_no_trade_is_lost_on_the_way_back_to_serving(desk: Desk) -> None:
+    facts, lena, finn = desk.release.facts, desk.bot_of("lena master"), desk.bot_of("finn copier")
+    opened = {tuple(trade) for trade in facts["open"]}
+
+    shown = {trade["ticket_id"] for trade in lena.active()["trades"]}
+    lena.modify("1002", sl="1.10200")
+    lena.close("1001", close_price="1.11000", profit="50", reason="TP")
+    copies = {trade["ticket_id"] for trade in finn.active()["trades"] if trade["role"] == "copy"}
+    finn.close("91001", close_price="1.11000", profit="25", reason="TP")
+
+    assert shown == {ticket for account, ticket in opened if account == "lena-mt5"}
+    assert copies == {ticket for account, ticket in opened if account == "finn-mt5"}
+    for ticket in ("1001", facts["closed"], facts["tombstone"]):
+        with pytest.raises(DeskError) as zombie:
+            lena.open(**opening(ticket))
+        assert zombie.value.code == "trade_closed"
+    active = {(trade.account.name, trade.ticket_id) for trade in ActiveTrade.objects.select_related("account")}
+    closed = {(trade.account.name, trade.ticket_id) for trade in TradeHistory.objects.select_related("account")}
+    assert opened - active == {("lena-mt5", "1001"), ("finn-mt5", "91001")}
+    assert opened - active <= closed
+    assert [*trades.faults(), *wallets.faults()] == []
+
+
+def test_an_effect_from_before_is_not_done_again(desk: Desk) -> None:
+    kept, lena = desk.release.facts["kept"], desk.bot_of("lena master")
+    lena.modify(kept["ticket"], sl="1.10250")
+
+    repeated = lena.modify(kept["ticket"], idempotency_key=kept["idempotency_key"], sl=kept["sl"])
+
+    assert repeated == kept["answer"]
+    assert str(ActiveTrade.objects.get(ticket_id=kept["ticket"]).sl) == "1.10250000"
+
+
+def test_a_number_used_before_is_refused(desk: Desk) -> None:
+    lena, copy = desk.bot_of("lena master"), desk.bot_of("sam copier")
+    lena.modify("1003", sl="1.10100")
+    copy.key, copy.secret, copy.seq = lena.key, lena.secret, lena.seq - 1
+
+    answer = copy.once("PATCH", f"{ACTIVE}/1003", "", b'{"sl": "1.10400"}', "another-effect-0001")
+
+    assert answer.json()["code"] == "seq_replayed"
+
+
+def test_a_revoked_key_stays_revoked(desk: Desk) -> None:
+    with pytest.raises(DeskError) as refusal:
+        desk.bot_of("sam revoked").active()
+
+    assert refusal.value.code == "key_revoked"
+
+
+def test_a_person_who_was_logged_in_still_is(desk: Desk) -> None:
+    status, page = desk.get("/wallet/", Cookie=f"sessionid={desk.release.facts['session']}")
+
+    assert status == 200
+    assert "Bank transfer" in page
+
+
+def test_the_desk_is_ready(desk: Desk) -> None:
+    status, state = desk.get("/readyz")
+
+    assert (status, json.loads(state)["status"]) == (200, "ready")
