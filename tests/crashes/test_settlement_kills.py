@@ -75,6 +75,7 @@ def charged_once(followers, *fees):
     assert {usd(one.finn).balance for one in followers} == {left}
 
 
+@pytest.mark.dated
 @pytest.mark.crash
 def test_a_fee_is_charged_once_though_the_settler_is_killed(desk_db, lena, finn):
     followers = make_followers(lena, finn, monthly=3)
@@ -93,6 +94,7 @@ def test_a_fee_is_charged_once_though_the_settler_is_killed(desk_db, lena, finn)
     charged_once(followers, ("FEE_PERFORMANCE", 20), ("FEE_SUBSCRIPTION", 3))
 
 
+@pytest.mark.dated
 @pytest.mark.crash
 def test_what_a_killed_worker_left_the_next_one_does(desk_db, lena, finn):
     """A real worker and a real broker. The message may be lost for long; the rows are the queue."""

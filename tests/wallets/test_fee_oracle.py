@@ -19,6 +19,7 @@ def money(rng, least, most):
     return str(Decimal(rng.randint(least * 10**8, most * 10**8)).scaleb(-8))
 
 
+@pytest.mark.dated
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(20))
 def test_every_fee_is_exact_whatever_comes_and_goes(lena, finn, seed):
