@@ -7,7 +7,7 @@ from tests import clock
 
 # All there is, but what takes long and is not marked as dated: so no list of date-bound tests can be incomplete.
 SUITES = {
-    "desk": ["-m", "dated or not (crash or model or browser)", "tests"],
+    "desk": ["-m", "dated or not (crash or model or browser)", "--ignore=tests/rules", "tests"],
     # Django sets TZ to UTC for its process. Bots have no Django, and run in the zone of their machine.
     "bots": [
         "-o", "addopts=", "-o", "filterwarnings=error", "-p", "no:django", "-q", "-n", "auto",
@@ -18,10 +18,11 @@ SUITES = {
 
 def main(words: list[str]) -> int:
     wanted = " ".join(words).lower()
+    chosen = {name: moment for name, moment in clock.MOMENTS.items() if wanted in name.lower()}
+    if not chosen:
+        sys.exit(f"No moment is named {wanted}. There are: {'; '.join(clock.MOMENTS)}.")
     failed = []
-    for name, moment in clock.MOMENTS.items():
-        if wanted not in name.lower():
-            continue
+    for name, moment in chosen.items():
         for suite, arguments in SUITES.items():
             print(f"--- {name} ({moment.at:%Y-%m-%d %H:%M} UTC, TZ={moment.zone}): {suite}", flush=True)
             with clock.shifted(moment) as environ:
