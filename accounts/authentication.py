@@ -1,12 +1,14 @@
 """DRF's authentication classes: signed requests of bots, and the refusal of bots on people's routes."""
 
 import contextlib
+from typing import cast
 
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import signed_http
 from accounts.protocol import SignedCall
+from accounts.signed_http import SignedRequest
 from core.errors import DomainError, RequestMalformed
 
 
@@ -16,12 +18,17 @@ class HistoryClosedToBots(DomainError):
     detail = "No key can read history or wallets. Ask what is active."
 
 
+def http_request(request: Request) -> SignedRequest:
+    """The request beneath REST framework's."""
+    return cast(SignedRequest, request._request)
+
+
 class SignatureAuthentication(BaseAuthentication):
     """For bots' routes: `request.auth` is the SignedCall."""
 
     def authenticate(self, request: Request) -> tuple[None, SignedCall]:
         limit = getattr(request.parser_context["view"], "max_body", signed_http.MAX_BODY)
-        return None, signed_http.verify(request._request, limit)
+        return None, signed_http.verify(http_request(request), limit)
 
     def authenticate_header(self, request: Request) -> str:
         return "CD1"
@@ -34,7 +41,7 @@ class RefuseBots(BaseAuthentication):
         if not signed_http.is_signed(request._request):
             return
         with contextlib.suppress(RequestMalformed):  # a bot, though what it sent cannot be signed
-            signed_http.verify(request._request)
+            signed_http.verify(http_request(request))
         refusal = HistoryClosedToBots()
-        signed_http.record_refusal(refusal, request._request)
+        signed_http.record_refusal(refusal, http_request(request))
         raise refusal

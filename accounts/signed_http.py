@@ -2,7 +2,6 @@
 
 import re
 import time
-from typing import Any
 
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
@@ -12,25 +11,35 @@ from accounts.protocol import BodyTooLarge, ReceivedRequest, SignedCall
 from audit import services as audit
 from audit.models import AuditLog
 from core.errors import DomainError, RequestMalformed
+from core.limiting import Room
+from core.requests import DeskRequest
 
 MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 1024 * 1024
+
+
+class SignedRequest(DeskRequest):
+    """A bot's request, once `verify` has read it; `signed_call` once its signature is good."""
+
+    signed_body: bytes
+    signed_call: SignedCall
+    rate_room: Room | None
 
 
 def is_signed(request: HttpRequest) -> bool:
     return "HTTP_X_CD_KEY" in request.META or "HTTP_X_CD_SIG" in request.META
 
 
-def verify(request: HttpRequest, limit: int = MAX_BODY) -> SignedCall:
+def verify(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
     """Verify a request and keep its SignedCall on it, for signing the response. Refusals are audited."""
     try:
         body = read_body(request, limit)
-        request.signed_body = body  # type: ignore[attr-defined]
+        request.signed_body = body
         call = protocol.verify(received_request(request, body))
     except DomainError as refusal:
         record_refusal(refusal, request)
         raise
-    request.signed_call = call  # type: ignore[attr-defined]
+    request.signed_call = call
     return call
 
 
@@ -52,7 +61,7 @@ def read_body(request: HttpRequest, limit: int) -> bytes:
 _UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 
 
-def received_request(request: HttpRequest, body: bytes) -> ReceivedRequest:
+def received_request(request: DeskRequest, body: bytes) -> ReceivedRequest:
     headers = {name[5:].replace("_", "-").lower(): value for name, value in request.META.items() if name[:5] == "HTTP_"}
     headers |= {name: request.META[key] for key, name in _UNPREFIXED.items() if request.META.get(key)}
     try:
@@ -66,9 +75,9 @@ def received_request(request: HttpRequest, body: bytes) -> ReceivedRequest:
         query=request.META.get("QUERY_STRING", ""),
         headers=headers,
         body=body,
-        ip=request.client_ip,  # type: ignore[attr-defined]
+        ip=request.client_ip,
         is_secure=request.is_secure(),
-        request_id=request.request_id,  # type: ignore[attr-defined]
+        request_id=request.request_id,
     )
 
 
@@ -90,10 +99,9 @@ def sign_response(call: SignedCall, response: HttpResponse) -> None:
     )
 
 
-def record_refusal(refusal: DomainError, request: HttpRequest) -> None:
+def record_refusal(refusal: DomainError, request: DeskRequest) -> None:
     """Write the audit row of a refused request: under its verified key, or under the key it claimed."""
     call: SignedCall | None = getattr(request, "signed_call", None)
-    caller: Any = request  # with client_ip and request_id, by our middleware
-    actor = call.actor if call else audit.Actor(AuditLog.Actor.NOBODY, "", caller.client_ip, caller.request_id)
+    actor = call.actor if call else audit.Actor(AuditLog.Actor.NOBODY, "", request.client_ip, request.request_id)
     claimed = request.META.get("HTTP_X_CD_KEY", "")
     protocol.record_refusal(refusal, actor=actor, claimed=claimed, method=request.method or "", path=request.path)

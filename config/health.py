@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from accounts import networks
 from core import catalogue, problem
+from core.requests import DeskRequest
 from wallets.services import ledger_halt
 
 
@@ -95,13 +96,13 @@ def _look_at_deployment() -> Deployment:
     return Deployment("ok", functions, [str(difference) for difference in found if not difference.cured_by_migrate])
 
 
-def metrics(request: HttpRequest) -> HttpResponse:
+def metrics(request: DeskRequest) -> HttpResponse:
     """Prometheus figures: for whoever has METRICS_TOKEN, or where none is set for this machine alone."""
     token = settings.METRICS_TOKEN
     if token:
         may = hmac.compare_digest(request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode())
     else:
-        may = networks.is_loopback(request.client_ip)  # type: ignore[attr-defined]
+        may = networks.is_loopback(request.client_ip)
     if not may:
         no = problem.response(
             problem.body(status=401, code="not_authenticated", detail="Send Authorization: Bearer METRICS_TOKEN.")

@@ -16,11 +16,12 @@ from prometheus_client import Counter
 from accounts import networks
 from core import problem
 from core.errors import CsrfFailed, RequestMalformed
+from core.requests import DeskRequest
 
 log = structlog.get_logger("request")
 REQUESTS = Counter("copydesk_requests", "Requests answered.", ["method", "status"])
 METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "PUT"})
-Handler = Callable[[HttpRequest], HttpResponse]
+Handler = Callable[[DeskRequest], HttpResponse]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 BOT_ROUTES = (
@@ -42,13 +43,13 @@ class RequestLog:
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def __call__(self, request: DeskRequest) -> HttpResponse:
         given = request.META.get("HTTP_X_REQUEST_ID", "")
-        request.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex  # type: ignore[attr-defined]
-        request.client_ip = networks.client_address(  # type: ignore[attr-defined]
+        request.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.client_ip = networks.client_address(
             request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
         )
-        structlog.contextvars.bind_contextvars(request_id=request.request_id)  # type: ignore[attr-defined]
+        structlog.contextvars.bind_contextvars(request_id=request.request_id)
         began = time.perf_counter()
         try:
             response = self.get_response(request)
@@ -56,17 +57,17 @@ class RequestLog:
             structlog.contextvars.unbind_contextvars("request_id")
         method = request.method if request.method in METHODS else "other"
         REQUESTS.labels(method, str(response.status_code)).inc()
-        response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        response["X-Request-ID"] = request.request_id
         if not request.path.startswith(_QUIET):
             self._line(request, response, began)
         return response
 
     @staticmethod
-    def _line(request: HttpRequest, response: HttpResponse, began: float) -> None:
+    def _line(request: DeskRequest, response: HttpResponse, began: float) -> None:
         call = getattr(request, "signed_call", None)
         log.info(
             "request",
-            request_id=request.request_id,  # type: ignore[attr-defined]
+            request_id=request.request_id,
             method=request.method,
             path=request.path[:200],
             status=response.status_code,
@@ -92,7 +93,7 @@ class SecurityHeaders:
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def __call__(self, request: DeskRequest) -> HttpResponse:
         response = self.get_response(request)
         for name, value in _HEADERS.items():
             response.setdefault(name, value)
@@ -112,7 +113,7 @@ class PeopleOnly:
             if hasattr(self.people, "process_view"):
                 self.view_hooks.insert(0, self.people.process_view)
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def __call__(self, request: DeskRequest) -> HttpResponse:
         if request.path.startswith(BOT_ROUTES):
             return self.bots(request)
         try:
@@ -121,7 +122,7 @@ class PeopleOnly:
             if not request.path.startswith("/api/"):
                 raise
             no = RequestMalformed("The desk is not reached by this Host.", header="Host")
-            return problem.response(problem.of(no, request.request_id))  # type: ignore[attr-defined]
+            return problem.response(problem.of(no, request.request_id))
 
     def process_view(self, request: HttpRequest, *args: object) -> HttpResponse | None:
         """Django asks only the middleware it lists itself, so what stands inside this one (CSRF) is asked here."""

@@ -96,7 +96,7 @@ class Document(APIView):
     renderer_classes = [OpenApiYamlRenderer, OpenApiYamlRenderer2, OpenApiJsonRenderer, OpenApiJsonRenderer2]
 
     def get(self, request: Request) -> HttpResponseBase:
-        renderer = request.accepted_renderer  # type: ignore[attr-defined]
+        renderer = request.accepted_renderer
         found = representations()[renderer.format]
         response = HttpResponse(found.body, content_type=f"{renderer.media_type}; charset=utf-8")
         response["Content-Disposition"] = f'inline; filename="copydesk.{renderer.format}"'

@@ -39,10 +39,18 @@ class NoDeleteAdmin(admin.ModelAdmin):
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+    def render_change_form(
+        self, request: HttpRequest, context: Any, add: bool = False, change: bool = False, form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:  # fmt: skip
         """Saving leads back to the list; nothing here is entered by the dozen."""
         one_way = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        return super().render_change_form(request, {**one_way, **context}, **kwargs)
+        page = {**one_way, **context, **self.page_context(request, obj)}
+        return super().render_change_form(request, page, add, change, form_url, obj)
+
+    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """What the object's page shows besides its fields."""
+        return {}
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Without the buttons that open other objects in a window of their own."""

@@ -54,19 +54,17 @@ class ConfirmedActionsAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         return super().changelist_view(request, extra_context)
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+    def render_change_form(
+        self, request: HttpRequest, context: Any, add: bool = False, change: bool = False, form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:  # fmt: skip
         allowed = self.get_actions(request)
-        steps = [step for step in self.offered_actions(kwargs["obj"]) if step.action in allowed]
-        more = {"steps": steps, **self.page_context(request, kwargs["obj"])}
-        return super().render_change_form(request, {**context, **more}, **kwargs)
+        steps = [step for step in self.offered_actions(obj) if step.action in allowed]
+        return super().render_change_form(request, {**context, "steps": steps}, add, change, form_url, obj)
 
     def offered_actions(self, obj: Any) -> Sequence[ConfirmedAction]:
         """Which actions make sense for this one now."""
         return ()
-
-    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        """What the object's page shows besides its fields."""
-        return {}
 
     def single(self, request: HttpRequest, chosen: QuerySet[Any]) -> Any:
         found = list(chosen[:2])

@@ -69,7 +69,7 @@ def spend(bucket: str, name: str, per_minute: int) -> Room | None:
 
 @functools.cache
 def _redis() -> "storage.RedisStorage":
-    return _limiter().storage  # type: ignore[no-any-return]
+    return _limiter().storage
 
 
 def seen_before(name: str, *, for_ms: int) -> bool:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from audit.admin import AuditedAdmin
@@ -23,11 +23,9 @@ class InstrumentAdmin(AuditedAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Instrument | None = None) -> list[str]:
         return ["symbol"] if obj else []
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        """With a table of its bars, once it is there to have some."""
-        shown = kwargs.get("obj")
-        there = {"series": services.series_of(symbol=shown.pk), "most": services.MOST_SHOWN} if shown else {}
-        return super().render_change_form(request, {**context, **there}, **kwargs)
+    def page_context(self, request: HttpRequest, obj: Instrument | None) -> dict[str, Any]:
+        """A table of its bars, once it is there to have some."""
+        return {"series": services.series_of(symbol=obj.pk), "most": services.MOST_SHOWN} if obj else {}
 
     @admin.display(description="point", ordering="point")
     def step(self, instrument: Instrument) -> SafeString:

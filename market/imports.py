@@ -199,7 +199,7 @@ def text_of(raw: BinaryIO) -> TextIO:
     buffered = cast(io.BufferedReader, raw)
     try:
         if buffered.peek(2)[:2] == GZIP:
-            buffered = io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[type-var]
+            buffered = io.BufferedReader(gzip.GzipFile(fileobj=raw))
         encoding = "utf-16" if buffered.peek(2)[:2] in UTF_16 else "utf-8-sig"
     except _DAMAGED as damaged:
         raise CandlesUnreadable(1, f"the packed file is damaged or cut: {damaged}") from damaged

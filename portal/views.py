@@ -17,6 +17,7 @@ from django.views.decorators.cache import never_cache
 
 from accounts import networks
 from accounts.models import TradingAccount, User
+from core.requests import DeskRequest
 from market.models import Instrument
 from trades import copy_statistics, snapshot
 from trades.models import TradeHistory
@@ -25,7 +26,7 @@ LATEST = 20
 
 
 @never_cache
-def desk(request: HttpRequest) -> HttpResponse:
+def desk(request: DeskRequest) -> HttpResponse:
     """What is open now: painted from one snapshot, kept up to date by the socket."""
     _welcome_guest(request)
     page: HttpResponse = _desk(request)
@@ -81,9 +82,9 @@ def places_of(symbols: set[str]) -> dict[str, int]:
     return {symbol: max(0, -int(point.normalize().as_tuple().exponent)) for symbol, point in points}
 
 
-def _welcome_guest(request: HttpRequest) -> None:
+def _welcome_guest(request: DeskRequest) -> None:
     """On a demo, on this machine alone, whoever has not signed in looks on as its guest, who owns nothing."""
-    if settings.DEMO_GUEST and not request.user.is_authenticated and networks.is_loopback(request.client_ip):  # type: ignore[attr-defined]
+    if settings.DEMO_GUEST and not request.user.is_authenticated and networks.is_loopback(request.client_ip):
         guest = User.objects.filter(username=settings.DEMO_GUEST, is_active=True, is_staff=False).first()
         if guest is not None:
             login(request, guest, backend=settings.AUTHENTICATION_BACKENDS[0])

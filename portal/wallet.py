@@ -6,12 +6,13 @@ from itertools import islice
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
+from accounts.session_views import PersonRequest
 from audit.actors import actor_of
 from core import money, paging
 from core.errors import DomainError
@@ -25,9 +26,9 @@ ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
 
 @never_cache
 @login_required
-def wallet(request: HttpRequest) -> HttpResponse:
+def wallet(request: PersonRequest) -> HttpResponse:
     """Balance, entries, fees, statements; and a form to take money out."""
-    mine = statements.of(request.user)  # type: ignore[arg-type]
+    mine = statements.of(request.user)
     chosen = _chosen(mine, request.GET.get("currency"))
     if chosen is None:
         return render(request, "portal/wallet.html", {"wallet": None})
@@ -53,7 +54,7 @@ def wallet(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @login_required
-def withdraw(request: HttpRequest) -> HttpResponse:
+def withdraw(request: PersonRequest) -> HttpResponse:
     chosen = _mine(request, request.POST.get("currency"))
 
     def ask() -> str:
@@ -63,7 +64,7 @@ def withdraw(request: HttpRequest) -> HttpResponse:
             amount=_amount(request.POST.get("amount", "")),
             reason=request.POST.get("note", "")[:200],
             idempotency_key=request.POST.get("key", ""),
-            by=request.user,  # type: ignore[arg-type]
+            by=request.user,
             actor=actor_of(request),
         )
         if asked.state == MoneyRequest.State.DONE:
@@ -75,11 +76,11 @@ def withdraw(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @login_required
-def take_back(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
+def take_back(request: PersonRequest, request_id: uuid.UUID) -> HttpResponse:
     asked = get_object_or_404(MoneyRequest, pk=request_id, wallet__owner=request.user)
 
     def reject() -> str:
-        services.reject(request=asked, by=request.user, reason="taken back", actor=actor_of(request))  # type: ignore[arg-type]
+        services.reject(request=asked, by=request.user, reason="taken back", actor=actor_of(request))
         return "Taken back. The money is free again."
 
     return perform(request, reject, "portal:wallet")
@@ -87,7 +88,7 @@ def take_back(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 
 @require_POST
 @login_required
-def accept_terms(request: HttpRequest, agreement_id: int) -> HttpResponse:
+def accept_terms(request: PersonRequest, agreement_id: int) -> HttpResponse:
     agreement = get_object_or_404(_agreements(request), pk=agreement_id)
     offered = settlement.latest_terms(agreement.strategy)
 
@@ -102,7 +103,7 @@ def accept_terms(request: HttpRequest, agreement_id: int) -> HttpResponse:
 
 @never_cache
 @login_required
-def statement(request: HttpRequest, month: str) -> HttpResponse:
+def statement(request: PersonRequest, month: str) -> HttpResponse:
     """A month, to print or to keep as a PDF."""
     try:
         found = statements.statement(_mine(request, request.GET.get("currency")), statements.month(month))
@@ -113,7 +114,7 @@ def statement(request: HttpRequest, month: str) -> HttpResponse:
 
 @never_cache
 @login_required
-def fee(request: HttpRequest, agreement_id: int, period_no: int) -> HttpResponse:
+def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpResponse:
     """Show me: a settled fee reckoned once more, from the trades, by the code that charged it."""
     agreements = FeeAgreement.objects.all() if _may_see_all(request) else _agreements(request)
     agreement = get_object_or_404(agreements, pk=agreement_id)
@@ -137,8 +138,8 @@ def _chosen(mine: list[Wallet], currency: str | None) -> Wallet | None:
     return next((one for one in mine if not currency or one.currency == currency), None)
 
 
-def _mine(request: HttpRequest, currency: str | None) -> Wallet:
-    found = _chosen(statements.of(request.user), currency)  # type: ignore[arg-type]
+def _mine(request: PersonRequest, currency: str | None) -> Wallet:
+    found = _chosen(statements.of(request.user), currency)
     if found is None:
         raise Http404
     return found
@@ -158,8 +159,8 @@ def _entries(chosen: Wallet, cursor: str | None) -> tuple[Any, str | None]:
         raise Http404 from None
 
 
-def _agreements(request: HttpRequest) -> Any:
-    mine = FeeAgreement.objects.filter(subscriber=request.user)  # type: ignore[misc]
+def _agreements(request: PersonRequest) -> Any:
+    mine = FeeAgreement.objects.filter(subscriber=request.user)
     return mine.select_related("strategy", "terms", "next_terms", "subscriber").order_by("pk")
 
 
@@ -174,5 +175,5 @@ def _agreed(agreement: FeeAgreement) -> dict[str, Any]:
     }
 
 
-def _may_see_all(request: HttpRequest) -> bool:
+def _may_see_all(request: PersonRequest) -> bool:
     return request.user.has_perm("wallets.view_feeagreement")

@@ -89,7 +89,7 @@ class StrategyAdmin(AuditedAdmin):
         return None
 
 
-class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
+class SubscriptionForm(forms.ModelForm):
     def clean_strategy(self) -> Strategy:
         strategy: Strategy = self.cleaned_data["strategy"]
         if not strategy.takes_subscribers:
@@ -97,7 +97,7 @@ class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
         return strategy
 
 
-class TermsInline(admin.TabularInline):  # type: ignore[type-arg]
+class TermsInline(admin.TabularInline):
     """What held when. Nobody edits these: new terms are set by a step."""
 
     model = Terms

@@ -85,7 +85,7 @@ def _few(found: Many) -> Many:
     return found
 
 
-class TermsForm(forms.ModelForm):  # type: ignore[type-arg]
+class TermsForm(forms.ModelForm):
     """What the database would refuse is refused here first, at the field that is wrong."""
 
     symbols = SymbolsField(
@@ -131,7 +131,8 @@ class TermsForm(forms.ModelForm):  # type: ignore[type-arg]
             return told
         if self.cleaned_data.get("mode") not in _NEEDS:
             raise forms.ValidationError("How many lots for each of the master's? 1 copies as many.")
-        return self.instance.multiplier  # type: ignore[no-any-return]
+        kept: Decimal = self.instance.multiplier
+        return kept
 
     def clean(self) -> dict[str, Any]:
         told: dict[str, Any] = super().clean() or self.cleaned_data
@@ -141,7 +142,7 @@ class TermsForm(forms.ModelForm):  # type: ignore[type-arg]
         return told
 
     def _contradictions(self, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        needed = _NEEDS.get(told.get("mode"))  # type: ignore[arg-type]
+        needed = _NEEDS.get(told.get("mode", ""))
         if needed and told.get(needed) is None:
             yield needed, "Say how much."
         if told.get("mode") in _MOVED and told.get("max_volume") is None:

@@ -256,7 +256,7 @@ def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_o
     secret = crypto.new_secret()
     known.sealed_next_secret = crypto.encrypt(secret, bound_to=binding(known, generation))
     known.next_generation = generation
-    known.next_secret_at = Now() if at_once else Now() + SECRETS_OVERLAP  # type: ignore[assignment]
+    known.next_secret_at = Now() if at_once else Now() + SECRETS_OVERLAP
     known.save(update_fields=["sealed_next_secret", "next_generation", "next_secret_at"])
     subject = f"subscription:{known.sub_id}"
     audit.record("subscription.secret_rotated", actor=actor, subject=subject, generation=generation, at_once=at_once)

@@ -70,12 +70,10 @@ class TradePage(ReadOnlyAdmin):
         except ValueError:
             return super().get_search_results(request, queryset, search_term)
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        obj = kwargs["obj"]
+    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         told = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
         reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
-        more = {"timeline": named(told), "reductions": reductions}
-        return super().render_change_form(request, {**context, **more}, **kwargs)
+        return {"timeline": named(told), "reductions": reductions}
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:
@@ -226,9 +224,12 @@ class TradeHistoryAdmin(TradePage):
             audit.record("history.viewed", actor=actor_of(request), filters=request.GET.urlencode()[:500])
         return super().changelist_view(request, extra_context)
 
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        audit.record("history.viewed", actor=actor_of(request), subject=f"trade:{kwargs['obj'].pk}")
-        return super().render_change_form(request, context, **kwargs)
+    def render_change_form(
+        self, request: HttpRequest, context: Any, add: bool = False, change: bool = False, form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:  # fmt: skip
+        audit.record("history.viewed", actor=actor_of(request), subject=f"trade:{obj.pk}")
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     def export(self, request: HttpRequest) -> HttpResponseBase:
         """The rows of the current filter, streamed as CSV."""

@@ -65,7 +65,8 @@ def filtered(request: HttpRequest, rows: QuerySet[TradeHistory]) -> QuerySet[Tra
     found = Filter(request.GET, queryset=rows)
     if not found.is_valid():
         raise Invalid({name: [str(fault) for fault in faults] for name, faults in found.errors.items()})
-    return found.qs  # type: ignore[no-any-return]
+    chosen: QuerySet[TradeHistory] = found.qs
+    return chosen
 
 
 def after(cursor: paging.Cursor, rows: QuerySet[TradeHistory]) -> QuerySet[TradeHistory]:

@@ -380,7 +380,7 @@ def _rows(query: str, *params: Any) -> list[tuple[Any, ...]]:
 
 
 def _streams(accounts: tuple[int, ...]) -> list[tuple[int, str, int]]:
-    return _rows("select strategy_id, name, last_seq from streams_of(%s::bigint[])", list(accounts))  # type: ignore[return-value]
+    return _rows("select strategy_id, name, last_seq from streams_of(%s::bigint[])", list(accounts))
 
 
 def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
@@ -391,7 +391,7 @@ def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
     )
     found: dict[int, set[Row]] = {}
     for account, *row in rows:
-        found.setdefault(account, set()).add(tuple(row))  # type: ignore[arg-type]
+        found.setdefault(account, set()).add(tuple(row))
     return found
 
 
@@ -415,11 +415,11 @@ def _packet_keys(accounts: tuple[int, ...]) -> dict[str, PacketKey]:
 
 
 def _numbers(ids: list[int]) -> list[tuple[int, int]]:
-    return _rows("select id, last_seq from strategies where id = any(%s)", ids)  # type: ignore[return-value]
+    return _rows("select id, last_seq from strategies where id = any(%s)", ids)
 
 
 def _copy_numbers(accounts: list[int]) -> list[tuple[int, int]]:
-    return _rows("select id, copy_seq from trading_accounts where id = any(%s)", accounts)  # type: ignore[return-value]
+    return _rows("select id, copy_seq from trading_accounts where id = any(%s)", accounts)
 
 
 def _refused_keys(generations: list[int]) -> set[int]:
@@ -436,7 +436,7 @@ def _live_sessions(sessions: list[tuple[str, Any]]) -> set[tuple[str, Any]]:
             keys,
             users,
         )
-    )  # type: ignore[return-value]
+    )
 
 
 # --- coroutines that were begun without a task

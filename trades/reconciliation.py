@@ -107,7 +107,7 @@ def _compared(source: Source, told: Mapping[str, Any] | None, must: Holdings) ->
     return DIFFERS, None if told["copies"] is None else difference(told["copies"], must)
 
 
-def _must_hold(found: Snapshot, known: CopierRecord, sources: Iterable[Source]) -> dict[str, Holdings]:
+def _must_hold(found: Snapshot, known: CopierRecord, sources: Iterable[Source]) -> Mapping[str, Holdings]:
     """Lots by master trade for each source: what is active, less what was not copied or is closed."""
     must: dict[str, dict[str, str]] = {source.name: {} for source in sources}
     held = {trade["copies"] for trade in found.trades if trade["role"] == "copy"}
@@ -118,7 +118,7 @@ def _must_hold(found: Snapshot, known: CopierRecord, sources: Iterable[Source]) 
         ref, copy = trade["trade_id"], trade["copy"]
         if Decimal(copy["volume"]) and ref not in out and (copy["opens"] or ref in held):
             must[trade["strategy"]][ref] = copy["volume"]
-    return must  # type: ignore[return-value]
+    return must
 
 
 def activate_next_secrets(known: CopierRecord, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:

@@ -84,17 +84,20 @@ _PAUSED_FOR = {"HAND": "paused", "OWNER": "paused"}
 def provider_trade(trade: dict[str, Any]) -> sizing.ProviderTrade:
     """The trade of a row, as the copy is worked out from it. Of a closed one nothing remains."""
     closed = trade["status"] == "CLOSED"
-    amounts = {
-        name: None if trade.get(name) is None else Decimal(trade[name])
-        for name in ("open_price", "opened_sl", "sl", "tp")
-    }
     return sizing.ProviderTrade(
         symbol=trade["symbol"],
         type=trade["type"],
         opened_volume=Decimal(trade["volume" if closed else "opened_volume"]),
         volume=sizing.NOTHING if closed else Decimal(trade["volume"]),
-        **amounts,  # type: ignore[arg-type]
+        open_price=_amount(trade, "open_price") or sizing.NOTHING,
+        opened_sl=_amount(trade, "opened_sl"),
+        sl=_amount(trade, "sl"),
+        tp=_amount(trade, "tp"),
     )
+
+
+def _amount(trade: dict[str, Any], name: str) -> Decimal | None:
+    return None if trade.get(name) is None else Decimal(trade[name])
 
 
 @dataclass(frozen=True, slots=True)

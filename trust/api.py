@@ -6,7 +6,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from accounts import operations
-from accounts.session_views import PeopleView
+from accounts.session_views import PeopleView, person_of
 from audit.actors import actor_of
 from core import bodies, parsing, responses, shapes
 from core.bodies import Body, need
@@ -90,7 +90,7 @@ class Scores(PeopleView):
 
     @operations.personal("trust", "Your scores, each with its reasons", {200: SCORES})
     def get(self, request: Request) -> HttpResponse:
-        return json_response({"data": [_score_body(one) for one in explanations.explain(request.user)]})  # type: ignore[arg-type]
+        return json_response({"data": [_score_body(one) for one in explanations.explain(person_of(request))]})
 
 
 class Appeals(PeopleView):
@@ -105,7 +105,7 @@ class Appeals(PeopleView):
     )
     def post(self, request: Request) -> HttpResponse:
         said = bodies.json_body(OBJECT, request._request.body)
-        made = services.appeal(user=request.user, **said, actor=actor_of(request._request))  # type: ignore[arg-type]
+        made = services.appeal(user=person_of(request), **said, actor=actor_of(request._request))
         return json_response(_appeal_body(made), 201)
 
 

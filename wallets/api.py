@@ -8,7 +8,7 @@ from rest_framework.request import Request
 
 from accounts import operations, signing
 from accounts.protocol import IdempotencyKeyMissing
-from accounts.session_views import PeopleView
+from accounts.session_views import PeopleView, person_of
 from audit import services as audit
 from audit.actors import actor_of
 from core import bodies, money, paging, parsing, responses, shapes
@@ -86,8 +86,8 @@ class Wallet(PeopleView):
 
     @operations.personal("wallet", "Your wallet", {200: WALLET}, parameters=[CURRENCY], refuses=REFUSES)
     def get(self, request: Request) -> HttpResponse:
-        wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
-        currencies = [one.currency for one in statements.of(request.user)]  # type: ignore[arg-type]
+        wallet = statements.mine(person_of(request), request.GET.get("currency"))
+        currencies = [one.currency for one in statements.of(person_of(request))]
         return json_response({**statements.wallet_body(wallet), "currencies": currencies})
 
 
@@ -103,7 +103,7 @@ class Entries(PeopleView):
     )
     def get(self, request: Request) -> HttpResponse:
         limit, cursor = paging.limit(request.GET.get("limit")), paging.cursor(request.GET.get("cursor"))
-        wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
+        wallet = statements.mine(person_of(request), request.GET.get("currency"))
         found, following = statements.page(wallet, cursor, limit)
         rows = [statements.row(entry, wallet.currency) for entry in found]
         return json_response({"data": rows, "next": following, "has_more": following is not None})
@@ -121,7 +121,7 @@ class StatementCsv(PeopleView):
     )
     def get(self, request: Request) -> HttpResponseBase:
         begins = statements.month(request.GET.get("month", ""))
-        wallet = statements.mine(request.user, request.GET.get("currency"))  # type: ignore[arg-type]
+        wallet = statements.mine(person_of(request), request.GET.get("currency"))
         rows = (statements.row(entry, wallet.currency) for entry in statements.statement(wallet, begins).entries)
         audit.record("statement.exported", actor=actor_of(request._request), subject=f"wallet:{wallet.pk}")
         return responses.csv_response(f"{wallet.currency}-{begins:%Y-%m}.csv", statements.COLUMNS, rows)
@@ -141,12 +141,12 @@ class Withdrawals(PeopleView):
     def post(self, request: Request) -> HttpResponse:
         wanted = bodies.json_body(WITHDRAW, request._request.body)
         asked = services.request_money(
-            wallet=statements.mine(request.user, wanted["currency"]),  # type: ignore[arg-type]
+            wallet=statements.mine(person_of(request), wanted["currency"]),
             kind=MoneyRequest.Kind.WITHDRAWAL,
             amount=wanted["amount"],
             reason=wanted["note"],
             idempotency_key=_idempotency_key(request),
-            by=request.user,  # type: ignore[arg-type]
+            by=person_of(request),
             actor=actor_of(request._request),
         )
         return json_response(_request_body(asked), 201)

@@ -16,9 +16,9 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accounts import operations, signed_http, signing
-from accounts.authentication import SignatureAuthentication
+from accounts.authentication import SignatureAuthentication, http_request
 from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
-from accounts.session_views import PeopleView
+from accounts.session_views import PeopleView, person_of
 from audit import services as audit
 from audit.actors import actor_of
 from core import errors, limiting, paging, parsing, problem, shapes
@@ -54,10 +54,10 @@ class KindMay(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         assert isinstance(view, BotView)
-        call: SignedCall = request.auth  # type: ignore[assignment]
+        call = call_of(request)
         if call.credential.kind not in view.kinds.get(request.method or "", frozenset()):
             refusal = ScopeDenied()
-            signed_http.record_refusal(refusal, request._request)
+            signed_http.record_refusal(refusal, http_request(request))
             raise refusal
         return True
 
@@ -66,11 +66,11 @@ class KeyRate(BaseThrottle):
     """The key's own limit, and that of all limited keys of its account together."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        credential = request.auth.credential  # type: ignore[union-attr]
+        credential = call_of(request).credential
         if credential.rate_per_minute:
             room = limiting.spend("key", credential.key.partition(".")[0], credential.rate_per_minute)
             limiting.spend("account", str(credential.account_id), settings.RATE_PER_ACCOUNT)
-            request._request.rate_room = room  # type: ignore[attr-defined]
+            http_request(request).rate_room = room
         return True
 
 
@@ -109,7 +109,7 @@ def call_of(request: Request) -> SignedCall:
 
 
 def body_of(request: Request) -> dict[str, Any]:
-    return parsing.json_object(request._request.signed_body)  # type: ignore[attr-defined]
+    return parsing.json_object(http_request(request).signed_body)
 
 
 def query_of(request: Request) -> dict[str, str]:
@@ -360,7 +360,7 @@ class _V1(BotView):
     """Routes of the first version say that they end, and when."""
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
-        final = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
+        final = super().finalize_response(request, response, *args, **kwargs)
         final["Deprecation"] = "@1767225600"  # 2026-01-01, RFC 9745
         final["Sunset"] = settings.V1_SUNSET
         final["Link"] = '</api/docs/>; rel="deprecation"'
@@ -421,7 +421,7 @@ class History(PeopleView):
         parameters=[*schema.HISTORY_FILTERS, shapes.CURSOR, shapes.LIMIT],
     )
     def get(self, request: Request) -> HttpResponseBase:
-        rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
+        rows = history.filtered(request._request, history.own(person_of(request)))
         limit = paging.limit(request.GET.get("limit"))
         cursor = paging.cursor(request.GET.get("cursor"))
         found = list((history.after(cursor, rows) if cursor else rows)[: limit + 1])
@@ -438,6 +438,6 @@ class HistoryCsv(PeopleView):
         "history_csv", "Your closed trades as CSV", {200: shapes.CSV}, parameters=schema.HISTORY_FILTERS
     )
     def get(self, request: Request) -> HttpResponseBase:
-        rows = history.filtered(request._request, history.own(request.user))  # type: ignore[arg-type]
+        rows = history.filtered(request._request, history.own(person_of(request)))
         audit.record("history.exported", actor=actor_of(request._request), subject=f"user:{request.user.pk}")
         return history.csv_response(rows)
