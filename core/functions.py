@@ -13,8 +13,9 @@ from pathlib import Path
 
 from django.apps import apps
 from django.conf import settings
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from core.transactions import use_case
 
 # One migration at a time in a database: two nodes of a desk may start at the same moment.
 _LOCK = 0x636F7079  # "copy"
@@ -58,7 +59,7 @@ def outdated(connection: BaseDatabaseWrapper, changed: Collection[str] = ()) -> 
 
 def deploy(connection: BaseDatabaseWrapper, outdated_files: list[FunctionFile]) -> None:
     """Apply these files in one transaction. Calls that run meanwhile end with the functions that they began with."""
-    with transaction.atomic(using=connection.alias, durable=True), connection.cursor() as cursor:
+    with use_case(connection.alias), connection.cursor() as cursor:
         cursor.execute("set local check_function_bodies = off")  # a function may call one of a later file
         for file in outdated_files:
             cursor.execute(file.sql)

@@ -11,12 +11,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def use_case() -> Atomic:
+def use_case(using: str | None = None) -> Atomic:
     """One durable transaction, as a decorator or a context: what it wrote is committed when it returns.
 
     RuntimeError inside another transaction, which could still take back what the caller believes done.
     """
-    return transaction.atomic(durable=True)
+    return transaction.atomic(using, durable=True)
 
 
 def part(verb: Callable[P, T]) -> Callable[P, T]:

@@ -15,6 +15,7 @@ _WRITES = ("save", "create", "update", "delete", "bulk_create", "bulk_update", "
 ORM_WRITES = frozenset((*_WRITES, *(f"a{name}" for name in _WRITES), "save_base", "save_model", "delete_model"))
 EDGES = frozenset(("admin", "api", "consumers", "tasks", "management", "templatetags", "forms"))
 RAW_SQL = frozenset(("django.db.connection", "django.db.connections", "psycopg", "core.database"))
+ABOUT_THE_DATABASE = (Path("config/management/commands/migrate.py"),)
 HTTP = ("django.http", "django.shortcuts", "django.forms", "django.contrib.admin", "channels", "celery", "httpx")
 
 
@@ -82,7 +83,8 @@ def writes_outside_services(source: Source) -> Iterator[tuple[int, str]]:
 
 def raw_sql_at_an_edge(source: Source) -> Iterator[tuple[int, str]]:
     """Pages, admin, API, sockets, tasks and commands read by querysets and write by services."""
-    if source.path.parts[0] != "portal" and not EDGES & source.parts:
+    is_edge = source.path.parts[0] == "portal" or EDGES & source.parts
+    if not is_edge or source.path in ABOUT_THE_DATABASE:
         return
     for line, name in source.imports():
         if any(name == raw or name.startswith(f"{raw}.") for raw in RAW_SQL):
