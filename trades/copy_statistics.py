@@ -97,9 +97,9 @@ _PAIRS = 60_000  # trades times subscriptions that one page counts
 _SPREAD = """
     with pair as (
       select t.id as trade, u.id as subscription, u.account_id, u.status, a.currency,
-             to_timestamp(born_ms(t.id) / 1000.0) as born
+             to_timestamp(uuid_v7_ms(t.id) / 1000.0) as born
         from unnest(%(trades)s::uuid[]) as t (id)
-        join subscriptions u on u.strategy_id = %(strategy)s and u.created_at <= to_timestamp(born_ms(t.id) / 1000.0)
+        join subscriptions u on u.strategy_id = %(strategy)s and u.created_at <= to_timestamp(uuid_v7_ms(t.id) / 1000.0)
         join trading_accounts a on a.id = u.account_id
     ), copy as (
       select account_id, master_trade from active_trades where master_trade = any(%(trades)s::uuid[])
