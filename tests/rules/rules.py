@@ -47,11 +47,11 @@ class Source:
 
 
 def _method_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Every call of a method, with the method's name. An `update` with a positional argument is a dictionary's."""
+    """Every call of a method, with the method's name. A QuerySet's `update` takes fields by name, and nothing else."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
     for call in calls:
         method = call.func.attr
-        if not (method == "update" and call.args):
+        if method != "update" or (call.keywords and not call.args):
             yield call, method
 
 
