@@ -12,6 +12,11 @@ def time_of(value: uuid.UUID) -> datetime:
     return _EPOCH + (value.int >> 80) * _MILLISECOND
 
 
+def ms_of(value: str) -> int:
+    """Return the time of an id in text, in milliseconds since 1970. For hot paths: no UUID and no datetime is made."""
+    return int(value[:8] + value[9:13], 16)
+
+
 def first_at(moment: datetime) -> uuid.UUID:
     """Return the bound between ids: each made in an earlier millisecond is lower, no other is."""
     return uuid.UUID(int=(moment - _EPOCH) // _MILLISECOND << 80)

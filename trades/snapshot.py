@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from accounts.protocol import SignedCall
-from core import database, errors, money
+from core import database, errors, money, uuid7
 from strategies import sizing
 
 
@@ -53,8 +53,7 @@ class Source:
 
     def settings_of(self, trade_id: str) -> sizing.Settings:
         """Those in force when the trade was opened."""
-        born_ms = int(trade_id[:8] + trade_id[9:13], 16)
-        found = bisect.bisect_right(self.terms, born_ms, key=itemgetter(0))
+        found = bisect.bisect_right(self.terms, uuid7.ms_of(trade_id), key=itemgetter(0))
         return self.terms[max(0, found - 1)][1]
 
     def show(self, trade: dict[str, Any]) -> sizing.Plan:

@@ -24,6 +24,7 @@ def test_the_published_example_is_read_to_the_millisecond():
     example = uuid.UUID("017f22e2-79b0-7cc3-98c4-dc0c0c07398f")  # of RFC 9562
 
     assert uuid7.time_of(example) == datetime(2022, 2, 22, 19, 22, 22, tzinfo=UTC)
+    assert uuid7.ms_of(str(example)) == 1_645_557_742_000
 
 
 @pytest.mark.parametrize("within", [timedelta(0), timedelta(microseconds=999)])
