@@ -11,3 +11,8 @@ $$;
 create or replace function uuid_v7_ms(p_id uuid) returns bigint language sql immutable as $$
   select ('x' || lpad(left(replace(p_id::text, '-', ''), 12), 16, '0'))::bit(64)::bigint
 $$;
+
+-- The name of uuid_v7_ms() in 0.1.0, whose pages call it. It goes with 0.3.0.
+create or replace function born_ms(p_trade uuid) returns bigint language sql immutable as $$
+  select uuid_v7_ms(p_trade)
+$$;

@@ -37,5 +37,3 @@ begin
                union select to_timestamp(uuid_v7_ms(trade_id) / 1000.0) from active_trades
                       where strategy_id = p_strategy and master_trade is null) opened)));
 end $$;
-
-drop function if exists born_ms(uuid);  -- the name of uuid_v7_ms() in 0.1.0
