@@ -6,12 +6,14 @@ needs to run) and `facts.json` (keys, secrets and tickets, for the tests). All s
 """
 
 import argparse
+import io
 import json
 import lzma
 import os
 import secrets
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import tomllib
@@ -29,8 +31,19 @@ from tests import ports
 HERE = Path(__file__).resolve().parent
 OLDEST_POSTGRESQL = 15
 DEMO_S = 45  # the demo's bots have traded, and the copier has reported orders
-NOT_SOURCE = ("bench", "docs", "market/data", "ops", "tests", "copybot/mql5", "copybot/tests")
-SOURCE_ENDS = (".py", ".sql", ".html", ".css", ".js", ".svg")
+# What a version can do without while it serves. Lists of hashes and pictures do not compress.
+NOT_SOURCE = (
+    "bench/",
+    "copybot/mql5/",
+    "copybot/tests/",
+    "examples/",
+    "market/data/",
+    "ops/",
+    "tests/",
+    "requirements",
+    ".",
+)
+NOT_SOURCE_ENDS = (".png", ".csv")
 # Django's own tables, which the desk leaves empty.
 UNUSED = {"auth_group", "auth_group_permissions", "django_admin_log", "users_groups", "users_user_permissions"}
 LIFE = "import runpy; runpy.run_path('tests/upgrades/life.py', run_name='__main__')"
@@ -54,11 +67,13 @@ def main() -> None:
         with serving(Path(var)) as (url, programs):
             facts |= {"rows": rows(url), "last_seq": last_numbers(url)}
             dump = subprocess.check_output([programs / "pg_dump", "--dbname", url])
+            code = source(tree)
+            try_source(code, {**environ, "DATABASE_URL": url})
     # psql knows \restrict only since the summer of 2025; it protects from a hostile server, which this one was not.
     dump = b"\n".join(line for line in dump.split(b"\n") if not line.startswith((b"\\restrict", b"\\unrestrict")))
     folder.mkdir()
     (folder / "desk.sql.xz").write_bytes(compressed(dump))
-    (folder / "source.tar.xz").write_bytes(compressed(source(tree)))
+    (folder / "source.tar.xz").write_bytes(compressed(code))
     (folder / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     for path in sorted(folder.iterdir()):
         print(f"{path.stat().st_size:9,} {path.relative_to(HERE)}")
@@ -139,11 +154,20 @@ def source(tree: Path) -> bytes:
     """A tar of what the version needs to run, as committed."""
     listed = subprocess.check_output(["git", "-C", tree, "ls-tree", "-r", "--name-only", "HEAD"], text=True)
     paths = [
-        path
-        for path in listed.splitlines()
-        if path.endswith(SOURCE_ENDS) and not path.startswith(tuple(f"{folder}/" for folder in NOT_SOURCE))
+        path for path in listed.splitlines() if not (path.startswith(NOT_SOURCE) or path.endswith(NOT_SOURCE_ENDS))
     ]
     return subprocess.check_output(["git", "-C", tree, "archive", "HEAD", "--", *paths])
+
+
+def try_source(code: bytes, environ: dict[str, str]) -> None:
+    """Stop here where the version does not run from what was kept of it, or not on its own database."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(code)) as archive:
+            archive.extractall(folder, filter="data")
+        serving_environ = {**os.environ, **environ, "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
+        for command in (["manage.py", "check", "--database", "default"], ["-c", "import config.asgi"]):
+            if subprocess.run([sys.executable, "-W", "ignore", *command], cwd=folder, env=serving_environ).returncode:
+                sys.exit("The version does not run from the files that source() keeps: see above.")
 
 
 def compressed(content: bytes) -> bytes:
