@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import hypothesis
 import psycopg
@@ -149,7 +149,7 @@ class Serving:
         self.process: subprocess.Popen[bytes] | None = None
         self.bots: list[Client] = []
 
-    def start(self) -> "Serving":
+    def start(self) -> Self:
         command = [
             sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(self.port),
             "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",

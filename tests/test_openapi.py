@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jsonschema
 import pytest
@@ -302,7 +303,7 @@ class Desk:
                 headers |= self._signed(who, case.method.upper(), path, query, body)
         content_type = headers.pop("Content-Type", "")
         target = f"{path}?{query}" if query else path
-        answer = client.generic(case.method.upper(), target, body, content_type=content_type, headers=headers,
+        answer: Any = client.generic(case.method.upper(), target, body, content_type=content_type, headers=headers,
                                 HTTP_HOST=HOST)  # fmt: skip
         content = b"".join(answer.streaming_content) if answer.streaming else answer.content
         return Response(

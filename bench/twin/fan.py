@@ -19,7 +19,7 @@ class Socket(asyncio.Protocol):
     __slots__ = ("transport",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.transport: asyncio.Transport = transport
 
     def data_received(self, data: bytes) -> None:
         if self.transport not in open_sockets:

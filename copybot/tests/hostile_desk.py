@@ -56,6 +56,7 @@ def problem(status: int, code: str, retry: str = "never", **more: Any) -> tuple[
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Any
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):

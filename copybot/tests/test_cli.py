@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -62,7 +63,7 @@ def config(folder, office, account, extra=""):
 @contextlib.contextmanager
 def running(command, file, *more):
     """The program, until it was asked to stop; what it wrote is in `written`."""
-    bot = subprocess.Popen(
+    bot: Any = subprocess.Popen(
         [sys.executable, "-u", "-m", "copybot", command, "--config", file, *more],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

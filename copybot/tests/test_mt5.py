@@ -3,6 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -390,6 +391,8 @@ def test_copies_share_a_netting_account():
 
 
 class Copier:
+    guard: Any
+
     def __init__(self, folder, fake, clock):
         self.path, self.fake, self.clock, self.guard, self.as_of = folder / "state", fake, clock, None, 0
         self.start()

@@ -137,6 +137,6 @@ def test_the_desk_and_the_bot_agree():
     from strategies import packets as desk
 
     fields = (SUB, "5", str(NOON), "EURUSD", "BUY", "0.10000000", "1.10000000", "", "1.20000000")
-    sent = desk.signed(SECRET, fields, action="OPEN", trade_ref="0190-abc", generation=1)
+    sent = desk.sign(SECRET, fields, action="OPEN", trade_ref="0190-abc", generation=1)
 
     assert read(sent).tp is not None

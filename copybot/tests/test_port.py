@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -221,6 +222,8 @@ def test_the_check_finds_a_broken_terminal(tmp_path, fault):
 
 class Storm:
     """The guard over a paper broker that refuses, answers late or never, fills in part; and the guard dies at times."""
+
+    guard: Any
 
     def __init__(self, folder, seed, *, netting, hold_ms=4_000):
         self.rng, self.now, self.folder, self.seed, self.netting = random.Random(seed), NOON, folder, seed, netting

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,8 @@ ACTIVE = "/api/v2/trades/active"
 
 class Bot:
     """The process, the model of a desk behind a port, and the broker's own books."""
+
+    process: Any
 
     def __init__(self, office, folder):
         self.office, self.process = office, None

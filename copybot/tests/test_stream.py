@@ -208,6 +208,9 @@ def revoke(socket):
 class Reading:
     """Either stream, read the same way."""
 
+    line: Any
+    stream: Any
+
     def __init__(self, kind, url, **more):
         more = {"backoff": Backoff(first_s=0.01, cap_s=0.02), **more}
         self.runner = asyncio.Runner()

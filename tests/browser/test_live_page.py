@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
@@ -16,14 +17,14 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Any]:
     # Playwright keeps an event loop in this thread, in which Django would not ask the database.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     yield from launched()
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
-def launched() -> Iterator[object]:
+def launched() -> Iterator[Any]:
     found = chromium.find()
     if found is None:
         pytest.skip("NO CHROMIUM: install one (Debian: apt install chromium) or name it in COPYDESK_CHROMIUM")

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, InterfaceError, connections
@@ -68,6 +69,8 @@ second_look_ms = 300
 
 class Program:
     """A process that is killed, and started again."""
+
+    process: Any
 
     def __init__(self, name, *command, log):
         self.name, self.command, self.log, self.process, self.kills = name, command, log, None, 0

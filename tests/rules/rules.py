@@ -48,10 +48,9 @@ class Source:
 
 def _method_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
     """Every call of a method, with the method's name. A QuerySet's `update` takes fields by name, and nothing else."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
-    for call in calls:
-        method = call.func.attr
-        if method != "update" or (call.keywords and not call.args):
+    for call in ast.walk(tree):
+        method = call.func.attr if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) else None
+        if isinstance(call, ast.Call) and method and (method != "update" or (call.keywords and not call.args)):
             yield call, method
 
 

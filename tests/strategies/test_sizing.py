@@ -9,10 +9,10 @@ from fractions import Fraction
 import pytest
 
 from strategies import sizing
-from strategies.sizing import Master, Settings
+from strategies.sizing import ProviderTrade, Settings
 
 D = Decimal
-TRADE = Master("EURUSD", "BUY", D("0.5"), D("1.10000"), D("1.09000"), D("0.5"), D("1.09000"), D("1.12000"))
+TRADE = ProviderTrade("EURUSD", "BUY", D("0.5"), D("1.10000"), D("1.09000"), D("0.5"), D("1.09000"), D("1.12000"))
 TWICE = Settings("MULTIPLIER", D(2))
 
 

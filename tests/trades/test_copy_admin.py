@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, connections
@@ -85,7 +86,7 @@ def owed(lena_bot, finn_bot):
 @pytest.mark.parametrize("page", ["add", "change", "delete"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_superuser_cannot_add_change_or_delete(admin, owed, model, page):
-    found = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+    found: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
     args = [] if page == "add" else [found.objects.get().pk]
 
     assert admin.post(reverse(f"admin:trades_{model}_{page}", args=args), {"post": "yes"}).status_code == 403
@@ -100,7 +101,7 @@ def test_each_is_seen_by_who_may_see_it_alone(owed, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_each_has_a_page(admin, owed, model):
-    found = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+    found: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
 
     assert "finn-mt5" in text(admin.get(reverse(f"admin:trades_{model}_change", args=[found.objects.get().pk])))
 

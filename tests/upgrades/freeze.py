@@ -134,7 +134,7 @@ def rows(url: str) -> dict[str, int]:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'public' order by 1").fetchall()
         counts = {}
         for (table,) in tables:
-            found = connection.execute(f'select count(*) from "{table}"').fetchone()  # type: ignore[arg-type]
+            found = connection.execute(f'select count(*) from "{table}"').fetchone()
             counts[table] = found[0] if found else 0
     empty = {table for table, count in counts.items() if not count} - UNUSED
     if empty:

@@ -7,7 +7,6 @@ import psycopg
 import pytest
 from django.db import connections
 
-from tests.trades import test_hostile_callers as trades
 from tests.trades.test_hostile_callers import attempt, filled, of, refusal, run
 from tests.wallets.conftest import following, pay_in, usd
 from wallets import services
@@ -16,7 +15,6 @@ from wallets.services import settlement
 
 NEW, NEWER = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
 FOR_EVER, APPEND_ONLY, MOVES, STALE, FORBIDDEN = "CD001", "CD002", "CD003", "CD006", "42501"
-superuser = trades.superuser
 TABLES = (
     "wallets", "ledger_requests", "ledger_transfers", "ledger_entries", "wallet_holds", "money_requests", "settlements",
     "fee_claims", "fee_agreements",
