@@ -1,12 +1,14 @@
 """Browsers of people."""
 
+from typing import Any
+
 from django.contrib.auth.models import Permission
 from django.test import Client
 
 from accounts.models import User
 
 
-def of_staff(name, *codenames):
+def of_staff(name: Any, *codenames: Any) -> Client:
     """The browser of staff with these permissions alone."""
     user = User.objects.create_user(name, password=None, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +40,7 @@ print(json.dumps([python.isoformat(), database.isoformat(), valkey.isoformat(), 
 
 
 @pytest.fixture
-def month_end():
+def month_end() -> Iterator[Any]:
     """The environment of a process that begins at the end of a month."""
     try:
         with clock.shifted(MONTH_END) as environ:
@@ -47,7 +49,7 @@ def month_end():
         pytest.skip(f"THE SUITES WERE NOT RUN AT ANOTHER DATE: {why}")
 
 
-def test_a_shifted_clock_is_that_of_python_postgresql_and_valkey_and_goes_on(month_end):
+def test_a_shifted_clock_is_that_of_python_postgresql_and_valkey_and_goes_on(month_end: Any) -> None:
     output = subprocess.check_output([sys.executable, "-c", CLOCKS], cwd=ROOT, env=month_end, text=True)
     *clocks, slept, went = json.loads(output)
 
@@ -57,7 +59,7 @@ def test_a_shifted_clock_is_that_of_python_postgresql_and_valkey_and_goes_on(mon
     assert 0.4 < went < slept + 1
 
 
-def test_fees_are_settled_alike_at_the_end_of_a_month(month_end):
+def test_fees_are_settled_alike_at_the_end_of_a_month(month_end: Any) -> None:
     """Only the planted test fails: so the clock is shifted, and a test that depends on the day is found."""
     suites = ["tests/wallets/test_settlement.py", "tests/clock/planted.py"]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-rf", "--durations=0", "--durations-min=60", *suites]
@@ -67,7 +69,7 @@ def test_fees_are_settled_alike_at_the_end_of_a_month(month_end):
     assert failed == ["tests/clock/planted.py::test_takes_tomorrow_for_a_day_of_this_month"], run.stdout[-4000:]
 
 
-def test_says_what_is_missing_where_nothing_compiles(monkeypatch):
+def test_says_what_is_missing_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)
 

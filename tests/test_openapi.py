@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,11 +21,13 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from pytest_django import Settings
 from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks
 from schemathesis.core.transport import Response
 from schemathesis.specs.openapi import checks
 
+from accounts.models import TradingAccount
 from config import openapi
 from config.openapi import representations
 from tests.conftest import key_of
@@ -36,19 +39,19 @@ NO_OPERATION = {"api/schema/", "api/docs/"}
 
 
 @functools.cache
-def document():
+def document() -> Any:
     return SchemaGenerator().get_schema(request=None, public=True)
 
 
-def operations():
+def operations() -> list[Any]:
     return [(verb, path) for path, item in document()["paths"].items() for verb in VERBS if verb in item]
 
 
-def named(verb, path):
+def named(verb: Any, path: Any) -> Any:
     return document()["paths"][path][verb]
 
 
-def resolved(part):
+def resolved(part: Any) -> Any:
     """The component that a reference names; anything else as it is."""
     if "$ref" not in part:
         return part
@@ -56,18 +59,18 @@ def resolved(part):
     return document()["components"][section][name]
 
 
-def parameters_of(operation):
+def parameters_of(operation: Any) -> list[Any]:
     return [resolved(one) for one in operation.get("parameters", [])]
 
 
-def answers_of(operation):
+def answers_of(operation: Any) -> dict[Any, Any]:
     return {status: resolved(answer) for status, answer in operation["responses"].items()}
 
 
 # --- the document
 
 
-def test_it_is_an_openapi_document_made_without_a_warning():
+def test_it_is_an_openapi_document_made_without_a_warning() -> None:
     GENERATOR_STATS.reset()
     made = SchemaGenerator().get_schema(request=None, public=True)
     faults = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
@@ -77,8 +80,8 @@ def test_it_is_an_openapi_document_made_without_a_warning():
     assert faults == []
 
 
-def test_every_schema_in_it_is_a_json_schema():
-    def schemas(value):
+def test_every_schema_in_it_is_a_json_schema() -> None:
+    def schemas(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
             yield from ([value["schema"]] if isinstance(value.get("schema"), dict) else [])
             for inner in value.values():
@@ -93,7 +96,7 @@ def test_every_schema_in_it_is_a_json_schema():
         jsonschema.Draft202012Validator.check_schema(one)
 
 
-def test_it_is_served(client, desk_db):
+def test_it_is_served(client: Client, desk_db: str) -> None:
     answer = client.get("/api/schema/", {"format": "json"}, HTTP_HOST=HOST)
 
     assert answer.status_code == 200
@@ -101,7 +104,7 @@ def test_it_is_served(client, desk_db):
     assert client.get("/api/docs/", HTTP_HOST=HOST).status_code == 200
 
 
-def routes():
+def routes() -> Iterator[Any]:
     """The API's routes and the methods of their views."""
     for pattern in get_resolver().url_patterns:
         view = getattr(getattr(pattern, "callback", None), "cls", None)
@@ -111,7 +114,7 @@ def routes():
             yield f"/{path}".replace("<str:ticket>", "{ticket}"), methods
 
 
-def test_every_route_and_method_of_the_api_is_in_it():
+def test_every_route_and_method_of_the_api_is_in_it() -> None:
     expected = {(verb, path) for path, methods in routes() for verb in methods}
 
     assert len(expected) >= 16
@@ -122,7 +125,7 @@ SIGNED = {"X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig"}
 
 
 @pytest.mark.parametrize(("verb", "path"), operations())
-def test_every_operation_tells_its_errors(verb, path):
+def test_every_operation_tells_its_errors(verb: Any, path: Any) -> None:
     operation = named(verb, path)
     answers = answers_of(operation)
     headers = {one["name"] for one in parameters_of(operation) if one["in"] == "header"}
@@ -147,7 +150,7 @@ def test_every_operation_tells_its_errors(verb, path):
 
 
 @pytest.mark.parametrize(("verb", "path"), operations())
-def test_a_body_is_required_and_an_answer_has_a_shape_that_has_a_name(verb, path):
+def test_a_body_is_required_and_an_answer_has_a_shape_that_has_a_name(verb: Any, path: Any) -> None:
     operation = named(verb, path)
 
     if "requestBody" in operation:
@@ -161,8 +164,8 @@ def test_a_body_is_required_and_an_answer_has_a_shape_that_has_a_name(verb, path
             assert content_type == "text/csv" or "$ref" in shape or "$ref" in shape["items"]
 
 
-def test_every_component_is_used_and_every_reference_leads_to_one():
-    def references(value):
+def test_every_component_is_used_and_every_reference_leads_to_one() -> None:
+    def references(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
             yield from ([value["$ref"]] if "$ref" in value else [])
             value = list(value.values())
@@ -177,7 +180,9 @@ def test_every_component_is_used_and_every_reference_leads_to_one():
     assert used == declared
 
 
-def test_it_names_the_cookies_and_the_pages_for_authors_of_bots(settings, client, desk_db):
+def test_it_names_the_cookies_and_the_pages_for_authors_of_bots(
+    settings: Settings, client: Client, desk_db: str
+) -> None:
     components = document()["components"]
 
     assert components["securitySchemes"]["Session"]["name"] == settings.SESSION_COOKIE_NAME
@@ -187,10 +192,10 @@ def test_it_names_the_cookies_and_the_pages_for_authors_of_bots(settings, client
     assert [client.get(page, HTTP_HOST=HOST).status_code for page in pages] == [200, 200, 200]
 
 
-def test_it_is_small_and_a_client_made_from_it_has_one_class_a_thing():
+def test_it_is_small_and_a_client_made_from_it_has_one_class_a_thing() -> None:
     """It was 515 KB, of which a generator made 1,025 files: an object in place, and so each enum, is one."""
 
-    def models(value):
+    def models(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
             yield from ([value] if value.get("type") == "object" or "enum" in value else [])
             value = [inner for name, inner in value.items() if name != "examples"]
@@ -207,17 +212,17 @@ def test_it_is_small_and_a_client_made_from_it_has_one_class_a_thing():
 # --- how it is served
 
 
-def served(client, **headers):
+def served(client: Any, **headers: Any) -> Any:
     return client.get("/api/schema/", HTTP_HOST=HOST, **headers)
 
 
 @pytest.fixture
-def written(monkeypatch):
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """How often the document was written, from nothing on."""
     times = []
     write = openapi._written
 
-    def counted():
+    def counted() -> Any:
         times.append(1)
         time.sleep(0.05)  # long enough that all the others come meanwhile
         return write()
@@ -227,7 +232,9 @@ def written(monkeypatch):
     return times
 
 
-def test_a_second_request_does_no_work(client, desk_db, written, monkeypatch):
+def test_a_second_request_does_no_work(
+    client: Client, desk_db: str, written: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = served(client)
     monkeypatch.setattr(openapi, "_written", None)
 
@@ -236,7 +243,7 @@ def test_a_second_request_does_no_work(client, desk_db, written, monkeypatch):
     assert len(written) == 1
 
 
-def test_requests_at_once_write_it_once(written):
+def test_requests_at_once_write_it_once(written: list[Any]) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda _: representations()["yaml"].body, range(16)))
 
@@ -244,7 +251,7 @@ def test_requests_at_once_write_it_once(written):
     assert len(written) == 1
 
 
-def test_whoever_has_it_is_not_sent_it_again(client, desk_db):
+def test_whoever_has_it_is_not_sent_it_again(client: Client, desk_db: str) -> None:
     first = served(client)
     etag = first["ETag"]
     as_json = served(client, HTTP_ACCEPT="application/json")
@@ -258,7 +265,7 @@ def test_whoever_has_it_is_not_sent_it_again(client, desk_db):
     assert "Accept" in first["Vary"]
 
 
-def test_operations_have_names_of_their_own():
+def test_operations_have_names_of_their_own() -> None:
     names = [named(*operation)["operationId"] for operation in operations()]
 
     assert len(set(names)) == len(names)
@@ -268,7 +275,7 @@ def test_operations_have_names_of_their_own():
 
 
 @functools.cache
-def fuzzer():
+def fuzzer() -> Any:
     load_all_checks()
     return schemathesis.openapi.from_dict(document())
 
@@ -284,12 +291,12 @@ CHECKS = [
 class Desk:
     """Sends what was made up: signed afterwards, or as it is."""
 
-    def __init__(self, cast, lena):
+    def __init__(self, cast: Any, lena: TradingAccount) -> None:
         self.bots = [Bot(key_of(cast, "lena", "master")), Bot(key_of(cast, "finn", "copier"))]
         self.person = Client(raise_request_exception=False)
         self.person.force_login(lena.owner)
 
-    def answer(self, case, who, resign):
+    def answer(self, case: Any, who: Any, resign: Any) -> Response:
         made = requests.Request(**_kwargs(case)).prepare()
         body = made.body.encode() if isinstance(made.body, str) else made.body or b""
         headers = {name: _text(value) for name, value in made.headers.items() if name.lower() != "content-length"}
@@ -315,7 +322,7 @@ class Desk:
             verify=False,
         )
 
-    def _signed(self, who, method, path, query, body):
+    def _signed(self, who: Any, method: Any, path: Any, query: Any, body: Any) -> Any:
         request = self.bots[who].request(method, path, query=query, body=body)
         try:
             return request.headers()
@@ -326,17 +333,17 @@ class Desk:
 _SIGNED_LOWER = {name.lower() for name in SIGNED} | {"idempotency-key"}
 
 
-def _kwargs(case):
+def _kwargs(case: Any) -> dict[Any, Any]:
     kwargs = case.as_transport_kwargs(base_url=f"http://{HOST}")
     return {name: kwargs[name] for name in ("method", "url", "headers", "params", "data", "json") if name in kwargs}
 
 
-def _text(value):
+def _text(value: Any) -> Any:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 @pytest.fixture
-def desk(cast, lena, settings):
+def desk(cast: dict[str, Any], lena: TradingAccount, settings: Settings) -> Any:
     """With a trade that is open and one that is closed, so that not all is absent."""
     settings.RATE_PER_IP = 0
     made = Desk(cast, lena)
@@ -358,13 +365,13 @@ QUICK = settings(
 
 
 @pytest.mark.parametrize(("verb", "path"), operations())
-def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb, path, desk):
+def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb: Any, path: Any, desk: Any) -> None:
     operation = fuzzer()[path][verb.upper()]
 
     seen = Counter()
     codes = {status: set(one["description"].split(", ")) for status, one in answers_of(named(verb, path)).items()}
 
-    def holds(case, who, resign):
+    def holds(case: Any, who: Any, resign: Any) -> None:
         answer = desk.answer(case, who, resign)
         assert answer.status_code < 500, answer.content
         case.validate_response(answer, checks=CHECKS)

@@ -8,14 +8,17 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from typing import Any
 
 import jsonschema
 import pytest
 from django.test import Client
 
+from accounts.models import TradingAccount
 from config import openapi
 from core.shapes import name_of
-from tests.signed import HOST, opening
+from tests.signed import HOST, Bot, opening
 from tests.test_openapi import answers_of, document, named
 from tests.wallets.conftest import pay_in
 from trust import services as trust
@@ -27,26 +30,26 @@ INSTANCE = "finn-laptop-0001"
 class Recorder:
     """Makes calls, and keeps of each shape the first body that was sent or answered under its name."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.examples = {}
 
-    def keep(self, content, body):
+    def keep(self, content: Any, body: Any) -> None:
         shape = content["application/json" if "application/json" in content else "application/problem+json"]["schema"]
         if "$ref" in shape:
             self.examples.setdefault(name_of(shape), shortened(body))
 
-    def heard(self, verb, route, sent, answer):
+    def heard(self, verb: Any, route: Any, sent: Any, answer: Any) -> Any:
         operation = named(verb, route)
         if sent is not None:
             self.keep(operation["requestBody"]["content"], sent)
         self.keep(answers_of(operation)[str(answer.status_code)]["content"], answer.json())
         return answer.json()
 
-    def bot(self, bot, verb, route, fields=None, *, query="", **names):
+    def bot(self, bot: Any, verb: Any, route: Any, fields: Any = None, *, query: str = "", **names: Any) -> Any:
         answer = bot.send(verb.upper(), route.format(**names), fields, query=query)
         return self.heard(verb, route, fields, answer)
 
-    def person(self, account, verb, route, fields=None):
+    def person(self, account: Any, verb: Any, route: Any, fields: Any = None) -> Any:
         client = Client()
         client.force_login(account.owner)
         body = "" if fields is None else json.dumps(fields)
@@ -55,7 +58,7 @@ class Recorder:
         return self.heard(verb, route, fields, answer)
 
 
-def shortened(body):
+def shortened(body: Any) -> Any:
     """One element of each list is enough to see its shape."""
     if isinstance(body, dict):
         return {name: shortened(value) for name, value in body.items()}
@@ -63,7 +66,7 @@ def shortened(body):
 
 
 @pytest.fixture
-def recorded(lena, finn, lena_bot, finn_bot):
+def recorded(lena: TradingAccount, finn: TradingAccount, lena_bot: Bot, finn_bot: Bot) -> Any:
     """The life of a trade and its copy, a copier's reports, a wallet and a score."""
     desk = Recorder()
     desk.heard("get", "/api/v2/time", None, Client().get("/api/v2/time", HTTP_HOST=HOST))
@@ -83,7 +86,7 @@ def recorded(lena, finn, lena_bot, finn_bot):
     return desk.examples
 
 
-def _copier(desk, bot, ref):
+def _copier(desk: Any, bot: Any, ref: Any) -> None:
     source = {"strategy": "lena-eurusd", "trade_ref": ref}
     desk.bot(bot, "get", ACTIVE)
     held = {"trade_ref": ref, "volume": "0.05000000"}
@@ -100,7 +103,7 @@ def _copier(desk, bot, ref):
     desk.bot(bot, "post", "/api/v2/trades/orders", order)
 
 
-def _people(desk, lena, finn):
+def _people(desk: Any, lena: TradingAccount, finn: TradingAccount) -> None:
     desk.person(lena, "get", "/api/v2/trades/history")
     pay_in(finn, "100")
     desk.person(finn, "get", "/api/v2/wallets/me")
@@ -121,7 +124,7 @@ VOLATILE = {
 PROSE = {"detail", "follows", "question", "remedy", "says"}  # for people: its words may change at any time
 
 
-def steady(value):
+def steady(value: Any) -> Any:
     """With what each run makes anew replaced by its kind."""
     if isinstance(value, dict):
         return {name: type(inner) if name in PROSE else steady(inner) for name, inner in value.items()}
@@ -134,14 +137,14 @@ def steady(value):
     return value
 
 
-def test_each_example_is_what_a_real_call_sends_or_answers(recorded):
+def test_each_example_is_what_a_real_call_sends_or_answers(recorded: Any) -> None:
     if "COPYDESK_RECORD" in os.environ:
         openapi.EXAMPLES.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
 
     assert steady(recorded) == steady(json.loads(openapi.EXAMPLES.read_text()))
 
 
-def bodies():
+def bodies() -> Iterator[Any]:
     """The names of the shapes that are sent or answered whole."""
     for path in document()["paths"].values():
         for operation in path.values():
@@ -150,13 +153,13 @@ def bodies():
             yield from (name_of(content["schema"]) for content in contents if "$ref" in content["schema"])
 
 
-def test_every_body_has_an_example():
+def test_every_body_has_an_example() -> None:
     schemas = document()["components"]["schemas"]
 
     assert {name for name in bodies() if "examples" not in schemas[name]} == set()
 
 
-def faults_of(name, example):
+def faults_of(name: Any, example: Any) -> list[Any]:
     validator = jsonschema.Draft202012Validator(
         {"$ref": f"#/components/schemas/{name}", "components": document()["components"]},
         format_checker=jsonschema.FormatChecker(),
@@ -164,7 +167,7 @@ def faults_of(name, example):
     return [fault.message for fault in validator.iter_errors(example)]
 
 
-def examples():
+def examples() -> list[Any]:
     return [
         (name, example)
         for name, shape in document()["components"]["schemas"].items()
@@ -173,11 +176,11 @@ def examples():
 
 
 @pytest.mark.parametrize(("name", "example"), examples(), ids=lambda one: one if isinstance(one, str) else "")
-def test_an_example_keeps_to_its_schema(name, example):
+def test_an_example_keeps_to_its_schema(name: Any, example: Any) -> None:
     assert faults_of(name, example) == []
 
 
-def test_an_example_that_does_not_is_found():
+def test_an_example_that_does_not_is_found() -> None:
     trade = dict(examples())["Done"]["trade"]
 
     assert faults_of("Trade", {**trade, "volume": "a lot"})

@@ -1,14 +1,16 @@
 """The first documents' own trial, word for word, and what it never looked at: that the closed trade is kept."""
 
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 
-from tests.signed import HOST
+from accounts.models import TradingAccount
+from tests.signed import HOST, Bot
 
-BROADCAST = {
+BROADCAST: dict[str, Any] = {
     "ticket_id": 99999,
     "master_ticket": 99999,
     "symbol": "EURUSD",
@@ -18,20 +20,20 @@ BROADCAST = {
     "sl": 1.1,
     "tp": 1.12,
 }
-CLOSE = {"ticket_id": 99999, "close_price": 1.11, "profit": 50.0, "reason": "TP_HIT"}
+CLOSE: dict[str, Any] = {"ticket_id": 99999, "close_price": 1.11, "profit": 50.0, "reason": "TP_HIT"}
 
 
-def unsigned(method, path, fields=None):
+def unsigned(method: Any, path: Any, fields: Any = None) -> Any:
     return Client().generic(method, path, b"{}" if fields else b"", content_type="application/json", HTTP_HOST=HOST)
 
 
-def history_of(user):
+def history_of(user: Any) -> Any:
     person = Client()
     person.force_login(user)
     return person.get("/api/v2/trades/history", HTTP_HOST=HOST).json()["data"]
 
 
-def test_the_trial_of_the_first_documents(lena_bot, lena):
+def test_the_trial_of_the_first_documents(lena_bot: Bot, lena: TradingAccount) -> None:
     # 1. Broadcasting Signal to Active V2
     answer = lena_bot.send("POST", "/api/v2/actives", BROADCAST)
     assert (answer.status_code, answer.content) == (200, b'{"status":"broadcasted","ticket":99999}')
@@ -57,7 +59,7 @@ def test_the_trial_of_the_first_documents(lena_bot, lena):
     assert (closed["open_price"], closed["close_price"]) == ("1.10500000", "1.11000000")
 
 
-def test_unsigned_requests_are_blocked(lena_bot, lena):
+def test_unsigned_requests_are_blocked(lena_bot: Bot, lena: TradingAccount) -> None:
     for method, path, fields in (
         ("POST", "/api/v2/actives", BROADCAST),
         ("GET", "/api/v2/actives", None),
@@ -72,7 +74,7 @@ def test_unsigned_requests_are_blocked(lena_bot, lena):
     assert lena_bot.send("GET", "/api/v2/actives").json() == []
 
 
-def test_the_zombie_of_the_first_documents_stays_dead(lena_bot, lena):
+def test_the_zombie_of_the_first_documents_stays_dead(lena_bot: Bot, lena: TradingAccount) -> None:
     lena_bot.send("POST", "/api/v2/actives", BROADCAST)
     lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
 
@@ -84,7 +86,7 @@ def test_the_zombie_of_the_first_documents_stays_dead(lena_bot, lena):
     assert len(history_of(lena.owner)) == 1
 
 
-def test_a_second_close_is_told_so(lena_bot):
+def test_a_second_close_is_told_so(lena_bot: Bot) -> None:
     lena_bot.send("POST", "/api/v2/actives", BROADCAST)
     lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
 
@@ -94,7 +96,7 @@ def test_a_second_close_is_told_so(lena_bot):
 
 
 @pytest.mark.parametrize("names", [{"ticket": 5, "price": 1.1}, {"ticket_id": "5", "open_price": "1.1"}])
-def test_the_names_of_the_first_version_are_read(names, lena_bot):
+def test_the_names_of_the_first_version_are_read(names: dict[str, Any], lena_bot: Bot) -> None:
     fields = {"symbol": "EURUSD", "direction": "BUY", "volume": 0.1, "source": "mt5", **names}
 
     assert lena_bot.send("POST", "/signal/broadcast", fields).json() == {"status": "broadcasted", "ticket": 5}
@@ -104,7 +106,7 @@ def test_the_names_of_the_first_version_are_read(names, lena_bot):
     assert lena_bot.send("POST", "/signal/close", close).json() == {"status": "CLOSED", "ticket": 5}
 
 
-def test_the_first_version_says_that_it_ends_and_when(lena_bot):
+def test_the_first_version_says_that_it_ends_and_when(lena_bot: Bot) -> None:
     answers = [
         lena_bot.send("POST", "/signal/broadcast", BROADCAST),
         lena_bot.send("GET", "/signals"),
@@ -122,7 +124,7 @@ def test_the_first_version_says_that_it_ends_and_when(lena_bot):
     assert "Sunset" not in lena_bot.send("GET", "/api/v2/actives")
 
 
-def test_the_versions_share_their_tables(lena_bot):
+def test_the_versions_share_their_tables(lena_bot: Bot) -> None:
     lena_bot.send("POST", "/signal/broadcast", BROADCAST)
 
     assert lena_bot.send("GET").json()["trades"][0]["ticket_id"] == "99999"

@@ -1,7 +1,9 @@
 """A copier on paper, at a model of the desk, with a clock that the test moves."""
 
 import random
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from copybot.candles import Bar, Candles, Instrument
 from copybot.copier import Copier, Subscription
@@ -22,16 +24,16 @@ KINDS = {OPEN: "trade.opened", CLOSE: "trade.closed"}
 class CopierHarness:
     """lena's trades at the desk, finn's copier on paper, and a clock that the test moves."""
 
-    def __init__(self, folder, **broker):
+    def __init__(self, folder: Any, **broker: Any) -> None:
         self.folder, self.now, self.tickets, self.heard = folder, MONDAY + HOUR, 100, 0
         bars = [Bar(MONDAY + hour * HOUR, *4 * [D("1.10000")]) for hour in range(96)]
         symbols = [Instrument("EURUSD", Candles(bars, digits=5), 10)]
         self.broker = PaperBroker(folder / "paper", symbols, lambda: self.now, **broker)
         self.desk = DeskModel(lambda: self.now, lease_ms=45 * SECOND)
-        self.copier = None
+        self.copier: Any = None
         self.start()
 
-    def start(self, *subscriptions, instance="", folder=None):
+    def start(self, *subscriptions: Any, instance: str = "", folder: Any = None) -> None:
         """As after a crash."""
         if self.copier is not None:
             self.copier.close()
@@ -42,15 +44,15 @@ class CopierHarness:
         )  # fmt: skip
 
     @property
-    def guard(self):
+    def guard(self) -> Any:
         return self.copier.followed[0].guard
 
-    def step(self, seconds=1):
+    def step(self, seconds: int = 1) -> None:
         for _ in range(seconds):
             self.now += SECOND
             self.copier.step()
 
-    def hear(self):
+    def hear(self) -> None:
         """What the desk has sent by now."""
         messages, self.heard = self.desk.sent[self.heard :], len(self.desk.sent)
         for message in messages:
@@ -58,23 +60,30 @@ class CopierHarness:
 
     # --- lena
 
-    def report(self, method, path, **fields):
+    def report(self, method: Any, path: Any, **fields: Any) -> Any:
         key = f"lena-{len(self.desk.kept.answers)}"
         return self.desk.send(MASTER, method, f"/api/v2/trades/active{path}", fields, key)
 
-    def open(self, volume="1.00000000", price="1.10000000", symbol="EURUSD", side="BUY", **stops):
+    def open(
+        self,
+        volume: str = "1.00000000",
+        price: str = "1.10000000",
+        symbol: str = "EURUSD",
+        side: str = "BUY",
+        **stops: Any,
+    ) -> str:
         self.tickets += 1
         fields = {"ticket_id": str(self.tickets), "symbol": symbol, "type": side, "volume": volume, "open_price": price}
         self.report("POST", "", **fields, **stops)
         return str(self.tickets)
 
-    def reduce(self, ticket, volume):
+    def reduce(self, ticket: Any, volume: Any) -> None:
         self.report("POST", f"/{ticket}/reduce", volume=volume, deal_id=f"d-{volume}", close_price="1.1", profit="0")
 
-    def close(self, ticket):
+    def close(self, ticket: Any) -> None:
         self.report("DELETE", f"/{ticket}", close_price="1.1", profit="0", reason="MANUAL")
 
-    def copied(self, **trade):
+    def copied(self, **trade: Any) -> Any:
         """A trade of lena's that is held."""
         before, ticket = len(self.broker.positions()), self.open(**trade)
         self.hear()
@@ -84,25 +93,25 @@ class CopierHarness:
     # --- what there is to see
 
     @property
-    def volumes(self):
+    def volumes(self) -> list[Any]:
         return [one.volume for one in self.broker.positions()]
 
     @property
-    def skips(self):
+    def skips(self) -> list[Any]:
         return list(self.desk.kept.skips.values())
 
     @property
-    def rows(self):
+    def rows(self) -> dict[Any, Any]:
         """The copies that the desk knows."""
         return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == COPIER}
 
-    def asked(self, path):
+    def asked(self, path: Any) -> list[Any]:
         """What was sent to this path."""
         return [print_of for print_of, _ in self.desk.kept.answers.values() if f" {path} " in print_of]
 
 
-def raising(fault):
-    def no(*args, **more):
+def raising(fault: Any) -> Callable[..., Any]:
+    def no(*args: Any, **more: Any) -> Any:
         raise fault
 
     return no

@@ -5,6 +5,7 @@ import hashlib
 import json
 import struct
 import time
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from copybot.desk_model import COPIER, MASTER, DeskModel
@@ -15,30 +16,30 @@ KEYS = {MASTER: "ck_000000000000000a.1", COPIER: "ck_000000000000000b.1", "reado
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def clock_ms():
+def clock_ms() -> Any:
     return time.time_ns() // 1_000_000
 
 
 class DeskServer(HostileDesk):
     """`desk`: the model; look into it under `lock`. `revoked`: keys that are not let in."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.RequestHandlerClass = Clerk
         self.desk = DeskModel(now=clock_ms, lease_ms=5_000)
         self.last, self.revoked, self.worth, self.handshakes = {}, set(), {}, 0
 
-    def rows(self, account):
+    def rows(self, account: Any) -> dict[Any, Any]:
         with self.lock:
             return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == account}
 
-    def closed(self, account):
+    def closed(self, account: Any) -> dict[Any, Any]:
         with self.lock:
             return {ticket: how for (owner, ticket), how in self.desk.kept.closed.items() if owner == account}
 
 
 class Clerk(Handler):
-    def judged_alone(self):
+    def judged_alone(self) -> Any:
         office, head, parts = self.server, self.headers, urlsplit(self.path)
         if parts.path == "/api/v2/time":
             return 200, json.dumps({"server_time": office.clock_ms()}).encode(), False
@@ -55,7 +56,7 @@ class Clerk(Handler):
         status, body = self.done(account, parts)
         return status, body, True
 
-    def done(self, account, parts):
+    def done(self, account: Any, parts: Any) -> Any:
         desk, fields = self.server.desk, json.loads(self.body) if self.body else dict(parse_qsl(parts.query))
         if self.command == "GET":
             return 200, json.dumps(desk.active(account)).encode()
@@ -77,14 +78,14 @@ class Clerk(Handler):
             return problem(no.status, no.code, no.retry)
         return 200, json.dumps(answer).encode()
 
-    def answered(self):
+    def answered(self) -> Any:
         if self.path == "/ws/v2/active":
             return self.stream()
         return super().answered()
 
     do_GET = do_POST = do_PATCH = do_DELETE = answered
 
-    def stream(self):
+    def stream(self) -> None:
         """Deltas from now on, and a heartbeat; until the reader is gone."""
         accept = hashlib.sha1(self.headers["Sec-WebSocket-Key"].encode() + _WEBSOCKET).digest()
         self.send_response(101)
@@ -108,7 +109,7 @@ class Clerk(Handler):
         except OSError:
             return
 
-    def say(self, message):
+    def say(self, message: Any) -> None:
         text = json.dumps(message).encode()
         length = bytes([len(text)]) if len(text) < 126 else b"\x7e" + struct.pack(">H", len(text))
         self.wfile.write(b"\x81" + length + text)

@@ -9,6 +9,7 @@ from collections import namedtuple
 from datetime import UTC
 from enum import StrEnum
 from types import SimpleNamespace
+from typing import Any
 
 TradePosition = namedtuple(
     "TradePosition",
@@ -80,11 +81,11 @@ class Fate(StrEnum):
 
 
 class Refused(Exception):
-    def __init__(self, code):
+    def __init__(self, code: Any) -> None:
         self.code = code
 
 
-def noisy(value):
+def noisy(value: Any) -> Any:
     """As the real one's floats: 1.1669200000000002."""
     return value + value * 2.2e-16
 
@@ -106,7 +107,7 @@ class FakeMT5:
     RES_S_OK, RES_E_INVALID_PARAMS, RES_E_NOT_FOUND, RES_E_AUTH_FAILED = 1, -2, -4, -6
     RES_E_INTERNAL_FAIL, RES_E_INTERNAL_FAIL_TIMEOUT = -10000, -10005
 
-    def __init__(self, *, hedging=True, balance=10_000.0, login=5001):
+    def __init__(self, *, hedging: bool = True, balance: float = 10_000.0, login: int = 5001) -> None:
         self.login_is, self.hedging, self.balance = login, hedging, balance
         self.connected = self.trade_allowed = self.trade_expert = self.autotrading = True
         self.is_up, self.market_open, self.hidden = True, True, 0
@@ -128,19 +129,28 @@ class FakeMT5:
 
     # --- the module's functions
 
-    def initialize(self, path="", *, login=0, password="", server="", timeout=60_000, portable=False):
+    def initialize(
+        self,
+        path: str = "",
+        *,
+        login: int = 0,
+        password: str = "",
+        server: str = "",
+        timeout: int = 60_000,
+        portable: bool = False,
+    ) -> bool:
         if not self.is_up:
             self.error = (-10003, "IPC initialize failed, MetaTrader 5 x64 not found")
             return False
         return True
 
-    def shutdown(self):
+    def shutdown(self) -> None:
         self.is_up = False
 
-    def last_error(self):
+    def last_error(self) -> Any:
         return self.error
 
-    def account_info(self):
+    def account_info(self) -> Any:
         if not self._is_up():
             return None
         floating = sum(self._profit(one) for one in self.positions.values())
@@ -151,7 +161,7 @@ class FakeMT5:
             0.0, "Finn", "Fake-Demo", "USD", "Fake Ltd",
         )  # fmt: skip
 
-    def terminal_info(self):
+    def terminal_info(self) -> Any:
         if not self._is_up():
             return None
         return TerminalInfo(
@@ -159,7 +169,7 @@ class FakeMT5:
             42_000, 0.0, 0.0, "Fake Ltd", "MetaTrader 5", "English", "C:\\MT5", "C:\\MT5", "C:\\Common",
         )  # fmt: skip
 
-    def symbol_info(self, symbol):
+    def symbol_info(self, symbol: Any) -> Any:
         one = self.symbols.get(symbol)
         if not self._is_up():
             return None
@@ -176,42 +186,42 @@ class FakeMT5:
         self.error = (1, "Success")
         return SymbolInfo(**known)
 
-    def symbol_select(self, symbol, enable=True):
+    def symbol_select(self, symbol: Any, enable: bool = True) -> Any:
         if symbol not in self.symbols:
             return self._fail(-1, "Terminal: Call failed", False)
         self.selected.add(symbol)
         return True
 
-    def symbol_info_tick(self, symbol):
+    def symbol_info_tick(self, symbol: Any) -> Any:
         if not self._is_up() or symbol not in self.selected:
             return self._fail(-4, "Terminal: Not found")
         one, now = self.symbols[symbol], self._now_ms()
         return Tick(now // 1000, noisy(one.bid), noisy(self._ask(one)), 0.0, 0, now, 6, 0.0)
 
-    def positions_get(self, *, symbol=None, group=None, ticket=None):
+    def positions_get(self, *, symbol: Any = None, group: Any = None, ticket: Any = None) -> Any:
         if not self._is_up():
             return None
         found = [self._shown(one) for one in self.positions.values() if symbol in (None, one.symbol)]
         return tuple(one for one in found if ticket in (None, one.ticket))
 
-    def orders_get(self, *, symbol=None, group=None, ticket=None):
+    def orders_get(self, *, symbol: Any = None, group: Any = None, ticket: Any = None) -> Any:
         return tuple(self.orders) if self._is_up() else None
 
-    def history_deals_get(self, *dates, group=None, ticket=None, position=None):
+    def history_deals_get(self, *dates: Any, group: Any = None, ticket: Any = None, position: Any = None) -> Any:
         return self._history(self._seen(self.deals), dates, "time_msc", ticket, position)
 
-    def history_orders_get(self, *dates, group=None, ticket=None, position=None):
+    def history_orders_get(self, *dates: Any, group: Any = None, ticket: Any = None, position: Any = None) -> Any:
         return self._history(self.done_orders, dates, "time_done_msc", ticket, position)
 
-    def history_deals_total(self, date_from, date_to):
+    def history_deals_total(self, date_from: Any, date_to: Any) -> Any:
         found = self.history_deals_get(date_from, date_to)
         return None if found is None else len(found)
 
-    def history_orders_total(self, date_from, date_to):
+    def history_orders_total(self, date_from: Any, date_to: Any) -> Any:
         found = self.history_orders_get(date_from, date_to)
         return None if found is None else len(found)
 
-    def order_send(self, request):
+    def order_send(self, request: Any) -> Any:
         self.sent.append(request)
         for name in request:
             if name not in TradeRequest._fields:
@@ -231,19 +241,19 @@ class FakeMT5:
 
     # --- what happens elsewhere
 
-    def settle(self):
+    def settle(self) -> None:
         """What was under way arrives."""
         self.orders = []
         for order in self.later:
             self._execute(order, order.volume)
         self.later = []
 
-    def rollover(self):
+    def rollover(self) -> None:
         """Swaps are charged by re-opening: each position has a new ticket, and is the same one."""
         for one in self.positions.values():
             one.ticket, one.swap = self._ticket(), one.swap - 0.7
 
-    def price(self, symbol, bid):
+    def price(self, symbol: Any, bid: Any) -> None:
         """Move it, and let the server do what it does on its own."""
         self.symbols[symbol].bid = bid
         for one in list(self.positions.values()):
@@ -253,13 +263,13 @@ class FakeMT5:
                     self._take_off(one, one.volume, price, one.magic, self._ticket(), reason)
                     break
 
-    def by_hand(self, position, volume=None):
+    def by_hand(self, position: Any, volume: Any = None) -> None:
         one = self.positions[position]
         self._take_off(one, volume or one.volume, self._ending(one), 0, self._ticket(), 0)
 
     # --- orders
 
-    def _meets(self, order, fate):
+    def _meets(self, order: Any, fate: Any) -> Any:
         if not self.connected:
             raise Refused(10031)
         if not self.autotrading:
@@ -286,7 +296,7 @@ class FakeMT5:
             return self._answer(order, 10008)
         return self._answer(order, 10012)
 
-    def _check(self, order):
+    def _check(self, order: Any) -> None:
         one = self.symbols.get(order.symbol)
         if one is None:
             raise Refused(10013)
@@ -316,7 +326,7 @@ class FakeMT5:
         if held is None and order.volume * one.contract * one.bid / 100 > free:
             raise Refused(10019)
 
-    def _check_stops(self, order, one, side, held):
+    def _check_stops(self, order: Any, one: Any, side: Any, held: Any) -> None:
         price, sign, point = self._price(one, 1 - side), 1 if side == 0 else -1, 10**-one.digits
         level = one.stops * point - 1e-9
         for stop, away in ((order.sl, (price - order.sl) * sign), (order.tp, (order.tp - price) * sign)):
@@ -330,7 +340,7 @@ class FakeMT5:
         if any(stop and abs(price - stop) < one.freeze * point for stop in (held.sl, held.tp)):
             raise Refused(10029)
 
-    def _execute(self, order, volume):
+    def _execute(self, order: Any, volume: Any) -> Any:
         one, ticket = self.symbols[order.symbol], self._ticket()
         held = next((held for held in self.positions.values() if held.ticket == order.position), None)
         if order.action == 6:
@@ -353,7 +363,7 @@ class FakeMT5:
             self._deal(order, ticket, 0, held.identifier, volume, price, 0.0)
         return self._answer(order, 10009)._replace(deal=self.deals[-1].ticket, order=ticket, volume=volume, price=price)
 
-    def _opens(self, order, volume, price, ticket):
+    def _opens(self, order: Any, volume: Any, price: Any, ticket: Any) -> None:
         self.positions[ticket] = SimpleNamespace(
             ticket=ticket, identifier=ticket, time_msc=self._now_ms(), type=order.type, magic=order.magic,
             volume=volume, price_open=price, sl=noisy(order.sl), tp=noisy(order.tp), swap=0.0, symbol=order.symbol,
@@ -361,7 +371,7 @@ class FakeMT5:
         )  # fmt: skip
         self._deal(order, ticket, 0, ticket, volume, price, 0.0)
 
-    def _turns(self, held, order, volume, price, ticket):
+    def _turns(self, held: Any, order: Any, volume: Any, price: Any, ticket: Any) -> None:
         """Close a part or all; on a netting account what is left over opens the other side, in one deal."""
         rest = round(volume - held.volume, 8)
         if rest <= 0:
@@ -372,7 +382,7 @@ class FakeMT5:
         held.type, held.volume, held.price_open, held.magic, held.ticket = order.type, rest, price, order.magic, ticket
         self._deal(order, ticket, 2, held.identifier, volume, price, profit)
 
-    def _take_off(self, held, volume, price, magic, ticket, reason):
+    def _take_off(self, held: Any, volume: Any, price: Any, magic: Any, ticket: Any, reason: Any) -> None:
         profit = self._gain(held, volume, price)
         share = held.swap * volume / held.volume
         self.balance += profit + share
@@ -382,7 +392,18 @@ class FakeMT5:
         if not held.volume:
             del self.positions[held.identifier]
 
-    def _deal(self, order, ticket, entry, position, volume, price, profit, reason=3, swap=0.0):
+    def _deal(
+        self,
+        order: Any,
+        ticket: Any,
+        entry: Any,
+        position: Any,
+        volume: Any,
+        price: Any,
+        profit: Any,
+        reason: int = 3,
+        swap: float = 0.0,
+    ) -> None:
         now = self._now_ms()
         self.deals.append(
             TradeDeal(
@@ -393,26 +414,26 @@ class FakeMT5:
 
     # --- reckoning
 
-    def _order(self, order, ticket, state, left):
+    def _order(self, order: Any, ticket: Any, state: Any, left: Any) -> Any:
         now = self._now_ms()
         return TradeOrder(
             ticket, now // 1000, now, now // 1000, now, 0, order.type, 0, order.type_filling, state, order.magic, 0, 0,
             3, order.volume, left, order.price, order.sl, order.tp, order.price, 0.0, order.symbol, order.comment, "",
         )  # fmt: skip
 
-    def _shown(self, one):
+    def _shown(self, one: Any) -> Any:
         return TradePosition(
             one.ticket, one.time_msc // 1000, one.time_msc, one.time_msc // 1000, one.time_msc, one.type, one.magic,
             one.identifier, 3, noisy(one.volume), noisy(one.price_open), one.sl, one.tp, self._ending(one), one.swap,
             self._profit(one), one.symbol, one.comment, "",
         )  # fmt: skip
 
-    def _answer(self, order, code):
+    def _answer(self, order: Any, code: Any) -> Any:
         one = self.symbols.get(order.symbol)
         bid, ask = (one.bid, self._ask(one)) if one else (0.0, 0.0)
         return OrderSendResult(code, 0, 0, 0.0, 0.0, bid, ask, "", len(self.sent), 0, order)
 
-    def _history(self, found, dates, field, ticket, position):
+    def _history(self, found: Any, dates: Any, field: Any, ticket: Any, position: Any) -> Any:
         if not self._is_up():
             return None
         if position is not None:
@@ -424,45 +445,45 @@ class FakeMT5:
         since, until = (one.replace(tzinfo=one.tzinfo or UTC).timestamp() * 1000 for one in dates)
         return tuple(one for one in found if since <= getattr(one, field) <= until)
 
-    def _seen(self, deals):
+    def _seen(self, deals: Any) -> Any:
         return deals[: len(deals) - self.hidden]
 
-    def _gain(self, held, volume, price):
+    def _gain(self, held: Any, volume: Any, price: Any) -> Any:
         sign = 1 if held.type == 0 else -1
         return round((price - held.price_open) * sign * volume * self.symbols[held.symbol].contract, 2)
 
-    def _profit(self, held):
+    def _profit(self, held: Any) -> Any:
         return self._gain(held, held.volume, self._ending(held))
 
-    def _margin(self):
+    def _margin(self) -> Any:
         return sum(
             one.volume * self.symbols[one.symbol].contract * one.price_open / 100 for one in self.positions.values()
         )
 
-    def _ending(self, held):
+    def _ending(self, held: Any) -> Any:
         return self._price(self.symbols[held.symbol], 1 - held.type)
 
-    def _price(self, one, kind):
+    def _price(self, one: Any, kind: Any) -> Any:
         return self._ask(one) if kind == 0 else one.bid
 
-    def _ask(self, one):
+    def _ask(self, one: Any) -> Any:
         return round(one.bid + one.spread * 10**-one.digits, one.digits)
 
-    def _ticket(self):
+    def _ticket(self) -> Any:
         self.tickets += 1
         return self.tickets
 
-    def _now_ms(self):
+    def _now_ms(self) -> Any:
         return time.time_ns() // 1_000_000 + AHEAD_MS
 
-    def _is_up(self):
+    def _is_up(self) -> bool:
         if self.is_up:
             self.error = (1, "Success")
             return True
         self.error = (-10004, "No IPC connection")
         return False
 
-    def _fail(self, code, text, answer=None):
+    def _fail(self, code: Any, text: Any, answer: Any = None) -> Any:
         if self.is_up:
             self.error = (code, text)
         return answer

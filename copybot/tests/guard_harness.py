@@ -2,6 +2,7 @@
 
 import random
 from decimal import Decimal
+from typing import Any
 
 from copybot.guard import ExecutionGuard
 from copybot.targets import Snapshot, Target
@@ -13,46 +14,46 @@ SECOND = 1000
 class Desk:
     """One copier at a file of its own, a broker, and a clock that the test moves."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Any) -> None:
         self.path, self.now, self.dies = folder / "state", NOON, None
         self.broker = FaultyBroker(random.Random(1), CALM, first=1)
-        self.guard = None
+        self.guard: Any = None
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         """As after a crash: what was not committed is gone."""
         if self.guard is not None:
             self.guard.close()
         self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, self.broker, lambda: self.now, LIMITS)
 
-    def snapshot(self, as_of, *targets, epoch="1", asked_at=None):
+    def snapshot(self, as_of: Any, *targets: Any, epoch: str = "1", asked_at: Any = None) -> None:
         asked_at = self.guard.seen if asked_at is None else asked_at
         self.guard.on_snapshot(Snapshot(epoch, as_of, {one.ref: one for one in targets}), asked_at=asked_at)
 
-    def send(self, seq, action, target, **more):
+    def send(self, seq: Any, action: Any, target: Any, **more: Any) -> None:
         self.guard.on_packet(packet(seq, self.now, action, target, **more))
 
-    def wait(self, seconds):
+    def wait(self, seconds: Any) -> None:
         self.now += seconds * SECOND
         self.guard.tick()
 
-    def settle(self):
+    def settle(self) -> None:
         for _ in range(12):
             self.wait(1)
 
-    def state(self, ref):
+    def state(self, ref: Any) -> Any:
         return next((copy.state for copy in self.guard.copies() if copy.ref == ref), None)
 
     @property
-    def volumes(self):
+    def volumes(self) -> Any:
         return sorted(one.volume for one in self.broker.held.values())
 
     @property
-    def opened(self):
+    def opened(self) -> Any:
         return sum(self.broker.opens.values())
 
 
-def target(ref="t1", volume="1.0", **more):
+def target(ref: str = "t1", volume: str = "1.0", **more: Any) -> Target:
     known = {"sl": None, "tp": None, "price": PRICE, "born_ms": NOON, "seq": 1}
     return Target(ref, "EURUSD", "BUY", Decimal(volume), **known | more)
 
@@ -60,11 +61,11 @@ def target(ref="t1", volume="1.0", **more):
 T1, T2 = target(), target("t2", seq=2)
 
 
-def answering(desk, result, *, does=False):
+def answering(desk: Any, result: Any, *, does: bool = False) -> None:
     """The next open is answered so, whether it does or does not take effect."""
     real = desk.broker.open
 
-    def once(**order):
+    def once(**order: Any) -> Any:
         desk.broker.open = real
         if does:
             real(**order)

@@ -11,6 +11,7 @@ import sys
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from copybot.candles import Bar, Candles, Instrument
 from copybot.guard import ExecutionGuard
@@ -24,11 +25,11 @@ LIMITS = Limits(max_open_age_ms=3_600_000, settle_ms=300, second_look_ms=50, bra
 HOUR = 3_600_000
 
 
-def wall_ms():
+def wall_ms() -> Any:
     return time.time_ns() // 1_000_000
 
 
-def broker(path):
+def broker(path: Any) -> PaperBroker:
     """Executes at once, at a price that stands still, and takes its time to say so."""
     first = wall_ms() // HOUR - 1
     bars = [Bar((first + hour) * HOUR, *4 * [PRICE]) for hour in range(48)]
@@ -36,18 +37,18 @@ def broker(path):
     return PaperBroker(path, [eurusd], wall_ms, deposit=Decimal(10**8), faults=Faults(latency_ms=(0, 4)))
 
 
-def target(number, now):
+def target(number: Any, now: Any) -> Target:
     return Target(f"t{number}", "EURUSD", "BUY", Decimal(1), None, None, PRICE, now, 2 * number - 1)
 
 
-def signal(seq, now):
+def signal(seq: Any, now: Any) -> Any:
     """Odd: trade (seq + 1) / 2 is opened. Even: the trade before that one is closed."""
     if seq % 2:
         return packet(seq, now, "OPEN", target((seq + 1) // 2, now))
     return packet(seq, now, "CLOSE", target(max(1, seq // 2 - 1), now))
 
 
-def active(seq, now):
+def active(seq: Any, now: Any) -> dict[Any, Any]:
     """What is open once `seq` was sent."""
     opened, closed = (seq + 1) // 2, max(int(seq >= 2), seq // 2 - 1)
     return {f"t{number}": target(number, now) for number in range(closed + 1, opened + 1)}
@@ -56,15 +57,15 @@ def active(seq, now):
 class Blind(ExecutionGuard):
     """Does not look into the broker's books before it sends an order again."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._driver.positions = dict
 
-    def _find_out(self, copy):
+    def _find_out(self, copy: Any) -> None:
         self._mark(copy, State.REJECTED)
 
 
-def main(state, book, signals, done, kind="guard"):
+def main(state: Any, book: Any, signals: Any, done: Any, kind: str = "guard") -> None:
     now = wall_ms
     guard = (Blind if kind == "blind" else ExecutionGuard)(state, SUB, {1: SECRET}, 7, broker(book), now, LIMITS)
     guard.on_snapshot(Snapshot("1", guard.seen, active(guard.seen, now())), asked_at=guard.seen)

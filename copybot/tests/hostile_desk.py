@@ -17,37 +17,37 @@ from urllib.parse import urlsplit
 KEY, SECRET = "ck_0123456789abcdef.1", "0123456789abcdef" * 4
 
 
-def mac(*lines):
+def mac(*lines: Any) -> str:
     return "v1=" + hmac.new(SECRET.encode(), "\n".join(lines).encode(), hashlib.sha256).hexdigest()
 
 
-def sha256(body):
+def sha256(body: Any) -> Any:
     return hashlib.sha256(body).hexdigest()
 
 
 class HostileDesk(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.tricks = deque()
         self.requests, self.effects, self.kept = [], [], {}
-        self.refuses = None  # a signed refusal for whoever asks
+        self.refuses: Any = None  # a signed refusal for whoever asks
         self.last_seq, self.clock_ahead_ms, self.old, self.lock = 0, 0, None, threading.Lock()
 
-    def clock_ms(self):
+    def clock_ms(self) -> Any:
         return time.time_ns() // 1_000_000 + self.clock_ahead_ms
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.shutdown()
         self.server_close()
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Broken pipes are the point here."""
 
 
@@ -59,10 +59,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Any
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
-    def answered(self):
+    def answered(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.server.lock:
             self.server.requests.append(SimpleNamespace(headers=self.headers, path=self.path))
@@ -73,12 +73,12 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- what a desk does
 
-    def judged(self):
+    def judged(self) -> Any:
         """Status, body and whether it may be signed: the protocol's own order of checks."""
         with self.server.lock:
             return self.judged_alone()
 
-    def judged_alone(self):
+    def judged_alone(self) -> Any:
         desk, head = self.server, self.headers
         parts = urlsplit(self.path)
         if parts.path == "/api/v2/time":
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             return *desk.refuses, True
         return *self.executed(), True
 
-    def executed(self):
+    def executed(self) -> Any:
         desk = self.server
         if self.command == "GET":
             if self.headers.get("If-None-Match") == '"e1"':
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             desk.kept[key] = (201, json.dumps({"number": len(desk.effects)}).encode())
         return desk.kept[key]
 
-    def signed(self, status, body):
+    def signed(self, status: Any, body: Any) -> dict[str, Any]:
         time_ms = str(self.server.clock_ms())
         request = self.headers["X-Cd-Sig"].removeprefix("v1=")
         return {
@@ -120,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
             "X-Cd-Response-Sig": mac("CD1-RESPONSE", request, str(status), time_ms, sha256(body)),
         }
 
-    def write(self, status, body, headers=None, kind="application/json"):
+    def write(self, status: Any, body: Any, headers: Any = None, kind: str = "application/json") -> None:
         self.send_response(status)
         kind = "application/problem+json" if status >= 400 and kind == "application/json" else kind
         for name, value in {"Content-Type": kind, "ETag": '"e1"', **(headers or {})}.items():
@@ -132,21 +132,21 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- tricks
 
-    def play_honest(self):
+    def play_honest(self) -> None:
         status, body, may_sign = self.judged()
         headers = self.signed(status, body) if may_sign else {}
         self.server.old = (status, body, headers)
         self.write(status, body, headers)
 
-    def play_hang_up(self):
+    def play_hang_up(self) -> None:
         self.close_connection = True
         self.connection.close()
 
-    def play_execute_and_hang_up(self):
+    def play_execute_and_hang_up(self) -> None:
         self.judged()
         self.play_hang_up()
 
-    def play_half_an_answer(self):
+    def play_half_an_answer(self) -> None:
         status, body, _ = self.judged()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) + 10))
@@ -154,59 +154,59 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.play_hang_up()
 
-    def play_500(self):
+    def play_500(self) -> None:
         self.write(*problem(500, "internal", "same_key"))
 
-    def play_execute_and_500(self):
+    def play_execute_and_500(self) -> None:
         self.judged()
         self.play_500()
 
-    def play_execute_and_502_of_a_proxy(self):
+    def play_execute_and_502_of_a_proxy(self) -> None:
         self.judged()
         self.write(502, b"<html>Bad gateway</html>", kind="text/html")
 
-    def play_forge(self):
+    def play_forge(self) -> None:
         status, body, _ = self.judged()
         self.write(status, body.replace(b"1", b"2"), self.signed(status, body))
 
-    def play_forged_500(self):
+    def play_forged_500(self) -> None:
         self.judged()
         self.write(*problem(500, "internal"), {"X-Cd-Response-Time": "1", "X-Cd-Response-Sig": "v1=" + "0" * 64})
 
-    def play_leave_out_the_signature(self):
+    def play_leave_out_the_signature(self) -> None:
         status, body, _ = self.judged()
         self.write(status, body)
 
-    def play_answer_with_an_old_answer(self):
+    def play_answer_with_an_old_answer(self) -> None:
         self.judged()
         self.write(*self.server.old)
 
-    def play_say_it_is_closed(self):
+    def play_say_it_is_closed(self) -> None:
         """Somebody in between, who cannot sign."""
         self.judged()
         self.write(*problem(409, "trade_closed"))
 
-    def play_say_it_is_unchanged(self):
+    def play_say_it_is_unchanged(self) -> None:
         """Somebody in between made the question conditional: the desk's own 304 to it is signed."""
         self.write(304, b"", self.signed(304, b""))
 
-    def play_lie_about_the_clock(self):
+    def play_lie_about_the_clock(self) -> None:
         self.write(*problem(401, "clock_outside_window", "same_key", server_time=1_000_000_000_000))
 
-    def play_busy(self):
+    def play_busy(self) -> None:
         status, body = problem(409, "busy", "same_key", retry_after_ms=700)
         self.write(status, body, self.signed(status, body))
 
-    def play_ask_to_wait(self):
+    def play_ask_to_wait(self) -> None:
         self.write(*problem(429, "rate_limited", "after"), {"Retry-After": "7"})
 
-    def play_ask_to_wait_as_a_proxy(self):
+    def play_ask_to_wait_as_a_proxy(self) -> None:
         self.write(429, b"slow down", {"Retry-After": "7"}, kind="text/plain")
 
-    def play_ask_to_wait_for_an_hour(self):
+    def play_ask_to_wait_for_an_hour(self) -> None:
         self.write(*problem(429, "rate_limited", "after", retry_after_ms=3_600_000))
 
-    def play_drip(self):
+    def play_drip(self) -> None:
         """A genuine answer, a byte now and then: no single wait is long."""
         status, body, _ = self.judged()
         body = b" " * 60 + body

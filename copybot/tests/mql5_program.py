@@ -11,8 +11,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ NOON = 1_767_600_000_000
 SUB = "s-1"
 
 
-def translated(source):
+def translated(source: Any) -> Any:
     """MQL5 as C++: arrays are templates, and texts are strings from the start."""
     lines = []
     for line in source.splitlines():
@@ -62,10 +64,10 @@ def program() -> Path:
 class Terminal:
     """A running program: a command is a line, and so is its answer."""
 
-    def __init__(self, program):
+    def __init__(self, program: Any) -> None:
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def __call__(self, *words):
+    def __call__(self, *words: Any) -> Any:
         escaped = [str(word).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for word in words]
         self.process.stdin.write("\t".join(escaped) + "\n")
         self.process.stdin.flush()
@@ -73,17 +75,17 @@ class Terminal:
         assert answer, f"it ended at {words[0]}"
         return answer.rstrip("\n").replace("~", "\n").replace("^", "\r")
 
-    def kill(self):
+    def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
 
 
 @contextmanager
-def terminals():
+def terminals() -> Iterator[Callable[..., Any]]:
     """A function that starts terminals, which end with it."""
     started = []
 
-    def start():
+    def start() -> Any:
         started.append(Terminal(program()))
         return started[-1]
 
@@ -92,13 +94,15 @@ def terminals():
         one.kill()
 
 
-def signed(fields, secret=PACKET_SECRET):
+def signed(fields: Any, secret: Any = PACKET_SECRET) -> Any:
     payload = "|".join([*fields[:9], "CP1", *fields[9:]])
     key = hmac.new(secret.encode(), b"copydesk/packet/v1", "sha256").hexdigest().encode()
     return hmac.new(key, payload.encode(), "sha256").hexdigest()
 
 
-def fields_of(seq, at_ms, action, ref, volume="0.10000000", sl="1.09000000"):
+def fields_of(
+    seq: Any, at_ms: Any, action: Any, ref: Any, volume: str = "0.10000000", sl: str = "1.09000000"
+) -> list[Any]:
     if action == "CLOSE":
         volume, sl = "0.00000000", ""
     return [SUB, str(seq), str(at_ms), "EURUSD", "BUY", volume, "1.10000000", sl, "", action, ref, "1"]

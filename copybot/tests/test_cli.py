@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -30,12 +31,12 @@ D = Decimal
 
 
 @pytest.fixture
-def office():
+def office() -> Iterator[Any]:
     with DeskServer() as office:
         yield office
 
 
-def bars(folder):
+def bars(folder: Any) -> Any:
     """A week without a night or a weekend, over and over: the market is always open."""
     file = folder / "bars.csv"
     rows = [
@@ -46,7 +47,7 @@ def bars(folder):
     return file
 
 
-def config(folder, office, account, extra=""):
+def config(folder: Any, office: Any, account: Any, extra: str = "") -> Any:
     folder.mkdir(exist_ok=True)
     file = folder / "copybot.toml"
     followed = f'[subscriptions.lena-eurusd]\nsub_id = "{SUB_ID}"\nsecrets = {{ 1 = "{PACKET_SECRET}" }}\n'
@@ -61,7 +62,7 @@ def config(folder, office, account, extra=""):
 
 
 @contextlib.contextmanager
-def running(command, file, *more):
+def running(command: Any, file: Any, *more: Any) -> Iterator[Any]:
     """The program, until it was asked to stop; what it wrote is in `written`."""
     bot: Any = subprocess.Popen(
         [sys.executable, "-u", "-m", "copybot", command, "--config", file, *more],
@@ -75,7 +76,7 @@ def running(command, file, *more):
         bot.written = bot.communicate(timeout=120)[0]
 
 
-def until(condition, for_s=120):
+def until(condition: Any, for_s: int = 120) -> Any:
     ends = time.monotonic() + for_s
     while not (found := condition()):
         assert time.monotonic() < ends, "it did not come to that in time"
@@ -83,11 +84,11 @@ def until(condition, for_s=120):
     return found
 
 
-def account(file):
+def account(file: Any) -> Any:
     return terminal_of(load(file, {}), copies=False)
 
 
-def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office, tmp_path):
+def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office: Any, tmp_path: Path) -> None:
     provider, copier = config(tmp_path / "lena", office, MASTER), config(tmp_path / "finn", office, COPIER)
     lenas, finns = account(provider), account(copier)
     with running("publish", provider) as one, running("follow", copier) as other:
@@ -120,7 +121,7 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office,
     assert "Traceback" not in one.written + other.written
 
 
-def test_a_second_copier_on_the_same_folder_says_so_and_ends(office, tmp_path):
+def test_a_second_copier_on_the_same_folder_says_so_and_ends(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     with running("follow", file):
         until(lambda: office.handshakes)
@@ -133,7 +134,9 @@ def test_a_second_copier_on_the_same_folder_says_so_and_ends(office, tmp_path):
     assert second.stderr.count("\n") == 1
 
 
-def test_a_key_that_is_not_let_in_ends_the_publisher_with_a_code_of_its_own(office, tmp_path, capsys):
+def test_a_key_that_is_not_let_in_ends_the_publisher_with_a_code_of_its_own(
+    office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     office.revoked.add(KEYS[MASTER])
 
     assert cli.main(["publish", "--config", str(config(tmp_path, office, MASTER))]) == cli.NOT_LET_IN
@@ -141,7 +144,9 @@ def test_a_key_that_is_not_let_in_ends_the_publisher_with_a_code_of_its_own(offi
 
 
 @pytest.mark.parametrize("command", ["follow", "publish"])
-def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(office, tmp_path, capsys, command):
+def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(
+    office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     file = config(tmp_path, office, COPIER, "poll = 1\n")
 
     assert cli.main([command, "--config", str(file)]) == cli.MISUSED
@@ -150,12 +155,12 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(office, tmp_p
     assert "poll in [publish] is unknown: did you mean poll_ms?" in said
 
 
-def test_the_example_is_printed_to_begin_with(capsys):
+def test_the_example_is_printed_to_begin_with(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["example"]) == 0
     assert "[broker]" in capsys.readouterr().out
 
 
-def test_the_example_can_be_read_back_whatever_wrote_it_to_the_file(tmp_path):
+def test_the_example_can_be_read_back_whatever_wrote_it_to_the_file(tmp_path: Path) -> None:
     """A console of Windows writes in its own code page, and PowerShell in UTF-16."""
     command = [sys.executable, "-m", "copybot", "example"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
@@ -166,7 +171,7 @@ def test_the_example_can_be_read_back_whatever_wrote_it_to_the_file(tmp_path):
         assert load(file, {}).subscriptions[0].strategy == "lena-eurusd"
 
 
-def test_the_doctor_speaks_also_where_its_marks_cannot_be_written(office, tmp_path):
+def test_the_doctor_speaks_also_where_its_marks_cannot_be_written(office: Any, tmp_path: Path) -> None:
     """Sent to a file on Windows, say."""
     said = subprocess.run(
         [sys.executable, "-m", "copybot", "doctor", "--config", config(tmp_path, office, COPIER)],
@@ -176,7 +181,9 @@ def test_the_doctor_speaks_also_where_its_marks_cannot_be_written(office, tmp_pa
     assert "ready" in said.stdout
 
 
-def test_a_state_file_that_cannot_be_written_is_one_sentence_and_code_3(office, tmp_path, capsys):
+def test_a_state_file_that_cannot_be_written_is_one_sentence_and_code_3(
+    office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "state" / f"{SUB_ID}.sqlite3").mkdir(parents=True)
 
     assert cli.main(["follow", "--config", str(config(tmp_path, office, COPIER))]) == cli.CANNOT_START
@@ -185,7 +192,9 @@ def test_a_state_file_that_cannot_be_written_is_one_sentence_and_code_3(office, 
     assert "cannot be written" in said
 
 
-def test_an_account_of_another_kind_than_configured_is_not_copied_to(office, tmp_path, capsys):
+def test_an_account_of_another_kind_than_configured_is_not_copied_to(
+    office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On a netting account without positions of their own, copies of a symbol would run together."""
     settings = load(config(tmp_path, office, COPIER), {})
     netting = replace(settings, broker=replace(settings.broker, netting=True))
@@ -196,19 +205,21 @@ def test_an_account_of_another_kind_than_configured_is_not_copied_to(office, tmp
         check_kind(is_hedging=True, netting=True)
 
 
-def test_not_each_request_is_a_line(caplog):
+def test_not_each_request_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     """Where somebody else has the log show all."""
     logging.getLogger("httpx").setLevel(logging.NOTSET)
     cli.main(["example"])
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
 
 
-def test_follow_without_a_subscription_says_what_to_write(office, tmp_path, capsys):
+def test_follow_without_a_subscription_says_what_to_write(
+    office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["follow", "--config", str(config(tmp_path, office, MASTER))]) == cli.MISUSED
     assert "[subscriptions] is empty" in capsys.readouterr().err
 
 
-def test_bars_that_are_not_there_say_so(office, tmp_path, capsys):
+def test_bars_that_are_not_there_say_so(office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = config(tmp_path, office, MASTER)
     (tmp_path / "bars.csv").unlink()
 
@@ -216,7 +227,7 @@ def test_bars_that_are_not_there_say_so(office, tmp_path, capsys):
     assert "bars in [broker.symbols.EURUSD]" in capsys.readouterr().err
 
 
-def test_a_trade_servers_zone_is_read_from_its_latest_price_or_not_at_all():
+def test_a_trade_servers_zone_is_read_from_its_latest_price_or_not_at_all() -> None:
     hour, now = 3_600_000, 1_767_600_000_000
     assert zone_of(now + 3 * hour - 4_000, now) == 3 * hour
     assert zone_of(now - 5 * hour, now) == -5 * hour
@@ -239,13 +250,13 @@ VIEW = View(
 )  # fmt: skip
 
 
-def shown(view, width=100, height=0):
+def shown(view: Any, width: int = 100, height: int = 0) -> Any:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(display.page(view, height))
     return console.export_text()
 
 
-def test_the_page_says_what_is_held_what_must_be_and_why_not():
+def test_the_page_says_what_is_held_what_must_be_and_why_not() -> None:
     text = shown(VIEW)
 
     for words in (
@@ -255,7 +266,7 @@ def test_the_page_says_what_is_held_what_must_be_and_why_not():
         assert words in text
 
 
-def test_more_positions_than_lines_are_counted_and_the_sum_is_of_all():
+def test_more_positions_than_lines_are_counted_and_the_sum_is_of_all() -> None:
     lines = [Line("EURUSD", "BUY", D(1), D(1), D("1.1"), None, None, "HELD", n * 1000, D(1)) for n in range(200)]
     text = shown(View("t", "d", "a", "m", [], lines=lines), height=30)
 
@@ -264,7 +275,7 @@ def test_more_positions_than_lines_are_counted_and_the_sum_is_of_all():
     assert "+200.00" in text
 
 
-def test_every_reason_on_the_wire_has_words():
+def test_every_reason_on_the_wire_has_words() -> None:
     closed_list = {
         "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
         "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
@@ -273,7 +284,7 @@ def test_every_reason_on_the_wire_has_words():
     assert closed_list <= display.WHY_NOT.keys()
 
 
-def test_the_log_says_each_change_once(capsys):
+def test_the_log_says_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
     log = display.Log(Console(highlight=False, width=200))
     for _ in range(3):
         log.show(VIEW)

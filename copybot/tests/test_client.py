@@ -9,9 +9,11 @@ import json
 import re
 import ssl
 import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +22,13 @@ from copybot.aclient import AsyncClient
 from copybot.client import Client, trusted
 from copybot.tests.hostile_desk import KEY, SECRET, HostileDesk, problem
 
-OPENING = {"ticket_id": "1", "symbol": "EURUSD", "volume": Decimal("0.10")}
+OPENING: dict[str, Any] = {"ticket_id": "1", "symbol": "EURUSD", "volume": Decimal("0.10")}
 
 
 class Asking:
     """Either client, asked the same way. Time passes where it sleeps."""
 
-    def __init__(self, kind, url, **more):
+    def __init__(self, kind: Any, url: Any, **more: Any) -> None:
         self.slept = []
         common = {"monotonic_s": lambda: sum(self.slept), "jitter": lambda: 0.5, **more}
         if kind is Client:
@@ -35,10 +37,10 @@ class Asking:
             self.client = AsyncClient(url, KEY, SECRET, sleep=self.pause, **common)
         self.runner = asyncio.Runner()
 
-    async def pause(self, wait_s):
+    async def pause(self, wait_s: Any) -> None:
         self.slept.append(wait_s)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> Any:
         found = getattr(self.client, name)
         if not inspect.iscoroutinefunction(found):
             return found
@@ -46,16 +48,16 @@ class Asking:
 
 
 @pytest.fixture
-def desk():
+def desk() -> Iterator[Any]:
     with HostileDesk() as desk:
         yield desk
 
 
 @pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])
-def ask(request, desk):
+def ask(request: pytest.FixtureRequest, desk: Any) -> Iterator[Callable[..., Any]]:
     made = []
 
-    def one(**more):
+    def one(**more: Any) -> Any:
         made.append(Asking(request.param, desk.url, **more))
         return made[-1]
 
@@ -66,11 +68,11 @@ def ask(request, desk):
 
 
 @pytest.fixture
-def bot(ask):
+def bot(ask: Callable[..., Any]) -> Any:
     return ask()
 
 
-def keys_of(desk):
+def keys_of(desk: Any) -> list[Any]:
     return [request.headers["Idempotency-Key"] for request in desk.requests]
 
 
@@ -82,7 +84,7 @@ UNCERTAIN = [
 
 
 @pytest.mark.parametrize("trick", UNCERTAIN)
-def test_an_effect_happens_once_whatever_becomes_of_the_answer(bot, desk, trick):
+def test_an_effect_happens_once_whatever_becomes_of_the_answer(bot: Any, desk: Any, trick: str) -> None:
     bot.active()
     desk.tricks.extend([trick, trick])
 
@@ -94,7 +96,7 @@ def test_an_effect_happens_once_whatever_becomes_of_the_answer(bot, desk, trick)
     assert numbers == sorted(set(numbers)) and len(numbers) >= 4
 
 
-def test_another_name_would_be_another_effect(bot, desk):
+def test_another_name_would_be_another_effect(bot: Any, desk: Any) -> None:
     """The control: the desk counts what it executes."""
     for name in ("effect-000000000001", "effect-000000000002"):
         bot.open(**OPENING, idempotency_key=name)
@@ -102,7 +104,7 @@ def test_another_name_would_be_another_effect(bot, desk):
     assert len(desk.effects) == 2
 
 
-def test_every_write_takes_its_own_name(bot, desk):
+def test_every_write_takes_its_own_name(bot: Any, desk: Any) -> None:
     named = {"idempotency_key": "a-name-that-was-kept"}
     asked = [
         lambda: bot.open(**named, ticket_id="1"),
@@ -132,7 +134,7 @@ def test_every_write_takes_its_own_name(bot, desk):
 # --- what is not known is said
 
 
-def test_says_that_it_does_not_know_and_the_same_name_finds_out(ask, desk):
+def test_says_that_it_does_not_know_and_the_same_name_finds_out(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=3)
     desk.tricks.extend(["execute_and_hang_up"] * 3)
 
@@ -145,7 +147,9 @@ def test_says_that_it_does_not_know_and_the_same_name_finds_out(ask, desk):
 
 
 @pytest.mark.parametrize("trick", ["execute_and_hang_up", "execute_and_500", "forge"])
-def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(ask, desk, trick):
+def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(
+    ask: Callable[..., Any], desk: Any, trick: str
+) -> None:
     bot = ask(attempts=3)
     desk.tricks.extend([trick, "busy", "busy"])
 
@@ -157,7 +161,7 @@ def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(ask, desk, 
         bot.open(**OPENING)
 
 
-def test_a_key_that_is_refused_after_silence_says_nothing_of_the_effect(bot, desk):
+def test_a_key_that_is_refused_after_silence_says_nothing_of_the_effect(bot: Any, desk: Any) -> None:
     desk.tricks.append("execute_and_hang_up")
     desk.refuses = problem(401, "key_revoked", "rotate")
 
@@ -169,7 +173,7 @@ def test_a_key_that_is_refused_after_silence_says_nothing_of_the_effect(bot, des
     assert not refused.value.may_have_happened
 
 
-def test_a_call_ends_when_its_time_is_over(ask, desk):
+def test_a_call_ends_when_its_time_is_over(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=1000, patience_s=20)
     desk.tricks.extend(["hang_up"] * 1000)
 
@@ -179,7 +183,7 @@ def test_a_call_ends_when_its_time_is_over(ask, desk):
     assert 15 < sum(bot.slept) <= 20
 
 
-def test_waits_longer_each_time_and_never_long(ask, desk):
+def test_waits_longer_each_time_and_never_long(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=12)
     desk.tricks.extend(["hang_up"] * 11)
 
@@ -188,7 +192,7 @@ def test_waits_longer_each_time_and_never_long(ask, desk):
     assert bot.slept == [0.1, 0.2, 0.4, 0.8, *[1.5] * 7]
 
 
-def test_a_desk_that_is_not_there_is_no_bug(ask, desk):
+def test_a_desk_that_is_not_there_is_no_bug(ask: Callable[..., Any], desk: Any) -> None:
     desk.shutdown()
     desk.server_close()
     bot = ask(attempts=2)
@@ -199,7 +203,7 @@ def test_a_desk_that_is_not_there_is_no_bug(ask, desk):
         bot.time()
 
 
-def test_an_answer_that_drips_is_given_up(desk):
+def test_an_answer_that_drips_is_given_up(desk: Any) -> None:
     bot = Client(desk.url, KEY, SECRET, timeout_s=0.3, sleep=lambda _: None)
     desk.tricks.append("drip")
 
@@ -208,8 +212,8 @@ def test_an_answer_that_drips_is_given_up(desk):
     bot.hang_up()
 
 
-def test_an_answer_that_drips_is_given_up_with_asyncio_too(desk):
-    async def ask():
+def test_an_answer_that_drips_is_given_up_with_asyncio_too(desk: Any) -> None:
+    async def ask() -> None:
         bot = AsyncClient(desk.url, KEY, SECRET, timeout_s=0.3)
         desk.tricks.append("drip")
         assert await bot.open(**OPENING) == {"number": 1}
@@ -222,7 +226,7 @@ def test_an_answer_that_drips_is_given_up_with_asyncio_too(desk):
 # --- who is believed
 
 
-def test_believes_nobody_who_cannot_sign(bot, desk):
+def test_believes_nobody_who_cannot_sign(bot: Any, desk: Any) -> None:
     desk.tricks.extend(["forge"] * 3)
 
     with pytest.raises(errors.AnswerForged) as forged:
@@ -232,14 +236,14 @@ def test_believes_nobody_who_cannot_sign(bot, desk):
     assert len(desk.requests) == 3
 
 
-def test_no_unsigned_refusal_makes_a_bot_forget_a_trade(bot, desk):
+def test_no_unsigned_refusal_makes_a_bot_forget_a_trade(bot: Any, desk: Any) -> None:
     desk.tricks.extend(["say_it_is_closed"] * 3)
 
     with pytest.raises(errors.AnswerForged):
         bot.close("1", reason="TP")
 
 
-def test_a_signed_refusal_is_final(bot, desk):
+def test_a_signed_refusal_is_final(bot: Any, desk: Any) -> None:
     desk.refuses = problem(409, "trade_closed", trade={"reason": "TP"})
 
     with pytest.raises(errors.TradeClosed) as refused:
@@ -251,7 +255,7 @@ def test_a_signed_refusal_is_final(bot, desk):
     assert len(desk.requests) == 1 and bot.slept == []
 
 
-def test_knows_its_own_snapshot_again(bot, desk):
+def test_knows_its_own_snapshot_again(bot: Any, desk: Any) -> None:
     assert bot.active() == {"trades": [], "count": 0, "rate": Decimal("1.10")}
 
     assert bot.active(etag=bot.client.etag) is None
@@ -259,14 +263,14 @@ def test_knows_its_own_snapshot_again(bot, desk):
     assert bot.active() is not None
 
 
-def test_unchanged_is_no_answer_to_who_did_not_ask_for_changes(bot, desk):
+def test_unchanged_is_no_answer_to_who_did_not_ask_for_changes(bot: Any, desk: Any) -> None:
     desk.tricks.extend(["say_it_is_unchanged"] * 3)
 
     with pytest.raises(errors.AnswerForged):
         bot.active()
 
 
-def test_a_certificate_has_to_be_somebodys(desk):
+def test_a_certificate_has_to_be_somebodys(desk: Any) -> None:
     assert (trusted().verify_mode, trusted().check_hostname) == (ssl.CERT_REQUIRED, True)
     bot = Client(desk.url.replace("http:", "https:"), KEY, SECRET, attempts=1)
     with pytest.raises(errors.Transport):
@@ -279,7 +283,7 @@ def test_a_certificate_has_to_be_somebodys(desk):
 
 
 @pytest.mark.parametrize("trick", ["ask_to_wait", "ask_to_wait_as_a_proxy"])
-def test_waits_as_long_as_it_was_asked_to(bot, desk, trick):
+def test_waits_as_long_as_it_was_asked_to(bot: Any, desk: Any, trick: str) -> None:
     desk.tricks.append(trick)
 
     bot.active()
@@ -287,7 +291,7 @@ def test_waits_as_long_as_it_was_asked_to(bot, desk, trick):
     assert 7 <= sum(bot.slept) <= 8
 
 
-def test_does_not_sleep_through_an_hour(bot, desk):
+def test_does_not_sleep_through_an_hour(bot: Any, desk: Any) -> None:
     desk.tricks.append("ask_to_wait_for_an_hour")
 
     with pytest.raises(errors.RateLimited) as refused:
@@ -299,7 +303,7 @@ def test_does_not_sleep_through_an_hour(bot, desk):
 # --- numbers and clocks
 
 
-def test_goes_on_above_the_number_that_the_desk_has_seen(bot, desk):
+def test_goes_on_above_the_number_that_the_desk_has_seen(bot: Any, desk: Any) -> None:
     bot.client.seq, desk.last_seq = 5, 1_000
 
     assert bot.open(**OPENING) == {"number": 1}
@@ -307,7 +311,7 @@ def test_goes_on_above_the_number_that_the_desk_has_seen(bot, desk):
 
 
 @pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000])
-def test_finds_the_desks_clock(bot, desk, ahead_ms):
+def test_finds_the_desks_clock(bot: Any, desk: Any, ahead_ms: int) -> None:
     desk.clock_ahead_ms = ahead_ms
 
     assert bot.open(**OPENING) == {"number": 1}
@@ -316,7 +320,7 @@ def test_finds_the_desks_clock(bot, desk, ahead_ms):
     assert abs(bot.desk_ms() - desk.clock_ms()) < 100
 
 
-def test_a_clock_that_nobody_signed_does_not_make_old_signals_young(ask, desk):
+def test_a_clock_that_nobody_signed_does_not_make_old_signals_young(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=3)
     bot.active()
     before = bot.client.clock_offset_ms
@@ -329,15 +333,15 @@ def test_a_clock_that_nobody_signed_does_not_make_old_signals_young(ask, desk):
     assert bot.client.clock_offset_ms == before
 
 
-def line(**more):
+def line(**more: Any) -> Any:
     return protocol.Line("https://desk.example", KEY, SECRET, **more)
 
 
-def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock():
+def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock() -> None:
     now = [0]
     desk = line(wall_ms=lambda: now[0])
 
-    def answered(sent, told, received):
+    def answered(sent: Any, told: Any, received: Any) -> Any:
         now[0] = received
         desk._learn(told, sent)
         return desk.clock_offset_ms
@@ -348,7 +352,7 @@ def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock():
     assert answered(9_000, 13_600, 9_020) == 4_580  # a clock was set
 
 
-def test_signs_for_the_host_that_it_sends():
+def test_signs_for_the_host_that_it_sends() -> None:
     for url, host in {
         "https://Desk.Example": "desk.example",
         "https://desk.example:443/": "desk.example",
@@ -363,7 +367,7 @@ def test_signs_for_the_host_that_it_sends():
 # --- what is sent
 
 
-def test_a_price_is_text_and_never_a_float(bot, desk):
+def test_a_price_is_text_and_never_a_float(bot: Any, desk: Any) -> None:
     bot.open(
         volume=Decimal("1E-8"), open_price=Decimal("1.10"), analysis={"rsi": 70.5}, at=datetime(2026, 1, 5, tzinfo=UTC)
     )
@@ -377,12 +381,12 @@ def test_a_price_is_text_and_never_a_float(bot, desk):
     assert len(desk.requests) == 1
 
 
-def test_asks_the_time_without_a_key(bot, desk):
+def test_asks_the_time_without_a_key(bot: Any, desk: Any) -> None:
     assert bot.time() == {"server_time": 1.5}
     assert "X-Cd-Key" not in desk.requests[0].headers
 
 
-def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk):
+def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk: Any) -> None:
     bot = Client(desk.url, KEY, SECRET)
     threads = [threading.Thread(target=lambda: bot.open(**OPENING)) for _ in range(20)]
     for one in threads:
@@ -391,7 +395,7 @@ def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk):
         one.join()
     bot.hang_up()
 
-    async def together():
+    async def together() -> None:
         bot = AsyncClient(desk.url, KEY, SECRET)
         await asyncio.gather(*(bot.open(**OPENING) for _ in range(20)))
         await bot.hang_up()
@@ -401,7 +405,7 @@ def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk):
     assert (len(desk.effects), len(desk.requests)) == (40, 40)  # no number came late, so none was repeated
 
 
-def test_the_secret_does_not_show():
+def test_the_secret_does_not_show() -> None:
     for one in (Client("https://desk.example", KEY, SECRET), AsyncClient("https://desk.example", KEY, SECRET)):
         one.headers("GET", "/api/v2/trades/active")
         assert SECRET not in repr(one)
@@ -411,7 +415,7 @@ def test_the_secret_does_not_show():
 # --- errors
 
 
-def test_each_code_has_the_class_that_the_page_says():
+def test_each_code_has_the_class_that_the_page_says() -> None:
     page = (Path(__file__).parent.parent / "README.md").read_text()
     told = {}
     for row in re.findall(r"^\| `([A-Za-z]+)` \| (.+?) \|", page, re.MULTILINE):
@@ -424,7 +428,7 @@ def test_each_code_has_the_class_that_the_page_says():
     assert type(errors.refusal(409, {"code": "of_tomorrow"})) is errors.DeskError
 
 
-def test_says_which_fields_are_wrong(bot, desk):
+def test_says_which_fields_are_wrong(bot: Any, desk: Any) -> None:
     desk.refuses = problem(422, "invalid", fields={"volume": ["must be above zero"]})
 
     with pytest.raises(errors.Invalid) as refused:

@@ -1,8 +1,11 @@
 """What a copier opens and why not, what it tells the desk, and what a restart finds."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +23,7 @@ D = Decimal
 
 
 @pytest.fixture
-def office(tmp_path):
+def office(tmp_path: Path) -> Iterator[CopierHarness]:
     """Leased, in touch and in step."""
     found = CopierHarness(tmp_path)
     found.step()
@@ -31,7 +34,7 @@ def office(tmp_path):
 # --- the ordinary
 
 
-def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office):
+def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office: CopierHarness) -> None:
     ticket = office.copied(sl="1.09000000")
     office.step(2)
     (position,) = office.broker.positions()
@@ -52,7 +55,7 @@ def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office):
     assert office.guard.outbox() == []
 
 
-def test_a_receipt_says_what_was_asked_what_was_got_and_when(office):
+def test_a_receipt_says_what_was_asked_what_was_got_and_when(office: CopierHarness) -> None:
     office.copied(price="1.09990000")
     office.step()
 
@@ -66,7 +69,7 @@ def test_a_receipt_says_what_was_asked_what_was_got_and_when(office):
         assert str(said) in order
 
 
-def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office):
+def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office: CopierHarness) -> None:
     office.copied()
     office.step()
     (position,) = office.broker.positions()
@@ -78,7 +81,7 @@ def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office):
     assert office.guard.copies()[0].state is State.GONE
 
 
-def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office):
+def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office: CopierHarness) -> None:
     ticket = office.copied()
     (position,) = office.broker.positions()
     office.close(ticket)
@@ -90,7 +93,7 @@ def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office):
     assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
 
 
-def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office):
+def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office: CopierHarness) -> None:
     office.copied()
     office.desk.paused_for = "paused"
     office.open()
@@ -107,7 +110,7 @@ def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office
     assert office.volumes == []
 
 
-def test_a_strategy_that_the_desk_no_longer_lists_is_left_alone_and_said_to_be(office):
+def test_a_strategy_that_the_desk_no_longer_lists_is_left_alone_and_said_to_be(office: CopierHarness) -> None:
     office.copied()
     body = office.line.active() | {"as_of": {}, "trades": [], "count": 0}
     office.line.active = lambda: body
@@ -117,7 +120,7 @@ def test_a_strategy_that_the_desk_no_longer_lists_is_left_alone_and_said_to_be(o
     assert STRATEGY in office.copier.faults["ended"]
 
 
-def test_two_subscriptions_keep_apart_and_may_not_have_one_number(office, tmp_path):
+def test_two_subscriptions_keep_apart_and_may_not_have_one_number(office: CopierHarness, tmp_path: Path) -> None:
     other = Subscription("mara-gold", "s-2", {1: "ab" * 32})
     with pytest.raises(IndexTaken):
         office.start(ME, replace(other, sub_id=SUB_ID), folder=tmp_path / "two")
@@ -130,7 +133,7 @@ def test_two_subscriptions_keep_apart_and_may_not_have_one_number(office, tmp_pa
 # --- when nothing is opened
 
 
-def expect_skip(office, why, **trade):
+def expect_skip(office: Any, why: Any, **trade: Any) -> None:
     office.open(**trade)
     office.hear()
     office.step(12)
@@ -138,7 +141,7 @@ def expect_skip(office, why, **trade):
     assert office.skips == [why]
 
 
-def test_a_price_that_ran_away_is_not_followed(office):
+def test_a_price_that_ran_away_is_not_followed(office: CopierHarness) -> None:
     office.desk.terms = {"max_slippage_bps": "1.00000000"}
     office.step(31)
     office.copied(price="1.10000000")  # asks 1.10010: 0.9 of a basis point worse
@@ -152,30 +155,30 @@ def test_a_price_that_ran_away_is_not_followed(office):
     assert len(office.volumes) == 2
 
 
-def test_a_symbol_that_the_broker_does_not_have(office):
+def test_a_symbol_that_the_broker_does_not_have(office: CopierHarness) -> None:
     expect_skip(office, "symbol_unknown", symbol="XAUUSD")
 
 
-def test_a_market_that_is_closed(office):
+def test_a_market_that_is_closed(office: CopierHarness) -> None:
     office.now = MONDAY + 100 * HOUR
     office.step(2)
     expect_skip(office, "market_closed")
 
 
-def test_a_broker_that_cannot_be_asked_for_a_price(office):
+def test_a_broker_that_cannot_be_asked_for_a_price(office: CopierHarness) -> None:
     office.broker.quote = raising(ConnectionError("the terminal is away"))
     expect_skip(office, "market_closed")
 
 
-def test_a_volume_below_the_least_lot(office):
+def test_a_volume_below_the_least_lot(office: CopierHarness) -> None:
     expect_skip(office, "volume_too_small", volume="0.01000000")
 
 
-def test_an_account_without_money(office):
+def test_an_account_without_money(office: CopierHarness) -> None:
     expect_skip(office, "no_money", volume="90.00000000")
 
 
-def test_as_many_as_are_allowed_and_no_more(office):
+def test_as_many_as_are_allowed_and_no_more(office: CopierHarness) -> None:
     office.desk.terms = {"max_open_trades": 2}
     office.step(31)
     first, *_ = office.copied(), office.copied()
@@ -189,7 +192,7 @@ def test_as_many_as_are_allowed_and_no_more(office):
     office.copied()
 
 
-def test_an_open_whose_answer_was_lost_is_looked_for_and_not_sent_again(office):
+def test_an_open_whose_answer_was_lost_is_looked_for_and_not_sent_again(office: CopierHarness) -> None:
     office.broker.faults = Faults(timeout=1.0, seed=1)
     for _ in range(12):
         office.open()
@@ -205,7 +208,7 @@ def test_an_open_whose_answer_was_lost_is_looked_for_and_not_sent_again(office):
 # --- a desk that fails
 
 
-def test_a_desk_that_is_away_stops_no_guard_and_is_not_stormed(office):
+def test_a_desk_that_is_away_stops_no_guard_and_is_not_stormed(office: CopierHarness) -> None:
     ticket = office.copied(sl="1.09000000")
     office.broker.close = raising(ConnectionError("the terminal is away"))
     office.close(ticket)
@@ -223,7 +226,7 @@ def test_a_desk_that_is_away_stops_no_guard_and_is_not_stormed(office):
 
 
 @pytest.mark.parametrize("body", [{}, {"trades": []}, {"count": 3, "trades": [], "as_of": {STRATEGY: "9"}}])
-def test_an_answer_that_is_no_snapshot_changes_nothing(office, body):
+def test_an_answer_that_is_no_snapshot_changes_nothing(office: CopierHarness, body: dict[str, Any]) -> None:
     office.copied()
     office.line.active = lambda: body
     office.copier.lost_touch()
@@ -233,7 +236,7 @@ def test_an_answer_that_is_no_snapshot_changes_nothing(office, body):
     assert office.guard.needs_snapshot
 
 
-def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office):
+def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office: CopierHarness) -> None:
     """Nobody signed it."""
     for _ in range(3):
         office.copied()
@@ -254,12 +257,12 @@ def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office):
     [{}, {"type": 5}, {"type": "heartbeat", "as_of": [1]}, {"type": "trade.opened", "packet": "no"},
      {"type": "trade.opened", "packet": {}}, {"type": "trade.opened", "packet": {"sub_id": SUB_ID, "gen": 1}}],
 )  # fmt: skip
-def test_a_message_that_is_none_harms_nothing(office, message):
+def test_a_message_that_is_none_harms_nothing(office: CopierHarness, message: dict[str, Any]) -> None:
     office.copier.on_message(message)
     office.copied()
 
 
-def test_a_heartbeat_that_is_ahead_makes_it_ask(office):
+def test_a_heartbeat_that_is_ahead_makes_it_ask(office: CopierHarness) -> None:
     office.open()  # its packet is lost
     office.copier.on_message({"type": "heartbeat", "as_of": {STRATEGY: "1"}})
     office.step()
@@ -267,10 +270,10 @@ def test_a_heartbeat_that_is_ahead_makes_it_ask(office):
     assert len(office.volumes) == 1
 
 
-def test_a_report_that_failed_comes_again_under_its_own_name(office):
+def test_a_report_that_failed_comes_again_under_its_own_name(office: CopierHarness) -> None:
     real, keys = office.line.send, []
 
-    def half(method, path, fields=None, *, query=None, idempotency_key=""):
+    def half(method: Any, path: Any, fields: Any = None, *, query: Any = None, idempotency_key: str = "") -> Any:
         keys.append((path, idempotency_key))
         answer = real(method, path, fields, query=query, idempotency_key=idempotency_key)
         if path.endswith("orders") and len([one for one in keys if one[0] == path]) < 3:
@@ -287,7 +290,7 @@ def test_a_report_that_failed_comes_again_under_its_own_name(office):
     assert office.guard.outbox() == []
 
 
-def test_what_a_restored_desk_forgot_is_told_again(office):
+def test_what_a_restored_desk_forgot_is_told_again(office: CopierHarness) -> None:
     office.broker.faults = Faults(reject=1.0)
     office.open()
     office.hear()
@@ -305,7 +308,7 @@ def test_what_a_restored_desk_forgot_is_told_again(office):
 # --- restarts
 
 
-def test_after_a_restart_it_knows_what_it_holds(office):
+def test_after_a_restart_it_knows_what_it_holds(office: CopierHarness) -> None:
     ticket = office.copied()
     office.step(2)
     rows = office.rows
@@ -318,7 +321,9 @@ def test_after_a_restart_it_knows_what_it_holds(office):
     assert (office.volumes, office.rows) == ([], {})
 
 
-def test_without_its_state_files_it_keeps_what_is_active_and_opens_nothing(office, tmp_path):
+def test_without_its_state_files_it_keeps_what_is_active_and_opens_nothing(
+    office: CopierHarness, tmp_path: Path
+) -> None:
     office.copied()
     gone = office.copied()
     office.step(2)
@@ -332,7 +337,7 @@ def test_without_its_state_files_it_keeps_what_is_active_and_opens_nothing(offic
     assert len(office.rows) == 1
 
 
-def test_deals_tell_the_profit_of_a_copy_to_the_cent(office):
+def test_deals_tell_the_profit_of_a_copy_to_the_cent(office: CopierHarness) -> None:
     ticket = office.copied()
     office.step(2)
     office.close(ticket)
@@ -350,10 +355,10 @@ def test_deals_tell_the_profit_of_a_copy_to_the_cent(office):
 class Script:
     """A stream that says this, then nothing, then stops the loop."""
 
-    def __init__(self, office, stop, *events):
+    def __init__(self, office: Any, stop: Any, *events: Any) -> None:
         self.office, self.stop, self.events = office, stop, list(events)
 
-    def next(self, timeout_s):
+    def next(self, timeout_s: Any) -> Any:
         self.office.now += SECOND
         if not self.events:
             self.stop.set()
@@ -364,7 +369,7 @@ class Script:
         return event() if callable(event) else event
 
 
-def test_the_loop_hears_what_comes_and_ends_in_order(office):
+def test_the_loop_hears_what_comes_and_ends_in_order(office: CopierHarness) -> None:
     stop = threading.Event()
     ticket = office.open()
     opened = Message(office.desk.sent[-1])
@@ -380,7 +385,7 @@ def test_the_loop_hears_what_comes_and_ends_in_order(office):
     assert [one.state for one in office.guard.copies()] == [State.GONE]
 
 
-def test_a_key_that_is_no_longer_let_in_leaves_the_guards_at_work(office):
+def test_a_key_that_is_no_longer_let_in_leaves_the_guards_at_work(office: CopierHarness) -> None:
     stop, ticket = threading.Event(), office.copied()
     office.close(ticket)
     refused = KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": ""})
@@ -398,7 +403,7 @@ def test_a_key_that_is_no_longer_let_in_leaves_the_guards_at_work(office):
     office.start()
 
 
-def test_a_pace_is_kept(office):
+def test_a_pace_is_kept(office: CopierHarness) -> None:
     """Beats every 15 s, snapshots every 30 s with a stream and every 5 s without; more would storm the desk."""
     office.copier.on_message({"type": "heartbeat", "as_of": {}})
     asked = []

@@ -3,6 +3,9 @@
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +16,11 @@ from copybot.lease import Lease
 from copybot.stream import Message
 from copybot.tests.copier_harness import NOON, CopierHarness, raising
 
-GRANTED = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
+GRANTED: dict[str, Any] = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
 
 
 @pytest.fixture
-def office(tmp_path):
+def office(tmp_path: Path) -> Iterator[CopierHarness]:
     """Leased, in touch and in step."""
     found = CopierHarness(tmp_path)
     found.step()
@@ -25,7 +28,7 @@ def office(tmp_path):
     found.copier.close()
 
 
-def test_a_lease_does_not_outlast_the_sleep_of_its_machine():
+def test_a_lease_does_not_outlast_the_sleep_of_its_machine() -> None:
     """While it slept, only the time of day went on; meanwhile another instance may have been given the lease."""
     here, there = 1_000, NOON
     lease = Lease("a-place-of-ours-", lambda: here, lambda: there)
@@ -39,7 +42,7 @@ def test_a_lease_does_not_outlast_the_sleep_of_its_machine():
     assert not lease.is_live
 
 
-def test_a_lease_does_not_last_longer_because_the_time_of_day_was_set_back():
+def test_a_lease_does_not_last_longer_because_the_time_of_day_was_set_back() -> None:
     here, there = 1_000, NOON
     lease = Lease("a-place-of-ours-", lambda: here, lambda: there)
     lease.grant(GRANTED, sent=lease.now())
@@ -48,7 +51,7 @@ def test_a_lease_does_not_last_longer_because_the_time_of_day_was_set_back():
     assert not lease.is_live
 
 
-def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(office):
+def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(office: CopierHarness) -> None:
     ticket = office.copied()
     office.step(2)
     office.guard._store.durable = raising(sqlite3.OperationalError("database or disk is full"))
@@ -67,7 +70,7 @@ def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(offi
     assert office.rows == {}
 
 
-def test_what_is_no_longer_listed_is_closed_where_its_owner_asked_for_it(office):
+def test_what_is_no_longer_listed_is_closed_where_its_owner_asked_for_it(office: CopierHarness) -> None:
     office.copied()
     office.step(2)
     body = office.line.active() | {"as_of": {}}
@@ -83,7 +86,7 @@ def test_what_is_no_longer_listed_is_closed_where_its_owner_asked_for_it(office)
     assert "ended" not in office.copier.faults
 
 
-def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office):
+def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office: CopierHarness) -> None:
     office.broker.positions = raising(ConnectionError("away"))
     office.open()
     office.hear()
@@ -100,10 +103,10 @@ def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office):
 class Flood:
     """A stream that always has something more to say, and the broker's time passes with each of it."""
 
-    def __init__(self, stop):
+    def __init__(self, stop: Any) -> None:
         self.stop, self.said = stop, 0
 
-    def next(self, timeout_s):
+    def next(self, timeout_s: Any) -> Message | None:
         self.said += 1
         if self.said > 3_000:
             self.stop.set()
@@ -112,7 +115,9 @@ class Flood:
         return Message({"type": "trade.opened"})
 
 
-def test_a_stream_that_never_pauses_keeps_no_step_waiting(office, monkeypatch):
+def test_a_stream_that_never_pauses_keeps_no_step_waiting(
+    office: CopierHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps, stop = [], threading.Event()
     monkeypatch.setattr(office.copier, "step", lambda: steps.append(flood.said))
     flood = Flood(stop)

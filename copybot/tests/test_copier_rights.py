@@ -1,8 +1,11 @@
 """Whoever may open and when; and that closes pass whatever else is the matter."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ D = Decimal
 
 
 @pytest.fixture
-def office(tmp_path):
+def office(tmp_path: Path) -> Iterator[CopierHarness]:
     """Leased, in touch and in step."""
     found = CopierHarness(tmp_path)
     found.step()
@@ -29,97 +32,97 @@ def office(tmp_path):
 # --- what passes whatever else is the matter
 
 
-def lost(office):
+def lost(office: Any) -> None:
     office.desk.kept.takeover_number += 1
     office.desk.kept.instance = "another"
     office.step(31)
 
 
-def unleased(office):
+def unleased(office: Any) -> None:
     office.desk.lease_ms = 0
     office.step(31)
 
 
-def silent(office):
+def silent(office: Any) -> None:
     office.line.silent = 1.0
     office.step(60)
 
 
-def limited(office):
+def limited(office: Any) -> None:
     office.line.send = raising(RateLimited(429, {"code": "rate_limited", "retry": "after"}))
     office.step(60)
 
 
-def revoked(office):
+def revoked(office: Any) -> None:
     office.line.send = office.line.active = raising(KeyRefused(401, {"code": "key_revoked", "retry": "rotate"}))
     office.step(60)
 
 
-def halted(office):
+def halted(office: Any) -> None:
     office.guard._stop(GuardMode.HALT, "two packets are numbered 7")
 
 
-def out_of_touch(office):
+def out_of_touch(office: Any) -> None:
     office.copier.lost_touch()
     office.line.silent = 1.0
 
 
-def with_terms(**terms):
-    def do(office):
+def with_terms(**terms: Any) -> Callable[..., Any]:
+    def do(office: Any) -> None:
         office.desk.terms = terms
         office.step(31)
 
     return do
 
 
-def paused_for(why):
-    def do(office):
+def paused_for(why: Any) -> Callable[..., Any]:
+    def do(office: Any) -> None:
         office.desk.paused_for = why
 
     return do
 
 
-def unquoted(office):
+def unquoted(office: Any) -> None:
     office.broker.quote = lambda symbol: None
 
 
-def far_off(office):
+def far_off(office: Any) -> None:
     office.desk.terms = {"max_slippage_bps": "0.00000000"}
     office.step(31)
     office.broker.quote = lambda symbol: Quote(D(2), D(3))
 
 
-def penniless(office):
+def penniless(office: Any) -> None:
     office.broker.open = lambda **order: Result(Outcome.REJECTED, 10019, "no_money")
 
 
-def blind(office):
+def blind(office: Any) -> None:
     office.broker.account = raising(ConnectionError("the terminal is away"))
     office.broker.quote = raising(ConnectionError("the terminal is away"))
 
 
-def late(office):
+def late(office: Any) -> None:
     office.now += 2 * HOUR  # and what comes is as old
 
 
-def restarted(office):
+def restarted(office: Any) -> None:
     office.start()
     office.line.silent = 1.0
 
 
-def rotated(office):
+def rotated(office: Any) -> None:
     office.start(replace(ME, secrets={1: SECRET, 2: "cd" * 32}))
     office.line.silent = 1.0
 
 
-def forged_at(office):
+def forged_at(office: Any) -> None:
     for _ in range(20):
         office.copier.on_message({"type": "trade.opened", "packet": {"sub_id": SUB_ID, "seq": "1"}})
     office.line.silent = 1.0
     office.step(60)
 
 
-STATES = {
+STATES: dict[str, Any] = {
     "lost": lost, "unleased": unleased, "silent": silent, "limited": limited, "revoked": revoked, "halted": halted,
     "out of touch": out_of_touch, "paused": paused_for("paused"), "trust": paused_for("trust"),
     "unpaid": paused_for("unpaid"), "drawdown": paused_for("drawdown"), "unquoted": unquoted,
@@ -128,10 +131,10 @@ STATES = {
     "stale": with_terms(max_open_age_ms=1),
 }  # fmt: skip
 DEAF = {"silent", "revoked", "out of touch", "restarted", "rotated", "forged at"}  # the desk cannot be asked
-OLD = {"late": HOUR, "stale": SECOND}  # what comes, when it is heard
+OLD: dict[str, Any] = {"late": HOUR, "stale": SECOND}  # what comes, when it is heard
 
 
-def hear_of(office, state, way, act):
+def hear_of(office: Any, state: Any, way: Any, act: Any) -> None:
     before = len(office.desk.sent)
     act()
     office.now += OLD.get(state, 0)
@@ -149,7 +152,9 @@ WAYS = [(state, way) for state in STATES for way in ("packet", "snapshot") if wa
 
 @pytest.mark.parametrize("what", ["close", "reduce"])
 @pytest.mark.parametrize(("state", "way"), WAYS)
-def test_closes_and_reductions_pass_whatever_else_is_the_matter(office, state, what, way):
+def test_closes_and_reductions_pass_whatever_else_is_the_matter(
+    office: CopierHarness, state: Any, what: str, way: Any
+) -> None:
     """And an open does not, or the state is none."""
     ticket = office.copied()
     office.step(2)
@@ -163,7 +168,7 @@ def test_closes_and_reductions_pass_whatever_else_is_the_matter(office, state, w
     assert office.volumes == left
 
 
-def test_at_a_desk_that_went_back_in_time_nothing_is_done(office):
+def test_at_a_desk_that_went_back_in_time_nothing_is_done(office: CopierHarness) -> None:
     """The one exception: what the desk says then is not true."""
     ticket = office.copied()
     office.step(2)
@@ -190,7 +195,7 @@ def test_at_a_desk_that_went_back_in_time_nothing_is_done(office):
 # --- the lease
 
 
-def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office, tmp_path):
+def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office: CopierHarness, tmp_path: Path) -> None:
     office.start(folder=tmp_path / "new")
     office.line.silent = 1.0
     office.open()
@@ -200,7 +205,9 @@ def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office, tmp_pat
     assert office.volumes == []
 
 
-def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothing_more(office, tmp_path):
+def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothing_more(
+    office: CopierHarness, tmp_path: Path
+) -> None:
     first, office.copier = office.copier, None
     office.start(folder=tmp_path / "elsewhere")
     second = office.copier
@@ -225,7 +232,7 @@ def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothi
     first.close()
 
 
-def test_the_one_that_lost_its_lease_closes_on(office, tmp_path):
+def test_the_one_that_lost_its_lease_closes_on(office: CopierHarness, tmp_path: Path) -> None:
     ticket = office.copied()
     lost(office)
     assert office.copier.lease.is_lost
@@ -235,7 +242,7 @@ def test_the_one_that_lost_its_lease_closes_on(office, tmp_path):
     assert office.volumes == []
 
 
-def test_the_same_place_opens_at_once_after_a_restart(office):
+def test_the_same_place_opens_at_once_after_a_restart(office: CopierHarness) -> None:
     office.copied()
     office.start()
     office.step()
@@ -245,7 +252,7 @@ def test_the_same_place_opens_at_once_after_a_restart(office):
     assert office.copier.lease.takeover_number == "2"
 
 
-def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path, monkeypatch):
+def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = instance_of(tmp_path / "state")
     assert here == instance_of(tmp_path / "state")
     assert 16 <= len(here) <= 64
@@ -257,7 +264,7 @@ def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path, monkeypatch):
     assert instance_of(tmp_path / "state") != here
 
 
-def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
+def test_a_trade_of_before_a_foreign_lease_is_the_former_holders() -> None:
     """Both may know it while it is young: only one may open it."""
     answer = {"fence": "3", "lease_ms": 45_000, "may_open_in_ms": 0}
     ours, foreign = (Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON, last) for last in (2, 1))
@@ -274,7 +281,7 @@ def test_a_trade_of_before_a_foreign_lease_is_the_former_holders():
     assert not again.covers(NOON - 1)
 
 
-def test_a_lease_ends_by_the_time_at_which_it_was_asked_for():
+def test_a_lease_ends_by_the_time_at_which_it_was_asked_for() -> None:
     now = 1_000
     lease = Lease("a-place-of-ours-", lambda: now, lambda: NOON)
     lease.grant({"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 500}, sent=(200, NOON))
@@ -286,7 +293,7 @@ def test_a_lease_ends_by_the_time_at_which_it_was_asked_for():
     assert not lease.is_live
 
 
-def test_an_orderly_end_gives_the_lease_back(office, tmp_path):
+def test_an_orderly_end_gives_the_lease_back(office: CopierHarness, tmp_path: Path) -> None:
     office.copier.stop()
     office.copier = None
     office.start(folder=tmp_path / "elsewhere")

@@ -4,6 +4,9 @@ import io
 import json
 import socket
 import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,17 +19,17 @@ from copybot.tests.test_cli import account, config
 
 
 @pytest.fixture
-def office():
+def office() -> Iterator[Any]:
     with DeskServer() as office:
         yield office
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_PATIENCE_S", 3.0)
 
 
-def examined(file, role=None, **more):
+def examined(file: Any, role: Any = None, **more: Any) -> dict[Any, Any]:
     patient = Patient(file, role, environ={}, **more)
     found = {one.what: one for one in doctor.examine(patient)}
     if patient.client is not None:
@@ -34,25 +37,25 @@ def examined(file, role=None, **more):
     return found
 
 
-def sick(found):
+def sick(found: Any) -> dict[Any, Any]:
     return {what: one.words for what, one in found.items() if one.good is False}
 
 
-def changed(file, old, new):
+def changed(file: Any, old: Any, new: Any) -> Any:
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new), encoding="utf-8")
     return file
 
 
-def publish(office, symbol="EURUSD", volume="1.00000000"):
+def publish(office: Any, symbol: str = "EURUSD", volume: str = "1.00000000") -> None:
     opening = {"ticket_id": "1", "symbol": symbol, "type": "BUY", "volume": volume, "open_price": "1.1"}
     with office.lock:
         office.desk.send(MASTER, "POST", "/api/v2/trades/active", opening, "open-1-0123456789")
 
 
 @pytest.mark.parametrize("who", [COPIER, MASTER])
-def test_all_is_well(office, tmp_path, who):
+def test_all_is_well(office: Any, tmp_path: Path, who: Any) -> None:
     publish(office)
     found = examined(config(tmp_path, office, who))
 
@@ -60,14 +63,14 @@ def test_all_is_well(office, tmp_path, who):
     assert [one.what for one in found.values() if one.good is None] == []
 
 
-def test_looking_changes_nothing_at_the_desk(office, tmp_path):
+def test_looking_changes_nothing_at_the_desk(office: Any, tmp_path: Path) -> None:
     examined(config(tmp_path, office, COPIER))
 
     assert office.desk.kept.answers == {}
     assert office.desk.kept.takeover_number == 0
 
 
-def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office, tmp_path):
+def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office: Any, tmp_path: Path) -> None:
     file, said = config(tmp_path, office, COPIER), io.StringIO()
     console = Console(file=said, width=200)
     assert doctor.run(file, console) == 0
@@ -82,7 +85,7 @@ def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office, tmp_path
 # --- one thing wrong at a time
 
 
-def test_a_configuration_that_others_may_read(office, tmp_path):
+def test_a_configuration_that_others_may_read(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     file.chmod(0o644)
 
@@ -91,20 +94,20 @@ def test_a_configuration_that_others_may_read(office, tmp_path):
     assert list(sick(found)) == ["configuration"]
 
 
-def test_a_folder_that_cannot_be_made(office, tmp_path):
+def test_a_folder_that_cannot_be_made(office: Any, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file", encoding="ascii")
 
     assert "cannot be written to" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
 
 
-def test_a_full_disk(office, tmp_path, monkeypatch):
+def test_a_full_disk(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = doctor.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=1024))
 
     assert "make room" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
 
 
-def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office, tmp_path):
+def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     (tmp_path / "state").mkdir()
     holder = sqlite3.connect(tmp_path / "state" / f"{SUB_ID}.sqlite3", isolation_level=None)
@@ -121,22 +124,22 @@ def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office, tm
     assert sick(examined(file)) == {}
 
 
-def test_a_damaged_state_file(office, tmp_path):
+def test_a_damaged_state_file(office: Any, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / f"{SUB_ID}.sqlite3").write_bytes(b"this is no database" * 100)
 
     assert "is damaged" in sick(examined(config(tmp_path, office, COPIER)))["state"]
 
 
-def test_a_host_that_nobody_knows(office, tmp_path, monkeypatch):
-    def unknown(*_, **__):
+def test_a_host_that_nobody_knows(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(doctor.socket, "create_connection", unknown)
     assert "is not a known name" in sick(examined(config(tmp_path, office, COPIER)))["connection"]
 
 
-def test_a_desk_that_is_not_there(office, tmp_path):
+def test_a_desk_that_is_not_there(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -149,13 +152,13 @@ def test_a_desk_that_is_not_there(office, tmp_path):
     assert found["broker"].good
 
 
-def test_a_desk_without_tls_where_it_should_be(office, tmp_path):
+def test_a_desk_without_tls_where_it_should_be(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), "http://", "https://")
 
     assert "no certificate that is trusted" in sick(examined(file))["connection"]
 
 
-def test_a_clock_that_is_off(office, tmp_path):
+def test_a_clock_that_is_off(office: Any, tmp_path: Path) -> None:
     office.clock_ahead_ms = 5_000
 
     said = sick(examined(config(tmp_path, office, COPIER)))
@@ -163,13 +166,13 @@ def test_a_clock_that_is_off(office, tmp_path):
     assert list(said) == ["clock"]
 
 
-def test_a_wrong_secret(office, tmp_path):
+def test_a_wrong_secret(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), 'secret = "0123', 'secret = "ffff')
 
     assert "copy both anew" in sick(examined(file))["key"]
 
 
-def test_a_revoked_key(office, tmp_path):
+def test_a_revoked_key(office: Any, tmp_path: Path) -> None:
     office.revoked.add(KEYS[COPIER])
 
     assert "make a new one" in sick(examined(config(tmp_path, office, COPIER)))["key"]
@@ -183,11 +186,11 @@ def test_a_revoked_key(office, tmp_path):
         ("readonly", "publish", "this is a readonly key; to publish, make a master key"),
     ],
 )
-def test_a_key_of_another_kind(office, tmp_path, who, role, words):
+def test_a_key_of_another_kind(office: Any, tmp_path: Path, who: Any, role: str, words: str) -> None:
     assert words in sick(examined(config(tmp_path, office, who), role))["kind"]
 
 
-def test_a_subscription_that_the_desk_does_not_know_and_one_that_is_missing_here(office, tmp_path):
+def test_a_subscription_that_the_desk_does_not_know_and_one_that_is_missing_here(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), "subscriptions.lena-eurusd", "subscriptions.lena")
     assert "does not subscribe to lena:" in sick(examined(file))["subscriptions"]
 
@@ -197,14 +200,16 @@ def test_a_subscription_that_the_desk_does_not_know_and_one_that_is_missing_here
     assert "otto would not be copied: add [subscriptions.otto]" in sick(examined(file))["subscriptions"]
 
 
-def test_a_proxy_that_stops_the_stream(office, tmp_path, monkeypatch):
+def test_a_proxy_that_stops_the_stream(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     office.RequestHandlerClass = type(
         "Proxied", (office.RequestHandlerClass,), {"stream": lambda self: self.write(502, b"no", kind="text/plain")}
     )
     assert "does a proxy or firewall stop WebSockets" in sick(examined(config(tmp_path, office, COPIER)))["stream"]
 
 
-def test_an_account_that_nets_though_it_was_said_not_to(office, tmp_path, monkeypatch):
+def test_an_account_that_nets_though_it_was_said_not_to(
+    office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = config(tmp_path, office, COPIER)
     monkeypatch.setattr(doctor, "terminal_of", _with_account(is_hedging=False))
     assert "this is a netting account: write netting = true" in sick(examined(file))["trading"]
@@ -213,11 +218,11 @@ def test_an_account_that_nets_though_it_was_said_not_to(office, tmp_path, monkey
     assert "switch on algorithmic trading" in sick(examined(file))["trading"]
 
 
-def _with_account(**facts):
+def _with_account(**facts: Any) -> Callable[..., Any]:
     """The real account, of which one fact is another."""
     real = doctor.terminal_of
 
-    def made(settings, **more):
+    def made(settings: Any, **more: Any) -> Any:
         terminal = real(settings, **more)
         told = terminal.account()
         changed = type(told)(**{name: facts.get(name, getattr(told, name)) for name in told.__slots__})
@@ -228,7 +233,7 @@ def _with_account(**facts):
     return made
 
 
-def test_metatrader_where_there_is_none(office, tmp_path):
+def test_metatrader_where_there_is_none(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     text = file.read_text(encoding="utf-8")
     begins, ends = text.index("[broker]"), text.index("[subscriptions")
@@ -239,19 +244,19 @@ def test_metatrader_where_there_is_none(office, tmp_path):
     assert found["trading"].good is None
 
 
-def test_a_symbol_that_the_broker_does_not_have(office, tmp_path):
+def test_a_symbol_that_the_broker_does_not_have(office: Any, tmp_path: Path) -> None:
     publish(office, "XAUUSD")
 
     assert "no price of XAUUSD now" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
 
 
-def test_a_copy_too_small_for_the_broker(office, tmp_path):
+def test_a_copy_too_small_for_the_broker(office: Any, tmp_path: Path) -> None:
     publish(office, volume="0.01000000")
 
     assert "below the broker's smallest volume" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
 
 
-def test_a_providers_position_in_what_has_no_name_at_the_desk(office, tmp_path):
+def test_a_providers_position_in_what_has_no_name_at_the_desk(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, MASTER, '[symbols]\nsuffix = ".m"\n')
     bare = account(config(tmp_path, office, MASTER))
     bare.open(magic=1, symbol="EURUSD", side="BUY", volume=1, sl=None, tp=None)
@@ -260,8 +265,8 @@ def test_a_providers_position_in_what_has_no_name_at_the_desk(office, tmp_path):
     assert "EURUSD has no name at the desk" in sick(examined(file))["symbols"]
 
 
-def test_what_nobody_thought_of_is_found_too(office, tmp_path, monkeypatch):
-    def broken(_):
+def test_what_nobody_thought_of_is_found_too(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Any) -> Any:
         raise RuntimeError("surprise")
 
     monkeypatch.setattr(office.desk, "active", lambda who: json.loads("{}"))

@@ -4,6 +4,7 @@ import sqlite3
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path: Path) -> Any:
     """Running, and in step with a desk on which nothing is open."""
     found = Desk(tmp_path)
     found.snapshot(0)
@@ -27,7 +28,7 @@ def desk(tmp_path):
 # --- the ordinary
 
 
-def test_a_trade_is_opened_followed_and_closed(desk):
+def test_a_trade_is_opened_followed_and_closed(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(2, "MODIFY", replace(T1, sl=PRICE - Decimal("0.01")))
     desk.send(3, "REDUCE", replace(T1, volume=Decimal("0.4"), sl=PRICE - Decimal("0.01")))
@@ -42,7 +43,7 @@ def test_a_trade_is_opened_followed_and_closed(desk):
     assert desk.guard.seen == 4
 
 
-def test_a_packet_that_comes_again_does_nothing(desk):
+def test_a_packet_that_comes_again_does_nothing(desk: Any) -> None:
     for _ in range(3):
         desk.send(1, "OPEN", T1)
 
@@ -50,7 +51,7 @@ def test_a_packet_that_comes_again_does_nothing(desk):
     assert desk.guard.standing is GuardMode.LIVE
 
 
-def test_a_closed_trade_never_comes_back(desk):
+def test_a_closed_trade_never_comes_back(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(2, "CLOSE", T1)
     desk.send(3, "OPEN", T1)  # well signed, well numbered, and wrong
@@ -61,7 +62,7 @@ def test_a_closed_trade_never_comes_back(desk):
     assert desk.opened == 1
 
 
-def test_a_close_that_overtook_its_open_leaves_it_dead(desk):
+def test_a_close_that_overtook_its_open_leaves_it_dead(desk: Any) -> None:
     desk.guard.on_packet(packet(2, NOON, "CLOSE", T1))
     desk.send(1, "OPEN", T1)
     desk.snapshot(2)
@@ -70,7 +71,7 @@ def test_a_close_that_overtook_its_open_leaves_it_dead(desk):
     assert desk.state("t1") is State.DEAD
 
 
-def test_a_stale_open_is_missed_for_ever(desk):
+def test_a_stale_open_is_missed_for_ever(desk: Any) -> None:
     late = replace(T1, born_ms=NOON - 7 * SECOND)
     desk.snapshot(1, late)
     desk.snapshot(1, late)
@@ -79,7 +80,7 @@ def test_a_stale_open_is_missed_for_ever(desk):
     assert [(one.event, one.why) for one in desk.guard.outbox()] == [("skipped", "missed")]
 
 
-def test_an_open_that_the_copier_does_not_want_is_skipped_and_a_close_is_never_asked(desk):
+def test_an_open_that_the_copier_does_not_want_is_skipped_and_a_close_is_never_asked(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.guard.why_not = lambda target: "symbol_unknown"
     desk.send(2, "OPEN", T2)
@@ -90,7 +91,7 @@ def test_an_open_that_the_copier_does_not_want_is_skipped_and_a_close_is_never_a
     assert [one.why for one in desk.guard.outbox() if one.event == "skipped"] == ["symbol_unknown"]
 
 
-def test_what_the_broker_closed_by_itself_is_not_opened_again(desk):
+def test_what_the_broker_closed_by_itself_is_not_opened_again(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.broker.held.clear()
     desk.snapshot(1, T1)
@@ -100,7 +101,7 @@ def test_what_the_broker_closed_by_itself_is_not_opened_again(desk):
     assert desk.state("t1") is State.GONE
 
 
-def test_a_clear_refusal_is_tried_again_and_not_for_ever(desk):
+def test_a_clear_refusal_is_tried_again_and_not_for_ever(desk: Any) -> None:
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(1, "OPEN", T1)
     desk.settle()
@@ -109,7 +110,7 @@ def test_a_clear_refusal_is_tried_again_and_not_for_ever(desk):
     assert desk.state("t1") is State.DEAD
 
 
-def test_a_number_without_a_trade_is_used_up_in_its_turn_alone(desk):
+def test_a_number_without_a_trade_is_used_up_in_its_turn_alone(desk: Any) -> None:
     desk.guard.on_packet(gapfill(1, NOON))
     assert (desk.guard.seen, desk.guard.last_sequence_id) == (1, 1)
     desk.send(2, "OPEN", T1)
@@ -120,7 +121,7 @@ def test_a_number_without_a_trade_is_used_up_in_its_turn_alone(desk):
     assert desk.guard.seen == 2
 
 
-def test_a_target_that_opens_nothing_is_given_up_for_the_desks_reason_and_held_ones_follow(desk):
+def test_a_target_that_opens_nothing_is_given_up_for_the_desks_reason_and_held_ones_follow(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.snapshot(
         2, replace(T1, sl=PRICE - 1, opens=False, why_not="paused"), replace(T2, opens=False, why_not="trust")
@@ -136,7 +137,7 @@ def test_a_target_that_opens_nothing_is_given_up_for_the_desks_reason_and_held_o
     assert desk.broker.held == {}
 
 
-def test_what_a_receipt_needs_is_kept(desk):
+def test_what_a_receipt_needs_is_kept(desk: Any) -> None:
     desk.now += 700
     desk.send(1, "OPEN", T1)
     copy = desk.guard.copy("t1")
@@ -149,7 +150,7 @@ def test_what_a_receipt_needs_is_kept(desk):
     assert desk.guard.copy("t1").position == held.id  # its deals are found by it
 
 
-def test_the_brokers_own_reason_is_kept(desk):
+def test_the_brokers_own_reason_is_kept(desk: Any) -> None:
     desk.broker.open = lambda **order: Result(Outcome.REJECTED, 10019, "no_money")
     desk.send(1, "OPEN", T1)
     desk.settle()
@@ -157,7 +158,7 @@ def test_the_brokers_own_reason_is_kept(desk):
     assert [(one.event, one.why) for one in desk.guard.outbox()] == [("skipped", "no_money")]
 
 
-def test_a_second_attempt_asks_again_whether_it_may(desk):
+def test_a_second_attempt_asks_again_whether_it_may(desk: Any) -> None:
     answering(desk, Result(Outcome.REJECTED, 10006, "rejected"))
     desk.guard.why_not = lambda target: "" if desk.guard.copy("t1") is None else "not_leased"
     desk.send(1, "OPEN", T1)
@@ -167,7 +168,7 @@ def test_a_second_attempt_asks_again_whether_it_may(desk):
     assert desk.guard.outbox()[-1].why == "not_leased"
 
 
-def test_a_broker_that_cannot_fit_a_volume_was_sent_nothing(desk):
+def test_a_broker_that_cannot_fit_a_volume_was_sent_nothing(desk: Any) -> None:
     real = desk.broker.fit
     desk.broker.fit = lambda *order: exec("raise ConnectionError")
     desk.send(1, "OPEN", T1)
@@ -178,7 +179,7 @@ def test_a_broker_that_cannot_fit_a_volume_was_sent_nothing(desk):
     assert desk.state("t1") is State.HELD
 
 
-def test_stops_that_the_broker_refuses_are_not_stormed(desk):
+def test_stops_that_the_broker_refuses_are_not_stormed(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     asked = []
     desk.broker.modify = lambda position, **stops: asked.append(stops) or Result(Outcome.REJECTED, 10016)
@@ -191,7 +192,7 @@ def test_stops_that_the_broker_refuses_are_not_stormed(desk):
 # --- gaps, and a desk that went back
 
 
-def test_after_a_gap_nothing_is_opened_until_a_snapshot_has_come(desk):
+def test_after_a_gap_nothing_is_opened_until_a_snapshot_has_come(desk: Any) -> None:
     desk.send(2, "OPEN", T2)
     desk.send(3, "OPEN", target("t3", seq=3))
     assert desk.guard.needs_snapshot
@@ -202,7 +203,7 @@ def test_after_a_gap_nothing_is_opened_until_a_snapshot_has_come(desk):
     assert desk.guard.seen == 3
 
 
-def test_a_close_passes_a_gap(desk):
+def test_a_close_passes_a_gap(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(5, "CLOSE", T1)
 
@@ -210,7 +211,7 @@ def test_a_close_passes_a_gap(desk):
     assert desk.guard.seen == 1
 
 
-def test_at_a_desk_that_went_back_nothing_is_done_until_its_epoch_is_new(desk):
+def test_at_a_desk_that_went_back_nothing_is_done_until_its_epoch_is_new(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(2, "CLOSE", T1)
     desk.send(3, "OPEN", target("t3", seq=3))
@@ -229,7 +230,7 @@ def test_at_a_desk_that_went_back_nothing_is_done_until_its_epoch_is_new(desk):
     assert desk.opened == 2
 
 
-def test_a_snapshot_that_packets_overtook_is_no_desk_that_went_back(desk):
+def test_a_snapshot_that_packets_overtook_is_no_desk_that_went_back(desk: Any) -> None:
     asked_at = desk.guard.seen
     desk.send(1, "OPEN", T1)
     desk.snapshot(0, asked_at=asked_at)
@@ -238,7 +239,7 @@ def test_a_snapshot_that_packets_overtook_is_no_desk_that_went_back(desk):
     assert len(desk.broker.held) == 1
 
 
-def test_two_packets_of_one_number_halt_opens_and_no_close(desk):
+def test_two_packets_of_one_number_halt_opens_and_no_close(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
     assert desk.guard.standing is GuardMode.HALT
@@ -251,7 +252,7 @@ def test_two_packets_of_one_number_halt_opens_and_no_close(desk):
     assert desk.guard.standing is GuardMode.LIVE
 
 
-def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk):
+def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     assert len(desk.broker.held) == 8
@@ -263,7 +264,7 @@ def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk):
     assert desk.broker.held == {}
 
 
-def test_the_brake_lets_pass_what_was_closed_by_packets_already(desk):
+def test_the_brake_lets_pass_what_was_closed_by_packets_already(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
@@ -277,7 +278,7 @@ def test_the_brake_lets_pass_what_was_closed_by_packets_already(desk):
     assert len(desk.broker.held) == 1
 
 
-def test_the_brake_holds_also_where_all_targets_are_nothing(desk):
+def test_the_brake_holds_also_where_all_targets_are_nothing(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     desk.snapshot(9, *(replace(one, volume=Decimal(0)) for one in many))
@@ -286,7 +287,7 @@ def test_the_brake_holds_also_where_all_targets_are_nothing(desk):
     assert desk.guard.needs_snapshot
 
 
-def test_closes_are_driven_at_before_anything_that_must_be_written(desk):
+def test_closes_are_driven_at_before_anything_that_must_be_written(desk: Any) -> None:
     """On a full disk, say."""
     desk.snapshot(2, T1, T2)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
@@ -300,7 +301,7 @@ def test_closes_are_driven_at_before_anything_that_must_be_written(desk):
     assert desk.broker.held == {}
 
 
-def test_a_close_passes_a_halt(desk):
+def test_a_close_passes_a_halt(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
     assert desk.guard.standing is GuardMode.HALT
@@ -309,7 +310,7 @@ def test_a_close_passes_a_halt(desk):
     assert desk.broker.held == {}
 
 
-def test_the_brake_is_off_once_they_are_back(desk):
+def test_the_brake_is_off_once_they_are_back(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     desk.snapshot(9)
@@ -323,7 +324,7 @@ def test_the_brake_is_off_once_they_are_back(desk):
 # --- its own books
 
 
-def test_positions_of_others_are_left_alone(desk):
+def test_positions_of_others_are_left_alone(desk: Any) -> None:
     for number, magic in enumerate((0, 123456, desk.guard._magic("t1") + (1 << 40))):
         desk.broker.held[str(number)] = Position(str(number), magic, "EURUSD", "BUY", Decimal(1), None, None)
     desk.snapshot(5)
@@ -332,7 +333,7 @@ def test_positions_of_others_are_left_alone(desk):
     assert len(desk.broker.held) == 3
 
 
-def test_a_broker_that_cannot_be_asked_changes_nothing(desk):
+def test_a_broker_that_cannot_be_asked_changes_nothing(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.broker.weather = replace(desk.broker.weather, away=1.0)
     desk.snapshot(2)
@@ -345,10 +346,10 @@ def test_a_broker_that_cannot_be_asked_changes_nothing(desk):
     assert desk.broker.held == {}
 
 
-def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk):
+def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk: Any) -> None:
     seen = {}
 
-    def looks(**order):
+    def looks(**order: Any) -> Result:
         rows = sqlite3.connect(f"file:{desk.path}?mode=ro&immutable=1", uri=True)
         seen["journal"] = desk.guard._store.db.execute("pragma journal_mode").fetchone()[0]
         seen["sync"] = desk.guard._store.db.execute("pragma synchronous").fetchone()[0]
@@ -362,7 +363,7 @@ def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk):
     assert seen == {"journal": "wal", "sync": 2, "open transaction": False}
 
 
-def test_the_number_of_a_trade_is_the_same_after_any_loss_and_fits_the_terminal(desk):
+def test_the_number_of_a_trade_is_the_same_after_any_loss_and_fits_the_terminal(desk: Any) -> None:
     magic = desk.guard._magic("0190f0a2-7c11-7abc-8def-0123456789ab")
 
     assert magic == desk.guard._magic("0190f0a2-7c11-7abc-8def-0123456789ab")
@@ -370,7 +371,7 @@ def test_the_number_of_a_trade_is_the_same_after_any_loss_and_fits_the_terminal(
     assert magic >> 56 == 0x43
 
 
-def test_executed_is_what_the_brokers_books_showed(desk):
+def test_executed_is_what_the_brokers_books_showed(desk: Any) -> None:
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(1, "OPEN", T1)
     assert (desk.guard.seen, desk.guard.last_sequence_id) == (1, 0)

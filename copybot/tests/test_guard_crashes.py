@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path: Path) -> Any:
     """Running, and in step with a desk on which nothing is open."""
     found = Desk(tmp_path)
     found.snapshot(0)
@@ -27,7 +28,7 @@ def desk(tmp_path):
     found.guard.close()
 
 
-def test_c0_c1_before_the_intent_nothing_is_kept(desk):
+def test_c0_c1_before_the_intent_nothing_is_kept(desk: Any) -> None:
     desk.guard._store.durable = None  # dies as it begins to write
     with pytest.raises(TypeError):
         desk.send(1, "OPEN", T1)
@@ -36,7 +37,7 @@ def test_c0_c1_before_the_intent_nothing_is_kept(desk):
     assert (desk.guard.seen, desk.guard.copies(), desk.opened) == (0, [], 0)
 
 
-def test_c2_a_torn_write_is_all_or_nothing(desk):
+def test_c2_a_torn_write_is_all_or_nothing(desk: Any) -> None:
     desk.guard._store.db.execute("begin immediate")
     desk.guard._insert(T1, State.INTENT)
     desk.start()
@@ -45,7 +46,7 @@ def test_c2_a_torn_write_is_all_or_nothing(desk):
 
 
 @pytest.mark.parametrize("dies", ["C3 before the order", "C4 under way", "C7 refused, not recorded"])
-def test_c3_c4_c7_an_intent_without_a_trace_is_given_up(desk, dies):
+def test_c3_c4_c7_an_intent_without_a_trace_is_given_up(desk: Any, dies: str) -> None:
     answering(desk, Crash())
     with pytest.raises(Crash):
         desk.send(1, "OPEN", T1)
@@ -58,7 +59,7 @@ def test_c3_c4_c7_an_intent_without_a_trace_is_given_up(desk, dies):
     assert (desk.opened, sum(desk.broker.sent.values())) == (0, 0)
 
 
-def test_c4_what_is_executed_after_all_is_kept_or_closed(desk):
+def test_c4_what_is_executed_after_all_is_kept_or_closed(desk: Any) -> None:
     answering(desk, TimeoutError())
     desk.send(1, "OPEN", T1)
     desk.settle()
@@ -74,7 +75,7 @@ def test_c4_what_is_executed_after_all_is_kept_or_closed(desk):
 
 
 @pytest.mark.parametrize("dies", [Crash(), TimeoutError()])
-def test_c5_c6_what_was_executed_is_found_by_its_number(desk, dies):
+def test_c5_c6_what_was_executed_is_found_by_its_number(desk: Any, dies: Any) -> None:
     answering(desk, dies, does=True)
     try:
         desk.send(1, "OPEN", T1)
@@ -86,7 +87,7 @@ def test_c5_c6_what_was_executed_is_found_by_its_number(desk, dies):
     assert desk.opened == 1
 
 
-def test_c5_what_was_executed_and_stopped_out_is_found_in_the_history(desk):
+def test_c5_what_was_executed_and_stopped_out_is_found_in_the_history(desk: Any) -> None:
     answering(desk, TimeoutError(), does=True)
     desk.broker.positions = list
     desk.send(1, "OPEN", T1)
@@ -97,7 +98,7 @@ def test_c5_what_was_executed_and_stopped_out_is_found_in_the_history(desk):
     assert desk.opened == 1
 
 
-def test_an_order_that_waits_at_the_broker_is_waited_for(desk):
+def test_an_order_that_waits_at_the_broker_is_waited_for(desk: Any) -> None:
     answering(desk, Result(Outcome.UNKNOWN, 10008))
     desk.broker.trace = lambda magic: Trace.PENDING
     desk.send(1, "OPEN", T1)
@@ -106,7 +107,7 @@ def test_an_order_that_waits_at_the_broker_is_waited_for(desk):
     assert desk.state("t1") is State.INTENT
 
 
-def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk):
+def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.start()
     (event,) = desk.guard.outbox()
@@ -117,7 +118,7 @@ def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk):
     assert desk.guard.outbox() == []
 
 
-def test_c11_a_close_is_driven_at_after_a_restart_without_any_desk(desk):
+def test_c11_a_close_is_driven_at_after_a_restart_without_any_desk(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.broker.close = lambda position, volume: Result(Outcome.REJECTED, 10018)  # the market is closed
     desk.send(2, "CLOSE", T1)
@@ -129,11 +130,11 @@ def test_c11_a_close_is_driven_at_after_a_restart_without_any_desk(desk):
     assert desk.broker.held == {}
 
 
-def test_c12_a_reduction_whose_answer_was_lost_is_not_done_twice(desk):
+def test_c12_a_reduction_whose_answer_was_lost_is_not_done_twice(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     real = desk.broker.close
 
-    def lost(position, volume):
+    def lost(position: Any, volume: Any) -> None:
         real(position, volume)
         raise Crash
 
@@ -147,7 +148,7 @@ def test_c12_a_reduction_whose_answer_was_lost_is_not_done_twice(desk):
     assert desk.volumes == [Decimal("0.4")]
 
 
-def test_a_reduction_that_comes_late_is_not_doubled_either(desk):
+def test_a_reduction_that_comes_late_is_not_doubled_either(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     real, sent = desk.broker.close, []
     desk.broker.close = lambda position, volume: sent.append(volume) or Result(Outcome.UNKNOWN, 10012)
@@ -162,7 +163,7 @@ def test_a_reduction_that_comes_late_is_not_doubled_either(desk):
     assert desk.volumes == [Decimal("0.4")]
 
 
-def test_c13_a_snapshot_that_was_half_applied_is_applied_again(desk):
+def test_c13_a_snapshot_that_was_half_applied_is_applied_again(desk: Any) -> None:
     answering(desk, Crash(), does=True)
     with pytest.raises(Crash):
         desk.snapshot(2, T1, T2)
@@ -175,7 +176,7 @@ def test_c13_a_snapshot_that_was_half_applied_is_applied_again(desk):
 
 
 @pytest.mark.parametrize("loss", ["gone", "damaged"])
-def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_nothing(desk, loss):
+def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_nothing(desk: Any, loss: str) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(2, "OPEN", T2)
     desk.guard.close()
@@ -192,7 +193,7 @@ def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_
 
 
 @pytest.mark.parametrize("version", [0, 1, 99])
-def test_a_file_of_another_version_is_refused_and_left_as_it_is(desk, version):
+def test_a_file_of_another_version_is_refused_and_left_as_it_is(desk: Any, version: int) -> None:
     desk.send(1, "OPEN", T1)
     desk.guard._store.db.execute(f"pragma user_version = {version}")
     desk.guard.close()
@@ -206,7 +207,7 @@ def test_a_file_of_another_version_is_refused_and_left_as_it_is(desk, version):
     desk.start()
 
 
-def test_what_is_kept_in_memory_is_what_is_in_the_file(desk):
+def test_what_is_kept_in_memory_is_what_is_in_the_file(desk: Any) -> None:
     """Whatever was written, and whatever was rolled back."""
     desk.snapshot(2, T1, T2)
     with pytest.raises(ZeroDivisionError), desk.guard._store.durable():
@@ -219,7 +220,7 @@ def test_what_is_kept_in_memory_is_what_is_in_the_file(desk):
     assert kept == (desk.guard.seen, desk.guard.unfinished(), desk.guard.copy("t1"))
 
 
-def test_c15_a_second_process_is_refused(desk):
+def test_c15_a_second_process_is_refused(desk: Any) -> None:
     code = f"""
 from copybot.state_store import StateInUse
 from copybot.guard import ExecutionGuard
@@ -234,7 +235,7 @@ except StateInUse:
         ExecutionGuard(desk.path, SUB, {1: SECRET}, 7, desk.broker, lambda: 0)
 
 
-def test_c16_age_is_told_by_the_desks_clock(desk):
+def test_c16_age_is_told_by_the_desks_clock(desk: Any) -> None:
     desk.now += 3600 * SECOND  # both clocks: the guard's is the desk's
     desk.send(1, "OPEN", replace(T1, born_ms=desk.now))
 

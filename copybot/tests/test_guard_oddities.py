@@ -3,6 +3,8 @@
 import sqlite3
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from copybot.tests.guard_harness import SECOND, T1, T2, Desk, target
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path: Path) -> Any:
     """Running, and in step with a desk on which nothing is open."""
     found = Desk(tmp_path)
     found.snapshot(0)
@@ -20,12 +22,12 @@ def desk(tmp_path):
     found.guard.close()
 
 
-def the_one(desk):
+def the_one(desk: Any) -> Any:
     (found,) = desk.broker.held.values()
     return found
 
 
-def test_a_position_on_the_other_side_under_our_number_is_closed_whole(desk):
+def test_a_position_on_the_other_side_under_our_number_is_closed_whole(desk: Any) -> None:
     """A netting account, where a reduction whose answer was lost came twice and turned it."""
     desk.snapshot(1, target(volume="0.4"))
     held = the_one(desk)
@@ -37,7 +39,7 @@ def test_a_position_on_the_other_side_under_our_number_is_closed_whole(desk):
     assert (desk.opened, desk.state("t1")) == (1, State.GONE)
 
 
-def test_of_two_positions_under_one_number_one_is_left(desk):
+def test_of_two_positions_under_one_number_one_is_left(desk: Any) -> None:
     """A broker executed what it said it had refused, and the next attempt too."""
     desk.snapshot(1, T1)
     held = the_one(desk)
@@ -51,7 +53,7 @@ def test_of_two_positions_under_one_number_one_is_left(desk):
     assert desk.broker.held == {}
 
 
-def test_a_second_position_under_the_number_of_one_that_ended_is_not_taken_for_it(desk):
+def test_a_second_position_under_the_number_of_one_that_ended_is_not_taken_for_it(desk: Any) -> None:
     desk.snapshot(1, T1)
     held = the_one(desk)
     desk.broker.held = {}
@@ -63,7 +65,7 @@ def test_a_second_position_under_the_number_of_one_that_ended_is_not_taken_for_i
     assert (desk.broker.held, desk.state("t1")) == ({}, State.GONE)
 
 
-def test_by_a_clock_that_lags_nothing_is_taken_for_young(desk):
+def test_by_a_clock_that_lags_nothing_is_taken_for_young(desk: Any) -> None:
     """It was set back by an hour: a signal that was held up for half of it would have an age below zero."""
     desk.snapshot(0)
     desk.now -= 3600 * SECOND
@@ -72,7 +74,7 @@ def test_by_a_clock_that_lags_nothing_is_taken_for_young(desk):
     assert (desk.opened, desk.guard.copies()[0].why) == (0, "missed")
 
 
-def test_numbers_that_a_restored_desk_gives_again_are_no_forgery(desk):
+def test_numbers_that_a_restored_desk_gives_again_are_no_forgery(desk: Any) -> None:
     desk.snapshot(0)
     desk.send(1, "OPEN", T1)
     desk.guard.lost_touch()
@@ -81,7 +83,7 @@ def test_numbers_that_a_restored_desk_gives_again_are_no_forgery(desk):
     assert desk.guard.standing is GuardMode.LIVE
 
 
-def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snapshot(desk):
+def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snapshot(desk: Any) -> None:
     desk.snapshot(0)
     desk.send(1, "OPEN", T1)
     desk.guard.lost_touch()
@@ -90,7 +92,7 @@ def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snaps
     assert desk.guard.standing is GuardMode.HALT
 
 
-def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk):
+def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk: Any) -> None:
     desk.snapshot(1, T1)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(2, "CLOSE", T1)
@@ -102,7 +104,7 @@ def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk):
     assert desk.broker.held == {}
 
 
-def full(desk):
+def full(desk: Any) -> None:
     """The disk has no room for anything more."""
     for what in ("update on main.guard", "insert on main.copy", "update on main.copy"):
         name = what.replace(" ", "_").replace(".", "_")
@@ -111,7 +113,7 @@ def full(desk):
         )
 
 
-def test_on_a_full_disk_a_close_is_sent_all_the_same_and_no_open(desk):
+def test_on_a_full_disk_a_close_is_sent_all_the_same_and_no_open(desk: Any) -> None:
     desk.snapshot(2, T1, T2)
     full(desk)
     with pytest.raises(sqlite3.Error):
@@ -127,7 +129,7 @@ def test_on_a_full_disk_a_close_is_sent_all_the_same_and_no_open(desk):
     assert (desk.broker.held, desk.opened) == ({}, 2)
 
 
-def test_what_a_broker_refuses_for_long_is_sent_less_and_less_often(desk):
+def test_what_a_broker_refuses_for_long_is_sent_less_and_less_often(desk: Any) -> None:
     """A market that is closed over the weekend: a request each second would be 170 000."""
     desk.snapshot(1, T1)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
@@ -145,7 +147,7 @@ def test_what_a_broker_refuses_for_long_is_sent_less_and_less_often(desk):
     assert desk.broker.held == {}
 
 
-def test_a_subscription_that_is_wound_up_closes_what_it_holds(desk):
+def test_a_subscription_that_is_wound_up_closes_what_it_holds(desk: Any) -> None:
     desk.snapshot(2, T1, T2)
     desk.guard.wind_up()
     desk.settle()

@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import random
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,13 @@ CODES = [0, *range(9_990, 10_060)]
 
 
 @pytest.fixture
-def run():
+def run() -> Iterator[Any]:
     with terminals() as start:
         yield start
 
 
 @pytest.fixture
-def terminal(run):
+def terminal(run: Any) -> Any:
     return run()
 
 
@@ -32,18 +34,18 @@ def terminal(run):
 DEFINED = dict(re.findall(r"^#define (CD_\w+) (.+?)(?: +//.*)?$", (MQL5 / "Copydesk.mqh").read_text(), re.MULTILINE))
 
 
-def allowed(name):
+def allowed(name: Any) -> set[Any]:
     """The characters that one place of this field may hold, by `packets`' own grammar."""
     begin = {"seq": "1", "timestamp": "1", "gen": "1"}.get(name, "")
     pattern = packets._GRAMMAR[name].replace("{12}", "{0,12}")
     return {chr(code) for code in range(128) if re.fullmatch(pattern, begin + chr(code))}
 
 
-def longest(name):
+def longest(name: Any) -> Any:
     return max(length for length in range(1, 100) if re.fullmatch(packets._GRAMMAR[name], "1" * length))
 
 
-def test_the_constants_are_those_of_the_protocol():
+def test_the_constants_are_those_of_the_protocol() -> None:
     texts = {name: value.strip('"') for name, value in DEFINED.items()}
 
     assert set(texts["CD_SYMBOL"]) == allowed("symbol")
@@ -63,13 +65,13 @@ def test_the_constants_are_those_of_the_protocol():
     assert key == VECTORS["packets_v1"]["derived_key"]
 
 
-def test_says_at_its_top_that_it_was_not_compiled_here():
+def test_says_at_its_top_that_it_was_not_compiled_here() -> None:
     for source in SOURCES:
         assert "eference" in source.read_text()[:700], source.name
     assert "not compiled here" in (MQL5 / "Copydesk.mqh").read_text()[:700]
 
 
-def test_no_length_is_left_to_the_terminal():
+def test_no_length_is_left_to_the_terminal() -> None:
     """StringToCharArray appends a NUL where it is not told: the mistake that the vectors name."""
     for source in SOURCES:
         code = re.sub(r"//.*", "", source.read_text())
@@ -80,7 +82,7 @@ def test_no_length_is_left_to_the_terminal():
 # --- hashes, requests, answers
 
 
-def test_hashes_and_signs_any_length(terminal):
+def test_hashes_and_signs_any_length(terminal: Any) -> None:
     for length in range(140):
         text = "x" * length
         assert terminal("hash", text) == hashlib.sha256(text.encode()).hexdigest()
@@ -88,7 +90,7 @@ def test_hashes_and_signs_any_length(terminal):
             assert terminal("hmac", key, text) == hmac.new(key.encode(), text.encode(), "sha256").hexdigest()
 
 
-def test_a_published_hmac(terminal):
+def test_a_published_hmac(terminal: Any) -> None:
     vector = VECTORS["rfc4231_2"]
 
     assert terminal("hmac", vector["key"], vector["data"]) == vector["mac"]
@@ -96,7 +98,7 @@ def test_a_published_hmac(terminal):
 
 
 @pytest.mark.parametrize("vector", VECTORS["requests"], ids=lambda vector: vector["name"])
-def test_signs_the_published_requests(terminal, vector):
+def test_signs_the_published_requests(terminal: Any, vector: Any) -> None:
     effect = vector["idempotency_key"].removeprefix("-")
     signature = terminal(
         "sign", SECRET, vector["method"], vector["host"], vector["path"], vector["query"], vector["key"],
@@ -116,14 +118,14 @@ def test_signs_the_published_requests(terminal, vector):
     )  # fmt: skip
 
 
-def believed(terminal, *, to="R2", header="X-Cd-Response-Sig", **but):
+def believed(terminal: Any, *, to: str = "R2", header: str = "X-Cd-Response-Sig", **but: Any) -> Any:
     told = VECTORS["response"] | but
     request = next(one for one in VECTORS["requests"] if one["name"] == to)
     headers = f"Server: x\r\nx-CD-response-time: {told['time']}\r\n{header}:v1={told['signature']}\r\nDate: y"
     return terminal("answers", SECRET, request["signature"], told["status"], headers, told["body"]) == "yes"
 
 
-def test_believes_the_published_answer_and_no_other(terminal):
+def test_believes_the_published_answer_and_no_other(terminal: Any) -> None:
     assert believed(terminal)
     for forged in (
         {"status": 201}, {"time": 1767600000261}, {"body": "{}"}, {"body": ""}, {"to": "R1"}, {"signature": "0" * 64},
@@ -132,7 +134,7 @@ def test_believes_the_published_answer_and_no_other(terminal):
         assert not believed(terminal, **forged), forged
 
 
-def test_compares_every_character(terminal):
+def test_compares_every_character(terminal: Any) -> None:
     right = VECTORS["packets"][0]["signature"]
 
     assert terminal("same", right, right) == "yes"
@@ -144,11 +146,11 @@ def test_compares_every_character(terminal):
 # --- packets
 
 
-def seed_refusal(terminal, vector):
+def seed_refusal(terminal: Any, vector: Any) -> Any:
     return terminal("seed", PACKET_SECRET, *vector["fields"], "", "", "", vector["signature"])
 
 
-def test_the_published_packets(terminal):
+def test_the_published_packets(terminal: Any) -> None:
     for vector in VECTORS["packets"]:
         assert seed_refusal(terminal, vector) == "", vector["name"]
         assert seed_refusal(terminal, vector | {"signature": vector["signature"].upper()}) == ""
@@ -158,7 +160,7 @@ def test_the_published_packets(terminal):
         assert seed_refusal(terminal, VECTORS["packets"][0] | {"signature": wrong}) == "packet_signature", name
 
 
-def test_the_published_packets_that_name_their_trade(terminal):
+def test_the_published_packets_that_name_their_trade(terminal: Any) -> None:
     for vector in VECTORS["packets_v1"]["vectors"]:
         fields = vector["payload"].replace("|CP1|", "|").split("|")
         told = terminal("packet", PACKET_SECRET, "7", 1, *fields, vector["signature"])
@@ -167,7 +169,7 @@ def test_the_published_packets_that_name_their_trade(terminal):
         assert told == ("packet_grammar" if "HEARTBEAT" in vector["name"] else ""), vector["name"]
 
 
-def test_a_strangers_and_an_old_keys_packet_are_refused(terminal):
+def test_a_strangers_and_an_old_keys_packet_are_refused(terminal: Any) -> None:
     fields = fields_of(5, NOON, "OPEN", "t1")
 
     assert terminal("packet", PACKET_SECRET, SUB, 1, *fields, signed(fields)) == ""
@@ -179,7 +181,7 @@ def test_a_strangers_and_an_old_keys_packet_are_refused(terminal):
         assert terminal("packet", PACKET_SECRET, SUB, 1, *wrong, signed(fields)) == "packet_signature"
 
 
-def python_holds(fields):
+def python_holds(fields: Any) -> str:
     try:
         packets._check_grammar(dict(zip(NAMES, fields, strict=True)))
     except packets.PacketRefused:
@@ -190,7 +192,7 @@ def python_holds(fields):
 PIECES = ["", "0", "1", "9", "-", ".", "|", "a", "Z", " ", "_", "0.00000000", "00", "BUY", "OPEN", "GAPFILL", "+", "e"]
 
 
-def test_both_grammars_say_the_same_of_anything(terminal):
+def test_both_grammars_say_the_same_of_anything(terminal: Any) -> None:
     rng = random.Random(7)
     good = [
         fields_of(5, NOON, action, "t1", "0.00000000" if action == "CLOSE" else "0.10000000")
@@ -215,19 +217,19 @@ def test_both_grammars_say_the_same_of_anything(terminal):
     assert min(seen.values()) > 400
 
 
-def test_the_last_number_of_all_has_none_after_it(terminal):
+def test_the_last_number_of_all_has_none_after_it(terminal: Any) -> None:
     last = ["s", str(2**63 - 1), str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", str(-(2**63)), "1"]
 
     assert terminal("holds", *last, "") == "no"
 
 
-def test_the_magic_number_is_the_guards(terminal):
+def test_the_magic_number_is_the_guards(terminal: Any) -> None:
     for index in (0, 1, 65_535):
         for ref in ("t1", "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"):
             assert int(terminal("magic", index, ref)) == magic_of(index, ref)
 
 
-def test_reads_the_terminals_codes_as_the_python_adapter_does(terminal):
+def test_reads_the_terminals_codes_as_the_python_adapter_does(terminal: Any) -> None:
     done, refused, unknown = "012"
     expected = {code: done if code in mt5._DONE else refused if code in mt5._REFUSED else unknown for code in CODES}
 

@@ -1,29 +1,35 @@
 """The MQL5 reference's guard, run: crashes, lost answers, gaps and forgers, with a broker that is told what to do."""
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from copybot.tests.mql5_program import NOON, PACKET_SECRET, SUB, fields_of, signed, terminals
 
 
 @pytest.fixture
-def run():
+def run() -> Iterator[Any]:
     with terminals() as start:
         yield start
 
 
 @pytest.fixture
-def terminal(run):
+def terminal(run: Any) -> Any:
     return run()
 
 
 class Guard:
     """A terminal with an open state file, its clock, and what is active at the desk."""
 
-    def __init__(self, terminal, path):
+    def __init__(self, terminal: Any, path: Any) -> None:
         self.terminal, self.now, self.seq, self.active = terminal, NOON, 0, {}
         assert terminal("open", path, SUB, PACKET_SECRET, 1, 3) == "open"
 
-    def packet(self, action, ref, volume="0.10000000", *, seq=None, at_ms=None, **more):
+    def packet(
+        self, action: Any, ref: Any, volume: str = "0.10000000", *, seq: Any = None, at_ms: Any = None, **more: Any
+    ) -> Any:
         self.seq += 1
         fields = fields_of(seq or self.seq, at_ms or self.now, action, ref, volume, **more)
         if action == "CLOSE":
@@ -32,7 +38,7 @@ class Guard:
             self.active[ref] = (volume, self.seq)
         return self.terminal("feed", self.now, *fields, signed(fields))
 
-    def snapshot(self, *, epoch="1", as_of=None, asked_at=None, born_ms=None):
+    def snapshot(self, *, epoch: str = "1", as_of: Any = None, asked_at: Any = None, born_ms: Any = None) -> Any:
         asked = self.terminal("seen") if asked_at is None else asked_at
         rows = [
             (ref, "EURUSD", "BUY", volume, "1.09", "0", seq, born_ms or self.now, 1)
@@ -41,28 +47,28 @@ class Guard:
         flat = [word for row in rows for word in row]
         return self.terminal("snapshot", epoch, self.seq if as_of is None else as_of, asked, self.now, len(rows), *flat)
 
-    def wait(self, ms):
+    def wait(self, ms: Any) -> None:
         """So long, with a look every second."""
         for _ in range(ms // 1000):
             self.now += 1000
             self.terminal("tick", self.now)
 
-    def book(self):
+    def book(self) -> list[Any]:
         return [line.split(" ")[1] for line in self.terminal("book").split(";") if line]
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> Callable[..., Any]:
         return lambda *words: self.terminal(name, *words)
 
 
 @pytest.fixture
-def guard(terminal, tmp_path):
+def guard(terminal: Any, tmp_path: Path) -> Guard:
     guard = Guard(terminal, tmp_path / "state.sqlite")
     guard.snapshot()
     guard.wait(6000)
     return guard
 
 
-def test_copies_a_trade_from_its_open_to_its_close(guard):
+def test_copies_a_trade_from_its_open_to_its_close(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     assert (guard.book(), guard.state("t1")) == (["0.10"], "HELD")
     guard.packet("REDUCE", "t1", "0.04000000")
@@ -74,7 +80,7 @@ def test_copies_a_trade_from_its_open_to_its_close(guard):
     assert (guard.book(), guard.state("t1"), guard.opened()) == ([], "GONE", "1")
 
 
-def test_a_closed_trade_is_never_opened_again(guard):
+def test_a_closed_trade_is_never_opened_again(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("CLOSE", "t1")
     guard.wait(2000)
@@ -85,7 +91,7 @@ def test_a_closed_trade_is_never_opened_again(guard):
     assert (guard.book(), guard.opened()) == ([], "1")
 
 
-def test_a_close_that_comes_before_its_open_finds_it_dead(guard):
+def test_a_close_that_comes_before_its_open_finds_it_dead(guard: Guard) -> None:
     guard.packet("CLOSE", "t1")
     guard.packet("OPEN", "t1")
 
@@ -93,7 +99,7 @@ def test_a_close_that_comes_before_its_open_finds_it_dead(guard):
 
 
 @pytest.mark.parametrize("code", [0, 10008, 10012, 10031])
-def test_an_order_that_was_executed_without_an_answer_is_found(guard, code):
+def test_an_order_that_was_executed_without_an_answer_is_found(guard: Guard, code: int) -> None:
     guard.plan(code, "y")
     guard.packet("OPEN", "t1")
     guard.wait(3000)
@@ -101,7 +107,7 @@ def test_an_order_that_was_executed_without_an_answer_is_found(guard, code):
     assert (guard.state("t1"), guard.opened(), guard.orders()) == ("HELD", "1", "1")
 
 
-def test_an_order_that_was_lost_is_given_up_and_never_sent_again(guard):
+def test_an_order_that_was_lost_is_given_up_and_never_sent_again(guard: Guard) -> None:
     guard.plan(10012, "n")
     guard.packet("OPEN", "t1")
     guard.snapshot()
@@ -114,7 +120,7 @@ def test_an_order_that_was_lost_is_given_up_and_never_sent_again(guard):
     assert (guard.state("t1"), guard.orders()) == ("DEAD", "1")
 
 
-def test_an_order_that_comes_after_all_is_driven_at_its_target(guard):
+def test_an_order_that_comes_after_all_is_driven_at_its_target(guard: Guard) -> None:
     guard.plan(10012, "l")
     guard.packet("OPEN", "t1")
     guard.wait(90_000)
@@ -126,7 +132,7 @@ def test_an_order_that_comes_after_all_is_driven_at_its_target(guard):
     assert (guard.book(), guard.opened()) == ([], "1")
 
 
-def test_a_clear_refusal_is_tried_again_and_not_for_ever(guard):
+def test_a_clear_refusal_is_tried_again_and_not_for_ever(guard: Guard) -> None:
     for _ in range(3):
         guard.plan(10016, "n")
     guard.packet("OPEN", "t1")
@@ -135,7 +141,7 @@ def test_a_clear_refusal_is_tried_again_and_not_for_ever(guard):
     assert (guard.state("t1"), guard.orders()) == ("DEAD", "3")
 
 
-def test_a_refusal_is_not_followed_by_a_stale_open(guard):
+def test_a_refusal_is_not_followed_by_a_stale_open(guard: Guard) -> None:
     for _ in range(2):
         guard.plan(10016, "n")
     guard.packet("OPEN", "t1", at_ms=guard.now - 4_500)
@@ -144,7 +150,7 @@ def test_a_refusal_is_not_followed_by_a_stale_open(guard):
     assert (guard.state("t1"), guard.orders()) == ("DEAD", "2")  # the third would have been too late
 
 
-def test_a_volume_never_grows(guard):
+def test_a_volume_never_grows(guard: Guard) -> None:
     for _ in range(2):
         guard.plan(10016, "n")
     guard.packet("OPEN", "t1")
@@ -153,7 +159,7 @@ def test_a_volume_never_grows(guard):
     assert guard.book() == ["0.10"]
 
 
-def test_two_trades_of_one_number_are_not_mistaken_for_each_other(guard):
+def test_two_trades_of_one_number_are_not_mistaken_for_each_other(guard: Guard) -> None:
     """Of 2^40 numbers these two trades have the same."""
     one, two = "t210179", "t1692729"
     assert guard.magic(3, one) == guard.magic(3, two)
@@ -166,13 +172,13 @@ def test_two_trades_of_one_number_are_not_mistaken_for_each_other(guard):
     assert guard.book() == []
 
 
-def test_a_late_signal_is_missed(guard):
+def test_a_late_signal_is_missed(guard: Guard) -> None:
     guard.packet("OPEN", "t1", at_ms=guard.now - 5_001)
 
     assert (guard.state("t1"), guard.orders()) == ("DEAD", "0")
 
 
-def test_a_reduction_without_an_answer_is_not_sent_twice(guard):
+def test_a_reduction_without_an_answer_is_not_sent_twice(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.plan(10012, "l")
     guard.packet("REDUCE", "t1", "0.06000000")
@@ -183,7 +189,7 @@ def test_a_reduction_without_an_answer_is_not_sent_twice(guard):
     assert (guard.book(), guard.orders()) == (["0.06"], "2")
 
 
-def test_after_a_gap_nothing_is_opened_until_a_snapshot_and_closes_pass(guard):
+def test_after_a_gap_nothing_is_opened_until_a_snapshot_and_closes_pass(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.seq += 1
     guard.packet("OPEN", "t2")
@@ -194,7 +200,7 @@ def test_after_a_gap_nothing_is_opened_until_a_snapshot_and_closes_pass(guard):
     assert (guard.needs(), guard.state("t2"), guard.seen()) == ("no", "HELD", "4")
 
 
-def test_a_gap_that_is_filled_is_none(guard):
+def test_a_gap_that_is_filled_is_none(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     fields = [SUB, "2", str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", "3", "1"]
     assert guard.feed(guard.now, *fields, signed(fields)) == ""
@@ -204,7 +210,7 @@ def test_a_gap_that_is_filled_is_none(guard):
     assert (guard.needs(), guard.book()) == ("no", ["0.10", "0.10"])
 
 
-def test_a_new_installation_opens_nothing_that_is_old(terminal, tmp_path):
+def test_a_new_installation_opens_nothing_that_is_old(terminal: Any, tmp_path: Path) -> None:
     guard = Guard(terminal, tmp_path / "state.sqlite")
     guard.active["t1"] = ("0.10000000", 1)
     guard.seq = 1
@@ -214,7 +220,7 @@ def test_a_new_installation_opens_nothing_that_is_old(terminal, tmp_path):
     assert (guard.state("t1"), guard.state("t2"), guard.opened()) == ("DEAD", "HELD", "1")
 
 
-def test_a_lost_state_file_finds_its_positions_again(guard, tmp_path):
+def test_a_lost_state_file_finds_its_positions_again(guard: Guard, tmp_path: Path) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("OPEN", "t2")
     guard.active.pop("t2")
@@ -226,7 +232,7 @@ def test_a_lost_state_file_finds_its_positions_again(guard, tmp_path):
     assert (again.book(), again.state("t1"), again.opened()) == (["0.10"], "HELD", "2")
 
 
-def test_a_restart_remembers(guard, run, tmp_path):
+def test_a_restart_remembers(guard: Guard, run: Any, tmp_path: Path) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("CLOSE", "t1")
     guard.terminal.kill()
@@ -237,7 +243,7 @@ def test_a_restart_remembers(guard, run, tmp_path):
     assert (again.seen(), again.opened()) == ("2", "0")
 
 
-def test_a_desk_that_went_back_in_time_holds_everything_until_its_epoch_is_new(guard):
+def test_a_desk_that_went_back_in_time_holds_everything_until_its_epoch_is_new(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("OPEN", "t2")
     guard.active.clear()
@@ -249,7 +255,7 @@ def test_a_desk_that_went_back_in_time_holds_everything_until_its_epoch_is_new(g
     assert (guard.standing(), guard.book()) == ("LIVE", [])
 
 
-def test_two_packets_of_one_number_stop_the_opens_and_not_the_closes(guard):
+def test_two_packets_of_one_number_stop_the_opens_and_not_the_closes(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("OPEN", "t9", seq=1)
     guard.seq = 1
@@ -260,7 +266,7 @@ def test_two_packets_of_one_number_stop_the_opens_and_not_the_closes(guard):
     assert (guard.book(), guard.opened()) == ([], "1")
 
 
-def test_an_empty_snapshot_must_come_twice_to_close_everything(guard):
+def test_an_empty_snapshot_must_come_twice_to_close_everything(guard: Guard) -> None:
     for number in range(8):
         guard.packet("OPEN", f"t{number}")
     guard.active.clear()
@@ -271,7 +277,7 @@ def test_an_empty_snapshot_must_come_twice_to_close_everything(guard):
     assert guard.book() == []
 
 
-def test_nothing_is_sent_that_is_not_on_the_disk(guard):
+def test_nothing_is_sent_that_is_not_on_the_disk(guard: Guard) -> None:
     guard.disk_fails(1)
     guard.packet("OPEN", "t1")
     assert (guard.orders(), guard.ill()) == ("0", "yes")
@@ -280,7 +286,7 @@ def test_nothing_is_sent_that_is_not_on_the_disk(guard):
     assert guard.orders() == "0"
 
 
-def test_a_terminal_without_its_server_decides_nothing(guard):
+def test_a_terminal_without_its_server_decides_nothing(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.connected(0)
     guard.lose_position()
@@ -293,7 +299,7 @@ def test_a_terminal_without_its_server_decides_nothing(guard):
     assert guard.state("t1") == "GONE"
 
 
-def test_a_terminal_whose_history_has_not_come_decides_nothing(guard):
+def test_a_terminal_whose_history_has_not_come_decides_nothing(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.plan(10012, "n")
     guard.packet("OPEN", "t2")
@@ -306,13 +312,13 @@ def test_a_terminal_whose_history_has_not_come_decides_nothing(guard):
     assert (guard.state("t1"), guard.state("t2")) == ("GONE", "DEAD")
 
 
-def test_a_disk_that_forgets_is_refused(terminal, tmp_path):
+def test_a_disk_that_forgets_is_refused(terminal: Any, tmp_path: Path) -> None:
     terminal("disk_is_weak", 1)
 
     assert terminal("open", tmp_path / "state.sqlite", SUB, PACKET_SECRET, 1, 3) == "refused"
 
 
-def test_serves_hedging_accounts_and_its_own_subscription_only(terminal, run, tmp_path):
+def test_serves_hedging_accounts_and_its_own_subscription_only(terminal: Any, run: Any, tmp_path: Path) -> None:
     Guard(terminal, tmp_path / "state.sqlite")
     terminal.kill()
     other = run()
@@ -321,7 +327,7 @@ def test_serves_hedging_accounts_and_its_own_subscription_only(terminal, run, tm
     assert other("open", tmp_path / "another.sqlite", SUB, PACKET_SECRET, 1, 3) == "refused"
 
 
-def test_requests_are_numbered_upwards_across_restarts(guard, run, tmp_path):
+def test_requests_are_numbered_upwards_across_restarts(guard: Guard, run: Any, tmp_path: Path) -> None:
     first, second = int(guard.terminal("seq", "ck.1", NOON)), int(guard.terminal("seq", "ck.1", NOON))
     assert (first, second) == (NOON * 1000, NOON * 1000 + 1)
     guard.passed("ck.1", NOON * 1000 + 50)

@@ -1,8 +1,10 @@
 """MetaTrader over a fake of its package, and the real guard over both: what a terminal does to those who trust it."""
 
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,45 +24,53 @@ MAGIC = (0x43 << 56) + (7 << 40) + 99
 
 
 @pytest.fixture
-def fake():
+def fake() -> FakeMT5:
     return FakeMT5()
 
 
 class Clock:
     now = NOON
 
-    def __call__(self):
+    def __call__(self) -> Any:
         return self.now
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def terminal(fake, clock):
+def terminal(fake: FakeMT5, clock: Clock) -> Any:
     return MetaTrader.connect(login=5001, module=fake)
 
 
-def order(terminal, side="BUY", volume="0.10", magic=MAGIC, symbol="EURUSD", sl=None, tp=None):
+def order(
+    terminal: Any,
+    side: str = "BUY",
+    volume: str = "0.10",
+    magic: Any = MAGIC,
+    symbol: str = "EURUSD",
+    sl: Any = None,
+    tp: Any = None,
+) -> Any:
     stops = [None if stop is None else D(stop) for stop in (sl, tp)]
     return terminal.open(magic=magic, symbol=symbol, side=side, volume=D(volume), sl=stops[0], tp=stops[1])
 
 
-def held(terminal, **more):
+def held(terminal: Any, **more: Any) -> Any:
     assert order(terminal, **more).outcome is Outcome.DONE
     return terminal.positions()[-1]
 
 
-def refused(answer, code, why="rejected"):
+def refused(answer: Any, code: Any, why: str = "rejected") -> Any:
     return (answer.outcome, answer.code, answer.why) == (Outcome.REJECTED, code, why)
 
 
 # --- floats
 
 
-def test_a_position_is_what_was_ordered_to_the_last_digit(terminal):
+def test_a_position_is_what_was_ordered_to_the_last_digit(terminal: Any) -> None:
     one = held(terminal, sl="1.09123", tp="1.11321", volume="0.30")
     assert (one.side, one.magic, one.volume) == ("BUY", MAGIC, D("0.30"))
     assert (one.sl, one.tp, one.open_price) == (D("1.09123"), D("1.11321"), D("1.10010"))
@@ -68,19 +78,19 @@ def test_a_position_is_what_was_ordered_to_the_last_digit(terminal):
     assert one.profit == D("-3.00")
 
 
-def test_prices_lie_on_the_symbols_ticks(terminal):
+def test_prices_lie_on_the_symbols_ticks(terminal: Any) -> None:
     assert terminal.fit("GER40", D("0.37"), D("18200.3"), D("18300.2")) == (D("0.3"), D("18200.5"), D("18300.0"))
     assert held(terminal, symbol="GER40", volume="0.3", sl="18200.5").sl == D("18200.5")
 
 
-def test_volumes_are_rounded_down_and_too_small_is_nothing(terminal):
+def test_volumes_are_rounded_down_and_too_small_is_nothing(terminal: Any) -> None:
     assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
     assert terminal.fit("EURUSD", D("0.0099"), None, None)[0] == 0
     assert terminal.fit("EURUSD", D(900), None, None)[0] == 500
     assert refused(order(terminal, volume="0.001"), 10014, "volume_too_small")
 
 
-def test_money_has_the_accounts_digits(terminal):
+def test_money_has_the_accounts_digits(terminal: Any) -> None:
     account = terminal.account()
     assert (account.login, account.currency, account.balance) == ("5001", "USD", D("10000.00"))
     assert account.is_hedging and account.may_trade
@@ -92,19 +102,19 @@ def test_money_has_the_accounts_digits(terminal):
 @pytest.mark.parametrize(
     "code", [10004, 10006, 10007, *range(10013, 10025), 10026, 10027, 10029, 10033, 10034, 10040, 10046]
 )
-def test_a_clear_no_is_a_no(terminal, fake, code):
+def test_a_clear_no_is_a_no(terminal: Any, fake: FakeMT5, code: Any) -> None:
     fake.fates = [code]
     assert order(terminal).outcome is Outcome.REJECTED
     assert fake.positions == {}
 
 
 @pytest.mark.parametrize("code", [10008, 10011, 10012, 10028, 10031, 10039, 10025, 10099, 0])
-def test_whatever_is_not_clear_is_unknown(terminal, fake, code):
+def test_whatever_is_not_clear_is_unknown(terminal: Any, fake: FakeMT5, code: int) -> None:
     fake.fates = [code]
     assert order(terminal).outcome is Outcome.UNKNOWN
 
 
-def test_no_answer_at_all_is_unknown(terminal, fake):
+def test_no_answer_at_all_is_unknown(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.DEAF]
     assert order(terminal).outcome is Outcome.UNKNOWN
     assert len(fake.positions) == 1
@@ -113,12 +123,12 @@ def test_no_answer_at_all_is_unknown(terminal, fake):
 @pytest.mark.parametrize(
     ("code", "why"), [(10018, "market_closed"), (10019, "no_money"), (10004, "slippage"), (10006, "rejected")]
 )
-def test_a_no_says_why(terminal, fake, code, why):
+def test_a_no_says_why(terminal: Any, fake: FakeMT5, code: int, why: str) -> None:
     fake.fates = [code]
     assert refused(order(terminal), code, why)
 
 
-def test_a_symbol_that_is_not_there_is_told_from_a_terminal_that_is_not(terminal, fake):
+def test_a_symbol_that_is_not_there_is_told_from_a_terminal_that_is_not(terminal: Any, fake: FakeMT5) -> None:
     assert refused(order(terminal, symbol="GOLD"), 10013, "symbol_unknown")
     assert terminal.quote("GOLD") is None
     fake.is_up = False
@@ -128,7 +138,7 @@ def test_a_symbol_that_is_not_there_is_told_from_a_terminal_that_is_not(terminal
         terminal.quote("USDJPY")
 
 
-def test_a_filling_that_the_server_does_not_take_is_followed_by_the_next(terminal, fake):
+def test_a_filling_that_the_server_does_not_take_is_followed_by_the_next(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].filling, fake.symbols["EURUSD"].exe = 0, 3
     assert order(terminal).outcome is Outcome.DONE
     fake.symbols["GER40"].filling = 2
@@ -139,13 +149,13 @@ def test_a_filling_that_the_server_does_not_take_is_followed_by_the_next(termina
     assert len(fake.positions) == 3
 
 
-def test_a_partial_fill_is_done_with_what_was_filled(terminal, fake):
+def test_a_partial_fill_is_done_with_what_was_filled(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PARTIAL]
     assert order(terminal).outcome is Outcome.DONE
     assert terminal.positions()[0].volume == D("0.05")
 
 
-def test_a_price_that_ran_away_is_slippage(terminal, fake):
+def test_a_price_that_ran_away_is_slippage(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].exe = 1
     tick = fake.symbol_info_tick
     fake.symbol_info_tick = lambda symbol: tick(symbol)._replace(ask=1.0990)
@@ -155,7 +165,7 @@ def test_a_price_that_ran_away_is_slippage(terminal, fake):
 # --- a position and its names
 
 
-def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal, fake):
+def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal: Any, fake: FakeMT5) -> None:
     one = held(terminal)
     fake.rollover()
     (same,) = terminal.positions()
@@ -167,14 +177,14 @@ def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal, fak
     assert terminal.positions() == []
 
 
-def test_a_close_is_never_for_more_than_there_is(terminal):
+def test_a_close_is_never_for_more_than_there_is(terminal: Any) -> None:
     one = held(terminal)
     assert terminal.close(one, D("5")).outcome is Outcome.DONE
     assert refused(terminal.close(one, D("0.1")), 10036)
     assert terminal.positions() == []
 
 
-def test_deals_tell_what_a_position_came_to(terminal, fake):
+def test_deals_tell_what_a_position_came_to(terminal: Any, fake: FakeMT5) -> None:
     one = held(terminal, volume="0.30")
     fake.price("EURUSD", 1.105)
     fake.rollover()
@@ -189,7 +199,7 @@ def test_deals_tell_what_a_position_came_to(terminal, fake):
     assert {deal.order for deal in deals} != {deal.id for deal in deals}
 
 
-def test_a_stop_a_target_and_a_stop_out_are_told_apart(terminal, fake):
+def test_a_stop_a_target_and_a_stop_out_are_told_apart(terminal: Any, fake: FakeMT5) -> None:
     stopped, reached = held(terminal, sl="1.095"), held(terminal, tp="1.102")
     fake.price("EURUSD", 1.103)
     fake.price("EURUSD", 1.09)
@@ -200,7 +210,7 @@ def test_a_stop_a_target_and_a_stop_out_are_told_apart(terminal, fake):
 # --- stops
 
 
-def test_a_stop_that_is_too_close_is_moved_out_and_set_right_later(terminal, fake):
+def test_a_stop_that_is_too_close_is_moved_out_and_set_right_later(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].stops = 50
     one = held(terminal, sl="1.09990")
     assert one.sl == D("1.09950")
@@ -212,7 +222,9 @@ def test_a_stop_that_is_too_close_is_moved_out_and_set_right_later(terminal, fak
     assert terminal.positions()[0].sl == wanted
 
 
-def test_a_stop_that_is_there_is_not_loosened_or_tightened_to_a_place_nobody_asked_for(terminal, fake):
+def test_a_stop_that_is_there_is_not_loosened_or_tightened_to_a_place_nobody_asked_for(
+    terminal: Any, fake: FakeMT5
+) -> None:
     fake.symbols["EURUSD"].stops = 50
     one = held(terminal, sl="1.09400")
     assert refused(terminal.modify(one, sl=D("1.09990"), tp=None), 10016)
@@ -220,27 +232,27 @@ def test_a_stop_that_is_there_is_not_loosened_or_tightened_to_a_place_nobody_ask
     assert (terminal.positions()[0].sl, terminal.positions()[0].tp) == (D("1.09400"), D("1.2"))
 
 
-def test_a_position_without_a_stop_gets_the_nearest_that_is_allowed(terminal, fake):
+def test_a_position_without_a_stop_gets_the_nearest_that_is_allowed(terminal: Any, fake: FakeMT5) -> None:
     one = held(terminal, side="SELL")
     fake.symbols["EURUSD"].stops = 50
     assert terminal.modify(one, sl=D("1.10020"), tp=D("1.05")).outcome is Outcome.DONE
     assert terminal.positions()[0].sl == D("1.10060")
 
 
-def test_an_open_whose_stop_was_passed_is_not_sent(terminal, fake):
+def test_an_open_whose_stop_was_passed_is_not_sent(terminal: Any, fake: FakeMT5) -> None:
     assert refused(order(terminal, sl="1.1005"), 10016)
     assert refused(order(terminal, side="SELL", tp="1.1005"), 10016)
     assert fake.sent == []
 
 
-def test_a_frozen_position_is_not_touched(terminal, fake):
+def test_a_frozen_position_is_not_touched(terminal: Any, fake: FakeMT5) -> None:
     one = held(terminal, sl="1.09990")
     fake.symbols["EURUSD"].freeze = 30
     assert refused(terminal.modify(one, sl=D("1.09"), tp=None), 10029)
     assert len(fake.sent) == 1
 
 
-def test_a_stop_is_taken_away(terminal):
+def test_a_stop_is_taken_away(terminal: Any) -> None:
     one = held(terminal, sl="1.09")
     assert terminal.modify(one, sl=None, tp=None).outcome is Outcome.DONE
     assert terminal.positions()[0].sl is None
@@ -250,7 +262,7 @@ def test_a_stop_is_taken_away(terminal):
 # --- what the books say
 
 
-def test_a_trace_is_found_though_servers_keep_another_time(terminal, fake):
+def test_a_trace_is_found_though_servers_keep_another_time(terminal: Any, fake: FakeMT5) -> None:
     assert terminal.trace(MAGIC) is Trace.NONE
     assert terminal.history() == []  # a deposit is no trade
     one = held(terminal)
@@ -260,7 +272,7 @@ def test_a_trace_is_found_though_servers_keep_another_time(terminal, fake):
     assert terminal.trace(MAGIC + 1) is Trace.NONE
 
 
-def test_an_order_that_waits_is_pending(terminal, fake):
+def test_an_order_that_waits_is_pending(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PLACED]
     assert order(terminal).outcome is Outcome.UNKNOWN
     assert terminal.trace(MAGIC) is Trace.PENDING
@@ -268,7 +280,7 @@ def test_an_order_that_waits_is_pending(terminal, fake):
     assert terminal.positions()[0].magic == MAGIC
 
 
-def test_an_order_that_came_to_nothing_is_no_trace(terminal, fake):
+def test_an_order_that_came_to_nothing_is_no_trace(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PLACED]
     order(terminal)
     for state in (fake.ORDER_STATE_REJECTED, fake.ORDER_STATE_CANCELED, fake.ORDER_STATE_EXPIRED):
@@ -276,14 +288,14 @@ def test_an_order_that_came_to_nothing_is_no_trace(terminal, fake):
         assert terminal.trace(MAGIC) is Trace.NONE
 
 
-def test_an_order_of_which_a_part_was_filled_before_it_was_cancelled_is_a_trace(terminal, fake):
+def test_an_order_of_which_a_part_was_filled_before_it_was_cancelled_is_a_trace(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PLACED]
     order(terminal)
     fake.done_orders = [fake.orders.pop()._replace(state=fake.ORDER_STATE_CANCELED, volume_current=0.04)]
     assert terminal.trace(MAGIC) is Trace.PENDING
 
 
-def test_a_deal_whose_position_is_not_shown_yet_is_not_over(terminal, fake):
+def test_a_deal_whose_position_is_not_shown_yet_is_not_over(terminal: Any, fake: FakeMT5) -> None:
     one = held(terminal)
     shown, fake.positions = fake.positions, {}
     assert terminal.positions() == []
@@ -293,7 +305,7 @@ def test_a_deal_whose_position_is_not_shown_yet_is_not_over(terminal, fake):
     assert terminal.trace(MAGIC) is Trace.DONE
 
 
-def test_history_is_complete_once_it_has_stopped_growing(terminal, fake, clock):
+def test_history_is_complete_once_it_has_stopped_growing(terminal: Any, fake: FakeMT5, clock: Clock) -> None:
     terminal.clock_ms = clock
     for _ in range(5):
         order(terminal)
@@ -312,7 +324,7 @@ def test_history_is_complete_once_it_has_stopped_growing(terminal, fake, clock):
     assert not terminal.is_settled()
 
 
-def test_none_is_never_read_as_nothing_there(terminal, fake):
+def test_none_is_never_read_as_nothing_there(terminal: Any, fake: FakeMT5) -> None:
     held(terminal)
     fake.is_up = False
     for ask in (
@@ -326,7 +338,7 @@ def test_none_is_never_read_as_nothing_there(terminal, fake):
             ask()
 
 
-def test_a_terminal_that_was_logged_in_elsewhere_says_nothing_and_does_nothing(terminal, fake):
+def test_a_terminal_that_was_logged_in_elsewhere_says_nothing_and_does_nothing(terminal: Any, fake: FakeMT5) -> None:
     one = held(terminal)
     fake.login_is, fake.positions = 7777, {}
     for ask in (
@@ -342,19 +354,19 @@ def test_a_terminal_that_was_logged_in_elsewhere_says_nothing_and_does_nothing(t
     assert len(fake.sent) == 1
 
 
-def test_who_may_not_trade_is_told_before_he_tries(terminal, fake):
+def test_who_may_not_trade_is_told_before_he_tries(terminal: Any, fake: FakeMT5) -> None:
     fake.autotrading = False
     assert not terminal.account().may_trade
 
 
-def test_no_terminal_is_an_error_at_once(fake):
+def test_no_terminal_is_an_error_at_once(fake: FakeMT5) -> None:
     fake.is_up = False
     with pytest.raises(ConnectionError, match="IPC"):
         MetaTrader.connect(login=5001, module=fake)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there it may be installed")
-def test_without_the_package_nothing_is_pretended():
+def test_without_the_package_nothing_is_pretended() -> None:
     with pytest.raises(ImportError):
         MetaTrader.connect(login=5001)
 
@@ -362,7 +374,7 @@ def test_without_the_package_nothing_is_pretended():
 # --- netting accounts
 
 
-def test_a_deal_that_turned_a_netting_position_is_told_as_two():
+def test_a_deal_that_turned_a_netting_position_is_told_as_two() -> None:
     terminal = MetaTrader.connect(login=5001, module=FakeMT5(hedging=False))
     one = held(terminal, volume="0.10")
     order(terminal, side="SELL", volume="0.30", magic=MAGIC + 1)
@@ -373,7 +385,7 @@ def test_a_deal_that_turned_a_netting_position_is_told_as_two():
     assert not terminal.account().is_hedging
 
 
-def test_copies_share_a_netting_account():
+def test_copies_share_a_netting_account() -> None:
     fake = FakeMT5(hedging=False)
     netting = Netting(MetaTrader.connect(login=5001, module=fake))
     order(netting, volume="0.10")
@@ -393,12 +405,12 @@ def test_copies_share_a_netting_account():
 class Copier:
     guard: Any
 
-    def __init__(self, folder, fake, clock):
+    def __init__(self, folder: Any, fake: Any, clock: Any) -> None:
         self.path, self.fake, self.clock, self.guard, self.as_of = folder / "state", fake, clock, None, 0
         self.start()
         self.snapshot()
 
-    def start(self):
+    def start(self) -> None:
         if self.guard is not None:
             self.guard.close()
         terminal = MetaTrader.connect(
@@ -408,26 +420,26 @@ class Copier:
         terminal.clock_ms = self.clock
         self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, terminal, self.clock, LIMITS)
 
-    def snapshot(self, *targets):
+    def snapshot(self, *targets: Any) -> None:
         self.as_of += 1
         self.guard.on_snapshot(Snapshot("1", self.as_of, {one.ref: one for one in targets}), asked_at=self.guard.seen)
 
-    def wait(self, seconds=30):
+    def wait(self, seconds: int = 30) -> None:
         for _ in range(seconds):
             self.clock.now += 1000
             self.guard.tick()
 
     @property
-    def state(self):
+    def state(self) -> Any:
         return self.guard.copies()[0].state
 
     @property
-    def opens(self):
+    def opens(self) -> Any:
         return sum(deal.entry == 0 and deal.type < 2 for deal in self.fake.deals)
 
 
 @pytest.fixture
-def copier(tmp_path, fake, clock):
+def copier(tmp_path: Path, fake: FakeMT5, clock: Clock) -> Iterator[Copier]:
     found = Copier(tmp_path, fake, clock)
     yield found
     found.guard.close()
@@ -436,7 +448,7 @@ def copier(tmp_path, fake, clock):
 T1 = target(volume="0.3", sl=D("1.09"))
 
 
-def test_the_guard_opens_follows_and_closes(copier, fake):
+def test_the_guard_opens_follows_and_closes(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     assert copier.state is State.HELD
     copier.snapshot(target(volume="0.1", sl=D("1.095")))
@@ -450,7 +462,7 @@ def test_the_guard_opens_follows_and_closes(copier, fake):
 
 
 @pytest.mark.parametrize("fate", [Fate.TIMEOUT_DONE, Fate.DEAF, Fate.RAISES, Fate.TIMEOUT_LATER, Fate.PLACED])
-def test_an_open_that_was_executed_without_an_answer_is_adopted(copier, fake, fate):
+def test_an_open_that_was_executed_without_an_answer_is_adopted(copier: Copier, fake: FakeMT5, fate: Any) -> None:
     fake.fates = [fate]
     copier.snapshot(T1)
     copier.wait(3)
@@ -460,7 +472,7 @@ def test_an_open_that_was_executed_without_an_answer_is_adopted(copier, fake, fa
     assert (copier.opens, len(fake.positions)) == (1, 1)
 
 
-def test_an_open_that_timed_out_for_good_is_given_up_and_never_sent_again(copier, fake):
+def test_an_open_that_timed_out_for_good_is_given_up_and_never_sent_again(copier: Copier, fake: FakeMT5) -> None:
     fake.fates = [Fate.TIMEOUT]
     copier.snapshot(T1)
     copier.wait()
@@ -470,7 +482,9 @@ def test_an_open_that_timed_out_for_good_is_given_up_and_never_sent_again(copier
     assert (copier.opens, len(fake.sent)) == (0, 1)
 
 
-def test_an_open_that_came_after_it_was_given_up_is_held_and_no_second_one_is_sent(copier, fake):
+def test_an_open_that_came_after_it_was_given_up_is_held_and_no_second_one_is_sent(
+    copier: Copier, fake: FakeMT5
+) -> None:
     fake.fates = [Fate.TIMEOUT_LATER]
     copier.snapshot(T1)
     copier.wait()
@@ -479,7 +493,7 @@ def test_an_open_that_came_after_it_was_given_up_is_held_and_no_second_one_is_se
     assert copier.opens == 1
 
 
-def test_a_killed_guard_finds_its_position(copier, fake):
+def test_a_killed_guard_finds_its_position(copier: Copier, fake: FakeMT5) -> None:
     fake.fates = [Fate.TIMEOUT_LATER]
     copier.snapshot(T1)
     copier.start()
@@ -490,7 +504,7 @@ def test_a_killed_guard_finds_its_position(copier, fake):
     assert copier.opens == 1
 
 
-def test_a_rollover_closes_nothing_and_opens_nothing(copier, fake):
+def test_a_rollover_closes_nothing_and_opens_nothing(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     orders = len(fake.sent)
     for _ in range(3):
@@ -505,7 +519,7 @@ def test_a_rollover_closes_nothing_and_opens_nothing(copier, fake):
     assert fake.positions == {}
 
 
-def test_while_the_terminal_is_on_another_account_nothing_is_believed(copier, fake):
+def test_while_the_terminal_is_on_another_account_nothing_is_believed(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     mine, fake.positions, fake.login_is = fake.positions, {}, 7777
     copier.wait()
@@ -516,7 +530,7 @@ def test_while_the_terminal_is_on_another_account_nothing_is_believed(copier, fa
     assert fake.positions == {}
 
 
-def test_a_close_that_is_refused_for_a_while_is_driven_on(copier, fake):
+def test_a_close_that_is_refused_for_a_while_is_driven_on(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     fake.market_open = False
     copier.snapshot()
@@ -527,7 +541,7 @@ def test_a_close_that_is_refused_for_a_while_is_driven_on(copier, fake):
     assert fake.positions == {}
 
 
-def test_what_somebody_closed_by_hand_is_not_bought_back(copier, fake):
+def test_what_somebody_closed_by_hand_is_not_bought_back(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     fake.by_hand(next(iter(fake.positions)))
     copier.wait()

@@ -2,6 +2,8 @@
 
 import random
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ ONE, TWO, THREE = (0x43 << 56) + 1, (0x43 << 56) + 2, (0x43 << 56) + 3
 
 
 class Desk:
-    def __init__(self, folder, spread=10, **more):
+    def __init__(self, folder: Any, spread: int = 10, **more: Any) -> None:
         self.now, self.ms = START, 0
         self.paper = PaperBroker(
             folder / "paper", [Instrument("EURUSD", candles(), spread)], lambda: self.now, is_hedging=False,
@@ -24,38 +26,38 @@ class Desk:
         )  # fmt: skip
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         self.netting = Netting(self.paper, clock_ms=lambda: self.ms)
 
-    def open(self, magic, side, volume, through=None):
+    def open(self, magic: Any, side: Any, volume: Any, through: Any = None) -> Any:
         order = {"magic": magic, "symbol": "EURUSD", "side": side, "volume": D(volume), "sl": None, "tp": None}
         return (through or self.netting).open(**order)
 
-    def by_hand(self, side, volume):
+    def by_hand(self, side: Any, volume: Any) -> Any:
         return self.open(0, side, volume, through=self.paper)
 
     @property
-    def held(self):
+    def held(self) -> dict[Any, Any]:
         return {one.magic: one for one in self.netting.positions()}
 
     @property
-    def volumes(self):
+    def volumes(self) -> dict[Any, Any]:
         return {one.magic: (one.side, one.volume) for one in self.netting.positions()}
 
     @property
-    def net(self):
+    def net(self) -> Any:
         return sum(one.volume if one.side == "BUY" else -one.volume for one in self.paper.positions())
 
-    def close(self, magic, volume):
+    def close(self, magic: Any, volume: Any) -> Any:
         return self.netting.close(self.held[magic], D(volume))
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path: Path) -> Any:
     return Desk(tmp_path)
 
 
-def test_opposite_copies_net_out_at_the_broker_and_stay_as_positions(desk):
+def test_opposite_copies_net_out_at_the_broker_and_stay_as_positions(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.3")
     desk.open(TWO, "SELL", "0.3")
     assert desk.paper.positions() == []
@@ -66,7 +68,7 @@ def test_opposite_copies_net_out_at_the_broker_and_stay_as_positions(desk):
     assert desk.volumes == {TWO: ("SELL", D("0.3"))}
 
 
-def test_a_close_takes_no_more_than_the_copy_has(desk):
+def test_a_close_takes_no_more_than_the_copy_has(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.3")
     desk.open(TWO, "BUY", "0.2")
     desk.close(ONE, "5")
@@ -74,7 +76,7 @@ def test_a_close_takes_no_more_than_the_copy_has(desk):
     assert desk.net == D("0.2")
 
 
-def test_a_copy_that_is_closed_is_not_closed_again(desk):
+def test_a_copy_that_is_closed_is_not_closed_again(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.3")
     held = desk.held[ONE]
     desk.netting.close(held, D("0.3"))
@@ -82,7 +84,7 @@ def test_a_copy_that_is_closed_is_not_closed_again(desk):
     assert desk.net == 0
 
 
-def test_what_it_earned_is_the_copys_own(desk):
+def test_what_it_earned_is_the_copys_own(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.1")  # at 1.10010
     desk.now += HOUR
     desk.open(TWO, "BUY", "0.1")  # at 1.10210
@@ -92,14 +94,14 @@ def test_what_it_earned_is_the_copys_own(desk):
     assert desk.held[TWO].profit == D("-1.00")
 
 
-def test_an_open_that_was_filled_in_parts_has_the_mean_price(desk):
+def test_an_open_that_was_filled_in_parts_has_the_mean_price(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.1")  # at 1.10010
     desk.now += HOUR
     desk.open(ONE, "BUY", "0.3")  # at 1.10210
     assert (desk.held[ONE].volume, desk.held[ONE].open_price) == (D("0.4"), D("1.10160"))
 
 
-def test_commission_is_counted_once_also_where_a_deal_turns_a_position(desk):
+def test_commission_is_counted_once_also_where_a_deal_turns_a_position(desk: Any) -> None:
     desk.paper.instruments[0].__dict__["commission"] = D(3)
     desk.open(TWO, "BUY", "1")
     desk.open(ONE, "BUY", "0.1")
@@ -108,7 +110,7 @@ def test_commission_is_counted_once_also_where_a_deal_turns_a_position(desk):
     assert sum(one.costs for one in desk.netting.deals(str(ONE))) == D("-1.20")
 
 
-def test_a_restart_finds_every_copy(desk):
+def test_a_restart_finds_every_copy(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.3")
     desk.open(TWO, "SELL", "0.1")
     before = desk.netting.positions()
@@ -116,14 +118,14 @@ def test_a_restart_finds_every_copy(desk):
     assert desk.netting.positions() == before
 
 
-def test_stops_are_not_promised(desk):
+def test_stops_are_not_promised(desk: Any) -> None:
     assert desk.netting.fit("EURUSD", D("0.129"), D("1.09"), D("1.2")) == (D("0.12"), None, None)
     desk.open(ONE, "BUY", "0.1")
     assert desk.netting.modify(desk.held[ONE], sl=D("1.09"), tp=None).outcome is Outcome.REJECTED
     assert desk.netting.modify(desk.held[ONE], sl=None, tp=None).outcome is Outcome.DONE
 
 
-def test_an_order_that_could_not_be_told_from_others_is_not_sent(desk):
+def test_an_order_that_could_not_be_told_from_others_is_not_sent(desk: Any) -> None:
     with pytest.raises(ValueError, match="others"):
         desk.open(5, "BUY", "0.1")
 
@@ -131,7 +133,7 @@ def test_an_order_that_could_not_be_told_from_others_is_not_sent(desk):
 # --- others on the same account
 
 
-def test_what_somebody_closes_by_hand_is_the_oldest_copys(desk):
+def test_what_somebody_closes_by_hand_is_the_oldest_copys(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.2")
     desk.open(TWO, "BUY", "0.2")
     desk.by_hand("SELL", "0.3")
@@ -139,7 +141,7 @@ def test_what_somebody_closes_by_hand_is_the_oldest_copys(desk):
     assert desk.netting.deals(str(ONE))[-1].entry is Entry.OUT
 
 
-def test_what_somebody_opens_by_hand_is_no_copys(desk):
+def test_what_somebody_opens_by_hand_is_no_copys(desk: Any) -> None:
     desk.by_hand("SELL", "0.5")
     desk.open(ONE, "BUY", "0.2")
     desk.by_hand("BUY", "0.3")
@@ -148,13 +150,13 @@ def test_what_somebody_opens_by_hand_is_no_copys(desk):
     assert desk.net == D("-0.2")
 
 
-def test_what_somebody_adds_by_hand_is_no_copys(desk):
+def test_what_somebody_adds_by_hand_is_no_copys(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.2")
     desk.by_hand("BUY", "0.3")
     assert desk.volumes == {ONE: ("BUY", D("0.2"))}
 
 
-def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path):
+def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path: Path) -> None:
     desk = Desk(tmp_path, deposit=D(3_000), stop_out_level=D("0.8"))
     desk.open(ONE, "BUY", "1.5")
     desk.open(TWO, "SELL", "0.5")
@@ -171,26 +173,26 @@ def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path):
 class Deaf:
     """The paper broker, whose answers are lost while it is told so, and whose orders are executed later."""
 
-    def __init__(self, paper):
+    def __init__(self, paper: Any) -> None:
         self.paper, self.is_deaf, self.waiting = paper, False, []
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> Any:
         return getattr(self.paper, name)
 
-    def open(self, **order):
+    def open(self, **order: Any) -> Any:
         if not self.is_deaf:
             return self.paper.open(**order)
         self.waiting.append(order)
         return Result(Outcome.UNKNOWN, 10012)
 
-    def executes(self):
+    def executes(self) -> None:
         for order in self.waiting:
             self.paper.open(**order)
         self.waiting = []
 
 
 @pytest.fixture
-def deaf(desk):
+def deaf(desk: Any) -> Any:
     desk.deaf = Deaf(desk.paper)
     desk.netting.terminal = desk.deaf
     desk.open(ONE, "BUY", "0.2")
@@ -199,7 +201,7 @@ def deaf(desk):
     return desk
 
 
-def test_a_close_without_an_answer_is_not_sent_again_while_it_may_still_come(deaf):
+def test_a_close_without_an_answer_is_not_sent_again_while_it_may_still_come(deaf: Any) -> None:
     assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
     deaf.deaf.is_deaf = False
     assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
@@ -208,7 +210,7 @@ def test_a_close_without_an_answer_is_not_sent_again_while_it_may_still_come(dea
     assert deaf.net == D("0.3")
 
 
-def test_a_close_that_never_came_is_sent_again_in_the_end(deaf):
+def test_a_close_that_never_came_is_sent_again_in_the_end(deaf: Any) -> None:
     deaf.close(ONE, "0.2")
     deaf.deaf.is_deaf, deaf.deaf.waiting = False, []
     deaf.ms += deaf.netting.hold_ms
@@ -216,7 +218,7 @@ def test_a_close_that_never_came_is_sent_again_in_the_end(deaf):
     assert deaf.net == D("0.3")
 
 
-def test_after_a_part_was_closed_the_rest_waits_for_nothing(deaf):
+def test_after_a_part_was_closed_the_rest_waits_for_nothing(deaf: Any) -> None:
     deaf.close(ONE, "0.1")
     deaf.deaf.is_deaf = False
     deaf.deaf.executes()
@@ -224,7 +226,7 @@ def test_after_a_part_was_closed_the_rest_waits_for_nothing(deaf):
     assert deaf.net == D("0.3")
 
 
-def test_a_close_that_came_twice_shows_as_a_position_and_is_taken_back(deaf):
+def test_a_close_that_came_twice_shows_as_a_position_and_is_taken_back(deaf: Any) -> None:
     deaf.close(ONE, "0.2")
     deaf.start()  # killed: what was under way is forgotten
     assert deaf.close(ONE, "0.2").outcome is Outcome.DONE
@@ -235,7 +237,7 @@ def test_a_close_that_came_twice_shows_as_a_position_and_is_taken_back(deaf):
     assert deaf.net == D("0.3")
 
 
-def test_an_order_that_waits_at_the_broker_is_waited_for(desk):
+def test_an_order_that_waits_at_the_broker_is_waited_for(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.2")
     desk.paper.trace = lambda magic: Trace.PENDING
     assert desk.close(ONE, "0.2").outcome is Outcome.UNKNOWN
@@ -246,7 +248,7 @@ def test_an_order_that_waits_at_the_broker_is_waited_for(desk):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(tmp_path, seed):
+def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(tmp_path: Path, seed: int) -> None:
     rng, desk = random.Random(seed), Desk(tmp_path, deposit=D(10**6), spread=seed)
     for step in range(60):
         desk.now += rng.randrange(120_000)
@@ -272,6 +274,6 @@ def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(t
         assert abs(earned - (desk.paper.account().balance - 10**6)) < D("0.01") * len(desk.paper.history())
 
 
-def test_only_the_guards_numbers_are_copies():
+def test_only_the_guards_numbers_are_copies() -> None:
     assert is_copy((0x43 << 56) + (7 << 40) + 5)
     assert not any(map(is_copy, [0, 7, 234_000, 0x44 << 56]))

@@ -3,6 +3,7 @@
 import hmac
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,38 +16,38 @@ VECTORS = json.loads((Path(__file__).parent.parent / "vectors.json").read_text()
 TARGET = Target("t1", "EURUSD", "BUY", PRICE, None, None, PRICE, NOON, 1)
 
 
-def read(fields, **more):
+def read(fields: Any, **more: Any) -> Any:
     return packets.read(fields, **{"secrets": {1: SECRET}, "sub_id": SUB} | more)
 
 
 GAPFILL = (SUB, "12", str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", "13", "1")
 
 
-def signed(fields):
+def signed(fields: Any) -> Any:
     """With a good MAC, whatever it says."""
     text = "|".join([*(fields[name] for name in packets.FIELDS), "CP1", *(fields[name] for name in packets.TAIL)])
     return fields | {"signature_v1": hmac.new(packets.derived_key(SECRET), text.encode(), "sha256").hexdigest()}
 
 
-def seed_form(vector):
+def seed_form(vector: Any) -> None:
     fields = dict(zip(packets.FIELDS, vector["fields"], strict=True))
     packets.check_seed_form(fields, secret=VECTORS["packet_secret"], signature=vector["signature"])
 
 
 @pytest.mark.parametrize("vector", VECTORS["packets"], ids=lambda vector: vector["name"])
-def test_a_good_packet_of_the_seed_form(vector):
+def test_a_good_packet_of_the_seed_form(vector: Any) -> None:
     seed_form(vector)
     seed_form(vector | {"signature": vector["signature"].upper()})
 
 
 @pytest.mark.parametrize("vector", VECTORS["packets_mac_ok_but_grammar_refused"], ids=lambda vector: vector["name"])
-def test_a_good_mac_is_not_enough(vector):
+def test_a_good_mac_is_not_enough(vector: Any) -> None:
     with pytest.raises(PacketRefused, match="packet_grammar"):
         seed_form(vector)
 
 
 @pytest.mark.parametrize("mistake", VECTORS["recognisable_mistakes_for_K1"])
-def test_a_known_mistake_is_no_signature(mistake):
+def test_a_known_mistake_is_no_signature(mistake: Any) -> None:
     wrong = mistake["signature"] if isinstance(mistake, dict) else VECTORS["recognisable_mistakes_for_K1"][mistake]
     with pytest.raises(PacketRefused, match="packet_signature"):
         seed_form(VECTORS["packets"][0] | {"signature": wrong})
@@ -57,7 +58,7 @@ NAMING_A_TRADE = [one for one in VECTORS["packets_v1"]["vectors"] if one["name"]
 
 
 @pytest.mark.parametrize("vector", NAMING_A_TRADE, ids=lambda vector: vector["name"])
-def test_a_packet_that_names_its_trade(vector):
+def test_a_packet_that_names_its_trade(vector: Any) -> None:
     texts = vector["payload"].split("|")
     fields = dict(zip((*packets.FIELDS, "cp1", *packets.TAIL), texts, strict=True))
     found = packets.read(
@@ -69,7 +70,7 @@ def test_a_packet_that_names_its_trade(vector):
     assert packets.derived_key(VECTORS["packet_secret"]).decode() == VECTORS["packets_v1"]["derived_key"]
 
 
-def test_any_changed_field_is_refused():
+def test_any_changed_field_is_refused() -> None:
     good = packet(5, NOON, "OPEN", TARGET)
     assert read(good).seq == 5
 
@@ -79,25 +80,25 @@ def test_any_changed_field_is_refused():
 
 
 @pytest.mark.parametrize("wrong", [None, 5, 1.5, ["5"], "5\u0660"])
-def test_what_is_no_text_is_refused(wrong):
+def test_what_is_no_text_is_refused(wrong: Any) -> None:
     with pytest.raises(PacketRefused, match="packet_grammar"):
         read(packet(5, NOON, "OPEN", TARGET) | {"seq": wrong})
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "", "\u00e9" * 64, "\ud800"])
-def test_a_signature_that_is_no_text_of_its_kind_is_refused(wrong):
+def test_a_signature_that_is_no_text_of_its_kind_is_refused(wrong: int | str | None) -> None:
     with pytest.raises(PacketRefused, match="packet_signature"):
         read(packet(5, NOON, "OPEN", TARGET) | {"signature_v1": wrong})
 
 
-def test_anothers_packet_and_an_old_keys_are_refused():
+def test_anothers_packet_and_an_old_keys_are_refused() -> None:
     with pytest.raises(PacketRefused, match="packet_stranger"):
         read(packet(5, NOON, "OPEN", TARGET), sub_id="s-2")
     with pytest.raises(PacketRefused, match="packet_stranger"):
         read(packet(5, NOON, "OPEN", TARGET), secrets={2: SECRET})
 
 
-def test_during_a_rotation_both_generations_are_read():
+def test_during_a_rotation_both_generations_are_read() -> None:
     both = {1: SECRET, 2: "ab" * 32}
 
     assert read(packet(5, NOON, "OPEN", TARGET), secrets=both).seq == 5
@@ -118,7 +119,7 @@ def test_during_a_rotation_both_generations_are_read():
         {"sl": "1.10000000"},
     ],
 )
-def test_a_gapfill_fills_one_number_and_says_nothing_else(change):
+def test_a_gapfill_fills_one_number_and_says_nothing_else(change: dict[str, Any]) -> None:
     fields = dict(zip((*packets.FIELDS, *packets.TAIL), GAPFILL, strict=True))
     assert read(signed(fields)).action == "GAPFILL"
 
@@ -127,13 +128,13 @@ def test_a_gapfill_fills_one_number_and_says_nothing_else(change):
 
 
 @pytest.mark.parametrize("action", ["HEARTBEAT", "open", "", "REOPEN"])
-def test_an_action_that_nobody_knows_is_refused(action):
+def test_an_action_that_nobody_knows_is_refused(action: str) -> None:
     fields = dict(zip((*packets.FIELDS, *packets.TAIL), GAPFILL, strict=True))
     with pytest.raises(PacketRefused, match="packet_grammar"):
         read(signed(fields | {"action": action}))
 
 
-def test_the_desk_and_the_bot_agree():
+def test_the_desk_and_the_bot_agree() -> None:
     from strategies import packets as desk
 
     fields = (SUB, "5", str(NOON), "EURUSD", "BUY", "0.10000000", "1.10000000", "", "1.20000000")

@@ -7,6 +7,7 @@ import sys
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,36 +29,44 @@ BARS = [
 ]
 
 
-def candles(rows=BARS, **more):
+def candles(rows: Any = BARS, **more: Any) -> Candles:
     return Candles([Bar(START + hour * HOUR, *map(D, prices)) for hour, *prices in rows], digits=5, **more)
 
 
 class Desk:
     """A broker, and the market's clock, which the test moves."""
 
-    def __init__(self, folder, **more):
+    def __init__(self, folder: Any, **more: Any) -> None:
         self.now = START
         self.path, self.more = folder / "paper", {"instruments": [Instrument("EURUSD", candles(), 10)]} | more
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         self.broker = PaperBroker(self.path, now_ms=lambda: self.now, **self.more)
 
-    def at(self, hours):
+    def at(self, hours: Any) -> Any:
         self.now = START + int(D(hours) * HOUR)
         return self.broker
 
-    def open(self, side="BUY", volume="1", magic=7, sl=None, tp=None, symbol="EURUSD"):
+    def open(
+        self,
+        side: str = "BUY",
+        volume: str = "1",
+        magic: int = 7,
+        sl: Any = None,
+        tp: Any = None,
+        symbol: str = "EURUSD",
+    ) -> Any:
         stops = [None if stop is None else D(stop) for stop in (sl, tp)]
         return self.broker.open(magic=magic, symbol=symbol, side=side, volume=D(volume), sl=stops[0], tp=stops[1])
 
-    def held(self, **more):
+    def held(self, **more: Any) -> Any:
         """A position that was opened now."""
         assert self.open(**more).outcome is Outcome.DONE
         return self.broker.positions()[-1]
 
     @property
-    def ends(self):
+    def ends(self) -> list[Any]:
         return [
             (one.reason, one.price, (one.at_ms - START) / HOUR)
             for one in self.broker.history()
@@ -66,18 +75,18 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path: Path) -> Any:
     return Desk(tmp_path)
 
 
-def refused(answer, why):
+def refused(answer: Any, why: Any) -> Any:
     return (answer.outcome, answer.why) == (Outcome.REJECTED, why)
 
 
 # --- prices
 
 
-def test_a_price_goes_from_open_to_close_by_both_extremes():
+def test_a_price_goes_from_open_to_close_by_both_extremes() -> None:
     one = candles()
     third = HOUR // 3
     assert [one.bid(START + n * third) for n in range(3)] == [D("1.10000"), D("1.09500"), D("1.10500")]
@@ -85,7 +94,7 @@ def test_a_price_goes_from_open_to_close_by_both_extremes():
     assert one.bid(START + third // 2) == D("1.09750")
 
 
-def test_a_price_never_leaves_its_bar():
+def test_a_price_never_leaves_its_bar() -> None:
     one, rng = candles(), random.Random(1)
     for _ in range(3_000):
         at = START + rng.randrange(3 * HOUR)
@@ -93,28 +102,28 @@ def test_a_price_never_leaves_its_bar():
         assert bar.low <= one.bid(at) <= bar.high
 
 
-def test_where_there_is_no_bar_the_market_is_closed(desk):
+def test_where_there_is_no_bar_the_market_is_closed(desk: Any) -> None:
     assert desk.at("2.999").quote("EURUSD").bid == D("1.09150")
     assert desk.at(3).quote("EURUSD") is None
     assert refused(desk.open(), "market_closed")
     assert desk.at(10).quote("EURUSD").bid == D("1.08000")
 
 
-def test_bars_that_repeat_keep_the_days_of_the_week():
+def test_bars_that_repeat_keep_the_days_of_the_week() -> None:
     one, week = candles(repeats=True), 7 * 24 * HOUR
     assert one.bid(START + 3 * week + HOUR) == one.bid(START + HOUR) == D("1.10200")
     assert not one.is_open(START + week - HOUR)
     assert list(one.instants(START + 12 * HOUR, START + week)) == [START + week]
 
 
-def test_two_clocks_of_one_market_agree_and_one_may_be_read_backwards():
+def test_two_clocks_of_one_market_agree_and_one_may_be_read_backwards() -> None:
     wall = [1_000]
     one, other = (Clock(START, 600, 500, lambda: wall[0]) for _ in range(2))
     assert one() == other() == START + 500 * 600
     assert one.wall_at(one()) == 1_000
 
 
-def test_the_real_bars_are_read():
+def test_the_real_bars_are_read() -> None:
     one = Candles.read(ROOT / "market" / "data" / "eurusd-1h-2017-2018.csv", digits=5, repeats=True)
     assert one.length_ms == HOUR
     assert one.bid(one.starts_at) == D("1.0716")
@@ -123,7 +132,7 @@ def test_the_real_bars_are_read():
 # --- orders
 
 
-def test_a_trade_is_bought_at_the_ask_and_sold_at_the_bid(desk):
+def test_a_trade_is_bought_at_the_ask_and_sold_at_the_bid(desk: Any) -> None:
     held = desk.held(volume="0.50")
     assert (held.open_price, held.magic, held.volume, held.profit) == (D("1.10010"), 7, D("0.50"), D("-5.00"))
 
@@ -139,7 +148,7 @@ def test_a_trade_is_bought_at_the_ask_and_sold_at_the_bid(desk):
     assert desk.broker.account().balance == D("10095.00") == desk.broker.account().equity
 
 
-def test_refusals_say_why(desk):
+def test_refusals_say_why(desk: Any) -> None:
     assert refused(desk.open(symbol="GOLD"), "symbol_unknown")
     assert refused(desk.open(volume="0.001"), "volume_too_small")
     assert refused(desk.open(volume="0.015"), "rejected")
@@ -150,7 +159,7 @@ def test_refusals_say_why(desk):
     assert desk.broker.trace(7) is Trace.NONE
 
 
-def test_more_than_a_position_is_never_taken_off(desk):
+def test_more_than_a_position_is_never_taken_off(desk: Any) -> None:
     held = desk.held()
     assert refused(desk.broker.close(held, D("1.01")), "rejected")
     desk.broker.close(held, D(1))
@@ -158,7 +167,7 @@ def test_more_than_a_position_is_never_taken_off(desk):
     assert len(desk.broker.history()) == 2
 
 
-def test_fit_rounds_down_and_is_zero_below_the_least(desk):
+def test_fit_rounds_down_and_is_zero_below_the_least(desk: Any) -> None:
     fit = desk.broker.fit
     assert fit("EURUSD", D("0.129"), D("1.100004"), None) == (D("0.12"), D("1.10000"), None)
     assert fit("EURUSD", D("0.009"), None, None)[0] == 0
@@ -166,7 +175,7 @@ def test_fit_rounds_down_and_is_zero_below_the_least(desk):
     assert fit("GOLD", D("0.129"), None, None)[0] == D("0.129")
 
 
-def test_commission_is_within_profit(tmp_path):
+def test_commission_is_within_profit(tmp_path: Path) -> None:
     desk = Desk(tmp_path, instruments=[Instrument("EURUSD", candles(), 0, commission=D(3))])
     held = desk.held()
     desk.broker.close(held, D(1))
@@ -174,7 +183,7 @@ def test_commission_is_within_profit(tmp_path):
     assert desk.broker.account().balance == D(9_994)
 
 
-def test_another_currency_is_turned_into_the_accounts(tmp_path):
+def test_another_currency_is_turned_into_the_accounts(tmp_path: Path) -> None:
     yen = candles([(0, "150", "151", "149", "150.5"), (1, "150.5", "151", "149", "149.5")])
     desk = Desk(tmp_path, instruments=[Instrument("USDJPY", yen, 0)])
     held = desk.held(symbol="USDJPY", volume="0.1")
@@ -182,7 +191,7 @@ def test_another_currency_is_turned_into_the_accounts(tmp_path):
     assert desk.broker.history()[-1].profit == D("33.22")  # 5,000 yen at 150.5
 
 
-def test_refuses_a_currency_that_no_instrument_tells(tmp_path):
+def test_refuses_a_currency_that_no_instrument_tells(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="turns EUR"):
         Desk(tmp_path, instruments=[Instrument("EURCHF", candles())])
 
@@ -190,7 +199,7 @@ def test_refuses_a_currency_that_no_instrument_tells(tmp_path):
 # --- stops, targets, margin
 
 
-def test_a_rising_bar_touches_the_stop_below_before_the_target_above(desk):
+def test_a_rising_bar_touches_the_stop_below_before_the_target_above(desk: Any) -> None:
     desk.open(sl="1.09600", tp="1.10400")
     assert desk.at(1).positions() == []
     ((reason, price, hours),) = desk.ends
@@ -198,20 +207,20 @@ def test_a_rising_bar_touches_the_stop_below_before_the_target_above(desk):
     assert 0.26 < hours < 0.27
 
 
-def test_a_falling_bar_touches_the_target_above_first(desk):
+def test_a_falling_bar_touches_the_target_above_first(desk: Any) -> None:
     desk.at(1)
     desk.open(sl="1.09600", tp="1.10290")
     desk.at(2)
     assert desk.ends[0][:2] == ("TP", D("1.10290"))
 
 
-def test_a_short_position_is_stopped_at_the_ask(desk):
+def test_a_short_position_is_stopped_at_the_ask(desk: Any) -> None:
     desk.open("SELL", sl="1.10510")  # the bid's high is 1.10500, the ask's 1.10510
     desk.at(1)
     assert desk.ends[0][:2] == ("SL", D("1.10510"))
 
 
-def test_a_stop_in_a_gap_is_filled_behind_it(desk):
+def test_a_stop_in_a_gap_is_filled_behind_it(desk: Any) -> None:
     desk.at("2.9")
     desk.open(sl="1.08900", magic=1)
     desk.open("SELL", tp="1.08900", magic=2)
@@ -221,8 +230,8 @@ def test_a_stop_in_a_gap_is_filled_behind_it(desk):
     assert desk.ends == [("SL", D("1.08000"), 10), ("TP", D("1.08010"), 10)]
 
 
-def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path):
-    def run(name, looks):
+def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path: Path) -> None:
+    def run(name: Any, looks: Any) -> list[Any]:
         folder = tmp_path / name
         folder.mkdir()
         desk = Desk(folder)
@@ -241,7 +250,7 @@ def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path):
     assert sorted(at for _, _, _, at, _ in once) == [at for _, _, _, at, _ in once]
 
 
-def test_a_stop_at_the_very_close_is_touched_though_the_next_bar_opens_elsewhere(tmp_path):
+def test_a_stop_at_the_very_close_is_touched_though_the_next_bar_opens_elsewhere(tmp_path: Path) -> None:
     bars = [(0, "1.10000", "1.10100", "1.09000", "1.09050"), (1, "1.08900", "1.08950", "1.08800", "1.08850")]
     desk = Desk(tmp_path, instruments=[Instrument("EURUSD", candles(bars), 10)])
     desk.at("0.9")
@@ -250,14 +259,14 @@ def test_a_stop_at_the_very_close_is_touched_though_the_next_bar_opens_elsewhere
     assert [one[:2] for one in desk.ends] == [("SL", D("1.09060"))]
 
 
-def test_of_two_stops_the_one_that_was_touched_first_is_filled_first(desk):
+def test_of_two_stops_the_one_that_was_touched_first_is_filled_first(desk: Any) -> None:
     desk.open(sl="1.09920", magic=1)
     desk.open(sl="1.09960", magic=2)
     desk.at(1).positions()
     assert [one.magic for one in desk.broker.history()] == [1, 2, 2, 1]
 
 
-def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk):
+def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk: Any) -> None:
     held = desk.held()
     assert desk.broker.modify(held, sl=D("1.09"), tp=None).outcome is Outcome.DONE
     assert desk.broker.positions()[0].sl == D("1.09")
@@ -266,7 +275,7 @@ def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk):
     assert desk.broker.positions()[0].sl == D("1.09")
 
 
-def test_an_account_that_runs_dry_is_stopped_out_worst_first(tmp_path):
+def test_an_account_that_runs_dry_is_stopped_out_worst_first(tmp_path: Path) -> None:
     desk = Desk(tmp_path, deposit=D(3_000), stop_out_level=D("0.8"))
     desk.open("SELL", "0.1", magic=1)
     desk.open("BUY", "2", magic=2)
@@ -279,7 +288,7 @@ def test_an_account_that_runs_dry_is_stopped_out_worst_first(tmp_path):
 # --- netting
 
 
-def test_a_netting_account_has_one_position_a_symbol_that_grows_shrinks_and_turns(tmp_path):
+def test_a_netting_account_has_one_position_a_symbol_that_grows_shrinks_and_turns(tmp_path: Path) -> None:
     desk = Desk(tmp_path, is_hedging=False)
     first = desk.held(volume="0.3", magic=1)
     desk.open("BUY", "0.1", magic=2)
@@ -298,7 +307,7 @@ def test_a_netting_account_has_one_position_a_symbol_that_grows_shrinks_and_turn
     ]
 
 
-def test_what_makes_a_position_smaller_needs_no_money(tmp_path):
+def test_what_makes_a_position_smaller_needs_no_money(tmp_path: Path) -> None:
     desk = Desk(tmp_path, is_hedging=False, deposit=D(3_000))
     desk.open(volume="2")
     desk.now += HOUR // 3
@@ -310,8 +319,8 @@ def test_what_makes_a_position_smaller_needs_no_money(tmp_path):
 # --- bad luck
 
 
-def test_the_same_seed_brings_the_same_luck(tmp_path):
-    def run(name, seed):
+def test_the_same_seed_brings_the_same_luck(tmp_path: Path) -> None:
+    def run(name: Any, seed: Any) -> Any:
         folder = tmp_path / name
         folder.mkdir()
         faults = Faults(seed, reject=0.2, timeout=0.3, partial=0.3, slippage_points=5, late_ms=60_000)
@@ -326,7 +335,7 @@ def test_the_same_seed_brings_the_same_luck(tmp_path):
     assert run("c", 2) != run("a2", 1)
 
 
-def test_an_order_that_timed_out_was_executed_or_will_be_or_never_is(tmp_path):
+def test_an_order_that_timed_out_was_executed_or_will_be_or_never_is(tmp_path: Path) -> None:
     desk = Desk(tmp_path, faults=Faults(4, timeout=1.0, late_ms=60_000))
     for number in range(60):
         assert desk.open(volume="0.02", magic=number).outcome is Outcome.UNKNOWN
@@ -339,7 +348,7 @@ def test_an_order_that_timed_out_was_executed_or_will_be_or_never_is(tmp_path):
     }
 
 
-def test_slippage_is_always_against_the_order(tmp_path):
+def test_slippage_is_always_against_the_order(tmp_path: Path) -> None:
     desk = Desk(tmp_path, faults=Faults(4, slippage_points=8))
     for number in range(20):
         desk.open(("BUY", "SELL")[number % 2], "0.02")
@@ -350,14 +359,14 @@ def test_slippage_is_always_against_the_order(tmp_path):
     assert max(prices["SELL"]) <= D("1.10000") > min(prices["SELL"])
 
 
-def test_a_partial_fill_is_told_as_what_it_is(tmp_path):
+def test_a_partial_fill_is_told_as_what_it_is(tmp_path: Path) -> None:
     desk = Desk(tmp_path, faults=Faults(4, partial=1.0))
     assert desk.open(volume="1").code == 10010
     (held,) = desk.broker.positions()
     assert D("0.01") <= held.volume < 1
 
 
-def test_an_order_takes_the_time_it_takes(tmp_path):
+def test_an_order_takes_the_time_it_takes(tmp_path: Path) -> None:
     slept = []
     desk = Desk(tmp_path, faults=Faults(latency_ms=(100, 100)), sleep=slept.append)
     desk.open()
@@ -367,7 +376,7 @@ def test_an_order_takes_the_time_it_takes(tmp_path):
 # --- the file
 
 
-def test_what_was_executed_is_there_after_a_restart(desk):
+def test_what_was_executed_is_there_after_a_restart(desk: Any) -> None:
     held = desk.held(sl="1.09600")
     desk.broker.close_file()
     desk.start()
@@ -376,14 +385,14 @@ def test_what_was_executed_is_there_after_a_restart(desk):
     assert desk.ends[0][0] == "SL"  # also one that was touched while nobody looked
 
 
-def test_market_time_does_not_go_back(desk):
+def test_market_time_does_not_go_back(desk: Any) -> None:
     desk.at(1).positions()
     desk.at(0)
     desk.open()
     assert desk.broker.positions()[0].opened_ms == START + HOUR
 
 
-def test_tickets_of_a_new_file_are_new(tmp_path):
+def test_tickets_of_a_new_file_are_new(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one, other = Desk(tmp_path / "a"), Desk(tmp_path / "b", stamp=lambda ms: ms + 5)
@@ -401,7 +410,7 @@ for number in range(10_000):
 
 
 @pytest.mark.crash
-def test_whoever_is_killed_loses_nothing_that_was_answered(tmp_path):
+def test_whoever_is_killed_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     for life in range(4):
         path = tmp_path / f"paper-{life}"
         command = [sys.executable, "-c", VICTIM, str(path)]

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,18 +28,18 @@ ONE, TWO = (0x43 << 56) + (7 << 40) + 1, (0x43 << 56) + (7 << 40) + 2
 VIP = Names(suffix=".vip")
 
 
-def paper(folder, symbol="EURUSD", **more):
+def paper(folder: Any, symbol: str = "EURUSD", **more: Any) -> PaperBroker:
     return PaperBroker(folder / "paper", [Instrument(symbol, candles(), 10)], lambda: START, deposit=D(100_000), **more)
 
 
-def metatrader(symbol="EURUSD", **more):
+def metatrader(symbol: str = "EURUSD", **more: Any) -> Any:
     fake = FakeMT5(balance=100_000.0, **more)
     if symbol not in fake.symbols:
         fake.add(symbol, bid=1.1, digits=5, spread=10)
     return MetaTrader.connect(login=5001, module=fake)
 
 
-TERMINALS = {
+TERMINALS: dict[str, Any] = {
     "paper": paper,
     "paper, netting": lambda folder: Netting(paper(folder, is_hedging=False)),
     "paper, named": lambda folder: Named(paper(folder, "EURUSD.vip"), VIP),
@@ -50,21 +51,29 @@ TERMINALS = {
 
 
 @pytest.fixture(params=TERMINALS)
-def terminal(request, tmp_path):
+def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return TERMINALS[request.param](tmp_path)
 
 
-def opened(terminal, magic=ONE, side="BUY", volume="0.30", symbol="EURUSD", sl=None, tp=None):
+def opened(
+    terminal: Any,
+    magic: Any = ONE,
+    side: str = "BUY",
+    volume: str = "0.30",
+    symbol: str = "EURUSD",
+    sl: Any = None,
+    tp: Any = None,
+) -> Any:
     volume, sl, tp = terminal.fit(symbol, D(volume), sl, tp)
     return terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=sl, tp=tp)
 
 
-def held(terminal, magic=ONE):
+def held(terminal: Any, magic: Any = ONE) -> Any:
     (one,) = [one for one in terminal.positions() if one.magic == magic]
     return one
 
 
-def test_what_was_opened_is_a_position_with_its_number(terminal):
+def test_what_was_opened_is_a_position_with_its_number(terminal: Any) -> None:
     assert terminal.trace(ONE) is Trace.NONE
     assert opened(terminal).outcome is Outcome.DONE
     one = held(terminal)
@@ -76,7 +85,7 @@ def test_what_was_opened_is_a_position_with_its_number(terminal):
     assert len(one.id) <= 19
 
 
-def test_what_was_closed_in_parts_sums_up(terminal):
+def test_what_was_closed_in_parts_sums_up(terminal: Any) -> None:
     before = terminal.account().balance
     opened(terminal)
     number = held(terminal).id
@@ -94,7 +103,7 @@ def test_what_was_closed_in_parts_sums_up(terminal):
     assert sum(deal.profit for deal in deals) == terminal.account().balance - before == D("-3.00")
 
 
-def test_two_copies_of_a_symbol_are_two_positions_also_on_opposite_sides(terminal):
+def test_two_copies_of_a_symbol_are_two_positions_also_on_opposite_sides(terminal: Any) -> None:
     opened(terminal)
     opened(terminal, TWO, "SELL", "0.10")
     assert terminal.close(held(terminal), D("0.30")).outcome is Outcome.DONE
@@ -102,7 +111,7 @@ def test_two_copies_of_a_symbol_are_two_positions_also_on_opposite_sides(termina
     assert [deal.volume for deal in terminal.deals(held(terminal, TWO).id)] == [D("0.10")]
 
 
-def test_what_is_closed_already_is_refused_and_nothing_else_happens(terminal):
+def test_what_is_closed_already_is_refused_and_nothing_else_happens(terminal: Any) -> None:
     opened(terminal)
     opened(terminal, TWO)
     one = held(terminal)
@@ -112,7 +121,7 @@ def test_what_is_closed_already_is_refused_and_nothing_else_happens(terminal):
     assert [(one.magic, one.volume) for one in terminal.positions()] == [(TWO, D("0.30"))]
 
 
-def test_steps_are_kept(terminal):
+def test_steps_are_kept(terminal: Any) -> None:
     assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
     assert terminal.fit("EURUSD", D("0.009"), None, None)[0] == 0
     assert terminal.fit("EURUSD", D(0), None, None)[0] == 0
@@ -120,12 +129,12 @@ def test_steps_are_kept(terminal):
     assert terminal.fit("EURUSD", *once) == once
 
 
-def test_too_small_a_volume_is_refused_by_name(terminal):
+def test_too_small_a_volume_is_refused_by_name(terminal: Any) -> None:
     answer = terminal.open(magic=ONE, symbol="EURUSD", side="BUY", volume=D("0.001"), sl=None, tp=None)
     assert (answer.outcome, answer.why) == (Outcome.REJECTED, "volume_too_small")
 
 
-def test_an_unknown_symbol_is_refused_by_name_and_closes_nothing(terminal):
+def test_an_unknown_symbol_is_refused_by_name_and_closes_nothing(terminal: Any) -> None:
     answer = opened(terminal, symbol="NOPE")
     assert (answer.outcome, answer.why) == (Outcome.REJECTED, "symbol_unknown")
     assert terminal.quote("NOPE") is None
@@ -133,7 +142,7 @@ def test_an_unknown_symbol_is_refused_by_name_and_closes_nothing(terminal):
     assert terminal.trace(ONE) is Trace.NONE
 
 
-def test_stops_that_fit_are_those_that_are_there(terminal):
+def test_stops_that_fit_are_those_that_are_there(terminal: Any) -> None:
     sl, tp = terminal.fit("EURUSD", D("0.3"), D("1.091234567"), D("1.2"))[1:]
     opened(terminal, sl=D("1.091234567"), tp=D("1.2"))
     assert (held(terminal).sl, held(terminal).tp) == (sl, tp)
@@ -145,14 +154,14 @@ def test_stops_that_fit_are_those_that_are_there(terminal):
     assert (held(terminal).sl, held(terminal).tp) == (None, None)
 
 
-def test_a_position_that_never_was_has_no_deals(terminal):
+def test_a_position_that_never_was_has_no_deals(terminal: Any) -> None:
     assert terminal.deals("4711") == []
 
 
 # --- the guard over each of them
 
 
-def changed(rng, one):
+def changed(rng: Any, one: Any) -> Any:
     luck = rng.random()
     if luck < 0.3:
         return replace(one, volume=one.volume * D(rng.randrange(1, 10)) / 10)
@@ -162,7 +171,7 @@ def changed(rng, one):
     return one
 
 
-def strayed(terminal, folder, seed):
+def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
     """Run the guard through a seeded course of snapshots; how many positions are not as the last one says."""
     rng, now, targets = random.Random(seed), [NOON], {}
     limits = Limits(settle_ms=2_000, second_look_ms=1_000, brake_least=1_000)
@@ -188,32 +197,32 @@ def strayed(terminal, folder, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_guard_brings_every_position_to_its_target(terminal, tmp_path, seed):
+def test_the_guard_brings_every_position_to_its_target(terminal: Any, tmp_path: Path, seed: int) -> None:
     assert strayed(terminal, tmp_path, seed) == 0
 
 
 class Broken:
     """A terminal with something wrong with it, which the suite's own check must find."""
 
-    def __init__(self, terminal):
+    def __init__(self, terminal: Any) -> None:
         self.terminal = terminal
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> Any:
         return getattr(self.terminal, name)
 
 
 class Unmarked(Broken):
-    def open(self, *, magic, **order):
+    def open(self, *, magic: Any, **order: Any) -> Any:
         return self.terminal.open(magic=magic + 1, **order)
 
 
 class Rounding(Broken):
-    def close(self, position, volume):
+    def close(self, position: Any, volume: Any) -> Any:
         return self.terminal.close(position, min(position.volume, volume + D("0.01")))
 
 
 @pytest.mark.parametrize("fault", [Unmarked, Rounding])
-def test_the_check_finds_a_broken_terminal(tmp_path, fault):
+def test_the_check_finds_a_broken_terminal(tmp_path: Path, fault: Any) -> None:
     assert strayed(fault(paper(tmp_path)), tmp_path, seed=0) > 0
 
 
@@ -225,7 +234,7 @@ class Storm:
 
     guard: Any
 
-    def __init__(self, folder, seed, *, netting, hold_ms=4_000):
+    def __init__(self, folder: Any, seed: Any, *, netting: Any, hold_ms: int = 4_000) -> None:
         self.rng, self.now, self.folder, self.seed, self.netting = random.Random(seed), NOON, folder, seed, netting
         self.hold_ms, self.guard, self.targets = hold_ms, None, {}
         faults = Faults(seed, reject=0.1, timeout=0.3, partial=0.2, late_ms=3_000, slippage_points=3)
@@ -241,7 +250,7 @@ class Storm:
             self.snapshot(as_of)
             self.wait(5)
 
-    def start(self):
+    def start(self) -> None:
         if self.guard is not None:
             self.guard.close()
         self.terminal = self.paper
@@ -250,7 +259,7 @@ class Storm:
         limits = Limits(settle_ms=4_000, second_look_ms=1_000, brake_least=1_000)
         self.guard = ExecutionGuard(self.folder / "state", SUB, {1: SECRET}, 7, self.terminal, lambda: self.now, limits)
 
-    def live(self, as_of):
+    def live(self, as_of: Any) -> None:
         rng = self.rng
         self.targets = {ref: changed(rng, one) for ref, one in self.targets.items() if rng.random() > 0.2}
         if len(self.targets) < 6:
@@ -261,16 +270,16 @@ class Storm:
         if rng.random() < 0.2:
             self.start()
 
-    def snapshot(self, as_of):
+    def snapshot(self, as_of: Any) -> None:
         self.guard.on_snapshot(Snapshot("1", as_of, dict(self.targets)), asked_at=self.guard.seen)
 
-    def wait(self, seconds):
+    def wait(self, seconds: Any) -> None:
         for _ in range(seconds):
             self.now += 1_000
             self.guard.tick()
 
     @property
-    def orphans(self):
+    def orphans(self) -> list[Any]:
         wanted = {self.guard.copy(ref).magic: one for ref, one in self.targets.items() if self.guard.copy(ref)}
         return [
             one for one in self.terminal.positions()
@@ -279,7 +288,7 @@ class Storm:
         ]  # fmt: skip
 
     @property
-    def doubled(self):
+    def doubled(self) -> list[Any]:
         """Numbers under which more than one position was ever opened."""
         opens = Counter(one.magic for one in self.paper.history() if one.entry is Entry.IN)
         return [magic for magic, count in opens.items() if count > 1]
@@ -287,7 +296,7 @@ class Storm:
 
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_luck_nothing_is_opened_twice_and_nothing_is_left_over(tmp_path, seed):
+def test_whatever_the_luck_nothing_is_opened_twice_and_nothing_is_left_over(tmp_path: Path, seed: int) -> None:
     storm = Storm(tmp_path, seed, netting=False)
     assert storm.orphans == []
     assert storm.doubled == []
@@ -297,7 +306,7 @@ def test_whatever_the_luck_nothing_is_opened_twice_and_nothing_is_left_over(tmp_
 
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_luck_a_netting_account_comes_to_what_its_copies_are(tmp_path, seed):
+def test_whatever_the_luck_a_netting_account_comes_to_what_its_copies_are(tmp_path: Path, seed: int) -> None:
     storm = Storm(tmp_path, seed, netting=True)
     assert storm.orphans == []
     net = sum(one.volume if one.side == "BUY" else -one.volume for one in storm.paper.positions())

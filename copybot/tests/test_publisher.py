@@ -5,9 +5,12 @@ import json
 import random
 import secrets
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +34,13 @@ class Crash(BaseException):
 class Terminal:
     """A hedging or netting account that trades as it is told to. Every call is a place to fail."""
 
-    def __init__(self, point=lambda: None):
+    def __init__(self, point: Callable[..., Any] = lambda: None) -> None:
         self.now, self.held, self.books, self.settled, self.point = NOON, {}, {}, True, point
         self.numbers = itertools.count(500)
 
-    def open(self, position, volume, price, *, side="BUY", order="", fee="0"):
+    def open(
+        self, position: Any, volume: Any, price: Any, *, side: str = "BUY", order: str = "", fee: str = "0"
+    ) -> None:
         order = order or position
         self._deal(position, Entry.IN, volume, price, order=order, side=side, profit=fee)
         held = self.held.get(position)
@@ -45,10 +50,12 @@ class Terminal:
             position, 0, "EURUSD", side, total, None, None, open_price=Decimal(price), opened_ms=opened_ms
         )
 
-    def stops(self, position, sl, tp=None):
+    def stops(self, position: Any, sl: Any, tp: Any = None) -> None:
         self.held[position] = replace(self.held[position], sl=sl and Decimal(sl), tp=tp and Decimal(tp))
 
-    def close(self, position, volume, price, profit, *, reason="MANUAL", order="c"):
+    def close(
+        self, position: Any, volume: Any, price: Any, profit: Any, *, reason: str = "MANUAL", order: str = "c"
+    ) -> None:
         side = "SELL" if self.held[position].side == "BUY" else "BUY"
         self._deal(position, Entry.OUT, volume, price, order=order, side=side, profit=profit, reason=reason)
         left = self.held[position].volume - Decimal(volume)
@@ -56,7 +63,18 @@ class Terminal:
         if not left:
             del self.held[position]
 
-    def _deal(self, position, entry, volume, price, *, order, side, profit, reason="MANUAL"):
+    def _deal(
+        self,
+        position: Any,
+        entry: Any,
+        volume: Any,
+        price: Any,
+        *,
+        order: Any,
+        side: Any,
+        profit: Any,
+        reason: str = "MANUAL",
+    ) -> None:
         self.books.setdefault(position, []).append(
             Deal(
                 id=str(next(self.numbers)),
@@ -74,22 +92,22 @@ class Terminal:
             )
         )  # fmt: skip
 
-    def positions(self):
+    def positions(self) -> list[Any]:
         self.point()
         return list(self.held.values())
 
-    def deals(self, position):
+    def deals(self, position: Any) -> list[Any]:
         self.point()
         return list(self.books.get(position, []))
 
-    def position_of(self, order):
+    def position_of(self, order: Any) -> Any:
         self.point()
         return next((name for name, deals in self.books.items() if any(one.order == order for one in deals)), order)
 
-    def account(self):
+    def account(self) -> Account:
         return Account("1", "Test", "USD", Decimal(1000), Decimal("1001.5"), True, True)
 
-    def is_settled(self):
+    def is_settled(self) -> Any:
         self.point()
         return self.settled
 
@@ -97,16 +115,18 @@ class Terminal:
 class Desk:
     """The verbs of a trade's life as the desk has them: a ticket opens once, and a key's answer is kept."""
 
-    def __init__(self, point=lambda: None):
+    def __init__(self, point: Callable[..., Any] = lambda: None) -> None:
         self.point, self.active_rows, self.closed, self.kept = point, {}, {}, {}
         self.seq, self.log, self.status, self.reduced, self.zombies = 0, [], "ACTIVE", {}, 0
         self.worth, self.asked, self.epoch = [], 0, "1"
 
-    def active(self):
+    def active(self) -> dict[str, Any]:
         self.point()
         return {"stream_epoch": self.epoch, "trades": [dict(row) for row in self.active_rows.values()]}
 
-    def send(self, method, path, fields=None, *, query=None, idempotency_key=""):
+    def send(
+        self, method: Any, path: Any, fields: Any = None, *, query: Any = None, idempotency_key: str = ""
+    ) -> Answer:
         self.point()  # the request is lost
         self.asked += 1
         assert 16 <= len(idempotency_key) <= 64
@@ -121,7 +141,7 @@ class Desk:
             raise refusal(status, body)
         return Answer(status, {}, json.dumps(body).encode())
 
-    def _do(self, method, path, fields):
+    def _do(self, method: Any, path: Any, fields: Any) -> Any:
         if path == "/api/v2/account":
             self.worth.append(fields)
             return 200, {"status": "noted"}
@@ -131,7 +151,7 @@ class Desk:
         ticket = fields["ticket_id"] if verb == self._open else path.split("/")[5]
         return verb(ticket, fields)
 
-    def _open(self, ticket, fields):
+    def _open(self, ticket: Any, fields: Any) -> Any:
         if ticket in self.closed:
             self.zombies += 1
             return 409, {"code": "trade_closed"}
@@ -143,12 +163,12 @@ class Desk:
         row = {"role": role, "sl": None, "tp": None, **fields, "volume": fields["volume"]}
         return 201, self._told("open", ticket, row, fields["volume"])
 
-    def _modify(self, ticket, fields):
+    def _modify(self, ticket: Any, fields: Any) -> Any:
         if ticket not in self.active_rows:
             return (409, {"code": "trade_closed"}) if ticket in self.closed else (404, {"code": "trade_unknown"})
         return 200, self._told("modify", ticket, self.active_rows[ticket] | fields, fields["sl"])
 
-    def _reduce(self, ticket, fields):
+    def _reduce(self, ticket: Any, fields: Any) -> Any:
         row = self.active_rows.get(ticket)
         if row is None:
             return 409, {"code": "trade_closed"}
@@ -157,7 +177,7 @@ class Desk:
         self.reduced[ticket] = self.reduced.get(ticket, Decimal(0)) + Decimal(fields["profit"])
         return 200, self._told("reduce", ticket, row | {"volume": fields["volume"]}, fields["volume"])
 
-    def _close(self, ticket, fields):
+    def _close(self, ticket: Any, fields: Any) -> Any:
         if ticket not in self.active_rows:
             same = self.closed.get(ticket) == fields
             return (200, {"status": "CLOSED"}) if same else (409, {"code": "trade_closed_conflict"})
@@ -166,37 +186,37 @@ class Desk:
         self.log.append(("close", ticket, fields["close_price"]))
         return 200, {"status": "CLOSED"}
 
-    def _told(self, verb, ticket, row, what):
+    def _told(self, verb: Any, ticket: Any, row: Any, what: Any) -> dict[str, Any]:
         self.seq += 1
         self.active_rows[ticket] = row | {"seq": str(self.seq)}
         self.log.append((verb, ticket, what))
         return {"status": verb, "trade": self.active_rows[ticket]}
 
-    def profit(self, ticket):
+    def profit(self, ticket: Any) -> Any:
         return Decimal(self.closed[ticket]["profit"]) + self.reduced.get(ticket, Decimal(0))
 
-    def times(self, verb, ticket):
+    def times(self, verb: Any, ticket: Any) -> Any:
         return sum(1 for one in self.log if one[:2] == (verb, ticket))
 
 
 class World:
     """A terminal, a desk and a mirror between them; restarted from nothing where it dies at its n-th call."""
 
-    def __init__(self, dies_at=-1, fault=Crash, kind=PositionSync, **options):
+    def __init__(self, dies_at: int = -1, fault: Any = Crash, kind: Any = PositionSync, **options: Any) -> None:
         self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, kind, options
         self.terminal, self.desk = Terminal(self.point), Desk(self.point)
         self.position_sync = self.fresh()
 
-    def point(self):
+    def point(self) -> None:
         self.calls += 1
         if self.calls == self.dies_at:
             raise self.fault
 
-    def fresh(self):
+    def fresh(self) -> Any:
         more = {"clock_ms": lambda: self.terminal.now, "position_of": self.terminal.position_of, **self.options}
         return self.kind(self.desk, self.terminal, **more)
 
-    def look(self, after_ms=500):
+    def look(self, after_ms: int = 500) -> None:
         """Until one look went well: what is restarted in time misses nothing."""
         self.terminal.now += after_ms
         for _ in range(9):
@@ -210,13 +230,13 @@ class World:
                 if not any(one.kind == "waiting" for one in self.position_sync.findings.values()):
                     return
 
-    def settle(self):
+    def settle(self) -> Any:
         for _ in range(4):
             self.look()
         return self
 
 
-def day(world):
+def day(world: Any) -> Any:
     """A trade with stops, a partial close and a target; one closed at its stop; one that stays."""
     terminal = world.terminal
     terminal.open("1", "1.0", "1.1", fee="-3.5")
@@ -239,7 +259,7 @@ def day(world):
     return world.settle()
 
 
-def assert_told_once(world):
+def assert_told_once(world: Any) -> None:
     desk = world.desk
     assert list(desk.active_rows) == ["3"]
     assert desk.zombies == 0  # the desk would hold it against the provider
@@ -255,7 +275,7 @@ def assert_told_once(world):
 CALLS = day(World()).calls
 
 
-def test_a_day_is_told_as_it_was():
+def test_a_day_is_told_as_it_was() -> None:
     world = day(World())
 
     assert_told_once(world)
@@ -266,7 +286,7 @@ def test_a_day_is_told_as_it_was():
 
 
 @pytest.mark.parametrize("fault", [Crash, ConnectionError])
-def test_whatever_is_lost_at_whichever_call_each_trade_is_told_once(fault):
+def test_whatever_is_lost_at_whichever_call_each_trade_is_told_once(fault: Any) -> None:
     assert CALLS > 30
     for dies_at in range(1, CALLS + 1):
         assert_told_once(day(World(dies_at, fault)))
@@ -275,14 +295,14 @@ def test_whatever_is_lost_at_whichever_call_each_trade_is_told_once(fault):
 class Restless(World):
     """Dies over and over."""
 
-    def point(self):
+    def point(self) -> None:
         self.calls += 1
         if self.calls % self.dies_at == 0:
             raise self.fault
 
 
 @pytest.mark.parametrize("every", [11, 13, 17, 19])
-def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every):
+def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every: int) -> None:
     world = day(Restless(every))
     for _ in range(20):
         world.look()
@@ -293,11 +313,11 @@ def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every):
 class Forgetful(PositionSync):
     """Names its reports anew each time: the control."""
 
-    def _send(self, report, key):
+    def _send(self, report: Any, key: Any) -> Any:
         return super()._send(report, f"{report.verb}-{secrets.token_hex(12)}")
 
 
-def doubled(kind):
+def doubled(kind: Any) -> int:
     """How many crash points lead to a trade that is opened twice, at a desk that does not know its tickets."""
     found = 0
     for dies_at in range(1, CALLS + 1):
@@ -309,14 +329,14 @@ def doubled(kind):
     return found
 
 
-def _opens_anyway(desk):
-    def opened(ticket, fields):
+def _opens_anyway(desk: Any) -> Callable[..., Any]:
+    def opened(ticket: Any, fields: Any) -> Any:
         return 201, desk._told("open", ticket, {"role": "master", "sl": None, "tp": None, **fields}, fields["volume"])
 
     return opened
 
 
-def test_a_repeat_has_the_same_name_and_so_one_effect():
+def test_a_repeat_has_the_same_name_and_so_one_effect() -> None:
     assert doubled(PositionSync) == 0
     assert doubled(Forgetful) > 0
 
@@ -324,7 +344,7 @@ def test_a_repeat_has_the_same_name_and_so_one_effect():
 # --- what comes first, and what must wait
 
 
-def test_a_close_goes_before_an_open():
+def test_a_close_goes_before_an_open() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -335,7 +355,7 @@ def test_a_close_goes_before_an_open():
     assert [one[:2] for one in world.desk.log] == [("open", "1"), ("close", "1"), ("open", "2")]
 
 
-def test_an_incomplete_history_is_no_close():
+def test_an_incomplete_history_is_no_close() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -357,7 +377,7 @@ def test_an_incomplete_history_is_no_close():
     assert world.position_sync.findings == {}
 
 
-def test_a_terminal_that_shows_nothing_closes_nothing():
+def test_a_terminal_that_shows_nothing_closes_nothing() -> None:
     """Another login, or a history that was not loaded: no positions and no deals."""
     world = World()
     world.terminal.open("1", "1", "1.1")
@@ -368,7 +388,7 @@ def test_a_terminal_that_shows_nothing_closes_nothing():
     assert list(world.desk.active_rows) == ["1"]
 
 
-def test_a_position_older_than_the_limit_is_left_alone_and_listed():
+def test_a_position_older_than_the_limit_is_left_alone_and_listed() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
     world.look(61 * SECOND)
@@ -377,7 +397,7 @@ def test_a_position_older_than_the_limit_is_left_alone_and_listed():
     assert world.position_sync.findings["1"].kind == "too_old"
 
 
-def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_new():
+def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_new() -> None:
     world = World(max_age_ms=60 * SECOND)
     with terminals_clock_ahead(world):
         world.terminal.open("1", "1", "1.1")
@@ -393,13 +413,13 @@ def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_n
 
 
 @contextmanager
-def terminals_clock_ahead(world):
+def terminals_clock_ahead(world: Any) -> Iterator[None]:
     world.terminal.now += 2 * 3600 * SECOND
     yield
     world.terminal.now -= 2 * 3600 * SECOND
 
 
-def test_where_nothing_changes_nothing_is_sent():
+def test_where_nothing_changes_nothing_is_sent() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -414,7 +434,7 @@ def test_where_nothing_changes_nothing_is_sent():
     assert world.desk.asked == asked
 
 
-def test_a_row_of_a_position_that_is_not_of_the_strategy_any_more_is_left_until_it_is_gone():
+def test_a_row_of_a_position_that_is_not_of_the_strategy_any_more_is_left_until_it_is_gone() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -427,7 +447,7 @@ def test_a_row_of_a_position_that_is_not_of_the_strategy_any_more_is_left_until_
     assert list(world.desk.closed) == ["1"]
 
 
-def test_a_terminal_that_connects_while_we_look_shows_old_positions():
+def test_a_terminal_that_connects_while_we_look_shows_old_positions() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
     world.terminal.now += 3600 * SECOND
@@ -439,7 +459,7 @@ def test_a_terminal_that_connects_while_we_look_shows_old_positions():
     assert world.desk.log == []
 
 
-def test_a_terminal_that_shows_its_positions_late_shows_old_ones():
+def test_a_terminal_that_shows_its_positions_late_shows_old_ones() -> None:
     """At a start, history and positions come in while we look: what was there before is no news."""
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
@@ -457,7 +477,7 @@ def test_a_terminal_that_shows_its_positions_late_shows_old_ones():
     assert world.desk.log == []
 
 
-def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone():
+def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.look()
     real, world.desk.active = world.desk.active, lambda: (_ for _ in ()).throw(ConnectionError)
@@ -472,7 +492,7 @@ def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone(
     assert world.position_sync.findings["1"].kind == "too_old"
 
 
-def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_closed():
+def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_closed() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -487,7 +507,7 @@ def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_
     assert set(world.desk.active_rows) == {"2"}
 
 
-def test_what_staff_closed_is_an_alarm_and_not_opened_again():
+def test_what_staff_closed_is_an_alarm_and_not_opened_again() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -502,7 +522,7 @@ def test_what_staff_closed_is_an_alarm_and_not_opened_again():
     assert world.desk.zombies == 0
 
 
-def test_what_a_restored_desk_has_forgotten_is_published_again_and_what_it_closed_is_not():
+def test_what_a_restored_desk_has_forgotten_is_published_again_and_what_it_closed_is_not() -> None:
     world = World(max_age_ms=60_000)
     for ticket in "12":
         world.terminal.open(ticket, "0.3", "1.1")
@@ -521,7 +541,7 @@ def test_what_a_restored_desk_has_forgotten_is_published_again_and_what_it_close
     assert world.desk.zombies == 0
 
 
-def test_the_first_close_stands():
+def test_the_first_close_stands() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -534,7 +554,7 @@ def test_the_first_close_stands():
     assert world.position_sync.findings == {}
 
 
-def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key():
+def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key() -> None:
     world = World()
     world.desk.status = "CLOSE_ONLY"
     world.terminal.open("1", "1", "1.1")
@@ -550,7 +570,7 @@ def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key():
     assert world.position_sync.findings == {}
 
 
-def test_one_refused_report_does_not_hold_up_the_others():
+def test_one_refused_report_does_not_hold_up_the_others() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.terminal.open("2", "1", "1.1")
@@ -564,7 +584,7 @@ def test_one_refused_report_does_not_hold_up_the_others():
     assert list(world.desk.active_rows) == ["1"]
 
 
-def test_a_refused_key_is_no_ones_trade():
+def test_a_refused_key_is_no_ones_trade() -> None:
     world = World()
     world.desk._open = lambda ticket, fields: (401, {"code": "key_revoked"})
     world.terminal.open("1", "1", "1.1")
@@ -573,7 +593,7 @@ def test_a_refused_key_is_no_ones_trade():
         world.position_sync.look()
 
 
-def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_not_published():
+def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_not_published() -> None:
     world = World()
     world.desk.active = lambda: (_ for _ in ()).throw(ConnectionError)
     world.terminal.open("1", "1", "1.1")
@@ -585,7 +605,7 @@ def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_no
     assert world.desk.log == []
 
 
-def test_what_is_not_of_the_strategy_is_not_published():
+def test_what_is_not_of_the_strategy_is_not_published() -> None:
     world = World(of=lambda position: {} if position.id == "1" else None)
     world.terminal.open("1", "1", "1.1")
     world.terminal.open("2", "1", "1.1")
@@ -597,11 +617,11 @@ def test_what_is_not_of_the_strategy_is_not_published():
 # --- copies
 
 
-def copies(position):
+def copies(position: Any) -> dict[str, Any]:
     return {"strategy": "lena-eurusd", "trade_ref": f"ref-{position.id}"}
 
 
-def test_a_copy_is_reported_with_what_it_copies_and_the_masters_rows_are_not_its_own():
+def test_a_copy_is_reported_with_what_it_copies_and_the_masters_rows_are_not_its_own() -> None:
     world = World(of=copies, role="copy")
     world.desk.active_rows["9"] = {
         "role": "master",
@@ -621,7 +641,7 @@ def test_a_copy_is_reported_with_what_it_copies_and_the_masters_rows_are_not_its
     assert list(world.desk.active_rows) == ["9"]
 
 
-def test_a_copy_that_came_and_went_unseen_is_reported_once_whatever_is_lost():
+def test_a_copy_that_came_and_went_unseen_is_reported_once_whatever_is_lost() -> None:
     for dies_at in range(1, 12):
         world = World(dies_at, of=copies, role="copy")
         world.terminal.open("1", "1", "1.1", fee="-2")
@@ -641,7 +661,7 @@ def test_a_copy_that_came_and_went_unseen_is_reported_once_whatever_is_lost():
         assert world.position_sync.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
 
 
-def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again():
+def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again() -> None:
     world = World(of=copies, role="copy")
     world.terminal.open("1", "1", "1.1")
     world.terminal.stops("1", "1.0")
@@ -654,7 +674,7 @@ def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again():
     assert (world.desk.zombies, world.desk.times("open", "1")) == (0, 1)
 
 
-def test_a_copy_that_the_desk_does_not_want_is_not_closed_there_either():
+def test_a_copy_that_the_desk_does_not_want_is_not_closed_there_either() -> None:
     world = World(of=copies, role="copy")
     world.desk.status = "CLOSE_ONLY"
     world.terminal.open("1", "1", "1.1")
@@ -667,11 +687,11 @@ def test_a_copy_that_the_desk_does_not_want_is_not_closed_there_either():
 # --- trades from deals
 
 
-def legs(terminal, position="1"):
+def legs(terminal: Any, position: str = "1") -> list[Any]:
     return [(one.ticket, one.side, one.volume, one.remaining) for one in trades_of(terminal.books[position])]
 
 
-def test_each_order_that_adds_to_a_netting_position_is_a_trade_and_the_oldest_goes_first():
+def test_each_order_that_adds_to_a_netting_position_is_a_trade_and_the_oldest_goes_first() -> None:
     terminal = Terminal()
     terminal.open("1", "1", "1.10", fee="-1")
     terminal.open("1", "2", "1.20", order="7", fee="-2")
@@ -684,7 +704,7 @@ def test_each_order_that_adds_to_a_netting_position_is_a_trade_and_the_oldest_go
     assert [(part.remaining, part.profit) for part in second.parts] == [(Decimal("1.5"), 10), (0, 43)]
 
 
-def test_a_reversal_closes_all_and_opens_another():
+def test_a_reversal_closes_all_and_opens_another() -> None:
     terminal = Terminal()
     terminal.open("1", "1", "1.10")
     terminal.close("1", "1", "1.20", "10", order="8")
@@ -693,7 +713,7 @@ def test_a_reversal_closes_all_and_opens_another():
     assert legs(terminal) == [("1", "BUY", 1, 0), ("8", "SELL", Decimal("0.5"), Decimal("0.5"))]
 
 
-def test_an_order_filled_in_parts_is_one_trade_at_its_mean_price():
+def test_an_order_filled_in_parts_is_one_trade_at_its_mean_price() -> None:
     terminal = Terminal()
     terminal.open("1", "1", "1.10")
     terminal.open("1", "3", "1.20", order="1")
@@ -702,7 +722,7 @@ def test_an_order_filled_in_parts_is_one_trade_at_its_mean_price():
     assert (trade.volume, trade.price) == (4, Decimal("1.175"))
 
 
-def test_shares_of_a_profit_add_up_to_the_last_digit():
+def test_shares_of_a_profit_add_up_to_the_last_digit() -> None:
     terminal = Terminal()
     for order in ("1", "2", "3"):
         terminal.open("1", "1", "1.10", order=order)
@@ -713,7 +733,7 @@ def test_shares_of_a_profit_add_up_to_the_last_digit():
     assert max(profits) - min(profits) < Decimal("0.00000002")
 
 
-def test_more_taken_off_than_was_there_means_that_deals_are_missing():
+def test_more_taken_off_than_was_there_means_that_deals_are_missing() -> None:
     terminal = Terminal()
     terminal.open("1", "2", "1.10")
     terminal.close("1", "2", "1.2", "5")
@@ -722,7 +742,7 @@ def test_more_taken_off_than_was_there_means_that_deals_are_missing():
         trades_of(terminal.books["1"][1:])
 
 
-def netting_day(world):
+def netting_day(world: Any) -> Any:
     terminal = world.terminal
     terminal.open("1", "1", "1.10")
     world.look()
@@ -737,7 +757,7 @@ def netting_day(world):
     return world.settle()
 
 
-def test_a_netting_account_is_told_once_whatever_is_lost():
+def test_a_netting_account_is_told_once_whatever_is_lost() -> None:
     calls = netting_day(World()).calls
     for dies_at, fault in itertools.product(range(calls + 1), (Crash, ConnectionError)):
         desk = netting_day(World(dies_at, fault)).desk
@@ -751,11 +771,11 @@ def test_a_netting_account_is_told_once_whatever_is_lost():
 # --- the loop
 
 
-def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
+def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told() -> None:
     world, stop = World(), threading.Event()
     real, away = world.desk.active, iter([ConnectionError, OSError])
 
-    def active():
+    def active() -> Any:
         for fault in away:
             raise fault
         return real()
@@ -764,7 +784,7 @@ def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
     world.terminal.open("1", "1", "1.1")
     faults = []
 
-    def look(fault):
+    def look(fault: Any) -> None:
         faults.append(fault)
         if not fault:
             stop.set()
@@ -781,7 +801,7 @@ def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told():
 class Paper(World):
     """A paper account on real-looking prices, traded at random by seed; what it told is what the desk must know."""
 
-    def __init__(self, folder, seed, *, is_hedging, dies_at=-1, fault=Crash):
+    def __init__(self, folder: Any, seed: Any, *, is_hedging: Any, dies_at: int = -1, fault: Any = Crash) -> None:
         self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, PositionSync, {}
         self.rng, self.now = random.Random(seed), PAPER_STARTS
         eurusd = Instrument("EURUSD", Candles(paper_bars(seed), digits=5), commission=Decimal("3.5"))
@@ -792,22 +812,22 @@ class Paper(World):
         self.terminal, self.desk = self, Desk(self.point)
         self.position_sync = self.fresh()
 
-    def positions(self):
+    def positions(self) -> Any:
         self.point()
         return self.broker.positions()
 
-    def deals(self, position):
+    def deals(self, position: Any) -> Any:
         self.point()
         return self.broker.deals(position)
 
-    def is_settled(self):
+    def is_settled(self) -> Any:
         self.point()
         return self.broker.is_settled()
 
-    def position_of(self, order):
+    def position_of(self, order: Any) -> Any:
         return next((deal.position for deal in self.broker.history() if deal.order == order), order)
 
-    def trade(self):
+    def trade(self) -> None:
         held, luck = self.broker.positions(), self.rng.random()
         volume = Decimal(self.rng.randrange(1, 40)) / 100
         if not held or luck < 0.4:
@@ -826,7 +846,7 @@ class Paper(World):
             away = Decimal(self.rng.randrange(20, 60)) / 10_000 * (1 if one.side == "BUY" else -1)
             self.broker.modify(one, sl=self.broker.quote("EURUSD").bid - away, tp=one.tp)
 
-    def run(self, steps=60):
+    def run(self, steps: int = 60) -> Any:
         for _ in range(steps):
             self.now += self.rng.randrange(1, 40) * 60_000
             self.trade()
@@ -840,7 +860,7 @@ class Paper(World):
 PAPER_STARTS = 1_767_571_200_000
 
 
-def paper_bars(seed):
+def paper_bars(seed: Any) -> Iterator[Bar]:
     rng, price = random.Random(seed), 110_000
     for hour in range(100):
         close = price + rng.randrange(-300, 300)
@@ -849,7 +869,7 @@ def paper_bars(seed):
         price = close
 
 
-def assert_the_same_books(world):
+def assert_the_same_books(world: Any) -> None:
     """The desk's closed trades and the account's own deals: the same tickets, the same lots, the same money."""
     published = {deal.order for deal in world.broker.history() if deal.entry is Entry.IN}
     assert world.desk.active_rows == {}
@@ -861,7 +881,7 @@ def assert_the_same_books(world):
 
 
 @pytest.mark.parametrize("is_hedging", [True, False], ids=["hedging", "netting"])
-def test_a_paper_accounts_money_is_at_the_desk_to_the_cent(tmp_path, is_hedging):
+def test_a_paper_accounts_money_is_at_the_desk_to_the_cent(tmp_path: Path, is_hedging: bool) -> None:
     tickets = 0
     for seed in range(6):
         world = Paper(tmp_path, seed, is_hedging=is_hedging).run()
@@ -871,6 +891,6 @@ def test_a_paper_accounts_money_is_at_the_desk_to_the_cent(tmp_path, is_hedging)
 
 
 @pytest.mark.parametrize("is_hedging", [True, False], ids=["hedging", "netting"])
-def test_a_paper_accounts_money_is_at_the_desk_also_after_crashes(tmp_path, is_hedging):
+def test_a_paper_accounts_money_is_at_the_desk_also_after_crashes(tmp_path: Path, is_hedging: bool) -> None:
     for dies_at in range(3, 180, 23):
         assert_the_same_books(Paper(tmp_path, 1, is_hedging=is_hedging, dies_at=dies_at).run(20))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class Bot:
 
     process: Any
 
-    def __init__(self, office, folder):
+    def __init__(self, office: Any, folder: Any) -> None:
         self.office, self.process = office, None
         rows = [f"2026-01-05T{hour:02d}:00:00+00:00,1.1,1.101,1.099,1.1" for hour in range(24)]
         (folder / "bars.csv").write_text("\n".join(["time,open,high,low,close", *rows]), encoding="ascii")
@@ -38,7 +39,7 @@ class Bot:
         self.account = broker(self.config.account, self.config.bars, self.config.began_ms, PaperBroker)
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "copybot.sandbox"], cwd=ROOT, text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -49,55 +50,55 @@ class Bot:
         assert self.heard() == {"said": "ready"}
         self.until(lambda state: not state["is_asking"] and state["lease"] == "live")
 
-    def kill(self):
+    def kill(self) -> None:
         self.watchdog.cancel()
         self.process.kill()
         self.process.wait()
         for end in (self.process.stdin, self.process.stdout):
             end.close()
 
-    def say(self, line):
+    def say(self, line: Any) -> None:
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
 
-    def heard(self):
+    def heard(self) -> Any:
         return json.loads(self.process.stdout.readline())
 
-    def state(self):
+    def state(self) -> Any:
         self.say({"cmd": "state"})
         return self.heard()
 
-    def until(self, is_so):
+    def until(self, is_so: Any) -> Any:
         deadline = time.monotonic() + 120
         while not is_so(state := self.state()):
             assert time.monotonic() < deadline, state
             time.sleep(0.02)
         return state
 
-    def led(self, method, path="", **fields):
+    def led(self, method: Any, path: str = "", **fields: Any) -> Any:
         """What lena does, and the delta that tells of it."""
         desk = self.office.desk
         with self.office.lock:
             desk.send(MASTER, method, f"{ACTIVE}{path}", fields, f"lena-{len(desk.sent)}")
             return desk.sent[-1]
 
-    def open(self):
+    def open(self) -> Any:
         return self.led(
             "POST", ticket_id="7", symbol="EURUSD", type="BUY", volume="0.20000000", open_price="1.10000000"
         )
 
-    def close(self):
+    def close(self) -> Any:
         return self.led("DELETE", "/7", close_price="1.1", profit="0", reason="MANUAL")
 
     @property
-    def done(self):
+    def done(self) -> Any:
         """How many deals opened, and how many closed."""
         entries = [deal.entry for deal in self.account.history()]
         return entries.count(Entry.IN), entries.count(Entry.OUT)
 
 
 @pytest.fixture
-def bot(tmp_path):
+def bot(tmp_path: Path) -> Any:
     with DeskServer() as office:
         bot = Bot(office, tmp_path)
         yield bot
@@ -105,7 +106,7 @@ def bot(tmp_path):
         bot.account.close_file()
 
 
-def test_takes_a_message_as_the_streams_and_tells_what_it_did(bot):
+def test_takes_a_message_as_the_streams_and_tells_what_it_did(bot: Any) -> None:
     opened = bot.open()
     ref = opened["packet"]["trade_ref"]
     bot.say(opened)
@@ -119,7 +120,7 @@ def test_takes_a_message_as_the_streams_and_tells_what_it_did(bot):
 
 
 @pytest.mark.parametrize(("when", "at_the_kill"), [("before", (1, 0)), ("after", (1, 1))])
-def test_stops_in_its_next_close_and_goes_on_where_it_was_killed(when, at_the_kill, bot):
+def test_stops_in_its_next_close_and_goes_on_where_it_was_killed(when: str, at_the_kill: Any, bot: Any) -> None:
     bot.say(bot.open())
     bot.say({"cmd": "pause_in_close", "when": when})
     bot.say(bot.close())
@@ -133,7 +134,7 @@ def test_stops_in_its_next_close_and_goes_on_where_it_was_killed(when, at_the_ki
     assert bot.done == (1, 1)
 
 
-def test_somebody_on_the_line_empties_one_answer_and_is_not_believed(bot):
+def test_somebody_on_the_line_empties_one_answer_and_is_not_believed(bot: Any) -> None:
     bot.say(bot.open())
     bot.say({"cmd": "forge_next_snapshot"})
     bot.say({"type": "snapshot"})
@@ -145,14 +146,16 @@ def test_somebody_on_the_line_empties_one_answer_and_is_not_believed(bot):
     assert bot.done == (1, 0)
 
 
-def test_an_emptied_snapshot_says_that_nothing_is_active_and_is_else_the_same():
+def test_an_emptied_snapshot_says_that_nothing_is_active_and_is_else_the_same() -> None:
     told = {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 1, "trades": [{}]}
 
     assert emptied(told) == {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 0, "trades": []}
 
 
 @pytest.mark.parametrize("ends", [lambda bot: bot.say({"cmd": "stop"}), lambda bot: bot.process.stdin.close()])
-def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(ends, bot):
+def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(
+    ends: Callable[..., Any], bot: Any
+) -> None:
     ends(bot)
 
     assert bot.heard() == {"said": "stopped"}
@@ -162,7 +165,7 @@ def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(
         assert (kept.instance, kept.leased_until <= time.time_ns() // 1_000_000) == (bot.config.instance, True)
 
 
-def test_a_pause_that_nobody_ends_ends_with_its_input(bot):
+def test_a_pause_that_nobody_ends_ends_with_its_input(bot: Any) -> None:
     bot.say(bot.open())
     bot.say({"cmd": "pause_in_close", "when": "before"})
     bot.say(bot.close())

@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,24 +25,24 @@ login = 1
 """
 
 
-def loaded(folder, text=GOOD, environ=None, mode=0o600):
+def loaded(folder: Any, text: Any = GOOD, environ: Any = None, mode: int = 0o600) -> Any:
     file = folder / "copybot.toml"
     file.write_text(text, encoding="utf-8")
     file.chmod(mode)
     return load(file, environ or {})
 
 
-def mistake(folder, text, **more):
+def mistake(folder: Any, text: Any, **more: Any) -> str:
     with pytest.raises(SettingsError) as found:
         loaded(folder, text, **more)
     return str(found.value)
 
 
-def with_broker(lines):
+def with_broker(lines: Any) -> Any:
     return GOOD.replace('kind = "mt5"\nlogin = 1\n', lines)
 
 
-def test_reads_the_example(tmp_path):
+def test_reads_the_example(tmp_path: Path) -> None:
     found = loaded(tmp_path, EXAMPLE.read_text(encoding="utf-8"))
 
     assert found.url == "https://desk.example"
@@ -52,7 +53,7 @@ def test_reads_the_example(tmp_path):
     assert found.limits == Limits()
 
 
-def test_what_the_example_comments_out_are_the_defaults_and_all_of_it_is_known(tmp_path):
+def test_what_the_example_comments_out_are_the_defaults_and_all_of_it_is_known(tmp_path: Path) -> None:
     """Whoever uncomments a line changes nothing, and no option is undocumented."""
     text = EXAMPLE.read_text(encoding="utf-8")
     uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text.split("# ... or paper")[0])
@@ -70,14 +71,14 @@ def test_what_the_example_comments_out_are_the_defaults_and_all_of_it_is_known(t
     )
 
 
-def test_every_key_that_is_read_is_in_the_example():
+def test_every_key_that_is_read_is_in_the_example() -> None:
     read = set(re.findall(r'\.get\(\s*"(\w+)"', Path(settings.__file__).read_text(encoding="utf-8")))
     documented = set(re.findall(r"(?m)^#? ?(\w+) = ", EXAMPLE.read_text(encoding="utf-8")))
 
     assert read - documented == {"table"}  # a table of its own
 
 
-def test_the_environment_goes_before_the_file(tmp_path):
+def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
     without = "\n".join(line for line in GOOD.splitlines() if not line.startswith(("key", "secret")))
     found = loaded(tmp_path, without, {"COPYBOT_KEY": "ck_ffffffffffffffff.2", "COPYBOT_SECRET": "cd" * 32})
 
@@ -85,7 +86,7 @@ def test_the_environment_goes_before_the_file(tmp_path):
     assert loaded(tmp_path, GOOD, {"COPYBOT_SECRET": "cd" * 32}).secret == "cd" * 32
 
 
-def test_no_secret_is_shown_by_accident(tmp_path):
+def test_no_secret_is_shown_by_accident(tmp_path: Path) -> None:
     text = GOOD + 'password = "hush"\n[subscriptions.a]\nsub_id = "7"\nsecrets = { 1 = "' + "ef" * 32 + '" }\n'
     shown = repr(loaded(tmp_path, text))
 
@@ -93,19 +94,19 @@ def test_no_secret_is_shown_by_accident(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o666, 0o602])
-def test_refuses_a_file_that_others_may_read(tmp_path, mode):
+def test_refuses_a_file_that_others_may_read(tmp_path: Path, mode: int) -> None:
     said = mistake(tmp_path, GOOD, mode=mode)
 
     assert f"chmod 600 {tmp_path / 'copybot.toml'}" in said
     assert loaded(tmp_path, GOOD, mode=0o640).key  # the service's own group may
 
 
-def test_a_file_that_is_not_there_says_where_to_begin(tmp_path):
+def test_a_file_that_is_not_there_says_where_to_begin(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="copybot example > "):
         load(tmp_path / "none.toml", {})
 
 
-def broken(old, new):
+def broken(old: Any, new: Any) -> Any:
     assert old in GOOD
     return GOOD.replace(old, new)
 
@@ -139,7 +140,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "words"), [one[1:] for one in MISTAKES], ids=[one[0] for one in MISTAKES])
-def test_a_mistake_is_named_with_the_way_out(tmp_path, text, words):
+def test_a_mistake_is_named_with_the_way_out(tmp_path: Path, text: Any, words: Any) -> None:
     said = mistake(tmp_path, text)
 
     assert words in said
@@ -147,12 +148,12 @@ def test_a_mistake_is_named_with_the_way_out(tmp_path, text, words):
     assert SECRET not in said
 
 
-def test_a_desk_on_this_machine_needs_no_tls(tmp_path):
+def test_a_desk_on_this_machine_needs_no_tls(tmp_path: Path) -> None:
     for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000"):
         assert loaded(tmp_path, broken('"https://desk.example"', f'"http://{host}"')).url == f"http://{host}"
 
 
-def test_amounts_are_decimals_as_they_were_written(tmp_path):
+def test_amounts_are_decimals_as_they_were_written(tmp_path: Path) -> None:
     text = with_broker('kind = "paper"\ndeposit = 1000.10\n[broker.symbols.EURUSD]\nbars = "a.csv"')
     found = loaded(tmp_path, text).broker
 
@@ -161,5 +162,5 @@ def test_amounts_are_decimals_as_they_were_written(tmp_path):
     assert found.symbols["EURUSD"].bars == tmp_path / "a.csv"
 
 
-def test_the_example_is_toml():
+def test_the_example_is_toml() -> None:
     assert tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))

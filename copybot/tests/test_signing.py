@@ -3,6 +3,7 @@
 import ast
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ SECRET = VECTORS["request_secret"]
 REQUESTS = {vector["name"]: vector for vector in VECTORS["requests"]}
 
 
-def sign(vector, **but):
+def sign(vector: Any, **but: Any) -> Any:
     effect = vector["idempotency_key"]
     parts = {
         "method": vector["method"],
@@ -32,7 +33,7 @@ def sign(vector, **but):
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_signs_as_published(name):
+def test_signs_as_published(name: Any) -> None:
     assert sign(REQUESTS[name]) == REQUESTS[name]["signature"]
 
 
@@ -51,11 +52,11 @@ def test_signs_as_published(name):
         ({"body": REQUESTS["R1"]["body"].replace("0.10000000", "1.00000000", 1).encode()}, "38c37b90"),
     ],
 )
-def test_signs_a_tampered_request_to_what_was_published_for_it(change, begins):
+def test_signs_a_tampered_request_to_what_was_published_for_it(change: dict[str, Any], begins: str) -> None:
     assert sign(REQUESTS["R1"], **change)[:8] == begins
 
 
-def believes(**but):
+def believes(**but: Any) -> Any:
     response = VECTORS["response"]
     told = {
         "request_signature": REQUESTS[response["to"]]["signature"],
@@ -67,7 +68,7 @@ def believes(**but):
     return signing.answers(SECRET, **{**told, **but})
 
 
-def test_believes_the_published_answer():
+def test_believes_the_published_answer() -> None:
     assert believes()
 
 
@@ -85,11 +86,11 @@ def test_believes_the_published_answer():
         {"response_signature": "v1=" + "0" * 64},
     ],
 )
-def test_believes_no_forged_answer(forged):
+def test_believes_no_forged_answer(forged: dict[str, Any]) -> None:
     assert not believes(**forged)
 
 
-def test_agrees_with_the_desk_without_sharing_code_with_it():
+def test_agrees_with_the_desk_without_sharing_code_with_it() -> None:
     vector = REQUESTS["R3"]
     canonical = vector["canonical"].encode()
     imports = [

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ COPIED = {"calm": 0.9, "faulty": 0.65, "hostile": 0.35, "slow": 0.35, "restored"
 @pytest.mark.model
 @pytest.mark.parametrize("part", range(2))
 @pytest.mark.parametrize("weather", WEATHERS)
-def test_nothing_is_opened_twice_left_behind_or_brought_back(weather, part):
+def test_nothing_is_opened_twice_left_behind_or_brought_back(weather: Any, part: int) -> None:
     share = max(1, SCHEDULES // len(WEATHERS) // 2)
     first = FIRST + part * share
     tally = simulate.run(weather, range(first, first + share))
@@ -38,12 +39,12 @@ def test_nothing_is_opened_twice_left_behind_or_brought_back(weather, part):
     assert tally.copied > tally.trades * COPIED[weather] or share < 100  # a guard that opens nothing is no guard
 
 
-def test_a_copy_that_a_restored_desk_cannot_take_up_is_told_in_short():
+def test_a_copy_that_a_restored_desk_cannot_take_up_is_told_in_short() -> None:
     """One in 200,000: its ticket was closed there as one that nobody knew, and it was missing for ever."""
     assert World(1103103, WEATHERS["restored"]).faults() == {}
 
 
-def test_a_reduction_of_the_life_before_is_not_done_again_by_one_that_lost_its_file():
+def test_a_reduction_of_the_life_before_is_not_done_again_by_one_that_lost_its_file() -> None:
     """One in 600,000: the order was under way when the process died, and its file went with it."""
     assert World(1514124, WEATHERS["hostile"]).faults() == {}
 
@@ -51,36 +52,36 @@ def test_a_reduction_of_the_life_before_is_not_done_again_by_one_that_lost_its_f
 class Resends(ExecutionGuard):
     """Takes no answer for a no."""
 
-    def _find_out(self, copy):
+    def _find_out(self, copy: Any) -> None:
         self._mark(copy, State.REJECTED)
 
 
 class Forgets(ExecutionGuard):
     """Believes that whatever is active and has no position must be opened."""
 
-    def _refusal(self, target):
+    def _refusal(self, target: Any) -> str:
         return ""
 
-    def _find_out(self, copy):
+    def _find_out(self, copy: Any) -> None:
         with self._store.durable():
             self._store.do("delete from copy where ref = ?", copy.ref)
             self._store._unfinished = None
 
-    def _give_up(self, target, why):
+    def _give_up(self, target: Any, why: Any) -> None:
         pass
 
 
 class TakesItsTime(ExecutionGuard):
     """Opens what is active, however old it is."""
 
-    def _refusal(self, target):
+    def _refusal(self, target: Any) -> Any:
         return self.why_not(target)
 
 
 class GoesBack(ExecutionGuard):
     """Follows a desk that went back in time."""
 
-    def on_snapshot(self, snapshot, *, asked_at):
+    def on_snapshot(self, snapshot: Any, *, asked_at: Any) -> None:
         with self._store.durable():
             self._store.note(seen=min(self.seen, snapshot.as_of))
         super().on_snapshot(snapshot, asked_at=min(asked_at, snapshot.as_of))
@@ -89,7 +90,7 @@ class GoesBack(ExecutionGuard):
 class FollowsHalf(ExecutionGuard):
     """Opens and closes, and overlooks whatever lies between."""
 
-    def _lower(self, target):
+    def _lower(self, target: Any) -> None:
         if not target.volume:
             super()._lower(target)
 
@@ -97,7 +98,7 @@ class FollowsHalf(ExecutionGuard):
 class TrustsTheStream(Copier):
     """Acts on a snapshot that nobody signed."""
 
-    def on_message(self, message):
+    def on_message(self, message: Any) -> None:
         super().on_message(message)
         if message["type"] == "snapshot":
             for one in self.followed:
@@ -108,21 +109,21 @@ class TrustsTheStream(Copier):
 class NeedsNoLease(Copier):
     """Opens whoever else does."""
 
-    def _why_not(self, one, target):
+    def _why_not(self, one: Any, target: Any) -> Any:
         return self._why_not_at_the_broker(one, target)
 
 
 class KeepsToItself(Copier):
     """Tells the desk nothing of what it did not copy."""
 
-    def _tell(self, one, event):
+    def _tell(self, one: Any, event: Any) -> bool:
         return True
 
 
 class ForgetsCloses(PositionSync):
     """Publishes what is open, and nothing of what is gone."""
 
-    def _of_gone(self, ticket):
+    def _of_gone(self, ticket: Any) -> Any:
         return iter(())
 
 
@@ -142,11 +143,11 @@ PLANTED = [
 
 @pytest.mark.model
 @pytest.mark.parametrize(("weather", "kinds", "fault"), PLANTED, ids=lambda one: getattr(one, "__name__", None))
-def test_the_simulation_sees_what_a_mistake_costs(weather, kinds, fault):
+def test_the_simulation_sees_what_a_mistake_costs(weather: str, kinds: dict[str, Any], fault: str) -> None:
     assert any(World(seed, WEATHERS[weather], **kinds).faults()[fault] for seed in range(400))
 
 
-def test_a_schedule_is_the_same_each_time():
+def test_a_schedule_is_the_same_each_time() -> None:
     one, other = World(11, WEATHERS["hostile"]), World(11, WEATHERS["hostile"])
 
     assert (one.crashes, one.market.opens, one.market.held) == (other.crashes, other.market.opens, other.market.held)
@@ -154,18 +155,18 @@ def test_a_schedule_is_the_same_each_time():
     assert World(12, WEATHERS["hostile"]).desk.sent != one.desk.sent
 
 
-def test_the_schedules_are_shared_out_whole():
+def test_the_schedules_are_shared_out_whole() -> None:
     shared = [(weather, seed) for weather, seeds in simulate.portions(5, 131, ["a", "b"]) for seed in seeds]
 
     assert shared == [*(("a", seed) for seed in range(5, 71)), *(("b", seed) for seed in range(5, 70))]
 
 
-def ran(*options):
+def ran(*options: Any) -> Any:
     command = [sys.executable, "-m", "copybot.simulate", "--weather", "hostile", *options]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
-def test_the_command_passes_the_guard_and_not_the_documents_rule():
+def test_the_command_passes_the_guard_and_not_the_documents_rule() -> None:
     good = ran("--schedules", "20", "--processes", "1")
     assert good.returncode == 0, good.stdout + good.stderr
 

@@ -8,6 +8,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -24,15 +25,15 @@ from copybot.tests.hostile_desk import KEY, SECRET, mac, problem, sha256
 PATH = "/ws/v2/active"
 
 
-def snapshot(**as_of):
+def snapshot(**as_of: Any) -> dict[str, Any]:
     return {"type": "snapshot", "as_of": {name: str(seq) for name, seq in as_of.items()}, "trades": []}
 
 
-def delta(seq, strategy="lena"):
+def delta(seq: Any, strategy: str = "lena") -> dict[str, Any]:
     return {"type": "trade.opened", "strategy": strategy, "seq": str(seq), "trade": {}}
 
 
-def heartbeat(**as_of):
+def heartbeat(**as_of: Any) -> Any:
     return snapshot(**as_of) | {"type": "heartbeat"}
 
 
@@ -40,33 +41,33 @@ def heartbeat(**as_of):
 
 
 @pytest.fixture
-def follow():
+def follow() -> Follow:
     books = Follow(0.0)
     hear(books, snapshot(lena=5))
     return books
 
 
 @pytest.mark.parametrize("number", ["Infinity", "1e9999999999999999999", "NaN"])
-def test_a_number_that_is_none_is_no_message_and_no_end(follow, number):
+def test_a_number_that_is_none_is_no_message_and_no_end(follow: Follow, number: str) -> None:
     with pytest.raises(Unreadable):
         follow.heard(f'{{"type": "heartbeat", "as_of": {{"lena": {number}}}}}', 1.0)
 
 
-def hear(books, message, now_s=1.0):
+def hear(books: Any, message: Any, now_s: float = 1.0) -> Any:
     return books.heard(json.dumps(message), now_s)
 
 
-def gaps(events):
+def gaps(events: Any) -> list[Any]:
     return [event.strategy for event in events if isinstance(event, Gap)]
 
 
-def test_numbers_in_turn_are_no_gap(follow):
+def test_numbers_in_turn_are_no_gap(follow: Follow) -> None:
     for seq in (6, 7, 7, 6, 8):
         assert [event.body["seq"] for event in hear(follow, delta(seq))] == [str(seq)]
     assert (follow.as_of, follow.to_say) == ({"lena": 8}, [])
 
 
-def test_a_missing_number_is_told_once_and_asks_for_the_state_once(follow):
+def test_a_missing_number_is_told_once_and_asks_for_the_state_once(follow: Follow) -> None:
     assert gaps(hear(follow, delta(7))) == ["lena"]
     assert gaps(hear(follow, delta(9))) == []
     assert gaps(hear(follow, delta(1, "otto"))) == ["otto"]
@@ -79,20 +80,20 @@ def test_a_missing_number_is_told_once_and_asks_for_the_state_once(follow):
     assert gaps(hear(follow, delta(12))) == ["lena"]
 
 
-def test_what_is_out_of_turn_is_handed_on_too(follow):
+def test_what_is_out_of_turn_is_handed_on_too(follow: Follow) -> None:
     """A close that comes after a gap still protects."""
     events = hear(follow, delta(7) | {"type": "trade.closed"})
 
     assert [type(event) for event in events] == [Gap, Message]
 
 
-def test_a_lost_last_delta_is_noticed_at_the_second_beat(follow):
+def test_a_lost_last_delta_is_noticed_at_the_second_beat(follow: Follow) -> None:
     assert gaps(hear(follow, heartbeat(lena=6))) == []
     assert gaps(hear(follow, heartbeat(lena=6))) == ["lena"]
     assert gaps(hear(follow, heartbeat(lena=6))) == []
 
 
-def test_a_beat_that_overtook_its_delta_is_no_gap(follow):
+def test_a_beat_that_overtook_its_delta_is_no_gap(follow: Follow) -> None:
     hear(follow, heartbeat(lena=6))
     hear(follow, delta(6))
     hear(follow, heartbeat(lena=7))
@@ -101,18 +102,18 @@ def test_a_beat_that_overtook_its_delta_is_no_gap(follow):
     assert gaps(hear(follow, heartbeat(lena=7))) == []
 
 
-def test_a_strategy_that_nobody_told_of_is_a_gap(follow):
+def test_a_strategy_that_nobody_told_of_is_a_gap(follow: Follow) -> None:
     assert gaps(hear(follow, heartbeat(lena=5, new=0)) + hear(follow, heartbeat(lena=5, new=0))) == ["new"]
 
 
-def test_beats_break_the_silence(follow):
+def test_beats_break_the_silence(follow: Follow) -> None:
     hear(follow, heartbeat(lena=5), now_s=20.0)
 
     assert not follow.is_silent(34.9)
     assert follow.is_silent(35.0)
 
 
-def test_prices_come_without_floats(follow):
+def test_prices_come_without_floats(follow: Follow) -> None:
     (message,) = follow.heard('{"type": "trade.opened", "strategy": "lena", "seq": 6, "rate": 1.10}', 1.0)
 
     assert message.body["rate"] == Decimal("1.10")
@@ -122,16 +123,16 @@ def test_prices_come_without_floats(follow):
     "text",
     ["", "x", "[]", "7", "{}", '{"type":"snapshot"}', '{"type":7}', '{"type":"trade.opened"}', b"\xff", "[" * 99_999],
 )
-def test_what_is_no_message_is_named_so(follow, text):
+def test_what_is_no_message_is_named_so(follow: Follow, text: str | bytes) -> None:
     with pytest.raises(Unreadable):
         follow.heard(text, 1.0)
 
 
-def test_what_a_newer_desk_says_is_passed_over(follow):
+def test_what_a_newer_desk_says_is_passed_over(follow: Follow) -> None:
     assert hear(follow, {"type": "weather", "sunny": True}) == []
 
 
-def test_waits_longer_each_time_until_a_socket_has_held():
+def test_waits_longer_each_time_until_a_socket_has_held() -> None:
     backoff = Backoff(jitter=lambda: 1.0)
 
     assert [backoff.next_s() for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
@@ -146,21 +147,21 @@ def test_waits_longer_each_time_until_a_socket_has_held():
 class Desk:
     """Each socket plays the next scene; when none are left, the last again."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.scenes, self.refusals, self.handshakes, self.said = deque(), deque(), [], []
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         self.server = serve(self._play, "127.0.0.1", 0, process_request=self._let_in, ping_interval=None)
         self.url = f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever)
         self.thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.server.shutdown()
         self.thread.join()
 
-    def _let_in(self, connection, request):
+    def _let_in(self, connection: Any, request: Any) -> Any:
         head = request.headers
         right = mac(
             "CD1-HMAC-SHA256", "GET", head["Host"], request.path, "", head["X-Cd-Key"], head["X-Cd-Time"],
@@ -181,14 +182,14 @@ class Desk:
         answer.headers["Content-Type"] = "application/problem+json"
         return answer
 
-    def _play(self, socket):
+    def _play(self, socket: Any) -> None:
         scene = self.scenes.popleft() if len(self.scenes) > 1 else self.scenes[0]
         with contextlib.suppress(ConnectionClosed):
             scene(socket)
 
 
-def say(*messages, then=None):
-    def scene(socket):
+def say(*messages: Any, then: Any = None) -> Callable[..., Any]:
+    def scene(socket: Any) -> None:
         for message in messages:
             socket.send(message if isinstance(message, str) else json.dumps(message))
         if then is not None:
@@ -197,11 +198,11 @@ def say(*messages, then=None):
     return scene
 
 
-def stay(socket):
+def stay(socket: Any) -> None:
     socket.recv()
 
 
-def revoke(socket):
+def revoke(socket: Any) -> None:
     socket.close(1008, "this key may no longer call")
 
 
@@ -211,7 +212,7 @@ class Reading:
     line: Any
     stream: Any
 
-    def __init__(self, kind, url, **more):
+    def __init__(self, kind: Any, url: Any, **more: Any) -> None:
         more = {"backoff": Backoff(first_s=0.01, cap_s=0.02), **more}
         self.runner = asyncio.Runner()
         if kind is Stream:
@@ -222,21 +223,21 @@ class Reading:
             self.stream = AsyncStream(self.line, **more)
             self.events = self.stream.events()
 
-    def next(self, timeout_s=10):
+    def next(self, timeout_s: int = 10) -> Any:
         if isinstance(self.stream, Stream):
             found = self.stream.next(timeout_s)
             assert found is not None, "nothing came"
             return found
         return self.runner.run(asyncio.wait_for(anext(self.events), timeout_s))
 
-    def until(self, kind):
+    def until(self, kind: Any) -> Any:
         for _ in range(50):
             found = self.next()
             if isinstance(found, kind):
                 return found
         raise AssertionError(f"no {kind.__name__} came")
 
-    def close(self):
+    def close(self) -> None:
         if isinstance(self.stream, Stream):
             self.stream.close()
         else:
@@ -245,16 +246,16 @@ class Reading:
 
 
 @pytest.fixture
-def desk():
+def desk() -> Iterator[Any]:
     with Desk() as desk:
         yield desk
 
 
 @pytest.fixture(params=[Stream, AsyncStream], ids=["sync", "async"])
-def read(request, desk):
+def read(request: pytest.FixtureRequest, desk: Any) -> Iterator[Callable[..., Any]]:
     made = []
 
-    def one(**more):
+    def one(**more: Any) -> Any:
         made.append(Reading(request.param, desk.url, **more))
         return made[-1]
 
@@ -263,7 +264,7 @@ def read(request, desk):
         reading.close()
 
 
-def test_a_snapshot_and_what_follows(desk, read):
+def test_a_snapshot_and_what_follows(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), heartbeat(lena=1), delta(2), then=stay))
     reading = read()
 
@@ -272,7 +273,7 @@ def test_a_snapshot_and_what_follows(desk, read):
     assert reading.stream.as_of == {"lena": 2}
 
 
-def test_each_socket_is_asked_for_with_a_number_of_its_own(desk, read):
+def test_each_socket_is_asked_for_with_a_number_of_its_own(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1)))
     reading = read()
     for _ in range(4):
@@ -282,8 +283,8 @@ def test_each_socket_is_asked_for_with_a_number_of_its_own(desk, read):
     assert desk.handshakes == sorted(set(desk.handshakes))
 
 
-def test_a_gap_asks_for_the_state(desk, read):
-    def answer(socket):
+def test_a_gap_asks_for_the_state(desk: Any, read: Callable[..., Any]) -> None:
+    def answer(socket: Any) -> None:
         desk.said.append(socket.recv())
         say(snapshot(lena=5), then=stay)(socket)
 
@@ -297,7 +298,7 @@ def test_a_gap_asks_for_the_state(desk, read):
     assert reading.stream.as_of == {"lena": 5}
 
 
-def test_silence_is_a_loss(desk, read):
+def test_silence_is_a_loss(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.extend([say(snapshot(lena=1), then=stay), say(snapshot(lena=2), then=stay)])
     reading = read(silence_s=0.3)
 
@@ -306,8 +307,8 @@ def test_silence_is_a_loss(desk, read):
     assert reading.next().body["as_of"] == {"lena": "2"}
 
 
-def test_beats_keep_a_quiet_socket(desk, read):
-    def beats(socket):
+def test_beats_keep_a_quiet_socket(desk: Any, read: Callable[..., Any]) -> None:
+    def beats(socket: Any) -> None:
         for _ in range(12):
             time.sleep(0.1)
             socket.send(json.dumps(heartbeat(lena=1)))
@@ -320,7 +321,7 @@ def test_beats_keep_a_quiet_socket(desk, read):
     assert [type(reading.next()) for _ in range(3)] == [Connected, Message, Message]
 
 
-def test_what_cannot_be_read_ends_the_socket_and_not_the_bot(desk, read):
+def test_what_cannot_be_read_ends_the_socket_and_not_the_bot(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.extend([say("no json"), say("x" * (17 << 20)), say(snapshot(lena=1), then=stay)])
     reading = read()
 
@@ -329,7 +330,7 @@ def test_what_cannot_be_read_ends_the_socket_and_not_the_bot(desk, read):
     assert reading.until(Message).type == "snapshot"
 
 
-def test_a_revoked_key_ends_it(desk, read):
+def test_a_revoked_key_ends_it(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=revoke))
     reading = read()
 
@@ -347,7 +348,7 @@ def test_a_revoked_key_ends_it(desk, read):
         (problem(403, "scope_denied"), ScopeDenied),
     ],
 )
-def test_a_key_that_is_not_let_in_is_told_why(desk, read, refused, kind):
+def test_a_key_that_is_not_let_in_is_told_why(desk: Any, read: Callable[..., Any], refused: Any, kind: Any) -> None:
     desk.refusals.append(refused)
     reading = read()
 
@@ -356,7 +357,7 @@ def test_a_key_that_is_not_let_in_is_told_why(desk, read, refused, kind):
     assert desk.handshakes == []
 
 
-def test_a_refusal_that_passes_is_waited_out(desk, read):
+def test_a_refusal_that_passes_is_waited_out(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     desk.refusals.extend([problem(503, "unavailable", "same_key"), problem(409, "busy", "same_key"), (404, b"<html>")])
     reading = read()
@@ -366,7 +367,7 @@ def test_a_refusal_that_passes_is_waited_out(desk, read):
     assert reading.next() == Connected()
 
 
-def test_a_desk_that_asks_for_time_gets_it(desk, read):
+def test_a_desk_that_asks_for_time_gets_it(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     desk.refusals.append(problem(429, "rate_limited", "after", retry_after_ms=300))
     reading = read()
@@ -377,7 +378,7 @@ def test_a_desk_that_asks_for_time_gets_it(desk, read):
     assert time.monotonic() - began > 0.2
 
 
-def test_a_number_that_was_used_is_passed(desk, read):
+def test_a_number_that_was_used_is_passed(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     reading = read()
     desk.handshakes.append(reading.line.seq + 1_000_000)
@@ -386,7 +387,7 @@ def test_a_number_that_was_used_is_passed(desk, read):
     assert reading.next() == Connected()
 
 
-def test_a_clock_that_is_off_is_set(desk, read):
+def test_a_clock_that_is_off_is_set(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     told = 1_700_000_000_000
     desk.refusals.append(problem(401, "clock_outside_window", "same_key", server_time=told))
@@ -398,14 +399,14 @@ def test_a_clock_that_is_off_is_set(desk, read):
     assert reading.line.clock_offset_ms == 0  # nobody signed it
 
 
-def test_a_desk_that_is_not_there_is_tried_again(desk, read):
+def test_a_desk_that_is_not_there_is_tried_again(desk: Any, read: Callable[..., Any]) -> None:
     desk.server.shutdown()
     reading = read()
 
     assert [type(reading.next()) for _ in range(3)] == [Lost] * 3
 
 
-def test_a_loop_is_never_kept_waiting_by_the_network():
+def test_a_loop_is_never_kept_waiting_by_the_network() -> None:
     """A port that accepts and says nothing: the handshake hangs, the loop does not."""
     import socket
 
@@ -420,10 +421,10 @@ def test_a_loop_is_never_kept_waiting_by_the_network():
                 assert select.select([handshake], [], [], 0)[0] == []  # it hangs still
 
 
-def test_a_loop_that_does_not_ask_costs_no_memory(desk):
+def test_a_loop_that_does_not_ask_costs_no_memory(desk: Any) -> None:
     sent = itertools.count(2)
 
-    def flood(socket):
+    def flood(socket: Any) -> None:
         while True:
             socket.send(json.dumps(delta(next(sent)) | {"pad": "x" * 10_000}))
 
@@ -440,7 +441,7 @@ def test_a_loop_that_does_not_ask_costs_no_memory(desk):
         assert [int(event.body["seq"]) for event in numbers[1:]] == list(range(2, 301))
 
 
-def test_a_bug_in_the_reader_is_not_swallowed(desk):
+def test_a_bug_in_the_reader_is_not_swallowed(desk: Any) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     stream = Stream(Client(desk.url, KEY, SECRET))
 

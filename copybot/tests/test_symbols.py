@@ -9,46 +9,46 @@ from copybot.broker import Outcome
 from copybot.symbols import Named, Names
 
 
-def test_a_suffix_holds_in_both_directions():
+def test_a_suffix_holds_in_both_directions() -> None:
     names = Names(suffix=".vip")
     assert names.theirs("EURUSD") == "EURUSD.vip"
     assert names.ours("EURUSD.vip") == "EURUSD"
 
 
-def test_the_table_goes_before_the_affixes():
+def test_the_table_goes_before_the_affixes() -> None:
     names = Names({"GOLD": "XAUUSD", "BTCUSD": "BTCUSD"}, prefix="m.", suffix="+")
     assert [names.theirs(one) for one in ("GOLD", "BTCUSD", "EURUSD")] == ["XAUUSD", "BTCUSD", "m.EURUSD+"]
     assert [names.ours(one) for one in ("XAUUSD", "BTCUSD", "m.EURUSD+")] == ["GOLD", "BTCUSD", "EURUSD"]
 
 
-def test_without_anything_names_are_the_same():
+def test_without_anything_names_are_the_same() -> None:
     assert Names().theirs("EURUSD") == "EURUSD"
     assert Names().ours("EURUSD") == "EURUSD"
 
 
-def test_refuses_a_table_in_which_two_names_are_one():
+def test_refuses_a_table_in_which_two_names_are_one() -> None:
     with pytest.raises(ValueError, match="both GOLD and XAUUSD"):
         Names({"GOLD": "XAUUSD.vip", "XAUUSD": "XAUUSD.vip"})
 
 
-def test_refuses_an_affixed_name_that_is_in_the_table_as_anothers():
+def test_refuses_an_affixed_name_that_is_in_the_table_as_anothers() -> None:
     names = Names({"GOLD": "XAUUSD.vip"}, suffix=".vip")
     assert names.theirs("XAUUSD") is None
     assert names.ours("XAUUSD.vip") == "GOLD"
 
 
-def test_a_name_that_the_table_sends_elsewhere_is_not_found_under_its_affixes():
+def test_a_name_that_the_table_sends_elsewhere_is_not_found_under_its_affixes() -> None:
     names = Names({"GER40": "DE40.cash"}, suffix=".vip")
     assert names.ours("GER40.vip") == "~GER40.vip"
 
 
-def test_a_brokers_symbol_without_a_name_is_not_taken_for_another():
+def test_a_brokers_symbol_without_a_name_is_not_taken_for_another() -> None:
     names = Names(suffix=".vip")
     assert names.ours("EURUSD") == "~EURUSD"  # the broker's plain EURUSD is not the one that is traded
     assert names.theirs("~EURUSD") == "EURUSD"
 
 
-def test_whatever_the_names_what_goes_out_comes_back():
+def test_whatever_the_names_what_goes_out_comes_back() -> None:
     rng = random.Random(3)
     parts = ["EURUSD", "GOLD", "XAUUSD", "x", ".vip", "+", "", "~"]
     for _ in range(5_000):
@@ -65,7 +65,7 @@ def test_whatever_the_names_what_goes_out_comes_back():
             assert names.ours(names.theirs(ours)) == ours
 
 
-def test_an_order_in_a_symbol_without_a_name_is_refused_before_the_broker_hears_of_it():
+def test_an_order_in_a_symbol_without_a_name_is_refused_before_the_broker_hears_of_it() -> None:
     named = Named(None, Names({"GOLD": "XAUUSD.vip"}, suffix=".vip"))
     answer = named.open(magic=1, symbol="XAUUSD", side="BUY", volume=Decimal(1), sl=None, tp=None)
     assert (answer.outcome, answer.why) == (Outcome.REJECTED, "symbol_unknown")

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ REQUESTS = {vector["name"]: vector for vector in VECTORS["requests"]}
 PACKET_SECRET = VECTORS["packet_secret"].encode()
 
 
-def attempt(vector, **but):
+def attempt(vector: Any, **but: Any) -> Any:
     """The client's request, as the vector's line."""
     told = vector | but
     line = Line(
@@ -31,7 +32,7 @@ def attempt(vector, **but):
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_client_sends_what_was_published(name):
+def test_the_client_sends_what_was_published(name: Any) -> None:
     vector = REQUESTS[name]
     _, sent = attempt(vector)
     named = {"POST": {"Content-Type": "application/json"}}.get(vector["method"], {})
@@ -47,7 +48,7 @@ def test_the_client_sends_what_was_published(name):
     assert hashlib.sha256(sent.body).hexdigest() == vector["body_sha256"]
 
 
-def answered(to="R2", **but):
+def answered(to: str = "R2", **but: Any) -> Any:
     told = VECTORS["response"] | but
     line, sent = attempt(REQUESTS[to])
     headers = {"x-cd-response-time": str(told["time"]), "x-cd-response-sig": f"v1={told['signature']}"}
@@ -55,24 +56,24 @@ def answered(to="R2", **but):
     return line
 
 
-def test_the_client_believes_the_published_answer_and_its_clock():
+def test_the_client_believes_the_published_answer_and_its_clock() -> None:
     assert answered().desk_ms() == VECTORS["response"]["time"]
 
 
 @pytest.mark.parametrize(
     "forged", [{"status": 201}, {"time": 1767600000261}, {"body": "{}"}, {"to": "R1"}, {"signature": "0" * 64}], ids=str
 )
-def test_the_client_believes_no_other(forged):
+def test_the_client_believes_no_other(forged: dict[str, Any]) -> None:
     with pytest.raises(AnswerForged):
         answered(**forged)
 
 
-def mac(key, payload):
+def mac(key: Any, payload: Any) -> Any:
     return hmac.new(key, payload, hashlib.sha256).hexdigest()
 
 
 @pytest.mark.parametrize("vector", VECTORS["packets_v1"]["vectors"], ids=lambda vector: vector["name"].split()[0])
-def test_packets_that_name_no_trade_are_signed_alike(vector):
+def test_packets_that_name_no_trade_are_signed_alike(vector: Any) -> None:
     payload = vector["payload"].encode()
 
     assert mac(packets.derived_key(VECTORS["packet_secret"]), payload) == vector["signature"]
@@ -80,7 +81,7 @@ def test_packets_that_name_no_trade_are_signed_alike(vector):
     assert mac(PACKET_SECRET, payload) != vector["signature"]  # the nine fields' key is another
 
 
-def test_the_known_mistakes_are_what_they_are_called():
+def test_the_known_mistakes_are_what_they_are_called() -> None:
     """So that whoever gets one of these values is told the right thing."""
     text = VECTORS["packets"][0]["payload"].encode()
     tampered = text.replace(b"|0.10000000|", b"|1.00000000|", 1)
@@ -96,7 +97,7 @@ def test_the_known_mistakes_are_what_they_are_called():
     }
 
 
-def test_the_library_is_an_hmac():
+def test_the_library_is_an_hmac() -> None:
     vector = VECTORS["rfc4231_2"]
 
     assert mac(vector["key"].encode(), vector["data"].encode()) == vector["mac"]

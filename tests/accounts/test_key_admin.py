@@ -1,11 +1,14 @@
 """Keys and people in the admin: a secret is seen once, and nobody makes themselves more than they are."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, Permission
 from django.contrib.sessions.models import Session
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -17,17 +20,17 @@ KEYS, ADD = "admin:accounts_botkey_changelist", "admin:accounts_botkey_add"
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     """The browser of `desk`, a superuser."""
     client.force_login(staff)
     return client
 
 
 @pytest.fixture
-def clerk(client, cast):
+def clerk(client: Client, cast: dict[str, Any]) -> Callable[..., Any]:
     """The browser of staff with these permissions alone."""
 
-    def with_permissions(*codenames):
+    def with_permissions(*codenames: Any) -> Any:
         user = User.objects.create_user("vera", password=None, is_staff=True)
         user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
         client.force_login(user)
@@ -36,38 +39,38 @@ def clerk(client, cast):
     return with_permissions
 
 
-def asked_for(owner, /, **more):
+def asked_for(owner: Any, /, **more: Any) -> dict[str, Any]:
     return {"account": owner.pk, "kind": "master", "label": "second", "allowed_networks": "", **more}
 
 
-def make(browser, owner, /, **more):
+def make(browser: Any, owner: Any, /, **more: Any) -> Any:
     return browser.post(reverse(ADD), asked_for(owner, **more))
 
 
-def shown(answer):
+def shown(answer: Any) -> dict[str, Any]:
     """The key and the secret on the page."""
     ((_, new),) = answer.context["made"]
     assert new.secret in answer.content.decode()
     return {"key": new.key, "secret": new.secret}
 
 
-def act(browser, action, key, **more):
+def act(browser: Any, action: Any, key: Any, **more: Any) -> Any:
     return browser.post(reverse(KEYS), {"action": action, "_selected_action": key.pk, **more}, follow=True)
 
 
-def key_of(account):
+def key_of(account: Any) -> BotKey:
     return BotKey.objects.get(account=account, kind="master")
 
 
 # --- a secret, once
 
 
-def test_a_new_key_signs(admin, lena):
+def test_a_new_key_signs(admin: Client, lena: TradingAccount) -> None:
     assert Bot(shown(make(admin, lena))).send("GET").status_code == 200
 
 
 @pytest.mark.parametrize("way", ["create", "rotate"])
-def test_a_secret_is_shown_once_and_kept_nowhere_in_the_clear(admin, lena, way):
+def test_a_secret_is_shown_once_and_kept_nowhere_in_the_clear(admin: Client, lena: TradingAccount, way: str) -> None:
     answer = make(admin, lena) if way == "create" else act(admin, "rotate", key_of(lena))
     secret = shown(answer)["secret"]
     key = BotKey.objects.get(label="second") if way == "create" else key_of(lena)
@@ -80,7 +83,7 @@ def test_a_secret_is_shown_once_and_kept_nowhere_in_the_clear(admin, lena, way):
     assert not [row for row in AuditLog.objects.values() if secret in str(row)]
 
 
-def test_a_key_is_made_as_it_was_asked_for(admin, lena, staff):
+def test_a_key_is_made_as_it_was_asked_for(admin: Client, lena: TradingAccount, staff: User) -> None:
     more = {"allowed_networks": "203.0.113.0/24, 2001:db8::/48", "rate_per_minute": "90"}
     make(admin, lena, expires_at_0="2031-05-06", expires_at_1="07:08:09", **more)
 
@@ -104,7 +107,7 @@ def test_a_key_is_made_as_it_was_asked_for(admin, lena, staff):
     ],
     ids=str,
 )
-def test_a_key_asked_for_wrongly_is_not_made(admin, lena, fault):
+def test_a_key_asked_for_wrongly_is_not_made(admin: Client, lena: TradingAccount, fault: dict[str, Any]) -> None:
     answer = make(admin, lena, **fault)
 
     assert answer.context["errors"]
@@ -114,7 +117,7 @@ def test_a_key_asked_for_wrongly_is_not_made(admin, lena, fault):
 # --- revoked, rotated, changed
 
 
-def test_a_key_is_revoked_only_once_that_was_confirmed(admin, lena, lena_bot):
+def test_a_key_is_revoked_only_once_that_was_confirmed(admin: Client, lena: TradingAccount, lena_bot: Bot) -> None:
     asked = act(admin, "revoke", key_of(lena))
     before = lena_bot.send("GET").status_code
     act(admin, "revoke", key_of(lena), confirmed="1")
@@ -124,14 +127,14 @@ def test_a_key_is_revoked_only_once_that_was_confirmed(admin, lena, lena_bot):
     assert lena_bot.send("GET").json()["code"] == "key_revoked"
 
 
-def test_a_rotated_key_signs_with_its_new_secret(admin, lena):
+def test_a_rotated_key_signs_with_its_new_secret(admin: Client, lena: TradingAccount) -> None:
     new = shown(act(admin, "rotate", key_of(lena)))
 
     assert new["key"] == f"{key_of(lena).key_id}.2"
     assert Bot(new).send("GET").status_code == 200
 
 
-def test_a_revoked_key_is_not_rotated_and_that_is_said(admin, lena):
+def test_a_revoked_key_is_not_rotated_and_that_is_said(admin: Client, lena: TradingAccount) -> None:
     key = key_of(lena)
     act(admin, "revoke", key, confirmed="1")
 
@@ -141,7 +144,9 @@ def test_a_revoked_key_is_not_rotated_and_that_is_said(admin, lena):
     assert key.generations.count() == 1
 
 
-def test_a_changed_key_keeps_its_account_and_kind_and_leaves_a_fact(admin, lena, sam):
+def test_a_changed_key_keeps_its_account_and_kind_and_leaves_a_fact(
+    admin: Client, lena: TradingAccount, sam: TradingAccount
+) -> None:
     key = key_of(lena)
 
     admin.post(reverse("admin:accounts_botkey_change", args=[key.pk]), asked_for(sam, kind="copier", label="renamed"))
@@ -151,7 +156,9 @@ def test_a_changed_key_keeps_its_account_and_kind_and_leaves_a_fact(admin, lena,
     assert AuditLog.objects.get(action="key.changed").detail == {"label": "renamed"}
 
 
-def test_the_list_tells_a_keys_state_and_filters_by_it(admin, lena, sam):
+def test_the_list_tells_a_keys_state_and_filters_by_it(
+    admin: Client, lena: TradingAccount, sam: TradingAccount
+) -> None:
     BotKey.objects.filter(account=lena).update(revoked_at=timezone.now())
     BotKey.objects.filter(account=sam).update(expires_at=timezone.now() - timedelta(seconds=1))
 
@@ -167,14 +174,16 @@ def test_the_list_tells_a_keys_state_and_filters_by_it(admin, lena, sam):
 
 
 @pytest.mark.parametrize("model", ["botkey", "tradingaccount", "user"])
-def test_not_even_a_superuser_deletes(admin, lena, model):
+def test_not_even_a_superuser_deletes(admin: Client, lena: TradingAccount, model: str) -> None:
     one = {"botkey": key_of(lena), "tradingaccount": lena, "user": lena.owner}[model]
 
     assert admin.post(reverse(f"admin:accounts_{model}_delete", args=[one.pk]), {"post": "yes"}).status_code == 403
     assert type(one)._default_manager.filter(pk=one.pk).exists()
 
 
-def test_who_may_only_look_makes_rotates_and_revokes_nothing(clerk, lena, lena_bot):
+def test_who_may_only_look_makes_rotates_and_revokes_nothing(
+    clerk: Callable[..., Any], lena: TradingAccount, lena_bot: Bot
+) -> None:
     viewer = clerk("view_botkey")
 
     assert make(viewer, lena).status_code == 403
@@ -185,7 +194,9 @@ def test_who_may_only_look_makes_rotates_and_revokes_nothing(clerk, lena, lena_b
     assert key_of(lena).generations.count() == 1
 
 
-def test_staff_cannot_make_themselves_or_others_more_than_they_are(clerk, cast):
+def test_staff_cannot_make_themselves_or_others_more_than_they_are(
+    clerk: Callable[..., Any], cast: dict[str, Any]
+) -> None:
     browser = clerk("view_user", "change_user")
     powers = {"is_staff": "on", "is_superuser": "on", "user_permissions": [Permission.objects.first().pk]}
 
@@ -198,7 +209,7 @@ def test_staff_cannot_make_themselves_or_others_more_than_they_are(clerk, cast):
 
 
 @pytest.mark.parametrize("page", ["admin:accounts_user_change", "admin:auth_user_password_change"])
-def test_staff_cannot_touch_other_staff(clerk, staff, page):
+def test_staff_cannot_touch_other_staff(clerk: Callable[..., Any], staff: User, page: str) -> None:
     browser = clerk("view_user", "change_user")
     known = staff.password
 
@@ -208,14 +219,16 @@ def test_staff_cannot_touch_other_staff(clerk, staff, page):
     assert (answer.status_code, staff.password) == (403, known)
 
 
-def test_groups_are_for_superusers(clerk, cast):
+def test_groups_are_for_superusers(clerk: Callable[..., Any], cast: dict[str, Any]) -> None:
     browser = clerk("view_group", "add_group", "change_group")
 
     assert browser.post(reverse("admin:auth_group_add"), {"name": "all-powerful"}).status_code == 403
     assert not Group.objects.exists()
 
 
-def test_a_changed_person_leaves_a_fact_that_tells_no_password(admin, staff, lena):
+def test_a_changed_person_leaves_a_fact_that_tells_no_password(
+    admin: Client, staff: User, lena: TradingAccount
+) -> None:
     password = "a-Very-new-passw0rd"
 
     admin.post(
@@ -229,7 +242,9 @@ def test_a_changed_person_leaves_a_fact_that_tells_no_password(admin, staff, len
     assert User.objects.get(pk=lena.owner.pk).check_password(password)
 
 
-def test_an_account_is_added_with_a_fact_and_stays_its_owners(admin, lena, sam):
+def test_an_account_is_added_with_a_fact_and_stays_its_owners(
+    admin: Client, lena: TradingAccount, sam: TradingAccount
+) -> None:
     form = {"owner": lena.owner.pk, "broker": "B", "server": "S", "login": "77", "generation": "1", "currency": "EUR"}
     admin.post(reverse("admin:accounts_tradingaccount_add"), {"name": "lena-two", **form})
     made = TradingAccount.objects.get(name="lena-two")

@@ -6,23 +6,27 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
+from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from accounts import credentials, networks, services
-from accounts.models import BotKey, BotKeyGeneration
+from accounts.models import BotKey, BotKeyGeneration, TradingAccount
 from audit import services as audit
 from audit.models import AuditLog
 from copybot.client import DeskError
 from core import crypto
 from tests import databases
 from tests.answers import refusal
+from tests.conftest import Serving
 from tests.signed import Bot, opening
 from tests.transactions import committed
 
@@ -31,31 +35,31 @@ ACTOR = audit.Actor(AuditLog.Actor.STAFF, "desk", "192.0.2.1", "a-request")
 
 
 @pytest.fixture
-def logged(caplog):
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Any]]:
     """All that was logged until now, by us and by the libraries."""
     caplog.set_level(logging.DEBUG)
     with capture_logs() as lines:
         yield lambda: caplog.text + json.dumps(lines, default=repr)
 
 
-def make(account, kind="master", **more):
+def make(account: Any, kind: str = "master", **more: Any) -> Any:
     key, made = committed(services.create_key, account=account, kind=kind, actor=ACTOR, **more)
     return key, Bot({"key": made.key, "secret": made.secret})
 
 
-def rotate(key, **more):
+def rotate(key: Any, **more: Any) -> Bot:
     made = committed(services.rotate_key, key=key, actor=ACTOR, **more)
     return Bot({"key": made.key, "secret": made.secret})
 
 
-def facts(subject):
+def facts(subject: Any) -> list[Any]:
     return list(AuditLog.objects.filter(subject=subject).order_by("id").values_list("action", flat=True))
 
 
 # --- the verbs
 
 
-def test_a_new_key_may_call_at_once(lena):
+def test_a_new_key_may_call_at_once(lena: TradingAccount) -> None:
     key, bot = make(lena)
 
     assert bot.key == f"{key.key_id}.1"
@@ -64,14 +68,14 @@ def test_a_new_key_may_call_at_once(lena):
     assert facts(f"key:{key.key_id}") == ["key.created"]
 
 
-def test_a_key_has_one_of_three_kinds(lena):
+def test_a_key_has_one_of_three_kinds(lena: TradingAccount) -> None:
     with pytest.raises(ValidationError):
         make(lena, kind="history")
     with pytest.raises(IntegrityError), transaction.atomic():
         BotKey.objects.bulk_create([BotKey(account=lena, kind="admin")])
 
 
-def test_a_rotated_key_has_a_new_secret_whose_numbers_begin_anew(lena):
+def test_a_rotated_key_has_a_new_secret_whose_numbers_begin_anew(lena: TradingAccount) -> None:
     key, old = make(lena)
     old.send("POST", fields=opening("1"))
 
@@ -82,7 +86,7 @@ def test_a_rotated_key_has_a_new_secret_whose_numbers_begin_anew(lena):
     assert facts(f"key:{key.key_id}") == ["key.created", "key.rotated"]
 
 
-def test_both_generations_pass_while_they_overlap(lena):
+def test_both_generations_pass_while_they_overlap(lena: TradingAccount) -> None:
     key, old = make(lena)
 
     new = rotate(key, overlap=timedelta(hours=2))
@@ -92,7 +96,7 @@ def test_both_generations_pass_while_they_overlap(lena):
     assert old.send("POST", fields=opening("3")).status_code == 201
 
 
-def test_an_overlap_lasts_a_day_and_never_more_than_a_week(lena):
+def test_an_overlap_lasts_a_day_and_never_more_than_a_week(lena: TradingAccount) -> None:
     for asked, lasts in ((None, timedelta(hours=24)), (timedelta(days=90), timedelta(days=7))):
         key, _ = make(lena)
         rotate(key, **({} if asked is None else {"overlap": asked}))
@@ -101,7 +105,7 @@ def test_an_overlap_lasts_a_day_and_never_more_than_a_week(lena):
         assert lasts - timedelta(minutes=1) < left <= lasts
 
 
-def test_the_old_generation_has_an_hour_from_the_first_use_of_the_new(lena):
+def test_the_old_generation_has_an_hour_from_the_first_use_of_the_new(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key, overlap=timedelta(days=7))
 
@@ -112,7 +116,7 @@ def test_the_old_generation_has_an_hour_from_the_first_use_of_the_new(lena):
     assert old.send("POST", fields=opening("2")).status_code == 201
 
 
-def test_a_forged_use_of_the_new_generation_retires_nobody(lena):
+def test_a_forged_use_of_the_new_generation_retires_nobody(lena: TradingAccount) -> None:
     key, _ = make(lena)
     new = rotate(key, overlap=timedelta(days=7))
 
@@ -121,7 +125,7 @@ def test_a_forged_use_of_the_new_generation_retires_nobody(lena):
     assert key.generations.get(generation=1).retires_at - timezone.now() > timedelta(days=6)
 
 
-def test_a_rotation_does_not_prolong_what_is_to_end_sooner(lena):
+def test_a_rotation_does_not_prolong_what_is_to_end_sooner(lena: TradingAccount) -> None:
     key, _ = make(lena)
     new = rotate(key, overlap=timedelta(days=7))
     new.send("POST", fields=opening("1"))
@@ -131,7 +135,7 @@ def test_a_rotation_does_not_prolong_what_is_to_end_sooner(lena):
     assert key.generations.get(generation=1).retires_at - timezone.now() <= timedelta(hours=1)
 
 
-def test_a_retired_generation_is_refused(lena):
+def test_a_retired_generation_is_refused(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key, overlap=timedelta(0))
 
@@ -140,13 +144,13 @@ def test_a_retired_generation_is_refused(lena):
     assert new.send("GET").status_code == 200
 
 
-def test_a_generation_that_was_never_made_is_unknown(lena):
+def test_a_generation_that_was_never_made_is_unknown(lena: TradingAccount) -> None:
     _, bot = make(lena)
 
     assert refusal(Bot({"key": bot.key[:-1] + "2", "secret": bot.secret}).send("GET")) == (401, "signature_invalid")
 
 
-def test_a_key_that_was_asked_for_too_soon_is_known_once_it_is_made(lena):
+def test_a_key_that_was_asked_for_too_soon_is_known_once_it_is_made(lena: TradingAccount) -> None:
     """That there is no such key must not be remembered."""
     key, bot = make(lena)
     guessed = Bot({"key": f"{key.key_id}.2", "secret": bot.secret})
@@ -155,7 +159,7 @@ def test_a_key_that_was_asked_for_too_soon_is_known_once_it_is_made(lena):
     assert rotate(key).send("GET").status_code == 200
 
 
-def test_a_revoked_key_is_refused_in_every_generation_and_stays_so(lena):
+def test_a_revoked_key_is_refused_in_every_generation_and_stays_so(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key)
     assert new.send("GET").status_code == 200
@@ -171,7 +175,9 @@ def test_a_revoked_key_is_refused_in_every_generation_and_stays_so(lena):
     assert facts(f"key:{key.key_id}").count("key.revoked") == 1
 
 
-def test_a_revoked_key_is_refused_on_the_next_request_of_a_running_process(web, cast, lena):
+def test_a_revoked_key_is_refused_on_the_next_request_of_a_running_process(
+    web: Serving, cast: dict[str, Any], lena: TradingAccount
+) -> None:
     bot = web.bot("lena", "master")
     bot.open(**opening("1"))
 
@@ -186,7 +192,7 @@ def test_a_revoked_key_is_refused_on_the_next_request_of_a_running_process(web, 
     bot.hang_up()
 
 
-def test_a_key_expires(lena):
+def test_a_key_expires(lena: TradingAccount) -> None:
     _, bot = make(lena, expires_at=timezone.now() - timedelta(seconds=1))
     _, later = make(lena, expires_at=timezone.now() + timedelta(hours=1))
 
@@ -195,7 +201,7 @@ def test_a_key_expires(lena):
     assert later.send("POST", fields=opening("1")).status_code == 201
 
 
-def test_a_dead_key_is_told_so_only_when_its_signature_is_good(lena):
+def test_a_dead_key_is_told_so_only_when_its_signature_is_good(lena: TradingAccount) -> None:
     key, bot = make(lena)
     services.revoke_key(key=key, actor=ACTOR)
 
@@ -220,7 +226,7 @@ LISTS = [
 ]
 
 
-def test_a_key_comes_from_its_list(lena, settings):
+def test_a_key_comes_from_its_list(lena: TradingAccount, settings: Settings) -> None:
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     for ticket, (listed, address, passes) in enumerate(LISTS, 1):
         _, bot = make(lena, allowed_networks=listed)
@@ -233,7 +239,7 @@ def test_a_key_comes_from_its_list(lena, settings):
             assert passes or refusal(answer) == (403, "ip_denied")
 
 
-def test_the_leftmost_address_is_never_believed(lena, settings):
+def test_the_leftmost_address_is_never_believed(lena: TradingAccount, settings: Settings) -> None:
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     _, bot = make(lena, allowed_networks=["203.0.113.0/24"])
     proxied = {"X-Forwarded-Proto": "https"}
@@ -244,7 +250,7 @@ def test_the_leftmost_address_is_never_believed(lena, settings):
     assert refusal(lied) == refusal(none) == (403, "ip_denied")
 
 
-def test_without_a_proxy_nothing_forwarded_is_believed(lena):
+def test_without_a_proxy_nothing_forwarded_is_believed(lena: TradingAccount) -> None:
     _, bot = make(lena, allowed_networks=["203.0.113.0/24"])
 
     answer = bot.send("GET", but={"headers": {"X-Forwarded-For": "203.0.113.9"}})
@@ -252,7 +258,9 @@ def test_without_a_proxy_nothing_forwarded_is_believed(lena):
     assert refusal(answer) == (403, "ip_denied")
 
 
-def test_no_bot_is_served_without_tls_but_on_a_developers_own_machine(lena_bot, settings, tmp_path):
+def test_no_bot_is_served_without_tls_but_on_a_developers_own_machine(
+    lena_bot: Bot, settings: Settings, tmp_path: Path
+) -> None:
     remote = {"ip": "203.0.113.9"}
     assert refusal(lena_bot.send("GET", but=remote)) == (403, "https_required")
     assert lena_bot.send("GET").status_code == 200
@@ -270,14 +278,14 @@ MALFORMED = [
 ]  # fmt: skip
 
 
-def test_a_list_takes_no_malformed_network(lena):
+def test_a_list_takes_no_malformed_network(lena: TradingAccount) -> None:
     """What the database could not read either would lock the key out with a failure."""
     for entry in MALFORMED:
         with pytest.raises(ValidationError):
             make(lena, allowed_networks=[entry])
 
 
-def test_a_list_has_fifty_entries_at_most(lena):
+def test_a_list_has_fifty_entries_at_most(lena: TradingAccount) -> None:
     assert make(lena, allowed_networks=[f"203.0.113.{last}" for last in range(50)])
     with pytest.raises(ValidationError):
         make(lena, allowed_networks=[f"203.0.113.{last}" for last in range(51)])
@@ -299,22 +307,22 @@ def test_a_list_has_fifty_entries_at_most(lena):
         ("fe80::1%eth0", "", 0, "fe80::1"),
     ],
 )
-def test_the_callers_address(peer, forwarded, proxies, address):
+def test_the_callers_address(peer: str, forwarded: str, proxies: int, address: str) -> None:
     assert networks.client_address(peer, forwarded, proxies) == address
 
 
 # --- at rest
 
 
-def sealed(key):
+def sealed(key: Any) -> Any:
     return key.generations.get(generation=1)
 
 
-def forget_keys():
+def forget_keys() -> None:
     credentials._look_up.cache_clear()
 
 
-def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena):
+def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena: TradingAccount) -> None:
     key, bot = make(lena)
     kept = bytes(sealed(key).sealed_secret)
 
@@ -326,7 +334,7 @@ def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena):
     assert crypto.encrypt("x", bound_to="y") != crypto.encrypt("x", bound_to="y")
 
 
-def test_every_flipped_bit_of_the_sealed_secret_is_noticed():
+def test_every_flipped_bit_of_the_sealed_secret_is_noticed() -> None:
     kept = crypto.encrypt("s" * 64, bound_to="here")
 
     for at in range(len(kept)):
@@ -338,7 +346,9 @@ def test_every_flipped_bit_of_the_sealed_secret_is_noticed():
             crypto.decrypt(cut, bound_to="here")
 
 
-def test_a_secret_moved_to_another_row_signs_for_nobody(lena, sam, logged):
+def test_a_secret_moved_to_another_row_signs_for_nobody(
+    lena: TradingAccount, sam: TradingAccount, logged: Callable[..., Any]
+) -> None:
     """Whoever may write the table still cannot sign as a stranger with his own secret."""
     hers, his = make(lena), make(sam)
     moved = {lena: sealed(hers[0]), sam: sealed(his[0])}
@@ -358,7 +368,7 @@ def test_a_secret_moved_to_another_row_signs_for_nobody(lena, sam, logged):
     assert not any(bot.secret in logged() for bot in (hers[1], his[1]))
 
 
-def test_a_secret_moved_to_another_generation_does_not_sign(lena):
+def test_a_secret_moved_to_another_generation_does_not_sign(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key)
     BotKeyGeneration.objects.filter(key=key, generation=2).update(sealed_secret=sealed(key).sealed_secret)
@@ -367,7 +377,9 @@ def test_a_secret_moved_to_another_generation_does_not_sign(lena):
     assert refusal(Bot({"key": new.key, "secret": old.secret}).send("GET")) == (503, "key_unreadable")
 
 
-def test_the_wrong_kek_fails_closed_and_tells_no_secret(lena_bot, settings, logged):
+def test_the_wrong_kek_fails_closed_and_tells_no_secret(
+    lena_bot: Bot, settings: Settings, logged: Callable[..., Any]
+) -> None:
     settings.COPYDESK_KEKS = f"k1:{secrets.token_hex(32)}"
     forget_keys()
 
@@ -380,7 +392,9 @@ def test_the_wrong_kek_fails_closed_and_tells_no_secret(lena_bot, settings, logg
     assert "key.unreadable" in logged()
 
 
-def test_rekey_moves_every_secret_to_the_newest_kek_so_that_the_older_can_go(lena, lena_bot, settings, desk_db):
+def test_rekey_moves_every_secret_to_the_newest_kek_so_that_the_older_can_go(
+    lena: TradingAccount, lena_bot: Bot, settings: Settings, desk_db: str
+) -> None:
     from strategies import services as strategies
     from strategies.models import Subscription
 
@@ -404,14 +418,14 @@ def test_rekey_moves_every_secret_to_the_newest_kek_so_that_the_older_can_go(len
     assert refusal(lena_bot.send("GET")) == (503, "key_unreadable")
 
 
-def test_rekey_without_the_old_kek_changes_nothing(lena_bot, desk_db):
+def test_rekey_without_the_old_kek_changes_nothing(lena_bot: Bot, desk_db: str) -> None:
     done = rekey(desk_db, f"k9:{secrets.token_hex(32)}")
 
     assert done.returncode != 0
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
 
 
-def rekey(database, keks):
+def rekey(database: Any, keks: Any) -> Any:
     environ = {**os.environ, "DATABASE_URL": databases.url(database), "COPYDESK_KEKS": keks, "DEBUG": "1"}
     command = [sys.executable, "-m", "django", "rekey"]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=180, check=False)
@@ -422,7 +436,7 @@ def rekey(database, keks):
     ["", "k1:", "k1:" + "0" * 63, "k1:" + "G" * 64, "k1:" + "A" * 64, "0" * 64, "k 1:" + "0" * 64,
      "k1:" + "0" * 64 + ",", "k1:" + "0" * 64 + ",k2:short"],
 )  # fmt: skip
-def test_a_malformed_kek_is_no_kek(spec, settings):
+def test_a_malformed_kek_is_no_kek(spec: str, settings: Settings) -> None:
     settings.COPYDESK_KEKS = spec
 
     with pytest.raises(ValueError, match="COPYDESK_KEKS must read"):
@@ -432,7 +446,9 @@ def test_a_malformed_kek_is_no_kek(spec, settings):
 # --- nowhere else
 
 
-def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, logged, settings):
+def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(
+    lena: TradingAccount, logged: Callable[..., Any], settings: Settings
+) -> None:
     key, bot = make(lena, label="mine")
     made = committed(services.rotate_key, key=key, actor=ACTOR)
     new = Bot({"key": made.key, "secret": made.secret})
@@ -448,7 +464,7 @@ def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(lena, logged, settings)
         assert not [text for text in shown if secret in text]
 
 
-def test_the_clients_secret_does_not_show_in_its_repr(cast):
+def test_the_clients_secret_does_not_show_in_its_repr(cast: dict[str, Any]) -> None:
     from copybot.client import Client
 
     client = Client("http://127.0.0.1:1", "ck_0123456789abcdef.1", "s" * 64)
@@ -456,7 +472,7 @@ def test_the_clients_secret_does_not_show_in_its_repr(cast):
     assert "s" * 64 not in repr(client)
 
 
-def test_the_bots_role_sees_no_sealed_secret_but_by_the_keys_own_name(lena, desk_db):
+def test_the_bots_role_sees_no_sealed_secret_but_by_the_keys_own_name(lena: TradingAccount, desk_db: str) -> None:
     from django.db import ProgrammingError
 
     with connections["bot"].cursor() as cursor:

@@ -4,15 +4,18 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from http.client import HTTPConnection
+from typing import Any
 
 import pytest
 import redis
 from django.conf import settings
 
+from accounts.models import TradingAccount
 from tests.answers import refusal
-from tests.conftest import key_of
+from tests.conftest import Serving, key_of
 from tests.signed import Bot, opening
 from tests.transactions import committed
 
@@ -20,26 +23,26 @@ ACTIVE = "/api/v2/trades/active"
 REPLAYED = (409, "seq_replayed")
 
 
-def audited(code):
+def audited(code: Any) -> Any:
     from audit.models import AuditLog
 
     return AuditLog.objects.filter(code=code).count()
 
 
-def opened():
+def opened() -> Any:
     from audit.models import AuditLog
 
     return AuditLog.objects.filter(action="trade.opened").count()
 
 
-def now_ms():
+def now_ms() -> Any:
     return time.time_ns() // 1_000_000
 
 
 # --- writes
 
 
-def test_the_same_bytes_again_are_refused_and_audited(lena_bot):
+def test_the_same_bytes_again_are_refused_and_audited(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", fields=opening("1"))
     assert request.send().status_code == 201
 
@@ -52,7 +55,7 @@ def test_the_same_bytes_again_are_refused_and_audited(lena_bot):
 
 
 @pytest.mark.parametrize("lower_by", [0, 1, 10**6])
-def test_an_old_or_equal_number_is_refused_whatever_it_asks(lower_by, lena_bot):
+def test_an_old_or_equal_number_is_refused_whatever_it_asks(lower_by: int, lena_bot: Bot) -> None:
     first = lena_bot.request("POST", fields=opening("1"))
     assert first.send().status_code == 201
 
@@ -62,12 +65,12 @@ def test_an_old_or_equal_number_is_refused_whatever_it_asks(lower_by, lena_bot):
     assert opened() == 1
 
 
-def test_numbers_may_have_gaps(lena_bot):
+def test_numbers_may_have_gaps(lena_bot: Bot) -> None:
     for seq in (5, 6, 1000, 10**18 - 1):
         assert lena_bot.send("POST", fields=opening(seq), seq=seq).status_code == 201
 
 
-def test_a_refused_effect_uses_its_number_up(lena_bot):
+def test_a_refused_effect_uses_its_number_up(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     request = lena_bot.request("POST", fields=opening("1", volume="0.2"))
     assert refusal(request.send()) == (409, "trade_exists_different")
@@ -75,13 +78,13 @@ def test_a_refused_effect_uses_its_number_up(lena_bot):
     assert refusal(request.send()) == REPLAYED
 
 
-def test_twenty_threads_with_the_same_bytes_have_one_effect(lena_bot):
+def test_twenty_threads_with_the_same_bytes_have_one_effect(lena_bot: Bot) -> None:
     from django.db import connections
 
     request = lena_bot.request("POST", fields=opening("1"))
     answers, start = [], threading.Barrier(20)
 
-    def send():
+    def send() -> None:
         start.wait()
         answers.append(refusal(request.send()))
         connections.close_all()
@@ -96,7 +99,7 @@ def test_twenty_threads_with_the_same_bytes_have_one_effect(lena_bot):
     assert opened() == 1
 
 
-def post(web, request, **but):
+def post(web: Serving, request: Any, **but: Any) -> Any:
     """The very bytes of a request, to a real process."""
     connection = HTTPConnection("127.0.0.1", web.port, timeout=60)
     try:
@@ -108,14 +111,16 @@ def post(web, request, **but):
         connection.close()
 
 
-def forget(prefix):
+def forget(prefix: Any) -> None:
     """As a Redis that lost everything would."""
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         for key in client.scan_iter(f"{prefix}*"):
             client.delete(key)
 
 
-def test_a_capture_is_refused_after_a_restart_by_another_process_and_by_an_empty_redis(serve, cast):
+def test_a_capture_is_refused_after_a_restart_by_another_process_and_by_an_empty_redis(
+    serve: Callable[..., Serving], cast: dict[str, Any]
+) -> None:
     one, two = serve(), serve()
     bot = Bot(key_of(cast, "lena", "master"))
     request = bot.request("POST", fields=opening("1"), window_ms=30_000, host="127.0.0.1:8000")
@@ -133,14 +138,14 @@ def test_a_capture_is_refused_after_a_restart_by_another_process_and_by_an_empty
 # --- reads
 
 
-def test_a_captured_read_is_refused(lena_bot):
+def test_a_captured_read_is_refused(lena_bot: Bot) -> None:
     request = lena_bot.request("GET")
     assert request.send().status_code == 200
 
     assert refusal(request.send()) == REPLAYED
 
 
-def test_a_captured_read_in_another_spelling_is_refused(lena_bot):
+def test_a_captured_read_in_another_spelling_is_refused(lena_bot: Bot) -> None:
     request = lena_bot.request("GET")
     assert request.send().status_code == 200
 
@@ -150,21 +155,21 @@ def test_a_captured_read_in_another_spelling_is_refused(lena_bot):
     assert refusal(replace(request, but=tagged).send()) == REPLAYED
 
 
-def test_a_read_dies_with_the_next_write(lena_bot):
+def test_a_read_dies_with_the_next_write(lena_bot: Bot) -> None:
     captured = lena_bot.request("GET")
     lena_bot.send("POST", fields=opening("1"))
 
     assert refusal(captured.send()) == REPLAYED
 
 
-def test_a_read_needs_no_number_of_its_own(lena_bot):
+def test_a_read_needs_no_number_of_its_own(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     assert lena_bot.send("GET", seq=lena_bot.seq).status_code == 200
     assert lena_bot.send("GET", seq=lena_bot.seq, window_ms=5001).status_code == 200
 
 
-def test_a_read_uses_no_number_up(lena_bot):
+def test_a_read_uses_no_number_up(lena_bot: Bot) -> None:
     assert lena_bot.send("GET", seq=lena_bot.seq + 1000).status_code == 200
 
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
@@ -176,7 +181,7 @@ def test_a_read_uses_no_number_up(lena_bot):
 @pytest.mark.parametrize(
     ("late_ms", "window_ms"), [(6000, 5000), (31_000, 30_000), (1000, 1), (-1500, 5000), (-3_600_000, 30_000)]
 )
-def test_late_or_early_requests_are_refused_with_the_servers_time(late_ms, window_ms, lena_bot):
+def test_late_or_early_requests_are_refused_with_the_servers_time(late_ms: int, window_ms: int, lena_bot: Bot) -> None:
     request = lena_bot.request("POST", fields=opening("1"), time_ms=now_ms() - late_ms, window_ms=window_ms)
 
     answer = request.send()
@@ -188,13 +193,13 @@ def test_late_or_early_requests_are_refused_with_the_servers_time(late_ms, windo
     assert opened() == 0
 
 
-def test_a_window_is_half_a_minute_at_most(lena_bot):
+def test_a_window_is_half_a_minute_at_most(lena_bot: Bot) -> None:
     assert refusal(lena_bot.send("POST", fields=opening("1"), window_ms=30_001)) == (400, "request_malformed")
     within = lena_bot.request("POST", fields=opening("1"), window_ms=30_000, time_ms=now_ms() - 25_000)
     assert within.send().status_code == 201
 
 
-def test_the_time_of_a_stranger_is_not_told_whether_his_key_exists(lena_bot):
+def test_the_time_of_a_stranger_is_not_told_whether_his_key_exists(lena_bot: Bot) -> None:
     """The clock is looked at before the key, so nothing about keys can be learnt from it."""
     late = {"time_ms": now_ms() - 60_000}
     unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64})
@@ -205,7 +210,7 @@ def test_the_time_of_a_stranger_is_not_told_whether_his_key_exists(lena_bot):
 # --- repeats
 
 
-def test_a_lost_answer_is_given_again_byte_by_byte(lena_bot):
+def test_a_lost_answer_is_given_again_byte_by_byte(lena_bot: Bot) -> None:
     effect = "open-000000000000001"
     first = lena_bot.send("POST", fields=opening("1"), effect=effect)
 
@@ -218,7 +223,7 @@ def test_a_lost_answer_is_given_again_byte_by_byte(lena_bot):
     assert opened() == 1
 
 
-def test_a_lost_answer_is_the_same_also_when_the_trade_has_moved_on(lena_bot):
+def test_a_lost_answer_is_the_same_also_when_the_trade_has_moved_on(lena_bot: Bot) -> None:
     effect = "open-000000000000001"
     first = lena_bot.send("POST", fields=opening("1"), effect=effect)
     lena_bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
@@ -229,13 +234,13 @@ def test_a_lost_answer_is_the_same_also_when_the_trade_has_moved_on(lena_bot):
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_twenty_repeats_at_once_have_one_effect_and_one_answer(lena_bot):
+def test_twenty_repeats_at_once_have_one_effect_and_one_answer(lena_bot: Bot) -> None:
     from django.db import connections
 
     effect, answers, start = "open-000000000000001", [], threading.Barrier(20)
     requests = [lena_bot.request("POST", fields=opening("1"), effect=effect) for _ in range(20)]
 
-    def send(request):
+    def send(request: Any) -> None:
         start.wait()
         answers.append(request.send())
         connections.close_all()
@@ -262,7 +267,7 @@ def test_twenty_repeats_at_once_have_one_effect_and_one_answer(lena_bot):
         {"method": "DELETE", "path": f"{ACTIVE}/1", "query": "close_price=1&profit=1", "fields": None},
     ],
 )
-def test_one_key_for_two_effects_is_a_conflict(other, lena_bot):
+def test_one_key_for_two_effects_is_a_conflict(other: dict[str, Any], lena_bot: Bot) -> None:
     effect = "open-000000000000001"
     lena_bot.send("POST", fields=opening("1"), effect=effect)
 
@@ -272,7 +277,7 @@ def test_one_key_for_two_effects_is_a_conflict(other, lena_bot):
     assert lena_bot.send("GET").json()["trades"][0]["seq"] == "1"
 
 
-def test_a_refusal_is_repeated_as_a_refusal_also_when_it_would_pass_by_now(lena_bot):
+def test_a_refusal_is_repeated_as_a_refusal_also_when_it_would_pass_by_now(lena_bot: Bot) -> None:
     effect = "move-000000000000001"
     first = lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1"}, effect=effect)
     assert refusal(first) == (404, "trade_unknown")
@@ -285,7 +290,7 @@ def test_a_refusal_is_repeated_as_a_refusal_also_when_it_would_pass_by_now(lena_
     assert "Idempotency-Replayed" not in first
 
 
-def test_a_zombie_is_refused_under_a_new_key_too(lena_bot):
+def test_a_zombie_is_refused_under_a_new_key_too(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
 
@@ -296,7 +301,7 @@ def test_a_zombie_is_refused_under_a_new_key_too(lena_bot):
     assert AuditLog.objects.filter(action="zombie.refused").count() == 2
 
 
-def test_two_keys_do_not_share_their_idempotency_keys(lena_bot, sam_bot):
+def test_two_keys_do_not_share_their_idempotency_keys(lena_bot: Bot, sam_bot: Bot) -> None:
     effect = "open-000000000000001"
 
     assert lena_bot.send("POST", fields=opening("1"), effect=effect).status_code == 201
@@ -304,7 +309,9 @@ def test_two_keys_do_not_share_their_idempotency_keys(lena_bot, sam_bot):
     assert opened() == 2
 
 
-def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_numbers(lena, lena_bot):
+def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_numbers(
+    lena: TradingAccount, lena_bot: Bot
+) -> None:
     """What was lost under the old secret may be repeated under the new one."""
     from accounts import services
     from accounts.models import BotKey
@@ -324,7 +331,7 @@ def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_num
     assert opened() == 1
 
 
-def test_a_request_of_one_generation_is_forged_for_another(lena, lena_bot):
+def test_a_request_of_one_generation_is_forged_for_another(lena: TradingAccount, lena_bot: Bot) -> None:
     from accounts import services
     from accounts.models import BotKey
     from audit import services as audit
@@ -335,7 +342,7 @@ def test_a_request_of_one_generation_is_forged_for_another(lena, lena_bot):
     assert refusal(replace(request, but={"headers": {"X-Cd-Key": made.key}}).send()) == (401, "signature_invalid")
 
 
-def test_each_operation_of_a_batch_has_its_own_key(lena_bot):
+def test_each_operation_of_a_batch_has_its_own_key(lena_bot: Bot) -> None:
     batch = {
         "operations": [
             {"idempotency_key": f"batch-0000000000-{ticket}", "action": "open", **opening(ticket)}

@@ -6,13 +6,16 @@ A route that is not in the table fails the test: whoever adds one says here who 
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from django.test import Client as DjangoClient
 from django.urls import URLPattern, get_resolver
 
 from accounts import services
+from accounts.models import TradingAccount
 from audit import services as audit
 from audit.models import AuditLog
 from tests.conftest import key_of
@@ -104,7 +107,7 @@ class Row:
     answers: dict[str, str]
 
 
-def read(line):
+def read(line: Any) -> Row:
     method, route, *answers = line.split()
     told = dict(zip(CALLERS, [WORDS.get(answer, answer) for answer in answers], strict=True))
     return Row(method, route.removeprefix("/"), told)
@@ -114,7 +117,7 @@ ROWS = [read(line) for line in TABLE.strip().splitlines() if not line.startswith
 UNKNOWN = "^(?:api|signals?)(?:/|$)"  # what answers for all that is no route of the API
 
 
-def routes(patterns=None, before=""):
+def routes(patterns: Any = None, before: str = "") -> Iterator[Any]:
     for pattern in get_resolver().url_patterns if patterns is None else patterns:
         path = before + str(pattern.pattern)
         if isinstance(pattern, URLPattern):
@@ -123,7 +126,7 @@ def routes(patterns=None, before=""):
             yield from routes(pattern.url_patterns, path)
 
 
-def test_every_route_of_the_desk_has_its_row():
+def test_every_route_of_the_desk_has_its_row() -> None:
     known = {row.route for row in ROWS}
 
     found = {path for path in routes() if not path.startswith("admin/")} | {"admin/"}
@@ -135,16 +138,16 @@ def test_every_route_of_the_desk_has_its_row():
 
 
 class Person:
-    def __init__(self, client):
+    def __init__(self, client: Any) -> None:
         self.client = client
 
-    def send(self, method, path, fields=None, query=""):
+    def send(self, method: Any, path: Any, fields: Any = None, query: str = "") -> Any:
         body = "" if fields is None else json.dumps(fields)
         target = f"{path}?{query}" if query else path
         return self.client.generic(method, target, body, content_type="application/json", HTTP_HOST=HOST)
 
 
-def session_of(username):
+def session_of(username: Any) -> Person:
     from accounts.models import User
 
     client = DjangoClient(raise_request_exception=False)
@@ -154,7 +157,7 @@ def session_of(username):
 
 
 @pytest.fixture
-def callers(cast, lena):
+def callers(cast: dict[str, Any], lena: TradingAccount) -> dict[str, Any]:
     from accounts.models import User
 
     _, readonly = committed(services.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)
@@ -174,13 +177,13 @@ def callers(cast, lena):
 CLOSE = {"close_price": "1.1", "profit": "1", "reason": "TP"}
 
 
-def finns_subscription():
+def finns_subscription() -> Any:
     from strategies.models import Subscription
 
     return Subscription.objects.get(account__name="finn-mt5").sub_id
 
 
-def asked(row, caller, ticket):
+def asked(row: Any, caller: Any, ticket: Any) -> Any:
     """Path, query and body of an ordinary request for this row; `ticket` is open on lena's account."""
     path = f"/{row.route}".replace("<str:ticket>", ticket).replace("<str:month>", "2026-01")
     path = re.sub("<int:[a-z_]+>", "1", re.sub("<uuid:[a-z_]+>", str(uuid.UUID(int=7)), path))
@@ -215,7 +218,7 @@ def asked(row, caller, ticket):
     return path, "", {"sl": "1.0"} if row.method == "PATCH" else fresh
 
 
-def answered(response):
+def answered(response: Any) -> Any:
     """The code where there is one, else the status."""
     if response.headers.get("Content-Type") == "application/problem+json" and response.status_code != 401:
         return response.json()["code"]
@@ -223,7 +226,7 @@ def answered(response):
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_each_caller_may_do_what_the_table_says_and_nothing_else(caller, callers):
+def test_each_caller_may_do_what_the_table_says_and_nothing_else(caller: str, callers: dict[str, Any]) -> None:
     for ticket in range(1, len(ROWS) + 1):
         assert callers["master"].send("POST", fields=opening(ticket)).status_code == 201
 
@@ -246,7 +249,7 @@ def test_each_caller_may_do_what_the_table_says_and_nothing_else(caller, callers
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_no_route_has_a_method_that_is_not_in_the_table(caller, callers):
+def test_no_route_has_a_method_that_is_not_in_the_table(caller: str, callers: dict[str, Any]) -> None:
     listed = {(row.route, row.method) for row in ROWS}
     pages = {"healthz", "readyz", "metrics", "login/", "login/other/", "logout/", "", "admin/"}  # Django's own: forms
 
@@ -263,7 +266,7 @@ def test_no_route_has_a_method_that_is_not_in_the_table(caller, callers):
                 assert method not in answer["Allow"].split(", ")
 
 
-def test_the_admin_is_for_staff_and_for_what_each_may_there(callers):
+def test_the_admin_is_for_staff_and_for_what_each_may_there(callers: dict[str, Any]) -> None:
     """Every page of it that needs no object."""
     pages = [path for path in routes() if path.startswith("admin/") and "<" not in path and "(" not in path]
     assert len(pages) > 10
@@ -284,7 +287,7 @@ def test_the_admin_is_for_staff_and_for_what_each_may_there(callers):
 
 
 @pytest.mark.parametrize("caller", ["readonly", "copier", "master", "stranger"])
-def test_history_is_closed_to_every_kind_of_key_and_each_knock_is_kept(caller, callers):
+def test_history_is_closed_to_every_kind_of_key_and_each_knock_is_kept(caller: str, callers: dict[str, Any]) -> None:
     doors = [(method, f"/api/v2/trades/history{ending}") for method in METHODS for ending in ("", ".csv")]
     for method, path in doors:
         answer = callers[caller].send(method, path, None if method == "GET" else {}, query="limit=1")
@@ -297,7 +300,7 @@ def test_history_is_closed_to_every_kind_of_key_and_each_knock_is_kept(caller, c
             assert (row.actor_kind, row.actor) == ("bot", callers[caller].key)
 
 
-def test_a_key_beside_a_session_is_still_a_key(callers, finn):
+def test_a_key_beside_a_session_is_still_a_key(callers: dict[str, Any], finn: TradingAccount) -> None:
     """A bot cannot borrow its owner's cookie."""
     request = callers["copier"].request("GET", "/api/v2/trades/history")
 
@@ -306,7 +309,7 @@ def test_a_key_beside_a_session_is_still_a_key(callers, finn):
     assert (answer.status_code, answer.json()["code"]) == (403, closed)
 
 
-def test_a_key_whose_signature_is_bad_is_no_person_either(callers):
+def test_a_key_whose_signature_is_bad_is_no_person_either(callers: dict[str, Any]) -> None:
     for lines in ({"X-Cd-Key": "ck_0123456789abcdef.1"}, {"X-Cd-Sig": "v1=0"}):
         answer = callers["subscriber"].client.get("/api/v2/trades/history", headers=lines, HTTP_HOST=HOST)
 
@@ -323,7 +326,7 @@ GUESSES = [
 
 
 @pytest.mark.parametrize("caller", ["anonymous", "readonly", "copier", "master", "subscriber"])
-def test_there_is_no_other_way_to_history(caller, callers):
+def test_there_is_no_other_way_to_history(caller: str, callers: dict[str, Any]) -> None:
     for path in GUESSES:
         answer = callers[caller].send("GET", path)
 
@@ -332,7 +335,7 @@ def test_there_is_no_other_way_to_history(caller, callers):
             assert (answer["Content-Type"], answer.json()["code"]) == ("application/problem+json", "not_found")
 
 
-def test_no_word_that_a_bot_reads_tells_a_closed_trade(callers):
+def test_no_word_that_a_bot_reads_tells_a_closed_trade(callers: dict[str, Any]) -> None:
     master = callers["master"]
     for ticket in ("1", "2"):
         master.send("POST", fields=opening(ticket))
@@ -348,7 +351,7 @@ def test_no_word_that_a_bot_reads_tells_a_closed_trade(callers):
 # --- a stranger sees nothing
 
 
-def test_the_same_tickets_on_two_accounts_never_meet(callers):
+def test_the_same_tickets_on_two_accounts_never_meet(callers: dict[str, Any]) -> None:
     lena, sam = callers["master"], callers["stranger"]
     for ticket in ("1", "2", "3"):
         lena.send("POST", fields=opening(ticket, comment="hers"))
@@ -365,7 +368,7 @@ def test_the_same_tickets_on_two_accounts_never_meet(callers):
     assert (set(hers["as_of"]), set(his["as_of"])) == ({"lena-eurusd"}, {"sam-xauusd"})
 
 
-def test_a_copier_sees_what_it_follows_and_nothing_else(callers, cast):
+def test_a_copier_sees_what_it_follows_and_nothing_else(callers: dict[str, Any], cast: dict[str, Any]) -> None:
     callers["master"].send("POST", fields=opening("1"))
     callers["stranger"].send("POST", fields=opening("2", symbol="XAUUSD", sl=None, tp=None))
     not_following = Bot(key_of(cast, "sam", "copier"))
@@ -377,7 +380,7 @@ def test_a_copier_sees_what_it_follows_and_nothing_else(callers, cast):
     assert [trade["ticket_id"] for trade in not_following.send("GET").json()["trades"]] == ["2"]  # his own account's
 
 
-def test_a_strategy_that_is_not_followed_is_an_absent_one(callers, cast):
+def test_a_strategy_that_is_not_followed_is_an_absent_one(callers: dict[str, Any], cast: dict[str, Any]) -> None:
     callers["master"].send("POST", fields=opening("1"))
     not_following = Bot(key_of(cast, "sam", "copier"))
     order = {"seq": "1", "master_ticket": "1", "status": "failed", "requested_price": "1.1", "volume": "0.1"}
@@ -395,7 +398,7 @@ def test_a_strategy_that_is_not_followed_is_an_absent_one(callers, cast):
     assert told[0]["code"] == "not_found"
 
 
-def test_people_see_their_own_history_alone(callers, cast):
+def test_people_see_their_own_history_alone(callers: dict[str, Any], cast: dict[str, Any]) -> None:
     callers["master"].send("POST", fields=opening("1"))
     callers["master"].send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
 
@@ -408,7 +411,7 @@ def test_people_see_their_own_history_alone(callers, cast):
         assert len(named["data"]) == count
 
 
-def test_somebody_who_was_deactivated_is_nobody(callers):
+def test_somebody_who_was_deactivated_is_nobody(callers: dict[str, Any]) -> None:
     from accounts.models import User
 
     finn = session_of("finn")

@@ -5,6 +5,7 @@ import hmac
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ TAMPERED = {
 }
 
 
-def signable(vector):
+def signable(vector: Any) -> Signable:
     return Signable(
         method=vector["method"],
         host=vector["host"],
@@ -53,7 +54,7 @@ R1 = signable(REQUESTS["R1"])
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_writes_the_canonical_string_as_published(name):
+def test_writes_the_canonical_string_as_published(name: Any) -> None:
     vector = REQUESTS[name]
 
     assert signable(vector).body_sha256 == vector["body_sha256"]
@@ -62,7 +63,7 @@ def test_writes_the_canonical_string_as_published(name):
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_signs_as_published(name):
+def test_signs_as_published(name: Any) -> None:
     vector = REQUESTS[name]
 
     assert signing.sign(SECRET, signable(vector).canonical()) == vector["signature"]
@@ -70,13 +71,13 @@ def test_signs_as_published(name):
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_a_tampered_request_signs_to_what_was_published_for_it(what):
+def test_a_tampered_request_signs_to_what_was_published_for_it(what: str) -> None:
     change, expected = TAMPERED[what]
 
     assert signing.sign(SECRET, replace(R1, **change).canonical())[:8] == expected
 
 
-def test_every_flipped_bit_of_the_canonical_string_is_noticed():
+def test_every_flipped_bit_of_the_canonical_string_is_noticed() -> None:
     canonical, right = R1.canonical(), REQUESTS["R1"]["signature"]
     flipped = [
         canonical[:at] + bytes([canonical[at] ^ (1 << bit)]) + canonical[at + 1 :]
@@ -88,7 +89,7 @@ def test_every_flipped_bit_of_the_canonical_string_is_noticed():
     assert not any(signing.agrees(SECRET, changed, right) for changed in flipped)
 
 
-def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed():
+def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed() -> None:
     right = REQUESTS["R1"]["signature"]
     digits = "0123456789abcdef"
 
@@ -99,21 +100,21 @@ def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed():
         assert not signing.agrees(SECRET[:at] + other + SECRET[at + 1 :], R1.canonical(), right)
 
 
-def test_the_key_of_the_mac_is_the_secret_as_shown_not_its_bytes():
+def test_the_key_of_the_mac_is_the_secret_as_shown_not_its_bytes() -> None:
     decoded = hmac.new(bytes.fromhex(SECRET), R1.canonical(), hashlib.sha256).hexdigest()
 
     assert signing.sign(SECRET, R1.canonical()) != decoded
 
 
-def test_upper_case_hex_is_folded():
+def test_upper_case_hex_is_folded() -> None:
     assert signing.agrees(SECRET, R1.canonical(), REQUESTS["R1"]["signature"].upper())
 
 
-def test_signs_a_response_as_published():
+def test_signs_a_response_as_published() -> None:
     response = VECTORS["response"]
     asked = REQUESTS[response["to"]]["signature"]
 
-    def signature(**but):
+    def signature(**but: Any) -> Any:
         return signing.sign_response(
             SECRET,
             **{
@@ -134,7 +135,7 @@ def test_signs_a_response_as_published():
     assert signature(request_signature=REQUESTS["R1"]["signature"]) != right
 
 
-def test_the_mac_is_that_of_rfc_4231():
+def test_the_mac_is_that_of_rfc_4231() -> None:
     vector = VECTORS["rfc4231_2"]
 
     assert signing.sign(vector["key"], vector["data"].encode()) == vector["mac"]
@@ -153,11 +154,11 @@ def test_the_mac_is_that_of_rfc_4231():
         (1000_000, 30_000, 1030_000, True),
     ],
 )
-def test_is_timely_for_its_window_and_less_than_a_second_ahead(sent, window, now, timely):
+def test_is_timely_for_its_window_and_less_than_a_second_ahead(sent: int, window: int, now: int, timely: bool) -> None:
     assert replace(R1, time_ms=sent, window_ms=window).is_timely(now) is timely
 
 
-def test_a_repeat_has_the_fingerprint_of_the_first_and_another_effect_has_not():
+def test_a_repeat_has_the_fingerprint_of_the_first_and_another_effect_has_not() -> None:
     later = replace(R1, time_ms=R1.time_ms + 5, seq=R1.seq + 1, key="ck_4f9a2c71d0b3e865.2")
 
     assert later.fingerprint() == R1.fingerprint()
@@ -183,6 +184,6 @@ def test_a_repeat_has_the_fingerprint_of_the_first_and_another_effect_has_not():
         (signing.QUERY, ["", "a=1&b=~.-_", "x" * 512], ["a=%41", "a b", "a+b", "x" * 513, "é", "a=1\n", "a#b"]),
     ],
 )  # fmt: skip
-def test_each_part_has_its_grammar(grammar, good, bad):
+def test_each_part_has_its_grammar(grammar: Any, good: list[Any], bad: list[Any]) -> None:
     assert [value for value in good if not grammar.fullmatch(value)] == []
     assert [value for value in bad if grammar.fullmatch(value)] == []

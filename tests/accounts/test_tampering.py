@@ -6,20 +6,24 @@ import re
 import select
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from django.test import RequestFactory
 
 from accounts import signed_http
 from copybot import signing
 from core.errors import RequestMalformed
+from tests.conftest import Serving
 from tests.signed import HOST, Bot, opening
 
 ACTIVE = "/api/v2/trades/active"
 
 
 @pytest.fixture
-def audited():
+def audited() -> Any:
     """The codes of the refusals in the audit log since the last look."""
     from audit.models import AuditLog
 
@@ -28,7 +32,7 @@ def audited():
     class Audited:
         last = seen()
 
-        def codes(self):
+        def codes(self) -> list[Any]:
             rows = list(AuditLog.objects.order_by("id")[self.last :])
             self.last += len(rows)
             return [row.code for row in rows if row.action == "request.refused"]
@@ -37,17 +41,17 @@ def audited():
 
 
 @pytest.fixture
-def last_seq():
+def last_seq() -> Callable[..., Any]:
     from accounts.models import BotKeyGeneration
 
-    def read(bot):
+    def read(bot: Any) -> Any:
         key_id, generation = bot.key.split(".")
         return BotKeyGeneration.objects.get(key__key_id=key_id, generation=generation).last_seq
 
     return read
 
 
-def refusal(response):
+def refusal(response: Any) -> Any:
     assert response["Content-Type"] == "application/problem+json"
     assert response["Cache-Control"] == "no-store"
     problem = response.json()
@@ -98,7 +102,7 @@ CHANGES = {
 }
 
 
-def test_refuses_when_somebody_changes_anything(lena_bot, audited, last_seq):
+def test_refuses_when_somebody_changes_anything(lena_bot: Bot, audited: Any, last_seq: Callable[..., Any]) -> None:
     request = lena_bot.request("POST", body=BODY, window_ms=30_000)
 
     for what, (but, expected) in CHANGES.items():
@@ -111,11 +115,11 @@ def test_refuses_when_somebody_changes_anything(lena_bot, audited, last_seq):
     assert request.send().status_code == 201  # nothing was used up, so what was signed still passes
 
 
-def header(name, value):
+def header(name: Any, value: Any) -> dict[str, Any]:
     return {"headers": {name: value}}
 
 
-def other(bot, name):
+def other(bot: Any, name: Any) -> Any:
     """A well-formed value of this header that is not the one signed."""
     return {
         "X-Cd-Key": f"{bot.key.split('.')[0]}.2",
@@ -130,7 +134,7 @@ def other(bot, name):
 HEADERS = ("X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig", "Idempotency-Key")
 
 
-def test_refuses_another_value_of_a_signed_header(lena_bot, audited):
+def test_refuses_another_value_of_a_signed_header(lena_bot: Bot, audited: Any) -> None:
     request = lena_bot.request("POST", body=BODY)
 
     for name in HEADERS:
@@ -139,7 +143,7 @@ def test_refuses_another_value_of_a_signed_header(lena_bot, audited):
     assert request.send().status_code == 201
 
 
-def test_refuses_without_a_signed_header(lena_bot, audited):
+def test_refuses_without_a_signed_header(lena_bot: Bot, audited: Any) -> None:
     request = lena_bot.request("POST", body=BODY, window_ms=6000)
 
     for name in HEADERS:
@@ -149,7 +153,7 @@ def test_refuses_without_a_signed_header(lena_bot, audited):
     assert request.send().status_code == 201
 
 
-def test_the_window_may_be_left_out_where_it_is_the_usual_one(lena_bot):
+def test_the_window_may_be_left_out_where_it_is_the_usual_one(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", body=BODY, window_ms=5000)
 
     assert replace(request, but=header("X-Cd-Window", None)).send().status_code == 201
@@ -165,7 +169,7 @@ MALFORMED_VALUES = {
 }
 
 
-def test_refuses_a_malformed_header_by_its_name(lena_bot):
+def test_refuses_a_malformed_header_by_its_name(lena_bot: Bot) -> None:
     for name, value in [(known, value) for known in HEADERS for value in MALFORMED_VALUES[known]]:
         response = replace(lena_bot.request("POST", body=BODY), but=header(name, value)).send()
 
@@ -173,13 +177,13 @@ def test_refuses_a_malformed_header_by_its_name(lena_bot):
         assert response.json()["header"] == name
 
 
-def test_refuses_an_idempotency_key_on_a_get(lena_bot):
+def test_refuses_an_idempotency_key_on_a_get(lena_bot: Bot) -> None:
     request = lena_bot.request("GET")
 
     assert refusal(replace(request, but=header("Idempotency-Key", "a" * 16)).send()) == MALFORMED
 
 
-def test_refuses_a_content_encoding(lena_bot):
+def test_refuses_a_content_encoding(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", body=BODY)
 
     for coding in ("gzip", "identity", ""):
@@ -187,7 +191,7 @@ def test_refuses_a_content_encoding(lena_bot):
 
 
 @pytest.mark.parametrize("length", ["-1", "1.5", "²", "９", "9" * 5000, "0x10", " 1", "1\n"])
-def test_refuses_a_length_that_is_no_number(length, rf):
+def test_refuses_a_length_that_is_no_number(length: str, rf: RequestFactory) -> None:
     request = rf.post(ACTIVE, BODY, content_type="application/json")
     request.META["CONTENT_LENGTH"] = length
 
@@ -195,7 +199,7 @@ def test_refuses_a_length_that_is_no_number(length, rf):
         signed_http.read_body(request, 65_536)
 
 
-def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot, audited):
+def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot: Bot, audited: Any) -> None:
     body = json.dumps(opening("1", comment="x" * 65_536)).encode()
 
     assert refusal(lena_bot.send("POST", body=body)) == (413, "body_too_large")
@@ -203,13 +207,13 @@ def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot, aud
     assert refusal(lena_bot.send("POST", body=b" " * 65_537)) == (413, "body_too_large")
 
 
-def test_reads_a_body_of_64_kib(lena_bot):
+def test_reads_a_body_of_64_kib(lena_bot: Bot) -> None:
     body = BODY[:-1] + b" " * (65_536 - len(BODY)) + b"}"
 
     assert lena_bot.send("POST", body=body).status_code == 201
 
 
-def test_refuses_every_flipped_byte_of_the_body(lena_bot, last_seq, audited):
+def test_refuses_every_flipped_byte_of_the_body(lena_bot: Bot, last_seq: Callable[..., Any], audited: Any) -> None:
     request = lena_bot.request("POST", body=BODY)
 
     for at in range(len(BODY)):
@@ -219,7 +223,7 @@ def test_refuses_every_flipped_byte_of_the_body(lena_bot, last_seq, audited):
     assert last_seq(lena_bot) == 0
 
 
-def test_refuses_every_flipped_digit_of_the_signature(lena_bot):
+def test_refuses_every_flipped_digit_of_the_signature(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", body=BODY)
     right = request.signature()
 
@@ -228,7 +232,7 @@ def test_refuses_every_flipped_digit_of_the_signature(lena_bot):
         assert refusal(replace(request, but=header("X-Cd-Sig", f"v1={wrong}")).send()) == FORGED
 
 
-def test_what_is_moved_between_two_fields_does_not_sign_alike(lena_bot):
+def test_what_is_moved_between_two_fields_does_not_sign_alike(lena_bot: Bot) -> None:
     """No line can hold the separator, so no text can be cut in another place."""
     request = lena_bot.request("DELETE", f"{ACTIVE}/1", query="close_price=1&profit=2")
 
@@ -237,7 +241,7 @@ def test_what_is_moved_between_two_fields_does_not_sign_alike(lena_bot):
     assert refusal(moved) == FORGED
 
 
-def test_somebody_elses_key_under_ones_own_signature_is_forged(lena_bot, sam_bot, audited):
+def test_somebody_elses_key_under_ones_own_signature_is_forged(lena_bot: Bot, sam_bot: Bot, audited: Any) -> None:
     request = sam_bot.request("POST", body=BODY)
 
     assert refusal(replace(request, but=header("X-Cd-Key", lena_bot.key)).send()) == FORGED
@@ -245,11 +249,11 @@ def test_somebody_elses_key_under_ones_own_signature_is_forged(lena_bot, sam_bot
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_an_unknown_key_is_told_what_a_wrong_secret_is_told(lena_bot):
+def test_an_unknown_key_is_told_what_a_wrong_secret_is_told(lena_bot: Bot) -> None:
     unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64}).send("POST", body=BODY)
     wrong = Bot({"key": lena_bot.key, "secret": "0" * 64}).send("POST", body=BODY)
 
-    def told(response):
+    def told(response: Any) -> dict[Any, Any]:
         told = response.json()
         return {name: told[name] for name in told.keys() - {"request_id", "server_time"}}
 
@@ -257,7 +261,7 @@ def test_an_unknown_key_is_told_what_a_wrong_secret_is_told(lena_bot):
     assert dict(unknown.headers).keys() == dict(wrong.headers).keys()
 
 
-def test_no_audit_row_holds_a_signature_or_a_secret(lena_bot):
+def test_no_audit_row_holds_a_signature_or_a_secret(lena_bot: Bot) -> None:
     from audit.models import AuditLog
 
     request = lena_bot.request("POST", body=BODY)
@@ -272,7 +276,7 @@ def test_no_audit_row_holds_a_signature_or_a_secret(lena_bot):
 # --- bodies whose signature is good
 
 
-NOT_JSON = {
+NOT_JSON: dict[str, Any] = {
     "nothing": b"",
     "a list": b"[]",
     "a string": b'"x"',
@@ -313,7 +317,7 @@ NOT_JSON = {
 @pytest.mark.parametrize(
     "path", [ACTIVE, "/api/v2/actives", "/api/v2/signal/close", f"{ACTIVE}/batch", f"{ACTIVE}/1/reduce"]
 )
-def test_refuses_a_body_that_is_no_json_object(path, lena_bot, last_seq):
+def test_refuses_a_body_that_is_no_json_object(path: Any, lena_bot: Bot, last_seq: Callable[..., Any]) -> None:
     for what, body in NOT_JSON.items():
         response = lena_bot.send("POST", path, body=body)
 
@@ -370,7 +374,7 @@ STRANGE_FIELDS = {
 }
 
 
-def test_names_the_field_at_fault(lena_bot):
+def test_names_the_field_at_fault(lena_bot: Bot) -> None:
     """Well-formed JSON of which one field is not: 422, never a failure, and nothing is opened."""
     for what, (written, name) in STRANGE_FIELDS.items():
         field = written.split(":")[0].strip('"')
@@ -383,7 +387,7 @@ def test_names_the_field_at_fault(lena_bot):
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_an_ordinary_analysis_passes(lena_bot):
+def test_an_ordinary_analysis_passes(lena_bot: Bot) -> None:
     for ticket, analysis in enumerate(
         ['{"a": 18446744073709551615}', '{"a": 0.1}', '{"a": "\\\\u0000"}', "{}", "null"], 1
     ):
@@ -392,7 +396,7 @@ def test_an_ordinary_analysis_passes(lena_bot):
         assert lena_bot.send("POST", body=body.encode()).status_code == 201, analysis
 
 
-def test_numbers_are_read_exactly(lena_bot):
+def test_numbers_are_read_exactly(lena_bot: Bot) -> None:
     body = BODY.replace(b'"0.10000000"', b"123456789012.12345678").replace(b'"987654"', b"9999999999999999999")
 
     answer = lena_bot.send("POST", body=body)
@@ -401,7 +405,7 @@ def test_numbers_are_read_exactly(lena_bot):
 
 
 @pytest.mark.parametrize("how", ["PATCH", "reduce", "DELETE"])
-def test_a_body_cannot_name_another_trade_than_its_path(how, lena_bot):
+def test_a_body_cannot_name_another_trade_than_its_path(how: str, lena_bot: Bot) -> None:
     for ticket in ("1", "2"):
         assert lena_bot.send("POST", fields=opening(ticket)).status_code == 201
 
@@ -421,7 +425,7 @@ def test_a_body_cannot_name_another_trade_than_its_path(how, lena_bot):
 # --- over a real socket, where nobody tidies up
 
 
-def _is_whole(answer):
+def _is_whole(answer: Any) -> Any:
     head, end, body = answer.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
     return bool(end) and length is not None and len(body) >= int(length[1])
@@ -430,11 +434,20 @@ def _is_whole(answer):
 class Wire:
     """Bytes to a web process and back."""
 
-    def __init__(self, web, key):
+    def __init__(self, web: Serving, key: Any) -> None:
         self.port, self.bot = web.port, Bot(key)
         self.host = f"127.0.0.1:{web.port}"
 
-    def signed(self, ticket="1", *, path=ACTIVE, method="POST", body=None, query="", **parts):
+    def signed(
+        self,
+        ticket: str = "1",
+        *,
+        path: Any = ACTIVE,
+        method: str = "POST",
+        body: Any = None,
+        query: str = "",
+        **parts: Any,
+    ) -> Any:
         """The lines of a signed open."""
         body = json.dumps(opening(ticket)).encode() if body is None else body
         request = self.bot.request(method, path, body=body, query=query, host=self.host, **parts)
@@ -443,7 +456,7 @@ class Wire:
             lines["Content-Type"] = "application/json"
         return lines, body
 
-    def send(self, target, lines, body=b"", method="POST", version="HTTP/1.1"):
+    def send(self, target: Any, lines: Any, body: bytes = b"", method: str = "POST", version: str = "HTTP/1.1") -> Any:
         """The status and the body of the answer; `lines` may be a list of pairs, with names twice."""
         pairs = lines.items() if isinstance(lines, dict) else lines
         head = b"".join(
@@ -453,7 +466,7 @@ class Wire:
         target = target if isinstance(target, bytes) else target.encode()
         return self.raw(method.encode() + b" " + target + b" " + version.encode() + b"\r\n" + head + b"\r\n" + body)
 
-    def raw(self, sent, patience_s=60.0):
+    def raw(self, sent: Any, patience_s: float = 60.0) -> Any:
         """The first answer; status 0 where the server hangs up without one, or waits for more."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=patience_s) as line:
             line.sendall(sent)
@@ -464,7 +477,7 @@ class Wire:
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]) if head else 0, body
 
-    def count(self):
+    def count(self) -> Any:
         lines, _ = self.signed(method="GET", body=b"")
         status, body = self.send(ACTIVE, {**lines, "Connection": "close"}, method="GET")
         assert status == 200
@@ -472,18 +485,18 @@ class Wire:
 
 
 @pytest.fixture
-def wire(web, cast):
+def wire(web: Serving, cast: dict[str, Any]) -> Wire:
     return Wire(web, next(key for key in cast["keys"] if (key["owner"], key["kind"]) == ("lena", "master")))
 
 
-def test_the_wire_carries_what_is_signed(wire):
+def test_the_wire_carries_what_is_signed(wire: Wire) -> None:
     lines, body = wire.signed()
 
     assert wire.send(ACTIVE, {**lines, "Connection": "close"}, body)[0] == 201
     assert wire.count() == 1
 
 
-TARGETS = {
+TARGETS: dict[str, Any] = {
     "a letter encoded": b"/api/v2/trades/%61ctive",
     "a slash encoded": b"/api/v2/trades%2Factive",
     "a dot segment": b"/api/v2/./trades/active",
@@ -513,7 +526,7 @@ TARGETS = {
 }
 
 
-def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire):
+def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire: Wire) -> None:
     for what, target in TARGETS.items():
         for path in {ACTIVE, target.decode("latin-1").partition("?")[0]}:
             lines, body = wire.signed(path=path) if path.isascii() and "\0" not in path else wire.signed()
@@ -527,7 +540,7 @@ def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire):
 PLAIN = {"Content-Type": "text/plain", "Host": "evil.example", "Content-Length": "1"}
 
 
-def test_a_signed_header_that_stands_twice_is_refused(wire):
+def test_a_signed_header_that_stands_twice_is_refused(wire: Wire) -> None:
     for name in (*HEADERS, "Content-Type", "Host", "Content-Length"):
         for twin in ("the same", "another"):
             lines, body = wire.signed()
@@ -539,7 +552,7 @@ def test_a_signed_header_that_stands_twice_is_refused(wire):
     assert wire.count() == 0
 
 
-def test_a_header_with_underscores_is_not_the_signed_one(wire):
+def test_a_header_with_underscores_is_not_the_signed_one(wire: Wire) -> None:
     """To WSGI X_Cd_Seq and X-Cd-Seq are one name."""
     for name in HEADERS:
         lines, body = wire.signed()
@@ -561,7 +574,7 @@ FRAMINGS = {
 }
 
 
-def test_two_ways_to_tell_the_length_are_refused(wire):
+def test_two_ways_to_tell_the_length_are_refused(wire: Wire) -> None:
     for what, (more, shape) in FRAMINGS.items():
         lines, body = wire.signed()
         sent = shape.replace(b"%x", b"%x" % len(body)).replace(b"%s", body)
@@ -572,7 +585,7 @@ def test_two_ways_to_tell_the_length_are_refused(wire):
     assert wire.count() == 0
 
 
-def test_a_body_in_chunks_is_read_or_refused_but_never_taken_for_an_empty_one(wire):
+def test_a_body_in_chunks_is_read_or_refused_but_never_taken_for_an_empty_one(wire: Wire) -> None:
     lines, body = wire.signed()
     del lines["Content-Length"]
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
@@ -582,7 +595,7 @@ def test_a_body_in_chunks_is_read_or_refused_but_never_taken_for_an_empty_one(wi
     assert status == 201 or (status, json.loads(said)["code"]) == (400, "request_malformed")
 
 
-def test_a_second_request_hidden_in_a_body_is_a_body(wire):
+def test_a_second_request_hidden_in_a_body_is_a_body(wire: Wire) -> None:
     """What lies beyond the length is another request, with a signature of its own to find."""
     lines, body = wire.signed()
     hidden = b"POST /api/v2/trades/active HTTP/1.1\r\nHost: " + wire.host.encode() + b"\r\n\r\n"
@@ -604,7 +617,7 @@ HEADS = {
 }
 
 
-def test_a_head_that_is_no_http_is_refused(wire):
+def test_a_head_that_is_no_http_is_refused(wire: Wire) -> None:
     for what, head in HEADS.items():
         lines, body = wire.signed()
         written = b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
@@ -617,7 +630,7 @@ def test_a_head_that_is_no_http_is_refused(wire):
     assert wire.count() == 0
 
 
-def test_a_body_that_ends_too_soon_does_nothing(wire):
+def test_a_body_that_ends_too_soon_does_nothing(wire: Wire) -> None:
     lines, body = wire.signed()
 
     head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, "Content-Length": str(len(body) + 10)}.items())
@@ -627,7 +640,7 @@ def test_a_body_that_ends_too_soon_does_nothing(wire):
     assert wire.count() == 0
 
 
-def test_senders_who_never_send_their_body_keep_nobody_waiting(wire):
+def test_senders_who_never_send_their_body_keep_nobody_waiting(wire: Wire) -> None:
     idle = [socket.create_connection(("127.0.0.1", wire.port)) for _ in range(40)]
     try:
         for line in idle:
@@ -643,7 +656,7 @@ def test_senders_who_never_send_their_body_keep_nobody_waiting(wire):
             line.close()
 
 
-def test_the_client_believes_no_answer_whose_signature_is_missing(web):
+def test_the_client_believes_no_answer_whose_signature_is_missing(web: Serving) -> None:
     """The bots' side: see that a proxy which empties the snapshot is noticed."""
     from copybot.client import AnswerForged
 
@@ -656,14 +669,14 @@ def test_the_client_believes_no_answer_whose_signature_is_missing(web):
     bot.hang_up()
 
 
-def test_a_request_for_one_host_is_useless_at_another(lena_bot):
+def test_a_request_for_one_host_is_useless_at_another(lena_bot: Bot) -> None:
     """A capture of a trial desk does not sign for this one."""
     request = lena_bot.request("POST", body=BODY, host="trial.copydesk.example")
 
     assert refusal(replace(request, but={"host": HOST}).send()) == FORGED
 
 
-def test_signs_alike_whoever_writes_the_signature(lena_bot):
+def test_signs_alike_whoever_writes_the_signature(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", body=BODY)
     by_hand = signing.sign(
         lena_bot.secret, method="POST", host=HOST, path=ACTIVE, query="", key=lena_bot.key, time_ms=request.time_ms,

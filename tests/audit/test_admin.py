@@ -1,8 +1,12 @@
 """The audit log's pages: found, told, never touched."""
 
+from typing import Any
+
 import pytest
+from django.test import Client
 from django.urls import reverse
 
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 
@@ -11,14 +15,14 @@ TRADE = "01a1fb95-33a0-752c-8343-2269e594f9df"
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     """The browser of `desk`, a superuser."""
     client.force_login(staff)
     return client
 
 
 @pytest.fixture
-def facts(cast, lena, staff):
+def facts(cast: dict[str, Any], lena: TradingAccount, staff: User) -> None:
     """One of each kind."""
     bot = audit.Actor(AuditLog.Actor.BOT, "ck_0123456789abcdef.1", "203.0.113.7", "a-request-id")
     person = audit.Actor(AuditLog.Actor.USER, str(lena.owner.pk))
@@ -28,7 +32,7 @@ def facts(cast, lena, staff):
     audit.record("strategy.frozen", actor=audit.SYSTEM, subject="strategy:lena-eurusd")
 
 
-def actions(answer):
+def actions(answer: Any) -> list[Any]:
     return [row.action for row in answer.context["cl"].result_list]
 
 
@@ -49,24 +53,24 @@ def actions(answer):
     ],
     ids=str,
 )
-def test_facts_are_found_latest_first(admin, facts, asked, found):
+def test_facts_are_found_latest_first(admin: Client, facts: None, asked: dict[str, Any], found: list[Any]) -> None:
     assert actions(admin.get(reverse(LOG), asked)) == found
 
 
-def test_the_filter_offers_each_action_that_occurs_once(admin, facts):
+def test_the_filter_offers_each_action_that_occurs_once(admin: Client, facts: None) -> None:
     page = admin.get(reverse(LOG)).content.decode()
 
     for action in AuditLog.objects.values_list("action", flat=True).distinct():
         assert page.count(f'href="?action={action}"') == 1
 
 
-def test_people_are_told_by_name_and_bots_by_key(admin, facts):
+def test_people_are_told_by_name_and_bots_by_key(admin: Client, facts: None) -> None:
     rows = admin.get(reverse(LOG), {"q": "account:lena-mt5"}).context["cl"].result_list
 
     assert [row.who for row in rows] == ["lena", "ck_0123456789abcdef.1"]
 
 
-def test_a_facts_detail_is_shown_as_text(admin, facts):
+def test_a_facts_detail_is_shown_as_text(admin: Client, facts: None) -> None:
     fact = AuditLog.objects.get(action="trade.opened")
 
     page = admin.get(reverse("admin:audit_auditlog_change", args=[fact.pk])).content.decode()
@@ -76,7 +80,7 @@ def test_a_facts_detail_is_shown_as_text(admin, facts):
     assert "<b>EURUSD" not in page
 
 
-def test_looking_at_the_log_adds_nothing_to_it_and_nobody_edits_it(admin, facts):
+def test_looking_at_the_log_adds_nothing_to_it_and_nobody_edits_it(admin: Client, facts: None) -> None:
     before = list(AuditLog.objects.order_by("id").values())
     fact = AuditLog.objects.first()
 
@@ -89,7 +93,9 @@ def test_looking_at_the_log_adds_nothing_to_it_and_nobody_edits_it(admin, facts)
     assert list(AuditLog.objects.order_by("id").values()) == before
 
 
-def test_a_long_log_is_counted_to_a_limit_only(admin, cast, monkeypatch):
+def test_a_long_log_is_counted_to_a_limit_only(
+    admin: Client, cast: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("core.admin.COUNT_LIMIT", 120)
     for number in range(130):
         audit.record("key.rotated", actor=audit.SYSTEM, subject=f"key:{number}")

@@ -1,5 +1,8 @@
 """The audit log only grows: for the application, for the tables' owner, and for a superuser."""
 
+from collections.abc import Callable
+from typing import Any
+
 import psycopg
 import pytest
 from django.db import DatabaseError, ProgrammingError, connections, transaction
@@ -7,7 +10,7 @@ from django.db import DatabaseError, ProgrammingError, connections, transaction
 from audit import services as audit
 from audit.models import AuditLog
 from tests import databases
-from tests.signed import opening
+from tests.signed import Bot, opening
 
 APPEND_ONLY, FORBIDDEN = "CD002", "42501"
 CHANGES = [
@@ -28,31 +31,31 @@ REPLACES = (
 
 
 @pytest.fixture
-def fact(desk_db):
+def fact(desk_db: str) -> AuditLog:
     """A fact in the log."""
     audit.record("key.revoked", actor=audit.SYSTEM, subject="key:1", why="lost")
     return AuditLog.objects.get(action="key.revoked")
 
 
-def log():
+def log() -> Any:
     with connections["owner"].cursor() as cursor:
         cursor.execute("select to_jsonb(a)::text from audit_log a order by id")
         return cursor.fetchall()
 
 
-def refusal(connection, statement, fact):
+def refusal(connection: Any, statement: Any, fact: Any) -> Any:
     with pytest.raises(psycopg.Error) as no:
         connection.execute(statement.replace("<id>", str(fact.pk)))
     return no.value.sqlstate
 
 
-def of(alias):
+def of(alias: Any) -> Any:
     connections[alias].ensure_connection()
     return connections[alias].connection
 
 
 @pytest.mark.parametrize("statement", [*CHANGES, REPLACES])
-def test_its_owner_cannot_change_it(fact, statement):
+def test_its_owner_cannot_change_it(fact: AuditLog, statement: Any) -> None:
     before = log()
 
     assert refusal(of("owner"), statement, fact) == APPEND_ONLY
@@ -60,7 +63,7 @@ def test_its_owner_cannot_change_it(fact, statement):
 
 
 @pytest.mark.parametrize("statement", [*CHANGES, REPLACES])
-def test_the_application_may_not_change_it(fact, statement):
+def test_the_application_may_not_change_it(fact: AuditLog, statement: Any) -> None:
     before = log()
 
     assert refusal(of("default"), statement, fact) == FORBIDDEN
@@ -70,12 +73,12 @@ def test_the_application_may_not_change_it(fact, statement):
 @pytest.mark.parametrize(
     "statement", [*CHANGES, REPLACES, "select from audit_log", "insert into audit_log default values"]
 )
-def test_bots_neither_read_nor_write_it(fact, statement):
+def test_bots_neither_read_nor_write_it(fact: AuditLog, statement: Any) -> None:
     assert refusal(of("bot"), statement, fact) == FORBIDDEN
 
 
 @pytest.mark.parametrize("statement", [*CHANGES, REPLACES])
-def test_a_superuser_who_puts_triggers_to_sleep_cannot_change_it(fact, desk_db, statement):
+def test_a_superuser_who_puts_triggers_to_sleep_cannot_change_it(fact: AuditLog, desk_db: str, statement: Any) -> None:
     try:
         connection = psycopg.connect(**{**databases.login(), "user": "postgres"}, dbname=desk_db, autocommit=True)
     except psycopg.OperationalError as no:
@@ -88,18 +91,18 @@ def test_a_superuser_who_puts_triggers_to_sleep_cannot_change_it(fact, desk_db, 
     assert log() == before
 
 
-def test_an_empty_log_cannot_be_truncated_either(desk_db):
+def test_an_empty_log_cannot_be_truncated_either(desk_db: str) -> None:
     with pytest.raises(psycopg.Error, match="append-only"):
         of("owner").execute("truncate audit_log")
 
 
 @pytest.mark.parametrize("change", [lambda: AuditLog.objects.update(code="x"), lambda: AuditLog.objects.all().delete()])
-def test_the_model_can_neither(fact, change):
+def test_the_model_can_neither(fact: AuditLog, change: Callable[..., Any]) -> None:
     with pytest.raises(ProgrammingError, match="permission denied"):
         change()
 
 
-def test_a_row_saved_again_is_refused(fact):
+def test_a_row_saved_again_is_refused(fact: AuditLog) -> None:
     fact.code = "x"
 
     with pytest.raises(ProgrammingError, match="permission denied"):
@@ -108,7 +111,7 @@ def test_a_row_saved_again_is_refused(fact):
     assert fact.code == ""
 
 
-def test_facts_are_added_and_read(fact):
+def test_facts_are_added_and_read(fact: AuditLog) -> None:
     assert (fact.actor_kind, fact.outcome, fact.subject, fact.detail) == ("system", "ok", "key:1", {"why": "lost"})
     audit.record("key.refused", actor=audit.SYSTEM, refused="key_revoked")
     later = AuditLog.objects.latest("id")
@@ -117,14 +120,14 @@ def test_facts_are_added_and_read(fact):
     assert later.at >= fact.at
 
 
-def test_a_fact_carries_its_transaction(fact):
+def test_a_fact_carries_its_transaction(fact: AuditLog) -> None:
     with transaction.atomic(), connections["default"].cursor() as cursor:
         audit.record("key.revoked", actor=audit.SYSTEM, subject="key:2")
         cursor.execute("select xid = pg_current_xact_id() from audit_log where subject = 'key:2'")
         assert cursor.fetchone() == (True,)
 
 
-def test_a_fact_shares_the_fate_of_what_it_tells(desk_db):
+def test_a_fact_shares_the_fate_of_what_it_tells(desk_db: str) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         audit.record("key.revoked", actor=audit.SYSTEM, subject="key:1")
         raise ZeroDivisionError
@@ -132,7 +135,7 @@ def test_a_fact_shares_the_fate_of_what_it_tells(desk_db):
     assert not AuditLog.objects.filter(action="key.revoked").exists()
 
 
-def test_a_refusal_is_kept_though_nothing_else_was_done(lena_bot):
+def test_a_refusal_is_kept_though_nothing_else_was_done(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     lena_bot.send("POST", fields=opening("1", volume="9"))
@@ -146,7 +149,7 @@ def test_a_refusal_is_kept_though_nothing_else_was_done(lena_bot):
     [("actor_kind", "audit_log_actor_kind_is_known"), ("outcome", "audit_log_outcome_is_known")],
 )
 @pytest.mark.parametrize("value", ["ghost", "", "OK"])
-def test_an_unheard_of_kind_is_refused(desk_db, field, constraint, value):
+def test_an_unheard_of_kind_is_refused(desk_db: str, field: str, constraint: str, value: str) -> None:
     fields = {"actor_kind": "system", "action": "x"} | {field: value}
 
     with pytest.raises(DatabaseError, match=constraint):

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests import chromium
+from tests.conftest import Serving
 from tests.signed import opening
 
 pytestmark = pytest.mark.browser
@@ -41,7 +42,7 @@ def faults() -> list[str]:
 
 
 @pytest.fixture
-def page(browser, faults, web) -> Iterator[Page]:  # the page goes before the desk does
+def page(browser: Any, faults: list[str], web: Serving) -> Iterator[Page]:  # the page goes before the desk does
     context = browser.new_context()
     context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
@@ -52,7 +53,7 @@ def page(browser, faults, web) -> Iterator[Page]:  # the page goes before the de
     assert faults == []
 
 
-def sign_in(page, web, cast, name):
+def sign_in(page: Any, web: Serving, cast: Any, name: Any) -> None:
     page.goto(f"{web.url}/login/")
     page.get_by_label("User name").fill(name)
     page.get_by_label("Password").fill(cast["users"][name]["password"])
@@ -60,7 +61,7 @@ def sign_in(page, web, cast, name):
     expect(page.locator("#state")).to_have_text("live")
 
 
-def test_a_trade_appears_changes_and_goes_without_a_reload(page, web, cast):
+def test_a_trade_appears_changes_and_goes_without_a_reload(page: Page, web: Serving, cast: dict[str, Any]) -> None:
     sign_in(page, web, cast, "finn")
     lena = web.bot("lena", "master")
     rows = page.locator("#trades tr")
@@ -77,7 +78,9 @@ def test_a_trade_appears_changes_and_goes_without_a_reload(page, web, cast):
     expect(page.locator("#closed")).to_have_text("1")
 
 
-def test_the_page_says_when_it_is_cut_off_and_comes_back_right(page, web, cast, faults):
+def test_the_page_says_when_it_is_cut_off_and_comes_back_right(
+    page: Page, web: Serving, cast: dict[str, Any], faults: list[str]
+) -> None:
     sign_in(page, web, cast, "finn")
     web.kill()
     expect(page.locator("#state")).to_contain_text("reconnecting")
@@ -90,7 +93,7 @@ def test_the_page_says_when_it_is_cut_off_and_comes_back_right(page, web, cast, 
     faults.clear()
 
 
-def test_a_stranger_sees_nothing(page, web, cast):
+def test_a_stranger_sees_nothing(page: Page, web: Serving, cast: dict[str, Any]) -> None:
     web.bot("lena", "master").open(**opening("1", symbol="GBPUSD"))
     sign_in(page, web, cast, "sam")
 
@@ -98,7 +101,7 @@ def test_a_stranger_sees_nothing(page, web, cast):
     expect(page.locator("#none")).to_be_visible()
 
 
-def test_signing_out_ends_the_stream(page, web, cast):
+def test_signing_out_ends_the_stream(page: Page, web: Serving, cast: dict[str, Any]) -> None:
     sign_in(page, web, cast, "finn")
     page.get_by_role("button", name="Sign out").click()
 

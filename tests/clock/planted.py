@@ -7,7 +7,7 @@ from django.utils import timezone
 from wallets import fees
 
 
-def test_takes_tomorrow_for_a_day_of_this_month():
+def test_takes_tomorrow_for_a_day_of_this_month() -> None:
     now = timezone.now()
 
     assert now + timedelta(days=1) < fees.month_after(now)

@@ -2,6 +2,7 @@
 
 import hmac
 import sys
+from typing import Any
 
 from copybot import packets
 from copybot.copier import Copier
@@ -15,7 +16,7 @@ BUGS = set(sys.argv[1:])
 
 
 class Guard(ExecutionGuard):
-    def on_packet(self, fields):
+    def on_packet(self, fields: Any) -> None:
         if "believes_packets" in BUGS:
             fields = {**fields, "signature_v1": self.signature(fields)}
         if "takes_replays" in BUGS and int(fields["seq"]) <= self.seen and fields["action"] == packets.OPEN:
@@ -23,30 +24,30 @@ class Guard(ExecutionGuard):
             ordered(self.broker, self._magic(packet.trade_ref), packet, packet.volume)
         super().on_packet(fields)
 
-    def signature(self, fields):
+    def signature(self, fields: Any) -> Any:
         text = [*(fields[name] for name in packets.FIELDS), "CP1", *(fields[name] for name in packets.TAIL)]
         return hmac.digest(packets.derived_key(self.secrets[1]), "|".join(text).encode(), "sha256").hex()
 
-    def _take_up(self, snapshot, positions, *, is_new):
+    def _take_up(self, snapshot: Any, positions: Any, *, is_new: Any) -> None:
         super()._take_up(snapshot, positions, is_new=is_new and "opens_what_is_old" not in BUGS)
 
 
 class Rogue(Copier):
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if "ignores_the_lease" in BUGS:
             self.lease = Unleashed(self.instance, self.monotonic_ms, self.clock_ms)
         if "opens_again" in BUGS:
             self.open_again(self.followed[0].guard.copies())
 
-    def open_again(self, copies):
+    def open_again(self, copies: Any) -> None:
         """What its books know and the broker does not hold is missing there, it thinks."""
         held = {one.magic for one in self.terminal.positions()}
         for copy in copies:
             if copy.state is not State.DEAD and copy.magic not in held:
                 ordered(self.terminal, copy.magic, copy, copy.asked)
 
-    def on_message(self, message):
+    def on_message(self, message: Any) -> None:
         if "believes_snapshots" in BUGS and message["type"] == "snapshot" and "trades" in message:
             for one in self.followed:
                 one.guard.on_snapshot(snapshots_of(message)[one.strategy], asked_at=one.guard.seen)
@@ -54,12 +55,12 @@ class Rogue(Copier):
 
 
 class Unleashed(Lease):
-    def covers(self, born_ms):
+    def covers(self, born_ms: Any) -> bool:
         return True
 
 
 class Believing(Tapped):
-    def check(self, answer, attempt):
+    def check(self, answer: Any, attempt: Any) -> None:
         if "believes_answers" not in BUGS:
             super().check(answer, attempt)
 
@@ -68,7 +69,7 @@ class RogueSandbox(Sandbox):
     line_of, copier_of, guard_of = Believing, Rogue, Guard
 
 
-def ordered(broker, magic, wanted, volume):
+def ordered(broker: Any, magic: Any, wanted: Any, volume: Any) -> None:
     broker.open(magic=magic, symbol=wanted.symbol, side=wanted.side, volume=volume, sl=None, tp=None)
 
 

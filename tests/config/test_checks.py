@@ -6,19 +6,23 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.checks import ERROR
 from django.db import OperationalError, connections
 from django.test import Client
+from pytest_django import Settings
 
+from accounts.models import TradingAccount
 from config import checks
 from tests import databases, ports
 from tests.signed import HOST
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SAFE = {
+SAFE: dict[str, Any] = {
     "DEBUG": "0",
     "DJANGO_SECRET_KEY": "s" * 50,
     "COPYDESK_KEKS": f"k1:{'0' * 64}",
@@ -39,7 +43,7 @@ UNSAFE = {
 }
 
 
-def run(*command, tmp_path, **environ):
+def run(*command: Any, tmp_path: Path, **environ: Any) -> Any:
     """A process of the desk with this environment alone."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.run(
@@ -53,20 +57,22 @@ def run(*command, tmp_path, **environ):
     )
 
 
-def test_a_safe_configuration_passes(tmp_path):
+def test_a_safe_configuration_passes(tmp_path: Path) -> None:
     done = run("-m", "django", "check", "--fail-level", "ERROR", tmp_path=tmp_path)
 
     assert (done.returncode, done.stderr.count("ERROR")) == (0, 0), done.stderr
 
 
-def test_djangos_own_advice_for_production_is_followed(tmp_path):
+def test_djangos_own_advice_for_production_is_followed(tmp_path: Path) -> None:
     """But for its middleware: ours sets the headers, and CSRF and frames are people's alone."""
     done = run("-m", "django", "check", "--deploy", tmp_path=tmp_path, DJANGO_SECRET_KEY=secrets.token_urlsafe(50))
 
     assert set(re.findall(r"\((\w+\.\w+)\)", done.stderr)) <= {"security.W001", "security.W002", "security.W003"}
 
 
-def test_pages_carry_the_headers_that_the_middleware_stands_for(client, settings, tmp_path, desk_db):
+def test_pages_carry_the_headers_that_the_middleware_stands_for(
+    client: Client, settings: Settings, tmp_path: Path, desk_db: str
+) -> None:
     settings.DEBUG, settings.STATIC_ROOT = False, tmp_path
 
     answer = client.get("/login/", HTTP_HOST=HOST, secure=True)
@@ -80,7 +86,7 @@ def test_pages_carry_the_headers_that_the_middleware_stands_for(client, settings
     assert "unsafe" not in answer["Content-Security-Policy"]
 
 
-def test_a_form_without_its_token_is_refused(desk_db, lena):
+def test_a_form_without_its_token_is_refused(desk_db: str, lena: TradingAccount) -> None:
     browser = Client(enforce_csrf_checks=True)
     browser.force_login(lena.owner)
 
@@ -91,7 +97,7 @@ def test_a_form_without_its_token_is_refused(desk_db, lena):
 
 
 @pytest.mark.parametrize("what", UNSAFE)
-def test_no_command_runs_with(what, tmp_path):
+def test_no_command_runs_with(what: str, tmp_path: Path) -> None:
     environ, code, says = UNSAFE[what]
 
     done = run("-m", "django", "check", tmp_path=tmp_path, **environ)
@@ -104,7 +110,7 @@ def test_no_command_runs_with(what, tmp_path):
         assert value not in done.stdout + done.stderr
 
 
-def several(tmp_path, *command):
+def several(tmp_path: Path, *command: Any) -> Any:
     """All that is unsafe at once: every sentence is told, not the first alone."""
     done = run(*command, tmp_path=tmp_path, DJANGO_SECRET_KEY="short", COPYDESK_KEKS="", ALLOWED_HOSTS="*")
 
@@ -116,7 +122,7 @@ def several(tmp_path, *command):
     return done.stderr
 
 
-def test_no_web_process_serves(tmp_path):
+def test_no_web_process_serves(tmp_path: Path) -> None:
     port = str(ports.free())
 
     said = several(tmp_path, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", port)
@@ -124,21 +130,21 @@ def test_no_web_process_serves(tmp_path):
     assert "Uvicorn running" not in said
 
 
-def test_no_wsgi_server_gets_an_application(tmp_path):
+def test_no_wsgi_server_gets_an_application(tmp_path: Path) -> None:
     several(tmp_path, "-c", "import config.wsgi")
 
 
-def test_no_worker_works(tmp_path):
+def test_no_worker_works(tmp_path: Path) -> None:
     said = several(tmp_path, "-m", "celery", "-A", "config", "worker", "--pool", "solo", "--loglevel", "ERROR")
 
     assert " ready." not in said
 
 
-def test_no_beat_beats(tmp_path):
+def test_no_beat_beats(tmp_path: Path) -> None:
     several(tmp_path, "-m", "celery", "-A", "config", "beat", "--schedule", str(tmp_path / "schedule"))
 
 
-def test_nothing_secret_has_a_default_outside_debug(tmp_path):
+def test_nothing_secret_has_a_default_outside_debug(tmp_path: Path) -> None:
     """Not even where a developer's secrets lie in the folder."""
     known = {"DJANGO_SECRET_KEY": "d" * 60, "COPYDESK_KEKS": f"k1:{'0' * 64}"}
     (tmp_path / "secrets.json").write_text(json.dumps(known))
@@ -153,25 +159,25 @@ def test_nothing_secret_has_a_default_outside_debug(tmp_path):
 
 
 @pytest.fixture
-def database_says(desk_db, monkeypatch):
+def database_says(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What the check is told about the database, instead of the truth."""
     truth = "on", "on", "on", 180000, "copydesk_app", False, ["copydesk_app", "copydesk_bot"]
     names = "fsync", "commit", "pages", "version", "role", "is_super", "roles"
 
-    def say(**lies):
+    def say(**lies: Any) -> list[Any]:
         row = tuple({**dict(zip(names, truth, strict=True)), **lies}.values())
 
         class Cursor:
-            def __enter__(self):
+            def __enter__(self) -> Any:
                 return self
 
-            def __exit__(self, *_):
+            def __exit__(self, *_: Any) -> None:
                 pass
 
-            def execute(self, *_):
+            def execute(self, *_: Any) -> None:
                 pass
 
-            def fetchall(self):
+            def fetchall(self) -> list[Any]:
                 return [row]
 
         with monkeypatch.context() as lying:
@@ -181,7 +187,9 @@ def database_says(desk_db, monkeypatch):
     return say
 
 
-def test_a_database_that_may_forget_is_refused_in_production(database_says, settings):
+def test_a_database_that_may_forget_is_refused_in_production(
+    database_says: Callable[..., Any], settings: Settings
+) -> None:
     settings.DEBUG = False
 
     assert database_says() == []
@@ -194,19 +202,19 @@ def test_a_database_that_may_forget_is_refused_in_production(database_says, sett
     assert database_says(fsync="off", commit="off") == []
 
 
-def test_a_database_without_roles_or_of_another_age_is_told_of(database_says):
+def test_a_database_without_roles_or_of_another_age_is_told_of(database_says: Callable[..., Any]) -> None:
     assert database_says(version=140000) == ["copydesk.W010"]
     assert database_says(version=190000) == ["copydesk.W010"]
     assert database_says(roles=[]) == ["copydesk.W011"]
     assert database_says(is_super=True) == ["copydesk.W011"]
 
 
-def test_the_tests_own_database_has_its_roles(desk_db):
+def test_the_tests_own_database_has_its_roles(desk_db: str) -> None:
     assert checks.database_is_durable(None, ["default"]) == []
 
 
-def test_a_database_that_is_away_is_left_to_whoever_needs_it(desk_db, monkeypatch):
-    def away():
+def test_a_database_that_is_away_is_left_to_whoever_needs_it(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Any:
         raise OperationalError
 
     with monkeypatch.context() as offline:
@@ -215,7 +223,7 @@ def test_a_database_that_is_away_is_left_to_whoever_needs_it(desk_db, monkeypatc
         assert checks.database_is_durable(None, ["default"]) == []
 
 
-def test_a_web_process_refuses_a_database_that_may_forget(desk_db, tmp_path):
+def test_a_web_process_refuses_a_database_that_may_forget(desk_db: str, tmp_path: Path) -> None:
     """For real, where the tests' own server is such a one."""
     with connections["default"].cursor() as cursor:
         cursor.execute("select current_setting('fsync')")
@@ -227,5 +235,5 @@ def test_a_web_process_refuses_a_database_that_may_forget(desk_db, tmp_path):
     assert ("E010" in done.stderr) is forgets
 
 
-def test_the_tests_themselves_are_configured_safely(desk_db):
+def test_the_tests_themselves_are_configured_safely(desk_db: str) -> None:
     assert [fault for fault in checks.secrets_are_set(None) if fault.level >= ERROR] == []

@@ -1,9 +1,13 @@
 """Whether the desk is alive, ready, and who may read its figures."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from django.db import OperationalError, connections
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
+from pytest_django import Settings
 
 from config import health
 from tests.signed import HOST
@@ -11,38 +15,38 @@ from tests.sql import as_owner
 
 
 @pytest.fixture(autouse=True)
-def _fresh_look(monkeypatch):
+def _fresh_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another test's database was like is forgotten."""
     monkeypatch.setattr(health, "_deployments", None)
 
 
-def get(path, **more):
+def get(path: Any, **more: Any) -> Any:
     return Client().get(path, HTTP_HOST=HOST, **more)
 
 
-def state(answer):
+def state(answer: Any) -> Any:
     return answer.status_code, {name: value for name, value in answer.json().items() if value != "ok"}
 
 
-def test_is_alive_without_asking_anybody(settings, tmp_path):
+def test_is_alive_without_asking_anybody(settings: Settings, tmp_path: Path) -> None:
     settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
 
     assert (get("/healthz").status_code, get("/healthz").json()) == (200, {"status": "alive"})
 
 
-def test_is_ready(desk_db):
+def test_is_ready(desk_db: str) -> None:
     assert state(get("/readyz")) == (200, {"status": "ready"})
 
 
-def test_is_not_ready_without_redis(desk_db, settings, tmp_path):
+def test_is_not_ready_without_redis(desk_db: str, settings: Settings, tmp_path: Path) -> None:
     settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
 
     assert state(get("/readyz")) == (503, {"status": "not ready", "redis": "ConnectionError"})
 
 
 @pytest.mark.parametrize("alias", ["default", "bot"])
-def test_is_not_ready_without_its_database(alias, desk_db, monkeypatch):
-    def away():
+def test_is_not_ready_without_its_database(alias: str, desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Any:
         raise OperationalError("password=hunter2")
 
     with monkeypatch.context() as offline:
@@ -54,7 +58,7 @@ def test_is_not_ready_without_its_database(alias, desk_db, monkeypatch):
     assert b"hunter2" not in answer.content
 
 
-def test_is_not_ready_before_its_migrations(desk_db):
+def test_is_not_ready_before_its_migrations(desk_db: str) -> None:
     recorder = MigrationRecorder(connections["owner"])
     latest = recorder.migration_qs.filter(app="trades").order_by("-id").first()
     recorder.record_unapplied(latest.app, latest.name)
@@ -66,7 +70,7 @@ def test_is_not_ready_before_its_migrations(desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_says_which_guard_is_gone_and_goes_on_closing_trades(desk_db):
+def test_says_which_guard_is_gone_and_goes_on_closing_trades(desk_db: str) -> None:
     as_owner("alter table trades disable trigger never_deleted")
 
     code, said = state(get("/readyz"))
@@ -78,7 +82,7 @@ def test_says_which_guard_is_gone_and_goes_on_closing_trades(desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_the_version_before_serves_on_while_the_next_is_deployed(desk_db):
+def test_the_version_before_serves_on_while_the_next_is_deployed(desk_db: str) -> None:
     as_owner(
         "create or replace function house_shards() returns int language sql immutable as 'select 1'",
         "update sql_functions set version = '99.0.0'",
@@ -89,7 +93,7 @@ def test_the_version_before_serves_on_while_the_next_is_deployed(desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_looks_at_the_catalogue_every_few_seconds_only(desk_db, monkeypatch):
+def test_looks_at_the_catalogue_every_few_seconds_only(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     get("/readyz")
     as_owner("alter table trades disable trigger never_deleted")
     assert state(get("/readyz")) == (200, {"status": "ready"})
@@ -99,7 +103,7 @@ def test_looks_at_the_catalogue_every_few_seconds_only(desk_db, monkeypatch):
     assert state(get("/readyz"))[1]["status"] == "degraded"
 
 
-def test_each_alias_acts_in_its_role(desk_db):
+def test_each_alias_acts_in_its_role(desk_db: str) -> None:
     found = {}
     for alias in ("default", "bot"):
         with connections[alias].cursor() as cursor:
@@ -112,11 +116,11 @@ def test_each_alias_acts_in_its_role(desk_db):
 # --- figures
 
 
-def metrics(ip="127.0.0.1", **headers):
+def metrics(ip: str = "127.0.0.1", **headers: Any) -> Any:
     return get("/metrics", REMOTE_ADDR=ip, headers=headers)
 
 
-def test_without_a_token_figures_are_for_this_machine_alone(settings):
+def test_without_a_token_figures_are_for_this_machine_alone(settings: Settings) -> None:
     settings.METRICS_TOKEN = ""
 
     assert metrics().status_code == 200
@@ -128,7 +132,7 @@ def test_without_a_token_figures_are_for_this_machine_alone(settings):
         assert b"python_info" not in answer.content
 
 
-def test_this_machine_cannot_be_feigned(settings):
+def test_this_machine_cannot_be_feigned(settings: Settings) -> None:
     settings.METRICS_TOKEN = ""
 
     assert metrics("203.0.113.9", **{"X-Forwarded-For": "127.0.0.1"}).status_code == 401
@@ -136,7 +140,7 @@ def test_this_machine_cannot_be_feigned(settings):
     assert metrics("127.0.0.1", **{"X-Forwarded-For": "127.0.0.1, 203.0.113.9"}).status_code == 401
 
 
-def test_with_a_token_figures_are_for_whoever_has_it(settings):
+def test_with_a_token_figures_are_for_whoever_has_it(settings: Settings) -> None:
     settings.METRICS_TOKEN = "a-token-for-the-test"
 
     assert metrics("203.0.113.9", Authorization="Bearer a-token-for-the-test").status_code == 200

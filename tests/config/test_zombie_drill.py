@@ -5,10 +5,13 @@ import sys
 import time
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
+from django.test import Client
+from pytest_django import Settings
 
 from accounts.models import BotKey, User
 from audit import services as audit
@@ -17,17 +20,18 @@ from config import tasks
 from config.celery import app
 from config.drill import environment, reports, rules
 from tests import browsers, ports
+from tests.conftest import Serving
 from trades.models import ActiveTrade
 
 ROGUE = (sys.executable, "-m", "tests.config.rogue_copier")
 REPLAYS = ["replayed", "disordered", "late_open", "killed_before", "killed_after", "restarted", "state_lost"]
 
 
-def made(web, command=rules.COMMAND):
+def made(web: Serving, command: Any = rules.COMMAND) -> Any:
     return rules.run(actor=audit.SYSTEM, by="a test", url=web.url, command=command)
 
 
-def commanded(url):
+def commanded(url: Any) -> Any:
     """What the command printed, and how it ended."""
     printed = io.StringIO()
     try:
@@ -37,7 +41,7 @@ def commanded(url):
     return printed.getvalue(), ""
 
 
-def killed_run(web):
+def killed_run(web: Serving) -> None:
     """What a run leaves that was killed: an open trade, keys, and a lease that nobody gave back."""
     stage = environment.set_up()
     leader, copier = stage.client(web.url, "leader"), stage.client(web.url, "first")
@@ -47,11 +51,11 @@ def killed_run(web):
         client.hang_up()
 
 
-def heartbeat(copier, instance):
+def heartbeat(copier: Any, instance: Any) -> None:
     copier.heartbeat(instance=instance, fence=None, balance=None, equity=None, subscriptions=[])
 
 
-def test_every_rule_holds_also_after_a_run_that_was_killed(web):
+def test_every_rule_holds_also_after_a_run_that_was_killed(web: Serving) -> None:
     killed_run(web)
 
     began = time.monotonic()
@@ -77,21 +81,21 @@ def test_every_rule_holds_also_after_a_run_that_was_killed(web):
     ],
     ids=" and ".join,
 )
-def test_finds_out_a_copier_that(bugs, web):
+def test_finds_out_a_copier_that(bugs: dict[str, Any], web: Serving) -> None:
     report = made(web, (*ROGUE, *bugs))
 
     assert {one.rule: one.seen for one in report.broken}.keys() == {rule for broken in bugs.values() for rule in broken}
     assert not ActiveTrade.objects.exists()
 
 
-def test_a_copier_that_does_not_start_fails_every_rule_in_words(web):
+def test_a_copier_that_does_not_start_fails_every_rule_in_words(web: Serving) -> None:
     report = made(web, (sys.executable, "-c", "raise SystemExit('out of paper')"))
 
     assert [one.rule for one in report.broken] == [*reports.RULES]
     assert "the copier's process ended: out of paper" in report.broken[0].seen
 
 
-def test_a_desk_that_is_not_reached_fails_every_rule_in_words(desk_db):
+def test_a_desk_that_is_not_reached_fails_every_rule_in_words(desk_db: str) -> None:
     printed, fault = commanded(f"http://127.0.0.1:{ports.free()}")
 
     assert printed.count("✗") == len(reports.RULES)
@@ -100,7 +104,7 @@ def test_a_desk_that_is_not_reached_fails_every_rule_in_words(desk_db):
     assert not reports.latest()[0].passed
 
 
-def test_one_runs_at_a_time(desk_db):
+def test_one_runs_at_a_time(desk_db: str) -> None:
     with connections["bot"].cursor() as other:
         other.execute("select pg_advisory_lock(%s, %s)", reports._LOCK)
 
@@ -113,7 +117,7 @@ def test_one_runs_at_a_time(desk_db):
     assert not AuditLog.objects.filter(action=reports.FINISHED).exists()
 
 
-def test_takes_no_name_that_is_somebodys(desk_db):
+def test_takes_no_name_that_is_somebodys(desk_db: str) -> None:
     User.objects.create_user(environment.USER, password="a person's own")
 
     (first, *_) = rules.run(actor=audit.SYSTEM, by="a test", url="http://127.0.0.1:1").findings
@@ -122,7 +126,7 @@ def test_takes_no_name_that_is_somebodys(desk_db):
     assert User.objects.get(username=environment.USER).has_usable_password()
 
 
-def test_a_run_waits_for_no_lease_of_the_one_before(web):
+def test_a_run_waits_for_no_lease_of_the_one_before(web: Serving) -> None:
     stage = environment.set_up()
     copier = stage.client(web.url, "first")
     heartbeat(copier, stage.instance)
@@ -136,7 +140,7 @@ def test_a_run_waits_for_no_lease_of_the_one_before(web):
     assert environment.set_up().copier.name == "drill-copier-2"
 
 
-def test_every_rule_has_its_check():
+def test_every_rule_has_its_check() -> None:
     assert list(rules.CHECKS) == list(reports.RULES)
 
 
@@ -145,14 +149,14 @@ def test_every_rule_has_its_check():
 PAGE = "/admin/zombie-drill/"
 
 
-def kept(*broken, by="the night"):
+def kept(*broken: Any, by: str = "the night") -> Any:
     """A run that was made."""
     findings = tuple(reports.Finding(rule, rule not in broken, "<b>seen</b>") for rule in reports.RULES)
     reports.record(reports.Report(findings, 9_500, by), audit.SYSTEM)
     return reports.latest()[0]
 
 
-def queued():
+def queued() -> Any:
     """What the next worker will take up."""
     with app.connection_for_read() as broker, broker.SimpleQueue("celery") as queue:
         message = queue.get(timeout=60)
@@ -161,11 +165,13 @@ def queued():
 
 
 @pytest.fixture
-def closer(desk_db):
+def closer(desk_db: str) -> Any:
     return browsers.of_staff("clara", "change_activetrade")
 
 
-def test_the_page_is_for_those_who_may_close_trades(client, desk_db, staff, closer, cast):
+def test_the_page_is_for_those_who_may_close_trades(
+    client: Client, desk_db: str, staff: User, closer: Any, cast: dict[str, Any]
+) -> None:
     client.force_login(staff)
     assert client.get(PAGE).status_code == closer.get(PAGE).status_code == 200
 
@@ -181,7 +187,7 @@ def test_the_page_is_for_those_who_may_close_trades(client, desk_db, staff, clos
     assert not AuditLog.objects.filter(action=reports.ASKED).exists()
 
 
-def test_the_page_tells_of_the_latest_run_rule_by_rule(closer):
+def test_the_page_tells_of_the_latest_run_rule_by_rule(closer: Any) -> None:
     assert "never run" in closer.get("/admin/").content.decode()
     first, last = kept("altered", "flat", by="finn"), kept()
 
@@ -196,7 +202,7 @@ def test_the_page_tells_of_the_latest_run_rule_by_rule(closer):
     assert "every rule held" in closer.get("/admin/").content.decode()
 
 
-def test_the_button_starts_one_run_and_the_page_follows_it(closer):
+def test_the_button_starts_one_run_and_the_page_follows_it(closer: Any) -> None:
     assert closer.post(PAGE).status_code == 302
 
     clara = User.objects.get(username="clara")
@@ -215,7 +221,7 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer):
     assert "Run the drill now" in closer.get(PAGE).content.decode()
 
 
-def test_a_wish_that_no_worker_takes_up_is_told(closer, monkeypatch):
+def test_a_wish_that_no_worker_takes_up_is_told(closer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     closer.post(PAGE)
     queued()
     monkeypatch.setattr(reports, "PICKUP_LIMIT", timedelta(0))
@@ -226,7 +232,7 @@ def test_a_wish_that_no_worker_takes_up_is_told(closer, monkeypatch):
     assert "Run the drill now" in page
 
 
-def test_the_task_records_who_wanted_it(closer, settings):
+def test_the_task_records_who_wanted_it(closer: Any, settings: Settings) -> None:
     settings.DESK_URL = f"http://127.0.0.1:{ports.free()}"
     clara = User.objects.get(username="clara")
 
@@ -237,8 +243,8 @@ def test_the_task_records_who_wanted_it(closer, settings):
     assert AuditLog.objects.filter(action=reports.FINISHED).earliest("id").actor == str(clara.pk)
 
 
-def test_the_latest_run_is_among_the_figures(desk_db, client):
-    def figures():
+def test_the_latest_run_is_among_the_figures(desk_db: str, client: Client) -> None:
+    def figures() -> Any:
         lines = client.get("/metrics").content.decode().splitlines()
         return dict(line.rsplit(" ", 1) for line in lines if line.startswith("copydesk_drill_"))
 

@@ -1,5 +1,7 @@
 """A body that is declared once: what the parser reads is what the schema says."""
 
+from typing import Any
+
 import jsonschema
 import pytest
 from hypothesis import given
@@ -21,13 +23,13 @@ ORDER = Body(
 )
 
 
-def refused(fields, **how):
+def refused(fields: Any, **how: Any) -> Any:
     with pytest.raises(Invalid) as caught:
         ORDER.read(fields, **how).done()
     return caught.value.extra["fields"]
 
 
-def test_reads_every_field_that_is_declared():
+def test_reads_every_field_that_is_declared() -> None:
     values = ORDER.read({"volume": "0.1", "side": "BUY", "ticket": "7"}).done()
 
     assert {name: str(value) for name, value in values.items()} == {
@@ -35,7 +37,7 @@ def test_reads_every_field_that_is_declared():
     }  # fmt: skip
 
 
-def test_names_all_faults_in_the_order_of_the_fields():
+def test_names_all_faults_in_the_order_of_the_fields() -> None:
     assert list(refused({"side": 1, "ref": "A", "zz": 1}).items()) == [
         ("volume", ["is required"]),
         ("side", ["must be one of BUY, SELL"]),
@@ -45,18 +47,18 @@ def test_names_all_faults_in_the_order_of_the_fields():
     ]
 
 
-def test_a_field_that_stands_in_for_another_makes_that_one_optional():
+def test_a_field_that_stands_in_for_another_makes_that_one_optional() -> None:
     assert ORDER.read({"volume": 1, "side": "BUY", "ref": "abc"}).done()["ticket"] is None
 
 
-def test_older_names_are_read_by_older_routes_alone():
+def test_older_names_are_read_by_older_routes_alone() -> None:
     fields = {"lots": 1, "side": "BUY", "ref": "abc"}
 
     assert ORDER.read(fields, strict=False).done()["volume"] == 1
     assert refused(fields) == {"volume": ["is required"], "lots": ["is not a field of this request"]}
 
 
-def test_a_list_names_what_is_wrong_with_one_of_its_items():
+def test_a_list_names_what_is_wrong_with_one_of_its_items() -> None:
     read = items(ORDER, {}, most=2, noun="orders").read
     good = {"volume": 1, "side": "BUY", "ref": "abc"}
 
@@ -69,7 +71,7 @@ def test_a_list_names_what_is_wrong_with_one_of_its_items():
         read([{**good, "volume": 0}])
 
 
-def test_its_schema_says_the_same():
+def test_its_schema_says_the_same() -> None:
     shape = ORDER.shape()
 
     assert list(shape["properties"]) == ["volume", "side", "direction", "ref", "ticket", "note"]
@@ -78,14 +80,14 @@ def test_its_schema_says_the_same():
     assert shape["properties"]["volume"] == {"$ref": "#/components/schemas/PositiveAmountIn", "description": "In lots."}
 
 
-def test_two_bodies_of_one_operation_require_what_both_do():
+def test_two_bodies_of_one_operation_require_what_both_do() -> None:
     shape = Body(need("a", SIDE), may("b", SIDE)).shape(Body(need("a", SIDE), need("b", SIDE), need("c", SIDE)))
 
     assert shape["required"] == ["a"]
     assert list(shape["properties"]) == ["a", "b", "c"]
 
 
-def faults_by_schema(fields):
+def faults_by_schema(fields: Any) -> list[Any]:
     shape = {**ORDER.shape(), "components": {"schemas": shapes.COMPONENTS["schemas"]}}
     return [fault.message for fault in jsonschema.Draft202012Validator(shape).iter_errors(fields)]
 
@@ -95,7 +97,7 @@ LIKELY = {"volume": st.sampled_from([1, "0.1", 0, "x"]), "side": st.sampled_from
 
 
 @given(st.fixed_dictionaries(LIKELY, optional=dict.fromkeys(["ref", "ticket", "note", "direction", "zz"], ANY)))
-def test_the_schema_forbids_nothing_that_the_parser_reads(fields):
+def test_the_schema_forbids_nothing_that_the_parser_reads(fields: Any) -> None:
     try:
         ORDER.read(fields).done()
     except Invalid:
@@ -104,14 +106,14 @@ def test_the_schema_forbids_nothing_that_the_parser_reads(fields):
 
 
 @pytest.mark.parametrize("wrong", [{"volume": "x"}, {"side": "buy"}, {"ref": "A"}, {"note": "x" * 9}, {"zz": 1}])
-def test_the_schema_forbids_what_the_parser_refuses(wrong):
+def test_the_schema_forbids_what_the_parser_refuses(wrong: dict[str, Any]) -> None:
     fields = {"volume": "0.1", "side": "BUY", "ticket": 7, **wrong}
 
     assert refused(fields).keys() == wrong.keys()
     assert faults_by_schema(fields) != []
 
 
-def test_lists_of_names_are_those_of_the_models():
+def test_lists_of_names_are_those_of_the_models() -> None:
     """The parsers are pure, so they cannot ask the models."""
     assert parsers.SIDE.shape == {"$ref": "#/components/schemas/Side"}
     assert shapes.shape_of(parsers.SIDE.shape)["enum"] == Side.values

@@ -1,6 +1,7 @@
 """Whatever is taken away from the database, or added to it, is named with the way out."""
 
 import re
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,28 +13,28 @@ from tests.sql import as_owner
 pytestmark = pytest.mark.breaks_the_books
 
 
-def named():
+def named() -> set[Any]:
     return {difference.subject for difference in catalogue.differences("owner")}
 
 
-def of_kind(kind):
+def of_kind(kind: Any) -> set[Any]:
     return {subject for subject in catalogue.written() if subject.startswith(f"{kind} ")}
 
 
-def remedies():
+def remedies() -> dict[Any, Any]:
     return {difference.subject: difference.remedy for difference in catalogue.differences("owner")}
 
 
-def test_a_fresh_database_is_as_the_code_wants_it(desk_db):
+def test_a_fresh_database_is_as_the_code_wants_it(desk_db: str) -> None:
     assert catalogue.differences() == []
 
 
-def test_the_file_is_what_a_fresh_database_has(desk_db):
+def test_the_file_is_what_a_fresh_database_has(desk_db: str) -> None:
     """Where this fails after a new migration or function: `make catalogue`, and read its diff."""
     assert catalogue.read("owner") == dict(catalogue.written())
 
 
-def test_covers_every_kind_of_object(desk_db):
+def test_covers_every_kind_of_object(desk_db: str) -> None:
     kinds = {subject.split(" ")[0] for subject in catalogue.written()}
 
     assert kinds == {"function", "trigger", "constraint", "index", "column", "table", "rights", "role"}
@@ -44,11 +45,11 @@ def test_covers_every_kind_of_object(desk_db):
 # --- triggers
 
 
-def tables_of(subjects):
+def tables_of(subjects: Any) -> Any:
     return sorted({subject.split(" ")[1].split(".")[0] for subject in subjects})
 
 
-def test_names_each_trigger_that_is_gone(desk_db):
+def test_names_each_trigger_that_is_gone(desk_db: str) -> None:
     for subject in of_kind("trigger"):
         table, name = subject.split(" ")[1].split(".")
         as_owner(f"drop trigger {name} on {table}")
@@ -56,19 +57,19 @@ def test_names_each_trigger_that_is_gone(desk_db):
     assert named() == of_kind("trigger")
 
 
-def test_names_each_trigger_that_is_disabled(desk_db):
+def test_names_each_trigger_that_is_disabled(desk_db: str) -> None:
     as_owner(*[f"alter table {table} disable trigger user" for table in tables_of(of_kind("trigger"))])
 
     assert named() == of_kind("trigger")
 
 
-def test_names_each_trigger_that_would_sleep_under_a_superuser(desk_db):
+def test_names_each_trigger_that_would_sleep_under_a_superuser(desk_db: str) -> None:
     as_owner(*[f"alter table {table} enable trigger user" for table in tables_of(of_kind("trigger"))])
 
     assert named() == of_kind("trigger")
 
 
-def test_names_a_trigger_that_calls_something_else(desk_db):
+def test_names_a_trigger_that_calls_something_else(desk_db: str) -> None:
     as_owner(
         "create function nothing() returns trigger language plpgsql as 'begin return new; end'",
         "drop trigger keeps_its_identity on trades",
@@ -79,7 +80,7 @@ def test_names_a_trigger_that_calls_something_else(desk_db):
     assert named() >= {"trigger trades.keeps_its_identity", "function nothing()"}
 
 
-def test_names_a_trigger_that_somebody_added(desk_db):
+def test_names_a_trigger_that_somebody_added(desk_db: str) -> None:
     as_owner(
         "create function swallow() returns trigger language plpgsql as 'begin return null; end'",
         "create trigger a_swallow before delete on active_trades for each row execute function swallow()",
@@ -88,7 +89,7 @@ def test_names_a_trigger_that_somebody_added(desk_db):
     assert named() >= {"trigger active_trades.a_swallow", "function swallow()"}
 
 
-def test_each_trigger_comes_back_by_its_remedy(desk_db):
+def test_each_trigger_comes_back_by_its_remedy(desk_db: str) -> None:
     for subject in of_kind("trigger"):
         table, name = subject.split(" ")[1].split(".")
         as_owner(f"drop trigger {name} on {table}")
@@ -102,7 +103,7 @@ def test_each_trigger_comes_back_by_its_remedy(desk_db):
 # --- keys, checks, columns
 
 
-def test_names_each_constraint_that_is_gone(desk_db):
+def test_names_each_constraint_that_is_gone(desk_db: str) -> None:
     for subject in of_kind("constraint"):
         table, name = subject.split(" ")[1].split(".")
         as_owner(f'alter table {table} drop constraint if exists "{name}" cascade')
@@ -110,7 +111,7 @@ def test_names_each_constraint_that_is_gone(desk_db):
     assert named() >= of_kind("constraint")
 
 
-def test_names_each_check_that_was_loosened(desk_db):
+def test_names_each_check_that_was_loosened(desk_db: str) -> None:
     checks = {subject for subject in of_kind("constraint") if catalogue.written()[subject].startswith("CHECK")}
     for subject in checks:
         table, name = subject.split(" ")[1].split(".")
@@ -120,7 +121,7 @@ def test_names_each_check_that_was_loosened(desk_db):
     assert named() == checks
 
 
-def test_names_a_key_that_was_never_proved(desk_db):
+def test_names_a_key_that_was_never_proved(desk_db: str) -> None:
     as_owner(
         "alter table trade_history drop constraint trade_history_status_is_closed,"
         " add constraint trade_history_status_is_closed check (status = 'CLOSED') not valid"
@@ -130,7 +131,7 @@ def test_names_a_key_that_was_never_proved(desk_db):
 
 
 @pytest.mark.parametrize("key", ["trades.open_trade_is_active", "wallets.wallet_balance_is_its_last_entrys"])
-def test_names_a_key_whose_triggers_a_superuser_disabled(desk_db, superuser, key):
+def test_names_a_key_whose_triggers_a_superuser_disabled(desk_db: str, superuser: Any, key: str) -> None:
     """The constraint stands as before, and nothing looks at it any more."""
     table, name = key.split(".")
     of_key = "select tgname from pg_trigger join pg_constraint c on c.oid = tgconstraint where c.conname = %s"
@@ -140,7 +141,7 @@ def test_names_a_key_whose_triggers_a_superuser_disabled(desk_db, superuser, key
     assert named() == {f"constraint {key}"}
 
 
-def test_each_constraint_comes_back_by_its_remedy(desk_db):
+def test_each_constraint_comes_back_by_its_remedy(desk_db: str) -> None:
     for subject in of_kind("constraint"):
         table, name = subject.split(" ")[1].split(".")
         if catalogue.written()[subject].startswith(("CHECK", "FOREIGN")):
@@ -152,7 +153,7 @@ def test_each_constraint_comes_back_by_its_remedy(desk_db):
     assert named() == set()
 
 
-def test_names_what_a_column_lost(desk_db):
+def test_names_what_a_column_lost(desk_db: str) -> None:
     as_owner(
         "alter table ledger_transfers alter column scope drop not null",
         "alter table audit_log alter column xid drop default",
@@ -162,7 +163,7 @@ def test_names_what_a_column_lost(desk_db):
     assert named() == {"column ledger_transfers.scope", "column audit_log.xid", "column trades.open_id"}
 
 
-def test_names_an_index_that_is_gone(desk_db):
+def test_names_an_index_that_is_gone(desk_db: str) -> None:
     as_owner("drop index wallet_is_the_only_one_in_its_currency")
 
     assert named() == {"index wallets.wallet_is_the_only_one_in_its_currency"}
@@ -170,7 +171,7 @@ def test_names_an_index_that_is_gone(desk_db):
     assert named() == set()
 
 
-def test_names_a_table_that_a_crash_would_empty(desk_db):
+def test_names_a_table_that_a_crash_would_empty(desk_db: str) -> None:
     as_owner("alter table copy_orders set unlogged")
 
     assert "table copy_orders" in named()
@@ -179,7 +180,7 @@ def test_names_a_table_that_a_crash_would_empty(desk_db):
 # --- functions
 
 
-def test_names_each_function_that_is_gone(desk_db):
+def test_names_each_function_that_is_gone(desk_db: str) -> None:
     for subject in of_kind("function"):
         as_owner(f"drop function if exists {subject.removeprefix('function ')} cascade")
 
@@ -195,7 +196,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("statement", PLANTED.values(), ids=PLANTED)
-def test_names_a_function_that_lost(desk_db, statement):
+def test_names_a_function_that_lost(desk_db: str, statement: Any) -> None:
     as_owner(statement)
 
     (difference,) = catalogue.differences()
@@ -206,7 +207,7 @@ def test_names_a_function_that_lost(desk_db, statement):
     assert catalogue.differences() == []
 
 
-def test_names_a_function_of_another_owner(desk_db, superuser):
+def test_names_a_function_of_another_owner(desk_db: str, superuser: Any) -> None:
     superuser.execute("alter function trade_close(jsonb, jsonb) owner to postgres")
 
     assert "function trade_close(jsonb,jsonb)" in named()
@@ -238,7 +239,7 @@ GRANTS = {
 
 
 @pytest.mark.parametrize(("statement", "subject"), GRANTS.items())
-def test_names_a_right_too_many_or_too_few_and_how_to_put_it_back(desk_db, statement, subject):
+def test_names_a_right_too_many_or_too_few_and_how_to_put_it_back(desk_db: str, statement: Any, subject: Any) -> None:
     as_owner(statement)
 
     assert named() == {subject}
@@ -247,7 +248,7 @@ def test_names_a_right_too_many_or_too_few_and_how_to_put_it_back(desk_db, state
         assert named() == set()
 
 
-def test_names_a_role_of_too_much_power(desk_db, superuser):
+def test_names_a_role_of_too_much_power(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("alter role copydesk_bot bypassrls")
         found = catalogue.read_by(superuser)
@@ -255,7 +256,7 @@ def test_names_a_role_of_too_much_power(desk_db, superuser):
     assert found["role copydesk_bot"] != catalogue.written()["role copydesk_bot"]
 
 
-def test_a_reader_of_the_operators_own_is_no_difference(desk_db, superuser):
+def test_a_reader_of_the_operators_own_is_no_difference(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("create role reporting")
         superuser.execute("grant select on all tables in schema public to reporting")
@@ -270,7 +271,7 @@ def test_a_reader_of_the_operators_own_is_no_difference(desk_db, superuser):
 # --- where it is asked
 
 
-def test_check_database_fails_and_names_it(desk_db, capsys):
+def test_check_database_fails_and_names_it(desk_db: str, capsys: pytest.CaptureFixture[str]) -> None:
     as_owner("alter table trades disable trigger never_deleted")
 
     with pytest.raises(CommandError, match=r"trigger trades\.never_deleted") as refusal:
@@ -278,7 +279,7 @@ def test_check_database_fails_and_names_it(desk_db, capsys):
     assert "alter table trades enable always trigger never_deleted" in str(refusal.value)
 
 
-def test_each_app_is_told_of_its_own(desk_db):
+def test_each_app_is_told_of_its_own(desk_db: str) -> None:
     as_owner(
         "alter table trades disable trigger never_deleted",
         "alter table wallets disable trigger never_deleted",
@@ -293,7 +294,7 @@ def test_each_app_is_told_of_its_own(desk_db):
     ]
 
 
-def test_a_database_of_a_newer_version_is_known_as_such(desk_db):
+def test_a_database_of_a_newer_version_is_known_as_such(desk_db: str) -> None:
     assert not catalogue.is_ahead()
 
     as_owner("update sql_functions set version = '99.0.0' where path = 'core/sql/functions/time.sql'")

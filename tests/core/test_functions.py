@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connections
+from django.test import Client
 
 from config import health
 from core import catalogue, functions
@@ -24,7 +26,7 @@ CLOSE = "trades/sql/functions/close.sql"
 
 
 @pytest.fixture
-def edited(desk_db, monkeypatch):
+def edited(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody edits the file of closes and has not migrated yet."""
     files = [
         functions.FunctionFile(file.path, file.sql.replace("'trade.closed'", "'trade.closed_anew'"))
@@ -36,19 +38,19 @@ def edited(desk_db, monkeypatch):
     monkeypatch.setattr(health, "_deployments", None)
 
 
-def body_of(name):
+def body_of(name: Any) -> Any:
     with connections["owner"].cursor() as cursor:
         cursor.execute("select prosrc from pg_proc where proname = %s", [name])
         return cursor.fetchone()[0]
 
 
-def migrated(**options):
+def migrated(**options: Any) -> Any:
     out = io.StringIO()
     call_command("migrate", stdout=out, no_color=True, **options)
     return out.getvalue()
 
 
-def test_every_function_of_the_database_is_in_one_file(desk_db):
+def test_every_function_of_the_database_is_in_one_file(desk_db: str) -> None:
     names = [name for file in functions.files() for name in file.bodies]
 
     with connections["owner"].cursor() as cursor:
@@ -57,7 +59,7 @@ def test_every_function_of_the_database_is_in_one_file(desk_db):
     assert {name: body_of(name) for name in names} == {n: b for f in functions.files() for n, b in f.bodies.items()}
 
 
-def test_every_function_that_runs_as_its_owner_says_who_may_call_it():
+def test_every_function_that_runs_as_its_owner_says_who_may_call_it() -> None:
     for file in functions.files():
         for name in file.bodies:
             declared = f"select callable_by('{name}(" in file.sql
@@ -66,17 +68,17 @@ def test_every_function_that_runs_as_its_owner_says_who_may_call_it():
             assert ("security definer" in head) == ("set search_path = public, pg_temp" in head), name
 
 
-def test_a_migrated_database_has_nothing_to_deploy(desk_db):
+def test_a_migrated_database_has_nothing_to_deploy(desk_db: str) -> None:
     assert "No functions to deploy." in migrated()
     assert "Functions to deploy" not in migrated(plan=True)
 
 
-def test_the_plan_names_the_file_and_changes_nothing(edited):
+def test_the_plan_names_the_file_and_changes_nothing(edited: None) -> None:
     assert f"Functions to deploy:\n    {CLOSE}\n" in migrated(plan=True)
     assert "closed_anew" not in body_of("trade_close")
 
 
-def test_check_is_red_until_it_is_deployed(edited):
+def test_check_is_red_until_it_is_deployed(edited: None) -> None:
     with pytest.raises(SystemExit, match="1"):
         call_command("migrate", check_unapplied=True, stdout=io.StringIO())
 
@@ -85,7 +87,7 @@ def test_check_is_red_until_it_is_deployed(edited):
     call_command("migrate", check_unapplied=True, stdout=io.StringIO())
 
 
-def test_migrate_deploys_the_edited_file_and_no_other(edited):
+def test_migrate_deploys_the_edited_file_and_no_other(edited: None) -> None:
     out = migrated()
 
     assert out.endswith(f"Deploying functions:\n  {CLOSE}\n")
@@ -93,7 +95,7 @@ def test_migrate_deploys_the_edited_file_and_no_other(edited):
     assert catalogue.differences() == []
 
 
-def test_until_then_the_checks_say_which_function_is_stale(edited, client):
+def test_until_then_the_checks_say_which_function_is_stale(edited: None, client: Client) -> None:
     (difference,) = catalogue.differences()
     assert str(difference) == (
         f"function trade_close(jsonb,jsonb) is stale: its body is not as {CLOSE} has it. Run manage.py migrate."
@@ -106,7 +108,7 @@ def test_until_then_the_checks_say_which_function_is_stale(edited, client):
 
 
 @pytest.mark.breaks_the_books
-def test_a_function_that_was_changed_by_hand_is_deployed_again(desk_db):
+def test_a_function_that_was_changed_by_hand_is_deployed_again(desk_db: str) -> None:
     as_owner("drop function trade_close(jsonb, jsonb)", "alter function signed_read(bigint, bigint, inet) volatile")
 
     out = migrated()
@@ -116,7 +118,7 @@ def test_a_function_that_was_changed_by_hand_is_deployed_again(desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_rights_that_were_added_are_taken_back(desk_db):
+def test_rights_that_were_added_are_taken_back(desk_db: str) -> None:
     as_owner(
         "grant execute on function ledger_move(jsonb, jsonb) to public",
         "revoke execute on function signed_call(bigint, bigint, jsonb, jsonb) from copydesk_bot",
@@ -129,7 +131,7 @@ def test_rights_that_were_added_are_taken_back(desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_a_faulty_file_deploys_nothing_of_all(edited, monkeypatch):
+def test_a_faulty_file_deploys_nothing_of_all(edited: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in one transaction: the desk runs on with the functions it had."""
     broken = [*functions.files(), functions.FunctionFile("trust/sql/functions/broken.sql", "create nonsense")]
     monkeypatch.setattr(functions, "files", lambda: broken)
@@ -140,7 +142,7 @@ def test_a_faulty_file_deploys_nothing_of_all(edited, monkeypatch):
     assert "closed_anew" not in body_of("trade_close")
 
 
-def test_functions_wait_for_the_last_migration(desk_db, edited):
+def test_functions_wait_for_the_last_migration(desk_db: str, edited: None) -> None:
     as_owner("delete from django_migrations where (app, name) = ('trades', '0011_one_shape')")
 
     assert "once all migrations are applied" in migrated(app_label="wallets")
@@ -153,11 +155,11 @@ def test_functions_wait_for_the_last_migration(desk_db, edited):
 # --- two nodes at once
 
 
-def test_a_second_node_waits_for_the_first(edited):
+def test_a_second_node_waits_for_the_first(edited: None) -> None:
     held, deployed = threading.Event(), threading.Event()
     connection = connections["owner"]
 
-    def second():
+    def second() -> None:
         databases_of_thread = connections["owner"]
         try:
             held.wait(20)
@@ -177,7 +179,7 @@ def test_a_second_node_waits_for_the_first(edited):
 
 
 @pytest.mark.crash
-def test_two_nodes_start_at_once_on_an_empty_database(desk_db):
+def test_two_nodes_start_at_once_on_an_empty_database(desk_db: str) -> None:
     name = f"{databases.unique('empty')}"
     databases.drop(name)
     with databases.server() as connection:
@@ -199,7 +201,7 @@ def test_two_nodes_start_at_once_on_an_empty_database(desk_db):
 
 
 @pytest.mark.crash
-def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db, tmp_path):
+def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db: str, tmp_path: Path) -> None:
     """The real commands, in a copy of the project."""
     tree = tmp_path / "desk"
     leave_out = shutil.ignore_patterns(".git", ".venv", "var", "tests", "bench", "docs", "*cache*", "data", "static")
@@ -208,7 +210,7 @@ def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db, tmp_path):
     file.write_text(file.read_text().replace("'trade.closed'", "'trade.closed_anew'"))
     environ = {**os.environ, "DATABASE_URL": databases.url(desk_db), "COPYDESK_NO_VENV": "1"}
 
-    def manage(*words):
+    def manage(*words: Any) -> Any:
         command = [sys.executable, "manage.py", *words]
         ended = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, timeout=120, check=False)
         return ended.returncode, ended.stdout + ended.stderr
@@ -222,7 +224,7 @@ def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db, tmp_path):
     assert manage("check", "--database")[0] == 0
 
 
-def test_the_catalogue_keeps_no_bodies():
+def test_the_catalogue_keeps_no_bodies() -> None:
     """They have one source, their files; else each edit of a body would have to be written down twice."""
     wanted = json.loads((Path(ROOT) / "config" / "catalogue.json").read_text())
 

@@ -4,12 +4,17 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from accounts import services
+from accounts.models import TradingAccount
 from audit import services as audit
 from audit.models import AuditLog
 from core import limiting
@@ -21,7 +26,7 @@ THREADS, EACH, LIMIT = 32, 4, 50
 
 
 @pytest.fixture
-def own_limiter():
+def own_limiter() -> Iterator[None]:
     """Whatever a test does to the way to Redis is forgotten afterwards."""
     limiting._limiter.cache_clear()
     limiting._redis.cache_clear()
@@ -31,15 +36,15 @@ def own_limiter():
 
 
 @pytest.fixture
-def no_redis(settings, own_limiter, tmp_path):
+def no_redis(settings: Settings, own_limiter: None, tmp_path: Path) -> None:
     settings.LIMITS_STORAGE = f"redis+unix://{tmp_path}/nobody.sock"
 
 
-def let_through(hit):
+def let_through(hit: Any) -> int:
     """How many of 128 attempts of 32 threads pass."""
     passed, start = [], threading.Barrier(THREADS)
 
-    def run():
+    def run() -> None:
         start.wait()
         for _ in range(EACH):
             try:
@@ -57,18 +62,18 @@ def let_through(hit):
 
 
 @pytest.mark.parametrize("bucket", ["ip", "key", "account"])
-def test_lets_exactly_its_number_through_whoever_comes_at_once(bucket):
+def test_lets_exactly_its_number_through_whoever_comes_at_once(bucket: str) -> None:
     name = uuid.uuid4().hex
 
     assert let_through(lambda: limiting.spend(bucket, name, LIMIT)) == LIMIT
 
 
-def test_a_limiter_that_reads_and_then_writes_would_let_more_through(settings):
+def test_a_limiter_that_reads_and_then_writes_would_let_more_through(settings: Settings) -> None:
     """The control: without one atomic step in Redis the same test fails."""
     name = f"{settings.REDIS_PREFIX}-control:{uuid.uuid4().hex}"
     client = redis.Redis.from_url(settings.REDIS_URL)
 
-    def hit():
+    def hit() -> None:
         count = int(client.get(name) or 0)
         time.sleep(0.001)
         if count >= LIMIT:
@@ -82,7 +87,7 @@ def test_a_limiter_that_reads_and_then_writes_would_let_more_through(settings):
         client.close()
 
 
-def test_buckets_and_names_do_not_share_a_count():
+def test_buckets_and_names_do_not_share_a_count() -> None:
     name = uuid.uuid4().hex
     for bucket, of in (("key", name), ("account", name), ("key", name + "2")):
         for _ in range(2):
@@ -91,13 +96,13 @@ def test_buckets_and_names_do_not_share_a_count():
             limiting.spend(bucket, of, 2)
 
 
-def test_zero_is_no_limit():
+def test_zero_is_no_limit() -> None:
     name = uuid.uuid4().hex
 
     assert [limiting.spend("key", name, 0) for _ in range(100)] == [None] * 100
 
 
-def test_tells_what_is_left():
+def test_tells_what_is_left() -> None:
     name = uuid.uuid4().hex
 
     rooms = [limiting.spend("key", name, 3) for _ in range(3)]
@@ -106,7 +111,7 @@ def test_tells_what_is_left():
     assert all(room.limit == 3 and 1 <= room.reset_s <= 120 for room in rooms)
 
 
-def test_keys_in_redis_begin_with_the_desks_prefix(settings):
+def test_keys_in_redis_begin_with_the_desks_prefix(settings: Settings) -> None:
     name = uuid.uuid4().hex
     limiting.spend("key", name, 5)
     limiting.seen_before(name, for_ms=5000)
@@ -120,12 +125,12 @@ def test_keys_in_redis_begin_with_the_desks_prefix(settings):
 # --- over the API
 
 
-def limited_bot(account, per_minute, kind="master"):
+def limited_bot(account: Any, per_minute: Any, kind: str = "master") -> Bot:
     _, made = committed(services.create_key, account=account, kind=kind, actor=audit.SYSTEM, rate_per_minute=per_minute)
     return Bot({"key": made.key, "secret": made.secret})
 
 
-def test_a_key_has_its_own_limit_and_is_told_of_it(lena):
+def test_a_key_has_its_own_limit_and_is_told_of_it(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 3)
 
     answers = [bot.send("GET") for _ in range(4)]
@@ -136,7 +141,7 @@ def test_a_key_has_its_own_limit_and_is_told_of_it(lena):
     assert all(int(answer["RateLimit-Reset"]) > 0 for answer in answers)
 
 
-def test_whoever_is_over_a_limit_is_told_when_to_come_again(lena):
+def test_whoever_is_over_a_limit_is_told_when_to_come_again(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 1)
     bot.send("POST", fields=opening("1"))
 
@@ -150,7 +155,7 @@ def test_whoever_is_over_a_limit_is_told_when_to_come_again(lena):
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
-def test_a_limited_request_uses_no_number_up(lena):
+def test_a_limited_request_uses_no_number_up(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 1)
     bot.send("GET")
     request = bot.request("POST", fields=opening("1"))
@@ -164,7 +169,7 @@ def test_a_limited_request_uses_no_number_up(lena):
     assert request.send().status_code == 201
 
 
-def test_the_generations_of_a_key_share_its_limit(lena):
+def test_the_generations_of_a_key_share_its_limit(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 2)
     key = services.BotKey.objects.get(key_id=bot.key.partition(".")[0])
     made = committed(services.rotate_key, key=key, actor=audit.SYSTEM)
@@ -174,7 +179,9 @@ def test_the_generations_of_a_key_share_its_limit(lena):
     assert [bot.send("GET").status_code, newer.send("GET").status_code] == [429, 429]
 
 
-def test_the_limited_keys_of_an_account_share_a_limit_too(lena, sam, settings):
+def test_the_limited_keys_of_an_account_share_a_limit_too(
+    lena: TradingAccount, sam: TradingAccount, settings: Settings
+) -> None:
     settings.RATE_PER_ACCOUNT = 3
     one, two, stranger = limited_bot(lena, 100), limited_bot(lena, 100, "readonly"), limited_bot(sam, 100)
 
@@ -184,7 +191,7 @@ def test_the_limited_keys_of_an_account_share_a_limit_too(lena, sam, settings):
     assert stranger.send("GET").status_code == 200
 
 
-def test_keys_without_a_limit_have_none(lena_bot, settings):
+def test_keys_without_a_limit_have_none(lena_bot: Bot, settings: Settings) -> None:
     settings.RATE_PER_ACCOUNT = 1
 
     answers = [lena_bot.send("GET") for _ in range(5)]
@@ -194,14 +201,16 @@ def test_keys_without_a_limit_have_none(lena_bot, settings):
 
 
 @pytest.fixture
-def from_somewhere(settings):
+def from_somewhere(settings: Settings) -> dict[str, Any]:
     """A caller's address, behind a proxy; not used before."""
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     address = f"2001:db8::{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}"
     return {"headers": {"X-Forwarded-For": address, "X-Forwarded-Proto": "https"}}
 
 
-def test_an_address_is_limited_before_any_signature_is_looked_at(lena_bot, settings, from_somewhere):
+def test_an_address_is_limited_before_any_signature_is_looked_at(
+    lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
+) -> None:
     settings.RATE_PER_IP = 3
     forger = Bot({"key": lena_bot.key, "secret": "0" * 64})
 
@@ -213,7 +222,9 @@ def test_an_address_is_limited_before_any_signature_is_looked_at(lena_bot, setti
     assert lena_bot.send("GET").status_code == 200
 
 
-def test_nobody_fills_the_audit_log_with_what_cannot_be_read(lena_bot, settings, from_somewhere):
+def test_nobody_fills_the_audit_log_with_what_cannot_be_read(
+    lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
+) -> None:
     """A refusal is a row, and rows are for ever: so malformed requests count against the address as well."""
     settings.RATE_PER_IP = 3
     malformed = {"headers": {**from_somewhere["headers"], "X-Cd-Time": "now"}}
@@ -224,7 +235,9 @@ def test_nobody_fills_the_audit_log_with_what_cannot_be_read(lena_bot, settings,
     assert AuditLog.objects.filter(action="request.refused").count() == 3
 
 
-def test_nobody_fills_the_audit_log_without_tls(lena_bot, settings, from_somewhere):
+def test_nobody_fills_the_audit_log_without_tls(
+    lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
+) -> None:
     settings.RATE_PER_IP = 3
     plain = {"headers": {**from_somewhere["headers"], "X-Forwarded-Proto": "http"}}
 
@@ -233,7 +246,9 @@ def test_nobody_fills_the_audit_log_without_tls(lena_bot, settings, from_somewhe
     assert Counter(answers) == {403: 3, 429: 7}
 
 
-def test_without_redis_everything_passes_and_is_logged(no_redis, lena, settings):
+def test_without_redis_everything_passes_and_is_logged(
+    no_redis: None, lena: TradingAccount, settings: Settings
+) -> None:
     settings.RATE_PER_IP = 1
     bot = limited_bot(lena, 1)
 
@@ -246,7 +261,7 @@ def test_without_redis_everything_passes_and_is_logged(no_redis, lena, settings)
     assert {"rate_limit.unavailable", "replay_mark.unavailable"} <= {line["event"] for line in lines}
 
 
-def test_without_redis_a_write_is_still_never_taken_twice(no_redis, lena_bot):
+def test_without_redis_a_write_is_still_never_taken_twice(no_redis: None, lena_bot: Bot) -> None:
     request = lena_bot.request("POST", fields=opening("1"))
 
     assert [request.send().status_code for _ in range(3)] == [201, 409, 409]

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from django.apps import apps
 from django.core.management import call_command
@@ -20,13 +21,13 @@ ADVICE = (
 )
 
 
-def ours():
+def ours() -> Any:
     labels = {app.label for app in apps.get_app_configs() if not app.name.startswith("django.")}
     loader = MigrationLoader(connections["owner"])
     return sorted(key for key in loader.disk_migrations if key[0] in labels)
 
 
-def checksums():
+def checksums() -> dict[str, Any]:
     """The checksum of the SQL that each migration runs."""
     found = {}
     for app, name in ours():
@@ -36,7 +37,7 @@ def checksums():
     return found
 
 
-def test_a_released_migration_runs_what_it_ran(desk_db):
+def test_a_released_migration_runs_what_it_ran(desk_db: str) -> None:
     """`make released` adds the migrations of a release; it never changes a line."""
     released = json.loads(RELEASED.read_text())
 
@@ -45,13 +46,13 @@ def test_a_released_migration_runs_what_it_ran(desk_db):
     assert {name: now.get(name) for name in released} == released, ADVICE
 
 
-def release():
+def release() -> None:
     """Add the migrations of a release to the list. For `make released`."""
     released = json.loads(RELEASED.read_text()) if RELEASED.exists() else {}
     RELEASED.write_text(json.dumps({**checksums(), **released}, indent=0, sort_keys=True) + "\n")
 
 
-def test_a_function_has_one_source():
+def test_a_function_has_one_source() -> None:
     """Its file. Migrations make only what they call themselves, and stubs for the functions of their triggers."""
     called_by_migrations = {"grant_to", "protect", "make_append_only", "declare_trigger_function"}
     made = set()

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import orjson
 import pytest
@@ -16,7 +17,7 @@ UNITS = st.integers(min_value=-(10**20 - 1), max_value=10**20 - 1)
 TEXT = st.text(max_size=40)
 
 
-def nested(leaves):
+def nested(leaves: Any) -> Any:
     return st.recursive(
         leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=10
     )
@@ -25,7 +26,7 @@ def nested(leaves):
 LEAVES = st.none() | st.booleans() | st.integers() | TEXT
 WITHOUT_FLOATS = nested(LEAVES | st.decimals(allow_nan=False, allow_infinity=False))
 ANYTHING = nested(LEAVES | st.floats() | st.decimals())
-READERS = {
+READERS: dict[str, Any] = {
     "amount": parsing.amount,
     "positive": parsing.positive,
     "not_negative": parsing.not_negative,
@@ -38,12 +39,12 @@ READERS = {
 }
 
 
-def units(amount):
+def units(amount: Any) -> int:
     return int(amount.scaleb(8))
 
 
 @given(UNITS)
-def test_every_amount_comes_through_text_exactly(count):
+def test_every_amount_comes_through_text_exactly(count: Any) -> None:
     exact = Decimal(count).scaleb(-8)
 
     found = parsing.amount(money.text(exact))
@@ -53,7 +54,7 @@ def test_every_amount_comes_through_text_exactly(count):
 
 
 @given(UNITS)
-def test_every_amount_comes_through_a_json_number_exactly(count):
+def test_every_amount_comes_through_a_json_number_exactly(count: Any) -> None:
     exact = Decimal(count).scaleb(-8)
 
     found = parsing.amount(parsing.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
@@ -62,7 +63,7 @@ def test_every_amount_comes_through_a_json_number_exactly(count):
 
 
 @given(st.integers(min_value=0, max_value=10**17), st.integers(min_value=-17, max_value=17))
-def test_an_exponent_changes_no_digit(digits, exponent):
+def test_an_exponent_changes_no_digit(digits: Any, exponent: Any) -> None:
     read = parsing.json_object(f'{{"volume": {digits}e{exponent}}}'.encode())["volume"]
 
     assert isinstance(read, Decimal)
@@ -82,7 +83,7 @@ def test_an_exponent_changes_no_digit(digits, exponent):
 @example("5.")
 @example("-")
 @example("1\n")
-def test_text_is_an_amount_only_as_digits_with_a_point(written):
+def test_text_is_an_amount_only_as_digits_with_a_point(written: Any) -> None:
     try:
         found = parsing.amount(written)
     except ValueError:
@@ -92,15 +93,15 @@ def test_text_is_an_amount_only_as_digits_with_a_point(written):
 
 
 @given(st.floats())
-def test_a_float_is_never_an_amount(value):
+def test_a_float_is_never_an_amount(value: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         parsing.amount(value)
 
 
-def test_no_number_of_a_body_becomes_a_float():
+def test_no_number_of_a_body_becomes_a_float() -> None:
     body = b'{"a": 0.1, "b": 1e2, "c": [1.5, {"d": -0.0}], "e": 1E-7}'
 
-    def floats(value):
+    def floats(value: Any) -> Any:
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value
             return [found for one in inner for found in floats(one)]
@@ -113,7 +114,7 @@ def test_no_number_of_a_body_becomes_a_float():
 
 @pytest.mark.parametrize("name", READERS)
 @given(value=ANYTHING)
-def test_a_reader_answers_a_value_or_names_a_fault(name, value):
+def test_a_reader_answers_a_value_or_names_a_fault(name: str, value: Any) -> None:
     try:
         READERS[name](value)
     except ValueError as fault:
@@ -124,7 +125,7 @@ def test_a_reader_answers_a_value_or_names_a_fault(name, value):
 @example(b'{"a":1}')
 @example(b"\xef\xbb\xbf{}")
 @example(b'{"a":1,"a":1}')
-def test_a_body_is_an_object_or_is_refused(body):
+def test_a_body_is_an_object_or_is_refused(body: Any) -> None:
     try:
         read = parsing.json_object(body)
     except RequestMalformed as no:
@@ -134,7 +135,7 @@ def test_a_body_is_an_object_or_is_refused(body):
 
 
 @given(st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | TEXT, max_size=6))
-def test_what_was_written_as_json_is_read_again(fields):
+def test_what_was_written_as_json_is_read_again(fields: Any) -> None:
     big = [value for value in fields.values() if isinstance(value, int) and abs(value) >= 10**39]
     if big:
         return
@@ -142,14 +143,14 @@ def test_what_was_written_as_json_is_read_again(fields):
     assert parsing.json_object(json.dumps(fields).encode()) == fields
 
 
-def test_a_number_is_not_read_however_long_it_is():
+def test_a_number_is_not_read_however_long_it_is() -> None:
     for digits in (b"9" * 41, b"0." + b"9" * 60, b"1e" + b"9" * 30):
         with pytest.raises(RequestMalformed):
             parsing.json_object(b'{"a": ' + digits + b"}")
 
 
 @given(st.dictionaries(TEXT, WITHOUT_FLOATS, max_size=4))
-def test_an_object_that_is_kept_can_be_written_by_everybody(fields):
+def test_an_object_that_is_kept_can_be_written_by_everybody(fields: Any) -> None:
     """By the database too, which takes neither NUL nor half a character."""
     try:
         kept = parsing.small_object(512)(fields)
@@ -162,7 +163,7 @@ def test_an_object_that_is_kept_can_be_written_by_everybody(fields):
 
 
 @given(st.integers(86_400, 1_767_000_000), st.integers(-14 * 60, 14 * 60))
-def test_a_moment_is_the_same_in_every_zone(seconds, minutes):
+def test_a_moment_is_the_same_in_every_zone(seconds: Any, minutes: Any) -> None:
     at = datetime.fromtimestamp(seconds, UTC)
     sign, offset = "-" if minutes < 0 else "+", abs(minutes)
     written = (at + timedelta(minutes=minutes)).replace(tzinfo=None).isoformat()
@@ -177,7 +178,7 @@ FORMS = st.dictionaries(st.sampled_from(["volume", "type", "direction", "comment
 @example({"\ud800": 1})
 @example({"type": Decimal("sNaN"), "direction": 1})
 @example({"volume": "1", "type": "BUY", "direction": "SELL"})
-def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields):
+def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields: Any) -> None:
     form = parsing.Form(fields)
     form.need("volume", parsing.positive)
     form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
@@ -194,8 +195,8 @@ def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields):
         assert fields.keys() <= {"volume", "type", "direction", "comment"}
 
 
-def test_two_names_of_one_field_may_agree_but_not_differ():
-    def side(**fields):
+def test_two_names_of_one_field_may_agree_but_not_differ() -> None:
+    def side(**fields: Any) -> Any:
         form = parsing.Form(fields)
         found = form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
         form.done()
@@ -207,7 +208,7 @@ def test_two_names_of_one_field_may_agree_but_not_differ():
 
 
 @given(st.decimals(allow_nan=True, allow_infinity=True))
-def test_an_exact_amount_is_unchanged_or_refused(value):
+def test_an_exact_amount_is_unchanged_or_refused(value: Any) -> None:
     try:
         found = money.exact(value)
     except ValueError:

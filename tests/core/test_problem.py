@@ -4,15 +4,19 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from django.apps import apps
 from django.db import OperationalError
+from django.test import Client
+from pytest_django import Settings
 from rest_framework.test import APIRequestFactory
 
+from accounts.models import TradingAccount
 from core import errors, problem
-from tests.signed import HOST, opening
+from tests.signed import HOST, Bot, opening
 
 DOCUMENTED = Path(__file__).resolve().parent.parent.parent / "docs" / "errors.md"
 RETRIES = {"never", "new_seq", "same_key", "after", "rotate", "resync"}
@@ -20,7 +24,7 @@ RETRIES = {"never", "new_seq", "same_key", "after", "rotate", "resync"}
 WITHOUT_A_CLASS = {"internal": (500, "same_key")}
 
 
-def refusals():
+def refusals() -> Any:
     """All classes, once every module of the desk is known."""
     for app in apps.get_app_configs():
         if "site-packages" in app.path:
@@ -30,19 +34,19 @@ def refusals():
     return errors.every_error()
 
 
-def documented():
+def documented() -> dict[Any, Any]:
     """code → status, retry, meaning, what to do."""
     lines = re.findall(r"^\| `([a-z_0-9]+)` \| (\d{3}) \| (\w+) \| (.+?) \| (.+?) \|$", DOCUMENTED.read_text(), re.M)
     return {code: (int(status), retry, meaning, do) for code, status, retry, meaning, do in lines}
 
 
-def told():
+def told() -> dict[str, Any]:
     known = {cls.code: (int(cls.status), cls.retry) for cls in refusals()}
     framework = {code: (status, "never") for status, code, _ in problem._FRAMEWORK.values()}
     return {**framework, **known, **WITHOUT_A_CLASS}
 
 
-def test_every_refusal_has_a_code_of_its_own_and_says_something():
+def test_every_refusal_has_a_code_of_its_own_and_says_something() -> None:
     classes = refusals()
     codes = [cls.code for cls in classes]
 
@@ -55,14 +59,14 @@ def test_every_refusal_has_a_code_of_its_own_and_says_something():
         assert cls.detail.endswith(".")
 
 
-def test_a_second_refusal_with_the_same_code_stops_the_start():
+def test_a_second_refusal_with_the_same_code_stops_the_start() -> None:
     with pytest.raises(TypeError, match="AlsoBusy and Busy have the same code 'busy'"):
         type("AlsoBusy", (errors.DomainError,), {"code": "busy"})
 
     assert errors.of_code("busy").__class__ is errors.Busy
 
 
-def test_an_outcome_of_the_database_becomes_the_refusal_with_its_code():
+def test_an_outcome_of_the_database_becomes_the_refusal_with_its_code() -> None:
     refused = {"code": "busy", "refused": True, "replayed": True, "retry_after_ms": 100}
 
     refusal = errors.of_outcome(refused)
@@ -71,12 +75,12 @@ def test_an_outcome_of_the_database_becomes_the_refusal_with_its_code():
     assert errors.of_outcome({"code": "opened"}) is None
 
 
-def test_a_code_that_no_refusal_has_is_a_bug_that_names_it():
+def test_a_code_that_no_refusal_has_is_a_bug_that_names_it() -> None:
     with pytest.raises(RuntimeError, match="no DomainError has the code 'of_tomorrow'"):
         errors.of_outcome({"code": "of_tomorrow", "refused": True})
 
 
-def test_the_documentation_has_every_code_as_it_is():
+def test_the_documentation_has_every_code_as_it_is() -> None:
     rows = documented()
 
     assert {code: row[:2] for code, row in rows.items()} == told()
@@ -84,12 +88,12 @@ def test_the_documentation_has_every_code_as_it_is():
     assert all(meaning.endswith(".") and do.endswith(".") for _, _, meaning, do in rows.values())
 
 
-def test_a_500_may_be_repeated_and_nothing_else_that_fails_for_good():
+def test_a_500_may_be_repeated_and_nothing_else_that_fails_for_good() -> None:
     for code, (status, retry) in told().items():
         assert (status < 500) or retry == "same_key", code
 
 
-def test_a_refusal_is_a_problem_document():
+def test_a_refusal_is_a_problem_document() -> None:
     made = problem.of(errors.Busy(retry_after_ms=1500), "a-request")
 
     assert made == {
@@ -118,14 +122,14 @@ def test_a_refusal_is_a_problem_document():
         (None, "unavailable"),
     ],
 )
-def test_what_the_database_refuses_for_a_while_may_be_repeated(state, code):
+def test_what_the_database_refuses_for_a_while_may_be_repeated(state: str | None, code: str) -> None:
     fault = OperationalError()
     fault.__cause__ = psycopg.errors.lookup(state)() if state else psycopg.OperationalError()
 
     assert problem.of_database(fault).code == code
 
 
-def test_a_broken_promise_of_the_database_is_a_bug():
+def test_a_broken_promise_of_the_database_is_a_bug() -> None:
     from django.db import IntegrityError
 
     fault = IntegrityError()
@@ -138,7 +142,7 @@ def test_a_broken_promise_of_the_database_is_a_bug():
 # --- over HTTP
 
 
-def refused(response, status, code):
+def refused(response: Any, status: Any, code: Any) -> Any:
     body = response.json()
     assert (response.status_code, body["status"], body["code"]) == (status, status, code)
     assert response["Content-Type"] == "application/problem+json"
@@ -153,13 +157,13 @@ UNKNOWN = [
 ]  # fmt: skip
 
 
-def test_an_unknown_route_is_a_problem(client, desk_db):
+def test_an_unknown_route_is_a_problem(client: Client, desk_db: str) -> None:
     for path in UNKNOWN:
         for method in ("get", "post", "delete"):
             refused(getattr(client, method)(path, HTTP_HOST=HOST), 404, "not_found")
 
 
-def test_another_method_is_told_which_ones_there_are(lena_bot, client):
+def test_another_method_is_told_which_ones_there_are(lena_bot: Bot, client: Client) -> None:
     body = refused(lena_bot.send("PUT", fields={}), 405, "method_not_allowed")
     assert body["retry"] == "never"
     assert lena_bot.send("PUT", fields={})["Allow"] == "GET, POST, HEAD, OPTIONS"
@@ -168,20 +172,22 @@ def test_another_method_is_told_which_ones_there_are(lena_bot, client):
     assert answer["Allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_another_representation_is_not_acceptable(client, desk_db):
+def test_another_representation_is_not_acceptable(client: Client, desk_db: str) -> None:
     answer = client.get("/api/v2/time", HTTP_HOST=HOST, headers={"Accept": "application/xml"})
 
     refused(answer, 406, "not_acceptable")
 
 
-def test_whoever_is_not_signed_in_is_told_how_to_be(client, desk_db):
+def test_whoever_is_not_signed_in_is_told_how_to_be(client: Client, desk_db: str) -> None:
     answer = client.get("/api/v2/trades/history", HTTP_HOST=HOST)
 
     refused(answer, 401, "not_authenticated")
     assert answer["WWW-Authenticate"]
 
 
-def test_an_unknown_host_is_malformed_on_every_route_of_the_api(lena_bot, client, finn):
+def test_an_unknown_host_is_malformed_on_every_route_of_the_api(
+    lena_bot: Bot, client: Client, finn: TradingAccount
+) -> None:
     client.force_login(finn.owner)
     for path in ("/api/v2/trades/history", "/api/v2/trades/active", "/signals", "/api/nothing"):
         answer = client.get(path, HTTP_HOST="evil.example")
@@ -194,16 +200,18 @@ def test_an_unknown_host_is_malformed_on_every_route_of_the_api(lena_bot, client
 
 
 @pytest.fixture
-def in_production(settings, tmp_path):
+def in_production(settings: Settings, tmp_path: Path) -> dict[str, Any]:
     settings.DEBUG, settings.STATIC_ROOT = False, tmp_path
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     return {"headers": {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}}
 
 
-def test_a_bug_is_a_problem_without_its_traceback(in_production, client, desk_db, monkeypatch):
+def test_a_bug_is_a_problem_without_its_traceback(
+    in_production: dict[str, Any], client: Client, desk_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trades import api
 
-    def broken(*_):
+    def broken(*_: Any) -> Any:
         raise RuntimeError("the inside of the desk")
 
     monkeypatch.setattr(api.Time, "get", broken)
@@ -217,12 +225,14 @@ def test_a_bug_is_a_problem_without_its_traceback(in_production, client, desk_db
     assert b"Traceback" not in answer.content
 
 
-def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(in_production, lena_bot, monkeypatch):
+def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(
+    in_production: dict[str, Any], lena_bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trades import services
 
     real = services.run_signed
 
-    def broken(*args):
+    def broken(*args: Any) -> None:
         real(*args)
         raise RuntimeError("after the commit")
 
@@ -238,10 +248,12 @@ def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(in_product
     assert (again.status_code, again["Idempotency-Replayed"]) == (201, "true")
 
 
-def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(lena_bot, monkeypatch):
+def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(
+    lena_bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trades import services
 
-    def away(*_):
+    def away(*_: Any) -> Any:
         raise OperationalError from psycopg.OperationalError("connection refused to 10.0.0.7")
 
     monkeypatch.setattr(services, "run_signed", away)
@@ -253,7 +265,7 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(lena_bot, mon
     assert b"10.0.0.7" not in answer.content
 
 
-def test_a_request_keeps_the_id_it_came_with_where_that_is_harmless(client, desk_db):
+def test_a_request_keeps_the_id_it_came_with_where_that_is_harmless(client: Client, desk_db: str) -> None:
     for given, kept in (("0123-abcd.EF_", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)):
         answer = client.get("/api/nothing", HTTP_HOST=HOST, headers={"X-Request-ID": given})
 

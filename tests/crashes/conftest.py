@@ -7,10 +7,11 @@ import pytest
 
 from config import embedded
 from tests import databases
+from tests.conftest import Template
 
 
 @pytest.fixture
-def durable(tmp_path: Path, template) -> Iterator[embedded.Servers]:
+def durable(tmp_path: Path, template: Template) -> Iterator[embedded.Servers]:
     """A cluster of this test's own that keeps what it acknowledged, for killing."""
     servers = embedded.Servers(tmp_path / "var")
     servers.postgres.start()

@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from copybot.broker import Position
 from copybot.client import Client
@@ -23,15 +24,15 @@ MOST_OPEN = 8
 
 
 class Trader:
-    def __init__(self, terminal, over, seed):
+    def __init__(self, terminal: Any, over: Any, seed: Any) -> None:
         self.terminal, self.over, self.rng = terminal, over, random.Random(seed)
 
-    def act(self, _fault=""):
+    def act(self, _fault: str = "") -> None:
         if not self.over.exists() and self.terminal.quote("EURUSD"):
             with suppress(Exception):
                 self.trade(self.terminal.positions())
 
-    def trade(self, held):
+    def trade(self, held: Any) -> None:
         luck = self.rng.random()
         if not held or (luck < 0.45 and len(held) < MOST_OPEN):
             self.open()
@@ -42,24 +43,24 @@ class Trader:
         elif luck < 0.92:
             self.move(self.rng.choice(held))
 
-    def open(self):
+    def open(self) -> None:
         side = self.rng.choice(["BUY", "SELL"])
         price = self.terminal.quote("EURUSD").of(side)
         away = Decimal(self.rng.randrange(10, 60)) / 10000 * (1 if side == "BUY" else -1)
         volume = Decimal(self.rng.randrange(2, 30)) / 100
         self.terminal.open(magic=0, symbol="EURUSD", side=side, volume=volume, sl=price - away, tp=price + 2 * away)
 
-    def close(self, position: Position, share):
+    def close(self, position: Position, share: Any) -> None:
         volume, _, _ = self.terminal.fit("EURUSD", position.volume * share, None, None)
         if volume:
             self.terminal.close(position, volume)
 
-    def move(self, position: Position):
+    def move(self, position: Position) -> None:
         if position.sl is not None:
             self.terminal.modify(position, sl=(position.sl + position.open_price) / 2, tp=position.tp)
 
 
-def main(config, seed, over):
+def main(config: Any, seed: Any, over: Any) -> None:
     settings = load(Path(config))
     desk = Client(settings.url, settings.key, settings.secret, timeout_s=5, attempts=2)
     terminal = terminal_of(settings, copies=False)

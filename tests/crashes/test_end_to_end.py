@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, InterfaceError, connections
+from pytest_django import DjangoDbBlocker
 
 from accounts import services as accounts
 from accounts.models import TradingAccount, User
@@ -40,7 +42,7 @@ FOR_S = float(os.environ.get("COPYDESK_DRILL_S", "24"))
 DAYS = 10
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))
 BARS = ROOT / "market" / "data" / "eurusd-1h-2017-2018.csv"
-WAYS = {  # how each of the three copies
+WAYS: dict[str, Any] = {  # how each of the three copies
     "even": {},
     "half": {"multiplier": Decimal("0.5"), "max_open_trades": 6},
     "against": {"mode": "FIXED", "fixed_lots": Decimal("0.07"), "reverse": True},
@@ -72,19 +74,19 @@ class Program:
 
     process: Any
 
-    def __init__(self, name, *command, log):
+    def __init__(self, name: Any, *command: Any, log: Any) -> None:
         self.name, self.command, self.log, self.process, self.kills = name, command, log, None, 0
 
-    def start(self):
+    def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, cwd=ROOT, stdout=log, stderr=log)
 
-    def kill(self):
+    def kill(self) -> None:
         self.process.kill()
         self.process.wait()
         self.kills += 1
 
-    def stop(self):
+    def stop(self) -> Any:
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(120)
@@ -96,18 +98,18 @@ class Program:
 class Account:
     """The books of an account on paper, read beside whoever trades it."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self.path = path
 
-    def rows(self, query):
+    def rows(self, query: Any) -> Any:
         with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10) as db:
             return db.execute(query).fetchall()
 
-    def positions(self):
+    def positions(self) -> dict[Any, Any]:
         return {str(number): (magic, Decimal(lots)) for number, magic, lots in self.rows(
             "select id, magic, volume from position")}  # fmt: skip
 
-    def opened(self):
+    def opened(self) -> Counter:
         """How many orders opened something, by magic number."""
         return Counter(dict(self.rows("""select magic, count(distinct "order") from deal where entry = 'IN'
                                          group by magic""")))  # fmt: skip
@@ -116,7 +118,7 @@ class Account:
 class Follower:
     """A copier, its wire to the desk, and what its books must be."""
 
-    def __init__(self, name, folder, desk_port, market):
+    def __init__(self, name: Any, folder: Any, desk_port: Any, market: Any) -> None:
         self.name, self.folder, self.wire = name, folder, Wire(desk_port)
         owner = User.objects.create_user(name)
         self.account = TradingAccount.objects.create(
@@ -137,12 +139,12 @@ class Follower:
         self.books = Account(folder / f"paper-{name}.sqlite3")
 
     @property
-    def index(self):
+    def index(self) -> Any:
         from copybot.copier import Subscription as Followed
 
         return Followed("lena-eurusd", self.follows.sub_id, {}).index
 
-    def faults(self):
+    def faults(self) -> list[Any]:
         """Where this copier's account, the desk's rows of it and the strategy disagree."""
         masters = {
             str(one.pk): one for one in ActiveTrade.objects.filter(strategy=self.follows.strategy, master_trade=None)
@@ -163,14 +165,14 @@ class Follower:
         }  # fmt: skip
         return [f"{self.name} {what}: {found}" for what, found in told.items() if found]
 
-    def most(self, master):
+    def most(self, master: Any) -> Any:
         """The lots that its copy may have at most."""
         share = master.volume / master.opened_volume
         if self.name == "against":
             return Decimal("0.07") * share
         return master.volume / (2 if self.name == "half" else 1)
 
-    def explained(self, masters):
+    def explained(self, masters: Any) -> set[Any]:
         """Not held, and the desk knows why: it was skipped, or the copy was closed by itself."""
         refs = list(masters)
         skipped = CopySkip.objects.filter(subscription=self.follows, master_trade__in=refs)
@@ -178,7 +180,7 @@ class Follower:
         return {str(one) for rows in (skipped, closed) for one in rows.values_list("master_trade", flat=True)}
 
 
-def configured(folder: Path, port, key, login, speed, subscription=""):
+def configured(folder: Path, port: Any, key: Any, login: Any, speed: Any, subscription: str = "") -> Any:
     folder.mkdir(exist_ok=True)
     path = folder / "copybot.toml"
     path.write_text(CONFIG.format(port=port, key=key.key, secret=key.secret, folder=folder, login=login, speed=speed,
@@ -190,7 +192,7 @@ def configured(folder: Path, port, key, login, speed, subscription=""):
 class Drill:
     """The desk, the provider, the copiers; and somebody who pulls plugs."""
 
-    def __init__(self, servers, web, tmp_path):
+    def __init__(self, servers: Any, web: Serving, tmp_path: Path) -> None:
         self.servers, self.web, self.rng = servers, web, random.Random(SEED)
         speed = int(DAYS * 86400 / FOR_S)
         lena = TradingAccount.objects.get(name="lena-mt5")
@@ -206,10 +208,10 @@ class Drill:
         self.done = Counter()
 
     @property
-    def programs(self):
+    def programs(self) -> list[Any]:
         return [self.leader, *(one.program for one in self.followers)]
 
-    def run(self):
+    def run(self) -> None:
         for program in self.programs:
             program.start()
         time.sleep(3)
@@ -222,44 +224,44 @@ class Drill:
             self.done[mischief.__name__] += 1
         self.over.touch()
 
-    def has_seen_little(self):
+    def has_seen_little(self) -> Any:
         """A busy machine does less in the same time."""
         return len(self.leads.opened()) < FOR_S or len(self.done) < 5
 
-    def kill_a_copier(self):
+    def kill_a_copier(self) -> None:
         self._kill(self.rng.choice(self.followers).program)
 
-    def kill_the_leader(self):
+    def kill_the_leader(self) -> None:
         self._kill(self.leader)
 
-    def _kill(self, program):
+    def _kill(self, program: Any) -> None:
         program.kill()
         time.sleep(self.rng.uniform(0, 1))
         program.start()
 
-    def cut_a_wire(self):
+    def cut_a_wire(self) -> None:
         wire = self.rng.choice(self.followers).wire
         wire.cut()
         time.sleep(self.rng.uniform(0.2, 3))
         wire.mend()
 
-    def kill_the_web(self):
+    def kill_the_web(self) -> None:
         self.web.kill()
         self.web.start()
 
-    def kill_postgresql(self):
+    def kill_postgresql(self) -> None:
         self._kill_server(self.servers.postgres)
 
-    def kill_valkey(self):
+    def kill_valkey(self) -> None:
         self._kill_server(self.servers.valkey)
 
     @staticmethod
-    def _kill_server(server):
+    def _kill_server(server: Any) -> None:
         server.process.kill()
         server.process.wait()
         server.launch()
 
-    def faults(self):
+    def faults(self) -> Any:
         """What is not at rest."""
         published = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account__name="lena-mt5")}
         held = {number: lots for number, (_, lots) in self.leads.positions().items()}
@@ -269,7 +271,7 @@ class Drill:
             found += follower.faults()
         return found
 
-    def wait_for_rest(self, patience_s):
+    def wait_for_rest(self, patience_s: Any) -> Any:
         deadline = time.monotonic() + patience_s
         while True:
             try:
@@ -282,7 +284,7 @@ class Drill:
                 return found
             time.sleep(0.3)
 
-    def stop(self):
+    def stop(self) -> dict[Any, Any]:
         codes = {program.name: program.stop() for program in self.programs if program.process is not None}
         for follower in self.followers:
             follower.wire.close()
@@ -290,7 +292,7 @@ class Drill:
 
 
 @pytest.fixture
-def drill(durable, django_db_blocker, tmp_path):
+def drill(durable: Any, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Drill]:
     durable.valkey.start()
     with django_db_blocker.unblock():
         name = databases.make_template()
@@ -303,7 +305,7 @@ def drill(durable, django_db_blocker, tmp_path):
         web.stop()
 
 
-def test_whatever_dies_the_books_of_all_agree_in_the_end(drill, capsys):
+def test_whatever_dies_the_books_of_all_agree_in_the_end(drill: Drill, capsys: pytest.CaptureFixture[str]) -> None:
     drill.run()
 
     left = drill.wait_for_rest(300)
@@ -323,7 +325,7 @@ def test_whatever_dies_the_books_of_all_agree_in_the_end(drill, capsys):
     assert [codes[one.name] for one in drill.followers[1:]] == [0, 0]
 
 
-def assert_the_checker_sees(drill):
+def assert_the_checker_sees(drill: Any) -> None:
     """The control: an account with a position that nobody leads, and a trade that was opened twice."""
     follower = drill.followers[0]
     follower.program.kill()

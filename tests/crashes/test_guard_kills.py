@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ KILLS = int(os.environ.get("COPYDESK_KILLS", "12"))
 SIGNALS = 1_500
 
 
-def copied(folder, kills, *kind, enough=lambda opens: False):
+def copied(folder: Any, kills: Any, *kind: Any, enough: Callable[..., Any] = lambda opens: False) -> Any:
     """Opens by trade, what is held, and what should be, after so many lives that were cut short.
 
     It ends early, and what should be is not known, once the opens are `enough`.
@@ -41,17 +44,17 @@ def copied(folder, kills, *kind, enough=lambda opens: False):
     return opens_in(files[1]), held, json.loads(done.read_text())["active"] if done.exists() else None
 
 
-def opens_in(book):
+def opens_in(book: Any) -> Counter:
     """How often each trade was opened at this broker."""
     return Counter(deal.magic for deal in guard_process.broker(book).history() if deal.entry is Entry.IN)
 
 
-def has_doubles(opens):
+def has_doubles(opens: Any) -> Any:
     return max(opens.values(), default=0) > 1
 
 
 @pytest.mark.crash
-def test_no_trade_is_opened_twice_when_the_copier_is_killed(tmp_path):
+def test_no_trade_is_opened_twice_when_the_copier_is_killed(tmp_path: Path) -> None:
     opens, held, active = copied(tmp_path, KILLS)
 
     assert set(opens.values()) == {1}
@@ -61,7 +64,7 @@ def test_no_trade_is_opened_twice_when_the_copier_is_killed(tmp_path):
 
 
 @pytest.mark.crash
-def test_one_that_does_not_look_before_it_sends_again_opens_twice(tmp_path):
+def test_one_that_does_not_look_before_it_sends_again_opens_twice(tmp_path: Path) -> None:
     """The control."""
     opens, _, _ = copied(tmp_path, 30, "blind", enough=has_doubles)
 

@@ -9,10 +9,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from pytest_django import DjangoDbBlocker
 
 from accounts import services as accounts
 from accounts.models import TradingAccount, User
@@ -57,7 +59,7 @@ class Writer(threading.Thread):
         self.desk.hang_up()
 
 
-def make_writers(web) -> dict[TradingAccount, Writer]:
+def make_writers(web: Serving) -> dict[TradingAccount, Writer]:
     made = {}
     for number in range(WRITERS):
         owner = User.objects.create_user(f"writer-{number}")
@@ -107,7 +109,7 @@ def check_all(writers: dict[TradingAccount, Writer]) -> None:
         writer.desk.hang_up()
 
 
-def test_no_acknowledged_close_is_lost_when_the_web_process_is_killed(web):
+def test_no_acknowledged_close_is_lost_when_the_web_process_is_killed(web: Serving) -> None:
     writers = make_writers(web)
 
     def kill() -> None:
@@ -120,7 +122,7 @@ def test_no_acknowledged_close_is_lost_when_the_web_process_is_killed(web):
 
 
 @pytest.fixture
-def durable_web(durable, django_db_blocker):
+def durable_web(durable: Any, django_db_blocker: DjangoDbBlocker) -> Iterator[Any]:
     """A desk on the durable cluster."""
     with django_db_blocker.unblock():
         name = databases.make_template()
@@ -131,7 +133,7 @@ def durable_web(durable, django_db_blocker):
         serving.stop()
 
 
-def test_no_acknowledged_close_is_lost_when_postgresql_is_killed(durable, durable_web):
+def test_no_acknowledged_close_is_lost_when_postgresql_is_killed(durable: Any, durable_web: Any) -> None:
     writers = make_writers(durable_web)
 
     def kill() -> None:
@@ -147,7 +149,7 @@ def test_no_acknowledged_close_is_lost_when_postgresql_is_killed(durable, durabl
     check_all(writers)
 
 
-def test_the_check_sees_a_close_that_was_lost(desk_db, lena):
+def test_the_check_sees_a_close_that_was_lost(desk_db: str, lena: TradingAccount) -> None:
     """The control: a close that was acknowledged and is nowhere."""
     writer = Writer("http://127.0.0.1:1", accounts.NewSecret("ck_0000000000000000.1", "0" * 64))
     writer.acknowledged.add("1")
@@ -156,7 +158,7 @@ def test_the_check_sees_a_close_that_was_lost(desk_db, lena):
 
 
 @pytest.mark.breaks_the_books
-def test_the_check_sees_a_close_done_in_two_transactions(desk_db, lena):
+def test_the_check_sees_a_close_done_in_two_transactions(desk_db: str, lena: TradingAccount) -> None:
     """The control: a close that is cut in the middle, on tables whose keys were taken away."""
     with transaction.atomic():
         from trades import services

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ while True:
 """
 
 
-def make_followers(lena, finn, monthly):
+def make_followers(lena: TradingAccount, finn: TradingAccount, monthly: Any) -> list[Any]:
     """Forty subscribers who each made 100, owe a fifth of it and so much a month, and have 1000."""
     first = following(lena, finn, subscription_fee=Decimal(monthly))
     strategy, began = first.agreement.strategy, first.agreement.started_at
@@ -51,21 +52,21 @@ def make_followers(lena, finn, monthly):
     return found
 
 
-def start(database, *arguments, **more):
+def start(database: Any, *arguments: Any, **more: Any) -> Any:
     environ = {**os.environ, "DATABASE_URL": databases.url(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environ, start_new_session=True, **more)
 
 
-def kill(process):
+def kill(process: Any) -> None:
     os.killpg(process.pid, 9)
     process.wait()
 
 
-def progress():
+def progress() -> Any:
     return Settlement.objects.filter(period_no=1).count(), FeeClaim.objects.exclude(collected_at=None).count()
 
 
-def charged_once(followers, *fees):
+def charged_once(followers: Any, *fees: Any) -> None:
     for kind, amount in fees:
         claims = FeeClaim.objects.filter(kind=kind)
         assert [claim.collected for claim in claims] == [amount] * FOLLOWERS
@@ -77,7 +78,9 @@ def charged_once(followers, *fees):
 
 @pytest.mark.dated
 @pytest.mark.crash
-def test_a_fee_is_charged_once_though_the_settler_is_killed(desk_db, lena, finn):
+def test_a_fee_is_charged_once_though_the_settler_is_killed(
+    desk_db: str, lena: TradingAccount, finn: TradingAccount
+) -> None:
     followers = make_followers(lena, finn, monthly=3)
     rng, seen = random.Random(20260301), set()
     due = followers[0].month_end() + JUST_AFTER
@@ -96,7 +99,7 @@ def test_a_fee_is_charged_once_though_the_settler_is_killed(desk_db, lena, finn)
 
 @pytest.mark.dated
 @pytest.mark.crash
-def test_what_a_killed_worker_left_the_next_one_does(desk_db, lena, finn):
+def test_what_a_killed_worker_left_the_next_one_does(desk_db: str, lena: TradingAccount, finn: TradingAccount) -> None:
     """A real worker and a real broker. The message may be lost for long; the rows are the queue."""
     followers = make_followers(lena, finn, monthly=0)
     for one in followers:
@@ -104,7 +107,7 @@ def test_what_a_killed_worker_left_the_next_one_does(desk_db, lena, finn):
     worker = ["-W", "ignore", "-m", "celery", "-A", "config", "worker", "-P", "solo", "-l", "error"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
-    def collected():
+    def collected() -> Any:
         return progress()[1]
 
     for wanted in (1, FOLLOWERS):

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -21,24 +22,24 @@ KILLS = int(os.environ.get("COPYDESK_KILLS", "4"))
 USERS = 40
 
 
-def worker(database):
+def worker(database: Any) -> Any:
     environ = {**os.environ, "DATABASE_URL": databases.url(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
     command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "config", "worker", "-P", "solo", "-l", "error"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, **silent)
 
 
-def kill(process):
+def kill(process: Any) -> None:
     os.killpg(process.pid, 9)
     process.wait()
 
 
-def judged():
+def judged() -> Any:
     return TrustAssessment.objects.filter(kind=ScoreKind.FLOW, version=1, user__username__startswith="judged").count()
 
 
 @pytest.mark.crash
-def test_whoever_is_due_is_judged_though_workers_are_killed_and_redis_forgets(desk_db):
+def test_whoever_is_due_is_judged_though_workers_are_killed_and_redis_forgets(desk_db: str) -> None:
     make_users(USERS, deals=12)
     rng, middle = random.Random(20260401), 0
     queue = redis.Redis.from_url(settings.REDIS_URL)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
 
@@ -9,11 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 
 
-def text(page):
+def text(page: Any) -> Any:
     return (DOCS / f"{page}.md").read_text(encoding="utf-8")
 
 
-def blocks(page):
+def blocks(page: Any) -> dict[Any, Any]:
     """The fenced blocks that have a name (```json name=…), by it, without the last line feed."""
     fences = [token for token in MarkdownIt("commonmark").parse(text(page)) if token.type == "fence"]
     named = {
@@ -25,7 +26,7 @@ def blocks(page):
     return named
 
 
-def table(page, first_heading):
+def table(page: Any, first_heading: Any) -> list[Any]:
     """The rows of the table whose first column is so called, cell by cell, without backquotes."""
     lines = text(page).splitlines()
     at = (

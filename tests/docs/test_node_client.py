@@ -7,19 +7,22 @@ import queue
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.sync.server import serve as serve_sockets
 
 from accounts import services as accounts
-from accounts.models import BotKey
+from accounts.models import BotKey, TradingAccount
 from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests import node
-from tests.conftest import key_of
+from tests.conftest import Serving, key_of
 from tests.docs import proxy, reading
 from tests.signed import opening
 from tests.trades.test_stream import close_untold
@@ -28,18 +31,18 @@ from trades.models import ActiveTrade, TradeHistory
 FOLDER = reading.ROOT / "examples" / "node"
 
 
-def run(script, *args, timeout_s=60, **environment):
+def run(script: Any, *args: Any, timeout_s: int = 60, **environment: Any) -> Any:
     return subprocess.run(
         [node.find(), FOLDER / script, *args], env={**os.environ, **environment}, capture_output=True, text=True,
         timeout=timeout_s,
     )  # fmt: skip
 
 
-def lines(text):
+def lines(text: Any) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def identity(cast, owner, kind, url):
+def identity(cast: Any, owner: Any, kind: Any, url: Any) -> dict[str, Any]:
     key = key_of(cast, owner, kind)
     return {"COPYDESK_URL": url, "COPYDESK_KEY": key["key"], "COPYDESK_SECRET": key["secret"]}
 
@@ -47,7 +50,7 @@ def identity(cast, owner, kind, url):
 # --- the vectors
 
 
-def test_meets_every_vector():
+def test_meets_every_vector() -> None:
     ran = run("vectors.mjs")
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -66,7 +69,7 @@ def test_meets_every_vector():
         lambda vectors: vectors["recognisable_mistakes_for_K1"].update(none=vectors["packets"][0]["signature"]),
     ],
 )
-def test_a_vector_that_is_not_met_is_told(planted, tmp_path):
+def test_a_vector_that_is_not_met_is_told(planted: Callable[..., Any], tmp_path: Path) -> None:
     vectors = json.loads((reading.DOCS / "vectors.json").read_text())
     planted(vectors)
     (tmp_path / "vectors.json").write_text(json.dumps(vectors))
@@ -80,7 +83,7 @@ def test_a_vector_that_is_not_met_is_told(planted, tmp_path):
 # --- a provider's bot
 
 
-def test_a_provider_opens_modifies_reduces_and_closes(web, cast):
+def test_a_provider_opens_modifies_reduces_and_closes(web: Serving, cast: dict[str, Any]) -> None:
     ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -96,7 +99,7 @@ def test_a_provider_opens_modifies_reduces_and_closes(web, cast):
     assert (str(closed.profit), str(closed.sl), closed.reason) == ("40.00000000", "1.10200000", "TP")
 
 
-def test_run_again_it_has_no_second_effect(web, cast):
+def test_run_again_it_has_no_second_effect(web: Serving, cast: dict[str, Any]) -> None:
     """As after a crash: every effect is named by what survives it."""
     first = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
     again = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
@@ -107,7 +110,7 @@ def test_run_again_it_has_no_second_effect(web, cast):
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
-def test_a_lost_answer_is_asked_for_again_under_the_same_key(web, cast):
+def test_a_lost_answer_is_asked_for_again_under_the_same_key(web: Serving, cast: dict[str, Any]) -> None:
     with proxy.between(web.port, proxy.lose, bytes, proxy.lose) as between:
         ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", between.url))
 
@@ -121,7 +124,7 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(web, cast):
     assert AuditLog.objects.filter(action="trade.modified").count() == 1
 
 
-def test_an_answer_that_was_changed_on_its_way_is_not_believed(web, cast):
+def test_an_answer_that_was_changed_on_its_way_is_not_believed(web: Serving, cast: dict[str, Any]) -> None:
     """Not the changed one, but the repeat's; and three kinds of change."""
     forge = [
         lambda body: body.replace(b'"0.10000000"', b'"9.10000000"'),
@@ -136,7 +139,7 @@ def test_an_answer_that_was_changed_on_its_way_is_not_believed(web, cast):
     assert len(between.seen) == 3 + 6
 
 
-def test_an_emptied_snapshot_is_not_believed(web, cast):
+def test_an_emptied_snapshot_is_not_believed(web: Serving, cast: dict[str, Any]) -> None:
     none = hashlib.sha256(b"[]").hexdigest()
     empty = f'{{"stream_epoch":"1","as_of":{{"lena-eurusd":"3"}},"count":0,"digest":"{none}","trades":[]}}'.encode()
     with proxy.between(web.port, bytes, bytes, bytes, lambda _: empty) as between:
@@ -145,7 +148,7 @@ def test_an_emptied_snapshot_is_not_believed(web, cast):
     assert lines(ran.stdout)[3]["tickets"] == [["987654", "0.05000000"]]
 
 
-def test_a_wrong_secret_is_told_and_not_repeated(web, cast):
+def test_a_wrong_secret_is_told_and_not_repeated(web: Serving, cast: dict[str, Any]) -> None:
     wrong = identity(cast, "lena", "master", web.url) | {"COPYDESK_SECRET": "0" * 64}
     with proxy.between(web.port) as between:
         ran = run("provider.mjs", "987654", **wrong | {"COPYDESK_URL": between.url})
@@ -161,18 +164,18 @@ def test_a_wrong_secret_is_told_and_not_repeated(web, cast):
 class Following:
     """A follower that runs; its lines one by one."""
 
-    def __init__(self, process):
+    def __init__(self, process: Any) -> None:
         self.process, self.lines = process, queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def _read(self):
+    def _read(self) -> None:
         for line in self.process.stdout:
             self.lines.put(json.loads(line))
 
-    def next(self, timeout_s=15):
+    def next(self, timeout_s: int = 15) -> Any:
         return self.lines.get(timeout=timeout_s)
 
-    def until(self, event, timeout_s=20):
+    def until(self, event: Any, timeout_s: int = 20) -> Any:
         deadline = time.monotonic() + timeout_s
         while (line := self.next(max(0.01, deadline - time.monotonic())))["event"] != event:
             pass
@@ -180,7 +183,7 @@ class Following:
 
 
 @contextmanager
-def following(cast, url, **changed):
+def following(cast: Any, url: Any, **changed: Any) -> Any:
     (follows,) = [row for row in cast["subscriptions"] if row["subscriber"] == "finn"]
     environment = {
         **os.environ, **identity(cast, "finn", "copier", url), "COPYDESK_SUB_ID": follows["sub_id"],
@@ -199,11 +202,11 @@ def following(cast, url, **changed):
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
-def test_follows_from_snapshot_to_close_with_verified_packets(web, cast):
+def test_follows_from_snapshot_to_close_with_verified_packets(web: Serving, cast: dict[str, Any]) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     with following(cast, web.url) as finn:
@@ -223,7 +226,7 @@ def test_follows_from_snapshot_to_close_with_verified_packets(web, cast):
     ]
 
 
-def test_what_is_not_for_it_uses_the_number_up(web, cast, follows):
+def test_what_is_not_for_it_uses_the_number_up(web: Serving, cast: dict[str, Any], follows: Subscription) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM)
     with following(cast, web.url) as finn:
         finn.until("snapshot")
@@ -232,7 +235,7 @@ def test_what_is_not_for_it_uses_the_number_up(web, cast, follows):
         assert finn.until("trade.opened")["packet"]["action"] == "GAPFILL"
 
 
-def test_a_packet_of_another_secret_is_refused(web, cast):
+def test_a_packet_of_another_secret_is_refused(web: Serving, cast: dict[str, Any]) -> None:
     with following(cast, web.url, COPYDESK_PACKET_SECRET="0" * 64) as finn:
         finn.until("snapshot")
         web.bot("lena", "master").open(**opening("1"))
@@ -241,7 +244,7 @@ def test_a_packet_of_another_secret_is_refused(web, cast):
     assert (line["packet"], line["refused"]) == (None, "the signature is wrong")
 
 
-def test_what_never_arrived_comes_with_a_snapshot(web, cast, lena):
+def test_what_never_arrived_comes_with_a_snapshot(web: Serving, cast: dict[str, Any], lena: TradingAccount) -> None:
     """The close commits without a publisher: the process that did it died before it could tell."""
     web.bot("lena", "master").open(**opening("1"))
     with following(cast, web.url) as finn:
@@ -252,7 +255,7 @@ def test_what_never_arrived_comes_with_a_snapshot(web, cast, lena):
     assert (repaired["as_of"], repaired["must_hold"]) == ({"lena-eurusd": "2"}, [])
 
 
-def test_connects_anew_when_the_desk_restarts(serve, cast):
+def test_connects_anew_when_the_desk_restarts(serve: Callable[..., Serving], cast: dict[str, Any]) -> None:
     first = serve()
     with following(cast, first.url) as finn:
         finn.until("snapshot")
@@ -263,7 +266,7 @@ def test_connects_anew_when_the_desk_restarts(serve, cast):
         assert finn.until("snapshot", 40)["as_of"] == {"lena-eurusd": "0"}
 
 
-def test_a_revoked_key_ends_it(web, cast):
+def test_a_revoked_key_ends_it(web: Serving, cast: dict[str, Any]) -> None:
     with following(cast, web.url) as finn:
         finn.until("snapshot")
         key = BotKey.objects.get(key_id=key_of(cast, "finn", "copier")["key"].partition(".")[0])
@@ -273,7 +276,7 @@ def test_a_revoked_key_ends_it(web, cast):
         assert finn.process.wait(10) == 1
 
 
-def test_a_stranger_is_refused_at_the_door(web, cast):
+def test_a_stranger_is_refused_at_the_door(web: Serving, cast: dict[str, Any]) -> None:
     with following(cast, web.url, COPYDESK_SECRET="0" * 64) as finn:
         assert finn.next()["code"] == "signature_invalid"
         assert finn.process.wait(10) == 1
@@ -295,20 +298,20 @@ desk.agent.destroy();
 NONE = hashlib.sha256(b"[]").hexdigest()
 
 
-def snapshot(seq, **more):
+def snapshot(seq: Any, **more: Any) -> Any:
     body = {"type": "snapshot", "as_of": {"s": str(seq)}, "count": 0, "digest": NONE, **more, "trades": []}
     return json.dumps(body, separators=(",", ":"))
 
 
-def delta(seq, **more):
+def delta(seq: Any, **more: Any) -> Any:
     return json.dumps({"type": "trade.opened", "strategy": "s", "seq": str(seq), "trade": {}, **more})
 
 
-def beat(seq):
+def beat(seq: Any) -> Any:
     return json.dumps({"type": "heartbeat", "as_of": {"s": str(seq)}})
 
 
-def watched(events, talk):
+def watched(events: Any, talk: Any) -> list[Any]:
     """What the client makes of `talk(connection)`, event by event."""
     with serve_sockets(talk, "127.0.0.1", 0, compression="deflate") as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -322,10 +325,10 @@ def watched(events, talk):
         return [tuple(line) for line in lines(ran.stdout)]
 
 
-def test_a_number_left_out_is_a_gap_until_the_snapshot_that_it_asks_for():
+def test_a_number_left_out_is_a_gap_until_the_snapshot_that_it_asks_for() -> None:
     said = []
 
-    def talk(desk):
+    def talk(desk: Any) -> None:
         desk.send(snapshot(5))
         desk.send(delta(6))
         desk.send(delta(8))
@@ -342,8 +345,8 @@ def test_a_number_left_out_is_a_gap_until_the_snapshot_that_it_asks_for():
     assert json.loads(said[0]) == {"type": "resync"}
 
 
-def test_a_heartbeat_that_stays_ahead_is_a_gap():
-    def talk(desk):
+def test_a_heartbeat_that_stays_ahead_is_a_gap() -> None:
+    def talk(desk: Any) -> None:
         desk.send(snapshot(5))
         desk.send(beat(6))
         desk.send(delta(6))
@@ -355,10 +358,10 @@ def test_a_heartbeat_that_stays_ahead_is_a_gap():
     assert watched(4, talk) == [("connected", ""), ("snapshot", "5"), ("delta", "6"), ("gap", "s")]
 
 
-def test_reads_frames_of_every_size_and_shape_and_answers_pings():
+def test_reads_frames_of_every_size_and_shape_and_answers_pings() -> None:
     pongs = []
 
-    def talk(desk):
+    def talk(desk: Any) -> None:
         desk.send(snapshot(5, padding="x" * 70_000))  # a length of eight bytes
         pongs.append(desk.ping(b"alive?").wait(10))
         text = delta(6, padding="ü" * 300)  # of two
@@ -369,8 +372,8 @@ def test_reads_frames_of_every_size_and_shape_and_answers_pings():
     assert pongs == [True]
 
 
-def test_a_snapshot_that_lacks_rows_is_not_taken():
-    def talk(desk):
+def test_a_snapshot_that_lacks_rows_is_not_taken() -> None:
+    def talk(desk: Any) -> None:
         desk.send(snapshot(5, count=1))
         desk.recv()
 

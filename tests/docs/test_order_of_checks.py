@@ -3,11 +3,14 @@
 import json
 import re
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from accounts import services as accounts
+from accounts.models import TradingAccount
 from audit import services as audit
 from tests.docs import reading
-from tests.signed import Request, opening
+from tests.signed import Bot, Request, opening
 from tests.transactions import committed
 
 TOO_LARGE, UNREADABLE = b'{"comment": "' + b"x" * 70_000 + b'"}', b'{"ticket_id": "0"}'
@@ -15,7 +18,7 @@ OPEN_AGAIN = json.dumps(opening("1")).encode()
 EFFECT = "taken-by-another-effect"
 
 
-def ways(lena, lena_bot):
+def ways(lena: TradingAccount, lena_bot: Bot) -> Iterator[Any]:
     """The requests, each with one fault less than the one before; and the code that each is answered with."""
     _, readonly = committed(accounts.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)
     revoked_key, revoked = committed(accounts.create_key, account=lena, kind="master", actor=audit.SYSTEM)
@@ -51,12 +54,12 @@ def ways(lena, lena_bot):
         yield code, Request(**asked)
 
 
-def test_each_check_comes_before_the_next(lena, lena_bot):
+def test_each_check_comes_before_the_next(lena: TradingAccount, lena_bot: Bot) -> None:
     for code, asked in ways(lena, lena_bot):
         assert asked.send().json()["code"] == code
 
 
-def test_answers_are_signed_from_the_seventh_check_on(lena, lena_bot):
+def test_answers_are_signed_from_the_seventh_check_on(lena: TradingAccount, lena_bot: Bot) -> None:
     """As the page says where it lists what cannot be signed."""
     listed = reading.text("protocol").partition("except these**")[2].partition("- any 5xx")[0]
     unsigned = set(re.findall(r"`([a-z_]+)`", listed))
@@ -66,14 +69,14 @@ def test_answers_are_signed_from_the_seventh_check_on(lena, lena_bot):
         assert is_signed == (code not in unsigned), code
 
 
-def test_a_request_that_never_reached_its_transaction_used_no_number_up(lena_bot):
+def test_a_request_that_never_reached_its_transaction_used_no_number_up(lena_bot: Bot) -> None:
     refused = lena_bot.request("POST", fields={"ticket_id": "0"})
     assert refused.send().json()["code"] == "invalid"
 
     assert lena_bot.send("POST", fields=opening("1"), seq=refused.seq).status_code == 201
 
 
-def test_the_table_names_the_codes_in_this_order(lena, lena_bot):
+def test_the_table_names_the_codes_in_this_order(lena: TradingAccount, lena_bot: Bot) -> None:
     table = [" ".join(row) for row in reading.table("protocol", "")]
     at = {
         code: next(number for number, row in enumerate(table) if re.search(rf"\b{code}\b", row))

@@ -2,8 +2,11 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+from django.test import Client
 
 from portal import reference
 from tests.docs import reading
@@ -11,12 +14,12 @@ from tests.docs import reading
 COPYBOT = reading.ROOT / "copybot" / "vectors.json"
 
 
-def test_the_vectors_beside_the_pages_are_copybots_own():
+def test_the_vectors_beside_the_pages_are_copybots_own() -> None:
     """One source: a second copy would drift, and two clients would be right in two ways."""
     assert (reading.DOCS / "vectors.json").read_bytes() == COPYBOT.read_bytes()
 
 
-def test_the_vectors_are_served(client):
+def test_the_vectors_are_served(client: Client) -> None:
     answer = client.get("/docs/vectors.json")
 
     assert answer["Content-Type"] == "application/json"
@@ -24,7 +27,7 @@ def test_the_vectors_are_served(client):
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
-def test_each_page_is_served_as_text(name, client):
+def test_each_page_is_served_as_text(name: Any, client: Client) -> None:
     html = client.get(f"/docs/{name}/").content.decode()
 
     heading = reading.text(name).splitlines()[0].removeprefix("# ")
@@ -32,7 +35,7 @@ def test_each_page_is_served_as_text(name, client):
     assert f'<a href="/docs/{name}/" aria-current="page">' in html
 
 
-def test_the_first_page_leads_to_all_others(client):
+def test_the_first_page_leads_to_all_others(client: Client) -> None:
     html = client.get("/docs/").content.decode()
 
     for name in reference.PAGES:
@@ -41,13 +44,13 @@ def test_the_first_page_leads_to_all_others(client):
     assert 'href="/api/docs/"' in html
 
 
-def test_a_file_that_is_not_for_bots_authors_is_not_served(client):
+def test_a_file_that_is_not_for_bots_authors_is_not_served(client: Client) -> None:
     assert client.get("/docs/market-data/").status_code == 404
     assert client.get("/docs/..%2Fsecurity/").status_code == 404
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
-def test_every_link_of_a_page_leads_somewhere(name, client):
+def test_every_link_of_a_page_leads_somewhere(name: Any, client: Client) -> None:
     """To a page that is served, and to a heading that it has."""
     html = client.get(f"/docs/{name}/").content.decode()
     article = html[html.index("<article>") :]
@@ -62,7 +65,7 @@ def test_every_link_of_a_page_leads_somewhere(name, client):
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
-def test_every_link_of_a_file_leads_somewhere(name):
+def test_every_link_of_a_file_leads_somewhere(name: Any) -> None:
     """In the repository too, where the links are files'."""
     for target in re.findall(r"\]\(([^)]+)\)", reading.text(name)):
         file, _, anchor = target.partition("#")
@@ -72,7 +75,7 @@ def test_every_link_of_a_file_leads_somewhere(name):
             assert anchor in [reference.anchor_of(heading) for heading in headings], target
 
 
-def test_html_inside_a_page_would_be_shown_as_text(tmp_path):
+def test_html_inside_a_page_would_be_shown_as_text(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A <script>alert(1)</script> page\n")
 

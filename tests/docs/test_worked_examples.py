@@ -5,12 +5,14 @@ import json
 import re
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from accounts import signing
 from strategies import packets, sizing
 from tests.docs import reading
+from tests.signed import Bot
 from trades import reconciliation
 from trades.models import SkipReason
 
@@ -19,14 +21,14 @@ VECTORS = json.loads((reading.DOCS / "vectors.json").read_text())
 SECRET, PACKET_SECRET = VECTORS["request_secret"], VECTORS["packet_secret"]
 
 
-def sent(block):
+def sent(block: Any) -> Any:
     """Request line, headers by lower-case name, and body of an HTTP example."""
     head, _, body = block.partition("\n\n")
     line, *headers = head.split("\n")
     return line, {name.lower(): value for name, value in (header.split(": ", 1) for header in headers)}, body.encode()
 
 
-def signable(block):
+def signable(block: Any) -> Any:
     line, headers, body = sent(block)
     method, path, _ = line.split(" ")
     return signing.Signable(
@@ -38,12 +40,12 @@ def signable(block):
 # --- protocol
 
 
-def test_the_secrets_of_the_pages_are_those_of_the_vectors():
+def test_the_secrets_of_the_pages_are_those_of_the_vectors() -> None:
     assert reading.text("protocol").count(f"`{SECRET}`") == 1
     assert reading.text("stream").count(f"`{PACKET_SECRET}`") == 1
 
 
-def test_the_open_is_signed_as_the_page_says():
+def test_the_open_is_signed_as_the_page_says() -> None:
     asked = signable(PROTOCOL["open.request"])
     _, headers, body = sent(PROTOCOL["open.request"])
     page = reading.text("protocol")
@@ -55,7 +57,7 @@ def test_the_open_is_signed_as_the_page_says():
     assert f"The body is {len(body)} bytes. These {len(asked.canonical())} bytes are signed" in page
 
 
-def test_the_read_and_its_answer_are_signed_as_the_page_says():
+def test_the_read_and_its_answer_are_signed_as_the_page_says() -> None:
     page, body = reading.text("protocol"), PROTOCOL["read.body"].encode()
     signature = signing.sign(SECRET, PROTOCOL["read.canonical"].encode())
     first, of, status, time_ms, hashed = PROTOCOL["read.answer"].split("\n")
@@ -67,14 +69,14 @@ def test_the_read_and_its_answer_are_signed_as_the_page_says():
     assert f"this body of {len(body)} bytes" in page.replace("\n", " ")
 
 
-def test_the_snapshot_of_the_page_has_the_digest_that_it_says():
+def test_the_snapshot_of_the_page_has_the_digest_that_it_says() -> None:
     body = PROTOCOL["read.body"]
     sent_trades = body[body.index('"trades":') + len('"trades":') : -1]
 
     assert json.loads(body)["digest"] == hashlib.sha256(sent_trades.encode()).hexdigest()
 
 
-def test_the_desk_does_what_the_example_asks(lena_bot):
+def test_the_desk_does_what_the_example_asks(lena_bot: Bot) -> None:
     """The very bytes of the page's body, signed by a key of this desk."""
     line, _, body = sent(PROTOCOL["open.request"])
     method, path, _ = line.split(" ")
@@ -84,7 +86,7 @@ def test_the_desk_does_what_the_example_asks(lena_bot):
     assert (answer.status_code, answer.json()["ticket_id"]) == (201, "987654")
 
 
-def test_the_grammars_of_the_headers_are_the_desks():
+def test_the_grammars_of_the_headers_are_the_desks() -> None:
     said = {name: grammar for name, grammar, _ in reading.table("protocol", "header")}
 
     assert said["X-Cd-Key"] == signing.KEY.pattern
@@ -99,12 +101,12 @@ def test_the_grammars_of_the_headers_are_the_desks():
 # --- stream
 
 
-def packet(name):
+def packet(name: Any) -> Any:
     return json.loads(STREAM[name])
 
 
 @pytest.mark.parametrize("name", ["packet.open", "packet.gapfill", "packet.close"])
-def test_packets_are_signed_as_the_page_says(name):
+def test_packets_are_signed_as_the_page_says(name: str) -> None:
     given = packet(name)
     fields = tuple(given[name] for name in packets.FIELDS)
 
@@ -115,7 +117,7 @@ def test_packets_are_signed_as_the_page_says(name):
     assert made == given
 
 
-def test_the_text_that_signs_the_open_is_that_of_its_fields():
+def test_the_text_that_signs_the_open_is_that_of_its_fields() -> None:
     given = packet("packet.open")
     tail = ("CP1", given["action"], given["trade_ref"], given["gen"])
 
@@ -131,7 +133,7 @@ def test_the_text_that_signs_the_open_is_that_of_its_fields():
         ("packet.close", "trade.closed", True),
     ],
 )
-def test_the_packets_of_the_page_are_what_the_desk_would_send(name, event, opens):
+def test_the_packets_of_the_page_are_what_the_desk_would_send(name: str, event: str, opens: bool) -> None:
     given = packet(name)
     trade = {
         "trade_id": packet("packet.open")["trade_ref"], "open_price": "1.10500000", "close_price": "1.11000000",
@@ -147,7 +149,7 @@ def test_the_packets_of_the_page_are_what_the_desk_would_send(name, event, opens
     )  # fmt: skip
 
 
-def test_the_trade_of_the_pages_is_as_old_as_they_say():
+def test_the_trade_of_the_pages_is_as_old_as_they_say() -> None:
     """The time in its id lies between its open and the packet that tells of it."""
     ref = packet("packet.open")["trade_ref"]
     opened = re.search(r'"opened_at": "([^"]+)"', reading.text("protocol"))[1]
@@ -159,13 +161,13 @@ def test_the_trade_of_the_pages_is_as_old_as_they_say():
 # --- copier
 
 
-def test_the_digest_of_a_heartbeat_is_as_the_page_says():
+def test_the_digest_of_a_heartbeat_is_as_the_page_says() -> None:
     held = dict(line.split(" ") for line in COPIER["digest.lines"].split("\n"))
 
     assert reconciliation.digest(held) == COPIER["digest.hex"]
 
 
-def test_every_reason_of_a_skip_is_on_the_page():
+def test_every_reason_of_a_skip_is_on_the_page() -> None:
     assert {reason: words for reason, words in reading.table("copier", "reason")} == {
         value: label for value, label in SkipReason.choices if value != SkipReason.NOT_REPORTED
     }
@@ -186,7 +188,7 @@ TRADE = re.compile(r"(?:EURUSD )?BUY ([0-9.]+)(?:, ([0-9.]+|all) open| at ([0-9.
 
 
 @pytest.mark.parametrize(("terms", "provider", "lots"), reading.table("copier", "terms"))
-def test_the_sizes_of_the_page_are_the_desks(terms, provider, lots):
+def test_the_sizes_of_the_page_are_the_desks(terms: Any, provider: Any, lots: Any) -> None:
     volume, remains, price, stop = TRADE.fullmatch(provider).groups()
     opened, sl = Decimal(volume), Decimal(stop) if stop else None
     master = sizing.ProviderTrade(
@@ -202,7 +204,7 @@ def test_the_sizes_of_the_page_are_the_desks(terms, provider, lots):
 # --- what the tests above would catch
 
 
-def test_a_wrong_digit_is_noticed():
+def test_a_wrong_digit_is_noticed() -> None:
     """The example with one digit of its body changed no longer has the signature of the page."""
     block = PROTOCOL["open.request"].replace('"0.10"', '"0.11"')
 

@@ -1,6 +1,9 @@
 """Files of bars, and the verb that brings them in."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,20 +17,20 @@ HEADER = "time,open,high,low,close,volume"
 BAR = "1.1,1.2,1.0,1.15,7"
 
 
-def line(at, bar=BAR):
+def line(at: Any, bar: Any = BAR) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ},{bar}"
 
 
-def hours(count, start=MONDAY):
+def hours(count: Any, start: Any = MONDAY) -> list[Any]:
     """Lines of so many bars of an hour, one after the other."""
     return [line(start + timedelta(hours=number)) for number in range(count)]
 
 
 @pytest.fixture
-def bring_in(desk_db, tmp_path):
+def bring_in(desk_db: str, tmp_path: Path) -> Callable[..., Any]:
     """Import these lines as bars of EURUSD."""
 
-    def import_(*lines, minutes=60, now=NOW, **more):
+    def import_(*lines: Any, minutes: int = 60, now: Any = NOW, **more: Any) -> Any:
         path = tmp_path / "bars.csv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return services.import_candles(path=path, symbol="EURUSD", minutes=minutes, actor=audit.SYSTEM, now=now, **more)
@@ -35,5 +38,5 @@ def bring_in(desk_db, tmp_path):
     return import_
 
 
-def stored(minutes=60):
+def stored(minutes: int = 60) -> Any:
     return Candle.objects.filter(instrument_id="EURUSD", minutes=minutes).order_by("opened_at")

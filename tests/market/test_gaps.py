@@ -1,24 +1,28 @@
 """What is missing is known, and weekends are not missing."""
 
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import Client
 from django.urls import reverse
 
+from accounts.models import User
 from market import gaps, services
 from tests.market.conftest import HEADER, MONDAY, hours
 
 HOUR = timedelta(hours=1)
 
 
-def at(*when):
+def at(*when: Any) -> Any:
     return datetime(*when, tzinfo=UTC)
 
 
-def found(minutes=60, **between):
+def found(minutes: int = 60, **between: Any) -> list[Any]:
     return [
         (one.since, one.until, one.missing) for one in services.gaps_of(symbol="EURUSD", minutes=minutes, **between)
     ]
@@ -35,14 +39,14 @@ def found(minutes=60, **between):
     ],
     ids=["winter", "summer", "into summer", "into winter", "the older rule"],
 )
-def test_a_weekend_follows_new_york(friday, sunday):
+def test_a_weekend_follows_new_york(friday: Any, sunday: Any) -> None:
     assert list(gaps.weekends(friday - HOUR, sunday + HOUR)) == [(friday, sunday)]
     assert gaps.gap(friday, sunday, HOUR).is_weekend
     assert gaps.gap(friday - HOUR, sunday, HOUR).missing == 1
     assert gaps.gap(friday, sunday + HOUR, HOUR).missing == 1
 
 
-def test_a_gap_of_a_year_counts_the_hours_of_its_open_market():
+def test_a_gap_of_a_year_counts_the_hours_of_its_open_market() -> None:
     one = gaps.gap(at(2024, 1, 1), at(2025, 1, 1), HOUR)
 
     closed = sum((end - start for start, end in gaps.weekends(one.since, one.until)), timedelta())
@@ -50,11 +54,11 @@ def test_a_gap_of_a_year_counts_the_hours_of_its_open_market():
 
 
 @pytest.mark.skipif("America/New_York" not in available_timezones(), reason="no time zone database here")
-def test_what_is_missing_is_what_the_market_would_have_had():
+def test_what_is_missing_is_what_the_market_would_have_had() -> None:
     """Bar by bar, against the time zone database."""
     new_york, dice = ZoneInfo("America/New_York"), random.Random(7)
 
-    def is_open(when):
+    def is_open(when: Any) -> Any:
         minute = timedelta(days=when.weekday(), hours=when.hour, minutes=when.minute)
         return not timedelta(days=4, hours=17) <= minute < timedelta(days=6, hours=17)
 
@@ -66,20 +70,20 @@ def test_what_is_missing_is_what_the_market_would_have_had():
         assert gaps.gap(since, since + count * step, step).missing == missing
 
 
-def test_where_no_bar_fits_there_is_no_gap():
+def test_where_no_bar_fits_there_is_no_gap() -> None:
     assert gaps.gap(MONDAY, MONDAY + timedelta(minutes=59), HOUR) is None
     assert gaps.gap(MONDAY, MONDAY - HOUR, HOUR) is None
 
 
-def test_bars_of_a_week_know_no_weekends():
+def test_bars_of_a_week_know_no_weekends() -> None:
     assert gaps.gap(at(2024, 1, 7), at(2024, 1, 14), timedelta(days=7)).missing == 1
 
 
-def test_days_without_saturday_and_sunday_are_whole():
+def test_days_without_saturday_and_sunday_are_whole() -> None:
     assert gaps.gap(at(2024, 1, 13), at(2024, 1, 15), timedelta(days=1)).is_weekend
 
 
-def test_holes_and_weekends_are_told_apart(bring_in):
+def test_holes_and_weekends_are_told_apart(bring_in: Callable[..., Any]) -> None:
     friday, sunday = at(2024, 1, 12, 20), at(2024, 1, 14, 22)
     bring_in(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(2, friday), *hours(3, sunday))
 
@@ -90,7 +94,7 @@ def test_holes_and_weekends_are_told_apart(bring_in):
     ]
 
 
-def test_between_two_moments_the_edges_count(bring_in):
+def test_between_two_moments_the_edges_count(bring_in: Callable[..., Any]) -> None:
     bring_in(HEADER, *hours(5))
 
     assert found(since=MONDAY - HOUR, until=MONDAY + 7 * HOUR) == [
@@ -103,13 +107,15 @@ def test_between_two_moments_the_edges_count(bring_in):
     ]  # fmt: skip
 
 
-def test_where_there_is_nothing_all_is_missing(desk_db):
+def test_where_there_is_nothing_all_is_missing(desk_db: str) -> None:
     assert found() == []
     assert found(since=MONDAY, until=MONDAY + 4 * HOUR) == [(MONDAY, MONDAY + 4 * HOUR, 4)]
 
 
 @pytest.mark.parametrize("slice_", [1, 2, 3, 7, 100])
-def test_slices_do_not_change_what_is_found(bring_in, monkeypatch, slice_):
+def test_slices_do_not_change_what_is_found(
+    bring_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, slice_: int
+) -> None:
     bring_in(
         HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(1, MONDAY + 40 * HOUR), *hours(3, MONDAY + 42 * HOUR)
     )
@@ -121,7 +127,7 @@ def test_slices_do_not_change_what_is_found(bring_in, monkeypatch, slice_):
     assert [missing for *_, missing in whole] == [3, 30, 1]
 
 
-def test_the_desks_own_file_lacks_the_holidays_alone(desk_db):
+def test_the_desks_own_file_lacks_the_holidays_alone(desk_db: str) -> None:
     call_command("import_candles", str(services.EURUSD_1H), "--symbol", "EURUSD", "--minutes", "60")
 
     holes = [one for one in found() if one[2]]
@@ -135,7 +141,9 @@ def test_the_desks_own_file_lacks_the_holidays_alone(desk_db):
 # --- where people see them
 
 
-def test_the_command_tells_holes_and_counts_weekends(bring_in, capsys):
+def test_the_command_tells_holes_and_counts_weekends(
+    bring_in: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     bring_in(HEADER, *hours(2, at(2024, 1, 12, 20)), *hours(1, at(2024, 1, 14, 22)), *hours(1, at(2024, 1, 15, 1)))
 
     call_command("candle_gaps", "--symbol", "EURUSD", "--minutes", "60")
@@ -149,12 +157,12 @@ def test_the_command_tells_holes_and_counts_weekends(bring_in, capsys):
     assert "2024-01-12 22:00  2024-01-14 22:00  weekend" in capsys.readouterr().out
 
 
-def test_the_command_refuses_an_instrument_that_is_not_there(desk_db):
+def test_the_command_refuses_an_instrument_that_is_not_there(desk_db: str) -> None:
     with pytest.raises(CommandError, match="not_found"):
         call_command("candle_gaps", "--symbol", "EURGBP", "--minutes", "60")
 
 
-def test_an_instruments_page_shows_what_is_there(bring_in, client, staff):
+def test_an_instruments_page_shows_what_is_there(bring_in: Callable[..., Any], client: Client, staff: User) -> None:
     bring_in(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR))
     bring_in(HEADER, *hours(3), minutes=15)
     client.force_login(staff)
@@ -166,7 +174,7 @@ def test_an_instruments_page_shows_what_is_there(bring_in, client, staff):
     assert "2024-01-08 09:00" in page.content.decode()
 
 
-def test_an_instrument_without_bars_says_so(desk_db, client, staff):
+def test_an_instrument_without_bars_says_so(desk_db: str, client: Client, staff: User) -> None:
     client.force_login(staff)
 
     page = client.get(reverse("admin:market_instrument_change", args=["XAUUSD"]))
@@ -174,7 +182,9 @@ def test_an_instrument_without_bars_says_so(desk_db, client, staff):
     assert "No bars" in page.content.decode()
 
 
-def test_more_than_a_page_can_count_is_not_counted(bring_in, monkeypatch):
+def test_more_than_a_page_can_count_is_not_counted(
+    bring_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bring_in(HEADER, *hours(5))
 
     monkeypatch.setattr(services, "MOST_SHOWN", 4)

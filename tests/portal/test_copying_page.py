@@ -5,20 +5,22 @@ import re
 import uuid
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from config import demo_data
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.answers import markup, text
-from tests.signed import LONG_AGO, opening
+from tests.signed import LONG_AGO, Bot, opening
 from tests.transactions import committed
 
 PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
@@ -27,33 +29,35 @@ TERMS = {"mode": "MULTIPLIER", "multiplier": "0.5", "symbols": "", "symbol_map":
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
 @pytest.fixture
-def as_finn(client, finn):
+def as_finn(client: Client, finn: TradingAccount) -> Client:
     client.force_login(finn.owner)
     return client
 
 
-def at(follows, deed):
+def at(follows: Any, deed: Any) -> str:
     return f"{PAGE}{follows.sub_id}/{deed}/"
 
 
-def opened(bot, ticket="1", **more):
+def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
     return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
 
 
-def copied(bot, ref, ticket="501", **more):
+def copied(bot: Any, ref: Any, ticket: str = "501", **more: Any) -> None:
     assert bot.send("POST", fields={**opening(ticket, **more), "strategy": "lena-eurusd", "trade_ref": ref})
 
 
-def close(bot, ticket):
+def close(bot: Any, ticket: Any) -> None:
     assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
 
 
-def heartbeat(bot, *, standing="LIVE", seq="0", digest="0" * 64, copies=None, **more):
+def heartbeat(
+    bot: Any, *, standing: str = "LIVE", seq: str = "0", digest: str = "0" * 64, copies: Any = None, **more: Any
+) -> None:
     one = {"strategy": "lena-eurusd", "seq": seq, "standing": standing, "generation": 1, "digest": digest}
     one |= {} if copies is None else {"copies": copies}
     answer = bot.send("POST", HEARTBEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [one], **more})
@@ -63,12 +67,14 @@ def heartbeat(bot, *, standing="LIVE", seq="0", digest="0" * 64, copies=None, **
 # --- whose it is
 
 
-def test_a_visitor_is_asked_to_sign_in(client, cast):
+def test_a_visitor_is_asked_to_sign_in(client: Client, cast: dict[str, Any]) -> None:
     assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
 
 
 @pytest.mark.parametrize("deed", ["settings", "secret"])
-def test_nobody_sees_another_ones_pages(client, lena, sam, follows, deed):
+def test_nobody_sees_another_ones_pages(
+    client: Client, lena: TradingAccount, sam: TradingAccount, follows: Subscription, deed: str
+) -> None:
     for stranger in (sam, lena):  # not the one who leads it either
         client.force_login(stranger.owner)
         assert client.get(at(follows, deed)).status_code == 404
@@ -76,7 +82,9 @@ def test_nobody_sees_another_ones_pages(client, lena, sam, follows, deed):
 
 
 @pytest.mark.parametrize("deed", ["pause", "resume", "end"])
-def test_nobody_does_anything_to_another_ones(client, sam, follows, deed):
+def test_nobody_does_anything_to_another_ones(
+    client: Client, sam: TradingAccount, follows: Subscription, deed: str
+) -> None:
     client.force_login(sam.owner)
 
     assert client.post(at(follows, deed)).status_code == 404
@@ -85,11 +93,18 @@ def test_nobody_does_anything_to_another_ones(client, sam, follows, deed):
 
 
 @pytest.mark.parametrize("deed", ["pause", "resume", "end"])
-def test_nothing_is_done_by_following_a_link(as_finn, follows, deed):
+def test_nothing_is_done_by_following_a_link(as_finn: Client, follows: Subscription, deed: str) -> None:
     assert as_finn.get(at(follows, deed)).status_code == 405
 
 
-def test_a_receipt_is_its_owners_alone(client, finn, lena, sam, lena_bot, follows):
+def test_a_receipt_is_its_owners_alone(
+    client: Client,
+    finn: TradingAccount,
+    lena: TradingAccount,
+    sam: TradingAccount,
+    lena_bot: Bot,
+    follows: Subscription,
+) -> None:
     page = at(follows, f"receipts/{opened(lena_bot)}")
 
     for user, status in ((finn.owner, 200), (lena.owner, 404), (sam.owner, 404)):
@@ -98,13 +113,15 @@ def test_a_receipt_is_its_owners_alone(client, finn, lena, sam, lena_bot, follow
     assert client.get(at(follows, f"receipts/{uuid.uuid4()}")).status_code == 404
 
 
-def test_how_it_was_copied_is_shown_to_who_leads_it_alone(client, lena, finn, sam):
+def test_how_it_was_copied_is_shown_to_who_leads_it_alone(
+    client: Client, lena: TradingAccount, finn: TradingAccount, sam: TradingAccount
+) -> None:
     for user, status in ((lena.owner, 200), (finn.owner, 404), (sam.owner, 404)):
         client.force_login(user)
         assert client.get(COPIES).status_code == status
 
 
-def test_a_stranger_sees_neither_subscriptions_nor_trades(client, sam, lena_bot):
+def test_a_stranger_sees_neither_subscriptions_nor_trades(client: Client, sam: TradingAccount, lena_bot: Bot) -> None:
     opened(lena_bot, symbol="GBPUSD")
     client.force_login(sam.owner)
 
@@ -117,7 +134,7 @@ def test_a_stranger_sees_neither_subscriptions_nor_trades(client, sam, lena_bot)
 # --- where it stands
 
 
-def test_says_that_no_copier_was_ever_seen(as_finn):
+def test_says_that_no_copier_was_ever_seen(as_finn: Client) -> None:
     page = text(as_finn.get(PAGE))
 
     assert "lena-eurusd active" in page
@@ -125,7 +142,7 @@ def test_says_that_no_copier_was_ever_seen(as_finn):
     assert "How it copies × 1 " in page
 
 
-def test_says_that_the_copier_is_there_and_in_sync(as_finn, finn_bot):
+def test_says_that_the_copier_is_there_and_in_sync(as_finn: Client, finn_bot: Bot) -> None:
     heartbeat(finn_bot, digest=hashlib.sha256(b"").hexdigest(), balance="1000", equity="998.5")
 
     page = text(as_finn.get(PAGE))
@@ -135,7 +152,7 @@ def test_says_that_the_copier_is_there_and_in_sync(as_finn, finn_bot):
     assert "998.50 USD" in page
 
 
-def test_says_in_words_how_it_differs(as_finn, lena_bot, finn_bot):
+def test_says_in_words_how_it_differs(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     opened(lena_bot)
     heartbeat(finn_bot, seq="1", copies=[{"trade_ref": str(uuid.uuid4()), "volume": "0.10000000"}])
 
@@ -145,19 +162,21 @@ def test_says_in_words_how_it_differs(as_finn, lena_bot, finn_bot):
 @pytest.mark.parametrize(
     ("standing", "says"), [("HOLD", "it waits: the desk was restored"), ("HALT", "stopped itself")]
 )
-def test_says_that_it_stopped_itself(as_finn, finn_bot, standing, says):
+def test_says_that_it_stopped_itself(as_finn: Client, finn_bot: Bot, standing: str, says: str) -> None:
     heartbeat(finn_bot, standing=standing)
 
     assert says in text(as_finn.get(PAGE))
 
 
-def test_a_copier_that_ended_is_offline(as_finn, finn_bot):
+def test_a_copier_that_ended_is_offline(as_finn: Client, finn_bot: Bot) -> None:
     heartbeat(finn_bot, ends=True)
 
     assert "offline last heard 0 s ago" in text(as_finn.get(PAGE))
 
 
-def test_a_close_that_is_owed_is_red_after_half_a_minute(as_finn, lena_bot, finn_bot, monkeypatch):
+def test_a_close_that_is_owed_is_red_after_half_a_minute(
+    as_finn: Client, lena_bot: Bot, finn_bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied(finn_bot, opened(lena_bot), volume="0.04")
     close(lena_bot, "1")
 
@@ -170,7 +189,7 @@ def test_a_close_that_is_owed_is_red_after_half_a_minute(as_finn, lena_bot, finn
     assert "close owed" in text(as_finn.get(PAGE))
 
 
-def test_the_desk_says_so_too(as_finn, lena_bot, finn_bot):
+def test_the_desk_says_so_too(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     copied(finn_bot, opened(lena_bot), volume="0.04")
     assert "owed" not in text(as_finn.get("/"))
     close(lena_bot, "1")
@@ -181,7 +200,7 @@ def test_the_desk_says_so_too(as_finn, lena_bot, finn_bot):
 # --- what became of each trade
 
 
-def test_each_trade_is_told_with_why_it_was_not_copied(as_finn, lena_bot, finn_bot):
+def test_each_trade_is_told_with_why_it_was_not_copied(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     copied(finn_bot, opened(lena_bot, "1"), volume="0.10")
     close(lena_bot, "1")
     close(finn_bot, "501")
@@ -196,7 +215,9 @@ def test_each_trade_is_told_with_why_it_was_not_copied(as_finn, lena_bot, finn_b
     assert "under way" in page
 
 
-def test_a_receipt_tells_price_time_and_lots(as_finn, lena_bot, finn_bot, follows):
+def test_a_receipt_tells_price_time_and_lots(
+    as_finn: Client, lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     strategies.set_terms(
         subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, multiplier=Decimal("0.333"),
         max_volume=Decimal("0.1"),
@@ -221,7 +242,7 @@ def test_a_receipt_tells_price_time_and_lots(as_finn, lena_bot, finn_bot, follow
     assert "0.10 lots of it, lost 0.30 USD" in page
 
 
-def test_where_there_is_no_copy_it_says_why(as_finn, lena_bot, follows):
+def test_where_there_is_no_copy_it_says_why(as_finn: Client, lena_bot: Bot, follows: Subscription) -> None:
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, min_volume=Decimal(1))
     ref = opened(lena_bot)
 
@@ -232,8 +253,10 @@ def test_where_there_is_no_copy_it_says_why(as_finn, lena_bot, follows):
     assert "No order was sent" in page
 
 
-def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(as_finn, lena_bot, finn_bot):
-    def queries():
+def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(
+    as_finn: Client, lena_bot: Bot, finn_bot: Bot
+) -> None:
+    def queries() -> int:
         with CaptureQueriesContext(connection) as seen:
             assert as_finn.get(PAGE).status_code == 200
         return len(seen)
@@ -252,7 +275,7 @@ def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(as_finn, lena
 # --- what a person may do
 
 
-def test_pauses_and_resumes_by_hand(as_finn, follows, finn):
+def test_pauses_and_resumes_by_hand(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
     assert "Nothing new is copied" in text(as_finn.post(at(follows, "pause"), follow=True))
     assert "paused by hand" in text(as_finn.get(PAGE))
 
@@ -262,7 +285,7 @@ def test_pauses_and_resumes_by_hand(as_finn, follows, finn):
 
 
 @pytest.mark.parametrize("why", ["UNPAID", "TRUST", "HAND"])
-def test_what_the_desk_paused_for_cause_is_not_clicked_away(as_finn, follows, why):
+def test_what_the_desk_paused_for_cause_is_not_clicked_away(as_finn: Client, follows: Subscription, why: str) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
     assert at(follows, "resume") not in as_finn.get(PAGE).content.decode()
 
@@ -273,7 +296,7 @@ def test_what_the_desk_paused_for_cause_is_not_clicked_away(as_finn, follows, wh
     assert (follows.status, follows.paused_for) == ("PAUSED", why)
 
 
-def test_says_why_it_cannot_be_resumed(as_finn, follows):
+def test_says_why_it_cannot_be_resumed(as_finn: Client, follows: Subscription) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
 
     said = text(as_finn.post(at(follows, "resume"), follow=True))
@@ -282,7 +305,7 @@ def test_says_why_it_cannot_be_resumed(as_finn, follows):
     assert "A fee is unpaid. Pay in" in said
 
 
-def test_a_drawdown_stop_is_ones_own_to_end(as_finn, follows):
+def test_a_drawdown_stop_is_ones_own_to_end(as_finn: Client, follows: Subscription) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="DRAWDOWN")
 
     as_finn.post(at(follows, "resume"))
@@ -291,7 +314,7 @@ def test_a_drawdown_stop_is_ones_own_to_end(as_finn, follows):
     assert follows.status == "ACTIVE"
 
 
-def test_what_is_ended_is_gone_from_the_page_and_takes_nothing_more(as_finn, follows):
+def test_what_is_ended_is_gone_from_the_page_and_takes_nothing_more(as_finn: Client, follows: Subscription) -> None:
     assert "You no longer follow lena-eurusd" in text(as_finn.post(at(follows, "end"), follow=True))
 
     assert "Ended: lena-eurusd on finn-mt5" in text(as_finn.get(PAGE))
@@ -299,7 +322,7 @@ def test_what_is_ended_is_gone_from_the_page_and_takes_nothing_more(as_finn, fol
         assert as_finn.post(at(follows, deed), TERMS).status_code == 404
 
 
-def test_a_new_secret_is_shown_once_and_kept_by_nobody(as_finn, follows):
+def test_a_new_secret_is_shown_once_and_kept_by_nobody(as_finn: Client, follows: Subscription) -> None:
     asked = as_finn.get(at(follows, "secret"))
     assert not re.findall(r"[0-9a-f]{64}", asked.content.decode().split("</form>")[-1])
 
@@ -315,7 +338,7 @@ def test_a_new_secret_is_shown_once_and_kept_by_nobody(as_finn, follows):
     assert made not in str(list(AuditLog.objects.values_list("detail", flat=True)))
 
 
-def test_the_old_secret_signs_until_the_copier_has_the_new_one(as_finn, follows):
+def test_the_old_secret_signs_until_the_copier_has_the_new_one(as_finn: Client, follows: Subscription) -> None:
     old = strategies.packet_secret(follows)
 
     page = text(as_finn.post(at(follows, "secret")))
@@ -328,7 +351,7 @@ def test_the_old_secret_signs_until_the_copier_has_the_new_one(as_finn, follows)
 # --- settings
 
 
-def test_settings_are_saved_and_hold_from_now_on(as_finn, follows, finn):
+def test_settings_are_saved_and_hold_from_now_on(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
     said = text(
         as_finn.post(at(follows, "settings"), {**TERMS, "max_volume": "0.2", "symbols": "EURUSD, GBPUSD"}, follow=True)
     )
@@ -339,7 +362,7 @@ def test_settings_are_saved_and_hold_from_now_on(as_finn, follows, finn):
     assert AuditLog.objects.get(action="subscription.terms_set").actor == str(finn.owner.pk)
 
 
-def test_a_preview_says_what_would_be_and_keeps_nothing(as_finn, follows, lena_bot):
+def test_a_preview_says_what_would_be_and_keeps_nothing(as_finn: Client, follows: Subscription, lena_bot: Bot) -> None:
     opened(lena_bot, symbol="GBPUSD", volume="0.40")
     asked = {**TERMS, "max_volume": "0.2", "symbol_map": "GBPUSD = GBPUSD.vip", "preview": "1"}
 
@@ -351,7 +374,9 @@ def test_a_preview_says_what_would_be_and_keeps_nothing(as_finn, follows, lena_b
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 
-def test_a_preview_reckons_with_the_equity_of_now(as_finn, follows, lena_bot, finn_bot):
+def test_a_preview_reckons_with_the_equity_of_now(
+    as_finn: Client, follows: Subscription, lena_bot: Bot, finn_bot: Bot
+) -> None:
     lena_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"})
     finn_bot.send("POST", "/api/v2/account", {"balance": "2500", "equity": "2500"})
 
@@ -399,7 +424,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize("button", [{}, {"preview": "1"}], ids=["save", "preview"])
 @pytest.mark.parametrize(("wrong", "field"), MISTAKES, ids=lambda one: str(one)[:60])
-def test_a_mistake_is_told_at_its_field(as_finn, follows, wrong, field, button):
+def test_a_mistake_is_told_at_its_field(
+    as_finn: Client, follows: Subscription, wrong: dict[str, Any], field: str, button: dict[str, Any]
+) -> None:
     answer = as_finn.post(at(follows, "settings"), {**TERMS, **wrong, **button})
 
     assert (answer.status_code, list(answer.context["form"].errors)) == (200, [field])
@@ -407,7 +434,7 @@ def test_a_mistake_is_told_at_its_field(as_finn, follows, wrong, field, button):
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 
-def test_whatever_the_form_lets_pass_the_database_takes(as_finn, follows):
+def test_whatever_the_form_lets_pass_the_database_takes(as_finn: Client, follows: Subscription) -> None:
     for more in (
         {"mode": "FIXED", "fixed_lots": "0.01", "multiplier": ""},
         {"mode": "RISK", "risk_pct": "100", "multiplier": "", "max_volume": "9"},
@@ -420,7 +447,7 @@ def test_whatever_the_form_lets_pass_the_database_takes(as_finn, follows):
     assert Terms.objects.filter(subscription=follows).count() == 6
 
 
-def test_the_page_shows_amounts_as_people_write_them(as_finn, follows):
+def test_the_page_shows_amounts_as_people_write_them(as_finn: Client, follows: Subscription) -> None:
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, max_volume=Decimal("0.10"), multiplier=Decimal(100))
 
     page = as_finn.get(at(follows, "settings")).content.decode()
@@ -431,7 +458,15 @@ def test_the_page_shows_amounts_as_people_write_them(as_finn, follows):
 # --- for who leads
 
 
-def test_a_provider_learns_how_many_and_never_who(client, lena, finn, sam, lena_bot, finn_bot, follows):
+def test_a_provider_learns_how_many_and_never_who(
+    client: Client,
+    lena: TradingAccount,
+    finn: TradingAccount,
+    sam: TradingAccount,
+    lena_bot: Bot,
+    finn_bot: Bot,
+    follows: Subscription,
+) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
     strategies.set_terms(subscription=other, actor=audit.SYSTEM, since=LONG_AGO, symbols=["XAUUSD"])
     copied(finn_bot, opened(lena_bot), volume="0.07")
@@ -454,17 +489,19 @@ def test_a_provider_learns_how_many_and_never_who(client, lena, finn, sam, lena_
         assert name not in answer.content.decode()
 
 
-def test_who_leads_finds_the_page_from_the_desk(client, lena):
+def test_who_leads_finds_the_page_from_the_desk(client: Client, lena: TradingAccount) -> None:
     client.force_login(lena.owner)
 
     assert COPIES in client.get("/").content.decode()
     assert COPIES in client.get(PAGE).content.decode()
 
 
-def test_the_providers_page_costs_no_more_for_many_trades(client, lena, lena_bot, finn_bot):
+def test_the_providers_page_costs_no_more_for_many_trades(
+    client: Client, lena: TradingAccount, lena_bot: Bot, finn_bot: Bot
+) -> None:
     client.force_login(lena.owner)
 
-    def queries():
+    def queries() -> int:
         with CaptureQueriesContext(connection) as seen:
             assert client.get(COPIES).status_code == 200
         return len(seen)
@@ -477,7 +514,7 @@ def test_the_providers_page_costs_no_more_for_many_trades(client, lena, lena_bot
     assert queries() == few <= 14
 
 
-def test_the_demos_guest_sees_a_sensible_page(client, desk_db):
+def test_the_demos_guest_sees_a_sensible_page(client: Client, desk_db: str) -> None:
     demo_data.make_demo()
     client.force_login(User.objects.get(username="guest"))
 

@@ -2,36 +2,39 @@
 
 import re
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
 from django.template.loader import render_to_string
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from pytest_django import DjangoAssertNumQueries, Settings
 
-from accounts.models import User
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from config import demo_data
 from strategies import services as strategies
-from tests.signed import LONG_AGO, opening
+from tests.signed import LONG_AGO, Bot, opening
 
 
-def signed_in(client, name):
+def signed_in(client: Any, name: Any) -> Any:
     client.force_login(User.objects.get(username=name))
     return client.get("/").content.decode()
 
 
-def test_a_visitor_is_asked_to_sign_in(client, cast):
+def test_a_visitor_is_asked_to_sign_in(client: Client, cast: dict[str, Any]) -> None:
     assert client.get("/")["Location"] == "/login/?next=/"
 
 
-def test_a_subscriber_sees_the_open_trades_of_its_strategies(client, lena_bot):
+def test_a_subscriber_sees_the_open_trades_of_its_strategies(client: Client, lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", symbol="GBPUSD"))
 
     assert "GBPUSD" in signed_in(client, "finn")
 
 
-def test_a_stranger_sees_none_of_them(client, lena_bot):
+def test_a_stranger_sees_none_of_them(client: Client, lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", symbol="GBPUSD"))
 
     page = signed_in(client, "sam")
@@ -40,7 +43,7 @@ def test_a_stranger_sees_none_of_them(client, lena_bot):
     assert "Nothing is open at the moment" in page
 
 
-def test_a_closed_trade_is_listed_as_closed(client, lena_bot):
+def test_a_closed_trade_is_listed_as_closed(client: Client, lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("POST", "/api/v2/signal/close", {"ticket_id": "1", "close_price": "1.11", "profit": "50"})
 
@@ -50,16 +53,18 @@ def test_a_closed_trade_is_listed_as_closed(client, lena_bot):
     assert "Nothing is open at the moment" in page
 
 
-def closed_by(bot, ticket, profit="5", **more):
+def closed_by(bot: Any, ticket: Any, profit: str = "5", **more: Any) -> None:
     bot.send("POST", fields=opening(ticket, **more))
     bot.send("POST", "/api/v2/signal/close", {"ticket_id": ticket, "close_price": "1.11", "profit": profit})
 
 
-def headings(page):
+def headings(page: Any) -> Any:
     return re.findall("<h2>(.*?)</h2>", page)
 
 
-def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_holds(client, finn, lena_bot, finn_bot):
+def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_holds(
+    client: Client, finn: TradingAccount, lena_bot: Bot, finn_bot: Bot
+) -> None:
     strategies.set_terms(
         subscription=finn.subscriptions.get(), multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO
     )
@@ -74,7 +79,9 @@ def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_ho
     assert '<dd id="copies">1</dd>' in page
 
 
-def test_what_strategies_closed_stands_apart_from_what_was_closed_on_ones_own_accounts(client, lena_bot, finn_bot):
+def test_what_strategies_closed_stands_apart_from_what_was_closed_on_ones_own_accounts(
+    client: Client, lena_bot: Bot, finn_bot: Bot
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     copy = {**opening("51"), "master_ticket": "1", "strategy": "lena-eurusd"}
     finn_bot.send("POST", fields=copy)
@@ -89,7 +96,7 @@ def test_what_strategies_closed_stands_apart_from_what_was_closed_on_ones_own_ac
     assert ("+50.00" in own, "+25.00" in own) == (False, True)
 
 
-def test_a_leader_sees_her_own_closed_trades_once(client, lena_bot):
+def test_a_leader_sees_her_own_closed_trades_once(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", profit="50")
 
     page = signed_in(client, "lena")
@@ -98,7 +105,7 @@ def test_a_leader_sees_her_own_closed_trades_once(client, lena_bot):
     assert page.count("+50.00") == 1
 
 
-def test_prices_have_their_symbols_decimals_and_nothing_is_neither_won_nor_lost(client, lena_bot):
+def test_prices_have_their_symbols_decimals_and_nothing_is_neither_won_nor_lost(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", profit="0")
     lena_bot.send("POST", fields=opening("2", open_price="1.1", symbol="USDJPY"))
 
@@ -109,7 +116,7 @@ def test_prices_have_their_symbols_decimals_and_nothing_is_neither_won_nor_lost(
     assert '<td data-label="Open price" class="n">1.100</td>' in page
 
 
-def test_who_follows_nothing_is_told_what_to_do(client, cast):
+def test_who_follows_nothing_is_told_what_to_do(client: Client, cast: dict[str, Any]) -> None:
     User.objects.create_user("nora", password=None)
 
     page = signed_in(client, "nora")
@@ -118,7 +125,9 @@ def test_who_follows_nothing_is_told_what_to_do(client, cast):
     assert headings(page) == ["As it happens"]
 
 
-def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(client, lena_bot, django_assert_num_queries):
+def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(
+    client: Client, lena_bot: Bot, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
     closed_by(lena_bot, "1")
     client.force_login(User.objects.get(username="finn"))
     with CaptureQueriesContext(connection) as of_one:
@@ -133,7 +142,7 @@ def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(client, lena_
     assert cost <= 8
 
 
-def test_text_from_a_bot_is_text_on_the_page(client, lena_bot):
+def test_text_from_a_bot_is_text_on_the_page(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", symbol="A&B")
 
     page = signed_in(client, "lena")
@@ -142,7 +151,7 @@ def test_text_from_a_bot_is_text_on_the_page(client, lena_bot):
     assert "A&B<" not in page
 
 
-def test_pages_for_what_is_missing_or_broken_need_nothing_that_may_be_broken(cast):
+def test_pages_for_what_is_missing_or_broken_need_nothing_that_may_be_broken(cast: dict[str, Any]) -> None:
     page = render_to_string("500.html")
 
     assert "Something broke here" in page
@@ -151,13 +160,15 @@ def test_pages_for_what_is_missing_or_broken_need_nothing_that_may_be_broken(cas
 
 
 @pytest.mark.parametrize("path", ["/", "/login/"])
-def test_nothing_on_a_page_is_inline(client, cast, path):
+def test_nothing_on_a_page_is_inline(client: Client, cast: dict[str, Any], path: str) -> None:
     page = signed_in(client, "finn") if path == "/" else client.get(path).content.decode()
 
     assert not re.findall(r"<style|style=|\son\w+=|<script(?![^>]*\ssrc=)", page)
 
 
-def test_a_demos_visitor_is_its_guest_on_this_machine_alone(client, cast, settings):
+def test_a_demos_visitor_is_its_guest_on_this_machine_alone(
+    client: Client, cast: dict[str, Any], settings: Settings
+) -> None:
     demo_data.make_demo()
     settings.DEMO_GUEST = demo_data.DEMO_GUEST
 
@@ -169,7 +180,7 @@ def test_a_demos_visitor_is_its_guest_on_this_machine_alone(client, cast, settin
     assert "_auth_user_id" not in client.session
 
 
-def test_a_guest_is_nobody_where_there_is_no_demo(client, cast, settings):
+def test_a_guest_is_nobody_where_there_is_no_demo(client: Client, cast: dict[str, Any], settings: Settings) -> None:
     demo_data.make_demo()
     settings.DEMO_GUEST = ""
 
@@ -177,7 +188,7 @@ def test_a_guest_is_nobody_where_there_is_no_demo(client, cast, settings):
 
 
 @pytest.mark.parametrize("path", ["/", "/login/", "/admin/login/"])
-def test_pages_carry_a_policy_without_anything_inline(client, cast, path):
+def test_pages_carry_a_policy_without_anything_inline(client: Client, cast: dict[str, Any], path: str) -> None:
     policy = client.get(path)["Content-Security-Policy"]
 
     assert "default-src 'self'" in policy

@@ -2,12 +2,16 @@
 
 import uuid
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 
+from accounts.models import TradingAccount, User
 from strategies.models import Subscription
 from tests.answers import text
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
@@ -19,18 +23,18 @@ PAGE = "/wallet/"
 
 
 @pytest.fixture
-def as_finn(client, finn):
+def as_finn(client: Client, finn: TradingAccount) -> Client:
     client.force_login(finn.owner)
     return client
 
 
-def withdraw(client, amount, key=None):
+def withdraw(client: Any, amount: Any, key: Any = None) -> Any:
     fields = {"amount": amount, "currency": "USD", "key": key or str(uuid.uuid4())}
     return text(client.post(f"{PAGE}withdraw/", fields, follow=True))
 
 
 @pytest.fixture
-def settled(lena, finn):
+def settled(lena: TradingAccount, finn: TradingAccount) -> Any:
     """finn made 1000 by following lena, who takes a fifth; he can pay half of it."""
     follows = following(lena, finn)
     pay_in(finn, "100")
@@ -39,23 +43,23 @@ def settled(lena, finn):
     return follows
 
 
-def test_a_visitor_is_asked_to_sign_in(client, cast):
+def test_a_visitor_is_asked_to_sign_in(client: Client, cast: dict[str, Any]) -> None:
     assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
 
 
-def test_who_has_no_wallet_is_told_so(client, staff):
+def test_who_has_no_wallet_is_told_so(client: Client, staff: User) -> None:
     client.force_login(staff)
 
     assert "You have no wallet yet" in text(client.get(PAGE))
 
 
-def test_shows_balance_and_what_moved(as_finn, finn):
+def test_shows_balance_and_what_moved(as_finn: Client, finn: TradingAccount) -> None:
     pay_in(finn, "123.45")
 
     assert "Available 123.45 Balance 123.45 Set aside 0.00" in text(as_finn.get(PAGE))
 
 
-def test_takes_money_out_once_however_often_it_is_sent(as_finn, finn):
+def test_takes_money_out_once_however_often_it_is_sent(as_finn: Client, finn: TradingAccount) -> None:
     pay_in(finn, "100")
     key = str(uuid.uuid4())
 
@@ -76,14 +80,16 @@ def test_takes_money_out_once_however_often_it_is_sent(as_finn, finn):
         ("", "Write an amount such as 25.00"),
     ],
 )
-def test_says_why_it_moves_nothing(as_finn, finn, amount, says):
+def test_says_why_it_moves_nothing(as_finn: Client, finn: TradingAccount, amount: str, says: str) -> None:
     pay_in(finn, "100")
 
     assert says in withdraw(as_finn, amount)
     assert balance(finn) == 100
 
 
-def test_a_large_withdrawal_waits_and_can_be_taken_back(as_finn, finn, settings):
+def test_a_large_withdrawal_waits_and_can_be_taken_back(
+    as_finn: Client, finn: TradingAccount, settings: Settings
+) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
 
@@ -95,7 +101,9 @@ def test_a_large_withdrawal_waits_and_can_be_taken_back(as_finn, finn, settings)
     assert usd(finn).held == 0
 
 
-def test_nobody_takes_back_what_another_asked_for(client, finn, sam, settings):
+def test_nobody_takes_back_what_another_asked_for(
+    client: Client, finn: TradingAccount, sam: TradingAccount, settings: Settings
+) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
     client.force_login(finn.owner)
@@ -106,7 +114,7 @@ def test_nobody_takes_back_what_another_asked_for(client, finn, sam, settings):
     assert usd(finn).held == 40
 
 
-def test_says_what_is_owed_and_what_that_means(as_finn, settled):
+def test_says_what_is_owed_and_what_that_means(as_finn: Client, settled: Any) -> None:
     page = text(as_finn.get(PAGE))
 
     assert "Fees you owe 100.00" in page
@@ -114,7 +122,7 @@ def test_says_what_is_owed_and_what_that_means(as_finn, settled):
     assert Subscription.objects.get().status == "PAUSED"
 
 
-def test_shows_how_a_fee_was_reckoned(as_finn, settled):
+def test_shows_how_a_fee_was_reckoned(as_finn: Client, settled: Any) -> None:
     page = text(as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/1/"))
 
     assert "agrees with what was charged" in page
@@ -122,23 +130,23 @@ def test_shows_how_a_fee_was_reckoned(as_finn, settled):
     assert "Fee, rounded down 200.00 Charged 200.00" in page
 
 
-def test_shows_nobody_elses_fees(client, lena, sam, settled):
+def test_shows_nobody_elses_fees(client: Client, lena: TradingAccount, sam: TradingAccount, settled: Any) -> None:
     for stranger in (sam, lena):
         client.force_login(stranger.owner)
         assert client.get(f"{PAGE}fees/{settled.agreement.pk}/1/").status_code == 404
 
 
-def test_staff_see_how_a_fee_was_reckoned(client, staff, settled):
+def test_staff_see_how_a_fee_was_reckoned(client: Client, staff: User, settled: Any) -> None:
     client.force_login(staff)
 
     assert client.get(f"{PAGE}fees/{settled.agreement.pk}/1/").status_code == 200
 
 
-def test_a_period_that_was_not_settled_is_not_there(as_finn, settled):
+def test_a_period_that_was_not_settled_is_not_there(as_finn: Client, settled: Any) -> None:
     assert [as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/{no}/").status_code for no in (0, 2)] == [404, 404]
 
 
-def test_a_provider_sees_what_they_earn_and_not_from_whom(client, lena, settled):
+def test_a_provider_sees_what_they_earn_and_not_from_whom(client: Client, lena: TradingAccount, settled: Any) -> None:
     client.force_login(lena.owner)
     page = text(client.get(PAGE))
 
@@ -146,7 +154,7 @@ def test_a_provider_sees_what_they_earn_and_not_from_whom(client, lena, settled)
     assert "finn" not in page
 
 
-def test_new_terms_are_offered_and_agreed(as_finn, settled):
+def test_new_terms_are_offered_and_agreed(as_finn: Client, settled: Any) -> None:
     dearer = FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=2550)
     assert "The provider offers new terms: 25.5 % of new profit" in text(as_finn.get(PAGE))
 
@@ -155,7 +163,7 @@ def test_new_terms_are_offered_and_agreed(as_finn, settled):
     assert "From then on: 25.5 %" in text(as_finn.get(PAGE))
 
 
-def test_terms_that_changed_meanwhile_are_not_agreed(as_finn, settled):
+def test_terms_that_changed_meanwhile_are_not_agreed(as_finn: Client, settled: Any) -> None:
     terms = settled.agreement.terms
     FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=5000)
 
@@ -165,19 +173,19 @@ def test_terms_that_changed_meanwhile_are_not_agreed(as_finn, settled):
     )
 
 
-def test_a_statement_adds_up(as_finn, finn, settled):
+def test_a_statement_adds_up(as_finn: Client, finn: TradingAccount, settled: Any) -> None:
     page = text(as_finn.get(f"{PAGE}statements/{timezone.now():%Y-%m}/"))
 
     assert "Before 0.00 Deposit +100.00 Performance fee −100.00 After 0.00" in page
 
 
 @pytest.mark.parametrize("month", ["2026-13", "soon", "1999-01"])
-def test_no_such_statement(as_finn, month):
+def test_no_such_statement(as_finn: Client, month: str) -> None:
     assert as_finn.get(f"{PAGE}statements/{month}/").status_code == 404
 
 
-def test_the_page_costs_no_more_for_a_longer_life(as_finn, finn, settled):
-    def queries():
+def test_the_page_costs_no_more_for_a_longer_life(as_finn: Client, finn: TradingAccount, settled: Any) -> None:
+    def queries() -> int:
         with CaptureQueriesContext(connection) as seen:
             as_finn.get(PAGE)
         return len(seen)
@@ -189,7 +197,7 @@ def test_the_page_costs_no_more_for_a_longer_life(as_finn, finn, settled):
     assert queries() == few
 
 
-def test_a_frozen_wallet_says_so(as_finn, finn):
+def test_a_frozen_wallet_says_so(as_finn: Client, finn: TradingAccount) -> None:
     from audit import services as audit
 
     services.freeze(wallet=usd(finn), reason="dispute", actor=audit.SYSTEM)

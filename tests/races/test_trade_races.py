@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ from audit import services as audit
 from strategies import services as strategies
 from strategies.models import Strategy
 from tests import databases
-from tests.conftest import key_of
+from tests.conftest import Serving, key_of
 from tests.signed import opening
 from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
@@ -38,7 +39,7 @@ SERIALIZATION, DEADLOCK = "40001", "40P01"
 # --- two at once
 
 
-def connect(name, **more):
+def connect(name: Any, **more: Any) -> Any:
     """As the tables' owner, whom no permission stops."""
     return psycopg.connect(**databases.login(), dbname=name, **more)
 
@@ -52,7 +53,7 @@ class Act:
     args: dict[str, Any] = field(default_factory=dict)
     who: str = "lena-mt5"
 
-    def on(self, connection):
+    def on(self, connection: Any) -> Any:
         if " " in self.what:
             return connection.execute(self.what).rowcount and "kept"
         account = "(select id from trading_accounts where name = %s)"
@@ -61,20 +62,20 @@ class Act:
         return connection.execute(asked, [self.who, json.dumps(self.args)]).fetchone()[0]
 
 
-def open_(ticket="1", who="lena-mt5", **more):
+def open_(ticket: str = "1", who: str = "lena-mt5", **more: Any) -> Act:
     return Act("open", "trade_open", opening(ticket, **more), who)
 
 
-def close(ticket="1", price="1.11", who="lena-mt5"):
+def close(ticket: str = "1", price: str = "1.11", who: str = "lena-mt5") -> Act:
     args = {"ticket_id": ticket, "close_price": price, "profit": "5", "reason": "TP"}
     return Act("close" if price == "1.11" else "close otherwise", "trade_close", args, who)
 
 
-def modify(**more):
+def modify(**more: Any) -> Act:
     return Act("modify", "trade_modify", {"ticket_id": "1", **more})
 
 
-def reduce(deal, volume):
+def reduce(deal: Any, volume: Any) -> Act:
     args = {"ticket_id": "1", "deal_id": deal, "volume": volume, "close_price": "1.1", "profit": "3"}
     return Act(f"reduce to {volume} by {deal}", "trade_reduce", args)
 
@@ -135,7 +136,7 @@ class Race:
     again: bool
 
 
-def race(name, level, first, second):
+def race(name: Any, level: Any, first: Any, second: Any) -> Race:
     with connect(name) as one, connect(name) as two, connect(name, autocommit=True) as eye:
         one.isolation_level = two.isolation_level = level
         two.execute("select count(*) from trades")  # its snapshot, where the level keeps one, is from before
@@ -151,7 +152,7 @@ def race(name, level, first, second):
     return Race(told["first"], told["second"], waited, again)
 
 
-def act(connection, one):
+def act(connection: Any, one: Any) -> Any:
     """What it was told: a code, or by what the database refused it."""
     try:
         return one.on(connection)
@@ -159,7 +160,7 @@ def act(connection, one):
         return name_of(no)
 
 
-def finish(connection, told):
+def finish(connection: Any, told: Any) -> Any:
     """Commit, which may be refused."""
     try:
         connection.commit()
@@ -168,11 +169,11 @@ def finish(connection, told):
     return told
 
 
-def name_of(no):
+def name_of(no: Any) -> Any:
     return no.diag.constraint_name or no.sqlstate
 
 
-def until_it_waits(eye, pid, thread):
+def until_it_waits(eye: Any, pid: Any, thread: Any) -> bool:
     """Whether the backend came to wait for another; False where it was through without."""
     while thread.is_alive():
         if eye.execute("select cardinality(pg_blocking_pids(%s)) > 0", [pid]).fetchone()[0]:
@@ -181,11 +182,11 @@ def until_it_waits(eye, pid, thread):
     return False
 
 
-def homes(ticket="1"):
+def homes(ticket: str = "1") -> list[Any]:
     return [model.objects.filter(ticket_id=ticket).count() for model in (ActiveTrade, TradeHistory)]
 
 
-def prepare(name, acts):
+def prepare(name: Any, acts: Any) -> None:
     with connect(name) as connection:
         for one in acts:
             one.on(connection)
@@ -197,7 +198,9 @@ def prepare(name, acts):
     PAIRS,
     ids=[f"{'' if before else 'unknown: '}{one.name} ‖ {two.name}" for before, one, two, _, _ in PAIRS],
 )
-def test_two_at_one_trade(desk_db, level, before, first, second, told_first, told_second):
+def test_two_at_one_trade(
+    desk_db: str, level: Any, before: Any, first: Any, second: Any, told_first: str, told_second: Any
+) -> None:
     prepare(desk_db, before)
 
     went = race(desk_db, level, first, second)
@@ -210,7 +213,9 @@ def test_two_at_one_trade(desk_db, level, before, first, second, told_first, tol
 
 @levels
 @pytest.mark.parametrize("copy_first", [False, True])
-def test_a_master_and_a_copier_at_one_ticket_of_one_account(desk_db, lena, sam, level, copy_first):
+def test_a_master_and_a_copier_at_one_ticket_of_one_account(
+    desk_db: str, lena: TradingAccount, sam: TradingAccount, level: Any, copy_first: bool
+) -> None:
     """Two streams of one account, so no common lock: the ticket itself decides."""
     follow(sam, "lena-eurusd")
     prepare(desk_db, OPENED)
@@ -226,7 +231,7 @@ def test_a_master_and_a_copier_at_one_ticket_of_one_account(desk_db, lena, sam, 
 
 @levels
 @pytest.mark.parametrize("second", ["closed_already", "trade_closed"])
-def test_two_at_one_copy(desk_db, finn, level, second):
+def test_two_at_one_copy(desk_db: str, finn: TradingAccount, level: Any, second: str) -> None:
     prepare(desk_db, [open_(), open_("501", who="finn-mt5", **COPIED)])
     again = close("501", who="finn-mt5") if second == "closed_already" else open_("501", who="finn-mt5", **COPIED)
 
@@ -237,7 +242,7 @@ def test_two_at_one_copy(desk_db, finn, level, second):
 
 
 @levels
-def test_who_deletes_past_the_verbs_gets_a_close_to_try_again_at_worst(desk_db, level):
+def test_who_deletes_past_the_verbs_gets_a_close_to_try_again_at_worst(desk_db: str, level: Any) -> None:
     """It takes the two rows in the other order, so one of them may have to let go."""
     prepare(desk_db, OPENED)
 
@@ -248,7 +253,7 @@ def test_who_deletes_past_the_verbs_gets_a_close_to_try_again_at_worst(desk_db, 
     assert homes() == [0, 1]
 
 
-def follow(account, name):
+def follow(account: Any, name: Any) -> None:
     committed(strategies.subscribe, account=account, strategy=Strategy.objects.get(name=name), actor=audit.SYSTEM)
 
 
@@ -270,7 +275,7 @@ LOOK = """
     create trigger look {} insert on active_trades for each row execute function look()"""
 
 
-def take_away_the_keys(name, instead):
+def take_away_the_keys(name: Any, instead: Any) -> None:
     with connect(name) as connection:
         for table, keys in KEYS.items():
             for key in keys:
@@ -296,7 +301,7 @@ def take_away_the_keys(name, instead):
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
-def test_a_look_instead_of_the_keys_lets_zombies_through(desk_db, instead, level, zombie):
+def test_a_look_instead_of_the_keys_lets_zombies_through(desk_db: str, instead: str, level: Any, zombie: bool) -> None:
     prepare(desk_db, OPENED)
     take_away_the_keys(desk_db, instead)
 
@@ -307,7 +312,7 @@ def test_a_look_instead_of_the_keys_lets_zombies_through(desk_db, instead, level
 
 @pytest.mark.breaks_the_books
 @levels
-def test_without_the_keys_a_trade_is_lost(desk_db, level):
+def test_without_the_keys_a_trade_is_lost(desk_db: str, level: Any) -> None:
     prepare(desk_db, OPENED)
     take_away_the_keys(desk_db, "")
 
@@ -322,7 +327,7 @@ UNLOCKED = """
     $$"""
 
 
-def test_without_the_lock_the_second_close_is_a_fault_and_no_answer(desk_db):
+def test_without_the_lock_the_second_close_is_a_fault_and_no_answer(desk_db: str) -> None:
     prepare(desk_db, OPENED)
     with connect(desk_db) as connection:
         connection.execute(UNLOCKED)
@@ -336,11 +341,11 @@ def test_without_the_lock_the_second_close_is_a_fault_and_no_answer(desk_db):
 # --- many at once
 
 
-def together(tasks):
+def together(tasks: Any) -> Any:
     """Run them all at the same moment; what they answered, in their order."""
     start, answers = threading.Barrier(len(tasks)), [None] * len(tasks)
 
-    def run(index, task):
+    def run(index: Any, task: Any) -> None:
         start.wait()
         answers[index] = task()
 
@@ -352,7 +357,7 @@ def together(tasks):
     return answers
 
 
-def test_fifty_closes_at_once_close_a_trade_once(desk_db, lena):
+def test_fifty_closes_at_once_close_a_trade_once(desk_db: str, lena: TradingAccount) -> None:
     tickets = [str(ticket) for ticket in range(1, 21)]
     prepare(desk_db, [open_(ticket) for ticket in tickets])
     connections = [connect(desk_db, autocommit=True) for _ in range(50)]
@@ -367,7 +372,7 @@ def test_fifty_closes_at_once_close_a_trade_once(desk_db, lena):
     assert Strategy.objects.get(account=lena).last_seq == 40
 
 
-def test_fifty_opens_at_once_open_a_trade_once(desk_db, lena):
+def test_fifty_opens_at_once_open_a_trade_once(desk_db: str, lena: TradingAccount) -> None:
     connections = [connect(desk_db, autocommit=True) for _ in range(50)]
 
     for ticket in ("1", "2", "3"):
@@ -379,13 +384,15 @@ def test_fifty_opens_at_once_open_a_trade_once(desk_db, lena):
     assert Strategy.objects.get(account=lena).last_seq == 3
 
 
-def test_a_hundred_clients_with_one_idempotency_key_have_one_effect_and_one_answer(web, cast, lena):
+def test_a_hundred_clients_with_one_idempotency_key_have_one_effect_and_one_answer(
+    web: Serving, cast: dict[str, Any], lena: TradingAccount
+) -> None:
     key = key_of(cast, "lena", "master")
     body, effect = json.dumps(opening("1")).encode(), "one-effect-for-all-of-them"
     clients = [web.bot("lena", "master") for _ in range(100)]
     assert {client.key for client in clients} == {key["key"]}
 
-    def send(client):
+    def send(client: Any) -> Any:
         while True:
             answer = client.once("POST", "/api/v2/trades/active", "", body, effect)
             if answer.status < 400:
@@ -411,15 +418,15 @@ HUNTERS, HUNT_S, TICKETS_A_SECOND = 16, 5, 30
 class Hunter(threading.Thread):
     """One key that calls the protocol with one operation or a batch, on the few trades that are in play now."""
 
-    def __init__(self, name, generation, account, over, seed):
+    def __init__(self, name: Any, generation: Any, account: Any, over: Any, seed: Any) -> None:
         super().__init__(daemon=True)
         self.connection = connect(name, autocommit=True)
         self.generation, self.account, self.over = generation, account, over
         self.random = random.Random(seed)
         self.told = Counter()
-        self.fault = None
+        self.fault: Any = None
 
-    def run(self):
+    def run(self) -> None:
         with closing(self.connection):
             self.connection.execute("set role copydesk_bot")
             for seq in itertools.count(1):
@@ -427,7 +434,7 @@ class Hunter(threading.Thread):
                     return
                 self.call(seq)
 
-    def call(self, seq):
+    def call(self, seq: Any) -> None:
         chosen = [self.operation(f"{seq}-{n}") for n in range(self.random.choice([1, 1, 2, 5]))]
         caller = {"kind": "bot", "actor": "hunter", "account": self.account.pk, "ip": "127.0.0.1"}
         arguments = [self.generation.pk, seq, json.dumps(caller), json.dumps(chosen)]
@@ -439,32 +446,32 @@ class Hunter(threading.Thread):
         else:
             self.told.update(outcome["code"] for outcome in answer["results"])
 
-    def operation(self, name):
+    def operation(self, name: Any) -> dict[str, Any]:
         verb, args = self.random.choice([self.open, self.copy, self.close, self.close, self.modify, self.reduce])()
         return {"idem": f"{self.generation.pk}-{name}", "fingerprint": "00", "verb": verb, "args": args}
 
-    def ticket(self):
+    def ticket(self) -> str:
         return str(1 + int(time.monotonic() * TICKETS_A_SECOND) % 10**6 + self.random.randrange(6))
 
-    def open(self):
+    def open(self) -> Any:
         return "trade_open", opening(self.ticket())
 
-    def copy(self):
+    def copy(self) -> Any:
         leader = "sam-xauusd" if self.account.name == "lena-mt5" else "lena-eurusd"
         return "trade_open", opening(self.ticket(), copies={"strategy": leader, "master_ticket": self.ticket()})
 
-    def close(self):
+    def close(self) -> Any:
         return "trade_close", {"ticket_id": self.ticket(), "close_price": "1", "profit": "1", "reason": "TP"}
 
-    def modify(self):
+    def modify(self) -> Any:
         return "trade_modify", {"ticket_id": self.ticket(), "sl": str(self.random.randint(1, 9))}
 
-    def reduce(self):
+    def reduce(self) -> Any:
         args = {"deal_id": str(self.random.randint(1, 9)), "volume": f"0.0{self.random.randint(0, 9)}"}
         return "trade_reduce", {"ticket_id": self.ticket(), "close_price": "1", "profit": "1", **args}
 
 
-def hunt(name, seconds, until=lambda hunters: False):
+def hunt(name: Any, seconds: Any, until: Callable[..., Any] = lambda hunters: False) -> Any:
     """Several keys of accounts that lead and follow each other, all at once; what they were told."""
     over = threading.Event()
     chosen = TradingAccount.objects.filter(name__in=["lena-mt5", "sam-mt5", "finn-mt5"])
@@ -494,7 +501,9 @@ EVENTS = """
      where l.action in ('trade.opened', 'trade.modified', 'trade.reduced', 'trade.closed')"""
 
 
-def test_a_hunt_finds_no_deadlock_and_leaves_every_number_once(desk_db, lena, sam):
+def test_a_hunt_finds_no_deadlock_and_leaves_every_number_once(
+    desk_db: str, lena: TradingAccount, sam: TradingAccount
+) -> None:
     told, faults = hunt(desk_db, HUNT_S)
 
     assert faults == []
@@ -525,7 +534,7 @@ BACKWARDS = """
     end $$"""
 
 
-def test_the_hunt_would_find_one(desk_db, lena, sam):
+def test_the_hunt_would_find_one(desk_db: str, lena: TradingAccount, sam: TradingAccount) -> None:
     """The control: one function that locks in the opposite order."""
     with connect(desk_db) as connection:
         connection.execute(BACKWARDS)

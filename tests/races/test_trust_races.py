@@ -4,6 +4,7 @@ import os
 import threading
 from collections import Counter
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import IntegrityError, OperationalError, connections, transaction
@@ -23,7 +24,7 @@ USERS, WORKERS = 10, 32
 EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long form: 1000
 
 
-def make_users(count, deals):
+def make_users(count: Any, deals: Any) -> list[Any]:
     found = []
     for number in range(count):
         owner = User.objects.create(username=f"judged-{number}")
@@ -38,7 +39,7 @@ def make_users(count, deals):
     return found
 
 
-def close(account, ticket, profit=10):
+def close(account: Any, ticket: Any, profit: int = 10) -> None:
     price = Decimal("1.1")
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(ticket), "open_price": price}
     closing = {"close_price": price, "profit": Decimal(-profit), "reason": "SL"}
@@ -47,10 +48,10 @@ def close(account, ticket, profit=10):
         trades.close_trade(account=account, ticket_id=str(ticket), **closing)
 
 
-def all_at_once(work, count=WORKERS):
+def all_at_once(work: Any, count: Any = WORKERS) -> Counter:
     told = Counter()
 
-    def run(number):
+    def run(number: Any) -> None:
         try:
             work(number)
         except Exception as fault:
@@ -66,7 +67,7 @@ def all_at_once(work, count=WORKERS):
     return told
 
 
-def until_it_gets_the_lock(do, *args, **kwargs):
+def until_it_gets_the_lock(do: Any, *args: Any, **kwargs: Any) -> Any:
     """Whoever waited too long for a row, or lost the connection over it, begins anew, as the next sweep does."""
     while True:
         try:
@@ -75,10 +76,10 @@ def until_it_gets_the_lock(do, *args, **kwargs):
             connections.close_all()
 
 
-def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
+def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db: str) -> None:
     users = make_users(USERS, deals=3)
 
-    def work(number):
+    def work(number: Any) -> None:
         for step in range(EACH):
             owner, account = users[(number + step) % USERS]
             if number % 8 == 0 and step % 20 == 0:
@@ -96,10 +97,10 @@ def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db):
     assert checks.faults() == []
 
 
-def test_of_many_workers_with_nothing_new_the_first_alone_writes(desk_db):
+def test_of_many_workers_with_nothing_new_the_first_alone_writes(desk_db: str) -> None:
     (owner, _), *_ = make_users(1, deals=3)
 
-    def work(number):
+    def work(number: Any) -> None:
         for _ in range(3):
             until_it_gets_the_lock(services.recalculate, user_id=owner.pk)
 
@@ -108,7 +109,7 @@ def test_of_many_workers_with_nothing_new_the_first_alone_writes(desk_db):
     assert checks.faults() == []
 
 
-def test_sweeps_beside_each_other_take_each_user_once(desk_db):
+def test_sweeps_beside_each_other_take_each_user_once(desk_db: str) -> None:
     users = make_users(USERS, deals=1)
     services.sweep(now=timezone.now())
     for _, account in users:
@@ -127,13 +128,13 @@ def test_sweeps_beside_each_other_take_each_user_once(desk_db):
 
 
 @pytest.fixture
-def unlocked(monkeypatch):
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything as it is, but nobody is alone with the user."""
     monkeypatch.setattr("trust.models.TrustSubjectQuerySet.lock", lambda self, **_: self)
     monkeypatch.setattr("accounts.models.UserQuerySet.lock", lambda self: self)
 
 
-def test_without_the_lock_the_chain_refuses_the_stale(desk_db, unlocked):
+def test_without_the_lock_the_chain_refuses_the_stale(desk_db: str, unlocked: None) -> None:
     (owner, _), *_ = make_users(1, deals=3)
     services.recalculate(user_id=owner.pk)
 
@@ -145,7 +146,7 @@ def test_without_the_lock_the_chain_refuses_the_stale(desk_db, unlocked):
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_a_plain_score_without_a_lock_loses_updates(desk_db, locked):
+def test_a_plain_score_without_a_lock_loses_updates(desk_db: str, locked: bool) -> None:
     """The documents' own scene: read the score, take points off, write it."""
     import psycopg
 
@@ -153,7 +154,7 @@ def test_a_plain_score_without_a_lock_loses_updates(desk_db, locked):
         cursor.execute("create table plain_score (score int not null)")
         cursor.execute("insert into plain_score values (1000)")
 
-    def work(number):
+    def work(number: Any) -> None:
         with psycopg.connect(**databases.login(), dbname=desk_db) as connection:
             for _ in range(10):
                 (score,) = connection.execute("select score from plain_score" + " for update" * locked).fetchone()

@@ -5,9 +5,12 @@ import threading
 import uuid
 from collections import Counter
 from http.client import HTTPConnection
+from typing import Any
 
 from django.test import Client
 
+from accounts.models import TradingAccount
+from tests.conftest import Serving
 from tests.wallets.conftest import balance, pay_in
 from wallets.models import LedgerTransfer, MoneyRequest
 
@@ -15,13 +18,13 @@ ATTEMPTS, ENOUGH_FOR = 200, 150
 TOKEN = "c" * 32
 
 
-def cookies_of(account):
+def cookies_of(account: Any) -> str:
     person = Client()
     person.force_login(account.owner)
     return f"sessionid={person.cookies['sessionid'].value}; csrftoken={TOKEN}"
 
 
-def withdraw(port, cookies, key, told):
+def withdraw(port: Any, cookies: Any, key: Any, told: Any) -> None:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Cookie": cookies, "X-CSRFToken": TOKEN, "Content-Type": "application/json", "Idempotency-Key": key}
     connection.request("POST", "/api/v2/wallets/me/withdrawals", json.dumps({"amount": "1"}), headers)
@@ -30,7 +33,7 @@ def withdraw(port, cookies, key, told):
     connection.close()
 
 
-def at_once(port, account, keys):
+def at_once(port: Any, account: Any, keys: Any) -> Any:
     told, cookies = Counter(), cookies_of(account)
     people = [threading.Thread(target=withdraw, args=(port, cookies, key, told)) for key in keys]
     for one in people:
@@ -40,7 +43,7 @@ def at_once(port, account, keys):
     return told
 
 
-def test_two_hundred_debits_of_one_wallet_are_all_accounted_for(web, finn):
+def test_two_hundred_debits_of_one_wallet_are_all_accounted_for(web: Serving, finn: TradingAccount) -> None:
     pay_in(finn, str(ENOUGH_FOR))
 
     told = at_once(web.port, finn, [uuid.uuid4().hex for _ in range(ATTEMPTS)])
@@ -52,7 +55,7 @@ def test_two_hundred_debits_of_one_wallet_are_all_accounted_for(web, finn):
     assert told[201] > 10
 
 
-def test_one_debit_sent_many_times_is_done_once(web, finn):
+def test_one_debit_sent_many_times_is_done_once(web: Serving, finn: TradingAccount) -> None:
     pay_in(finn, "100")
 
     told = at_once(web.port, finn, ["k" * 32] * 50)

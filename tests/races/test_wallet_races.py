@@ -3,12 +3,16 @@
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 import pytest
 from django.db import connections
+from pytest_django import Settings
 
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from core.errors import DomainError
 from tests.wallets.conftest import balance, pay_in, usd
@@ -19,12 +23,12 @@ ATTEMPTS = 200
 AT_ONCE = 40  # each has a connection, and a server of default size has a hundred
 
 
-def all_at_once(*jobs):
+def all_at_once(*jobs: Any) -> Any:
     """Run them in threads that begin together; how each job ended, counted."""
     told, count = Counter(), min(AT_ONCE, len(jobs))
     barrier = threading.Barrier(count)
 
-    def run(share):
+    def run(share: Any) -> None:
         barrier.wait()
         for job in share:
             try:
@@ -44,14 +48,14 @@ def all_at_once(*jobs):
     return told
 
 
-def debiting(account, key, amount=1, kind=TransferKind.FEE_PERFORMANCE):
+def debiting(account: Any, key: Any, amount: int = 1, kind: Any = TransferKind.FEE_PERFORMANCE) -> Callable[..., Any]:
     wallet = usd(account)
     return lambda: services.debit_wallet(
         wallet=wallet, amount=Decimal(amount), kind=kind, note="", idempotency_key=str(key)
     )
 
 
-def test_two_hundred_debits_of_one_wallet_take_what_is_there(finn):
+def test_two_hundred_debits_of_one_wallet_take_what_is_there(finn: TradingAccount) -> None:
     pay_in(finn, "150")
 
     told = all_at_once(*(debiting(finn, key) for key in range(ATTEMPTS)))
@@ -62,14 +66,14 @@ def test_two_hundred_debits_of_one_wallet_take_what_is_there(finn):
     assert LedgerTransfer.objects.filter(kind=TransferKind.FEE_PERFORMANCE).count() == told["done"] > 10
 
 
-def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn):
+def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn: TradingAccount) -> None:
     pay_in(finn, "60")
     applied = Counter()
 
-    def insist(key):
+    def insist(key: Any) -> Callable[..., Any]:
         debit = debiting(finn, key)
 
-        def go():
+        def go() -> None:
             while True:
                 try:
                     debit()
@@ -89,7 +93,7 @@ def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn):
     assert balance(finn) == 0
 
 
-def test_one_debit_sent_by_fifty_is_done_once(finn):
+def test_one_debit_sent_by_fifty_is_done_once(finn: TradingAccount) -> None:
     pay_in(finn, "100")
 
     told = all_at_once(*[debiting(finn, "the same")] * 50)
@@ -98,12 +102,12 @@ def test_one_debit_sent_by_fifty_is_done_once(finn):
     assert balance(finn) == 99
 
 
-def test_transfers_that_cross_neither_lock_up_nor_lose(lena, finn):
+def test_transfers_that_cross_neither_lock_up_nor_lose(lena: TradingAccount, finn: TradingAccount) -> None:
     pay_in(lena, "1000")
     pay_in(finn, "1000")
     wallets = {"lena": usd(lena), "finn": usd(finn)}
 
-    def move(source, target, key):
+    def move(source: Any, target: Any, key: Any) -> Callable[..., Any]:
         return lambda: services.transfer(
             source=wallets[source], target=wallets[target], amount=Decimal(1), note="", idempotency_key=f"{source}{key}"
         )
@@ -115,13 +119,13 @@ def test_transfers_that_cross_neither_lock_up_nor_lose(lena, finn):
     assert balance(lena) + balance(finn) == 2000
 
 
-def test_workers_that_wait_cross_without_a_deadlock(lena, finn):
+def test_workers_that_wait_cross_without_a_deadlock(lena: TradingAccount, finn: TradingAccount) -> None:
     """As Celery's do: they wait for a wallet, always for the lower number first."""
     pay_in(lena, "1000")
     pay_in(finn, "1000")
     ids = [usd(lena).pk, usd(finn).pk]
 
-    def move(debit, credit, key):
+    def move(debit: Any, credit: Any, key: Any) -> Callable[..., Any]:
         args = {
             "scope": "s",
             "key": key,
@@ -139,12 +143,12 @@ def test_workers_that_wait_cross_without_a_deadlock(lena, finn):
     assert balance(lena) + balance(finn) == 2000
 
 
-def test_a_hold_is_resolved_once(finn):
+def test_a_hold_is_resolved_once(finn: TradingAccount) -> None:
     pay_in(finn, "100")
     wallet = usd(finn)
     held = services.hold(wallet=wallet, amount=Decimal(40), purpose="p", idempotency_key="h")
 
-    def post(key):
+    def post(key: Any) -> Callable[..., Any]:
         return lambda: services.post(
             wallet=wallet,
             hold_id=held,
@@ -164,7 +168,7 @@ def test_a_hold_is_resolved_once(finn):
         assert told["done"] == 1
 
 
-def test_two_who_approve_at_once_approve_once(finn, staff, settings):
+def test_two_who_approve_at_once_approve_once(finn: TradingAccount, staff: User, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
     asked = services.request_money(
         wallet=usd(finn), kind="DEPOSIT", amount=Decimal(100), reason="", idempotency_key="d", by=finn.owner,
@@ -178,12 +182,12 @@ def test_two_who_approve_at_once_approve_once(finn, staff, settings):
     assert balance(finn) == 100
 
 
-def test_one_request_sent_by_ten_is_one_request(finn, settings):
+def test_one_request_sent_by_ten_is_one_request(finn: TradingAccount, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
     wallet = usd(finn)
 
-    def ask():
+    def ask() -> None:
         services.request_money(
             wallet=wallet, kind="WITHDRAWAL", amount=Decimal(40), reason="", idempotency_key="w", by=finn.owner,
             actor=audit.SYSTEM,
@@ -198,7 +202,7 @@ def test_one_request_sent_by_ten_is_one_request(finn, settings):
 # --- the controls
 
 
-def unlock(desk_db):
+def unlock(desk_db: str) -> None:
     """The ledger's functions without their locks, in this database alone."""
     with connections["owner"].cursor() as cursor:
         cursor.execute(
@@ -207,7 +211,7 @@ def unlock(desk_db):
         )
 
 
-def test_without_the_lock_the_chain_refuses_and_nothing_is_lost(desk_db, finn):
+def test_without_the_lock_the_chain_refuses_and_nothing_is_lost(desk_db: str, finn: TradingAccount) -> None:
     pay_in(finn, "150")
     unlock(desk_db)
 
@@ -219,7 +223,7 @@ def test_without_the_lock_the_chain_refuses_and_nothing_is_lost(desk_db, finn):
     assert checks.faults() == []
 
 
-def naive(desk_db, locked):
+def naive(desk_db: str, locked: Any) -> Any:
     """Read, check, write, on a plain table: what is left, and what was taken."""
     with connections["owner"].cursor() as cursor:
         cursor.execute("create table naive_wallet (balance numeric(20, 8) not null)")
@@ -230,7 +234,7 @@ def naive(desk_db, locked):
     params = {name: params[name] for name in ("host", "port", "user", "password", "dbname") if params.get(name)}
     taken, barrier = Counter(), threading.Barrier(20)
 
-    def debit():
+    def debit() -> None:
         with psycopg.connect(**params) as connection:
             barrier.wait()
             for _ in range(5):
@@ -254,7 +258,7 @@ def naive(desk_db, locked):
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_a_plain_table_without_a_lock_loses_money(desk_db, locked):
+def test_a_plain_table_without_a_lock_loses_money(desk_db: str, locked: bool) -> None:
     left, taken = naive(desk_db, locked)
 
     assert (left == 100 - taken) is locked

@@ -2,10 +2,13 @@
 
 import re
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from django.test import Client
 from django.urls import reverse
 
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
@@ -20,32 +23,32 @@ DEEDS = ["set_terms", "pause", "resume", "rotate_secret", "end"]
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     client.force_login(staff)
     return client
 
 
-def page_of(follows):
+def page_of(follows: Any) -> Any:
     return reverse("admin:strategies_subscription_change", args=[follows.pk])
 
 
-def ask(browser, action, *chosen, **more):
+def ask(browser: Any, action: Any, *chosen: Any, **more: Any) -> Any:
     """Choose an action in the list."""
     return browser.post(reverse(LIST), {"action": action, "_selected_action": [one.pk for one in chosen], **more})
 
 
-def do(browser, action, *chosen, **more):
+def do(browser: Any, action: Any, *chosen: Any, **more: Any) -> Any:
     """Answer the page that the action asks on."""
     return ask(browser, action, *chosen, confirmed="1", **more)
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_each_deed_asks_first_and_does_nothing_yet(admin, follows, deed):
+def test_each_deed_asks_first_and_does_nothing_yet(admin: Client, follows: Subscription, deed: str) -> None:
     before = Subscription.objects.values().get(pk=follows.pk)
 
     page = text(ask(admin, deed, follows))
@@ -56,7 +59,7 @@ def test_each_deed_asks_first_and_does_nothing_yet(admin, follows, deed):
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-def test_who_may_only_look_does_nothing(cast, follows, deed):
+def test_who_may_only_look_does_nothing(cast: dict[str, Any], follows: Subscription, deed: str) -> None:
     browser = of_staff("vera", "view_subscription")
     assert browser.get(page_of(follows)).status_code == 200
 
@@ -68,8 +71,8 @@ def test_who_may_only_look_does_nothing(cast, follows, deed):
     assert f'value="{deed}"' not in browser.get(page_of(follows)).content.decode()
 
 
-def test_its_page_offers_what_makes_sense_now(admin, follows):
-    def offered():
+def test_its_page_offers_what_makes_sense_now(admin: Client, follows: Subscription) -> None:
+    def offered() -> Any:
         return re.findall(r'name="action" value="(\w+)"', admin.get(page_of(follows)).content.decode())
 
     assert offered() == ["set_terms", "pause", "rotate_secret", "end"]
@@ -80,7 +83,7 @@ def test_its_page_offers_what_makes_sense_now(admin, follows):
 
 
 @pytest.mark.parametrize("page", ["change", "delete"])
-def test_nobody_edits_or_deletes_one(admin, follows, page):
+def test_nobody_edits_or_deletes_one(admin: Client, follows: Subscription, page: str) -> None:
     url = reverse(f"admin:strategies_subscription_{page}", args=[follows.pk])
 
     assert admin.post(url, {"post": "yes", "status": "ENDED"}).status_code == 403
@@ -88,7 +91,7 @@ def test_nobody_edits_or_deletes_one(admin, follows, page):
     assert follows.status == "ACTIVE"
 
 
-def test_a_subscription_is_begun_by_its_verb(admin, sam, lena):
+def test_a_subscription_is_begun_by_its_verb(admin: Client, sam: TradingAccount, lena: TradingAccount) -> None:
     assert "Save" in admin.get(reverse(ADD)).content.decode()
 
     admin.post(reverse(ADD), {"strategy": lena.strategy.pk, "account": sam.pk})
@@ -98,7 +101,7 @@ def test_a_subscription_is_begun_by_its_verb(admin, sam, lena):
     assert AuditLog.objects.filter(action="subscription.created", subject=f"subscription:{made.sub_id}").exists()
 
 
-def test_terms_are_set_and_shown_with_those_before(admin, follows, staff):
+def test_terms_are_set_and_shown_with_those_before(admin: Client, follows: Subscription, staff: User) -> None:
     answer = do(admin, "set_terms", follows, **TERMS)
 
     assert answer["Location"] == page_of(follows)
@@ -108,7 +111,7 @@ def test_terms_are_set_and_shown_with_those_before(admin, follows, staff):
     assert "always × 1" in page
 
 
-def test_the_page_that_asks_for_terms_shows_those_that_hold(admin, follows):
+def test_the_page_that_asks_for_terms_shows_those_that_hold(admin: Client, follows: Subscription) -> None:
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, max_volume=Decimal("0.25"), symbols=["XAUUSD"])
 
     page = ask(admin, "set_terms", follows).content.decode()
@@ -118,7 +121,7 @@ def test_the_page_that_asks_for_terms_shows_those_that_hold(admin, follows):
         assert f"<h2>{title}</h2>" in page
 
 
-def test_terms_that_make_no_sense_are_told_at_their_field(admin, follows):
+def test_terms_that_make_no_sense_are_told_at_their_field(admin: Client, follows: Subscription) -> None:
     answer = do(admin, "set_terms", follows, **{**TERMS, "fixed_lots": "", "min_volume": "2", "max_volume": "1"})
 
     assert set(answer.context["form"].errors) == {"fixed_lots", "min_volume"}
@@ -126,7 +129,9 @@ def test_terms_that_make_no_sense_are_told_at_their_field(admin, follows):
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 
-def test_terms_are_set_of_one_at_a_time(admin, follows, sam, lena):
+def test_terms_are_set_of_one_at_a_time(
+    admin: Client, follows: Subscription, sam: TradingAccount, lena: TradingAccount
+) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
     answer = admin.post(reverse(LIST), {"action": "set_terms", "_selected_action": [follows.pk, other.pk]}, follow=True)
@@ -134,7 +139,9 @@ def test_terms_are_set_of_one_at_a_time(admin, follows, sam, lena):
     assert "Choose one subscription, not several" in text(answer)
 
 
-def test_several_are_paused_resumed_and_ended_together(admin, follows, sam, lena):
+def test_several_are_paused_resumed_and_ended_together(
+    admin: Client, follows: Subscription, sam: TradingAccount, lena: TradingAccount
+) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
     for deed, status in (("pause", "PAUSED"), ("resume", "ACTIVE"), ("end", "ENDED")):
@@ -142,7 +149,9 @@ def test_several_are_paused_resumed_and_ended_together(admin, follows, sam, lena
         assert set(Subscription.objects.values_list("status", flat=True)) == {status}
 
 
-def test_staffs_hand_outranks_what_the_desk_paused_for_and_the_owners_does_not(admin, follows):
+def test_staffs_hand_outranks_what_the_desk_paused_for_and_the_owners_does_not(
+    admin: Client, follows: Subscription
+) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="OWNER")
     follows.refresh_from_db()
@@ -154,7 +163,9 @@ def test_staffs_hand_outranks_what_the_desk_paused_for_and_the_owners_does_not(a
     assert follows.paused_for == "HAND"
 
 
-def test_new_secrets_are_shown_once_and_never_kept_in_a_cache(admin, follows, sam, lena):
+def test_new_secrets_are_shown_once_and_never_kept_in_a_cache(
+    admin: Client, follows: Subscription, sam: TradingAccount, lena: TradingAccount
+) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
     answer = do(admin, "rotate_secret", follows, other, at_once="on")
@@ -167,7 +178,7 @@ def test_new_secrets_are_shown_once_and_never_kept_in_a_cache(admin, follows, sa
     assert not any(secret in str(list(AuditLog.objects.values_list("detail", flat=True))) for secret in made)
 
 
-def test_a_secret_comes_with_the_generation_that_its_bot_has_to_know(admin, follows):
+def test_a_secret_comes_with_the_generation_that_its_bot_has_to_know(admin: Client, follows: Subscription) -> None:
     page = text(do(admin, "rotate_secret", follows))
 
     assert "Generation 2" in page

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +19,12 @@ LATER = {vector["name"].split()[0]: vector for vector in VECTORS["packets_v1"]["
 REF = "01JGTRADE0000000000000001"
 
 
-def packet(fields, action="OPEN", trade_ref=REF, generation=1, secret=SECRET):
+def packet(fields: Any, action: str = "OPEN", trade_ref: Any = REF, generation: int = 1, secret: Any = SECRET) -> Any:
     return packets.sign(secret, tuple(fields), action=action, trade_ref=trade_ref, generation=generation)
 
 
 @pytest.mark.parametrize("name", PACKETS)
-def test_signs_the_nine_fields_as_published(name):
+def test_signs_the_nine_fields_as_published(name: Any) -> None:
     vector = PACKETS[name]
 
     made = packet(vector["fields"])
@@ -32,12 +33,12 @@ def test_signs_the_nine_fields_as_published(name):
     assert made["signature"] == vector["signature"]
 
 
-def test_derives_the_key_of_the_longer_form_as_published():
+def test_derives_the_key_of_the_longer_form_as_published() -> None:
     assert packets.derived_key(SECRET).decode() == VECTORS["packets_v1"]["derived_key"]
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_signs_the_longer_form_as_published(name):
+def test_signs_the_longer_form_as_published(name: Any) -> None:
     *fields, form, action, trade_ref, generation = LATER[name]["payload"].split("|")
     assert (len(fields), form) == (9, "CP1")
 
@@ -47,14 +48,14 @@ def test_signs_the_longer_form_as_published(name):
     assert (made["action"], made["trade_ref"], made["gen"]) == (action, trade_ref, generation)
 
 
-def test_makes_none_of_the_recognisable_mistakes():
+def test_makes_none_of_the_recognisable_mistakes() -> None:
     made = packet(PACKETS["K1"]["fields"])["signature"]
 
     assert made not in VECTORS["recognisable_mistakes_for_K1"].values()
 
 
 @pytest.mark.parametrize("at", range(9))
-def test_every_changed_field_changes_both_signatures(at):
+def test_every_changed_field_changes_both_signatures(at: int) -> None:
     fields = list(PACKETS["K1"]["fields"])
     right = packet(fields)
     fields[at] += "0"
@@ -65,7 +66,7 @@ def test_every_changed_field_changes_both_signatures(at):
     assert wrong["signature_v1"] != right["signature_v1"]
 
 
-def test_the_longer_form_binds_action_trade_and_generation():
+def test_the_longer_form_binds_action_trade_and_generation() -> None:
     fields = PACKETS["K1"]["fields"]
     right = packet(fields)["signature_v1"]
 
@@ -75,67 +76,67 @@ def test_the_longer_form_binds_action_trade_and_generation():
     assert packet(fields, secret=SECRET[::-1])["signature_v1"] != right
 
 
-def test_neither_form_is_ever_taken_for_the_other():
+def test_neither_form_is_ever_taken_for_the_other() -> None:
     vector = LATER["OPEN"]
     with_the_other_key = hmac.new(SECRET.encode(), vector["payload"].encode(), hashlib.sha256).hexdigest()
 
     assert packet(PACKETS["K1"]["fields"])["signature_v1"] != with_the_other_key
 
 
-TRADE = {
+TRADE: dict[str, Any] = {
     "trade_id": REF, "symbol": "EURUSD", "type": "BUY", "open_price": "1.10000000", "close_price": "1.11000000",
 }  # fmt: skip
 PLAN = sizing.Plan("EURUSD", "BUY", Decimal("0.1"), Decimal("1.095"), Decimal("1.12"))
 NONE = replace(PLAN, volume=Decimal(0), why_not="symbol_not_allowed")
 
 
-def made_of(event, plan=PLAN, *, seq="5", opens=True):
+def made_of(event: Any, plan: Any = PLAN, *, seq: str = "5", opens: bool = True) -> Any:
     return packets.of_event(event, TRADE, plan, sub_id="7", seq=seq, timestamp_ms=1767600000000, opens=opens)
 
 
-def test_writes_the_fields_of_an_open_as_the_vector_has_them():
+def test_writes_the_fields_of_an_open_as_the_vector_has_them() -> None:
     fields, action, ref = made_of("trade.opened")
 
     assert (list(fields), action, ref) == (PACKETS["K1"]["fields"], "OPEN", REF)
 
 
-def test_an_absent_stop_is_no_characters_at_all():
+def test_an_absent_stop_is_no_characters_at_all() -> None:
     fields, _, _ = made_of("trade.opened", replace(PLAN, sl=None, tp=None))
 
     assert fields[7:] == ("", "")
 
 
-def test_a_close_holds_nothing_and_names_its_own_price():
+def test_a_close_holds_nothing_and_names_its_own_price() -> None:
     fields, action, _ = made_of("trade.closed")
 
     assert (fields[5:], action) == (("0.00000000", "1.11000000", "", ""), "CLOSE")
 
 
-def test_a_reduction_names_what_must_remain():
+def test_a_reduction_names_what_must_remain() -> None:
     assert made_of("trade.reduced", replace(PLAN, volume=Decimal("0.04")))[0][5] == "0.04000000"
 
 
 @pytest.mark.parametrize("event", ["trade.reduced", "trade.modified"])
-def test_a_copy_of_which_nothing_is_left_is_closed_whatever_happens(event):
+def test_a_copy_of_which_nothing_is_left_is_closed_whatever_happens(event: str) -> None:
     fields, action, _ = made_of(event, replace(PLAN, volume=Decimal(0)))
 
     assert (fields[5], action) == ("0.00000000", "CLOSE")
 
 
-def test_what_is_mapped_or_reversed_goes_out_as_the_copy_has_it():
+def test_what_is_mapped_or_reversed_goes_out_as_the_copy_has_it() -> None:
     fields, _, _ = made_of("trade.opened", replace(PLAN, symbol="EURUSD.vip", type="SELL"))
 
     assert fields[3:5] == ("EURUSD.vip", "SELL")
 
 
 @pytest.mark.parametrize("event", ["trade.opened", "trade.modified", "trade.reduced"])
-def test_where_there_is_nothing_for_a_subscription_the_number_is_used_up(event):
+def test_where_there_is_nothing_for_a_subscription_the_number_is_used_up(event: str) -> None:
     fields, action, ref = made_of(event, NONE, seq="12")
 
     assert (fields[3:], action, ref) == (("-", "-", "0.00000000", "0.00000000", "", ""), "GAPFILL", "13")
 
 
-def test_a_gap_that_is_filled_is_signed_as_published():
+def test_a_gap_that_is_filled_is_signed_as_published() -> None:
     payload = LATER["GAPFILL"]["payload"].split("|")
     fields, action, ref = made_of("trade.opened", NONE, seq="12")
     fields = (*fields[:2], payload[2], *fields[3:])
@@ -143,7 +144,7 @@ def test_a_gap_that_is_filled_is_signed_as_published():
     assert packet(fields, action, ref)["signature_v1"] == LATER["GAPFILL"]["signature"]
 
 
-def test_who_is_paused_is_not_told_to_open_but_to_reduce_and_to_close():
+def test_who_is_paused_is_not_told_to_open_but_to_reduce_and_to_close() -> None:
     assert made_of("trade.opened", opens=False)[1] == "GAPFILL"
     assert made_of("trade.reduced", opens=False)[1] == "REDUCE"
     assert made_of("trade.modified", opens=False)[1] == "MODIFY"
@@ -151,11 +152,11 @@ def test_who_is_paused_is_not_told_to_open_but_to_reduce_and_to_close():
 
 
 @pytest.mark.parametrize("why_not", ["symbol_not_allowed", "volume_too_small", "not_sizable"])
-def test_a_close_is_never_left_out(why_not):
+def test_a_close_is_never_left_out(why_not: str) -> None:
     assert made_of("trade.closed", replace(NONE, why_not=why_not), opens=False)[1] == "CLOSE"
 
 
-def test_every_event_of_a_stream_has_its_action():
+def test_every_event_of_a_stream_has_its_action() -> None:
     assert packets.ACTIONS == {
         "trade.opened": "OPEN", "trade.modified": "MODIFY", "trade.reduced": "REDUCE", "trade.closed": "CLOSE",
     }  # fmt: skip

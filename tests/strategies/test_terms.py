@@ -1,7 +1,7 @@
 """How a subscription copies: what holds for which trade, and who decides."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -18,26 +18,26 @@ from audit.models import AuditLog
 from core import crypto
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
-from tests.signed import LONG_AGO, opening
+from tests.signed import LONG_AGO, Bot, opening
 from tests.transactions import committed
 
 ACTIVE = "/api/v2/trades/active"
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
-def set_terms(follows, **settings):
+def set_terms(follows: Any, **settings: Any) -> Any:
     return strategies.set_terms(subscription=follows, actor=audit.SYSTEM, **settings)
 
 
-def copies(bot):
+def copies(bot: Any) -> dict[Any, Any]:
     return {trade["ticket_id"]: trade["copy"] for trade in bot.send("GET").json()["trades"]}
 
 
-def test_a_trade_that_is_open_goes_on_as_it_was_sized(lena_bot, finn_bot, follows):
+def test_a_trade_that_is_open_goes_on_as_it_was_sized(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     set_terms(follows, since=LONG_AGO, multiplier=Decimal(2))
     lena_bot.send("POST", fields=opening("1"))
     set_terms(follows, since=timezone.now(), multiplier=Decimal(5))
@@ -50,7 +50,7 @@ def test_a_trade_that_is_open_goes_on_as_it_was_sized(lena_bot, finn_bot, follow
     assert copies(finn_bot)["1"]["volume"] == "0.10000000"
 
 
-def test_new_terms_hold_once_every_process_knows_them(lena_bot, finn_bot, follows):
+def test_new_terms_hold_once_every_process_knows_them(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     asked = timezone.now()
     made = set_terms(follows, multiplier=Decimal(2))
     done = timezone.now()
@@ -62,21 +62,21 @@ def test_new_terms_hold_once_every_process_knows_them(lena_bot, finn_bot, follow
     assert copies(finn_bot)["1"]["volume"] == "0.10000000"
 
 
-def test_what_stays_as_it_was_makes_no_new_terms(follows):
+def test_what_stays_as_it_was_makes_no_new_terms(follows: Subscription) -> None:
     before = strategies.terms_of(follows)
 
     assert set_terms(follows, multiplier=Decimal(1)) == before
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 
-def test_the_audit_log_tells_what_was_changed(follows):
+def test_the_audit_log_tells_what_was_changed(follows: Subscription) -> None:
     set_terms(follows, max_open_trades=3, max_slippage_bps=Decimal(25))
 
     told = AuditLog.objects.get(action="subscription.terms_set")
     assert told.detail == {"max_open_trades": 3, "max_slippage_bps": "25.00000000"}
 
 
-def test_new_terms_never_come_before_the_last_ones_though_the_clock_was_set_back(follows):
+def test_new_terms_never_come_before_the_last_ones_though_the_clock_was_set_back(follows: Subscription) -> None:
     ahead = set_terms(follows, since=timezone.now() + timedelta(hours=1), multiplier=Decimal(5))
 
     made = set_terms(follows, multiplier=Decimal("0.01"))
@@ -85,7 +85,7 @@ def test_new_terms_never_come_before_the_last_ones_though_the_clock_was_set_back
     assert made.since >= ahead.since  # or else five lots for one come back in force in an hour, for ever
 
 
-def test_new_terms_hold_from_a_whole_millisecond_as_trades_are_born_in(follows):
+def test_new_terms_hold_from_a_whole_millisecond_as_trades_are_born_in(follows: Subscription) -> None:
     for lots in (2, 3, 4):
         made = set_terms(follows, multiplier=Decimal(lots))
         made.refresh_from_db()
@@ -98,13 +98,13 @@ INTO_TERMS = (
 )
 
 
-def test_what_is_no_number_is_refused_by_name(follows):
+def test_what_is_no_number_is_refused_by_name(follows: Subscription) -> None:
     odd = f"{INTO_TERMS} select %s, now(), 'MULTIPLIER', 'NaN', false, false, '{{}}', '{{}}', false"
     with connections["owner"].cursor() as cursor, pytest.raises(IntegrityError, match="terms_amounts_are_numbers"):
         cursor.execute(odd, [follows.pk])
 
 
-def kept_terms(follows):
+def kept_terms(follows: Any) -> list[Any]:
     with connections["owner"].cursor() as cursor:
         cursor.execute(
             "select since, settings::jsonb->>'multiplier' from jsonb_array_elements(terms_of(%s, %s, 'USD')) one, "
@@ -114,7 +114,9 @@ def kept_terms(follows):
         return [Decimal(lots) for _, lots in cursor.fetchall()]
 
 
-def test_only_terms_that_something_open_was_opened_under_are_sent_along(lena, lena_bot, finn_bot, follows):
+def test_only_terms_that_something_open_was_opened_under_are_sent_along(
+    lena: TradingAccount, lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     with transaction.atomic("owner"), connections["owner"].cursor() as cursor:
         cursor.execute(  # opened in June 2024; the terms have changed every hour around that
@@ -143,7 +145,7 @@ def test_only_terms_that_something_open_was_opened_under_are_sent_along(lena, le
     assert (held["2"]["volume"], held["1"]["volume"]) == (f"{then}.00000000", "101.00000000")
 
 
-def test_terms_of_a_minute_ago_are_sent_along_for_a_trade_may_be_opening_just_now(follows):
+def test_terms_of_a_minute_ago_are_sent_along_for_a_trade_may_be_opening_just_now(follows: Subscription) -> None:
     set_terms(follows, since=LONG_AGO, multiplier=Decimal(2))
     set_terms(follows, since=timezone.now() - timedelta(seconds=20), multiplier=Decimal(3))
 
@@ -151,7 +153,7 @@ def test_terms_of_a_minute_ago_are_sent_along_for_a_trade_may_be_opening_just_no
 
 
 @contextmanager
-def at_the_same_time(work):
+def at_the_same_time(work: Any) -> Iterator[None]:
     """Run `work` in a thread of its own while what is in this block is not committed."""
     with ThreadPoolExecutor(1, initializer=connections.close_all) as pool:
         with transaction.atomic():
@@ -168,7 +170,7 @@ def unfinished(verb: Callable[..., Any], follows: Subscription, **settings: Any)
     inspect.unwrap(verb)(subscription=follows, actor=audit.SYSTEM, **settings)
 
 
-def test_of_two_who_set_terms_at_once_neither_undoes_the_other(follows):
+def test_of_two_who_set_terms_at_once_neither_undoes_the_other(follows: Subscription) -> None:
     with at_the_same_time(lambda: set_terms(follows, max_open_trades=3)):
         unfinished(strategies.set_terms, follows, max_volume=Decimal("0.5"))
 
@@ -176,7 +178,9 @@ def test_of_two_who_set_terms_at_once_neither_undoes_the_other(follows):
     assert (last.max_volume, last.max_open_trades) == (Decimal("0.5"), 3)
 
 
-def test_terms_that_are_set_while_equities_are_looked_at_are_not_undone(lena_bot, finn_bot, follows):
+def test_terms_that_are_set_while_equities_are_looked_at_are_not_undone(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     tell(lena_bot, "10000")
     tell(finn_bot, "1000")
     set_terms(follows, mode="EQUITY", max_volume=Decimal(9))
@@ -188,7 +192,7 @@ def test_terms_that_are_set_while_equities_are_looked_at_are_not_undone(lena_bot
     assert strategies.terms_of(follows).mode == "FIXED"
 
 
-def test_of_two_who_rotate_a_secret_at_once_each_is_shown_one_of_its_own_number(follows):
+def test_of_two_who_rotate_a_secret_at_once_each_is_shown_one_of_its_own_number(follows: Subscription) -> None:
     with at_the_same_time(lambda: strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)):
         unfinished(strategies.rotate_packet_secret, follows)
 
@@ -196,7 +200,9 @@ def test_of_two_who_rotate_a_secret_at_once_each_is_shown_one_of_its_own_number(
     assert follows.next_generation == 3
 
 
-def test_who_comes_back_copies_by_what_both_are_worth_now(lena_bot, finn_bot, finn, lena, follows):
+def test_who_comes_back_copies_by_what_both_are_worth_now(
+    lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, lena: TradingAccount, follows: Subscription
+) -> None:
     tell(lena_bot, "10000")
     tell(finn_bot, "10000")
     set_terms(follows, since=LONG_AGO, mode="EQUITY", max_volume=Decimal(9))
@@ -231,7 +237,7 @@ def test_who_comes_back_copies_by_what_both_are_worth_now(lena_bot, finn_bot, fi
     ],
     ids=str,
 )
-def test_terms_that_make_no_sense_are_refused_by_the_database(follows, settings):
+def test_terms_that_make_no_sense_are_refused_by_the_database(follows: Subscription, settings: dict[str, Any]) -> None:
     with pytest.raises(IntegrityError):
         set_terms(follows, **settings)
 
@@ -239,7 +245,7 @@ def test_terms_that_make_no_sense_are_refused_by_the_database(follows, settings)
 @pytest.mark.parametrize(
     "statement", ["update subscription_terms set multiplier = 9", "delete from subscription_terms"]
 )
-def test_terms_are_added_and_never_changed(follows, statement):
+def test_terms_are_added_and_never_changed(follows: Subscription, statement: str) -> None:
     with connections["owner"].cursor() as cursor, pytest.raises(DatabaseError, match="append-only"):
         cursor.execute(statement)
 
@@ -261,7 +267,9 @@ def test_terms_are_added_and_never_changed(follows, statement):
     ],
     ids=lambda one: next(iter(one)),
 )
-def test_the_snapshot_says_what_the_copy_must_be(lena_bot, finn_bot, follows, settings, copy):
+def test_the_snapshot_says_what_the_copy_must_be(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, settings: dict[str, Any], copy: dict[str, Any]
+) -> None:
     set_terms(follows, since=LONG_AGO, **settings)
     lena_bot.send("POST", fields=opening("1"))
 
@@ -270,12 +278,12 @@ def test_the_snapshot_says_what_the_copy_must_be(lena_bot, finn_bot, follows, se
     assert {name: found[name] for name in copy} == copy
 
 
-def tell(bot, equity, balance="1000"):
+def tell(bot: Any, equity: Any, balance: str = "1000") -> None:
     answer = bot.send("POST", "/api/v2/account", {"balance": balance, "equity": equity})
     assert answer.status_code == 200, answer.content
 
 
-def test_equity_that_both_bots_told_sizes_a_copy(lena_bot, finn_bot, follows):
+def test_equity_that_both_bots_told_sizes_a_copy(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     tell(lena_bot, "10000")
     tell(finn_bot, "2500")
     set_terms(follows, since=LONG_AGO, mode="EQUITY", max_volume=Decimal(9))
@@ -284,7 +292,7 @@ def test_equity_that_both_bots_told_sizes_a_copy(lena_bot, finn_bot, follows):
     assert copies(finn_bot)["1"]["volume"] == "0.02500000"
 
 
-def test_fixed_risk_knows_contract_and_currency(lena_bot, finn_bot, follows):
+def test_fixed_risk_knows_contract_and_currency(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     tell(finn_bot, "10000")
     set_terms(follows, since=LONG_AGO, mode="RISK", risk_pct=Decimal(1), max_volume=Decimal(9))
     lena_bot.send("POST", fields=opening("1", open_price="1.105", sl="1.100"))
@@ -292,7 +300,9 @@ def test_fixed_risk_knows_contract_and_currency(lena_bot, finn_bot, follows):
     assert copies(finn_bot)["1"]["volume"] == "0.20000000"  # 500 a lot; a hundred may be lost
 
 
-def test_equity_that_moved_by_more_than_a_hundredth_makes_new_terms(lena_bot, finn_bot, follows):
+def test_equity_that_moved_by_more_than_a_hundredth_makes_new_terms(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     tell(lena_bot, "10000")
     tell(finn_bot, "1000")
     set_terms(follows, mode="EQUITY", max_volume=Decimal(9))
@@ -306,7 +316,7 @@ def test_equity_that_moved_by_more_than_a_hundredth_makes_new_terms(lena_bot, fi
     assert AuditLog.objects.filter(action="subscription.terms_set").count() == 1  # nobody set anything
 
 
-def test_terms_by_multiplier_are_not_made_anew_for_equity(lena_bot, finn_bot, follows):
+def test_terms_by_multiplier_are_not_made_anew_for_equity(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     tell(lena_bot, "10000")
     tell(finn_bot, "1000")
 
@@ -317,24 +327,24 @@ def test_terms_by_multiplier_are_not_made_anew_for_equity(lena_bot, finn_bot, fo
 
 
 @pytest.fixture
-def limited(follows):
+def limited(follows: Subscription) -> Subscription:
     set_terms(follows, max_drawdown_pct=Decimal(20))
     return follows
 
 
-def stopped(follows):
+def stopped(follows: Any) -> Any:
     strategies.stop_drawdowns(actor=audit.SYSTEM)
     follows.refresh_from_db()
     return follows.paused_for == "DRAWDOWN"
 
 
-def test_a_fifth_below_the_highest_is_a_stop_and_not_before(finn_bot, limited):
+def test_a_fifth_below_the_highest_is_a_stop_and_not_before(finn_bot: Bot, limited: Subscription) -> None:
     for equity, stops in (("1000", False), ("1500", False), ("1201", False), ("1200", True)):
         tell(finn_bot, equity)
         assert stopped(limited) is stops
 
 
-def test_resuming_begins_anew_from_what_there_is(finn_bot, limited):
+def test_resuming_begins_anew_from_what_there_is(finn_bot: Bot, limited: Subscription) -> None:
     tell(finn_bot, "1000")
     stopped(limited)
     tell(finn_bot, "700")
@@ -350,7 +360,9 @@ def test_resuming_begins_anew_from_what_there_is(finn_bot, limited):
 
 
 @pytest.mark.parametrize(("closes", "volume"), [(False, "0.10000000"), (True, "0.00000000")])
-def test_at_the_stop_copies_follow_on_or_are_closed_as_the_terms_say(lena_bot, finn_bot, limited, closes, volume):
+def test_at_the_stop_copies_follow_on_or_are_closed_as_the_terms_say(
+    lena_bot: Bot, finn_bot: Bot, limited: Subscription, closes: bool, volume: str
+) -> None:
     set_terms(limited, closes_on_drawdown=closes)
     lena_bot.send("POST", fields=opening("1"))
     tell(finn_bot, "1000")
@@ -363,7 +375,9 @@ def test_at_the_stop_copies_follow_on_or_are_closed_as_the_terms_say(lena_bot, f
     assert (copy["volume"], copy["opens"], copy["why_not"]) == (volume, False, "drawdown")
 
 
-def test_a_limit_that_is_set_anew_does_not_remember_the_highest_of_an_older_one(finn_bot, limited):
+def test_a_limit_that_is_set_anew_does_not_remember_the_highest_of_an_older_one(
+    finn_bot: Bot, limited: Subscription
+) -> None:
     tell(finn_bot, "1500")
     stopped(limited)
     set_terms(limited, max_drawdown_pct=None)
@@ -374,7 +388,9 @@ def test_a_limit_that_is_set_anew_does_not_remember_the_highest_of_an_older_one(
     assert not stopped(limited)
 
 
-def test_who_comes_back_is_not_stopped_for_what_was_lost_before(finn_bot, finn, lena, limited):
+def test_who_comes_back_is_not_stopped_for_what_was_lost_before(
+    finn_bot: Bot, finn: TradingAccount, lena: TradingAccount, limited: Subscription
+) -> None:
     tell(finn_bot, "1500")
     stopped(limited)
     strategies.end(subscription=limited, actor=audit.SYSTEM)
@@ -385,7 +401,7 @@ def test_who_comes_back_is_not_stopped_for_what_was_lost_before(finn_bot, finn, 
     assert not stopped(limited)
 
 
-def test_a_terminal_without_its_account_is_no_loss(finn_bot, limited):
+def test_a_terminal_without_its_account_is_no_loss(finn_bot: Bot, limited: Subscription) -> None:
     tell(finn_bot, "1000")
     stopped(limited)
     tell(finn_bot, "0", balance="0")
@@ -393,7 +409,7 @@ def test_a_terminal_without_its_account_is_no_loss(finn_bot, limited):
     assert not stopped(limited)
 
 
-def test_whoever_said_nothing_of_their_equity_is_not_stopped(limited, finn):
+def test_whoever_said_nothing_of_their_equity_is_not_stopped(limited: Subscription, finn: TradingAccount) -> None:
     TradingAccount.objects.filter(pk=finn.pk).update(equity=None)
 
     assert not stopped(limited)
@@ -402,7 +418,7 @@ def test_whoever_said_nothing_of_their_equity_is_not_stopped(limited, finn):
 # --- packet secrets
 
 
-def test_the_next_secret_signs_once_its_bot_has_it(follows):
+def test_the_next_secret_signs_once_its_bot_has_it(follows: Subscription) -> None:
     old = strategies.packet_secret(follows)
 
     new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
@@ -419,7 +435,7 @@ def test_the_next_secret_signs_once_its_bot_has_it(follows):
     assert follows.next_generation is None
 
 
-def test_after_a_day_it_signs_whether_its_bot_has_it_or_not(follows):
+def test_after_a_day_it_signs_whether_its_bot_has_it_or_not(follows: Subscription) -> None:
     new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
     Subscription.objects.update(next_secret_at=timezone.now())
 
@@ -429,7 +445,7 @@ def test_after_a_day_it_signs_whether_its_bot_has_it_or_not(follows):
     assert strategies.packet_secret(follows) == new
 
 
-def test_one_that_leaked_signs_no_more(follows):
+def test_one_that_leaked_signs_no_more(follows: Subscription) -> None:
     old = strategies.packet_secret(follows)
 
     new = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM, at_once=True)
@@ -438,7 +454,7 @@ def test_one_that_leaked_signs_no_more(follows):
     assert strategies.packet_secret(follows) == new != old
 
 
-def test_a_second_rotation_replaces_what_was_waiting_under_a_number_of_its_own(follows):
+def test_a_second_rotation_replaces_what_was_waiting_under_a_number_of_its_own(follows: Subscription) -> None:
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
     newest = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
 
@@ -448,7 +464,7 @@ def test_a_second_rotation_replaces_what_was_waiting_under_a_number_of_its_own(f
     assert (strategies.packet_secret(follows), follows.packet_generation) == (newest, 3)
 
 
-def test_a_secret_of_another_row_or_generation_does_not_open(follows):
+def test_a_secret_of_another_row_or_generation_does_not_open(follows: Subscription) -> None:
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
     follows.refresh_from_db()
     follows.sealed_packet_secret = follows.sealed_next_secret  # as somebody with an UPDATE might

@@ -2,17 +2,21 @@
 
 import csv
 import io
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection, transaction
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from pytest_django import DjangoAssertNumQueries
 
-from accounts.models import User
+from accounts.models import TradingAccount, User
 from audit.models import AuditLog
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades import services
 from trades.models import ActiveTrade, CopyOrder, TradeHistory
 
@@ -25,17 +29,17 @@ ACTIVE, CLOSED = "admin:trades_activetrade_changelist", "admin:trades_tradehisto
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     """The browser of `desk`, a superuser."""
     client.force_login(staff)
     return client
 
 
 @pytest.fixture
-def clerk(client, cast):
+def clerk(client: Client, cast: dict[str, Any]) -> Callable[..., Any]:
     """The browser of staff with these permissions alone."""
 
-    def with_permissions(*codenames):
+    def with_permissions(*codenames: Any) -> Any:
         user = User.objects.create_user("vera", password=None, is_staff=True)
         user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
         client.force_login(user)
@@ -44,13 +48,13 @@ def clerk(client, cast):
     return with_permissions
 
 
-def open_one(account, ticket="1", **more):
+def open_one(account: Any, ticket: str = "1", **more: Any) -> Any:
     fields = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal("0.1"), "open_price": Decimal("1.105"), **more}
     with transaction.atomic():
         return services.open_trade(account=account, ticket_id=ticket, **fields)["trade"]["trade_id"]
 
 
-def close_one(account, ticket="1", profit="5", **more):
+def close_one(account: Any, ticket: str = "1", profit: str = "5", **more: Any) -> TradeHistory:
     open_one(account, ticket, **more)
     with transaction.atomic():
         services.close_trade(
@@ -59,7 +63,7 @@ def close_one(account, ticket="1", profit="5", **more):
     return TradeHistory.objects.get(account=account, ticket_id=ticket)
 
 
-def force_close(browser, *trade_ids, **more):
+def force_close(browser: Any, *trade_ids: Any, **more: Any) -> Any:
     form = {
         "action": "force_close", "_selected_action": trade_ids, "confirmed": "1", "note": "the provider's bot is gone",
         "form-TOTAL_FORMS": len(trade_ids), "form-INITIAL_FORMS": len(trade_ids),
@@ -70,7 +74,7 @@ def force_close(browser, *trade_ids, **more):
     return browser.post(reverse(ACTIVE), {**form, **more}, follow=True)
 
 
-def exported(answer):
+def exported(answer: Any) -> list[Any]:
     return list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
 
 
@@ -79,7 +83,9 @@ def exported(answer):
 
 @pytest.mark.parametrize("model", READ_ONLY)
 @pytest.mark.parametrize("page", ["add", "change", "delete"])
-def test_a_superuser_cannot_add_change_or_delete(admin, lena, finn_bot, model, page):
+def test_a_superuser_cannot_add_change_or_delete(
+    admin: Client, lena: TradingAccount, finn_bot: Bot, model: str, page: str
+) -> None:
     closed = close_one(lena)
     is_open = open_one(lena, "2")
     finn_bot.send("POST", "/api/v2/trades/orders", fields=ORDER)
@@ -92,7 +98,7 @@ def test_a_superuser_cannot_add_change_or_delete(admin, lena, finn_bot, model, p
 
 
 @pytest.mark.parametrize("model", READ_ONLY)
-def test_no_list_offers_to_delete(admin, lena, model):
+def test_no_list_offers_to_delete(admin: Client, lena: TradingAccount, model: str) -> None:
     close_one(lena)
     listed = reverse(f"admin:{model}_changelist")
 
@@ -103,11 +109,13 @@ def test_no_list_offers_to_delete(admin, lena, model):
 
 
 @pytest.mark.parametrize("model", READ_ONLY)
-def test_staff_without_the_view_permission_sees_nothing(clerk, lena, model):
+def test_staff_without_the_view_permission_sees_nothing(
+    clerk: Callable[..., Any], lena: TradingAccount, model: str
+) -> None:
     assert clerk().get(reverse(f"admin:{model}_changelist")).status_code == 403
 
 
-def test_export_needs_the_view_permission_too(clerk, lena):
+def test_export_needs_the_view_permission_too(clerk: Callable[..., Any], lena: TradingAccount) -> None:
     assert clerk("view_activetrade").get(reverse("admin:trades_tradehistory_export")).status_code == 403
     assert not AuditLog.objects.filter(action="history.exported").exists()
 
@@ -115,7 +123,7 @@ def test_export_needs_the_view_permission_too(clerk, lena):
 # --- force close
 
 
-def test_force_close_moves_the_trade_and_keeps_the_reason(admin, lena, staff):
+def test_force_close_moves_the_trade_and_keeps_the_reason(admin: Client, lena: TradingAccount, staff: User) -> None:
     trade_id = open_one(lena)
 
     answer = force_close(admin, trade_id)
@@ -128,7 +136,7 @@ def test_force_close_moves_the_trade_and_keeps_the_reason(admin, lena, staff):
     assert fact.detail["note"] == "the provider's bot is gone"
 
 
-def test_force_close_asks_for_price_and_reason_first(admin, lena):
+def test_force_close_asks_for_price_and_reason_first(admin: Client, lena: TradingAccount) -> None:
     trade_id = open_one(lena)
 
     asked = admin.post(reverse(ACTIVE), {"action": "force_close", "_selected_action": trade_id})
@@ -139,7 +147,9 @@ def test_force_close_asks_for_price_and_reason_first(admin, lena):
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
-def test_force_close_takes_several_each_at_its_own_price(admin, lena, sam):
+def test_force_close_takes_several_each_at_its_own_price(
+    admin: Client, lena: TradingAccount, sam: TradingAccount
+) -> None:
     hers, his = open_one(lena), open_one(sam)
 
     force_close(admin, hers, his)
@@ -148,7 +158,7 @@ def test_force_close_takes_several_each_at_its_own_price(admin, lena, sam):
     assert prices == {"lena-mt5": Decimal("1.1"), "sam-mt5": Decimal("1.2")}
 
 
-def test_a_trade_closed_meanwhile_is_refused_by_name_and_the_other_closes(admin, lena):
+def test_a_trade_closed_meanwhile_is_refused_by_name_and_the_other_closes(admin: Client, lena: TradingAccount) -> None:
     gone, other = close_one(lena, "1").pk, open_one(lena, "2")
 
     answer = force_close(admin, gone, other)
@@ -160,7 +170,7 @@ def test_a_trade_closed_meanwhile_is_refused_by_name_and_the_other_closes(admin,
     assert TradeHistory.objects.get(pk=other).close_price == Decimal("1.2")
 
 
-def test_a_form_sent_back_shows_each_price_beside_its_own_trade(admin, lena):
+def test_a_form_sent_back_shows_each_price_beside_its_own_trade(admin: Client, lena: TradingAccount) -> None:
     gone, other = close_one(lena, "1").pk, open_one(lena, "2", symbol="GBPUSD")
 
     rows = dict(force_close(admin, gone, other, note="").context["rows"]).values()
@@ -168,7 +178,7 @@ def test_a_form_sent_back_shows_each_price_beside_its_own_trade(admin, lena):
     assert [row and row.symbol for row in rows] == [None, "GBPUSD"]
 
 
-def test_who_may_only_look_cannot_force_a_close(clerk, lena):
+def test_who_may_only_look_cannot_force_a_close(clerk: Callable[..., Any], lena: TradingAccount) -> None:
     trade_id = open_one(lena)
     viewer = clerk("view_activetrade")
 
@@ -178,7 +188,7 @@ def test_who_may_only_look_cannot_force_a_close(clerk, lena):
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
-def test_who_may_close_need_be_no_superuser(clerk, lena):
+def test_who_may_close_need_be_no_superuser(clerk: Callable[..., Any], lena: TradingAccount) -> None:
     force_close(clerk("view_activetrade", "change_activetrade"), open_one(lena))
 
     assert TradeHistory.objects.get().reason == "STAFF"
@@ -187,7 +197,7 @@ def test_who_may_close_need_be_no_superuser(clerk, lena):
 # --- history
 
 
-def test_history_is_exported_as_filtered(admin, lena):
+def test_history_is_exported_as_filtered(admin: Client, lena: TradingAccount) -> None:
     close_one(lena, "1")
     close_one(lena, "2", symbol="GBPUSD")
 
@@ -197,7 +207,9 @@ def test_history_is_exported_as_filtered(admin, lena):
 
 
 @pytest.mark.parametrize("symbol", ["@SUM", "+EUR", "-EUR"])
-def test_exported_cells_are_no_formulas_and_losses_stay_numbers(admin, lena, symbol):
+def test_exported_cells_are_no_formulas_and_losses_stay_numbers(
+    admin: Client, lena: TradingAccount, symbol: str
+) -> None:
     close_one(lena, profit="-5", symbol=symbol)
 
     (row,) = exported(admin.get(reverse("admin:trades_tradehistory_export")))
@@ -206,13 +218,13 @@ def test_exported_cells_are_no_formulas_and_losses_stay_numbers(admin, lena, sym
     assert row["profit"] == "-5.00000000"
 
 
-def test_a_filter_that_cannot_be_read_is_a_bad_request(admin, lena):
+def test_a_filter_that_cannot_be_read_is_a_bad_request(admin: Client, lena: TradingAccount) -> None:
     answer = admin.get(reverse("admin:trades_tradehistory_export"), {"nonsense": "1"})
 
     assert answer.status_code == 400
 
 
-def test_whoever_looks_at_history_is_noted_with_what_for(admin, lena, staff):
+def test_whoever_looks_at_history_is_noted_with_what_for(admin: Client, lena: TradingAccount, staff: User) -> None:
     closed = close_one(lena)
 
     admin.get(reverse(CLOSED), {"reason__exact": "TP"})
@@ -232,7 +244,9 @@ def test_whoever_looks_at_history_is_noted_with_what_for(admin, lena, staff):
 
 @pytest.mark.parametrize("sought", ["1", "GBPUSD", "lena", "id"])
 @pytest.mark.parametrize("page", [ACTIVE, CLOSED])
-def test_trades_are_found_by_ticket_symbol_account_and_id(admin, lena, sam, page, sought):
+def test_trades_are_found_by_ticket_symbol_account_and_id(
+    admin: Client, lena: TradingAccount, sam: TradingAccount, page: Any, sought: str
+) -> None:
     make = open_one if page == ACTIVE else close_one
     made = make(lena, "1", symbol="GBPUSD")
     make(sam, "2")
@@ -243,7 +257,7 @@ def test_trades_are_found_by_ticket_symbol_account_and_id(admin, lena, sam, page
     assert found.ticket_id == "1"
 
 
-def test_a_trades_page_tells_what_happened_to_it_and_who_did_it(admin, lena):
+def test_a_trades_page_tells_what_happened_to_it_and_who_did_it(admin: Client, lena: TradingAccount) -> None:
     trade_id = open_one(lena)
     with transaction.atomic():
         services.reduce_trade(
@@ -263,7 +277,7 @@ def test_a_trades_page_tells_what_happened_to_it_and_who_did_it(admin, lena):
 
 
 @pytest.mark.parametrize("model", ["trades_activetrade", "trades_tradehistory"])
-def test_an_id_of_nothing_leads_back_to_the_index(admin, cast, model):
+def test_an_id_of_nothing_leads_back_to_the_index(admin: Client, cast: dict[str, Any], model: str) -> None:
     for nothing in ("nonsense", "01a1fb95-33a0-752c-8343-2269e594f9df"):
         answer = admin.get(reverse(f"admin:{model}_change", args=[nothing]))
 
@@ -271,8 +285,14 @@ def test_an_id_of_nothing_leads_back_to_the_index(admin, cast, model):
 
 
 @pytest.mark.parametrize("page", ["trades_activetrade", "trades_tradehistory", "audit_auditlog", "accounts_botkey"])
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(admin, lena, sam, page, django_assert_num_queries):
-    def some(numbers):
+def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(
+    admin: Client,
+    lena: TradingAccount,
+    sam: TradingAccount,
+    page: str,
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    def some(numbers: Any) -> None:
         for number in numbers:
             close_one(lena, f"1{number}")
             open_one(sam, f"2{number}")
@@ -289,7 +309,7 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(admin, lena, sam,
     assert cost <= 16
 
 
-def test_a_frozen_strategy_refuses_opens_and_takes_closes(admin, lena, lena_bot):
+def test_a_frozen_strategy_refuses_opens_and_takes_closes(admin: Client, lena: TradingAccount, lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     form = {"action": "freeze", "_selected_action": lena.strategy.pk, "confirmed": "1", "reason": "under review"}
 

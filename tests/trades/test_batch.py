@@ -1,46 +1,47 @@
 """Many operations in one request: in order, each with a key and a result of its own."""
 
 import itertools
+from typing import Any
 
 import pytest
 
 from audit.models import AuditLog
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades.models import ActiveTrade, TradeHistory
 
 BATCH = "/api/v2/trades/active/batch"
 _keys = itertools.count(1)
 
 
-def batch(bot, *operations, **more):
+def batch(bot: Any, *operations: Any, **more: Any) -> Any:
     return bot.send("POST", BATCH, {"operations": list(operations)}, **more)
 
 
-def operation(action, key=None, **fields):
+def operation(action: Any, key: Any = None, **fields: Any) -> dict[str, Any]:
     return {"action": action, "idempotency_key": key or f"batched-{next(_keys):010d}", **fields}
 
 
-def open_(ticket, key=None, **more):
+def open_(ticket: Any, key: Any = None, **more: Any) -> Any:
     return operation("open", key, **opening(ticket, **more))
 
 
-def close(ticket, key=None, **more):
+def close(ticket: Any, key: Any = None, **more: Any) -> Any:
     return operation(
         "close", key, **{"ticket_id": ticket, "close_price": "1.11", "profit": "5", "reason": "TP", **more}
     )
 
 
-def results(answer):
+def results(answer: Any) -> Any:
     assert answer.status_code == 200
     return answer.json()["results"]
 
 
-def outcomes(answer):
+def outcomes(answer: Any) -> list[Any]:
     """Status, and the code of a refusal or the status told."""
     return [(r["status"], r["problem"]["code"] if "problem" in r else r["result"]["status"]) for r in results(answer)]
 
 
-def test_a_whole_life_in_one_request(lena_bot):
+def test_a_whole_life_in_one_request(lena_bot: Bot) -> None:
     answer = batch(
         lena_bot,
         open_("1"),
@@ -54,7 +55,7 @@ def test_a_whole_life_in_one_request(lena_bot):
     assert str(TradeHistory.objects.get().profit) == "8.00000000"
 
 
-def test_every_outcome_of_a_single_request_is_one_of_a_batch(lena_bot):
+def test_every_outcome_of_a_single_request_is_one_of_a_batch(lena_bot: Bot) -> None:
     answer = batch(
         lena_bot,
         open_("1"), open_("1"), open_("1", volume="0.2"), close("1"), close("1"), close("1", close_price="2"),
@@ -71,7 +72,7 @@ def test_every_outcome_of_a_single_request_is_one_of_a_batch(lena_bot):
     assert AuditLog.objects.filter(action="zombie.refused").count() == 2
 
 
-def test_what_is_refused_keeps_nothing_back(lena_bot):
+def test_what_is_refused_keeps_nothing_back(lena_bot: Bot) -> None:
     answer = batch(lena_bot, open_("1", volume="0"), {"action": "dance"}, "no", close("9"), open_("2"))
 
     assert [status for status, _ in outcomes(answer)] == [422, 422, 422, 202, 201]
@@ -79,7 +80,7 @@ def test_what_is_refused_keeps_nothing_back(lena_bot):
     assert "volume" in results(answer)[0]["problem"]["fields"]
 
 
-def test_the_same_batch_again_has_no_effect(lena_bot):
+def test_the_same_batch_again_has_no_effect(lena_bot: Bot) -> None:
     operations = [open_("1"), close("1"), close("2")]
     first = results(batch(lena_bot, *operations))
 
@@ -91,7 +92,7 @@ def test_the_same_batch_again_has_no_effect(lena_bot):
     assert AuditLog.objects.filter(action="trade.closed").count() == 1
 
 
-def test_an_operation_repeated_in_a_later_batch_is_answered_as_the_first(lena_bot):
+def test_an_operation_repeated_in_a_later_batch_is_answered_as_the_first(lena_bot: Bot) -> None:
     repeated = open_("1")
     batch(lena_bot, repeated)
 
@@ -100,20 +101,20 @@ def test_an_operation_repeated_in_a_later_batch_is_answered_as_the_first(lena_bo
     assert [(r["status"], r["replayed"]) for r in results(answer)] == [(201, True), (201, False)]
 
 
-def test_one_key_for_two_operations_is_a_conflict(lena_bot):
+def test_one_key_for_two_operations_is_a_conflict(lena_bot: Bot) -> None:
     answer = batch(lena_bot, open_("1", "batched-same-key-0001"), open_("2", "batched-same-key-0001"))
 
     assert outcomes(answer) == [(201, "broadcasted"), (422, "idempotency_conflict")]
     assert ActiveTrade.objects.count() == 1
 
 
-def test_a_key_is_the_bots_own(lena_bot, sam_bot):
+def test_a_key_is_the_bots_own(lena_bot: Bot, sam_bot: Bot) -> None:
     same = open_("1", "batched-same-key-0001")
 
     assert outcomes(batch(lena_bot, same)) == outcomes(batch(sam_bot, same)) == [(201, "broadcasted")]
 
 
-def test_copies_come_in_batches_too(lena_bot, finn_bot):
+def test_copies_come_in_batches_too(lena_bot: Bot, finn_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     named = {"strategy": "lena-eurusd", "master_ticket": "1"}
 
@@ -123,7 +124,7 @@ def test_copies_come_in_batches_too(lena_bot, finn_bot):
     assert TradeHistory.objects.get().is_copy
 
 
-def test_five_hundred_at_once(lena_bot):
+def test_five_hundred_at_once(lena_bot: Bot) -> None:
     answer = batch(lena_bot, *(open_(ticket) for ticket in range(1, 501)))
 
     assert {status for status, _ in outcomes(answer)} == {201}
@@ -132,14 +133,14 @@ def test_five_hundred_at_once(lena_bot):
 
 
 @pytest.mark.parametrize("operations", [[], [{}] * 501, {}, None, "all"])
-def test_none_and_too_many_are_refused(lena_bot, operations):
+def test_none_and_too_many_are_refused(lena_bot: Bot, operations: Any) -> None:
     answer = lena_bot.send("POST", BATCH, {"operations": operations})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
 @pytest.mark.parametrize("key", [None, "short", "x" * 65, "with a space 0001", 1234567890123456])
-def test_an_operation_without_a_good_key_is_refused(lena_bot, key):
+def test_an_operation_without_a_good_key_is_refused(lena_bot: Bot, key: str | int | None) -> None:
     answer = batch(lena_bot, {**open_("1"), "idempotency_key": key})
 
     assert outcomes(answer) == [(422, "invalid")]

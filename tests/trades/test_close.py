@@ -1,12 +1,14 @@
 """Closing a trade: the atomic move from the hot to the cold table, by every route that has one."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from accounts.models import TradingAccount
 from audit.models import AuditLog
 from tests.answers import refusal
-from tests.signed import opening
+from tests.signed import Bot, opening
 from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
@@ -15,21 +17,21 @@ AS_TOLD = "close_price=1.10800000&profit=30.00&reason=TP"
 
 
 @pytest.fixture
-def bot(lena_bot):
+def bot(lena_bot: Bot) -> Bot:
     """Lena's, with ticket 1 open."""
     lena_bot.send("POST", fields=opening("1", comment="breakout", analysis={"rsi": 71}))
     return lena_bot
 
 
-def close(bot, ticket="1", query=AS_TOLD, **more):
+def close(bot: Any, ticket: str = "1", query: Any = AS_TOLD, **more: Any) -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query, **more)
 
 
-def closes():
+def closes() -> Any:
     return AuditLog.objects.filter(action="trade.closed").count()
 
 
-def test_moves_the_trade_to_history(bot):
+def test_moves_the_trade_to_history(bot: Bot) -> None:
     trade_id = Trade.objects.get().pk
 
     answer = close(bot)
@@ -43,7 +45,7 @@ def test_moves_the_trade_to_history(bot):
     assert Trade.objects.get().state == "CLOSED"
 
 
-def test_history_keeps_what_was_open(bot):
+def test_history_keeps_what_was_open(bot: Bot) -> None:
     before = ActiveTrade.objects.get()
     bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1.10400000"})
 
@@ -66,7 +68,7 @@ def test_history_keeps_what_was_open(bot):
     assert (str(closed.sl), str(closed.tp)) == ("1.10400000", "1.12000000")
 
 
-def test_takes_the_next_number_and_is_audited(bot):
+def test_takes_the_next_number_and_is_audited(bot: Bot) -> None:
     close(bot)
 
     assert bot.send("GET").json()["as_of"] == {"lena-eurusd": "2"}
@@ -79,7 +81,7 @@ def test_takes_the_next_number_and_is_audited(bot):
 
 
 @pytest.mark.parametrize("query", [AS_TOLD, "close_price=1.108&profit=99&reason=TP_HIT"])
-def test_the_same_close_again_is_told_that_it_was(bot, query):
+def test_the_same_close_again_is_told_that_it_was(bot: Bot, query: Any) -> None:
     """Price and reason make it the same; the profit may be computed anew."""
     close(bot)
 
@@ -95,7 +97,7 @@ def test_the_same_close_again_is_told_that_it_was(bot, query):
 @pytest.mark.parametrize(
     "query", ["close_price=1.10800001&profit=30.00&reason=TP", "close_price=1.108&profit=30.00&reason=SL"]
 )
-def test_another_close_is_a_conflict_and_the_first_stands(bot, query):
+def test_another_close_is_a_conflict_and_the_first_stands(bot: Bot, query: str) -> None:
     close(bot)
 
     other = close(bot, query=query)
@@ -106,7 +108,7 @@ def test_another_close_is_a_conflict_and_the_first_stands(bot, query):
     assert closes() == 1
 
 
-def test_the_same_effect_again_is_answered_byte_by_byte(bot):
+def test_the_same_effect_again_is_answered_byte_by_byte(bot: Bot) -> None:
     first = close(bot, effect="close-0000000000001")
 
     again = close(bot, effect="close-0000000000001")
@@ -116,7 +118,7 @@ def test_the_same_effect_again_is_answered_byte_by_byte(bot):
 
 
 @pytest.mark.parametrize("path", ["/api/v2/signal/close", "/signal/close"])
-def test_closes_by_a_json_body(bot, path):
+def test_closes_by_a_json_body(bot: Bot, path: str) -> None:
     fields = {"ticket_id": "1", "close_price": "1.108", "profit": "30", "reason": "SL_HIT"}
 
     first, again = bot.send("POST", path, fields), bot.send("POST", path, fields)
@@ -126,7 +128,7 @@ def test_closes_by_a_json_body(bot, path):
     assert TradeHistory.objects.get().reason == "SL"
 
 
-def test_all_routes_close_the_same_trade(bot):
+def test_all_routes_close_the_same_trade(bot: Bot) -> None:
     close(bot)
 
     fields = {"ticket_id": 1, "close_price": "1.108", "profit": "30", "reason": "TP"}
@@ -135,7 +137,7 @@ def test_all_routes_close_the_same_trade(bot):
 
 
 @pytest.mark.parametrize("path", ["/api/v2/actives", "/signal/broadcast"])
-def test_a_closed_ticket_comes_back_by_no_route(bot, path):
+def test_a_closed_ticket_comes_back_by_no_route(bot: Bot, path: str) -> None:
     close(bot)
 
     zombie = bot.send("POST", path, opening("1"))
@@ -151,19 +153,19 @@ def test_a_closed_ticket_comes_back_by_no_route(bot, path):
         ("RECONCILED", "RECONCILED"), ("STAFF", "STAFF"),
     ],
 )  # fmt: skip
-def test_keeps_the_reason(bot, told, kept):
+def test_keeps_the_reason(bot: Bot, told: str, kept: str) -> None:
     assert close(bot, query=f"close_price=1.1&profit=-5&reason={told}").status_code == 200
     assert TradeHistory.objects.get().reason == kept
 
 
-def test_without_a_reason_it_was_closed_by_hand(bot):
+def test_without_a_reason_it_was_closed_by_hand(bot: Bot) -> None:
     close(bot, query="close_price=1.1&profit=-5.00000001")
 
     closed = TradeHistory.objects.get()
     assert (closed.reason, str(closed.profit)) == ("MANUAL", "-5.00000001")
 
 
-def test_a_strangers_close_is_his_own_tombstone_and_closes_nothing(bot, sam_bot):
+def test_a_strangers_close_is_his_own_tombstone_and_closes_nothing(bot: Bot, sam_bot: Bot) -> None:
     assert close(sam_bot).status_code == 202
 
     assert ActiveTrade.objects.get().ticket_id == "1"
@@ -185,7 +187,7 @@ def test_a_strangers_close_is_his_own_tombstone_and_closes_nothing(bot, sam_bot)
         ("close_price=1&profit=1&ticket_id=2", "ticket_id"),
     ],
 )
-def test_names_the_field_that_cannot_be_read(bot, query, faulty):
+def test_names_the_field_that_cannot_be_read(bot: Bot, query: str, faulty: str) -> None:
     answer = close(bot, query=query)
 
     assert refusal(answer) == (422, "invalid")
@@ -193,12 +195,12 @@ def test_names_the_field_that_cannot_be_read(bot, query, faulty):
     assert ActiveTrade.objects.count() == 1
 
 
-def test_a_ticket_that_is_none_is_not_found_or_not_read(bot):
+def test_a_ticket_that_is_none_is_not_found_or_not_read(bot: Bot) -> None:
     assert refusal(close(bot, "0")) == (422, "invalid")
     assert refusal(close(bot, "9" * 20)) == (422, "invalid")
 
 
-def test_a_readonly_key_closes_nothing(bot, lena):
+def test_a_readonly_key_closes_nothing(bot: Bot, lena: TradingAccount) -> None:
     from accounts import services as accounts
     from audit import services as audit
 

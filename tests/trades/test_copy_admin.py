@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from accounts.models import TradingAccount, User
 from tests.answers import text
 from tests.browsers import of_staff
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades.models import Copier, CopyOrder, CopySkip, OverdueClose
 from trades.services import overdue_closes
 
@@ -23,16 +25,16 @@ MODELS = ["copier", "overdueclose", "copyskip", "copyorder"]
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     client.force_login(staff)
     return client
 
 
-def listed(model):
+def listed(model: Any) -> Any:
     return reverse(f"admin:trades_{model}_changelist")
 
 
-def rows(answer):
+def rows(answer: Any) -> list[Any]:
     """The table's rows, as their cells' texts."""
     assert answer.status_code == 200
     table = re.search(r'id="result_list".*?</table>', answer.content.decode(), re.DOTALL)
@@ -42,21 +44,21 @@ def rows(answer):
     ]
 
 
-def opened(bot, ticket="1", **more):
+def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
     return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
 
 
-def close(bot, ticket):
+def close(bot: Any, ticket: Any) -> None:
     assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
 
 
-def heartbeat(bot, **more):
+def heartbeat(bot: Any, **more: Any) -> None:
     one = {"strategy": "lena-eurusd", "seq": "0", "standing": "LIVE", "generation": 1, "digest": "0" * 64, "copies": []}
     fields = {"instance": "one-" * 4, "fence": None, "subscriptions": [one | more.pop("says", {})], **more}
     assert bot.send("POST", HEARTBEAT, fields).status_code == 200
 
 
-def ordered(bot, ref, **more):
+def ordered(bot: Any, ref: Any, **more: Any) -> None:
     ms = int(ref[:8] + ref[9:13], 16)
     order = {
         "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "requested_price": "1.105",
@@ -67,7 +69,7 @@ def ordered(bot, ref, **more):
 
 
 @pytest.fixture
-def owed(lena_bot, finn_bot):
+def owed(lena_bot: Bot, finn_bot: Bot) -> Any:
     """A close that finn owes, a reason, an order and a beat of his: something in every list."""
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501", volume="0.04"), "strategy": "lena-eurusd", "trade_ref": ref})
@@ -85,7 +87,7 @@ def owed(lena_bot, finn_bot):
 
 @pytest.mark.parametrize("page", ["add", "change", "delete"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_superuser_cannot_add_change_or_delete(admin, owed, model, page):
+def test_a_superuser_cannot_add_change_or_delete(admin: Client, owed: Any, model: str, page: str) -> None:
     found: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
     args = [] if page == "add" else [found.objects.get().pk]
 
@@ -94,21 +96,23 @@ def test_a_superuser_cannot_add_change_or_delete(admin, owed, model, page):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_each_is_seen_by_who_may_see_it_alone(owed, model):
+def test_each_is_seen_by_who_may_see_it_alone(owed: Any, model: str) -> None:
     assert of_staff("vera", f"view_{model}").get(listed(model)).status_code == 200
     assert of_staff("otto", "view_tradehistory").get(listed(model)).status_code == 403
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_each_has_a_page(admin, owed, model):
+def test_each_has_a_page(admin: Client, owed: Any, model: str) -> None:
     found: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
 
     assert "finn-mt5" in text(admin.get(reverse(f"admin:trades_{model}_change", args=[found.objects.get().pk])))
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, finn_bot, sam_copier, owed, model):
-    def queries():
+def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(
+    admin: Client, lena_bot: Bot, finn_bot: Bot, sam_copier: Bot, owed: Any, model: str
+) -> None:
+    def queries() -> int:
         with CaptureQueriesContext(connection) as seen:
             assert admin.get(listed(model)).status_code == 200
         return len(seen)
@@ -129,7 +133,7 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(admin, lena_bot, 
 # --- copiers
 
 
-def test_tells_who_is_there_and_how_its_copies_differ(admin, lena_bot, finn_bot):
+def test_tells_who_is_there_and_how_its_copies_differ(admin: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     opened(lena_bot)
     heartbeat(finn_bot, says={"seq": "1"})
 
@@ -139,17 +143,17 @@ def test_tells_who_is_there_and_how_its_copies_differ(admin, lena_bot, finn_bot)
     assert sync == "differs lena-eurusd: 1 missing"
 
 
-def test_one_that_ended_is_offline_and_found_as_such(admin, finn_bot, sam_copier):
+def test_one_that_ended_is_offline_and_found_as_such(admin: Client, finn_bot: Bot, sam_copier: Bot) -> None:
     heartbeat(finn_bot, ends=True)
     sam_copier.send("POST", HEARTBEAT, {"instance": "two-" * 4, "subscriptions": []})
 
-    def found(state):
+    def found(state: Any) -> list[Any]:
         return [row[0] for row in rows(admin.get(listed("copier"), {"state": state}))]
 
     assert (found("online"), found("offline")) == (["sam-mt5"], ["finn-mt5"])
 
 
-def test_one_that_stopped_itself_is_told_as_such(admin, finn_bot):
+def test_one_that_stopped_itself_is_told_as_such(admin: Client, finn_bot: Bot) -> None:
     heartbeat(finn_bot, says={"standing": "HALT"})
 
     assert "halt lena-eurusd" in text(admin.get(listed("copier")))
@@ -158,7 +162,7 @@ def test_one_that_stopped_itself_is_told_as_such(admin, finn_bot):
 # --- debts
 
 
-def aged(**age):
+def aged(**age: Any) -> None:
     with connections["owner"].cursor() as cursor:
         cursor.execute("update close_debts set since = since - %s::interval", [timedelta(**age)])
 
@@ -173,7 +177,9 @@ def aged(**age):
     ],
     ids=str,
 )
-def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, age, state):
+def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(
+    admin: Client, owed: Any, age: dict[str, Any], state: str
+) -> None:
     aged(**age)
     overdue_closes.update()
 
@@ -184,7 +190,9 @@ def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(admin, owed, ag
     assert length.split(":")[0] == whole.split(":")[0]
 
 
-def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn_bot, owed, monkeypatch):
+def test_what_was_paid_keeps_the_age_it_had_and_comes_last(
+    admin: Client, lena_bot: Bot, finn_bot: Bot, owed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     close(finn_bot, "501")
     ref = opened(lena_bot, "3")
     finn_bot.send("POST", fields={**opening("503"), "strategy": "lena-eurusd", "trade_ref": ref})
@@ -203,14 +211,14 @@ def test_what_was_paid_keeps_the_age_it_had_and_comes_last(admin, lena_bot, finn
 # --- reasons
 
 
-def test_what_was_not_copied_is_told_in_words(admin, owed):
+def test_what_was_not_copied_is_told_in_words(admin: Client, owed: Any) -> None:
     ((_, account, strategy, reason, detail, _),) = rows(admin.get(listed("copyskip")))
 
     assert (account, strategy, detail) == ("finn-mt5", "lena-eurusd", "8")
     assert reason == "the price had moved further than the settings allow"
 
 
-def test_a_reason_is_found_by_the_trade(admin, owed):
+def test_a_reason_is_found_by_the_trade(admin: Client, owed: Any) -> None:
     skip = CopySkip.objects.get()
 
     assert len(rows(admin.get(listed("copyskip"), {"q": str(skip.master_trade)}))) == 1
@@ -220,13 +228,15 @@ def test_a_reason_is_found_by_the_trade(admin, owed):
 # --- orders
 
 
-def test_latency_is_split_by_who_caused_it(admin, owed):
+def test_latency_is_split_by_who_caused_it(admin: Client, owed: Any) -> None:
     (row,) = rows(admin.get(listed("copyorder")))
 
     assert row[4:9] == ["0.27", "67", "60", "7", "90"]
 
 
-def test_the_summary_is_of_what_the_filter_leaves(admin, lena_bot, finn_bot, cast):
+def test_the_summary_is_of_what_the_filter_leaves(
+    admin: Client, lena_bot: Bot, finn_bot: Bot, cast: dict[str, Any]
+) -> None:
     refs = [opened(lena_bot, ticket) for ticket in (1, 2, 3)]
     for ref, latency, price in zip(refs, (10, 20, 400), ("1.105", "1.1051", "1.1061"), strict=True):
         ordered(finn_bot, ref, latency_ms=latency, executed_price=price)
@@ -240,14 +250,14 @@ def test_the_summary_is_of_what_the_filter_leaves(admin, lena_bot, finn_bot, cas
     assert "Executed, of these 1" in one and "Until sent, median 10 ms" in one
 
 
-def test_where_nothing_was_executed_there_is_no_summary(admin, cast):
+def test_where_nothing_was_executed_there_is_no_summary(admin: Client, cast: dict[str, Any]) -> None:
     assert "Until sent, median" not in text(admin.get(listed("copyorder")))
 
 
 # --- accounts
 
 
-def test_an_account_tells_what_its_bot_said_it_is_worth(admin, finn, finn_bot):
+def test_an_account_tells_what_its_bot_said_it_is_worth(admin: Client, finn: TradingAccount, finn_bot: Bot) -> None:
     finn_bot.send("POST", "/api/v2/account", {"balance": "1000.5", "equity": "998.25"})
     page = reverse("admin:accounts_tradingaccount_change", args=[finn.pk])
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from decimal import Decimal
+from typing import Any
 
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
@@ -14,7 +15,7 @@ from trades.hub import Hub
 from trades.snapshot import Source
 
 REF = "01900000-0000-7000-8000-000000000001"
-OPENED = {
+OPENED: dict[str, Any] = {
     "type": "trade.opened", "strategy": "s", "seq": "1",
     "trade": {
         "trade_id": REF, "symbol": "EURUSD", "type": "BUY", "volume": "1.00000000", "opened_volume": "1.00000000",
@@ -23,23 +24,23 @@ OPENED = {
 }  # fmt: skip
 
 
-def source(lots, **more):
+def source(lots: Any, **more: Any) -> Source:
     settings = Settings("MULTIPLIER", Decimal(lots), **more)
     return Source(1, "s", 0, "s-1", "ACTIVE", "", 1, 1, False, ((0, settings),))
 
 
-def volume_of(entry, seen_by):
+def volume_of(entry: Any, seen_by: Any) -> Any:
     return entry.text(seen_by, None).partition('"copy_volume":"')[2].partition('"')[0]
 
 
-def test_settings_that_are_gone_leave_nothing_that_others_could_be_taken_for():
+def test_settings_that_are_gone_leave_nothing_that_others_could_be_taken_for() -> None:
     entry = Entry.of(0, OPENED)
     for lots in range(1, 200):  # each is forgotten at once, so that the next may lie where it lay
         assert volume_of(entry, source(lots)) == f"{lots}.00000000"
         gc.collect(0)
 
 
-def test_what_those_who_lag_are_sent_does_not_pile_up_in_the_log():
+def test_what_those_who_lag_are_sent_does_not_pile_up_in_the_log() -> None:
     entry = Entry.of(0, OPENED)
     entry.forget()
 
@@ -49,16 +50,16 @@ def test_what_those_who_lag_are_sent_does_not_pile_up_in_the_log():
     assert len(entry.shown) <= feed.MOST_SHOWN
 
 
-def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else():
+def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else() -> None:
     heard = {}
 
-    def watcher(name, lots, **more):
-        async def send(message):
+    def watcher(name: Any, lots: Any, **more: Any) -> Watcher:
+        async def send(message: Any) -> None:
             heard[name] = message["type"]
 
         return Watcher(send, (1,), sources={1: source(lots, **more)}, at={1: 0}, is_stale=False)
 
-    async def deliver():
+    async def deliver() -> None:
         ours, stream = Hub(), Feed(1, "s", 0)
         ours.feeds[1] = stream
         stream.watchers = {watcher("broken", "NaN", max_volume=Decimal(1)), *(watcher(name, 1) for name in range(50))}
@@ -92,7 +93,7 @@ _MANY = """
 """
 
 
-def blocks_read(accounts):
+def blocks_read(accounts: Any) -> Any:
     """Blocks that the database touches to look these accounts up."""
     statement = "explain (analyze, buffers, format json) select * from streams_of_each(%s::bigint[])"
     with connections["owner"].cursor() as cursor:
@@ -100,7 +101,7 @@ def blocks_read(accounts):
         return cursor.fetchone()[0][0]["Plan"]["Shared Hit Blocks"]
 
 
-def test_what_a_thousand_watch_is_looked_up_together_not_one_by_one(cast):
+def test_what_a_thousand_watch_is_looked_up_together_not_one_by_one(cast: dict[str, Any]) -> None:
     with connections["owner"].cursor() as cursor:
         for statement in _MANY.split(";"):
             cursor.execute(statement)

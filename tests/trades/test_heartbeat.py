@@ -3,6 +3,7 @@
 import hashlib
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection
@@ -14,7 +15,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription
-from tests.signed import LONG_AGO, opening
+from tests.signed import LONG_AGO, Bot, opening
 from trades.models import Copier, CopySkip
 
 HEARTBEAT, SKIPS, ACTIVE = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/active"
@@ -22,15 +23,25 @@ ONE, OTHER = "one-" * 4, "other-" * 4
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
-def digest(held):
+def digest(held: Any) -> Any:
     return hashlib.sha256("".join(sorted(f"{ref} {lots}\n" for ref, lots in held.items())).encode()).hexdigest()
 
 
-def said(bot, held=(), *, seq="0", instance=ONE, fence=None, generation=1, tells=False, **more):
+def said(
+    bot: Any,
+    held: Any = (),
+    *,
+    seq: str = "0",
+    instance: Any = ONE,
+    fence: Any = None,
+    generation: int = 1,
+    tells: bool = False,
+    **more: Any,
+) -> Any:
     held = dict(held)
     one = {
         "strategy": "lena-eurusd", "seq": seq, "standing": "LIVE", "generation": generation, "digest": digest(held),
@@ -40,26 +51,26 @@ def said(bot, held=(), *, seq="0", instance=ONE, fence=None, generation=1, tells
     return bot.send("POST", HEARTBEAT, {"instance": instance, "fence": fence, "subscriptions": [one], **more})
 
 
-def heartbeat(*args, **more):
+def heartbeat(*args: Any, **more: Any) -> Any:
     answer = said(*args, **more)
     assert answer.status_code == 200, answer.content
     return answer.json()
 
 
-def opened(bot, ticket="1", **more):
+def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
     return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
 
 
 # --- the lease
 
 
-def test_the_first_that_beats_copies_at_once(finn_bot):
+def test_the_first_that_beats_copies_at_once(finn_bot: Bot) -> None:
     told = heartbeat(finn_bot)
 
     assert (told["fence"], told["lease_ms"], told["may_open_in_ms"]) == ("1", 45000, 0)
 
 
-def test_a_second_takes_over_and_opens_nothing_until_the_first_must_have_stopped(finn_bot):
+def test_a_second_takes_over_and_opens_nothing_until_the_first_must_have_stopped(finn_bot: Bot) -> None:
     first = heartbeat(finn_bot)
 
     second = heartbeat(finn_bot, instance=OTHER)
@@ -71,7 +82,7 @@ def test_a_second_takes_over_and_opens_nothing_until_the_first_must_have_stopped
     assert heartbeat(finn_bot, instance=OTHER, fence="2")["may_open_in_ms"] > 0
 
 
-def test_one_that_starts_again_need_not_wait_for_itself(finn_bot):
+def test_one_that_starts_again_need_not_wait_for_itself(finn_bot: Bot) -> None:
     heartbeat(finn_bot)
 
     again = heartbeat(finn_bot)
@@ -80,14 +91,14 @@ def test_one_that_starts_again_need_not_wait_for_itself(finn_bot):
     assert said(finn_bot, fence="1").json()["code"] == "lease_lost"
 
 
-def test_an_orderly_end_gives_the_lease_back(finn_bot):
+def test_an_orderly_end_gives_the_lease_back(finn_bot: Bot) -> None:
     first = heartbeat(finn_bot)
     heartbeat(finn_bot, fence=first["fence"], ends=True)
 
     assert heartbeat(finn_bot, instance=OTHER)["may_open_in_ms"] == 0
 
 
-def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot):
+def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot: Bot) -> None:
     heartbeat(finn_bot)  # and goes on, out of touch with the desk
     second = heartbeat(finn_bot, instance=OTHER)
     heartbeat(finn_bot, instance=OTHER, fence=second["fence"], ends=True)
@@ -97,14 +108,14 @@ def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot):
     assert 44000 < third["may_open_in_ms"] <= 45000
 
 
-def test_a_lease_that_ran_out_keeps_nobody_waiting(finn_bot):
+def test_a_lease_that_ran_out_keeps_nobody_waiting(finn_bot: Bot) -> None:
     heartbeat(finn_bot)
     with connection.cursor() as cursor, pytest.raises(DatabaseError):  # not the application's to change
         cursor.execute("update copiers set leased_until = now()")
     assert Copier.objects.get().leased_until - timezone.now() > timedelta(seconds=40)
 
 
-def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot):
+def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot: Bot) -> None:
     heartbeat(finn_bot)
     heartbeat(finn_bot, instance=OTHER)
     said(finn_bot, fence="1")
@@ -113,7 +124,7 @@ def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot):
     assert list(facts) == [("copier.took_over", ""), ("copier.took_over", ""), ("copier.refused", "lease_lost")]
 
 
-def test_accounts_lease_apart(finn_bot, sam_copier):
+def test_accounts_lease_apart(finn_bot: Bot, sam_copier: Bot) -> None:
     heartbeat(finn_bot)
 
     told = sam_copier.send("POST", HEARTBEAT, {"instance": OTHER, "subscriptions": []}).json()
@@ -121,7 +132,7 @@ def test_accounts_lease_apart(finn_bot, sam_copier):
     assert (told["fence"], told["may_open_in_ms"], told["subscriptions"]) == ("1", 0, [])
 
 
-def test_beats_leave_nothing_behind_that_grows(finn_bot):
+def test_beats_leave_nothing_behind_that_grows(finn_bot: Bot) -> None:
     fence = heartbeat(finn_bot)["fence"]
     kept = SignedResult.objects.count()
     for _ in range(3):
@@ -131,7 +142,7 @@ def test_beats_leave_nothing_behind_that_grows(finn_bot):
     assert Copier.objects.count() == 1
 
 
-def test_tells_what_the_account_is_worth(finn_bot, finn):
+def test_tells_what_the_account_is_worth(finn_bot: Bot, finn: TradingAccount) -> None:
     heartbeat(finn_bot, balance="1000.5", equity="999.25")
 
     account = TradingAccount.objects.get(pk=finn.pk)
@@ -141,12 +152,12 @@ def test_tells_what_the_account_is_worth(finn_bot, finn):
 # --- in sync, or the exact difference
 
 
-def of(told):
+def of(told: Any) -> Any:
     (one,) = told["subscriptions"]
     return one
 
 
-def test_who_holds_what_it_must_is_in_sync(lena_bot, finn_bot):
+def test_who_holds_what_it_must_is_in_sync(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
 
     one = of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))
@@ -154,19 +165,19 @@ def test_who_holds_what_it_must_is_in_sync(lena_bot, finn_bot):
     assert (one["sync"], one["difference"], one["as_of"]) == ("in_sync", None, "1")
 
 
-def test_who_has_not_heard_all_is_behind(lena_bot, finn_bot):
+def test_who_has_not_heard_all_is_behind(lena_bot: Bot, finn_bot: Bot) -> None:
     opened(lena_bot)
 
     assert of(heartbeat(finn_bot, seq="0"))["sync"] == "behind"
 
 
-def test_whoever_says_nothing_of_a_subscription_is_told_of_it(finn_bot, follows):
+def test_whoever_says_nothing_of_a_subscription_is_told_of_it(finn_bot: Bot, follows: Subscription) -> None:
     told = finn_bot.send("POST", HEARTBEAT, {"instance": ONE, "subscriptions": []}).json()
 
     assert (of(told)["sub_id"], of(told)["sync"], of(told)["generation"]) == (follows.sub_id, "behind", 1)
 
 
-def test_the_difference_is_exact_once_it_is_asked_for(lena_bot, finn_bot):
+def test_the_difference_is_exact_once_it_is_asked_for(lena_bot: Bot, finn_bot: Bot) -> None:
     kept, larger, missing = (opened(lena_bot, ticket) for ticket in "123")
     orphan = "00000000-0000-7000-8000-000000000000"
     held = {kept: "0.10000000", larger: "0.30000000", orphan: "0.10000000"}
@@ -185,14 +196,14 @@ def test_the_difference_is_exact_once_it_is_asked_for(lena_bot, finn_bot):
     ]
 
 
-def test_what_was_not_copied_for_a_reason_is_not_missing(lena_bot, finn_bot):
+def test_what_was_not_copied_for_a_reason_is_not_missing(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "slippage"})
 
     assert of(heartbeat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
-def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot, finn_bot):
+def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     copied = {**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref}
     assert finn_bot.send("POST", fields=copied).status_code == 201
@@ -201,7 +212,7 @@ def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot, finn_bot):
     assert of(heartbeat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
-def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena_bot, finn_bot):
+def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     for ticket in ("501", "502"):  # a broker that gives what remains of a position another number
         finn_bot.send("POST", fields={**opening(ticket), "strategy": "lena-eurusd", "trade_ref": ref})
@@ -210,7 +221,7 @@ def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena
     assert of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))["sync"] == "in_sync"
 
 
-def test_what_is_held_while_paused_is_still_to_be_held(lena_bot, finn_bot, follows):
+def test_what_is_held_while_paused_is_still_to_be_held(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref})
     strategies.pause(subscription=follows, actor=audit.SYSTEM)
@@ -219,7 +230,7 @@ def test_what_is_held_while_paused_is_still_to_be_held(lena_bot, finn_bot, follo
     assert of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="2"))["sync"] == "in_sync"
 
 
-def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot, follows):
+def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot: Bot, follows: Subscription) -> None:
     strategies.set_terms(
         subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, max_open_trades=3, max_slippage_bps=Decimal(25)
     )
@@ -229,7 +240,7 @@ def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot, follows):
     assert (one["max_open_trades"], one["max_slippage_bps"], one["max_open_age_ms"]) == (3, "25.00000000", 5000)
 
 
-def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot, follows):
+def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot: Bot, follows: Subscription) -> None:
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
 
     assert of(heartbeat(finn_bot, generation=1))["generation"] == 1
@@ -237,7 +248,7 @@ def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot, follows)
     assert of(heartbeat(finn_bot, generation=2))["generation"] == 2
 
 
-def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot, follows):
+def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot: Bot, follows: Subscription) -> None:
     heartbeat(finn_bot)
     heartbeat(finn_bot, instance=OTHER)
     strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
@@ -248,7 +259,7 @@ def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot, follows):
     assert follows.packet_generation == 1
 
 
-def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot, lena_bot):
+def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot: Bot, lena_bot: Bot) -> None:
     opened(lena_bot)
     with CaptureQueriesContext(connection) as as_people:
         assert of(heartbeat(finn_bot, seq="1"))["sync"] == "differs"
@@ -259,7 +270,7 @@ def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot, lena_bot):
 # --- why not
 
 
-def test_the_first_reason_stands(lena_bot, finn_bot):
+def test_the_first_reason_stands(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     for reason in ("slippage", "missed"):
         answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": reason})
@@ -269,7 +280,7 @@ def test_the_first_reason_stands(lena_bot, finn_bot):
     assert (str(skip.master_trade), skip.reason) == (ref, "slippage")
 
 
-def test_a_reason_that_is_not_in_the_list_is_refused(lena_bot, finn_bot):
+def test_a_reason_that_is_not_in_the_list_is_refused(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
 
     answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "bad mood"})
@@ -277,7 +288,7 @@ def test_a_reason_that_is_not_in_the_list_is_refused(lena_bot, finn_bot):
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
-def test_a_trade_of_another_strategy_is_unknown(lena_bot, sam_bot, finn_bot):
+def test_a_trade_of_another_strategy_is_unknown(lena_bot: Bot, sam_bot: Bot, finn_bot: Bot) -> None:
     foreign = opened(sam_bot)
 
     answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": foreign, "reason": "missed"})
@@ -289,7 +300,9 @@ def test_a_trade_of_another_strategy_is_unknown(lena_bot, sam_bot, finn_bot):
     ("why", "reason"),
     [("HAND", "paused"), ("OWNER", "paused"), ("UNPAID", "unpaid"), ("TRUST", "trust"), ("DRAWDOWN", "drawdown")],
 )
-def test_who_is_paused_when_a_trade_opens_is_told_why_for_ever(lena_bot, follows, why, reason):
+def test_who_is_paused_when_a_trade_opens_is_told_why_for_ever(
+    lena_bot: Bot, follows: Subscription, why: str, reason: str
+) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
     ref = opened(lena_bot)
     strategies.resume(subscription=follows, actor=audit.SYSTEM)

@@ -5,7 +5,9 @@ import csv
 import io
 import json
 import uuid
+from collections.abc import Callable
 from datetime import UTC, timedelta
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -13,8 +15,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from accounts.models import TradingAccount
 from core import responses
-from tests.signed import HOST, opening
+from tests.signed import HOST, Bot, opening
 from trades import history
 from trades.models import TradeHistory
 
@@ -24,22 +27,22 @@ PATH = "/api/v2/trades/history"
 class Reader:
     """A person, signed in."""
 
-    def __init__(self, user):
+    def __init__(self, user: Any) -> None:
         self.client = Client()
         self.client.force_login(user)
 
-    def get(self, path=PATH, **query):
+    def get(self, path: Any = PATH, **query: Any) -> Any:
         return self.client.get(path, query, HTTP_HOST=HOST)
 
-    def page(self, **query):
+    def page(self, **query: Any) -> Any:
         answer = self.get(**query)
         assert answer.status_code == 200, answer.content
         return answer.json()
 
-    def tickets(self, **query):
+    def tickets(self, **query: Any) -> list[Any]:
         return [row["ticket_id"] for row in self.page(**query)["data"]]
 
-    def pages(self, limit, between=lambda: None, **query):
+    def pages(self, limit: Any, between: Callable[..., Any] = lambda: None, **query: Any) -> Any:
         """Every ticket, page by page; `between` runs before each page but the first."""
         found, cursor = [], None
         while True:
@@ -54,7 +57,7 @@ class Reader:
             cursor = page["next"]
             between()
 
-    def csv(self, **query):
+    def csv(self, **query: Any) -> list[Any]:
         answer = self.get(f"{PATH}.csv", **query)
         assert answer.status_code == 200
         assert answer.streaming
@@ -62,11 +65,11 @@ class Reader:
 
 
 @pytest.fixture
-def reader(lena):
+def reader(lena: TradingAccount) -> Reader:
     return Reader(lena.owner)
 
 
-def closed(bot, *tickets, reason="TP", profit="1.50", **more):
+def closed(bot: Any, *tickets: Any, reason: str = "TP", profit: str = "1.50", **more: Any) -> None:
     """Open and close these in one transaction, so that all have the very same closed_at."""
     operations = []
     for ticket in tickets:
@@ -80,7 +83,7 @@ def closed(bot, *tickets, reason="TP", profit="1.50", **more):
     assert {one["status"] for one in results} == {200, 201}, results
 
 
-def faults(answer):
+def faults(answer: Any) -> list[Any]:
     body = answer.json()
     assert (answer.status_code, body["code"], answer["Content-Type"]) == (422, "invalid", "application/problem+json")
     return list(body["fields"])
@@ -89,7 +92,7 @@ def faults(answer):
 # --- a row
 
 
-def test_a_closed_trade_is_told_exactly(lena_bot, reader):
+def test_a_closed_trade_is_told_exactly(lena_bot: Bot, reader: Reader) -> None:
     lena_bot.send("POST", fields=opening("1", volume="0.30000000"))
     lena_bot.send(
         "POST",
@@ -122,7 +125,7 @@ def test_a_closed_trade_is_told_exactly(lena_bot, reader):
     assert row["closed_at"].endswith("Z")
 
 
-def test_a_copy_is_its_owners(lena_bot, finn_bot, finn, reader):
+def test_a_copy_is_its_owners(lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, reader: Reader) -> None:
     lena_bot.send("POST", fields=opening("1"))
     finn_bot.send("POST", fields=opening("7", strategy="lena-eurusd", master_ticket="1"))
     finn_bot.send("DELETE", "/api/v2/trades/active/7", query="close_price=1.1&profit=1")
@@ -133,20 +136,22 @@ def test_a_copy_is_its_owners(lena_bot, finn_bot, finn, reader):
     assert reader.page()["data"] == []
 
 
-def test_a_tombstone_is_no_trade(lena_bot, reader):
+def test_a_tombstone_is_no_trade(lena_bot: Bot, reader: Reader) -> None:
     lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=1")
 
     assert TradeHistory.objects.count() == 1
     assert reader.page()["data"] == reader.csv() == []
 
 
-def test_what_is_open_is_not_in_it(lena_bot, reader):
+def test_what_is_open_is_not_in_it(lena_bot: Bot, reader: Reader) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     assert reader.page() == {"data": [], "next": None, "has_more": False}
 
 
-def test_strangers_rows_are_invisible_by_any_filter(lena_bot, sam_bot, lena, sam):
+def test_strangers_rows_are_invisible_by_any_filter(
+    lena_bot: Bot, sam_bot: Bot, lena: TradingAccount, sam: TradingAccount
+) -> None:
     closed(lena_bot, 1)
     closed(sam_bot, 2, symbol="XAUUSD")
 
@@ -160,7 +165,9 @@ def test_strangers_rows_are_invisible_by_any_filter(lena_bot, sam_bot, lena, sam
             assert mine.tickets(**{name: value}) == mine.csv(**{name: value}) == []
 
 
-def test_a_strangers_cursor_shows_nothing_of_his(lena_bot, sam_bot, lena, sam):
+def test_a_strangers_cursor_shows_nothing_of_his(
+    lena_bot: Bot, sam_bot: Bot, lena: TradingAccount, sam: TradingAccount
+) -> None:
     closed(lena_bot, 1, 2, 3)
     closed(sam_bot, 7, 8, 9)
     cursor = Reader(lena.owner).page(limit=1)["next"]
@@ -172,14 +179,14 @@ def test_a_strangers_cursor_shows_nothing_of_his(lena_bot, sam_bot, lena, sam):
 
 
 @pytest.fixture
-def various(lena_bot):
+def various(lena_bot: Bot) -> dict[Any, Any]:
     closed(lena_bot, 1, reason="TP")
     closed(lena_bot, 2, symbol="GBPUSD", reason="SL")
     closed(lena_bot, 3, type="SELL", reason="MANUAL")
     return {row.ticket_id: row for row in TradeHistory.objects.all()}
 
 
-def test_filters_by_every_field(various, reader):
+def test_filters_by_every_field(various: dict[Any, Any], reader: Reader) -> None:
     for query, tickets in (
         ({}, ["3", "2", "1"]),
         ({"symbol": "GBPUSD"}, ["2"]),
@@ -197,7 +204,7 @@ def test_filters_by_every_field(various, reader):
         assert [row["ticket_id"] for row in reader.csv(**query)] == tickets, query
 
 
-def test_times_count_from_the_first_to_before_the_last(various, reader):
+def test_times_count_from_the_first_to_before_the_last(various: dict[Any, Any], reader: Reader) -> None:
     second = various["2"].closed_at
 
     for written in (second.isoformat(), second.astimezone(UTC).isoformat().replace("+00:00", "Z")):
@@ -217,18 +224,18 @@ BAD = [
 ]  # fmt: skip
 
 
-def test_a_filter_that_cannot_be_read_is_named(reader):
+def test_a_filter_that_cannot_be_read_is_named(reader: Reader) -> None:
     for name, value in BAD:
         assert faults(reader.get(**{name: value})) == [name], (name, value)
         if name not in ("limit", "cursor"):
             assert faults(reader.get(f"{PATH}.csv", **{name: value})) == [name], (name, value)
 
 
-def cursor_of(text):
+def cursor_of(text: Any) -> Any:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def test_a_cursor_is_ours_or_refused(various, reader):
+def test_a_cursor_is_ours_or_refused(various: dict[Any, Any], reader: Reader) -> None:
     row, at = uuid.uuid4(), "2026-01-05T10:00:00+00:00"
     for forged in (f"{at}|{row}x", f"{at}|", at, f"|{row}", f"2026-01-05T10:00:00|{row}", "|", f"{at}|1 or 1=1",
                    f"{at}|{row}|{row}"):  # fmt: skip
@@ -240,7 +247,7 @@ def test_a_cursor_is_ours_or_refused(various, reader):
 # --- pages
 
 
-def test_pages_lose_and_double_nothing_also_among_equal_times(lena_bot, reader):
+def test_pages_lose_and_double_nothing_also_among_equal_times(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 31))
     closed(lena_bot, *range(31, 36))
     assert len({row.closed_at for row in TradeHistory.objects.all()}) == 2
@@ -251,7 +258,7 @@ def test_pages_lose_and_double_nothing_also_among_equal_times(lena_bot, reader):
         assert reader.pages(limit) == whole, limit
 
 
-def test_pages_lose_and_double_nothing_while_trades_are_closed(lena_bot, reader):
+def test_pages_lose_and_double_nothing_while_trades_are_closed(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 21))
     whole, new = reader.tickets(limit=500), iter(range(100, 200))
 
@@ -261,20 +268,20 @@ def test_pages_lose_and_double_nothing_while_trades_are_closed(lena_bot, reader)
     assert len(reader.tickets(limit=500)) > len(whole)
 
 
-def test_a_cursor_keeps_its_filters(lena_bot, reader):
+def test_a_cursor_keeps_its_filters(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, 1, 2, 3)
     closed(lena_bot, 4, 5, 6, symbol="GBPUSD")
 
     assert sorted(reader.pages(1, symbol="EURUSD")) == ["1", "2", "3"]
 
 
-def test_a_page_has_fifty_rows_unless_asked_and_five_hundred_at_most(lena_bot, reader):
+def test_a_page_has_fifty_rows_unless_asked_and_five_hundred_at_most(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 61))
 
     assert (len(reader.tickets()), len(reader.tickets(limit=500))) == (50, 60)
 
 
-def test_a_page_costs_the_same_number_of_queries_however_long(lena_bot, reader):
+def test_a_page_costs_the_same_number_of_queries_however_long(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 61))
     cursor = reader.page(limit=5)["next"]
 
@@ -284,7 +291,7 @@ def test_a_page_costs_the_same_number_of_queries_however_long(lena_bot, reader):
         assert len(queries) == 3, [one["sql"] for one in queries]  # session, user, rows
 
 
-def test_a_page_is_read_from_an_index_in_its_order(lena, lena_bot):
+def test_a_page_is_read_from_an_index_in_its_order(lena: TradingAccount, lena_bot: Bot) -> None:
     """No sort, so that the last page costs what the first does."""
     closed(lena_bot, 1)
     with connections["owner"].cursor() as cursor:
@@ -302,7 +309,7 @@ def test_a_page_is_read_from_an_index_in_its_order(lena, lena_bot):
 # --- CSV
 
 
-def test_the_csv_has_what_the_pages_have(various, reader):
+def test_the_csv_has_what_the_pages_have(various: dict[Any, Any], reader: Reader) -> None:
     rows = reader.csv()
 
     assert tuple(rows[0]) == history.COLUMNS
@@ -310,7 +317,7 @@ def test_the_csv_has_what_the_pages_have(various, reader):
         assert line == {name: "" if row[name] is None else row[name] for name in line}
 
 
-def test_the_csv_is_a_download_that_nobody_keeps(various, reader):
+def test_the_csv_is_a_download_that_nobody_keeps(various: dict[Any, Any], reader: Reader) -> None:
     answer = reader.get(f"{PATH}.csv")
     b"".join(answer.streaming_content)
 
@@ -320,7 +327,7 @@ def test_the_csv_is_a_download_that_nobody_keeps(various, reader):
     assert answer["X-Content-Type-Options"] == "nosniff"
 
 
-def test_an_export_leaves_a_row_in_the_audit_log(various, reader, lena):
+def test_an_export_leaves_a_row_in_the_audit_log(various: dict[Any, Any], reader: Reader, lena: TradingAccount) -> None:
     from audit.models import AuditLog
 
     reader.csv()
@@ -329,7 +336,7 @@ def test_an_export_leaves_a_row_in_the_audit_log(various, reader, lena):
     assert (row.actor_kind, row.actor) == ("user", str(lena.owner.pk))
 
 
-def test_a_long_history_is_streamed_in_pieces(lena_bot, reader):
+def test_a_long_history_is_streamed_in_pieces(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 101))
 
     answer = reader.get(f"{PATH}.csv")
@@ -341,7 +348,7 @@ def test_a_long_history_is_streamed_in_pieces(lena_bot, reader):
     assert len(queries) <= 6
 
 
-def test_a_symbol_that_a_spreadsheet_would_run_is_defused(lena_bot, reader):
+def test_a_symbol_that_a_spreadsheet_would_run_is_defused(lena_bot: Bot, reader: Reader) -> None:
     symbols = ["@SUM", "+1-1", "-2+3", "-cmd", "+", "-", "@"]
     for ticket, symbol in enumerate(symbols, 1):
         closed(lena_bot, ticket, symbol=symbol)
@@ -350,7 +357,7 @@ def test_a_symbol_that_a_spreadsheet_would_run_is_defused(lena_bot, reader):
     assert sorted(row["symbol"] for row in reader.page()["data"]) == sorted(symbols)
 
 
-def test_a_loss_stays_a_number(lena_bot, reader):
+def test_a_loss_stays_a_number(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, 1, profit="-12.5")
 
     assert [row["profit"] for row in reader.csv()] == ["-12.50000000"]
@@ -364,11 +371,11 @@ def test_a_loss_stays_a_number(lena_bot, reader):
         ("-", "'-"), ("-.", "'-."), ("-1+cmd", "'-1+cmd"), ("1", "1"), ("EURUSD", "EURUSD"), ("", ""), (None, ""),
     ],
 )  # fmt: skip
-def test_a_cell_is_defused_unless_it_is_an_amount(value, cell):
+def test_a_cell_is_defused_unless_it_is_an_amount(value: str | None, cell: str) -> None:
     assert responses.defused(value) == cell
 
 
-def test_times_of_the_future_or_the_past_are_no_failure(reader):
+def test_times_of_the_future_or_the_past_are_no_failure(reader: Reader) -> None:
     for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00",
                    "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00+23:59"):  # fmt: skip
         for name in ("closed_after", "closed_before"):

@@ -5,11 +5,13 @@ What is refused leaves the books exactly as they were, and they are checked once
 
 import json
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 import pytest
 from django.db import connections, transaction
 
+from accounts.models import TradingAccount
 from trades import services
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -19,10 +21,10 @@ PROTECTED = ["trades", "active_trades", "trade_history", "trade_reductions", "co
 
 
 @pytest.fixture
-def scene(lena, finn):
+def scene(lena: TradingAccount, finn: TradingAccount) -> dict[str, Any]:
     """Lena's ticket 1 is open, 2 closed, 3 open and reduced, 4 a tombstone; finn's 501 copies 1. By name, as text."""
 
-    def do(verb, account, ticket, **more):
+    def do(verb: Any, account: Any, ticket: Any, **more: Any) -> Any:
         with transaction.atomic():
             return verb(account=account, ticket_id=ticket, **more)["trade"]["trade_id"]
 
@@ -40,7 +42,7 @@ def scene(lena, finn):
 # --- how they call
 
 
-def attempt(connection, scene, statements):
+def attempt(connection: Any, scene: Any, statements: Any) -> Any:
     """One transaction of these statements; the error that stopped it, or None where it committed."""
     try:
         with connection.transaction():
@@ -51,13 +53,13 @@ def attempt(connection, scene, statements):
     return None
 
 
-def filled(statement, scene):
+def filled(statement: Any, scene: Any) -> Any:
     for name, value in scene.items():
         statement = statement.replace(f"<{name}>", value)
     return statement
 
 
-def run(connection, statement):
+def run(connection: Any, statement: Any) -> None:
     if not statement.startswith("copy "):
         connection.execute(statement)
         return
@@ -66,18 +68,18 @@ def run(connection, statement):
         copy.write(rows)
 
 
-def refusal(error):
+def refusal(error: Any) -> Any:
     """The broken constraint's name, where there is one, else the SQLSTATE."""
     assert error is not None, "it was committed"
     return error.diag.constraint_name or error.sqlstate
 
 
-def of(alias):
+def of(alias: Any) -> Any:
     connections[alias].ensure_connection()
     return connections[alias].connection
 
 
-def books():
+def books() -> Any:
     tables = ["trades", "active_trades", "trade_history", "trade_reductions", "strategies", "trading_accounts"]
     rows = " union all ".join(f"select '{table}', to_jsonb(t)::text from {table} t" for table in tables)
     return of("owner").execute(f"{rows} order by 1, 2").fetchall()
@@ -86,26 +88,26 @@ def books():
 # --- what they say
 
 
-def hot(**fields):
+def hot(**fields: Any) -> Any:
     """A hot row like ticket 3's, with these fields."""
     return _row("active_trades", "<other>", fields)
 
 
-def cold(**fields):
+def cold(**fields: Any) -> Any:
     """A cold row like ticket 2's, with these fields."""
     return _row("trade_history", "<closed>", fields)
 
 
-def _row(table, like, fields):
+def _row(table: Any, like: Any, fields: Any) -> str:
     record = f"jsonb_populate_record(t, '{json.dumps(fields)}')"
     return f"insert into {table} select ({record}).* from {table} t where trade_id = '{like}'"
 
 
-def merge(table, condition, then):
+def merge(table: Any, condition: Any, then: Any) -> str:
     return f"merge into {table} t using (values (1)) v on {condition} when matched then {then}"
 
 
-def copied(table, columns, row):
+def copied(table: Any, columns: Any, row: Any) -> str:
     return f"copy {table} ({columns}) from stdin (format csv)\n{row}\n"
 
 
@@ -457,7 +459,7 @@ EVERY_TRICK = [
 ]
 
 
-def table_of(tricks):
+def table_of(tricks: Any) -> Any:
     """One parameter set a trick, named by its sentence."""
     return pytest.mark.parametrize(("statements", "expected"), [pytest.param(s, e, id=what) for what, s, e in tricks])
 
@@ -466,7 +468,7 @@ def table_of(tricks):
 
 
 @table_of(EVERY_TRICK)
-def test_the_owner_is_refused(scene, statements, expected):
+def test_the_owner_is_refused(scene: dict[str, Any], statements: Any, expected: Any) -> None:
     before = books()
 
     error = attempt(of("owner"), scene, statements)
@@ -475,7 +477,7 @@ def test_the_owner_is_refused(scene, statements, expected):
     assert books() == before
 
 
-def test_the_owner_may_close_as_the_verbs_do(scene):
+def test_the_owner_may_close_as_the_verbs_do(scene: dict[str, Any]) -> None:
     """The control: the same statements, whole and in their order, pass."""
     assert attempt(of("owner"), scene, [UNHOUSE, CLOSE, cold(**ID_1)]) is None
 
@@ -492,7 +494,7 @@ def test_the_owner_may_close_as_the_verbs_do(scene):
         "truncate trades cascade",
     ],
 )
-def test_a_refusal_that_is_swallowed_leaves_nothing_done(scene, trick):
+def test_a_refusal_that_is_swallowed_leaves_nothing_done(scene: dict[str, Any], trick: str) -> None:
     before = books()
 
     swallowing = f"do 'begin {trick.replace(chr(39), chr(39) * 2)}; exception when others then null; end'"
@@ -542,7 +544,7 @@ WRITES = [
 
 
 @table_of(WRITES)
-def test_the_application_is_refused_by_permission(scene, statements, expected):
+def test_the_application_is_refused_by_permission(scene: dict[str, Any], statements: Any, expected: Any) -> None:
     before = books()
 
     assert refusal(attempt(of("default"), scene, statements)) == expected
@@ -550,11 +552,11 @@ def test_the_application_is_refused_by_permission(scene, statements, expected):
 
 
 @table_of(STREAM_CHANGED)
-def test_the_application_cannot_make_a_stream_jump(scene, statements, expected):
+def test_the_application_cannot_make_a_stream_jump(scene: dict[str, Any], statements: Any, expected: Any) -> None:
     assert refusal(attempt(of("default"), scene, statements)) == expected
 
 
-def test_the_application_reads_what_it_may_not_write(scene):
+def test_the_application_reads_what_it_may_not_write(scene: dict[str, Any]) -> None:
     for table in PROTECTED:
         of("default").execute(f"select count(*) from {table}")
 
@@ -562,7 +564,7 @@ def test_the_application_reads_what_it_may_not_write(scene):
 # --- the bots' role
 
 
-def test_bots_read_and_write_no_table_at_all(scene):
+def test_bots_read_and_write_no_table_at_all(scene: dict[str, Any]) -> None:
     relations = (
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm')"
     )
@@ -582,7 +584,7 @@ def test_bots_read_and_write_no_table_at_all(scene):
     assert passed == []
 
 
-def test_bots_have_no_privilege_on_any_column_or_sequence(desk_db):
+def test_bots_have_no_privilege_on_any_column_or_sequence(desk_db: str) -> None:
     held = """
         select relname from pg_class where relnamespace = 'public'::regnamespace and case relkind
           when 'S' then has_sequence_privilege('copydesk_bot', oid, 'usage, select, update')
@@ -607,14 +609,14 @@ CALLS = [
 
 
 @table_of(CALLS)
-def test_bots_call_nothing_but_the_protocol(scene, statements, expected):
+def test_bots_call_nothing_but_the_protocol(scene: dict[str, Any], statements: Any, expected: Any) -> None:
     before = books()
 
     assert refusal(attempt(of("bot"), scene, statements)) == expected
     assert books() == before
 
 
-def test_a_temporary_table_stands_in_for_none_of_the_desks(scene):
+def test_a_temporary_table_stands_in_for_none_of_the_desks(scene: dict[str, Any]) -> None:
     """The functions run with their owner's power: they must not be led to the caller's tables."""
     asked = f"select active_snapshot(array[{scene['lena']}]::bigint[])"
     before = of("bot").execute(asked).fetchone()
@@ -639,7 +641,9 @@ KEYS_ASLEEP = [
 
 
 @table_of(KEYS_ASLEEP)
-def test_a_superuser_with_the_keys_asleep_is_refused(scene, superuser, statements, expected):
+def test_a_superuser_with_the_keys_asleep_is_refused(
+    scene: dict[str, Any], superuser: Any, statements: Any, expected: Any
+) -> None:
     before = books()
 
     assert refusal(attempt(superuser, scene, statements)) == expected
@@ -647,6 +651,6 @@ def test_a_superuser_with_the_keys_asleep_is_refused(scene, superuser, statement
 
 
 @pytest.mark.breaks_the_books
-def test_the_keys_are_asleep_then(scene, superuser):
+def test_the_keys_are_asleep_then(scene: dict[str, Any], superuser: Any) -> None:
     """The control: what keys alone refuse passes in this mode."""
     assert attempt(superuser, scene, [hot(**ID_2)]) is None

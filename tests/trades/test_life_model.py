@@ -7,8 +7,10 @@ import itertools
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection, connections
@@ -56,17 +58,17 @@ class Life:
 
 
 class Model:
-    def __init__(self):
+    def __init__(self) -> None:
         self.lives, self.seq = {}, 0
 
-    def number(self, life):
+    def number(self, life: Any) -> None:
         self.seq += 1
         life.seq = self.seq
 
-    def deals(self):
+    def deals(self) -> Any:
         return ((ticket, name, *told) for ticket, life in self.lives.items() for name, told in life.deals.items())
 
-    def open(self, ticket, volume, stops):
+    def open(self, ticket: Any, volume: Any, stops: Any) -> Any:
         life = self.lives.get(ticket)
         if life is None:
             self.lives[ticket] = life = Life((volume, stops), volume, stops)
@@ -76,7 +78,7 @@ class Model:
             return "trade_closed"
         return "open_already" if life.opening == (volume, stops) else "trade_exists_different"
 
-    def modify(self, ticket, named, told_ms):
+    def modify(self, ticket: Any, named: Any, told_ms: Any) -> Any:
         life = self.lives.get(ticket)
         if life is None or life.closed:
             return "trade_closed" if life else "trade_unknown"
@@ -90,7 +92,7 @@ class Model:
         self.number(life)
         return "modified"
 
-    def reduce(self, ticket, deal, remaining, price, profit):
+    def reduce(self, ticket: Any, deal: Any, remaining: Any, price: Any, profit: Any) -> Any:
         life = self.lives.get(ticket)
         if life is None and remaining:
             return "trade_unknown"
@@ -109,7 +111,7 @@ class Model:
         self.number(life)
         return "reduced"
 
-    def close(self, ticket, price, profit, reason):
+    def close(self, ticket: Any, price: Any, profit: Any, reason: Any) -> Any:
         life = self.lives.get(ticket)
         if life is None:
             self.lives[ticket] = Life(None, closed=(price, reason))
@@ -129,7 +131,7 @@ class Desk:
 
     _numbers = itertools.count(1)
 
-    def __init__(self):
+    def __init__(self) -> None:
         name = f"model-{next(self._numbers)}"
         self.owner = User.objects.create(username=name)
         self.account = TradingAccount.objects.create(name=name, owner=self.owner, broker="b", server="s", login=name)
@@ -137,7 +139,7 @@ class Desk:
         self.key = committed(accounts.create_key, account=self.account, kind="master", actor=audit.SYSTEM)[1].key
         self.seq, self.model, self.last = 0, Model(), None
 
-    def send(self, verb, args, key=None):
+    def send(self, verb: Any, args: Any, key: Any = None) -> Any:
         self.seq += 1
         operation = services.Operation(key or f"{self.key}-{self.seq}", "00", verb, args)
         signable = Signable("POST", "h", "/", "", self.key, time.time_ns() // 10**6, 5000, self.seq, "", "00")
@@ -146,7 +148,7 @@ class Desk:
         self.last = operation, outcome
         return outcome
 
-    def expected(self):
+    def expected(self) -> Iterator[Any]:
         for ticket, life in self.model.lives.items():
             told_ms = 0 if life.closed else life.told_ms
             yield ticket, life.volume, *life.stops, told_ms, life.seq, *(life.closed or (None, None)), life.profit
@@ -163,7 +165,7 @@ DEALS = """
       from trade_reductions join trades on trades.id = trade_id where account_id = any(%(accounts)s)"""
 
 
-def rows(accounts):
+def rows(accounts: Any) -> Iterator[Any]:
     """Everything the database has of these accounts, in the model's own terms."""
     with connection.cursor() as cursor:
         for query in (LIVES, DEALS):
@@ -181,7 +183,7 @@ MOMENTS = st.integers(0, 9)  # of the master's own clock; 0: not told
 DESKS = st.integers(0, 1)
 
 
-def text(amount):
+def text(amount: Any) -> Any:
     return None if amount is None else money.text(amount)
 
 
@@ -189,18 +191,18 @@ class Lives(RuleBasedStateMachine):
     met = Counter()
 
     @initialize()
-    def begin(self):
+    def begin(self) -> None:
         self.desks = [Desk(), Desk()]
         for desk in (0, 1):
             for ticket in ("1", "2", "3"):
                 self.open(desk, ticket, Decimal("0.3"), None)
 
-    def tell(self, desk, verb, args, expected):
+    def tell(self, desk: Any, verb: Any, args: Any, expected: Any) -> None:
         assert self.desks[desk].send(f"trade_{verb}", args)["code"] == expected
         self.met[verb, expected] += 1
 
     @rule(desk=DESKS, ticket=TICKETS, volume=VOLUMES, sl=STOPS)
-    def open(self, desk, ticket, volume, sl):
+    def open(self, desk: Any, ticket: Any, volume: Any, sl: Any) -> None:
         args = {"ticket_id": ticket, "symbol": "EURUSD", "type": "BUY", "open_price": "1.1"}
         expected = self.desks[desk].model.open(ticket, volume, (sl, None))
         self.tell(desk, "open", {**args, "volume": text(volume), "sl": text(sl), "tp": None}, expected)
@@ -208,26 +210,26 @@ class Lives(RuleBasedStateMachine):
     @rule(
         desk=DESKS, ticket=TICKETS, named=st.dictionaries(st.sampled_from(["sl", "tp"]), STOPS, min_size=1), at=MOMENTS
     )
-    def modify(self, desk, ticket, named, at):
+    def modify(self, desk: Any, ticket: Any, named: Any, at: Any) -> None:
         args = {"ticket_id": ticket} | {name: text(stop) for name, stop in named.items()}
         expected = self.desks[desk].model.modify(ticket, named, at)
         self.tell(desk, "modify", args | ({"master_time_ms": at} if at else {}), expected)
 
     @rule(desk=DESKS, ticket=TICKETS, deal=st.sampled_from("ab"), tenths=st.sampled_from([2, 1, 3, 4, 0]), price=PRICES)
-    def reduce(self, desk, ticket, deal, tenths, price):
+    def reduce(self, desk: Any, ticket: Any, deal: Any, tenths: Any, price: Any) -> None:
         remaining, profit = Decimal(tenths) / 10, Decimal(1)
         args = {"ticket_id": ticket, "deal_id": deal, "volume": text(remaining), "close_price": text(price)}
         expected = self.desks[desk].model.reduce(ticket, deal, remaining, price, profit)
         self.tell(desk, "reduce", {**args, "profit": text(profit)}, expected)
 
     @rule(desk=DESKS, ticket=TICKETS, price=PRICES, reason=st.sampled_from(["TP", "MANUAL"]))
-    def close(self, desk, ticket, price, reason):
+    def close(self, desk: Any, ticket: Any, price: Any, reason: Any) -> None:
         args = {"ticket_id": ticket, "close_price": text(price), "profit": "5", "reason": reason}
         expected = self.desks[desk].model.close(ticket, price, Decimal(5), reason)
         self.tell(desk, "close", args, expected)
 
     @rule(desk=DESKS)
-    def repeat_the_last(self, desk):
+    def repeat_the_last(self, desk: Any) -> None:
         """Its answer was lost: the same effect again, under the same key."""
         if self.desks[desk].last:
             operation, outcome = self.desks[desk].last
@@ -236,19 +238,19 @@ class Lives(RuleBasedStateMachine):
             self.desks[desk].last = None
 
     @rule()
-    def restart(self):
+    def restart(self) -> None:
         connections.close_all()
         credentials._look_up.cache_clear()
 
     @invariant()
-    def the_database_is_the_model(self):
+    def the_database_is_the_model(self) -> None:
         desks = {desk.account.pk: desk for desk in getattr(self, "desks", [])}
         lives, deals = rows(list(desks))
         assert lives == {(pk, *life) for pk, desk in desks.items() for life in desk.expected()}
         assert deals == {(pk, *deal) for pk, desk in desks.items() for deal in desk.model.deals()}
 
     @invariant()
-    def the_snapshot_is_the_model(self):
+    def the_snapshot_is_the_model(self) -> None:
         for desk in getattr(self, "desks", []):
             now = snapshot.read([desk.account.pk], using="bot")
             assert now.as_of == {desk.strategy.name: str(desk.model.seq)}
@@ -271,7 +273,7 @@ OUTCOMES = {
 }  # fmt: skip
 
 
-def test_every_life_is_as_the_model_says(desk_db):
+def test_every_life_is_as_the_model_says(desk_db: str) -> None:
     Lives.met.clear()
 
     run_state_machine_as_test(Lives, settings=SIZE)
@@ -283,7 +285,7 @@ def test_every_life_is_as_the_model_says(desk_db):
 class Forgetful(Model):
     """A model that takes a closed ticket for a new one, as the control."""
 
-    def open(self, ticket, volume, stops):
+    def open(self, ticket: Any, volume: Any, stops: Any) -> Any:
         if ticket in self.lives and self.lives[ticket].closed:
             del self.lives[ticket]
         return super().open(ticket, volume, stops)
@@ -292,14 +294,16 @@ class Forgetful(Model):
 class Restless(Model):
     """A model that lets late messages through, as the control."""
 
-    def modify(self, ticket, named, told_ms):
+    def modify(self, ticket: Any, named: Any, told_ms: Any) -> Any:
         if ticket in self.lives:
             self.lives[ticket].told_ms = 0
         return super().modify(ticket, named, told_ms)
 
 
 @pytest.mark.parametrize("wrong", [Forgetful, Restless])
-def test_the_walk_is_long_enough_to_tell_a_wrong_model(desk_db, monkeypatch, wrong):
+def test_the_walk_is_long_enough_to_tell_a_wrong_model(
+    desk_db: str, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
     monkeypatch.setitem(globals(), "Model", wrong)
 
     with pytest.raises(AssertionError):

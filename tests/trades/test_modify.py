@@ -1,36 +1,38 @@
 """Moving a trade's stops."""
 
+from typing import Any
+
 import pytest
 
 from audit.models import AuditLog
 from tests.answers import refusal
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades.models import ActiveTrade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
 
 
 @pytest.fixture
-def bot(lena_bot):
+def bot(lena_bot: Bot) -> Bot:
     """Lena's, with ticket 1 open: stops at 1.10 and 1.12."""
     lena_bot.send("POST", fields=opening("1"))
     return lena_bot
 
 
-def modify(bot, ticket="1", **fields):
+def modify(bot: Any, ticket: str = "1", **fields: Any) -> Any:
     return bot.send("PATCH", f"{ACTIVE}/{ticket}", fields)
 
 
-def stops():
+def stops() -> Any:
     trade = ActiveTrade.objects.get()
     return str(trade.sl), str(trade.tp), trade.seq
 
 
-def events():
+def events() -> Any:
     return AuditLog.objects.filter(action="trade.modified").count()
 
 
-def test_moves_both_stops_with_the_next_number(bot):
+def test_moves_both_stops_with_the_next_number(bot: Bot) -> None:
     answer = modify(bot, sl="1.10100000", tp=1.13)
 
     assert (answer.status_code, answer.json()["status"], answer.json()["seq"]) == (200, "modified", "2")
@@ -39,20 +41,20 @@ def test_moves_both_stops_with_the_next_number(bot):
     assert (detail["seq"], detail["sl"], detail["tp"]) == (2, "1.10100000", "1.13000000")
 
 
-def test_leaves_the_stop_that_is_not_named(bot):
+def test_leaves_the_stop_that_is_not_named(bot: Bot) -> None:
     modify(bot, tp="1.13")
 
     assert stops() == ("1.10000000", "1.13000000", 2)
 
 
-def test_null_removes_a_stop(bot):
+def test_null_removes_a_stop(bot: Bot) -> None:
     answer = modify(bot, sl=None)
 
     assert answer.json()["trade"]["sl"] is None
     assert stops() == ("None", "1.12000000", 2)
 
 
-def test_the_same_stops_again_are_no_event(bot):
+def test_the_same_stops_again_are_no_event(bot: Bot) -> None:
     answer = modify(bot, sl="1.1", tp="1.12")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "unchanged")
@@ -60,7 +62,7 @@ def test_the_same_stops_again_are_no_event(bot):
     assert events() == 0
 
 
-def test_a_message_older_than_the_latest_is_ignored(bot):
+def test_a_message_older_than_the_latest_is_ignored(bot: Bot) -> None:
     modify(bot, sl="1.10200000", master_time_ms=2000)
 
     late = modify(bot, sl="1.10100000", master_time_ms=1999)
@@ -71,28 +73,28 @@ def test_a_message_older_than_the_latest_is_ignored(bot):
     assert events() == 1
 
 
-def test_a_newer_message_counts(bot):
+def test_a_newer_message_counts(bot: Bot) -> None:
     modify(bot, sl="1.10200000", master_time_ms=2000)
 
     assert modify(bot, sl="1.10300000", master_time_ms="2001").json()["seq"] == "3"
     assert stops() == ("1.10300000", "1.12000000", 3)
 
 
-def test_a_message_that_changed_nothing_still_outdates_older_ones(bot):
+def test_a_message_that_changed_nothing_still_outdates_older_ones(bot: Bot) -> None:
     modify(bot, sl="1.1", master_time_ms=5000)
 
     assert modify(bot, sl="1.10300000", master_time_ms=4000).json()["status"] == "ignored"
     assert stops() == ("1.10000000", "1.12000000", 1)
 
 
-def test_a_message_without_a_time_counts_and_forgets_none(bot):
+def test_a_message_without_a_time_counts_and_forgets_none(bot: Bot) -> None:
     modify(bot, sl="1.10200000", master_time_ms=5000)
 
     assert modify(bot, sl="1.10300000").json()["status"] == "modified"
     assert modify(bot, sl="1.10400000", master_time_ms=4000).json()["status"] == "ignored"
 
 
-def test_refuses_to_move_the_stops_of_a_closed_trade(bot):
+def test_refuses_to_move_the_stops_of_a_closed_trade(bot: Bot) -> None:
     bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.11&profit=5")
 
     assert refusal(modify(bot, sl="1.2")) == (409, "trade_closed")
@@ -100,11 +102,11 @@ def test_refuses_to_move_the_stops_of_a_closed_trade(bot):
     assert events() == 0
 
 
-def test_an_unknown_ticket_is_told_so(bot):
+def test_an_unknown_ticket_is_told_so(bot: Bot) -> None:
     assert refusal(modify(bot, "2", sl="1.2")) == (404, "trade_unknown")
 
 
-def test_a_strangers_ticket_is_unknown(bot, sam_bot):
+def test_a_strangers_ticket_is_unknown(bot: Bot, sam_bot: Bot) -> None:
     assert refusal(modify(sam_bot, "1", sl="1.2")) == (404, "trade_unknown")
     assert stops() == ("1.10000000", "1.12000000", 1)
 
@@ -121,7 +123,7 @@ def test_a_strangers_ticket_is_unknown(bot, sam_bot):
         ({"sl": "1", "ticket_id": "2"}, "ticket_id"),
     ],
 )
-def test_names_the_field_that_cannot_be_read(bot, fields, faulty):
+def test_names_the_field_that_cannot_be_read(bot: Bot, fields: dict[str, Any], faulty: str) -> None:
     answer = modify(bot, **fields)
 
     assert refusal(answer) == (422, "invalid")

@@ -1,31 +1,34 @@
 """Opening a trade."""
 
+from typing import Any
+
 import pytest
 
+from accounts.models import TradingAccount
 from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Strategy
 from tests.answers import refusal
-from tests.signed import opening
+from tests.signed import Bot, opening
 from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
 
 
-def fact(action):
+def fact(action: Any) -> AuditLog:
     return AuditLog.objects.get(action=action)
 
 
-def as_of(bot):
+def as_of(bot: Any) -> Any:
     return bot.send("GET").json()["as_of"]
 
 
-def close(bot, ticket="1"):
+def close(bot: Any, ticket: str = "1") -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP")
 
 
-def test_opens_a_trade_that_is_then_active(lena_bot):
+def test_opens_a_trade_that_is_then_active(lena_bot: Bot) -> None:
     answer = lena_bot.send("POST", fields=opening("1"))
 
     assert answer.status_code == 201
@@ -35,7 +38,7 @@ def test_opens_a_trade_that_is_then_active(lena_bot):
     assert trade["volume"] == "0.10000000"
 
 
-def test_answers_with_the_trade_and_its_number(lena_bot):
+def test_answers_with_the_trade_and_its_number(lena_bot: Bot) -> None:
     told = lena_bot.send("POST", fields=opening("1", opened_at="2026-01-05T10:00:00.000Z")).json()
 
     assert (told["ticket_id"], told["seq"]) == ("1", "1")
@@ -48,7 +51,7 @@ def test_answers_with_the_trade_and_its_number(lena_bot):
     }  # fmt: skip
 
 
-def test_is_audited_with_who_did_it_and_its_number(lena_bot):
+def test_is_audited_with_who_did_it_and_its_number(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     opened = fact("trade.opened")
@@ -59,14 +62,14 @@ def test_is_audited_with_who_did_it_and_its_number(lena_bot):
     assert opened.request_id != ""
 
 
-def test_keeps_the_comment_and_the_analysis(lena_bot):
+def test_keeps_the_comment_and_the_analysis(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", comment="breakout", analysis={"rsi": "71.5"}))
 
     trade = ActiveTrade.objects.get()
     assert (trade.comment, trade.analysis) == ("breakout", {"rsi": "71.5"})
 
 
-def test_answers_a_repeated_open_as_the_first(lena_bot):
+def test_answers_a_repeated_open_as_the_first(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     again = lena_bot.send("POST", fields=opening("1"))
@@ -77,7 +80,7 @@ def test_answers_a_repeated_open_as_the_first(lena_bot):
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
-def test_a_repeat_may_spell_its_amounts_and_ticket_otherwise(lena_bot):
+def test_a_repeat_may_spell_its_amounts_and_ticket_otherwise(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     again = lena_bot.send("POST", fields=opening("1", ticket_id=1, volume=0.1, open_price="1.105", comment="again"))
@@ -85,7 +88,7 @@ def test_a_repeat_may_spell_its_amounts_and_ticket_otherwise(lena_bot):
     assert (again.status_code, again.json()["status"]) == (200, "broadcasted")
 
 
-def test_a_repeat_answers_the_trade_as_it_is_by_now(lena_bot):
+def test_a_repeat_answers_the_trade_as_it_is_by_now(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1.10300000"})
 
@@ -106,7 +109,7 @@ def test_a_repeat_answers_the_trade_as_it_is_by_now(lena_bot):
         {"sl": "1.12000000", "tp": "1.10000000"},
     ],
 )
-def test_refuses_other_content_under_an_open_ticket(lena_bot, other):
+def test_refuses_other_content_under_an_open_ticket(lena_bot: Bot, other: dict[str, Any]) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     different = lena_bot.send("POST", fields=opening("1", **other))
@@ -116,7 +119,7 @@ def test_refuses_other_content_under_an_open_ticket(lena_bot, other):
     assert as_of(lena_bot) == {"lena-eurusd": "1"}
 
 
-def test_refuses_the_open_of_a_closed_ticket_and_audits_the_zombie(lena_bot):
+def test_refuses_the_open_of_a_closed_ticket_and_audits_the_zombie(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     close(lena_bot)
 
@@ -131,7 +134,7 @@ def test_refuses_the_open_of_a_closed_ticket_and_audits_the_zombie(lena_bot):
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_a_closed_ticket_stays_refused_with_any_content_and_however_often(lena_bot):
+def test_a_closed_ticket_stays_refused_with_any_content_and_however_often(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     close(lena_bot)
 
@@ -140,7 +143,7 @@ def test_a_closed_ticket_stays_refused_with_any_content_and_however_often(lena_b
     assert AuditLog.objects.filter(action="zombie.refused").count() == 4
 
 
-def test_a_refused_open_stays_refused_under_its_own_key(lena_bot):
+def test_a_refused_open_stays_refused_under_its_own_key(lena_bot: Bot) -> None:
     """The zombie's answer is kept with its Idempotency-Key, and the repeat says so."""
     lena_bot.send("POST", fields=opening("1"))
     close(lena_bot)
@@ -152,7 +155,9 @@ def test_a_refused_open_stays_refused_under_its_own_key(lena_bot):
     assert again["Idempotency-Replayed"] == "true"
 
 
-def test_a_frozen_strategy_opens_nothing_but_still_answers_repeats_and_closes(lena_bot, lena):
+def test_a_frozen_strategy_opens_nothing_but_still_answers_repeats_and_closes(
+    lena_bot: Bot, lena: TradingAccount
+) -> None:
     from audit import services as audit
 
     lena_bot.send("POST", fields=opening("1"))
@@ -164,7 +169,7 @@ def test_a_frozen_strategy_opens_nothing_but_still_answers_repeats_and_closes(le
     assert close(lena_bot).status_code == 200
 
 
-def test_a_master_without_a_strategy_opens_nothing(cast, finn):
+def test_a_master_without_a_strategy_opens_nothing(cast: dict[str, Any], finn: TradingAccount) -> None:
     from accounts import services as accounts
     from audit import services as audit
     from tests.signed import Bot
@@ -175,7 +180,7 @@ def test_a_master_without_a_strategy_opens_nothing(cast, finn):
     assert refusal(bot.send("POST", fields=opening("1"))) == (409, "strategy_missing")
 
 
-def test_tickets_of_two_accounts_never_meet(lena_bot, sam_bot):
+def test_tickets_of_two_accounts_never_meet(lena_bot: Bot, sam_bot: Bot) -> None:
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
     close(lena_bot)
 
@@ -184,7 +189,9 @@ def test_tickets_of_two_accounts_never_meet(lena_bot, sam_bot):
     assert as_of(sam_bot) == {"sam-xauusd": "1"}
 
 
-def test_a_broker_that_started_anew_is_a_new_account_whose_tickets_start_anew(lena_bot, lena):
+def test_a_broker_that_started_anew_is_a_new_account_whose_tickets_start_anew(
+    lena_bot: Bot, lena: TradingAccount
+) -> None:
     from accounts import services as accounts
     from accounts.models import TradingAccount
     from audit import services as audit
@@ -208,7 +215,9 @@ def test_a_broker_that_started_anew_is_a_new_account_whose_tickets_start_anew(le
         ({"ticket_id": "2"}, "trade_closed", {"ticket_id": "2", "strategy": "lena-eurusd"}),
     ],
 )
-def test_a_refusal_is_audited_in_full_and_takes_no_number(lena_bot, lena, fields, code, detail):
+def test_a_refusal_is_audited_in_full_and_takes_no_number(
+    lena_bot: Bot, lena: TradingAccount, fields: dict[str, Any], code: str, detail: dict[str, Any]
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     close(lena_bot, "2")
 
@@ -220,7 +229,7 @@ def test_a_refusal_is_audited_in_full_and_takes_no_number(lena_bot, lena, fields
     assert Strategy.objects.get(account=lena).last_seq == 1
 
 
-def test_the_longest_ticket_is_one_like_any_other(lena_bot):
+def test_the_longest_ticket_is_one_like_any_other(lena_bot: Bot) -> None:
     assert lena_bot.send("POST", fields=opening(9999999999999999999)).status_code == 201
     assert lena_bot.send("GET").json()["trades"][0]["ticket_id"] == "9999999999999999999"
 
@@ -252,7 +261,7 @@ def test_the_longest_ticket_is_one_like_any_other(lena_bot):
         ("profit", "1"),
     ],
 )
-def test_names_the_field_that_cannot_be_read(lena_bot, field, value):
+def test_names_the_field_that_cannot_be_read(lena_bot: Bot, field: str, value: Any) -> None:
     answer = lena_bot.send("POST", fields=opening("1", **{field: value}))
 
     assert refusal(answer) == (422, "invalid")
@@ -260,5 +269,5 @@ def test_names_the_field_that_cannot_be_read(lena_bot, field, value):
     assert not Trade.objects.exists()
 
 
-def test_a_symbol_outside_its_grammar_has_a_code_of_its_own(lena_bot):
+def test_a_symbol_outside_its_grammar_has_a_code_of_its_own(lena_bot: Bot) -> None:
     assert refusal(lena_bot.send("POST", fields=opening("1", symbol="EUR USD"))) == (422, "symbol_grammar")

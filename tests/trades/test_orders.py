@@ -1,10 +1,12 @@
 """A copier's report of an order: kept as told, priced against what was asked, never a change of any trade."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import transaction
 
+from accounts.models import TradingAccount
 from audit import services as audit
 from audit.models import AuditLog
 from strategies import services as strategies
@@ -17,21 +19,21 @@ from trades import services
 from trades.models import ActiveTrade, CopyOrder
 
 ORDERS = "/api/v2/trades/orders"
-EXECUTED = {
+EXECUTED: dict[str, Any] = {
     "strategy": "lena-eurusd", "seq": "1", "master_ticket": "1", "status": "executed", "requested_price": "1.10500000",
     "executed_price": "1.10503000", "volume": "0.05", "latency_ms": 84,
 }  # fmt: skip
 
 
 @pytest.fixture
-def copier(lena_bot, finn_bot):
+def copier(lena_bot: Bot, finn_bot: Bot) -> Bot:
     """Finn's bot, with lena's BUY 1 and SELL 2 of EURUSD open."""
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("POST", fields=opening("2", type="SELL"))
     return finn_bot
 
 
-def report(bot, **more):
+def report(bot: Any, **more: Any) -> Any:
     fields = {name: value for name, value in {**EXECUTED, **more}.items() if value is not None}
     return bot.send("POST", ORDERS, fields)
 
@@ -45,7 +47,9 @@ def report(bot, **more):
         ("2", "1.10500000", "0.00000000", "0.00000000"),
     ],
 )
-def test_slippage_is_what_it_cost_whatever_the_side(copier, ticket, executed, points, bps):
+def test_slippage_is_what_it_cost_whatever_the_side(
+    copier: Bot, ticket: str, executed: str, points: str, bps: str
+) -> None:
     answer = report(copier, master_ticket=ticket, executed_price=executed)
 
     assert answer.status_code == 201
@@ -54,7 +58,7 @@ def test_slippage_is_what_it_cost_whatever_the_side(copier, ticket, executed, po
     assert (kept.slippage_points, kept.slippage_bps) == (Decimal(points), Decimal(bps))
 
 
-def test_is_kept_as_told_and_audited(copier, finn, lena):
+def test_is_kept_as_told_and_audited(copier: Bot, finn: TradingAccount, lena: TradingAccount) -> None:
     answer = report(copier)
 
     kept = CopyOrder.objects.get()
@@ -66,7 +70,7 @@ def test_is_kept_as_told_and_audited(copier, finn, lena):
 
 
 @pytest.mark.parametrize("status", ["pending", "failed", "cancelled"])
-def test_what_was_not_executed_has_no_slippage(copier, status):
+def test_what_was_not_executed_has_no_slippage(copier: Bot, status: str) -> None:
     answer = report(copier, status=status, executed_price=None, latency_ms=None, failed_reason="no money")
 
     assert answer.status_code == 201
@@ -74,7 +78,7 @@ def test_what_was_not_executed_has_no_slippage(copier, status):
     assert CopyOrder.objects.get().failed_reason == "no money"
 
 
-def test_of_a_closed_or_unknown_trade_is_taken_late(copier, lena_bot):
+def test_of_a_closed_or_unknown_trade_is_taken_late(copier: Bot, lena_bot: Bot) -> None:
     lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.11&profit=5")
 
     closed, unknown = report(copier), report(copier, master_ticket="99")
@@ -86,7 +90,7 @@ def test_of_a_closed_or_unknown_trade_is_taken_late(copier, lena_bot):
     assert CopyOrder.objects.count() == 2
 
 
-def test_changes_no_trade_and_no_number(copier, lena, finn):
+def test_changes_no_trade_and_no_number(copier: Bot, lena: TradingAccount, finn: TradingAccount) -> None:
     before = list(ActiveTrade.objects.order_by("pk").values())
 
     report(copier)
@@ -98,7 +102,7 @@ def test_changes_no_trade_and_no_number(copier, lena, finn):
     assert finn.copy_seq == 0
 
 
-def test_the_same_effect_is_kept_once(copier):
+def test_the_same_effect_is_kept_once(copier: Bot) -> None:
     first = copier.send("POST", ORDERS, EXECUTED, effect="order-00000000001")
     again = copier.send("POST", ORDERS, EXECUTED, effect="order-00000000001")
 
@@ -107,13 +111,13 @@ def test_the_same_effect_is_kept_once(copier):
     assert CopyOrder.objects.count() == 1
 
 
-def test_a_strategy_not_followed_is_not_found(copier, cast):
+def test_a_strategy_not_followed_is_not_found(copier: Bot, cast: dict[str, Any]) -> None:
     assert refusal(report(copier, strategy="sam-xauusd")) == (404, "not_found")
     assert refusal(report(Bot(key_of(cast, "sam", "copier")))) == (404, "not_found")
     assert not CopyOrder.objects.exists()
 
 
-def test_masters_report_no_orders(copier, lena_bot):
+def test_masters_report_no_orders(copier: Bot, lena_bot: Bot) -> None:
     assert refusal(report(lena_bot)) == (403, "scope_denied")
 
 
@@ -131,7 +135,7 @@ def test_masters_report_no_orders(copier, lena_bot):
         ("profit", "1"),
     ],
 )
-def test_names_the_field_that_cannot_be_read(copier, field, value):
+def test_names_the_field_that_cannot_be_read(copier: Bot, field: str, value: str | int | None) -> None:
     answer = report(copier, **{field: value})
 
     assert refusal(answer) == (422, "invalid")
@@ -139,14 +143,14 @@ def test_names_the_field_that_cannot_be_read(copier, field, value):
     assert not CopyOrder.objects.exists()
 
 
-def test_the_side_of_an_order_is_the_copys_own_where_it_copies_in_reverse(copier):
+def test_the_side_of_an_order_is_the_copys_own_where_it_copies_in_reverse(copier: Bot) -> None:
     answer = report(copier, type="SELL", executed_price="1.10497000")
 
     assert answer.json()["slippage_points"] == "3.00000000"  # a sell that got less
     assert CopyOrder.objects.get().type == "SELL"
 
 
-def test_nobody_hears_of_a_leaders_own_copies(lena, sam_bot, copier):
+def test_nobody_hears_of_a_leaders_own_copies(lena: TradingAccount, sam_bot: Bot, copier: Bot) -> None:
     """Lena follows sam with the account that she leads from."""
     committed(strategies.subscribe, account=lena, strategy=Strategy.objects.get(name="sam-xauusd"), actor=audit.SYSTEM)
     sam_bot.send("POST", fields=opening("7", symbol="XAUUSD"))

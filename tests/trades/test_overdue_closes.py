@@ -1,12 +1,14 @@
 """A close is a debt until the copier's own close arrives."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, connections
 
+from accounts.models import TradingAccount
 from audit.models import AuditLog
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades.models import OverdueClose, TradeHistory
 from trades.services import overdue_closes
 
@@ -14,7 +16,7 @@ ACTIVE = "/api/v2/trades/active"
 
 
 @pytest.fixture
-def copied(lena_bot, finn_bot):
+def copied(lena_bot: Bot, finn_bot: Bot) -> Any:
     """A trade of lena's that finn holds a copy of."""
     ref = lena_bot.send("POST", fields=opening("1")).json()["trade"]["trade_id"]
     copy = {**opening("501", volume="0.05"), "strategy": "lena-eurusd", "trade_ref": ref}
@@ -22,22 +24,22 @@ def copied(lena_bot, finn_bot):
     return ref
 
 
-def close(bot, ticket):
+def close(bot: Any, ticket: Any) -> None:
     answer = bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP")
     assert answer.status_code == 200, answer.content
 
 
-def aged(**age):
+def aged(**age: Any) -> None:
     with connections["owner"].cursor() as cursor:
         cursor.execute("update close_debts set since = since - %s::interval", [timedelta(**age)])
 
 
-def test_nothing_is_owed_while_the_master_is_in(copied):
+def test_nothing_is_owed_while_the_master_is_in(copied: Any) -> None:
     assert overdue_closes.update() == 0
     assert not OverdueClose.objects.exists()
 
 
-def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, finn):
+def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot: Bot, copied: Any, finn: TradingAccount) -> None:
     close(lena_bot, "1")
 
     assert overdue_closes.update() == 1
@@ -52,7 +54,7 @@ def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot, copied, fin
     assert (overdue_close.level, overdue_close.closed_at) == (0, None)
 
 
-def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot, finn_bot, copied):
+def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot: Bot, finn_bot: Bot, copied: Any) -> None:
     close(lena_bot, "1")
     overdue_closes.update()
     close(finn_bot, "501")
@@ -62,7 +64,7 @@ def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot, finn_bo
     assert OverdueClose.objects.get().closed_at == TradeHistory.objects.get(ticket_id="501").closed_at
 
 
-def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
+def test_a_copy_that_was_closed_first_owes_nothing(lena_bot: Bot, finn_bot: Bot, copied: Any) -> None:
     close(finn_bot, "501")
     close(lena_bot, "1")
 
@@ -75,7 +77,9 @@ def test_a_copy_that_was_closed_first_owes_nothing(lena_bot, finn_bot, copied):
     [({"seconds": 20}, 0), ({"seconds": 31}, 1), ({"minutes": 6}, 2), ({"hours": 2}, 3)],
     ids=str,
 )
-def test_is_escalated_as_it_gets_older_and_each_level_told_once(lena_bot, copied, age, level):
+def test_is_escalated_as_it_gets_older_and_each_level_told_once(
+    lena_bot: Bot, copied: Any, age: dict[str, Any], level: int
+) -> None:
     close(lena_bot, "1")
     overdue_closes.update()
     aged(**age)
@@ -88,7 +92,7 @@ def test_is_escalated_as_it_gets_older_and_each_level_told_once(lena_bot, copied
     assert [fact.detail["level"] for fact in told] == [level][: bool(level)]
 
 
-def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot, copied):
+def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot: Bot, copied: Any) -> None:
     close(lena_bot, "1")
     for age in ({}, {"seconds": 31}, {"minutes": 5}, {"hours": 1}):
         overdue_closes.update()
@@ -99,14 +103,14 @@ def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot, copied):
     assert [fact.detail["level"] for fact in told] == [1, 2, 3]
 
 
-def test_a_reduction_owes_no_close(lena_bot, copied):
+def test_a_reduction_owes_no_close(lena_bot: Bot, copied: Any) -> None:
     lena_bot.send("POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.05", "close_price": "1", "profit": "1"})
 
     assert overdue_closes.update() == 0
 
 
 @pytest.mark.parametrize("statement", ["delete from close_debts", "update close_debts set since = now()"])
-def test_nobody_makes_a_debt_younger_or_forgets_it(lena_bot, copied, statement):
+def test_nobody_makes_a_debt_younger_or_forgets_it(lena_bot: Bot, copied: Any, statement: str) -> None:
     close(lena_bot, "1")
     overdue_closes.update()
 

@@ -4,16 +4,19 @@ import uuid
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
+from accounts.models import TradingAccount
 from audit import services as audit
 from market.models import Instrument
 from strategies import explanations, sizing
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
-from tests.signed import LONG_AGO, opening
+from tests.signed import LONG_AGO, Bot, opening
 from tests.transactions import committed
 from trades import copy_statistics, receipts, snapshot
 from trades.models import CopyOrder, TradeHistory
@@ -22,39 +25,39 @@ ACTIVE, SKIPS, ORDERS = "/api/v2/trades/active", "/api/v2/copier/skips", "/api/v
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     return Subscription.objects.select_related("account", "strategy").get(account=finn)
 
 
-def set_terms(follows, **settings):
+def set_terms(follows: Any, **settings: Any) -> None:
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, **settings)
 
 
-def opened(bot, ticket="1", **more):
+def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
     answer = bot.send("POST", fields=opening(ticket, **more))
     assert answer.status_code == 201, answer.content
     return answer.json()["trade"]["trade_id"]
 
 
-def copied(bot, ref, ticket="501", **more):
+def copied(bot: Any, ref: Any, ticket: str = "501", **more: Any) -> None:
     copy = {**opening(ticket, **more), "strategy": "lena-eurusd", "trade_ref": ref}
     assert bot.send("POST", fields=copy).status_code == 201
 
 
-def close(bot, ticket, profit="5"):
+def close(bot: Any, ticket: Any, profit: str = "5") -> None:
     answer = bot.send("DELETE", f"{ACTIVE}/{ticket}", query=f"close_price=1.11&profit={profit}&reason=TP")
     assert answer.status_code == 200
 
 
-def skipped(bot, ref, reason, **more):
+def skipped(bot: Any, ref: Any, reason: Any, **more: Any) -> None:
     assert bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": reason, **more}).json()
 
 
-def recent(follows, after=timedelta(0)):
+def recent(follows: Any, after: Any = timedelta(0)) -> Any:
     return receipts.recent([follows], now=timezone.now() + after)
 
 
-def state(follows, **more):
+def state(follows: Any, **more: Any) -> Any:
     (one,) = recent(follows, **more)
     return one.state, one.why_not
 
@@ -62,12 +65,14 @@ def state(follows, **more):
 # --- what became of it
 
 
-def test_nothing_is_asked_of_whoever_follows_nothing(cast, django_assert_num_queries):
+def test_nothing_is_asked_of_whoever_follows_nothing(
+    cast: dict[str, Any], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
     with django_assert_num_queries(0):
         assert receipts.recent([], now=timezone.now()) == []
 
 
-def test_a_copy_is_open_then_owed_then_closed(lena_bot, finn_bot, follows):
+def test_a_copy_is_open_then_owed_then_closed(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     copied(finn_bot, opened(lena_bot))
     assert state(follows) == ("open", "")
 
@@ -78,14 +83,16 @@ def test_a_copy_is_open_then_owed_then_closed(lena_bot, finn_bot, follows):
     assert state(follows) == ("closed", "")
 
 
-def test_a_copy_closed_by_its_own_stop_is_a_copy(lena_bot, finn_bot, follows):
+def test_a_copy_closed_by_its_own_stop_is_a_copy(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     copied(finn_bot, opened(lena_bot))
     close(finn_bot, "501")
 
     assert state(follows) == ("closed", "")
 
 
-def test_what_the_bot_said_stands_before_what_the_desk_could_think(lena_bot, finn_bot, follows):
+def test_what_the_bot_said_stands_before_what_the_desk_could_think(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     set_terms(follows, symbols=["XAUUSD"])
     skipped(finn_bot, opened(lena_bot), "slippage", detail="8 bps")
 
@@ -95,7 +102,9 @@ def test_what_the_bot_said_stands_before_what_the_desk_could_think(lena_bot, fin
     assert one.says == "the price had moved further than the settings allow"
 
 
-def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(lena_bot, finn_bot, follows):
+def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     ref = opened(lena_bot)
     skipped(finn_bot, ref, "missed")
     copied(finn_bot, ref)
@@ -112,14 +121,16 @@ def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(lena_bot, 
     ],
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else one,
 )
-def test_where_nobody_said_why_the_terms_of_its_time_do(lena_bot, follows, settings, why_not):
+def test_where_nobody_said_why_the_terms_of_its_time_do(
+    lena_bot: Bot, follows: Subscription, settings: dict[str, Any], why_not: str
+) -> None:
     set_terms(follows, **settings)
     opened(lena_bot)
 
     assert state(follows) == ("not copied", why_not)
 
 
-def test_terms_set_after_a_trade_do_not_explain_it(lena_bot, follows):
+def test_terms_set_after_a_trade_do_not_explain_it(lena_bot: Bot, follows: Subscription) -> None:
     opened(lena_bot)
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=timezone.now(), symbols=["XAUUSD"])
     opened(lena_bot, "2")
@@ -129,7 +140,9 @@ def test_terms_set_after_a_trade_do_not_explain_it(lena_bot, follows):
     assert (later.why_not, earlier.why_not) == ("symbol_not_allowed", "")
 
 
-def test_within_a_minute_it_may_still_be_copied_and_then_nobody_said_anything(lena_bot, follows):
+def test_within_a_minute_it_may_still_be_copied_and_then_nobody_said_anything(
+    lena_bot: Bot, follows: Subscription
+) -> None:
     opened(lena_bot)
 
     assert state(follows) == ("pending", "")
@@ -137,14 +150,16 @@ def test_within_a_minute_it_may_still_be_copied_and_then_nobody_said_anything(le
     assert state(follows, after=timedelta(seconds=61)) == ("not copied", "not_reported")
 
 
-def test_a_trade_that_is_closed_waits_for_nobody(lena_bot, follows):
+def test_a_trade_that_is_closed_waits_for_nobody(lena_bot: Bot, follows: Subscription) -> None:
     opened(lena_bot)
     close(lena_bot, "1")
 
     assert state(follows) == ("not copied", "not_reported")
 
 
-def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(lena_bot, lena, sam):
+def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(
+    lena_bot: Bot, lena: TradingAccount, sam: TradingAccount
+) -> None:
     opened(lena_bot)
     close(lena_bot, "1")
     opened(lena_bot, "2")
@@ -156,7 +171,9 @@ def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(lena_bot,
     assert (one.master.ticket_id, one.why_not) == ("2", "new_install")
 
 
-def test_another_ones_copies_and_reasons_are_not_mine(lena_bot, finn_bot, follows, lena, sam):
+def test_another_ones_copies_and_reasons_are_not_mine(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, lena: TradingAccount, sam: TradingAccount
+) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
     other = Subscription.objects.select_related("account", "strategy").get(pk=other.pk)
     copied(finn_bot, opened(lena_bot))
@@ -171,7 +188,9 @@ def test_another_ones_copies_and_reasons_are_not_mine(lena_bot, finn_bot, follow
     }  # fmt: skip
 
 
-def test_many_trades_cost_as_many_queries_as_one(lena_bot, finn_bot, follows, django_assert_max_num_queries):
+def test_many_trades_cost_as_many_queries_as_one(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
     for ticket in range(1, 9):
         ref = opened(lena_bot, ticket)
         if ticket % 3:
@@ -221,14 +240,16 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
     ],
     ids=str,
 )
-def test_tells_how_the_lots_came_about(settings, told):
+def test_tells_how_the_lots_came_about(settings: Any, told: str) -> None:
     lines = explanations.arithmetic(settings, LOTS)
 
     assert explanations.in_one_line(lines) == told
     assert (lines[-1].lots or 0) == sizing.opened_volume(settings, LOTS)[0]
 
 
-def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(lena_bot, finn_bot, follows):
+def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     assert finn_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"}).status_code == 200
     set_terms(follows, mode="RISK", risk_pct=Decimal(1), max_volume=Decimal(9))
     ref = opened(lena_bot, open_price="1.105", sl="1.100")
@@ -241,13 +262,13 @@ def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(lena_bot,
     assert (master.sl, receipts.provider_trade(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
 
 
-def test_a_risk_that_has_no_stop_is_not_known():
+def test_a_risk_that_has_no_stop_is_not_known() -> None:
     no_stop = replace(LOTS, opened_sl=None)
 
     assert "without a stop loss" in explanations.in_one_line(explanations.arithmetic(RISK, no_stop))
 
 
-def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot, follows):
+def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot: Bot, follows: Subscription) -> None:
     set_terms(follows, mode="RISK", risk_pct=Decimal(2), max_volume=Decimal(3), symbols=["EURUSD"])
     ref = opened(lena_bot)
     (one,) = recent(follows)
@@ -263,7 +284,7 @@ def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot, follows
 
 
 @pytest.fixture
-def filled(lena_bot, finn_bot, follows):
+def filled(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> Subscription:
     """A buy of 0.5 lots at 1.105, copied with 0.16 of 0.1665 at 1.10503."""
     set_terms(follows, multiplier=Decimal("0.333"))
     ref = opened(lena_bot, volume="0.5")
@@ -278,11 +299,11 @@ def filled(lena_bot, finn_bot, follows):
     return follows
 
 
-def receipt_of(follows):
+def receipt_of(follows: Any) -> Any:
     return receipts.receipt(recent(follows)[0])
 
 
-def test_time_is_told_by_who_took_it(filled):
+def test_time_is_told_by_who_took_it(filled: Subscription) -> None:
     told = receipt_of(filled)
 
     assert [(stage.who, stage.ms) for stage in told.stages[1:]] == [
@@ -292,13 +313,13 @@ def test_time_is_told_by_who_took_it(filled):
     assert [round(start + length) for start, length in told.bars] == [38, 43, 100]
 
 
-def test_a_clock_that_tells_another_day_is_not_believed(lena_bot, follows):
+def test_a_clock_that_tells_another_day_is_not_believed(lena_bot: Bot, follows: Subscription) -> None:
     opened(lena_bot, opened_at="2017-05-01T10:00:00Z")
 
     assert receipt_of(follows).stages[0].ms is None
 
 
-def test_what_a_worse_price_cost(filled):
+def test_what_a_worse_price_cost(filled: Subscription) -> None:
     slippage = receipt_of(filled).slippage
 
     assert (slippage.points, round(slippage.bps, 4)) == (Decimal(3), Decimal("0.2715"))
@@ -306,7 +327,7 @@ def test_what_a_worse_price_cost(filled):
     assert slippage.word == "worse"
 
 
-def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled):
+def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled: Subscription) -> None:
     order = CopyOrder.objects.get()
     order.slippage_points = None
     Instrument.objects.filter(symbol="EURUSD").delete()
@@ -316,13 +337,13 @@ def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled)
     assert (slippage.points, slippage.money, slippage.word) == (None, None, "worse")
 
 
-def test_lots_that_the_broker_rounded_are_told_apart_from_those_to_be_opened(filled):
+def test_lots_that_the_broker_rounded_are_told_apart_from_those_to_be_opened(filled: Subscription) -> None:
     told = receipt_of(filled)
 
     assert (told.planned, told.outcome.copied_lots, told.is_rounded) == (Decimal("0.1665"), Decimal("0.16"), True)
 
 
-def test_the_close_is_measured_from_the_masters(filled, lena_bot, finn_bot):
+def test_the_close_is_measured_from_the_masters(filled: Subscription, lena_bot: Bot, finn_bot: Bot) -> None:
     close(lena_bot, "1")
     assert receipt_of(filled).close_lag_ms is None
     close(finn_bot, "501")
@@ -333,14 +354,14 @@ def test_the_close_is_measured_from_the_masters(filled, lena_bot, finn_bot):
     assert told.close_lag_ms == lag // timedelta(milliseconds=1)
 
 
-def test_a_copy_closed_before_its_master_has_no_lag(filled, lena_bot, finn_bot):
+def test_a_copy_closed_before_its_master_has_no_lag(filled: Subscription, lena_bot: Bot, finn_bot: Bot) -> None:
     close(finn_bot, "501")
     close(lena_bot, "1")
 
     assert receipt_of(filled).close_lag_ms is None
 
 
-def test_no_receipt_for_a_trade_of_another_strategy(sam_bot, follows):
+def test_no_receipt_for_a_trade_of_another_strategy(sam_bot: Bot, follows: Subscription) -> None:
     ref = opened(sam_bot, "9")
 
     assert receipts.outcome(follows, uuid.UUID(ref), now=timezone.now()) is None
@@ -350,15 +371,17 @@ def test_no_receipt_for_a_trade_of_another_strategy(sam_bot, follows):
 
 
 @pytest.fixture
-def strategy(lena):
+def strategy(lena: TradingAccount) -> Strategy:
     return Strategy.objects.get(account=lena)
 
 
-def spread(strategy, after=timedelta(0)):
+def spread(strategy: Any, after: Any = timedelta(0)) -> Any:
     return copy_statistics.spread(strategy, now=timezone.now() + after)
 
 
-def test_each_trade_is_counted_with_each_subscription(lena_bot, finn_bot, follows, sam, strategy):
+def test_each_trade_is_counted_with_each_subscription(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, sam: TradingAccount, strategy: Strategy
+) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=strategy, actor=audit.SYSTEM)
     set_terms(other, symbols=["XAUUSD"])
     copied(finn_bot, opened(lena_bot))
@@ -373,7 +396,7 @@ def test_each_trade_is_counted_with_each_subscription(lena_bot, finn_bot, follow
     assert spread(strategy, after=timedelta(minutes=2))[0].why_not == {"symbol_not_allowed": 1, "not_reported": 1}
 
 
-def test_the_summary_adds_them_up(lena_bot, finn_bot, follows, strategy):
+def test_the_summary_adds_them_up(lena_bot: Bot, finn_bot: Bot, follows: Subscription, strategy: Strategy) -> None:
     set_terms(follows, symbols=["EURUSD"])
     copied(finn_bot, opened(lena_bot))
     opened(lena_bot, "2", symbol="GBPUSD")
@@ -386,7 +409,9 @@ def test_the_summary_adds_them_up(lena_bot, finn_bot, follows, strategy):
     assert [count for count, _ in told.reasons] == [2, 1]
 
 
-def test_whoever_ended_or_was_not_there_yet_is_not_counted(lena_bot, follows, sam, strategy):
+def test_whoever_ended_or_was_not_there_yet_is_not_counted(
+    lena_bot: Bot, follows: Subscription, sam: TradingAccount, strategy: Strategy
+) -> None:
     opened(lena_bot)
     committed(strategies.subscribe, account=sam, strategy=strategy, actor=audit.SYSTEM)
     strategies.end(subscription=follows, actor=audit.SYSTEM)
@@ -394,7 +419,9 @@ def test_whoever_ended_or_was_not_there_yet_is_not_counted(lena_bot, follows, sa
     assert [one.of for one in spread(strategy)] == [0]
 
 
-def test_one_page_of_numbers_is_a_handful_of_queries(lena_bot, finn_bot, strategy, django_assert_max_num_queries):
+def test_one_page_of_numbers_is_a_handful_of_queries(
+    lena_bot: Bot, finn_bot: Bot, strategy: Strategy, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
     for ticket in range(1, 6):
         copied(finn_bot, opened(lena_bot, ticket), 500 + ticket)
 
@@ -402,7 +429,9 @@ def test_one_page_of_numbers_is_a_handful_of_queries(lena_bot, finn_bot, strateg
         assert sum(one.copied for one in spread(strategy)) == 5
 
 
-def test_closes_that_are_owed_are_added_up(lena_bot, finn_bot, follows, strategy):
+def test_closes_that_are_owed_are_added_up(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, strategy: Strategy
+) -> None:
     for ticket in (1, 2):
         copied(finn_bot, opened(lena_bot, ticket), 500 + ticket, volume="0.03")
     assert copy_statistics.overdue(strategy=strategy).count == 0
@@ -418,7 +447,7 @@ def test_closes_that_are_owed_are_added_up(lena_bot, finn_bot, follows, strategy
     assert copy_statistics.overdue_by_subscription([follows.account_id]) == {(follows.account_id, strategy.pk): told}
 
 
-def test_the_pace_is_the_median_of_what_was_executed(lena_bot, finn_bot):
+def test_the_pace_is_the_median_of_what_was_executed(lena_bot: Bot, finn_bot: Bot) -> None:
     assert copy_statistics.pace(CopyOrder.objects.all())["latency"] is None
     ref = opened(lena_bot)
     for latency, price in ((10, "1.105"), (30, "1.105"), (1000, "1.1061")):

@@ -1,37 +1,39 @@
 """Closing a part of a trade: what is named is what must remain."""
 
+from typing import Any
+
 import pytest
 
 from audit.models import AuditLog
 from tests.answers import refusal
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades.models import ActiveTrade, TradeHistory, TradeReduction
 
 ACTIVE = "/api/v2/trades/active"
 
 
 @pytest.fixture
-def bot(lena_bot):
+def bot(lena_bot: Bot) -> Bot:
     """Lena's, with ticket 1 open: 0.1 lots."""
     lena_bot.send("POST", fields=opening("1"))
     return lena_bot
 
 
-def reduce(bot, ticket="1", **more):
+def reduce(bot: Any, ticket: str = "1", **more: Any) -> Any:
     fields = {"deal_id": "d1", "volume": "0.04", "close_price": "1.108", "profit": "18", **more}
     return bot.send("POST", f"{ACTIVE}/{ticket}/reduce", fields)
 
 
-def close(bot, ticket="1", profit="5", reason="TP"):
+def close(bot: Any, ticket: str = "1", profit: str = "5", reason: str = "TP") -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=f"close_price=1.108&profit={profit}&reason={reason}")
 
 
-def active():
+def active() -> Any:
     trade = ActiveTrade.objects.get()
     return str(trade.volume), trade.seq
 
 
-def test_what_is_named_remains(bot):
+def test_what_is_named_remains(bot: Bot) -> None:
     answer = reduce(bot)
 
     assert (answer.status_code, answer.json()["status"], answer.json()["seq"]) == (200, "reduced", "2")
@@ -42,14 +44,14 @@ def test_what_is_named_remains(bot):
     assert (str(part.close_price), str(part.profit)) == ("1.10800000", "18.00000000")
 
 
-def test_is_audited_with_its_number(bot):
+def test_is_audited_with_its_number(bot: Bot) -> None:
     reduce(bot)
 
     detail = AuditLog.objects.get(action="trade.reduced").detail
     assert (detail["deal_id"], detail["remaining"], detail["seq"]) == ("d1", "0.04000000", 2)
 
 
-def test_the_parts_add_up_at_the_close(bot):
+def test_the_parts_add_up_at_the_close(bot: Bot) -> None:
     reduce(bot)
     reduce(bot, deal_id="d2", volume="0.01", profit="-3.5")
     close(bot, profit="5")
@@ -60,7 +62,7 @@ def test_the_parts_add_up_at_the_close(bot):
     assert closed.seq == 4
 
 
-def test_a_deal_told_again_changes_nothing(bot):
+def test_a_deal_told_again_changes_nothing(bot: Bot) -> None:
     reduce(bot)
 
     again = reduce(bot)
@@ -70,7 +72,7 @@ def test_a_deal_told_again_changes_nothing(bot):
     assert TradeReduction.objects.count() == 1
 
 
-def test_a_deal_told_again_after_later_ones_changes_nothing(bot):
+def test_a_deal_told_again_after_later_ones_changes_nothing(bot: Bot) -> None:
     reduce(bot)
     reduce(bot, deal_id="d2", volume="0.01")
 
@@ -78,7 +80,7 @@ def test_a_deal_told_again_after_later_ones_changes_nothing(bot):
     assert active() == ("0.01000000", 3)
 
 
-def test_a_deal_told_again_after_the_close_is_acknowledged(bot):
+def test_a_deal_told_again_after_the_close_is_acknowledged(bot: Bot) -> None:
     reduce(bot)
     close(bot)
 
@@ -87,7 +89,7 @@ def test_a_deal_told_again_after_the_close_is_acknowledged(bot):
 
 @pytest.mark.parametrize("other", [{"volume": "0.03"}, {"close_price": "1.2"}, {"profit": "0"}])
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_deal_with_other_content_is_refused(bot, other, closed):
+def test_a_deal_with_other_content_is_refused(bot: Bot, other: dict[str, Any], closed: bool) -> None:
     reduce(bot)
     if closed:
         close(bot)
@@ -96,7 +98,7 @@ def test_a_deal_with_other_content_is_refused(bot, other, closed):
     assert TradeReduction.objects.count() == 1
 
 
-def test_what_remains_already_is_no_event(bot):
+def test_what_remains_already_is_no_event(bot: Bot) -> None:
     answer = reduce(bot, volume="0.1")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "unchanged")
@@ -104,7 +106,7 @@ def test_what_remains_already_is_no_event(bot):
     assert not TradeReduction.objects.exists()
 
 
-def test_refuses_to_grow_a_trade_and_tells_what_is_open(bot):
+def test_refuses_to_grow_a_trade_and_tells_what_is_open(bot: Bot) -> None:
     grown = reduce(bot, volume="0.10000001")
 
     assert refusal(grown) == (409, "volume_increase")
@@ -112,7 +114,7 @@ def test_refuses_to_grow_a_trade_and_tells_what_is_open(bot):
     assert active() == ("0.10000000", 1)
 
 
-def test_nothing_remaining_is_a_close(bot):
+def test_nothing_remaining_is_a_close(bot: Bot) -> None:
     reduce(bot)
 
     answer = reduce(bot, deal_id="d2", volume="0", profit="2")
@@ -122,7 +124,7 @@ def test_nothing_remaining_is_a_close(bot):
     assert (closed.reason, str(closed.profit), str(closed.closed_volume)) == ("MANUAL", "20.00000000", "0.04000000")
 
 
-def test_nothing_remaining_told_again_is_closed_already(bot):
+def test_nothing_remaining_told_again_is_closed_already(bot: Bot) -> None:
     reduce(bot, volume="0")
 
     again = reduce(bot, volume="0")
@@ -130,13 +132,13 @@ def test_nothing_remaining_told_again_is_closed_already(bot):
     assert (again.status_code, again.json()["already"]) == (200, True)
 
 
-def test_nothing_remaining_of_a_trade_closed_otherwise_is_a_conflict(bot):
+def test_nothing_remaining_of_a_trade_closed_otherwise_is_a_conflict(bot: Bot) -> None:
     close(bot, reason="SL")
 
     assert refusal(reduce(bot, volume="0")) == (409, "trade_closed_conflict")
 
 
-def test_nothing_remaining_of_an_unknown_trade_leaves_a_tombstone(bot):
+def test_nothing_remaining_of_an_unknown_trade_leaves_a_tombstone(bot: Bot) -> None:
     """It is a close that overtook its open: refusing it as unknown would let the late open through."""
     answer = reduce(bot, "2", volume="0")
 
@@ -144,14 +146,14 @@ def test_nothing_remaining_of_an_unknown_trade_leaves_a_tombstone(bot):
     assert refusal(bot.send("POST", fields=opening("2"))) == (409, "trade_closed")
 
 
-def test_refuses_to_reduce_a_closed_trade(bot):
+def test_refuses_to_reduce_a_closed_trade(bot: Bot) -> None:
     close(bot)
 
     assert refusal(reduce(bot)) == (409, "trade_closed")
     assert not TradeReduction.objects.exists()
 
 
-def test_refuses_to_reduce_an_unknown_or_a_strangers_trade(bot, sam_bot):
+def test_refuses_to_reduce_an_unknown_or_a_strangers_trade(bot: Bot, sam_bot: Bot) -> None:
     assert refusal(reduce(bot, "2")) == (404, "trade_unknown")
     assert refusal(reduce(sam_bot, "1")) == (404, "trade_unknown")
     assert active() == ("0.10000000", 1)
@@ -172,7 +174,7 @@ def test_refuses_to_reduce_an_unknown_or_a_strangers_trade(bot, sam_bot):
         ("ticket_id", "2"),
     ],
 )
-def test_names_the_field_that_cannot_be_read(bot, field, value):
+def test_names_the_field_that_cannot_be_read(bot: Bot, field: str, value: str | None) -> None:
     answer = reduce(bot, **{field: value})
 
     assert refusal(answer) == (422, "invalid")

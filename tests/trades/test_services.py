@@ -1,40 +1,42 @@
 """The verbs called from Python: parts of the caller's transaction, and exact."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.transaction import TransactionManagementError
 
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from strategies.models import Strategy
 from trades import publisher, services
 from trades.models import ActiveTrade, Trade, TradeHistory
 
-OPEN = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal("0.1"), "open_price": Decimal("1.105")}
+OPEN: dict[str, Any] = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal("0.1"), "open_price": Decimal("1.105")}
 CLOSE = {"close_price": Decimal("1.108"), "profit": Decimal("30")}
-PART = {"deal_id": "1", "volume": Decimal("0.04"), **CLOSE}
+PART: dict[str, Any] = {"deal_id": "1", "volume": Decimal("0.04"), **CLOSE}
 
 
 @pytest.fixture
-def published(monkeypatch):
+def published(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     told = []
     monkeypatch.setattr(publisher, "publish", told.append)
     return told
 
 
-def open_one(account, ticket="1", **more):
+def open_one(account: Any, ticket: str = "1", **more: Any) -> Any:
     with transaction.atomic():
         return services.open_trade(account=account, ticket_id=ticket, **{**OPEN, **more})
 
 
-def close_one(account, ticket="1", **more):
+def close_one(account: Any, ticket: str = "1", **more: Any) -> Any:
     with transaction.atomic():
         return services.close_trade(account=account, ticket_id=ticket, **{**CLOSE, **more})
 
 
-def test_a_life_by_four_verbs(lena, published):
+def test_a_life_by_four_verbs(lena: TradingAccount, published: list[Any]) -> None:
     with transaction.atomic():
         services.open_trade(account=lena, ticket_id="1", sl=Decimal("1.1"), comment="by hand", **OPEN)
         services.modify_trade(account=lena, ticket_id="1", sl=None, tp=Decimal("1.2"))
@@ -57,13 +59,13 @@ def test_a_life_by_four_verbs(lena, published):
         (services.close_trade, CLOSE),
     ],
 )
-def test_refuses_to_work_outside_a_transaction(lena, verb, arguments):
+def test_refuses_to_work_outside_a_transaction(lena: TradingAccount, verb: Any, arguments: Any) -> None:
     with pytest.raises(TransactionManagementError, match="is a part"):
         verb(account=lena, ticket_id="1", **arguments)
     assert not Trade.objects.exists()
 
 
-def test_nothing_is_told_or_kept_of_what_was_rolled_back(lena, published):
+def test_nothing_is_told_or_kept_of_what_was_rolled_back(lena: TradingAccount, published: list[Any]) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         services.open_trade(account=lena, ticket_id="1", **OPEN)
         raise ZeroDivisionError
@@ -74,7 +76,7 @@ def test_nothing_is_told_or_kept_of_what_was_rolled_back(lena, published):
     assert Strategy.objects.get(account=lena).last_seq == 0
 
 
-def test_nothing_is_told_before_the_commit(lena, published):
+def test_nothing_is_told_before_the_commit(lena: TradingAccount, published: list[Any]) -> None:
     with transaction.atomic():
         services.open_trade(account=lena, ticket_id="1", **OPEN)
         assert published == []
@@ -82,7 +84,7 @@ def test_nothing_is_told_before_the_commit(lena, published):
     assert [outcome["trade"]["seq"] for outcome in published] == ["1"]
 
 
-def test_raises_the_refusal_with_what_belongs_to_it(lena):
+def test_raises_the_refusal_with_what_belongs_to_it(lena: TradingAccount) -> None:
     open_one(lena)
     close_one(lena)
 
@@ -100,12 +102,12 @@ def test_raises_the_refusal_with_what_belongs_to_it(lena):
         (services.reduce_trade, PART, services.TradeUnknown),
     ],
 )
-def test_an_unknown_trade_is_unknown(lena, verb, arguments, error):
+def test_an_unknown_trade_is_unknown(lena: TradingAccount, verb: Any, arguments: Any, error: Any) -> None:
     with pytest.raises(error), transaction.atomic():
         verb(account=lena, ticket_id="1", **arguments)
 
 
-def test_the_actor_is_audited(lena, staff):
+def test_the_actor_is_audited(lena: TradingAccount, staff: User) -> None:
     actor = audit.Actor(AuditLog.Actor.STAFF, str(staff.pk), "127.0.0.9", "request-1")
 
     open_one(lena, actor=actor)
@@ -114,7 +116,7 @@ def test_the_actor_is_audited(lena, staff):
     assert (told.actor_kind, told.actor, told.ip, told.request_id) == ("staff", str(staff.pk), "127.0.0.9", "request-1")
 
 
-def test_without_an_actor_it_was_the_system(lena):
+def test_without_an_actor_it_was_the_system(lena: TradingAccount) -> None:
     open_one(lena)
 
     assert AuditLog.objects.get(action="trade.opened").actor_kind == "system"
@@ -122,14 +124,16 @@ def test_without_an_actor_it_was_the_system(lena):
 
 @pytest.mark.parametrize("wrong", ["NaN", "sNaN", "Infinity", "-Infinity", "0.123456789", "1E-9", "1E+12"])
 @pytest.mark.parametrize("name", ["volume", "open_price", "sl", "tp"])
-def test_an_amount_that_could_not_be_kept_exactly_is_a_fault_of_the_caller(lena, name, wrong):
+def test_an_amount_that_could_not_be_kept_exactly_is_a_fault_of_the_caller(
+    lena: TradingAccount, name: str, wrong: str
+) -> None:
     with pytest.raises(ValueError, match=r"must be|decimals"):
         open_one(lena, **{name: Decimal(wrong)})
     assert not Trade.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["close_price", "profit"])
-def test_so_it_is_at_a_close(lena, name):
+def test_so_it_is_at_a_close(lena: TradingAccount, name: str) -> None:
     open_one(lena)
 
     with pytest.raises(ValueError, match="finite"):
@@ -137,7 +141,7 @@ def test_so_it_is_at_a_close(lena, name):
     assert ActiveTrade.objects.exists()
 
 
-def test_the_largest_and_the_smallest_amounts_are_kept_exactly(lena):
+def test_the_largest_and_the_smallest_amounts_are_kept_exactly(lena: TradingAccount) -> None:
     largest, smallest = Decimal("999999999999.99999999"), Decimal("0.00000001")
 
     open_one(lena, volume=largest, open_price=smallest)
@@ -147,7 +151,9 @@ def test_the_largest_and_the_smallest_amounts_are_kept_exactly(lena):
     assert (closed.volume, closed.open_price, closed.profit) == (largest, smallest, -largest)
 
 
-def test_a_copy_is_reported_by_its_strategy_and_its_masters_ticket(lena, finn, published):
+def test_a_copy_is_reported_by_its_strategy_and_its_masters_ticket(
+    lena: TradingAccount, finn: TradingAccount, published: list[Any]
+) -> None:
     open_one(lena)
     published.clear()
 
@@ -160,12 +166,12 @@ def test_a_copy_is_reported_by_its_strategy_and_its_masters_ticket(lena, finn, p
 # --- by staff's hand
 
 
-def force_close(trade_id, **more):
+def force_close(trade_id: Any, **more: Any) -> Any:
     by = audit.Actor(AuditLog.Actor.STAFF, "desk")
     return services.force_close(trade_id=trade_id, note="the bot is gone", actor=by, **{**CLOSE, **more})
 
 
-def test_force_close_is_a_whole_use_case(lena):
+def test_force_close_is_a_whole_use_case(lena: TradingAccount) -> None:
     trade_id = open_one(lena)["trade"]["trade_id"]
 
     force_close(trade_id)
@@ -175,7 +181,7 @@ def test_force_close_is_a_whole_use_case(lena):
     assert (told.actor_kind, told.detail["note"]) == ("staff", "the bot is gone")
 
 
-def test_force_close_is_durable_so_it_refuses_to_be_a_part(lena):
+def test_force_close_is_durable_so_it_refuses_to_be_a_part(lena: TradingAccount) -> None:
     trade_id = open_one(lena)["trade"]["trade_id"]
 
     with pytest.raises(RuntimeError, match="durable"), transaction.atomic():
@@ -183,7 +189,7 @@ def test_force_close_is_durable_so_it_refuses_to_be_a_part(lena):
     assert ActiveTrade.objects.exists()
 
 
-def test_force_close_of_a_closed_or_unknown_trade_is_refused(lena):
+def test_force_close_of_a_closed_or_unknown_trade_is_refused(lena: TradingAccount) -> None:
     trade_id = open_one(lena)["trade"]["trade_id"]
     force_close(trade_id)
 
@@ -191,7 +197,7 @@ def test_force_close_of_a_closed_or_unknown_trade_is_refused(lena):
         force_close(trade_id)
 
 
-def test_a_force_close_that_fails_leaves_no_transaction_behind(lena):
+def test_a_force_close_that_fails_leaves_no_transaction_behind(lena: TradingAccount) -> None:
     trade_id = open_one(lena)["trade"]["trade_id"]
 
     with pytest.raises(ValueError, match="finite"):

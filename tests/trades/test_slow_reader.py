@@ -3,14 +3,16 @@
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
+from tests.conftest import Serving
 from tests.signed import opening
 from tests.sockets import PATH, watch_as_bot
 
 DELTAS = 6000  # about 4 MiB of them, many times what the log keeps
 
 
-def deaf_socket(web, bot):
+def deaf_socket(web: Serving, bot: Any) -> Any:
     """Shakes hands by hand, with a small window, and never reads again."""
     lines = [f"{name}: {value}" for name, value in bot.headers("GET", PATH).items()]
     request = [
@@ -25,12 +27,12 @@ def deaf_socket(web, bot):
     return deaf
 
 
-def resident_kib(pid):
+def resident_kib(pid: Any) -> int:
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1])
 
 
-def modifications(count):
+def modifications(count: Any) -> list[Any]:
     """A batch that moves a stop so many times."""
     return [
         {
@@ -43,7 +45,7 @@ def modifications(count):
     ]
 
 
-def test_a_deaf_socket_holds_up_nobody_and_little_memory(web):
+def test_a_deaf_socket_holds_up_nobody_and_little_memory(web: Serving) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     deaf = [deaf_socket(web, web.bot("finn", "copier", seq=time.time_ns() // 1000 + n)) for n in range(1, 5)]

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connections, transaction
 
+from accounts.models import TradingAccount
 from audit import services as audit
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
@@ -18,43 +21,43 @@ from trades import services, snapshot
 from trades.models import ActiveTrade
 
 ACTIVE = "/api/v2/trades/active"
-OPEN = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal(2)}
+OPEN: dict[str, Any] = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal(2)}
 CLOSE = {"close_price": Decimal(1), "profit": Decimal(1)}
 
 
 @pytest.fixture
-def follows(finn):
+def follows(finn: TradingAccount) -> Subscription:
     """Finn's subscription to lena."""
     return Subscription.objects.get(account=finn)
 
 
-def close(bot, ticket="1"):
+def close(bot: Any, ticket: str = "1") -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP")
 
 
-def seen(bot):
+def seen(bot: Any) -> Any:
     return bot.send("GET").json()
 
 
-def tickets(bot):
+def tickets(bot: Any) -> list[Any]:
     return [trade["ticket_id"] for trade in seen(bot)["trades"]]
 
 
-def copy(bot, ticket="501", master_ticket="1"):
+def copy(bot: Any, ticket: str = "501", master_ticket: str = "1") -> Any:
     return bot.send("POST", fields=opening(ticket, strategy="lena-eurusd", master_ticket=master_ticket))
 
 
 # --- what it says
 
 
-def test_an_empty_desk_still_says_where_it_stands(lena_bot):
+def test_an_empty_desk_still_says_where_it_stands(lena_bot: Bot) -> None:
     assert seen(lena_bot) == {
         "stream_epoch": "1", "as_of": {"lena-eurusd": "0"}, "count": 0, "digest": hashlib.sha256(b"[]").hexdigest(),
         "trades": [],
     }  # fmt: skip
 
 
-def test_the_digest_is_that_of_the_arrays_own_bytes(lena_bot):
+def test_the_digest_is_that_of_the_arrays_own_bytes(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", comment="ünïcode", symbol="US500.cash#"))
     lena_bot.send("POST", fields=opening("2"))
 
@@ -65,7 +68,7 @@ def test_the_digest_is_that_of_the_arrays_own_bytes(lena_bot):
     assert json.loads(array[:-1]) == json.loads(sent)["trades"]
 
 
-def test_says_of_a_trade_all_that_a_copier_needs(lena_bot, finn_bot, lena):
+def test_says_of_a_trade_all_that_a_copier_needs(lena_bot: Bot, finn_bot: Bot, lena: TradingAccount) -> None:
     told = lena_bot.send("POST", fields=opening("987654", opened_at="2026-01-05T10:00:00.123Z", tp=None)).json()[
         "trade"
     ]
@@ -80,14 +83,14 @@ def test_says_of_a_trade_all_that_a_copier_needs(lena_bot, finn_bot, lena):
     assert (trade["opened_at"], trade["tp"], trade["status"]) == ("2026-01-05T10:00:00.123Z", None, "OPEN")
 
 
-def test_lists_them_as_they_were_opened(lena_bot):
+def test_lists_them_as_they_were_opened(lena_bot: Bot) -> None:
     for ticket, day in (("1", 7), ("2", 5), ("3", 6)):
         lena_bot.send("POST", fields=opening(ticket, opened_at=f"2026-01-0{day}T10:00:00.000Z"))
 
     assert tickets(lena_bot) == ["2", "3", "1"]
 
 
-def test_numbers_follow_every_event_and_no_refusal(lena_bot):
+def test_numbers_follow_every_event_and_no_refusal(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("POST", fields=opening("2"))
     lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": None})
@@ -99,7 +102,7 @@ def test_numbers_follow_every_event_and_no_refusal(lena_bot):
     assert [(trade["ticket_id"], trade["seq"]) for trade in now["trades"]] == [("1", "3")]
 
 
-def test_the_list_under_its_older_names_is_the_same(lena_bot, finn_bot):
+def test_the_list_under_its_older_names_is_the_same(lena_bot: Bot, finn_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("99999"))
 
     for path in ("/api/v2/actives", "/signals"):
@@ -110,21 +113,21 @@ def test_the_list_under_its_older_names_is_the_same(lena_bot, finn_bot):
 # --- numbers and rows are of one instant
 
 
-def in_one_read(account):
+def in_one_read(account: Any) -> Any:
     now = snapshot.read([account.pk], using="bot")
     return int(now.as_of["lena-eurusd"]), [trade["seq"] for trade in now.trades]
 
 
-def in_two_reads(account):
+def in_two_reads(account: Any) -> Any:
     number = Strategy.objects.get(account=account).last_seq
     return number, [str(trade.seq) for trade in ActiveTrade.objects.filter(account=account)]
 
 
-def disagreements(account, read, reads):
+def disagreements(account: Any, read: Any, reads: Any) -> Any:
     """A writer opens and closes in turn, so that the number alone tells which trade is open."""
     stop, wrong = threading.Event(), 0
 
-    def write():
+    def write() -> None:
         ticket = 0
         while not stop.is_set():
             ticket += 1
@@ -147,11 +150,11 @@ def disagreements(account, read, reads):
     return wrong
 
 
-def test_numbers_and_rows_agree_while_trades_come_and_go(lena):
+def test_numbers_and_rows_agree_while_trades_come_and_go(lena: TradingAccount) -> None:
     assert disagreements(lena, in_one_read, 300) == 0
 
 
-def test_numbers_and_rows_read_apart_disagree(lena):
+def test_numbers_and_rows_read_apart_disagree(lena: TradingAccount) -> None:
     """The control."""
     assert disagreements(lena, in_two_reads, 5000) == 1
 
@@ -159,7 +162,7 @@ def test_numbers_and_rows_read_apart_disagree(lena):
 # --- ETag
 
 
-def test_what_is_known_already_is_not_sent_again(lena_bot):
+def test_what_is_known_already_is_not_sent_again(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     first = lena_bot.send("GET")
 
@@ -169,7 +172,7 @@ def test_what_is_known_already_is_not_sent_again(lena_bot):
     assert "X-Cd-Response-Sig" in again
 
 
-def test_the_older_names_keep_the_same_etag(lena_bot):
+def test_the_older_names_keep_the_same_etag(lena_bot: Bot) -> None:
     etag = lena_bot.send("GET")["ETag"]
 
     again = lena_bot.send("GET", "/api/v2/actives", but={"headers": {"If-None-Match": etag}})
@@ -195,7 +198,9 @@ def test_the_older_names_keep_the_same_etag(lena_bot):
     ],
     ids=["open", "modify", "reduce", "close", "copy", "pause", "end", "resize"],
 )
-def test_whatever_changes_what_is_seen_changes_the_etag(lena_bot, finn_bot, follows, change):
+def test_whatever_changes_what_is_seen_changes_the_etag(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, change: Callable[..., Any]
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     before = finn_bot.send("GET")
 
@@ -207,7 +212,7 @@ def test_whatever_changes_what_is_seen_changes_the_etag(lena_bot, finn_bot, foll
     assert after.content != before.content
 
 
-def test_what_others_do_leaves_the_etag(lena_bot, finn_bot, sam_bot):
+def test_what_others_do_leaves_the_etag(lena_bot: Bot, finn_bot: Bot, sam_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     etag = lena_bot.send("GET")["ETag"]
 
@@ -220,7 +225,7 @@ def test_what_others_do_leaves_the_etag(lena_bot, finn_bot, sam_bot):
 # --- who sees what
 
 
-def test_a_master_sees_its_own_and_copies_nothing(lena_bot, sam_bot):
+def test_a_master_sees_its_own_and_copies_nothing(lena_bot: Bot, sam_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     sam_bot.send("POST", fields=opening("2"))
 
@@ -229,7 +234,9 @@ def test_a_master_sees_its_own_and_copies_nothing(lena_bot, sam_bot):
     assert tickets(sam_bot) == ["2"]
 
 
-def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(lena_bot, finn_bot, follows):
+def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     strategies.set_terms(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM, since=LONG_AGO)
     lena_bot.send("POST", fields=opening("1"))
     copy(finn_bot)
@@ -240,7 +247,9 @@ def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(len
     assert (own["role"], own["ticket_id"], own["master_ticket"], own["copy_volume"]) == ("copy", "501", "1", None)
 
 
-def test_a_paused_copier_still_sees_but_has_nothing_to_open(lena_bot, finn_bot, follows):
+def test_a_paused_copier_still_sees_but_has_nothing_to_open(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     strategies.pause(subscription=follows, actor=audit.SYSTEM)
 
@@ -249,7 +258,7 @@ def test_a_paused_copier_still_sees_but_has_nothing_to_open(lena_bot, finn_bot, 
     assert [(trade["ticket_id"], trade["copy_volume"]) for trade in now["trades"]] == [("1", None)]
 
 
-def test_an_ended_copier_sees_its_own_copies_alone(lena_bot, finn_bot, follows):
+def test_an_ended_copier_sees_its_own_copies_alone(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     lena_bot.send("POST", fields=opening("1"))
     copy(finn_bot)
     strategies.end(subscription=follows, actor=audit.SYSTEM)
@@ -259,7 +268,9 @@ def test_an_ended_copier_sees_its_own_copies_alone(lena_bot, finn_bot, follows):
     assert [(trade["ticket_id"], trade["role"]) for trade in now["trades"]] == [("501", "copy")]
 
 
-def test_who_follows_again_sees_again(lena_bot, finn_bot, finn, lena, follows):
+def test_who_follows_again_sees_again(
+    lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, lena: TradingAccount, follows: Subscription
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     strategies.end(subscription=follows, actor=audit.SYSTEM)
     committed(strategies.subscribe, account=finn, strategy=Strategy.objects.get(account=lena), actor=audit.SYSTEM)
@@ -267,7 +278,7 @@ def test_who_follows_again_sees_again(lena_bot, finn_bot, finn, lena, follows):
     assert tickets(finn_bot) == ["1"]
 
 
-def test_a_stranger_sees_nothing_of_it(lena_bot, sam_bot, cast):
+def test_a_stranger_sees_nothing_of_it(lena_bot: Bot, sam_bot: Bot, cast: dict[str, Any]) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     for stranger in (sam_bot, Bot(key_of(cast, "sam", "copier"))):
@@ -277,7 +288,7 @@ def test_a_stranger_sees_nothing_of_it(lena_bot, sam_bot, cast):
         assert b"lena" not in answer.content
 
 
-def test_a_readonly_key_sees_what_its_account_sees(lena_bot, finn_bot, finn):
+def test_a_readonly_key_sees_what_its_account_sees(lena_bot: Bot, finn_bot: Bot, finn: TradingAccount) -> None:
     from accounts import services as accounts
 
     lena_bot.send("POST", fields=opening("1"))
@@ -287,7 +298,7 @@ def test_a_readonly_key_sees_what_its_account_sees(lena_bot, finn_bot, finn):
     assert seen(reader) == seen(finn_bot)
 
 
-def test_the_same_ticket_on_two_accounts_is_two_trades(lena_bot, sam_bot, finn_bot):
+def test_the_same_ticket_on_two_accounts_is_two_trades(lena_bot: Bot, sam_bot: Bot, finn_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     sam_bot.send("POST", fields=opening("1", symbol="XAUUSD"))
     copy(finn_bot, ticket="1")

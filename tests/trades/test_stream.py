@@ -3,7 +3,9 @@
 import hashlib
 import hmac
 import json
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -12,19 +14,20 @@ from django.db import transaction
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from accounts import services as accounts
-from accounts.models import BotKey, User
+from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from copybot import packets
 from strategies import services as strategies
 from strategies.models import Subscription
+from tests.conftest import Serving
 from tests.signed import LONG_AGO, opening
 from tests.sockets import PATH, watch, watch_as_bot
 from tests.transactions import committed
 from trades import hub
 
 
-def session_of(username):
+def session_of(username: Any) -> SessionStore:
     user = User.objects.get(username=username)
     session = SessionStore()
     session[SESSION_KEY] = str(user.pk)
@@ -34,16 +37,16 @@ def session_of(username):
     return session
 
 
-def browser(web, username, origin=None):
+def browser(web: Serving, username: Any, origin: Any = None) -> Any:
     headers = {"Cookie": f"sessionid={session_of(username).session_key}"}
     return watch(web.url, headers, origin=web.url if origin is None else origin)
 
 
-def closed_with(watching):
+def closed_with(watching: Any) -> Any:
     return closing(watching)[0]
 
 
-def closing(watching):
+def closing(watching: Any) -> Any:
     """The code that the socket is closed with, and how many heartbeats came until then."""
     heartbeats = 0
     with pytest.raises(ConnectionClosed) as closed:
@@ -52,7 +55,7 @@ def closing(watching):
     return closed.value.rcvd.code, heartbeats
 
 
-def refused(opens):
+def refused(opens: Any) -> Any:
     with pytest.raises(InvalidStatus) as no, opens:
         pass
     return no.value.response.status_code, json.loads(no.value.response.body)["code"]
@@ -61,7 +64,7 @@ def refused(opens):
 # --- what is seen
 
 
-def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web):
+def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web: Serving) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
@@ -82,7 +85,9 @@ def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web):
     assert following[-1]["trade"]["profit"] == "8.00000000"
 
 
-def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(web, cast, finn):
+def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(
+    web: Serving, cast: dict[str, Any], finn: TradingAccount
+) -> None:
     follows = Subscription.objects.get(account=finn)
     strategies.set_terms(subscription=follows, multiplier=Decimal("0.5"), actor=audit.SYSTEM, since=LONG_AGO)
     secret = cast["subscriptions"][0]["packet_secret"]
@@ -102,7 +107,7 @@ def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(web, cast, fin
     assert (packet["sub_id"], packet["seq"]) == (follows.sub_id, delta["seq"])
 
 
-def test_a_close_packet_says_that_nothing_may_remain(web):
+def test_a_close_packet_says_that_nothing_may_remain(web: Serving) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
@@ -113,14 +118,14 @@ def test_a_close_packet_says_that_nothing_may_remain(web):
     assert (packet["action"], packet["volume"], packet["price"]) == ("CLOSE", "0.00000000", "1.11000000")
 
 
-def test_a_stranger_sees_nothing_of_it(web):
+def test_a_stranger_sees_nothing_of_it(web: Serving) -> None:
     with watch_as_bot(web.bot("sam", "copier")) as sam:
         assert sam.next()["as_of"] == {"sam-xauusd": "0"}
         web.bot("lena", "master").open(**opening("1"))
         assert sam.nothing_for(1)
 
 
-def test_a_browser_sees_its_streams_without_packets(web):
+def test_a_browser_sees_its_streams_without_packets(web: Serving) -> None:
     with browser(web, "finn") as finn:
         assert finn.next()["as_of"] == {"lena-eurusd": "0"}
         web.bot("lena", "master").open(**opening("1"))
@@ -130,21 +135,21 @@ def test_a_browser_sees_its_streams_without_packets(web):
     assert "packet" not in delta
 
 
-def test_a_heartbeat_with_the_numbers_comes_within_five_seconds(web):
+def test_a_heartbeat_with_the_numbers_comes_within_five_seconds(web: Serving) -> None:
     assert hub.HEARTBEAT_S < 5
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
         assert finn.next(heartbeats=True) == {"type": "heartbeat", "as_of": {"lena-eurusd": "0"}}
 
 
-def test_a_resync_is_answered_with_a_fresh_snapshot(web):
+def test_a_resync_is_answered_with_a_fresh_snapshot(web: Serving) -> None:
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
         finn.say({"type": "resync"})
         assert finn.next()["type"] == "snapshot"
 
 
-def test_a_delta_that_never_arrived_is_repaired_by_a_snapshot(web, lena):
+def test_a_delta_that_never_arrived_is_repaired_by_a_snapshot(web: Serving, lena: TradingAccount) -> None:
     """The close commits here, without a publisher: the process that did it died before it could tell."""
     web.bot("lena", "master").open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
@@ -155,7 +160,7 @@ def test_a_delta_that_never_arrived_is_repaired_by_a_snapshot(web, lena):
     assert (repaired["trades"], repaired["as_of"]) == ([], {"lena-eurusd": "2"})
 
 
-def test_a_gap_is_followed_by_a_snapshot_and_never_by_a_later_delta(web, lena):
+def test_a_gap_is_followed_by_a_snapshot_and_never_by_a_later_delta(web: Serving, lena: TradingAccount) -> None:
     master = web.bot("lena", "master")
     master.open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
@@ -168,7 +173,7 @@ def test_a_gap_is_followed_by_a_snapshot_and_never_by_a_later_delta(web, lena):
     assert [trade["ticket_id"] for trade in following["trades"]] == ["2"]
 
 
-def close_untold(account, ticket):
+def close_untold(account: Any, ticket: Any) -> None:
     from trades import services
 
     with transaction.atomic():
@@ -178,7 +183,9 @@ def close_untold(account, ticket):
         )
 
 
-def test_a_strategy_followed_while_watching_appears_with_a_snapshot(web, sam, lena):
+def test_a_strategy_followed_while_watching_appears_with_a_snapshot(
+    web: Serving, sam: TradingAccount, lena: TradingAccount
+) -> None:
     with watch_as_bot(web.bot("sam", "copier")) as watching:
         watching.next()
         committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
@@ -187,7 +194,7 @@ def test_a_strategy_followed_while_watching_appears_with_a_snapshot(web, sam, le
     assert "lena-eurusd" in renewed["as_of"]
 
 
-def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web, finn):
+def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web: Serving, finn: TradingAccount) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     strategies.pause(subscription=Subscription.objects.get(account=finn), actor=audit.SYSTEM)
@@ -202,7 +209,7 @@ def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web, 
     assert closed["packet"]["action"] == "CLOSE"
 
 
-def test_a_rotated_secret_signs_on_a_socket_that_is_open(web, finn):
+def test_a_rotated_secret_signs_on_a_socket_that_is_open(web: Serving, finn: TradingAccount) -> None:
     follows = Subscription.objects.get(account=finn)
     with watch_as_bot(web.bot("finn", "copier")) as watching:
         watching.next()
@@ -214,7 +221,7 @@ def test_a_rotated_secret_signs_on_a_socket_that_is_open(web, finn):
     assert packets.read(packet, secrets={2: secret}, sub_id=follows.sub_id).trade_ref
 
 
-def test_who_looks_on_sees_their_copies_come_and_go_and_nothing_else(web):
+def test_who_looks_on_sees_their_copies_come_and_go_and_nothing_else(web: Serving) -> None:
     lena, finn = web.bot("lena", "master"), web.bot("finn", "copier")
     ref = lena.open(**opening("1"))["trade"]["trade_id"]
     with browser(web, "finn") as watching:
@@ -229,7 +236,7 @@ def test_who_looks_on_sees_their_copies_come_and_go_and_nothing_else(web):
     assert roles == [["master", "copy"], ["master"]]
 
 
-def test_two_processes_tell_the_same_stream(serve):
+def test_two_processes_tell_the_same_stream(serve: Callable[..., Serving]) -> None:
     one, other = serve(), serve()
     with watch_as_bot(other.bot("finn", "copier")) as finn:
         finn.next()
@@ -237,7 +244,7 @@ def test_two_processes_tell_the_same_stream(serve):
         assert finn.next()["type"] == "trade.opened"
 
 
-def test_an_idle_socket_lives_on(web):
+def test_an_idle_socket_lives_on(web: Serving) -> None:
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
         for _ in range(6):  # 24 seconds: a library's own pings would have ended the socket after 20
@@ -249,7 +256,7 @@ def test_an_idle_socket_lives_on(web):
 # --- who may watch
 
 
-def test_a_handshake_cannot_be_replayed(web):
+def test_a_handshake_cannot_be_replayed(web: Serving) -> None:
     finn = web.bot("finn", "copier")
     headers = finn.headers("GET", PATH)
     with watch(web.url, headers):
@@ -258,7 +265,7 @@ def test_a_handshake_cannot_be_replayed(web):
     assert refused(watch(web.url, headers)) == (409, "seq_replayed")
 
 
-def test_a_tampered_handshake_is_refused_and_audited(web):
+def test_a_tampered_handshake_is_refused_and_audited(web: Serving) -> None:
     headers = web.bot("finn", "copier").headers("GET", PATH)
     headers["X-Cd-Seq"] = str(int(headers["X-Cd-Seq"]) + 1)
 
@@ -267,17 +274,17 @@ def test_a_tampered_handshake_is_refused_and_audited(web):
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1.evil.example:443"])
-def test_another_sites_page_is_refused_even_with_the_cookie(web, origin):
+def test_another_sites_page_is_refused_even_with_the_cookie(web: Serving, origin: str) -> None:
     assert refused(browser(web, "finn", origin)) == (403, "origin_denied")
 
 
-def test_a_cookie_without_an_origin_is_refused(web):
+def test_a_cookie_without_an_origin_is_refused(web: Serving) -> None:
     headers = {"Cookie": f"sessionid={session_of('finn').session_key}"}
 
     assert refused(watch(web.url, headers)) == (403, "origin_denied")
 
 
-def test_nobody_is_told_to_sign_in(web):
+def test_nobody_is_told_to_sign_in(web: Serving) -> None:
     assert refused(watch(web.url, origin=web.url)) == (401, "not_authenticated")
 
 
@@ -285,7 +292,7 @@ def test_nobody_is_told_to_sign_in(web):
 # end of its socket.
 
 
-def test_a_revoked_key_closes_its_socket_with_the_next_sweep(web, finn):
+def test_a_revoked_key_closes_its_socket_with_the_next_sweep(web: Serving, finn: TradingAccount) -> None:
     with watch_as_bot(web.bot("finn", "copier")) as watching:
         watching.next()
         accounts.revoke_key(key=BotKey.objects.get(account=finn), actor=audit.SYSTEM)
@@ -295,7 +302,7 @@ def test_a_revoked_key_closes_its_socket_with_the_next_sweep(web, finn):
     assert 2 * hub.SWEEP_S < hub.HEARTBEAT_S
 
 
-def test_signing_out_closes_the_socket_with_the_next_sweep(web):
+def test_signing_out_closes_the_socket_with_the_next_sweep(web: Serving) -> None:
     with browser(web, "finn") as watching:
         watching.next()
         SessionStore.get_model_class().objects.all().delete()
@@ -314,7 +321,7 @@ def test_signing_out_closes_the_socket_with_the_next_sweep(web):
         ('{"type":"resync","pad":"' + "x" * 5000 + '"}', 1009),
     ],
 )
-def test_anything_but_a_resync_closes_the_socket(web, said, code):
+def test_anything_but_a_resync_closes_the_socket(web: Serving, said: str | bytes, code: int) -> None:
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
         finn.say(said)

@@ -1,21 +1,23 @@
 """A close that overtakes its open: it is remembered, so that the late open is refused and not executed."""
 
+from typing import Any
+
 import pytest
 
 from audit.models import AuditLog
 from tests.answers import refusal
-from tests.signed import opening
+from tests.signed import Bot, opening
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
 AS_TOLD = "close_price=1.108&profit=30&reason=TP"
 
 
-def close(bot, ticket="1", query=AS_TOLD):
+def close(bot: Any, ticket: str = "1", query: Any = AS_TOLD) -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query)
 
 
-def test_a_close_of_an_unknown_ticket_is_remembered(lena_bot):
+def test_a_close_of_an_unknown_ticket_is_remembered(lena_bot: Bot) -> None:
     answer = close(lena_bot)
 
     assert (answer.status_code, answer.json()["status"]) == (202, "tombstoned")
@@ -24,7 +26,7 @@ def test_a_close_of_an_unknown_ticket_is_remembered(lena_bot):
     assert Trade.objects.get().state == "CLOSED"
 
 
-def test_a_tombstone_knows_no_profit(lena_bot):
+def test_a_tombstone_knows_no_profit(lena_bot: Bot) -> None:
     close(lena_bot)
 
     tombstone = TradeHistory.objects.get()
@@ -33,7 +35,7 @@ def test_a_tombstone_knows_no_profit(lena_bot):
     assert str(tombstone.close_price) == "1.10800000"
 
 
-def test_is_no_event_of_the_stream_but_is_audited(lena_bot):
+def test_is_no_event_of_the_stream_but_is_audited(lena_bot: Bot) -> None:
     close(lena_bot)
 
     assert lena_bot.send("GET").json()["as_of"] == {"lena-eurusd": "0"}
@@ -42,7 +44,7 @@ def test_is_no_event_of_the_stream_but_is_audited(lena_bot):
     assert not AuditLog.objects.filter(action="trade.closed").exists()
 
 
-def test_the_late_open_is_refused_and_audited(lena_bot):
+def test_the_late_open_is_refused_and_audited(lena_bot: Bot) -> None:
     close(lena_bot)
 
     late = lena_bot.send("POST", fields=opening("1"))
@@ -53,7 +55,7 @@ def test_the_late_open_is_refused_and_audited(lena_bot):
     assert lena_bot.send("GET").json()["as_of"] == {"lena-eurusd": "0"}
 
 
-def test_the_late_stops_and_parts_are_refused(lena_bot):
+def test_the_late_stops_and_parts_are_refused(lena_bot: Bot) -> None:
     close(lena_bot)
 
     part = {"deal_id": "1", "volume": "0.01", "close_price": "1", "profit": "1"}
@@ -61,7 +63,7 @@ def test_the_late_stops_and_parts_are_refused(lena_bot):
     assert refusal(lena_bot.send("POST", f"{ACTIVE}/1/reduce", part)) == (409, "trade_closed")
 
 
-def test_the_same_close_again_is_told_that_it_was(lena_bot):
+def test_the_same_close_again_is_told_that_it_was(lena_bot: Bot) -> None:
     close(lena_bot)
 
     again = close(lena_bot)
@@ -70,27 +72,27 @@ def test_the_same_close_again_is_told_that_it_was(lena_bot):
     assert TradeHistory.objects.count() == 1
 
 
-def test_another_close_is_a_conflict(lena_bot):
+def test_another_close_is_a_conflict(lena_bot: Bot) -> None:
     close(lena_bot)
 
     assert refusal(close(lena_bot, query="close_price=1.2&profit=30&reason=TP")) == (409, "trade_closed_conflict")
 
 
 @pytest.mark.parametrize("path", ["/api/v2/signal/close", "/signal/close"])
-def test_every_route_that_closes_leaves_one(lena_bot, path):
+def test_every_route_that_closes_leaves_one(lena_bot: Bot, path: str) -> None:
     answer = lena_bot.send("POST", path, {"ticket_id": "1", "close_price": "1.1", "profit": "1", "reason": "TP"})
 
     assert (answer.status_code, answer.json()) == (202, {"status": "tombstoned", "ticket": 1})
 
 
-def test_a_frozen_account_and_a_copier_leave_one_too(finn_bot):
+def test_a_frozen_account_and_a_copier_leave_one_too(finn_bot: Bot) -> None:
     """Whoever may close may be early: also an account that leads no strategy."""
     assert close(finn_bot).status_code == 202
 
     assert TradeHistory.objects.get().strategy_id is None
 
 
-def test_it_stands_on_its_own_account_alone(lena_bot, sam_bot):
+def test_it_stands_on_its_own_account_alone(lena_bot: Bot, sam_bot: Bot) -> None:
     close(sam_bot)
 
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 
+from accounts.models import TradingAccount
 from core.invariants import FIRST, IN_PLACE
 from tests import databases
 from tests.conftest import ROOT
@@ -22,7 +24,7 @@ NOBODY = hostile.NOBODY
 scene = hostile.scene
 
 
-def without(*names):
+def without(*names: Any) -> None:
     """Take guards away, for good: this database is dropped after the test."""
     for name in names:
         table, _, guard = name.partition(".")
@@ -33,12 +35,12 @@ def without(*names):
         as_owner(f"alter table {table} {gone}")
 
 
-def found():
+def found() -> list[Any]:
     """What is wrong, the guards that were taken away aside."""
     return [(fault.invariant, fault.subject) for fault in checks.faults() if fault.invariant != IN_PLACE]
 
 
-def told():
+def told() -> Any:
     """What the command writes as it fails."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.raises(CommandError, match="fault"):
@@ -47,7 +49,7 @@ def told():
     return err.getvalue()
 
 
-def process(database):
+def process(database: Any) -> Any:
     command = [sys.executable, "manage.py", "trade_check"]
     environ = {**os.environ, "DATABASE_URL": databases.url(database)}
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=180)
@@ -56,7 +58,7 @@ def process(database):
 # --- a good desk
 
 
-def test_a_good_desk_passes(scene):
+def test_a_good_desk_passes(scene: Any) -> None:
     out = io.StringIO()
 
     call_command("trade_check", stdout=out)
@@ -64,11 +66,11 @@ def test_a_good_desk_passes(scene):
     assert out.getvalue() == f"{len(checks.INVARIANTS) + 1} invariants hold.\n"
 
 
-def test_an_empty_desk_passes(desk_db):
+def test_an_empty_desk_passes(desk_db: str) -> None:
     call_command("trade_check", stdout=io.StringIO())
 
 
-def test_ends_with_0_on_a_good_desk(scene, desk_db):
+def test_ends_with_0_on_a_good_desk(scene: Any, desk_db: str) -> None:
     ended = process(desk_db)
 
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -76,7 +78,7 @@ def test_ends_with_0_on_a_good_desk(scene, desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_ends_with_1_and_names_the_offender(scene, desk_db):
+def test_ends_with_1_and_names_the_offender(scene: Any, desk_db: str) -> None:
     without("trade_history.append_only")
     as_owner(filled("update trade_history set profit = 999 where trade_id = '<closed>'", scene))
 
@@ -171,7 +173,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("gone", "statement", "fault"), [pytest.param(gone, s, fault, id=what) for what, gone, s, fault in FAULTS]
 )
-def test_finds_and_names(scene, gone, statement, fault):
+def test_finds_and_names(scene: Any, gone: Any, statement: Any, fault: Any) -> None:
     assert checks.faults() == []
     without(*gone)
 
@@ -182,7 +184,7 @@ def test_finds_and_names(scene, gone, statement, fault):
     assert f"{invariant}: not so for {subject}\n" in told()
 
 
-def test_no_invariant_is_left_without_a_planted_fault():
+def test_no_invariant_is_left_without_a_planted_fault() -> None:
     assert {fault[0] for *_, fault in FAULTS} == set(checks.INVARIANTS)
 
 
@@ -193,7 +195,7 @@ def test_no_invariant_is_left_without_a_planted_fault():
 @pytest.mark.parametrize(
     "name", ["trades.never_deleted", "trades.open_trade_is_active", "subscription_terms.append_only"]
 )
-def test_names_a_guard_that_is_gone_and_how_it_comes_back(desk_db, name):
+def test_names_a_guard_that_is_gone_and_how_it_comes_back(desk_db: str, name: str) -> None:
     without(name)
 
     (line,) = told().splitlines()
@@ -203,7 +205,7 @@ def test_names_a_guard_that_is_gone_and_how_it_comes_back(desk_db, name):
 
 
 @pytest.mark.breaks_the_books
-def test_names_a_function_that_runs_with_its_callers_rights(desk_db):
+def test_names_a_function_that_runs_with_its_callers_rights(desk_db: str) -> None:
     """Staff's force close would fail with "permission denied"."""
     as_owner("alter function trade_close(jsonb, jsonb) security invoker")
 
@@ -214,7 +216,7 @@ def test_names_a_function_that_runs_with_its_callers_rights(desk_db):
 
 
 @pytest.mark.breaks_the_books
-def test_shows_the_first_offenders_of_each_invariant(lena):
+def test_shows_the_first_offenders_of_each_invariant(lena: TradingAccount) -> None:
     with transaction.atomic():
         for ticket in range(1, FIRST + 6):
             fields = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal(1)}

@@ -2,7 +2,9 @@
 
 import pytest
 
+from accounts.models import TradingAccount, User
+
 
 @pytest.fixture
-def user(lena):
+def user(lena: TradingAccount) -> User:
     return lena.owner

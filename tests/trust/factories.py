@@ -2,11 +2,12 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
-from accounts.models import TradingAccount
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from market.models import Candle
@@ -22,11 +23,11 @@ NOW = timezone.now()
 LATER = services.REST + timedelta(seconds=1)
 
 
-def score_of(user, kind=ScoreKind.FLOW):
+def score_of(user: Any, kind: Any = ScoreKind.FLOW) -> TrustScore:
     return TrustScore.objects.get(user=user, kind=kind)
 
 
-def closed(account, ticket, profit="10"):
+def closed(account: Any, ticket: Any, profit: str = "10") -> None:
     with transaction.atomic():
         trades.open_trade(
             account=account,
@@ -41,13 +42,13 @@ def closed(account, ticket, profit="10"):
         )
 
 
-def set_score(user, kind, score):
+def set_score(user: Any, kind: Any, score: Any) -> None:
     """As a calculation would write it."""
     with transaction.atomic():
         services._write(user, kind, timezone.now(), score=Decimal(score), features=[], inputs={}, as_of="")
 
 
-def second_of(account, currency="JPY"):
+def second_of(account: Any, currency: str = "JPY") -> Strategy:
     """Another strategy of the same provider."""
     other = TradingAccount.objects.create(
         owner=account.owner, name="second", broker="b", server="s", login="2", currency=currency
@@ -55,7 +56,7 @@ def second_of(account, currency="JPY"):
     return Strategy.objects.create(name="second", owner=account.owner, account=other)
 
 
-def add_bars(first, count, minutes=60, low="1.05"):
+def add_bars(first: Any, count: Any, minutes: int = 60, low: str = "1.05") -> None:
     Candle.objects.bulk_create(
         Candle(
             instrument_id="EURUSD", minutes=minutes, opened_at=first + timedelta(minutes=minutes * number),
@@ -65,11 +66,11 @@ def add_bars(first, count, minutes=60, low="1.05"):
     )  # fmt: skip
 
 
-def known_of(account, now=None):
+def known_of(account: Any, now: Any = None) -> Any:
     return evidence.of_provider(account.strategy, now=now or timezone.now())
 
 
-def refused(key, code, minutes):
+def refused(key: Any, code: Any, minutes: Any) -> None:
     AuditLog.objects.bulk_create(
         AuditLog(
             actor_kind="bot", actor=key, action="request.refused", outcome="refused", code=code,
@@ -79,7 +80,7 @@ def refused(key, code, minutes):
     )  # fmt: skip
 
 
-def failed(account, reason, minutes, latency_ms=4_000):
+def failed(account: Any, reason: Any, minutes: Any, latency_ms: int = 4_000) -> None:
     strategy = Strategy.objects.get(name="lena-eurusd")
     CopyOrder.objects.using("owner").bulk_create(
         CopyOrder(
@@ -91,14 +92,14 @@ def failed(account, reason, minutes, latency_ms=4_000):
     )  # fmt: skip
 
 
-def held(user, staff, effect, **more):
+def held(user: Any, staff: User, effect: Any, **more: Any) -> Any:
     return services.hold(
         user=user, kind=ScoreKind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY,
         by=staff, actor=audit.SYSTEM, **more,
     )  # fmt: skip
 
 
-def follow_again(account, strategy):
+def follow_again(account: Any, strategy: Any) -> Any:
     from strategies import services as strategies
 
     return committed(strategies.subscribe, account=account, strategy=strategy, actor=audit.SYSTEM)

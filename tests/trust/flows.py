@@ -9,6 +9,7 @@ import functools
 import random
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from market import services as market
 from trust.evidence_types import Bar, Deal, Evidence, Position
@@ -20,7 +21,7 @@ TOXIC = ("latency", "martingale", "grid", "hidden_loser", "wash")
 
 
 @functools.cache
-def prices():
+def prices() -> Any:
     with market.EURUSD_1H.open(encoding="ascii", newline="") as lines:
         return tuple(
             Bar(
@@ -35,19 +36,19 @@ def prices():
 class Market:
     """A stretch of the prices, and a trader in it."""
 
-    def __init__(self, rng, hours):
+    def __init__(self, rng: Any, hours: Any) -> None:
         bars = prices()
         first = rng.randrange(100, len(bars) - hours - 200)
         self.rng, self.bars, self.first, self.last = rng, bars, first, first + hours
         self.deals, self.positions = [], []
 
-    def at(self, index, share=0.0):
+    def at(self, index: Any, share: float = 0.0) -> Any:
         """Time and price within a bar, on the way from its open to its close."""
         bar = self.bars[index]
         price = bar.open + (bar.close - bar.open) * Decimal(repr(round(share, 6)))
         return bar.opened_at + timedelta(hours=share), price.quantize(Decimal("0.00001"))
 
-    def trade(self, side, volume, opened, closed, *, slip=Decimal(0)):
+    def trade(self, side: Any, volume: Any, opened: Any, closed: Any, *, slip: Decimal = Decimal(0)) -> Any:
         (opened_at, open_price), (closed_at, close_price) = opened, closed
         gained = close_price - open_price if side == "BUY" else open_price - close_price
         gained -= slip
@@ -57,7 +58,7 @@ class Market:
         self.deals.append(Deal(opened_at, closed_at, SYMBOL, side, volume, open_price, close_price, profit, ref))
         return profit
 
-    def evidence(self, others=None):
+    def evidence(self, others: Any = None) -> Evidence:
         until = self.bars[self.last].opened_at
         bars = {SYMBOL: self.bars[self.first - 50 : self.last + 1]}
         return Evidence(
@@ -65,14 +66,14 @@ class Market:
             others=others or {},
         )  # fmt: skip
 
-    def lots(self, base, spread=0.25):
+    def lots(self, base: Any, spread: float = 0.25) -> Decimal:
         return Decimal(repr(round(base * self.rng.uniform(1 - spread, 1 + spread), 2)))
 
 
 SPREAD = PIP * Decimal("0.8")
 
 
-def trend(rng):
+def trend(rng: Any) -> Any:
     """Breakouts of a channel, let run behind a stop; sometimes more on top of what wins."""
     made = Market(rng, rng.randrange(1200, 3600))
     width, leave, base = rng.randrange(8, 48), rng.randrange(4, 24), rng.choice([0.1, 0.5, 1.0])
@@ -104,7 +105,7 @@ def trend(rng):
     return made.evidence()
 
 
-def scalper(rng):
+def scalper(rng: Any) -> Any:
     """Small trades within the hour, a little better than chance or a little worse, with a stop like the target."""
     made = Market(rng, rng.randrange(400, 1600))
     skill, base, often = rng.uniform(0.44, 0.60), rng.choice([0.2, 1.0, 2.0]), rng.uniform(0.1, 0.5)
@@ -123,7 +124,7 @@ def scalper(rng):
     return made.evidence()
 
 
-def latency(rng):
+def latency(rng: Any) -> Any:
     """In and out within seconds, nearly always right: the price was known before."""
     made = Market(rng, rng.randrange(300, 1200))
     right, often = rng.uniform(0.84, 0.97), rng.uniform(0.15, 0.5)
@@ -141,7 +142,7 @@ def latency(rng):
     return made.evidence()
 
 
-def martingale(rng):
+def martingale(rng: Any) -> Any:
     """After a loss the volume is multiplied, until one wins."""
     made = Market(rng, rng.randrange(900, 3000))
     factor, most, target = rng.uniform(1.6, 2.4), rng.randrange(4, 9), rng.randrange(6, 30)
@@ -161,7 +162,7 @@ def martingale(rng):
     return made.evidence()
 
 
-def grid(rng):
+def grid(rng: Any) -> Any:
     """One more on the same side at each step against it; all closed together once they have won on average."""
     made = Market(rng, rng.randrange(1200, 3600))
     step, most, target = rng.randrange(8, 25), rng.randrange(5, 12), rng.randrange(5, 15)
@@ -186,7 +187,7 @@ def grid(rng):
     return made.evidence()
 
 
-def hidden_loser(rng):
+def hidden_loser(rng: Any) -> Any:
     """Winners are taken quickly; losers are kept until they win, or for ever."""
     made = Market(rng, rng.randrange(1500, 3600))
     target, patience = rng.randrange(6, 20), rng.choice([600, 1500, 4000])
@@ -208,7 +209,7 @@ def hidden_loser(rng):
     return made.evidence()
 
 
-def wash(rng):
+def wash(rng: Any) -> Evidence:
     """An honest-looking flow that a second account mirrors within seconds."""
     found = rng.choice([trend, scalper])(rng)
     theirs = []
@@ -229,7 +230,7 @@ def wash(rng):
     )  # fmt: skip
 
 
-def flow(kind, seed):
+def flow(kind: Any, seed: Any) -> Any:
     """The evidence of one provider of that kind."""
     rng = random.Random(f"{kind}-{seed}")
     found = globals()[kind](rng)

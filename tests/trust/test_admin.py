@@ -1,13 +1,15 @@
 """What staff see of the scores and decide instead of them; and what they may not."""
 
 import re
+from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from accounts.models import User
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from strategies.models import Strategy
@@ -23,13 +25,13 @@ PAGES = [SCORES, APPEALS, "/admin/trust/trusthold/"]
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     client.force_login(staff)
     return client
 
 
 @pytest.fixture
-def score(lena, monkeypatch):
+def score(lena: TradingAccount, monkeypatch: pytest.MonkeyPatch) -> TrustScore:
     """lena's, after a year of martingale."""
     known = flow("martingale", 7)
     monkeypatch.setattr(evidence, "of_provider", lambda user, now: known)
@@ -38,21 +40,21 @@ def score(lena, monkeypatch):
     return TrustScore.objects.get(user=lena.owner, kind=ScoreKind.FLOW)
 
 
-def page(score):
+def page(score: Any) -> Any:
     return reverse("admin:trust_trustscore_change", args=[score.pk])
 
 
-def act(client, score, action, **fields):
+def act(client: Any, score: Any, action: Any, **fields: Any) -> Any:
     told = {"action": action, "_selected_action": score.pk, **fields}
     return client.post(SCORES, told, follow=True)
 
 
-def hold(client, score, effect="OPEN", **fields):
+def hold(client: Any, score: Any, effect: str = "OPEN", **fields: Any) -> Any:
     told = {"confirmed": "1", "effect": effect, "days": "7", "reason": "known to us"} | fields
     return act(client, score, "hold", **told)
 
 
-def test_the_list_shows_the_worst_first_with_band_and_trend(admin, score):
+def test_the_list_shows_the_worst_first_with_band_and_trend(admin: Client, score: TrustScore) -> None:
     services.recalculate(user_id=score.user_id)
     shown = admin.get(SCORES).content.decode()
 
@@ -63,8 +65,10 @@ def test_the_list_shows_the_worst_first_with_band_and_trend(admin, score):
     assert re.search(r'<polyline points="0\.0,[0-9.]+ 90\.0,[0-9.]+"', first)
 
 
-def test_the_list_asks_as_much_of_the_database_for_many_as_for_one(admin, score, cast):
-    def queries():
+def test_the_list_asks_as_much_of_the_database_for_many_as_for_one(
+    admin: Client, score: TrustScore, cast: dict[str, Any]
+) -> None:
+    def queries() -> int:
         with CaptureQueriesContext(
             connection,
         ) as asked:
@@ -78,7 +82,7 @@ def test_the_list_asks_as_much_of_the_database_for_many_as_for_one(admin, score,
     assert queries() == one
 
 
-def test_the_page_says_why_with_a_bar_for_each(admin, score):
+def test_the_page_says_why_with_a_bar_for_each(admin: Client, score: TrustScore) -> None:
     shown = admin.get(page(score))
 
     assert "of the losses the next trade was half as large again" in text(shown)
@@ -89,7 +93,9 @@ def test_the_page_says_why_with_a_bar_for_each(admin, score):
     assert widths[0] == max(widths) > 50
 
 
-def test_an_earlier_calculation_can_be_looked_at(admin, score, monkeypatch):
+def test_an_earlier_calculation_can_be_looked_at(
+    admin: Client, score: TrustScore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calm = flow("trend", 3)
     monkeypatch.setattr(evidence, "of_provider", lambda user, now: calm)
     services.recalculate(user_id=score.user_id, now=calm.until)
@@ -99,7 +105,9 @@ def test_an_earlier_calculation_can_be_looked_at(admin, score, monkeypatch):
         assert "Why it was" not in text(admin.get(page(score), {"version": odd}))
 
 
-def test_staff_keep_open_what_the_score_closed_for_a_reason_and_a_time(admin, score, lena):
+def test_staff_keep_open_what_the_score_closed_for_a_reason_and_a_time(
+    admin: Client, score: TrustScore, lena: TradingAccount
+) -> None:
     assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
     said = text(hold(admin, score))
 
@@ -113,17 +121,17 @@ def test_staff_keep_open_what_the_score_closed_for_a_reason_and_a_time(admin, sc
 
 
 @pytest.mark.parametrize("wrong", [{"reason": ""}, {"days": "365"}, {"effect": "GONE"}])
-def test_a_hold_that_cannot_be_is_asked_again(admin, score, wrong):
+def test_a_hold_that_cannot_be_is_asked_again(admin: Client, score: TrustScore, wrong: dict[str, Any]) -> None:
     assert "errorlist" in hold(admin, score, **wrong).content.decode()
     assert not TrustHold.objects.exists()
 
 
-def test_a_hold_asks_before_it_takes_effect(admin, score):
+def test_a_hold_asks_before_it_takes_effect(admin: Client, score: TrustScore) -> None:
     assert "You decide instead of the score" in text(act(admin, score, "hold"))
     assert not TrustHold.objects.exists()
 
 
-def test_nobody_decides_on_their_own_score(client, score, lena):
+def test_nobody_decides_on_their_own_score(client: Client, score: TrustScore, lena: TradingAccount) -> None:
     User.objects.filter(pk=lena.owner.pk).update(is_staff=True, is_superuser=True)
     client.force_login(User.objects.get(pk=lena.owner.pk))
 
@@ -131,7 +139,9 @@ def test_nobody_decides_on_their_own_score(client, score, lena):
     assert not TrustHold.objects.exists()
 
 
-def test_recalculate_adds_a_version_where_something_has_changed(admin, score, monkeypatch):
+def test_recalculate_adds_a_version_where_something_has_changed(
+    admin: Client, score: TrustScore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for known, version in ((flow("martingale", 7), 1), (flow("trend", 3), 2)):
         monkeypatch.setattr(evidence, "of_provider", lambda strategy, now, known=known: known)
         assert "Recalculated: lena." in text(act(admin, score, "recalculate"))
@@ -141,7 +151,7 @@ def test_recalculate_adds_a_version_where_something_has_changed(admin, score, mo
         assert score.calculated_at > before
 
 
-def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
+def test_several_are_recalculated_by_the_next_sweep(admin: Client, score: TrustScore, finn: TradingAccount) -> None:
     services.recalculate(user_id=finn.owner.pk)
     chosen = [one.pk for one in TrustScore.objects.all()]
     told = admin.post(SCORES, {"action": "recalculate", "_selected_action": chosen}, follow=True)
@@ -152,7 +162,7 @@ def test_several_are_recalculated_by_the_next_sweep(admin, score, finn):
     assert {one.calculated_at for one in TrustScore.objects.all()} == {pressed}
 
 
-def test_an_appeal_is_answered_once(admin, score, lena):
+def test_an_appeal_is_answered_once(admin: Client, score: TrustScore, lena: TradingAccount) -> None:
     made = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
     told = {"action": "answer", "_selected_action": made.pk, "confirmed": "1", "text": "Show us."}
     assert "waits" in text(admin.get(APPEALS))
@@ -164,12 +174,14 @@ def test_an_appeal_is_answered_once(admin, score, lena):
     assert AuditLog.objects.filter(action="trust.answered").count() == 1
 
 
-def thaw(admin, strategy):
+def thaw(admin: Any, strategy: Any) -> Any:
     fields = {"action": "thaw", "_selected_action": strategy.pk, "confirmed": "1", "reason": "they asked"}
     return text(admin.post("/admin/strategies/strategy/", fields, follow=True))
 
 
-def test_what_the_score_closed_is_opened_by_a_hold_alone(admin, score, lena):
+def test_what_the_score_closed_is_opened_by_a_hold_alone(
+    admin: Client, score: TrustScore, lena: TradingAccount
+) -> None:
     assert "Lena-eurusd: closed by the owner's trust score" in (said := thaw(admin, lena.strategy))
     assert "Set a hold on that score" in said
     assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
@@ -179,7 +191,7 @@ def test_what_the_score_closed_is_opened_by_a_hold_alone(admin, score, lena):
     assert "Thaw: done for lena-eurusd." in thaw(admin, lena.strategy)
 
 
-def test_looking_is_not_deciding(cast, score):
+def test_looking_is_not_deciding(cast: dict[str, Any], score: TrustScore) -> None:
     looks = of_staff("vera", "view_trustscore", "view_trustappeal", "view_trusthold")
 
     for url in PAGES:
@@ -190,7 +202,7 @@ def test_looking_is_not_deciding(cast, score):
     assert not TrustHold.objects.exists()
 
 
-def test_staff_without_a_permission_see_nothing(cast, score):
+def test_staff_without_a_permission_see_nothing(cast: dict[str, Any], score: TrustScore) -> None:
     nobody = of_staff("nils")
 
     for url in [*PAGES, page(score)]:
@@ -198,12 +210,14 @@ def test_staff_without_a_permission_see_nothing(cast, score):
 
 
 @pytest.mark.parametrize("url", PAGES)
-def test_nothing_is_added_or_deleted_by_hand(admin, score, url):
+def test_nothing_is_added_or_deleted_by_hand(admin: Client, score: TrustScore, url: Any) -> None:
     assert admin.get(f"{url}add/").status_code == 403
     assert "delete_selected" not in admin.get(url).content.decode()
 
 
-def test_an_appeal_links_to_the_calculation_that_it_is_about(admin, score, lena):
+def test_an_appeal_links_to_the_calculation_that_it_is_about(
+    admin: Client, score: TrustScore, lena: TradingAccount
+) -> None:
     made = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
 
     assert f"{page(score)}?version=1" in admin.get(f"{APPEALS}{made.pk}/change/").content.decode()

@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import transaction
 
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from strategies.models import Strategy, Subscription
 from tests.trust.factories import NOW, closed, follow_again, set_score
@@ -14,7 +16,7 @@ from trust import restrictions, services
 from trust.models import ScoreKind, TrustHold, TrustScore
 
 
-def test_below_fifty_a_strategy_is_close_only(user, lena):
+def test_below_fifty_a_strategy_is_close_only(user: User, lena: TradingAccount) -> None:
     set_score(user, ScoreKind.FLOW, "49.99")
     services.enforce()
 
@@ -22,7 +24,7 @@ def test_below_fifty_a_strategy_is_close_only(user, lena):
     assert (strategy.status, strategy.frozen_for) == ("CLOSE_ONLY", "TRUST")
 
 
-def test_closes_always_pass(user, lena):
+def test_closes_always_pass(user: User, lena: TradingAccount) -> None:
     with transaction.atomic():
         trades.open_trade(
             account=lena, ticket_id="1", symbol="EURUSD", type="BUY", volume=Decimal(1), open_price=Decimal("1.1")
@@ -36,14 +38,16 @@ def test_closes_always_pass(user, lena):
         closed(lena, 2)
 
 
-def test_a_bot_that_misbehaves_copies_nothing_new(finn):
+def test_a_bot_that_misbehaves_copies_nothing_new(finn: TradingAccount) -> None:
     set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
 
     assert Subscription.objects.get(account=finn).paused_for == "TRUST"
 
 
-def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(user, lena, sam, finn):
+def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(
+    user: User, lena: TradingAccount, sam: TradingAccount, finn: TradingAccount
+) -> None:
     from strategies.services import TakesNoSubscribers
 
     set_score(user, ScoreKind.FLOW, "69.99")
@@ -55,7 +59,7 @@ def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_ha
     assert follow_again(finn, lena.strategy).status == "ACTIVE"
 
 
-def test_it_takes_them_again_from_seventy_five_on(user, lena, sam):
+def test_it_takes_them_again_from_seventy_five_on(user: User, lena: TradingAccount, sam: TradingAccount) -> None:
     for score, takes in (("60", False), ("74.99", False), ("75", True), ("70", True), ("69", False)):
         set_score(user, ScoreKind.FLOW, score)
         services.enforce()
@@ -67,7 +71,7 @@ def test_it_takes_them_again_from_seventy_five_on(user, lena, sam):
     assert follow_again(sam, follow).status == "ACTIVE"
 
 
-def test_what_was_frozen_by_hand_stays_frozen(user, lena):
+def test_what_was_frozen_by_hand_stays_frozen(user: User, lena: TradingAccount) -> None:
     from strategies import services as strategies
 
     strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="by hand")
@@ -90,7 +94,7 @@ def test_what_was_frozen_by_hand_stays_frozen(user, lena):
         ([(0, 60), (1, 51), (2, 50)], False),
     ],
 )
-def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
+def test_it_closes_at_once_and_opens_after_a_clean_day(scores: list[Any], restricted: bool) -> None:
     stands = restrictions.Restriction()
     for hours, score in scores:
         stands = restrictions.next_restriction(Decimal(score), stands, now=NOW + timedelta(hours=hours))
@@ -98,7 +102,7 @@ def test_it_closes_at_once_and_opens_after_a_clean_day(scores, restricted):
     assert bool(stands.restricted_at) is restricted
 
 
-def test_a_hand_outranks_a_score(user, lena, finn):
+def test_a_hand_outranks_a_score(user: User, lena: TradingAccount, finn: TradingAccount) -> None:
     from strategies import services as strategies
 
     set_score(user, ScoreKind.FLOW, "10")
@@ -114,14 +118,14 @@ def test_a_hand_outranks_a_score(user, lena, finn):
     assert Subscription.objects.get(account=finn).paused_for == "HAND"
 
 
-def test_subscribing_again_does_not_end_what_the_desk_paused(lena, finn):
+def test_subscribing_again_does_not_end_what_the_desk_paused(lena: TradingAccount, finn: TradingAccount) -> None:
     set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
 
     assert follow_again(finn, lena.strategy).paused_for == "TRUST"
 
 
-def test_whoever_trades_beside_one_closes_nothing(user, lena):
+def test_whoever_trades_beside_one_closes_nothing(user: User, lena: TradingAccount) -> None:
     set_score(user, ScoreKind.RELATIONSHIP, "5")
     services.enforce()
 
@@ -129,7 +133,7 @@ def test_whoever_trades_beside_one_closes_nothing(user, lena):
     assert (strategy.status, strategy.takes_subscribers) == ("ACTIVE", True)
 
 
-def test_the_demos_strategy_is_never_closed(cast):
+def test_the_demos_strategy_is_never_closed(cast: dict[str, Any]) -> None:
     from config import demo_data
 
     demo_data.make_demo()

@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.models import TradingAccount
 from market.models import Candle, Instrument
 from strategies.models import Strategy
 from tests.trust.factories import DAY, NOW, add_bars, closed, known_of, second_of
@@ -14,11 +16,11 @@ from trades.models import CopyOrder
 from trust import evidence
 
 
-def hours_of(minutes):
+def hours_of(minutes: Any) -> Any:
     return [one.minutes for one in evidence.bars_of("EURUSD", NOW - 30 * DAY, NOW)][:1] == [minutes]
 
 
-def test_bars_of_an_hour_are_preferred_where_they_reach_far_enough(lena):
+def test_bars_of_an_hour_are_preferred_where_they_reach_far_enough(lena: TradingAccount) -> None:
     Candle.objects.all().delete()
     add_bars(NOW - 20 * DAY, 20, minutes=1440)
     assert hours_of(1440)
@@ -30,7 +32,7 @@ def test_bars_of_an_hour_are_preferred_where_they_reach_far_enough(lena):
     assert hours_of(60)
 
 
-def test_bars_of_minutes_are_gathered_to_hours(lena):
+def test_bars_of_minutes_are_gathered_to_hours(lena: TradingAccount) -> None:
     Candle.objects.all().delete()
     first = (NOW - 2 * DAY).replace(minute=0, second=0, microsecond=0)
     add_bars(first, 119, minutes=1)
@@ -46,7 +48,7 @@ def test_bars_of_minutes_are_gathered_to_hours(lena):
     assert (two.open, two.high, two.low, two.close) == tuple(map(Decimal, ("1.1", "4", "1", "3")))
 
 
-def test_a_strategy_holds_its_own_trades_and_money_alone(lena):
+def test_a_strategy_holds_its_own_trades_and_money_alone(lena: TradingAccount) -> None:
     second = second_of(lena)
     closed(lena, 1)
     closed(second.account, 2, profit="1500")
@@ -56,7 +58,7 @@ def test_a_strategy_holds_its_own_trades_and_money_alone(lena):
     assert known_of(second.account).worth == {}
 
 
-def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena):
+def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena: TradingAccount) -> None:
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     Candle.objects.all().delete()
     Instrument.objects.get_or_create(symbol="EURUSD", defaults={"point": "0.00001", "contract_size": 100_000})
@@ -70,7 +72,7 @@ def test_bars_that_come_in_late_are_seen_and_lengths_are_not_mixed(lena):
     assert (len(found), {one.minutes for one in found}) == (48, {60})
 
 
-def test_copies_are_matched_with_what_they_copied(lena, finn):
+def test_copies_are_matched_with_what_they_copied(lena: TradingAccount, finn: TradingAccount) -> None:
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
     with transaction.atomic():
         trades.open_trade(account=lena, ticket_id="1", **opening)
@@ -84,14 +86,16 @@ def test_copies_are_matched_with_what_they_copied(lena, finn):
     assert [(one.of, one.close_price) for one in known.copies] == [(known.deals[0].ref, Decimal("1.14"))]
 
 
-def executed(account, ticket, price, symbol="EURUSD"):
+def executed(account: Any, ticket: Any, price: Any, symbol: str = "EURUSD") -> None:
     CopyOrder.objects.using("owner").create(
         account=account, strategy=Strategy.objects.get(name="lena-eurusd"), seq=1, master_ticket=ticket, symbol=symbol,
         type="BUY", status="executed", volume=1, requested_price=1, executed_price=Decimal(price),
     )  # fmt: skip
 
 
-def test_a_report_that_is_repeated_is_heard_once_and_ones_own_never(lena, finn, sam):
+def test_a_report_that_is_repeated_is_heard_once_and_ones_own_never(
+    lena: TradingAccount, finn: TradingAccount, sam: TradingAccount
+) -> None:
     for price in ("1.5", "2", "3"):
         executed(finn, "1", price)
     executed(finn, "2", "1.6")
@@ -105,7 +109,7 @@ def test_a_report_that_is_repeated_is_heard_once_and_ones_own_never(lena, finn, 
     ]  # fmt: skip
 
 
-def test_a_trade_that_is_copied_twice_by_one_account_is_one_copy(lena, finn):
+def test_a_trade_that_is_copied_twice_by_one_account_is_one_copy(lena: TradingAccount, finn: TradingAccount) -> None:
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
     with transaction.atomic():
         trades.open_trade(account=lena, ticket_id="1", **opening)
@@ -118,7 +122,7 @@ def test_a_trade_that_is_copied_twice_by_one_account_is_one_copy(lena, finn):
     assert [(one.close_price, one.owner) for one in known_of(lena).copies] == [(Decimal("1.14"), str(finn.owner.pk))]
 
 
-def test_a_trade_begins_when_the_desk_learns_of_it_whatever_its_bot_says(lena):
+def test_a_trade_begins_when_the_desk_learns_of_it_whatever_its_bot_says(lena: TradingAccount) -> None:
     told = timezone.now() - 3 * DAY
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1"), "opened_at": told}
     with transaction.atomic():
@@ -132,7 +136,7 @@ def test_a_trade_begins_when_the_desk_learns_of_it_whatever_its_bot_says(lena):
     assert timezone.now() - position.opened_at < timedelta(minutes=1)
 
 
-def test_a_trade_that_was_closed_in_parts_was_closed_at_the_average(lena):
+def test_a_trade_that_was_closed_in_parts_was_closed_at_the_average(lena: TradingAccount) -> None:
     opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(4), "open_price": Decimal("1.1")}
     with transaction.atomic():
         trades.open_trade(account=lena, ticket_id="1", **opening)
@@ -145,7 +149,7 @@ def test_a_trade_that_was_closed_in_parts_was_closed_at_the_average(lena):
     assert deal.close_price == Decimal("1.25")
 
 
-def test_what_a_move_is_worth_is_the_desks_own_knowledge(lena):
+def test_what_a_move_is_worth_is_the_desks_own_knowledge(lena: TradingAccount) -> None:
     now = timezone.now()
     Candle.objects.all().delete()
     add_bars(now - 2 * DAY, 3)  # at 1.1
@@ -157,7 +161,7 @@ def test_what_a_move_is_worth_is_the_desks_own_knowledge(lena):
     assert evidence.worth_of(symbols, "CHF", bars) == {}
 
 
-def beside(account, count, told=None):
+def beside(account: Any, count: Any, told: Any = None) -> None:
     with transaction.atomic():
         for ticket in range(1, count + 1):
             trades.open_trade(
@@ -169,7 +173,9 @@ def beside(account, count, told=None):
             )
 
 
-def test_who_trades_beside_one_is_found_by_when_the_desk_learned_of_it(lena, sam):
+def test_who_trades_beside_one_is_found_by_when_the_desk_learned_of_it(
+    lena: TradingAccount, sam: TradingAccount
+) -> None:
     beside(lena, 12)
     beside(sam, 12, told=timezone.now() - DAY)
     beside(second_of(lena).account, 12)
@@ -178,7 +184,7 @@ def test_who_trades_beside_one_is_found_by_when_the_desk_learned_of_it(lena, sam
     assert (owner, len(theirs)) == (str(sam.owner.pk), 12)
 
 
-def test_ones_own_other_accounts_hide_nobody(lena, sam):
+def test_ones_own_other_accounts_hide_nobody(lena: TradingAccount, sam: TradingAccount) -> None:
     beside(lena, 1)
     beside(second_of(lena).account, 600)  # more than are looked at for one trade
     beside(sam, 12)

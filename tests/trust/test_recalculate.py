@@ -1,11 +1,14 @@
 """A score is recalculated from everything that is known, under the user's lock, and explains itself."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connections
 from django.utils import timezone
 
+from accounts.models import TradingAccount, User
+from tests.signed import Bot
 from tests.trust import flows
 from tests.trust.factories import closed, held, refused, score_of, second_of
 from tests.trust.flows import flow
@@ -13,7 +16,7 @@ from trust import checks, detector, evidence, explanations, services
 from trust.models import ScoreKind, TrustAssessment, TrustHold, TrustScore
 
 
-def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
+def test_a_provider_has_three_scores_and_a_follower_one(lena: TradingAccount, finn: TradingAccount) -> None:
     services.recalculate(user_id=lena.owner.pk)
     services.recalculate(user_id=finn.owner.pk)
 
@@ -21,7 +24,7 @@ def test_a_provider_has_three_scores_and_a_follower_one(lena, finn):
     assert list(TrustScore.objects.filter(user=finn.owner).values_list("kind", flat=True)) == [ScoreKind.ENDPOINT]
 
 
-def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user):
+def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user: User) -> None:
     for _ in range(3):
         services.recalculate(user_id=user.pk, always=True)
 
@@ -31,7 +34,7 @@ def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user):
     assert checks.faults() == []
 
 
-def test_where_nothing_has_changed_no_assessment_is_written(user, lena, lena_bot):
+def test_where_nothing_has_changed_no_assessment_is_written(user: User, lena: TradingAccount, lena_bot: Bot) -> None:
     refused(lena_bot.key, "trade_closed", [0])
     for ticket in range(1, 40):
         closed(lena, ticket)
@@ -47,7 +50,9 @@ def test_where_nothing_has_changed_no_assessment_is_written(user, lena, lena_bot
 
 
 @pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
-def test_the_same_flow_is_the_same_assessment(user, lena, monkeypatch, kind):
+def test_the_same_flow_is_the_same_assessment(
+    user: User, lena: TradingAccount, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
     known = flows.flow(kind, 3)
     monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: known)
     for _ in range(2):
@@ -56,14 +61,16 @@ def test_the_same_flow_is_the_same_assessment(user, lena, monkeypatch, kind):
     assert TrustAssessment.objects.filter(user=user, kind=ScoreKind.FLOW).count() == 1
 
 
-def test_a_change_of_standing_is_an_assessment_though_the_score_is_the_same(user, lena, staff):
+def test_a_change_of_standing_is_an_assessment_though_the_score_is_the_same(
+    user: User, lena: TradingAccount, staff: User
+) -> None:
     services.recalculate(user_id=user.pk)
     held(user, staff, TrustHold.Effect.CLOSE_ONLY)
 
     assert score_of(user).version == 2
 
 
-def test_the_score_is_what_the_detector_says(user, lena):
+def test_the_score_is_what_the_detector_says(user: User, lena: TradingAccount) -> None:
     for ticket in range(1, 6):
         closed(lena, ticket)
     now = timezone.now()
@@ -74,7 +81,9 @@ def test_the_score_is_what_the_detector_says(user, lena):
     assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["deals"] == 5
 
 
-def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monkeypatch):
+def test_each_strategy_is_judged_by_itself_and_the_worst_counts(
+    user: User, lena: TradingAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flows_of = {lena.strategy: flow("trend", 3), second_of(lena): flow("martingale", 7)}
     monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: flows_of[strategy])
     now = timezone.now()
@@ -87,7 +96,7 @@ def test_each_strategy_is_judged_by_itself_and_the_worst_counts(user, lena, monk
     assert told.strategy == "second"
 
 
-def test_of_strategies_alike_the_one_that_says_most_is_told(user, lena):
+def test_of_strategies_alike_the_one_that_says_most_is_told(user: User, lena: TradingAccount) -> None:
     second_of(lena)
     closed(lena, 1)
     services.recalculate(user_id=user.pk)
@@ -126,7 +135,7 @@ INTO = (
         ),
     ],
 )
-def test_the_tables_owner_is_refused(user, statement, expected):
+def test_the_tables_owner_is_refused(user: User, statement: str, expected: str) -> None:
     from tests.trades.test_hostile_callers import attempt, of, refusal
 
     services.recalculate(user_id=user.pk)
@@ -134,7 +143,7 @@ def test_the_tables_owner_is_refused(user, statement, expected):
     assert refusal(attempt(of("owner"), {}, [statement])) == expected
 
 
-def test_the_check_knows_each_guard(user):
+def test_the_check_knows_each_guard(user: User) -> None:
     from django.core.management import call_command
 
     services.recalculate(user_id=user.pk)
@@ -144,7 +153,7 @@ def test_the_check_knows_each_guard(user):
 @pytest.mark.parametrize(
     "planted", ["update trust_scores set score = 1", "delete from trust_assessments where version = 1"]
 )
-def test_the_check_finds_what_is_planted(user, planted):
+def test_the_check_finds_what_is_planted(user: User, planted: str) -> None:
     for _ in range(2):
         services.recalculate(user_id=user.pk, always=True)
     with connections["owner"].cursor() as cursor:

@@ -1,18 +1,20 @@
 """Whoever is due is judged, and nobody keeps the others waiting."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from tests.signed import opening
+from accounts.models import TradingAccount
+from tests.signed import Bot, opening
 from tests.trust.factories import DAY, LATER, NOW, closed, failed, score_of
 from trust import evidence, services, tasks
 from trust.models import ScoreKind, TrustAssessment, TrustScore, TrustSubject
 
 
-def test_the_sweep_takes_whoever_is_due_once(cast):
+def test_the_sweep_takes_whoever_is_due_once(cast: dict[str, Any]) -> None:
     now = timezone.now()
 
     assert services.sweep(now=now) == 3
@@ -20,7 +22,7 @@ def test_the_sweep_takes_whoever_is_due_once(cast):
     assert set(TrustAssessment.objects.values_list("version", flat=True)) == {1}
 
 
-def test_a_close_makes_its_user_due(lena):
+def test_a_close_makes_its_user_due(lena: TradingAccount) -> None:
     services.sweep(now=timezone.now())
     closed(lena, 1)
 
@@ -28,7 +30,7 @@ def test_a_close_makes_its_user_due(lena):
     assert score_of(lena.owner).version == 2
 
 
-def test_news_is_gathered_for_a_while(lena):
+def test_news_is_gathered_for_a_while(lena: TradingAccount) -> None:
     services.sweep(now=timezone.now())
     closed(lena, 1)
     closed(lena, 2)
@@ -36,7 +38,7 @@ def test_news_is_gathered_for_a_while(lena):
     assert services.sweep(now=timezone.now() + services.REST / 2) == 0
 
 
-def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
+def test_a_zombie_makes_its_sender_due_and_nobody_else(lena: TradingAccount, lena_bot: Bot) -> None:
     services.sweep(now=timezone.now())
     TrustSubject.objects.update(seen_until=timezone.now() - timedelta(days=1))
     assert services.sweep(now=timezone.now() + LATER) == 0  # the control: without it nobody is due
@@ -50,10 +52,12 @@ def test_a_zombie_makes_its_sender_due_and_nobody_else(lena, lena_bot):
     assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 50
 
 
-def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):
+def test_one_who_cannot_be_judged_keeps_nobody_waiting(
+    cast: dict[str, Any], lena: TradingAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = evidence.of_provider
 
-    def broken(strategy, *, now):
+    def broken(strategy: Any, *, now: Any) -> Any:
         if strategy.owner == lena.owner:
             raise OperationalError("canceling statement due to statement timeout")
         return real(strategy, now=now)
@@ -69,8 +73,10 @@ def test_one_who_cannot_be_judged_keeps_nobody_waiting(cast, lena, monkeypatch):
 
 
 @pytest.mark.parametrize("look", ["_meet", "_hear"])
-def test_a_look_for_news_that_fails_does_not_stop_the_sweep(cast, monkeypatch, look):
-    def broken(now):
+def test_a_look_for_news_that_fails_does_not_stop_the_sweep(
+    cast: dict[str, Any], monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    def broken(now: Any) -> Any:
         raise OperationalError("canceling statement due to statement timeout")
 
     now = timezone.now()
@@ -80,7 +86,9 @@ def test_a_look_for_news_that_fails_does_not_stop_the_sweep(cast, monkeypatch, l
     assert services.sweep(now=now + DAY + timedelta(minutes=1)) == 3
 
 
-def test_one_who_is_being_judged_just_now_keeps_no_sweep_waiting(cast, lena, finn, desk_db):
+def test_one_who_is_being_judged_just_now_keeps_no_sweep_waiting(
+    cast: dict[str, Any], lena: TradingAccount, finn: TradingAccount, desk_db: str
+) -> None:
     """Another worker has lena's row; there is news of her and of finn."""
     import psycopg
 
@@ -97,11 +105,11 @@ def test_one_who_is_being_judged_just_now_keeps_no_sweep_waiting(cast, lena, fin
     assert services.sweep(now=timezone.now() + LATER) == 2
 
 
-def test_a_day_without_news_is_news(cast):
+def test_a_day_without_news_is_news(cast: dict[str, Any]) -> None:
     services.sweep(now=timezone.now())
 
     assert services.sweep(now=timezone.now() + DAY + timedelta(minutes=1)) == 3
 
 
-def test_the_task_does_the_same(cast):
+def test_the_task_does_the_same(cast: dict[str, Any]) -> None:
     assert tasks.sweep() == 3

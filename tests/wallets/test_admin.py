@@ -4,6 +4,7 @@ import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection, connections
@@ -11,10 +12,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import escape
+from pytest_django import DjangoAssertNumQueries, Settings
 
-from accounts.models import User
+from accounts.models import TradingAccount, User
 from audit.models import AuditLog
 from tests.browsers import of_staff
+from tests.wallets.conftest import Following
 from wallets import services
 from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
 from wallets.services import ledger_halt, settlement
@@ -24,43 +27,43 @@ LARGE = Decimal(5000)  # above what one person may move
 
 
 @pytest.fixture
-def admin(client, staff):
+def admin(client: Client, staff: User) -> Client:
     """The browser of `desk`, a superuser."""
     client.force_login(staff)
     return client
 
 
 @pytest.fixture
-def mover(cast):
+def mover(cast: dict[str, Any]) -> Any:
     return of_staff("mara", "change_wallet", "view_ledgertransfer")
 
 
 @pytest.fixture
-def decider(cast):
+def decider(cast: dict[str, Any]) -> Any:
     return of_staff("dora", "change_moneyrequest", "view_wallet", "view_ledgertransfer")
 
 
 @pytest.fixture
-def wallet(finn):
+def wallet(finn: TradingAccount) -> Wallet:
     """Finn's, with 100 in it."""
     found = services.wallet_of(owner=finn.owner, currency="USD")
     services.deposit(wallet=found, amount=Decimal(100), note="wire 1", idempotency_key="first")
     return fresh(found)
 
 
-def fresh(row):
+def fresh(row: Any) -> Any:
     return type(row).objects.get(pk=row.pk)
 
 
-def listed(model):
+def listed(model: Any) -> Any:
     return reverse(f"admin:wallets_{model}_changelist")
 
 
-def page(row):
+def page(row: Any) -> Any:
     return reverse(f"admin:wallets_{row._meta.model_name}_change", args=[row.pk])
 
 
-def act(browser, action, *rows, confirmed=True, **told):
+def act(browser: Any, action: Any, *rows: Any, confirmed: bool = True, **told: Any) -> Any:
     """Post an action's own page, as its form would."""
     form = {"action": action, "_selected_action": [row.pk for row in rows], **told}
     if confirmed:
@@ -68,11 +71,11 @@ def act(browser, action, *rows, confirmed=True, **told):
     return browser.post(listed(rows[0]._meta.model_name), form, follow=True)
 
 
-def said(answer):
+def said(answer: Any) -> list[Any]:
     return [str(message) for message in answer.context["messages"]]
 
 
-def asked_for(wallet, kind="DEPOSIT", amount=LARGE, by="mara"):
+def asked_for(wallet: Any, kind: str = "DEPOSIT", amount: Any = LARGE, by: str = "mara") -> Any:
     person = User.objects.get_or_create(username=by, defaults={"is_staff": True})[0]
     return services.request_money(
         wallet=wallet, kind=kind, amount=amount, reason="wire 2", idempotency_key=str(uuid.uuid4()), by=person,
@@ -83,7 +86,7 @@ def asked_for(wallet, kind="DEPOSIT", amount=LARGE, by="mara"):
 # --- nobody edits
 
 
-def one_of_each(wallet, agreement):
+def one_of_each(wallet: Any, agreement: Any) -> list[Any]:
     request = asked_for(wallet)
     services.hold(wallet=wallet, amount=Decimal(5), purpose="test", idempotency_key="h")
     ledger_halt.halt(why="a test")
@@ -92,7 +95,7 @@ def one_of_each(wallet, agreement):
     return [wallet, request, LedgerTransfer.objects.first(), WalletHold.objects.get(), agreement.terms, agreement, halt]
 
 
-def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin, wallet, follows):
+def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin: Client, wallet: Wallet, follows: Following) -> None:
     for row in one_of_each(wallet, follows.agreement):
         before = type(row).objects.filter(pk=row.pk).values().get()
 
@@ -103,12 +106,12 @@ def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin, wallet, follows):
 
 
 @pytest.mark.parametrize("model", [model for model in PAGES if model != "feeterms"])
-def test_nobody_adds_a_row_of_the_ledger(admin, model):
+def test_nobody_adds_a_row_of_the_ledger(admin: Client, model: Any) -> None:
     assert admin.post(reverse(f"admin:wallets_{model}_add"), {"balance": "1"}).status_code == 403
 
 
 @pytest.mark.parametrize("model", PAGES)
-def test_no_list_deletes(admin, wallet, model):
+def test_no_list_deletes(admin: Client, wallet: Wallet, model: str) -> None:
     answer = admin.post(listed(model), {"action": "delete_selected", "_selected_action": wallet.pk, "post": "yes"})
 
     assert answer.status_code == 403 or "delete" not in answer.content.decode()
@@ -116,12 +119,14 @@ def test_no_list_deletes(admin, wallet, model):
 
 
 @pytest.mark.parametrize("model", PAGES)
-def test_staff_without_the_view_permission_sees_nothing(cast, model):
+def test_staff_without_the_view_permission_sees_nothing(cast: dict[str, Any], model: str) -> None:
     assert of_staff("nora").get(listed(model)).status_code == 403
 
 
 @pytest.mark.parametrize("action", ["deposit", "withdraw", "adjust", "freeze", "unfreeze"])
-def test_who_may_only_look_is_offered_no_action_and_a_forged_one_is_refused(cast, wallet, action):
+def test_who_may_only_look_is_offered_no_action_and_a_forged_one_is_refused(
+    cast: dict[str, Any], wallet: Wallet, action: str
+) -> None:
     viewer = of_staff("vera", "view_wallet", "change_moneyrequest")
 
     shown = viewer.get(page(wallet)).content.decode() + viewer.get(listed("wallet")).content.decode()
@@ -132,7 +137,7 @@ def test_who_may_only_look_is_offered_no_action_and_a_forged_one_is_refused(cast
     assert (fresh(wallet).balance, fresh(wallet).frozen_at) == (100, None)
 
 
-def test_who_may_not_decide_cannot_approve(mover, wallet):
+def test_who_may_not_decide_cannot_approve(mover: Any, wallet: Wallet) -> None:
     request = asked_for(wallet, by="nils")
 
     assert act(mover, "approve", request).status_code == 403
@@ -140,7 +145,7 @@ def test_who_may_not_decide_cannot_approve(mover, wallet):
     assert fresh(request).state == "PENDING"
 
 
-def test_who_may_only_decide_reverses_nothing(decider, wallet):
+def test_who_may_only_decide_reverses_nothing(decider: Any, wallet: Wallet) -> None:
     assert act(decider, "reverse", LedgerTransfer.objects.get(), reason="no").status_code == 403
     assert LedgerTransfer.objects.count() == 1
 
@@ -148,7 +153,7 @@ def test_who_may_only_decide_reverses_nothing(decider, wallet):
 # --- money moves
 
 
-def test_a_deposit_asks_first_with_a_key_of_its_own(admin, wallet):
+def test_a_deposit_asks_first_with_a_key_of_its_own(admin: Client, wallet: Wallet) -> None:
     first, second = (act(admin, "deposit", wallet, confirmed=False).content.decode() for _ in range(2))
 
     keys = [re.search(r'name="key" value="([^"]{36})"', html)[1] for html in (first, second)]
@@ -157,7 +162,7 @@ def test_a_deposit_asks_first_with_a_key_of_its_own(admin, wallet):
     assert fresh(wallet).balance == 100
 
 
-def test_a_deposit_is_booked_with_its_reference_and_who_did_it(mover, wallet):
+def test_a_deposit_is_booked_with_its_reference_and_who_did_it(mover: Any, wallet: Wallet) -> None:
     answer = act(mover, "deposit", wallet, amount="12.5", reason="SEPA 4711")
 
     assert said(answer) == ["Deposit of 12.50 USD, finn: done."]
@@ -167,7 +172,7 @@ def test_a_deposit_is_booked_with_its_reference_and_who_did_it(mover, wallet):
     assert AuditLog.objects.get(action="money.requested").actor == str(User.objects.get(username="mara").pk)
 
 
-def test_a_double_click_moves_money_once(mover, wallet):
+def test_a_double_click_moves_money_once(mover: Any, wallet: Wallet) -> None:
     sent = {"key": str(uuid.uuid4()), "amount": "10", "reason": "twice"}
 
     answers = [said(act(mover, "withdraw", wallet, **sent)) for _ in range(2)]
@@ -177,11 +182,13 @@ def test_a_double_click_moves_money_once(mover, wallet):
 
 
 @pytest.mark.parametrize(("action", "amount"), [("deposit", "10"), ("deposit", "70"), ("withdraw", "70")])
-def test_a_double_click_at_the_same_time_moves_money_once(staff, wallet, settings, action, amount):
+def test_a_double_click_at_the_same_time_moves_money_once(
+    staff: User, wallet: Wallet, settings: Settings, action: str, amount: str
+) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
     sent = {"key": str(uuid.uuid4()), "amount": amount, "reason": "twice"}
 
-    def click():
+    def click() -> Any:
         browser = Client()
         browser.force_login(staff)
         try:
@@ -199,7 +206,7 @@ def test_a_double_click_at_the_same_time_moves_money_once(staff, wallet, setting
 
 
 @pytest.mark.parametrize(("amount", "balance"), [("12.5", "112.5"), ("-12.5", "87.5"), ("−12.5", "87.5")])
-def test_an_adjustment_gives_or_takes(mover, wallet, amount, balance):
+def test_an_adjustment_gives_or_takes(mover: Any, wallet: Wallet, amount: str, balance: str) -> None:
     act(mover, "adjust", wallet, amount=amount, reason="goodwill")
 
     assert fresh(wallet).balance == Decimal(balance)
@@ -217,14 +224,14 @@ def test_an_adjustment_gives_or_takes(mover, wallet, amount, balance):
         ("freeze", {"reason": ""}),
     ],
 )
-def test_what_cannot_be_is_asked_again(mover, wallet, action, told):
+def test_what_cannot_be_is_asked_again(mover: Any, wallet: Wallet, action: str, told: dict[str, Any]) -> None:
     answer = act(mover, action, wallet, **told)
 
     assert answer.content.decode().count('class="errorlist"') == 1
     assert (fresh(wallet).balance, fresh(wallet).frozen_at) == (100, None)
 
 
-def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover, wallet):
+def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover: Any, wallet: Wallet) -> None:
     answer = act(mover, "withdraw", wallet, key=(key := str(uuid.uuid4())), amount="500", reason="all of it")
 
     assert said(answer) == ["There is less available than that. (insufficient_funds)"]
@@ -234,7 +241,7 @@ def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover, w
     assert said(again) == ["Withdrawal of 50.00 USD, finn: done."]
 
 
-def test_nothing_moves_while_the_ledger_is_halted_and_the_key_stays_good(mover, wallet):
+def test_nothing_moves_while_the_ledger_is_halted_and_the_key_stays_good(mover: Any, wallet: Wallet) -> None:
     ledger_halt.halt(why="a balance is not its entries")
     sent = {"key": str(uuid.uuid4()), "amount": "5", "reason": "wire 3"}
 
@@ -245,14 +252,14 @@ def test_nothing_moves_while_the_ledger_is_halted_and_the_key_stays_good(mover, 
     assert fresh(wallet).balance == 100
 
 
-def test_staff_move_nothing_in_a_wallet_of_their_own(mover, cast):
+def test_staff_move_nothing_in_a_wallet_of_their_own(mover: Any, cast: dict[str, Any]) -> None:
     own = services.wallet_of(owner=User.objects.get(username="mara"), currency="USD")
 
     assert said(act(mover, "deposit", own, amount="5", reason="for me"))[0].endswith("(second_person_needed)")
     assert fresh(own).balance == 0
 
 
-def test_one_wallet_is_chosen_and_it_is_a_persons(mover, wallet, sam):
+def test_one_wallet_is_chosen_and_it_is_a_persons(mover: Any, wallet: Wallet, sam: TradingAccount) -> None:
     his = services.wallet_of(owner=sam.owner, currency="USD")
 
     assert said(act(mover, "deposit", wallet, his, amount="5", reason="x")) == ["Choose one wallet, not several."]
@@ -261,7 +268,7 @@ def test_one_wallet_is_chosen_and_it_is_a_persons(mover, wallet, sam):
     assert fresh(wallet).balance == 100
 
 
-def test_a_frozen_wallet_lets_nothing_out_until_it_is_unfrozen(mover, wallet):
+def test_a_frozen_wallet_lets_nothing_out_until_it_is_unfrozen(mover: Any, wallet: Wallet) -> None:
     act(mover, "freeze", wallet, reason="documents have expired")
     out = act(mover, "withdraw", wallet, amount="5", reason="x")
     told = mover.get(page(wallet)).content.decode()
@@ -277,7 +284,7 @@ def test_a_frozen_wallet_lets_nothing_out_until_it_is_unfrozen(mover, wallet):
 # --- a second person
 
 
-def test_above_the_limit_a_second_person_decides(mover, decider, wallet):
+def test_above_the_limit_a_second_person_decides(mover: Any, decider: Any, wallet: Wallet) -> None:
     asked = act(mover, "deposit", wallet, amount=LARGE, reason="wire 9")
 
     assert said(asked) == ["Deposit of 5000.00 USD, finn: waits for a second person."]
@@ -288,7 +295,7 @@ def test_above_the_limit_a_second_person_decides(mover, decider, wallet):
     assert fresh(wallet).balance == 5100
 
 
-def test_who_asked_does_not_decide(cast, wallet):
+def test_who_asked_does_not_decide(cast: dict[str, Any], wallet: Wallet) -> None:
     both = of_staff("mara", "change_wallet", "change_moneyrequest")
     act(both, "deposit", wallet, amount=LARGE, reason="wire 9")
 
@@ -299,7 +306,9 @@ def test_who_asked_does_not_decide(cast, wallet):
     assert fresh(wallet).balance == 100
 
 
-def test_a_request_is_rejected_for_a_reason_and_what_was_held_is_free(decider, wallet, settings):
+def test_a_request_is_rejected_for_a_reason_and_what_was_held_is_free(
+    decider: Any, wallet: Wallet, settings: Settings
+) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
     request = asked_for(wallet, "WITHDRAWAL", Decimal(60))
     assert fresh(wallet).held == 60
@@ -313,7 +322,9 @@ def test_a_request_is_rejected_for_a_reason_and_what_was_held_is_free(decider, w
     assert AuditLog.objects.get(action="money.rejected").detail["why"] == "no such account"
 
 
-def test_an_approval_that_was_refused_is_given_again_once_it_can_be(mover, decider, wallet, settings):
+def test_an_approval_that_was_refused_is_given_again_once_it_can_be(
+    mover: Any, decider: Any, wallet: Wallet, settings: Settings
+) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
     request = asked_for(wallet, "WITHDRAWAL", Decimal(60), by="nils")
     act(mover, "freeze", wallet, reason="x")
@@ -326,7 +337,7 @@ def test_an_approval_that_was_refused_is_given_again_once_it_can_be(mover, decid
     assert (fresh(wallet).balance, fresh(wallet).held) == (40, 0)
 
 
-def test_of_several_decided_at_once_each_is_answered(decider, wallet):
+def test_of_several_decided_at_once_each_is_answered(decider: Any, wallet: Wallet) -> None:
     done, left = asked_for(wallet), asked_for(wallet, amount=LARGE + 1)
     act(decider, "approve", done)
 
@@ -336,7 +347,7 @@ def test_of_several_decided_at_once_each_is_answered(decider, wallet):
     assert answers[1] == "Deposit of 5001.00 USD, finn: done."
 
 
-def test_what_waits_stands_first(admin, wallet):
+def test_what_waits_stands_first(admin: Client, wallet: Wallet) -> None:
     waits = asked_for(wallet)
     asked_for(wallet, amount=Decimal(1))
 
@@ -348,7 +359,7 @@ def test_what_waits_stands_first(admin, wallet):
 # --- the journal
 
 
-def test_a_transfer_is_reversed_once_and_both_name_each_other(mover, admin, wallet):
+def test_a_transfer_is_reversed_once_and_both_name_each_other(mover: Any, admin: Client, wallet: Wallet) -> None:
     first = LedgerTransfer.objects.get()
 
     again = [said(act(mover, "reverse", first, reason="wrong person")) for _ in range(2)]
@@ -362,7 +373,7 @@ def test_a_transfer_is_reversed_once_and_both_name_each_other(mover, admin, wall
     assert fresh(wallet).balance == 0
 
 
-def test_a_double_click_reverses_once_and_says_so_twice(mover, wallet):
+def test_a_double_click_reverses_once_and_says_so_twice(mover: Any, wallet: Wallet) -> None:
     first, key = LedgerTransfer.objects.get(), str(uuid.uuid4())
 
     answers = [said(act(mover, "reverse", first, key=key, reason="wrong person")) for _ in range(2)]
@@ -371,7 +382,7 @@ def test_a_double_click_reverses_once_and_says_so_twice(mover, wallet):
     assert LedgerTransfer.objects.count() == 2
 
 
-def test_a_reversal_is_no_way_around_the_second_person(mover, wallet, settings):
+def test_a_reversal_is_no_way_around_the_second_person(mover: Any, wallet: Wallet, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
     first = LedgerTransfer.objects.get()
 
@@ -383,7 +394,7 @@ def test_a_reversal_is_no_way_around_the_second_person(mover, wallet, settings):
     assert fresh(wallet).balance == 100
 
 
-def test_a_transfer_shows_both_its_sides(admin, wallet):
+def test_a_transfer_shows_both_its_sides(admin: Client, wallet: Wallet) -> None:
     html = admin.get(page(LedgerTransfer.objects.get())).content.decode()
 
     assert "+100.00" in html
@@ -392,7 +403,9 @@ def test_a_transfer_shows_both_its_sides(admin, wallet):
 
 
 @pytest.mark.parametrize("sought", ["wire 1", "finn", "id"])
-def test_transfers_are_found_by_note_owner_and_id(admin, wallet, sam, sought):
+def test_transfers_are_found_by_note_owner_and_id(
+    admin: Client, wallet: Wallet, sam: TradingAccount, sought: str
+) -> None:
     his = services.wallet_of(owner=sam.owner, currency="USD")
     services.deposit(wallet=his, amount=Decimal(1), note="other", idempotency_key="o")
     wanted = LedgerTransfer.objects.get(note="wire 1")
@@ -407,12 +420,12 @@ def test_transfers_are_found_by_note_owner_and_id(admin, wallet, sam, sought):
 # --- pages
 
 
-def test_wallets_are_found_by_owner_and_filtered(mover, wallet, sam):
+def test_wallets_are_found_by_owner_and_filtered(mover: Any, wallet: Wallet, sam: TradingAccount) -> None:
     his = services.wallet_of(owner=sam.owner, currency="EUR")
     act(mover, "freeze", his, reason="x")
     url = listed("wallet")
 
-    def found(**query):
+    def found(**query: Any) -> Any:
         return set(mover.get(url, query).context["cl"].result_list)
 
     assert found(q="finn") == {wallet}
@@ -421,7 +434,7 @@ def test_wallets_are_found_by_owner_and_filtered(mover, wallet, sam):
     assert wallet in found(frozen="no")
 
 
-def test_a_wallets_page_turns_back_through_its_entries(admin, wallet):
+def test_a_wallets_page_turns_back_through_its_entries(admin: Client, wallet: Wallet) -> None:
     for number in range(60):
         services.deposit(wallet=wallet, amount=Decimal(1), note=f"wire {number}", idempotency_key=f"d{number}")
 
@@ -434,7 +447,7 @@ def test_a_wallets_page_turns_back_through_its_entries(admin, wallet):
     assert nonsense == [200] * 3
 
 
-def test_a_wallets_page_tells_what_waits_and_what_is_held(admin, wallet, settings):
+def test_a_wallets_page_tells_what_waits_and_what_is_held(admin: Client, wallet: Wallet, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
     request = asked_for(wallet, "WITHDRAWAL", Decimal(60))
 
@@ -444,7 +457,9 @@ def test_a_wallets_page_tells_what_waits_and_what_is_held(admin, wallet, setting
     assert page(fresh(request).hold) in html
 
 
-def test_an_agreements_page_tells_its_settlements_and_what_was_collected(admin, wallet, follows):
+def test_an_agreements_page_tells_its_settlements_and_what_was_collected(
+    admin: Client, wallet: Wallet, follows: Following
+) -> None:
     follows.realise("1", "1000")
     follows.settle()
     settlement.collect(claim_id=FeeClaim.objects.get().pk)
@@ -457,7 +472,7 @@ def test_an_agreements_page_tells_its_settlements_and_what_was_collected(admin, 
     assert row.latest_high_water_mark == 1000
 
 
-def test_an_agreement_that_waits_says_why(admin, follows):
+def test_an_agreement_that_waits_says_why(admin: Client, follows: Following) -> None:
     follows.copy("1")
     follows.settle()
 
@@ -469,7 +484,9 @@ def test_an_agreement_that_waits_says_why(admin, follows):
     assert not admin.get(listed("feeagreement"), {"postponed": "no"}).context["cl"].result_list
 
 
-def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(admin, wallet, follows):
+def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(
+    admin: Client, wallet: Wallet, follows: Following
+) -> None:
     follows.realise("1", "1000")
     follows.settle()
     settlement.collect(claim_id=FeeClaim.objects.get().pk)
@@ -482,7 +499,7 @@ def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(admin, w
     assert said(act(admin, "reverse", fee, reason="x"))[0].endswith("(reversed_already)")
 
 
-def test_terms_are_added_within_bounds_and_told(admin, lena):
+def test_terms_are_added_within_bounds_and_told(admin: Client, lena: TradingAccount) -> None:
     add, terms = reverse("admin:wallets_feeterms_add"), {"strategy": lena.strategy.pk, "subscription_fee": "9.9"}
 
     refused = admin.post(add, {**terms, "performance_bps": "5001", "platform_bps": "10001"})
@@ -495,7 +512,7 @@ def test_terms_are_added_within_bounds_and_told(admin, lena):
 
 
 @pytest.mark.parametrize("model", [*PAGES, "wallet_page", "step", "index"])
-def test_while_the_ledger_is_halted_every_page_says_why(admin, wallet, model):
+def test_while_the_ledger_is_halted_every_page_says_why(admin: Client, wallet: Wallet, model: Any) -> None:
     pages = {
         "wallet_page": lambda: admin.get(page(wallet)),
         "step": lambda: act(admin, "deposit", wallet, confirmed=False),
@@ -512,8 +529,10 @@ def test_while_the_ledger_is_halted_every_page_says_why(admin, wallet, model):
 
 
 @pytest.mark.parametrize("model", ["wallet", "moneyrequest", "ledgertransfer", "wallethold"])
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(admin, cast, model, django_assert_num_queries):
-    def some(numbers):
+def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(
+    admin: Client, cast: dict[str, Any], model: str, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    def some(numbers: Any) -> None:
         for number in numbers:
             person = User.objects.create_user(f"u{number}", password=None)
             one = services.wallet_of(owner=person, currency="USD")

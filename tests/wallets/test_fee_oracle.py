@@ -3,9 +3,11 @@
 import random
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
+from accounts.models import TradingAccount
 from core.money import UNIT
 from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
 from wallets import services
@@ -15,14 +17,14 @@ from wallets.services import settlement
 MONTHS = 6
 
 
-def money(rng, least, most):
+def money(rng: Any, least: Any, most: Any) -> str:
     return str(Decimal(rng.randint(least * 10**8, most * 10**8)).scaleb(-8))
 
 
 @pytest.mark.dated
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(20))
-def test_every_fee_is_exact_whatever_comes_and_goes(lena, finn, seed):
+def test_every_fee_is_exact_whatever_comes_and_goes(lena: TradingAccount, finn: TradingAccount, seed: int) -> None:
     """Deposits and withdrawals never touch the mark; a fee is due once, on what lies above it, rounded down."""
     rng = random.Random(seed)
     rate, platform = rng.randint(1, 5000), rng.randint(0, 10_000)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ RESULTS = st.decimals(min_value=-(10**9), max_value=10**9, places=8)
 BPS = st.integers(0, 5000)
 
 
-def charged(rate_bps, bases, high_water_mark=Decimal(0)):
+def charged(rate_bps: Any, bases: Any, high_water_mark: Decimal = Decimal(0)) -> list[Any]:
     """The fee of each period, one after another."""
     told = []
     for base in bases:
@@ -36,13 +37,13 @@ def charged(rate_bps, bases, high_water_mark=Decimal(0)):
         (2000, [300 - 400], [0]),  # what is open counts
     ],
 )
-def test_the_examples_come_out(rate_bps, bases, told):
+def test_the_examples_come_out(rate_bps: int, bases: list[Any], told: list[Any]) -> None:
     assert charged(rate_bps, bases) == told
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(RESULTS, max_size=12), BPS)
-def test_no_fee_is_off_by_a_unit_and_none_is_too_high(bases, rate_bps):
+def test_no_fee_is_off_by_a_unit_and_none_is_too_high(bases: Any, rate_bps: Any) -> None:
     mark = Fraction(0)
     for base, fee in zip(bases, charged(rate_bps, bases), strict=True):
         exact = max(Fraction(0), Fraction(base) - mark) * rate_bps / 10_000
@@ -52,7 +53,7 @@ def test_no_fee_is_off_by_a_unit_and_none_is_too_high(bases, rate_bps):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(RESULTS, max_size=12), BPS)
-def test_all_fees_together_are_no_more_than_the_share_of_the_best_there_ever_was(bases, rate_bps):
+def test_all_fees_together_are_no_more_than_the_share_of_the_best_there_ever_was(bases: Any, rate_bps: Any) -> None:
     best = max([Fraction(0), *map(Fraction, bases)])
 
     assert sum(map(Fraction, charged(rate_bps, bases))) <= best * rate_bps / 10_000
@@ -60,7 +61,7 @@ def test_all_fees_together_are_no_more_than_the_share_of_the_best_there_ever_was
 
 @settings(max_examples=200, deadline=None)
 @given(st.decimals(min_value=0, max_value=10**9, places=8), st.integers(0, 10_000))
-def test_a_share_and_the_rest_are_the_fee(fee, platform_bps):
+def test_a_share_and_the_rest_are_the_fee(fee: Any, platform_bps: Any) -> None:
     share = fees.provider_share(fee, platform_bps)
 
     assert 0 <= share <= fee
@@ -72,7 +73,7 @@ MOMENTS = st.integers(0, 20 * 365 * 86_400).map(lambda s: datetime(2020, 1, 1, t
 
 @settings(max_examples=200, deadline=None)
 @given(st.decimals(min_value=0, max_value=10**6, places=8), MOMENTS)
-def test_a_part_of_a_month_costs_its_whole_days(monthly, begins):
+def test_a_part_of_a_month_costs_its_whole_days(monthly: Any, begins: Any) -> None:
     ends = fees.month_after(begins)
     fee = fees.subscription(monthly=monthly, begins=begins, ends=ends)
     days = (ends - begins) // timedelta(days=1)
@@ -81,7 +82,7 @@ def test_a_part_of_a_month_costs_its_whole_days(monthly, begins):
     assert 0 <= Fraction(monthly) * days / in_month - Fraction(fee) < Fraction(UNIT)
 
 
-def test_a_whole_month_costs_what_it_costs():
+def test_a_whole_month_costs_what_it_costs() -> None:
     begins = datetime(2026, 2, 1, tzinfo=UTC)
 
     assert fees.subscription(monthly=Decimal("9.99"), begins=begins, ends=fees.month_after(begins)) == Decimal("9.99")
@@ -89,7 +90,7 @@ def test_a_whole_month_costs_what_it_costs():
 
 @settings(max_examples=200, deadline=None)
 @given(MOMENTS)
-def test_months_follow_one_another(at):
+def test_months_follow_one_another(at: Any) -> None:
     first, following = fees.month_of(at), fees.month_after(at)
 
     assert first <= at < following
@@ -109,7 +110,9 @@ LOTS = st.decimals(min_value="0.01", max_value=100, places=2)
     st.decimals(min_value="0.01", max_value=100, places=2),
     st.booleans(),
 )
-def test_what_is_open_is_worth_what_closing_it_would_bring(side, opened, price, volume, inverse):
+def test_what_is_open_is_worth_what_closing_it_would_bring(
+    side: Any, opened: Any, price: Any, volume: Any, inverse: Any
+) -> None:
     found = fees.floating(
         side=side, volume=volume, open_price=opened, price=price, contract_size=Decimal(100_000), inverse=inverse
     )

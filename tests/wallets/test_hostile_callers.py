@@ -2,11 +2,13 @@
 """Callers who go around the ledger's verbs. Keys and triggers refuse the tables' owner, privileges the application."""
 
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 import pytest
 from django.db import connections
 
+from accounts.models import TradingAccount, User
 from tests.trades.test_hostile_callers import attempt, filled, of, refusal, run
 from tests.wallets.conftest import following, pay_in, usd
 from wallets import services
@@ -22,7 +24,7 @@ TABLES = (
 
 
 @pytest.fixture
-def scene(lena, finn, staff):
+def scene(lena: TradingAccount, finn: TradingAccount, staff: User) -> dict[str, Any]:
     """finn has 1000, paid a fee of 300, took out 50 and brought it back, holds 50, and has settled one month; lena has nothing. By name, as text."""
     pay_in(finn, "1000")
     wallet, other = usd(finn), usd(lena)
@@ -50,7 +52,7 @@ def scene(lena, finn, staff):
     }  # fmt: skip
 
 
-def books():
+def books() -> Any:
     rows = " union all ".join(f"select '{table}', to_jsonb(t)::text from {table} t" for table in TABLES)
     return of("owner").execute(f"{rows} order by 1, 2").fetchall()
 
@@ -58,7 +60,15 @@ def books():
 # --- what they say. finn's wallet is at version 4 with 700, the house's account at 2 with 320.
 
 
-def asked(id=NEW, debit="<w>", credit="<h>", amount="100", currency="USD", key="new", kind="FEE_PERFORMANCE"):
+def asked(
+    id: Any = NEW,
+    debit: str = "<w>",
+    credit: str = "<h>",
+    amount: str = "100",
+    currency: str = "USD",
+    key: str = "new",
+    kind: str = "FEE_PERFORMANCE",
+) -> list[Any]:
     """The request and the transfer."""
     return [
         f"insert into ledger_requests (scope, idempotency_key, fingerprint, outcome) values ('s', '{key}', '', '{{}}')",
@@ -67,7 +77,17 @@ def asked(id=NEW, debit="<w>", credit="<h>", amount="100", currency="USD", key="
     ]
 
 
-def entry(wallet, version, before, side, amount="100", *, transfer=NEW, after=None, prev=None):
+def entry(
+    wallet: Any,
+    version: Any,
+    before: Any,
+    side: Any,
+    amount: str = "100",
+    *,
+    transfer: Any = NEW,
+    after: Any = None,
+    prev: Any = None,
+) -> str:
     after = f"{before} + {side} * {amount}" if after is None else after
     prev = version - 1 if prev is None else prev
     return (
@@ -91,7 +111,17 @@ SETTLED = (
 )
 
 
-def settled(no=2, prev=1, starts="<end>", ends="<next>", base=150, before=100, mark=150, bps=2000, fee=10):
+def settled(
+    no: int = 2,
+    prev: int = 1,
+    starts: str = "<end>",
+    ends: str = "<next>",
+    base: int = 150,
+    before: int = 100,
+    mark: int = 150,
+    bps: int = 2000,
+    fee: int = 10,
+) -> list[Any]:
     return [SETTLED.format(**locals())]
 
 
@@ -257,7 +287,7 @@ TRICKS = [*MONEY, *ASIDE, *FEES]
 
 
 @pytest.mark.breaks_the_books
-def test_what_keeps_to_the_rules_is_taken(scene):
+def test_what_keeps_to_the_rules_is_taken(scene: dict[str, Any]) -> None:
     """The control: the very statements that the tricks are made of, honestly put together."""
     assert attempt(of("owner"), scene, HONEST) is None
     assert attempt(of("owner"), scene, settled()[:1]) is None
@@ -268,7 +298,7 @@ def test_what_keeps_to_the_rules_is_taken(scene):
     assert attempt(of("owner"), scene, claim) is None
 
 
-def test_the_tables_owner_is_refused_by_keys_and_triggers(scene):
+def test_the_tables_owner_is_refused_by_keys_and_triggers(scene: dict[str, Any]) -> None:
     before, passed = books(), []
     for name, statements, expected in TRICKS:
         error = attempt(of("owner"), scene, statements)
@@ -279,7 +309,7 @@ def test_the_tables_owner_is_refused_by_keys_and_triggers(scene):
     assert books() == before
 
 
-def test_the_application_is_refused_by_its_role(scene):
+def test_the_application_is_refused_by_its_role(scene: dict[str, Any]) -> None:
     """It may open a wallet, ask and settle; it may move nothing but through the functions."""
     allowed = {
         "insert into wallets ",
@@ -298,12 +328,12 @@ def test_the_application_is_refused_by_its_role(scene):
     assert books() == before
 
 
-def test_bots_have_no_way_to_money(scene):
+def test_bots_have_no_way_to_money(scene: dict[str, Any]) -> None:
     for function in ("ledger_move", "ledger_hold", "ledger_release"):
         assert refusal(attempt(of("bot"), scene, [f"select {function}('{{}}', '{{}}')"])) == FORBIDDEN
 
 
-def test_a_superuser_with_the_keys_asleep_meets_the_triggers(scene, superuser):
+def test_a_superuser_with_the_keys_asleep_meets_the_triggers(scene: dict[str, Any], superuser: Any) -> None:
     before = books()
     asleep = {APPEND_ONLY, FOR_EVER}
     for name, statements, expected in TRICKS:
@@ -314,7 +344,7 @@ def test_a_superuser_with_the_keys_asleep_meets_the_triggers(scene, superuser):
 
 
 @pytest.mark.breaks_the_books
-def test_two_who_read_the_same_state_cannot_both_write(scene):
+def test_two_who_read_the_same_state_cannot_both_write(scene: dict[str, Any]) -> None:
     """The lost update, without any lock: the chain has room for one."""
     first, second = (psycopg.connect(**_owner(), autocommit=False) for _ in range(2))
     try:
@@ -335,17 +365,17 @@ def test_two_who_read_the_same_state_cannot_both_write(scene):
     assert usd_balance(scene) == 600
 
 
-def _owner():
+def _owner() -> dict[str, Any]:
     connections["owner"].ensure_connection()
     info = connections["owner"].connection.info
     return {"host": info.host, "port": info.port, "user": info.user, "dbname": info.dbname}
 
 
-def usd_balance(scene):
+def usd_balance(scene: Any) -> Any:
     return Wallet.objects.get(pk=scene["w"]).balance
 
 
-def test_what_a_claim_collects_is_its_payers_and_its_kind(scene):
+def test_what_a_claim_collects_is_its_payers_and_its_kind(scene: dict[str, Any]) -> None:
     claim = settlement.FeeClaim.objects.get(pk=scene["claim"])
     for more in ({"debit": int(scene["other"])}, {"kind": TransferKind.FEE_SUBSCRIPTION}):
         args = {

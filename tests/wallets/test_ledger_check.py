@@ -3,11 +3,14 @@
 
 import io
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
+from pytest_django import Settings
 
+from accounts.models import TradingAccount
 from core import catalogue
 from core.invariants import FIRST, IN_PLACE
 from tests.sql import as_owner
@@ -18,7 +21,7 @@ from wallets.services import ledger_halt
 
 
 @pytest.fixture
-def books(lena, finn, settings):
+def books(lena: TradingAccount, finn: TradingAccount, settings: Settings) -> Any:
     """Money of every sort: deposits, a withdrawal, a hold, a request, a settled fee that is half collected."""
     settings.SECOND_PERSON_ABOVE = Decimal(100)
     follows = following(lena, finn)
@@ -46,7 +49,7 @@ def books(lena, finn, settings):
     return wallet
 
 
-def asleep(*tables):
+def asleep(*tables: Any) -> None:
     """The guards of these tables, triggers and keys, out of the way."""
     with connections["owner"].cursor() as cursor:
         for table in tables:
@@ -58,7 +61,7 @@ def asleep(*tables):
                 cursor.execute(f'alter table {table} drop constraint "{name}"')
 
 
-def told(**options):
+def told(**options: Any) -> Any:
     out, err = io.StringIO(), io.StringIO()
     try:
         call_command("ledger_check", stdout=out, stderr=err, **options)
@@ -87,7 +90,7 @@ PLANTED = [
 ]  # fmt: skip
 
 
-def test_good_books_pass(books):
+def test_good_books_pass(books: Any) -> None:
     said, no = told()
 
     assert no == ""
@@ -98,7 +101,7 @@ def test_good_books_pass(books):
 @pytest.mark.parametrize(
     ("invariant", "guards", "planted"), PLANTED, ids=[f"{one[0]}: {one[2][:40]}" for one in PLANTED]
 )
-def test_finds_and_names(books, invariant, guards, planted):
+def test_finds_and_names(books: Any, invariant: str, guards: list[Any], planted: str) -> None:
     asleep(*guards)
     as_owner(planted)
 
@@ -110,7 +113,7 @@ def test_finds_and_names(books, invariant, guards, planted):
 
 @pytest.mark.breaks_the_books
 @pytest.mark.parametrize("name", ["ledger_entries.append_only", "wallets.wallet_balance_is_its_last_entrys"])
-def test_money_stops_where_a_guard_is_gone(books, name):
+def test_money_stops_where_a_guard_is_gone(books: Any, name: str) -> None:
     table, _, guard = name.partition(".")
     is_trigger = f"trigger {name}" in catalogue.written()
     as_owner(f"alter table {table} " + (f"disable trigger {guard}" if is_trigger else f"drop constraint {guard}"))
@@ -132,7 +135,7 @@ DEPLOYING = {
 
 @pytest.mark.breaks_the_books
 @pytest.mark.parametrize("statement", DEPLOYING.values(), ids=DEPLOYING)
-def test_a_deployment_is_reported_and_stops_no_money(books, statement):
+def test_a_deployment_is_reported_and_stops_no_money(books: Any, statement: Any) -> None:
     as_owner(statement)
 
     assert ledger_halt.check() != []
@@ -140,7 +143,7 @@ def test_a_deployment_is_reported_and_stops_no_money(books, statement):
 
 
 @pytest.mark.breaks_the_books
-def test_the_database_of_a_newer_version_stops_no_money(books):
+def test_the_database_of_a_newer_version_stops_no_money(books: Any) -> None:
     as_owner("alter table wallets disable trigger never_deleted", "update sql_functions set version = '99.0'")
     ledger_halt.check()
     assert not ledger_halt.halted()
@@ -151,7 +154,7 @@ def test_the_database_of_a_newer_version_stops_no_money(books):
 
 
 @pytest.mark.breaks_the_books
-def test_a_fault_stops_money_until_it_is_mended(books, finn):
+def test_a_fault_stops_money_until_it_is_mended(books: Any, finn: TradingAccount) -> None:
     as_owner("alter table wallets disable trigger user", "update wallets set held = 0 where owner_id is not null")
     told()
     for _ in range(2):
@@ -171,7 +174,7 @@ def test_a_fault_stops_money_until_it_is_mended(books, finn):
 
 
 @pytest.mark.breaks_the_books
-def test_halts_once_however_often_it_looks(books):
+def test_halts_once_however_often_it_looks(books: Any) -> None:
     asleep(WALLETS)
     as_owner("update wallets set held = 0")
     for _ in range(3):
@@ -181,7 +184,7 @@ def test_halts_once_however_often_it_looks(books):
 
 
 @pytest.mark.breaks_the_books
-def test_shows_the_first_offenders(books):
+def test_shows_the_first_offenders(books: Any) -> None:
     for number in range(FIRST + 5):
         services.deposit(wallet=books, amount=Decimal(1), note="", idempotency_key=f"n{number}")
     asleep(TRANSFERS)

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
@@ -44,12 +45,12 @@ class Purse:
     version: int = 0
     frozen: bool = False
 
-    def no(self, amount, spare=Decimal(0)):
+    def no(self, amount: Any, spare: Decimal = Decimal(0)) -> Any:
         if self.frozen:
             return "wallet_frozen"
         return "insufficient_funds" if self.balance - self.held + spare < amount else None
 
-    def moves(self, change):
+    def moves(self, change: Any) -> None:
         self.balance += change
         self.version += 1
 
@@ -62,7 +63,7 @@ class Model:
     transfers: list = field(default_factory=list)  # from, to, amount, whether undone; none is the house
     requests: list = field(default_factory=list)  # wallet, hold, state
 
-    def once(self, whose, key, asked, do):
+    def once(self, whose: Any, key: Any, asked: Any, do: Any) -> Any:
         if (whose, key) in self.answers:
             before, told = self.answers[whose, key]
             return told if before == asked else "idempotency_conflict"
@@ -70,7 +71,7 @@ class Model:
         self.answers[whose, key] = asked, told
         return told
 
-    def move(self, source, target, amount, spare=Decimal(0)):
+    def move(self, source: Any, target: Any, amount: Any, spare: Decimal = Decimal(0)) -> Any:
         no = None if source is None else self.purses[source].no(amount, spare)
         if no:
             return no
@@ -80,13 +81,13 @@ class Model:
             self.purses[target].moves(amount)
         return "done"
 
-    def transfer(self, source, target, amount):
+    def transfer(self, source: Any, target: Any, amount: Any) -> Any:
         told = self.move(source, target, amount)
         if told == "done":
             self.transfers.append([source, target, amount, False])
         return told
 
-    def hold(self, whose, amount):
+    def hold(self, whose: Any, amount: Any) -> Any:
         no = self.purses[whose].no(amount)
         if no:
             return no
@@ -94,7 +95,7 @@ class Model:
         self.holds.append([whose, amount, "PENDING"])
         return "done"
 
-    def post(self, number, amount):
+    def post(self, number: Any, amount: Any) -> str:
         whose, held, state = self.holds[number]
         if self.purses[whose].frozen:
             return "wallet_frozen"
@@ -106,18 +107,18 @@ class Model:
         self.release(number, "POSTED")
         return "done"
 
-    def void(self, number):
+    def void(self, number: Any) -> Any:
         state = self.holds[number][2]
         if state == "PENDING":
             self.release(number, "VOIDED")
         return "hold_resolved" if state == "POSTED" else "done"
 
-    def release(self, number, state):
+    def release(self, number: Any, state: Any) -> None:
         whose, held, _ = self.holds[number]
         self.purses[whose].held -= held
         self.holds[number][2] = state
 
-    def reverse(self, number):
+    def reverse(self, number: Any) -> Any:
         source, target, amount, undone = self.transfers[number]
         if undone:
             return "reversed_already"
@@ -125,7 +126,7 @@ class Model:
         self.transfers[number][3] = told == "done"
         return told
 
-    def decide(self, number, yes):
+    def decide(self, number: Any, yes: Any) -> Any:
         _, hold, state = self.requests[number]
         if state != "PENDING":
             return "request_decided"
@@ -148,7 +149,7 @@ class Ledger(RuleBasedStateMachine):
     met = Counter()
 
     @initialize()
-    def begin(self):
+    def begin(self) -> None:
         owners = [User.objects.create(username=f"model-{next(numbers)}") for _ in range(2)]
         self.owners, self.staff = owners, User.objects.get(username="desk")
         self.wallets = [services.wallet_of(owner=owner, currency="USD") for owner in owners]
@@ -156,7 +157,7 @@ class Ledger(RuleBasedStateMachine):
         for whose in (0, 1):
             self.bring(whose, Decimal(50), None, "deposit")
 
-    def tell(self, verb, expected, do):
+    def tell(self, verb: Any, expected: Any, do: Any) -> Any:
         """What came of it, where it was done."""
         try:
             done, told = do(), "done"
@@ -166,11 +167,11 @@ class Ledger(RuleBasedStateMachine):
         self.met[verb, told] += 1
         return done
 
-    def key(self, key):
+    def key(self, key: Any) -> Any:
         return key or f"new-{next(numbers)}"
 
     @rule(whose=WHO, amount=AMOUNTS, key=KEYS, kind=st.sampled_from(["deposit", "ADJUSTMENT"]))
-    def bring(self, whose, amount, key, kind):
+    def bring(self, whose: Any, amount: Any, key: Any, kind: Any) -> None:
         key, model = self.key(key), self.model
         expected = model.once(whose, key, (kind, amount), lambda: model.transfer(None, whose, amount))
         args = {"wallet": self.wallets[whose], "amount": amount, "note": "", "idempotency_key": key}
@@ -181,7 +182,7 @@ class Ledger(RuleBasedStateMachine):
         self.keep(moved)
 
     @rule(whose=WHO, amount=AMOUNTS, key=KEYS)
-    def debit(self, whose, amount, key):
+    def debit(self, whose: Any, amount: Any, key: Any) -> None:
         key, model = self.key(key), self.model
         expected = model.once(whose, key, ("debit", amount), lambda: model.transfer(whose, None, amount))
         args = {"wallet": self.wallets[whose], "amount": amount, "note": "", "idempotency_key": key}
@@ -190,18 +191,18 @@ class Ledger(RuleBasedStateMachine):
         )
 
     @rule(source=WHO, amount=AMOUNTS, key=KEYS)
-    def transfer(self, source, amount, key):
+    def transfer(self, source: Any, amount: Any, key: Any) -> None:
         key, model = self.key(key), self.model
         expected = model.once(source, key, ("transfer", amount), lambda: model.transfer(source, 1 - source, amount))
         args = {"source": self.wallets[source], "target": self.wallets[1 - source], "amount": amount, "note": ""}
         self.keep(self.tell("transfer", expected, lambda: services.transfer(idempotency_key=key, **args)))
 
-    def keep(self, moved):
+    def keep(self, moved: Any) -> None:
         if moved and not moved.replayed:
             self.transfers.append(moved.transfer_id)
 
     @rule(whose=WHO, amount=AMOUNTS, key=KEYS)
-    def hold(self, whose, amount, key):
+    def hold(self, whose: Any, amount: Any, key: Any) -> None:
         key, model = self.key(key), self.model
         expected = model.once(whose, key, ("hold", amount), lambda: model.hold(whose, amount))
         args = {"wallet": self.wallets[whose], "amount": amount, "purpose": f"hold-{key}", "idempotency_key": key}
@@ -210,7 +211,7 @@ class Ledger(RuleBasedStateMachine):
             self.holds.append(held)
 
     @rule(which=WHICH, amount=AMOUNTS)
-    def post(self, which, amount):
+    def post(self, which: Any, amount: Any) -> None:
         if which < len(self.holds):
             key, whose = self.key(None), self.model.holds[which][0]
             expected = self.model.post(which, amount)
@@ -219,25 +220,25 @@ class Ledger(RuleBasedStateMachine):
             self.tell("post", expected, do)
 
     @rule(which=WHICH)
-    def void(self, which):
+    def void(self, which: Any) -> None:
         if which < len(self.holds) and all(hold != which for _, hold, _ in self.model.requests):
             self.tell("void", self.model.void(which), lambda: services.void(hold_id=self.holds[which]))
 
     @rule(which=WHICH)
-    def reverse(self, which):
+    def reverse(self, which: Any) -> None:
         if which < len(self.transfers):
             expected, key = self.model.reverse(which), self.key(None)
             args = {"transfer_id": self.transfers[which], "note": "", "idempotency_key": key}
             self.tell("reverse", expected, lambda: services.reverse(**args))
 
     @rule(whose=WHO, frozen=st.sampled_from([False, False, True]))
-    def freeze(self, whose, frozen):
+    def freeze(self, whose: Any, frozen: Any) -> None:
         self.model.purses[whose].frozen = frozen
         verb = services.freeze if frozen else services.unfreeze
         self.tell("freeze", "done", lambda: verb(wallet=self.wallets[whose], reason="", actor=audit.SYSTEM))
 
     @rule(whose=WHO)
-    def ask(self, whose):
+    def ask(self, whose: Any) -> None:
         amount, key = LIMIT + 1, self.key(None)
         expected = self.model.hold(whose, amount)
         asked = self.tell("ask", expected, lambda: self.withdrawal(whose, amount, key))
@@ -246,20 +247,20 @@ class Ledger(RuleBasedStateMachine):
             self.holds.append(asked.hold_id)
             self.requests.append(asked)
 
-    def withdrawal(self, whose, amount, key):
+    def withdrawal(self, whose: Any, amount: Any, key: Any) -> Any:
         by = self.owners[whose]
         args = {"wallet": self.wallets[whose], "kind": "WITHDRAWAL", "amount": amount, "reason": "", "by": by}
         return services.request_money(idempotency_key=key, actor=audit.SYSTEM, **args)
 
     @rule(which=st.integers(0, 1), yes=st.booleans())
-    def decide(self, which, yes):
+    def decide(self, which: Any, yes: Any) -> None:
         if which < len(self.requests) and self.model.holds[self.model.requests[which][1]][2] == "PENDING":
             args = {"request": self.requests[which], "by": self.staff, "actor": audit.SYSTEM}
             do = (lambda: services.approve(**args)) if yes else (lambda: services.reject(reason="", **args))
             self.tell("approve" if yes else "reject", self.model.decide(which, yes), do)
 
     @invariant()
-    def the_wallets_are_the_models(self):
+    def the_wallets_are_the_models(self) -> None:
         for wallet, purse in zip(self.wallets, self.model.purses, strict=True):
             now = Wallet.objects.get(pk=wallet.pk)
             assert (now.balance, now.held, now.version, now.is_frozen) == (
@@ -269,7 +270,7 @@ class Ledger(RuleBasedStateMachine):
         assert [states[held] for held in self.holds] == [state for _, _, state in self.model.holds]
 
     @invariant()
-    def the_books_are_right(self):
+    def the_books_are_right(self) -> None:
         assert invariants.faults(CHEAP) == []
 
 
@@ -282,11 +283,11 @@ EVERY = {
 
 
 @pytest.fixture(autouse=True)
-def limit(monkeypatch):
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(django_settings, "SECOND_PERSON_ABOVE", LIMIT)
 
 
-def test_every_wallet_is_as_the_model_says(desk_db):
+def test_every_wallet_is_as_the_model_says(desk_db: str) -> None:
     Ledger.met.clear()
 
     run_state_machine_as_test(Ledger, settings=SIZE)
@@ -298,7 +299,7 @@ def test_every_wallet_is_as_the_model_says(desk_db):
 class Generous(Model):
     """A model that forgets what a key was told when it was refused, as the control."""
 
-    def once(self, whose, key, asked, do):
+    def once(self, whose: Any, key: Any, asked: Any, do: Any) -> Any:
         if self.answers.get((whose, key), ("", "done"))[1] != "done":
             del self.answers[whose, key]
         return super().once(whose, key, asked, do)
@@ -307,7 +308,7 @@ class Generous(Model):
 class Careless(Model):
     """A model that lets a hold be spent, as the control."""
 
-    def hold(self, whose, amount):
+    def hold(self, whose: Any, amount: Any) -> Any:
         told = super().hold(whose, amount)
         if told == "done":
             self.purses[whose].held -= amount
@@ -315,7 +316,9 @@ class Careless(Model):
 
 
 @pytest.mark.parametrize("wrong", [Generous, Careless])
-def test_the_walk_is_long_enough_to_tell_a_wrong_model(desk_db, monkeypatch, wrong):
+def test_the_walk_is_long_enough_to_tell_a_wrong_model(
+    desk_db: str, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
     monkeypatch.setitem(globals(), "Model", wrong)
 
     with pytest.raises(AssertionError):

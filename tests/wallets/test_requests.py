@@ -1,36 +1,38 @@
 """Money that waits for a second person."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from pytest_django import Settings
 
-from accounts.models import User
+from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
-from wallets.models import MoneyRequest
+from wallets.models import MoneyRequest, Wallet
 
 WHO = audit.SYSTEM
 
 
 @pytest.fixture(autouse=True)
-def _limit(settings):
+def _limit(settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
 
 
 @pytest.fixture
-def wallet(finn):
+def wallet(finn: TradingAccount) -> Wallet:
     pay_in(finn, "100")
     return usd(finn)
 
 
 @pytest.fixture
-def other(cast):
+def other(cast: dict[str, Any]) -> User:
     return User.objects.create(username="other", is_staff=True)
 
 
-def ask(wallet, by, kind="DEPOSIT", amount="60", key="k"):
+def ask(wallet: Any, by: Any, kind: str = "DEPOSIT", amount: str = "60", key: str = "k") -> Any:
     return services.request_money(
         wallet=wallet, kind=kind, amount=Decimal(amount), reason="why", idempotency_key=key, by=by, actor=WHO
     )
@@ -40,7 +42,9 @@ def ask(wallet, by, kind="DEPOSIT", amount="60", key="k"):
     ("kind", "amount", "left"),
     [("DEPOSIT", "50", 150), ("WITHDRAWAL", "50", 50), ("ADJUSTMENT", "50", 150), ("ADJUSTMENT", "-50", 50)],
 )
-def test_up_to_the_limit_it_is_done_at_once(wallet, finn, staff, kind, amount, left):
+def test_up_to_the_limit_it_is_done_at_once(
+    wallet: Wallet, finn: TradingAccount, staff: User, kind: str, amount: str, left: int
+) -> None:
     assert ask(wallet, staff, kind, amount).state == "DONE"
     assert balance(finn) == left
 
@@ -49,7 +53,9 @@ def test_up_to_the_limit_it_is_done_at_once(wallet, finn, staff, kind, amount, l
     ("kind", "amount", "left"),
     [("DEPOSIT", "51", 151), ("WITHDRAWAL", "51", 49), ("ADJUSTMENT", "51", 151), ("ADJUSTMENT", "-51", 49)],
 )
-def test_above_it_a_second_person_decides(wallet, finn, staff, other, kind, amount, left):
+def test_above_it_a_second_person_decides(
+    wallet: Wallet, finn: TradingAccount, staff: User, other: User, kind: str, amount: str, left: int
+) -> None:
     asked = ask(wallet, staff, kind, amount)
     assert (asked.state, balance(finn)) == ("PENDING", 100)
 
@@ -61,7 +67,7 @@ def test_above_it_a_second_person_decides(wallet, finn, staff, other, kind, amou
     assert MoneyRequest.objects.get().decided_by == other
 
 
-def test_a_withdrawal_that_waits_is_held(wallet, finn):
+def test_a_withdrawal_that_waits_is_held(wallet: Wallet, finn: TradingAccount) -> None:
     ask(wallet, finn.owner, "WITHDRAWAL")
 
     assert usd(finn).held == 60
@@ -69,7 +75,7 @@ def test_a_withdrawal_that_waits_is_held(wallet, finn):
         ask(wallet, finn.owner, "WITHDRAWAL", "41", "k2")
 
 
-def test_what_is_rejected_is_free_again(wallet, finn, staff):
+def test_what_is_rejected_is_free_again(wallet: Wallet, finn: TradingAccount, staff: User) -> None:
     asked = ask(wallet, finn.owner, "WITHDRAWAL")
     services.reject(request=asked, by=staff, reason="no", actor=WHO)
 
@@ -77,7 +83,7 @@ def test_what_is_rejected_is_free_again(wallet, finn, staff):
 
 
 @pytest.mark.parametrize("first", ["approve", "reject"])
-def test_it_is_decided_once(wallet, finn, staff, first):
+def test_it_is_decided_once(wallet: Wallet, finn: TradingAccount, staff: User, first: str) -> None:
     asked = ask(wallet, finn.owner, "WITHDRAWAL")
     verbs = {
         "approve": lambda: services.approve(request=asked, by=staff, actor=WHO),
@@ -90,7 +96,7 @@ def test_it_is_decided_once(wallet, finn, staff, first):
             again()
 
 
-def test_nobody_decides_on_their_own_wallet(staff, other):
+def test_nobody_decides_on_their_own_wallet(staff: User, other: User) -> None:
     mine = services.wallet_of(owner=staff, currency="USD")
     asked = ask(mine, other)
 
@@ -99,28 +105,28 @@ def test_nobody_decides_on_their_own_wallet(staff, other):
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("DEPOSIT", "1"), ("ADJUSTMENT", "1"), ("ADJUSTMENT", "-1")])
-def test_nobody_brings_money_into_their_own_wallet_alone(staff, kind, amount):
+def test_nobody_brings_money_into_their_own_wallet_alone(staff: User, kind: str, amount: str) -> None:
     mine = services.wallet_of(owner=staff, currency="USD")
 
     assert ask(mine, staff, kind, amount).state == "PENDING"
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "0.000000001"])
-def test_what_is_no_amount_is_refused(wallet, staff, amount):
+def test_what_is_no_amount_is_refused(wallet: Wallet, staff: User, amount: str) -> None:
     for kind in ("DEPOSIT", "WITHDRAWAL"):
         with pytest.raises(services.AmountInvalid):
             ask(wallet, staff, kind, amount)
     assert not MoneyRequest.objects.exists()
 
 
-def test_the_same_key_is_the_same_request(wallet, finn, staff):
+def test_the_same_key_is_the_same_request(wallet: Wallet, finn: TradingAccount, staff: User) -> None:
     assert ask(wallet, staff) == ask(wallet, staff)
     with pytest.raises(services.IdempotencyConflict):
         ask(wallet, staff, amount="61")
     assert MoneyRequest.objects.count() == 1
 
 
-def test_what_cannot_be_paid_is_no_request(wallet, finn):
+def test_what_cannot_be_paid_is_no_request(wallet: Wallet, finn: TradingAccount) -> None:
     for _ in range(2):
         with pytest.raises(services.InsufficientFunds):
             ask(wallet, finn.owner, "WITHDRAWAL", "101")
@@ -128,7 +134,7 @@ def test_what_cannot_be_paid_is_no_request(wallet, finn):
     assert not MoneyRequest.objects.exists()
 
 
-def test_an_approval_that_was_refused_can_be_given_later(wallet, finn, staff):
+def test_an_approval_that_was_refused_can_be_given_later(wallet: Wallet, finn: TradingAccount, staff: User) -> None:
     asked = ask(wallet, finn.owner, "WITHDRAWAL")
     services.freeze(wallet=wallet, reason="", actor=WHO)
     with pytest.raises(services.WalletFrozen):
@@ -138,7 +144,7 @@ def test_an_approval_that_was_refused_can_be_given_later(wallet, finn, staff):
     assert services.approve(request=asked, by=staff, actor=WHO).state == "DONE"
 
 
-def test_each_step_leaves_a_fact(wallet, finn, staff):
+def test_each_step_leaves_a_fact(wallet: Wallet, finn: TradingAccount, staff: User) -> None:
     services.approve(request=ask(wallet, finn.owner, "WITHDRAWAL"), by=staff, actor=WHO)
 
     told = AuditLog.objects.filter(subject=f"wallet:{wallet.pk}", action__in=["money.requested", "money.approved"])

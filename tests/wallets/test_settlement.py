@@ -4,17 +4,19 @@ import threading
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connections
 from django.utils import timezone
 
+from accounts.models import TradingAccount
 from audit import services as audit
 from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.transactions import committed
-from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, usd
+from tests.wallets.conftest import JUST_AFTER, Following, balance, following, pay_in, usd
 from wallets import checks, fees, pnl, services, tasks
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, LedgerTransfer, Settlement, TransferKind, WalletHold
 from wallets.services import settlement
@@ -22,18 +24,18 @@ from wallets.services import settlement
 DAY = timedelta(days=1)
 
 
-def claim():
+def claim() -> FeeClaim:
     return FeeClaim.objects.get(kind=FeeClaim.Kind.PERFORMANCE)
 
 
-def of_finn():
+def of_finn() -> Subscription:
     return Subscription.objects.get(account__name="finn-mt5")
 
 
 # --- what is owed
 
 
-def test_charges_a_share_of_what_was_made(follows):
+def test_charges_a_share_of_what_was_made(follows: Following) -> None:
     follows.realise("1", "1000")
 
     settled = follows.settle()
@@ -48,13 +50,13 @@ def test_charges_a_share_of_what_was_made(follows):
     assert (claim().amount, claim().provider_share) == (200, 150)
 
 
-def test_nothing_is_due_before_the_period_is_over(follows):
+def test_nothing_is_due_before_the_period_is_over(follows: Following) -> None:
     follows.realise("1", "1000")
 
     assert settlement.settle(agreement_id=follows.agreement.pk, now=follows.month_end()) is None
 
 
-def test_a_period_is_settled_once(follows):
+def test_a_period_is_settled_once(follows: Following) -> None:
     follows.realise("1", "1000")
     follows.settle()
 
@@ -62,7 +64,7 @@ def test_a_period_is_settled_once(follows):
     assert Settlement.objects.filter(period_no__gt=0).count() == 1
 
 
-def test_a_loss_costs_nothing_and_winning_it_back_costs_nothing(follows):
+def test_a_loss_costs_nothing_and_winning_it_back_costs_nothing(follows: Following) -> None:
     """The documents' own example, read as a cumulative result: 1000, 500, 2000 at a fifth cost 200, 0, 200."""
     follows.copy("1", volume="0.1", price="1.00000")
     for month, price in enumerate(("1.10000", "1.05000", "1.20000"), 1):
@@ -77,7 +79,7 @@ def test_a_loss_costs_nothing_and_winning_it_back_costs_nothing(follows):
     ]
 
 
-def test_a_loss_that_is_still_open_counts(follows):
+def test_a_loss_that_is_still_open_counts(follows: Following) -> None:
     follows.realise("1", "300")
     follows.copy("2", volume="0.1", price="1.10000")
     follows.bar("1.06000")
@@ -87,7 +89,7 @@ def test_a_loss_that_is_still_open_counts(follows):
     assert (settled.closed_result, settled.floating_result, settled.cumulative_pnl, settled.fee) == (300, -400, -100, 0)
 
 
-def test_what_was_closed_by_parts_counts_when_it_was_closed(follows):
+def test_what_was_closed_by_parts_counts_when_it_was_closed(follows: Following) -> None:
     from django.db import transaction
 
     from trades import services as trades
@@ -105,7 +107,7 @@ def test_what_was_closed_by_parts_counts_when_it_was_closed(follows):
     assert (settled.closed_result, settled.floating_result) == (600, 40)
 
 
-def test_no_mark_no_fee(follows):
+def test_no_mark_no_fee(follows: Following) -> None:
     follows.realise("1", "1000")
     follows.copy("2")
 
@@ -117,14 +119,14 @@ def test_no_mark_no_fee(follows):
     assert FeeAgreement.objects.get().postponed == ""
 
 
-def test_a_copy_that_its_broker_calls_otherwise_is_valued_as_the_one_thing_it_is(follows):
+def test_a_copy_that_its_broker_calls_otherwise_is_valued_as_the_one_thing_it_is(follows: Following) -> None:
     follows.copy("1", called="EURUSD.vip")
     follows.bar("1.10100")
 
     assert follows.settle().floating_result == 100
 
 
-def test_a_stale_bar_is_no_mark(follows):
+def test_a_stale_bar_is_no_mark(follows: Following) -> None:
     follows.copy("1")
     follows.bar("1.10000")
     Candle.objects.update(opened_at=follows.month_end() - timedelta(days=5))
@@ -132,7 +134,7 @@ def test_a_stale_bar_is_no_mark(follows):
     assert follows.settle() is None
 
 
-def test_a_month_without_a_mark_goes_on_into_the_next(follows):
+def test_a_month_without_a_mark_goes_on_into_the_next(follows: Following) -> None:
     follows.copy("1", volume="0.1", price="1.00000")
     follows.bar("1.10000", month=2)
     later = follows.month_end(2) + JUST_AFTER
@@ -143,7 +145,7 @@ def test_a_month_without_a_mark_goes_on_into_the_next(follows):
     assert (settled.period_no, settled.ends_at, settled.fee) == (1, follows.month_end(2), 200)
 
 
-def test_leaving_and_coming_back_keeps_the_mark(follows):
+def test_leaving_and_coming_back_keeps_the_mark(follows: Following) -> None:
     follows.copy("1", volume="0.1", price="1.00000")
     follows.bar("1.10000")
     follows.settle()
@@ -156,7 +158,7 @@ def test_leaving_and_coming_back_keeps_the_mark(follows):
     assert FeeAgreement.objects.count() == 1
 
 
-def test_what_was_open_before_the_agreement_is_not_its_business(lena, finn):
+def test_what_was_open_before_the_agreement_is_not_its_business(lena: TradingAccount, finn: TradingAccount) -> None:
     early = following(lena, finn)
     early.realise("1", "1000")
     early.agreement.started_at += DAY
@@ -164,14 +166,14 @@ def test_what_was_open_before_the_agreement_is_not_its_business(lena, finn):
     assert pnl.result(early.agreement, at=early.month_end()).cumulative_pnl == 0
 
 
-def test_a_strategy_of_ones_own_costs_nothing(lena):
+def test_a_strategy_of_ones_own_costs_nothing(lena: TradingAccount) -> None:
     strategy = lena.strategy
     FeeTerms.objects.create(strategy=strategy)
 
     assert settlement.agree(subscriber=lena.owner, strategy=strategy, currency="USD", now=lena.created_at) is None
 
 
-def test_new_terms_hold_once_accepted_and_from_the_next_period_on(follows):
+def test_new_terms_hold_once_accepted_and_from_the_next_period_on(follows: Following) -> None:
     dearer = FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=5000)
     follows.copy("1", volume="0.1", price="1.00000")
     for month, price in enumerate(("1.10000", "1.20000", "1.30000"), 1):
@@ -185,7 +187,7 @@ def test_new_terms_hold_once_accepted_and_from_the_next_period_on(follows):
     assert [(one.rate_bps, one.fee) for one in settled] == [(2000, 200), (2000, 200), (5000, 500)]
 
 
-def test_terms_that_are_not_offered_cannot_be_accepted(follows):
+def test_terms_that_are_not_offered_cannot_be_accepted(follows: Following) -> None:
     old = follows.agreement.terms
     FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=5000)
 
@@ -196,7 +198,7 @@ def test_terms_that_are_not_offered_cannot_be_accepted(follows):
 # --- what is paid
 
 
-def test_takes_what_is_owed_from_the_wallet(follows):
+def test_takes_what_is_owed_from_the_wallet(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -205,7 +207,7 @@ def test_takes_what_is_owed_from_the_wallet(follows):
     assert balance(follows.finn) == 300
 
 
-def test_takes_what_is_there_and_the_rest_later(follows):
+def test_takes_what_is_there_and_the_rest_later(follows: Following) -> None:
     pay_in(follows.finn, "50")
     follows.realise("1", "1000")
     follows.settle()
@@ -217,7 +219,7 @@ def test_takes_what_is_there_and_the_rest_later(follows):
     assert balance(follows.finn) == 350
 
 
-def test_collecting_twice_takes_once(follows):
+def test_collecting_twice_takes_once(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -227,7 +229,7 @@ def test_collecting_twice_takes_once(follows):
     assert balance(follows.finn) == 300
 
 
-def test_who_owes_opens_nothing_new_until_it_is_paid(follows):
+def test_who_owes_opens_nothing_new_until_it_is_paid(follows: Following) -> None:
     follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
 
@@ -239,7 +241,7 @@ def test_who_owes_opens_nothing_new_until_it_is_paid(follows):
     assert of_finn().status == "ACTIVE"
 
 
-def test_a_pause_by_hand_outlasts_the_payment(follows):
+def test_a_pause_by_hand_outlasts_the_payment(follows: Following) -> None:
     follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
     strategies.pause(subscription=of_finn(), actor=audit.SYSTEM)
@@ -250,7 +252,7 @@ def test_a_pause_by_hand_outlasts_the_payment(follows):
     assert (of_finn().status, of_finn().paused_for) == ("PAUSED", "HAND")
 
 
-def test_an_unpaid_fee_never_holds_back_a_close(follows):
+def test_an_unpaid_fee_never_holds_back_a_close(follows: Following) -> None:
     follows.realise("1", "1000")
     follows.copy("2")
     follows.bar("1.1")
@@ -260,7 +262,7 @@ def test_an_unpaid_fee_never_holds_back_a_close(follows):
     follows.close("2", "-5")
 
 
-def test_the_provider_gets_their_share_after_the_cooling_time(follows):
+def test_the_provider_gets_their_share_after_the_cooling_time(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -273,7 +275,7 @@ def test_the_provider_gets_their_share_after_the_cooling_time(follows):
     assert balance(follows.lena) == 150
 
 
-def test_a_frozen_wallet_is_left_alone(follows):
+def test_a_frozen_wallet_is_left_alone(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -286,13 +288,13 @@ def test_a_frozen_wallet_is_left_alone(follows):
 # --- set aside meanwhile
 
 
-def reserve(follows):
+def reserve(follows: Any) -> Any:
     # Now, as the task has it: a day before the month's end lies before the closes on the month's last day.
     settlement.reserve(agreement_id=follows.agreement.pk, now=timezone.now())
     return usd(follows.finn).held
 
 
-def test_what_the_period_would_cost_is_set_aside(follows):
+def test_what_the_period_would_cost_is_set_aside(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
 
@@ -303,7 +305,7 @@ def test_what_the_period_would_cost_is_set_aside(follows):
         )
 
 
-def test_what_is_set_aside_follows_the_result(follows):
+def test_what_is_set_aside_follows_the_result(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     held = [reserve(follows)]
@@ -315,14 +317,14 @@ def test_what_is_set_aside_follows_the_result(follows):
     assert held == [200, 120, 0]
 
 
-def test_no_more_is_set_aside_than_there_is(follows):
+def test_no_more_is_set_aside_than_there_is(follows: Following) -> None:
     pay_in(follows.finn, "50")
     follows.realise("1", "1000")
 
     assert reserve(follows) == 50
 
 
-def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows):
+def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     reserve(follows)
@@ -334,7 +336,7 @@ def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows):
     assert WalletHold.objects.get().posted == 120
 
 
-def test_a_period_that_costs_nothing_gives_back_what_was_set_aside(follows):
+def test_a_period_that_costs_nothing_gives_back_what_was_set_aside(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     reserve(follows)
@@ -347,7 +349,7 @@ def test_a_period_that_costs_nothing_gives_back_what_was_set_aside(follows):
 # --- the subscription fee
 
 
-def test_a_month_costs_its_fee_once(lena, finn):
+def test_a_month_costs_its_fee_once(lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn, subscription_fee=Decimal(30), performance_bps=0)
     pay_in(finn, "100")
     for hours in (1, 2, 48):
@@ -357,7 +359,7 @@ def test_a_month_costs_its_fee_once(lena, finn):
     assert balance(finn) == 70
 
 
-def test_who_comes_later_pays_for_the_days_that_are_left(lena, finn):
+def test_who_comes_later_pays_for_the_days_that_are_left(lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn, subscription_fee=Decimal(31))
     now = follows.agreement.started_at
     charged = settlement.charge_subscription(agreement_id=follows.agreement.pk, now=now)
@@ -370,7 +372,7 @@ def test_who_comes_later_pays_for_the_days_that_are_left(lena, finn):
     )
 
 
-def test_who_has_left_pays_no_subscription_fee(lena, finn):
+def test_who_has_left_pays_no_subscription_fee(lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn, subscription_fee=Decimal(30))
     strategies.end(subscription=of_finn(), actor=audit.SYSTEM)
 
@@ -380,7 +382,9 @@ def test_who_has_left_pays_no_subscription_fee(lena, finn):
 # --- the clock
 
 
-def test_following_a_strategy_that_costs_something_begins_an_agreement(lena, finn):
+def test_following_a_strategy_that_costs_something_begins_an_agreement(
+    lena: TradingAccount, finn: TradingAccount
+) -> None:
     FeeTerms.objects.create(strategy=lena.strategy)
 
     for _ in range(2):
@@ -389,13 +393,13 @@ def test_following_a_strategy_that_costs_something_begins_an_agreement(lena, fin
     assert str(FeeAgreement.objects.get()) == "finn for lena-eurusd"
 
 
-def test_fifty_deliveries_at_once_settle_once(follows, monkeypatch):
+def test_fifty_deliveries_at_once_settle_once(follows: Following, monkeypatch: pytest.MonkeyPatch) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
     told = Counter()
 
-    def deliver():
+    def deliver() -> None:
         try:
             told[settlement.settle(agreement_id=follows.agreement.pk, now=now) is not None] += 1
             settlement.sweep(now=now)
@@ -414,7 +418,7 @@ def test_fifty_deliveries_at_once_settle_once(follows, monkeypatch):
     assert balance(follows.finn) == 300
 
 
-def test_the_tasks_do_what_is_due(follows):
+def test_the_tasks_do_what_is_due(follows: Following) -> None:
     assert tasks.sweep()["settled"] == 0
     assert tasks.settle(agreement_id=follows.agreement.pk) is None
     assert tasks.reserve() == 0
@@ -424,7 +428,7 @@ def test_the_tasks_do_what_is_due(follows):
 # --- show me
 
 
-def test_a_fee_can_be_reckoned_once_more(follows):
+def test_a_fee_can_be_reckoned_once_more(follows: Following) -> None:
     follows.realise("1", "300")
     follows.copy("2", volume="0.1", price="1.10000")
     follows.bar("1.20000")
@@ -438,7 +442,7 @@ def test_a_fee_can_be_reckoned_once_more(follows):
 
 
 @pytest.mark.breaks_the_books
-def test_a_fee_that_was_charged_wrong_shows(follows):
+def test_a_fee_that_was_charged_wrong_shows(follows: Following) -> None:
     follows.realise("1", "1000")
     settled = follows.settle()
     with connections["owner"].cursor() as cursor:
