@@ -28,7 +28,7 @@ ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
 @login_required
 def wallet(request: PersonRequest) -> HttpResponse:
     """Balance, entries, fees, statements; and a form to take money out."""
-    mine = statements.of(request.user)
+    mine = statements.wallets_of(request.user)
     chosen = _chosen(mine, request.GET.get("currency"))
     if chosen is None:
         return render(request, "portal/wallet.html", {"wallet": None})
@@ -121,7 +121,7 @@ def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpRespon
     settled = Settlement.objects.filter(agreement=agreement, period_no=period_no).exclude(period_no=0).first()
     if settled is None:
         raise Http404
-    shown = settlement.show(settled)
+    shown = settlement.recalculate(settled)
     trades = pnl.closed_trades(agreement, at=settled.ends_at).order_by("-closed_at", "-trade_id")
     context = {
         "shown": shown,
@@ -139,7 +139,7 @@ def _chosen(mine: list[Wallet], currency: str | None) -> Wallet | None:
 
 
 def _mine(request: PersonRequest, currency: str | None) -> Wallet:
-    found = _chosen(statements.of(request.user), currency)
+    found = _chosen(statements.wallets_of(request.user), currency)
     if found is None:
         raise Http404
     return found

@@ -1,4 +1,4 @@
-"""People's wallets: what is in them, what moved, and taking money out."""
+"""The API of a person's wallets: balances, entries, statements and withdrawals."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ WALLET = shapes.schema(
         {
             "currency": {"type": "string"},
             "balance": AMOUNT,
-            "held": described(AMOUNT, "Set aside; it cannot be spent."),
+            "held": described(AMOUNT, "On hold: it cannot be spent."),
             "available": AMOUNT,
             "version": {"type": "integer", "description": "Grows by one with each entry."},
             "frozen": {"type": "boolean"},
@@ -41,7 +41,7 @@ ENTRY = shapes.schema(
         {
             "at": MOMENT,
             "kind": {"type": "string"},
-            "amount": described(AMOUNT, "Below zero: it went out."),
+            "amount": described(AMOUNT, "Negative for a debit."),
             "balance_after": AMOUNT,
             "currency": {"type": "string"},
             "note": {"type": "string"},
@@ -69,104 +69,104 @@ WITHDRAW = Body(
     may(
         "currency",
         parsing.matching("[A-Z]{3}", "must be a currency such as USD"),
-        "By default that of the first wallet.",
+        "The first wallet's currency by default.",
     ),
     may("note", parsing.text(200), default=""),
 )
-ASKED = WITHDRAW.published("WithdrawalRequest")
-REFUSES = ("wallet_not_found",)
-MOVING = (
-    *REFUSES, "idempotency_key_missing", "unsupported_media_type", "wallet_busy", "concurrent_modification",
+WITHDRAWAL_REQUEST = WITHDRAW.published("WithdrawalRequest")
+WALLET_ERRORS = ("wallet_not_found",)
+WITHDRAWAL_ERRORS = (
+    *WALLET_ERRORS, "idempotency_key_missing", "unsupported_media_type", "wallet_busy", "concurrent_modification",
     "insufficient_funds", "amount_invalid", "wallet_frozen", "idempotency_conflict", "ledger_halted",
 )  # fmt: skip
 
 
 class Wallet(PeopleView):
-    """One's own wallet."""
+    """The caller's wallet."""
 
-    @operations.personal("wallet", "Your wallet", {200: WALLET}, parameters=[CURRENCY], refuses=REFUSES)
+    @operations.personal("wallet", "Your wallet", {200: WALLET}, parameters=[CURRENCY], refuses=WALLET_ERRORS)
     def get(self, request: Request) -> HttpResponse:
-        wallet = statements.mine(person_of(request), request.GET.get("currency"))
-        currencies = [one.currency for one in statements.of(person_of(request))]
+        wallet = statements.own_wallet(person_of(request), request.GET.get("currency"))
+        currencies = [owned.currency for owned in statements.wallets_of(person_of(request))]
         return json_response({**statements.wallet_body(wallet), "currencies": currencies})
 
 
 class Entries(PeopleView):
-    """What moved in it, newest first, by cursor."""
+    """The entries of the wallet, newest first, by cursor."""
 
     @operations.personal(
         "wallet_entries",
-        "What moved in your wallet, newest first",
+        "The entries of your wallet, newest first",
         {200: ENTRIES},
         parameters=[CURRENCY, shapes.CURSOR, shapes.LIMIT],
-        refuses=REFUSES,
+        refuses=WALLET_ERRORS,
     )
     def get(self, request: Request) -> HttpResponse:
         limit, cursor = paging.limit(request.GET.get("limit")), paging.cursor(request.GET.get("cursor"))
-        wallet = statements.mine(person_of(request), request.GET.get("currency"))
-        found, following = statements.page(wallet, cursor, limit)
-        rows = [statements.row(entry, wallet.currency) for entry in found]
-        return json_response({"data": rows, "next": following, "has_more": following is not None})
+        wallet = statements.own_wallet(person_of(request), request.GET.get("currency"))
+        entries, next_cursor = statements.page(wallet, cursor, limit)
+        rows = [statements.row(entry, wallet.currency) for entry in entries]
+        return json_response({"data": rows, "next": next_cursor, "has_more": next_cursor is not None})
 
 
 class StatementCsv(PeopleView):
-    """A month of it as CSV."""
+    """A month of the wallet as CSV."""
 
     @operations.personal(
         "wallet_statement_csv",
         "A month of your wallet as CSV",
         {200: shapes.CSV},
         parameters=[CURRENCY, MONTH],
-        refuses=REFUSES,
+        refuses=WALLET_ERRORS,
     )
     def get(self, request: Request) -> HttpResponseBase:
         begins = statements.month(request.GET.get("month", ""))
-        wallet = statements.mine(person_of(request), request.GET.get("currency"))
+        wallet = statements.own_wallet(person_of(request), request.GET.get("currency"))
         rows = (statements.row(entry, wallet.currency) for entry in statements.statement(wallet, begins).entries)
         audit.record("statement.exported", actor=actor_of(request._request), subject=f"wallet:{wallet.pk}")
         return responses.csv_response(f"{wallet.currency}-{begins:%Y-%m}.csv", statements.COLUMNS, rows)
 
 
 class Withdrawals(PeopleView):
-    """Taking money out: at once up to a limit, above it once staff approve."""
+    """Withdrawals: up to a limit at once, above it after staff approve."""
 
     @operations.personal(
         "withdraw",
-        "Ask for money to be paid out",
+        "Request a withdrawal",
         {201: WITHDRAWAL},
-        ASKED,
+        WITHDRAWAL_REQUEST,
         parameters=[operations.IDEMPOTENCY_KEY],
-        refuses=MOVING,
+        refuses=WITHDRAWAL_ERRORS,
     )
     def post(self, request: Request) -> HttpResponse:
-        wanted = bodies.json_body(WITHDRAW, request._request.body)
-        asked = services.request_money(
-            wallet=statements.mine(person_of(request), wanted["currency"]),
+        body = bodies.json_body(WITHDRAW, request._request.body)
+        withdrawal = services.request_money(
+            wallet=statements.own_wallet(person_of(request), body["currency"]),
             kind=MoneyRequest.Kind.WITHDRAWAL,
-            amount=wanted["amount"],
-            reason=wanted["note"],
+            amount=body["amount"],
+            reason=body["note"],
             idempotency_key=_idempotency_key(request),
             by=person_of(request),
             actor=actor_of(request._request),
         )
-        return json_response(_request_body(asked), 201)
+        return json_response(_withdrawal_body(withdrawal), 201)
 
 
 def _idempotency_key(request: Request) -> str:
-    given = request.headers.get("Idempotency-Key", "")
-    if not given:
+    key = request.headers.get("Idempotency-Key", "")
+    if not key:
         raise IdempotencyKeyMissing
-    if not signing.IDEMPOTENCY_KEY.fullmatch(given):
-        raise RequestMalformed("Idempotency-Key must be 16 to 64 of A-Z a-z 0-9 _ -.", header="Idempotency-Key")
-    return given
+    if not signing.IDEMPOTENCY_KEY.fullmatch(key):
+        raise RequestMalformed("Idempotency-Key must be 16 to 64 characters: A-Z a-z 0-9 _ -", header="Idempotency-Key")
+    return key
 
 
-def _request_body(asked: MoneyRequest) -> dict[str, Any]:
+def _withdrawal_body(withdrawal: MoneyRequest) -> dict[str, Any]:
     return {
-        "id": str(asked.pk),
-        "state": asked.state,
-        "amount": money.text(asked.amount),
-        "currency": asked.wallet.currency,
-        "reason": asked.reason,
-        "created_at": responses.iso(asked.created_at),
+        "id": str(withdrawal.pk),
+        "state": withdrawal.state,
+        "amount": money.text(withdrawal.amount),
+        "currency": withdrawal.wallet.currency,
+        "reason": withdrawal.reason,
+        "created_at": responses.iso(withdrawal.created_at),
     }

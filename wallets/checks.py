@@ -1,4 +1,4 @@
-"""The books as queries. Each finds nothing as long as they are right; the database's keys see to that."""
+"""The invariants of the books as queries. Each returns the rows that break it; keys of the database prevent them."""
 
 from core import invariants
 from core.invariants import Fault
@@ -64,5 +64,5 @@ APPS = ("wallets",)
 
 
 def faults() -> list[Fault]:
-    """The first offenders of every invariant that does not hold, and what keeps them where it is not in place."""
+    """The first rows that break each invariant, and the constraints and triggers that are missing."""
     return invariants.faults(INVARIANTS) + invariants.structural_faults(APPS)

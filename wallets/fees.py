@@ -1,7 +1,8 @@
-"""What a fee is. Pure: Decimals and moments in, Decimals out. Rounding is always in the subscriber's favour.
+"""The formulas of fees. Pure: Decimals and datetimes in, Decimals out. Rounding always favours the subscriber.
 
-The performance fee is a share of the cumulative net result, floating included, above the highest it has ever been (the
-mark). The mark never falls and never ends, so nobody pays twice for the same profit, nor for winning back a loss.
+The performance fee is a share of the cumulative P/L, floating included, above its highest value so far (the high-water
+mark). The high-water mark never falls and never expires, so nobody pays twice for the same profit, nor for the recovery
+of a loss.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from decimal import ROUND_DOWN, ROUND_FLOOR, Decimal, localcontext
 
 from core import money
 
-WIDE = 60  # digits: products of three amounts are exact within that
+WIDE = 60  # digits: enough for an exact product of three amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,10 @@ class Performance:
 
 
 def performance(*, cumulative_pnl: Decimal, high_water_mark: Decimal, rate_bps: int) -> Performance:
-    """fee = rate × max(0, base − mark), cut to 10⁻⁸; the new mark is the higher of the two.
+    """fee = rate × max(0, cumulative P/L − high-water mark), cut to 10⁻⁸; the new mark is the higher of the two.
 
-    `cumulative_pnl` is the cumulative net result before fees. (Binance's lead trading and Darwinex reckon so; cTrader's
-    high-water mark on equity comes to the same.)
+    `cumulative_pnl` is net of costs and before fees. (Binance's lead trading and Darwinex use the same formula;
+    cTrader's high-water mark on equity gives the same result.)
     """
     above = max(cumulative_pnl - high_water_mark, Decimal(0))
     fee = (above * rate_bps).scaleb(-4).quantize(money.UNIT, rounding=ROUND_DOWN)
@@ -31,12 +32,12 @@ def performance(*, cumulative_pnl: Decimal, high_water_mark: Decimal, rate_bps: 
 
 
 def provider_share(fee: Decimal, platform_bps: int) -> Decimal:
-    """What the provider gets of a fee; the house keeps the rest, the odd unit included."""
+    """The provider's share of a fee. The house keeps the rest, with the unit that rounding leaves."""
     return (fee * (10_000 - platform_bps)).scaleb(-4).quantize(money.UNIT, rounding=ROUND_DOWN)
 
 
 def subscription(*, monthly: Decimal, begins: datetime, ends: datetime) -> Decimal:
-    """The fee for what is left of the month that ends at `ends`, by whole days."""
+    """The subscription fee from `begins` to the end of the month at `ends`, by whole days."""
     days = (ends - begins) // timedelta(days=1)
     in_month = (ends - month_of(ends - timedelta(microseconds=1))) // timedelta(days=1)
     with localcontext(prec=WIDE):
@@ -46,8 +47,9 @@ def subscription(*, monthly: Decimal, begins: datetime, ends: datetime) -> Decim
 def floating(
     *, side: str, volume: Decimal, open_price: Decimal, price: Decimal, contract_size: Decimal, inverse: bool = False
 ) -> Decimal:
-    """What an open position would bring at `price`: (price − open_price) × lots × contract size, for a SELL the other
-    way round, in the symbol's second currency; `inverse`: in its first, so divided by the price.
+    """The floating P/L of an open position at `price`: (price − open_price) × lots × contract size, negated for a SELL.
+
+    The result is in the symbol's second currency; with `inverse` it is divided by the price, and so in the first.
     """
     with localcontext(prec=WIDE):
         moved = price - open_price if side == "BUY" else open_price - price
@@ -56,10 +58,10 @@ def floating(
 
 
 def month_of(at: datetime) -> datetime:
-    """When the calendar month of that moment began, in UTC."""
+    """The start of the calendar month that contains `at`, in UTC."""
     return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def month_after(at: datetime) -> datetime:
-    """When the next calendar month begins."""
+    """The start of the next calendar month, in UTC."""
     return month_of(month_of(at) + timedelta(days=32))

@@ -1,7 +1,7 @@
-"""Whose money. A ledger of double entries, which the database keeps true; the rules are in wallets/sql.
+"""Wallets and fees, on a double-entry ledger. The database enforces its rules (wallets/sql, wallets/migrations).
 
-Every transfer debits one wallet and credits another by the same amount. Its two entries are chained by version, and a
-wallet's balance is what its last entry says: nobody writes a balance.
+Every transfer debits one wallet and credits another by the same amount. The entries of a wallet are chained by version,
+and its balance is the balance after its last entry: no code writes a balance directly.
 """
 
 import uuid
@@ -27,13 +27,13 @@ class WalletQuerySet(models.QuerySet["Wallet"]):
 
 
 class Wallet(models.Model):
-    """A person's money in one currency, or one of the house's accounts.
+    """A person's money in one currency, or one of the house accounts.
 
-    `version` grows by one with each entry. `held` is set aside and cannot be spent: available = balance − held.
+    `version` grows by one with each entry. `held` is reserved by pending holds: available = balance − held.
     """
 
     class Kind(models.TextChoices):
-        PERSON = "PERSON", "a person's"
+        PERSON = "PERSON", "person"
         CASH_IN = "CASH_IN", "house: cash in"
         CASH_OUT = "CASH_OUT", "house: cash out"
         FEES = "FEES", "house: fees"
@@ -43,11 +43,13 @@ class Wallet(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="wallets", null=True)
     currency = models.CharField(max_length=3)
     kind = models.CharField(max_length=11, choices=Kind, default=Kind.PERSON)
-    shard = models.PositiveSmallIntegerField(default=0, help_text="House accounts are many, so that no row is hot.")
+    shard = models.PositiveSmallIntegerField(
+        default=0, help_text="House accounts have many rows, so that transfers do not wait for one."
+    )
     balance = fields.amount(default=Decimal(0))
-    held = fields.amount(default=Decimal(0), help_text="Set aside by pending holds.")
+    held = fields.amount(default=Decimal(0), help_text="Reserved by pending holds.")
     version = models.PositiveBigIntegerField(default=0)
-    frozen_at = models.DateTimeField(null=True, help_text="Nothing goes out of a frozen wallet.")
+    frozen_at = models.DateTimeField(null=True, help_text="No money can leave a frozen wallet.")
     created_at = models.DateTimeField(db_default=Now())
 
     objects = WalletQuerySet.as_manager()
@@ -75,13 +77,13 @@ class Wallet(models.Model):
         ]
 
     def __str__(self) -> str:
-        whose = self.owner.get_username() if self.owner else f"{self.get_kind_display()} {self.shard}"
-        return f"{whose} {self.currency}"
+        owner = self.owner.get_username() if self.owner else f"{self.get_kind_display()} {self.shard}"
+        return f"{owner} {self.currency}"
 
     @property
     def available(self) -> Decimal:
-        left: Decimal = self.balance - self.held
-        return left
+        available: Decimal = self.balance - self.held
+        return available
 
     @property
     def is_frozen(self) -> bool:
@@ -89,21 +91,21 @@ class Wallet(models.Model):
 
 
 class TransferKind(models.TextChoices):
-    """Why money moved."""
+    """The reason of a transfer."""
 
     DEPOSIT = "DEPOSIT", "deposit"
     WITHDRAWAL = "WITHDRAWAL", "withdrawal"
     TRANSFER = "TRANSFER", "transfer"
     FEE_PERFORMANCE = "FEE_PERFORMANCE", "performance fee"
     FEE_SUBSCRIPTION = "FEE_SUBSCRIPTION", "subscription fee"
-    ACCRUAL = "ACCRUAL", "fee accrued"
+    ACCRUAL = "ACCRUAL", "fee accrual"
     PAYOUT = "PAYOUT", "provider's share of a fee"
     ADJUSTMENT = "ADJUSTMENT", "adjustment"
     REVERSAL = "REVERSAL", "reversal"
 
 
 class LedgerRequest(models.Model):
-    """What was asked under an idempotency key, and what it led to. Kept for ever, refusals too."""
+    """A request under an idempotency key, with its outcome. Kept for ever, refusals too."""
 
     pk = models.CompositePrimaryKey("scope", "idempotency_key")
     scope = models.CharField(max_length=80)
@@ -117,13 +119,13 @@ class LedgerRequest(models.Model):
 
 
 class LedgerTransfer(models.Model):
-    """Money that went from one wallet to another."""
+    """A movement of money from one wallet to another."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     kind = models.CharField(max_length=16, choices=TransferKind)
     currency = models.CharField(max_length=3)
-    debit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="Whose balance goes down.")
-    credit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="Whose balance goes up.")
+    debit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="The wallet whose balance falls.")
+    credit = models.ForeignKey(Wallet, models.PROTECT, related_name="+", help_text="The wallet whose balance rises.")
     amount = fields.amount()
     note = models.CharField(max_length=500, blank=True)
     scope = models.CharField(max_length=80)
@@ -155,7 +157,7 @@ class LedgerTransfer(models.Model):
 
 
 class LedgerEntry(models.Model):
-    """One side of a transfer, as the wallet has it: chained by version to the entry before."""
+    """One side of a transfer, chained by version to the wallet's entry before."""
 
     pk = models.CompositePrimaryKey("wallet_id", "version")
     wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="entries", db_index=False, db_constraint=False)
@@ -184,7 +186,7 @@ class LedgerEntry(models.Model):
 
 
 class WalletHold(models.Model):
-    """Money set aside. It is posted, voided or expires, once."""
+    """Money reserved for one purpose. A hold is posted, voided or expires, once."""
 
     class State(models.TextChoices):
         PENDING = "PENDING", "pending"
@@ -198,7 +200,7 @@ class WalletHold(models.Model):
     purpose = models.CharField(max_length=80)
     state = models.CharField(max_length=7, choices=State, default=State.PENDING)
     transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="hold", null=True)
-    posted = fields.amount(null=True, help_text="How much of it was spent; the rest went back.")
+    posted = fields.amount(null=True, help_text="The amount spent; the rest was released.")
     expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     resolved_at = models.DateTimeField(null=True)
@@ -237,7 +239,7 @@ class MoneyRequestQuerySet(models.QuerySet["MoneyRequest"]):
 
 
 class MoneyRequest(models.Model):
-    """Money that staff move, or that a person wants out. Above a limit a second person decides."""
+    """A deposit or adjustment by staff, or a withdrawal. Above a limit a second person approves or rejects it."""
 
     class Kind(models.TextChoices):
         DEPOSIT = "DEPOSIT", "deposit"
@@ -245,18 +247,18 @@ class MoneyRequest(models.Model):
         ADJUSTMENT = "ADJUSTMENT", "adjustment"
 
     class State(models.TextChoices):
-        PENDING = "PENDING", "waits for a second person"
+        PENDING = "PENDING", "awaiting approval"
         DONE = "DONE", "done"
         REJECTED = "REJECTED", "rejected"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     kind = models.CharField(max_length=10, choices=Kind)
     wallet = models.ForeignKey(Wallet, models.PROTECT, related_name="requests")
-    amount = fields.amount(help_text="An adjustment may be negative: it takes.")
+    amount = fields.amount(help_text="A negative adjustment debits the wallet.")
     reason = models.CharField(max_length=500)
     idempotency_key = models.CharField(max_length=64)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
-    needs_second = models.BooleanField(help_text="Above the limit, or about the asker's own wallet.")
+    needs_second = models.BooleanField(help_text="Above the limit, or to the requester's own wallet.")
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)
     hold = models.OneToOneField(WalletHold, models.PROTECT, related_name="request", null=True)
     transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="request", null=True)
@@ -294,13 +296,13 @@ class MoneyRequest(models.Model):
 
 
 class FeeTerms(models.Model):
-    """What a strategy costs. Terms are never changed: new ones are added, and each subscriber accepts them or not."""
+    """The fees of a strategy. Terms never change: new ones are added, and each subscriber accepts them or not."""
 
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="fee_terms")
     performance_bps = models.PositiveIntegerField(
-        "performance fee, bps", default=2000, help_text="Of new profit above the mark: 2000 is 20 %."
+        "performance fee, bps", default=2000, help_text="Of new profit above the high-water mark: 2000 is 20 %."
     )
-    subscription_fee = fields.amount(default=Decimal(0), help_text="For each calendar month; parts of one by the day.")
+    subscription_fee = fields.amount(default=Decimal(0), help_text="Per calendar month; part of a month by the day.")
     platform_bps = models.PositiveIntegerField("platform's share, bps", default=2500, help_text="Of each fee.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -328,21 +330,23 @@ class FeeAgreementQuerySet(models.QuerySet["FeeAgreement"]):
 
 
 class FeeAgreement(models.Model):
-    """What one subscriber pays for one strategy. It outlives subscriptions: leaving and coming back keeps the mark.
+    """What one subscriber pays for one strategy. It outlives subscriptions: the high-water mark survives a break.
 
-    `due_at` is when the open period ends. The row is the queue: whoever settles takes those that are due.
+    `due_at` is the end of the open period. The row is the queue: the sweep settles the agreements that are due.
     """
 
     subscriber = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="fee_agreements")
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="fee_agreements")
     currency = models.CharField(max_length=3)
-    terms = models.ForeignKey(FeeTerms, models.PROTECT, related_name="+", help_text="Of the open period.")
+    terms = models.ForeignKey(FeeTerms, models.PROTECT, related_name="+", help_text="The terms of the open period.")
     next_terms = models.ForeignKey(
         FeeTerms, models.PROTECT, related_name="+", help_text="Accepted by the subscriber, from the next period on."
     )
     started_at = models.DateTimeField()
     due_at = models.DateTimeField(db_index=True)
-    postponed = models.CharField(max_length=200, blank=True, help_text="Why the period that is due is not settled yet.")
+    postponed = models.CharField(
+        max_length=200, blank=True, help_text="Why a period that has ended is not settled yet."
+    )
 
     objects = FeeAgreementQuerySet.as_manager()
 
@@ -357,7 +361,7 @@ class FeeAgreement(models.Model):
 
 
 class Settlement(models.Model):
-    """One settled period of an agreement: where the mark was and is, and the fee. Chained, so none is settled twice."""
+    """A settled period: the high-water mark before and after, and the fee. A chain, so no period is settled twice."""
 
     pk = models.CompositePrimaryKey("agreement_id", "period_no")
     agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="settlements", db_index=False)
@@ -365,16 +369,16 @@ class Settlement(models.Model):
     prev_no = models.PositiveIntegerField(null=True)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField()
-    closed_result = fields.amount(help_text="Of all closes since the agreement began.")
-    floating_result = fields.amount(help_text="Of what was open at the end of the period.")
-    cumulative_pnl = fields.amount(db_column="base", help_text="The two together: the cumulative net result.")
+    closed_result = fields.amount(help_text="Realised P/L of all closes since the agreement began.")
+    floating_result = fields.amount(help_text="Floating P/L of the positions open at the end of the period.")
+    cumulative_pnl = fields.amount(db_column="base", help_text="Realised plus floating: the cumulative net P/L.")
     high_water_mark_before = fields.amount(null=True, db_column="mark_before")
     high_water_mark = fields.amount(db_column="mark", help_text="The highest cumulative P/L so far.")
     rate_bps = models.PositiveIntegerField()
     fee = fields.amount()
-    trades = models.PositiveIntegerField(default=0, help_text="How many trades the cumulative P/L rests on.")
+    trades = models.PositiveIntegerField(default=0, help_text="The number of trades in the cumulative P/L.")
     mark_prices = models.JSONField(
-        default=list, db_column="marks", help_text="At which prices what was open was valued."
+        default=list, db_column="marks", help_text="The prices at which open positions were valued."
     )
     settled_at = models.DateTimeField(db_default=Now())
 
@@ -394,13 +398,13 @@ class FeeClaim(models.Model):
 
     agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="claims", db_index=False)
     kind = models.CharField(max_length=16, choices=Kind)
-    period_no = models.PositiveIntegerField(help_text="Of a subscription fee: year and month.")
+    period_no = models.PositiveIntegerField(help_text="Of a subscription fee: year and month, as in 202611.")
     payer = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
     payee = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
     amount = fields.amount()
     provider_share = fields.amount()
     collected = fields.amount(default=Decimal(0))
-    detail = models.JSONField(default=dict, help_text="How it was reckoned.")
+    detail = models.JSONField(default=dict, help_text="How the fee was calculated.")
     created_at = models.DateTimeField(db_default=Now())
     collected_at = models.DateTimeField(null=True)
     paid_out_at = models.DateTimeField(null=True)
@@ -433,7 +437,7 @@ class FeeClaim(models.Model):
         return f"{self.get_kind_display()} {self.agreement_id}/{self.period_no}"
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         name = self.agreement.strategy.name
         if self.kind == FeeClaim.Kind.SUBSCRIPTION:
             return f"{name}, {self.period_no // 100}-{self.period_no % 100:02}"
@@ -441,12 +445,12 @@ class FeeClaim(models.Model):
 
     @property
     def owed(self) -> Decimal:
-        left: Decimal = self.amount - self.collected
-        return left
+        owed: Decimal = self.amount - self.collected
+        return owed
 
 
 class LedgerHalt(models.Model):
-    """While one stands without an end, no money moves: the books were found wrong."""
+    """A halt of the ledger after a failed check of the books. Until its end is set, no money moves."""
 
     at = models.DateTimeField(db_default=Now())
     why = models.TextField()

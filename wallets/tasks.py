@@ -1,4 +1,4 @@
-"""What the clock does for money. A task is a nudge to look at rows; losing one costs minutes, a second one nothing."""
+"""Periodic tasks for money. Rows are the queue: a lost task delays work by minutes, a repeated one does nothing."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 from wallets.services import ConcurrentModification, WalletBusy, ledger_halt, settlement
 
 log = structlog.get_logger()
-AGAIN: dict[str, Any] = {
+RETRY: dict[str, Any] = {
     "autoretry_for": (WalletBusy, ConcurrentModification),
     "retry_backoff": 1,
     "retry_backoff_max": 60,
@@ -20,11 +20,11 @@ AGAIN: dict[str, Any] = {
 
 @shared_task(name="wallets.tasks.sweep")
 def sweep() -> dict[str, int]:
-    """Agreements begun, periods settled, fees collected and paid out."""
-    done = settlement.sweep(now=timezone.now())
-    if any(done.values()):
-        log.info("fees.swept", **done)
-    return done
+    """Begin agreements, settle periods, collect fees and pay them out; return counts."""
+    counts = settlement.sweep(now=timezone.now())
+    if any(counts.values()):
+        log.info("fees.swept", **counts)
+    return counts
 
 
 @shared_task(name="wallets.tasks.reserve")
@@ -32,16 +32,16 @@ def reserve() -> int:
     return settlement.reserve_all(now=timezone.now())
 
 
-@shared_task(name="wallets.tasks.settle", **AGAIN)
+@shared_task(name="wallets.tasks.settle", **RETRY)
 def settle(*, agreement_id: int) -> int | None:
-    """Settle one agreement's period that is due; its number."""
-    settled = settlement.settle(agreement_id=agreement_id, now=timezone.now())
-    return settled.period_no if settled else None
+    """Settle the period of one agreement that is due; return its number."""
+    period = settlement.settle(agreement_id=agreement_id, now=timezone.now())
+    return period.period_no if period else None
 
 
 @shared_task(name="wallets.tasks.check_ledger")
 def check_ledger() -> int:
-    """Prove the books; how many faults there are. One is enough to halt the ledger."""
+    """Check the books; return the number of faults. One fault halts the ledger."""
     faults = ledger_halt.check()
     for fault in faults:
         log.error("ledger.fault", invariant=fault.invariant, subject=fault.subject)

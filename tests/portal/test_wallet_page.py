@@ -71,9 +71,9 @@ def test_takes_money_out_once_however_often_it_is_sent(as_finn: Client, finn: Tr
 @pytest.mark.parametrize(
     ("amount", "says"),
     [
-        ("101", "There is less available than that"),
-        ("-5", "An amount is more than nothing"),
-        ("0", "An amount is more than nothing"),
+        ("101", "available balance is lower than this amount"),
+        ("-5", "The amount must be above zero"),
+        ("0", "The amount must be above zero"),
         ("much", "Write an amount such as 25.00"),
         ("NaN", "Write an amount such as 25.00"),
         ("1e99", "Write an amount such as 25.00"),

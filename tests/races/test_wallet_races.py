@@ -135,7 +135,7 @@ def test_workers_that_wait_cross_without_a_deadlock(lena: TradingAccount, finn: 
             "credit": credit,
             "wait": True,
         }
-        return lambda: services.ask("ledger_move", audit.SYSTEM, args)
+        return lambda: services.call_ledger("ledger_move", audit.SYSTEM, args)
 
     told = all_at_once(*(move(*random.sample(ids, 2), key=str(key)) for key in range(40)))
 

@@ -158,7 +158,7 @@ def test_a_deposit_asks_first_with_a_key_of_its_own(admin: Client, wallet: Walle
 
     keys = [re.search(r'name="key" value="([^"]{36})"', html)[1] for html in (first, second)]
     assert keys[0] != keys[1]
-    assert "Above 1000 it waits for a second person." in first
+    assert "Above 1000 a second person has to approve it." in first
     assert fresh(wallet).balance == 100
 
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_is_asked_again(mover: Any, wallet: Wallet, action: str, 
 def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover: Any, wallet: Wallet) -> None:
     answer = act(mover, "withdraw", wallet, key=(key := str(uuid.uuid4())), amount="500", reason="all of it")
 
-    assert said(answer) == ["There is less available than that. (insufficient_funds)"]
+    assert said(answer) == ["The wallet's available balance is lower than this amount. (insufficient_funds)"]
     form = answer.context["form"]
     assert form["key"].value() != key
     again = act(mover, "withdraw", wallet, key=form["key"].value(), amount="50", reason=form["reason"].value())
@@ -264,7 +264,7 @@ def test_one_wallet_is_chosen_and_it_is_a_persons(mover: Any, wallet: Wallet, sa
 
     assert said(act(mover, "deposit", wallet, his, amount="5", reason="x")) == ["Choose one wallet, not several."]
     house = act(mover, "deposit", Wallet.objects.filter(owner=None).first(), amount="5", reason="x")
-    assert said(house) == ["Only a person's wallet: the house's move with theirs."]
+    assert said(house) == ["Choose a person's wallet: house accounts move only with them."]
     assert fresh(wallet).balance == 100
 
 
@@ -287,7 +287,7 @@ def test_a_frozen_wallet_lets_nothing_out_until_it_is_unfrozen(mover: Any, walle
 def test_above_the_limit_a_second_person_decides(mover: Any, decider: Any, wallet: Wallet) -> None:
     asked = act(mover, "deposit", wallet, amount=LARGE, reason="wire 9")
 
-    assert said(asked) == ["Deposit of 5000.00 USD, finn: waits for a second person."]
+    assert said(asked) == ["Deposit of 5000.00 USD, finn: awaiting approval."]
     request = MoneyRequest.objects.get()
     assert "wire 9" in act(decider, "approve", request, confirmed=False).content.decode()
     assert fresh(wallet).balance == 100
@@ -301,7 +301,7 @@ def test_who_asked_does_not_decide(cast: dict[str, Any], wallet: Wallet) -> None
 
     (no,) = said(act(both, "approve", MoneyRequest.objects.get()))
 
-    assert no.startswith("Deposit of 5000.00 USD, finn: Another person than who asked")
+    assert no.startswith("Deposit of 5000.00 USD, finn: A colleague has to decide this")
     assert no.endswith("(second_person_needed)")
     assert fresh(wallet).balance == 100
 
@@ -389,7 +389,8 @@ def test_a_reversal_is_no_way_around_the_second_person(mover: Any, wallet: Walle
     (no,) = said(act(mover, "reverse", first, reason="alone"))
 
     assert no == (
-        "Above 50 nobody reverses alone: adjust instead, which a second person approves. (second_person_needed)"
+        "A reversal above 50 needs two people: make an adjustment, which a second person approves. "
+        "(second_person_needed)"
     )
     assert fresh(wallet).balance == 100
 

@@ -68,4 +68,4 @@ def test_every_fee_is_exact_whatever_comes_and_goes(lena: TradingAccount, finn: 
     for claim in claims:
         exact = Fraction(claim.amount) * (10_000 - platform) / 10_000
         assert 0 <= exact - Fraction(claim.provider_share) < Fraction(UNIT)
-    assert all(settlement.show(one).agrees for one in settled)
+    assert all(settlement.recalculate(period).agrees for period in settled)

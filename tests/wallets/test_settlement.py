@@ -435,7 +435,7 @@ def test_a_fee_can_be_reckoned_once_more(follows: Following) -> None:
     settled = follows.settle()
     Candle.objects.update(open=2, high=2, low=2, close=2)  # what the bars say later changes nothing
 
-    shown = settlement.show(settled)
+    shown = settlement.recalculate(settled)
 
     assert shown.agrees
     assert (shown.result.cumulative_pnl, shown.performance.fee) == (1300, 260)
@@ -451,5 +451,5 @@ def test_a_fee_that_was_charged_wrong_shows(follows: Following) -> None:
         cursor.execute("update settlements set fee = fee + 0.00000001 where period_no = 1")
     settled.refresh_from_db()
 
-    assert not settlement.show(settled).agrees
+    assert not settlement.recalculate(settled).agrees
     assert checks.faults() != []

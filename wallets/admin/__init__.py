@@ -1,4 +1,4 @@
-"""Staff's view of the ledger. Nobody edits any of it here: money moves, and is decided on, through its verbs."""
+"""The ledger in the admin. All rows are read-only: staff move money by actions that call the verbs of services."""
 
 from wallets.admin import fees, journal, requests, wallets
 

@@ -1,4 +1,4 @@
-"""What the ledger's pages have in common."""
+"""What the admin pages of the ledger share."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,12 +15,10 @@ from wallets import services
 from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, WITHDRAW
 from wallets.models import MoneyRequest, Wallet
 
-ROWS = 50  # of a table on a page
+ROWS = 50  # in a table on a page
 
 
 class LedgerAdmin(ConfirmedActionsAdmin):
-    """A page of the ledger."""
-
     change_form_template = "admin/wallets/page.html"
     confirmation_template = "admin/wallets/confirm_action.html"
 
@@ -37,13 +35,13 @@ class LedgerAdmin(ConfirmedActionsAdmin):
         return super().ask_confirmation(request, step, rows, form, limit=limit, **more)
 
 
-def whose(wallet: Wallet) -> str:
-    """A person's user name, or which account of the house."""
+def owner_name(wallet: Wallet) -> str:
+    """A person's user name, or the kind of house account."""
     return wallet.owner.get_username() if wallet.owner else wallet.get_kind_display()
 
 
-def check_not_their_own(request: HttpRequest, *wallets: Wallet) -> None:
-    """Staff move nothing in or out of a wallet of their own."""
+def check_not_own_wallet(request: HttpRequest, *wallets: Wallet) -> None:
+    """Staff must not move money into or out of their own wallet."""
     if any(wallet.owner == request.user for wallet in wallets):
         raise services.SecondPersonNeeded
 
@@ -51,10 +49,10 @@ def check_not_their_own(request: HttpRequest, *wallets: Wallet) -> None:
 STATE_CHIPS = {"DONE": "good", "PENDING": "wait", "REJECTED": "bad", "POSTED": "good"}
 
 
-def state_chip(one: Any) -> SafeString:
-    return formatting.chip(one.state.lower(), STATE_CHIPS.get(one.state, ""))
+def state_chip(row: Any) -> SafeString:
+    return formatting.chip(row.state.lower(), STATE_CHIPS.get(row.state, ""))
 
 
-def describe_request(asked: MoneyRequest) -> str:
-    amount = money.plain(asked.amount, formatting.MONEY)
-    return f"{capfirst(asked.get_kind_display())} of {amount} {asked.wallet.currency}, {whose(asked.wallet)}"
+def describe_request(row: MoneyRequest) -> str:
+    amount = money.plain(row.amount, formatting.MONEY)
+    return f"{capfirst(row.get_kind_display())} of {amount} {row.wallet.currency}, {owner_name(row.wallet)}"

@@ -1,4 +1,4 @@
-"""What is asked on a page of its own before an action takes effect."""
+"""The admin actions of the ledger that ask for confirmation on a page of their own, with their forms."""
 
 import uuid
 from decimal import Decimal
@@ -13,18 +13,18 @@ from core.errors import DomainError
 
 
 class KeyedForm(forms.Form):
-    """Its key is made when the page is shown: sent twice, it is one and the same request."""
+    """The key is created when the page is shown, so that a form submitted twice is one request."""
 
     key = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
     reason: forms.Field = forms.CharField(
         max_length=500, widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="In words. It stands in the journal and in the audit log, with your name.",
+        help_text="Shown in the ledger and, with your name, in the audit log.",
     )  # fmt: skip
 
 
-def _amount(**more: Any) -> forms.DecimalField:
-    typed = forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "autofocus": True})
-    return forms.DecimalField(max_digits=money.DIGITS, decimal_places=money.PLACES, widget=typed, **more)
+def _amount(**options: Any) -> forms.DecimalField:
+    widget = forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "autofocus": True})
+    return forms.DecimalField(max_digits=money.DIGITS, decimal_places=money.PLACES, widget=widget, **options)
 
 
 class WithdrawForm(KeyedForm):
@@ -35,50 +35,51 @@ class WithdrawForm(KeyedForm):
 class DepositForm(WithdrawForm):
     reason = forms.CharField(
         label="Reference", max_length=500, widget=forms.TextInput(attrs={"autocomplete": "off"}),
-        help_text="By which the money is found again: the bank's number, the payer. It stands in the journal.",
+        help_text="Identifies the payment: the bank's reference, the payer. Shown in the ledger.",
     )  # fmt: skip
 
 
 class AdjustForm(KeyedForm):
-    amount = _amount(help_text="Signed: 12.5 gives, −12.5 takes.")
+    amount = _amount(help_text="12.5 credits the wallet, −12.5 debits it.")
     field_order = ("amount", "reason", "key")
 
     def __init__(self, data: Any = None) -> None:
-        """A minus is taken as people write it, too."""
         if data is not None and "amount" in data:
             data = data.copy()
-            data["amount"] = data["amount"].replace("−", "-")
+            data["amount"] = data["amount"].replace("−", "-")  # the typographic minus, as the help text writes it
         super().__init__(data)
 
     def clean_amount(self) -> Decimal:
         amount: Decimal = self.cleaned_data["amount"]
         if not amount:
-            raise forms.ValidationError("Nothing is no adjustment.")
+            raise forms.ValidationError("Enter an amount other than zero.")
         return amount
 
 
-def resubmitted_form(request: HttpRequest, step: ConfirmedAction, no: DomainError) -> forms.Form:
-    """The form as it was sent. What was refused for good gets a new key: the old one stands for the refusal."""
+def resubmitted_form(request: HttpRequest, action: ConfirmedAction, refusal: DomainError) -> forms.Form:
+    """The form as submitted. A final refusal gets a new key, because the ledger repeats it under the old one."""
     data = request.POST.copy()
-    if no.retry != "same_key":
+    if refusal.retry != "same_key":
         data["key"] = str(uuid.uuid4())
-    return step.form(data)
+    return action.form(data)
 
 
 DEPOSIT = ConfirmedAction(
-    "deposit", "Deposit", "For money that has come in. It is theirs to spend at once.", DepositForm
+    "deposit", "Deposit", "Credits the wallet with money received. The owner can spend it at once.", DepositForm
 )
-WITHDRAW = ConfirmedAction("withdraw", "Withdraw", "For money that goes out. Only what is available can.", WithdrawForm)
+WITHDRAW = ConfirmedAction(
+    "withdraw", "Withdraw", "Debits the wallet for money paid out, at most the available balance.", WithdrawForm
+)
 ADJUST = ConfirmedAction(
-    "adjust", "Adjust", "Puts something right, against the house's own account for adjustments.", AdjustForm
+    "adjust", "Adjust", "Corrects the balance, against the house account for adjustments.", AdjustForm
 )
 FREEZE = ConfirmedAction(
-    "freeze", "Freeze", "Nothing goes out of this wallet from now on. What comes in still does.", ReasonForm, grave=True
+    "freeze", "Freeze", "No money can leave this wallet from now on. Credits still pass.", ReasonForm, grave=True
 )
-UNFREEZE = ConfirmedAction("unfreeze", "Unfreeze", "Money may go out of this wallet again.", ReasonForm)
+UNFREEZE = ConfirmedAction("unfreeze", "Unfreeze", "Money can leave this wallet again.", ReasonForm)
 APPROVE = ConfirmedAction("approve", "Approve", "The money moves at once.", forms.Form)
-REJECT = ConfirmedAction("reject", "Reject", "No money moves, and what was held is free again.", ReasonForm, grave=True)
+REJECT = ConfirmedAction("reject", "Reject", "No money moves, and the hold is released.", ReasonForm, grave=True)
 REVERSE = ConfirmedAction(
-    "reverse", "Reverse", "A new transfer takes the money back, once. What was spent since cannot be.", KeyedForm,
-    grave=True,
+    "reverse", "Reverse", "A new transfer takes the money back, once. Money spent since then cannot be taken back.",
+    KeyedForm, grave=True,
 )  # fmt: skip

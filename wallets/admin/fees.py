@@ -1,4 +1,4 @@
-"""What a strategy costs, and what each subscriber has paid for it."""
+"""Fee terms of strategies, and the fee agreements of subscribers."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -17,7 +17,7 @@ from wallets.models import FeeAgreement, FeeTerms, Settlement
 
 @admin.register(FeeTerms)
 class FeeTermsAdmin(AuditedAdmin):
-    """Terms are added, never changed: whoever agreed to the old ones keeps them."""
+    """Terms are added and never changed, because agreements refer to them."""
 
     audit_subject = "fee_terms"
     list_display = ["strategy", "state", "performance", "monthly", "platform", "created_at"]
@@ -34,26 +34,26 @@ class FeeTermsAdmin(AuditedAdmin):
         return False
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        newer = FeeTerms.objects.filter(strategy=OuterRef("strategy"), pk__gt=OuterRef("pk"))
-        return super().get_queryset(request).annotate(is_old=Exists(newer))
+        newer_terms = FeeTerms.objects.filter(strategy=OuterRef("strategy"), pk__gt=OuterRef("pk"))
+        return super().get_queryset(request).annotate(is_old=Exists(newer_terms))
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
-        most = {"performance_bps": 5000, "platform_bps": 10_000}.get(db_field.name)
-        bounds = {"max_value": most} if most else {}
+        maximum = {"performance_bps": 5000, "platform_bps": 10_000}.get(db_field.name)
+        bounds = {"max_value": maximum} if maximum else {}
         if db_field.name == "subscription_fee":
             bounds = {"min_value": 0}
         return super().formfield_for_dbfield(db_field, request, **kwargs, **bounds) if bounds else field
 
     @admin.display(description="state")
     def state(self, terms: Any) -> SafeString:
-        return formatting.chip("before") if terms.is_old else formatting.chip("offered", "good")
+        return formatting.chip("replaced") if terms.is_old else formatting.chip("offered", "good")
 
     @admin.display(description="performance fee, %", ordering="performance_bps")
     def performance(self, terms: FeeTerms) -> SafeString:
         return percent(terms.performance_bps)
 
-    @admin.display(description="a month", ordering="subscription_fee")
+    @admin.display(description="fee per month", ordering="subscription_fee")
     def monthly(self, terms: FeeTerms) -> SafeString:
         return formatting.number(terms.subscription_fee, formatting.MONEY)
 
@@ -101,20 +101,20 @@ class FeeAgreementAdmin(LedgerAdmin):
     readonly_fields = ["agreed", "agreed_next", "high_water_mark_"]
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        latest = Settlement.objects.filter(agreement=OuterRef("pk")).order_by("-period_no")
+        settlements = Settlement.objects.filter(agreement=OuterRef("pk")).order_by("-period_no")
         return (
             super()
             .get_queryset(request)
-            .annotate(latest_high_water_mark=Subquery(latest.values("high_water_mark")[:1]))
+            .annotate(latest_high_water_mark=Subquery(settlements.values("high_water_mark")[:1]))
         )
 
     @admin.display(description="terms")
     def agreed(self, agreement: FeeAgreement) -> str:
-        return costs(agreement.terms)
+        return describe_terms(agreement.terms)
 
     @admin.display(description="terms from the next period on")
     def agreed_next(self, agreement: FeeAgreement) -> str:
-        return costs(agreement.next_terms)
+        return describe_terms(agreement.next_terms)
 
     @admin.display(description="high-water mark", ordering="latest_high_water_mark")
     def high_water_mark_(self, agreement: Any) -> SafeString:
@@ -129,5 +129,5 @@ class FeeAgreementAdmin(LedgerAdmin):
         return {"settlements": agreement.settlements.order_by("-period_no")[:ROWS], "claims": claims[:ROWS]}
 
 
-def costs(terms: FeeTerms) -> str:
+def describe_terms(terms: FeeTerms) -> str:
     return f"{terms.performance_bps / 100:g} %, {money.plain(terms.subscription_fee, formatting.MONEY)} a month"

@@ -1,4 +1,4 @@
-"""What moved, what is held, and when nothing may move."""
+"""Transfers, holds and halts of the ledger in the admin."""
 
 import uuid
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from core import formatting
 from core.confirmed_actions import ConfirmedAction, change_url, link, wrapped_text
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.base import LedgerAdmin, check_not_their_own, state_chip, whose
+from wallets.admin.base import LedgerAdmin, check_not_own_wallet, owner_name, state_chip
 from wallets.admin.confirmed_actions import REVERSE
 from wallets.models import LedgerHalt, LedgerTransfer, WalletHold
 
@@ -53,11 +53,11 @@ class LedgerTransferAdmin(LedgerAdmin):
 
     @admin.display(description="from", ordering="debit__owner__username")
     def source(self, transfer: LedgerTransfer) -> str:
-        return whose(transfer.debit)
+        return owner_name(transfer.debit)
 
     @admin.display(description="to", ordering="credit__owner__username")
     def target(self, transfer: LedgerTransfer) -> str:
-        return whose(transfer.credit)
+        return owner_name(transfer.credit)
 
     @admin.display(description="amount", ordering="amount")
     def amount_(self, transfer: LedgerTransfer) -> SafeString:
@@ -80,7 +80,7 @@ class LedgerTransferAdmin(LedgerAdmin):
         claim = transfer.claim
         return link(claim.agreement, f"{claim}, {claim.agreement}") if claim else "–"
 
-    @admin.display(description="asked for")
+    @admin.display(description="request")
     def request_(self, transfer: LedgerTransfer) -> SafeString | str:
         return link(getattr(transfer, "request", None))
 
@@ -93,13 +93,13 @@ class LedgerTransferAdmin(LedgerAdmin):
         return link(getattr(transfer, "reversed_by", None))
 
     def offered_actions(self, transfer: LedgerTransfer) -> Sequence[ConfirmedAction]:
-        settled = transfer.reverses_id or transfer.claim_id or hasattr(transfer, "reversed_by")
-        return () if settled else (REVERSE,)
+        is_final = transfer.reverses_id or transfer.claim_id or hasattr(transfer, "reversed_by")
+        return () if is_final else (REVERSE,)
 
     def page_context(self, request: HttpRequest, transfer: LedgerTransfer) -> dict[str, Any]:
         return {"sides": transfer.entries.select_related("wallet__owner").order_by("side")}
 
-    @admin.action(description="Reverse: take it back, for a reason", permissions=["move"])
+    @admin.action(description="Reverse the transfer", permissions=["move"])
     def reverse(self, request: HttpRequest, chosen: QuerySet[LedgerTransfer]) -> HttpResponse | None:
         transfer = self.single(request, chosen.select_related("debit__owner", "credit__owner"))
         if transfer is None:
@@ -113,20 +113,20 @@ class LedgerTransferAdmin(LedgerAdmin):
                 transfer_id=transfer.pk, note=form.cleaned_data["reason"],
                 idempotency_key=str(form.cleaned_data["key"]), actor=actor_of(request),
             )  # fmt: skip
-        except DomainError as no:
-            self.show_refusal(request, no)
+        except DomainError as refusal:
+            self.show_refusal(request, refusal)
         else:
             self.message_user(request, f"Reversed: {transfer}.")
         return redirect(change_url(transfer))
 
 
 def check_may_reverse(request: HttpRequest, transfer: LedgerTransfer) -> None:
-    """A reversal asks nobody else, so it must not be a way around the second person."""
-    check_not_their_own(request, transfer.debit, transfer.credit)
+    """A reversal needs no approval, so it must not be a way around the second person."""
+    check_not_own_wallet(request, transfer.debit, transfer.credit)
     limit = settings.SECOND_PERSON_ABOVE
     if transfer.amount > limit:
         raise services.SecondPersonNeeded(
-            f"Above {limit:f} nobody reverses alone: adjust instead, which a second person approves."
+            f"A reversal above {limit:f} needs two people: make an adjustment, which a second person approves."
         )
 
 
@@ -152,9 +152,9 @@ class WalletHoldAdmin(LedgerAdmin):
     def state_(self, hold: WalletHold) -> SafeString:
         return state_chip(hold)
 
-    @admin.display(description="whose", ordering="wallet__owner__username")
+    @admin.display(description="owner", ordering="wallet__owner__username")
     def whose(self, hold: WalletHold) -> str:
-        return whose(hold.wallet)
+        return owner_name(hold.wallet)
 
     @admin.display(description="wallet")
     def wallet_(self, hold: WalletHold) -> SafeString | str:
@@ -168,7 +168,7 @@ class WalletHoldAdmin(LedgerAdmin):
     def purpose_(self, hold: WalletHold) -> SafeString:
         return wrapped_text(hold.purpose)
 
-    @admin.display(description="spent", ordering="posted")
+    @admin.display(description="posted", ordering="posted")
     def posted_(self, hold: WalletHold) -> SafeString:
         return formatting.number(hold.posted, formatting.MONEY)
 
@@ -180,7 +180,7 @@ class WalletHoldAdmin(LedgerAdmin):
     def transfer_(self, hold: WalletHold) -> SafeString | str:
         return link(hold.transfer)
 
-    @admin.display(description="asked for")
+    @admin.display(description="request")
     def request_(self, hold: WalletHold) -> SafeString | str:
         return link(getattr(hold, "request", None))
 
@@ -194,8 +194,8 @@ class LedgerHaltAdmin(LedgerAdmin):
 
     @admin.display(description="state", ordering="ended_at")
     def state(self, halt: LedgerHalt) -> SafeString:
-        return formatting.chip("over") if halt.ended_at else formatting.chip("halted", "bad")
+        return formatting.chip("ended") if halt.ended_at else formatting.chip("halted", "bad")
 
-    @admin.display(description="why")
+    @admin.display(description="reason")
     def why_(self, halt: LedgerHalt) -> SafeString:
         return wrapped_text(halt.why)

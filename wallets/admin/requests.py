@@ -1,4 +1,4 @@
-"""Money that was asked for, and who decides."""
+"""Requests for money in the admin, and the decisions on them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -13,11 +13,11 @@ from core import formatting
 from core.confirmed_actions import ConfirmedAction, caller, link, wrapped_text
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.base import LedgerAdmin, describe_request, state_chip, whose
+from wallets.admin.base import LedgerAdmin, describe_request, owner_name, state_chip
 from wallets.admin.confirmed_actions import APPROVE, REJECT
 from wallets.models import MoneyRequest
 
-DECIDED_AT_ONCE = 50  # each is a transaction of its own, within one request
+MAX_DECISIONS = 50  # in one HTTP request; each is a transaction of its own
 
 
 @admin.register(MoneyRequest)
@@ -26,7 +26,7 @@ class MoneyRequestAdmin(LedgerAdmin):
     list_filter = ["state", "kind", "needs_second", "created_at"]
     list_select_related = ["wallet__owner", "requested_by", "decided_by"]
     search_fields = ["wallet__owner__username", "requested_by__username", "reason"]
-    search_help_text = "Owner, who asked, or reason"
+    search_help_text = "Owner, requester or reason"
     ordering: ClassVar[Any] = [
         Case(When(state=MoneyRequest.State.PENDING, then=Value(0)), default=Value(1)), "-created_at"
     ]  # fmt: skip
@@ -39,66 +39,66 @@ class MoneyRequestAdmin(LedgerAdmin):
     readonly_fields = ["state_", "wallet_", "amount_", "limit", "by", "decided", "transfer_", "hold_"]
 
     @admin.display(description="state", ordering="state")
-    def state_(self, asked: MoneyRequest) -> SafeString:
-        return state_chip(asked)
+    def state_(self, row: MoneyRequest) -> SafeString:
+        return state_chip(row)
 
-    @admin.display(description="whose", ordering="wallet__owner__username")
-    def whose(self, asked: MoneyRequest) -> str:
-        return whose(asked.wallet)
+    @admin.display(description="owner", ordering="wallet__owner__username")
+    def whose(self, row: MoneyRequest) -> str:
+        return owner_name(row.wallet)
 
     @admin.display(description="wallet")
-    def wallet_(self, asked: MoneyRequest) -> SafeString | str:
-        return link(asked.wallet)
+    def wallet_(self, row: MoneyRequest) -> SafeString | str:
+        return link(row.wallet)
 
     @admin.display(description="kind")
-    def kind_(self, asked: MoneyRequest) -> str:
-        return asked.get_kind_display()
+    def kind_(self, row: MoneyRequest) -> str:
+        return row.get_kind_display()
 
     @admin.display(description="amount", ordering="amount")
-    def amount_(self, asked: MoneyRequest) -> SafeString:
-        takes = asked.kind == MoneyRequest.Kind.WITHDRAWAL
-        return formatting.signed(-asked.amount if takes else asked.amount)
+    def amount_(self, row: MoneyRequest) -> SafeString:
+        is_debit = row.kind == MoneyRequest.Kind.WITHDRAWAL
+        return formatting.signed(-row.amount if is_debit else row.amount)
 
     @admin.display(description="currency")
-    def currency(self, asked: MoneyRequest) -> str:
-        return asked.wallet.currency
+    def currency(self, row: MoneyRequest) -> str:
+        return row.wallet.currency
 
     @admin.display(description="available now")
-    def available_(self, asked: MoneyRequest) -> SafeString:
-        return formatting.number(asked.wallet.available, formatting.MONEY)
+    def available_(self, row: MoneyRequest) -> SafeString:
+        return formatting.number(row.wallet.available, formatting.MONEY)
 
     @admin.display(description="reason")
-    def reason_(self, asked: MoneyRequest) -> SafeString:
-        return wrapped_text(asked.reason)
+    def reason_(self, row: MoneyRequest) -> SafeString:
+        return wrapped_text(row.reason)
 
-    @admin.display(description="above the limit")
-    def limit(self, asked: MoneyRequest) -> str:
-        return "yes: two people" if asked.needs_second else "no"
+    @admin.display(description="needs approval")
+    def limit(self, row: MoneyRequest) -> str:
+        return "yes, by a second person" if row.needs_second else "no"
 
-    @admin.display(description="asked by", ordering="requested_by__username")
-    def by(self, asked: MoneyRequest) -> str:
-        return asked.requested_by.get_username()
+    @admin.display(description="requested by", ordering="requested_by__username")
+    def by(self, row: MoneyRequest) -> str:
+        return row.requested_by.get_username()
 
     @admin.display(description="decided by", ordering="decided_by__username")
-    def decided(self, asked: MoneyRequest) -> str:
-        return asked.decided_by.get_username() if asked.decided_by else "–"
+    def decided(self, row: MoneyRequest) -> str:
+        return row.decided_by.get_username() if row.decided_by else "–"
 
     @admin.display(description="transfer")
-    def transfer_(self, asked: MoneyRequest) -> SafeString | str:
-        return link(asked.transfer)
+    def transfer_(self, row: MoneyRequest) -> SafeString | str:
+        return link(row.transfer)
 
     @admin.display(description="hold")
-    def hold_(self, asked: MoneyRequest) -> SafeString | str:
-        return link(asked.hold)
+    def hold_(self, row: MoneyRequest) -> SafeString | str:
+        return link(row.hold)
 
-    def offered_actions(self, asked: MoneyRequest) -> Sequence[ConfirmedAction]:
-        return (APPROVE, REJECT) if asked.state == MoneyRequest.State.PENDING else ()
+    def offered_actions(self, row: MoneyRequest) -> Sequence[ConfirmedAction]:
+        return (APPROVE, REJECT) if row.state == MoneyRequest.State.PENDING else ()
 
-    @admin.action(description="Approve: the money moves", permissions=["decide"])
+    @admin.action(description="Approve: the money moves at once", permissions=["decide"])
     def approve(self, request: HttpRequest, chosen: QuerySet[MoneyRequest]) -> HttpResponse | None:
         return self._decide(request, chosen, APPROVE, services.approve)
 
-    @admin.action(description="Reject, for a reason", permissions=["decide"])
+    @admin.action(description="Reject", permissions=["decide"])
     def reject(self, request: HttpRequest, chosen: QuerySet[MoneyRequest]) -> HttpResponse | None:
         return self._decide(request, chosen, REJECT, services.reject)
 
@@ -106,23 +106,23 @@ class MoneyRequestAdmin(LedgerAdmin):
         self,
         request: HttpRequest,
         chosen: QuerySet[MoneyRequest],
-        step: ConfirmedAction,
+        action: ConfirmedAction,
         verb: Callable[..., MoneyRequest],
     ) -> HttpResponse | None:
-        asked = list(chosen.select_related("wallet__owner", "requested_by").order_by("created_at")[:DECIDED_AT_ONCE])
-        form = step.bound_form(request)
+        rows = list(chosen.select_related("wallet__owner", "requested_by").order_by("created_at")[:MAX_DECISIONS])
+        form = action.bound_form(request)
         if not form.is_valid():
-            return self.ask_confirmation(request, step, asked, form)
-        for one in asked:
-            self._decide_one(request, one, verb, **form.cleaned_data)
+            return self.ask_confirmation(request, action, rows, form)
+        for row in rows:
+            self._decide_one(request, row, verb, **form.cleaned_data)
         return None
 
     def _decide_one(
-        self, request: HttpRequest, asked: MoneyRequest, verb: Callable[..., MoneyRequest], **told: Any
+        self, request: HttpRequest, row: MoneyRequest, verb: Callable[..., MoneyRequest], **answers: Any
     ) -> None:
         try:
-            decided = verb(request=asked, by=caller(request), actor=actor_of(request), **told)
-        except DomainError as no:
-            self.show_refusal(request, no, of=describe_request(asked))
+            decided = verb(request=row, by=caller(request), actor=actor_of(request), **answers)
+        except DomainError as refusal:
+            self.show_refusal(request, refusal, of=describe_request(row))
         else:
-            self.message_user(request, f"{describe_request(asked)}: {decided.get_state_display()}.")
+            self.message_user(request, f"{describe_request(row)}: {decided.get_state_display()}.")

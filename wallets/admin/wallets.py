@@ -1,4 +1,4 @@
-"""Wallets: what is in them, and what staff may do with one."""
+"""Wallets in the admin, and the actions that staff have on them."""
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -17,11 +17,11 @@ from core import formatting
 from core.confirmed_actions import ConfirmedAction, caller, change_url
 from core.errors import DomainError
 from wallets import services
-from wallets.admin.base import ROWS, LedgerAdmin, check_not_their_own, describe_request
+from wallets.admin.base import ROWS, LedgerAdmin, check_not_own_wallet, describe_request
 from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, resubmitted_form
 from wallets.models import LedgerEntry, MoneyRequest, Wallet, WalletHold
 
-TOLD_OF_A_WALLET = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
+TIMELINE_ACTIONS = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
 
 
 class FrozenFilter(admin.SimpleListFilter):
@@ -49,7 +49,7 @@ class WalletAdmin(LedgerAdmin):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return ["version", "created_at", "shard" if obj and obj.owner is None else "frozen_at"]
 
-    @admin.display(description="whose", ordering="owner__username")
+    @admin.display(description="owner", ordering="owner__username")
     def whose(self, wallet: Wallet) -> str:
         return wallet.owner.get_username() if wallet.owner else f"house {wallet.shard}"
 
@@ -91,10 +91,10 @@ class WalletAdmin(LedgerAdmin):
     def page_context(self, request: HttpRequest, wallet: Wallet) -> dict[str, Any]:
         entries = LedgerEntry.objects.filter(wallet=wallet).select_related("transfer").order_by("-version")
         before = request.GET.get("before", "")
-        if before.isdecimal() and len(before) < 19:  # as long as a version can be
+        if before.isdecimal() and len(before) < 19:  # the digits of the largest version
             entries = entries.filter(version__lt=int(before))
         page = list(entries[: ROWS + 1])
-        facts = AuditLog.objects.filter(subject=f"wallet:{wallet.pk}", action__in=TOLD_OF_A_WALLET).order_by("-id")
+        audit_rows = AuditLog.objects.filter(subject=f"wallet:{wallet.pk}", action__in=TIMELINE_ACTIONS).order_by("-id")
         return {
             "wallet": wallet,
             "kind_chip": kind_chip(wallet),
@@ -105,22 +105,22 @@ class WalletAdmin(LedgerAdmin):
             "requests": wallet.requests.filter(state=MoneyRequest.State.PENDING)
             .select_related("requested_by")
             .order_by("created_at")[:ROWS],
-            "timeline": named(facts[:5]),
+            "timeline": named(audit_rows[:5]),
         }
 
-    @admin.action(description="Deposit: money that came in", permissions=["move"])
+    @admin.action(description="Deposit: credit money received", permissions=["move"])
     def deposit(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
         return self._move(request, chosen, DEPOSIT, MoneyRequest.Kind.DEPOSIT)
 
-    @admin.action(description="Withdraw: money that goes out", permissions=["move"])
+    @admin.action(description="Withdraw: debit money paid out", permissions=["move"])
     def withdraw(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
         return self._move(request, chosen, WITHDRAW, MoneyRequest.Kind.WITHDRAWAL)
 
-    @admin.action(description="Adjust: give or take, for a reason", permissions=["move"])
+    @admin.action(description="Adjust: correct the balance", permissions=["move"])
     def adjust(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
         return self._move(request, chosen, ADJUST, MoneyRequest.Kind.ADJUSTMENT)
 
-    @admin.action(description="Freeze: nothing goes out", permissions=["move"])
+    @admin.action(description="Freeze: block debits", permissions=["move"])
     def freeze(self, request: HttpRequest, chosen: QuerySet[Wallet]) -> HttpResponse | None:
         return self._with_reason(request, chosen, FREEZE, services.freeze)
 
@@ -129,51 +129,51 @@ class WalletAdmin(LedgerAdmin):
         return self._with_reason(request, chosen, UNFREEZE, services.unfreeze)
 
     def _move(
-        self, request: HttpRequest, chosen: QuerySet[Wallet], step: ConfirmedAction, kind: MoneyRequest.Kind
+        self, request: HttpRequest, chosen: QuerySet[Wallet], action: ConfirmedAction, kind: MoneyRequest.Kind
     ) -> HttpResponse | None:
-        def ask_for(wallet: Wallet, told: dict[str, Any]) -> str:
-            asked = services.request_money(
-                wallet=wallet, kind=kind, amount=told["amount"], reason=told["reason"],
-                idempotency_key=str(told["key"]), by=caller(request), actor=actor_of(request),
+        def request_money(wallet: Wallet, answers: dict[str, Any]) -> str:
+            row = services.request_money(
+                wallet=wallet, kind=kind, amount=answers["amount"], reason=answers["reason"],
+                idempotency_key=str(answers["key"]), by=caller(request), actor=actor_of(request),
             )  # fmt: skip
-            return f"{describe_request(asked)}: {asked.get_state_display()}."
+            return f"{describe_request(row)}: {row.get_state_display()}."
 
-        return self._step(request, chosen, step, ask_for)
+        return self._confirm_and_do(request, chosen, action, request_money)
 
     def _with_reason(
-        self, request: HttpRequest, chosen: QuerySet[Wallet], step: ConfirmedAction, verb: Callable[..., None]
+        self, request: HttpRequest, chosen: QuerySet[Wallet], action: ConfirmedAction, verb: Callable[..., None]
     ) -> HttpResponse | None:
-        def call(wallet: Wallet, told: dict[str, Any]) -> str:
-            verb(wallet=wallet, reason=told["reason"], actor=actor_of(request))
-            return f"{step.title}: done for {wallet}."
+        def call(wallet: Wallet, answers: dict[str, Any]) -> str:
+            verb(wallet=wallet, reason=answers["reason"], actor=actor_of(request))
+            return f"{action.title}: done for {wallet}."
 
-        return self._step(request, chosen, step, call)
+        return self._confirm_and_do(request, chosen, action, call)
 
-    def _step(
+    def _confirm_and_do(
         self,
         request: HttpRequest,
         chosen: QuerySet[Wallet],
-        step: ConfirmedAction,
+        action: ConfirmedAction,
         do: Callable[[Wallet, dict[str, Any]], str],
     ) -> HttpResponse | None:
         wallet = self.single(request, chosen.select_related("owner"))
         if wallet is None:
             return None
         if wallet.owner is None:
-            self.message_user(request, "Only a person's wallet: the house's move with theirs.", messages.ERROR)
+            self.message_user(request, "Choose a person's wallet: house accounts move only with them.", messages.ERROR)
             return None
-        form = step.bound_form(request)
+        form = action.bound_form(request)
         if not form.is_valid():
-            return self.ask_confirmation(request, step, [wallet], form)
+            return self.ask_confirmation(request, action, [wallet], form)
         try:
-            check_not_their_own(request, wallet)
+            check_not_own_wallet(request, wallet)
             self.message_user(request, do(wallet, form.cleaned_data))
-        except DomainError as no:
-            self.show_refusal(request, no)
-            return self.ask_confirmation(request, step, [wallet], resubmitted_form(request, step, no))
+        except DomainError as refusal:
+            self.show_refusal(request, refusal)
+            return self.ask_confirmation(request, action, [wallet], resubmitted_form(request, action, refusal))
         return redirect(change_url(wallet))
 
 
 def kind_chip(wallet: Wallet) -> SafeString:
     kind = wallet.get_kind_display().removeprefix("house: ")
-    return formatting.chip("person" if wallet.kind == Wallet.Kind.PERSON else kind)
+    return formatting.chip(kind)

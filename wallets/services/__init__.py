@@ -1,7 +1,8 @@
-"""How money moves. The ledger's own functions (wallets/sql/ledger.sql) do it; these are the verbs around them.
+"""The verbs that move money. They call the ledger's SQL functions (wallets/sql/functions).
 
-Each public verb is a use case of its own: it opens its transaction, fails fast where another holds the wallet (NOWAIT),
-tries again a few times, and raises `WalletBusy` then. Inside a transaction it is a part of it, and does not try again.
+Each public verb is a use case: it opens its own transaction, fails at once where another transaction holds the wallet
+(NOWAIT), tries again a few times, and then raises `WalletBusy`. Inside a transaction a verb becomes a part of it and
+does not try again.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ TRIES, SHORTEST_S, LONGEST_S, PATIENCE_S = 4, 0.005, 0.080, 0.25
 class InsufficientFunds(DomainError):
     code = "insufficient_funds"
     status = 422
-    detail = "There is less available than that."
+    detail = "The wallet's available balance is lower than this amount."
 
 
 class WalletBusy(DomainError):
@@ -46,13 +47,13 @@ class WalletBusy(DomainError):
 class ConcurrentModification(DomainError):
     code = "concurrent_modification"
     retry = "same_key"
-    detail = "Concurrent modification detected: the wallet has moved on. Repeat with the same key."
+    detail = "Concurrent modification detected: the wallet changed in the meantime. Repeat with the same key."
 
 
 class AmountInvalid(DomainError):
     code = "amount_invalid"
     status = 422
-    detail = "An amount is more than nothing, has at most 8 decimals, and fits the wallet."
+    detail = "The amount must be above zero, have at most 8 decimals, and fit the wallet."
 
 
 class CurrencyMismatch(DomainError):
@@ -70,7 +71,7 @@ class WalletNotFound(DomainError):
 class WalletFrozen(DomainError):
     code = "wallet_frozen"
     status = 422
-    detail = "This wallet is frozen: nothing goes out of it."
+    detail = "This wallet is frozen: no money can leave it. Contact support."
 
 
 class HoldNotFound(DomainError):
@@ -82,7 +83,7 @@ class HoldNotFound(DomainError):
 class HoldResolved(DomainError):
     code = "hold_resolved"
     status = 422
-    detail = "This hold was posted or released before."
+    detail = "This hold has already been posted or released."
 
 
 class HoldExpired(DomainError):
@@ -93,24 +94,24 @@ class HoldExpired(DomainError):
 
 class ReversedAlready(DomainError):
     code = "reversed_already"
-    detail = "This transfer was reversed before, or is itself a reversal."
+    detail = "This transfer has already been reversed, or is itself a reversal."
 
 
 class LedgerHalted(DomainError):
     code = "ledger_halted"
     status = 503
     retry = "same_key"
-    detail = "The books were found wrong: no money moves until that is cleared up. Trading goes on."
+    detail = "A check of the books failed: no money moves until staff have resolved it. Trading continues."
 
 
-# What the ledger's functions refuse, and keep under the key of the request.
+# Refusals that the ledger's functions store under the key of the request.
 _REFUSALS = (
     InsufficientFunds, AmountInvalid, CurrencyMismatch, WalletNotFound, WalletFrozen, HoldNotFound, HoldResolved,
     HoldExpired, ReversedAlready, IdempotencyConflict,
 )  # fmt: skip
 
-# Which errors of the database mean what. By SQLSTATE, for their classes do not tell them apart.
-_BY_STATE: dict[str, type[DomainError]] = {
+# Database errors that are refusals, by SQLSTATE: Django's exception classes do not tell them apart.
+_ERRORS_BY_SQLSTATE: dict[str, type[DomainError]] = {
     "55P03": WalletBusy,  # NOWAIT, and lock_timeout
     "CD006": ConcurrentModification,
     "40001": ConcurrentModification,
@@ -118,21 +119,21 @@ _BY_STATE: dict[str, type[DomainError]] = {
     "CD007": LedgerHalted,
 }
 
-# What two of the same request, at the same time, run into: the second finds what the first did when it tries again.
-_ANOTHER_WAS_FIRST = (
+# Constraints that refuse the second of two identical concurrent requests. Its retry finds the outcome of the first.
+_DUPLICATE_REQUEST_CONSTRAINTS = (
     "ledger_entries_pkey", "transfer_is_asked_for_once", "money_is_asked_for_once", "money_requests_transfer_id_key",
     "money_requests_hold_id_key",
 )  # fmt: skip
 
-# The house's side of what comes in and of what goes out.
-_COMES_FROM = {
+# The house account on the other side: of a credit to a person's wallet, and of a debit.
+_CREDITED_FROM = {
     TransferKind.DEPOSIT: Wallet.Kind.CASH_IN,
     TransferKind.ADJUSTMENT: Wallet.Kind.ADJUSTMENTS,
     TransferKind.REVERSAL: Wallet.Kind.ADJUSTMENTS,
     TransferKind.PAYOUT: Wallet.Kind.FEES,
 }
-_GOES_TO = {
-    TransferKind.DEPOSIT: Wallet.Kind.CASH_IN,  # a deposit taken back
+_DEBITED_TO = {
+    TransferKind.DEPOSIT: Wallet.Kind.CASH_IN,  # a deposit that is taken back
     TransferKind.WITHDRAWAL: Wallet.Kind.CASH_OUT,
     TransferKind.PAYOUT: Wallet.Kind.CASH_OUT,
     TransferKind.FEE_PERFORMANCE: Wallet.Kind.FEES,
@@ -143,8 +144,11 @@ _GOES_TO = {
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A transfer that was done, as the wallet asked about has it. `replayed`: it had been done before."""
+class TransferResult:
+    """A transfer, with the balance and version of the wallet that the verb was called for.
+
+    `replayed`: an earlier request with the same key made the transfer.
+    """
 
     transfer_id: uuid.UUID
     balance: Decimal
@@ -153,14 +157,14 @@ class Moved:
 
 
 def wallet_of(*, owner: User, currency: str) -> Wallet:
-    """The person's wallet in that currency, made empty the first time."""
+    """Return the person's wallet in that currency; create it empty the first time."""
     return Wallet.objects.get_or_create(owner=owner, currency=currency, kind=Wallet.Kind.PERSON)[0]
 
 
 def deposit(
     *, wallet: Wallet, amount: Decimal, note: str, idempotency_key: str, actor: audit.Actor = audit.SYSTEM
-) -> Moved:
-    """Credit a wallet with money that came in."""
+) -> TransferResult:
+    """Credit a wallet with money received."""
     return credit(
         wallet=wallet, amount=amount, kind=TransferKind.DEPOSIT, note=note, idempotency_key=idempotency_key, actor=actor
     )
@@ -174,15 +178,15 @@ def debit_wallet(
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
-) -> Moved:
-    """Take `amount` out of a wallet, to the house's account of that kind.
+) -> TransferResult:
+    """Debit `amount` from a wallet to the house account that belongs to `kind`.
 
-    The key stands for this very debit for ever: a repeat answers as the first time and moves nothing. Raises
-    InsufficientFunds, WalletFrozen, AmountInvalid, WalletNotFound, IdempotencyConflict; WalletBusy and
-    ConcurrentModification may be repeated with the same key.
+    The key identifies this debit for ever: a repeat returns the first outcome and moves nothing. Raises
+    InsufficientFunds, WalletFrozen, AmountInvalid, WalletNotFound, IdempotencyConflict; after WalletBusy and
+    ConcurrentModification the caller may repeat with the same key.
     """
-    sides = {"debit": wallet.pk, "credit_house": _house(kind, _GOES_TO)}
-    return _of(wallet, _move(wallet, amount, kind, note, idempotency_key, actor, **sides))
+    sides = {"debit": wallet.pk, "credit_house": _house_account(kind, _DEBITED_TO)}
+    return _result(wallet, _move(wallet, amount, kind, note, idempotency_key, actor, **sides))
 
 
 def credit(
@@ -193,10 +197,10 @@ def credit(
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
-) -> Moved:
-    """Bring `amount` into a wallet, from the house's account of that kind."""
-    sides = {"credit": wallet.pk, "debit_house": _house(kind, _COMES_FROM)}
-    return _of(wallet, _move(wallet, amount, kind, note, idempotency_key, actor, **sides))
+) -> TransferResult:
+    """Credit `amount` to a wallet from the house account that belongs to `kind`."""
+    sides = {"credit": wallet.pk, "debit_house": _house_account(kind, _CREDITED_FROM)}
+    return _result(wallet, _move(wallet, amount, kind, note, idempotency_key, actor, **sides))
 
 
 def transfer(
@@ -207,10 +211,10 @@ def transfer(
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
-) -> Moved:
-    """Move `amount` from one wallet to another of the same currency; answers as the source has it."""
+) -> TransferResult:
+    """Move `amount` between two wallets of the same currency; return the result for the source."""
     sides = {"debit": source.pk, "credit": target.pk}
-    return _of(source, _move(source, amount, TransferKind.TRANSFER, note, idempotency_key, actor, **sides))
+    return _result(source, _move(source, amount, TransferKind.TRANSFER, note, idempotency_key, actor, **sides))
 
 
 def hold(
@@ -224,17 +228,17 @@ def hold(
     wait: bool = False,
     up_to: bool = False,
 ) -> uuid.UUID:
-    """Set `amount` aside (`up_to`: less where there is less), so that it cannot be spent; the hold's id."""
+    """Reserve `amount` (`up_to`: at most what is available) so that it cannot be spent; return the hold's id."""
     args = {
         "scope": _scope(wallet),
-        "key": _checked(idempotency_key),
+        "key": _checked_key(idempotency_key),
         "wallet": wallet.pk,
         "amount": _amount(amount),
         "purpose": purpose,
         "expires_at": expires_at.isoformat() if expires_at else None,
     }
-    more = {"wait": True} if wait else {}
-    outcome = ask("ledger_hold", actor, args | more | ({"up_to": True} if up_to else {}))
+    options = {name: True for name, is_set in (("wait", wait), ("up_to", up_to)) if is_set}
+    outcome = call_ledger("ledger_hold", actor, args | options)
     return uuid.UUID(outcome["hold"])
 
 
@@ -247,49 +251,49 @@ def post(
     note: str,
     idempotency_key: str,
     actor: audit.Actor = audit.SYSTEM,
-) -> Moved:
-    """Spend `amount` of what is held, at most all of it; the rest goes back. A hold is posted at most once."""
-    sides = {"debit": wallet.pk, "credit_house": _house(kind, _GOES_TO), "hold": str(hold_id)}
-    return _of(wallet, _move(wallet, amount, kind, note, idempotency_key, actor, **sides))
+) -> TransferResult:
+    """Spend `amount` out of a hold and release the rest. A hold is posted at most once."""
+    sides = {"debit": wallet.pk, "credit_house": _house_account(kind, _DEBITED_TO), "hold": str(hold_id)}
+    return _result(wallet, _move(wallet, amount, kind, note, idempotency_key, actor, **sides))
 
 
 def void(*, hold_id: uuid.UUID, actor: audit.Actor = audit.SYSTEM, wait: bool = False) -> None:
-    """Give back what is held. Again is no error; what was spent stays spent (HoldResolved)."""
-    ask("ledger_release", actor, {"hold": str(hold_id), "as": "VOIDED"} | ({"wait": True} if wait else {}))
+    """Release a hold. A repeat is no error; a hold that was posted is refused (HoldResolved)."""
+    call_ledger("ledger_release", actor, {"hold": str(hold_id), "as": "VOIDED"} | ({"wait": True} if wait else {}))
 
 
 def expire(*, hold_id: uuid.UUID) -> None:
-    ask("ledger_release", audit.SYSTEM, {"hold": str(hold_id), "as": "EXPIRED", "wait": True})
+    call_ledger("ledger_release", audit.SYSTEM, {"hold": str(hold_id), "as": "EXPIRED", "wait": True})
 
 
 def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: audit.Actor = audit.SYSTEM) -> uuid.UUID:
-    """Undo a transfer by a new one that names it, once. What its receiver has spent since cannot be taken back.
+    """Reverse a transfer, once, by a new transfer that refers to it. Money that the receiver has spent stays spent.
 
-    Above the limit that takes two people, and so an adjustment.
+    Above the limit a reversal needs two people; an adjustment, which a second person approves, takes its place.
     """
-    first = LedgerTransfer.objects.filter(pk=transfer_id).first()
-    if first is None:
+    original = LedgerTransfer.objects.filter(pk=transfer_id).first()
+    if original is None:
         raise NotFound
-    if first.reverses_id or first.claim_id:
-        raise ReversedAlready("A reversal, or a fee's own transfer, is not reversed: adjust instead.")
-    if first.amount > settings.SECOND_PERSON_ABOVE:
-        raise SecondPersonNeeded("Above the limit two people undo a transfer: ask for an adjustment.")
+    if original.reverses_id or original.claim_id:
+        raise ReversedAlready("A reversal, or a transfer of a fee, cannot be reversed: make an adjustment instead.")
+    if original.amount > settings.SECOND_PERSON_ABOVE:
+        raise SecondPersonNeeded("Above the limit a reversal needs two people: request an adjustment.")
     args = {
-        "scope": first.scope,
-        "key": _checked(idempotency_key),
+        "scope": original.scope,
+        "key": _checked_key(idempotency_key),
         "kind": TransferKind.REVERSAL,
-        "amount": money.text(first.amount),
+        "amount": money.text(original.amount),
         "note": note,
-        "debit": first.credit_id,
-        "credit": first.debit_id,
-        "reverses": str(first.pk),
+        "debit": original.credit_id,
+        "credit": original.debit_id,
+        "reverses": str(original.pk),
     }
-    return uuid.UUID(ask("ledger_move", actor, args)["transfer"])
+    return uuid.UUID(call_ledger("ledger_move", actor, args)["transfer"])
 
 
 @use_case()
 def freeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
-    """Let nothing go out of this wallet. What comes in still comes in."""
+    """Block all debits of this wallet. Credits still pass."""
     if Wallet.objects.people().filter(pk=wallet.pk, frozen_at=None).update(frozen_at=_now()):
         audit.record("wallet.frozen", actor=actor, subject=f"wallet:{wallet.pk}", reason=reason)
 
@@ -300,18 +304,18 @@ def unfreeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
         audit.record("wallet.unfrozen", actor=actor, subject=f"wallet:{wallet.pk}", reason=reason)
 
 
-# --- money that waits for a second person
+# --- requests that a second person approves
 
 
 class RequestDecided(DomainError):
     code = "request_decided"
-    detail = "This request was decided before."
+    detail = "This request has already been decided."
 
 
 class SecondPersonNeeded(DomainError):
     code = "second_person_needed"
     status = 403
-    detail = "Another person than who asked, and not the wallet's owner, has to decide this."
+    detail = "A colleague has to decide this: neither the person who requested it nor the wallet's owner may."
 
 
 def request_money(
@@ -324,24 +328,26 @@ def request_money(
     by: User,
     actor: audit.Actor,
 ) -> MoneyRequest:
-    """Ask for a deposit, a withdrawal or an adjustment: done at once up to the limit, above it once a second person
-    approves; and so is whatever staff would bring into their own wallet. A withdrawal that waits is held, so that it
-    cannot be spent meanwhile. The key as in `debit_wallet`.
-    """
-    own = wallet.owner == by and kind != MoneyRequest.Kind.WITHDRAWAL
-    may_take = kind == MoneyRequest.Kind.ADJUSTMENT
-    exact = Decimal(_amount(abs(amount) if may_take else amount)).copy_sign(amount)
-    asked = {"kind": str(kind), "amount": exact, "reason": reason, "requested_by": by}
-    _checked(idempotency_key)
+    """Request a deposit, a withdrawal or an adjustment.
 
-    def ask() -> MoneyRequest | DomainError:
-        with translated(), use_case():
-            known = MoneyRequest.objects.filter(wallet=wallet, idempotency_key=idempotency_key).first()
-            if known is not None:
-                same = all(getattr(known, name) == value for name, value in asked.items())
-                return known if same else IdempotencyConflict()
-            request = MoneyRequest(wallet=wallet, idempotency_key=idempotency_key, **asked)
-            request.needs_second = own or abs(request.amount) > settings.SECOND_PERSON_ABOVE
+    Up to the limit it is carried out at once; above it, and whenever staff credit their own wallet, a second person has
+    to approve it. A withdrawal that waits for approval holds its amount, so that it cannot be spent meanwhile. The key
+    works as in `debit_wallet`.
+    """
+    credits_own_wallet = wallet.owner == by and kind != MoneyRequest.Kind.WITHDRAWAL
+    may_be_negative = kind == MoneyRequest.Kind.ADJUSTMENT
+    exact = Decimal(_amount(abs(amount) if may_be_negative else amount)).copy_sign(amount)
+    fields = {"kind": str(kind), "amount": exact, "reason": reason, "requested_by": by}
+    _checked_key(idempotency_key)
+
+    def attempt() -> MoneyRequest | DomainError:
+        with translated_errors(), use_case():
+            earlier = MoneyRequest.objects.filter(wallet=wallet, idempotency_key=idempotency_key).first()
+            if earlier is not None:
+                is_same = all(getattr(earlier, name) == value for name, value in fields.items())
+                return earlier if is_same else IdempotencyConflict()
+            request = MoneyRequest(wallet=wallet, idempotency_key=idempotency_key, **fields)
+            request.needs_second = credits_own_wallet or abs(request.amount) > settings.SECOND_PERSON_ABOVE
             try:
                 if not request.needs_second:
                     _carry_out(request, by, actor, key=f"request:{idempotency_key}")
@@ -350,61 +356,61 @@ def request_money(
                         wallet=wallet, amount=amount, purpose=f"withdrawal:{idempotency_key}",
                         idempotency_key=f"withdrawal:{idempotency_key}", actor=actor,
                     )  # fmt: skip
-            except _REFUSALS as no:
-                return no  # to be raised after the commit: the ledger has kept it under the key
+            except _REFUSALS as refusal:
+                return refusal  # raised after the commit, because the ledger has stored it under the key
             request.save(force_insert=True)
             _record("money.requested", request, actor)
             return request
 
-    return _unless_refused(_persisting(ask))
+    return _raise_if_refused(_with_retries(attempt))
 
 
 def approve(*, request: MoneyRequest, by: User, actor: audit.Actor) -> MoneyRequest:
-    """Carry out what was asked for. Above the limit, by another person than who asked; never by the wallet's owner."""
+    """Carry out a request. The wallet's owner never approves it, nor, above the limit, the person who requested it."""
 
-    def decide() -> MoneyRequest | DomainError:
-        with translated(), use_case():
-            found = _undecided(request)
-            if found.wallet.owner == by or (found.needs_second and found.requested_by == by):
+    def attempt() -> MoneyRequest | DomainError:
+        with translated_errors(), use_case():
+            pending = _locked_pending(request)
+            if pending.wallet.owner == by or (pending.needs_second and pending.requested_by == by):
                 raise SecondPersonNeeded
             try:
-                # The row, locked and pending, is what keeps this to once. Under a key of its own a refusal binds only
-                # this attempt: once the wallet is thawed or filled, the request can still be approved.
-                _carry_out(found, by, actor, key=f"approval:{uuid.uuid4()}")
-            except _REFUSALS as no:
-                return no
-            found.save(update_fields=["state", "transfer", "decided_by", "decided_at"])
-            _record("money.approved", found, actor)
-            return found
+                # The locked pending row makes sure that this happens once. Each attempt has a new key, so that a stored
+                # refusal binds only this attempt: once the wallet is unfrozen or filled, approval can succeed.
+                _carry_out(pending, by, actor, key=f"approval:{uuid.uuid4()}")
+            except _REFUSALS as refusal:
+                return refusal
+            pending.save(update_fields=["state", "transfer", "decided_by", "decided_at"])
+            _record("money.approved", pending, actor)
+            return pending
 
-    return _unless_refused(_persisting(decide))
+    return _raise_if_refused(_with_retries(attempt))
 
 
 def reject(*, request: MoneyRequest, by: User, reason: str, actor: audit.Actor) -> MoneyRequest:
-    """Refuse what was asked for, or take one's own request back; what was held is free again."""
+    """Reject a request, or withdraw one's own; its hold is released."""
 
-    def decide() -> MoneyRequest:
-        with translated(), use_case():
-            found = _undecided(request)
-            if found.hold_id:
-                void(hold_id=found.hold_id, actor=actor)
-            found.state, found.decided_by, found.decided_at = MoneyRequest.State.REJECTED, by, _now()
-            found.save(update_fields=["state", "decided_by", "decided_at"])
-            _record("money.rejected", found, actor, why=reason)
-            return found
+    def attempt() -> MoneyRequest:
+        with translated_errors(), use_case():
+            pending = _locked_pending(request)
+            if pending.hold_id:
+                void(hold_id=pending.hold_id, actor=actor)
+            pending.state, pending.decided_by, pending.decided_at = MoneyRequest.State.REJECTED, by, _now()
+            pending.save(update_fields=["state", "decided_by", "decided_at"])
+            _record("money.rejected", pending, actor, why=reason)
+            return pending
 
-    return _persisting(decide)
+    return _with_retries(attempt)
 
 
-def _undecided(request: MoneyRequest) -> MoneyRequest:
-    found = MoneyRequest.objects.lock().select_related("wallet").get(pk=request.pk)
-    if found.state != MoneyRequest.State.PENDING:
+def _locked_pending(request: MoneyRequest) -> MoneyRequest:
+    locked = MoneyRequest.objects.lock().select_related("wallet").get(pk=request.pk)
+    if locked.state != MoneyRequest.State.PENDING:
         raise RequestDecided
-    return found
+    return locked
 
 
 def _carry_out(request: MoneyRequest, by: User, actor: audit.Actor, key: str) -> None:
-    how: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "wallet": request.wallet,
         "amount": abs(request.amount),
         "kind": request.kind,
@@ -413,18 +419,18 @@ def _carry_out(request: MoneyRequest, by: User, actor: audit.Actor, key: str) ->
         "actor": actor,
     }
     if request.hold_id:
-        moved = post(hold_id=request.hold_id, **how)
+        result = post(hold_id=request.hold_id, **arguments)
     elif request.kind == MoneyRequest.Kind.WITHDRAWAL or request.amount < 0:
-        moved = debit_wallet(**how)
+        result = debit_wallet(**arguments)
     else:
-        moved = credit(**how)
-    request.transfer_id = moved.transfer_id
+        result = credit(**arguments)
+    request.transfer_id = result.transfer_id
     request.state, request.decided_by, request.decided_at = MoneyRequest.State.DONE, by, _now()
 
 
-def _record(fact: str, request: MoneyRequest, actor: audit.Actor, **more: str) -> None:
+def _record(action: str, request: MoneyRequest, actor: audit.Actor, **detail: str) -> None:
     audit.record(
-        fact,
+        action,
         actor=actor,
         subject=f"wallet:{request.wallet_id}",
         request=str(request.pk),
@@ -432,35 +438,41 @@ def _record(fact: str, request: MoneyRequest, actor: audit.Actor, **more: str) -
         amount=money.text(request.amount),
         state=request.state,
         reason=request.reason,
-        **more,
+        **detail,
     )
 
 
-# --- beneath
+# --- calls of the ledger's functions
 
 
 def _move(
     wallet: Wallet, amount: Decimal, kind: TransferKind | str, note: str, key: str, actor: audit.Actor, **sides: Any
 ) -> dict[str, Any]:
-    args = {"scope": _scope(wallet), "key": _checked(key), "kind": str(kind), "amount": _amount(amount), "note": note}
-    return ask("ledger_move", actor, args | sides)
+    args = {
+        "scope": _scope(wallet),
+        "key": _checked_key(key),
+        "kind": str(kind),
+        "amount": _amount(amount),
+        "note": note,
+    }
+    return call_ledger("ledger_move", actor, args | sides)
 
 
-def ask(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, Any]:
-    """Call one of the ledger's functions, in the caller's transaction or one of its own; raises what was refused."""
+def call_ledger(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, Any]:
+    """Call a ledger function, in the caller's transaction or its own; return its outcome, or raise its refusal."""
     caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
 
-    def once() -> dict[str, Any]:
-        with translated(), use_case_or_part(), connection.cursor() as cursor:
+    def attempt() -> dict[str, Any]:
+        with translated_errors(), use_case_or_part(), connection.cursor() as cursor:
             cursor.execute(
-                f"select {function}(%s::jsonb, %s::jsonb)::text",  # the function is one of ours
+                f"select {function}(%s::jsonb, %s::jsonb)::text",  # never a caller's text
                 [orjson.dumps(caller).decode(), orjson.dumps(args).decode()],
             )
             (answer,) = cursor.fetchone() or ("{}",)
             outcome: dict[str, Any] = orjson.loads(answer)
             return outcome
 
-    outcome = _persisting(once)
+    outcome = _with_retries(attempt)
     if (refusal := errors.of_outcome(outcome)) is not None:
         raise refusal
     return outcome
@@ -469,50 +481,50 @@ def ask(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, An
 T = TypeVar("T")
 
 
-def _persisting(do: Callable[[], T]) -> T:
-    """Do it, and again a few times with a jitter where another was in the way. Inside a transaction: once."""
+def _with_retries(attempt: Callable[[], T]) -> T:
+    """Retry a few times, with jitter, after a conflict with another transaction. Inside a transaction: one attempt."""
     if connection.in_atomic_block:
-        return do()
+        return attempt()
     give_up_at = time.monotonic() + PATIENCE_S
-    for tried in range(1, TRIES + 1):
+    for number in range(1, TRIES + 1):
         try:
-            return do()
-        except (WalletBusy, ConcurrentModification) as no:
-            if tried == TRIES or time.monotonic() > give_up_at:
-                no.extra["retry_after_ms"] = int(LONGEST_S * 1000)
+            return attempt()
+        except (WalletBusy, ConcurrentModification) as conflict:
+            if number == TRIES or time.monotonic() > give_up_at:
+                conflict.extra["retry_after_ms"] = int(LONGEST_S * 1000)
                 raise
-            time.sleep(random.uniform(SHORTEST_S, LONGEST_S))  # noqa: S311 - only to spread
+            time.sleep(random.uniform(SHORTEST_S, LONGEST_S))  # noqa: S311 - only spreads the retries
     raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Errors of the database that are refusals, by their SQLSTATE; the commit's own too, so it goes around `atomic`."""
+def translated_errors() -> Iterator[None]:
+    """Turn database errors that are refusals into domain errors. It wraps the transaction: a commit may fail, too."""
     try:
         yield
-    except DatabaseError as fault:
-        state = getattr(fault.__cause__, "sqlstate", None) or ""
-        if _constraint(fault) in _ANOTHER_WAS_FIRST:
-            raise ConcurrentModification from fault
-        if state in _BY_STATE:
-            raise _BY_STATE[state] from fault
+    except DatabaseError as error:
+        sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
+        if _constraint_name(error) in _DUPLICATE_REQUEST_CONSTRAINTS:
+            raise ConcurrentModification from error
+        if sqlstate in _ERRORS_BY_SQLSTATE:
+            raise _ERRORS_BY_SQLSTATE[sqlstate] from error
         raise
 
 
-def _constraint(fault: DatabaseError) -> str:
-    diagnostics = getattr(fault.__cause__, "diag", None)
+def _constraint_name(error: DatabaseError) -> str:
+    diagnostics = getattr(error.__cause__, "diag", None)
     return getattr(diagnostics, "constraint_name", None) or ""
 
 
-def _unless_refused(found: T | DomainError) -> T:
-    if isinstance(found, DomainError):
-        raise found
-    return found
+def _raise_if_refused(outcome: T | DomainError) -> T:
+    if isinstance(outcome, DomainError):
+        raise outcome
+    return outcome
 
 
-def _of(wallet: Wallet, outcome: dict[str, Any]) -> Moved:
+def _result(wallet: Wallet, outcome: dict[str, Any]) -> TransferResult:
     side = next(side for side in (outcome["debit"], outcome["credit"]) if side["wallet"] == wallet.pk)
-    return Moved(
+    return TransferResult(
         uuid.UUID(outcome["transfer"]), Decimal(side["balance"]), side["version"], replayed="replayed" in outcome
     )
 
@@ -521,7 +533,7 @@ def _scope(wallet: Wallet) -> str:
     return f"wallet:{wallet.pk}"
 
 
-def _checked(key: str) -> str:
+def _checked_key(key: str) -> str:
     if not 1 <= len(key) <= KEY_CHARS or "\0" in key:
         raise Invalid({"idempotency_key": [f"must be 1 to {KEY_CHARS} characters"]})
     return key
@@ -529,17 +541,17 @@ def _checked(key: str) -> str:
 
 def _amount(value: Decimal) -> str:
     if isinstance(value, float):
-        raise AmountInvalid("An amount is a Decimal, never a float.")
+        raise AmountInvalid("The amount must be a Decimal, never a float.")
     try:
         exact = money.exact(Decimal(value))
-    except ValueError as fault:
-        raise AmountInvalid(f"An amount {fault}.") from None
+    except ValueError as error:
+        raise AmountInvalid(f"The amount {error}.") from None
     if exact <= 0:
         raise AmountInvalid
     return money.text(exact)
 
 
-def _house(kind: TransferKind | str, sides: Mapping[Any, str]) -> str:
+def _house_account(kind: TransferKind | str, sides: Mapping[Any, str]) -> str:
     try:
         return str(sides[TransferKind(kind)])
     except (KeyError, ValueError):

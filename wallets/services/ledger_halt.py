@@ -1,4 +1,4 @@
-"""The stop cord: where the books are found wrong, no money moves until they are right again."""
+"""The ledger halt: after a failed check of the books, no money moves until the ledger is resumed."""
 
 from django.utils import timezone
 
@@ -11,15 +11,15 @@ from wallets.models import LedgerHalt
 
 
 def check() -> list[Fault]:
-    """Prove the books; halt the ledger where they are wrong, or where what keeps them right is gone.
+    """Check the books; halt the ledger where an invariant does not hold or a constraint or trigger is missing.
 
-    A deployment halts nothing: functions that `migrate` is about to replace are reported, and money goes on moving.
+    A deployment does not halt the ledger: stale functions, which `migrate` is about to replace, are only reported.
     """
-    found = invariants.faults(checks.INVARIANTS)
-    halting = found + invariants.structural_faults(checks.APPS, of_deployment=False)
+    broken = invariants.faults(checks.INVARIANTS)
+    halting = broken + invariants.structural_faults(checks.APPS, of_deployment=False)
     if halting:
         halt(why="; ".join(f"{fault.invariant}: {fault.subject}" for fault in halting[:5]))
-    return found + invariants.structural_faults(checks.APPS)
+    return broken + invariants.structural_faults(checks.APPS)
 
 
 @use_case()
@@ -31,7 +31,7 @@ def halt(*, why: str) -> None:
 
 @use_case()
 def resume() -> bool:
-    """Let money move again; whether it was halted."""
+    """End the halt; return whether there was one."""
     ended = LedgerHalt.objects.filter(ended_at=None).update(ended_at=timezone.now())
     if ended:
         audit.record("ledger.resumed", actor=audit.SYSTEM)
@@ -39,5 +39,5 @@ def resume() -> bool:
 
 
 def halted() -> str:
-    """Why no money moves; empty where it does."""
+    """Return why the ledger is halted; empty where it is not."""
     return LedgerHalt.objects.filter(ended_at=None).values_list("why", flat=True).first() or ""

@@ -1,4 +1,4 @@
-"""What the ledger's pages show besides amounts."""
+"""Template tags of the ledger's pages."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ register.filter("signed", formatting.signed)
 
 @register.inclusion_tag("admin/wallets/halt.html")
 def ledger_halt_banner() -> dict[str, Any]:
-    """A banner on top of the page while no money moves."""
+    """A banner while the ledger is halted."""
     return {"why": ledger_halt.halted()}

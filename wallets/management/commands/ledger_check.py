@@ -1,4 +1,4 @@
-"""`manage.py ledger_check`: the books are right, or exit 1 with the first things that are not."""
+"""`manage.py ledger_check`: exit 0 where all invariants of the books hold, else 1 with the first faults."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from wallets.services import ledger_halt
 
 
 class Command(CheckCommand):
-    help = "Prove the books. Exit 0 only when all invariants hold; where one does not, no money moves from then on."
+    help = "Check the books. Exit 0 only when all invariants hold; otherwise the ledger is halted and no money moves."
     invariants = checks.INVARIANTS
     apps = checks.APPS
-    advice = "The ledger is halted: find the cause (ops/README.md), mend it, then run ledger_check --resume."
+    advice = "The ledger is halted: find the cause (ops/README.md), fix it, then run ledger_check --resume."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--resume", action="store_true", help="let money move again, once all invariants hold")
+        parser.add_argument("--resume", action="store_true", help="end the halt, once all invariants hold")
 
     def look(self) -> list[Fault]:
         return ledger_halt.check()
@@ -26,4 +26,4 @@ class Command(CheckCommand):
         if options["resume"] and ledger_halt.resume():
             self.stdout.write("Money moves again.")
         elif ledger_halt.halted():
-            raise CommandError("The ledger is still halted from before: run ledger_check --resume.")
+            raise CommandError("The ledger is still halted after an earlier fault: run ledger_check --resume.")
