@@ -181,7 +181,7 @@ class BotKeyAdmin(NoDeleteAdmin):
                 with use_case():
                     made.append((key, services.rotate_key(key=key, actor=actor_of(request))))
             except DomainError as no:
-                self.message_user(request, f"Key {key}: {no.says}", messages.ERROR)
+                self.message_user(request, f"Key {key}: {no.message}", messages.ERROR)
         return self._show(request, made) if made else None
 
     @admin.action(description="Revoke: refused from the next request on", permissions=["change"])

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.conf import settings
 
@@ -111,15 +112,9 @@ class SignedCall:
     def actor(self) -> audit.Actor:
         return audit.Actor(AuditLog.Actor.BOT, self.credential.key, self.ip, self.request_id)
 
-    def caller(self) -> dict[str, str | int]:
-        """As the database's functions take it."""
-        return {
-            "kind": "bot",
-            "actor": self.credential.key,
-            "account": self.credential.account_id,
-            "ip": self.ip,
-            "request_id": self.request_id,
-        }
+    def caller(self) -> dict[str, Any]:
+        """Return the caller as the database's functions take it (`p_caller`)."""
+        return {**self.actor.caller(), "account": self.credential.account_id}
 
 
 @dataclass(frozen=True, slots=True)

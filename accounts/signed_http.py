@@ -11,7 +11,7 @@ from accounts.protocol import BodyTooLarge, ReceivedRequest, SignedCall
 from audit import services as audit
 from audit.models import AuditLog
 from core.errors import DomainError, RequestMalformed
-from core.limiting import Room
+from core.limiting import Allowance
 from core.requests import DeskRequest
 
 MAX_BODY = 64 * 1024
@@ -23,7 +23,7 @@ class SignedRequest(DeskRequest):
 
     signed_body: bytes
     signed_call: SignedCall
-    rate_room: Room | None
+    rate_allowance: Allowance | None
 
 
 def is_signed(request: HttpRequest) -> bool:

@@ -17,6 +17,10 @@ class Actor:
     ip: str | None = None
     request_id: str = ""
 
+    def caller(self) -> dict[str, Any]:
+        """Return the actor as the database's functions take it (`p_caller`)."""
+        return {"kind": str(self.kind), "actor": self.name, "ip": self.ip, "request_id": self.request_id}
+
 
 SYSTEM = Actor(AuditLog.Actor.SYSTEM)
 

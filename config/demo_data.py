@@ -135,7 +135,7 @@ def demo_key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
     return key(trades_on, kind)
 
 
-def spare_demo() -> None:
+def hold_demo_scores() -> None:
     """The demo's hours pass in half a second: what it holds for an hour looks like a moment's gain."""
     provider = User.objects.get(username=DEMO_PROVIDER)
     if not TrustHold.objects.filter(user=provider, kind=ScoreKind.FLOW, ended_at=None).exists():

@@ -174,7 +174,7 @@ def stop(process: "subprocess.Popen[bytes]", how: signal.Signals, patience_s: fl
             process.wait()
 
 
-def born(pid: int) -> str:
+def process_start(pid: int) -> str:
     """When this process began, told so that no other has the same number and birth; empty where it has ended."""
     if not Path("/proc/self/stat").exists():
         return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
@@ -189,7 +189,7 @@ def born(pid: int) -> str:
 def remember(folder: Path, pid: int) -> None:
     """Write down a process of this folder's desk, the leader of its group, for the next desk to end if it is left."""
     with (folder / "processes").open("a") as file:
-        file.write(f"{pid} {born(pid)}\n")
+        file.write(f"{pid} {process_start(pid)}\n")
 
 
 def end_leftovers(folder: Path) -> None:
@@ -199,7 +199,7 @@ def end_leftovers(folder: Path) -> None:
     known = {int(pid): when for pid, _, when in lines if pid.isdigit() and when}
 
     def left() -> list[int]:
-        return [pid for pid, when in known.items() if born(pid) == when and os.getpgid(pid) == pid]
+        return [pid for pid, when in known.items() if process_start(pid) == when and os.getpgid(pid) == pid]
 
     for how in (signal.SIGTERM, signal.SIGKILL):
         for pid in left():

@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 def differences(alias: str = "default") -> list[Difference]:
     """Every object that differs from what the code wants, by name. Empty where the database is as it should be."""
     has = read(alias)
-    wants = {subject: definition for subject, definition in written().items() if not _needs_missing_role(subject, has)}
+    wants = {subject: definition for subject, definition in wanted().items() if not _needs_missing_role(subject, has)}
     paths = {name: file.path for file in functions.files() for name in file.bodies}
     return [
         _difference(subject, has.get(subject), wants.get(subject), paths)
@@ -78,10 +78,10 @@ def is_ahead(alias: str = "default") -> bool:
 def read(alias: str) -> dict[str, str]:
     """What the database has: the definition of each object by its kind and name. Owners' names are left out."""
     with connections[alias].cursor() as cursor:
-        return read_by(cursor)
+        return read_through(cursor)
 
 
-def read_by(cursor: Any) -> dict[str, str]:
+def read_through(cursor: Any) -> dict[str, str]:
     """The same through this cursor or connection of psycopg."""
     rows = cursor.execute(_QUERY, {"roles": list(ROLES)}).fetchall()
     return {subject: _as_after_a_restore(definition) for subject, definition in rows}
@@ -94,7 +94,7 @@ def _as_after_a_restore(definition: str) -> str:
     return re.sub(r"\(\((ARRAY\[[^]]*\])\)\)", r"(\1)", plain)
 
 
-def written() -> dict[str, str]:
+def wanted() -> dict[str, str]:
     """What the code wants: the catalogue's file, and the functions' bodies as their own files have them."""
     wanted = dict(_catalogue())
     bodies = {name: body for file in functions.files() for name, body in file.bodies.items()}

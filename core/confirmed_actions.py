@@ -94,7 +94,7 @@ class ConfirmedActionsAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, self.confirmation_template, context)
 
     def show_refusal(self, request: HttpRequest, no: DomainError, of: str = "") -> None:
-        self.message_user(request, f"{of}{': ' if of else ''}{no.says} ({no.code})", messages.ERROR)
+        self.message_user(request, f"{of}{': ' if of else ''}{no.message} ({no.code})", messages.ERROR)
 
 
 def list_url(model: type[Model]) -> str:

@@ -31,7 +31,7 @@ class DomainError(Exception):
         self.extra = extra
 
     @property
-    def says(self) -> str:
+    def message(self) -> str:
         return str(self.args[0])
 
 

@@ -56,12 +56,12 @@ class CheckCommand(BaseCommand):
     advice = ""
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = self.look()
+        found = self.find_faults()
         for fault in found:
             self.stderr.write(str(fault))
         if found:
             raise CommandError(f"{len(found)} faults (at most {FIRST} an invariant are shown). {self.advice}".rstrip())
         self.stdout.write(f"{len(self.invariants) + 1} invariants hold.")
 
-    def look(self) -> list[Fault]:
+    def find_faults(self) -> list[Fault]:
         return faults(self.invariants) + structural_faults(self.apps)

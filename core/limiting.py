@@ -21,7 +21,7 @@ class RateLimited(DomainError):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Allowance:
     """What is left of a limit."""
 
     limit: int
@@ -45,7 +45,7 @@ def _limiter() -> strategies.SlidingWindowCounterRateLimiter:
     )
 
 
-def spend(bucket: str, name: str, per_minute: int) -> Room | None:
+def spend(bucket: str, name: str, per_minute: int) -> Allowance | None:
     """Count one request of `name` in `bucket`; raise RateLimited where its minute is used up.
 
     With Redis away nobody is limited (None): a close must pass, and what guards the desk is the signature.
@@ -64,7 +64,7 @@ def spend(bucket: str, name: str, per_minute: int) -> Room | None:
     reset_s = max(1, round(window.reset_time - time.time()))
     if not allowed:
         raise RateLimited(retry_after_ms=reset_s * 1000, limit=per_minute)
-    return Room(per_minute, window.remaining, reset_s)
+    return Allowance(per_minute, window.remaining, reset_s)
 
 
 @functools.cache

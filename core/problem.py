@@ -51,7 +51,7 @@ def of(refusal: DomainError, request_id: str = "") -> dict[str, Any]:
     return body(
         status=refusal.status,
         code=refusal.code,
-        detail=refusal.says,
+        detail=refusal.message,
         retry=refusal.retry,
         request_id=request_id,
         **refusal.extra,

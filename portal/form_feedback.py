@@ -16,5 +16,5 @@ def perform(request: HttpRequest, do: Callable[[], str], page: str) -> HttpRespo
     except DomainError as no:
         faults = no.extra.get("fields", {})
         said = "; ".join(f"{name} {fault}" for name, many in faults.items() for fault in many)
-        messages.error(request, said or no.says)
+        messages.error(request, said or no.message)
     return redirect(page)

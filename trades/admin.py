@@ -171,7 +171,7 @@ class ActiveTradeAdmin(TradePage):
                 actor=actor_of(request),
             )  # fmt: skip
         except DomainError as no:
-            self.message_user(request, f"Trade {told['trade_id']}: {no.says} ({no.code})", messages.ERROR)
+            self.message_user(request, f"Trade {told['trade_id']}: {no.message} ({no.code})", messages.ERROR)
         else:
             self.message_user(request, f"Ticket {outcome['trade']['ticket_id']} is closed.")
 

@@ -215,7 +215,7 @@ def test_leftovers_are_ended_and_nobody_else(var: Path) -> None:
     embedded.remember(var, ours.pid)
     embedded.remember(var, member.pid)  # leads no group: a signal to its group would be for others
     with (var / "processes").open("a") as file:
-        file.write(f"{reused.pid} {embedded.born(os.getpid())}\nnonsense\n")
+        file.write(f"{reused.pid} {embedded.process_start(os.getpid())}\nnonsense\n")
 
     embedded.end_leftovers(var)
 

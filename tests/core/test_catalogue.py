@@ -18,7 +18,7 @@ def named() -> set[Any]:
 
 
 def of_kind(kind: Any) -> set[Any]:
-    return {subject for subject in catalogue.written() if subject.startswith(f"{kind} ")}
+    return {subject for subject in catalogue.wanted() if subject.startswith(f"{kind} ")}
 
 
 def remedies() -> dict[Any, Any]:
@@ -31,11 +31,11 @@ def test_a_fresh_database_is_as_the_code_wants_it(desk_db: str) -> None:
 
 def test_the_file_is_what_a_fresh_database_has(desk_db: str) -> None:
     """Where this fails after a new migration or function: `make catalogue`, and read its diff."""
-    assert catalogue.read("owner") == dict(catalogue.written())
+    assert catalogue.read("owner") == dict(catalogue.wanted())
 
 
 def test_covers_every_kind_of_object(desk_db: str) -> None:
-    kinds = {subject.split(" ")[0] for subject in catalogue.written()}
+    kinds = {subject.split(" ")[0] for subject in catalogue.wanted()}
 
     assert kinds == {"function", "trigger", "constraint", "index", "column", "table", "rights", "role"}
     assert len(of_kind("trigger")) > 50
@@ -112,7 +112,7 @@ def test_names_each_constraint_that_is_gone(desk_db: str) -> None:
 
 
 def test_names_each_check_that_was_loosened(desk_db: str) -> None:
-    checks = {subject for subject in of_kind("constraint") if catalogue.written()[subject].startswith("CHECK")}
+    checks = {subject for subject in of_kind("constraint") if catalogue.wanted()[subject].startswith("CHECK")}
     for subject in checks:
         table, name = subject.split(" ")[1].split(".")
         as_owner(f'alter table {table} drop constraint "{name}", add constraint "{name}" check (true)')
@@ -144,7 +144,7 @@ def test_names_a_key_whose_triggers_a_superuser_disabled(desk_db: str, superuser
 def test_each_constraint_comes_back_by_its_remedy(desk_db: str) -> None:
     for subject in of_kind("constraint"):
         table, name = subject.split(" ")[1].split(".")
-        if catalogue.written()[subject].startswith(("CHECK", "FOREIGN")):
+        if catalogue.wanted()[subject].startswith(("CHECK", "FOREIGN")):
             as_owner(f'alter table {table} drop constraint "{name}"')
 
     for remedy in remedies().values():
@@ -251,20 +251,20 @@ def test_names_a_right_too_many_or_too_few_and_how_to_put_it_back(desk_db: str, 
 def test_names_a_role_of_too_much_power(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("alter role copydesk_bot bypassrls")
-        found = catalogue.read_by(superuser)
+        found = catalogue.read_through(superuser)
 
-    assert found["role copydesk_bot"] != catalogue.written()["role copydesk_bot"]
+    assert found["role copydesk_bot"] != catalogue.wanted()["role copydesk_bot"]
 
 
 def test_a_reader_of_the_operators_own_is_no_difference(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("create role reporting")
         superuser.execute("grant select on all tables in schema public to reporting")
-        found = catalogue.read_by(superuser)
+        found = catalogue.read_through(superuser)
         superuser.execute("grant update on wallets to reporting")
-        more = catalogue.read_by(superuser)
+        more = catalogue.read_through(superuser)
 
-    assert found == dict(catalogue.written())
+    assert found == dict(catalogue.wanted())
     assert set(more) - set(found) == {"rights reporting on table wallets"}
 
 

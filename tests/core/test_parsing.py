@@ -129,7 +129,7 @@ def test_a_body_is_an_object_or_is_refused(body: Any) -> None:
     try:
         read = parsing.json_object(body)
     except RequestMalformed as no:
-        assert no.says.startswith("The body is not ")
+        assert no.message.startswith("The body is not ")
     else:
         assert isinstance(read, dict)
 

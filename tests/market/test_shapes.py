@@ -162,7 +162,7 @@ def test_refuses(wrong: str) -> None:
         read(*lines)
 
     assert (no.value.code, no.value.extra["line"]) == (code, number)
-    assert no.value.says.startswith(f"line {number}: ")
+    assert no.value.message.startswith(f"line {number}: ")
 
 
 def test_refuses_a_packed_file_that_was_cut() -> None:

@@ -138,7 +138,7 @@ def test_the_demos_strategy_is_never_closed(cast: dict[str, Any]) -> None:
 
     demo_data.make_demo()
     for _ in range(2):
-        demo_data.spare_demo()
+        demo_data.hold_demo_scores()
     leads = Strategy.objects.get(name=demo_data.DEMO_STRATEGY)
     set_score(leads.owner, ScoreKind.FLOW, "3")
     services.enforce()

@@ -115,7 +115,7 @@ def test_finds_and_names(books: Any, invariant: str, guards: list[Any], planted:
 @pytest.mark.parametrize("name", ["ledger_entries.append_only", "wallets.wallet_balance_is_its_last_entrys"])
 def test_money_stops_where_a_guard_is_gone(books: Any, name: str) -> None:
     table, _, guard = name.partition(".")
-    is_trigger = f"trigger {name}" in catalogue.written()
+    is_trigger = f"trigger {name}" in catalogue.wanted()
     as_owner(f"alter table {table} " + (f"disable trigger {guard}" if is_trigger else f"drop constraint {guard}"))
 
     said, no = told()
@@ -164,7 +164,7 @@ def test_a_fault_stops_money_until_it_is_mended(books: Any, finn: TradingAccount
     assert ledger_halt.halted()
 
     as_owner(f"update wallets set held = 30 where id = {books.pk}")
-    triggers = [subject for subject in catalogue.written() if subject.startswith("trigger wallets.")]
+    triggers = [subject for subject in catalogue.wanted() if subject.startswith("trigger wallets.")]
     as_owner(*[f"alter table wallets enable always trigger {subject.partition('.')[2]}" for subject in triggers])
     assert "still halted" in told()[1]
     assert told(resume=True) == (f"{len(checks.INVARIANTS) + 1} invariants hold.\nMoney moves again.\n", "")

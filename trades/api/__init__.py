@@ -70,7 +70,7 @@ class KeyRate(BaseThrottle):
         if credential.rate_per_minute:
             room = limiting.spend("key", credential.key.partition(".")[0], credential.rate_per_minute)
             limiting.spend("account", str(credential.account_id), settings.RATE_PER_ACCOUNT)
-            http_request(request).rate_room = room
+            http_request(request).rate_allowance = room
         return True
 
 
@@ -96,7 +96,7 @@ class BotView(APIView):
         call = getattr(request._request, "signed_call", None)
         if call is not None:
             signed_http.sign_response(call, answer)
-        room = getattr(request._request, "rate_room", None)
+        room = getattr(request._request, "rate_allowance", None)
         for name, value in (room.headers() if room else {}).items():
             answer[name] = value
         return answer

@@ -219,8 +219,7 @@ def _amount(value: Decimal) -> str:
 
 def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:
     """One verb in the caller's transaction. Its event goes out after the commit, or never."""
-    caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
-    outcome = _ask(verb, {**caller, "account": account.pk}, args)
+    outcome = _ask(verb, {**actor.caller(), "account": account.pk}, args)
     if (refusal := errors.of_outcome(outcome)) is not None:
         raise refusal
     if "event" in outcome:

@@ -460,13 +460,12 @@ def _move(
 
 def call_ledger(function: str, actor: audit.Actor, args: dict[str, Any]) -> dict[str, Any]:
     """Call a ledger function, in the caller's transaction or its own; return its outcome, or raise its refusal."""
-    caller = {"kind": actor.kind, "actor": actor.name, "ip": actor.ip, "request_id": actor.request_id}
 
     def attempt() -> dict[str, Any]:
         with translated_errors(), use_case_or_part(), connection.cursor() as cursor:
             cursor.execute(
                 f"select {function}(%s::jsonb, %s::jsonb)::text",  # never a caller's text
-                [orjson.dumps(caller).decode(), orjson.dumps(args).decode()],
+                [orjson.dumps(actor.caller()).decode(), orjson.dumps(args).decode()],
             )
             (answer,) = cursor.fetchone() or ("{}",)
             outcome: dict[str, Any] = orjson.loads(answer)

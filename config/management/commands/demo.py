@@ -64,7 +64,7 @@ class Command(BaseCommand):
     @staticmethod
     def _provider(folder: Path, *, url: str, bars_per_s: int, **_: Any) -> tuple[NewSecret, list[str]]:
         leads = demo_data.make_demo()
-        demo_data.spare_demo()
+        demo_data.hold_demo_scores()
         market.import_candles(
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )

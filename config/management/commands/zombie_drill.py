@@ -23,7 +23,7 @@ class Command(BaseCommand):
         try:
             report = rules.run(actor=audit.SYSTEM, by="the command", url=options["url"])
         except reports.AlreadyRunning as no:
-            raise CommandError(no.says) from None
+            raise CommandError(no.message) from None
         self._print(report)
         if not report.passed:
             raise CommandError(f"{len(report.broken)} of {len(report.findings)} rules did not hold.")

@@ -35,7 +35,7 @@ class Command(BaseCommand):
         except Invalid as no:
             raise CommandError(f"{no.code}: {no.extra['fields']}") from no
         except DomainError as no:
-            raise CommandError(f"{no.code}: {no.says}") from no
+            raise CommandError(f"{no.code}: {no.message}") from no
         self.stdout.write(f"{holes:,} holes, {missing:,} bars missing in them; {weekends:,} weekends.")
 
 

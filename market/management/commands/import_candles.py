@@ -57,7 +57,7 @@ class Command(BaseCommand):
         except Invalid as no:
             raise CommandError(f"{no.code}: {no.extra['fields']}") from no
         except DomainError as no:
-            raise CommandError(f"{no.code}: {no.says}{self._kept()}") from no
+            raise CommandError(f"{no.code}: {no.message}{self._kept()}") from no
         except OSError as no:
             raise CommandError(f"{options['file']}: {no.strerror or no}{self._kept()}") from no
         except KeyboardInterrupt as no:

@@ -18,7 +18,7 @@ class Command(CheckCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--resume", action="store_true", help="end the halt, once all invariants hold")
 
-    def look(self) -> list[Fault]:
+    def find_faults(self) -> list[Fault]:
         return ledger_halt.check()
 
     def handle(self, *args: Any, **options: Any) -> None:
