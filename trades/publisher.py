@@ -7,6 +7,7 @@ So publishing never waits and never fails a request.
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import structlog
@@ -24,7 +25,7 @@ def group(strategy_id: int) -> str:
     return f"strategy-{strategy_id}"
 
 
-def publish(outcome: dict[str, Any]) -> None:
+def publish(outcome: Mapping[str, Any]) -> None:
     """Send the outcome of a committed transition to whoever watches its strategy. Returns at once."""
     delta = {
         "type": outcome["event"],

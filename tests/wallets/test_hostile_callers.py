@@ -386,4 +386,4 @@ def test_what_a_claim_collects_is_its_payers_and_its_kind(scene: dict[str, Any])
         if not pay.balance:
             services.deposit(wallet=pay, amount=Decimal(5), note="", idempotency_key="five")
         with pytest.raises(Exception, match="this is no fee of claim"):
-            services.ask("ledger_move", services.audit.SYSTEM, args)
+            services.call_ledger("ledger_move", services.audit.SYSTEM, args)

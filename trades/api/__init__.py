@@ -1,7 +1,7 @@
 """The endpoints. One class an operation: read the request, one call of the services, write the answer."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -144,7 +144,8 @@ def response_body(outcome: Outcome) -> dict[str, Any]:
         body["already"] = True
     if code == "ignored":
         body["ignored"] = True
-    return body | {name: outcome[name] for name in _ALSO if name in outcome}
+    fields: Mapping[str, Any] = outcome
+    return body | {name: fields[name] for name in _ALSO if name in fields}
 
 
 _STATUS = {"opened": "broadcasted", "open_already": "broadcasted", "closed": "CLOSED", "closed_already": "CLOSED"}

@@ -1,5 +1,8 @@
 """What copiers say besides their trades: the beat, why something was not copied, what their account is worth."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from django.http import HttpResponse
 from rest_framework.request import Request
 
@@ -30,7 +33,8 @@ class Heartbeat(BotView):
         answered = reconciliation.answers(found, known, told)
         outcome = api.done(call, "copier_beat", {**heartbeat, "told": reconciliation.summary(answered, told)})
         reconciliation.activate_next_secrets(known, found, told)
-        lease = {name: outcome[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
+        fields: Mapping[str, Any] = outcome
+        lease = {name: fields[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
         return json_response({**lease, "subscriptions": answered})
 
 

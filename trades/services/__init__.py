@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import orjson
 from django.db import connection, transaction
@@ -70,7 +70,18 @@ class LeaseLost(DomainError):
     detail = "Another copier took over this account. Open nothing more; stop this one, or start it anew."
 
 
-Outcome = dict[str, Any]
+class Outcome(TypedDict, total=False):
+    """The answer of a function in trades/sql: its code, and the fields that belong to that code."""
+
+    code: Required[str]
+    refused: bool
+    replayed: bool  # answered from what was kept under the idempotency key
+    event: str  # in the stream of `strategy_id`
+    strategy_id: int
+    trade: dict[str, Any]
+    fence: int  # of a copier's heartbeat: its lease
+    lease_ms: int
+    may_open_in_ms: int
 
 
 @dataclass(frozen=True, slots=True)
