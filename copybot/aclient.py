@@ -14,7 +14,7 @@ from copybot.protocol import Answer, Attempt, Call, Line, Repeat, encoded, query
 
 @dataclass
 class AsyncClient(Line):
-    """One key's connection, of one event loop. Tasks that share it wait for each other. Else as Client."""
+    """One key's connection in one event loop. Tasks that share it wait for each other. Otherwise like Client."""
 
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep, repr=False, kw_only=True)
     _http: httpx.AsyncClient | None = field(default=None, init=False, repr=False)
@@ -23,7 +23,7 @@ class AsyncClient(Line):
     # --- trades
 
     async def active(self, *, etag: str = "") -> Any:
-        """The snapshot; None where it is still the one of this `etag`."""
+        """The snapshot; None if it still has this `etag`."""
         answer = await self._finish(Call(self, "GET", ACTIVE, etag=etag))
         self.etag = answer.headers.get("etag", "")
         return None if answer.status == 304 else answer.json()
@@ -35,7 +35,7 @@ class AsyncClient(Line):
         return (await self.send("PATCH", f"{ACTIVE}/{ticket}", stops, idempotency_key=idempotency_key)).json()
 
     async def reduce(self, ticket: str, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Partial close. `volume` is what must remain."""
+        """Close a part. `volume`: the lots that remain open."""
         return (await self.send("POST", f"{ACTIVE}/{ticket}/reduce", fields, idempotency_key=idempotency_key)).json()
 
     async def close(self, ticket: str, *, idempotency_key: str = "", **query: Any) -> Any:
@@ -44,19 +44,19 @@ class AsyncClient(Line):
     # --- a copier's reports
 
     async def heartbeat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Say what is held, and have the lease renewed. Raises LeaseLost where a newer instance has it."""
+        """Report the held copies and renew the lease. Raises LeaseLost if a newer instance has it."""
         return (await self.send("POST", HEARTBEAT, fields, idempotency_key=idempotency_key)).json()
 
     async def skip(self, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Say why a trade is not copied."""
+        """Report why a trade is not copied."""
         return (await self.send("POST", SKIPS, fields, idempotency_key=idempotency_key)).json()
 
     async def report_order(self, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Say how an order fared; the answer has its slippage."""
+        """Report an order's execution; the answer has its slippage."""
         return (await self.send("POST", ORDERS, fields, idempotency_key=idempotency_key)).json()
 
     async def time(self) -> Any:
-        """The desk's time, unsigned: to be looked at, not to be trusted. `desk_ms` is what signed answers told."""
+        """The desk's time from an unsigned answer, for display only. Use `desk_ms`, which signed answers set."""
         try:
             return (await self._connected().get(f"{self.origin}{TIME}")).json()
         except (httpx.HTTPError, ValueError) as fault:
@@ -73,7 +73,7 @@ class AsyncClient(Line):
         query: Mapping[str, Any] | None = None,
         idempotency_key: str = "",
     ) -> Answer:
-        """Send one request to its end: repeat while the outcome is unknown, raise DeskError where it was refused."""
+        """Send a request until its outcome is known. Raises DeskError if the desk refused it."""
         body = b"" if fields is None else encoded(fields)
         return await self._finish(Call(self, method, path, query_of(query), body, idempotency_key))
 
@@ -84,14 +84,14 @@ class AsyncClient(Line):
 
     async def _finish(self, call: Call) -> Answer:
         while True:
-            found = await self._step(call)
-            if isinstance(found, Answer):
-                return found
-            await self.sleep(found.after_s)
+            outcome = await self._step(call)
+            if isinstance(outcome, Answer):
+                return outcome
+            await self.sleep(outcome.after_s)
 
     async def _step(self, call: Call) -> Answer | Repeat:
         async with self._turn:
-            self._connected()  # before it is signed: the signature's time runs
+            self._connected()  # connect before signing: the signature's time window is short
             try:
                 answer = await asyncio.wait_for(self._exchange(call.next()), self.timeout_s)
             except (httpx.HTTPError, TimeoutError) as fault:
@@ -99,12 +99,12 @@ class AsyncClient(Line):
             return call.judge(answer)
 
     async def _exchange(self, attempt: Attempt) -> Answer:
-        """The whole of the answer, of the size that an answer may have."""
+        """Read the whole answer, within the size allowed."""
         body = bytearray()
-        asked = self._connected().stream(
+        response = self._connected().stream(
             attempt.method, attempt.url, headers=attempt.headers, content=attempt.body or None
         )
-        async with asked as raw:
+        async with response as raw:
             async for chunk in raw.aiter_raw():
                 body += chunk
                 if len(body) > MOST_BYTES:

@@ -1,4 +1,4 @@
-"""What a copier needs of a broker: a small port. Whoever implements it may be slow, may fail, may not know."""
+"""The port to a broker. An implementation may be slow, may fail, and may not know the outcome of an order."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Outcome(StrEnum):
-    """What became of an order. UNKNOWN: it may have been executed, or may be yet; nobody must send it again blindly."""
+    """The outcome of an order. UNKNOWN: it may have been executed, or may still be. Never resend it blindly."""
 
     DONE = "DONE"
     REJECTED = "REJECTED"
@@ -15,7 +15,7 @@ class Outcome(StrEnum):
 
 
 class Trace(StrEnum):
-    """What a broker's books hold of a magic number besides open positions."""
+    """What a broker's orders and history show of a magic number, besides open positions."""
 
     NONE = "NONE"
     PENDING = "PENDING"
@@ -23,7 +23,7 @@ class Trace(StrEnum):
 
 
 class Entry(StrEnum):
-    """Whether a deal opened a position (or added to it), or closed it (or a part of it)."""
+    """Whether a deal opened or increased a position (IN), or closed or reduced it (OUT)."""
 
     IN = "IN"
     OUT = "OUT"
@@ -50,10 +50,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """What was executed. `side`: of the deal itself, so the close of a BUY is a SELL. `at_ms`: the broker's own time.
+    """One execution. `side`: of the deal itself, so the close of a BUY is a SELL. `at_ms`: the broker's own time.
 
-    `profit`: in the account's currency, with swap and commission, which `costs` tells apart (a charge is negative).
-    `reason`: TP, SL, STOP_OUT, or MANUAL for whatever was ordered.
+    `profit`: in the account's currency, including swap and commission. `costs`: swap and commission alone, negative for
+    a charge. `reason`: TP, SL, STOP_OUT, or MANUAL for any order.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Quote:
     ask: Decimal
 
     def of(self, side: str) -> Decimal:
-        """The price at which an order to this side is filled."""
+        """The price at which an order of this side is filled."""
         return self.ask if side == "BUY" else self.bid
 
 
@@ -96,7 +96,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`code`: the broker's, in MetaTrader's numbers. `why`: of a refusal, one of the reasons the desk knows."""
+    """`code`: the broker's, in MetaTrader's numbers. `why`: a refusal's reason, from the list that the desk knows."""
 
     outcome: Outcome
     code: int = 0
@@ -104,45 +104,45 @@ class Result:
 
 
 class Broker(Protocol):
-    """An account at a broker. An exception of any of these means that the outcome is unknown."""
+    """An account at a broker. An exception from any of these methods means that the outcome is unknown."""
 
     def positions(self) -> list[Position]: ...
 
     def trace(self, magic: int) -> Trace:
-        """Whether an order or a deal with this number waits or is in the history."""
+        """Whether an order with this magic is pending, or an order or deal with it is in the history."""
 
     def fit(
         self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> tuple[Decimal, Decimal | None, Decimal | None]:
         """What the symbol's steps allow: the volume rounded down, the stops to the nearest tick. Zero stays zero.
 
-        The same for the same arguments, whatever the price is. Unchanged where the symbol is unknown: zero would mean
-        that a position must be closed.
+        The result does not depend on the price. For an unknown symbol the arguments come back unchanged, because a
+        volume of zero would close a position.
         """
 
     def is_settled(self) -> bool:
-        """Whether the broker is connected and its history complete, so that what is not in it did not happen."""
+        """Whether the broker is connected and its history is complete, so that a deal not in it did not happen."""
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result: ...
 
     def close(self, position: Position, volume: Decimal) -> Result:
-        """Take so many lots off a position."""
+        """Close `volume` lots of a position."""
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result: ...
 
 
 class Terminal(Broker, Protocol):
-    """A broker's account with its books and prices."""
+    """A broker's account with its history and prices."""
 
     def deals(self, position: str) -> list[Deal]:
-        """Of one position, oldest first; complete where `is_settled()`."""
+        """The deals of one position, oldest first; complete if `is_settled()`."""
 
     def position_under(self, magic: int) -> str:
-        """The position that was opened under a magic number, open or gone; empty where there is none."""
+        """The id of the position that was opened under a magic number, open or closed; empty if there is none."""
 
     def quote(self, symbol: str) -> Quote | None:
-        """None: the symbol is unknown, or has no price now."""
+        """The current price; None if the symbol is unknown or has no price now."""
 
     def account(self) -> Account: ...

@@ -1,7 +1,7 @@
-"""What is traded on paper, and its price at any moment, out of bars: the same for whoever asks, whenever that is.
+"""Instruments of the paper broker, and their price at any moment out of bars. The price does not depend on the caller.
 
-Inside a bar the price goes in three straight legs of equal time: open, the extreme against the bar's direction, the
-other extreme, close. So whether a stop or a target was touched first does not depend on when somebody looked.
+Inside a bar the price moves in three straight legs of equal time: open, the extreme against the bar's direction, the
+other extreme, close. So whether a stop or a target was touched first does not depend on when a process looks.
 """
 
 import csv
@@ -15,7 +15,7 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
-# Market time on paper began then, so that whoever follows the same bars at the same speed sees the same price.
+# The anchor of market time on paper, so that all processes with the same bars and speed see the same price.
 PAPER_BEGAN_MS = 1_767_225_600_000
 STEPS = 12  # of a bar; a multiple of its three legs
 _WEEK_MS = 7 * 24 * 3_600_000
@@ -48,21 +48,21 @@ class Clock:
         return self.starts_at + (self.wall_ms() - self.anchor_ms) * self.speed
 
     def wall_at(self, market_ms: int) -> int:
-        """When on the wall it was, or will be, so late on the market."""
+        """The wall clock's time at a moment of market time, in ms."""
         return self.anchor_ms + (market_ms - self.starts_at) // self.speed
 
 
 class Candles:
-    """Bars of one symbol, all of one length; where there is none the market is closed.
+    """Bars of one symbol, all of one length. Where there is no bar the market is closed.
 
-    `repeats`: they begin anew after as many whole weeks as they fill, so that weekends stay weekends.
+    `repeats`: the bars start over after the whole weeks that they fill, so that weekends stay weekends.
     """
 
     def __init__(self, bars: Iterable[Bar], *, digits: int, repeats: bool = False) -> None:
         self.bars = list(bars)
-        if len(self.bars) < 2 or any(one.at_ms >= other.at_ms for one, other in pairwise(self.bars)):
+        if len(self.bars) < 2 or any(bar.at_ms >= later.at_ms for bar, later in pairwise(self.bars)):
             raise ValueError("two bars or more, oldest first")
-        steps = Counter(other.at_ms - one.at_ms for one, other in pairwise(self.bars))
+        steps = Counter(later.at_ms - bar.at_ms for bar, later in pairwise(self.bars))
         self.length_ms = min(steps)
         self.tick = Decimal(1).scaleb(-digits)
         first, last = self.bars[0].at_ms, self.bars[-1].at_ms + self.length_ms
@@ -91,8 +91,8 @@ class Candles:
         return found is not None and at_ms - found[1] < self.length_ms
 
     def bid(self, at_ms: int) -> Decimal:
-        """The price then; while the market is closed, the last one. Before the first bar: its open."""
-        latest = self._latest  # asked again and again, for all that is open
+        """The bid at a moment; while the market is closed the last one, before the first bar its open."""
+        latest = self._latest  # a cache: each open position asks for the same moment
         if latest[0] != at_ms:
             self._latest = latest = at_ms, self._bid(at_ms)
         return latest[1]
@@ -101,12 +101,12 @@ class Candles:
         """The bars that ended in (after, until], oldest first."""
         starts_at = after_ms - self.length_ms
         while (starts_at := self._next_start(starts_at)) <= until_ms - self.length_ms:
-            found = self._bar(starts_at)
-            assert found is not None
-            yield found[0]
+            latest = self._bar(starts_at)
+            assert latest is not None
+            yield latest[0]
 
     def instants(self, after_ms: int, until_ms: int) -> Iterator[int]:
-        """The moments in (after, until] between which the price goes in a straight line, or stands still, or jumps."""
+        """The moments in (after, until] between which the price moves in a straight line, stands still or jumps."""
         at = after_ms
         while (at := self._next_instant(at)) <= until_ms:
             yield at
@@ -134,7 +134,7 @@ class Candles:
         found = self._bar(after_ms)
         if found is not None and after_ms - found[1] < self.length_ms - 1:
             step = (after_ms - found[1]) * STEPS // self.length_ms + 1
-            # the last one is just before the end: there, the next bar's open may be elsewhere
+            # The last instant is just before the bar's end, because the next bar may open at another price.
             return found[1] + min(-(-step * self.length_ms // STEPS), self.length_ms - 1)
         return self._next_start(after_ms)
 
@@ -149,11 +149,11 @@ class Candles:
         leg, into = divmod(gone_ms * 3, self.length_ms)
         if leg == 3:
             return bar.close
-        one, other = bar.nodes[leg], bar.nodes[leg + 1]
-        return (one + (other - one) * into / self.length_ms).quantize(self.tick)
+        start, end = bar.nodes[leg], bar.nodes[leg + 1]
+        return (start + (end - start) * into / self.length_ms).quantize(self.tick)
 
     def _bar(self, at_ms: int) -> tuple[Bar, int] | None:
-        """The last bar that has begun, and when."""
+        """The last bar that has begun, and when it began."""
         within, turn = self._folded(at_ms)
         index = bisect_right(self._times, within) - 1
         return None if index < 0 else (self.bars[index], turn + self._times[index])
@@ -167,7 +167,7 @@ class Candles:
 
 @dataclass(frozen=True)
 class Instrument:
-    """What is traded. `base` and `quote`: currencies; by default the symbol's first and second three letters."""
+    """A traded symbol. `base`, `quote`: currencies; by default the symbol's first and second three letters."""
 
     symbol: str
     candles: Candles
@@ -178,7 +178,7 @@ class Instrument:
     volume_step: Decimal = Decimal("0.01")
     base: str = ""
     quote: str = ""
-    commission: Decimal = Decimal(0)  # a lot and deal, in the account's currency
+    commission: Decimal = Decimal(0)  # per lot and deal, in the account's currency
 
     @property
     def spread(self) -> Decimal:
@@ -189,29 +189,29 @@ class Instrument:
         return self.base or self.symbol[:3], self.quote or self.symbol[3:6]
 
     def price(self, side: str, at_ms: int) -> Decimal:
-        """At which an order to this side is filled."""
+        """The price at which an order of this side is filled."""
         return self.candles.bid(at_ms) + (self.spread if side == "BUY" else 0)
 
 
 class Market:
-    """Instruments, and what their currencies are worth in an account's. Raises ValueError where none of them tells."""
+    """Instruments, and rates into an account's currency. Raises ValueError if no instrument gives a rate."""
 
     def __init__(self, instruments: Iterable[Instrument], currency: str) -> None:
         self.currency = currency
-        self.instruments = {one.symbol: one for one in instruments}
-        for one in self.instruments.values():
-            for name in one.currencies:
-                self.rate(name, one.candles.starts_at)
+        self.instruments = {instrument.symbol: instrument for instrument in instruments}
+        for instrument in self.instruments.values():
+            for name in instrument.currencies:
+                self.rate(name, instrument.candles.starts_at)
 
     def rate(self, currency: str, at_ms: int) -> Decimal:
         if currency == self.currency:
             return Decimal(1)
-        for one in self.instruments.values():
-            if one.currencies == (currency, self.currency):
-                return one.candles.bid(at_ms)
-            if one.currencies == (self.currency, currency):
-                return 1 / one.candles.bid(at_ms)
-        raise ValueError(f"no instrument turns {currency} into {self.currency}")
+        for instrument in self.instruments.values():
+            if instrument.currencies == (currency, self.currency):
+                return instrument.candles.bid(at_ms)
+            if instrument.currencies == (self.currency, currency):
+                return 1 / instrument.candles.bid(at_ms)
+        raise ValueError(f"no instrument converts {currency} to {self.currency}")
 
 
 def _ms(text: str) -> int:

@@ -1,8 +1,8 @@
 """A bot's connection to the desk: signs each request, checks each answer, repeats what is safe to repeat.
 
-No answer, or a 5xx, means that the outcome is unknown. The request is then repeated with a new time and number and
-the *same* Idempotency-Key, so that its effect happens at most once. What is decided lies in `protocol`; here it is
-sent. `aclient` has the same for asyncio.
+No answer, or a 5xx, means that the outcome is unknown. The client then repeats the request with a new time and number
+and the *same* Idempotency-Key, so that its effect happens at most once. `protocol` makes the decisions, this module
+sends. `aclient` is the same for asyncio.
 """
 
 import functools
@@ -32,10 +32,10 @@ MOST_BYTES = 64 * 1024 * 1024
 class Client(Line):
     """One key's connection. A key is for one sender at a time: threads that share a client wait for each other.
 
-    `attempts` and `patience_s` bound a call as a whole, `timeout_s` each attempt. Calls raise a DeskError of `errors`
-    where the desk refused, Transport where no certain answer came, AnswerForged where the answers were not the desk's.
-    Every write takes an `idempotency_key`, which names its effect: the same one for the same effect, also after a
-    crash. Without one each call is an effect of its own. `etag`: that of the last snapshot.
+    `attempts` and `patience_s` bound a call as a whole, `timeout_s` bounds each attempt. A call raises a DeskError of
+    `errors` if the desk refused, Transport if no certain answer came, AnswerForged if the answers were not the desk's.
+    Every write takes an `idempotency_key`, which names its effect: use the same key for the same effect, also after a
+    crash. Without a key each call is an effect of its own. `etag`: the last snapshot's.
     """
 
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False, kw_only=True)
@@ -45,7 +45,7 @@ class Client(Line):
     # --- trades
 
     def active(self, *, etag: str = "") -> Any:
-        """The snapshot; None where it is still the one of this `etag`."""
+        """The snapshot; None if it still has this `etag`."""
         answer = self._finish(Call(self, "GET", ACTIVE, etag=etag))
         self.etag = answer.headers.get("etag", "")
         return None if answer.status == 304 else answer.json()
@@ -57,7 +57,7 @@ class Client(Line):
         return self.send("PATCH", f"{ACTIVE}/{ticket}", stops, idempotency_key=idempotency_key).json()
 
     def reduce(self, ticket: str, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Partial close. `volume` is what must remain."""
+        """Close a part. `volume`: the lots that remain open."""
         return self.send("POST", f"{ACTIVE}/{ticket}/reduce", fields, idempotency_key=idempotency_key).json()
 
     def close(self, ticket: str, *, idempotency_key: str = "", **query: Any) -> Any:
@@ -66,19 +66,19 @@ class Client(Line):
     # --- a copier's reports
 
     def heartbeat(self, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Say what is held, and have the lease renewed. Raises LeaseLost where a newer instance has it."""
+        """Report the held copies and renew the lease. Raises LeaseLost if a newer instance has it."""
         return self.send("POST", HEARTBEAT, fields, idempotency_key=idempotency_key).json()
 
     def skip(self, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Say why a trade is not copied."""
+        """Report why a trade is not copied."""
         return self.send("POST", SKIPS, fields, idempotency_key=idempotency_key).json()
 
     def report_order(self, *, idempotency_key: str = "", **fields: Any) -> Any:
-        """Say how an order fared; the answer has its slippage."""
+        """Report an order's execution; the answer has its slippage."""
         return self.send("POST", ORDERS, fields, idempotency_key=idempotency_key).json()
 
     def time(self) -> Any:
-        """The desk's time, unsigned: to be looked at, not to be trusted. `desk_ms` is what signed answers told."""
+        """The desk's time from an unsigned answer, for display only. Use `desk_ms`, which signed answers set."""
         try:
             return self._connected().get(f"{self.origin}{TIME}").json()
         except (httpx.HTTPError, ValueError) as fault:
@@ -95,12 +95,12 @@ class Client(Line):
         query: Mapping[str, Any] | None = None,
         idempotency_key: str = "",
     ) -> Answer:
-        """Send one request to its end: repeat while the outcome is unknown, raise DeskError where it was refused."""
+        """Send a request until its outcome is known. Raises DeskError if the desk refused it."""
         body = b"" if fields is None else encoded(fields)
         return self._finish(Call(self, method, path, query_of(query), body, idempotency_key))
 
     def once(self, method: str, path: str, query: str, body: bytes, effect: str) -> Answer:
-        """One attempt, whatever its answer. Raises Transport, and AnswerForged where the desk did not sign it."""
+        """One attempt; returns its answer, refusals too. Raises Transport, or AnswerForged if the desk did not sign."""
         with self._turn:
             self._connected()
             attempt = self.attempt(method, path, query, body, effect)
@@ -122,14 +122,14 @@ class Client(Line):
 
     def _finish(self, call: Call) -> Answer:
         while True:
-            found = self._step(call)
-            if isinstance(found, Answer):
-                return found
-            self.sleep(found.after_s)
+            outcome = self._step(call)
+            if isinstance(outcome, Answer):
+                return outcome
+            self.sleep(outcome.after_s)
 
     def _step(self, call: Call) -> Answer | Repeat:
         with self._turn:
-            self._connected()  # before it is signed: the signature's time runs
+            self._connected()  # connect before signing: the signature's time window is short
             try:
                 answer = self._exchange(call.next())
             except httpx.HTTPError as fault:
@@ -137,12 +137,12 @@ class Client(Line):
             return call.judge(answer)
 
     def _exchange(self, attempt: Attempt) -> Answer:
-        """The whole of the answer, within the time and the size that an answer may have."""
+        """Read the whole answer, within the time and the size allowed."""
         until_s, body = self.monotonic_s() + self.timeout_s, bytearray()
-        asked = self._connected().stream(
+        response = self._connected().stream(
             attempt.method, attempt.url, headers=attempt.headers, content=attempt.body or None
         )
-        with asked as raw:
+        with response as raw:
             for chunk in raw.iter_raw():
                 body += chunk
                 if self.monotonic_s() > until_s or len(body) > MOST_BYTES:
@@ -157,9 +157,9 @@ class Client(Line):
 
 @functools.cache
 def trusted() -> ssl.SSLContext:
-    """The authorities that a desk's certificate may come from. Reading them takes longer than a request."""
+    """The trusted certificate authorities. Cached, because reading them takes longer than a request."""
     return httpx.create_ssl_context(trust_env=False)
 
 
-# What is signed is what is on the wire: nothing is packed on the way.
+# No compression: the signature covers the bytes on the wire.
 PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "copybot"}

@@ -1,4 +1,4 @@
-"""What a broker's deals say of a position: which trades it is made of, and how each of them came to its end. Pure."""
+"""Reads the trades of a position out of a broker's deals: how each was opened, reduced and closed. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ _UNIT = Decimal("0.00000001")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one closing deal took off a trade, and what remained of it then."""
+    """The part of a trade that one deal closed. `remaining`: the lots still open afterwards."""
 
     deal: str
     remaining: Decimal
@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(slots=True)
 class Trade:
-    """One opening order's share of a position, from its deals alone. `costs`: what opening it was charged."""
+    """The share of a position that one order opened, from its deals alone. `costs`: what the opening deals charged."""
 
     ticket: str
     order: str
@@ -38,15 +38,15 @@ class Trade:
 
 
 class DealsIncomplete(Exception):
-    """Deals that take off more than was opened: some are missing."""
+    """The deals close more than they opened: some are missing."""
 
 
 def trades_of(deals: Iterable[Deal]) -> list[Trade]:
     """The trades of one position, in the order in which they were opened.
 
-    On a hedging account that is one. On a netting account each order that adds to the position is a trade of its own:
-    the first has the position's number, later ones their order's. What is taken off is taken off the oldest first; a
-    reversal closes all and opens another. Raises DealsIncomplete.
+    On a hedging account there is one. On a netting account each order that increases the position is its own trade:
+    the first has the position's number as its ticket, later ones their order's. Closing deals close the oldest trade
+    first; a reversal closes all of them and opens another. Raises DealsIncomplete.
     """
     trades: list[Trade] = []
     for deal in deals:
@@ -58,7 +58,7 @@ def trades_of(deals: Iterable[Deal]) -> list[Trade]:
 
 
 def _add(trades: list[Trade], deal: Deal) -> None:
-    filled = next((one for one in trades if one.order == deal.order and one.side == deal.side), None)
+    filled = next((trade for trade in trades if trade.order == deal.order and trade.side == deal.side), None)
     if filled is None:
         ticket = deal.order if trades else deal.position
         trades.append(
@@ -86,4 +86,4 @@ def _take_off(trades: list[Trade], deal: Deal) -> None:
             profit += trade.costs
         trade.parts.append(Part(deal.id, trade.remaining, deal.price, profit, deal.at_ms, deal.reason))
     if left:
-        raise DealsIncomplete(f"deal {deal.id} takes off {left} lots more than was opened")
+        raise DealsIncomplete(f"deal {deal.id} closes {left} lots more than were opened")

@@ -1,4 +1,4 @@
-"""What may come back instead of an answer. A class for each thing that a bot does about it; `code` tells the rest."""
+"""The errors of a call. One class for each way in which a bot should react; `code` gives the exact refusal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _UNDECIDED = frozenset({"busy", "rate_limited", "clock_outside_window", "seq_rep
 
 
 class DeskError(Exception):
-    """The desk refused. `code` is stable, `problem` the whole document.
+    """The desk refused. `code` is stable, `problem` is the whole document.
 
     `after_silence`: an earlier attempt of the same call got no answer. See `may_have_happened`.
     """
@@ -22,25 +22,25 @@ class DeskError(Exception):
 
     @property
     def retry(self) -> str:
-        """What the desk says may be done next: never, new_seq, same_key, after, rotate or resync."""
+        """What the bot may do next, according to the desk: never, new_seq, same_key, after, rotate or resync."""
         return str(self.problem.get("retry", "never"))
 
     @property
     def may_have_happened(self) -> bool:
-        """Whether an earlier attempt may have had its effect: this refusal is of the caller, not of the effect."""
+        """Whether an earlier attempt may have had its effect: this refusal concerns the caller, not the effect."""
         return self.after_silence and (isinstance(self, KeyRefused | ScopeDenied) or self.code in _UNDECIDED)
 
 
 class KeyRefused(DeskError):
-    """This key, or this address, is not let in. No later request fares better until its owner has seen to it."""
+    """The desk refuses this key or this address. Further requests fail until the key's owner resolves it."""
 
 
 class ScopeDenied(DeskError):
-    """A key of this kind may not do that, and never will."""
+    """A key of this kind never has this right."""
 
 
 class RateLimited(DeskError):
-    """Too many requests, and the wait asked for is longer than the call may take."""
+    """Too many requests, and the requested wait is longer than the call may take."""
 
     @property
     def retry_after_s(self) -> float:
@@ -48,11 +48,11 @@ class RateLimited(DeskError):
 
 
 class LeaseLost(DeskError):
-    """A newer instance follows for this account: open nothing more. Closes go on until this one is stopped."""
+    """A newer instance copies for this account: open no more trades. Closes continue until this instance stops."""
 
 
 class TradeClosed(DeskError):
-    """The trade is closed, for ever. `problem["trade"]`, where it is there, says how."""
+    """The trade is closed for ever. `problem["trade"]`, if present, says how."""
 
 
 class TradeUnknown(DeskError):
@@ -60,15 +60,15 @@ class TradeUnknown(DeskError):
 
 
 class Different(DeskError):
-    """The desk was told otherwise before, and the first word stands. Look for the mistake; do not send it again."""
+    """An earlier report differs, and the first one stands. Find the mistake; do not send this one again."""
 
 
 class OpensRefused(DeskError):
-    """The strategy opens nothing now. Closes pass."""
+    """The strategy accepts no new trades now. Closes pass."""
 
 
 class Invalid(DeskError):
-    """The request can be read, but not what it says. `fields`: each field with its faults."""
+    """The request has invalid fields. `fields`: the faults of each field."""
 
     @property
     def fields(self) -> dict[str, list[str]]:
@@ -76,17 +76,17 @@ class Invalid(DeskError):
 
 
 class Misused(DeskError):
-    """A mistake in how the client is used or in the client itself: mend the program."""
+    """A mistake in the client or in its use: fix the program."""
 
 
 class ClockRefused(DeskError):
-    """The clock is still outside the window after it was set by the desk's: the answers take too long, say."""
+    """The request's time is outside the window even by the desk's clock; answers take too long, for example."""
 
 
 class Transport(ConnectionError):
-    """No certain answer. The effect may have happened, or may yet.
+    """No certain answer: the effect may have happened, or may still happen.
 
-    `idempotency_key` names it: sent again under that key, it happens once.
+    `idempotency_key` names the effect. Sent again under that key, it happens once.
     """
 
     def __init__(self, why: str, *, idempotency_key: str = "") -> None:
@@ -95,9 +95,9 @@ class Transport(ConnectionError):
 
 
 class AnswerForged(Exception):
-    """The answer to a signed request was not signed by the desk. It must not be acted on.
+    """The answer to a signed request was not signed by the desk. Do not act on it.
 
-    Of a write nobody knows then whether it happened: `idempotency_key` names it, as with Transport.
+    The outcome of a write is then unknown; `idempotency_key` names it, as with Transport.
     """
 
     def __init__(self, why: str, *, idempotency_key: str = "") -> None:
@@ -135,6 +135,6 @@ KINDS: dict[str, type[DeskError]] = {
 
 
 def refusal(status: int, problem: Mapping[str, Any], *, after_silence: bool = False) -> DeskError:
-    """The error of this problem document; a plain DeskError where its code needs no class of its own."""
+    """The error for a problem document; a plain DeskError if its code has no class of its own."""
     kind = KINDS.get(str(problem.get("code", "")), DeskError)
     return kind(status, problem, after_silence=after_silence)

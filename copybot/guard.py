@@ -1,12 +1,12 @@
-"""What stands between signals and a broker: no trade is opened twice, none comes back, whatever crashes when.
+"""The guard between signals and a broker: no trade is opened twice and no closed trade comes back, whatever crashes.
 
-A broker is not transactional and has no order id of the client's own, so "exactly once" cannot be had. An open happens
-at most once: a missed trade costs an opportunity, a doubled one costs money. A close, a reduction, a change of stops
-are targets (`volume must be 0`) that are driven at until the broker's books agree: repeating them does no harm.
+A broker is not transactional and knows no order id of the client's, so "exactly once" is impossible. An open happens
+at most once: a missed trade costs an opportunity, a doubled one costs money. A close, a reduction and a change of stops
+are targets (`volume must be 0`): the guard repeats them until the broker's books agree, and a repeat does no harm.
 
-One row a trade holds what its copy must be. It is durable before anything is sent, it never goes from closed back to
-open, and its volume never grows. What became of an order whose answer was lost is found in the broker's books by its
-magic number; where they are complete and show nothing, the trade is given up, never sent again.
+One row per trade holds what its copy must be. The row is durable before an order is sent, never goes from closed back
+to open, and its volume never grows. If the answer to an order is lost, the guard looks for its magic number in the
+broker's books. If the books are complete and show nothing, the guard gives the trade up and never sends it again.
 """
 
 import sqlite3
@@ -26,23 +26,23 @@ from copybot.position_driver import PositionDriver
 from copybot.state_store import Copy, Event, GuardMode, State, StateStore, copy_of
 from copybot.targets import Snapshot, Target
 
-__all__ = ["ExecutionGuard", "Limits", "yes"]
+__all__ = ["ExecutionGuard", "Limits", "always"]
 
-_NO = Decimal(0)
+_ZERO = Decimal(0)
 
 
-def yes(_: Target) -> str:
-    """No further condition on an open."""
+def always(_: Target) -> str:
+    """The default of `why_not`: no further condition on an open."""
     return ""
 
 
 @dataclass
 class ExecutionGuard:
-    """The guard of one subscription. One thread at a time; one process, which holds the file.
+    """The guard of one subscription. One process holds its file; one thread at a time may call it.
 
-    `secrets`: the packet secrets by generation. `index`: a number of 16 bits of the subscription's own on this broker
-    account. `clock_ms`: the desk's time. `why_not`: a last condition on an open (lease, price, funds): a reason to skip
-    it, or none. It is never asked about a close.
+    `secrets`: the packet secrets by generation. `index`: the subscription's 16-bit number on this broker account.
+    `clock_ms`: the desk's time. `why_not`: a last condition on an open (lease, price, funds). It returns a reason to
+    skip the open, or an empty text. It is never called for a close.
     """
 
     path: str | Path
@@ -52,13 +52,13 @@ class ExecutionGuard:
     broker: Broker
     clock_ms: Callable[[], int]
     limits: Limits = field(default_factory=Limits)
-    why_not: Callable[[Target], str] = yes
+    why_not: Callable[[Target], str] = always
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     needs_snapshot: bool = field(default=True, init=False)
-    _heard_ms: int = field(default=0, init=False, repr=False)
-    _doubted: int = field(default=0, init=False, repr=False)
-    _owed: set[int] = field(default_factory=set, init=False, repr=False)
-    _looked_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _received_ms: int = field(default=0, init=False, repr=False)
+    _disputed_seq: int = field(default=0, init=False, repr=False)
+    _unrecorded_closes: set[int] = field(default_factory=set, init=False, repr=False)
+    _first_look_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _brake: MassCloseBrake = field(default_factory=MassCloseBrake, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,16 +67,16 @@ class ExecutionGuard:
         self._store = StateStore(self.path, self.sub_id, self.connect)
         self._driver = PositionDriver(self.broker, self._store, self.clock_ms, self.index)
 
-    # --- what is asked of it
+    # --- state
 
     @property
     def seen(self) -> int:
-        """The latest number that was taken up. It never goes back while the epoch lasts."""
+        """The sequence number of the latest packet or snapshot taken up. It never falls within an epoch."""
         return self._store.seen
 
     @property
     def last_sequence_id(self) -> int:
-        """The latest number whose effect the broker's books showed."""
+        """The latest sequence number whose effect the broker's books showed."""
         return self._store.executed
 
     @property
@@ -89,12 +89,12 @@ class ExecutionGuard:
 
     @property
     def epoch(self) -> str:
-        """The desk's, as of the last snapshot; none before the first."""
+        """The desk's epoch in the last snapshot; empty before the first."""
         return self._store.epoch
 
     @property
     def lease(self) -> tuple[int, int]:
-        """The number of the last lease under which this file was used, 0 for none, and since when it held."""
+        """The takeover number of the last lease under which this file was used (0: none), and since when it held."""
         return self._store.takeover_number, self._store.leased_ms
 
     def note_lease(self, takeover_number: int, since_ms: int) -> None:
@@ -105,18 +105,18 @@ class ExecutionGuard:
         return self._store.copies()
 
     def unfinished(self) -> list[Copy]:
-        """Those that are held, or may yet be."""
+        """The copies that are held or may still be opened."""
         return self._store.unfinished()
 
     def copy(self, ref: str) -> Copy | None:
         return self._store.copy(ref)
 
-    def numbered(self, magic: int) -> Copy | None:
-        """The copy whose orders, deals and position have this number."""
-        return self._store.numbered(magic) if index_of(magic) == self.index else None
+    def by_magic(self, magic: int) -> Copy | None:
+        """The copy whose orders, deals and position have this magic number."""
+        return self._store.by_magic(magic) if index_of(magic) == self.index else None
 
     def outbox(self, most: int = 100) -> list[Event]:
-        """What the desk was not told yet, oldest first. Telling it twice must do no harm."""
+        """Up to `most` events not yet reported to the desk, oldest first. A second report must do no harm."""
         return self._store.outbox(most)
 
     def mark_reported(self, event: Event) -> None:
@@ -124,34 +124,34 @@ class ExecutionGuard:
             self._store.mark_reported(event)
 
     def report_again(self, ref: str, *, in_short: bool = False) -> None:
-        """The desk does not know what became of this one: it was restored, perhaps.
+        """Queue the end of a copy again, for a desk that does not know it (after a restore, say).
 
-        `in_short`: only that there is no copy any more, where it cannot take up that there was one.
+        `in_short`: report only that there is no copy, because the desk could not take up the full report.
         """
         copy = self._store.copy(ref)
         if copy is None or copy.state not in (State.DEAD, State.GONE):
             return
         with self._store.durable():
             if copy.state is State.GONE and not in_short:
-                self._tell("closed", ref, copy.why)
+                self._queue("closed", ref, copy.why)
             else:
-                self._tell("skipped", ref, copy.why or "closed")
+                self._queue("skipped", ref, copy.why or "closed")
 
     def lost_touch(self) -> None:
-        """The stream broke off or went silent: nothing is opened until a snapshot has come."""
+        """Open nothing until the next snapshot: the stream broke off or went silent."""
         self.needs_snapshot = True
 
     def release(self) -> None:
-        """An operator has looked into a HALT."""
+        """End a HALT whose cause an operator has examined."""
         if self.standing is GuardMode.HALT:
             with self._store.durable():
                 self._store.note(standing=GuardMode.LIVE.value, why="")
 
     def wind_up(self) -> None:
-        """Close all that is held, or may yet be: its owner follows no more."""
+        """Close every copy that is held or may still be opened: its owner no longer follows the strategy."""
         with self._store.durable():
             for copy in self._store.unfinished():
-                self._store.change(copy.ref, volume=_NO)
+                self._store.change(copy.ref, volume=_ZERO)
 
     def close(self) -> None:
         self._store.close()
@@ -159,8 +159,8 @@ class ExecutionGuard:
     # --- signals
 
     def on_packet(self, fields: Mapping[str, Any]) -> None:
-        """Take up a packet of the stream. Raises PacketRefused where it is none of this subscription's."""
-        self._heard_ms = self.clock_ms()
+        """Take up a packet of the stream. Raises PacketRefused unless this subscription's secret signed it."""
+        self._received_ms = self.clock_ms()
         packet = packets.read(fields, secrets=self.secrets, sub_id=self.sub_id)
         if packet.seq <= self.seen:
             self._compare(packet)
@@ -176,26 +176,27 @@ class ExecutionGuard:
                 return
         try:
             with self._store.durable():
-                opening = self._note_packet(packet, in_turn=in_turn)
+                opening = self._record_packet(packet, in_turn=in_turn)
         except sqlite3.Error:
             self.needs_snapshot = True
             if packet.action == packets.CLOSE:
-                self._owed.add(self._magic(packet.trade_ref))
+                self._unrecorded_closes.add(self._magic(packet.trade_ref))
             raise
         if opening is not None:
             self._send(opening)
         self.tick()
-        if in_turn and self._is_done(packet):
+        if in_turn and self._has_effect(packet):
             with self._store.durable():
                 self._store.note(executed=max(self.last_sequence_id, packet.seq))
 
     def on_snapshot(self, snapshot: Snapshot, *, asked_at: int) -> None:
-        """Bring everything in line with what is active.
+        """Bring every copy in line with the active trades.
 
-        `asked_at`: `seen` when the snapshot was asked for. A desk that answers with less has gone back in time, and
-        holds the guard. One that was overtaken by packets on its way is dropped: ask again (`needs_snapshot`).
+        `asked_at`: the value of `seen` when the snapshot was requested. If the snapshot is older than that, the desk
+        has gone back in time and the guard goes on HOLD. If packets overtook the snapshot on its way, the guard drops
+        it and `needs_snapshot` stays true.
         """
-        self._heard_ms, epoch = self.clock_ms(), self._store.epoch
+        self._received_ms, epoch = self.clock_ms(), self._store.epoch
         if epoch == snapshot.epoch:
             if self.standing is GuardMode.HOLD:
                 return
@@ -204,18 +205,18 @@ class ExecutionGuard:
                 return
             if snapshot.as_of < self.seen:
                 return
-            if self._doubted:
-                self._stop(GuardMode.HALT, f"two packets are numbered {self._doubted}")
-        self._doubted = 0
+            if self._disputed_seq:
+                self._stop(GuardMode.HALT, f"two packets are numbered {self._disputed_seq}")
+        self._disputed_seq = 0
         positions = self._driver.positions()
         if positions is None or self._brakes(snapshot, positions):
             self.needs_snapshot = True
             return
         try:
             with self._store.durable():
-                self._take_up(snapshot, positions, is_new=not epoch)
+                self._apply_snapshot(snapshot, positions, is_new=not epoch)
         except sqlite3.Error:
-            self._owed |= positions.keys() - self._staying(snapshot)
+            self._unrecorded_closes |= positions.keys() - self._staying(snapshot)
             raise
         self.needs_snapshot = False
         for target in sorted(snapshot.targets.values(), key=lambda target: target.seq):
@@ -227,49 +228,49 @@ class ExecutionGuard:
         self.tick()
 
     def tick(self) -> None:
-        """Drive every copy at its target. To be called every second or so, and at any time.
+        """Bring every copy closer to its target. Call it about once a second; any time is safe.
 
-        Raises what kept the books from being written, once all that needs no books has been done.
+        If the state file cannot be written, `tick` first does all that does not need the file, then raises the error.
         """
         positions = self._driver.positions()
         if positions is None:
             return
-        self._owed &= positions.keys()
+        self._unrecorded_closes &= positions.keys()
         known = {copy.magic: copy for copy in self._store.unfinished()}
         faults: list[Exception] = []
         for magic in [*positions, *(known.keys() - positions.keys())]:
             try:
-                self._tend(magic, known.get(magic) or self._store.numbered(magic), positions.get(magic))
+                self._drive(magic, known.get(magic) or self._store.by_magic(magic), positions.get(magic))
             except Exception as fault:
                 faults.append(fault)
         if faults:
             raise faults[0]
 
-    def _tend(self, magic: int, copy: Copy | None, position: Position | None) -> None:
+    def _drive(self, magic: int, copy: Copy | None, position: Position | None) -> None:
         if position is None:
             if copy is not None:
                 self._without_position(copy)
-        elif magic in self._owed:
+        elif magic in self._unrecorded_closes:
             self._driver.close(position)
         elif copy is not None:
-            if copy.position not in ("", position.id):  # another of its number: the copy itself is gone
+            if copy.position not in ("", position.id):  # a second position of this magic: the copy itself is gone
                 self._driver.close(position)
             else:
                 self._with_position(copy, position)
 
     # --- deciding
 
-    def _note_packet(self, packet: Packet, *, in_turn: bool) -> Copy | None:
-        """Write down what a packet says; the row of an open that is to be sent."""
+    def _record_packet(self, packet: Packet, *, in_turn: bool) -> Copy | None:
+        """Record a packet. Returns the row of an open that is to be sent."""
         if in_turn:
             self._store.advance(packet.seq, packet.sha256)
         if packet.action == packets.OPEN:
             return self._intend(targets.of_packet(packet))
         if packet.action != packets.GAPFILL:
-            self._aim(packet)
+            self._apply(packet)
         return None
 
-    def _take_up(self, snapshot: Snapshot, positions: Mapping[int, Position], *, is_new: bool) -> None:
+    def _apply_snapshot(self, snapshot: Snapshot, positions: Mapping[int, Position], *, is_new: bool) -> None:
         if snapshot.epoch != self._store.epoch:
             self._store.forget_heard()
             self._store.note(epoch=snapshot.epoch)
@@ -279,16 +280,16 @@ class ExecutionGuard:
             self._store.note(seen=snapshot.as_of)
         for copy in self._store.unfinished():
             if copy.volume and copy.ref not in snapshot.targets:
-                self._store.change(copy.ref, volume=_NO)
+                self._store.change(copy.ref, volume=_ZERO)
         for target in snapshot.targets.values():
             self._lower(target)
-        self._take_in(positions, snapshot)
-        if is_new:  # what came before this state file is not known, so nothing of it is opened
+        self._adopt_positions(positions, snapshot)
+        if is_new:  # the file knows nothing of trades that opened before it, so none of them is opened
             for target in snapshot.targets.values():
                 self._give_up(target, "new_install")
 
     def _intend(self, target: Target) -> Copy | None:
-        """The row of an open that may be sent; none where it is known or must not be."""
+        """The row of an open that may be sent; None if the trade has a row already or must not be opened."""
         if self._store.copy(target.ref) is not None:
             return None
         why = self._refusal(target)
@@ -305,22 +306,22 @@ class ExecutionGuard:
             return "halted"
         if self._is_stale(target.born_ms):
             return "missed"
-        if self._store.numbered(self._magic(target.ref)) is not None:
+        if self._store.by_magic(self._magic(target.ref)) is not None:
             return "magic_taken"
         return self.why_not(target)
 
     def _is_stale(self, born_ms: int) -> bool:
-        """Whether it is too old to be opened; or of a future so far off that by this clock no age can be told."""
+        """Whether a trade is too old to be opened, or so far in the future that this clock cannot tell its age."""
         return abs(self.clock_ms() - born_ms) > self.limits.max_open_age_ms
 
-    def _aim(self, packet: Packet) -> None:
+    def _apply(self, packet: Packet) -> None:
         target = targets.of_packet(packet)
         if packet.action == packets.CLOSE and self._store.copy(packet.trade_ref) is None:
-            self._give_up(target, "closed")  # before its open came: that must find it dead
+            self._give_up(target, "closed")  # the close overtook its open, which must find the trade dead
         self._lower(target)
 
     def _lower(self, target: Target) -> None:
-        """A volume only ever falls; stops follow as long as there is something to protect."""
+        """Lower a copy's volume, which never rises, and take over the stops while there is a volume to protect."""
         copy = self._store.copy(target.ref)
         if copy is None or not copy.volume:
             return
@@ -330,39 +331,40 @@ class ExecutionGuard:
             self._store.change(target.ref, volume=volume, sl=sl, tp=tp)
 
     def _brakes(self, snapshot: Snapshot, positions: Mapping[int, Position]) -> bool:
-        """Whether so much would be closed that a second snapshot must say so, a moment later."""
+        """Whether the snapshot closes so much that a second one must confirm it a moment later."""
         staying = self._staying(snapshot)
         closing = {copy.magic for copy in self._store.unfinished() if not copy.volume}
-        going = frozenset(one.id for magic, one in positions.items() if magic not in staying | closing)
+        going = frozenset(position.id for magic, position in positions.items() if magic not in staying | closing)
         return self._brake.holds(going, len(positions), self.limits, self.clock_ms())
 
     def _staying(self, snapshot: Snapshot) -> set[int]:
         return {self._magic(target.ref) for target in snapshot.targets.values() if target.volume}
 
-    def _take_in(self, positions: Mapping[int, Position], snapshot: Snapshot) -> None:
-        """Positions with our number that no row knows: of a lost state file. Active ones are kept, others closed.
+    def _adopt_positions(self, positions: Mapping[int, Position], snapshot: Snapshot) -> None:
+        """Add rows for positions with our magic that have none, as after a lost state file.
 
-        Whoever lost the file may have sent a reduction whose answer is still to come: the first one waits for it.
+        The position of an active trade is kept, any other is closed. The process that lost the file may have sent a
+        reduction that is still in flight, so the first reduction waits for it (`reduced_ms`).
         """
         refs = {self._magic(ref): ref for ref in snapshot.targets}
         for magic, position in positions.items():
-            if self._store.numbered(magic) is not None:
+            if self._store.by_magic(magic) is not None:
                 continue
             target = snapshot.targets.get(refs.get(magic, ""))
             if target is None:
                 target = Target(
-                    f"unknown-{magic:x}", position.symbol, position.side, _NO, None, None, _NO, self.clock_ms(), 0
+                    f"unknown-{magic:x}", position.symbol, position.side, _ZERO, None, None, _ZERO, self.clock_ms(), 0
                 )
             self._insert(target, State.HELD, magic, position=position)
             self._store.change(target.ref, reduced_ms=self.clock_ms())
 
-    # --- driving
+    # --- orders and their outcome
 
     def _send(self, copy: Copy) -> None:
-        """Send an order that is in the books as an intent. Whatever is not a clear yes or no stays one."""
+        """Send the order of a recorded intent. Without a clear yes or no from the broker the row stays an intent."""
         try:
             volume, sl, tp = self.broker.fit(copy.symbol, copy.volume, copy.sl, copy.tp)
-        except Exception:  # nothing was sent
+        except Exception:  # no order was sent
             self._mark(copy, State.REJECTED)
             return
         if not volume:
@@ -380,18 +382,18 @@ class ExecutionGuard:
 
     def _with_position(self, copy: Copy, position: Position) -> None:
         if copy.state is not State.HELD or copy.position != position.id:
-            self._note_position(copy, position)
+            self._record_position(copy, position)
         self._driver.drive(copy, position, self.limits)
 
-    def _note_position(self, copy: Copy, position: Position) -> None:
-        self._looked_ms.pop(copy.ref, None)
+    def _record_position(self, copy: Copy, position: Position) -> None:
+        self._first_look_ms.pop(copy.ref, None)
         with self._store.durable():
             self._store.change(
                 copy.ref, state=State.HELD, why="", position=position.id, filled_price=position.open_price,
                 asked=copy.asked or position.volume,
             )  # fmt: skip
             if copy.position != position.id:
-                self._tell("opened", copy.ref, "")
+                self._queue("opened", copy.ref, "")
 
     def _without_position(self, copy: Copy) -> None:
         if copy.state is State.HELD:
@@ -400,10 +402,10 @@ class ExecutionGuard:
         elif copy.state is State.REJECTED:
             self._try_again(copy)
         else:
-            self._find_out(copy)
+            self._look_up_order(copy)
 
-    def _find_out(self, copy: Copy) -> None:
-        """An order without an answer: what do the broker's books say?"""
+    def _look_up_order(self, copy: Copy) -> None:
+        """Look for an order without an answer in the broker's books."""
         try:
             trace = self.broker.trace(copy.magic)
         except Exception:
@@ -415,12 +417,12 @@ class ExecutionGuard:
         now = self.clock_ms()
         if now - copy.sent_ms < self.limits.settle_ms:
             return
-        first = self._looked_ms.setdefault(copy.ref, now)
+        first = self._first_look_ms.setdefault(copy.ref, now)
         if now - first >= self.limits.second_look_ms:
             self._mark(copy, State.DEAD, "skipped", "lost")
 
     def _try_again(self, copy: Copy) -> None:
-        """A clear refusal may be followed by another attempt, as long as the open would still be wanted."""
+        """Send an order that the broker clearly refused again, if the open is still wanted."""
         if self.needs_snapshot:
             return
         why = self._why_not_again(copy)
@@ -443,24 +445,24 @@ class ExecutionGuard:
             Target(copy.ref, copy.symbol, copy.side, copy.volume, copy.sl, copy.tp, copy.price, copy.born_ms, copy.seq)
         )
 
-    def _is_done(self, packet: Packet) -> bool:
+    def _has_effect(self, packet: Packet) -> bool:
         copy = self._store.copy(packet.trade_ref)
         if copy is None:
             return packet.action == packets.GAPFILL
         return copy.state is State.GONE or (copy.state is State.HELD and bool(copy.volume))
 
-    # --- the books
+    # --- the state file
 
     def _magic(self, ref: str) -> int:
         return magic_of(self.index, ref)
 
     def _compare(self, packet: Packet) -> None:
-        """What was heard before is ignored. Another packet of the same number: somebody forges, or the desk is ill."""
+        """Ignore a repeated packet. Halt on a different packet of the same number: a forgery, or a faulty desk."""
         heard = self._store.heard(packet.seq)
         if heard is None or heard == packet.sha256 or self.standing is not GuardMode.LIVE:
             return
-        if self.needs_snapshot:  # it tells whether the desk was restored meanwhile, and numbers anew
-            self._doubted = packet.seq
+        if self.needs_snapshot:  # the next snapshot shows whether the desk was restored and numbers anew
+            self._disputed_seq = packet.seq
         else:
             self._stop(GuardMode.HALT, f"two packets are numbered {packet.seq}")
 
@@ -468,30 +470,30 @@ class ExecutionGuard:
         self.needs_snapshot = True
         with self._store.durable():
             self._store.note(standing=standing.value, why=why)
-            self._tell("held" if standing is GuardMode.HOLD else "halted", "", why)
+            self._queue("held" if standing is GuardMode.HOLD else "halted", "", why)
 
     def _give_up(self, target: Target, why: str) -> None:
         if self._store.copy(target.ref) is None:
             self._insert(target, State.DEAD, why=why)
-            self._tell("skipped", target.ref, why)
+            self._queue("skipped", target.ref, why)
 
     def _insert(
         self, target: Target, state: State, magic: int | None = None, why: str = "", position: Position | None = None
     ) -> None:
         number = self._magic(target.ref) if magic is None else magic
         if why == "magic_taken":
-            number = -number  # kept apart: the number is another trade's
-        copy = copy_of(target, number, state, heard_ms=self._heard_ms, now_ms=self.clock_ms(), why=why)
+            number = -number  # the column is unique, and another trade has this magic
+        copy = copy_of(target, number, state, heard_ms=self._received_ms, now_ms=self.clock_ms(), why=why)
         if position is not None:
             copy = replace(copy, position=position.id, filled_price=position.open_price, asked=position.volume)
         self._store.add(copy)
 
     def _mark(self, copy: Copy, state: State, event: str = "", why: str = "") -> None:
-        self._looked_ms.pop(copy.ref, None)
+        self._first_look_ms.pop(copy.ref, None)
         with self._store.durable():
             self._store.change(copy.ref, state=state, why=why)
             if event:
-                self._tell(event, copy.ref, why)
+                self._queue(event, copy.ref, why)
 
-    def _tell(self, event: str, ref: str, why: str) -> None:
-        self._store.tell(event, ref, self.clock_ms(), why)
+    def _queue(self, event: str, ref: str, why: str) -> None:
+        self._store.queue(event, ref, self.clock_ms(), why)

@@ -1,4 +1,4 @@
-"""The right to open: lent by the desk to one instance of an account's copier at a time, and only for a while."""
+"""The lease: the right to open trades, which the desk lends to one instance of an account's copier at a time."""
 
 import hashlib
 import platform
@@ -12,11 +12,12 @@ from typing import Any
 
 @dataclass
 class Lease:
-    """`instance` names the place where this runs. `monotonic_ms`: this machine's; `clock_ms`: the desk's time.
+    """`instance` names the place where the copier runs. `monotonic_ms`: this machine's clock; `clock_ms`: the desk's.
 
-    Both clocks must say that it lasts: of a machine that was asleep the first may be behind, where the time was set the
-    other. `last`: the number of the last lease that this place had. One that follows it directly, and at once, was
-    nobody else's meanwhile, so that what that one covered (`since_ms`) is still this place's to open.
+    The lease is live only if both clocks say so: after a sleep of the machine the first may be behind, after a change
+    of the system time the second. `last`: the takeover number of this instance's previous lease. If the next lease has
+    the following number and starts at once, no other instance had it in between; then trades of the previous lease
+    (`since_ms`) may still be opened here.
     """
 
     instance: str
@@ -30,11 +31,14 @@ class Lease:
     _until: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
 
     def now(self) -> tuple[int, int]:
-        """By the machine's clock, and by the desk's."""
+        """The time by the machine's clock and by the desk's, in ms."""
         return self.monotonic_ms(), self.clock_ms()
 
     def grant(self, answer: Mapping[str, Any], *, sent: tuple[int, int]) -> bool:
-        """Whether it is a new one. `sent`: what `now` was when the request left."""
+        """Take the lease from a heartbeat's answer. Returns whether it is a new lease.
+
+        `sent`: what `now()` returned when the request was sent.
+        """
         wait, takeover_number = int(answer["may_open_in_ms"]), str(answer["fence"])
         is_new = takeover_number != self.takeover_number
         if is_new:
@@ -50,34 +54,34 @@ class Lease:
         self.is_lost = True
 
     def begin_anew(self) -> None:
-        """The desk was restored, and may have forgotten whose the lease was: ask as one who has just started."""
+        """Ask for the lease as after a fresh start: a restored desk may have forgotten who holds it."""
         self.takeover_number, self.last, self.is_lost, self._until = None, -1, False, (0, 0)
 
     @property
     def is_live(self) -> bool:
-        here, there = self.now()
-        return not self.is_lost and self._from_ms <= here < self._until[0] and there < self._until[1]
+        machine_ms, desk_ms = self.now()
+        return not self.is_lost and self._from_ms <= machine_ms < self._until[0] and desk_ms < self._until[1]
 
     def covers(self, born_ms: int) -> bool:
-        """Whether a trade may be opened under it. One that was born before was the former holder's to open."""
+        """Whether a trade may be opened under this lease. Earlier trades were the previous holder's to open."""
         return self.is_live and born_ms >= self.since_ms
 
 
 def instance_of(folder: Path) -> str:
-    """The name of the place where a copier runs: this machine, and this folder as it was made here.
+    """The name of the place where a copier runs, derived from this machine and this folder.
 
-    The desk lets the same place open again at once, and makes another wait until the lease of the one before has ended;
-    so a folder that was copied to another machine must have another name.
+    The desk lets the same place open again at once and makes another place wait until the previous lease has ended. So
+    a folder that was copied to another machine must get another name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "instance"
     if not file.exists():
         file.write_text(secrets.token_hex(16), encoding="ascii")
-    made = f"{file.read_text(encoding='ascii')} {platform.node()} {_hardware()} {folder.resolve()}"
-    return hashlib.sha256(made.encode()).hexdigest()[:32]
+    place = f"{file.read_text(encoding='ascii')} {platform.node()} {_hardware()} {folder.resolve()}"
+    return hashlib.sha256(place.encode()).hexdigest()[:32]
 
 
 def _hardware() -> str:
-    """The number of a network card, which a copied disk does not take along; none where it would be made up."""
+    """The address of a network card, which a copied disk does not carry along; empty if Python would invent one."""
     number = uuid.getnode()
     return "" if number >> 40 & 1 else f"{number:x}"

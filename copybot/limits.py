@@ -1,4 +1,4 @@
-"""How patient a guard is, and when it becomes careful."""
+"""How long a guard waits, how often it tries again, and when it asks for a second snapshot."""
 
 from dataclasses import dataclass
 from decimal import Decimal

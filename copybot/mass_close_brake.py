@@ -1,16 +1,16 @@
-"""What keeps a single answer of the desk from closing nearly all that is open."""
+"""A brake that keeps a single snapshot from closing most of the open positions."""
 
 from copybot.limits import Limits
 
 
 class MassCloseBrake:
-    """On from the first snapshot that would close too much, until one that closes no more than that one comes later."""
+    """On from the first snapshot that closes too much until a later one confirms it by closing no more than that."""
 
     def __init__(self) -> None:
         self._since: tuple[frozenset[str], int] | None = None
 
     def holds(self, going: frozenset[str], count: int, limits: Limits, now_ms: int) -> bool:
-        """Whether to wait. `going`: the positions that would be closed, of so many (`count`)."""
+        """Whether to wait. `going`: ids of the positions that would be closed. `count`: how many are open."""
         if len(going) <= max(limits.brake_least, int(count * limits.brake_share)):
             self._since = None
             return False

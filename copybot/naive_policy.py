@@ -1,7 +1,7 @@
-"""The rule of the first documents, for comparison alone: nobody should trade by it.
+"""The naive policy, for comparison in simulations only. Do not trade with it.
 
-The number of a packet is kept, its order is sent, and the number taken back where that failed, so that the packet
-counts as new again. On start and after a gap, whatever is active and has no position is opened.
+It stores a packet's number, sends its order, and takes the number back if the order failed, so that the packet counts
+as new again. On start and after a gap it opens every active trade that has no position.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from copybot.targets import Snapshot, Target
 
 
 class NaiveGuard(ExecutionGuard):
-    """Keeps one number on disk, and believes what an order answers and what is active."""
+    """Keeps one number on disk, and trusts the answer to each order and the list of active trades."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._failed: list[Packet] = []
 
     def on_packet(self, fields: Mapping[str, Any]) -> None:
-        self._take(packets.read(fields, secrets=self.secrets, sub_id=self.sub_id))
+        self._process(packets.read(fields, secrets=self.secrets, sub_id=self.sub_id))
 
     def on_snapshot(self, snapshot: Snapshot, *, asked_at: int) -> None:
         positions = self._driver.positions()
@@ -34,28 +34,28 @@ class NaiveGuard(ExecutionGuard):
             self._follow(position, wanted.get(magic))
         for magic, target in wanted.items():
             if magic not in positions:
-                self._do(packets.OPEN, target)
+                self._order(packets.OPEN, target)
         with self._store.durable():
             self._store.note(seen=max(self.seen, snapshot.as_of))
         self.needs_snapshot = False
 
     def tick(self) -> None:
-        self._note_ends()
+        self._record_ends()
         failed, self._failed = self._failed, []
         for packet in failed:
-            self._take(packet)
+            self._process(packet)
 
-    def _note_ends(self) -> None:
-        """No part of the rule: so that what it tells the desk can be compared."""
+    def _record_ends(self) -> None:
+        """Not part of the policy: it lets a simulation compare the policy's reports with the desk."""
         positions = self._driver.positions()
         for copy in self.unfinished() if positions is not None and self._driver.is_settled() else ():
             position = (positions or {}).get(copy.magic)
             if position is None:
                 self._mark(copy, State.GONE, "closed")
             elif copy.position != position.id:
-                self._note_position(copy, position)
+                self._record_position(copy, position)
 
-    def _take(self, packet: Packet) -> None:
+    def _process(self, packet: Packet) -> None:
         if packet.seq <= self.seen:
             return
         if packet.seq > self.seen + 1:
@@ -63,13 +63,13 @@ class NaiveGuard(ExecutionGuard):
             return
         with self._store.durable():
             self._store.note(seen=packet.seq)
-        if packet.action != packets.GAPFILL and not self._do(packet.action, targets.of_packet(packet)):
+        if packet.action != packets.GAPFILL and not self._order(packet.action, targets.of_packet(packet)):
             with self._store.durable():
                 self._store.note(seen=packet.seq - 1)
             self._failed.append(packet)
 
-    def _do(self, action: str, target: Target) -> bool:
-        """Whether the broker said so."""
+    def _order(self, action: str, target: Target) -> bool:
+        """Whether the broker confirmed the order."""
         try:
             if action == packets.OPEN:
                 return self._open(target)

@@ -1,21 +1,21 @@
-"""Many copies on an account that knows one position a symbol: virtual positions, read out of its deals.
+"""Many copies on an account that has one position per symbol: virtual positions, read out of the account's deals.
 
-A copy's orders all carry its magic number, those that close it too. So what is open of it is the sum of the deals with
-that number, and nothing has to be remembered: whoever is killed, the deals are still there. Opposite copies of a symbol
-net out at the broker, and stay as virtual positions.
+All orders of a copy carry its magic number, closing orders too. So the open volume of a copy is the sum of the deals
+with that number, and nothing has to be stored: whichever process is killed, the deals remain. Opposite copies of a
+symbol cancel out at the broker and remain as virtual positions.
 
-What this cannot do:
-- Stops. The one net position cannot carry the stops of each copy, so `fit` answers none, and a copy whose bot or
-  connection is gone has no protection until the master's stop comes as a close.
-- Keep apart what a copy's swap was: swap and commission are counted where the broker booked them, so they are right in
-  sum, and by chance in one copy. In a currency other than the account's, profits are at today's rate.
-- Close what needs money: closing one of two opposite copies makes the net position greater, and may be refused.
-- History must reach back to the first open; a broker that cuts it off makes copies vanish.
+Limits:
+- No stops. The one net position cannot carry the stops of each copy, so `fit` returns none. A copy whose bot or
+  connection is down has no protection until the provider's stop arrives as a close.
+- Swap and commission per copy are not exact: they count where the broker booked them, so the sum is right but the share
+  of one copy is arbitrary. In a currency other than the account's, profits use today's rate.
+- A close may need margin: closing one of two opposite copies makes the net position larger, and may be refused.
+- The history must reach back to the first open. If a broker cuts it off, copies vanish.
 
-Orders of others (by hand, say) and what the broker does itself (a stop-out) hit the net position. As far as they make
-it smaller they close others' volume first, then copies on that side, the oldest first. An order that closed too much,
-because an answer was lost and it came twice, leaves a virtual position on the other side under the same number; so the
-one who drives at "nothing" drives on until it is gone.
+Other orders (by hand, say) and the broker's own deals (a stop-out) change the net position. As far as they make it
+smaller, they close volume that is not a copy's first, then copies on that side, the oldest first. If an order closes
+too much, because its answer was lost and it was executed twice, a virtual position on the other side remains under the
+same magic number, and the guard goes on closing until it is gone.
 """
 
 import time
@@ -28,23 +28,23 @@ from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Resul
 
 
 class NetTerminal(Terminal, Protocol):
-    """A terminal of a netting account: an `open` against the net position makes it smaller, or turns it."""
+    """A terminal of a netting account: an `open` against the net position reduces or reverses it."""
 
     def history(self) -> list[Deal]:
-        """All deals of the account, oldest first. Complete where `is_settled()`."""
+        """All deals of the account, oldest first; complete if `is_settled()`."""
 
     def worth(self, symbol: str) -> Decimal:
-        """What a lot gains in the account's currency where the price rises by one."""
+        """What one lot gains, in the account's currency, when the price rises by one."""
 
 
 def is_copy(magic: int) -> bool:
-    """Whether a magic number is one of the guard's."""
+    """Whether a magic number is a copy's."""
     return magic >> 56 == 0x43
 
 
 @dataclass
 class Virtual:
-    """What is open under one magic number. `volume`: below zero where it is sold."""
+    """The open volume under one magic number. `volume`: negative for a SELL."""
 
     magic: int
     symbol: str
@@ -58,7 +58,7 @@ class Virtual:
         return "BUY" if self.volume > 0 else "SELL"
 
     def apply(self, deal: Deal, volume: Decimal, costs: Decimal, worth: Decimal) -> None:
-        """Take so much of a deal (below zero: sold) into this position, whichever side it is on."""
+        """Apply `volume` lots of a deal (negative: sold) to this position, on either side."""
         closing = min(abs(volume), abs(self.volume)) if volume * self.volume < 0 else Decimal(0)
         if closing:
             sign = 1 if self.volume > 0 else -1
@@ -74,14 +74,14 @@ class Virtual:
             self._note(deal, Entry.IN, adding, costs, costs)
 
     def _note(self, deal: Deal, entry: Entry, volume: Decimal, profit: Decimal, costs: Decimal) -> None:
-        told = replace(
+        own_deal = replace(
             deal, position=str(self.magic), magic=self.magic, entry=entry, volume=volume, profit=profit, costs=costs
         )
-        self.deals.append(told)
+        self.deals.append(own_deal)
 
 
 class Book:
-    """All virtual positions, and what is others' by symbol, after a number of deals."""
+    """The virtual positions, and by symbol the volume that belongs to no copy, after the deals taken so far."""
 
     def __init__(self, worth: Callable[[str], Decimal], is_ours: Callable[[int], bool] = is_copy) -> None:
         self._worth, self._is_ours = worth, is_ours
@@ -97,8 +97,8 @@ class Book:
             self._take_of_others(deal, volume)
 
     def net(self, symbol: str) -> Decimal:
-        ours = (one.volume for one in self.virtuals.values() if one.symbol == symbol)
-        return sum(ours, self.others.get(symbol, Decimal(0)))
+        copies = (virtual.volume for virtual in self.virtuals.values() if virtual.symbol == symbol)
+        return sum(copies, self.others.get(symbol, Decimal(0)))
 
     def _take_of_others(self, deal: Deal, volume: Decimal) -> None:
         net, others, costs = self.net(deal.symbol), self.others.get(deal.symbol, Decimal(0)), deal.costs
@@ -119,8 +119,8 @@ class Book:
 class Netting:
     """A Terminal over a netting account. A virtual position's id is its magic number.
 
-    `hold_ms`: how long a close whose answer was lost is not sent again, for here a second one would not find "nothing
-    to close" but sell another's. Longer than the broker's slowest answer.
+    `hold_ms`: how long a close whose answer was lost is not sent again. On a netting account a second close does not
+    fail with "nothing to close" but closes another copy's volume. Longer than the broker's slowest answer.
     """
 
     terminal: NetTerminal
@@ -130,7 +130,7 @@ class Netting:
     _unanswered: dict[int, tuple[int, Decimal]] = field(default_factory=dict, init=False, repr=False)
 
     def positions(self) -> list[Position]:
-        return [self._position(one) for one in self._book().virtuals.values() if one.volume]
+        return [self._position(virtual) for virtual in self._book().virtuals.values() if virtual.volume]
 
     def deals(self, position: str) -> list[Deal]:
         held = self._book().virtuals.get(int(position))
@@ -155,14 +155,14 @@ class Netting:
     def fit(
         self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> tuple[Decimal, Decimal | None, Decimal | None]:
-        """The volume as the broker takes it, and no stops."""
+        """The volume that the broker accepts, and no stops."""
         return self.terminal.fit(symbol, volume, None, None)[0], None, None
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result:
         if not self.is_ours(magic):
-            raise ValueError(f"{magic} could not be told from others' orders")
+            raise ValueError(f"{magic} is not a copy's magic: its deals could not be told from other orders")
         return self.terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=None, tp=None)
 
     def close(self, position: Position, volume: Decimal) -> Result:
@@ -181,13 +181,13 @@ class Netting:
         return answer
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
-        """Nothing is done: there is nothing that could carry a stop."""
+        """Do nothing: a virtual position cannot carry a stop."""
         if sl is None and tp is None:
             return Result(Outcome.DONE, 10025)
         return Result(Outcome.REJECTED, 10016, "rejected")
 
     def _is_held_up(self, held: Virtual) -> bool:
-        """Whether an order of this copy may still be under way."""
+        """Whether an order of this copy may still be in flight."""
         if self.terminal.trace(held.magic) is Trace.PENDING:
             return True
         sent_ms, volume = self._unanswered.get(held.magic, (0, None))
@@ -196,7 +196,7 @@ class Netting:
         return self.clock_ms() - sent_ms < self.hold_ms or not self.terminal.is_settled()
 
     def _position(self, held: Virtual) -> Position:
-        """Its profit is zero where there is no price."""
+        """As a Position; its profit is zero if there is no price."""
         quote, profit = self.terminal.quote(held.symbol), Decimal(0)
         if quote is not None:
             price = quote.of("SELL" if held.volume > 0 else "BUY")

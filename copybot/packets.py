@@ -1,7 +1,7 @@
 """Reading a signed signal packet. Standard library only.
 
-The MAC is checked over the text as it came, before anything is read from it; then each field's grammar. A packet is
-never taken apart at its separators: the fields come apart already, and one that holds a separator is refused.
+The MAC is checked over the text as received, before any field is parsed; then each field's grammar is checked. The
+payload is never split at its separators: fields arrive separately, and a field that contains a separator is refused.
 """
 
 import functools
@@ -50,7 +50,7 @@ _MOST_SEQ = 2**63 - 1
 
 
 class PacketRefused(Exception):
-    """Not a packet to act on. `code`: packet_signature, packet_grammar or packet_stranger."""
+    """A packet that must not be acted on. `code`: packet_signature, packet_grammar or packet_stranger."""
 
     def __init__(self, code: str, why: str) -> None:
         super().__init__(f"{code}: {why}")
@@ -59,9 +59,9 @@ class PacketRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet that was verified. `volume` is what the copy must hold once it is done: zero for a close.
+    """A verified packet. `volume`: the lots that the copy must have afterwards, zero for a close.
 
-    A GAPFILL is of no trade: its number is used up, and there is nothing for this subscription in it.
+    A GAPFILL belongs to no trade: it uses up a number that carries nothing for this subscription.
     """
 
     sub_id: str
@@ -79,7 +79,7 @@ class Packet:
 
 
 def read(packet: Mapping[str, Any], *, secrets: Mapping[int, str], sub_id: str) -> Packet:
-    """The packet, where the subscription's secret of the generation it names signed it. Raises PacketRefused."""
+    """Verify and parse a packet. Raises PacketRefused unless the secret of the generation it names signed it."""
     text = _texts(packet)
     secret = _secret_of(text["gen"], secrets)
     payload = "|".join([*(text[name] for name in FIELDS), "CP1", *(text[name] for name in TAIL)])
@@ -90,10 +90,10 @@ def read(packet: Mapping[str, Any], *, secrets: Mapping[int, str], sub_id: str) 
         or not given.isascii()
         or not hmac.compare_digest(given.lower().encode(), right.encode())
     ):
-        raise PacketRefused("packet_signature", "nobody who knows the secret signed this")
+        raise PacketRefused("packet_signature", "the packet secret did not sign this")
     _check_grammar(text)
     if text["sub_id"] != sub_id:
-        raise PacketRefused("packet_stranger", "it is of another subscription")
+        raise PacketRefused("packet_stranger", "it belongs to another subscription")
     return _parsed(text, payload)
 
 
@@ -104,11 +104,11 @@ def derived_key(secret: str) -> bytes:
 
 
 def check_seed_form(fields: Mapping[str, str], *, secret: str, signature: str) -> None:
-    """The nine fields alone, as the first documents have them: enough to know a signal, not which trade it is of."""
+    """Verify the short form of nine fields. It authenticates a signal, but does not say which trade it belongs to."""
     payload = "|".join(fields[name] for name in FIELDS)
     right = hmac.new(secret.encode("ascii"), payload.encode("ascii"), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(signature.lower().encode(), right.encode()):
-        raise PacketRefused("packet_signature", "nobody who knows the secret signed this")
+        raise PacketRefused("packet_signature", "the packet secret did not sign this")
     _check_grammar({name: fields[name] for name in FIELDS})
 
 
@@ -117,7 +117,7 @@ def _texts(packet: Mapping[str, Any]) -> dict[str, str]:
     for name in (*FIELDS, *TAIL):
         value = packet.get(name)
         if not isinstance(value, str) or not value.isascii():
-            raise PacketRefused("packet_grammar", f"{name} is missing, or no text")
+            raise PacketRefused("packet_grammar", f"{name} is missing or not ASCII text")
         text[name] = value
     return text
 
@@ -127,7 +127,7 @@ def _secret_of(generation: str, secrets: Mapping[int, str]) -> str:
         raise PacketRefused("packet_grammar", f"gen is {generation[:40]!r}")
     secret = secrets.get(int(generation))
     if secret is None:
-        raise PacketRefused("packet_stranger", f"no secret of generation {generation} is known")
+        raise PacketRefused("packet_stranger", f"the configuration has no secret of generation {generation}")
     return secret
 
 
@@ -140,10 +140,10 @@ def _check_grammar(text: Mapping[str, str]) -> None:
     if int(text["seq"]) > _MOST_SEQ:
         raise PacketRefused("packet_grammar", "seq is too large")
     if action == GAPFILL and int(text["trade_ref"]) != int(text["seq"]) + 1:
-        raise PacketRefused("packet_grammar", "a gap is filled one number at a time")
+        raise PacketRefused("packet_grammar", "a GAPFILL must name the next number")
     for name in ("sl", "tp"):
         if text[name] and not Decimal(text[name]):
-            raise PacketRefused("packet_grammar", f"{name} is zero; none is no characters")
+            raise PacketRefused("packet_grammar", f"{name} is zero; an empty text means none")
     if action not in (CLOSE, GAPFILL) and not Decimal(text["volume"]):
         raise PacketRefused("packet_grammar", "volume is zero")
 

@@ -1,7 +1,7 @@
-"""A broker on paper: real prices, an account of its own in one SQLite file, and as much bad luck as one asks for.
+"""A paper broker: real prices, an account in one SQLite file, and faults as configured.
 
-What was executed stays executed, whoever is killed when: each call is one transaction, and nothing is kept in memory.
-Prices come from bars and a clock of market time, luck from a seed and the order's number, so a run can be repeated.
+Executed orders survive a kill at any moment: each call is one transaction, and nothing is kept in memory. Prices come
+from bars and a clock of market time, faults from a seed and the order's number, so a run can be repeated.
 """
 
 import heapq
@@ -24,9 +24,9 @@ _CENT = Decimal("0.01")
 
 @dataclass(frozen=True)
 class Faults:
-    """Probabilities of an order. One that times out is executed, executed up to `late_ms` of market time later, or
-    never; a third each. `partial`: an open is filled in part. `latency_ms`: least and most, of real time, asleep.
-    `slippage_points`: at most, and always against the order."""
+    """Probabilities per order. An order that times out is executed, executed up to `late_ms` of market time later, or
+    never executed, a third each. `partial`: an open is filled in part. `latency_ms`: minimum and maximum, in real time.
+    `slippage_points`: the maximum, always against the order."""
 
     seed: int = 0
     reject: float = 0.0
@@ -56,12 +56,12 @@ class _Refused(Exception):
 
 @dataclass
 class PaperBroker:
-    """A Terminal. `now_ms`: market time, which may run fast; what was waiting for a price is caught up at each call.
+    """A Terminal. `now_ms`: market time, which may run fast; each call first executes what became due since the last.
 
-    A stop or target is filled at the first price at or beyond it, so a gap through it at the gap's far side. Each
-    position binds a margin of its own. Below `stop_out_level` (equity by margin) the greatest loss is closed first.
-    `stamp`: in which time positions and deals are told (say, Clock.wall_at); by default that of the market.
-    Tickets begin at the time at which the file was made, so that those of a new file are new.
+    A stop or target is filled at the first price at or beyond it, so at the far side of a gap. Each position binds its
+    own margin. Below `stop_out_level` (equity divided by margin) the largest loss is closed first. `stamp`: converts
+    market time to the time shown in positions and deals (Clock.wall_at, say); by default they are the same.
+    Tickets start at the file's creation time, so that a new file never repeats the tickets of an old one.
     """
 
     path: str | Path
@@ -87,7 +87,7 @@ class PaperBroker:
     def close_file(self) -> None:
         self._store.close()
 
-    # --- what is asked of it
+    # --- positions, deals, prices
 
     def positions(self) -> list[Position]:
         with self._caught_up() as now:
@@ -104,7 +104,7 @@ class PaperBroker:
 
     def position_under(self, magic: int) -> str:
         with self._caught_up():
-            return next((one.position for one in self._store.deals("magic = ?", magic)), "")
+            return next((deal.position for deal in self._store.deals("magic = ?", magic)), "")
 
     def trace(self, magic: int) -> Trace:
         with self._caught_up():
@@ -114,15 +114,15 @@ class PaperBroker:
         return True
 
     def quote(self, symbol: str) -> Quote | None:
-        one, now = self._market.instruments.get(symbol), self._now()
-        if one is None or not one.candles.is_open(now):
+        instrument, now = self._market.instruments.get(symbol), self._now()
+        if instrument is None or not instrument.candles.is_open(now):
             return None
-        return Quote(one.price("SELL", now), one.price("BUY", now))
+        return Quote(instrument.price("SELL", now), instrument.price("BUY", now))
 
     def worth(self, symbol: str) -> Decimal:
-        """What a lot gains in the account's currency where the price rises by one."""
-        one = self._market.instruments[symbol]
-        return self._value(one, self._now())
+        """What one lot gains, in the account's currency, when the price rises by one."""
+        instrument = self._market.instruments[symbol]
+        return self._value(instrument, self._now())
 
     def account(self) -> Account:
         with self._caught_up() as now:
@@ -134,12 +134,15 @@ class PaperBroker:
     def fit(
         self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> tuple[Decimal, Decimal | None, Decimal | None]:
-        one = self._market.instruments.get(symbol)
-        if one is None:
+        instrument = self._market.instruments.get(symbol)
+        if instrument is None:
             return volume, sl, tp
-        whole = min((volume / one.volume_step).to_integral_value(ROUND_DOWN) * one.volume_step, one.volume_max)
-        sl, tp = (None if stop is None else stop.quantize(one.candles.tick) for stop in (sl, tp))
-        return whole if whole >= one.volume_min else Decimal(0), sl, tp
+        whole = min(
+            (volume / instrument.volume_step).to_integral_value(ROUND_DOWN) * instrument.volume_step,
+            instrument.volume_max,
+        )
+        sl, tp = (None if stop is None else stop.quantize(instrument.candles.tick) for stop in (sl, tp))
+        return whole if whole >= instrument.volume_min else Decimal(0), sl, tp
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
@@ -151,8 +154,8 @@ class PaperBroker:
         return self._order(_Order("close", position.magic, position.symbol, side, volume, None, None, int(position.id)))
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
-        one = _Order("modify", position.magic, position.symbol, "", Decimal(0), sl, tp, int(position.id))
-        return self._order(one)
+        order = _Order("modify", position.magic, position.symbol, "", Decimal(0), sl, tp, int(position.id))
+        return self._order(order)
 
     # --- orders
 
@@ -172,41 +175,41 @@ class PaperBroker:
             return Result(Outcome.REJECTED, 10006, "rejected")
         if fate >= self.faults.timeout:
             return self._execute(order, ticket, luck, now)
-        what = luck.choice(["done", "late", "never"])
-        if what == "done":
+        outcome = luck.choice(["done", "late", "never"])
+        if outcome == "done":
             self._execute(order, ticket, luck, now)
-        elif what == "late":
+        elif outcome == "late":
             due = now + luck.randint(1, self.faults.late_ms)
             self._store.do("insert into late values (?, ?, ?)", ticket, due, json.dumps(asdict(order), default=str))
         return Result(Outcome.UNKNOWN, 10012)
 
     def _execute(self, order: _Order, ticket: int, luck: random.Random, now: int) -> Result:
         try:
-            one = self._market.instruments.get(order.symbol)
-            if one is None:
+            instrument = self._market.instruments.get(order.symbol)
+            if instrument is None:
                 raise _Refused(10013, "symbol_unknown")
-            if not one.candles.is_open(now):
+            if not instrument.candles.is_open(now):
                 raise _Refused(10018, "market_closed")
             if order.kind == "open":
-                return self._open(order, one, ticket, luck, now)
+                return self._open(order, instrument, ticket, luck, now)
             held = next((row for row in self._store.held() if row.id == order.position), None)
             if held is None:
                 raise _Refused(10036, "rejected")
             if order.kind == "modify":
-                return self._modify(order, one, held, now)
-            return self._close(order, one, held, ticket, luck, now)
+                return self._modify(order, instrument, held, now)
+            return self._close(order, instrument, held, ticket, luck, now)
         except _Refused as refused:
             return refused.result
 
-    def _open(self, order: _Order, one: Instrument, ticket: int, luck: random.Random, now: int) -> Result:
-        _check_volume(order.volume, one)
-        _check_stops(order.sl, order.tp, order.side, one.price(_other(order.side), now))
+    def _open(self, order: _Order, instrument: Instrument, ticket: int, luck: random.Random, now: int) -> Result:
+        _check_volume(order.volume, instrument)
+        _check_stops(order.sl, order.tp, order.side, instrument.price(_other(order.side), now))
         volume, code = order.volume, 10009
         if luck.random() < self.faults.partial:
             share = Decimal(luck.randrange(1, 100)) / 100
-            volume = max(self.fit(one.symbol, volume * share, None, None)[0], one.volume_min)
+            volume = max(self.fit(instrument.symbol, volume * share, None, None)[0], instrument.volume_min)
             code = 10010 if volume < order.volume else 10009
-        price = self._slipped(one, order.side, luck, now)
+        price = self._slipped(instrument, order.side, luck, now)
         before = self._margin(now)
         self._store.do("savepoint filling")
         self._fill(order, volume, price, ticket, now)
@@ -219,10 +222,10 @@ class PaperBroker:
         return Result(Outcome.DONE, code)
 
     def _fill(self, order: _Order, volume: Decimal, price: Decimal, ticket: int, now: int) -> None:
-        """A new position; on a netting account the one of the symbol grows, shrinks, or turns."""
-        same = [] if self.is_hedging else [one for one in self._store.held() if one.one.symbol == order.symbol]
+        """Open a position; on a netting account increase, reduce or reverse the symbol's position."""
+        same = [] if self.is_hedging else [row for row in self._store.held() if row.instrument.symbol == order.symbol]
         held = same[0] if same else None
-        number = ticket if held is None else held.id  # which stays, also where it turns
+        number = ticket if held is None else held.id  # a reversal keeps the position's number
         if held is not None and held.side != order.side:
             taken = min(volume, held.volume)
             self._take_off(held, taken, price, ticket, now, "MANUAL", order.magic)
@@ -246,35 +249,37 @@ class PaperBroker:
             ticket, number, Entry.IN, order.magic, order.symbol, order.side, volume, price, Decimal(0), now, "MANUAL"
         )
 
-    def _close(self, order: _Order, one: Instrument, held: Held, ticket: int, luck: random.Random, now: int) -> Result:
+    def _close(
+        self, order: _Order, instrument: Instrument, held: Held, ticket: int, luck: random.Random, now: int
+    ) -> Result:
         whole = held.volume
         if order.volume > whole or held.side == order.side:
             raise _Refused(10038, "rejected")
         if order.volume != whole:
-            _check_volume(order.volume, one)
-        price = self._slipped(one, order.side, luck, now)
+            _check_volume(order.volume, instrument)
+        price = self._slipped(instrument, order.side, luck, now)
         self._take_off(held, order.volume, price, ticket, now, "MANUAL", order.magic)
         return Result(Outcome.DONE, 10009)
 
-    def _modify(self, order: _Order, one: Instrument, held: Held, now: int) -> Result:
+    def _modify(self, order: _Order, instrument: Instrument, held: Held, now: int) -> Result:
         sl, tp = (None if stop is None else str(stop) for stop in (order.sl, order.tp))
         if (held.sl, held.tp) == (order.sl, order.tp):
             return Result(Outcome.DONE, 10025)
-        _check_stops(order.sl, order.tp, held.side, one.price(_other(held.side), now))
+        _check_stops(order.sl, order.tp, held.side, instrument.price(_other(held.side), now))
         self._store.change("update position set sl = ?, tp = ? where id = ?", sl, tp, order.position)
         return Result(Outcome.DONE, 10009)
 
     def _take_off(
         self, held: Held, volume: Decimal, price: Decimal, ticket: int, now: int, reason: str, magic: int
     ) -> None:
-        one, rest = held.one, held.volume - volume
+        instrument, rest = held.instrument, held.volume - volume
         profit = self._gain(held, volume, price, now)
         if rest:
             self._store.change("update position set volume = ? where id = ?", str(rest), held.id)
         else:
             self._store.change("delete from position where id = ?", held.id)
         side = _other(held.side)
-        self._note(ticket, held.id, Entry.OUT, magic, one.symbol, side, volume, price, profit, now, reason)
+        self._note(ticket, held.id, Entry.OUT, magic, instrument.symbol, side, volume, price, profit, now, reason)
 
     def _note(
         self, ticket: int, position: int, entry: Entry, magic: int, symbol: str, side: str, volume: Decimal,
@@ -289,20 +294,20 @@ class PaperBroker:
             reason, str(costs),
         )  # fmt: skip
 
-    def _slipped(self, one: Instrument, side: str, luck: random.Random, now: int) -> Decimal:
-        worse = one.candles.tick * luck.randint(0, self.faults.slippage_points)
-        return one.price(side, now) + (worse if side == "BUY" else -worse)
+    def _slipped(self, instrument: Instrument, side: str, luck: random.Random, now: int) -> Decimal:
+        worse = instrument.candles.tick * luck.randint(0, self.faults.slippage_points)
+        return instrument.price(side, now) + (worse if side == "BUY" else -worse)
 
     def _pause(self, luck: random.Random) -> None:
-        """Half of what an order takes: it is executed somewhere between its sending and its answer."""
+        """Wait for half of an order's latency: it is executed between sending and answer."""
         if self.faults.latency_ms[1]:
             self.sleep(luck.uniform(*self.faults.latency_ms) / 2000)
 
-    # --- the course of time
+    # --- market time
 
     @contextmanager
     def _caught_up(self) -> Iterator[int]:
-        """A transaction in which all that the prices did until now has been done."""
+        """A transaction in which everything that the prices caused until now has been executed."""
         with self._store.transaction():
             seen, now = self._store.do("select seen_ms from account").fetchone()[0], self._now()
             for at in self._instants(seen, now):
@@ -317,16 +322,16 @@ class PaperBroker:
         dues = sorted(row[0] for row in self._store.do("select due_ms from late where due_ms < ?", now))
         last = seen
         for at in heapq.merge(
-            dues, *(one.candles.instants(seen, now) for one in self._market.instruments.values()), [now]
+            dues, *(instrument.candles.instants(seen, now) for instrument in self._market.instruments.values()), [now]
         ):
             if at > last:
                 yield at
             last = max(last, at)
 
     def _pass(self, seen: int, at: int) -> None:
-        touched = sorted(one for held in self._store.held() for one in touches(held, seen, at))
+        touched = sorted(touch for held in self._store.held() for touch in touches(held, seen, at))
         for moment, _, reason, number in touched:
-            held = next((one for one in self._store.held() if one.id == number), None)
+            held = next((row for row in self._store.held() if row.id == number), None)
             if held is not None:
                 self._end(held, moment, reason)
         for row in self._store.do("select * from late where due_ms <= ? order by due_ms, ticket", at).fetchall():
@@ -336,14 +341,14 @@ class PaperBroker:
         self._stop_out(at)
 
     def _end(self, held: Held, at: int, reason: str) -> None:
-        price = _ending(held.one, held.sign, at)
+        price = _ending(held.instrument, held.sign, at)
         self._take_off(held, held.volume, price, self._store.ticket(), at, reason, held.magic)
 
     def _stop_out(self, at: int) -> None:
         while margin := self._margin(at):
             if self._store.balance() + self._floating(at) >= margin * self.stop_out_level:
                 return
-            closable = [row for row in self._store.held() if row.one.candles.is_open(at)]
+            closable = [row for row in self._store.held() if row.instrument.candles.is_open(at)]
             if not closable:
                 return
             self._end(min(closable, key=lambda row: self._profit(row, at)), at, "STOP_OUT")
@@ -352,41 +357,41 @@ class PaperBroker:
         return bool(self._store.held() or self._store.do("select 1 from late").fetchone())
 
     def _now(self) -> int:
-        """Market time never goes back, whatever the clock does."""
+        """Market time, which never goes back, whatever the clock does."""
         seen: int = self._store.do("select seen_ms from account").fetchone()[0]
         return max(self.now_ms(), seen)
 
     # --- money
 
     def _stamped(self, deals: list[Deal]) -> list[Deal]:
-        return [replace(one, at_ms=self.stamp(one.at_ms)) for one in deals]
+        return [replace(deal, at_ms=self.stamp(deal.at_ms)) for deal in deals]
 
     def _position_of(self, held: Held, now: int) -> Position:
         return Position(
-            str(held.id), held.magic, held.one.symbol, held.side, held.volume, held.sl, held.tp,
+            str(held.id), held.magic, held.instrument.symbol, held.side, held.volume, held.sl, held.tp,
             held.open_price, self.stamp(held.opened_ms), self._profit(held, now),
         )  # fmt: skip
 
     def _floating(self, at: int) -> Decimal:
         gains = (
-            sign * (volume * _ending(one, sign, at) - paid) * self._value(one, at)
-            for one, sign, volume, paid in self._store.sums()
+            sign * (volume * _ending(instrument, sign, at) - paid) * self._value(instrument, at)
+            for instrument, sign, volume, paid in self._store.sums()
         )
         return sum(gains, Decimal(0)).quantize(_CENT)
 
     def _profit(self, held: Held, at: int) -> Decimal:
-        return self._gain(held, held.volume, _ending(held.one, held.sign, at), at)
+        return self._gain(held, held.volume, _ending(held.instrument, held.sign, at), at)
 
     def _gain(self, held: Held, volume: Decimal, price: Decimal, at: int) -> Decimal:
-        return ((price - held.open_price) * held.sign * volume * self._value(held.one, at)).quantize(_CENT)
+        return ((price - held.open_price) * held.sign * volume * self._value(held.instrument, at)).quantize(_CENT)
 
-    def _value(self, one: Instrument, at: int) -> Decimal:
-        return one.contract * self._market.rate(one.currencies[1], at)
+    def _value(self, instrument: Instrument, at: int) -> Decimal:
+        return instrument.contract * self._market.rate(instrument.currencies[1], at)
 
     def _margin(self, at: int) -> Decimal:
         bound = (
-            volume * one.contract * self._market.rate(one.currencies[0], at) / self.leverage
-            for one, _, volume, _ in self._store.sums()
+            volume * instrument.contract * self._market.rate(instrument.currencies[0], at) / self.leverage
+            for instrument, _, volume, _ in self._store.sums()
         )
         return sum(bound, Decimal(0))
 
@@ -395,8 +400,8 @@ def _other(side: str) -> str:
     return "SELL" if side == "BUY" else "BUY"
 
 
-def _ending(one: Instrument, sign: int, at: int) -> Decimal:
-    return one.price("SELL" if sign > 0 else "BUY", at)
+def _ending(instrument: Instrument, sign: int, at: int) -> Decimal:
+    return instrument.price("SELL" if sign > 0 else "BUY", at)
 
 
 def _order(text: str) -> _Order:
@@ -406,15 +411,15 @@ def _order(text: str) -> _Order:
     return _Order(**fields)
 
 
-def _check_volume(volume: Decimal, one: Instrument) -> None:
-    if volume < one.volume_min:
+def _check_volume(volume: Decimal, instrument: Instrument) -> None:
+    if volume < instrument.volume_min:
         raise _Refused(10014, "volume_too_small")
-    if volume > one.volume_max or volume % one.volume_step:
+    if volume > instrument.volume_max or volume % instrument.volume_step:
         raise _Refused(10014, "rejected")
 
 
 def _check_stops(sl: Decimal | None, tp: Decimal | None, side: str, price: Decimal) -> None:
-    """Both lie on their side of the price at which the position would be closed."""
+    """Refuse a stop or target on the wrong side of the price at which the position would be closed."""
     sign = 1 if side == "BUY" else -1
     if (sl is not None and (price - sl) * sign <= 0) or (tp is not None and (tp - price) * sign <= 0):
         raise _Refused(10016, "rejected")

@@ -1,4 +1,4 @@
-"""The file of an account on paper: SQLite, one transaction a call, so that a killed process leaves it whole."""
+"""The SQLite file of a paper account: one transaction per call, so that a killed process leaves it intact."""
 
 import sqlite3
 import threading
@@ -33,7 +33,7 @@ create table if not exists late (ticket integer primary key, due_ms integer not 
 class Held:
     id: int
     magic: int
-    one: Instrument
+    instrument: Instrument
     side: str
     volume: Decimal
     sl: Decimal | None
@@ -46,8 +46,8 @@ class Held:
         return 1 if self.side == "BUY" else -1
 
     def ends(self) -> Iterator[tuple[str, Decimal, bool]]:
-        """The bids at which it ends, and whether on the way down."""
-        shift = 0 if self.side == "BUY" else self.one.spread
+        """The bids at which the position ends, and whether the price must fall to reach them."""
+        shift = 0 if self.side == "BUY" else self.instrument.spread
         if self.sl is not None:
             yield "SL", self.sl - shift, self.side == "BUY"
         if self.tp is not None:
@@ -55,15 +55,15 @@ class Held:
 
 
 def touches(held: Held, seen: int, at: int) -> Iterator[tuple[int, bool, str, int]]:
-    """Stops and targets that were touched, and when; stops before targets, where it was the same moment."""
+    """The stops and targets that were touched, and when; at the same moment, stops sort before targets."""
     for reason, bid, falling in held.ends():
-        moment = held.one.candles.touches(bid, falling=falling, after_ms=seen, until_ms=at)
+        moment = held.instrument.candles.touches(bid, falling=falling, after_ms=seen, until_ms=at)
         if moment is not None:
             yield moment, reason == "TP", reason, held.id
 
 
 class Account:
-    """Positions, deals and the balance. What it answers holds within a transaction."""
+    """Positions, deals and the balance. What it returns is valid within a transaction."""
 
     def __init__(self, path: str | Path, market: Market, *, deposit: Decimal, now_ms: int, first_ticket: int) -> None:
         self._market = market
@@ -72,7 +72,7 @@ class Account:
         self._sums: dict[tuple[str, int], tuple[Decimal, Decimal]] = {}
         self._db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
         self._db.execute("pragma journal_mode = wal")
-        self._db.execute("pragma synchronous = normal")  # survives a killed process; it is paper, so power may fail
+        self._db.execute("pragma synchronous = normal")  # survives a killed process; a power cut may lose paper trades
         self._db.executescript(f"begin immediate; {_SCHEMA} commit;")
         self.do("insert or ignore into account values (1, ?, ?, ?, 0)", str(deposit), now_ms, first_ticket)
         self.first_ticket = int(self.do("select first_ticket from account").fetchone()[0])
@@ -93,7 +93,7 @@ class Account:
             self._db.execute("commit")
 
     def held(self) -> list[Held]:
-        """Read once a transaction, and anew where it was changed."""
+        """The open positions, cached within a transaction until one changes."""
         if self._known is None:
             rows = self.do("select * from position order by id").fetchall()
             self._known = [
@@ -106,13 +106,13 @@ class Account:
             ]  # fmt: skip
             self._sums = {}
             for held in self._known:
-                kind = held.one.symbol, held.sign
+                kind = held.instrument.symbol, held.sign
                 volume, paid = self._sums.get(kind, (Decimal(0), Decimal(0)))
                 self._sums[kind] = volume + held.volume, paid + held.volume * held.open_price
         return self._known
 
     def sums(self) -> Iterator[tuple[Instrument, int, Decimal, Decimal]]:
-        """Of each symbol and direction: the sign, the volume, and the volume times what was paid."""
+        """For each symbol and direction: the sign, the volume, and the volume times the open price."""
         self.held()
         for (symbol, sign), (volume, paid) in self._sums.items():
             yield self._market.instruments[symbol], sign, volume, paid

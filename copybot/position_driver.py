@@ -1,4 +1,4 @@
-"""Brings a position to what its copy must be. Targets, not events: whatever was done already is not done again."""
+"""Brings a position in line with its copy's target. Targets, not events: what is done already is not done again."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,13 +15,13 @@ _LONGEST_WAIT_MS = 15_000
 
 @dataclass
 class PositionDriver:
-    """One guard's orders that close, reduce, and move stops. What fails is tried again with the next call."""
+    """One guard's orders that close, reduce and move stops. The next call repeats what failed."""
 
     broker: Broker
     store: StateStore = field(repr=False)
     clock_ms: Callable[[], int]
     index: int
-    _stops_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _stops_due_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _refused_ms: dict[tuple[str, Decimal], tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
 
     def is_settled(self) -> bool:
@@ -30,32 +30,32 @@ class PositionDriver:
         return False
 
     def positions(self) -> dict[int, Position] | None:
-        """Ours, by their number; None while the broker cannot say."""
+        """This subscription's positions by magic number; None while the broker does not answer."""
         try:
-            found = self.broker.positions()
+            positions = self.broker.positions()
         except Exception:
             return None
-        ours = [one for one in found if index_of(one.magic) == self.index]
-        by_number = {one.magic: one for one in reversed(ours)}
-        if len(by_number) < len(ours):
-            self._close_doubles(ours, by_number)
-        return by_number
+        ours = [position for position in positions if index_of(position.magic) == self.index]
+        by_magic = {position.magic: position for position in reversed(ours)}
+        if len(by_magic) < len(ours):
+            self._close_doubles(ours, by_magic)
+        return by_magic
 
-    def _close_doubles(self, ours: list[Position], kept: dict[int, Position]) -> None:
-        """Of several under one number one is kept, that of the books: a broker executed what it said it had refused."""
-        for one in ours:
-            copy = self.store.numbered(one.magic)
-            if copy is not None and copy.position == one.id:
-                kept[one.magic] = one
-        for one in ours:
-            if kept[one.magic] is not one:
-                self.close(one)
+    def _close_doubles(self, ours: list[Position], by_magic: dict[int, Position]) -> None:
+        """Keep one position per magic, preferably the one on record. Brokers do execute orders they have refused."""
+        for position in ours:
+            copy = self.store.by_magic(position.magic)
+            if copy is not None and copy.position == position.id:
+                by_magic[position.magic] = position
+        for position in ours:
+            if by_magic[position.magic] is not position:
+                self.close(position)
 
     def drive(self, copy: Copy, position: Position, limits: Limits) -> None:
-        if position.side != copy.side:  # a netting account was turned: none of it is what was copied
+        if position.side != copy.side:  # a netting account was reversed: no part of it is the copy
             self.close(position)
             return
-        with suppress(Exception):  # looked at again on the next tick
+        with suppress(Exception):  # the next tick tries again
             volume, sl, tp = self.broker.fit(copy.symbol, copy.volume, copy.sl, copy.tp)
             if not volume:
                 self.close(position)
@@ -63,49 +63,49 @@ class PositionDriver:
                 self._reduce(copy, position, position.volume - volume, limits)
             else:
                 if copy.reduced_ms:
-                    self._note_reducing(copy, 0)
+                    self._record_reduction(copy, 0)
                 if (position.sl, position.tp) != (sl, tp):
                     self._move_stops(position, sl, tp, limits)
 
     def close(self, position: Position) -> None:
-        """Close all of it, or try to."""
+        """Try to close the whole position."""
         with suppress(Exception):
             self._take_off(position, position.volume)
 
     def _take_off(self, position: Position, volume: Decimal) -> Outcome:
-        """What a broker refuses (over a weekend, say) is sent again at once, then less and less often: it would shut
-        out one who asks each second for two days."""
-        now, about = self.clock_ms(), (position.id, volume)
-        first_ms, last_ms = self._refused_ms.get(about, (now, 0))
+        """Repeat a refused order (over a weekend, say) at once, then less and less often. A broker would block a client
+        that asked every second for two days."""
+        now, order = self.clock_ms(), (position.id, volume)
+        first_ms, last_ms = self._refused_ms.get(order, (now, 0))
         if now - last_ms < min(_LONGEST_WAIT_MS, (last_ms - first_ms) // 10):
             return Outcome.REJECTED
         outcome = self.broker.close(position, volume).outcome
         if outcome is Outcome.REJECTED:
-            self._refused_ms[about] = first_ms, now
+            self._refused_ms[order] = first_ms, now
         else:
-            self._refused_ms.pop(about, None)
+            self._refused_ms.pop(order, None)
         return outcome
 
     def _move_stops(self, position: Position, sl: Decimal | None, tp: Decimal | None, limits: Limits) -> None:
-        """A broker that refuses stops (too near, say) is asked again, though not each second."""
+        """Set the stops. If the broker refuses them (too close, say), wait before the next attempt."""
         now = self.clock_ms()
-        if now < self._stops_ms.get(position.id, 0):
+        if now < self._stops_due_ms.get(position.id, 0):
             return
         if self.broker.modify(position, sl=sl, tp=tp).outcome is Outcome.REJECTED:
-            self._stops_ms[position.id] = now + limits.stops_again_ms
+            self._stops_due_ms[position.id] = now + limits.stops_again_ms
 
     def _reduce(self, copy: Copy, position: Position, volume: Decimal, limits: Limits) -> None:
-        """Take some off, once: an order whose answer was lost may come yet, and a second would take off as much again.
+        """Reduce once: an order whose answer was lost may still be executed, and a second would reduce twice.
 
-        (Closing all needs no such care: there is no more than all.)
+        A full close needs no such care, since nothing remains for a second one.
         """
         now = self.clock_ms()
         if copy.reduced_ms and (now - copy.reduced_ms < limits.settle_ms or not self.is_settled()):
             return
-        self._note_reducing(copy, now)
+        self._record_reduction(copy, now)
         if self._take_off(position, volume) is not Outcome.UNKNOWN:
-            self._note_reducing(copy, 0)
+            self._record_reduction(copy, 0)
 
-    def _note_reducing(self, copy: Copy, since_ms: int) -> None:
+    def _record_reduction(self, copy: Copy, since_ms: int) -> None:
         with self.store.durable():
             self.store.change(copy.ref, reduced_ms=since_ms)

@@ -1,8 +1,8 @@
-"""The desk's books brought in line with a broker's: what is open there is published, what is gone is closed.
+"""Keeps the desk in line with a broker account: publishes open positions, closes trades whose position has ended.
 
-State, not events: nothing is kept on disk. Each look compares what the desk says is active with the broker's open
-positions, and takes prices and profits from the broker's deals. Every report names its effect by its content, so that
-one repeated after a crash or a lost answer has one effect; and the desk never opens a ticket again that was closed.
+State, not events: nothing is kept on disk. Each look compares the desk's active trades with the broker's open positions
+and takes prices and profits from the broker's deals. A report's idempotency key is a hash of its content, so a report
+repeated after a crash or a lost answer has one effect; and the desk never opens a closed ticket again.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ _MOST_REMEMBERED = 10_000
 _REMEMBERED_MS = 3_600_000
 _RANK = {"reduce": 0, "close": 0, "modify": 1, "open": 2}
 
-_MAY_PASS = frozenset({"new_seq", "same_key", "after"})  # a refusal of the moment, which the desk does not keep
+_TEMPORARY = frozenset({"new_seq", "same_key", "after"})  # `retry` of refusals that the desk does not store
 
 Extra = Mapping[str, str]
 
 
 class Desk(Protocol):
-    """What is needed of a client. OSError: nobody knows whether the request was done. DeskError: it was refused."""
+    """The part of a client that is needed here. OSError: the outcome is unknown. DeskError: the desk refused."""
 
     def active(self) -> Any: ...
 
@@ -49,7 +49,7 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An open position of ours, and its trades; none while its deals do not add up to it."""
+    """An open position and its trades. `trades` is None while the deals do not add up to the position."""
 
     position: Position
     extra: Extra
@@ -58,7 +58,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Something to tell the desk: a verb about a ticket. `base`: the number of the state that a change builds upon."""
+    """A report to the desk: a verb about a ticket. `base`: the seq or deal that the change builds on."""
 
     verb: str
     ticket: str
@@ -67,14 +67,14 @@ class Report:
 
     @property
     def key(self) -> str:
-        """The same for the same effect, whoever sends it when."""
-        said = json.dumps([self.base, dict(self.fields)], sort_keys=True)
-        return f"{self.verb}-{self.ticket}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        """The idempotency key: the same for the same effect, in every process and at any time."""
+        content = json.dumps([self.base, dict(self.fields)], sort_keys=True)
+        return f"{self.verb}-{self.ticket}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should know of. `kind`: zombie, too_old, waiting, grew or refused."""
+    """A condition that a person should know about. `kind`: zombie, too_old, waiting, grew or refused."""
 
     ticket: str
     kind: str
@@ -83,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """What the desk took note of, or refused (`code`), for those who watch."""
+    """The outcome of a report: `code` is empty if the desk took it, else the code of the refusal."""
 
     verb: str
     ticket: str
@@ -92,23 +92,23 @@ class ReportResult:
 
 
 def everything(_: Position) -> Extra | None:
-    """Every position is ours, and there is nothing to add about it."""
+    """The default of `of`: report every position, with no further fields."""
     return {}
 
 
 def nothing(_: ReportResult) -> None:
-    """Nobody watches."""
+    """The default of `on_reported`."""
 
 
 @dataclass
 class PositionSync:
-    """The active rows of one account at the desk, held in line with its positions. One thread at a time.
+    """Keeps one account's active rows at the desk in line with its positions. One thread at a time.
 
-    `of`: what to add to a position's open report (a copy: its strategy and trade_ref); None leaves it alone.
-    `role`: master or copy: which rows of the snapshot are this account's. `max_age_ms`: older positions that the desk
-    does not know are left alone. `clock_ms`: the desk's time; `ahead_ms`: by how much the broker's is ahead of it (a
-    trade server's is of a zone that nobody tells), None while that is not known. `position_of`: the position that
-    an order opened or added to, by the order's number; needed on a netting account.
+    `of`: fields to add to a position's open report (for a copy: strategy and trade_ref); None means do not report it.
+    `role`: master or copy, the rows of the snapshot that are this account's. `max_age_ms`: do not publish a position
+    that is older than this and unknown to the desk. `clock_ms`: the desk's time. `ahead_ms`: by how much the broker's
+    clock is ahead of it (a trade server does not state its time zone), None while unknown. `position_of`: the position
+    that an order opened or increased, by order number; needed on a netting account.
     """
 
     desk: Desk
@@ -130,8 +130,8 @@ class PositionSync:
     _refused: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
     _settled: bool = field(default=False, init=False, repr=False)
-    _here: set[str] = field(default_factory=set, init=False, repr=False)
-    _unknown_there: set[str] = field(default_factory=set, init=False, repr=False)
+    _open_ids: set[str] = field(default_factory=set, init=False, repr=False)
+    _unknown_at_desk: set[str] = field(default_factory=set, init=False, repr=False)
     _born_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _watched_ms: int | None = field(default=None, init=False, repr=False)
     _published: set[str] = field(default_factory=set, init=False, repr=False)
@@ -140,137 +140,138 @@ class PositionSync:
     _epoch: str = field(default="", init=False, repr=False)
 
     def look(self) -> None:
-        """Compare, and tell the desk what differs: what is smaller or gone first, what is new last.
+        """Compare desk and broker, and report the differences: reductions and closes first, new positions last.
 
-        Raises OSError where the desk cannot be reached or the broker not be asked, DeskError where the desk refuses the
-        key. What was told by then stands; the next look finds the rest.
+        Raises OSError if the desk or the broker cannot be reached, DeskError if the desk refuses the key. Reports made
+        before that stand; the next look makes the rest.
         """
         self.watch()
         try:
             self._read()
             for report in sorted(self._plan(), key=lambda report: _RANK[report.verb]):
-                self._tell(report)
+                self._report(report)
         except BaseException:
-            self._read_ms = None  # an answer may be lost: ask what is active before anything else
+            self._read_ms = None  # an answer may be lost: read the active rows again before the next report
             raise
 
     def watch(self) -> None:
-        """See what is `held` now; positions that went before the desk could be told of them are counted."""
+        """Read the open positions into `held`, and count those that ended before they could be published."""
         positions = self.terminal.positions()
-        was_watching, unread = self._is_watching(), self._here - self._trades.keys()
+        was_watching, unread = self._is_watching(), self._open_ids - self._trades.keys()
         self.findings = {}
         self.held = [
             Held(position, extra, self._open_trades(position))
             for position in positions
             if (extra := self.of(position)) is not None
         ]
-        for one in self.held:
-            for trade in one.trades or ():
-                # What appears under our eyes is new, whatever the terminal's clock says.
-                is_new = was_watching and one.position.id not in unread
+        for held in self.held:
+            for trade in held.trades or ():
+                # A position that appears between two looks is new, whatever the terminal's clock says.
+                is_new = was_watching and held.position.id not in unread
                 if trade.ticket not in self._born_ms:
                     self._born_ms[trade.ticket] = self.clock_ms() if is_new else self._opened_ms(trade)
-                    self._unknown_there |= {trade.ticket} if is_new else set()
-        self._here = {position.id for position in positions}
+                    self._unknown_at_desk |= {trade.ticket} if is_new else set()
+        self._open_ids = {position.id for position in positions}
         self._count_missed()
-        self._unpublished |= {one.position.id for one in self.held if self._is_news(one)}
+        self._unpublished |= {held.position.id for held in self.held if self._is_to_publish(held)}
 
     def _is_watching(self) -> bool:
-        """Whether the last look was a moment ago, at a terminal that was all there: then nothing old can turn up."""
+        """Whether the last look was recent and the history complete. Then no old position can turn up now."""
         now, last = self.clock_ms(), self._watched_ms
         self._settled = self.terminal.is_settled()
         self._watched_ms = now if self._settled else None
         return last is not None and now - last <= (self.max_age_ms or _WATCH_GAP_MS)
 
     def _opened_ms(self, trade: Trade) -> int:
-        """By the desk's clock; 0 where it cannot be told."""
+        """When a trade opened, by the desk's clock; 0 while the broker's time zone is unknown."""
         ahead_ms = self.ahead_ms()
         return 0 if ahead_ms is None else trade.opened_ms - ahead_ms
 
-    def _is_news(self, held: Held) -> bool:
+    def _is_to_publish(self, held: Held) -> bool:
         ticket = held.position.id
         return ticket not in self._published and ticket in self._born_ms and not self._is_old(ticket)
 
     def _count_missed(self) -> None:
-        missed = {ticket for ticket in self._unpublished if ticket not in self._here and ticket not in self.rows}
+        missed = {ticket for ticket in self._unpublished if ticket not in self._open_ids and ticket not in self.rows}
         self.counts["unpublished"] += len(missed)
         self._unpublished -= missed
 
     def age_ms(self, ticket: str) -> int:
-        """How long a trade has been open, as far as is known."""
+        """How long a trade has been open; 0 if its opening time is unknown."""
         return self.clock_ms() - self._born_ms.get(ticket, self.clock_ms())
 
     def forget(self) -> None:
-        """Somebody else may have changed the desk's rows: read them on the next look."""
+        """Read the desk's rows again on the next look, because another client may have changed them."""
         self._read_ms = None
 
     def note_gone(self, position_id: str, extra: Extra) -> bool:
-        """Report a position that opened and closed while nobody looked. True once the desk knows all of it."""
+        """Report a position that opened and closed between two looks. True once the desk knows all of it."""
         self._settled = self.terminal.is_settled()
         trades = self._closed_trades(position_id)
         if trades is None:
             return False
         self._read()
-        return all([self._tell_whole(trade, extra) for trade in trades])
+        return all([self._report_ended(trade, extra) for trade in trades])
 
-    def _tell_whole(self, trade: Trade, extra: Extra) -> bool:
+    def _report_ended(self, trade: Trade, extra: Extra) -> bool:
         if trade.ticket not in self.rows:
-            self._tell(self._opening(trade, None, extra))
-        if trade.ticket not in self.rows:  # a close of what is not open there would close it for ever
+            self._report(self._opening(trade, None, extra))
+        if trade.ticket not in self.rows:  # a close without an open would close the ticket for ever
             return self._code(trade.ticket, "open") == "trade_closed"
         for report in self._shrinking(trade, Decimal(self.rows[trade.ticket]["volume"])):
-            self._tell(report)
+            self._report(report)
         return trade.ticket not in self.rows
 
-    # --- what the desk has
+    # --- the desk's rows
 
     def _read(self) -> None:
         now = self.clock_ms()
         if self._read_ms is not None and abs(now - self._read_ms) < self.refresh_ms:
             return
-        found = self.desk.active()
-        self._note_epoch(str(found.get("stream_epoch", "")))
-        self.rows, self._read_ms = {row["ticket_id"]: row for row in found["trades"] if row["role"] == self.role}, now
+        snapshot = self.desk.active()
+        self._note_epoch(str(snapshot.get("stream_epoch", "")))
+        self.rows = {row["ticket_id"]: row for row in snapshot["trades"] if row["role"] == self.role}
+        self._read_ms = now
         self._published |= self.rows.keys()
 
     def _note_epoch(self, epoch: str) -> None:
-        """A desk that was restored may have forgotten what was published: it is told again, however old it is."""
+        """On a new epoch, publish again what a restored desk may have forgotten, however old it is."""
         if self._epoch and epoch != self._epoch:
             self._forgotten |= self._published
             self._published.clear()
-            self._unknown_there.clear()
+            self._unknown_at_desk.clear()
             self._refused.clear()
         self._epoch = epoch
 
-    # --- what should be told
+    # --- the reports that are due
 
     def _plan(self) -> Iterator[Report]:
-        here = set(self._here)  # of others too: a position that `of` disowns may have a row, and is not gone
-        for one in self.held:
-            for trade in one.trades or ():
-                here.add(trade.ticket)
-                yield from self._of_trade(trade, one)
-        for ticket in list(self.rows.keys() - here):
-            yield from self._of_gone(ticket)
-        self._tidy(here)
+        open_tickets = set(self._open_ids)  # all of them: a position that `of` excludes may have a row, and is open
+        for held in self.held:
+            for trade in held.trades or ():
+                open_tickets.add(trade.ticket)
+                yield from self._reports_of_open(trade, held)
+        for ticket in list(self.rows.keys() - open_tickets):
+            yield from self._reports_of_ended(ticket)
+        self._tidy(open_tickets)
 
     def _open_trades(self, position: Position) -> list[Trade] | None:
         """The trades of an open position; None while its deals do not add up to it."""
         state = (position.volume, position.side, position.open_price)
-        kept = self._trades.get(position.id)
-        if kept is not None and kept[0] == state:
-            return kept[1]
+        cached = self._trades.get(position.id)
+        if cached is not None and cached[0] == state:
+            return cached[1]
         trades = self._history(position.id)
         held = [trade for trade in trades if trade.remaining]
         adds_up = sum((trade.remaining for trade in held), _ZERO) == position.volume
         if not adds_up or any(trade.side != position.side for trade in held):
-            self._wait(position.id, "its deals do not add up to its volume yet")
+            self._note_waiting(position.id, "its deals do not add up to its volume yet")
             return None
         self._trades[position.id] = state, trades
         return trades
 
     def _history(self, position_id: str) -> list[Trade]:
-        """By its deals; none where they cannot be had. One position's history must not hold up the others."""
+        """A position's trades by its deals; empty if they cannot be read, so that the other positions go on."""
         try:
             return trades_of(self.terminal.deals(position_id) or self._deals_of_order(position_id))
         except Exception as fault:
@@ -281,10 +282,10 @@ class PositionSync:
         position = self.position_of(order)
         return [] if position == order else self.terminal.deals(position)
 
-    def _wait(self, ticket: str, words: str) -> None:
+    def _note_waiting(self, ticket: str, words: str) -> None:
         self.findings[ticket] = Finding(ticket, "waiting", words)
 
-    def _of_trade(self, trade: Trade, held: Held) -> Iterator[Report]:
+    def _reports_of_open(self, trade: Trade, held: Held) -> Iterator[Report]:
         row = self.rows.get(trade.ticket)
         if row is not None:
             yield from self._changes(trade, held.position, row)
@@ -293,17 +294,17 @@ class PositionSync:
 
     def _may_open(self, ticket: str) -> bool:
         if ticket in self._published or self._code(ticket, "open") == "trade_closed":
-            words = "open at the broker, but closed at the desk, for ever: close it, or leave it to itself"
+            words = "open at the broker but closed at the desk for ever: close it, or manage it yourself"
             self.findings[ticket] = Finding(ticket, "zombie", words)
             return False
         if self._is_old(ticket):
-            words = "not published: it was open before this publisher began, and copies would get another price"
+            words = "not published: it was open before this publisher started, and copies would get another price"
             self.findings[ticket] = Finding(ticket, "too_old", words)
             return False
         return True
 
     def _is_old(self, ticket: str) -> bool:
-        # A time in the future is no young trade: the terminal's clock is another, so its age is not known.
+        # A time in the future does not mean a young trade: the terminal's clock differs, so the age is unknown.
         if ticket in self._forgotten:
             return False
         return self.max_age_ms is not None and abs(self.clock_ms() - self._born_ms[ticket]) > self.max_age_ms
@@ -326,36 +327,36 @@ class PositionSync:
     def _changes(self, trade: Trade, position: Position, row: Mapping[str, Any]) -> Iterator[Report]:
         yield from self._shrinking(trade, Decimal(row["volume"]))
         if trade.remaining > Decimal(row["volume"]):
-            words = f"holds {trade.remaining} lots and was published with {row['volume']}: the rest is not copied"
+            words = f"has {trade.remaining} lots but was published with {row['volume']}: the rest is not copied"
             self.findings[trade.ticket] = Finding(trade.ticket, "grew", words)
         stops = _stops(position)
         if trade.remaining and any(_number(row[name]) != stop for name, stop in stops.items()):
-            told = {name: None if stop is None else _text(stop) for name, stop in stops.items()}
-            yield Report("modify", trade.ticket, told, base=str(row["seq"]))
+            fields = {name: None if stop is None else _text(stop) for name, stop in stops.items()}
+            yield Report("modify", trade.ticket, fields, base=str(row["seq"]))
 
-    def _of_gone(self, ticket: str) -> Iterator[Report]:
+    def _reports_of_ended(self, ticket: str) -> Iterator[Report]:
         trades = self._closed_trades(ticket)
-        mine = next((trade for trade in trades or () if trade.ticket == ticket), None)
-        if mine is not None:
-            yield from self._shrinking(mine, Decimal(self.rows[ticket]["volume"]))
+        ended = next((trade for trade in trades or () if trade.ticket == ticket), None)
+        if ended is not None:
+            yield from self._shrinking(ended, Decimal(self.rows[ticket]["volume"]))
         elif ticket not in self.findings:
-            self._wait(ticket, "no longer open at the broker, but its deals are not in the history")
+            self._note_waiting(ticket, "no longer open at the broker, but its deals are not in the history yet")
 
     def _closed_trades(self, position_id: str) -> list[Trade] | None:
-        """The trades of a position that is gone; None while the history may be incomplete."""
+        """The trades of a position that has ended; None while the history may be incomplete."""
         if not self._settled:
-            self._wait(position_id, "the terminal is not connected, or its history not complete")
+            self._note_waiting(position_id, "the terminal is not connected, or its history is not complete")
             return None
         trades = self._history(position_id)
         if not trades or any(trade.remaining for trade in trades):
-            self._wait(position_id, "no longer open at the broker, but its closing is not in the history")
+            self._note_waiting(position_id, "no longer open at the broker, but its close is not in the history yet")
             return None
         return trades
 
-    def _shrinking(self, trade: Trade, told: Decimal) -> Iterator[Report]:
-        """What takes a trade from the volume that the desk was told of to what is left of it."""
+    def _shrinking(self, trade: Trade, reported: Decimal) -> Iterator[Report]:
+        """The reductions and the close that lead from the volume reported so far to the volume that remains."""
         for part in trade.parts:
-            if part.remaining >= told:
+            if part.remaining >= reported:
                 continue
             amounts = {"close_price": _text(part.price), "profit": _text(part.profit)}
             if part.remaining:
@@ -364,41 +365,42 @@ class PositionSync:
             else:
                 yield Report("close", trade.ticket, {**amounts, "reason": part.reason}, base=part.deal)
 
-    # --- telling it
+    # --- reporting
 
-    def _tell(self, report: Report) -> None:
-        now, about = self.clock_ms(), (report.ticket, report.verb)
-        key, refused = report.key, self._refused.get(about)
+    def _report(self, report: Report) -> None:
+        now, subject = self.clock_ms(), (report.ticket, report.verb)
+        key, refused = report.key, self._refused.get(subject)
         if refused is not None:
-            self.findings.setdefault(report.ticket, Finding(report.ticket, "refused", f"the desk says: {refused[0]}"))
+            finding = Finding(report.ticket, "refused", f"the desk refused the {report.verb}: {refused[0]}")
+            self.findings.setdefault(report.ticket, finding)
             if refused[0] == "trade_closed" or now - refused[1] < self.retry_ms:
                 return
-            key = f"{key}-{now // self.retry_ms}"  # under the old one the desk would repeat its refusal
+            key = f"{key}-{now // self.retry_ms}"  # under the old key the desk would repeat its refusal
         try:
             if report.verb == "open":
                 self._check_unknown(report.ticket)
             answer = self._send(report, key).json()
-        except DeskError as no:
-            if isinstance(no, KeyRefused | ScopeDenied) or no.retry in _MAY_PASS:
+        except DeskError as refusal:
+            if isinstance(refusal, KeyRefused | ScopeDenied) or refusal.retry in _TEMPORARY:
                 raise
-            self._judge(report, no, now)
+            self._note_refused(report, refusal, now)
         else:
-            self._refused.pop(about, None)
-            self._note(report, answer)
+            self._refused.pop(subject, None)
+            self._note_done(report, answer)
 
     def _check_unknown(self, ticket: str) -> None:
-        """Raise TradeClosed where an earlier run told all of this trade: an open would count as bringing it back.
+        """Raise TradeClosed if an earlier run reported this trade to its end: the desk audits opens of closed trades.
 
-        What appeared under our eyes nobody can have told before.
+        A position that appeared between two looks cannot have been reported before.
         """
-        if ticket in self._unknown_there:
+        if ticket in self._unknown_at_desk:
             return
         try:
             self.desk.send(
                 "PATCH", f"{_ACTIVE}/{ticket}", {"sl": None}, idempotency_key=f"ask-{ticket}-{secrets.token_hex(8)}"
             )
         except TradeUnknown:
-            self._unknown_there.add(ticket)
+            self._unknown_at_desk.add(ticket)
 
     def _send(self, report: Report, key: str) -> Any:
         at = f"{_ACTIVE}/{report.ticket}"
@@ -412,8 +414,8 @@ class PositionSync:
                 return self.desk.send("POST", f"{at}/reduce", fields, idempotency_key=key)
         return self.desk.send("DELETE", at, query=fields, idempotency_key=key)
 
-    def _note(self, report: Report, answer: Mapping[str, Any]) -> None:
-        """Keep what is active now, as the answer tells it."""
+    def _note_done(self, report: Report, answer: Mapping[str, Any]) -> None:
+        """Update the desk's row from its answer."""
         self.on_reported(ReportResult(report.verb, report.ticket, "", report.fields))
         self.counts[report.verb] += 1
         self._unpublished.discard(report.ticket)
@@ -424,36 +426,40 @@ class PositionSync:
             self.rows[report.ticket] = answer["trade"]
             self._published.add(report.ticket)
 
-    def _judge(self, report: Report, no: DeskError, now: int) -> None:
-        """Read what is active anew: it was another than we thought. What is refused again waits."""
+    def _note_refused(self, report: Report, refusal: DeskError, now: int) -> None:
+        """Read the active rows again, since they differ from ours. The same report waits for `retry_ms`."""
         self._read_ms = None
-        self.on_reported(ReportResult(report.verb, report.ticket, no.code, report.fields))
-        if no.code == "trade_closed" and report.verb != "open":
+        self.on_reported(ReportResult(report.verb, report.ticket, refusal.code, report.fields))
+        if refusal.code == "trade_closed" and report.verb != "open":
             self.rows.pop(report.ticket, None)
             return
-        if no.code == "trade_closed_conflict":  # closed at another price: the first stands, and there is no more to do
+        if refusal.code == "trade_closed_conflict":  # closed at another price: the first close stands
             self.counts["conflict"] += 1
             self.rows.pop(report.ticket, None)
             return
-        if no.code != "trade_closed":
-            log.warning("%s of %s refused: %s", report.verb, report.ticket, no)
-        self._refused[report.ticket, report.verb] = no.code, now
+        if refusal.code != "trade_closed":
+            log.warning("%s of %s refused: %s", report.verb, report.ticket, refusal)
+        self._refused[report.ticket, report.verb] = refusal.code, now
         self.counts["refused"] += 1
 
     def _code(self, ticket: str, verb: str) -> str:
         return self._refused.get((ticket, verb), ("", 0))[0]
 
-    def _tidy(self, here: set[str]) -> None:
-        """Forget what is neither open at the broker nor active at the desk."""
-        known = here | self.rows.keys()
+    def _tidy(self, open_tickets: set[str]) -> None:
+        """Forget tickets that are neither open at the broker nor active at the desk."""
+        known = open_tickets | self.rows.keys()
         self._published &= known
-        self._unknown_there &= known
+        self._unknown_at_desk &= known
         self._forgotten &= known
         for ticket in list(self._born_ms.keys() - known)[: len(self._born_ms) - _MOST_REMEMBERED]:
             del self._born_ms[ticket]
-        self._trades = {ticket: kept for ticket, kept in self._trades.items() if ticket in here}
+        self._trades = {ticket: cached for ticket, cached in self._trades.items() if ticket in open_tickets}
         since = self.clock_ms() - _REMEMBERED_MS
-        self._refused = {about: no for about, no in self._refused.items() if about[0] in known or no[1] > since}
+        self._refused = {
+            (ticket, verb): (code, at_ms)
+            for (ticket, verb), (code, at_ms) in self._refused.items()
+            if ticket in known or at_ms > since
+        }
 
 
 def _stops(position: Position) -> dict[str, Decimal | None]:

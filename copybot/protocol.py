@@ -1,7 +1,7 @@
-"""The protocol of one call, without a network: what to send next, and what an answer to it means.
+"""The protocol of one call, without a network: what to send next, and what an answer means.
 
-A call is one effect. It is attempted until it has a certain answer: each attempt has a new time and number and the
-*same* Idempotency-Key, so however many of them arrive, it happens at most once.
+A call is one effect. It is attempted until it has a certain answer. Each attempt has a new time and number and the
+*same* Idempotency-Key, so the effect happens at most once, however many attempts arrive.
 """
 
 import json
@@ -21,8 +21,8 @@ from copybot.errors import AnswerForged, DeskError, Transport, refusal
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
 _MOST_FORGED = 3
 _REPEATED = frozenset({"new_seq", "same_key", "after"})
-# What the desk says before it knows who asks, so that it cannot sign it. No effect follows from any of these.
-_SAID_TO_STRANGERS = frozenset(
+# Refusals from before the desk knows the caller, so that it cannot sign them. None of them has an effect.
+_UNSIGNED_REFUSALS = frozenset(
     {"request_malformed", "body_too_large", "https_required", "rate_limited", "clock_outside_window",
      "signature_invalid", "not_authenticated", "history_closed_to_bots"}
 )  # fmt: skip
@@ -30,34 +30,34 @@ _SAID_TO_STRANGERS = frozenset(
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. Header names are lower case."""
+    """An HTTP answer. Header names are lower case."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body; numbers with a point are Decimals."""
+        """The parsed body; numbers with a decimal point are Decimals."""
         return json.loads(self.body, parse_float=Decimal) if self.body else None
 
     def problem(self) -> dict[str, Any]:
-        """The problem document, with the wait of Retry-After in it. A proxy's own 429 reads as the desk's."""
+        """The problem document, with the wait from Retry-After. A proxy's own 429 reads like the desk's."""
         after = self.headers.get("retry-after", "")
-        known: dict[str, Any] = {"code": "rate_limited", "retry": "after"} if self.status == 429 else {}
+        defaults: dict[str, Any] = {"code": "rate_limited", "retry": "after"} if self.status == 429 else {}
         if after.isdecimal() and after.isascii() and len(after) < 7:
-            known["retry_after_ms"] = int(after) * 1000
+            defaults["retry_after_ms"] = int(after) * 1000
         if not self.headers.get("content-type", "").startswith("application/problem"):
-            return known
+            return defaults
         try:
-            found = self.json()
+            document = self.json()
         except ValueError:
-            return known
-        return known | found if isinstance(found, dict) else known
+            return defaults
+        return defaults | document if isinstance(document, dict) else defaults
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request, ready to be sent. `signature`: what the answer must be an answer to."""
+    """One signed request, ready to be sent. `signature`: the request's own, which the answer's signature covers."""
 
     method: str
     url: str
@@ -69,17 +69,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """No certain answer yet: another attempt, in so many seconds."""
+    """No certain answer yet: make another attempt in `after_s` seconds."""
 
     after_s: float
 
 
 def encoded(fields: Any) -> bytes:
-    """JSON as the desk takes it: Decimals as text, since a float is no price."""
+    """JSON with Decimals as text. Raises TypeError for a float, which cannot hold a price exactly."""
     if isinstance(fields, Mapping):
         floats = [name for name, value in fields.items() if isinstance(value, float)]
         if floats:
-            raise TypeError(f"{floats[0]} is a float: give a Decimal, or text")
+            raise TypeError(f"{floats[0]} is a float: use a Decimal or text")
     return json.dumps(fields, default=_text, allow_nan=False).encode()
 
 
@@ -88,7 +88,7 @@ def _text(value: Any) -> str:
         return f"{value:f}"
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def query_of(values: Mapping[str, Any] | None) -> str:
@@ -98,9 +98,9 @@ def query_of(values: Mapping[str, Any] | None) -> str:
 
 @dataclass
 class Line:
-    """One key's end of the line: its numbers, and the desk's clock as far as signed answers tell it.
+    """The state of one key's connection: its sequence number, and the desk's clock as learned from signed answers.
 
-    `wall_ms` and `monotonic_s` are the clocks, `jitter` a random share of 1: tests bring their own.
+    `wall_ms`, `monotonic_s`: this machine's clocks. `jitter`: a random number from 0 to 1. Tests replace all three.
     """
 
     url: str
@@ -117,10 +117,10 @@ class Line:
     jitter: Callable[[], float] = field(default=random.random, repr=False, kw_only=True)
     etag: str = field(default="", init=False)
     _is_set: bool = field(default=False, init=False, repr=False)
-    _rumour_ms: int | None = field(default=None, init=False, repr=False)
+    _unsigned_offset_ms: int | None = field(default=None, init=False, repr=False)
 
     def desk_ms(self) -> int:
-        """The desk's clock now, ms since 1970, by what signed answers said of it."""
+        """The desk's time now, in ms since 1970, as learned from signed answers."""
         return self.wall_ms() + self.clock_offset_ms
 
     @property
@@ -130,21 +130,21 @@ class Line:
 
     @property
     def host(self) -> str:
-        """As it is sent in Host and signed: lower case, without the scheme's own port."""
+        """The host as sent in Host and signed: lower case, without the scheme's default port."""
         parts = urlsplit(self.url)
-        usual = ":443" if parts.scheme == "https" else ":80"
-        return parts.netloc.rpartition("@")[2].lower().removesuffix(usual)
+        default_port = ":443" if parts.scheme == "https" else ":80"
+        return parts.netloc.rpartition("@")[2].lower().removesuffix(default_port)
 
     def headers(self, method: str, path: str, query: str = "", body: bytes = b"", effect: str = "") -> dict[str, str]:
-        """The signed headers of one request, with the next number."""
+        """The signed headers of one request, with the next sequence number."""
         self.seq += 1
-        offset_ms = self.clock_offset_ms if self._rumour_ms is None else self._rumour_ms
+        offset_ms = self.clock_offset_ms if self._unsigned_offset_ms is None else self._unsigned_offset_ms
         time_ms = self.wall_ms() + offset_ms
         signature = signing.sign(
             self.secret, method=method, host=self.host.removesuffix(":443"), path=path, query=query, key=self.key,
             time_ms=time_ms, window_ms=self.window_ms, seq=self.seq, idempotency_key=effect, body=body,
         )  # fmt: skip
-        named = {
+        headers = {
             "X-Cd-Key": self.key,
             "X-Cd-Time": str(time_ms),
             "X-Cd-Window": str(self.window_ms),
@@ -152,13 +152,13 @@ class Line:
             "X-Cd-Sig": f"v1={signature}",
         }
         if effect:
-            named["Idempotency-Key"] = effect
+            headers["Idempotency-Key"] = effect
         if body:
-            named["Content-Type"] = "application/json"
-        return named
+            headers["Content-Type"] = "application/json"
+        return headers
 
     def attempt(self, method: str, path: str, query: str, body: bytes, effect: str, etag: str = "") -> Attempt:
-        """The next signed request for this."""
+        """Sign the next attempt at this request."""
         headers = self.headers(method, path, query, body, effect)
         signature = headers["X-Cd-Sig"]
         if etag:
@@ -177,25 +177,25 @@ class Line:
         )
 
     def check(self, answer: Answer, attempt: Attempt) -> None:
-        """Raise AnswerForged unless the desk said this to this very request, or says it to anybody.
+        """Raise AnswerForged unless the desk signed this answer to this request, or may send it unsigned.
 
-        A 5xx is let through unsigned: it says no more than silence does.
+        An unsigned 5xx passes: it means no more than no answer.
         """
         if self._is_genuine(answer, attempt.signature):
-            self._learn(int(answer.headers["x-cd-response-time"]), attempt.sent_ms)
+            self._learn_clock(int(answer.headers["x-cd-response-time"]), attempt.sent_ms)
             if answer.status != 304 or "If-None-Match" in attempt.headers:
                 return
-        elif "x-cd-response-sig" not in answer.headers and _says_nothing_new(answer):
+        elif "x-cd-response-sig" not in answer.headers and _may_be_unsigned(answer):
             return
         raise AnswerForged(
-            f"{attempt.method} {attempt.url} was answered {answer.status} without the desk's signature",
+            f"the answer {answer.status} to {attempt.method} {attempt.url} does not have the desk's signature",
             idempotency_key=attempt.headers.get("Idempotency-Key", ""),
         )
 
-    def _learn(self, desk_ms: int, sent_ms: int) -> None:
-        """The desk answered at some moment between sending and now: that bounds how far its clock is off.
+    def _learn_clock(self, desk_ms: int, sent_ms: int) -> None:
+        """Learn the clock offset. The desk answered at some moment between sending and now, which bounds the offset.
 
-        First the middle is taken; then only what a later, quicker answer rules out is corrected.
+        The first answer sets it to the middle. Later answers only correct it where they rule it out.
         """
         now = self.wall_ms()
         least, most = desk_ms - now, desk_ms - sent_ms
@@ -203,22 +203,23 @@ class Line:
             self.clock_offset_ms = max(least, min(most, self.clock_offset_ms))
         else:
             self.clock_offset_ms, self._is_set = desk_ms - (sent_ms + now) // 2, True
-        self._rumour_ms = None
+        self._unsigned_offset_ms = None
 
     def heed(self, problem: Mapping[str, Any]) -> None:
         """Take from a refusal what the next attempt needs.
 
-        A clock that nobody signed is good for the next signature only: by `desk_ms` old signals would look young.
+        An unsigned time counts for the next signature only. If it moved `desk_ms`, a forger could make old signals look
+        young.
         """
-        if problem.get("code") == "clock_outside_window" and (told := _number(problem.get("server_time"))):
-            self._rumour_ms = told - self.wall_ms()
+        if problem.get("code") == "clock_outside_window" and (server_ms := _number(problem.get("server_time"))):
+            self._unsigned_offset_ms = server_ms - self.wall_ms()
         if problem.get("code") == "seq_replayed":
             self.seq = max(self.seq, _number(problem.get("last_seq")))
 
 
 @dataclass
 class Call:
-    """One effect on its way to a certain answer."""
+    """One effect, and the attempts made at it so far."""
 
     line: Line
     method: str
@@ -243,12 +244,12 @@ class Call:
         return self._sent
 
     def failed(self, fault: BaseException) -> Repeat:
-        """No answer came. Raises Transport where it was the last attempt."""
+        """Note that no answer came. Raises Transport after the last attempt."""
         self.silent = True
         return self._again(0, Transport(f"no answer to {self.method} {self.path}: {fault or type(fault).__name__}"))
 
     def judge(self, answer: Answer) -> Answer | Repeat:
-        """The answer where it is the call's, or when to try again. Raises DeskError, AnswerForged or Transport."""
+        """The final answer, or when to try again. Raises DeskError, AnswerForged or Transport."""
         assert self._sent is not None
         try:
             self.line.check(answer, self._sent)
@@ -262,7 +263,7 @@ class Call:
         problem = answer.problem()
         if answer.status >= 500:
             self.silent = True
-            why = f"{self.method} {self.path} was answered {answer.status} {problem.get('code', '')}".rstrip()
+            why = f"the desk answered {self.method} {self.path} with {answer.status} {problem.get('code', '')}".rstrip()
             return self._again(_wait_s(problem), Transport(why))
         refused = refusal(answer.status, problem, after_silence=self.silent)
         if refused.retry not in _REPEATED:
@@ -271,9 +272,9 @@ class Call:
         return self._again(_wait_s(problem), refused)
 
     def _again(self, least_s: float, otherwise: Exception) -> Repeat:
-        """After a moment of its own, no shorter than was asked for. Raises `otherwise` where there is no time left.
+        """Wait at least `least_s` and a random backoff. Raises `otherwise` if no attempt or no time is left.
 
-        A refusal that may pass says nothing of an earlier attempt without an answer: then the whole is unknown.
+        A temporary refusal says nothing about an earlier attempt without an answer; then the outcome is unknown.
         """
         spread_s = min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2 ** min(self.tried, 10)) * self.line.jitter()
         wait_s = least_s + spread_s
@@ -289,15 +290,15 @@ class Call:
         ) from otherwise
 
 
-def _says_nothing_new(answer: Answer) -> bool:
-    return answer.status >= 500 or answer.problem().get("code") in _SAID_TO_STRANGERS
+def _may_be_unsigned(answer: Answer) -> bool:
+    return answer.status >= 500 or answer.problem().get("code") in _UNSIGNED_REFUSALS
 
 
 def _wait_s(problem: Mapping[str, Any]) -> float:
     return _number(problem.get("retry_after_ms")) / 1000
 
 
-def _number(told: Any) -> int:
-    """A whole number of at most 18 digits, or zero."""
-    text = str(told)
+def _number(value: Any) -> int:
+    """A whole number of at most 18 digits; zero for anything else."""
+    text = str(value)
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else 0

@@ -1,4 +1,4 @@
-"""A provider's loop: its positions are held up to the desk by a mirror, through whatever weather there is."""
+"""A provider's loop: a position sync keeps the desk in line with the provider's positions, through any outage."""
 
 import logging
 import random
@@ -21,11 +21,10 @@ _ACCOUNT = "/api/v2/account"
 
 @dataclass
 class Publisher:
-    """A master's mirror in a loop: looks twice a second, and goes on watching while the desk is away.
+    """Runs a provider's position sync: looks twice a second, and goes on watching while the desk is unreachable.
 
-    It also tells what the account is worth, every minute.
-
-    Raises DeskError where the desk refuses the key itself. `on_look` is called after each look, with what went wrong.
+    It also reports balance and equity once a minute. Raises KeyRefused or ScopeDenied if the desk refuses the key.
+    `on_look` is called after each look with the fault, or with an empty text.
     """
 
     position_sync: PositionSync
@@ -45,7 +44,7 @@ class Publisher:
     def _look(self) -> str:
         try:
             self.position_sync.look()
-            self._tell_account()
+            self._report_account()
         except (KeyRefused, ScopeDenied):
             raise
         except Exception as fault:
@@ -55,8 +54,8 @@ class Publisher:
         self.faults = 0
         return ""
 
-    def _tell_account(self) -> None:
-        """What the account is worth: those who copy by equity are sized by it."""
+    def _report_account(self) -> None:
+        """Report balance and equity, which size the copies of subscribers who copy by equity."""
         if time.monotonic() < self._account_due_s:
             return
         self._account_due_s = time.monotonic() + self.account_s
@@ -76,5 +75,5 @@ class Publisher:
         until = time.monotonic() + for_s
         while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, self.poll_s)):
             if self.faults:
-                with suppress(Exception):  # told by the next look
+                with suppress(Exception):  # the next look reports it
                     self.position_sync.watch()

@@ -1,4 +1,4 @@
-"""The loop around a copier. A packet goes before everything else; what is due is done when none waits."""
+"""The loop around a copier. Packets come first; other work that is due runs when no packet is waiting."""
 
 import logging
 import threading
@@ -15,15 +15,15 @@ _LONGEST_S = 1.0
 
 
 class Events(Protocol):
-    """A stream, as the loop needs it."""
+    """The part of a stream that the loop needs."""
 
     def next(self, timeout_s: float) -> Event | None: ...
 
 
 def run(copier: Copier, stream: Events, stop: threading.Event, *, step_s: float = 1.0) -> None:
-    """Run until `stop`, then give the lease back and close the state files.
+    """Run until `stop`, then return the lease and close the state files.
 
-    Where the desk no longer lets the key in, nothing new comes; what is held is driven at its targets all the same.
+    If the desk refuses the key, no more messages come; the held copies are still brought to their targets.
     """
     source: Events | None = stream
     next_s = 0.0
@@ -36,7 +36,7 @@ def run(copier: Copier, stream: Events, stop: threading.Event, *, step_s: float 
                 try:
                     _take_all(copier, source, wait_s)
                 except DeskError as refused:
-                    log.error("the desk does not let this key in: %s", refused)
+                    log.error("the desk refuses this key: %s", refused)
                     copier.faults["stream"] = str(refused)
                     copier.lost_touch()
                     source = None
@@ -47,7 +47,7 @@ def run(copier: Copier, stream: Events, stop: threading.Event, *, step_s: float 
 
 
 def _take_all(copier: Copier, stream: Events, wait_s: float) -> None:
-    """What waits, or the first that comes in time; no longer than a while, for other guards are due too."""
+    """Take the waiting events, or the first to arrive within `wait_s`. Bounded, because the guards are due too."""
     event = stream.next(wait_s)
     until_s = time.monotonic() + _LONGEST_S
     while event is not None:

@@ -32,7 +32,7 @@ STEP_S = 0.1
 LONGEST_PAUSE_S = 60
 LIMITS = Limits(settle_ms=1_000, second_look_ms=200, brake_ms=300)
 PACE = Pace(
-    heartbeat_ms=1_500, snapshot_ms=10_000, untouched_ms=1_000, again_ms=150, position_sync_ms=200, first_retry_ms=200,
+    heartbeat_ms=1_500, snapshot_ms=10_000, polling_ms=1_000, again_ms=150, position_sync_ms=200, first_retry_ms=200,
     longest_retry_ms=1_000,
 )  # fmt: skip
 
@@ -200,7 +200,7 @@ class Sandbox:
 
     @staticmethod
     def _ref(followed: FollowedSubscription, magic: int) -> str:
-        copy = followed.guard.numbered(magic)
+        copy = followed.guard.by_magic(magic)
         return f"{magic:x}" if copy is None else copy.ref
 
     def _pause(self, when: str) -> None:

@@ -1,4 +1,4 @@
-"""Signing a request and checking its answer, from the protocol's page alone. Standard library only."""
+"""Signing a request and checking its answer, written from the protocol's page alone. Standard library only."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ def sign(
 def answers(
     secret: str, *, request_signature: str, status: int, time_ms: str, body: bytes, response_signature: str
 ) -> bool:
-    """Whether the desk signed this answer to this very request."""
+    """Whether the desk signed this answer to this request."""
     lines = ("CD1-RESPONSE", request_signature, str(status), time_ms, hashlib.sha256(body).hexdigest())
     right = hmac.new(secret.encode("ascii"), "\n".join(lines).encode("ascii"), hashlib.sha256).hexdigest()
     return hmac.compare_digest(f"v1={right}", response_signature)

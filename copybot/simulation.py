@@ -34,7 +34,7 @@ LIMITS = Limits(max_open_age_ms=5_000, settle_ms=4_000, second_look_ms=1_000, br
 PACE = Pace(
     heartbeat_ms=2_000,
     snapshot_ms=5_000,
-    untouched_ms=2_000,
+    polling_ms=2_000,
     again_ms=1_000,
     first_retry_ms=1_000,
     longest_retry_ms=2_000,

@@ -1,4 +1,4 @@
-"""A guard's books: one SQLite file, on the disk before anything is sent. One process holds it."""
+"""A guard's state file: one SQLite file, held by one process and written to disk before an order is sent."""
 
 import sqlite3
 import time
@@ -35,7 +35,11 @@ _KEPT_HASHES = 10_000
 
 
 class State(StrEnum):
-    """INTENT: an order is or may be under way. HELD: the broker has the position. GONE: it had it. DEAD: never."""
+    """The state of one copy.
+
+    INTENT: an order is or may be in flight. REJECTED: the broker refused it. HELD: the broker has the position.
+    GONE: the position has ended. DEAD: there never was a position and never will be.
+    """
 
     INTENT = "INTENT"
     REJECTED = "REJECTED"
@@ -45,7 +49,7 @@ class State(StrEnum):
 
 
 class GuardMode(StrEnum):
-    """HOLD: the desk went back in time; nothing is done until its epoch is new. HALT: somebody forges; no opens."""
+    """HOLD: the desk went back in time; nothing is done until it has a new epoch. HALT: forged packets; no opens."""
 
     LIVE = "LIVE"
     HOLD = "HOLD"
@@ -57,23 +61,23 @@ _STATES = {state.value: state for state in State}
 
 
 class StateInUse(Exception):
-    """Another process holds the state file: two guards of one subscription would open everything twice."""
+    """Another process holds the state file. Two guards of one subscription would open every trade twice."""
 
 
 class StateUnwritable(Exception):
-    """The state file cannot be made or written: no room, or no right to. Without it nothing may be opened."""
+    """The state file cannot be written: no space, or no permission. Without it no trade may be opened."""
 
 
 class StateOfAnotherVersion(Exception):
-    """The state file was written by another version of this program. It is left as it is."""
+    """The state file was written by another version of this program. It is left unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A row: what one trade's copy must be, and how far it got. Times in ms of the desk's clock, 0 for not yet.
+    """One row: a copy's target and its progress. Times are ms of the desk's clock, 0 for not yet.
 
-    `price`: the master's. `asked`: the volume of the order. `position`: the broker's id, once it was seen, and
-    `filled_price` what it cost. `reduced_ms`: since when a reduction is under way.
+    `price`: the provider's open price. `asked`: the volume of the order. `position`: the broker's id, once seen.
+    `filled_price`: the position's open price. `reduced_ms`: since when a reduction is in flight.
     """
 
     ref: str
@@ -99,7 +103,7 @@ class Copy:
 
 
 def copy_of(target: Target, magic: int, state: State, *, heard_ms: int, now_ms: int, why: str = "") -> Copy:
-    """The row of a trade whose copy has no position yet."""
+    """The row of a copy that has no position yet."""
     return Copy(
         ref=target.ref, magic=magic, symbol=target.symbol, side=target.side, volume=target.volume, sl=target.sl,
         tp=target.tp, price=target.price, seq=target.seq, state=state, attempts=1, born_ms=target.born_ms,
@@ -114,7 +118,7 @@ _INSERT = f"insert into copy ({', '.join(_COLUMNS)}) values ({', '.join('?' * le
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something to tell the desk, kept until it was told: opened, closed, skipped (`why`), held, halted."""
+    """An event kept until it is reported to the desk: opened, closed, skipped (`why`), held or halted."""
 
     id: int
     event: str
@@ -124,7 +128,7 @@ class Event:
 
 
 class StateStore:
-    """What one guard knows. Writes are only made within `durable()`; what is unfinished is kept in memory as well."""
+    """The state of one guard. Write only within `durable()`. Unfinished copies are cached in memory."""
 
     seen: int
     executed: int
@@ -148,7 +152,7 @@ class StateStore:
 
     @contextmanager
     def durable(self) -> Iterator[None]:
-        """One transaction, on the disk when it is over."""
+        """A transaction that is on disk when the block ends."""
         self.db.execute("begin immediate")
         try:
             yield
@@ -179,9 +183,9 @@ class StateStore:
         self.do("delete from heard where seq <= ?", seq - _KEPT_HASHES)
 
     def heard(self, seq: int) -> str | None:
-        """The hash of the packet that had this number."""
-        found = self.do("select sha256 from heard where seq = ?", seq).fetchone()
-        return None if found is None else str(found[0])
+        """The hash of the packet that was taken up under this number."""
+        row = self.do("select sha256 from heard where seq = ?", seq).fetchone()
+        return None if row is None else str(row[0])
 
     def forget_heard(self) -> None:
         self.do("delete from heard")
@@ -192,51 +196,50 @@ class StateStore:
         return [_copy(row) for row in self.do("select * from copy order by ref")]
 
     def unfinished(self) -> list[Copy]:
-        return list(self._kept().values())
+        return list(self._unfinished_by_ref().values())
 
     def copy(self, ref: str) -> Copy | None:
-        kept = self._kept().get(ref)
-        return kept or self._found("select * from copy where ref = ?", ref)
+        return self._unfinished_by_ref().get(ref) or self._query("select * from copy where ref = ?", ref)
 
-    def numbered(self, magic: int) -> Copy | None:
-        kept = self._kept().get(self._refs.get(magic, ""))
-        return kept or self._found("select * from copy where magic = ?", magic)
+    def by_magic(self, magic: int) -> Copy | None:
+        copy = self._unfinished_by_ref().get(self._refs.get(magic, ""))
+        return copy or self._query("select * from copy where magic = ?", magic)
 
     def add(self, copy: Copy) -> None:
         self.do(_INSERT, *(_stored(getattr(copy, name)) for name in _COLUMNS))
-        self._keep(copy)
+        self._cache(copy)
 
     def change(self, ref: str, **columns: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
         self.do(f"update copy set {names} where ref = ?", *map(_stored, columns.values()), ref)  # noqa: S608
-        kept = self._kept().get(ref)
-        if kept is not None:
-            self._keep(replace(kept, **columns))
+        copy = self._unfinished_by_ref().get(ref)
+        if copy is not None:
+            self._cache(replace(copy, **columns))
         elif "state" in columns:
             self._unfinished = None
 
-    def _kept(self) -> dict[str, Copy]:
+    def _unfinished_by_ref(self) -> dict[str, Copy]:
         if self._unfinished is None:
             rows = self.do("select * from copy where state in ('INTENT', 'REJECTED', 'HELD') order by seq, ref")
             self._unfinished = {copy.ref: copy for copy in map(_copy, rows)}
             self._refs = {copy.magic: copy.ref for copy in self._unfinished.values()}
         return self._unfinished
 
-    def _keep(self, copy: Copy) -> None:
+    def _cache(self, copy: Copy) -> None:
         if copy.state in _UNFINISHED:
-            self._kept()[copy.ref] = copy
+            self._unfinished_by_ref()[copy.ref] = copy
             self._refs[copy.magic] = copy.ref
         else:
-            self._kept().pop(copy.ref, None)
+            self._unfinished_by_ref().pop(copy.ref, None)
             self._refs.pop(copy.magic, None)
 
-    def _found(self, statement: str, value: str | int) -> Copy | None:
+    def _query(self, statement: str, value: str | int) -> Copy | None:
         row = self.do(statement, value).fetchone()
         return None if row is None else _copy(row)
 
-    # --- what the desk is to be told
+    # --- reports to the desk
 
-    def tell(self, event: str, ref: str, at_ms: int, why: str) -> None:
+    def queue(self, event: str, ref: str, at_ms: int, why: str) -> None:
         self.do("insert into outbox (event, ref, at_ms, why) values (?, ?, ?, ?)", event, ref, at_ms, why)
 
     def outbox(self, most: int) -> list[Event]:
@@ -250,14 +253,17 @@ class StateStore:
 
 
 def opened(path: str | Path, connect: Callable[..., sqlite3.Connection]) -> sqlite3.Connection:
-    """The state file. One that is damaged is put aside, and a new one begun: then nothing old is opened."""
+    """Open the state file. A damaged file is moved aside and a new one begun, with which no old trade is opened.
+
+    Raises StateInUse, StateUnwritable or StateOfAnotherVersion.
+    """
     try:
         return _prepared(path, connect)
     except sqlite3.OperationalError as busy:
         if "locked" in str(busy):
-            raise StateInUse(f"{path} is held by another process") from None
+            raise StateInUse(f"{path} is in use by another process: stop that one first") from None
         raise StateUnwritable(
-            f"{path} cannot be written ({busy}): make room, and give this user the right to"
+            f"{path} cannot be written ({busy}): free disk space, or allow this user to write"
         ) from busy
     except sqlite3.DatabaseError:
         aside = Path(f"{path}.damaged-{time.time_ns()}")
@@ -289,8 +295,8 @@ def _is_new(db: sqlite3.Connection, path: str | Path) -> bool:
         return False
     if db.execute("select count(*) from sqlite_master").fetchone()[0]:
         raise StateOfAnotherVersion(
-            f"{path} is of version {version}, this program of {_SCHEMA_VERSION}: close its copies by hand, "
-            "move the file away, and start anew (nothing that is active then is opened)"
+            f"{path} is of version {version}, this program needs {_SCHEMA_VERSION}: close its copies by hand, "
+            "move the file away, and start again (no trade that is active then is opened)"
         )
     return True
 

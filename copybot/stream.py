@@ -1,7 +1,7 @@
-"""The stream of deltas. They are hints: what is active is asked of `Client.active`, at the start and after each gap.
+"""The stream of deltas. Deltas are hints: `Client.active` gives the active trades, at the start and after each gap.
 
-`Follow` keeps the books of the numbers and looks at no socket and no clock. `Stream` reads in a thread of its own, so
-that a desk which does not answer never keeps a copier's loop waiting; `AsyncStream` is the same for asyncio.
+`Follow` tracks the sequence numbers, without a socket or a clock. `Stream` reads in a thread of its own, so that a desk
+that does not answer never keeps a copier's loop waiting. `AsyncStream` is the same for asyncio.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ PATH = "/ws/v2/active"
 MOST_BYTES = 16 * 1024 * 1024
 MOST_WAITING = 256
 RESYNC = '{"type": "resync"}'
-POLICY = 1008  # the key, or what it may do, has ended
+POLICY = 1008  # the key has ended, or lost the right to the stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The socket is gone; another is tried in `again_s`. What happens meanwhile does not come."""
+    """The socket is gone; the next attempt is in `again_s` seconds. Messages sent meanwhile do not arrive."""
 
     why: str
     again_s: float = 0.0
@@ -46,14 +46,14 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Something of this strategy did not come. A snapshot was asked for; until it is here, numbers are not in turn."""
+    """A message of this strategy is missing. A snapshot was requested; until it arrives, numbers are out of turn."""
 
     strategy: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What the desk sent: a snapshot, or a delta. Also one out of turn; heartbeats are kept back."""
+    """A snapshot or a delta from the desk, also one out of turn. Heartbeats are not passed on."""
 
     body: dict[str, Any]
 
@@ -66,12 +66,12 @@ Event = Connected | Lost | Gap | Message
 
 
 class Unreadable(Exception):
-    """The desk sent what is no message."""
+    """The desk sent something that is not a message."""
 
 
 @dataclass
 class Follow:
-    """The numbers of one socket's strategies. Times are seconds of any clock that only runs forward."""
+    """The sequence numbers of one socket's strategies. Times are seconds of a monotonic clock."""
 
     now_s: float
     silence_s: float = 15.0
@@ -84,13 +84,13 @@ class Follow:
         self.heard_s = self.now_s
 
     def heard(self, text: str | bytes, now_s: float) -> list[Event]:
-        """What follows from a message. Raises Unreadable."""
+        """Take a message and return its events. Raises Unreadable."""
         self.heard_s = now_s
         try:
             message = json.loads(text, parse_float=Decimal)
             return self._take(message)
         except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-            raise Unreadable(f"the desk sent what is no message ({type(fault).__name__})") from fault
+            raise Unreadable(f"the desk sent an unreadable message ({type(fault).__name__})") from fault
 
     def is_silent(self, now_s: float) -> bool:
         return now_s - self.heard_s >= self.silence_s
@@ -105,7 +105,7 @@ class Follow:
         if kind == "heartbeat":
             return self._compare(_numbers(message["as_of"]))
         if not kind.startswith("trade."):
-            return []  # of a desk that is newer than this client
+            return []  # a message type of a newer desk
         return [*self._number(message["strategy"], int(message["seq"])), Message(message)]
 
     def _number(self, strategy: str, seq: int) -> list[Event]:
@@ -117,20 +117,20 @@ class Follow:
         return []
 
     def _compare(self, numbers: Mapping[str, int]) -> list[Event]:
-        """A strategy that was ahead of us at the beat before, and which we have not come up with: its delta is lost."""
-        found: list[Event] = []
+        """Find lost deltas: a strategy was ahead of us at the last heartbeat, and its delta has not come since."""
+        events: list[Event] = []
         for strategy, seq in numbers.items():
             known = self.as_of.get(strategy, -1)
             if known < self._ahead.get(strategy, -1):
-                found += self._gap(strategy)
+                events += self._gap(strategy)
             if seq > known:
                 self._ahead[strategy] = seq
             else:
                 self._ahead.pop(strategy, None)
-        return found
+        return events
 
     def _gap(self, strategy: str) -> list[Event]:
-        """Told once, until a snapshot has closed it; one snapshot is enough for all."""
+        """Report a gap once, until a snapshot closes it. One snapshot is enough for all strategies."""
         if strategy in self._gaps:
             return []
         if not self._gaps:
@@ -145,8 +145,8 @@ def _numbers(as_of: Mapping[str, Any]) -> dict[str, int]:
 
 @dataclass
 class Backoff:
-    """How long until the next attempt: any time up to twice as long as before, at most `cap_s`; from the start again
-    once a socket has held for `stable_s`."""
+    """The wait before the next attempt: a random time whose bound doubles with each failure, up to `cap_s`. The bound
+    starts over once a socket has held for `stable_s`."""
 
     first_s: float = 0.5
     cap_s: float = 30.0
@@ -164,7 +164,7 @@ class Backoff:
 
 @dataclass
 class _Streaming:
-    """What both shells share: where to, who, how patiently."""
+    """The parts that `Stream` and `AsyncStream` share: address, handshake, backoff."""
 
     line: Line
     path: str = PATH
@@ -175,7 +175,7 @@ class _Streaming:
 
     @property
     def as_of(self) -> dict[str, int]:
-        """The number that each strategy has been heard up to."""
+        """The latest sequence number of each strategy."""
         return dict(self.follow.as_of)
 
     @property
@@ -183,7 +183,8 @@ class _Streaming:
         return self.line.origin.replace("http", "ws", 1) + self.path
 
     def _options(self) -> dict[str, Any]:
-        """Of a handshake that is signed anew, since each uses up a number. The desk's beats tell that it is alive."""
+        """Options of one connection. Each handshake is signed anew, since it uses up a number. No pings: the desk sends
+        heartbeats."""
         return {
             "additional_headers": self.line.headers("GET", self.path),
             "compression": None,
@@ -201,7 +202,7 @@ class _Streaming:
         return Connected()
 
     def _lost(self, fault: BaseException | str) -> Lost:
-        """The loss, and how long to wait. Raises DeskError where no later attempt would fare better."""
+        """The loss, and how long to wait. Raises DeskError if no later attempt can succeed."""
         held_s = 0.0 if self._began_s is None else time.monotonic() - self._began_s
         self._began_s = None
         least_s = 0.0
@@ -218,11 +219,13 @@ class _Streaming:
 
 
 def _refused(fault: InvalidStatus) -> DeskError:
-    """A handshake that was answered as a request is."""
+    """The refusal of a handshake, which the desk answers like a request."""
     headers = {name.lower(): value for name, value in fault.response.headers.raw_items()}
     answer = Answer(fault.response.status_code, headers, bytes(fault.response.body or b""))
     problem = answer.problem()
-    return refusal(answer.status, problem or {"code": "", "detail": f"the handshake was answered {answer.status}"})
+    return refusal(
+        answer.status, problem or {"code": "", "detail": f"the desk answered the handshake with {answer.status}"}
+    )
 
 
 _FAULTS = (OSError, TimeoutError, WebSocketException, Unreadable)
@@ -230,10 +233,10 @@ _FAULTS = (OSError, TimeoutError, WebSocketException, Unreadable)
 
 @dataclass
 class Stream(_Streaming):
-    """The stream for a loop: `next` answers within its time, whatever the network does.
+    """The stream for a loop: `next` returns within its timeout, whatever the network does.
 
-    Not more than `MOST_WAITING` events are kept: a loop that does not ask is waited for, and the desk then sends it a
-    snapshot instead of what it missed.
+    At most `MOST_WAITING` events are queued. If the loop lags, reading stops, and the desk later sends a snapshot
+    instead of the missed messages.
     """
 
     _events: "queue.Queue[Event | Exception]" = field(default_factory=lambda: queue.Queue(MOST_WAITING), init=False)
@@ -242,20 +245,20 @@ class Stream(_Streaming):
     _end: Exception | None = field(default=None, init=False)
 
     def next(self, timeout_s: float) -> Event | None:
-        """The next event; None where there is none in time. Raises DeskError where the key is no longer let in."""
+        """The next event; None if none comes in time. Raises DeskError once the desk refuses the key."""
         if self._end is not None:
             raise self._end
         if self._thread is None and not self._over.is_set():
             self._thread = threading.Thread(target=self._run, name="copybot-stream", daemon=True)
             self._thread.start()
         try:
-            found = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
+            event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
         except queue.Empty:
             return None
-        if isinstance(found, Exception):
-            self._end = found
-            raise found
-        return found
+        if isinstance(event, Exception):
+            self._end = event
+            raise event
+        return event
 
     def close(self) -> None:
         self._over.set()
@@ -273,14 +276,14 @@ class Stream(_Streaming):
             try:
                 try:
                     with connect(self._address, **self._options()) as socket:
-                        self._tell(self._connected())
+                        self._put(self._connected())
                         self._read(socket)
                 except _FAULTS as fault:
                     lost = self._lost(fault)
-                    self._tell(lost)
+                    self._put(lost)
                     self._over.wait(lost.again_s)
-            except Exception as end:  # a refusal, or a bug: either is its reader's, who would wait for ever
-                self._tell(end)
+            except Exception as end:  # a refusal or a bug: pass it to the reader, who would otherwise wait for ever
+                self._put(end)
                 return
 
     def _read(self, socket: ClientConnection) -> None:
@@ -293,10 +296,10 @@ class Stream(_Streaming):
             while self.follow.to_say:
                 socket.send(self.follow.to_say.pop(0))
             for event in events:
-                self._tell(event)
+                self._put(event)
 
-    def _tell(self, event: Event | Exception) -> None:
-        """Wait for room, so that a loop that lags is felt by the desk and not by our memory."""
+    def _put(self, event: Event | Exception) -> None:
+        """Wait for room in the queue: a lagging loop then slows the desk's sending and does not fill our memory."""
         while not self._over.is_set():
             with contextlib.suppress(queue.Full):
                 self._events.put(event, timeout=0.5)

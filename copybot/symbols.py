@@ -1,4 +1,4 @@
-"""The desk's names of what is traded, and a broker's: one table and one affix, the same in both directions."""
+"""Translates symbols between the desk's names and a broker's: one table and one affix, the same in both directions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,9 +11,9 @@ _FOREIGN = "~"
 
 @dataclass(frozen=True)
 class Names:
-    """`table`: desk's name to broker's. What is not in it has the affixes: EURUSD is `prefix` + EURUSD + `suffix`.
+    """`table`: desk's name to broker's. Other symbols get the affixes: EURUSD becomes `prefix` + EURUSD + `suffix`.
 
-    Raises ValueError where two of the desk's names would be one of the broker's.
+    Raises ValueError if two of the desk's names would be the same name at the broker.
     """
 
     table: Mapping[str, str] = field(default_factory=dict)
@@ -28,14 +28,15 @@ class Names:
                 raise ValueError(f"{theirs} would be both {other} and {ours}")
 
     def theirs(self, ours: str) -> str | None:
-        """The broker's name; None where there is none, or where it is already another's."""
+        """The broker's name; None if there is none, or if it belongs to another symbol already."""
         name = self.table.get(ours) or f"{self.prefix}{ours}{self.suffix}"
         if ours.startswith(_FOREIGN):
             name = ours.removeprefix(_FOREIGN)
         return name if name and self.ours(name) == ours else None
 
     def ours(self, theirs: str) -> str:
-        """The desk's name. What has none keeps the broker's, marked with a `~` so that it is not taken for another."""
+        """The desk's name. A symbol without one keeps the broker's name with a `~` before it, so that it is not taken
+        for another symbol."""
         if theirs in self._back:
             return self._back[theirs]
         name = theirs.removeprefix(self.prefix).removesuffix(self.suffix)
@@ -45,16 +46,16 @@ class Names:
 
 @dataclass(frozen=True)
 class Named:
-    """A terminal that speaks the desk's names. A symbol without a name of the broker's is one that it does not know."""
+    """A terminal that uses the desk's names. A symbol that the broker has no name for is an unknown symbol."""
 
     terminal: Terminal
     names: Names
 
     def positions(self) -> list[Position]:
-        return [replace(one, symbol=self.names.ours(one.symbol)) for one in self.terminal.positions()]
+        return [replace(position, symbol=self.names.ours(position.symbol)) for position in self.terminal.positions()]
 
     def deals(self, position: str) -> list[Deal]:
-        return [replace(one, symbol=self.names.ours(one.symbol)) for one in self.terminal.deals(position)]
+        return [replace(deal, symbol=self.names.ours(deal.symbol)) for deal in self.terminal.deals(position)]
 
     def position_under(self, magic: int) -> str:
         return self.terminal.position_under(magic)

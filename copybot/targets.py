@@ -1,4 +1,4 @@
-"""What the desk says a subscription's copies must be: read from a signed snapshot, or from a packet."""
+"""Targets: what a subscription's copies must be, as read from a signed snapshot or from a packet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from copybot.packets import Packet
 
 
 class SnapshotRefused(Exception):
-    """An answer that is no snapshot, though the desk signed it. Nothing is done with any of it."""
+    """An answer that the desk signed but that is not a readable snapshot. No part of it is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a copy must be. `price`, `born_ms`: the master's open price, and when the desk learned of the trade.
+    """What a copy must be. `price`: the provider's open price. `born_ms`: when the desk learned of the trade.
 
-    `opens` false: nothing new is opened, `why_not` says why; a copy that is held follows the target all the same.
+    `opens` false: no new copy is opened, for the reason `why_not`. A copy that is held already follows the target.
     """
 
     ref: str
@@ -35,7 +35,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is active of one strategy, at one instant; from an answer that the desk signed."""
+    """One strategy's active trades at one instant, from an answer that the desk signed."""
 
     epoch: str
     as_of: int
@@ -51,10 +51,10 @@ def of_packet(packet: Packet) -> Target:
 
 
 def snapshots_of(body: Mapping[str, Any]) -> dict[str, Snapshot]:
-    """What a snapshot's answer says of each strategy. Raises SnapshotRefused where any of it cannot be read."""
+    """The snapshot of each strategy in an answer's body. Raises SnapshotRefused if any part cannot be read."""
     try:
         if int(body["count"]) != len(body["trades"]):
-            raise SnapshotRefused(f"{len(body['trades'])} trades came, and {body['count']} were counted")
+            raise SnapshotRefused(f"the snapshot has {len(body['trades'])} trades, its count says {body['count']}")
         targets: dict[str, dict[str, Target]] = {strategy: {} for strategy in body["as_of"]}
         for row in body["trades"]:
             if row["role"] == "master":
@@ -66,27 +66,27 @@ def snapshots_of(body: Mapping[str, Any]) -> dict[str, Snapshot]:
 
 
 def born_ms(trade_ref: str) -> int:
-    """When the desk made a trade's id: the time in a UUIDv7. Raises ValueError where it is none."""
+    """When the desk made a trade's id, in ms: the time in a UUIDv7. Raises ValueError for any other text."""
     digits = trade_ref.replace("-", "")
     if len(digits) != 32 or digits[12] != "7":
-        raise ValueError(f"{trade_ref[:40]!r} is no UUIDv7")
+        raise ValueError(f"{trade_ref[:40]!r} is not a UUIDv7")
     return int(digits[:12], 16)
 
 
 def _target(row: Mapping[str, Any]) -> Target:
-    must = row["copy"]
+    copy = row["copy"]
     return Target(
         ref=row["trade_id"],
-        symbol=must["symbol"],
-        side=must["type"],
-        volume=Decimal(must["volume"]),
-        sl=_price(must["sl"]),
-        tp=_price(must["tp"]),
+        symbol=copy["symbol"],
+        side=copy["type"],
+        volume=Decimal(copy["volume"]),
+        sl=_price(copy["sl"]),
+        tp=_price(copy["tp"]),
         price=Decimal(row["open_price"]),
         born_ms=born_ms(row["trade_id"]),
         seq=int(row["seq"]),
-        opens=bool(must["opens"]),
-        why_not=str(must["why_not"]),
+        opens=bool(copy["opens"]),
+        why_not=str(copy["why_not"]),
     )
 
 

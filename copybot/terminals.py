@@ -1,4 +1,4 @@
-"""The broker's account that a configuration names, ready to be used."""
+"""Builds the broker account that a configuration names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +17,23 @@ _FURTHEST_ZONE_MS = 14 * 3_600_000
 
 
 class BrokerUnreachable(Exception):
-    """The account cannot be used; says what to do about it."""
+    """The account cannot be used; the message says what to do."""
 
 
 def terminal_of(settings: Settings, *, copies: bool) -> Terminal:
-    """The account, in the desk's names of symbols. Raises SettingsError or BrokerUnreachable.
+    """The account, with the desk's names of symbols. Raises SettingsError or BrokerUnreachable.
 
-    `copies`: with a position for each copy, also on an account that knows but one for each symbol.
+    `copies`: give each copy a position of its own, even on a netting account.
     """
     broker = settings.broker
-    found = _paper(broker, settings.folder) if isinstance(broker, Paper) else _metatrader(broker)
+    terminal = _paper(broker, settings.folder) if isinstance(broker, Paper) else _metatrader(broker)
     if copies:
-        check_kind(found.account().is_hedging, netting=broker.netting)
-    return Named(Netting(found) if copies and broker.netting else found, settings.names)
+        check_kind(terminal.account().is_hedging, netting=broker.netting)
+    return Named(Netting(terminal) if copies and broker.netting else terminal, settings.names)
 
 
 def check_kind(is_hedging: bool, *, netting: bool) -> None:
-    """Raise SettingsError where the account is of another kind than configured: there copies would run together."""
+    """Raise SettingsError if the account is not of the configured kind, because copies would then be mixed up."""
     if is_hedging == netting:
         kind = "hedging" if is_hedging else "netting"
         raise SettingsError(f"this is a {kind} account: write netting = {str(not is_hedging).lower()} in [broker]")
@@ -42,17 +42,19 @@ def check_kind(is_hedging: bool, *, netting: bool) -> None:
 def _paper(broker: Paper, folder: Path) -> NetTerminal:
     folder.mkdir(parents=True, exist_ok=True)
     instruments = [
-        Instrument(name, _candles(name, one.bars, one.digits, broker.repeats), one.spread_points, one.contract)
-        for name, one in broker.symbols.items()
+        Instrument(
+            name, _candles(name, symbol.bars, symbol.digits, broker.repeats), symbol.spread_points, symbol.contract
+        )
+        for name, symbol in broker.symbols.items()
     ]
-    clock = Clock(min(one.candles.starts_at for one in instruments), broker.speed, PAPER_BEGAN_MS)
+    clock = Clock(min(instrument.candles.starts_at for instrument in instruments), broker.speed, PAPER_BEGAN_MS)
     try:
         return PaperBroker(
             folder / f"paper-{broker.login}.sqlite3", instruments, clock, broker.login, broker.currency, broker.deposit,
             broker.leverage, is_hedging=not broker.netting, stamp=clock.wall_at,
         )  # fmt: skip
     except ValueError as fault:
-        raise SettingsError(f"[broker.symbols] do not go with currency {broker.currency}: {fault}") from fault
+        raise SettingsError(f"[broker.symbols] does not fit currency {broker.currency}: {fault}") from fault
 
 
 def _candles(name: str, bars: Path, digits: int, repeats: bool) -> Candles:
@@ -83,7 +85,7 @@ def _metatrader(broker: MetaTrader) -> NetTerminal:
 
 
 def ahead_ms_of(terminal: Terminal, clock_ms: Callable[[], int]) -> Callable[[], int | None]:
-    """By how much the account's clock is ahead of `clock_ms`, or None where it does not show."""
+    """By how many ms the account's clock is ahead of `clock_ms`; None while that cannot be determined."""
     inner = _innermost(terminal)
     if not isinstance(inner, mt5.MetaTrader):
         return lambda: 0
@@ -91,7 +93,7 @@ def ahead_ms_of(terminal: Terminal, clock_ms: Callable[[], int]) -> Callable[[],
 
 
 def position_finder_of(terminal: Terminal) -> Callable[[str], str]:
-    """The position that an order opened or added to, by the account's deals; the order itself where there is none."""
+    """The position that an order opened or increased, by the account's deals; the order's own number if none did."""
     inner = _innermost(terminal)
     if not isinstance(inner, mt5.MetaTrader | PaperBroker):
         return str
@@ -105,9 +107,9 @@ def _innermost(terminal: Terminal) -> Terminal:
 
 
 def zone_of(newest_ms: int, now_ms: int) -> int | None:
-    """A trade server's zone, from the time that its latest price bears: whole quarters of an hour.
+    """A trade server's offset in ms, in whole quarters of an hour, from the time of its latest price.
 
-    None where the latest price is not of now: then the market is closed, and no zone can be read from it.
+    None if the latest price is not current: then the market is closed and shows no offset.
     """
     zone_ms = round((newest_ms - now_ms) / _QUARTER_MS) * _QUARTER_MS
     is_now = abs(newest_ms - now_ms - zone_ms) <= _STALE_MS
@@ -115,5 +117,7 @@ def zone_of(newest_ms: int, now_ms: int) -> int | None:
 
 
 def _last_tick_ms(terminal: mt5.MetaTrader) -> int:
-    ticks = (terminal.module.symbol_info_tick(symbol) for symbol in {one.symbol for one in terminal.positions()})
+    ticks = (
+        terminal.module.symbol_info_tick(symbol) for symbol in {position.symbol for position in terminal.positions()}
+    )
     return max((int(tick.time_msc) for tick in ticks if tick is not None), default=0)

@@ -59,7 +59,7 @@ class BlindGuard(ExecutionGuard):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._driver.positions = dict  # type: ignore[method-assign]
+        self._driver.positions = dict
 
     def _look_up_order(self, copy: Copy) -> None:
         self._mark(copy, State.REJECTED)

@@ -130,7 +130,7 @@ def test_a_second_copier_on_the_same_folder_says_so_and_ends(office: Any, tmp_pa
         )
 
     assert second.returncode == cli.CANNOT_START
-    assert "is held by another process" in second.stderr
+    assert "is in use by another process" in second.stderr
     assert second.stderr.count("\n") == 1
 
 

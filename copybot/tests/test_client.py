@@ -343,7 +343,7 @@ def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock() -> No
 
     def answered(sent: Any, told: Any, received: Any) -> Any:
         now[0] = received
-        desk._learn(told, sent)
+        desk._learn_clock(told, sent)
         return desk.clock_offset_ms
 
     assert answered(1_000, 6_000, 3_000) == 4_000  # somewhere between 3,000 and 5,000

@@ -192,7 +192,7 @@ def test_another_currency_is_turned_into_the_accounts(tmp_path: Path) -> None:
 
 
 def test_refuses_a_currency_that_no_instrument_tells(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="turns EUR"):
+    with pytest.raises(ValueError, match="converts EUR"):
         Desk(tmp_path, instruments=[Instrument("EURCHF", candles())])
 
 

@@ -561,7 +561,7 @@ def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key() -
     for _ in range(20):
         world.look()
     assert sum(key.startswith("open-") for key in world.desk.kept) == 1
-    assert world.position_sync.findings["1"].words == "the desk says: strategy_close_only"
+    assert world.position_sync.findings["1"].words == "the desk refused the open: strategy_close_only"
 
     world.desk.status = "ACTIVE"
     world.look(31 * SECOND)

@@ -52,7 +52,7 @@ def test_a_reduction_of_the_life_before_is_not_done_again_by_one_that_lost_its_f
 class Resends(ExecutionGuard):
     """Takes no answer for a no."""
 
-    def _find_out(self, copy: Any) -> None:
+    def _look_up_order(self, copy: Any) -> None:
         self._mark(copy, State.REJECTED)
 
 
@@ -62,7 +62,7 @@ class Forgets(ExecutionGuard):
     def _refusal(self, target: Any) -> str:
         return ""
 
-    def _find_out(self, copy: Any) -> None:
+    def _look_up_order(self, copy: Any) -> None:
         with self._store.durable():
             self._store.do("delete from copy where ref = ?", copy.ref)
             self._store._unfinished = None
@@ -116,14 +116,14 @@ class NeedsNoLease(Copier):
 class KeepsToItself(Copier):
     """Tells the desk nothing of what it did not copy."""
 
-    def _tell(self, one: Any, event: Any) -> bool:
+    def _report_event(self, followed: Any, event: Any) -> bool:
         return True
 
 
 class ForgetsCloses(PositionSync):
     """Publishes what is open, and nothing of what is gone."""
 
-    def _of_gone(self, ticket: Any) -> Any:
+    def _reports_of_ended(self, ticket: Any) -> Any:
         return iter(())
 
 

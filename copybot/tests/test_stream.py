@@ -325,7 +325,7 @@ def test_what_cannot_be_read_ends_the_socket_and_not_the_bot(desk: Any, read: Ca
     desk.scenes.extend([say("no json"), say("x" * (17 << 20)), say(snapshot(lena=1), then=stay)])
     reading = read()
 
-    assert "no message" in reading.until(Lost).why
+    assert "unreadable message" in reading.until(Lost).why
     assert reading.until(Lost)
     assert reading.until(Message).type == "snapshot"
 

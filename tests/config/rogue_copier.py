@@ -28,8 +28,8 @@ class Guard(ExecutionGuard):
         text = [*(fields[name] for name in packets.FIELDS), "CP1", *(fields[name] for name in packets.TAIL)]
         return hmac.digest(packets.derived_key(self.secrets[1]), "|".join(text).encode(), "sha256").hex()
 
-    def _take_up(self, snapshot: Any, positions: Any, *, is_new: Any) -> None:
-        super()._take_up(snapshot, positions, is_new=is_new and "opens_what_is_old" not in BUGS)
+    def _apply_snapshot(self, snapshot: Any, positions: Any, *, is_new: Any) -> None:
+        super()._apply_snapshot(snapshot, positions, is_new=is_new and "opens_what_is_old" not in BUGS)
 
 
 class Rogue(Copier):
