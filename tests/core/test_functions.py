@@ -193,7 +193,7 @@ def test_two_nodes_start_at_once_on_an_empty_database(desk_db: str) -> None:
         databases.point_at(name)
         assert catalogue.differences("owner") == []
     finally:
-        databases.point_at("postgres")
+        databases.point_at(desk_db)  # whose books are checked on the way out
         databases.drop(name)
 
 
