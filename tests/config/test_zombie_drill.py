@@ -18,13 +18,21 @@ from audit import services as audit
 from audit.models import AuditLog
 from config import tasks
 from config.celery import app
-from config.drill import environment, reports, rules
+from config.drill import environment, reports, rules, runner
 from tests import browsers, ports
 from tests.conftest import Serving
 from trades.models import ActiveTrade
 
 ROGUE = (sys.executable, "-m", "tests.config.rogue_copier")
 REPLAYS = ["replayed", "disordered", "late_open", "killed_before", "killed_after", "restarted", "state_lost"]
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine nothing is given up early. What must not happen is waited for each time, so not for long."""
+    monkeypatch.setattr(rules, "DEADLINE_S", 600)
+    monkeypatch.setattr(runner, "PATIENCE_S", 12)
+    monkeypatch.setattr(environment, "START_S", 120)
 
 
 def made(web: Serving, command: Any = rules.COMMAND) -> Any:
