@@ -1,7 +1,7 @@
-"""How a person's subscriptions copy: where each stands, what became of each trade, and what the person may change."""
+"""A person's subscriptions: their state, the outcome of each trade, receipts, and the settings of copying."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,14 +17,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from audit.actors import actor_of
-from portal.views import places_of
+from portal.views import price_decimals
 from strategies import explanations, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
 from trades.models import Copier, CopyOrder, SkipReason
 
-EXAMPLES = 4  # of a strategy's own trades
+EXAMPLES = 4  # of the strategy's own trades
 DAYS = 30
 _OWNER, _DRAWDOWN = Subscription.PausedFor.OWNER, Subscription.PausedFor.DRAWDOWN
 _EXAMPLE = sizing.ProviderTrade(
@@ -33,20 +33,21 @@ _EXAMPLE = sizing.ProviderTrade(
 )  # fmt: skip
 
 
-# --- where each stands
+# --- the overview
 
 
 @dataclass(frozen=True, slots=True)
 class SyncStatus:
-    """What a copier last said of a subscription, in words. `tone`: good, wait or bad."""
+    """The latest report of a copier about one subscription, in words. `tone`: the CSS class of its colour."""
 
-    says: str
+    text: str
     tone: str
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     subscription: Subscription
+    paused_for: str
     terms: str
     copier: Copier | None
     is_online: bool
@@ -66,129 +67,153 @@ class Card:
 @never_cache
 @login_required
 def copying(request: HttpRequest) -> HttpResponse:
-    """Every subscription of the person, and what became of the latest trades."""
+    """All subscriptions of the person, and the outcomes of the latest trades."""
     now = timezone.now()
-    mine = list(_mine(request).order_by("strategy__name", "pk"))
-    live = [one for one in mine if one.status != Subscription.Status.ENDED]
+    own = list(_own_subscriptions(request).order_by("strategy__name", "pk"))
+    live = [subscription for subscription in own if subscription.status != Subscription.Status.ENDED]
     outcomes = receipts.recent(live, now=now)
     context = {
         "now": now,
         "cards": _cards(live, now),
-        "ended": [one for one in mine if one.status == Subscription.Status.ENDED],
+        "ended": [subscription for subscription in own if subscription.status == Subscription.Status.ENDED],
         "outcomes": outcomes,
-        "places": places_of({one.master.symbol or "" for one in outcomes}),
-        "led": Strategy.objects.filter(owner=request.user.pk).order_by("name"),
+        "published": Strategy.objects.filter(owner=request.user.pk).order_by("name"),
     }
     return render(request, "portal/copying.html", context)
 
 
 def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
-    accounts = {one.account_id for one in live}
-    terms = {one.subscription_id: one for one in Terms.objects.latest_of_each().filter(subscription__in=live)}
-    copiers = {one.account_id: one for one in Copier.objects.filter(account__in=accounts)}
+    accounts = {subscription.account_id for subscription in live}
+    latest = Terms.objects.latest_of_each().filter(subscription__in=live)
+    terms = {row.subscription_id: row for row in latest}
+    copiers = {copier.account_id: copier for copier in Copier.objects.filter(account__in=accounts)}
     overdue = copy_statistics.overdue_by_subscription(accounts)
-    return [_card(one, terms[one.pk], copiers.get(one.account_id), overdue, now) for one in live]
+    return [
+        _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, now)
+        for subscription in live
+    ]
 
 
-def _card(one: Subscription, terms: Terms, copier: Copier | None, overdue: Any, now: datetime) -> Card:
-    overdue_close = overdue.get((one.account_id, one.strategy_id))
+def _card(
+    subscription: Subscription,
+    terms: Terms,
+    copier: Copier | None,
+    overdue: Mapping[tuple[int, int], copy_statistics.OverdueCount],
+    now: datetime,
+) -> Card:
+    overdue_closes = overdue.get((subscription.account_id, subscription.strategy_id))
     return Card(
-        subscription=one,
+        subscription=subscription,
+        paused_for=_paused_for(subscription),
         terms=explanations.terms(terms),
         copier=copier,
         is_online=copier is not None and copier.leased_until > now,
-        sync_status=_sync_status(copier, one.strategy.name),
-        overdue=overdue_close,
-        is_late=overdue_close is not None and overdue_close.is_late(now),
+        sync_status=_sync_status(copier, subscription.strategy.name),
+        overdue=overdue_closes,
+        is_late=overdue_closes is not None and overdue_closes.is_late(now),
     )
 
 
+def _paused_for(subscription: Subscription) -> str:
+    """By whom or why it is paused, as its owner reads it; empty where it is not paused."""
+    if subscription.paused_for == _OWNER:
+        return "by you"
+    return str(subscription.get_paused_for_display()) if subscription.paused_for else ""
+
+
 _SYNC = {
-    "in_sync": SyncStatus("in sync: it holds what it must", "good"),
-    "behind": SyncStatus("catching up with the latest events", "wait"),
+    "in_sync": SyncStatus("In sync with the provider", "pos"),
+    "behind": SyncStatus("Catching up with the latest events", ""),
 }
-_HELD = {
-    "HOLD": SyncStatus("it waits: the desk was restored, and it does nothing until staff say that all is well", "bad"),
-    "HALT": SyncStatus("it stopped itself and opens nothing: look at its log, then start it with --release", "bad"),
+_STOPPED = {
+    "HOLD": SyncStatus(
+        "Waiting: the desk was restored from a backup. Staff have to confirm before copying goes on", "bad"
+    ),
+    "HALT": SyncStatus("Stopped by itself, opens nothing. Read the copier's log, then start it with --release", "neg"),
 }
 
 
 def _sync_status(copier: Copier | None, strategy: str) -> SyncStatus:
     if copier is None:
-        return SyncStatus("no copier has reported yet", "wait")
-    told = next((one for one in copier.reported if one.get("strategy") == strategy), None)
-    if told is None:
-        return SyncStatus("its copier has said nothing of this one", "wait")
-    return _HELD.get(told.get("standing", "")) or _SYNC.get(told.get("sync", "")) or _difference(told)
+        return SyncStatus("No copier has reported yet", "")
+    report = next((report for report in copier.reported if report.get("strategy") == strategy), None)
+    if report is None:
+        return SyncStatus("The copier has not reported on this strategy yet", "")
+    return _STOPPED.get(report.get("standing", "")) or _SYNC.get(report.get("sync", "")) or _out_of_sync(report)
 
 
-def _difference(told: dict[str, Any]) -> SyncStatus:
-    parts = [
-        (told.get("orphans"), "held though the master is out"),
-        (told.get("missing"), "missing"),
-        (told.get("volume"), "with another volume than it must have"),
+def _out_of_sync(report: Mapping[str, Any]) -> SyncStatus:
+    differences = [
+        (report.get("orphans"), "open whose trade the provider has closed", "open whose trade the provider has closed"),
+        (report.get("missing"), "missing", "missing"),
+        (report.get("volume"), "with a wrong volume", "with wrong volumes"),
     ]
-    said = ", ".join(f"{count} {what}" for count, what in parts if count)
-    return SyncStatus(f"differs: {said}" if said else "differs: it is being compared", "bad")
+    texts = [
+        f"{count} {'copy' if count == 1 else 'copies'} {one if count == 1 else several}"
+        for count, one, several in differences
+        if count
+    ]
+    return SyncStatus(f"Out of sync: {', '.join(texts) or 'the differences are being compared'}", "neg")
 
 
-# --- what a person may do
+# --- pause, resume, stop following
 
 
 @require_POST
 @login_required
 def pause(request: HttpRequest, sub_id: str) -> HttpResponse:
-    subscription = _live(request, sub_id)
+    subscription = _live_subscription(request, sub_id)
     services.pause(subscription=subscription, actor=actor_of(request), why=_OWNER)
     subscription.refresh_from_db()
     if subscription.paused_for == _OWNER:
-        messages.success(request, "Paused. Nothing new is copied; what is open is still closed with its master.")
+        messages.success(request, "Paused. No new trades are copied. Open copies still close with the provider.")
     else:
-        messages.error(request, f"It is paused already: {subscription.get_paused_for_display()}.")
+        messages.error(request, f"It is already paused {_paused_for(subscription)}.")
     return redirect("portal:copying")
 
 
 @require_POST
 @login_required
 def resume(request: HttpRequest, sub_id: str) -> HttpResponse:
-    """What its owner paused, or its drawdown stop did. A fee is paid and a score is earned, not clicked away."""
-    subscription = _live(request, sub_id)
+    """Ends a pause by the owner or by the drawdown stop. Only a payment, a better score or staff end the others."""
+    subscription = _live_subscription(request, sub_id)
     for why in (_OWNER, _DRAWDOWN):
         services.resume(subscription=subscription, actor=actor_of(request), why=why)
     subscription.refresh_from_db()
     if subscription.status == Subscription.Status.ACTIVE:
-        messages.success(request, "Copying goes on with what is opened from now on.")
+        messages.success(request, "Copying resumed, for trades opened from now on.")
     else:
-        messages.error(request, f"It is paused {subscription.get_paused_for_display()}: that cannot be ended here.")
+        messages.error(request, f"It is paused {_paused_for(subscription)}. You cannot resume it here.")
     return redirect("portal:copying")
 
 
 @require_POST
 @login_required
 def end(request: HttpRequest, sub_id: str) -> HttpResponse:
-    subscription = _live(request, sub_id)
+    subscription = _live_subscription(request, sub_id)
     services.end(subscription=subscription, actor=actor_of(request))
-    messages.success(request, f"You no longer follow {subscription.strategy.name}. Staff can begin it again.")
+    messages.success(request, f"You no longer follow {subscription.strategy.name}. To follow it again, ask staff.")
     return redirect("portal:copying")
 
 
 @never_cache
 @login_required
 def secret(request: HttpRequest, sub_id: str) -> HttpResponse:
-    """A new packet secret: the answer to the form is the one page that ever shows it."""
-    subscription = _live(request, sub_id)
+    """Rotates the signal secret. The answer to the form is the only page that shows the new one."""
+    subscription = _live_subscription(request, sub_id)
     form = RotateForm(request.POST if request.method == "POST" else None)
-    made = ""
+    new_secret = ""
     if form.is_valid():
         at_once = form.cleaned_data["at_once"]
-        made = services.rotate_packet_secret(subscription=subscription, actor=actor_of(request), at_once=at_once)
+        new_secret = services.rotate_packet_secret(subscription=subscription, actor=actor_of(request), at_once=at_once)
         subscription.refresh_from_db()
-    context = {"subscription": subscription, "form": form, "made": made, "generation": _newest(subscription)}
+    context = {
+        "subscription": subscription,
+        "form": form,
+        "new_secret": new_secret,
+        "generation": subscription.next_generation or subscription.packet_generation,
+    }
     return render(request, "portal/copying_secret.html", context)
-
-
-def _newest(subscription: Subscription) -> int:
-    return subscription.next_generation or subscription.packet_generation
 
 
 # --- settings
@@ -196,11 +221,11 @@ def _newest(subscription: Subscription) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A trade of the master's, and what a copy of it would be."""
+    """A provider's trade, and the copy that the settings make of it."""
 
-    master: sizing.ProviderTrade
+    provider_trade: sizing.ProviderTrade
     plan: sizing.Plan
-    says: str
+    arithmetic: str
 
     @property
     def why_not(self) -> str:
@@ -210,12 +235,12 @@ class Example:
 @never_cache
 @login_required
 def settings(request: HttpRequest, sub_id: str) -> HttpResponse:
-    """How it copies, and what that would make of some trades. Nothing is kept before it is saved."""
-    subscription = _live(request, sub_id)
+    """The settings, with the copies that they make of some trades. A preview saves nothing."""
+    subscription = _live_subscription(request, sub_id)
     form = TermsForm(request.POST or None, instance=services.terms_of(subscription))
     if form.is_valid() and "preview" not in request.POST:
         services.set_terms(subscription=subscription, actor=actor_of(request), **form.settings())
-        messages.success(request, "Saved. It holds for what is opened from now on, in a few seconds.")
+        messages.success(request, "Saved. The settings apply to trades opened from now on, within a few seconds.")
         return redirect("portal:copying")
     examples = _examples(subscription, form.instance) if not form.is_bound or form.is_valid() else []
     context = {
@@ -223,40 +248,39 @@ def settings(request: HttpRequest, sub_id: str) -> HttpResponse:
         "form": form,
         "examples": examples,
         "is_preview": form.is_bound,
-        "places": places_of({one.master.symbol for one in examples}),
+        "decimals": price_decimals({example.provider_trade.symbol for example in examples}),
     }
     return render(request, "portal/copying_settings.html", context)
 
 
 def _examples(subscription: Subscription, terms: Terms) -> list[Example]:
-    """Worked out with both equities as they are now: that is what saving would keep."""
+    """Calculated with the current equities of both accounts, which is what saving would store."""
     terms.equity, terms.master_equity = subscription.account.equity, subscription.strategy.account.equity
     sized_by = explanations.settings(terms, currency=subscription.account.currency, contracts=receipts.contracts())
-    masters = [_EXAMPLE, *map(receipts.provider_trade, receipts.latest_masters([subscription.strategy_id], EXAMPLES))]
+    latest = receipts.latest_provider_trades([subscription.strategy_id], EXAMPLES)
+    trades = [_EXAMPLE, *map(receipts.as_opened, latest)]
     return [
-        Example(
-            master, sizing.plan(sized_by, master), explanations.in_one_line(explanations.arithmetic(sized_by, master))
-        )
-        for master in masters
+        Example(trade, sizing.plan(sized_by, trade), explanations.in_one_line(explanations.arithmetic(sized_by, trade)))
+        for trade in trades
     ]
 
 
-# --- receipts, and how a strategy was copied
+# --- receipts, and the provider's statistics
 
 
 @never_cache
 @login_required
 def receipt(request: HttpRequest, sub_id: str, trade_id: uuid.UUID) -> HttpResponse:
-    """One trade: what the copy had to be and why, when, at which price, and how it ended."""
+    """One trade: the size of the copy and its calculation, times, prices, and how it ended."""
     now = timezone.now()
-    found = receipts.outcome(get_object_or_404(_mine(request), sub_id=sub_id), trade_id, now=now)
-    if found is None:
+    outcome = receipts.outcome(get_object_or_404(_own_subscriptions(request), sub_id=sub_id), trade_id, now=now)
+    if outcome is None:
         raise Http404
     context = {
         "now": now,
-        "outcome": found,
-        "receipt": receipts.receipt(found),
-        "places": places_of({found.master.symbol or ""}),
+        "outcome": outcome,
+        "receipt": receipts.receipt(outcome),
+        "decimals": price_decimals({outcome.provider_trade.symbol or ""}),
     }
     return render(request, "portal/copying_receipt.html", context)
 
@@ -264,29 +288,29 @@ def receipt(request: HttpRequest, sub_id: str, trade_id: uuid.UUID) -> HttpRespo
 @never_cache
 @login_required
 def copies(request: HttpRequest, name: str) -> HttpResponse:
-    """How a strategy's trades were copied, for its provider: numbers alone."""
+    """How a strategy was copied, for its provider: counts alone, no subscriber is named."""
     now = timezone.now()
     strategy = get_object_or_404(Strategy, name=name, owner=request.user.pk)
-    spread, overdue = copy_statistics.spread(strategy, now=now, days=DAYS), copy_statistics.overdue(strategy=strategy)
+    coverage = copy_statistics.coverage(strategy, now=now, days=DAYS)
+    overdue = copy_statistics.overdue(strategy=strategy)
     context = {
         "now": now,
         "strategy": strategy,
         "followers": Subscription.objects.live().filter(strategy=strategy).count(),
-        "spread": spread,
-        "summary": copy_statistics.summary(spread),
+        "coverage": coverage,
+        "summary": copy_statistics.summary(coverage),
         "overdue": overdue,
         "overdue_is_late": overdue.is_late(now),
-        "pace": copy_statistics.pace(CopyOrder.objects.filter(strategy=strategy)),
+        "execution": copy_statistics.execution(CopyOrder.objects.filter(strategy=strategy)),
         "days": DAYS,
-        "places": places_of({one.master.symbol or "" for one in spread}),
     }
-    return render(request, "portal/copying_spread.html", context)
+    return render(request, "portal/strategy_copies.html", context)
 
 
-def _mine(request: HttpRequest) -> QuerySet[Subscription]:
-    found = Subscription.objects.filter(account__owner=request.user.pk)
-    return found.select_related("account", "strategy__account", "strategy__owner")
+def _own_subscriptions(request: HttpRequest) -> QuerySet[Subscription]:
+    own = Subscription.objects.filter(account__owner=request.user.pk)
+    return own.select_related("account", "strategy__account", "strategy__owner")
 
 
-def _live(request: HttpRequest, sub_id: str) -> Subscription:
-    return get_object_or_404(_mine(request).exclude(status=Subscription.Status.ENDED), sub_id=sub_id)
+def _live_subscription(request: HttpRequest, sub_id: str) -> Subscription:
+    return get_object_or_404(_own_subscriptions(request).exclude(status=Subscription.Status.ENDED), sub_id=sub_id)

@@ -1,4 +1,4 @@
-"""How a page answers a form."""
+"""How a page answers a form: a message, then the page again."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from django.shortcuts import redirect
 from core.errors import DomainError
 
 
-def perform(request: HttpRequest, do: Callable[[], str], page: str) -> HttpResponse:
-    """Do it and say so on that page; a refusal is said there as well."""
+def perform(request: HttpRequest, action: Callable[[], str], page: str) -> HttpResponse:
+    """Run the action and redirect to the page, with the message that it returns or the reason of its refusal."""
     try:
-        messages.success(request, do())
-    except DomainError as no:
-        faults = no.extra.get("fields", {})
-        said = "; ".join(f"{name} {fault}" for name, many in faults.items() for fault in many)
-        messages.error(request, said or no.message)
+        messages.success(request, action())
+    except DomainError as error:
+        fields = error.extra.get("fields", {})
+        faults = "; ".join(f"{name} {fault}" for name, messages_of in fields.items() for fault in messages_of)
+        messages.error(request, faults or error.message)
     return redirect(page)

@@ -1,4 +1,4 @@
-"""The pages of docs/ that a bot's author needs, rendered by the desk itself, with the signing vectors beside them."""
+"""The pages of docs/ for authors of bots, rendered by the desk itself, and the test vectors of the signature."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ PAGES = {
     "protocol": "The signed protocol",
     "stream": "The stream",
     "copier": "What a copier does",
-    "errors": "Every code of a refusal",
+    "errors": "Error codes",
 }
 
 
@@ -30,12 +30,11 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def page(request: HttpRequest, name: str) -> HttpResponse:
-    """One page; 404 where it is not one of PAGES."""
     if name not in PAGES:
         raise Http404
     file = FOLDER / f"{name}.md"
-    shown = {"pages": PAGES, "name": name, "title": PAGES[name], "text": _rendered(file, file.stat().st_mtime_ns)}
-    return render(request, "portal/reference.html", shown)
+    context = {"pages": PAGES, "name": name, "title": PAGES[name], "text": _rendered(file, file.stat().st_mtime_ns)}
+    return render(request, "portal/reference.html", context)
 
 
 @require_safe
@@ -45,28 +44,28 @@ def vectors(request: HttpRequest) -> HttpResponse:
 
 @functools.lru_cache(maxsize=len(PAGES))
 def _rendered(file: Path, _changed_ns: int) -> SafeString:
-    """The page as HTML. It is our own text, and HTML inside it is shown as text."""
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = reader.parse(file.read_text(encoding="utf-8"))
-    for before, token in itertools.pairwise(tokens):
-        if before.type == "heading_open":
-            before.attrSet("id", anchor_of(token.content))
+    """The page as HTML. The text is the desk's own, and raw HTML inside it is escaped."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(file.read_text(encoding="utf-8"))
+    for opening, token in itertools.pairwise(tokens):
+        if opening.type == "heading_open":
+            opening.attrSet("id", anchor_of(token.content))
         for child in token.children or ():
-            _point(child)
-    return SafeString(reader.renderer.render(tokens, reader.options, {}))
+            _relink(child)
+    return SafeString(parser.renderer.render(tokens, parser.options, {}))
 
 
 def anchor_of(heading: str) -> str:
-    """The heading's anchor, as code hosts make it."""
+    """The anchor of a heading, spelled as code hosts spell it, so that links work there and here."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def _point(token: Token) -> None:
-    """A link between the files becomes a link between the pages."""
+def _relink(token: Token) -> None:
+    """Turn a link between the files into a link between the pages."""
     target = str(token.attrs.get("href", "")) if token.type == "link_open" else ""
     name, _, anchor = target.partition("#")
     if name == "vectors.json":
         token.attrSet("href", reverse("portal:vectors"))
     elif name.removesuffix(".md") in PAGES:
-        there = reverse("portal:reference-page", args=[name.removesuffix(".md")])
-        token.attrSet("href", f"{there}#{anchor}" if anchor else there)
+        url = reverse("portal:reference-page", args=[name.removesuffix(".md")])
+        token.attrSet("href", f"{url}#{anchor}" if anchor else url)

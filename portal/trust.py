@@ -1,4 +1,4 @@
-"""What the desk thinks of a user's bots and trades, why, what would raise it, and the place to object."""
+"""A user's trust scores with their reasons and remedies, and the form to appeal."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
@@ -12,28 +12,26 @@ from audit.actors import actor_of
 from portal.form_feedback import perform
 from trust import explanations, services
 
-POINTS = 200  # of the line
+TREND_POINTS = 200
 
 
 @never_cache
 @login_required
 def scores(request: PersonRequest) -> HttpResponse:
-    """Each score with its reasons in plain words, and a form to appeal."""
-    found = explanations.explain(request.user)
-    lines = [services.trend(request.user, one.score.kind, POINTS) for one in found]
-    shown = [
-        {"told": one, "line": explanations.line([each.score for each in lately], 600, 100), "since": lately[0].at}
-        for one, lately in zip(found, lines, strict=True)
-    ]
-    return render(request, "portal/trust.html", {"scores": shown, "now": timezone.now()})
+    rows = []
+    for explanation in explanations.explain(request.user):
+        trend = services.trend(request.user, explanation.score.kind, TREND_POINTS)
+        line = explanations.line([point.score for point in trend], 600, 100)
+        rows.append({"explanation": explanation, "line": line})
+    return render(request, "portal/trust.html", {"scores": rows, "now": timezone.now()})
 
 
 @require_POST
 @login_required
 def appeal(request: PersonRequest) -> HttpResponse:
-    def say() -> str:
+    def send() -> str:
         kind, note = request.POST.get("kind", ""), request.POST.get("note", "")
         services.appeal(user=request.user, kind=kind, note=note.replace("\r\n", "\n"), actor=actor_of(request))
-        return "Sent. Staff read it beside your score, and their answer will stand here."
+        return "Appeal sent. Staff will review it with your score. Their answer appears here."
 
-    return perform(request, say, "portal:trust")
+    return perform(request, send, "portal:trust")

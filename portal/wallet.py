@@ -1,4 +1,4 @@
-"""A person's money: what is there, what moved, what it costs to follow, and how each fee was reckoned."""
+"""A person's wallet: balance, transactions, withdrawals, statements, and the calculation of each fee."""
 
 import uuid
 from decimal import Decimal, InvalidOperation
@@ -27,27 +27,28 @@ ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
 @never_cache
 @login_required
 def wallet(request: PersonRequest) -> HttpResponse:
-    """Balance, entries, fees, statements; and a form to take money out."""
-    mine = statements.wallets_of(request.user)
-    chosen = _chosen(mine, request.GET.get("currency"))
-    if chosen is None:
+    own = statements.wallets_of(request.user)
+    selected = _in_currency(own, request.GET.get("currency"))
+    if selected is None:
         return render(request, "portal/wallet.html", {"wallet": None})
-    rows, older = _entries(chosen, request.GET.get("cursor"))
+    rows, older = _entries(selected, request.GET.get("cursor"))
     now = timezone.now()
     claims = FeeClaim.objects.select_related("agreement__strategy").order_by("-pk")
     context = {
-        "wallet": chosen,
-        "wallets": mine,
+        "wallet": selected,
+        "wallets": own,
         "now": now,
         "entries": rows,
         "older": older,
         "is_first_page": "cursor" not in request.GET,
-        "waiting": MoneyRequest.objects.filter(wallet=chosen, state=MoneyRequest.State.PENDING).order_by("-created_at"),
+        "pending": MoneyRequest.objects.filter(wallet=selected, state=MoneyRequest.State.PENDING).order_by(
+            "-created_at"
+        ),
         "key": uuid.uuid4(),
-        "owed": sum((claim.owed for claim in claims.filter(payer=chosen, collected_at=None)), Decimal(0)),
-        "agreements": [_agreed(one) for one in _agreements(request).filter(currency=chosen.currency)],
-        "earned": claims.filter(payee=chosen)[:CLAIMS],
-        "months": list(islice(statements.months(chosen, now), MONTHS)),
+        "owed": sum((claim.owed for claim in claims.filter(payer=selected, collected_at=None)), Decimal(0)),
+        "agreements": [_agreement(agreement) for agreement in _agreements(request).filter(currency=selected.currency)],
+        "earned": claims.filter(payee=selected)[:CLAIMS],
+        "months": list(islice(statements.months(selected, now), MONTHS)),
     }
     return render(request, "portal/wallet.html", context)
 
@@ -55,11 +56,11 @@ def wallet(request: PersonRequest) -> HttpResponse:
 @require_POST
 @login_required
 def withdraw(request: PersonRequest) -> HttpResponse:
-    chosen = _mine(request, request.POST.get("currency"))
+    own = _own_wallet(request, request.POST.get("currency"))
 
-    def ask() -> str:
-        asked = services.request_money(
-            wallet=chosen,
+    def send() -> str:
+        money_request = services.request_money(
+            wallet=own,
             kind=MoneyRequest.Kind.WITHDRAWAL,
             amount=_amount(request.POST.get("amount", "")),
             reason=request.POST.get("note", "")[:200],
@@ -67,23 +68,25 @@ def withdraw(request: PersonRequest) -> HttpResponse:
             by=request.user,
             actor=actor_of(request),
         )
-        if asked.state == MoneyRequest.State.DONE:
-            return "It is on its way to you."
-        return "Asked for. It is set aside until staff have looked at it."
+        amount = f"{money.plain(money_request.amount, 2)} {own.currency}"
+        if money_request.state == MoneyRequest.State.DONE:
+            return f"Withdrawal of {amount} accepted, reference {money_request.pk}."
+        return f"Withdrawal of {amount} requested, reference {money_request.pk}. It is on hold until staff approve it."
 
-    return perform(request, ask, "portal:wallet")
+    return perform(request, send, "portal:wallet")
 
 
 @require_POST
 @login_required
 def take_back(request: PersonRequest, request_id: uuid.UUID) -> HttpResponse:
-    asked = get_object_or_404(MoneyRequest, pk=request_id, wallet__owner=request.user)
+    money_request = get_object_or_404(MoneyRequest, pk=request_id, wallet__owner=request.user)
 
-    def reject() -> str:
-        services.reject(request=asked, by=request.user, reason="taken back", actor=actor_of(request))
-        return "Taken back. The money is free again."
+    def cancel() -> str:
+        services.reject(request=money_request, by=request.user, reason="taken back", actor=actor_of(request))
+        amount = f"{money.plain(money_request.amount, 2)} {money_request.wallet.currency}"
+        return f"Withdrawal cancelled. {amount} available again."
 
-    return perform(request, reject, "portal:wallet")
+    return perform(request, cancel, "portal:wallet")
 
 
 @require_POST
@@ -96,7 +99,7 @@ def accept_terms(request: PersonRequest, agreement_id: int) -> HttpResponse:
         if offered is None or str(offered.pk) != request.POST.get("terms"):
             raise settlement.TermsNotOffered
         settlement.accept(agreement=agreement, terms=offered, actor=actor_of(request))
-        return "Agreed. They hold from the next period on."
+        return "Accepted. The new terms apply from the next period on."
 
     return perform(request, accept, "portal:wallet")
 
@@ -104,73 +107,73 @@ def accept_terms(request: PersonRequest, agreement_id: int) -> HttpResponse:
 @never_cache
 @login_required
 def statement(request: PersonRequest, month: str) -> HttpResponse:
-    """A month, to print or to keep as a PDF."""
     try:
-        found = statements.statement(_mine(request, request.GET.get("currency")), statements.month(month))
+        own = _own_wallet(request, request.GET.get("currency"))
+        monthly = statements.statement(own, statements.month(month))
     except DomainError:
         raise Http404 from None
-    return render(request, "portal/statement.html", {"statement": found, "now": timezone.now()})
+    return render(request, "portal/statement.html", {"statement": monthly, "now": timezone.now()})
 
 
 @never_cache
 @login_required
 def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpResponse:
-    """Show me: a settled fee reckoned once more, from the trades, by the code that charged it."""
+    """A settled fee, recalculated from the trades by the code that charged it."""
     agreements = FeeAgreement.objects.all() if _may_see_all(request) else _agreements(request)
     agreement = get_object_or_404(agreements, pk=agreement_id)
     settled = Settlement.objects.filter(agreement=agreement, period_no=period_no).exclude(period_no=0).first()
     if settled is None:
         raise Http404
-    shown = settlement.recalculate(settled)
+    recalculated = settlement.recalculate(settled)
     trades = pnl.closed_trades(agreement, at=settled.ends_at).order_by("-closed_at", "-trade_id")
     context = {
-        "shown": shown,
+        "recalculated": recalculated,
         "settled": settled,
-        "above": max(shown.result.cumulative_pnl - (settled.high_water_mark_before or 0), Decimal(0)),
+        "new_profit": max(recalculated.result.cumulative_pnl - (settled.high_water_mark_before or 0), Decimal(0)),
         "percent": Decimal(settled.rate_bps) / 100,
         "trades": trades.select_related("account")[:TRADES],
-        "more": trades.count() > TRADES,
+        "is_cut": trades.count() > TRADES,
     }
     return render(request, "portal/fee.html", context)
 
 
-def _chosen(mine: list[Wallet], currency: str | None) -> Wallet | None:
-    return next((one for one in mine if not currency or one.currency == currency), None)
+def _in_currency(wallets: list[Wallet], currency: str | None) -> Wallet | None:
+    return next((wallet for wallet in wallets if not currency or wallet.currency == currency), None)
 
 
-def _mine(request: PersonRequest, currency: str | None) -> Wallet:
-    found = _chosen(statements.wallets_of(request.user), currency)
-    if found is None:
+def _own_wallet(request: PersonRequest, currency: str | None) -> Wallet:
+    own = _in_currency(statements.wallets_of(request.user), currency)
+    if own is None:
         raise Http404
-    return found
+    return own
 
 
 def _amount(text: str) -> Decimal:
     try:
         return money.exact(Decimal(text.strip().replace(",", ".")))
     except (InvalidOperation, ValueError):
-        raise services.AmountInvalid("Write an amount such as 25.00.") from None
+        raise services.AmountInvalid("Enter an amount such as 25.00.") from None
 
 
-def _entries(chosen: Wallet, cursor: str | None) -> tuple[Any, str | None]:
+def _entries(selected: Wallet, cursor: str | None) -> tuple[Any, str | None]:
     try:
-        return statements.page(chosen, paging.cursor(cursor), ENTRIES)
+        return statements.page(selected, paging.cursor(cursor), ENTRIES)
     except DomainError:
         raise Http404 from None
 
 
 def _agreements(request: PersonRequest) -> Any:
-    mine = FeeAgreement.objects.filter(subscriber=request.user)
-    return mine.select_related("strategy", "terms", "next_terms", "subscriber").order_by("pk")
+    own = FeeAgreement.objects.filter(subscriber=request.user)
+    return own.select_related("strategy", "terms", "next_terms", "subscriber").order_by("pk")
 
 
-def _agreed(agreement: FeeAgreement) -> dict[str, Any]:
+def _agreement(agreement: FeeAgreement) -> dict[str, Any]:
     offered = settlement.latest_terms(agreement.strategy)
-    settled = list(agreement.settlements.order_by("-period_no")[:CLAIMS])
+    settlements = list(agreement.settlements.order_by("-period_no")[:CLAIMS])
     return {
         "agreement": agreement,
-        "high_water_mark": settled[0].high_water_mark,
-        "settlements": [one for one in settled if one.period_no],
+        "high_water_mark": settlements[0].high_water_mark,
+        "settlements": [row for row in settlements if row.period_no],
         "offered": offered if offered != agreement.next_terms else None,
     }
 

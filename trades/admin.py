@@ -278,7 +278,7 @@ class CopyOrderAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         answer = super().changelist_view(request, extra_context)
         if isinstance(answer, TemplateResponse) and answer.context_data and "cl" in answer.context_data:
-            answer.context_data["pace"] = copy_statistics.pace(answer.context_data["cl"].queryset)
+            answer.context_data["execution"] = copy_statistics.execution(answer.context_data["cl"].queryset)
         return answer
 
     @admin.display(description="status", ordering="status")

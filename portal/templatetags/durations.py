@@ -1,4 +1,4 @@
-"""How long something took or lasts, for people."""
+"""Durations and exact times, for people."""
 
 from datetime import datetime, timedelta
 
@@ -8,15 +8,15 @@ register = template.Library()
 
 
 @register.filter
-def since(then: datetime | None, now: datetime) -> str:
-    """How long ago, in the largest whole unit."""
-    return "–" if then is None else span(now - then)
+def since(start: datetime | None, now: datetime) -> str:
+    """The time since then, in the largest whole unit."""
+    return "–" if start is None else span(now - start)
 
 
 @register.filter
-def exact(then: datetime | None) -> str:
-    """To the millisecond."""
-    return "–" if then is None else f"{then:%Y-%m-%d %H:%M:%S}.{then.microsecond // 1000:03d}"
+def exact(time: datetime | None) -> str:
+    """Date and time to the millisecond."""
+    return "–" if time is None else f"{time:%Y-%m-%d %H:%M:%S}.{time.microsecond // 1000:03d}"
 
 
 @register.filter
@@ -30,7 +30,7 @@ def span(length: timedelta) -> str:
 
 @register.filter
 def took(ms: float | None) -> str:
-    """Milliseconds as they are read: 84 ms, 1.53 s, 2 min 5 s."""
+    """Milliseconds as 84 ms, 1.53 s or 2 min 5 s."""
     if ms is None:
         return "–"
     ms = round(ms)

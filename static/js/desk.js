@@ -1,26 +1,26 @@
-// The open trades, live. The snapshot is the truth; deltas are applied while their numbers are consecutive.
+// The open trades, live. A snapshot is complete; deltas are applied as long as their sequence numbers are consecutive.
 const PATH = "/ws/v2/active";
 const SILENCE_MS = 15_000; // a heartbeat comes every 5 s
-const COPIES_MS = 20_000; // the stream tells of masters; one's own copies are read again with the snapshot
+const COPIES_MS = 20_000; // own copies make no events in the stream, so the snapshot is read again for them
 const LONGEST_WAIT_S = 30;
 const EVENTS = 20;
 const CLOSED = 20;
 const REASONS = {
-  TP: "take profit", SL: "stop loss", MANUAL: "by hand", STOP_OUT: "stopped out", RECONCILED: "found closed",
+  TP: "take profit", SL: "stop loss", MANUAL: "manual", STOP_OUT: "stop-out", RECONCILED: "found closed",
   STAFF: "by staff",
 };
 const VERBS = {
-  "trade.opened": "opened", "trade.modified": "moved", "trade.reduced": "reduced", "trade.closed": "closed",
+  "trade.opened": "opened", "trade.modified": "modified", "trade.reduced": "reduced", "trade.closed": "closed",
 };
 
 const byId = (id) => document.getElementById(id);
 const body = byId("trades");
-const places = JSON.parse(body.dataset.places); // decimals of the symbols that the page came with
-const trades = new Map(); // by id: the trade and its row
+const decimals = JSON.parse(body.dataset.decimals); // of prices, for the symbols in the page as it was loaded
+const trades = new Map(); // trade and row by trade id
 let asOf = {};
 let socket, silence, retrying;
 let failures = 0;
-let isAsking = false; // for a snapshot: until it comes, deltas tell nothing
+let isResyncing = false; // deltas are ignored until the requested snapshot arrives
 let isFirst = true;
 let closedCount = 0;
 let closedProfit = 0;
@@ -30,20 +30,20 @@ let closedProfit = 0;
 function connect() {
   clearTimeout(retrying);
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PATH}`);
-  socket.onmessage = (event) => { listen(); receive(JSON.parse(event.data)); };
-  socket.onclose = (event) => (event.code === 1008 ? end() : retry());
-  listen();
+  socket.onmessage = (event) => { watchSilence(); receive(JSON.parse(event.data)); };
+  socket.onclose = (event) => (event.code === 1008 ? signedOut() : retry());
+  watchSilence();
 }
 
-function listen() {
+function watchSilence() {
   clearTimeout(silence);
   silence = setTimeout(() => socket.close(), SILENCE_MS);
 }
 
 function retry() {
   clearTimeout(silence);
-  isAsking = false;
-  if (failures === 0) say("The connection is lost. Trying again.");
+  isResyncing = false;
+  if (failures === 0) announce("Connection lost. Reconnecting.");
   failures += 1;
   if (failures % 3 === 0) checkSession();
   wait(Math.ceil(Math.min(LONGEST_WAIT_S, 2 ** (failures - 1)) * (0.5 + Math.random() / 2)));
@@ -56,128 +56,130 @@ function wait(seconds) {
 }
 
 async function checkSession() {
-  const answer = await fetch(location.pathname, { method: "HEAD", redirect: "manual" }).catch(() => null);
-  if (answer?.type === "opaqueredirect") end();
+  const response = await fetch(location.pathname, { method: "HEAD", redirect: "manual" }).catch(() => null);
+  if (response?.type === "opaqueredirect") signedOut();
 }
 
-function end() {
+function signedOut() {
   clearTimeout(silence);
   clearTimeout(retrying);
   show("off", "signed out");
-  say("You are signed out.");
-  byId("again").hidden = false;
+  announce("You are signed out.");
+  byId("sign-in").hidden = false;
 }
 
-function ask() {
-  if (isAsking || socket.readyState !== WebSocket.OPEN) return;
-  isAsking = true;
+function resync() {
+  if (isResyncing || socket.readyState !== WebSocket.OPEN) return;
+  isResyncing = true;
   socket.send('{"type":"resync"}');
 }
 
-// --- what it tells
+// --- messages
 
 function receive(message) {
   if (message.type === "snapshot") takeSnapshot(message);
-  else if (message.type === "heartbeat") checkNumbers(message.as_of);
+  else if (message.type === "heartbeat") checkSequence(message.as_of);
   else if (message.type in VERBS) takeDelta(message);
 }
 
 function takeSnapshot(message) {
-  if (failures) say("Live again.");
+  if (failures) announce("Live again.");
   failures = 0;
-  isAsking = false;
+  isResyncing = false;
   asOf = Object.fromEntries(Object.entries(message.as_of).map(([name, seq]) => [name, Number(seq)]));
   const open = new Set(message.trades.map((trade) => trade.trade_id));
-  for (const id of trades.keys()) if (!open.has(id)) forget(id);
-  for (const trade of message.trades) put(trade, isFirst ? "" : trades.has(trade.trade_id) ? "changed" : "came");
+  for (const id of trades.keys()) if (!open.has(id)) remove(id);
+  for (const trade of message.trades) {
+    put(trade, isFirst ? "" : trades.has(trade.trade_id) ? "row-changed" : "row-added");
+  }
   const newest = [...trades.values()].sort((a, b) => b.trade.opened_at.localeCompare(a.trade.opened_at));
   body.replaceChildren(...newest.map(({ row }) => row));
   isFirst = false;
-  byId("taken").textContent = `snapshot of ${clock(new Date())}`;
-  figures();
+  byId("taken").textContent = `updated ${clock(new Date())}`;
+  showFigures();
   show("live", "live");
 }
 
 function takeDelta(message) {
   const seq = Number(message.seq);
   const known = asOf[message.strategy];
-  if (isAsking || seq <= known) return;
-  if (seq !== known + 1) return ask();
+  if (isResyncing || seq <= known) return;
+  if (seq !== known + 1) return resync();
   asOf[message.strategy] = seq;
-  if (message.trade.kind === "TOMBSTONE") return; // a close that came before its open: there was nothing to see
+  if (message.trade.kind === "TOMBSTONE") return; // a close that arrived before its open: no row to remove
   if (message.type === "trade.closed") close(message);
-  else put(message.trade, message.type === "trade.opened" ? "came" : "changed");
-  tell(message);
-  figures();
+  else put(message.trade, message.type === "trade.opened" ? "row-added" : "row-changed");
+  addEvent(message);
+  showFigures();
 }
 
-function checkNumbers(numbers) {
-  if (Object.entries(numbers).some(([name, seq]) => !(asOf[name] >= Number(seq)))) ask();
+function checkSequence(asOfDesk) {
+  if (Object.entries(asOfDesk).some(([name, seq]) => !(asOf[name] >= Number(seq)))) resync();
 }
 
 function close({ strategy, trade }) {
-  forget(trade.trade_id);
+  remove(trade.trade_id);
   closedCount += 1;
   closedProfit += Number(trade.profit);
   const lists = [...document.querySelectorAll(".closed")];
-  const list = lists.find((each) => JSON.parse(each.dataset.live).includes(strategy));
+  const list = lists.find((part) => JSON.parse(part.dataset.live).includes(strategy));
   if (!list) return;
-  list.querySelector(".none")?.remove();
+  list.querySelector(".no-trades")?.remove();
   list.prepend(closedRow(trade));
   while (list.rows.length > CLOSED) list.lastElementChild.remove();
 }
 
 // --- rows
 
-function put(trade, how) {
+function put(trade, animation) {
   const old = trades.get(trade.trade_id);
   if (old && JSON.stringify(old.trade) === JSON.stringify(trade)) return;
   const row = openRow(trade);
-  if (how) row.className = how;
+  if (animation) row.className = animation;
   trades.set(trade.trade_id, { trade, row });
   if (old) old.row.replaceWith(row);
   else body.prepend(row);
 }
 
-function forget(id) {
-  const gone = trades.get(id);
+function remove(id) {
+  const closed = trades.get(id);
   trades.delete(id);
-  if (!gone) return;
-  gone.row.className = "went";
-  setTimeout(() => gone.row.remove(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 600);
+  if (!closed) return;
+  closed.row.className = "row-removed";
+  setTimeout(() => closed.row.remove(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 600);
 }
 
 function openRow(trade) {
   const price = pricer(trade);
-  const copy = trade.role === "copy" ? element("span", "chip", "held") : plain(trade.copy_volume, 2);
+  const copy = trade.role === "copy" ? element("span", "chip", "copy open") : plain(trade.copy_volume, 2);
   const row = element("tr");
   row.dataset.id = trade.trade_id;
   row.append(
     cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)), cell("Volume", plain(trade.volume, 2), "n"),
     cell("Your copy", copy, "n"), cell("Open price", price(trade.open_price), "n"),
     cell("Stop loss", price(trade.sl), "n"), cell("Take profit", price(trade.tp), "n"),
-    cell("Opened", time(trade.opened_at, "ago")), cell("Strategy", trade.strategy), cell("No.", trade.seq, "n quiet"),
+    cell("Opened", time(trade.opened_at, "ago")), cell("Strategy", trade.strategy),
   );
   return row;
 }
 
 function closedRow(trade) {
   const price = pricer(trade);
-  const row = element("tr", "came");
+  const row = element("tr", "row-added");
   row.append(
     cell("Closed", time(trade.closed_at, "moment")), cell("Symbol", trade.symbol, "symbol"),
-    cell("Side", side(trade.type)), cell("Volume", plain(trade.volume, 2), "n"),
-    cell("Open", price(trade.open_price), "n"),
+    cell("Side", side(trade.type)),
+    cell("Volume", plain(trade.volume, 2), "n"), cell("Open", price(trade.open_price), "n"),
     cell("Close", price(trade.close_price), "n"), cell("Profit", signed(trade.profit), `n ${tone(trade.profit)}`),
-    cell("Why", REASONS[trade.reason] ?? trade.reason),
+    cell("Reason", REASONS[trade.reason] ?? trade.reason),
   );
   return row;
 }
 
-function tell({ type, trade }) {
+function addEvent({ type, trade }) {
   const price = pricer(trade);
   const lots = plain(trade.volume, 2);
-  const what = {
+  const details = {
     "trade.opened": () => [`${lots} at ${price(trade.open_price)}`],
     "trade.modified": () => [`stop ${price(trade.sl)}, target ${price(trade.tp)}`],
     "trade.reduced": () => [`to ${lots}`],
@@ -188,43 +190,44 @@ function tell({ type, trade }) {
   }[type]();
   const item = element("li");
   const symbol = element("b", "", trade.symbol);
-  item.append(element("time", "", clock(new Date())), ` ${VERBS[type]} `, symbol, " ", side(trade.type), " ", ...what);
+  const at = element("time", "", clock(new Date()));
+  item.append(at, ` ${VERBS[type]} `, symbol, " ", side(trade.type), " ", ...details);
   const list = byId("events");
   list.querySelector(".empty")?.remove();
   list.prepend(item);
   while (list.children.length > EVENTS) list.lastElementChild.remove();
 }
 
-// --- words and figures
+// --- formatting
 
-function element(name, kind = "", text = "") {
-  const made = document.createElement(name);
-  if (kind) made.className = kind;
-  made.textContent = text;
-  return made;
+function element(tag, className = "", text = "") {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.textContent = text;
+  return node;
 }
 
-function cell(label, content, kind = "") {
-  const made = element("td", kind);
-  made.dataset.label = label;
-  made.append(content);
-  return made;
+function cell(label, content, className = "") {
+  const node = element("td", className);
+  node.dataset.label = label;
+  node.append(content);
+  return node;
 }
 
-// A symbol the page did not come with has as many decimals as the trade's own prices.
+// Prices of a symbol that was not in the page as loaded get as many decimals as the trade's own prices have.
 function pricer(trade) {
-  const told = [trade.open_price, trade.sl, trade.tp].map((price) => plain(price).split(".")[1]?.length ?? 0);
-  const digits = places[trade.symbol] ?? Math.max(...told);
+  const lengths = [trade.open_price, trade.sl, trade.tp].map((price) => plain(price).split(".")[1]?.length ?? 0);
+  const digits = decimals[trade.symbol] ?? Math.max(...lengths);
   return (price) => plain(price, digits);
 }
 
 const side = (type) => element("span", `chip ${type.toLowerCase()}`, `${type === "BUY" ? "▲" : "▼"} ${type}`);
 
-function plain(amount, most = 0) {
+function plain(amount, least = 0) {
   if (amount == null) return "–";
   const [whole, digits = ""] = amount.split(".");
-  const shown = digits.replace(/0+$/, "").padEnd(most, "0");
-  return shown ? `${whole}.${shown}` : whole;
+  const fraction = digits.replace(/0+$/, "").padEnd(least, "0");
+  return fraction ? `${whole}.${fraction}` : whole;
 }
 
 const cents = (amount) => Math.round(Number(amount) * 100);
@@ -233,34 +236,34 @@ const signed = (amount) => `${{ pos: "+", neg: "−" }[tone(amount)] ?? ""}${Mat
 
 const clock = (date) => date.toLocaleTimeString("en-GB");
 
-function time(iso, kind) {
-  const made = element("time");
-  made.dateTime = iso;
-  made.dataset[kind] = "";
-  spell(made);
-  return made;
+function time(iso, format) {
+  const node = element("time");
+  node.dateTime = iso;
+  node.dataset[format] = "";
+  showTime(node);
+  return node;
 }
 
-function spell(element) {
-  const then = new Date(element.dateTime);
-  element.title = then.toLocaleString("en-GB");
-  element.textContent = "ago" in element.dataset ? ago(then) : moment(then);
+function showTime(node) {
+  const date = new Date(node.dateTime);
+  node.title = date.toLocaleString("en-GB");
+  node.textContent = "ago" in node.dataset ? ago(date) : moment(date);
 }
 
-function ago(then) {
-  const minutes = Math.floor((Date.now() - then) / 60_000);
+function ago(date) {
+  const minutes = Math.floor((Date.now() - date) / 60_000);
   if (minutes < 1) return "just now";
   if (minutes < 60) return `${minutes} min ago`;
   return minutes < 24 * 60 ? `${Math.floor(minutes / 60)} h ago` : `${Math.floor(minutes / (24 * 60))} d ago`;
 }
 
-function moment(then) {
-  if (then.toDateString() === new Date().toDateString()) return clock(then);
-  const day = then.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-  return `${day} ${then.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}`;
+function moment(date) {
+  if (date.toDateString() === new Date().toDateString()) return clock(date);
+  const day = date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  return `${day} ${date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}`;
 }
 
-function figures() {
+function showFigures() {
   const open = [...trades.values()].map(({ trade }) => trade);
   const masters = open.filter((trade) => trade.role === "master");
   byId("count").textContent = masters.length;
@@ -269,7 +272,7 @@ function figures() {
   byId("closed").textContent = closedCount;
   byId("profit").textContent = signed(closedProfit);
   byId("profit").className = tone(closedProfit);
-  byId("none").hidden = open.length > 0;
+  byId("no-trades").hidden = open.length > 0;
   document.title = `(${masters.length}) Desk · Copydesk`;
 }
 
@@ -278,17 +281,17 @@ function show(state, text) {
   byId("state").dataset.state = state;
 }
 
-function say(text) {
-  byId("said").textContent = text; // for screen readers: changes of state alone, no countdown
+function announce(text) {
+  byId("announcement").textContent = text; // for screen readers: changes of state alone, without the countdown
 }
 
-// --- begin
+// --- start
 
-for (const hidden of document.querySelectorAll(".live[hidden]")) hidden.hidden = false;
+for (const part of document.querySelectorAll(".live[hidden]")) part.hidden = false;
 byId("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
-const spellAll = () => document.querySelectorAll("time[data-ago], time[data-moment]").forEach(spell);
-spellAll();
-setInterval(spellAll, 20_000);
-setInterval(() => { if ("follows" in body.dataset && !document.hidden) ask(); }, COPIES_MS);
-addEventListener("online", () => { if (socket.readyState === WebSocket.CLOSED && byId("again").hidden) connect(); });
+const showTimes = () => document.querySelectorAll("time[data-ago], time[data-moment]").forEach(showTime);
+showTimes();
+setInterval(showTimes, 20_000);
+setInterval(() => { if ("follows" in body.dataset && !document.hidden) resync(); }, COPIES_MS);
+addEventListener("online", () => { if (socket.readyState === WebSocket.CLOSED && byId("sign-in").hidden) connect(); });
 connect();

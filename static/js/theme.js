@@ -1,7 +1,7 @@
-// Light or dark: the system's choice, or the visitor's own, kept in this browser.
-// The admin keeps its choice under the same name.
-const kept = localStorage.getItem("theme");
-if (kept) document.documentElement.dataset.theme = kept;
+// Light or dark: the system's setting, or the visitor's choice, stored in this browser under the key
+// that the admin uses too.
+const stored = localStorage.getItem("theme");
+if (stored) document.documentElement.dataset.theme = stored;
 document.addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
   if (!button) return;

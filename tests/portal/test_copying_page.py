@@ -1,4 +1,4 @@
-"""Copying on the pages: one's own alone, everything in words, and nothing that a click may not do."""
+"""The copying pages: own subscriptions alone, texts in words, and what an owner may do."""
 
 import hashlib
 import re
@@ -22,6 +22,7 @@ from strategies.models import Subscription, Terms
 from tests.answers import markup, text
 from tests.signed import LONG_AGO, Bot, opening
 from tests.transactions import committed
+from trades.models import Reason
 
 PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
 ACTIVE, HEARTBEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
@@ -39,8 +40,8 @@ def as_finn(client: Client, finn: TradingAccount) -> Client:
     return client
 
 
-def at(follows: Any, deed: Any) -> str:
-    return f"{PAGE}{follows.sub_id}/{deed}/"
+def page_of(follows: Any, action: Any) -> str:
+    return f"{PAGE}{follows.sub_id}/{action}/"
 
 
 def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
@@ -58,46 +59,46 @@ def close(bot: Any, ticket: Any) -> None:
 def heartbeat(
     bot: Any, *, standing: str = "LIVE", seq: str = "0", digest: str = "0" * 64, copies: Any = None, **more: Any
 ) -> None:
-    one = {"strategy": "lena-eurusd", "seq": seq, "standing": standing, "generation": 1, "digest": digest}
-    one |= {} if copies is None else {"copies": copies}
-    answer = bot.send("POST", HEARTBEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [one], **more})
+    report = {"strategy": "lena-eurusd", "seq": seq, "standing": standing, "generation": 1, "digest": digest}
+    report |= {} if copies is None else {"copies": copies}
+    answer = bot.send("POST", HEARTBEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [report], **more})
     assert answer.status_code == 200, answer.content
 
 
-# --- whose it is
+# --- access
 
 
 def test_a_visitor_is_asked_to_sign_in(client: Client, cast: dict[str, Any]) -> None:
     assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
 
 
-@pytest.mark.parametrize("deed", ["settings", "secret"])
-def test_nobody_sees_another_ones_pages(
-    client: Client, lena: TradingAccount, sam: TradingAccount, follows: Subscription, deed: str
+@pytest.mark.parametrize("action", ["settings", "secret"])
+def test_only_the_owner_sees_the_pages_of_a_subscription(
+    client: Client, lena: TradingAccount, sam: TradingAccount, follows: Subscription, action: str
 ) -> None:
-    for stranger in (sam, lena):  # not the one who leads it either
+    for stranger in (sam, lena):  # nor the provider
         client.force_login(stranger.owner)
-        assert client.get(at(follows, deed)).status_code == 404
-        assert client.post(at(follows, deed), TERMS).status_code == 404
+        assert client.get(page_of(follows, action)).status_code == 404
+        assert client.post(page_of(follows, action), TERMS).status_code == 404
 
 
-@pytest.mark.parametrize("deed", ["pause", "resume", "end"])
-def test_nobody_does_anything_to_another_ones(
-    client: Client, sam: TradingAccount, follows: Subscription, deed: str
+@pytest.mark.parametrize("action", ["pause", "resume", "end"])
+def test_only_the_owner_may_act_on_a_subscription(
+    client: Client, sam: TradingAccount, follows: Subscription, action: str
 ) -> None:
     client.force_login(sam.owner)
 
-    assert client.post(at(follows, deed)).status_code == 404
+    assert client.post(page_of(follows, action)).status_code == 404
     follows.refresh_from_db()
     assert follows.status == "ACTIVE"
 
 
-@pytest.mark.parametrize("deed", ["pause", "resume", "end"])
-def test_nothing_is_done_by_following_a_link(as_finn: Client, follows: Subscription, deed: str) -> None:
-    assert as_finn.get(at(follows, deed)).status_code == 405
+@pytest.mark.parametrize("action", ["pause", "resume", "end"])
+def test_actions_are_refused_by_get(as_finn: Client, follows: Subscription, action: str) -> None:
+    assert as_finn.get(page_of(follows, action)).status_code == 405
 
 
-def test_a_receipt_is_its_owners_alone(
+def test_only_the_owner_sees_a_receipt(
     client: Client,
     finn: TradingAccount,
     lena: TradingAccount,
@@ -105,15 +106,15 @@ def test_a_receipt_is_its_owners_alone(
     lena_bot: Bot,
     follows: Subscription,
 ) -> None:
-    page = at(follows, f"receipts/{opened(lena_bot)}")
+    page = page_of(follows, f"receipts/{opened(lena_bot)}")
 
     for user, status in ((finn.owner, 200), (lena.owner, 404), (sam.owner, 404)):
         client.force_login(user)
         assert client.get(page).status_code == status
-    assert client.get(at(follows, f"receipts/{uuid.uuid4()}")).status_code == 404
+    assert client.get(page_of(follows, f"receipts/{uuid.uuid4()}")).status_code == 404
 
 
-def test_how_it_was_copied_is_shown_to_who_leads_it_alone(
+def test_only_the_provider_sees_how_a_strategy_was_copied(
     client: Client, lena: TradingAccount, finn: TradingAccount, sam: TradingAccount
 ) -> None:
     for user, status in ((lena.owner, 200), (finn.owner, 404), (sam.owner, 404)):
@@ -131,76 +132,78 @@ def test_a_stranger_sees_neither_subscriptions_nor_trades(client: Client, sam: T
     assert "GBPUSD" not in page and "lena-eurusd" not in page
 
 
-# --- where it stands
+# --- the overview
 
 
-def test_says_that_no_copier_was_ever_seen(as_finn: Client) -> None:
+def test_shows_that_no_copier_has_connected_yet(as_finn: Client) -> None:
     page = text(as_finn.get(PAGE))
 
     assert "lena-eurusd active" in page
-    assert "never seen" in page and "no copier has reported yet" in page
-    assert "How it copies × 1 " in page
+    assert "never connected" in page and "No copier has reported yet" in page
+    assert "Settings × 1 " in page
 
 
-def test_says_that_the_copier_is_there_and_in_sync(as_finn: Client, finn_bot: Bot) -> None:
+def test_shows_a_copier_online_and_in_sync(as_finn: Client, finn_bot: Bot) -> None:
     heartbeat(finn_bot, digest=hashlib.sha256(b"").hexdigest(), balance="1000", equity="998.5")
 
     page = text(as_finn.get(PAGE))
 
-    assert "online heard 0 s ago" in page
-    assert "in sync: it holds what it must" in page
+    assert "online last contact 0 s ago" in page
+    assert "In sync with the provider" in page
     assert "998.50 USD" in page
 
 
-def test_says_in_words_how_it_differs(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
+def test_describes_how_the_copies_are_out_of_sync(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     opened(lena_bot)
     heartbeat(finn_bot, seq="1", copies=[{"trade_ref": str(uuid.uuid4()), "volume": "0.10000000"}])
 
-    assert "differs: 1 held though the master is out, 1 missing" in text(as_finn.get(PAGE))
+    assert "Out of sync: 1 copy open whose trade the provider has closed, 1 copy missing" in text(as_finn.get(PAGE))
 
 
 @pytest.mark.parametrize(
-    ("standing", "says"), [("HOLD", "it waits: the desk was restored"), ("HALT", "stopped itself")]
+    ("standing", "says"), [("HOLD", "Waiting: the desk was restored"), ("HALT", "Stopped by itself")]
 )
-def test_says_that_it_stopped_itself(as_finn: Client, finn_bot: Bot, standing: str, says: str) -> None:
+def test_shows_a_copier_that_waits_or_stopped_itself(as_finn: Client, finn_bot: Bot, standing: str, says: str) -> None:
     heartbeat(finn_bot, standing=standing)
 
     assert says in text(as_finn.get(PAGE))
 
 
-def test_a_copier_that_ended_is_offline(as_finn: Client, finn_bot: Bot) -> None:
+def test_a_copier_that_gave_up_its_lease_is_offline(as_finn: Client, finn_bot: Bot) -> None:
     heartbeat(finn_bot, ends=True)
 
-    assert "offline last heard 0 s ago" in text(as_finn.get(PAGE))
+    assert "offline last contact 0 s ago" in text(as_finn.get(PAGE))
 
 
-def test_a_close_that_is_owed_is_red_after_half_a_minute(
+def test_an_overdue_close_turns_red_after_half_a_minute(
     as_finn: Client, lena_bot: Bot, finn_bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(finn_bot, opened(lena_bot), volume="0.04")
     close(lena_bot, "1")
 
     early = markup(as_finn.get(PAGE))
-    assert '<p class="due" role="status"><b>1 close is owed</b>, 0.04 lots' in early
+    assert '<p class="warning" role="status"><b>1 copy still open after the provider closed</b>: 0.04 lots' in early
     now = timezone.now
     monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(seconds=40))
     late = markup(as_finn.get(PAGE))
-    assert '<p class="fault" role="alert"><b>1 close is owed</b>' in late
-    assert "close owed" in text(as_finn.get(PAGE))
+    assert '<p class="fault" role="alert"><b>1 copy still open after the provider closed</b>' in late
+    assert "close overdue" in text(as_finn.get(PAGE))
 
 
-def test_the_desk_says_so_too(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
+def test_the_desk_page_shows_overdue_closes_too(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     copied(finn_bot, opened(lena_bot), volume="0.04")
-    assert "owed" not in text(as_finn.get("/"))
+    assert "still open after" not in text(as_finn.get("/"))
     close(lena_bot, "1")
 
-    assert "1 close is owed on your accounts, 0.04 lots" in text(as_finn.get("/"))
+    assert "1 copy still open after the provider closed : 0.04 lots" in text(as_finn.get("/"))
 
 
-# --- what became of each trade
+# --- outcomes and receipts
 
 
-def test_each_trade_is_told_with_why_it_was_not_copied(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
+def test_lists_each_trade_with_its_result_or_the_reason_why_it_was_not_copied(
+    as_finn: Client, lena_bot: Bot, finn_bot: Bot
+) -> None:
     copied(finn_bot, opened(lena_bot, "1"), volume="0.10")
     close(lena_bot, "1")
     close(finn_bot, "501")
@@ -212,10 +215,26 @@ def test_each_trade_is_told_with_why_it_was_not_copied(as_finn: Client, lena_bot
 
     assert "copied +5.00 take profit" in page
     assert "not copied the price had moved further than the settings allow “&lt;b&gt;9”" in page
-    assert "under way" in page
+    assert "copying…" in page
 
 
-def test_a_receipt_tells_price_time_and_lots(
+@pytest.mark.parametrize("first", ["1", "501"], ids=["provider first", "copy first"])
+def test_a_copy_closed_after_the_provider_was_closed_with_the_provider(
+    as_finn: Client, lena_bot: Bot, finn_bot: Bot, first: str
+) -> None:
+    copied(finn_bot, opened(lena_bot))
+    bots = {"1": lena_bot, "501": finn_bot}
+    for ticket in sorted(bots, reverse=first == "501"):
+        query = "close_price=1.11&profit=5&reason=MANUAL"
+        assert bots[ticket].send("DELETE", f"{ACTIVE}/{ticket}", query=query).status_code == 200
+
+    expected, other = ("with the provider", str(Reason.MANUAL.label))[:: 1 if first == "1" else -1]
+    for page in (text(as_finn.get(PAGE)), text(as_finn.get("/")).split("Closed on your accounts")[1]):
+        assert f"+5.00 {expected}" in page
+        assert f"+5.00 {other}" not in page
+
+
+def test_a_receipt_shows_prices_latency_and_the_calculation_of_the_lots(
     as_finn: Client, lena_bot: Bot, finn_bot: Bot, follows: Subscription
 ) -> None:
     strategies.set_terms(
@@ -232,28 +251,28 @@ def test_a_receipt_tells_price_time_and_lots(
     }  # fmt: skip
     finn_bot.send("POST", "/api/v2/trades/orders", order)
 
-    page = text(as_finn.get(at(follows, f"receipts/{ref}")))
+    page = text(as_finn.get(page_of(follows, f"receipts/{ref}")))
 
     assert "Open price 1.10500 1.10503" in page
     assert "0.50 lots × 0.333 0.1665 At most 0.10 0.10 To be opened 0.10" in page
-    assert "until your copier heard of it 60 ms" in page and "until the order was filled 90 ms" in page
-    assert "From the desk's knowing to your fill 157 ms" in page
+    assert "until your copier received the signal 60 ms" in page and "until the order was filled 90 ms" in page
+    assert "Total, from the desk's receipt to your fill 157 ms" in page
     assert "Worse 3 points, 0.27 bps" in page
-    assert "0.10 lots of it, lost 0.30 USD" in page
+    assert "Cost on 0.10 lots 0.30 USD" in page
 
 
-def test_where_there_is_no_copy_it_says_why(as_finn: Client, lena_bot: Bot, follows: Subscription) -> None:
+def test_the_page_of_a_trade_not_copied_gives_the_reason(as_finn: Client, lena_bot: Bot, follows: Subscription) -> None:
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, min_volume=Decimal(1))
     ref = opened(lena_bot)
 
-    page = text(as_finn.get(at(follows, f"receipts/{ref}")))
+    page = text(as_finn.get(page_of(follows, f"receipts/{ref}")))
 
-    assert "Why there is no copy: EURUSD BUY 0.10 not copied less than the smallest volume" in page
+    assert "Not copied: EURUSD BUY 0.10 not copied less than the smallest volume" in page
     assert "Less than the smallest, 1.00: not copied 0.00" in page
     assert "No order was sent" in page
 
 
-def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(
+def test_the_number_of_queries_does_not_depend_on_the_number_of_trades(
     as_finn: Client, lena_bot: Bot, finn_bot: Bot
 ) -> None:
     def queries() -> int:
@@ -272,101 +291,105 @@ def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(
     assert queries() == few <= 16
 
 
-# --- what a person may do
+# --- pause, resume, stop following
 
 
-def test_pauses_and_resumes_by_hand(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
-    assert "Nothing new is copied" in text(as_finn.post(at(follows, "pause"), follow=True))
-    assert "paused by hand" in text(as_finn.get(PAGE))
+def test_the_owner_pauses_and_resumes(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
+    assert "No new trades are copied" in text(as_finn.post(page_of(follows, "pause"), follow=True))
+    assert "paused by you" in text(as_finn.get(PAGE))
 
-    assert "Copying goes on" in text(as_finn.post(at(follows, "resume"), follow=True))
+    assert "Copying resumed" in text(as_finn.post(page_of(follows, "resume"), follow=True))
     facts = AuditLog.objects.filter(subject=f"subscription:{follows.sub_id}", actor=str(finn.owner.pk)).order_by("id")
     assert [fact.action for fact in facts] == ["subscription.paused", "subscription.resumed"]
 
 
 @pytest.mark.parametrize("why", ["UNPAID", "TRUST", "HAND"])
-def test_what_the_desk_paused_for_cause_is_not_clicked_away(as_finn: Client, follows: Subscription, why: str) -> None:
+def test_the_owner_cannot_end_a_pause_by_the_desk_or_by_staff(as_finn: Client, follows: Subscription, why: str) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
-    assert at(follows, "resume") not in as_finn.get(PAGE).content.decode()
+    assert page_of(follows, "resume") not in as_finn.get(PAGE).content.decode()
 
-    for deed in ("pause", "resume", "resume"):  # by hand first would make it one's own to resume
-        as_finn.post(at(follows, deed))
+    for action in ("pause", "resume", "resume"):  # a pause by the owner must not replace the reason
+        as_finn.post(page_of(follows, action))
 
     follows.refresh_from_db()
     assert (follows.status, follows.paused_for) == ("PAUSED", why)
 
 
-def test_says_why_it_cannot_be_resumed(as_finn: Client, follows: Subscription) -> None:
+def test_explains_why_a_subscription_cannot_be_resumed(as_finn: Client, follows: Subscription) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
 
-    said = text(as_finn.post(at(follows, "resume"), follow=True))
+    page = text(as_finn.post(page_of(follows, "resume"), follow=True))
 
-    assert "paused for an unpaid fee: that cannot be ended here" in said
-    assert "A fee is unpaid. Pay in" in said
+    assert "paused for an unpaid fee. You cannot resume it here" in page
+    assert "A fee is unpaid. Deposit the amount due" in page
 
 
-def test_a_drawdown_stop_is_ones_own_to_end(as_finn: Client, follows: Subscription) -> None:
+def test_the_owner_may_resume_after_a_drawdown_stop(as_finn: Client, follows: Subscription) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM, why="DRAWDOWN")
 
-    as_finn.post(at(follows, "resume"))
+    as_finn.post(page_of(follows, "resume"))
 
     follows.refresh_from_db()
     assert follows.status == "ACTIVE"
 
 
-def test_what_is_ended_is_gone_from_the_page_and_takes_nothing_more(as_finn: Client, follows: Subscription) -> None:
-    assert "You no longer follow lena-eurusd" in text(as_finn.post(at(follows, "end"), follow=True))
+def test_an_ended_subscription_is_only_named_and_refuses_all_actions(as_finn: Client, follows: Subscription) -> None:
+    assert "You no longer follow lena-eurusd" in text(as_finn.post(page_of(follows, "end"), follow=True))
 
-    assert "Ended: lena-eurusd on finn-mt5" in text(as_finn.get(PAGE))
-    for deed in ("pause", "resume", "secret", "settings"):
-        assert as_finn.post(at(follows, deed), TERMS).status_code == 404
+    assert "No longer followed: lena-eurusd on finn-mt5" in text(as_finn.get(PAGE))
+    for action in ("pause", "resume", "secret", "settings"):
+        assert as_finn.post(page_of(follows, action), TERMS).status_code == 404
 
 
-def test_a_new_secret_is_shown_once_and_kept_by_nobody(as_finn: Client, follows: Subscription) -> None:
-    asked = as_finn.get(at(follows, "secret"))
+def test_a_new_signal_secret_is_shown_once_and_never_again(as_finn: Client, follows: Subscription) -> None:
+    asked = as_finn.get(page_of(follows, "secret"))
     assert not re.findall(r"[0-9a-f]{64}", asked.content.decode().split("</form>")[-1])
 
-    answer = as_finn.post(at(follows, "secret"), {"at_once": "on"})
+    answer = as_finn.post(page_of(follows, "secret"), {"at_once": "on"})
 
     follows.refresh_from_db()
-    made = strategies.packet_secret(follows)
-    assert made in answer.content.decode()
+    secret = strategies.packet_secret(follows)
+    assert secret in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
     assert f"Generation {follows.packet_generation}" in text(answer)
-    for page in (at(follows, "secret"), PAGE, at(follows, "settings")):
-        assert made not in as_finn.get(page).content.decode()
-    assert made not in str(list(AuditLog.objects.values_list("detail", flat=True)))
+    for page in (page_of(follows, "secret"), PAGE, page_of(follows, "settings")):
+        assert secret not in as_finn.get(page).content.decode()
+    assert secret not in str(list(AuditLog.objects.values_list("detail", flat=True)))
 
 
-def test_the_old_secret_signs_until_the_copier_has_the_new_one(as_finn: Client, follows: Subscription) -> None:
+def test_the_old_signal_secret_stays_in_use_until_the_copier_has_the_new_one(
+    as_finn: Client, follows: Subscription
+) -> None:
     old = strategies.packet_secret(follows)
 
-    page = text(as_finn.post(at(follows, "secret")))
+    page = text(as_finn.post(page_of(follows, "secret")))
 
     follows.refresh_from_db()
     assert strategies.packet_secret(follows) == old
-    assert "Generation 2" in page and "the old one signs" in page
+    assert "Generation 2" in page and "The old secret stays in use" in page
 
 
 # --- settings
 
 
-def test_settings_are_saved_and_hold_from_now_on(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
-    said = text(
-        as_finn.post(at(follows, "settings"), {**TERMS, "max_volume": "0.2", "symbols": "EURUSD, GBPUSD"}, follow=True)
+def test_saved_settings_apply_from_now_on(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
+    page = text(
+        as_finn.post(
+            page_of(follows, "settings"), {**TERMS, "max_volume": "0.2", "symbols": "EURUSD, GBPUSD"}, follow=True
+        )
     )
 
-    assert "Saved. It holds for what is opened from now on" in said
-    made = strategies.terms_of(follows)
-    assert (made.multiplier, made.max_volume, made.symbols) == (Decimal("0.5"), Decimal("0.2"), ["EURUSD", "GBPUSD"])
+    assert "Saved. The settings apply to trades opened from now on" in page
+    terms = strategies.terms_of(follows)
+    assert (terms.multiplier, terms.max_volume, terms.symbols) == (Decimal("0.5"), Decimal("0.2"), ["EURUSD", "GBPUSD"])
     assert AuditLog.objects.get(action="subscription.terms_set").actor == str(finn.owner.pk)
 
 
-def test_a_preview_says_what_would_be_and_keeps_nothing(as_finn: Client, follows: Subscription, lena_bot: Bot) -> None:
+def test_a_preview_shows_the_copies_and_saves_nothing(as_finn: Client, follows: Subscription, lena_bot: Bot) -> None:
     opened(lena_bot, symbol="GBPUSD", volume="0.40")
     asked = {**TERMS, "max_volume": "0.2", "symbol_map": "GBPUSD = GBPUSD.vip", "preview": "1"}
 
-    page = text(as_finn.post(at(follows, "settings"), asked))
+    page = text(as_finn.post(page_of(follows, "settings"), asked))
 
     assert "0.50 lots of EURUSD bought at 1.10000, stop 1.09500 0.20 lots" in page
     assert "0.50 lots × 0.5 = 0.25; at most 0.20 → 0.20" in page
@@ -374,7 +397,7 @@ def test_a_preview_says_what_would_be_and_keeps_nothing(as_finn: Client, follows
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 
-def test_a_preview_reckons_with_the_equity_of_now(
+def test_a_preview_uses_the_present_equities(
     as_finn: Client, follows: Subscription, lena_bot: Bot, finn_bot: Bot
 ) -> None:
     lena_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"})
@@ -382,7 +405,8 @@ def test_a_preview_reckons_with_the_equity_of_now(
 
     page = text(
         as_finn.post(
-            at(follows, "settings"), {**TERMS, "mode": "EQUITY", "multiplier": "1", "max_volume": "9", "preview": "1"}
+            page_of(follows, "settings"),
+            {**TERMS, "mode": "EQUITY", "multiplier": "1", "max_volume": "9", "preview": "1"},
         )
     )
 
@@ -423,18 +447,18 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("button", [{}, {"preview": "1"}], ids=["save", "preview"])
-@pytest.mark.parametrize(("wrong", "field"), MISTAKES, ids=lambda one: str(one)[:60])
-def test_a_mistake_is_told_at_its_field(
+@pytest.mark.parametrize(("wrong", "field"), MISTAKES, ids=lambda value: str(value)[:60])
+def test_a_mistake_is_shown_at_its_field(
     as_finn: Client, follows: Subscription, wrong: dict[str, Any], field: str, button: dict[str, Any]
 ) -> None:
-    answer = as_finn.post(at(follows, "settings"), {**TERMS, **wrong, **button})
+    answer = as_finn.post(page_of(follows, "settings"), {**TERMS, **wrong, **button})
 
     assert (answer.status_code, list(answer.context["form"].errors)) == (200, [field])
-    assert f'class="field of-{field} faulty"' in answer.content.decode()
+    assert f'class="field of-{field} invalid"' in answer.content.decode()
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 
-def test_whatever_the_form_lets_pass_the_database_takes(as_finn: Client, follows: Subscription) -> None:
+def test_the_database_accepts_what_the_form_accepts(as_finn: Client, follows: Subscription) -> None:
     for more in (
         {"mode": "FIXED", "fixed_lots": "0.01", "multiplier": ""},
         {"mode": "RISK", "risk_pct": "100", "multiplier": "", "max_volume": "9"},
@@ -442,23 +466,23 @@ def test_whatever_the_form_lets_pass_the_database_takes(as_finn: Client, follows
         {"min_volume": "1", "max_volume": "1", "raises_to_min": "on", "max_drawdown_pct": "99.99"},
         {"multiplier": "999999999999.99999999"},
     ):
-        assert as_finn.post(at(follows, "settings"), {**TERMS, **more}).status_code == 302
+        assert as_finn.post(page_of(follows, "settings"), {**TERMS, **more}).status_code == 302
 
     assert Terms.objects.filter(subscription=follows).count() == 6
 
 
-def test_the_page_shows_amounts_as_people_write_them(as_finn: Client, follows: Subscription) -> None:
+def test_the_form_shows_amounts_without_trailing_zeros(as_finn: Client, follows: Subscription) -> None:
     strategies.set_terms(subscription=follows, actor=audit.SYSTEM, max_volume=Decimal("0.10"), multiplier=Decimal(100))
 
-    page = as_finn.get(at(follows, "settings")).content.decode()
+    page = as_finn.get(page_of(follows, "settings")).content.decode()
 
     assert 'value="0.1"' in page and 'value="100"' in page
 
 
-# --- for who leads
+# --- the provider's page
 
 
-def test_a_provider_learns_how_many_and_never_who(
+def test_a_provider_sees_counts_and_no_names(
     client: Client,
     lena: TradingAccount,
     finn: TradingAccount,
@@ -484,19 +508,19 @@ def test_a_provider_learns_how_many_and_never_who(
     assert "Copied 25.0 %" in page and "Not copyable 50.0 %" in page
     assert "1 of 2 1 the settings leave this symbol out" in page
     assert "1 the account had not enough free margin" in page
-    assert "1 close owed by copiers, 0.07 lots" in page
+    assert "1 copy still open after you closed : 0.07 lots" in page
     for name in (finn.owner.username, sam.owner.username, finn.name, sam.name, follows.sub_id, other.sub_id, "broke"):
         assert name not in answer.content.decode()
 
 
-def test_who_leads_finds_the_page_from_the_desk(client: Client, lena: TradingAccount) -> None:
+def test_a_provider_finds_the_page_from_the_desk(client: Client, lena: TradingAccount) -> None:
     client.force_login(lena.owner)
 
     assert COPIES in client.get("/").content.decode()
     assert COPIES in client.get(PAGE).content.decode()
 
 
-def test_the_providers_page_costs_no_more_for_many_trades(
+def test_the_queries_of_the_providers_page_do_not_depend_on_the_number_of_trades(
     client: Client, lena: TradingAccount, lena_bot: Bot, finn_bot: Bot
 ) -> None:
     client.force_login(lena.owner)
@@ -514,12 +538,12 @@ def test_the_providers_page_costs_no_more_for_many_trades(
     assert queries() == few <= 14
 
 
-def test_the_demos_guest_sees_a_sensible_page(client: Client, desk_db: str) -> None:
+def test_the_guest_of_the_demo_sees_its_subscription(client: Client, desk_db: str) -> None:
     demo_data.make_demo()
     client.force_login(User.objects.get(username="guest"))
 
     page = text(client.get(PAGE))
 
     assert "eurusd-breakout active" in page
-    assert "How it copies × 0.5" in page
-    assert "No trade since you began to follow" in page
+    assert "Settings × 0.5" in page
+    assert "No trade yet since you follow" in page

@@ -1,4 +1,4 @@
-"""The desk's page, as it is first painted."""
+"""The desk's page, as the server renders it."""
 
 import re
 from decimal import Decimal
@@ -34,13 +34,13 @@ def test_a_subscriber_sees_the_open_trades_of_its_strategies(client: Client, len
     assert "GBPUSD" in signed_in(client, "finn")
 
 
-def test_a_stranger_sees_none_of_them(client: Client, lena_bot: Bot) -> None:
+def test_a_stranger_sees_no_open_trades_of_others(client: Client, lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", symbol="GBPUSD"))
 
     page = signed_in(client, "sam")
 
     assert "GBPUSD" not in page
-    assert "Nothing is open at the moment" in page
+    assert "No open trades." in page
 
 
 def test_a_closed_trade_is_listed_as_closed(client: Client, lena_bot: Bot) -> None:
@@ -50,7 +50,7 @@ def test_a_closed_trade_is_listed_as_closed(client: Client, lena_bot: Bot) -> No
     page = signed_in(client, "finn")
 
     assert "+50.00" in page
-    assert "Nothing is open at the moment" in page
+    assert "No open trades." in page
 
 
 def closed_by(bot: Any, ticket: Any, profit: str = "5", **more: Any) -> None:
@@ -62,7 +62,7 @@ def headings(page: Any) -> Any:
     return re.findall("<h2>(.*?)</h2>", page)
 
 
-def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_holds(
+def test_a_subscriber_sees_the_size_of_its_copy_and_the_copies_that_are_open(
     client: Client, finn: TradingAccount, lena_bot: Bot, finn_bot: Bot
 ) -> None:
     strategies.set_terms(
@@ -74,12 +74,12 @@ def test_a_subscriber_sees_what_its_own_settings_make_of_a_trade_and_which_it_ho
     page = signed_in(client, "finn")
 
     assert '<td data-label="Your copy" class="n">0.05</td>' in page
-    assert '<span class="chip">held</span>' in page
+    assert '<span class="chip">copy open</span>' in page
     assert "<title>(1) Desk" in page
     assert '<dd id="copies">1</dd>' in page
 
 
-def test_what_strategies_closed_stands_apart_from_what_was_closed_on_ones_own_accounts(
+def test_closes_of_followed_strategies_and_of_own_accounts_are_separate_lists(
     client: Client, lena_bot: Bot, finn_bot: Bot
 ) -> None:
     lena_bot.send("POST", fields=opening("1"))
@@ -90,22 +90,22 @@ def test_what_strategies_closed_stands_apart_from_what_was_closed_on_ones_own_ac
 
     page = signed_in(client, "finn")
 
-    assert headings(page) == ["As it happens", "Closed by strategies you follow", "Closed on your accounts"]
+    assert headings(page) == ["Live events", "Closed by strategies you follow", "Closed on your accounts"]
     followed, own = page.split("Closed on your accounts", 1)
     assert ("+50.00" in followed, "+25.00" in followed) == (True, False)
     assert ("+50.00" in own, "+25.00" in own) == (False, True)
 
 
-def test_a_leader_sees_her_own_closed_trades_once(client: Client, lena_bot: Bot) -> None:
+def test_a_provider_sees_her_own_closed_trades_once(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", profit="50")
 
     page = signed_in(client, "lena")
 
-    assert headings(page) == ["As it happens", "Closed on your accounts"]
+    assert headings(page) == ["Live events", "Closed on your accounts"]
     assert page.count("+50.00") == 1
 
 
-def test_prices_have_their_symbols_decimals_and_nothing_is_neither_won_nor_lost(client: Client, lena_bot: Bot) -> None:
+def test_prices_have_the_decimals_of_their_symbol_and_zero_has_no_sign(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", profit="0")
     lena_bot.send("POST", fields=opening("2", open_price="1.1", symbol="USDJPY"))
 
@@ -116,16 +116,16 @@ def test_prices_have_their_symbols_decimals_and_nothing_is_neither_won_nor_lost(
     assert '<td data-label="Open price" class="n">1.100</td>' in page
 
 
-def test_who_follows_nothing_is_told_what_to_do(client: Client, cast: dict[str, Any]) -> None:
+def test_a_user_without_subscriptions_is_told_what_to_do(client: Client, cast: dict[str, Any]) -> None:
     User.objects.create_user("nora", password=None)
 
     page = signed_in(client, "nora")
 
     assert "You follow no strategy yet. Ask staff for a subscription" in page
-    assert headings(page) == ["As it happens"]
+    assert headings(page) == ["Live events"]
 
 
-def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(
+def test_the_number_of_queries_does_not_depend_on_the_number_of_trades(
     client: Client, lena_bot: Bot, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     closed_by(lena_bot, "1")
@@ -142,7 +142,7 @@ def test_the_page_costs_as_many_queries_for_many_trades_as_for_one(
     assert cost <= 8
 
 
-def test_text_from_a_bot_is_text_on_the_page(client: Client, lena_bot: Bot) -> None:
+def test_text_from_a_bot_is_escaped(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", symbol="A&B")
 
     page = signed_in(client, "lena")
@@ -151,22 +151,22 @@ def test_text_from_a_bot_is_text_on_the_page(client: Client, lena_bot: Bot) -> N
     assert "A&B<" not in page
 
 
-def test_pages_for_what_is_missing_or_broken_need_nothing_that_may_be_broken(cast: dict[str, Any]) -> None:
+def test_error_pages_render_without_a_request(cast: dict[str, Any]) -> None:
     page = render_to_string("500.html")
 
-    assert "Something broke here" in page
+    assert "Something went wrong" in page
     assert "style=" not in page
-    assert "There is no such page" in render_to_string("404.html")
+    assert "Page not found" in render_to_string("404.html")
 
 
 @pytest.mark.parametrize("path", ["/", "/login/"])
-def test_nothing_on_a_page_is_inline(client: Client, cast: dict[str, Any], path: str) -> None:
+def test_pages_have_no_inline_scripts_or_styles(client: Client, cast: dict[str, Any], path: str) -> None:
     page = signed_in(client, "finn") if path == "/" else client.get(path).content.decode()
 
     assert not re.findall(r"<style|style=|\son\w+=|<script(?![^>]*\ssrc=)", page)
 
 
-def test_a_demos_visitor_is_its_guest_on_this_machine_alone(
+def test_a_visitor_of_a_demo_is_signed_in_as_guest_from_this_machine_alone(
     client: Client, cast: dict[str, Any], settings: Settings
 ) -> None:
     demo_data.make_demo()
@@ -175,12 +175,12 @@ def test_a_demos_visitor_is_its_guest_on_this_machine_alone(
     assert client.get("/", REMOTE_ADDR="203.0.113.7").status_code == 302
     page = client.get("/").content.decode()
 
-    assert "You are looking in as <b>guest</b>" in page
+    assert "You are signed in as <b>guest</b>" in page
     assert client.get(reverse("logout-and-in"))["Location"] == "/login/"
     assert "_auth_user_id" not in client.session
 
 
-def test_a_guest_is_nobody_where_there_is_no_demo(client: Client, cast: dict[str, Any], settings: Settings) -> None:
+def test_no_visitor_is_signed_in_without_a_demo(client: Client, cast: dict[str, Any], settings: Settings) -> None:
     demo_data.make_demo()
     settings.DEMO_GUEST = ""
 
@@ -188,7 +188,7 @@ def test_a_guest_is_nobody_where_there_is_no_demo(client: Client, cast: dict[str
 
 
 @pytest.mark.parametrize("path", ["/", "/login/", "/admin/login/"])
-def test_pages_carry_a_policy_without_anything_inline(client: Client, cast: dict[str, Any], path: str) -> None:
+def test_the_content_security_policy_allows_nothing_inline(client: Client, cast: dict[str, Any], path: str) -> None:
     policy = client.get(path)["Content-Security-Policy"]
 
     assert "default-src 'self'" in policy

@@ -1,4 +1,4 @@
-"""The page on which the judged find their scores: their own alone, in words, with a way to object."""
+"""The trust page: a user's own scores alone, their reasons in words, and appeals."""
 
 import re
 from decimal import Decimal
@@ -37,16 +37,16 @@ def test_a_visitor_is_asked_to_sign_in(client: Client, cast: dict[str, Any]) -> 
     assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
 
 
-def test_who_is_not_judged_is_told_so(as_lena: Client) -> None:
-    assert "Nothing here is judged yet" in text(as_lena.get(PAGE))
+def test_a_user_without_scores_is_told_so(as_lena: Client) -> None:
+    assert "You have no scores yet" in text(as_lena.get(PAGE))
 
 
-def test_says_what_counted_what_follows_and_what_would_raise_it(as_lena: Client, doubled: None) -> None:
+def test_shows_reasons_restriction_and_remedies(as_lena: Client, doubled: None) -> None:
     page = text(as_lena.get(PAGE))
 
     assert "the losses the next trade was half as large again, or more." in page
     assert "close-only Your strategies open nothing new. Closes pass, as always." in page
-    assert "What would raise it Do not raise the volume after a loss." in page
+    assert "What would raise the score Do not raise the volume after a loss." in page
 
 
 def test_nobody_sees_the_scores_of_others(client: Client, finn: TradingAccount, doubled: None) -> None:
@@ -55,7 +55,7 @@ def test_nobody_sees_the_scores_of_others(client: Client, finn: TradingAccount, 
     assert "raise the volume" not in text(client.get(PAGE))
 
 
-def test_nothing_on_it_is_inline(as_lena: Client, doubled: None) -> None:
+def test_the_page_has_no_inline_scripts_or_styles(as_lena: Client, doubled: None) -> None:
     page = as_lena.get(PAGE).content.decode()
 
     assert "<svg" in page
@@ -64,41 +64,41 @@ def test_nothing_on_it_is_inline(as_lena: Client, doubled: None) -> None:
 
 def test_an_appeal_is_shown_with_its_answer(as_lena: Client, doubled: None, staff: User) -> None:
     sent = text(as_lena.post(f"{PAGE}appeal/", {"kind": "FLOW", "note": "I <hedge> elsewhere"}, follow=True))
-    assert "Sent. Staff read it" in sent
+    assert "Appeal sent. Staff will review it" in sent
     assert "I &lt;hedge&gt; elsewhere" in sent
     assert "Staff have not answered yet." in sent
-    assert "Is this wrong?" not in sent
+    assert "Appeal this score" not in sent
 
     services.answer(appealed=TrustAppeal.objects.get(), text="Show us.", by=staff, actor=services.audit.SYSTEM)
-    assert "Staff answered" in text(as_lena.get(PAGE))
+    assert "Staff's answer" in text(as_lena.get(PAGE))
 
 
 @pytest.mark.parametrize("fields", [{}, {"kind": "FLOW", "note": " "}, {"kind": "LUCK", "note": "why?"}])
-def test_a_faulty_appeal_is_refused_in_words(as_lena: Client, doubled: None, fields: dict[str, Any]) -> None:
+def test_an_invalid_appeal_is_refused_with_a_message(as_lena: Client, doubled: None, fields: dict[str, Any]) -> None:
     answer = as_lena.post(f"{PAGE}appeal/", fields, follow=True)
 
     assert 'class="fault"' in answer.content.decode()
     assert not TrustAppeal.objects.exists()
 
 
-def test_every_bar_is_as_long_as_its_points(as_lena: Client, doubled: None, lena: TradingAccount) -> None:
+def test_each_bar_is_as_long_as_its_points(as_lena: Client, doubled: None, lena: TradingAccount) -> None:
     (score,) = [one for one in explanations.explain(lena.owner) if one.score.kind == ScoreKind.FLOW]
     drawn = re.findall(r'class="part" width="([^"]+)"', as_lena.get(PAGE).content.decode())
 
     assert [float(width) for width in drawn[: len(score.counted)]] == [reason.points for reason in score.counted]
 
 
-def test_the_line_runs_from_the_oldest_to_the_newest() -> None:
+def test_the_trend_line_runs_from_the_oldest_score_to_the_latest() -> None:
     assert explanations.line([Decimal(0), Decimal(50), Decimal(100)], 100, 10) == "0.0,10.0 50.0,5.0 100.0,0.0"
     assert explanations.line([Decimal(70)], 100, 100) == "0.0,30.0 100.0,30.0"
 
 
-def test_what_ends_a_restriction_is_told(lena: TradingAccount) -> None:
+def test_says_when_a_restriction_ends(lena: TradingAccount) -> None:
     now = timezone.now()
     for score, at in (("40", now), ("80", now)):
         with transaction.atomic():
             services._write(lena.owner, ScoreKind.FLOW, at, score=Decimal(score), features=[], inputs={}, as_of="")
-    (told,) = explanations.explain(lena.owner)
+    (explanation,) = explanations.explain(lena.owner)
     opens = now + services.restrictions.CLEAN
 
-    assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in told.follows
+    assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in explanation.follows

@@ -1,5 +1,6 @@
-"""A person's money on the page: their own alone, and every refusal said in words."""
+"""The wallet pages: a person's own money alone, and every refusal with a message."""
 
+import re
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -47,23 +48,23 @@ def test_a_visitor_is_asked_to_sign_in(client: Client, cast: dict[str, Any]) -> 
     assert client.get(PAGE)["Location"] == f"/login/?next={PAGE}"
 
 
-def test_who_has_no_wallet_is_told_so(client: Client, staff: User) -> None:
+def test_a_user_without_a_wallet_is_told_so(client: Client, staff: User) -> None:
     client.force_login(staff)
 
     assert "You have no wallet yet" in text(client.get(PAGE))
 
 
-def test_shows_balance_and_what_moved(as_finn: Client, finn: TradingAccount) -> None:
+def test_shows_the_balance(as_finn: Client, finn: TradingAccount) -> None:
     pay_in(finn, "123.45")
 
-    assert "Available 123.45 Balance 123.45 Set aside 0.00" in text(as_finn.get(PAGE))
+    assert "Available 123.45 Balance 123.45 On hold 0.00" in text(as_finn.get(PAGE))
 
 
-def test_takes_money_out_once_however_often_it_is_sent(as_finn: Client, finn: TradingAccount) -> None:
+def test_a_withdrawal_sent_twice_is_made_once(as_finn: Client, finn: TradingAccount) -> None:
     pay_in(finn, "100")
     key = str(uuid.uuid4())
 
-    assert "It is on its way to you" in withdraw(as_finn, "40", key)
+    assert "Withdrawal of 40.00 USD accepted, reference " in withdraw(as_finn, "40", key)
     withdraw(as_finn, "40", key)
     assert balance(finn) == 60
 
@@ -74,34 +75,36 @@ def test_takes_money_out_once_however_often_it_is_sent(as_finn: Client, finn: Tr
         ("101", "available balance is lower than this amount"),
         ("-5", "The amount must be above zero"),
         ("0", "The amount must be above zero"),
-        ("much", "Write an amount such as 25.00"),
-        ("NaN", "Write an amount such as 25.00"),
-        ("1e99", "Write an amount such as 25.00"),
-        ("", "Write an amount such as 25.00"),
+        ("much", "Enter an amount such as 25.00"),
+        ("NaN", "Enter an amount such as 25.00"),
+        ("1e99", "Enter an amount such as 25.00"),
+        ("", "Enter an amount such as 25.00"),
     ],
 )
-def test_says_why_it_moves_nothing(as_finn: Client, finn: TradingAccount, amount: str, says: str) -> None:
+def test_explains_why_a_withdrawal_is_refused(as_finn: Client, finn: TradingAccount, amount: str, says: str) -> None:
     pay_in(finn, "100")
 
     assert says in withdraw(as_finn, amount)
     assert balance(finn) == 100
 
 
-def test_a_large_withdrawal_waits_and_can_be_taken_back(
+def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(
     as_finn: Client, finn: TradingAccount, settings: Settings
 ) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
 
-    assert "set aside until staff have looked at it" in withdraw(as_finn, "40")
+    assert "Withdrawal of 40.00 USD requested" in withdraw(as_finn, "40")
     assert usd(finn).held == 40
 
-    asked = MoneyRequest.objects.get()
-    assert "free again" in text(as_finn.post(f"{PAGE}requests/{asked.pk}/take-back/", follow=True))
+    money_request = MoneyRequest.objects.get()
+    assert "Withdrawal cancelled. 40.00 USD available again" in text(
+        as_finn.post(f"{PAGE}requests/{money_request.pk}/take-back/", follow=True)
+    )
     assert usd(finn).held == 0
 
 
-def test_nobody_takes_back_what_another_asked_for(
+def test_only_the_owner_may_cancel_a_withdrawal(
     client: Client, finn: TradingAccount, sam: TradingAccount, settings: Settings
 ) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
@@ -114,56 +117,59 @@ def test_nobody_takes_back_what_another_asked_for(
     assert usd(finn).held == 40
 
 
-def test_says_what_is_owed_and_what_that_means(as_finn: Client, settled: Any) -> None:
+def test_shows_an_unpaid_fee_and_its_consequence(as_finn: Client, settled: Any) -> None:
     page = text(as_finn.get(PAGE))
 
-    assert "Fees you owe 100.00" in page
-    assert "nothing new is copied until it is" in page
+    assert "Fees due 100.00" in page
+    assert "no new trades are copied" in page
+    assert re.search(r"Until Cumulative P/L High-water mark before Fee \S+ \S+ \S+ \+1000.00 0.00 200.00", page)
     assert Subscription.objects.get().status == "PAUSED"
 
 
-def test_shows_how_a_fee_was_reckoned(as_finn: Client, settled: Any) -> None:
+def test_shows_the_calculation_of_a_fee(as_finn: Client, settled: Any) -> None:
     page = text(as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/1/"))
 
-    assert "agrees with what was charged" in page
-    assert "Together: your result so far 1000.00" in page
+    assert "matches the fee charged" in page
+    assert "Cumulative P/L 1000.00" in page
     assert "Fee, rounded down 200.00 Charged 200.00" in page
 
 
-def test_shows_nobody_elses_fees(client: Client, lena: TradingAccount, sam: TradingAccount, settled: Any) -> None:
+def test_the_fees_of_others_are_not_shown(
+    client: Client, lena: TradingAccount, sam: TradingAccount, settled: Any
+) -> None:
     for stranger in (sam, lena):
         client.force_login(stranger.owner)
         assert client.get(f"{PAGE}fees/{settled.agreement.pk}/1/").status_code == 404
 
 
-def test_staff_see_how_a_fee_was_reckoned(client: Client, staff: User, settled: Any) -> None:
+def test_staff_see_the_calculation_of_a_fee(client: Client, staff: User, settled: Any) -> None:
     client.force_login(staff)
 
     assert client.get(f"{PAGE}fees/{settled.agreement.pk}/1/").status_code == 200
 
 
-def test_a_period_that_was_not_settled_is_not_there(as_finn: Client, settled: Any) -> None:
+def test_a_period_without_a_settlement_is_not_found(as_finn: Client, settled: Any) -> None:
     assert [as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/{no}/").status_code for no in (0, 2)] == [404, 404]
 
 
-def test_a_provider_sees_what_they_earn_and_not_from_whom(client: Client, lena: TradingAccount, settled: Any) -> None:
+def test_a_provider_sees_earnings_without_names(client: Client, lena: TradingAccount, settled: Any) -> None:
     client.force_login(lena.owner)
     page = text(client.get(PAGE))
 
-    assert "150.00 owed" in page
+    assert "150.00 not paid yet" in page
     assert "finn" not in page
 
 
-def test_new_terms_are_offered_and_agreed(as_finn: Client, settled: Any) -> None:
+def test_new_terms_are_offered_and_accepted(as_finn: Client, settled: Any) -> None:
     dearer = FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=2550)
     assert "The provider offers new terms: 25.5 % of new profit" in text(as_finn.get(PAGE))
 
     accept = f"{PAGE}agreements/{settled.agreement.pk}/accept/"
-    assert "Agreed" in text(as_finn.post(accept, {"terms": dearer.pk}, follow=True))
-    assert "From then on: 25.5 %" in text(as_finn.get(PAGE))
+    assert "Accepted" in text(as_finn.post(accept, {"terms": dearer.pk}, follow=True))
+    assert "From the next period on: 25.5 %" in text(as_finn.get(PAGE))
 
 
-def test_terms_that_changed_meanwhile_are_not_agreed(as_finn: Client, settled: Any) -> None:
+def test_terms_that_changed_meanwhile_are_not_accepted(as_finn: Client, settled: Any) -> None:
     terms = settled.agreement.terms
     FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=5000)
 
@@ -176,15 +182,17 @@ def test_terms_that_changed_meanwhile_are_not_agreed(as_finn: Client, settled: A
 def test_a_statement_adds_up(as_finn: Client, finn: TradingAccount, settled: Any) -> None:
     page = text(as_finn.get(f"{PAGE}statements/{timezone.now():%Y-%m}/"))
 
-    assert "Before 0.00 Deposit +100.00 Performance fee −100.00 After 0.00" in page
+    assert "Opening balance 0.00 Deposit +100.00 Performance fee −100.00 Closing balance 0.00" in page
 
 
 @pytest.mark.parametrize("month", ["2026-13", "soon", "1999-01"])
-def test_no_such_statement(as_finn: Client, month: str) -> None:
+def test_an_unknown_month_has_no_statement(as_finn: Client, month: str) -> None:
     assert as_finn.get(f"{PAGE}statements/{month}/").status_code == 404
 
 
-def test_the_page_costs_no_more_for_a_longer_life(as_finn: Client, finn: TradingAccount, settled: Any) -> None:
+def test_the_number_of_queries_does_not_depend_on_the_number_of_transactions(
+    as_finn: Client, finn: TradingAccount, settled: Any
+) -> None:
     def queries() -> int:
         with CaptureQueriesContext(connection) as seen:
             as_finn.get(PAGE)
@@ -202,4 +210,4 @@ def test_a_frozen_wallet_says_so(as_finn: Client, finn: TradingAccount) -> None:
 
     services.freeze(wallet=usd(finn), reason="dispute", actor=audit.SYSTEM)
 
-    assert "Staff froze this wallet" in text(as_finn.get(PAGE))
+    assert "Staff have frozen this wallet" in text(as_finn.get(PAGE))

@@ -77,7 +77,7 @@ def test_a_copy_is_open_then_owed_then_closed(lena_bot: Bot, finn_bot: Bot, foll
     assert state(follows) == ("open", "")
 
     close(lena_bot, "1")
-    assert state(follows) == ("owed", "")
+    assert state(follows) == ("overdue", "")
 
     close(finn_bot, "501")
     assert state(follows) == ("closed", "")
@@ -99,7 +99,7 @@ def test_what_the_bot_said_stands_before_what_the_desk_could_think(
     (one,) = recent(follows)
 
     assert (one.state, one.why_not, one.detail) == ("not copied", "slippage", "8 bps")
-    assert one.says == "the price had moved further than the settings allow"
+    assert one.why_not_text == "the price had moved further than the settings allow"
 
 
 def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(
@@ -168,7 +168,7 @@ def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(
 
     (one,) = recent(late)
 
-    assert (one.master.ticket_id, one.why_not) == ("2", "new_install")
+    assert (one.provider_trade.ticket_id, one.why_not) == ("2", "new_install")
 
 
 def test_another_ones_copies_and_reasons_are_not_mine(
@@ -182,7 +182,7 @@ def test_another_ones_copies_and_reasons_are_not_mine(
     assert [one.state for one in recent(follows)] == ["not copied", "open"]
     assert [(one.state, one.why_not) for one in recent(other)] == [("pending", ""), ("pending", "")]
     both = receipts.recent([follows, other], now=timezone.now())
-    assert {(one.subscription.pk, one.master.ticket_id, one.state) for one in both} == {
+    assert {(one.subscription.pk, one.provider_trade.ticket_id, one.state) for one in both} == {
         (follows.pk, "1", "open"), (follows.pk, "2", "not copied"),
         (other.pk, "1", "pending"), (other.pk, "2", "pending"),
     }  # fmt: skip
@@ -259,7 +259,7 @@ def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(
 
     master = TradeHistory.objects.get(pk=ref)
 
-    assert (master.sl, receipts.provider_trade(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
+    assert (master.sl, receipts.as_opened(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
 
 
 def test_a_risk_that_has_no_stop_is_not_known() -> None:
@@ -273,8 +273,8 @@ def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot: Bot, fo
     ref = opened(lena_bot)
     (one,) = recent(follows)
 
-    book = receipts.Book.of([follows], since=one.born)
-    ours = book.settings(follows, one.born)
+    book = receipts.TermsHistory.of([follows], since=one.known_at)
+    ours = book.settings(follows, one.known_at)
 
     theirs = snapshot.read([follows.account_id]).sources["lena-eurusd"].settings_of(ref)
     assert ours == theirs
@@ -306,7 +306,7 @@ def receipt_of(follows: Any) -> Any:
 def test_time_is_told_by_who_took_it(filled: Subscription) -> None:
     told = receipt_of(filled)
 
-    assert [(stage.who, stage.ms) for stage in told.stages[1:]] == [
+    assert [(stage.actor, stage.ms) for stage in told.stages[1:]] == [
         ("Desk and network", 60), ("Your copier", 7), ("Your broker", 90),
     ]  # fmt: skip
     assert told.total_ms == 157
@@ -324,7 +324,7 @@ def test_what_a_worse_price_cost(filled: Subscription) -> None:
 
     assert (slippage.points, round(slippage.bps, 4)) == (Decimal(3), Decimal("0.2715"))
     assert (slippage.money, slippage.currency) == (Decimal("0.48"), "USD")  # 0.00003 × 0.16 × 100,000
-    assert slippage.word == "worse"
+    assert slippage.direction == "worse"
 
 
 def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled: Subscription) -> None:
@@ -334,13 +334,13 @@ def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled:
 
     slippage = receipts._slippage(order)
 
-    assert (slippage.points, slippage.money, slippage.word) == (None, None, "worse")
+    assert (slippage.points, slippage.money, slippage.direction) == (None, None, "worse")
 
 
 def test_lots_that_the_broker_rounded_are_told_apart_from_those_to_be_opened(filled: Subscription) -> None:
     told = receipt_of(filled)
 
-    assert (told.planned, told.outcome.copied_lots, told.is_rounded) == (Decimal("0.1665"), Decimal("0.16"), True)
+    assert (told.planned_lots, told.outcome.copied_lots, told.is_rounded) == (Decimal("0.1665"), Decimal("0.16"), True)
 
 
 def test_the_close_is_measured_from_the_masters(filled: Subscription, lena_bot: Bot, finn_bot: Bot) -> None:
@@ -350,7 +350,7 @@ def test_the_close_is_measured_from_the_masters(filled: Subscription, lena_bot: 
 
     told = receipt_of(filled)
 
-    lag = told.outcome.copy.closed_at - told.outcome.master.closed_at
+    lag = told.outcome.copy.closed_at - told.outcome.provider_trade.closed_at
     assert told.close_lag_ms == lag // timedelta(milliseconds=1)
 
 
@@ -376,7 +376,7 @@ def strategy(lena: TradingAccount) -> Strategy:
 
 
 def spread(strategy: Any, after: Any = timedelta(0)) -> Any:
-    return copy_statistics.spread(strategy, now=timezone.now() + after)
+    return copy_statistics.coverage(strategy, now=timezone.now() + after)
 
 
 def test_each_trade_is_counted_with_each_subscription(
@@ -390,7 +390,7 @@ def test_each_trade_is_counted_with_each_subscription(
 
     third, second, first = spread(strategy)
 
-    assert (first.copied, first.why_not, first.of) == (1, {"symbol_not_allowed": 1}, 2)
+    assert (first.copied, first.why_not, first.subscriptions) == (1, {"symbol_not_allowed": 1}, 2)
     assert (second.copied, second.why_not) == (0, {"slippage": 1, "symbol_not_allowed": 1})
     assert (third.pending, third.why_not) == (1, {"symbol_not_allowed": 1})
     assert spread(strategy, after=timedelta(minutes=2))[0].why_not == {"symbol_not_allowed": 1, "not_reported": 1}
@@ -416,7 +416,7 @@ def test_whoever_ended_or_was_not_there_yet_is_not_counted(
     committed(strategies.subscribe, account=sam, strategy=strategy, actor=audit.SYSTEM)
     strategies.end(subscription=follows, actor=audit.SYSTEM)
 
-    assert [one.of for one in spread(strategy)] == [0]
+    assert [row.subscriptions for row in spread(strategy)] == [0]
 
 
 def test_one_page_of_numbers_is_a_handful_of_queries(
@@ -447,8 +447,8 @@ def test_closes_that_are_owed_are_added_up(
     assert copy_statistics.overdue_by_subscription([follows.account_id]) == {(follows.account_id, strategy.pk): told}
 
 
-def test_the_pace_is_the_median_of_what_was_executed(lena_bot: Bot, finn_bot: Bot) -> None:
-    assert copy_statistics.pace(CopyOrder.objects.all())["latency"] is None
+def test_latency_and_slippage_are_medians_over_executed_orders(lena_bot: Bot, finn_bot: Bot) -> None:
+    assert copy_statistics.execution(CopyOrder.objects.all())["latency"] is None
     ref = opened(lena_bot)
     for latency, price in ((10, "1.105"), (30, "1.105"), (1000, "1.1061")):
         order = {
@@ -459,7 +459,7 @@ def test_the_pace_is_the_median_of_what_was_executed(lena_bot: Bot, finn_bot: Bo
     failed = {**order, "status": "failed", "latency_ms": 9, "executed_price": None}
     finn_bot.send("POST", ORDERS, {name: value for name, value in failed.items() if value is not None})
 
-    pace = copy_statistics.pace(CopyOrder.objects.all())
+    execution = copy_statistics.execution(CopyOrder.objects.all())
 
-    assert (pace["count"], pace["latency"], pace["slippage"]) == (3, 30, 0)
-    assert pace["latency_p95"] == pytest.approx(903)
+    assert (execution["count"], execution["latency"], execution["slippage"]) == (3, 30, 0)
+    assert execution["latency_p95"] == pytest.approx(903)
