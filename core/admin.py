@@ -1,4 +1,4 @@
-"""What the desk's admin pages have in common."""
+"""Base classes of the desk's admin pages."""
 
 from typing import Any
 
@@ -18,16 +18,16 @@ admin.site.empty_value_display = "–"
 
 
 class BoundedPaginator(Paginator):
-    """Counts and turns pages up to a limit: to count a large table in full would outlast the statement's time-out."""
+    """Counts rows and offers pages up to a limit: a full count of a large table would exceed the statement timeout."""
 
     @cached_property
     def count(self) -> int:
-        found: Any = self.object_list
-        return int(found.order_by()[:COUNT_LIMIT].count())
+        rows: Any = self.object_list
+        return int(rows.order_by()[:COUNT_LIMIT].count())
 
 
 class NoDeleteAdmin(admin.ModelAdmin):
-    """Rows that others point to: deactivated or ended, never deleted."""
+    """For rows that other rows refer to: they are deactivated or ended, never deleted."""
 
     show_full_result_count = False
     paginator = BoundedPaginator
@@ -43,17 +43,17 @@ class NoDeleteAdmin(admin.ModelAdmin):
         self, request: HttpRequest, context: Any, add: bool = False, change: bool = False, form_url: str = "",
         obj: Any = None,
     ) -> HttpResponse:  # fmt: skip
-        """Saving leads back to the list; nothing here is entered by the dozen."""
-        one_way = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        page = {**one_way, **context, **self.page_context(request, obj)}
+        """Offer one way to save, which leads back to the list."""
+        buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        page = {**buttons, **context, **self.page_context(request, obj)}
         return super().render_change_form(request, page, add, change, form_url, obj)
 
     def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        """What the object's page shows besides its fields."""
+        """Return what the object's page shows besides its fields."""
         return {}
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Without the buttons that open other objects in a window of their own."""
+        """Leave out the buttons that open related objects in a popup."""
         field: Field | None = super().formfield_for_dbfield(db_field, request, **kwargs)
         if field is not None and isinstance(field.widget, RelatedFieldWidgetWrapper):
             field.widget.can_add_related = field.widget.can_change_related = field.widget.can_view_related = False
@@ -61,7 +61,7 @@ class NoDeleteAdmin(admin.ModelAdmin):
 
 
 class ReadOnlyAdmin(NoDeleteAdmin):
-    """Nobody changes these here, superusers included."""
+    """For rows that nobody changes in the admin, superusers included."""
 
     change_form_template = "admin/read_only.html"
 

@@ -1,4 +1,4 @@
-"""The bodies of requests, each declared once: its parser and its schema come from the same fields. Pure."""
+"""Request bodies, each declared once: the parser and the schema come from the same fields. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from core.shapes import Schema
 class Field:
     """One field. A null is read as if the field were absent.
 
-    `also`: other names that it may have; `older`: names that only the routes of earlier versions read. `unless`: the
-    name of a field before it in whose presence this one is not required. `in_path`: the path has it as well.
+    `also`: other names of the field; `older`: names that only the routes of earlier versions read. `unless`: the name
+    of an earlier field; where that is present, this one is not required. `in_path`: the value may come from the path.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Field:
         return self.required and not self.unless and not self.in_path
 
     def properties(self) -> dict[str, Schema]:
-        """Its entry in the schema of an object, and one for each other name."""
+        """Return the field's entry in the schema of an object, and one for each other name."""
         shape = self.type.shape if self.is_always_sent else shapes.nullable(self.type.shape)
         if self.description:
             shape = shapes.described(shape, self.description)
@@ -57,7 +57,7 @@ class Body:
         self.fields = fields
 
     def read(self, fields: Fields, *, strict: bool = True, faults: Mapping[str, list[str]] | None = None) -> Form:
-        """The form with the values and faults of all fields. `faults`: those that are known before."""
+        """Return the form with the values and faults of all fields. `faults`: faults found before, to be kept too."""
         form = Form(fields, strict=strict)
         form.faults.update(faults or {})
         values = form.values
@@ -70,29 +70,29 @@ class Body:
         return form
 
     def shape(self, *others: "Body", more: str = "") -> Schema:
-        """Its schema. `others`: bodies that the same operation takes from other callers. `more` says which fields may
-        stand beside those declared; without it no other field may.
+        """Return the body's schema. `others`: bodies that the same operation takes from other callers. `more` says
+        which undeclared fields are accepted; without it none is.
         """
         bodies = (self, *others)
         fields = [field for body in bodies for field in body.fields]
         properties = {name: shape for field in fields for name, shape in field.properties().items()}
-        always = [{field.name for field in body.fields if field.is_always_sent} for body in bodies]
-        required = [name for name in properties if all(name in names for names in always)]
-        beside: Schema = {"description": more} if more else {"additionalProperties": False}
-        return shapes.obj(properties, required, **beside)
+        required_names = [{field.name for field in body.fields if field.is_always_sent} for body in bodies]
+        required = [name for name in properties if all(name in names for names in required_names)]
+        undeclared: Schema = {"description": more} if more else {"additionalProperties": False}
+        return shapes.obj(properties, required, **undeclared)
 
     def published(self, name: str, *others: "Body", more: str = "") -> Schema:
-        """Declare its schema as a component; returns the reference to it."""
+        """Declare the body's schema as a component; return the reference to it."""
         return shapes.schema(name, self.shape(*others, more=more))
 
 
 def items(body: Body, item: Schema, *, most: int, noun: str) -> FieldType[list[dict[str, Any]]]:
-    """A list of at most so many objects; `noun` names them in the fault."""
+    """A list of at most `most` objects; `noun` names them in the message of a fault."""
 
     def read(value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or len(value) > most:
             raise ValueError(f"must be a list of at most {most} {noun}")
-        return [_object(body, each) for each in value]
+        return [_object(body, item_value) for item_value in value]
 
     return FieldType(read, shapes.array(item, maxItems=most))
 
@@ -104,5 +104,5 @@ def _object(body: Body, value: Any) -> dict[str, Any]:
 
 
 def json_body(body: Body, raw: bytes) -> dict[str, Any]:
-    """The values of a request's body, all faults of which are raised at once."""
+    """Return the values of a request's body; raise Invalid with all its faults at once."""
     return body.read(parsing.json_object(raw)).done()

@@ -1,8 +1,9 @@
-"""What the database has, compared with what the code wants: by definition, not by name.
+"""Compares what the database has with what the code wants, by definition, not by name.
 
-Functions (body, security, search_path, owner), triggers (definition, and whether they are ENABLE ALWAYS), constraints,
-indexes, columns, tables, and the rights of the desk's two roles. What the code wants is config/catalogue.json, written
-from a fresh database by `make catalogue` (a test holds the two together), and for the bodies of functions their files.
+It covers functions (body, security, search_path, owner), triggers (definition, and whether they are ENABLE ALWAYS),
+constraints, indexes, columns, tables, and the rights of the desk's two roles. What the code wants is
+config/catalogue.json, which `make catalogue` writes from a fresh database (a test compares the two), and for the bodies
+of functions their files.
 """
 
 import functools
@@ -39,7 +40,7 @@ class Difference(NamedTuple):
 
 
 def differences(alias: str = "default") -> list[Difference]:
-    """Every object that differs from what the code wants, by name. Empty where the database is as it should be."""
+    """Return every object that differs from what the code wants, by name. Empty where the database is correct."""
     has = read(alias)
     wants = {subject: definition for subject, definition in wanted().items() if not _needs_missing_role(subject, has)}
     paths = {name: file.path for file in functions.files() for name in file.bodies}
@@ -50,20 +51,20 @@ def differences(alias: str = "default") -> list[Difference]:
     ]
 
 
-def of_apps(labels: Collection[str], found: Collection[Difference]) -> list[Difference]:
-    """Those of these differences that concern the tables and the functions of these apps."""
+def of_apps(labels: Collection[str], differences: Collection[Difference]) -> list[Difference]:
+    """Return the differences that concern the tables and functions of these apps."""
     tables = {model._meta.db_table for label in labels for model in apps.get_app_config(label).get_models()}
     names = {name for file in functions.files() if file.path.split("/")[0] in labels for name in file.bodies}
-    return [each for each in found if _object(each.subject) in tables | names]
+    return [difference for difference in differences if _object(difference.subject) in tables | names]
 
 
 def changed_functions(alias: str) -> set[str]:
-    """The names of functions that are missing or not as the code wants them, rights and owner included."""
-    return {_object(each.subject) for each in differences(alias) if each.cured_by_migrate}
+    """Return the names of functions that are missing or differ, in rights and owner too."""
+    return {_object(difference.subject) for difference in differences(alias) if difference.cured_by_migrate}
 
 
 def is_ahead(alias: str = "default") -> bool:
-    """Whether a newer version of the code has migrated this database. Its differences are that version's business."""
+    """Whether a newer version of the code has migrated this database, so that differences are expected."""
     connection = connections[alias]
     loader = MigrationExecutor(connection).loader
     applied = [key for key in loader.applied_migrations if key[0] in loader.migrated_apps]
@@ -72,40 +73,40 @@ def is_ahead(alias: str = "default") -> bool:
     with connection.cursor() as cursor:
         cursor.execute("select array_agg(distinct version) from sql_functions")
         (versions,) = cursor.fetchone()
-    return any(_ordered(version) > _ordered(settings.VERSION) for version in versions or ())
+    return any(_version_key(version) > _version_key(settings.VERSION) for version in versions or ())
 
 
 def read(alias: str) -> dict[str, str]:
-    """What the database has: the definition of each object by its kind and name. Owners' names are left out."""
+    """Return what the database has: each object's definition by its kind and name, without owners' names."""
     with connections[alias].cursor() as cursor:
         return read_through(cursor)
 
 
 def read_through(cursor: Any) -> dict[str, str]:
-    """The same through this cursor or connection of psycopg."""
+    """The same as `read`, through this psycopg cursor or connection."""
     rows = cursor.execute(_QUERY, {"roles": list(ROLES)}).fetchall()
     return {subject: _as_after_a_restore(definition) for subject, definition in rows}
 
 
 def _as_after_a_restore(definition: str) -> str:
-    """One form for what PostgreSQL writes in two: "status in ('A', 'B')" of a varchar, before and after a restore."""
-    plain = re.sub(r"::(character varying|text)\b(\[\])?", "", definition)
-    plain = re.sub(r"\(('[^']*')\)", r"\1", plain)
-    return re.sub(r"\(\((ARRAY\[[^]]*\])\)\)", r"(\1)", plain)
+    """PostgreSQL writes "status in ('A', 'B')" of a varchar differently after a restore: reduce both to one form."""
+    normalised = re.sub(r"::(character varying|text)\b(\[\])?", "", definition)
+    normalised = re.sub(r"\(('[^']*')\)", r"\1", normalised)
+    return re.sub(r"\(\((ARRAY\[[^]]*\])\)\)", r"(\1)", normalised)
 
 
 def wanted() -> dict[str, str]:
-    """What the code wants: the catalogue's file, and the functions' bodies as their own files have them."""
-    wanted = dict(_catalogue())
+    """Return what the code wants: the catalogue's file, with the bodies of functions from their own files."""
+    definitions = dict(_catalogue())
     bodies = {name: body for file in functions.files() for name, body in file.bodies.items()}
-    for subject in wanted:
+    for subject in definitions:
         if subject.startswith("function "):
-            wanted[subject] += f" body {_md5(bodies.get(_object(subject), ''))}"
-    return wanted
+            definitions[subject] += f" body {_md5(bodies.get(_object(subject), ''))}"
+    return definitions
 
 
 def write(alias: str) -> None:
-    """Write the catalogue's file from this database. Bodies stay out: their files are their one source."""
+    """Write the catalogue's file from this database, without bodies: their files are the only source of these."""
     without_bodies = {subject: re.sub(r" body \w+$", "", definition) for subject, definition in read(alias).items()}
     text = json.dumps(without_bodies, indent=0, sort_keys=True, ensure_ascii=False)
     settings.CATALOGUE.write_text(f"{text}\n", encoding="utf-8")
@@ -123,7 +124,7 @@ def _difference(subject: str, has: str | None, wants: str | None, paths: Mapping
     if has is None:
         problem = "is missing"
     elif wants is None:
-        problem = "is not one of the desk's"
+        problem = "does not belong to the desk"
     else:
         problem = f"is «{has}» and not «{wants}»"
     if kind == "rights":
@@ -137,13 +138,13 @@ def _difference(subject: str, has: str | None, wants: str | None, paths: Mapping
 
 
 def _md5(body: str) -> str:
-    """As PostgreSQL's md5(): to tell bodies apart, not to keep anything secret."""
+    """Equals PostgreSQL's md5(): it distinguishes bodies and protects nothing."""
     return hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
 
 
 def _change(has: str, wants: str) -> str:
-    is_body = has.rpartition(" body ")[0] == wants.rpartition(" body ")[0]
-    return "its body is" if is_body else f"it is «{has.rpartition(' body ')[0]}»,"
+    differs_in_body = has.rpartition(" body ")[0] == wants.rpartition(" body ")[0]
+    return "its body is" if differs_in_body else f"it is «{has.rpartition(' body ')[0]}»,"
 
 
 def _remedy_of_surplus(kind: str, name: str) -> str:
@@ -156,11 +157,11 @@ def _remedy_of_surplus(kind: str, name: str) -> str:
         "column": f"alter table {table} drop column {own}",
         "table": f"drop table {name}",
     }
-    return f"If nothing of yours needs it: {statements.get(kind, 'remove it')}."
+    return f"If nothing else needs it: {statements.get(kind, 'remove it')}."
 
 
 def _remedy(kind: str, name: str, has: str | None, wants: str) -> str:
-    """The statement that puts it back."""
+    """The statement that restores the object."""
     table, _, own = name.partition(".")
     if kind == "trigger":
         state, _, definition = wants.partition(": ")
@@ -175,7 +176,7 @@ def _remedy(kind: str, name: str, has: str | None, wants: str) -> str:
     elif kind == "index":
         statement = wants if has is None else f"drop index {own}; {wants}"
     else:
-        return "Run manage.py migrate where migrations wait; else put it back as the tables' owner."
+        return "Run manage.py migrate if migrations are waiting; otherwise restore it as the tables' owner."
     return f"As the tables' owner: {statement}."
 
 
@@ -183,9 +184,10 @@ def _remedy_of_rights(name: str, has: str | None, wants: str | None) -> str:
     role, _, target = name.partition(" on ")
     by_default = "alter default privileges in schema public " if target.startswith("new ") else ""
     target = target.removeprefix("new ")
-    now, then = set((has or "").split(", ")) - {""}, set((wants or "").split(", ")) - {""}
-    steps = [f"{by_default}revoke {_listed(now - then)} on {target} from {role}"] if now - then else []
-    steps += [f"{by_default}grant {_listed(then - now)} on {target} to {role}"] if then - now else []
+    granted, wanted = set((has or "").split(", ")) - {""}, set((wants or "").split(", ")) - {""}
+    surplus, missing = granted - wanted, wanted - granted
+    steps = [f"{by_default}revoke {_listed(surplus)} on {target} from {role}"] if surplus else []
+    steps += [f"{by_default}grant {_listed(missing)} on {target} to {role}"] if missing else []
     return f"As the owner: {'; '.join(steps)}."
 
 
@@ -199,9 +201,9 @@ def _object(subject: str) -> str:
     return re.sub(r"^(function|table|sequence) ", "", name).partition("(")[0].partition(".")[0]
 
 
-def _needs_missing_role(subject: str, found: Mapping[str, str]) -> bool:
-    return any(role in subject and f"role {role}" not in found for role in ROLES)
+def _needs_missing_role(subject: str, has: Mapping[str, str]) -> bool:
+    return any(role in subject and f"role {role}" not in has for role in ROLES)
 
 
-def _ordered(version: str) -> tuple[int, ...]:
+def _version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -1,4 +1,4 @@
-"""Admin pages that only show, and whose actions ask on a page of their own before they take effect."""
+"""Read-only admin pages whose actions ask for confirmation on a page of their own before they take effect."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from core.errors import DomainError
 class ReasonForm(forms.Form):
     reason = forms.CharField(
         max_length=200, widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="In words. It stays in the audit log, with your name.",
+        help_text="Recorded in the audit log with your name.",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedAction:
-    """The page between an action and its effect. `grave`: its button warns."""
+    """The page between an action and its effect. `grave`: its button is shown as a warning."""
 
     action: str
     title: str
@@ -40,13 +40,13 @@ class ConfirmedAction:
 
 
 class ConfirmedActionsAdmin(ReadOnlyAdmin):
-    """Nobody edits these: they are acted on. Whoever posts an action that was not offered is refused."""
+    """For rows that nobody edits, but that have actions. An action that is not offered to the user is refused."""
 
     change_form_template = "admin/confirmed_actions.html"
     confirmation_template = "admin/confirm_action.html"
     list_per_page = 50
     list_max_show_all = 50
-    confirmation_columns: ClassVar[Sequence[str]] = ()  # the columns that a step shows of what was chosen
+    confirmation_columns: ClassVar[Sequence[str]] = ()  # of the chosen rows, on the confirmation page
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         action = request.POST.get("action")
@@ -59,42 +59,43 @@ class ConfirmedActionsAdmin(ReadOnlyAdmin):
         obj: Any = None,
     ) -> HttpResponse:  # fmt: skip
         allowed = self.get_actions(request)
-        steps = [step for step in self.offered_actions(obj) if step.action in allowed]
+        steps = [action for action in self.offered_actions(obj) if action.action in allowed]
         return super().render_change_form(request, {**context, "steps": steps}, add, change, form_url, obj)
 
     def offered_actions(self, obj: Any) -> Sequence[ConfirmedAction]:
-        """Which actions make sense for this one now."""
+        """Return the actions that make sense for this object now."""
         return ()
 
     def single(self, request: HttpRequest, chosen: QuerySet[Any]) -> Any:
-        found = list(chosen[:2])
-        if len(found) == 1:
-            return found[0]
+        rows = list(chosen[:2])
+        if len(rows) == 1:
+            return rows[0]
         self.message_user(request, f"Choose one {self.opts.verbose_name}, not several.", messages.ERROR)
         return None
 
     def ask_confirmation(
         self, request: HttpRequest, step: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
     ) -> HttpResponse:
-        listed = list(rows)
+        chosen = list(rows)
         columns = [(name, getattr(self, name)) for name in self.confirmation_columns]
-        one = listed[0] if len(listed) == 1 else None
+        only = chosen[0] if len(chosen) == 1 else None
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": step.title,
             "step": step,
             "heads": [(name, capfirst(column.short_description)) for name, column in columns],
-            "rows": [(row.pk, [column(row) for _, column in columns]) for row in listed],
-            "one": one,
-            "back": change_url(one) if one else list_url(self.model),
+            "rows": [(row.pk, [column(row) for _, column in columns]) for row in chosen],
+            "one": only,
+            "back": change_url(only) if only else list_url(self.model),
             "form": form,
             **more,
         }
         return TemplateResponse(request, self.confirmation_template, context)
 
-    def show_refusal(self, request: HttpRequest, no: DomainError, of: str = "") -> None:
-        self.message_user(request, f"{of}{': ' if of else ''}{no.message} ({no.code})", messages.ERROR)
+    def show_refusal(self, request: HttpRequest, refusal: DomainError, subject: str = "") -> None:
+        prefix = f"{subject}: " if subject else ""
+        self.message_user(request, f"{prefix}{refusal.message} ({refusal.code})", messages.ERROR)
 
 
 def list_url(model: type[Model]) -> str:
@@ -110,7 +111,7 @@ def link(obj: Any, text: Any = None) -> SafeString | str:
 
 
 def wrapped_text(text: str) -> SafeString:
-    """What somebody wrote, in lines that a column holds."""
+    """A text that a person wrote, wrapped to fit a column."""
     return format_html('<span class="told">{}</span>', text or "–")
 
 

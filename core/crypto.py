@@ -1,7 +1,7 @@
 """Secrets at rest: AES-256-GCM under a named key, bound to the row that holds them.
 
-The binding (associated data) matters: without it, whoever may UPDATE the table could copy the ciphertext of
-their own secret into somebody else's row, and sign as them.
+Without the binding (associated data), a person with UPDATE on the table could copy the ciphertext of their own secret
+into another person's row, and sign as that person.
 """
 
 import functools
@@ -22,24 +22,24 @@ class SecretUnreadable(Exception):
 
 @functools.lru_cache(maxsize=4)
 def _keyring(spec: str) -> dict[str, AESGCM]:
-    found = [_KEK.fullmatch(part.strip()) for part in spec.split(",")]
-    if not all(found):
-        raise ValueError('COPYDESK_KEKS must read "name:64 hex digits", newest first, comma between')
-    return {kek[1]: AESGCM(bytes.fromhex(kek[2])) for kek in found if kek}
+    keys = [_KEK.fullmatch(part.strip()) for part in spec.split(",")]
+    if not all(keys):
+        raise ValueError('it must be a list of "name:64 hex digits", newest first, separated by commas')
+    return {key[1]: AESGCM(bytes.fromhex(key[2])) for key in keys if key}
 
 
 def keyring() -> dict[str, AESGCM]:
-    """The key-encrypting keys by name, the one that encrypts first. Raises ValueError where none is usable."""
+    """Return the key-encrypting keys by name; the first one encrypts. ValueError where the setting is malformed."""
     return _keyring(settings.COPYDESK_KEKS)
 
 
 def new_secret() -> str:
-    """256 random bits as the 64 hex digits that a bot is shown, once."""
+    """Return 256 random bits as 64 hex digits, the form in which a bot's owner sees them once."""
     return secrets.token_hex(32)
 
 
 def encrypt(secret: str, *, bound_to: str) -> bytes:
-    """`name ‖ ":" ‖ nonce ‖ ciphertext` under the newest key."""
+    """Return `name ‖ ":" ‖ nonce ‖ ciphertext` under the newest key."""
     name, key = next(iter(keyring().items()))
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return name.encode() + b":" + nonce + key.encrypt(nonce, secret.encode(), bound_to.encode())
@@ -52,10 +52,10 @@ def decrypt(sealed: bytes | memoryview, *, bound_to: str) -> str:
         raise SecretUnreadable(f"no key named {name!r} is loaded")
     try:
         return key.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound_to.encode()).decode()
-    except (InvalidTag, ValueError) as fault:  # ValueError: cut so short that not even a nonce is left
+    except (InvalidTag, ValueError) as fault:  # ValueError: too short to hold a nonce
         raise SecretUnreadable("the ciphertext does not belong to this row") from fault
 
 
 def is_current(sealed: bytes | memoryview) -> bool:
-    """Whether the newest key encrypted it."""
+    """Whether the newest key encrypted this secret."""
     return bytes(sealed).partition(b":")[0].decode("ascii", "replace") == next(iter(keyring()))

@@ -1,4 +1,4 @@
-"""Asking the database's functions."""
+"""Calls of the database's functions outside the ORM."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ BOT = "bot"  # the alias that acts as copydesk_bot, which can read no table and 
 
 
 def ask(alias: str, statement: str, *arguments: Any) -> Any:
-    """The one value that a statement answers ($1 … for the arguments), as a transaction of its own."""
+    """Return the single value of a statement ($1 … for the arguments), run as a transaction of its own."""
     wrapper = connections[alias]
     assert isinstance(wrapper, DatabaseWrapper)
     return wrapper.ask(statement, *arguments)

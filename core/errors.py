@@ -1,4 +1,4 @@
-"""Refusals. Each has a stable code; whatever has none is a bug and may crash."""
+"""Refusals. Each has a stable code; an exception without one is a bug."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -9,10 +9,10 @@ _BY_CODE: "dict[str, type[DomainError]]" = {}  # filled as the classes are defin
 
 
 class DomainError(Exception):
-    """The desk says no, and why.
+    """The desk refuses, and says why.
 
-    `code` is stable and for machines, `detail` is for people, `retry` says what the caller may do next,
-    `extra` goes into the answer beside them. `replayed`: this was said before, to the same Idempotency-Key.
+    `code` is stable and for programs, `detail` is for people, `retry` says what the caller may do next, and `extra`
+    adds members to the response. `replayed`: the same refusal was given to the same Idempotency-Key before.
     """
 
     code: ClassVar[str]
@@ -36,7 +36,7 @@ class DomainError(Exception):
 
 
 class Invalid(DomainError):
-    """The request is well-formed but its fields are not; `fields` names each with its fault."""
+    """The request is well-formed, but some of its fields are not; `fields` has the faults of each."""
 
     code = "invalid"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
@@ -55,20 +55,23 @@ class NotFound(DomainError):
 class CsrfFailed(DomainError):
     code = "csrf_failed"
     status = HTTPStatus.FORBIDDEN
-    detail = "The form's token is missing or old. Reload the page and send it again."
+    detail = "The form's token is missing or has expired. Reload the page and send the form again."
 
 
 class Busy(DomainError):
     code = "busy"
     retry = "same_key"
-    detail = "Another request holds this row. Repeat with the same Idempotency-Key."
+    detail = "Another request is using the same data. Repeat with the same Idempotency-Key."
 
 
 class Unavailable(DomainError):
     code = "unavailable"
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retry = "same_key"
-    detail = "The database is away. The outcome is unknown: repeat with a new number and the same Idempotency-Key."
+    detail = (
+        "The database cannot be reached and the outcome is unknown. "
+        "Repeat with a new X-Cd-Seq and the same Idempotency-Key."
+    )
 
 
 class RequestMalformed(DomainError):
@@ -78,7 +81,7 @@ class RequestMalformed(DomainError):
 
 
 def of_code(code: str, **extra: Any) -> DomainError:
-    """Return the refusal that has this code, with its extra members. A code that no class has is a bug."""
+    """Return the refusal with this code and these extra members. RuntimeError for a code that no class has."""
     if code not in _BY_CODE:
         raise RuntimeError(f"no DomainError has the code {code!r}")
     return _BY_CODE[code](**extra)

@@ -1,4 +1,4 @@
-"""Model fields that every app spells alike."""
+"""Model fields that all apps define the same way."""
 
 from typing import Any
 

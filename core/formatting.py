@@ -1,4 +1,4 @@
-"""How amounts, prices, sides and ids are shown in the admin and on pages."""
+"""Markup for amounts, prices, sides and ids in the admin and on pages."""
 
 from decimal import Decimal
 from typing import Any
@@ -8,7 +8,7 @@ from django.utils.safestring import SafeString
 
 from core import money
 
-LOTS, MONEY, PRICE = 2, 2, 5  # decimals that are always shown, so that a column lines up
+LOTS, MONEY, PRICE = 2, 2, 5  # least number of decimals, so that columns align
 
 
 def chip(text: str, kind: str = "") -> SafeString:
@@ -16,19 +16,19 @@ def chip(text: str, kind: str = "") -> SafeString:
 
 
 def side(type_: str | None) -> SafeString:
-    """A trade's direction, told by word, arrow and colour."""
+    """A trade's direction by word, arrow and colour; a tombstone has none."""
     if type_ is None:
         return chip("tombstone")
     return chip(f"{'▲' if type_ == 'BUY' else '▼'} {type_}", type_.lower())
 
 
 def ref(value: Any) -> SafeString:
-    """An id to copy: one click marks all of it."""
+    """An id that one click selects as a whole, to copy it."""
     return format_html('<code class="ref">{}</code>', value)
 
 
 def number(value: Decimal | None, places: int = 0) -> SafeString:
-    """An amount with at least so many decimals, right-aligned."""
+    """A right-aligned amount with at least `places` decimals."""
     return format_html('<span class="number">{}</span>', "–" if value is None else money.plain(value, places))
 
 

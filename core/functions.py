@@ -1,7 +1,7 @@
-"""The database's functions: each app keeps them in sql/functions/, one noun a file, and `migrate` deploys what changed.
+"""Deploys the database's functions. Each app keeps its own in sql/functions/, one noun a file.
 
-A file creates or replaces its functions and states for each that is called from outside who may call it, as which role
-it runs and with which search_path. Tables, keys and triggers belong to numbered migrations (core.migrating).
+A file creates or replaces its functions. For each function that is called from outside, it states who may call it, as
+which role it runs and with which search_path. Tables, keys and triggers belong to numbered migrations (core.migrating).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from core.transactions import use_case
 
-# One migration at a time in a database: two nodes of a desk may start at the same moment.
+# Two nodes of a desk may start at the same moment: only one of them migrates.
 _LOCK = 0x636F7079  # "copy"
 
 
@@ -33,22 +33,22 @@ class FunctionFile:
 
     @property
     def bodies(self) -> dict[str, str]:
-        """The body of each of its functions by name, as PostgreSQL keeps it."""
+        """The body of each function in the file by name, as PostgreSQL stores it."""
         return dict(re.findall(r"^create or replace function (\w+)\(.*?\bas \$\$(.*?)\$\$", self.sql, re.M | re.S))
 
 
 def files() -> list[FunctionFile]:
-    """All files, the lower apps' first."""
+    """Return all files, the lower apps' first."""
     root = Path(settings.BASE_DIR)
     folders = [Path(app.path) / "sql" / "functions" for app in apps.get_app_configs()]
-    # privileges.sql comes before the other files: these state with its functions who may call them.
+    # The other files call the functions of privileges.sql to state who may call theirs.
     paths = [path for folder in folders for path in sorted(folder.glob("*.sql"))]
     paths.sort(key=lambda path: path.stem != "privileges")
     return [FunctionFile(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in paths]
 
 
 def outdated(connection: BaseDatabaseWrapper, changed: Collection[str] = ()) -> list[FunctionFile]:
-    """The files to deploy: new ones, those whose text changed, and those with one of these `changed` functions."""
+    """Return the files to deploy: new files, changed files, and files with one of the `changed` functions."""
     deployed = _deployed(connection)
 
     def is_outdated(file: FunctionFile) -> bool:
@@ -58,7 +58,7 @@ def outdated(connection: BaseDatabaseWrapper, changed: Collection[str] = ()) -> 
 
 
 def deploy(connection: BaseDatabaseWrapper, outdated_files: list[FunctionFile]) -> None:
-    """Apply these files in one transaction. Calls that run meanwhile end with the functions that they began with."""
+    """Apply these files in one transaction. Calls in progress end with the functions that they began with."""
     with use_case(connection.alias), connection.cursor() as cursor:
         cursor.execute("set local check_function_bodies = off")  # a function may call one of a later file
         for file in outdated_files:
@@ -73,7 +73,7 @@ def deploy(connection: BaseDatabaseWrapper, outdated_files: list[FunctionFile]) 
 
 @contextmanager
 def one_migration_at_a_time(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Hold the database's migration lock. Waits as long as another node migrates."""
+    """Hold the database's migration lock; wait while another node migrates."""
     with connection.cursor() as cursor:
         cursor.execute("select pg_advisory_lock(%s)", [_LOCK])
     try:

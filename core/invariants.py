@@ -1,4 +1,4 @@
-"""Promises as queries: each finds the rows that break its promise, and nothing while the promise holds."""
+"""Invariants as queries. Each returns the rows that violate it, and none while it holds."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -19,48 +19,51 @@ class Fault(NamedTuple):
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.invariant}: not so for {self.subject}" + (f". It {self.detail}" if self.detail else "")
+        return f"{self.invariant}: violated by {self.subject}" + (f". It {self.detail}" if self.detail else "")
 
 
 def faults(invariants: Mapping[str, str]) -> list[Fault]:
-    """The first offenders of every invariant that does not hold, all at one instant of the database."""
-    found = []
+    """Return the first violations of every invariant, all of one snapshot of the database."""
+    violations = []
     with use_case(), connection.cursor() as cursor:
         cursor.execute("set transaction isolation level repeatable read read only")
-        cursor.execute("set local statement_timeout = 0")  # the tables are as long as they are
+        cursor.execute("set local statement_timeout = 0")  # a query may read whole tables
         for invariant, query in invariants.items():
             cursor.execute(f"{query}\n limit {FIRST}")
-            found += [Fault(invariant, subject) for (subject,) in cursor.fetchall()]
-    return found
+            violations += [Fault(invariant, subject) for (subject,) in cursor.fetchall()]
+    return violations
 
 
 def structural_faults(labels: Collection[str], *, of_deployment: bool = True) -> list[Fault]:
-    """What keeps the promises of these apps, where it is not as the code wants it.
+    """Return the keys, triggers, functions and rights of these apps that are not as the code wants them.
 
-    Without `of_deployment`, what any deployment shows for a moment is left out: functions that `migrate` will replace,
-    additions, and all differences from a newer version's database.
+    Without `of_deployment`, differences that every deployment causes for a moment are left out: functions that
+    `migrate` will replace, additions, and all differences of a database that a newer version has migrated.
     """
-    found = catalogue.of_apps(labels, catalogue.differences())
-    if not of_deployment and found:
-        found = [each for each in found if not (each.cured_by_migrate or each.surplus)]
-        found = [] if catalogue.is_ahead() else found
-    return [Fault(IN_PLACE, each.subject, f"{each.problem}. {each.remedy}") for each in found]
+    differences = catalogue.of_apps(labels, catalogue.differences())
+    if not of_deployment and differences:
+        differences = [
+            difference for difference in differences if not (difference.cured_by_migrate or difference.surplus)
+        ]
+        differences = [] if catalogue.is_ahead() else differences
+    return [Fault(IN_PLACE, subject, f"{problem}. {remedy}") for subject, problem, remedy, *_ in differences]
 
 
 class CheckCommand(BaseCommand):
     """A command that exits 0 only when all invariants of its apps hold, else 1 with the first offenders."""
 
-    requires_system_checks = []  # it asks the database alone
+    requires_system_checks = []  # the command needs the database alone
     invariants: Mapping[str, str]
     apps: Collection[str]
     advice = ""
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = self.find_faults()
-        for fault in found:
+        violations = self.find_faults()
+        for fault in violations:
             self.stderr.write(str(fault))
-        if found:
-            raise CommandError(f"{len(found)} faults (at most {FIRST} an invariant are shown). {self.advice}".rstrip())
+        if violations:
+            shown = f"{len(violations)} faults (at most {FIRST} of each invariant are shown)"
+            raise CommandError(f"{shown}. {self.advice}".rstrip())
         self.stdout.write(f"{len(self.invariants) + 1} invariants hold.")
 
     def find_faults(self) -> list[Fault]:

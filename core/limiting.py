@@ -1,4 +1,4 @@
-"""Rate limits, counted in Redis by a sliding window, so that all processes count together."""
+"""Rate limits: sliding windows in Redis, which all processes share."""
 
 import functools
 import time
@@ -17,12 +17,12 @@ class RateLimited(DomainError):
     code = "rate_limited"
     status = 429
     retry = "after"
-    detail = "Too many requests. Wait as long as Retry-After says."
+    detail = "Too many requests. Wait for the seconds of Retry-After."
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left of a limit."""
+    """What remains of a rate limit."""
 
     limit: int
     remaining: int
@@ -46,9 +46,9 @@ def _limiter() -> strategies.SlidingWindowCounterRateLimiter:
 
 
 def spend(bucket: str, name: str, per_minute: int) -> Allowance | None:
-    """Count one request of `name` in `bucket`; raise RateLimited where its minute is used up.
+    """Count one request of `name` in `bucket`; raise RateLimited where the limit of the minute is used up.
 
-    With Redis away nobody is limited (None): a close must pass, and what guards the desk is the signature.
+    Where Redis cannot be reached, nobody is limited (None): closes must pass, and signatures still guard the desk.
     """
     if not per_minute:
         return None
@@ -58,7 +58,7 @@ def spend(bucket: str, name: str, per_minute: int) -> Allowance | None:
         if allowed and bucket == "ip":
             return None
         window = _limiter().get_window_stats(item, name)
-    except Exception as fault:  # whatever the storage raises: see above
+    except Exception as fault:  # of any class that the storage raises
         log.warning("rate_limit.unavailable", fault=type(fault).__name__)
         return None
     reset_s = max(1, round(window.reset_time - time.time()))
@@ -73,7 +73,7 @@ def _redis() -> "storage.RedisStorage":
 
 
 def seen_before(name: str, *, for_ms: int) -> bool:
-    """Mark `name` as seen; whether it was already. Best effort: with Redis away nothing was ever seen."""
+    """Record `name`, and say whether it was recorded before. Without Redis the answer is always no."""
     try:
         return not _redis().storage.set(f"{settings.REDIS_PREFIX}-seen:{name}", b"", nx=True, px=for_ms)
     except Exception as fault:

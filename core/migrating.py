@@ -6,5 +6,5 @@ from django.db.migrations import RunSQL
 
 
 def sql(migration: str) -> RunSQL:
-    """The file of the calling migration's name with the ending .sql, run whole. It cannot be undone."""
+    """Run the .sql file that has the calling migration's name. It cannot be reversed."""
     return RunSQL(Path(migration).with_suffix(".sql").read_text(encoding="utf-8"), RunSQL.noop)

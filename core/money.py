@@ -9,7 +9,7 @@ LIMIT = Decimal(10) ** (DIGITS - PLACES)
 
 
 def exact(value: Decimal) -> Decimal:
-    """Return `value` with exactly 8 decimals; raise ValueError where that would change it or it is too large."""
+    """Return `value` with exactly 8 decimals; raise ValueError where that would change it, or where it is too large."""
     if not value.is_finite():
         raise ValueError("must be a finite number")
     if value.adjusted() >= DIGITS or abs(value) >= LIMIT:
@@ -23,12 +23,12 @@ def exact(value: Decimal) -> Decimal:
 
 
 def text(value: Decimal) -> str:
-    """The one way amounts are written on the wire: fixed point, 8 decimals, no exponent."""
+    """Return the amount as the API writes it: fixed point, 8 decimals, no exponent."""
     return f"{value:.{PLACES}f}"
 
 
 def plain(value: Decimal, places: int = 0) -> str:
-    """An amount as people read it: without trailing zeros, but with at least so many decimals, and at most 8."""
+    """Return the amount for people: without trailing zeros, with at least `places` and at most 8 decimals."""
     whole, _, digits = text(value).partition(".")
     digits = digits.rstrip("0").ljust(places, "0")
     return f"{whole}.{digits}" if digits else whole

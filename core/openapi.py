@@ -1,4 +1,4 @@
-"""The operations of the OpenAPI document: each names its shapes, and the codes that it may refuse with."""
+"""The operations of the OpenAPI document. Each names its shapes and the codes of its refusals."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -28,13 +28,13 @@ def operation(
 ) -> Callable[[Any], Any]:
     """Describe the method of a view.
 
-    `answers`: the shape of each success by its status; None is an answer without a body, and a mapping of media types
-    is taken as it is. `refuses`: the codes of its refusals, each of which knows its status.
+    `answers`: the shape of each success by its status. None means a response without a body; a mapping of media types
+    is used unchanged. `refuses`: the codes of its refusals, whose statuses are known.
     """
     described: Operation = {"operationId": name, "summary": summary, "tags": [tag]}
-    listed = list(parameters)
-    if listed:
-        described["parameters"] = listed
+    parameter_list = list(parameters)
+    if parameter_list:
+        described["parameters"] = parameter_list
     if body is not None:
         described["requestBody"] = {"required": True, "content": _json(body)}
     described["security"] = [{security: []}] if security else [{}]
@@ -51,15 +51,15 @@ def _json(shape: Schema) -> Schema:
 
 
 def _success(status: int, shape: Schema | None) -> Schema:
-    answer: Schema = {"description": HTTPStatus(status).phrase}
+    response: Schema = {"description": HTTPStatus(status).phrase}
     if shape is None:
-        return answer
+        return response
     is_content = any("/" in name for name in shape)
-    return {**answer, "content": shape if is_content else _json(shape)}
+    return {**response, "content": shape if is_content else _json(shape)}
 
 
 def assemble(document: dict[str, Any]) -> None:
-    """Write the refusals of all operations from their codes, and add the components."""
+    """Add to the document the refusals of all operations, from their codes, and the components."""
     operations = [described for path in document["paths"].values() for described in path.values()]
     refusals = {described["operationId"]: _refusals(described.pop(REFUSES)) for described in operations}
     uses = Counter((status, codes) for by_status in refusals.values() for status, codes in by_status.items())
@@ -81,11 +81,11 @@ def _refusals(codes: Iterable[str]) -> dict[int, Codes]:
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(statuses[code], []).append(code)
-    return {status: tuple(sorted(some)) for status, some in by_status.items()}
+    return {status: tuple(sorted(status_codes)) for status, status_codes in by_status.items()}
 
 
 def _names(uses: Counter[tuple[int, Codes]]) -> dict[tuple[int, Codes], str]:
-    """A component's name for each refusal that more than one operation has, the most frequent of a status first."""
+    """Name a component for each refusal that several operations share; a status's most frequent one has no number."""
     names: dict[tuple[int, Codes], str] = {}
     numbers: Counter[int] = Counter()
     for (status, codes), count in sorted(uses.items(), key=lambda item: (-item[1], item[0])):

@@ -1,4 +1,4 @@
-"""Keyset pages: the cursor names the last row seen, so a page costs the same however deep it lies."""
+"""Keyset pages: the cursor names the last row of the page before, so every page costs the same."""
 
 import base64
 import binascii
@@ -21,15 +21,15 @@ class Cursor:
 
 
 def cursor(text: str | None) -> Cursor | None:
-    """Read a cursor; raises Invalid where it is not one of ours."""
+    """Read a cursor; raise Invalid where the desk did not write it."""
     if not text:
         return None
     try:
         at, _, row = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("|")
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None or not 1970 <= moment.year <= 9000:
-            raise ValueError("no moment of ours")
-        return Cursor(moment.astimezone(UTC), uuid.UUID(row))  # zones of 16 hours and more are none to PostgreSQL
+            raise ValueError("not a time of the desk")
+        return Cursor(moment.astimezone(UTC), uuid.UUID(row))  # PostgreSQL refuses offsets of 16 hours and more
     except (ValueError, binascii.Error, OverflowError):
         raise Invalid({"cursor": ["is not a cursor of this list"]}) from None
 

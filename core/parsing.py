@@ -1,4 +1,4 @@
-"""Reading JSON and its fields strictly: numbers as Decimals, no duplicate names, every fault named. Pure."""
+"""Reads JSON and its fields strictly: numbers as Decimals, no duplicate names, and all faults at once. Pure."""
 
 import json
 import re
@@ -25,10 +25,10 @@ def _no_constant(name: str) -> Never:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return fields
 
 
 def _integer(digits: str) -> int:
@@ -44,7 +44,7 @@ def _decimal(digits: str) -> Decimal:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The body as an object; RequestMalformed where it is not JSON (RFC 8259) or not an object."""
+    """Return the body as an object; raise RequestMalformed where it is not JSON (RFC 8259) or not an object."""
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -66,7 +66,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class FieldType(Generic[T]):
-    """A type of field: how its value is read (ValueError for a fault), and its shape in the OpenAPI document."""
+    """A type of field: the function that reads a value (ValueError for a fault), and the shape in OpenAPI."""
 
     read: Callable[[Any], T]
     shape: Schema
@@ -75,11 +75,11 @@ class FieldType(Generic[T]):
         return self.read(value)
 
     def named(self, name: str) -> "FieldType[T]":
-        """The same type, with its shape among the components of the document."""
+        """Return the same type, with its shape as a component of the OpenAPI document."""
         return FieldType(self.read, shapes.schema(name, self.shape))
 
     def then(self, convert: Callable[[T], U]) -> "FieldType[U]":
-        """What is read is converted. The shape of what is sent stays."""
+        """Return a type that converts the value after reading it. The shape stays the same."""
         read = self.read
         return FieldType(lambda value: convert(read(value)), self.shape)
 
@@ -94,17 +94,17 @@ def _amount(value: Any) -> Decimal:
 
 
 def _positive(value: Any) -> Decimal:
-    found = _amount(value)
-    if found <= 0:
+    amount = _amount(value)
+    if amount <= 0:
         raise ValueError("must be above zero")
-    return found
+    return amount
 
 
 def _not_negative(value: Any) -> Decimal:
-    found = _amount(value)
-    if found < 0:
+    amount = _amount(value)
+    if amount < 0:
         raise ValueError("must not be below zero")
-    return found
+    return amount
 
 
 def whole(least: int, most: int) -> FieldType[int]:
@@ -121,19 +121,19 @@ def whole(least: int, most: int) -> FieldType[int]:
     return FieldType(read, {"type": ["integer", "string"], "pattern": f"^{_DIGITS.pattern}$", **bounds})
 
 
-def matching(grammar: str, says: str) -> FieldType[str]:
+def matching(grammar: str, fault: str) -> FieldType[str]:
     compiled = re.compile(grammar)
 
     def read(value: Any) -> str:
         if not isinstance(value, str) or not compiled.fullmatch(value):
-            raise ValueError(says)
+            raise ValueError(fault)
         return value
 
     return FieldType(read, shapes.pattern(grammar))
 
 
 def one_of(names: Iterable[str], read_as: Mapping[str, str] | None = None) -> FieldType[str]:
-    """One of the names; `read_as` has other spellings of them."""
+    """One of the names; `read_as` maps other spellings to them."""
     allowed, others = list(names), dict(read_as or {})
 
     def read(value: Any) -> str:
@@ -167,20 +167,20 @@ def _moment(value: Any) -> datetime:
     if not isinstance(value, str) or len(value) > 40:
         raise ValueError("must be an ISO 8601 time such as 2026-01-05T10:00:00.000Z")
     try:
-        found = datetime.fromisoformat(value)
-        if found.tzinfo is None:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
             raise ValueError
-        found = found.astimezone(UTC)
+        moment = moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be an ISO 8601 time with its zone, such as 2026-01-05T10:00:00.000Z") from None
-    if not datetime(1970, 1, 1, tzinfo=UTC) <= found <= datetime.now(UTC) + timedelta(days=1):
+    if not datetime(1970, 1, 1, tzinfo=UTC) <= moment <= datetime.now(UTC) + timedelta(days=1):
         raise ValueError("must lie between 1970 and tomorrow")
-    return found
+    return moment
 
 
 def small_object(most_bytes: int) -> FieldType[dict[str, Any]]:
-    """A JSON object of at most so many bytes, to be kept as it is. Its numbers become text where they are not whole
-    or would not fit 64 bits, so that none turns into a float.
+    """A JSON object of at most `most_bytes`, to be stored unchanged. Numbers that are not whole or do not fit 64 bits
+    become text, so that none becomes a float.
     """
 
     def read(value: Any) -> dict[str, Any]:
@@ -188,12 +188,12 @@ def small_object(most_bytes: int) -> FieldType[dict[str, Any]]:
             raise ValueError("must be a JSON object")
         try:
             written = orjson.dumps(value, default=str, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
-        except orjson.JSONEncodeError:  # also what its reader will not take: lone surrogates, 255 levels
+        except orjson.JSONEncodeError:  # also for lone surrogates and 255 levels, which orjson cannot read back
             raise ValueError("must hold Unicode text and numbers of at most 64 bits, not nested too deep") from None
         if len(written) > most_bytes or _NUL.search(written):
             raise ValueError(f"must be at most {most_bytes} bytes, without NUL")
-        kept: dict[str, Any] = orjson.loads(written)
-        return kept
+        stored: dict[str, Any] = orjson.loads(written)
+        return stored
 
     return FieldType(read, {"type": "object", "description": f"At most {most_bytes} bytes."})
 
@@ -205,15 +205,15 @@ flag = FieldType(_flag, {"type": "boolean"})
 moment = FieldType(_moment, shapes.MOMENT)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _equal(first: Any, second: Any) -> bool:
     try:
-        return bool(one == other)
-    except ArithmeticError:  # a signalling NaN equals nothing, and says so loudly
+        return bool(first == second)
+    except ArithmeticError:  # comparing a signalling NaN raises
         return False
 
 
 class Form:
-    """Reads the fields of one object and collects every fault, so that a caller hears of all of them at once."""
+    """Reads the fields of one object and collects their faults, so that the caller gets all of them at once."""
 
     def __init__(self, fields: Fields, *, strict: bool = True) -> None:
         self.fields, self.strict = fields, strict
@@ -222,41 +222,42 @@ class Form:
         self.known: set[str] = set()
 
     def need(self, name: str, read: Callable[[Any], Any], *also: str) -> Any:
-        """The field `name`, or by one of its other names; a fault where there is none."""
-        found = self._find(name, also)
-        if found is None or self.fields[found] is None:
+        """Read the field by its name or one of its other names; a missing field is a fault."""
+        key = self._key(name, also)
+        if key is None or self.fields[key] is None:
             self.fault(name, "is required")
             return None
-        return self._read(found, read)
+        return self._read(key, read)
 
     def may(self, name: str, read: Callable[[Any], Any], *also: str, default: Any = None) -> Any:
-        found = self._find(name, also)
-        if found is None or self.fields[found] is None:
+        key = self._key(name, also)
+        if key is None or self.fields[key] is None:
             return default
-        return self._read(found, read)
+        return self._read(key, read)
 
-    def fault(self, name: str, says: str) -> None:
-        self.faults.setdefault(name, []).append(says)
+    def fault(self, name: str, message: str) -> None:
+        self.faults.setdefault(name, []).append(message)
 
     def done(self) -> dict[str, Any]:
-        """The values by name. Raises Invalid with all faults; unknown names are faults where the form is strict."""
+        """Return the values by name; raise Invalid with all faults. A strict form refuses unknown names."""
         if self.strict:
             for name in self.fields.keys() - self.known:
-                shown = str(name)[:64].encode("ascii", "backslashreplace").decode()  # lone surrogates cannot be sent
+                # A response cannot carry lone surrogates.
+                shown = str(name)[:64].encode("ascii", "backslashreplace").decode()
                 self.fault(shown, "is not a field of this request")
         if self.faults:
             raise Invalid(self.faults)
         return self.values
 
-    def _find(self, name: str, also: tuple[str, ...]) -> str | None:
+    def _key(self, name: str, also: tuple[str, ...]) -> str | None:
         self.known.add(name)
         if not also:
             return name if name in self.fields else None
         self.known.update(also)
-        found = [known for known in (name, *also) if known in self.fields]
-        if len(found) > 1 and not _same(self.fields[found[0]], self.fields[found[1]]):
-            self.fault(name, f"is said twice, also as {found[1]}")
-        return found[0] if found else None
+        keys = [key for key in (name, *also) if key in self.fields]
+        if len(keys) > 1 and not _equal(self.fields[keys[0]], self.fields[keys[1]]):
+            self.fault(name, f"is given twice, also as {keys[1]}")
+        return keys[0] if keys else None
 
     def _read(self, name: str, read: Callable[[Any], Any]) -> Any:
         try:

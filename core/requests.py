@@ -1,10 +1,10 @@
-"""Requests by what stands in them: Django's own class knows nothing of what middleware adds. Types, made nowhere."""
+"""Types of requests with the attributes that middleware adds. They annotate; no code creates them."""
 
 from django.http import HttpRequest
 
 
 class DeskRequest(HttpRequest):
-    """Any request, with the caller's address behind proxies and the id under which it is logged."""
+    """Any request, with the caller's address (behind proxies) and the id under which it is logged."""
 
     client_ip: str
     request_id: str

@@ -1,4 +1,4 @@
-"""What the API answers with, written once: JSON, times, CSV."""
+"""Responses of the API other than refusals: JSON, times, CSV."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,27 +13,27 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def json_response(body: dict[str, Any] | list[Any] | bytes, status: int = 200) -> HttpResponse:
     encoded = body if isinstance(body, bytes) else orjson.dumps(body)
-    answer = HttpResponse(encoded, status=status, content_type="application/json")
-    answer["Cache-Control"] = "no-store"
-    answer["Content-Length"] = str(len(encoded))
-    return answer
+    response = HttpResponse(encoded, status=status, content_type="application/json")
+    response["Cache-Control"] = "no-store"
+    response["Content-Length"] = str(len(encoded))
+    return response
 
 
 def iso(moment: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds."""
+    """Return a UTC time as ISO 8601 with milliseconds."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def csv_response(name: str, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> StreamingHttpResponse:
-    """The rows as CSV, streamed."""
-    answer = StreamingHttpResponse(_lines(columns, rows), content_type="text/csv; charset=utf-8")
-    answer["Content-Disposition"] = f'attachment; filename="{name}"'
-    answer["Cache-Control"] = "no-store"
-    return answer
+    """Stream the rows as CSV."""
+    response = StreamingHttpResponse(_lines(columns, rows), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 def defused(value: Any) -> str:
-    """A cell that a spreadsheet must not take for a formula. Numbers stay numbers."""
+    """Return the cell, quoted where a spreadsheet would read it as a formula. Numbers stay numbers."""
     cell = "" if value is None else str(value)
     if cell.startswith(_FORMULA) and not _is_amount(cell):
         return f"'{cell}"
@@ -45,7 +45,7 @@ def _is_amount(cell: str) -> bool:
 
 
 class _Line:
-    """A file that hands each line back to its writer."""
+    """A file object whose `write` returns the line, so that csv.writer yields lines."""
 
     def write(self, line: str) -> str:
         return line

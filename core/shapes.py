@@ -1,7 +1,7 @@
-"""Shapes of values in the OpenAPI document, as JSON Schema; those that have a name are its components. Pure.
+"""Shapes of values in the OpenAPI document, as JSON Schema; a named shape is a component. Pure.
 
-Each app declares its shapes once. What two routes have in common is one component: a generated client then has one
-Problem and one Trade, and the document stays small.
+Each app declares its shapes once, and routes share components: a generated client has one Problem and one Trade, and
+the document stays small.
 """
 
 from collections.abc import Iterable
@@ -17,18 +17,18 @@ COMPONENTS: dict[str, dict[str, Schema]] = {"schemas": {}, "parameters": {}, "re
 
 
 def _shared(section: str, name: str, shape: Schema) -> Schema:
-    known = COMPONENTS[section].setdefault(name, shape)
-    assert known == shape, f"two {section} are called {name}"
+    declared = COMPONENTS[section].setdefault(name, shape)
+    assert declared == shape, f"two different {section} are called {name}"
     return {"$ref": f"#/components/{section}/{name}"}
 
 
 def schema(name: str, shape: Schema) -> Schema:
-    """Declare a shape that has a name; returns the reference to it."""
+    """Declare a named shape; return the reference to it."""
     return _shared("schemas", name, shape)
 
 
 def shape_of(reference: Schema) -> Schema:
-    """The shape that a reference stands for."""
+    """Return the shape that a reference points to."""
     return COMPONENTS["schemas"][name_of(reference)]
 
 
@@ -45,7 +45,7 @@ def parameter(
     required: bool = False,
     component: str = "",
 ) -> Schema:
-    """Declare a parameter; returns the reference to it. `component` names it where two have the same name."""
+    """Declare a parameter; return the reference to it. `component`: its own name where two have the same `name`."""
     declared: Schema = {"name": name, "in": where, "schema": shape}
     if required or where == "path":
         declared["required"] = True
@@ -55,18 +55,15 @@ def parameter(
 
 
 def security(name: str, scheme: Schema) -> str:
-    """Declare how a caller is recognised; returns the scheme's name."""
+    """Declare how a caller is authenticated; return the scheme's name."""
     _shared("securitySchemes", name, scheme)
     return name
 
 
-# --- shapes of values
-
-
 def nullable(shape: Schema) -> Schema:
-    """The shape or null. A shape that is shared and nothing else is shared with null as well."""
-    either: Schema = {"oneOf": [shape, {"type": "null"}]}
-    return schema(f"{name_of(shape)}OrNull", either) if list(shape) == ["$ref"] else either
+    """Return the shape or null. Where the shape is a reference alone, the result is a shared component too."""
+    or_null: Schema = {"oneOf": [shape, {"type": "null"}]}
+    return schema(f"{name_of(shape)}OrNull", or_null) if list(shape) == ["$ref"] else or_null
 
 
 def array(items: Schema, **bounds: int) -> Schema:
@@ -74,18 +71,18 @@ def array(items: Schema, **bounds: int) -> Schema:
 
 
 def obj(properties: Schema, required: Iterable[str] | None = None, **more: Any) -> Schema:
-    """An object; all of its properties are required unless `required` names those that are."""
-    named = list(properties if required is None else required)
-    return {"type": "object", "properties": properties, **({"required": named} if named else {}), **more}
+    """Return an object's shape; all properties are required unless `required` lists those that are."""
+    names = list(properties if required is None else required)
+    return {"type": "object", "properties": properties, **({"required": names} if names else {}), **more}
 
 
 def pattern(grammar: str) -> Schema:
-    """A text that matches the grammar from its first to its last character."""
+    """Return the shape of a text that matches the grammar as a whole."""
     return {"type": "string", "pattern": f"^{grammar.removeprefix('^').removesuffix('$')}$"}
 
 
 def described(reference: Schema, description: str) -> Schema:
-    """The same shape, with a word on what it means here."""
+    """Return the same shape with a description of its meaning here."""
     return {**reference, "description": description}
 
 
@@ -122,7 +119,7 @@ CSV: Schema = {"text/csv": {"schema": {"type": "string"}}}
 
 
 def or_number(name: str, pattern: str, **bounds: int) -> Schema:
-    """An amount as a caller may write it: a JSON number of at most 8 decimals is read as well, digit by digit."""
+    """Declare an amount of a request: text, or a JSON number of at most 8 decimals, which is read as a decimal."""
     return schema(name, {"type": ["string", "number"], "pattern": pattern, **bounds, "examples": ["1.10500000"]})
 
 
@@ -132,5 +129,5 @@ NOT_NEGATIVE_IN = or_number("AmountNotNegativeIn", r"^[0-9]{1,12}(\.[0-9]{1,8})?
 
 
 def page(item: Schema) -> Schema:
-    """A page of a list that is read by cursor."""
+    """Return the shape of one page of a list with a cursor."""
     return obj({"data": array(item), "next": NEXT, "has_more": {"type": "boolean"}})

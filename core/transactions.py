@@ -1,4 +1,4 @@
-"""Transactions, named by what they are: a use case begins and ends its own, a part belongs to its caller's."""
+"""Two kinds of verbs: a use case begins and commits its own transaction, a part runs inside its caller's."""
 
 import functools
 from collections.abc import Callable
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 def use_case(using: str | None = None) -> Atomic:
-    """One durable transaction, as a decorator or a context: what it wrote is committed when it returns.
+    """One durable transaction, as a decorator or a context manager: its writes are committed when it returns.
 
-    RuntimeError inside another transaction, which could still take back what the caller believes done.
+    Raises RuntimeError inside another transaction, which could still roll back what the caller believes committed.
     """
     return transaction.atomic(using, durable=True)
 
 
 def part(verb: Callable[P, T]) -> Callable[P, T]:
-    """Let `verb` run only inside its caller's transaction; TransactionManagementError outside one."""
+    """Let `verb` run only inside its caller's transaction; raise TransactionManagementError outside one."""
 
     @functools.wraps(verb)
     def inside(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,5 +32,5 @@ def part(verb: Callable[P, T]) -> Callable[P, T]:
 
 
 def use_case_or_part() -> Atomic:
-    """The caller's transaction, or its own where none is open: for the ledger, whose verbs scripts call alone."""
+    """The caller's transaction, or a new one where none is open. For the ledger's verbs, which scripts call alone."""
     return transaction.atomic()

@@ -1,4 +1,4 @@
-"""The time in a UUID of version 7. A trade's id is one: its time is when the desk learned of the trade. Pure."""
+"""The time in a UUID of version 7. The time in a trade's id is when the desk learned of the trade. Pure."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -18,5 +18,5 @@ def ms_of(value: str) -> int:
 
 
 def first_at(moment: datetime) -> uuid.UUID:
-    """Return the bound between ids: each made in an earlier millisecond is lower, no other is."""
+    """Return a bound between ids: exactly the ids of earlier milliseconds are lower."""
     return uuid.UUID(int=(moment - _EPOCH) // _MILLISECOND << 80)

@@ -1,8 +1,8 @@
-"""Django's PostgreSQL engine, acting in a database role of less power than the login that owns the tables.
+"""Django's PostgreSQL engine, acting in a database role with fewer rights than the login that owns the tables.
 
-Each alias names its role in OPTIONS["acts_as"]. The role is taken only where it exists and the login
-may take it: before the first migration there is none, and a hosted database may not allow to make any
-(`manage.py check --database default` says so then).
+Each alias names its role in OPTIONS["acts_as"]. A connection takes the role only where it exists and the login may take
+it: before the first migration there is no role, and a hosted database may not allow to create one
+(`manage.py check --database default` then says so).
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ select set_config('role', rolname, false) from pg_roles
 class DatabaseWrapper(base.DatabaseWrapper):
     @property
     def queries_logged(self) -> bool:
-        """Only where a test asks: Django would keep every statement, with its secrets, wherever DEBUG is on."""
+        """True only where a test wants it: with DEBUG on, Django would keep every statement, with its secrets."""
         return bool(self.force_debug_cursor)
 
     def get_connection_params(self) -> dict[str, Any]:
@@ -38,21 +38,21 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 self.connection.commit()
 
     def ask(self, statement: str, *arguments: Any) -> Any:
-        """The one value that a statement answers ($1 … for the arguments), as a transaction of its own.
+        """Return the single value of a statement ($1 … for the arguments), run as a transaction of its own.
 
-        For the calls that every signed request makes: the cursor is kept, the statement prepared, and a connection
-        that broke is put away, so that the next call begins with a new one.
+        Every signed request makes such calls, so the cursor is kept and the statement prepared. A broken connection is
+        closed, so that the next call opens a new one.
         """
         self.ensure_connection()
         try:
             with self.wrap_database_errors:
-                asking = self._asking
-                if asking is None or asking.connection is not self.connection:
-                    self._asking = asking = psycopg.RawCursor(self.connection)
-                found = asking.execute(statement, arguments, prepare=True).fetchone()
+                cursor = self._raw_cursor
+                if cursor is None or cursor.connection is not self.connection:
+                    self._raw_cursor = cursor = psycopg.RawCursor(self.connection)
+                row = cursor.execute(statement, arguments, prepare=True).fetchone()
         finally:
             if self.connection is not None and self.connection.closed:
                 self.close()
-        return found[0] if found else None
+        return row[0] if row else None
 
-    _asking: "psycopg.RawCursor[Any] | None" = None
+    _raw_cursor: "psycopg.RawCursor[Any] | None" = None

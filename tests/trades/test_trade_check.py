@@ -85,7 +85,7 @@ def test_ends_with_1_and_names_the_offender(scene: Any, desk_db: str) -> None:
     ended = process(desk_db)
 
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert f"a trade's profit is the sum of its closes: not so for {scene['closed']}" in ended.stderr
+    assert f"a trade's profit is the sum of its closes: violated by {scene['closed']}" in ended.stderr
     assert "trade_history.append_only" in ended.stderr
 
 
@@ -181,7 +181,7 @@ def test_finds_and_names(scene: Any, gone: Any, statement: Any, fault: Any) -> N
 
     invariant, subject = fault[0], filled(fault[1], scene)
     assert found() == [(invariant, subject)]
-    assert f"{invariant}: not so for {subject}\n" in told()
+    assert f"{invariant}: violated by {subject}\n" in told()
 
 
 def test_no_invariant_is_left_without_a_planted_fault() -> None:
@@ -199,7 +199,7 @@ def test_names_a_guard_that_is_gone_and_how_it_comes_back(desk_db: str, name: st
     without(name)
 
     (line,) = told().splitlines()
-    assert line.startswith(f"{IN_PLACE}: not so for ")
+    assert line.startswith(f"{IN_PLACE}: violated by ")
     assert f" {name}. It is " in line
     assert "As the tables' owner: alter table" in line
 

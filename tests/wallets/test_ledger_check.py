@@ -107,7 +107,7 @@ def test_finds_and_names(books: Any, invariant: str, guards: list[Any], planted:
 
     said, no = told()
 
-    assert f"{invariant}: not so for " in said
+    assert f"{invariant}: violated by " in said
     assert "The ledger is halted" in no
 
 
@@ -120,7 +120,7 @@ def test_money_stops_where_a_guard_is_gone(books: Any, name: str) -> None:
 
     said, no = told()
 
-    assert f"{IN_PLACE}: not so for {'trigger' if is_trigger else 'constraint'} {name}. It is " in said
+    assert f"{IN_PLACE}: violated by {'trigger' if is_trigger else 'constraint'} {name}. It is " in said
     assert "The ledger is halted" in no
     assert ledger_halt.halted()
 
@@ -192,5 +192,5 @@ def test_shows_the_first_offenders(books: Any) -> None:
 
     said, _ = told()
 
-    assert said.count("a transfer is one debit and one credit of its amount: not so for ") == FIRST
+    assert said.count("a transfer is one debit and one credit of its amount: violated by ") == FIRST
     assert LedgerTransfer.objects.count() > FIRST

@@ -123,6 +123,6 @@ class MoneyRequestAdmin(LedgerAdmin):
         try:
             decided = verb(request=row, by=caller(request), actor=actor_of(request), **answers)
         except DomainError as refusal:
-            self.show_refusal(request, refusal, of=describe_request(row))
+            self.show_refusal(request, refusal, subject=describe_request(row))
         else:
             self.message_user(request, f"{describe_request(row)}: {decided.get_state_display()}.")

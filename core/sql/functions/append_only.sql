@@ -1,10 +1,10 @@
--- The answer of an append-only table to an update, a delete and a truncate.
+-- The trigger function of append-only tables: it refuses updates, deletes and truncates.
 create or replace function refuse_mutation() returns trigger language plpgsql as $$
 begin
   raise exception '% on % is refused: it is append-only', tg_op, tg_table_name using errcode = 'CD002';
 end $$;
 
--- ENABLE ALWAYS keeps the triggers awake under session_replication_role = replica too.
+-- ENABLE ALWAYS lets the triggers fire under session_replication_role = replica too.
 create or replace function make_append_only(p_table regclass) returns void language plpgsql as $$
 begin
   execute format('create trigger append_only before update or delete on %s'

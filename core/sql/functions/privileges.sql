@@ -8,7 +8,7 @@ begin
   end if;
 end $$;
 
--- Leaves the application with these rights on a table and takes away all others.
+-- Grants the application these rights on a table and revokes all others.
 create or replace function protect(p_table regclass, p_allowed text) returns void language plpgsql as $$
 begin
   if exists (select from pg_roles where rolname = 'copydesk_app') then
@@ -17,7 +17,7 @@ begin
   perform grant_to('copydesk_app', format('%s on %s', p_allowed, p_table));
 end $$;
 
--- Lets these roles call a function, and nobody else. It runs as its owner, who is the role that migrates.
+-- Lets only these roles call a function. The role that migrates becomes its owner.
 create or replace function callable_by(p_function regprocedure, variadic p_roles text[]) returns void
 language plpgsql as $$
 declare
