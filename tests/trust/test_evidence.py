@@ -4,6 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from django.db import transaction
 from django.utils import timezone
 
@@ -13,7 +14,7 @@ from strategies.models import Strategy
 from tests.trust.factories import DAY, NOW, add_bars, closed, known_of, second_of
 from trades import services as trades
 from trades.models import CopyOrder
-from trust import evidence
+from trust import detector, evidence
 
 
 def hours_of(minutes: Any) -> Any:
@@ -184,7 +185,10 @@ def test_who_trades_beside_one_is_found_by_when_the_desk_learned_of_it(
     assert (owner, len(theirs)) == (str(sam.owner.pk), 12)
 
 
-def test_ones_own_other_accounts_hide_nobody(lena: TradingAccount, sam: TradingAccount) -> None:
+def test_ones_own_other_accounts_hide_nobody(
+    lena: TradingAccount, sam: TradingAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "TOGETHER", timedelta(hours=1))  # a busy machine takes its time for 600 trades
     beside(lena, 1)
     beside(second_of(lena).account, 600)  # more than are looked at for one trade
     beside(sam, 12)
