@@ -1,8 +1,8 @@
-"""Staff's view of the hot and the cold table. Neither can be edited here; a force close goes through its verb."""
+"""Staff's view of trades and copying. Nothing can be edited here; a force close calls `services.force_close`."""
 
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -28,11 +28,11 @@ from core.errors import DomainError
 from trades import copy_statistics, history, receipts, services
 from trades.models import ActiveTrade, Copier, CopyOrder, CopySkip, OverdueClose, Position, TradeHistory, TradeReduction
 
-CLOSED_AT_ONCE = 50  # each is a transaction of its own, within one request
+MAX_FORCE_CLOSES = 50  # each runs in a transaction of its own, within one request
 
 
 class ForceCloseForm(forms.Form):
-    """One trade's close by staff's hand."""
+    """The close of one trade by staff."""
 
     trade_id = forms.UUIDField(widget=forms.HiddenInput)
     close_price = forms.DecimalField(
@@ -45,24 +45,24 @@ class ForceCloseForm(forms.Form):
     )  # fmt: skip
 
 
-ForceCloseForms = forms.formset_factory(ForceCloseForm, extra=0, max_num=CLOSED_AT_ONCE, validate_max=True)
+ForceCloseForms = forms.formset_factory(ForceCloseForm, extra=0, max_num=MAX_FORCE_CLOSES, validate_max=True)
 
 
 class NoteForm(forms.Form):
     note = forms.CharField(
         label="Reason", max_length=500, widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="In words. It stays in the audit log, with your name.",
+        help_text="Recorded in the audit log with your name.",
     )  # fmt: skip
 
 
 class TradePage(ReadOnlyAdmin):
-    """A trade as its list and its page show it; the page also tells what happened to it."""
+    """What the lists and pages of open and of closed trades share. A page also shows the trade's audit log."""
 
     change_form_template = "admin/trade.html"
     list_select_related = ["strategy", "account"]
     list_per_page = 50
     search_fields = ["ticket_id", "symbol", "account__name"]
-    search_help_text = "Ticket, symbol or account; or a whole trade id"
+    search_help_text = "Ticket, symbol or account, or a full trade id"
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         try:
@@ -71,16 +71,16 @@ class TradePage(ReadOnlyAdmin):
             return super().get_search_results(request, queryset, search_term)
 
     def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        told = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
+        facts = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
         reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
-        return {"timeline": named(told), "reductions": reductions}
+        return {"timeline": named(facts), "reductions": reductions}
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:
         return formatting.ref(trade.pk)
 
-    @admin.display(description="copies trade")
-    def copied(self, trade: Position) -> SafeString | str:
+    @admin.display(description="copy of trade")
+    def provider_trade(self, trade: Position) -> SafeString | str:
         return formatting.ref(trade.master_trade) if trade.is_copy else "–"
 
     @admin.display(description="side", ordering="type")
@@ -92,7 +92,7 @@ class TradePage(ReadOnlyAdmin):
         return formatting.number(trade.volume, formatting.LOTS)
 
     @admin.display(description="open price", ordering="open_price")
-    def opened_for(self, trade: Any) -> SafeString:
+    def open_price_(self, trade: Any) -> SafeString:
         return formatting.number(trade.open_price, formatting.PRICE)
 
     @admin.display(description="SL", ordering="sl")
@@ -104,23 +104,25 @@ class TradePage(ReadOnlyAdmin):
         return formatting.number(trade.tp, formatting.PRICE)
 
 
-WHOSE: dict[str, Any] = {"fields": ["ref", "ticket_id", "strategy", "account", "copied", "master_ticket", "seq"]}
-TOLD: dict[str, Any] = {"fields": ["comment", "analysis"]}
+IDENTITY: dict[str, Any] = {
+    "fields": ["ref", "ticket_id", "strategy", "account", "provider_trade", "master_ticket", "seq"]
+}
+REPORTED: dict[str, Any] = {"fields": ["comment", "analysis"]}
 
 
 @admin.register(ActiveTrade)
 class ActiveTradeAdmin(TradePage):
     list_display = [
-        "ticket_id", "opened_at", "symbol", "side", "lots", "opened_for", "sl_", "tp_", "strategy", "account",
+        "ticket_id", "opened_at", "symbol", "side", "lots", "open_price_", "sl_", "tp_", "strategy", "account",
     ]  # fmt: skip
     list_filter = ["opened_at", "type", "symbol", "strategy", "account"]
     ordering = ["-opened_at", "-trade"]
     actions = ["force_close"]
-    readonly_fields = ["ref", "copied", "side", "lots", "opened_lots", "opened_for", "sl_", "tp_"]
+    readonly_fields = ["ref", "provider_trade", "side", "lots", "opened_lots", "open_price_", "sl_", "tp_"]
     fieldsets: ClassVar[Any] = [
-        (None, WHOSE),
-        ("Position", {"fields": ["symbol", "side", "lots", "opened_lots", "opened_for", "sl_", "tp_", "opened_at"]}),
-        ("As told", TOLD),
+        (None, IDENTITY),
+        ("Position", {"fields": ["symbol", "side", "lots", "opened_lots", "open_price_", "sl_", "tp_", "opened_at"]}),
+        ("Reported by the bot", REPORTED),
     ]
 
     def has_close_permission(self, request: HttpRequest) -> bool:
@@ -130,24 +132,25 @@ class ActiveTradeAdmin(TradePage):
     def opened_lots(self, trade: ActiveTrade) -> SafeString:
         return formatting.number(trade.opened_volume, formatting.LOTS)
 
-    @admin.action(description="Force close: moves to history, at a price and for a reason", permissions=["close"])
+    @admin.action(description="Force close the selected trades", permissions=["close"])
     def force_close(self, request: HttpRequest, chosen: QuerySet[ActiveTrade]) -> HttpResponse | None:
         if "confirmed" not in request.POST:
-            trades = list(chosen.select_related("strategy", "account")[: CLOSED_AT_ONCE + 1])
-            if not 0 < len(trades) <= CLOSED_AT_ONCE:
-                no = f"Close at most {CLOSED_AT_ONCE} at once." if trades else "These are closed already."
-                self.message_user(request, no, messages.ERROR)
+            trades = list(chosen.select_related("strategy", "account")[: MAX_FORCE_CLOSES + 1])
+            if not 0 < len(trades) <= MAX_FORCE_CLOSES:
+                fault = f"Choose at most {MAX_FORCE_CLOSES} trades." if trades else "These trades are already closed."
+                self.message_user(request, fault, messages.ERROR)
                 return None
-            return self._ask(request, ForceCloseForms(initial=[{"trade_id": trade.pk} for trade in trades]), NoteForm())
+            return self._ask_prices(
+                request, ForceCloseForms(initial=[{"trade_id": trade.pk} for trade in trades]), NoteForm()
+            )
         closes, note = ForceCloseForms(request.POST), NoteForm(request.POST)
         if not (closes.is_valid() and note.is_valid()):
-            return self._ask(request, closes, note)
-        for told in closes.cleaned_data:
-            self._close_one(request, told, note.cleaned_data["note"])
+            return self._ask_prices(request, closes, note)
+        for close in closes.cleaned_data:
+            self._force_close(request, close, note.cleaned_data["note"])
         return None
 
-    def _ask(self, request: HttpRequest, closes: Any, note: NoteForm) -> HttpResponse:
-        """The page that asks at which price, with which profit and why."""
+    def _ask_prices(self, request: HttpRequest, closes: Any, note: NoteForm) -> HttpResponse:
         ids = {form: form["trade_id"].value() for form in closes if "trade_id" not in form.errors}
         trades = {
             str(trade.pk): trade
@@ -164,14 +167,14 @@ class ActiveTradeAdmin(TradePage):
         }
         return TemplateResponse(request, "admin/force_close.html", context)
 
-    def _close_one(self, request: HttpRequest, told: dict[str, Any], note: str) -> None:
+    def _force_close(self, request: HttpRequest, close: dict[str, Any], note: str) -> None:
         try:
             outcome = services.force_close(
-                trade_id=told["trade_id"], close_price=told["close_price"], profit=told["profit"], note=note,
+                trade_id=close["trade_id"], close_price=close["close_price"], profit=close["profit"], note=note,
                 actor=actor_of(request),
             )  # fmt: skip
-        except DomainError as no:
-            self.message_user(request, f"Trade {told['trade_id']}: {no.message} ({no.code})", messages.ERROR)
+        except DomainError as refusal:
+            self.message_user(request, f"Trade {close['trade_id']}: {refusal.message} ({refusal.code})", messages.ERROR)
         else:
             self.message_user(request, f"Ticket {outcome['trade']['ticket_id']} is closed.")
 
@@ -179,40 +182,40 @@ class ActiveTradeAdmin(TradePage):
 @admin.register(TradeHistory)
 class TradeHistoryAdmin(TradePage):
     list_display = [
-        "ticket_id", "closed_at", "symbol", "side", "lots", "opened_for", "closed_for", "result", "reason", "strategy",
-        "account",
+        "ticket_id", "closed_at", "symbol", "side", "lots", "open_price_", "close_price_", "profit_", "reason",
+        "strategy", "account",
     ]  # fmt: skip
     list_filter = ["closed_at", "reason", "type", "kind", "symbol", "strategy", "account"]
     search_fields = [*TradePage.search_fields, "comment"]
-    search_help_text = "Ticket, symbol, account or comment; or a whole trade id"
+    search_help_text = "Ticket, symbol, account or comment, or a full trade id"
     date_hierarchy = "closed_at"
     ordering = ["-closed_at", "-trade"]
     change_list_template = "admin/history_list.html"
     readonly_fields = [
-        "ref", "copied", "side", "lots", "closed_lots", "opened_for", "closed_for", "sl_", "tp_", "result",
-        "last_result",
+        "ref", "provider_trade", "side", "lots", "closed_lots", "open_price_", "close_price_", "sl_", "tp_", "profit_",
+        "closing_profit_",
     ]  # fmt: skip
     fieldsets: ClassVar[Any] = [
-        (None, {"fields": ["kind", *WHOSE["fields"]]}),
-        ("Position", {"fields": ["symbol", "side", "lots", "opened_for", "sl_", "tp_", "opened_at"]}),
-        ("Close", {"fields": ["closed_lots", "closed_for", "last_result", "result", "reason", "closed_at"]}),
-        ("As told", TOLD),
+        (None, {"fields": ["kind", *IDENTITY["fields"]]}),
+        ("Position", {"fields": ["symbol", "side", "lots", "open_price_", "sl_", "tp_", "opened_at"]}),
+        ("Close", {"fields": ["closed_lots", "close_price_", "closing_profit_", "profit_", "reason", "closed_at"]}),
+        ("Reported by the bot", REPORTED),
     ]
 
-    @admin.display(description="volume closed last")
+    @admin.display(description="volume of the final close")
     def closed_lots(self, closed: TradeHistory) -> SafeString:
         return formatting.number(closed.closed_volume, formatting.LOTS)
 
     @admin.display(description="close price", ordering="close_price")
-    def closed_for(self, closed: TradeHistory) -> SafeString:
+    def close_price_(self, closed: TradeHistory) -> SafeString:
         return formatting.number(closed.close_price, formatting.PRICE)
 
     @admin.display(description="profit", ordering="profit")
-    def result(self, closed: TradeHistory) -> SafeString:
+    def profit_(self, closed: TradeHistory) -> SafeString:
         return formatting.signed(closed.profit)
 
     @admin.display(description="profit of the final close")
-    def last_result(self, closed: TradeHistory) -> SafeString:
+    def closing_profit_(self, closed: TradeHistory) -> SafeString:
         return formatting.signed(closed.closing_profit)
 
     def get_urls(self) -> list[URLPattern]:
@@ -234,39 +237,39 @@ class TradeHistoryAdmin(TradePage):
     def export(self, request: HttpRequest) -> HttpResponseBase:
         """The rows of the current filter, streamed as CSV."""
         if not self.has_view_permission(request):
-            return HttpResponseForbidden("You may not see history.")
+            return HttpResponseForbidden("You may not see the trade history.")
         try:
             rows = self.get_changelist_instance(request).get_queryset(request)
         except IncorrectLookupParameters:
-            return HttpResponseBadRequest("This filter cannot be read.")
+            return HttpResponseBadRequest("A filter is invalid. Choose the filters of the list again.")
         audit.record("history.exported", actor=actor_of(request), filters=request.GET.urlencode()[:500])
         return history.csv_response(rows.select_related("strategy", "account"))
 
 
 @admin.register(CopyOrder)
 class CopyOrderAdmin(ReadOnlyAdmin):
-    """Above the list: how fast and how much worse, of what the filter leaves."""
+    """Latency and slippage of the filtered orders are shown above the list."""
 
     change_list_template = "admin/orders_list.html"
     list_display = [
-        "reported_at", "account", "strategy", "outcome", "bps", "latency", "desk_ms", "copier_ms", "broker_ms",
-        "asked_for", "done_for", "master_ticket", "failed_reason",
+        "reported_at", "account", "strategy", "status_", "bps", "latency", "desk_ms", "copier_ms", "broker_ms",
+        "requested_price_", "executed_price_", "master_ticket", "failed_reason",
     ]  # fmt: skip
     list_filter = ["reported_at", "status", "strategy", "account"]
     list_select_related = ["strategy", "account"]
     search_fields = ["master_ticket", "account__name"]
-    search_help_text = "The master's ticket, or account"
+    search_help_text = "The provider's ticket, or account"
     ordering = ["-id"]
     list_per_page = 50
     fields = [
-        "account", "strategy", "seq", "master_ticket", "ticket_id", "outcome", "symbol", "type", "volume", "asked_for",
-        "done_for", "points", "bps", "latency", "desk_ms", "copier_ms", "broker_ms", "failed_reason", "heard_at",
-        "sent_at", "filled_at", "reported_at",
+        "account", "strategy", "seq", "master_ticket", "ticket_id", "status_", "symbol", "type", "volume",
+        "requested_price_", "executed_price_", "points", "bps", "latency", "desk_ms", "copier_ms", "broker_ms",
+        "failed_reason", "heard_at", "sent_at", "filled_at", "reported_at",
     ]  # fmt: skip
     readonly_fields = [
-        "outcome",
-        "asked_for",
-        "done_for",
+        "status_",
+        "requested_price_",
+        "executed_price_",
         "points",
         "bps",
         "latency",
@@ -276,22 +279,22 @@ class CopyOrderAdmin(ReadOnlyAdmin):
     ]
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        answer = super().changelist_view(request, extra_context)
-        if isinstance(answer, TemplateResponse) and answer.context_data and "cl" in answer.context_data:
-            answer.context_data["execution"] = copy_statistics.execution(answer.context_data["cl"].queryset)
-        return answer
+        response = super().changelist_view(request, extra_context)
+        if isinstance(response, TemplateResponse) and response.context_data and "cl" in response.context_data:
+            response.context_data["execution"] = copy_statistics.execution(response.context_data["cl"].queryset)
+        return response
 
     @admin.display(description="status", ordering="status")
-    def outcome(self, order: CopyOrder) -> SafeString:
+    def status_(self, order: CopyOrder) -> SafeString:
         good, bad = CopyOrder.Status.EXECUTED, CopyOrder.Status.FAILED
         return formatting.chip(order.status, {good: "good", bad: "bad"}.get(CopyOrder.Status(order.status), ""))
 
-    @admin.display(description="asked for", ordering="requested_price")
-    def asked_for(self, order: CopyOrder) -> SafeString:
+    @admin.display(description="requested price", ordering="requested_price")
+    def requested_price_(self, order: CopyOrder) -> SafeString:
         return formatting.number(order.requested_price, formatting.PRICE)
 
-    @admin.display(description="done for", ordering="executed_price")
-    def done_for(self, order: CopyOrder) -> SafeString:
+    @admin.display(description="filled price", ordering="executed_price")
+    def executed_price_(self, order: CopyOrder) -> SafeString:
         return formatting.number(order.executed_price, formatting.PRICE)
 
     @admin.display(description="slippage, points", ordering="slippage_points")
@@ -302,7 +305,7 @@ class CopyOrderAdmin(ReadOnlyAdmin):
     def bps(self, order: CopyOrder) -> SafeString:
         return formatting.number(None if order.slippage_bps is None else round(order.slippage_bps, 2), 2)
 
-    @admin.display(description="sent after, ms", ordering="latency_ms")
+    @admin.display(description="latency, ms", ordering="latency_ms")
     def latency(self, order: CopyOrder) -> SafeString:
         return _ms(order.latency_ms)
 
@@ -325,17 +328,17 @@ def _ms(length: int | None) -> SafeString:
 
 @admin.register(CopySkip)
 class CopySkipAdmin(ReadOnlyAdmin):
-    """What was not copied, and why, as it was told first."""
+    """Trades that a subscription did not copy, with the reason that was reported first."""
 
-    list_display = ["reported_at", "whose", "strategy", "why_not", "detail", "ref"]
+    list_display = ["reported_at", "account", "strategy", "reason_", "detail", "ref"]
     list_filter = ["reported_at", "reason", "strategy"]
     list_select_related = ["subscription__account", "strategy"]
     search_fields = ["subscription__sub_id", "subscription__account__name"]
-    search_help_text = "Subscription id or account; or the whole id of a master's trade"
+    search_help_text = "Subscription id or account, or the full id of a provider's trade"
     ordering = ["-id"]
     list_per_page = 50
-    fields = ["subscription", "strategy", "why_not", "detail", "ref", "reported_at"]
-    readonly_fields = ["why_not", "ref"]
+    fields = ["subscription", "strategy", "reason_", "detail", "ref", "reported_at"]
+    readonly_fields = ["reason_", "ref"]
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         try:
@@ -344,14 +347,14 @@ class CopySkipAdmin(ReadOnlyAdmin):
             return super().get_search_results(request, queryset, search_term)
 
     @admin.display(description="account", ordering="subscription__account__name")
-    def whose(self, skip: CopySkip) -> str:
+    def account(self, skip: CopySkip) -> str:
         return skip.subscription.account.name
 
     @admin.display(description="reason", ordering="reason")
-    def why_not(self, skip: CopySkip) -> SafeString:
+    def reason_(self, skip: CopySkip) -> SafeString:
         return confirmed_actions.wrapped_text(skip.get_reason_display())
 
-    @admin.display(description="master's trade")
+    @admin.display(description="provider's trade")
     def ref(self, skip: CopySkip) -> SafeString:
         return formatting.ref(skip.master_trade)
 
@@ -365,23 +368,23 @@ class OnlineFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Copier]) -> QuerySet[Copier]:
         if self.value() not in ("online", "offline"):
             return queryset
-        beyond = Q(leased_until__gt=timezone.now())
-        return queryset.filter(beyond if self.value() == "online" else ~beyond)
+        is_online = Q(leased_until__gt=timezone.now())
+        return queryset.filter(is_online if self.value() == "online" else ~is_online)
 
 
 @admin.register(Copier)
 class CopierAdmin(ReadOnlyAdmin):
-    """Who copies for which account, whether it is there, and whether it holds what it must."""
+    """The copier of each account: online or not, in sync or not."""
 
-    list_display = ["account", "online", "heartbeat_at", "sync", "takeover_number", "instance"]
+    list_display = ["account", "online", "last_contact", "sync", "takeover_number", "instance"]
     list_filter = [OnlineFilter]
     list_select_related = ["account"]
     search_fields = ["account__name", "instance"]
     search_help_text = "Account or instance"
     ordering = ["-heartbeat_at"]
     list_per_page = 50
-    fields = ["account", "online", "sync", "instance", "takeover_number", "heartbeat_at", "leased_until", "may_open_at"]
-    readonly_fields = ["online", "sync"]
+    fields = ["account", "online", "sync", "instance", "takeover_number", "last_contact", "leased_until", "may_open_at"]
+    readonly_fields = ["online", "sync", "last_contact"]
 
     @admin.display(description="state", ordering="leased_until")
     def online(self, copier: Copier) -> SafeString:
@@ -391,54 +394,59 @@ class CopierAdmin(ReadOnlyAdmin):
             else formatting.chip("offline", "bad")
         )
 
-    @admin.display(description="copies")
+    @admin.display(description="last contact", ordering="heartbeat_at")
+    def last_contact(self, copier: Copier) -> datetime:
+        return copier.heartbeat_at
+
+    @admin.display(description="open copies")
     def sync(self, copier: Copier) -> SafeString:
-        rows = (_sync(told) for told in copier.reported)
+        rows = (_sync(report) for report in copier.reported)
         return format_html_join("", '<div class="sync">{} {}</div>', rows) or confirmed_actions.wrapped_text("")
 
 
-_SYNC = {"in_sync": ("in sync", "good"), "behind": ("behind", "wait"), "differs": ("differs", "bad")}
-_DIFFERENCE = {"orphans": "to close", "missing": "missing", "volume": "of another volume"}
+_SYNC = {"in_sync": ("in sync", "good"), "behind": ("behind", "wait"), "differs": ("out of sync", "bad")}
+_STOPPED = {"HOLD": "waiting", "HALT": "halted"}
+_DIFFERENCE = {"orphans": "to close", "missing": "missing", "volume": "with a wrong volume"}
 
 
-def _sync(told: dict[str, Any]) -> tuple[SafeString, str]:
-    word, kind = _SYNC.get(told.get("sync", ""), ("unknown", ""))
-    if told.get("standing") in ("HOLD", "HALT"):
-        word, kind = told["standing"].lower(), "bad"
-    found = ", ".join(f"{told[name]} {what}" for name, what in _DIFFERENCE.items() if told.get(name))
-    return formatting.chip(word, kind), f"{told.get('strategy', '')}{': ' if found else ''}{found}"
+def _sync(report: dict[str, Any]) -> tuple[SafeString, str]:
+    label, kind = _SYNC.get(report.get("sync", ""), ("unknown", ""))
+    if report.get("standing") in _STOPPED:
+        label, kind = _STOPPED[report["standing"]], "bad"
+    differences = ", ".join(f"{report[name]} {text}" for name, text in _DIFFERENCE.items() if report.get(name))
+    return formatting.chip(label, kind), f"{report.get('strategy', '')}{': ' if differences else ''}{differences}"
 
 
-class PendingFilter(admin.SimpleListFilter):
+class OverdueFilter(admin.SimpleListFilter):
     title, parameter_name = "state", "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
-        return [("owed", "owed"), ("paid", "paid")]
+        return [("overdue", "overdue"), ("closed", "closed")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[OverdueClose]) -> QuerySet[OverdueClose]:
-        return queryset.filter(closed_at__isnull=self.value() == "owed") if self.value() else queryset
+        return queryset.filter(closed_at__isnull=self.value() == "overdue") if self.value() else queryset
 
 
 @admin.register(OverdueClose)
 class OverdueCloseAdmin(ReadOnlyAdmin):
-    """Closes that copiers owe, the oldest first, and those that were paid."""
+    """Copies still open after the provider closed, the oldest first, then those closed late."""
 
     list_display = ["since", "state", "age", "account", "strategy", "symbol", "lots", "closed_at"]
-    list_filter = [PendingFilter, "level", "strategy"]
+    list_filter = [OverdueFilter, "level", "strategy"]
     list_select_related = ["account", "strategy"]
     search_fields = ["account__name", "symbol"]
     search_help_text = "Account or symbol"
     ordering = [F("closed_at").desc(nulls_first=True), "since"]
     list_per_page = 50
-    fields = ["state", "age", "account", "strategy", "symbol", "lots", "ref", "copied", "since", "closed_at"]
-    readonly_fields = ["state", "age", "lots", "ref", "copied"]
+    fields = ["state", "age", "account", "strategy", "symbol", "lots", "ref", "provider_trade", "since", "closed_at"]
+    readonly_fields = ["state", "age", "lots", "ref", "provider_trade"]
 
     @admin.display(description="state", ordering="level")
     def state(self, overdue_close: OverdueClose) -> SafeString:
         if overdue_close.closed_at is not None:
-            return formatting.chip("paid", "good")
-        names = ("owed", "owed over 30 s", "owed over 5 min", "owed over 1 h")
-        return formatting.chip(names[min(overdue_close.level, 3)], "bad" if overdue_close.level else "wait")
+            return formatting.chip("closed", "good")
+        labels = ("overdue", "overdue over 30 s", "overdue over 5 min", "overdue over 1 h")
+        return formatting.chip(labels[min(overdue_close.level, 3)], "bad" if overdue_close.level else "wait")
 
     @admin.display(description="age")
     def age(self, overdue_close: OverdueClose) -> SafeString:
@@ -453,6 +461,6 @@ class OverdueCloseAdmin(ReadOnlyAdmin):
     def ref(self, overdue_close: OverdueClose) -> SafeString:
         return formatting.ref(overdue_close.copy_id)
 
-    @admin.display(description="master's trade")
-    def copied(self, overdue_close: OverdueClose) -> SafeString:
+    @admin.display(description="provider's trade")
+    def provider_trade(self, overdue_close: OverdueClose) -> SafeString:
         return formatting.ref(overdue_close.master_trade)

@@ -1,4 +1,4 @@
-"""Reading the cold table for people: filtered, by page, as rows or CSV."""
+"""The trade history for people: filtered, in pages, as rows or CSV."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,12 +16,12 @@ from trades.models import Reason, Side, TradeHistory
 
 
 class _MomentField(IsoDateTimeField):
-    """In UTC: PostgreSQL reads no zone of 16 hours or more."""
+    """Converted to UTC, because PostgreSQL refuses offsets of 16 hours or more."""
 
     def clean(self, value: Any) -> datetime | None:
-        found: datetime | None = super().clean(value)
+        moment: datetime | None = super().clean(value)
         try:
-            return None if found is None else found.astimezone(UTC)
+            return None if moment is None else moment.astimezone(UTC)
         except OverflowError:
             raise ValidationError(self.error_messages["invalid"], code="invalid") from None
 
@@ -31,7 +31,7 @@ class _MomentFilter(django_filters.IsoDateTimeFilter):
 
 
 class Filter(django_filters.FilterSet):
-    """The filters of the route; whatever does not parse is a named fault."""
+    """The filters of the route. An invalid value is a fault of its field."""
 
     symbol = django_filters.CharFilter()
     account = django_filters.CharFilter(field_name="account__name")
@@ -47,7 +47,7 @@ class Filter(django_filters.FilterSet):
 
 
 def own(user: User) -> QuerySet[TradeHistory]:
-    """The closed trades of the user's own accounts, newest first. Tombstones are no trades."""
+    """The closed trades of the user's own accounts, newest first, without tombstones."""
     return (
         TradeHistory.objects.filter(account__owner=user, kind=TradeHistory.Kind.TRADE)
         .select_related("account", "strategy")
@@ -62,20 +62,20 @@ def filtered(request: HttpRequest, rows: QuerySet[TradeHistory]) -> QuerySet[Tra
     unknown = set(request.GET) - set(Filter.base_filters) - _PAGING
     if unknown:
         raise Invalid({name[:64]: ["is not a filter of this list"] for name in sorted(unknown)})
-    found = Filter(request.GET, queryset=rows)
-    if not found.is_valid():
-        raise Invalid({name: [str(fault) for fault in faults] for name, faults in found.errors.items()})
-    chosen: QuerySet[TradeHistory] = found.qs
-    return chosen
+    filters = Filter(request.GET, queryset=rows)
+    if not filters.is_valid():
+        raise Invalid({name: [str(fault) for fault in faults] for name, faults in filters.errors.items()})
+    filtered_rows: QuerySet[TradeHistory] = filters.qs
+    return filtered_rows
 
 
 def after(cursor: paging.Cursor, rows: QuerySet[TradeHistory]) -> QuerySet[TradeHistory]:
-    behind = Q(closed_at__lt=cursor.at) | Q(closed_at=cursor.at, trade_id__lt=cursor.id)
-    return rows.filter(behind, closed_at__lte=cursor.at)
+    older = Q(closed_at__lt=cursor.at) | Q(closed_at=cursor.at, trade_id__lt=cursor.id)
+    return rows.filter(older, closed_at__lte=cursor.at)
 
 
 def row(closed: TradeHistory) -> dict[str, Any]:
-    """One closed trade as people get it."""
+    """One closed trade, as the API and the CSV file show it."""
 
     def text(value: Any) -> str | None:
         return None if value is None else money.text(value)

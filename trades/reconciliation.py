@@ -1,4 +1,4 @@
-"""What copiers hold against what they must hold: the beat's answer."""
+"""Compares the copies that a copier holds with those that it should hold: the answer to a heartbeat."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,15 +12,18 @@ from core import database
 from strategies import services as strategies
 from trades.snapshot import Snapshot, Source
 
-MAX_OPEN_AGE_MS = 5_000  # an open that is older was made at a price that is gone
+MAX_OPEN_AGE_MS = 5_000  # older opens were made at a price that no longer exists
 
 IN_SYNC, BEHIND, DIFFERS = "in_sync", "behind", "differs"
-Holdings = Mapping[str, str]  # lots by master trade, as text
+Holdings = Mapping[str, str]  # lots, as text, by the id of the provider's trade
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What to mend: held though the master is out; not held and not explained; held with another volume."""
+    """What the copier has to correct, by the ids of provider's trades.
+
+    `orphans`: copies that should not be open; `missing`: copies that should be; `volume`: copies with other lots.
+    """
 
     orphans: list[str]
     missing: list[str]
@@ -35,23 +38,24 @@ def digest(holdings: Holdings) -> str:
     return hashlib.sha256("".join(sorted(f"{ref} {lots}\n" for ref, lots in holdings.items())).encode()).hexdigest()
 
 
-def difference(held: Holdings, must: Holdings) -> Difference:
-    both = sorted(held.keys() & must.keys())
+def difference(held: Holdings, expected: Holdings) -> Difference:
     return Difference(
-        orphans=sorted(held.keys() - must.keys()),
-        missing=sorted(must.keys() - held.keys()),
+        orphans=sorted(held.keys() - expected.keys()),
+        missing=sorted(expected.keys() - held.keys()),
         volume=[
-            {"trade_ref": ref, "is": held[ref], "must": must[ref]}
-            for ref in both
-            if Decimal(held[ref]) != Decimal(must[ref])
+            {"trade_ref": ref, "is": held[ref], "must": expected[ref]}
+            for ref in sorted(held.keys() & expected.keys())
+            if Decimal(held[ref]) != Decimal(expected[ref])
         ],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CopierRecord:
-    """What is known of a copier's account besides its snapshot: master trades that it did not copy or has closed, and
-    the limits that its bot keeps, by `sub_id`.
+    """What the desk knows of an account's copies besides the snapshot.
+
+    `skipped`, `closed`: ids of provider's trades that were not copied, or whose copies are closed. `limits`: the
+    settings that the bot applies, by `sub_id`.
     """
 
     skipped: frozenset[str]
@@ -59,32 +63,32 @@ class CopierRecord:
     limits: Mapping[str, Mapping[str, Any]]
 
 
-def copier_record(account_id: int, found: Snapshot) -> CopierRecord:
-    """Asked as bots ask: by a function, for they read no table."""
-    masters = [trade["trade_id"] for trade in found.trades if trade["role"] == "master"]
-    known = orjson.loads(
+def copier_record(account_id: int, snapshot: Snapshot) -> CopierRecord:
+    """Read through a function as the role of bots, which may read no table."""
+    masters = [trade["trade_id"] for trade in snapshot.trades if trade["role"] == "master"]
+    fields = orjson.loads(
         database.ask(
             database.BOT, "select copier_standing($1, $2::uuid[])::text", account_id, f"{{{','.join(masters)}}}"
         )
     )
-    return CopierRecord(frozenset(known["skipped"]), frozenset(known["closed"]), known["limits"])
+    return CopierRecord(frozenset(fields["skipped"]), frozenset(fields["closed"]), fields["limits"])
 
 
-def answers(found: Snapshot, known: CopierRecord, told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each subscription of the account: where the desk is, whether its copier is in sync, and what it may do."""
-    by_strategy = {one["strategy"]: one for one in told}
-    sources = [source for source in found.sources.values() if source.sub_id in known.limits]
-    must = _must_hold(found, known, sources)
+def answers(snapshot: Snapshot, record: CopierRecord, reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The heartbeat's answer for each subscription: the stream's position, the copier's sync, and its limits."""
+    by_strategy = {report["strategy"]: report for report in reports}
+    sources = [source for source in snapshot.sources.values() if source.sub_id in record.limits]
+    expected = _expected(snapshot, record, sources)
     return [
-        _answer(source, known.limits[source.sub_id or ""], by_strategy.get(source.name), must[source.name])
+        _answer(source, record.limits[source.sub_id or ""], by_strategy.get(source.name), expected[source.name])
         for source in sources
     ]
 
 
 def _answer(
-    source: Source, limits: Mapping[str, Any], told: Mapping[str, Any] | None, must: Holdings
+    source: Source, limits: Mapping[str, Any], report: Mapping[str, Any] | None, expected: Holdings
 ) -> dict[str, Any]:
-    sync, found = _compared(source, told, must)
+    sync, differences = _compared(source, report, expected)
     return {
         "strategy": source.name,
         "sub_id": source.sub_id,
@@ -92,53 +96,53 @@ def _answer(
         "generation": source.generation,
         "as_of": str(source.seq),
         "sync": sync,
-        "difference": None if found is None else found.as_dict(),
+        "difference": None if differences is None else differences.as_dict(),
         "max_open_trades": limits["max_open_trades"],
         "max_slippage_bps": limits["max_slippage_bps"],
         "max_open_age_ms": MAX_OPEN_AGE_MS,
     }
 
 
-def _compared(source: Source, told: Mapping[str, Any] | None, must: Holdings) -> tuple[str, Difference | None]:
-    if told is None or int(told["seq"]) != source.seq:
+def _compared(source: Source, report: Mapping[str, Any] | None, expected: Holdings) -> tuple[str, Difference | None]:
+    if report is None or int(report["seq"]) != source.seq:
         return BEHIND, None
-    if told["digest"] == digest(must):
+    if report["digest"] == digest(expected):
         return IN_SYNC, None
-    return DIFFERS, None if told["copies"] is None else difference(told["copies"], must)
+    return DIFFERS, None if report["copies"] is None else difference(report["copies"], expected)
 
 
-def _must_hold(found: Snapshot, known: CopierRecord, sources: Iterable[Source]) -> Mapping[str, Holdings]:
-    """Lots by master trade for each source: what is active, less what was not copied or is closed."""
-    must: dict[str, dict[str, str]] = {source.name: {} for source in sources}
-    held = {trade["copies"] for trade in found.trades if trade["role"] == "copy"}
-    out = (known.skipped | known.closed) - held
-    for trade in found.trades:
-        if trade["role"] != "master" or trade["strategy"] not in must:
+def _expected(snapshot: Snapshot, record: CopierRecord, sources: Iterable[Source]) -> Mapping[str, Holdings]:
+    """The copies that should be open, by strategy: active trades less those that were not copied or are closed."""
+    expected: dict[str, dict[str, str]] = {source.name: {} for source in sources}
+    held = {trade["copies"] for trade in snapshot.trades if trade["role"] == "copy"}
+    excluded = (record.skipped | record.closed) - held
+    for trade in snapshot.trades:
+        if trade["role"] != "master" or trade["strategy"] not in expected:
             continue
         ref, copy = trade["trade_id"], trade["copy"]
-        if Decimal(copy["volume"]) and ref not in out and (copy["opens"] or ref in held):
-            must[trade["strategy"]][ref] = copy["volume"]
-    return must
+        if Decimal(copy["volume"]) and ref not in excluded and (copy["opens"] or ref in held):
+            expected[trade["strategy"]][ref] = copy["volume"]
+    return expected
 
 
-def activate_next_secrets(known: CopierRecord, found: Snapshot, told: Sequence[Mapping[str, Any]]) -> None:
-    """Let the packet secrets sign that the bot says it has."""
-    has = {one["strategy"]: one["generation"] for one in told}
-    for source in found.sources.values():
-        limits = known.limits.get(source.sub_id or "")
-        if limits is not None and has.get(source.name) and has[source.name] == limits["next_generation"]:
-            strategies.activate_next_secrets(subscription_ids=[limits["id"]], generation=has[source.name])
+def activate_next_secrets(record: CopierRecord, snapshot: Snapshot, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Activate the next signal secret of each subscription whose bot reports that it has it."""
+    generations = {report["strategy"]: report["generation"] for report in reports}
+    for source in snapshot.sources.values():
+        limits, generation = record.limits.get(source.sub_id or ""), generations.get(source.name)
+        if limits is not None and generation and generation == limits["next_generation"]:
+            strategies.activate_next_secrets(subscription_ids=[limits["id"]], generation=generation)
 
 
-def summary(answered: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What staff and subscribers are shown of a beat."""
-    copier_record = {one["strategy"]: one["standing"] for one in told}
+def summary(answered: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is stored of a heartbeat, to be shown to staff and subscribers."""
+    standings = {report["strategy"]: report["standing"] for report in reports}
     return [
         {
-            "strategy": one["strategy"],
-            "standing": copier_record.get(one["strategy"], ""),
-            "sync": one["sync"],
-            **{name: len(found) for name, found in (one["difference"] or {}).items()},
+            "strategy": answer["strategy"],
+            "standing": standings.get(answer["strategy"], ""),
+            "sync": answer["sync"],
+            **{name: len(refs) for name, refs in (answer["difference"] or {}).items()},
         }
-        for one in answered
+        for answer in answered
     ]

@@ -37,7 +37,7 @@ def launched() -> Iterator[Any]:
 
 @pytest.fixture
 def faults() -> list[str]:
-    """What the browser complained of: nothing, at the end."""
+    """Errors and warnings on the browser's console. A test ends with none."""
     return []
 
 
@@ -46,7 +46,7 @@ def page(browser: Any, faults: list[str], web: Serving) -> Iterator[Page]:  # th
     context = browser.new_context()
     context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
-    opened.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+    opened.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
     opened.on("pageerror", lambda fault: faults.append(str(fault)))
     yield opened
     context.close()
@@ -61,7 +61,9 @@ def sign_in(page: Any, web: Serving, cast: Any, name: Any) -> None:
     expect(page.locator("#state")).to_have_text("live")
 
 
-def test_a_trade_appears_changes_and_goes_without_a_reload(page: Page, web: Serving, cast: dict[str, Any]) -> None:
+def test_a_trade_appears_changes_and_disappears_without_a_reload(
+    page: Page, web: Serving, cast: dict[str, Any]
+) -> None:
     sign_in(page, web, cast, "finn")
     lena = web.bot("lena", "master")
     rows = page.locator("#trades tr")
@@ -78,7 +80,7 @@ def test_a_trade_appears_changes_and_goes_without_a_reload(page: Page, web: Serv
     expect(page.locator("#closed")).to_have_text("1")
 
 
-def test_the_page_says_when_it_is_cut_off_and_comes_back_right(
+def test_the_page_shows_a_lost_connection_and_recovers(
     page: Page, web: Serving, cast: dict[str, Any], faults: list[str]
 ) -> None:
     sign_in(page, web, cast, "finn")
@@ -93,12 +95,12 @@ def test_the_page_says_when_it_is_cut_off_and_comes_back_right(
     faults.clear()
 
 
-def test_a_stranger_sees_nothing(page: Page, web: Serving, cast: dict[str, Any]) -> None:
+def test_a_stranger_sees_no_trades(page: Page, web: Serving, cast: dict[str, Any]) -> None:
     web.bot("lena", "master").open(**opening("1", symbol="GBPUSD"))
     sign_in(page, web, cast, "sam")
 
     expect(page.locator("#trades tr")).to_have_count(0)
-    expect(page.locator("#none")).to_be_visible()
+    expect(page.locator("#no-trades")).to_be_visible()
 
 
 def test_signing_out_ends_the_stream(page: Page, web: Serving, cast: dict[str, Any]) -> None:

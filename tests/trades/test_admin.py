@@ -1,4 +1,4 @@
-"""What staff may do with trades in the admin, and what nobody may."""
+"""Trades in the admin: what staff may do, and what nobody may."""
 
 import csv
 import io
@@ -48,14 +48,14 @@ def clerk(client: Client, cast: dict[str, Any]) -> Callable[..., Any]:
     return with_permissions
 
 
-def open_one(account: Any, ticket: str = "1", **more: Any) -> Any:
+def open_trade(account: Any, ticket: str = "1", **more: Any) -> Any:
     fields = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal("0.1"), "open_price": Decimal("1.105"), **more}
     with transaction.atomic():
         return services.open_trade(account=account, ticket_id=ticket, **fields)["trade"]["trade_id"]
 
 
-def close_one(account: Any, ticket: str = "1", profit: str = "5", **more: Any) -> TradeHistory:
-    open_one(account, ticket, **more)
+def close_trade(account: Any, ticket: str = "1", profit: str = "5", **more: Any) -> TradeHistory:
+    open_trade(account, ticket, **more)
     with transaction.atomic():
         services.close_trade(
             account=account, ticket_id=ticket, close_price=Decimal("1.11"), profit=Decimal(profit), reason="TP"
@@ -86,12 +86,12 @@ def exported(answer: Any) -> list[Any]:
 def test_a_superuser_cannot_add_change_or_delete(
     admin: Client, lena: TradingAccount, finn_bot: Bot, model: str, page: str
 ) -> None:
-    closed = close_one(lena)
-    is_open = open_one(lena, "2")
+    closed = close_trade(lena)
+    is_open = open_trade(lena, "2")
     finn_bot.send("POST", "/api/v2/trades/orders", fields=ORDER)
     rows = (is_open, closed.pk, CopyOrder.objects.get().pk, AuditLog.objects.first().pk)
-    one = dict(zip(READ_ONLY, rows, strict=True))[model]
-    url = reverse(f"admin:{model}_{page}", args=[] if page == "add" else [one])
+    pk = dict(zip(READ_ONLY, rows, strict=True))[model]
+    url = reverse(f"admin:{model}_{page}", args=[] if page == "add" else [pk])
 
     assert admin.post(url, {"post": "yes", "symbol": "XAUUSD"}).status_code == 403
     assert [TradeHistory.objects.get().symbol, ActiveTrade.objects.get().symbol] == ["EURUSD", "EURUSD"]
@@ -99,7 +99,7 @@ def test_a_superuser_cannot_add_change_or_delete(
 
 @pytest.mark.parametrize("model", READ_ONLY)
 def test_no_list_offers_to_delete(admin: Client, lena: TradingAccount, model: str) -> None:
-    close_one(lena)
+    close_trade(lena)
     listed = reverse(f"admin:{model}_changelist")
 
     admin.post(listed, {"action": "delete_selected", "_selected_action": TradeHistory.objects.get().pk, "post": "yes"})
@@ -124,7 +124,7 @@ def test_export_needs_the_view_permission_too(clerk: Callable[..., Any], lena: T
 
 
 def test_force_close_moves_the_trade_and_keeps_the_reason(admin: Client, lena: TradingAccount, staff: User) -> None:
-    trade_id = open_one(lena)
+    trade_id = open_trade(lena)
 
     answer = force_close(admin, trade_id)
 
@@ -137,20 +137,20 @@ def test_force_close_moves_the_trade_and_keeps_the_reason(admin: Client, lena: T
 
 
 def test_force_close_asks_for_price_and_reason_first(admin: Client, lena: TradingAccount) -> None:
-    trade_id = open_one(lena)
+    trade_id = open_trade(lena)
 
     asked = admin.post(reverse(ACTIVE), {"action": "force_close", "_selected_action": trade_id})
-    unsaid = force_close(admin, trade_id, note=" ", **{"form-0-close_price": "-1"})
+    invalid = force_close(admin, trade_id, note=" ", **{"form-0-close_price": "-1"})
 
-    assert "Close for ever" in asked.content.decode()
-    assert unsaid.content.decode().count('class="errorlist"') == 2
+    assert "Close the trades" in asked.content.decode()
+    assert invalid.content.decode().count('class="errorlist"') == 2
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
 def test_force_close_takes_several_each_at_its_own_price(
     admin: Client, lena: TradingAccount, sam: TradingAccount
 ) -> None:
-    hers, his = open_one(lena), open_one(sam)
+    hers, his = open_trade(lena), open_trade(sam)
 
     force_close(admin, hers, his)
 
@@ -158,28 +158,28 @@ def test_force_close_takes_several_each_at_its_own_price(
     assert prices == {"lena-mt5": Decimal("1.1"), "sam-mt5": Decimal("1.2")}
 
 
-def test_a_trade_closed_meanwhile_is_refused_by_name_and_the_other_closes(admin: Client, lena: TradingAccount) -> None:
-    gone, other = close_one(lena, "1").pk, open_one(lena, "2")
+def test_a_trade_closed_meanwhile_is_refused_and_the_other_is_closed(admin: Client, lena: TradingAccount) -> None:
+    gone, other = close_trade(lena, "1").pk, open_trade(lena, "2")
 
     answer = force_close(admin, gone, other)
 
-    said = [str(message) for message in answer.context["messages"]]
-    assert said[0].startswith(f"Trade {gone}: ")
-    assert said[0].endswith("(trade_closed)")
-    assert said[1] == "Ticket 2 is closed."
+    messages = [str(message) for message in answer.context["messages"]]
+    assert messages[0].startswith(f"Trade {gone}: ")
+    assert messages[0].endswith("(trade_closed)")
+    assert messages[1] == "Ticket 2 is closed."
     assert TradeHistory.objects.get(pk=other).close_price == Decimal("1.2")
 
 
-def test_a_form_sent_back_shows_each_price_beside_its_own_trade(admin: Client, lena: TradingAccount) -> None:
-    gone, other = close_one(lena, "1").pk, open_one(lena, "2", symbol="GBPUSD")
+def test_an_invalid_form_keeps_each_price_beside_its_trade(admin: Client, lena: TradingAccount) -> None:
+    gone, other = close_trade(lena, "1").pk, open_trade(lena, "2", symbol="GBPUSD")
 
     rows = dict(force_close(admin, gone, other, note="").context["rows"]).values()
 
     assert [row and row.symbol for row in rows] == [None, "GBPUSD"]
 
 
-def test_who_may_only_look_cannot_force_a_close(clerk: Callable[..., Any], lena: TradingAccount) -> None:
-    trade_id = open_one(lena)
+def test_force_close_needs_the_change_permission(clerk: Callable[..., Any], lena: TradingAccount) -> None:
+    trade_id = open_trade(lena)
     viewer = clerk("view_activetrade")
 
     force_close(viewer, trade_id)
@@ -188,8 +188,8 @@ def test_who_may_only_look_cannot_force_a_close(clerk: Callable[..., Any], lena:
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
-def test_who_may_close_need_be_no_superuser(clerk: Callable[..., Any], lena: TradingAccount) -> None:
-    force_close(clerk("view_activetrade", "change_activetrade"), open_one(lena))
+def test_staff_with_the_change_permission_may_force_a_close(clerk: Callable[..., Any], lena: TradingAccount) -> None:
+    force_close(clerk("view_activetrade", "change_activetrade"), open_trade(lena))
 
     assert TradeHistory.objects.get().reason == "STAFF"
 
@@ -198,8 +198,8 @@ def test_who_may_close_need_be_no_superuser(clerk: Callable[..., Any], lena: Tra
 
 
 def test_history_is_exported_as_filtered(admin: Client, lena: TradingAccount) -> None:
-    close_one(lena, "1")
-    close_one(lena, "2", symbol="GBPUSD")
+    close_trade(lena, "1")
+    close_trade(lena, "2", symbol="GBPUSD")
 
     rows = exported(admin.get(reverse("admin:trades_tradehistory_export"), {"symbol": "GBPUSD"}))
 
@@ -207,10 +207,10 @@ def test_history_is_exported_as_filtered(admin: Client, lena: TradingAccount) ->
 
 
 @pytest.mark.parametrize("symbol", ["@SUM", "+EUR", "-EUR"])
-def test_exported_cells_are_no_formulas_and_losses_stay_numbers(
+def test_exported_cells_are_never_formulas_and_losses_stay_numbers(
     admin: Client, lena: TradingAccount, symbol: str
 ) -> None:
-    close_one(lena, profit="-5", symbol=symbol)
+    close_trade(lena, profit="-5", symbol=symbol)
 
     (row,) = exported(admin.get(reverse("admin:trades_tradehistory_export")))
 
@@ -218,14 +218,14 @@ def test_exported_cells_are_no_formulas_and_losses_stay_numbers(
     assert row["profit"] == "-5.00000000"
 
 
-def test_a_filter_that_cannot_be_read_is_a_bad_request(admin: Client, lena: TradingAccount) -> None:
+def test_an_unknown_filter_is_a_bad_request(admin: Client, lena: TradingAccount) -> None:
     answer = admin.get(reverse("admin:trades_tradehistory_export"), {"nonsense": "1"})
 
     assert answer.status_code == 400
 
 
-def test_whoever_looks_at_history_is_noted_with_what_for(admin: Client, lena: TradingAccount, staff: User) -> None:
-    closed = close_one(lena)
+def test_viewing_the_history_is_recorded_with_its_filters(admin: Client, lena: TradingAccount, staff: User) -> None:
+    closed = close_trade(lena)
 
     admin.get(reverse(CLOSED), {"reason__exact": "TP"})
     admin.get(reverse("admin:trades_tradehistory_change", args=[closed.pk]))
@@ -247,18 +247,18 @@ def test_whoever_looks_at_history_is_noted_with_what_for(admin: Client, lena: Tr
 def test_trades_are_found_by_ticket_symbol_account_and_id(
     admin: Client, lena: TradingAccount, sam: TradingAccount, page: Any, sought: str
 ) -> None:
-    make = open_one if page == ACTIVE else close_one
+    make = open_trade if page == ACTIVE else close_trade
     made = make(lena, "1", symbol="GBPUSD")
     make(sam, "2")
     wanted = getattr(made, "pk", made) if sought == "id" else sought
 
-    (found,) = admin.get(reverse(page), {"q": wanted}).context["cl"].result_list
+    (row,) = admin.get(reverse(page), {"q": wanted}).context["cl"].result_list
 
-    assert found.ticket_id == "1"
+    assert row.ticket_id == "1"
 
 
-def test_a_trades_page_tells_what_happened_to_it_and_who_did_it(admin: Client, lena: TradingAccount) -> None:
-    trade_id = open_one(lena)
+def test_the_page_of_a_trade_shows_its_audit_log(admin: Client, lena: TradingAccount) -> None:
+    trade_id = open_trade(lena)
     with transaction.atomic():
         services.reduce_trade(
             account=lena, ticket_id="1", deal_id="d-77", volume=Decimal("0.04"), close_price=Decimal("1.2"),
@@ -277,7 +277,7 @@ def test_a_trades_page_tells_what_happened_to_it_and_who_did_it(admin: Client, l
 
 
 @pytest.mark.parametrize("model", ["trades_activetrade", "trades_tradehistory"])
-def test_an_id_of_nothing_leads_back_to_the_index(admin: Client, cast: dict[str, Any], model: str) -> None:
+def test_an_unknown_id_redirects_to_the_index(admin: Client, cast: dict[str, Any], model: str) -> None:
     for nothing in ("nonsense", "01a1fb95-33a0-752c-8343-2269e594f9df"):
         answer = admin.get(reverse(f"admin:{model}_change", args=[nothing]))
 
@@ -285,7 +285,7 @@ def test_an_id_of_nothing_leads_back_to_the_index(admin: Client, cast: dict[str,
 
 
 @pytest.mark.parametrize("page", ["trades_activetrade", "trades_tradehistory", "audit_auditlog", "accounts_botkey"])
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(
+def test_the_queries_of_a_list_do_not_depend_on_the_number_of_rows(
     admin: Client,
     lena: TradingAccount,
     sam: TradingAccount,
@@ -294,8 +294,8 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(
 ) -> None:
     def some(numbers: Any) -> None:
         for number in numbers:
-            close_one(lena, f"1{number}")
-            open_one(sam, f"2{number}")
+            close_trade(lena, f"1{number}")
+            open_trade(sam, f"2{number}")
 
     listed = reverse(f"admin:{page}_changelist")
     some(range(2))

@@ -1,4 +1,4 @@
-"""Staff's view of copying: who copies, what is owed, what was not copied, and how fast. None of it can be edited."""
+"""Staff's view of copying: copiers, overdue closes, trades not copied, orders. Nothing can be edited."""
 
 import re
 from datetime import timedelta
@@ -53,8 +53,15 @@ def close(bot: Any, ticket: Any) -> None:
 
 
 def heartbeat(bot: Any, **more: Any) -> None:
-    one = {"strategy": "lena-eurusd", "seq": "0", "standing": "LIVE", "generation": 1, "digest": "0" * 64, "copies": []}
-    fields = {"instance": "one-" * 4, "fence": None, "subscriptions": [one | more.pop("says", {})], **more}
+    report = {
+        "strategy": "lena-eurusd",
+        "seq": "0",
+        "standing": "LIVE",
+        "generation": 1,
+        "digest": "0" * 64,
+        "copies": [],
+    }
+    fields = {"instance": "one-" * 4, "fence": None, "subscriptions": [report | more.pop("says", {})], **more}
     assert bot.send("POST", HEARTBEAT, fields).status_code == 200
 
 
@@ -69,8 +76,8 @@ def ordered(bot: Any, ref: Any, **more: Any) -> None:
 
 
 @pytest.fixture
-def owed(lena_bot: Bot, finn_bot: Bot) -> Any:
-    """A close that finn owes, a reason, an order and a beat of his: something in every list."""
+def one_row_each(lena_bot: Bot, finn_bot: Bot) -> Any:
+    """An overdue close, a reason, an order and a heartbeat of finn's: one row in each list. Returns the trade's id."""
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501", volume="0.04"), "strategy": "lena-eurusd", "trade_ref": ref})
     close(lena_bot, "1")
@@ -87,30 +94,34 @@ def owed(lena_bot: Bot, finn_bot: Bot) -> Any:
 
 @pytest.mark.parametrize("page", ["add", "change", "delete"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_superuser_cannot_add_change_or_delete(admin: Client, owed: Any, model: str, page: str) -> None:
-    found: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
-    args = [] if page == "add" else [found.objects.get().pk]
+def test_a_superuser_cannot_add_change_or_delete(admin: Client, one_row_each: Any, model: str, page: str) -> None:
+    model_class: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[
+        model
+    ]
+    args = [] if page == "add" else [model_class.objects.get().pk]
 
     assert admin.post(reverse(f"admin:trades_{model}_{page}", args=args), {"post": "yes"}).status_code == 403
-    assert found.objects.count() == 1
+    assert model_class.objects.count() == 1
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_each_is_seen_by_who_may_see_it_alone(owed: Any, model: str) -> None:
+def test_each_list_needs_its_own_view_permission(one_row_each: Any, model: str) -> None:
     assert of_staff("vera", f"view_{model}").get(listed(model)).status_code == 200
     assert of_staff("otto", "view_tradehistory").get(listed(model)).status_code == 403
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_each_has_a_page(admin: Client, owed: Any, model: str) -> None:
-    found: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[model]
+def test_each_row_has_a_page(admin: Client, one_row_each: Any, model: str) -> None:
+    model_class: Any = {"copier": Copier, "overdueclose": OverdueClose, "copyskip": CopySkip, "copyorder": CopyOrder}[
+        model
+    ]
 
-    assert "finn-mt5" in text(admin.get(reverse(f"admin:trades_{model}_change", args=[found.objects.get().pk])))
+    assert "finn-mt5" in text(admin.get(reverse(f"admin:trades_{model}_change", args=[model_class.objects.get().pk])))
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(
-    admin: Client, lena_bot: Bot, finn_bot: Bot, sam_copier: Bot, owed: Any, model: str
+def test_the_queries_of_a_list_do_not_depend_on_the_number_of_rows(
+    admin: Client, lena_bot: Bot, finn_bot: Bot, sam_copier: Bot, one_row_each: Any, model: str
 ) -> None:
     def queries() -> int:
         with CaptureQueriesContext(connection) as seen:
@@ -133,33 +144,33 @@ def test_a_list_costs_as_many_queries_for_many_rows_as_for_one(
 # --- copiers
 
 
-def test_tells_who_is_there_and_how_its_copies_differ(admin: Client, lena_bot: Bot, finn_bot: Bot) -> None:
+def test_shows_who_is_online_and_how_the_copies_are_out_of_sync(admin: Client, lena_bot: Bot, finn_bot: Bot) -> None:
     opened(lena_bot)
     heartbeat(finn_bot, says={"seq": "1"})
 
     ((account, state, _, sync, fence, _),) = rows(admin.get(listed("copier")))
 
     assert (account, state, fence) == ("finn-mt5", "online", "1")
-    assert sync == "differs lena-eurusd: 1 missing"
+    assert sync == "out of sync lena-eurusd: 1 missing"
 
 
-def test_one_that_ended_is_offline_and_found_as_such(admin: Client, finn_bot: Bot, sam_copier: Bot) -> None:
+def test_a_copier_that_gave_up_its_lease_is_listed_as_offline(admin: Client, finn_bot: Bot, sam_copier: Bot) -> None:
     heartbeat(finn_bot, ends=True)
     sam_copier.send("POST", HEARTBEAT, {"instance": "two-" * 4, "subscriptions": []})
 
-    def found(state: Any) -> list[Any]:
+    def accounts(state: Any) -> list[Any]:
         return [row[0] for row in rows(admin.get(listed("copier"), {"state": state}))]
 
-    assert (found("online"), found("offline")) == (["sam-mt5"], ["finn-mt5"])
+    assert (accounts("online"), accounts("offline")) == (["sam-mt5"], ["finn-mt5"])
 
 
-def test_one_that_stopped_itself_is_told_as_such(admin: Client, finn_bot: Bot) -> None:
+def test_shows_a_copier_that_halted_itself(admin: Client, finn_bot: Bot) -> None:
     heartbeat(finn_bot, says={"standing": "HALT"})
 
-    assert "halt lena-eurusd" in text(admin.get(listed("copier")))
+    assert "halted lena-eurusd" in text(admin.get(listed("copier")))
 
 
-# --- debts
+# --- overdue closes
 
 
 def aged(**age: Any) -> None:
@@ -170,28 +181,35 @@ def aged(**age: Any) -> None:
 @pytest.mark.parametrize(
     ("age", "state"),
     [
-        ({}, "owed"),
-        ({"seconds": 40}, "owed over 30 s"),
-        ({"minutes": 6}, "owed over 5 min"),
-        ({"hours": 3}, "owed over 1 h"),
+        ({}, "overdue"),
+        ({"seconds": 40}, "overdue over 30 s"),
+        ({"minutes": 6}, "overdue over 5 min"),
+        ({"hours": 3}, "overdue over 1 h"),
     ],
     ids=str,
 )
-def test_a_debt_tells_how_old_it_is_and_how_far_it_was_escalated(
-    admin: Client, owed: Any, age: dict[str, Any], state: str
+def test_an_overdue_close_shows_its_age_and_escalation(
+    admin: Client, one_row_each: Any, age: dict[str, Any], state: str
 ) -> None:
     aged(**age)
     overdue_closes.update()
 
-    ((_, told, length, account, strategy, symbol, lots, paid),) = rows(admin.get(listed("overdueclose")))
+    ((_, chip, length, account, strategy, symbol, lots, closed_at),) = rows(admin.get(listed("overdueclose")))
 
-    assert (told, account, strategy, symbol, lots, paid) == (state, "finn-mt5", "lena-eurusd", "EURUSD", "0.04", "–")
+    assert (chip, account, strategy, symbol, lots, closed_at) == (
+        state,
+        "finn-mt5",
+        "lena-eurusd",
+        "EURUSD",
+        "0.04",
+        "–",
+    )
     whole = str(timedelta(**age))
     assert length.split(":")[0] == whole.split(":")[0]
 
 
-def test_what_was_paid_keeps_the_age_it_had_and_comes_last(
-    admin: Client, lena_bot: Bot, finn_bot: Bot, owed: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_late_close_keeps_its_age_and_comes_last(
+    admin: Client, lena_bot: Bot, finn_bot: Bot, one_row_each: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close(finn_bot, "501")
     ref = opened(lena_bot, "3")
@@ -201,40 +219,40 @@ def test_what_was_paid_keeps_the_age_it_had_and_comes_last(
 
     states = [row[1] for row in rows(admin.get(listed("overdueclose")))]
 
-    assert states == ["owed", "paid"]
+    assert states == ["overdue", "closed"]
     now = timezone.now
     monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(hours=1))
-    ((_, state, age, *_),) = rows(admin.get(listed("overdueclose"), {"state": "paid"}))
-    assert (state, age.split(":")[:2]) == ("paid", ["0", "00"])
+    ((_, state, age, *_),) = rows(admin.get(listed("overdueclose"), {"state": "closed"}))
+    assert (state, age.split(":")[:2]) == ("closed", ["0", "00"])
 
 
-# --- reasons
+# --- trades not copied
 
 
-def test_what_was_not_copied_is_told_in_words(admin: Client, owed: Any) -> None:
+def test_the_reason_of_a_trade_not_copied_is_in_words(admin: Client, one_row_each: Any) -> None:
     ((_, account, strategy, reason, detail, _),) = rows(admin.get(listed("copyskip")))
 
     assert (account, strategy, detail) == ("finn-mt5", "lena-eurusd", "8")
     assert reason == "the price had moved further than the settings allow"
 
 
-def test_a_reason_is_found_by_the_trade(admin: Client, owed: Any) -> None:
+def test_a_reason_is_found_by_the_id_of_the_trade(admin: Client, one_row_each: Any) -> None:
     skip = CopySkip.objects.get()
 
     assert len(rows(admin.get(listed("copyskip"), {"q": str(skip.master_trade)}))) == 1
-    assert "0 copy skips" in text(admin.get(listed("copyskip"), {"q": str(owed)}))
+    assert "0 copy skips" in text(admin.get(listed("copyskip"), {"q": str(one_row_each)}))
 
 
 # --- orders
 
 
-def test_latency_is_split_by_who_caused_it(admin: Client, owed: Any) -> None:
+def test_latency_is_split_into_desk_copier_and_broker(admin: Client, one_row_each: Any) -> None:
     (row,) = rows(admin.get(listed("copyorder")))
 
     assert row[4:9] == ["0.27", "67", "60", "7", "90"]
 
 
-def test_the_summary_is_of_what_the_filter_leaves(
+def test_the_summary_covers_the_filtered_orders(
     admin: Client, lena_bot: Bot, finn_bot: Bot, cast: dict[str, Any]
 ) -> None:
     refs = [opened(lena_bot, ticket) for ticket in (1, 2, 3)]
@@ -242,27 +260,27 @@ def test_the_summary_is_of_what_the_filter_leaves(
         ordered(finn_bot, ref, latency_ms=latency, executed_price=price)
 
     page = text(admin.get(listed("copyorder")))
-    assert "Executed, of these 3" in page
-    assert "Until sent, median 20 ms" in page and "95 of 100 within 362 ms" in page
+    assert "Executed orders 3" in page
+    assert "Latency, median 20 ms" in page and "Latency, p95 362 ms" in page
     assert "Slippage, median 0.90 bps" in page
 
-    one = text(admin.get(listed("copyorder"), {"q": "1"}))
-    assert "Executed, of these 1" in one and "Until sent, median 10 ms" in one
+    filtered = text(admin.get(listed("copyorder"), {"q": "1"}))
+    assert "Executed orders 1" in filtered and "Latency, median 10 ms" in filtered
 
 
-def test_where_nothing_was_executed_there_is_no_summary(admin: Client, cast: dict[str, Any]) -> None:
-    assert "Until sent, median" not in text(admin.get(listed("copyorder")))
+def test_there_is_no_summary_without_executed_orders(admin: Client, cast: dict[str, Any]) -> None:
+    assert "Latency, median" not in text(admin.get(listed("copyorder")))
 
 
 # --- accounts
 
 
-def test_an_account_tells_what_its_bot_said_it_is_worth(admin: Client, finn: TradingAccount, finn_bot: Bot) -> None:
+def test_an_account_shows_the_equity_that_its_bot_reported(admin: Client, finn: TradingAccount, finn_bot: Bot) -> None:
     finn_bot.send("POST", "/api/v2/account", {"balance": "1000.5", "equity": "998.25"})
     page = reverse("admin:accounts_tradingaccount_change", args=[finn.pk])
 
-    told = text(admin.get(page))
-    assert "1000.50" in told and "998.25" in told
+    shown = text(admin.get(page))
+    assert "1000.50" in shown and "998.25" in shown
 
     admin.post(page, {"name": finn.name, "currency": "USD", "balance": "1", "equity": "1"})
     finn.refresh_from_db()
