@@ -59,8 +59,8 @@ class ConfirmedActionsAdmin(ReadOnlyAdmin):
         obj: Any = None,
     ) -> HttpResponse:  # fmt: skip
         allowed = self.get_actions(request)
-        steps = [action for action in self.offered_actions(obj) if action.action in allowed]
-        return super().render_change_form(request, {**context, "steps": steps}, add, change, form_url, obj)
+        offered = [action for action in self.offered_actions(obj) if action.action in allowed]
+        return super().render_change_form(request, {**context, "offered": offered}, add, change, form_url, obj)
 
     def offered_actions(self, obj: Any) -> Sequence[ConfirmedAction]:
         """Return the actions that make sense for this object now."""
@@ -74,7 +74,7 @@ class ConfirmedActionsAdmin(ReadOnlyAdmin):
         return None
 
     def ask_confirmation(
-        self, request: HttpRequest, step: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
+        self, request: HttpRequest, action: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
     ) -> HttpResponse:
         chosen = list(rows)
         columns = [(name, getattr(self, name)) for name in self.confirmation_columns]
@@ -82,11 +82,11 @@ class ConfirmedActionsAdmin(ReadOnlyAdmin):
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": step.title,
-            "step": step,
+            "title": action.title,
+            "confirmed_action": action,
             "heads": [(name, capfirst(column.short_description)) for name, column in columns],
             "rows": [(row.pk, [column(row) for _, column in columns]) for row in chosen],
-            "one": only,
+            "only": only,
             "back": change_url(only) if only else list_url(self.model),
             "form": form,
             **more,
@@ -112,7 +112,7 @@ def link(obj: Any, text: Any = None) -> SafeString | str:
 
 def wrapped_text(text: str) -> SafeString:
     """A text that a person wrote, wrapped to fit a column."""
-    return format_html('<span class="told">{}</span>', text or "–")
+    return format_html('<span class="wrapped">{}</span>', text or "–")
 
 
 def caller(request: HttpRequest) -> Any:

@@ -182,4 +182,4 @@ def test_a_secret_comes_with_the_generation_that_its_bot_has_to_know(admin: Clie
     page = text(do(admin, "rotate_secret", follows))
 
     assert "Generation 2" in page
-    assert "The old one signs until the bot has this one" in page
+    assert "The old secret stays in use until the bot has this one" in page

@@ -29,10 +29,10 @@ class LedgerAdmin(ConfirmedActionsAdmin):
         return request.user.has_perm("wallets.change_moneyrequest")
 
     def ask_confirmation(
-        self, request: HttpRequest, step: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
+        self, request: HttpRequest, action: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
     ) -> HttpResponse:
-        limit = settings.SECOND_PERSON_ABOVE if step in (DEPOSIT, WITHDRAW, ADJUST) else None
-        return super().ask_confirmation(request, step, rows, form, limit=limit, **more)
+        limit = settings.SECOND_PERSON_ABOVE if action in (DEPOSIT, WITHDRAW, ADJUST) else None
+        return super().ask_confirmation(request, action, rows, form, limit=limit, **more)
 
 
 def owner_name(wallet: Wallet) -> str:
