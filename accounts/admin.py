@@ -76,7 +76,7 @@ class TradingAccountAdmin(AuditedAdmin):
         return ["owner", "broker", "server", "login", "generation", *self.REPORTED] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        asked = ["name", "owner", "broker", "server", "login", "currency", "generation"]
+        asked = ["name", "owner", "broker", "server", "login", "currency", "generation", "max_open_trades"]
         return [*asked, *self.REPORTED] if obj else asked
 
     @admin.display(description="balance", ordering="balance")

@@ -51,6 +51,9 @@ class TradingAccount(models.Model):
     balance = amount(null=True, editable=False, help_text="As its bot last said.")
     equity = amount(null=True, editable=False, help_text="As its bot last said: the balance, and what is open.")
     reported_at = models.DateTimeField(null=True, editable=False, db_column="told_at", help_text="When it said so.")
+    max_open_trades = models.PositiveIntegerField(
+        default=10_000, db_default=10_000, help_text="Opens of its own trades beyond it are refused; closes never."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:

@@ -26,7 +26,7 @@ _GRAMMAR = {
     "symbol": r"[A-Za-z0-9._#/+&!@$^~-]{1,32}",
     "type": r"BUY|SELL|BUY_LIMIT|SELL_LIMIT|BUY_STOP|SELL_STOP",
     "volume": _AMOUNT,
-    "price": _AMOUNT,
+    "price": rf"-?{_AMOUNT}",  # a close passes at any price, also below zero
     "sl": rf"(?:{_AMOUNT})?",
     "tp": rf"(?:{_AMOUNT})?",
     "action": "OPEN|MODIFY|REDUCE|CLOSE",

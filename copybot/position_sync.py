@@ -321,7 +321,9 @@ class PositionSync:
         if 0 < opened_ms <= self.clock_ms() + _CLOCKS_APART_MS:
             fields["opened_at"] = _iso(opened_ms)
         if position is not None:
-            fields |= {name: _text(stop) for name, stop in _stops(position).items() if stop is not None}
+            # A stop that was moved past the open price follows as a modification: an open with it would be refused.
+            stops = {name: stop for name, stop in _stops(position).items() if stop is not None}
+            fields |= {name: _text(stop) for name, stop in stops.items() if not _is_past(name, stop, trade)}
         return Report("open", trade.ticket, fields | dict(extra))
 
     def _changes(self, trade: Trade, position: Position, row: Mapping[str, Any]) -> Iterator[Report]:
@@ -460,6 +462,12 @@ class PositionSync:
             for (ticket, verb), (code, at_ms) in self._refused.items()
             if ticket in known or at_ms > since
         }
+
+
+def _is_past(name: str, stop: Decimal, trade: Trade) -> bool:
+    """Whether a stop lies on the other side of the open price than the stop of a new trade does."""
+    is_below = (name == "sl") == (trade.side == "BUY")
+    return stop >= trade.price if is_below else stop <= trade.price
 
 
 def _stops(position: Position) -> dict[str, Decimal | None]:

@@ -14,12 +14,19 @@ class Instrument(models.Model):
     description = models.CharField(max_length=64, blank=True)
     point = amount(help_text="The smallest step of its price.")
     contract_size = amount(help_text="Units of the base in one lot.")
+    max_volume = amount(
+        "largest volume",
+        default=1000,
+        db_default=1000,
+        help_text="In lots. An open above it is refused; a close never.",
+    )
 
     class Meta:
         db_table = "instruments"
         constraints = [
             models.CheckConstraint(condition=models.Q(point__gt=0), name="instrument_point_is_positive"),
             models.CheckConstraint(condition=models.Q(contract_size__gt=0), name="instrument_contract_is_positive"),
+            models.CheckConstraint(condition=models.Q(max_volume__gt=0), name="instrument_largest_volume_is_positive"),
         ]
 
     def __str__(self) -> str:

@@ -136,7 +136,7 @@ class TradeReduction(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["trade", "deal_id"], name="trade_reduction_deal_is_told_once"),
             models.CheckConstraint(
-                condition=models.Q(volume__gt=0, remaining__gte=0, close_price__gt=0),
+                condition=models.Q(volume__gt=0, remaining__gte=0),
                 name="trade_reduction_amounts_are_positive",
             ),
         ]
@@ -197,7 +197,6 @@ class TradeHistory(Position):
         constraints = [
             models.CheckConstraint(condition=models.Q(status="CLOSED"), name="trade_history_status_is_closed"),
             models.CheckConstraint(condition=models.Q(reason__in=Reason.values), name="trade_history_reason_is_known"),
-            models.CheckConstraint(condition=models.Q(close_price__gt=0), name="trade_history_close_price_is_positive"),
             models.CheckConstraint(
                 condition=models.Q(
                     kind="TRADE",

@@ -84,7 +84,7 @@ ACTIONS = ("open", "modify", "reduce", "close")
 
 _OF_PATH = need("ticket_id", TICKET, "The ticket of the path.", in_path=True)
 _TICKET = need("ticket_id", TICKET, older=("ticket",))
-_PRICE = need("close_price", POSITIVE, older=("price",))
+_PRICE = need("close_price", AMOUNT, "Any exact price, zero and below included.", older=("price",))
 _COPIED = (
     may("trade_ref", TRADE_ID, "The provider's trade that a copy copies, by its trade_id."),
     need("master_ticket", TICKET, "The same by its ticket.", unless="trade_ref"),
@@ -108,7 +108,7 @@ REDUCE = Body(
     _OF_PATH,
     need("deal_id", DEAL),
     need("volume", NOT_NEGATIVE, "What must remain."),
-    need("close_price", POSITIVE),
+    need("close_price", AMOUNT, "Any exact price, zero and below included."),
     need("profit", AMOUNT),
 )
 CLOSE = Body(_TICKET, _PRICE, need("profit", AMOUNT), may("reason", REASON, default="MANUAL"))
@@ -117,8 +117,8 @@ ORDER = Body(
     need("seq", NUMBER),
     *_COPIED,
     need("status", parsing.one_of(("pending", "executed", "failed", "cancelled"))),
-    need("requested_price", POSITIVE),
-    may("executed_price", POSITIVE, "Required of an executed order."),
+    need("requested_price", AMOUNT),
+    may("executed_price", AMOUNT, "Required of an executed order."),
     need("volume", POSITIVE),
     may("latency_ms", parsing.whole(0, 2**31 - 1)),
     may("failed_reason", parsing.text(256), default=""),

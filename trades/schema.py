@@ -174,9 +174,9 @@ BATCH_RESULT = schema("BatchResults", obj({"results": array(RESULT)}))
 
 OPENING = (
     "not_found", "trade_unknown", "trade_closed", "trade_exists_different", "strategy_missing", "strategy_close_only",
-    "symbol_grammar",
+    "symbol_grammar", "stop_wrong_side", "volume_above_limit", "too_many_open",
 )  # fmt: skip
-MODIFYING = ("trade_unknown", "trade_closed")
+MODIFYING = ("trade_unknown", "trade_closed", "stop_wrong_side")
 REDUCING = ("trade_unknown", "trade_closed", "trade_closed_conflict", "deal_exists_different", "volume_increase")
 CLOSING = ("trade_closed_conflict",)
 REPORTING = ("not_found", "trade_unknown")

@@ -262,6 +262,12 @@ bool CdIsAmount(const string text)
    return (whole=="0" || CdIsNumber(whole,CD_WHOLE)) && CdConsistsOf(StringSubstr(text,point+1),CD_DIGITS,CD_DECIMALS);
   }
 
+// A close passes at any price, also below zero.
+bool CdIsPrice(const string text)
+  {
+   return CdIsAmount(StringFind(text,"-",0)==0 ? StringSubstr(text,1) : text);
+  }
+
 // A stop is no characters, or an amount above zero.
 bool CdIsStop(const string text)
   {
@@ -285,7 +291,7 @@ bool CdNineHold(const CdPacket &packet, const bool may_be_nothing)
           && StringLen(packet.timestamp)==CD_TIME && CdIsNumber(packet.timestamp,CD_TIME)
           && CdConsistsOf(packet.symbol,CD_SYMBOL,CD_MOST_SYMBOL) && CdIsOneOf(packet.type,CD_TYPES)
           && CdIsAmount(packet.volume) && (may_be_nothing || packet.volume!=CD_NOTHING)
-          && CdIsAmount(packet.price) && CdIsStop(packet.sl) && CdIsStop(packet.tp);
+          && CdIsPrice(packet.price) && CdIsStop(packet.sl) && CdIsStop(packet.tp);
   }
 
 // A number that is used up, with nothing in it for this subscription. The next one is trade_ref.

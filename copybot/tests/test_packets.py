@@ -2,12 +2,13 @@
 
 import hmac
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from copybot import packets
+from copybot import desk_model, packets
 from copybot.packets import PacketRefused
 from copybot.targets import Target
 from copybot.tests.guard_fixtures import NOON, PRICE, SECRET, SUB, packet
@@ -68,6 +69,13 @@ def test_a_packet_that_names_its_trade(vector: Any) -> None:
 
     assert (found.action, found.trade_ref, str(found.seq)) == (texts[-3], texts[-2], texts[1])
     assert packets.derived_key(VECTORS["packet_secret"]).decode() == VECTORS["packets_v1"]["derived_key"]
+
+
+@pytest.mark.parametrize("price", ["-37.63000000", "0.00000000"])
+def test_a_close_at_a_price_of_zero_or_below_is_read(price: str) -> None:
+    fields = {"symbol": "WTI", "type": "BUY", "volume": "0.00000000", "price": price, "sl": "", "tp": ""}
+
+    assert read(desk_model.packet(5, NOON, "CLOSE", "t1", fields)).price == Decimal(price)
 
 
 def test_any_changed_field_is_refused() -> None:

@@ -388,6 +388,23 @@ def test_a_terminal_that_shows_nothing_closes_nothing() -> None:
     assert list(world.desk.active_rows) == ["1"]
 
 
+@pytest.mark.parametrize(("side", "sl", "tp"), [("BUY", "1.15", "1.3"), ("SELL", "1.05", "1.0")])
+def test_a_stop_that_was_moved_into_profit_before_the_publisher_looked_follows_the_open(
+    side: str, sl: str, tp: str
+) -> None:
+    """The desk refuses an open whose stop is past its price."""
+    world = World()
+    world.terminal.open("1", "1", "1.1", side=side)
+    world.terminal.stops("1", sl, tp)
+
+    world.look()
+    world.look()
+
+    assert [entry[0] for entry in world.desk.log] == ["open", "modify"]
+    row = world.desk.active_rows["1"]
+    assert (Decimal(row["sl"]), Decimal(row["tp"])) == (Decimal(sl), Decimal(tp))
+
+
 def test_a_position_older_than_the_limit_is_left_alone_and_listed() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")

@@ -42,7 +42,7 @@ const GRAMMAR = {
   symbol: "[A-Za-z0-9._#/+&!@$^~-]{1,32}",
   type: "BUY|SELL",
   volume: AMOUNT,
-  price: AMOUNT,
+  price: `-?${AMOUNT}`,
   sl: `(?:${AMOUNT})?`,
   tp: `(?:${AMOUNT})?`,
   action: "OPEN|MODIFY|REDUCE|CLOSE",

@@ -1,6 +1,7 @@
 """Closing a trade: the atomic move from the hot to the cold table, by every route that has one."""
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -178,9 +179,8 @@ def test_a_strangers_close_is_his_own_tombstone_and_closes_nothing(bot: Bot, sam
         ("", "close_price"),
         ("profit=1", "close_price"),
         ("close_price=1", "profit"),
-        ("close_price=0&profit=1", "close_price"),
-        ("close_price=-1&profit=1", "close_price"),
         ("close_price=NaN&profit=1", "close_price"),
+        ("close_price=0.000000001&profit=1", "close_price"),
         ("close_price=1&profit=1e5", "profit"),
         ("close_price=1&profit=1&reason=BORED", "reason"),
         ("close_price=1&profit=1&volume=1", "volume"),
@@ -209,3 +209,18 @@ def test_a_readonly_key_closes_nothing(bot: Bot, lena: TradingAccount) -> None:
 
     assert refusal(request.send()) == (403, "scope_denied")
     assert ActiveTrade.objects.count() == 1
+
+
+@pytest.mark.parametrize("price", ["-37.63000000", "0.00000000"])
+def test_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
+    """Oil was at -37.63 once: a close that waits for a better price is a position that nobody closes."""
+    answer = close(bot, query=f"close_price={price}&profit=-3873.50&reason=SL")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "CLOSED")
+    assert TradeHistory.objects.get().close_price == Decimal(price)
+    assert close(bot, query=f"close_price={price}&profit=-3873.50&reason=SL").json()["already"] is True
+
+
+def test_a_tombstone_keeps_a_price_below_zero(lena_bot: Bot) -> None:
+    assert close(lena_bot, "7", "close_price=-1&profit=0&reason=SL").status_code == 202
+    assert refusal(lena_bot.send("POST", fields=opening("7"))) == (409, "trade_closed")

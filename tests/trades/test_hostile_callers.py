@@ -292,7 +292,6 @@ FALSE_HISTORY = [
     for name, value, expected in [
         ("status", "OPEN", "trade_history_status_is_closed"),
         ("reason", "BORED", "trade_history_reason_is_known"),
-        ("close_price", "0", "trade_history_close_price_is_positive"),
         ("close_price", "NaN", "trade_history_amounts_are_numbers"),
         ("profit", "NaN", "trade_history_amounts_are_numbers"),
         ("closing_profit", "NaN", "trade_history_amounts_are_numbers"),

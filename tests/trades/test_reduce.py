@@ -1,5 +1,6 @@
 """Closing a part of a trade: what is named is what must remain."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -167,7 +168,8 @@ def test_refuses_to_reduce_an_unknown_or_a_strangers_trade(bot: Bot, sam_bot: Bo
         ("deal_id", ""),
         ("volume", None),
         ("volume", "-0.01"),
-        ("close_price", "0"),
+        ("close_price", "NaN"),
+        ("close_price", "0.000000001"),
         ("profit", None),
         ("profit", "abc"),
         ("reason", "TP"),
@@ -180,3 +182,9 @@ def test_names_the_field_that_cannot_be_read(bot: Bot, field: str, value: str | 
     assert refusal(answer) == (422, "invalid")
     assert list(answer.json()["fields"]) == [field]
     assert active() == ("0.10000000", 1)
+
+
+@pytest.mark.parametrize("price", ["-10.00000000", "0.00000000"])
+def test_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
+    assert reduce(bot, close_price=price).status_code == 200
+    assert TradeReduction.objects.get().close_price == Decimal(price)

@@ -60,6 +60,23 @@ class StrategyCloseOnly(DomainError):
     detail = "This strategy may close but not open."
 
 
+class StopWrongSide(DomainError):
+    code = "stop_wrong_side"
+    status = 422
+    detail = "A stop is on the wrong side. A BUY has its stop loss below the price and its target above, a SELL not."
+
+
+class VolumeAboveLimit(DomainError):
+    code = "volume_above_limit"
+    status = 422
+    detail = "The volume is above the largest that the desk takes for this instrument; `largest` names it."
+
+
+class TooManyOpen(DomainError):
+    code = "too_many_open"
+    detail = "The account has its largest number of open trades; `largest` names it. Close some first."
+
+
 class StrategyMissing(DomainError):
     code = "strategy_missing"
     detail = "This account publishes no strategy."

@@ -9,7 +9,7 @@ declare
   v_worse numeric := (p_executed - p_requested) * case p_type when 'BUY' then 1 when 'SELL' then -1 end;
 begin
   points := v_worse / p_point;
-  bps := v_worse / p_requested * 10000;
+  bps := v_worse / nullif(abs(p_requested), 0) * 10000;
   if abs(points) > v_limit then points := null; end if;
   if abs(bps) > v_limit then bps := null; end if;
 end $$;

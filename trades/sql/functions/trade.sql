@@ -103,6 +103,35 @@ begin
   return jsonb_build_object('code', 'open_already', 'trade', active_row(a, p_strategy)::jsonb);
 end $$;
 
+-- The refusal of a provider's new trade; null where it is allowed. Reports of copies are facts about a broker, so they have
+-- no limits, and closes have none either.
+create or replace function open_refusal(s strategies, args jsonb) returns jsonb language plpgsql stable as $$
+declare
+  -- A symbol that the desk does not list has the limit that a listed one begins with.
+  v_volume numeric := coalesce((select max_volume from instruments where symbol = args->>'symbol'), 1000);
+  v_count  int := (select max_open_trades from trading_accounts where id = s.account_id);
+begin
+  if s.status <> 'ACTIVE' then return refused('strategy_close_only'); end if;
+  if stops_are_wrong(args->>'type', (args->>'open_price')::numeric, (args->>'sl')::numeric, (args->>'tp')::numeric) then
+    return refused('stop_wrong_side');
+  end if;
+  if (args->>'volume')::numeric > v_volume then
+    return refused('volume_above_limit', jsonb_build_object('largest', v_volume::numeric(20,8)::text));
+  end if;
+  if (select count(*) from (select from active_trades where account_id = s.account_id and master_trade is null
+                             limit v_count) counted) >= v_count then
+    return refused('too_many_open', jsonb_build_object('largest', v_count));
+  end if;
+  return null;
+end $$;
+
+-- Whether a stop lies on the wrong side of the price, or where no price is known, of the other stop.
+create or replace function stops_are_wrong(p_type text, p_price numeric, p_sl numeric, p_tp numeric) returns boolean
+language sql immutable as $$
+  select coalesce(case p_type when 'BUY' then p_sl >= coalesce(p_price, p_tp) or p_tp <= coalesce(p_price, p_sl)
+                              else p_sl <= coalesce(p_price, p_tp) or p_tp >= coalesce(p_price, p_sl) end, false)
+$$;
+
 -- args: {"ticket_id", "symbol", "type", "volume", "open_price", "sl"?, "tp"?, "opened_at"?, "comment"?, "analysis"?,
 --        "copies"?: {"strategy", "master_ticket" | "trade_ref"}}
 create or replace function trade_open(caller jsonb, args jsonb) returns jsonb
@@ -121,6 +150,7 @@ declare
   v_opening bytea := sha256(convert_to(
     format('%s|%s|%s|%s|%s|%s|%s|%s', args->>'symbol', args->>'type', v_volume, v_price, v_sl, v_tp,
            args->'copies'->>'strategy', coalesce(v_provider_trade::text, v_provider_ticket)), 'UTF8'));
+  v_refusal jsonb;
   s strategies;
   m trades;
   t trades;
@@ -139,10 +169,11 @@ begin
 
   select * into t from trades where account_id = v_account and ticket_id = v_ticket;
   if found then return trade_opened_before(caller, t, v_opening, s.name); end if;
-  if not v_is_copy and s.status <> 'ACTIVE' then
-    perform audit(caller, 'trade.refused', 'strategy:' || s.name, 'strategy_close_only',
+  v_refusal := case when not v_is_copy then open_refusal(s, args) end;
+  if v_refusal is not null then
+    perform audit(caller, 'trade.refused', 'strategy:' || s.name, v_refusal->>'code',
                   jsonb_build_object('ticket_id', v_ticket));
-    return refused('strategy_close_only');
+    return v_refusal;
   end if;
 
   insert into trades (id, account_id, ticket_id, state, opening)
@@ -182,6 +213,8 @@ begin
   select * into s from strategies where id = a.strategy_id;
   v_sl := case when args ? 'sl' then (args->>'sl')::numeric else a.sl end;
   v_tp := case when args ? 'tp' then (args->>'tp')::numeric else a.tp end;
+  -- Where the price is now is not known here: a stop loss that was moved into profit lies beyond the open price.
+  if a.master_trade is null and stops_are_wrong(a.type, null, v_sl, v_tp) then return refused('stop_wrong_side'); end if;
   if v_sent_ms < a.told_ms then  -- a later modification arrived before this one
     return jsonb_build_object('code', 'ignored', 'trade', active_row(a, s.name)::jsonb);
   end if;
