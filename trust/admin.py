@@ -1,4 +1,4 @@
-"""Who behaves, and why the desk thinks so; what staff decide instead, and what they answer to the judged."""
+"""Trust scores in the admin: their reasons, holds by staff, and answers to appeals."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -24,11 +24,18 @@ from core.errors import DomainError
 from trust import explanations, services
 from trust.models import Band, ScoreKind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
 
-ROWS = 20  # of a table on a page
-POINTS = 30  # of the line in a list
+ROWS = 20  # in a table on a page
+POINTS = 30  # of the trend line in the list
 CHIPS = {Band.FINE: "good", Band.NOTE: "", Band.WATCH: "wait", Band.CLOSE_ONLY: "bad"}
 SPARK = '<svg class="spark" viewBox="-1 -1 92 24" aria-hidden="true"><polyline points="{}"/></svg>'
-FACTS = ["trust.restricted", "trust.restored", "trust.held", "trust.hold_ended", "trust.appealed", "trust.answered"]
+TIMELINE_ACTIONS = [
+    "trust.restricted",
+    "trust.restored",
+    "trust.held",
+    "trust.hold_ended",
+    "trust.appealed",
+    "trust.answered",
+]
 DAYS = [(1, "a day"), (7, "a week"), (30, "30 days"), (90, "90 days")]
 
 
@@ -37,29 +44,27 @@ class HoldForm(forms.Form):
     days = forms.TypedChoiceField(label="For", choices=DAYS, coerce=int, initial=7)
     reason = forms.CharField(
         max_length=500, widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="In words. The one who is judged reads it, and it stays in the audit log, with your name.",
+        help_text="Shown to the user and, with your name, in the audit log.",
     )  # fmt: skip
 
 
 class AnswerForm(forms.Form):
     text = forms.CharField(
         label="Answer", max_length=2000, widget=forms.Textarea(attrs={"rows": 5}),
-        help_text="Whoever appealed reads it on their page. It cannot be changed.",
+        help_text="Shown to the user on their Trust page. It cannot be changed.",
     )  # fmt: skip
 
 
 RECALCULATE = ConfirmedAction("recalculate", "Recalculate", "", forms.Form)
-HOLD = ConfirmedAction(
-    "hold", "Hold", "You decide instead of the score, until a day. Closes pass in either case.", HoldForm
-)
+HOLD = ConfirmedAction("hold", "Hold", "Your decision overrides the score until a day. Closes always pass.", HoldForm)
 END_HOLD = ConfirmedAction(
-    "end_hold", "End hold", "The score decides again: what the hold alone has closed opens at once.", forms.Form
+    "end_hold", "End hold", "The score decides again. A restriction by the hold alone ends at once.", forms.Form
 )
-ANSWER = ConfirmedAction("answer", "Answer", "An appeal is answered once.", AnswerForm)
+ANSWER = ConfirmedAction("answer", "Answer", "An appeal can be answered once.", AnswerForm)
 
 
 class RestrictedFilter(admin.SimpleListFilter):
-    title, parameter_name = "what follows", "follows"
+    title, parameter_name = "restriction", "follows"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
         return [("closed", "close-only"), ("held", "held by staff")]
@@ -73,7 +78,7 @@ class RestrictedFilter(admin.SimpleListFilter):
 @admin.register(TrustScore)
 class TrustScoreAdmin(ConfirmedActionsAdmin):
     change_form_template = "admin/trust/score.html"
-    list_display = ["whose", "kind", "score_", "band_", "follows", "trend", "calculated_at"]
+    list_display = ["whose", "kind", "score_", "band_", "restriction", "trend", "calculated_at"]
     list_filter = ["kind", "band", RestrictedFilter]
     list_select_related = ["user"]
     search_fields = ["user__username"]
@@ -82,23 +87,23 @@ class TrustScoreAdmin(ConfirmedActionsAdmin):
     fields = ["whose", "kind", "version", "as_of", "restricted_at", "clean_since", "calculated_at"]
     readonly_fields = ["whose"]
     actions = ["recalculate", "hold", "end_hold"]
-    confirmation_columns = ["whose", "kind_", "score_", "band_", "follows"]
+    confirmation_columns = ["whose", "kind_", "score_", "band_", "restriction"]
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("trust.change_trustscore")
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        mine = {"user": OuterRef("user"), "kind": OuterRef("kind")}
-        lately = TrustAssessment.objects.filter(**mine).order_by("-version").values("score")[:POINTS]
-        held = TrustHold.objects.filter(**mine, ended_at=None, expires_at__gt=timezone.now())
-        found = super().get_queryset(request)
-        return found.annotate(lately=ArraySubquery(lately), is_held=Exists(held))
+        same_score = {"user": OuterRef("user"), "kind": OuterRef("kind")}
+        latest_scores = TrustAssessment.objects.filter(**same_score).order_by("-version").values("score")[:POINTS]
+        holds = TrustHold.objects.filter(**same_score, ended_at=None, expires_at__gt=timezone.now())
+        queryset = super().get_queryset(request)
+        return queryset.annotate(latest_scores=ArraySubquery(latest_scores), is_held=Exists(holds))
 
     @admin.display(description="user", ordering="user__username")
     def whose(self, score: TrustScore) -> str:
         return score.user.get_username()
 
-    @admin.display(description="question")
+    @admin.display(description="score kind")
     def kind_(self, score: TrustScore) -> str:
         return score.get_kind_display()
 
@@ -110,27 +115,30 @@ class TrustScoreAdmin(ConfirmedActionsAdmin):
     def band_(self, score: TrustScore) -> SafeString:
         return formatting.chip(score.get_band_display(), CHIPS[Band(score.band)])
 
-    @admin.display(description="what follows", ordering="restricted_at")
-    def follows(self, score: Any) -> SafeString | str:
+    @admin.display(description="restriction", ordering="restricted_at")
+    def restriction(self, score: Any) -> SafeString | str:
         held = formatting.chip("held", "wait") if score.is_held else ""
-        closed = formatting.chip("close-only", "bad") if score.restricted_at else ""
-        return format_html("{} {}", closed, held) if held or closed else "–"
+        restricted = formatting.chip("close-only", "bad") if score.restricted_at else ""
+        return format_html("{} {}", restricted, held) if held or restricted else "–"
 
     @admin.display(description="trend")
     def trend(self, score: Any) -> SafeString:
-        return format_html(SPARK, explanations.line(score.lately[::-1], 90, 22))
+        return format_html(SPARK, explanations.line(score.latest_scores[::-1], 90, 22))
 
     def offered_actions(self, score: Any) -> Sequence[ConfirmedAction]:
         return RECALCULATE, HOLD, *([END_HOLD] if score.is_held else [])
 
     def page_context(self, request: HttpRequest, score: TrustScore) -> dict[str, Any]:
         assessments = TrustAssessment.objects.filter(user=score.user, kind=score.kind)
-        asked = request.GET.get("version", "")
-        version = int(asked) if asked.isdecimal() and len(asked) < 19 else score.version
+        number = request.GET.get("version", "")
+        version = int(number) if number.isdecimal() and len(number) < 19 else score.version
         assessment = assessments.filter(version=version).first() or assessments.get(version=score.version)
-        holds = TrustHold.objects.filter(user=score.user, kind=score.kind).select_related("by")
-        facts = AuditLog.objects.filter(subject=f"user:{score.user_id}", action__in=FACTS, detail__kind=score.kind)
-        lately = services.trend(score.user, score.kind, 200)
+        holds = TrustHold.objects.filter(user=score.user, kind=score.kind, ended_at=None, expires_at__gt=timezone.now())
+        hold = holds.select_related("by").first()
+        audit_rows = AuditLog.objects.filter(
+            subject=f"user:{score.user_id}", action__in=TIMELINE_ACTIONS, detail__kind=score.kind
+        )
+        recent = services.trend(score.user, score.kind, 200)
         return {
             "score": score,
             "assessment": assessment,
@@ -138,15 +146,15 @@ class TrustScoreAdmin(ConfirmedActionsAdmin):
             "question": explanations.QUESTIONS[ScoreKind(score.kind)],
             "nothing": explanations.NOTHING[ScoreKind(score.kind)],
             "reasons": explanations.reasons(assessment),
-            "rests_on": {name: count for name, count in assessment.inputs.items() if name != "strategy"},
+            "inputs": {name: count for name, count in assessment.inputs.items() if name != "strategy"},
             "band_chip": self.band_(score),
-            "line": explanations.line([one.score for one in lately], 600, 100),
-            "first": lately[0].at,
-            "before": assessments.order_by("-version").defer("features")[:ROWS],
-            "held": holds.filter(ended_at=None, expires_at__gt=timezone.now()).first(),
-            "follows": explanations.follows(score, holds.filter(ended_at=None, expires_at__gt=timezone.now()).first()),
+            "line": explanations.line([assessment.score for assessment in recent], 600, 100),
+            "first": recent[0].at,
+            "history": assessments.order_by("-version").defer("features")[:ROWS],
+            "hold": hold,
+            "consequence": explanations.consequence(score, hold),
             "appeals": TrustAppeal.objects.filter(user=score.user, kind=score.kind).order_by("-pk")[:ROWS],
-            "timeline": named(facts.order_by("-id")[:ROWS]),
+            "timeline": named(audit_rows.order_by("-id")[:ROWS]),
         }
 
     @admin.action(description="Recalculate: one now, several with the next sweep", permissions=["decide"])
@@ -156,55 +164,61 @@ class TrustScoreAdmin(ConfirmedActionsAdmin):
             return None
         if len(rows) > 1:
             count = services.make_due(chosen.values("user"))
-            self.message_user(request, f"{count} users are due: the next sweep recalculates them, within a minute.")
+            self.message_user(request, f"The next sweep recalculates {count} users, within a minute.")
             return None
         try:
             services.recalculate(user_id=rows[0].user_id)
         except OperationalError:
-            self.message_user(request, "A worker is at it just now. Look again in a moment.", messages.WARNING)
+            self.message_user(
+                request, "A worker is recalculating this score. Look again in a moment.", messages.WARNING
+            )
         else:
             services.enforce()
             self.message_user(request, f"Recalculated: {rows[0].user}.")
         return redirect(change_url(rows[0]))
 
-    @admin.action(description="Hold: decide instead of the score", permissions=["decide"])
+    @admin.action(description="Hold: override the score", permissions=["decide"])
     def hold(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
-        def decide(score: TrustScore, told: dict[str, Any]) -> str:
-            until = timezone.now() + timedelta(days=told["days"])
-            made = services.hold(
-                user=score.user, kind=score.kind, effect=told["effect"], reason=told["reason"], expires_at=until,
+        def decide(score: TrustScore, answers: dict[str, Any]) -> str:
+            until = timezone.now() + timedelta(days=answers["days"])
+            hold = services.hold(
+                user=score.user, kind=score.kind, effect=answers["effect"], reason=answers["reason"], expires_at=until,
                 by=caller(request), actor=actor_of(request),
             )  # fmt: skip
-            return f"{score.user} {made.get_effect_display()}, until {made.expires_at:%Y-%m-%d %H:%M} UTC."
+            return f"{score.user} {hold.get_effect_display()}, until {hold.expires_at:%Y-%m-%d %H:%M} UTC."
 
-        return self._step(request, chosen, HOLD, decide)
+        return self._confirm_and_do(request, chosen, HOLD, decide)
 
     @admin.action(description="End a hold: the score decides again", permissions=["decide"])
     def end_hold(self, request: HttpRequest, chosen: QuerySet[TrustScore]) -> HttpResponse | None:
-        def end(score: TrustScore, told: dict[str, Any]) -> str:
-            held = TrustHold.objects.filter(user=score.user, kind=score.kind, ended_at=None).first()
-            if held is None:
-                return "Nothing is held."
-            services.end_hold(held=held, by=caller(request), actor=actor_of(request))
+        def end(score: TrustScore, answers: dict[str, Any]) -> str:
+            hold = TrustHold.objects.filter(user=score.user, kind=score.kind, ended_at=None).first()
+            if hold is None:
+                return "There is no hold to end."
+            services.end_hold(held=hold, by=caller(request), actor=actor_of(request))
             return f"The score of {score.user} decides again."
 
-        return self._step(request, chosen, END_HOLD, end)
+        return self._confirm_and_do(request, chosen, END_HOLD, end)
 
-    def _step(
-        self, request: HttpRequest, chosen: QuerySet[TrustScore], step: ConfirmedAction, do: Any
+    def _confirm_and_do(
+        self, request: HttpRequest, chosen: QuerySet[TrustScore], action: ConfirmedAction, do: Any
     ) -> HttpResponse | None:
         score = self.single(request, chosen.select_related("user"))
         if score is None:
             return None
-        form = step.bound_form(request)
+        form = action.bound_form(request)
         if not form.is_valid():
-            return self.ask_confirmation(request, step, [score], form)
+            return self.ask_confirmation(request, action, [score], form)
         try:
             self.message_user(request, do(score, form.cleaned_data))
-        except DomainError as no:
-            self.show_refusal(request, no)
+        except DomainError as refusal:
+            self.show_refusal(request, refusal)
         except OperationalError:
-            self.message_user(request, "A worker is at it just now: nothing was done. Try again.", messages.WARNING)
+            self.message_user(
+                request,
+                "A worker is recalculating this score, so nothing was changed. Try again in a moment.",
+                messages.WARNING,
+            )
         return redirect(change_url(score))
 
 
@@ -214,7 +228,7 @@ class TrustAppealAdmin(ConfirmedActionsAdmin):
     list_filter = [("answered_at", admin.EmptyFieldListFilter), "kind", "created_at"]
     list_select_related = ["user", "answered_by"]
     search_fields = ["user__username", "note"]
-    search_help_text = "User name, or what was said"
+    search_help_text = "User name or text of the appeal"
     ordering = [F("answered_at").desc(nulls_first=True), "-created_at"]
     fields = ["whose", "kind", "assessed", "note_", "created_at", "answer_", "answered_by", "answered_at"]
     readonly_fields = ["whose", "assessed", "note_", "answer_"]
@@ -226,17 +240,17 @@ class TrustAppealAdmin(ConfirmedActionsAdmin):
 
     @admin.display(description="state", ordering="answered_at")
     def state(self, appeal: TrustAppeal) -> SafeString:
-        return formatting.chip("answered", "good") if appeal.answered_at else formatting.chip("waits", "wait")
+        return formatting.chip("answered", "good") if appeal.answered_at else formatting.chip("unanswered", "wait")
 
     @admin.display(description="user", ordering="user__username")
     def whose(self, appeal: TrustAppeal) -> str:
         return appeal.user.get_username()
 
-    @admin.display(description="question")
+    @admin.display(description="score kind")
     def kind_(self, appeal: TrustAppeal) -> str:
         return appeal.get_kind_display()
 
-    @admin.display(description="said")
+    @admin.display(description="appeal")
     def note_(self, appeal: TrustAppeal) -> SafeString:
         return wrapped_text(appeal.note)
 
@@ -244,7 +258,7 @@ class TrustAppealAdmin(ConfirmedActionsAdmin):
     def answer_(self, appeal: TrustAppeal) -> SafeString:
         return wrapped_text(appeal.answer)
 
-    @admin.display(description="about")
+    @admin.display(description="score")
     def assessed(self, appeal: TrustAppeal) -> SafeString | str:
         score = TrustScore.objects.filter(user=appeal.user, kind=appeal.kind).first()
         if score is None:
@@ -266,38 +280,38 @@ class TrustAppealAdmin(ConfirmedActionsAdmin):
             services.answer(
                 appealed=appeal, text=form.cleaned_data["text"], by=caller(request), actor=actor_of(request)
             )
-            self.message_user(request, f"Answered {appeal.user}.")
-        except DomainError as no:
-            self.show_refusal(request, no)
+            self.message_user(request, f"The appeal of {appeal.user} is answered.")
+        except DomainError as refusal:
+            self.show_refusal(request, refusal)
         return redirect(change_url(appeal))
 
 
 @admin.register(TrustHold)
 class TrustHoldAdmin(ConfirmedActionsAdmin):
-    """To read: a hold is made and ended on the score's page."""
+    """Read-only: staff set and end a hold on the score's page."""
 
     list_display = ["created_at", "state", "whose", "kind", "effect", "reason_", "by", "expires_at"]
     list_filter = ["effect", "kind", "created_at"]
     list_select_related = ["user", "by"]
     search_fields = ["user__username", "by__username", "reason"]
-    search_help_text = "User name, who decided, or why"
+    search_help_text = "User name, staff member or reason"
     ordering = ["-created_at"]
     fields = ["whose", "kind", "effect", "reason_", "by", "created_at", "expires_at", "ended_at", "score_"]
     readonly_fields = ["whose", "reason_", "score_"]
 
     @admin.display(description="state", ordering="expires_at")
-    def state(self, held: TrustHold) -> SafeString:
-        in_force = held.ended_at is None and held.expires_at > timezone.now()
-        return formatting.chip("in force", "wait") if in_force else formatting.chip("over")
+    def state(self, hold: TrustHold) -> SafeString:
+        in_force = hold.ended_at is None and hold.expires_at > timezone.now()
+        return formatting.chip("in force", "wait") if in_force else formatting.chip("ended")
 
     @admin.display(description="user", ordering="user__username")
-    def whose(self, held: TrustHold) -> str:
-        return held.user.get_username()
+    def whose(self, hold: TrustHold) -> str:
+        return hold.user.get_username()
 
     @admin.display(description="reason")
-    def reason_(self, held: TrustHold) -> SafeString:
-        return wrapped_text(held.reason)
+    def reason_(self, hold: TrustHold) -> SafeString:
+        return wrapped_text(hold.reason)
 
     @admin.display(description="score")
-    def score_(self, held: TrustHold) -> SafeString | str:
-        return link(TrustScore.objects.filter(user=held.user, kind=held.kind).first())
+    def score_(self, hold: TrustHold) -> SafeString | str:
+        return link(TrustScore.objects.filter(user=hold.user, kind=hold.kind).first())

@@ -1,4 +1,4 @@
-"""What the judged may read of their scores, and say to them."""
+"""The API of a user's own scores and appeals."""
 
 from typing import Any
 
@@ -17,22 +17,22 @@ from trust.models import Band, ScoreKind, TrustAppeal, TrustHold
 
 SCORE: shapes.Schema = {"type": "string", "pattern": r"^[0-9]{1,3}\.[0-9]{2}$", "examples": ["83.20"]}
 STATISTIC: shapes.Schema = {"type": ["number", "null"]}
-WHICH = parsing.one_of(ScoreKind.values).named("ScoreKind")
-KIND = WHICH.shape
+SCORE_KIND = parsing.one_of(ScoreKind.values).named("ScoreKind")
+KIND = SCORE_KIND.shape
 REASON = shapes.schema(
     "ScoreReason",
     obj(
         {
             "name": {"type": "string"},
-            "says": {"type": "string", "description": "In plain words."},
+            "says": {"type": "string", "description": "The reason in plain words."},
             "state": {"type": "string", "enum": ["counts", "well", "too few", "for information"]},
             "points": {"type": "number", "description": "By how many the score would be higher without it."},
-            "remedy": {"type": "string", "description": "What would raise the score. Empty where it takes nothing."},
-            "n": {"type": "integer", "description": "How many observations it rests on."},
-            "least_n": {"type": ["integer", "null"], "description": "From how many on it counts."},
+            "remedy": {"type": "string", "description": "How to raise the score. Empty where no points were taken."},
+            "n": {"type": "integer", "description": "The number of observations."},
+            "least_n": {"type": ["integer", "null"], "description": "The number of observations from which it counts."},
             "value": STATISTIC,
-            "warn": {**STATISTIC, "description": "From here on it takes points."},
-            "red": {**STATISTIC, "description": "Here it takes all that its weight allows."},
+            "warn": {**STATISTIC, "description": "The value from which it takes points."},
+            "red": {**STATISTIC, "description": "The value at which it takes the maximum of its weight."},
         }
     ),
 )
@@ -41,7 +41,7 @@ APPEAL = shapes.schema(
     obj(
         {
             "kind": KIND,
-            "version": {"type": "integer", "description": "Of the score that it is about."},
+            "version": {"type": "integer", "description": "The version of the score."},
             "note": {"type": "string"},
             "created_at": MOMENT,
             "answer": {"type": "string"},
@@ -59,7 +59,7 @@ HOLD = shapes.schema(
         }
     ),
 )
-TOLD = shapes.schema(
+SCORE_BODY = shapes.schema(
     "Score",
     obj(
         {
@@ -67,64 +67,66 @@ TOLD = shapes.schema(
             "question": {"type": "string"},
             "score": SCORE,
             "band": {"type": "string", "enum": Band.values},
-            "close_only": {"type": "boolean", "description": "Nothing new is opened; closes pass."},
-            "follows": {"type": "string", "description": "What it leads to, and how that ends."},
-            "version": {"type": "integer", "description": "Grows by one with each calculation."},
-            "as_of": {"type": "string", "description": "The latest event that is in it."},
+            "close_only": {"type": "boolean", "description": "No new trades are opened; closes always pass."},
+            "follows": {"type": "string", "description": "The restriction that the score leads to, and how it ends."},
+            "version": {"type": "integer", "description": "Grows by one with each assessment."},
+            "as_of": {"type": "string", "description": "The latest event in the calculation."},
             "calculated_at": MOMENT,
             "strategy": {"type": "string", "description": "The worst-scored of your strategies. Empty for a bot."},
-            "reasons": described(shapes.array(REASON), "What took most points first."),
+            "reasons": described(shapes.array(REASON), "Sorted by points, most first."),
             "held": nullable(HOLD),
             "appeal": nullable(APPEAL),
         }
     ),
 )
-SCORES = shapes.schema("Scores", obj({"data": shapes.array(TOLD)}))
-OBJECT = Body(need("kind", WHICH), need("note", parsing.text(2000)))
-ASKED = OBJECT.published("AppealRequest")
+SCORES = shapes.schema("Scores", obj({"data": shapes.array(SCORE_BODY)}))
+APPEAL_FIELDS = Body(need("kind", SCORE_KIND), need("note", parsing.text(2000)))
+APPEAL_REQUEST = APPEAL_FIELDS.published("AppealRequest")
 REASON_FIELDS = tuple(shapes.shape_of(REASON)["properties"])
 
 
 class Scores(PeopleView):
-    """One's own scores, each with its reasons."""
+    """The caller's scores, each with its reasons."""
 
     @operations.personal("trust", "Your scores, each with its reasons", {200: SCORES})
     def get(self, request: Request) -> HttpResponse:
-        return json_response({"data": [_score_body(one) for one in explanations.explain(person_of(request))]})
+        return json_response(
+            {"data": [_score_body(explanation) for explanation in explanations.explain(person_of(request))]}
+        )
 
 
 class Appeals(PeopleView):
-    """A note to staff about one's latest score."""
+    """Appeals against the caller's latest score."""
 
     @operations.personal(
         "appeal",
-        "Object to a score of yours",
+        "Appeal against a score of yours",
         {201: APPEAL},
-        ASKED,
+        APPEAL_REQUEST,
         refuses=["appealed_already", "unsupported_media_type"],
     )
     def post(self, request: Request) -> HttpResponse:
-        said = bodies.json_body(OBJECT, request._request.body)
-        made = services.appeal(user=person_of(request), **said, actor=actor_of(request._request))
-        return json_response(_appeal_body(made), 201)
+        fields = bodies.json_body(APPEAL_FIELDS, request._request.body)
+        appeal = services.appeal(user=person_of(request), **fields, actor=actor_of(request._request))
+        return json_response(_appeal_body(appeal), 201)
 
 
-def _score_body(one: explanations.ScoreExplanation) -> dict[str, Any]:
-    score = one.score
+def _score_body(explanation: explanations.ScoreExplanation) -> dict[str, Any]:
+    score = explanation.score
     return {
         "kind": score.kind,
-        "question": one.question,
+        "question": explanation.question,
         "score": f"{score.score:.2f}",
         "band": score.band,
-        "close_only": one.is_restricted,
-        "follows": one.follows,
+        "close_only": explanation.is_restricted,
+        "follows": explanation.consequence,
         "version": score.version,
         "as_of": score.as_of,
         "calculated_at": responses.iso(score.calculated_at),
-        "strategy": one.strategy,
-        "reasons": [_reason(reason) for reason in one.reasons],
-        "held": _hold_body(one.hold) if one.hold else None,
-        "appeal": _appeal_body(one.appeal) if one.appeal else None,
+        "strategy": explanation.strategy,
+        "reasons": [_reason(reason) for reason in explanation.reasons],
+        "held": _hold_body(explanation.hold) if explanation.hold else None,
+        "appeal": _appeal_body(explanation.appeal) if explanation.appeal else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""Trust's promise as queries: versions without a gap, and every score is what its last assessment says."""
+"""The invariants of trust as queries: versions have no gap, and every score equals its last assessment."""
 
 from core import invariants
 from core.invariants import Fault
@@ -21,5 +21,5 @@ APPS = ("trust",)
 
 
 def faults() -> list[Fault]:
-    """The first offenders of every invariant that does not hold, and what keeps them where it is not in place."""
+    """The first rows that break each invariant, and the constraints and triggers that are missing."""
     return invariants.faults(INVARIANTS) + invariants.structural_faults(APPS)

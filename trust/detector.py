@@ -1,17 +1,18 @@
-"""Can a provider's flow be copied without harm, and is somebody dealing with himself. Pure: no database, no clock.
+"""Flow quality (can a provider's trades be copied without harm?) and relationship risk (are the trades the provider's
+own?). Pure: no database, no clock.
 
-Prices and money are Decimals. Ratios, shares and grades are statistics of them, and floats.
+Prices and money are Decimals. Ratios, shares and grades are statistics, and floats.
 
-Each feature is measured, graded from 0 (at `warn`) to 1 (at `red`), and weighed: score = 100 · Π(1 − weight · grade).
-A feature that rests on fewer than `least_n` observations does not count, and grows to its full weight as they double,
-so that no single trade moves a score by much. Observations fade with a half-life of 120 days. Where no source is named,
-limits are this desk's own, tuned on simulated flows over real prices.
+Each feature is measured, graded from 0 (at `warn`) to 1 (at `red`), and weighted: score = 100 · Π(1 − weight · grade).
+A feature with fewer than `least_n` observations does not count; it has its full weight at twice that number, so that no
+single trade moves a score by much. Observations fade with a half-life of 120 days. Limits without a named source are
+this desk's own, tuned on simulated flows over real prices.
 
-What it does not see: with hourly bars nothing that happens within the hour but by how long trades were held; of symbols
-without bars, what is open and losing and how far winners went under water; a grid that stays open, for entries count
-once they are closed; a martingale spread over strategies or accounts; a loser hidden at another broker; prices that
-were never quoted, where nobody copies; news without a calendar; front-running of one's own copiers; luck, in less than
-some dozens of trades.
+Known gaps: with hourly bars, moves within the hour, except through how long trades were held; for symbols without bars,
+floating losses and the excursion of winners; a grid that stays open, because entries count after they are closed; a
+martingale spread over several strategies or accounts; a loser hidden at another broker; prices that were never quoted,
+where nobody copies; news, because there is no calendar; front-running of the provider's own copiers; luck, within a few
+dozen trades.
 """
 
 import math
@@ -30,14 +31,14 @@ QUICK = timedelta(seconds=60)
 SHORT = timedelta(minutes=5)
 TOGETHER = timedelta(seconds=5)
 CENT = Decimal("0.01")
-ABOUT = Decimal("0.0005")
+TOLERANCE = Decimal("0.0005")  # of a copy's relative gain, beside twice the deal's own
 HUNDRED = Decimal(100)
-LEAST_OWNERS = 3  # of copies, before they say anything: what one copier reports is one's word
+LEAST_OWNERS = 3  # of copies, before a feature counts: a single copier's reports prove nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One measured thing. `contribution`: by how many points the score would rise without it."""
+    """A measured feature. `contribution`: by how many points the score would rise without it."""
 
     name: str
     value: float
@@ -68,36 +69,37 @@ class _Measured:
 
 
 def assess(evidence: Evidence, *, now: datetime) -> Assessment:
-    """The quality of a provider's flow, whatever order its deals come in."""
-    worth = _worth(evidence.deals, evidence.worth)
-    deals = _reckoned(sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref)), worth)
+    """Assess the quality of a provider's flow. The order of the deals does not matter."""
+    move_values = _move_values(evidence.deals, evidence.move_values)
+    by_close = sorted(evidence.deals, key=lambda deal: (deal.closed_at, deal.opened_at, deal.ref))
+    deals = _with_calculated_profit(by_close, move_values)
     weights = [_fading(now - deal.closed_at) for deal in deals]
-    price = Prices(evidence.bars)
+    prices = Prices(evidence.bars)
     measured = {
         "quick_wins": _quick_wins(deals, weights),
         "latency": _latency(deals),
         "martingale": _martingale(deals, weights),
         "averaging_down": _averaging_down(deals),
         "grid": _grid(deals),
-        "excursion": _excursion(deals, weights, price),
-        "hidden_loss": _hidden_loss(deals, evidence.positions, worth),
+        "excursion": _excursion(deals, weights, prices),
+        "hidden_loss": _hidden_loss(deals, evidence.positions, move_values),
         "disposition": _disposition(deals, evidence.positions, now),
         "shape": _shape(deals, weights),
         "concentration": _concentration(deals),
         "slippage_skew": _slippage_skew(evidence.fills),
         "uncopyable": _uncopyable(deals, evidence.fills),
         "not_captured": _not_captured(deals, evidence.copies),
-        **{f"markout_{hours}h": _markout(deals, weights, price, hours) for hours in (1, 4, 24)},
+        **{f"markout_{hours}h": _markout(deals, weights, prices, hours) for hours in (1, 4, 24)},
     }
     return _scored(measured)
 
 
-def relate(evidence: Evidence) -> Assessment:
-    """How far this provider's trades are somebody else's, at the same moment and of the same size."""
+def assess_relationship(evidence: Evidence) -> Assessment:
+    """Assess how many of this provider's trades match another person's in time and volume."""
     return _scored({"same_hand": _same_hand(evidence.deals, evidence.others)})
 
 
-# --- limits, weights and words
+# --- limits, weights and remedies
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,60 +112,70 @@ class _Rule:
 
 
 _RULES = {
-    "quick_wins": _Rule(0.30, 0.50, 20, 0.5, "Take profits that live for more than a minute."),
-    "latency": _Rule(0.65, 0.75, 30, 0.6, "Trade what can still be had when a copier's order arrives."),
+    "quick_wins": _Rule(0.30, 0.50, 20, 0.5, "Hold winning trades for more than a minute."),
+    "latency": _Rule(0.65, 0.75, 30, 0.6, "Trade at prices that are still available when a copier's order arrives."),
     "martingale": _Rule(0.30, 0.60, 10, 0.8, "Do not raise the volume after a loss."),
-    "averaging_down": _Rule(0.65, 0.90, 12, 0.6, "Do not add to what is losing."),
-    "grid": _Rule(0.15, 0.45, 20, 0.6, "Keep fewer than four entries on one side open at ever worse prices."),
-    "excursion": _Rule(2.5, 6.0, 20, 0.6, "Close losers earlier: winners went far under water before they won."),
-    "hidden_loss": _Rule(0.50, 1.00, 10, 0.9, "Close what is losing: it is larger than what was won."),
+    "averaging_down": _Rule(0.65, 0.90, 12, 0.6, "Do not add to losing positions."),
+    "grid": _Rule(0.15, 0.45, 20, 0.6, "Keep fewer than four entries at worse and worse prices open on one side."),
+    "excursion": _Rule(
+        2.5, 6.0, 20, 0.6, "Close losers earlier: your winners had large floating losses before they won."
+    ),
+    "hidden_loss": _Rule(0.50, 1.00, 10, 0.9, "Close losing positions: their floating loss exceeds your profit."),
     "disposition": _Rule(3.0, 8.0, 8, 0.4, "Hold losers no longer than winners."),
-    "shape": _Rule(0.30, 1.00, 30, 0.4, "Keep losses of the size of gains."),
+    "shape": _Rule(0.30, 1.00, 30, 0.4, "Keep losses as small as gains."),
     "concentration": _Rule(0.45, 0.90, 10, 0.1, "Let no single day make most of the profit."),
-    "slippage_skew": _Rule(0.60, 0.85, 50, 0.5, "None: copies should be filled better about as often as worse."),
-    "uncopyable": _Rule(0.30, 0.60, 30, 0.6, "Aim for moves that are large against what copying costs."),
-    "not_captured": _Rule(0.30, 0.60, 30, 0.5, "Hold for longer: what you win is over before copies have it."),
+    "slippage_skew": _Rule(
+        0.60,
+        0.85,
+        50,
+        0.5,
+        "Trade at prices that a copier can get: copies should slip for the better as often as for the worse.",
+    ),
+    "uncopyable": _Rule(0.30, 0.60, 30, 0.6, "Aim for moves that are large compared with the slippage of copies."),
+    "not_captured": _Rule(0.30, 0.60, 30, 0.5, "Hold trades longer: your gain is over before copies can share it."),
     "markout_1h": _Rule(0.0, 0.0, 30, 0.0, ""),
     "markout_4h": _Rule(0.0, 0.0, 30, 0.0, ""),
     "markout_24h": _Rule(0.0, 0.0, 30, 0.0, ""),
-    "same_hand": _Rule(0.30, 0.70, 10, 0.9, "Trade on your own: these trades are also somebody else's."),
+    "same_hand": _Rule(
+        0.30, 0.70, 10, 0.9, "Trade independently: another person makes these trades at the same moments."
+    ),
 }
 
 
 def _scored(measured: Mapping[str, _Measured]) -> Assessment:
-    graded = {name: _grade(_RULES[name], found) for name, found in measured.items()}
-    kept = 1.0
+    graded = {name: _grade(_RULES[name], measurement) for name, measurement in measured.items()}
+    product = 1.0
     for name, grade in graded.items():
-        kept *= 1 - _RULES[name].weight * grade
+        product *= 1 - _RULES[name].weight * grade
     features = []
-    for name, found in measured.items():
+    for name, measurement in measured.items():
         rule, grade = _RULES[name], graded[name]
-        without = kept / (1 - rule.weight * grade)
+        product_without = product / (1 - rule.weight * grade)
         features.append(
             Feature(
                 name=name,
-                value=round(found.value, 4),
+                value=round(measurement.value, 4),
                 warn=rule.warn,
                 red=rule.red,
-                n=found.n,
+                n=measurement.n,
                 least_n=rule.least_n,
                 weight=rule.weight,
                 grade=round(grade, 4),
-                contribution=round(100 * (without - kept), 2),
-                says=found.says,
+                contribution=round(100 * (product_without - product), 2),
+                says=measurement.says,
                 remedy=rule.remedy if grade > 0 else "",
             )
         )
-    score = (HUNDRED * Decimal(repr(kept))).quantize(CENT, rounding=ROUND_HALF_EVEN)
+    score = (HUNDRED * Decimal(repr(product))).quantize(CENT, rounding=ROUND_HALF_EVEN)
     return Assessment(min(HUNDRED, max(Decimal(0), score)), tuple(features))
 
 
-def _grade(rule: _Rule, found: _Measured) -> float:
-    """clamp((x − warn) / (red − warn), 0, 1), by how sure it is: nothing below least_n, all of it at twice that."""
-    if not rule.weight or found.n < rule.least_n:
+def _grade(rule: _Rule, measurement: _Measured) -> float:
+    """confidence × clamp((x − warn) / (red − warn), 0, 1). Confidence is 0 below least_n and 1 at twice that number."""
+    if not rule.weight or measurement.n < rule.least_n:
         return 0.0
-    sure = min(1.0, (found.n - rule.least_n + 1) / rule.least_n)
-    return sure * min(1.0, max(0.0, (found.value - rule.warn) / (rule.red - rule.warn)))
+    confidence = min(1.0, (measurement.n - rule.least_n + 1) / rule.least_n)
+    return confidence * min(1.0, max(0.0, (measurement.value - rule.warn) / (rule.red - rule.warn)))
 
 
 def _fading(age: timedelta) -> float:
@@ -178,7 +190,7 @@ def _percent(share: float) -> str:
 
 
 def _quick_wins(deals: Sequence[Deal], weights: Sequence[float]) -> _Measured:
-    """Profit of wins held for under 60 s ÷ gross profit (prop firms draw the line at 30 s to 3 min)."""
+    """Profit of wins held for under 60 s ÷ gross profit (the limits of prop firms are 30 s to 3 min)."""
     wins = [(deal, weight) for deal, weight in zip(deals, weights, strict=True) if deal.profit > 0]
     gross = sum(weight * float(deal.profit) for deal, weight in wins)
     quick = sum(weight * float(deal.profit) for deal, weight in wins if deal.held < QUICK)
@@ -187,8 +199,8 @@ def _quick_wins(deals: Sequence[Deal], weights: Sequence[float]) -> _Measured:
 
 
 def _latency(deals: Sequence[Deal]) -> _Measured:
-    """The lower bound (Wilson, z = 1.96) of the share of wins among trades held for under 5 minutes: nobody is right
-    that often within minutes but by knowing the price before others do (27 of 30: 0.744; 45 of 50: 0.786).
+    """The lower bound (Wilson, z = 1.96) of the share of wins among trades held for under 5 minutes (27 of 30: 0.744;
+    45 of 50: 0.786). Only a trader who knows the price before others do wins that often within minutes.
     """
     short = [deal for deal in deals if deal.held < SHORT]
     wins = sum(deal.profit > 0 for deal in short)
@@ -197,95 +209,98 @@ def _latency(deals: Sequence[Deal]) -> _Measured:
 
 
 def wilson(wins: int, n: int, z: float = 1.96) -> float:
-    """The lower end of the interval in which the true share of wins lies (Wilson 1927)."""
+    """The lower bound of the confidence interval of a share (Wilson 1927)."""
     if n == 0:
         return 0.0
     share = wins / n
-    middle = share + z * z / (2 * n)
-    around = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (middle - around) / (1 + z * z / n)
+    centre = share + z * z / (2 * n)
+    margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (centre - margin) / (1 + z * z / n)
 
 
 def _martingale(deals: Sequence[Deal], weights: Sequence[float]) -> _Measured:
-    """After a losing close: how often the next trade of the symbol has 1.5 times its volume or more (FXPropTech)."""
-    found = []
+    """After a loss: how often the next trade of the symbol has at least 1.5 times the volume (FXPropTech)."""
+    observations = []
     entries = _by_symbol(sorted(deals, key=lambda deal: (deal.opened_at, deal.ref)))
-    begins = {symbol: [deal.opened_at for deal in one] for symbol, one in entries.items()}
+    begins = {symbol: [deal.opened_at for deal in rows] for symbol, rows in entries.items()}
     for deal, weight in zip(deals, weights, strict=True):
-        following = bisect_left(begins[deal.symbol], deal.closed_at)
-        if deal.profit < 0 and following < len(begins[deal.symbol]):
-            raised = entries[deal.symbol][following].volume >= deal.volume * Decimal("1.5")
-            found.append((float(raised), weight))
-    share = _mean(found)
+        next_index = bisect_left(begins[deal.symbol], deal.closed_at)
+        if deal.profit < 0 and next_index < len(begins[deal.symbol]):
+            is_raised = entries[deal.symbol][next_index].volume >= deal.volume * Decimal("1.5")
+            observations.append((float(is_raised), weight))
+    share = _mean(observations)
     return _Measured(
-        share, len(found), f"After {_percent(share)} of the losses the next trade was half as large again, or more."
+        share, len(observations), f"After {_percent(share)} of the losses the next trade was at least 50 % larger."
     )
 
 
 def _averaging_down(deals: Sequence[Deal]) -> _Measured:
-    """Entries added to a side that was losing at that moment ÷ all entries added."""
+    """Entries added to a losing side ÷ all entries added to an open side."""
     adds = losing = 0
     for basket in _baskets(deals):
         for index, deal in enumerate(basket):
-            beside = [one for one in basket[max(0, index - 40) : index] if one.closed_at > deal.opened_at]
-            if beside:
-                lots = sum((one.volume for one in beside), Decimal(0))
-                average = sum((one.open_price * one.volume for one in beside), Decimal(0)) / lots
+            still_open = [entry for entry in basket[max(0, index - 40) : index] if entry.closed_at > deal.opened_at]
+            if still_open:
+                lots = sum((entry.volume for entry in still_open), Decimal(0))
+                average = sum((entry.open_price * entry.volume for entry in still_open), Decimal(0)) / lots
                 adds += 1
                 losing += deal.open_price < average if deal.side == "BUY" else deal.open_price > average
     share = losing / adds if adds else 0.0
-    return _Measured(share, adds, f"{_percent(share)} of the entries that were added went to a losing side.")
+    return _Measured(share, adds, f"{_percent(share)} of the added entries were added to a losing side.")
 
 
 def _grid(deals: Sequence[Deal]) -> _Measured:
-    """Share of entries that were at least the fourth open on their side, each at a worse price than the one before."""
+    """Share of entries that were at least the fourth open on their side, each at a worse price than the last."""
     deep = 0
     for basket in _baskets(deals):
         for index, deal in enumerate(basket):
             depth, worst = 1, deal.open_price
-            for one in reversed(basket[max(0, index - 40) : index]):
-                if one.closed_at <= deal.opened_at:
+            for entry in reversed(basket[max(0, index - 40) : index]):
+                if entry.closed_at <= deal.opened_at:
                     continue
-                if not (one.open_price > worst if deal.side == "BUY" else one.open_price < worst):
+                if not (entry.open_price > worst if deal.side == "BUY" else entry.open_price < worst):
                     break
-                depth, worst = depth + 1, one.open_price
+                depth, worst = depth + 1, entry.open_price
             deep += depth >= 4
     share = deep / len(deals) if deals else 0.0
     return _Measured(
-        share, len(deals), f"{_percent(share)} of the entries were the fourth or more in a row at a worse price."
+        share, len(deals), f"{_percent(share)} of the entries were at least the fourth in a row at a worse price."
     )
 
 
-def _excursion(deals: Sequence[Deal], weights: Sequence[float], price: Prices) -> _Measured:
-    """For wins: how far under water they went (by the bars that lie wholly within) ÷ what they won in the end, each
-    capped at 20, on average.
+def _excursion(deals: Sequence[Deal], weights: Sequence[float], prices: Prices) -> _Measured:
+    """Average over wins: maximum adverse excursion (by the bars that lie wholly within the trade) ÷ final gain, each
+    capped at 20.
     """
-    found = [
+    observations = [
         (min(20.0, float(worst / deal.gained)), weight)
         for deal, weight in zip(deals, weights, strict=True)
-        if deal.gained > 0 and (worst := price.worst(deal)) is not None
+        if deal.gained > 0 and (worst := prices.worst(deal)) is not None
     ]
-    total = sum(weight for _, weight in found)
-    ratio = sum(value * weight for value, weight in found) / total if total else 0.0
-    return _Measured(ratio, len(found), f"Winners went {ratio:.1f} times as far under water as they won in the end.")
+    ratio = _mean(observations)
+    return _Measured(
+        ratio, len(observations), f"Winners had floating losses of {ratio:.1f} times their final gain, on average."
+    )
 
 
-def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position], worth: Mapping[str, Decimal]) -> _Measured:
-    """max(0, −floating) ÷ what was won net, in account money (ZuluTrade counts what is open; Binance stops fees at a
-    fixed loss). Where nothing is known of what a move of the symbol is worth, its contract is not guessed.
+def _hidden_loss(deals: Sequence[Deal], positions: Sequence[Position], move_values: Mapping[str, Decimal]) -> _Measured:
+    """max(0, −floating P/L) ÷ net realised P/L, in account currency (ZuluTrade counts open positions; Binance stops
+    fees at a fixed loss). A position without a known move value is left out: its contract size is not guessed.
     """
-    valued = [one.floating * worth[one.symbol] for one in positions if one.floating and one.symbol in worth]
-    won = sum((deal.profit for deal in deals), Decimal(0))
+    valued = [row.floating * move_values[row.symbol] for row in positions if row.floating and row.symbol in move_values]
+    realised = sum((deal.profit for deal in deals), Decimal(0))
     loss = max(Decimal(0), -sum(valued, Decimal(0)))
-    ratio = min(5.0, float(loss / won)) if won > 0 else (5.0 if loss > 0 and deals else 0.0)
-    return _Measured(ratio, len(deals) if valued else 0, f"What is open has lost {_percent(ratio)} of what was won.")
+    ratio = min(5.0, float(loss / realised)) if realised > 0 else (5.0 if loss > 0 and deals else 0.0)
+    return _Measured(
+        ratio, len(deals) if valued else 0, f"The floating loss is {_percent(ratio)} of the realised profit."
+    )
 
 
 def _disposition(deals: Sequence[Deal], positions: Sequence[Position], now: datetime) -> _Measured:
-    """Median time for which losers are held ÷ the same of winners. Open losers count, for as long as they are held."""
+    """Median holding time of losers ÷ median holding time of winners. Open losers count with their time so far."""
     wins = [deal.held / timedelta(seconds=1) for deal in deals if deal.profit > 0]
     losses = [deal.held / timedelta(seconds=1) for deal in deals if deal.profit < 0]
-    losses += [(now - one.opened_at) / timedelta(seconds=1) for one in positions if one.floating and one.floating < 0]
+    losses += [(now - row.opened_at) / timedelta(seconds=1) for row in positions if row.floating and row.floating < 0]
     ratio = min(50.0, median(losses) / max(1.0, median(wins))) if wins and losses else 0.0
     return _Measured(ratio, min(len(wins), len(losses)), f"Losers are held {ratio:.1f} times as long as winners.")
 
@@ -297,15 +312,19 @@ def _shape(deals: Sequence[Deal], weights: Sequence[float]) -> _Measured:
     wins = [(float(deal.profit), weight) for deal, weight in zip(deals, weights, strict=True) if deal.profit > 0]
     losses = [(-float(deal.profit), weight) for deal, weight in zip(deals, weights, strict=True) if deal.profit < 0]
     if not wins or not losses:
-        return _Measured(0.0, len(deals), "Wins and losses are of ordinary shape.")
-    often = sum(weight for _, weight in wins) / sum(weight for _, weight in (*wins, *losses))
-    size = _mean(losses) / _mean(wins)
-    value = min(1.0, max(0.0, (often - 0.8) / 0.1)) * min(1.0, max(0.0, (size - 1.5) / 1.5))
-    return _Measured(value, len(deals), f"{_percent(often)} of the trades win; a loss is {size:.1f} times a win.")
+        return _Measured(0.0, len(deals), "Wins and losses are of ordinary size.")
+    win_rate = sum(weight for _, weight in wins) / sum(weight for _, weight in (*wins, *losses))
+    loss_ratio = _mean(losses) / _mean(wins)
+    value = min(1.0, max(0.0, (win_rate - 0.8) / 0.1)) * min(1.0, max(0.0, (loss_ratio - 1.5) / 1.5))
+    return _Measured(
+        value,
+        len(deals),
+        f"{_percent(win_rate)} of the trades win; an average loss is {loss_ratio:.1f} times an average win.",
+    )
 
 
 def _concentration(deals: Sequence[Deal]) -> _Measured:
-    """Best day ÷ total profit (prop firms allow 15 % to 50 %). Hardly more than something to know."""
+    """Best day ÷ total profit (prop firms allow 15 % to 50 %). Its weight is small: it is mostly information."""
     days: dict[object, Decimal] = {}
     for deal in deals:
         days[deal.closed_at.date()] = days.get(deal.closed_at.date(), Decimal(0)) + deal.profit
@@ -315,69 +334,73 @@ def _concentration(deals: Sequence[Deal]) -> _Measured:
 
 
 def _slippage_skew(fills: Sequence[Fill]) -> _Measured:
-    """Share of copies filled better than asked ÷ those filled at another price: chance is a half (brokeret)."""
+    """Copies filled better than requested ÷ copies filled at a different price: by chance a half (brokeret)."""
     moved = [fill.slippage_bps for fill in fills if fill.executed_price != fill.requested_price]
     share = sum(value < 0 for value in moved) / len(moved) if moved else 0.0
     return _Measured(
-        share, _by_enough(fills, len(moved)), f"{_percent(share)} of the copies that slipped slipped for the better."
+        share,
+        _by_enough(fills, len(moved)),
+        f"{_percent(share)} of the copies with slippage were filled at a better price.",
     )
 
 
 def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
-    """What copies lose by slippage, in bps, ÷ what an average trade moves."""
+    """Median slippage of copies ÷ average price move of a trade, both in bps."""
     if not deals or not fills:
-        return _Measured(0.0, 0, "There are too few copies to say what copying costs.")
-    lost = max(0.0, median(fill.slippage_bps for fill in fills))  # one report that is far out says nothing
+        return _Measured(0.0, 0, "There are too few copies to measure the cost of copying.")
+    slippage = max(0.0, median(fill.slippage_bps for fill in fills))  # the median ignores a single false report
     moves = sum(abs(float(deal.gained / deal.open_price)) for deal in deals) / len(deals) * 10_000
-    ratio = lost / moves if moves else 0.0
+    ratio = slippage / moves if moves else 0.0
     return _Measured(
         ratio, _by_enough(fills, len(fills)), f"Copies lose {_percent(ratio)} of an average move to slippage."
     )
 
 
 def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
-    """1 − what copies won ÷ what the trades that they copied won, both for the same volume and price at entry (the
-    capture ratio, Darwinex's divergence as a share: 0.7 warns, 0.4 is red). Nothing is lost where nothing was won. Who
-    copies in reverse wins what the master loses: that says nothing of the master.
+    """1 − relative gain of the copies ÷ relative gain of the deals that they copied (the capture ratio, Darwinex's
+    divergence as a share: 0.7 warns, 0.4 is red). 0 where the deals gained nothing. Reverse copies are left out: they
+    win what the provider loses, and prove nothing about the provider.
     """
-    known = {deal.ref: deal for deal in deals}
-    found = [(one, known[one.of]) for one in copies if one.of in known and one.side == known[one.of].side]
-    his, theirs = Decimal(0), Decimal(0)
-    for one, deal in found:  # each counts as one, and within bounds: volumes and prices are the copiers' word
-        won, bound = deal.gained / deal.open_price, abs(deal.gained / deal.open_price) * 2 + ABOUT
-        his += won
-        theirs += min(won + bound, max(won - bound, one.gained / one.open_price))
-    share = float(min(Decimal(2), max(Decimal(0), 1 - theirs / his))) if his > 0 else 0.0
-    count = _by_enough([one for one, _ in found], len(found))
-    return _Measured(share, count, f"Copies missed {_percent(share)} of what the trades that they copied won.")
+    by_ref = {deal.ref: deal for deal in deals}
+    pairs = [(copy, by_ref[copy.deal_ref]) for copy in copies if copy.deal_ref in by_ref]
+    same_side = [(copy, deal) for copy, deal in pairs if copy.side == deal.side]
+    of_deals, of_copies = Decimal(0), Decimal(0)
+    for copy, deal in same_side:  # equal weights and bounded gains, because copiers report their volumes and prices
+        gain, bound = deal.gained / deal.open_price, abs(deal.gained / deal.open_price) * 2 + TOLERANCE
+        of_deals += gain
+        of_copies += min(gain + bound, max(gain - bound, copy.gained / copy.open_price))
+    share = float(min(Decimal(2), max(Decimal(0), 1 - of_copies / of_deals))) if of_deals > 0 else 0.0
+    count = _by_enough([copy for copy, _ in same_side], len(same_side))
+    return _Measured(share, count, f"Copies missed {_percent(share)} of the gain of the trades that they copied.")
 
 
 def _by_enough(reports: Iterable[Fill | Copy], count: int) -> int:
-    """The count, or nothing where fewer than three owners stand behind it."""
-    return count if len({one.owner for one in reports}) >= LEAST_OWNERS else 0
+    """The count, or 0 where the reports come from fewer than LEAST_OWNERS owners."""
+    return count if len({report.owner for report in reports}) >= LEAST_OWNERS else 0
 
 
-def _markout(deals: Sequence[Deal], weights: Sequence[float], price: Prices, hours: int) -> _Measured:
-    """Where the price was so many hours after the entry, its way, in bps. For information: it does not count."""
-    later = [(price.markout(deal, timedelta(hours=hours)), weight) for deal, weight in zip(deals, weights, strict=True)]
-    found = [(value, weight) for value, weight in later if value is not None]
-    mean = _mean(found)
-    return _Measured(
-        mean, len(found), f"{hours} h after an entry the price had gone {mean:+.1f} bps its way.".replace("-", "−")
-    )
+def _markout(deals: Sequence[Deal], weights: Sequence[float], prices: Prices, hours: int) -> _Measured:
+    """The average price move in the deal's favour that many hours after its entry, in bps. For information only."""
+    moves = [
+        (prices.markout(deal, timedelta(hours=hours)), weight) for deal, weight in zip(deals, weights, strict=True)
+    ]
+    observations = [(move, weight) for move, weight in moves if move is not None]
+    mean = _mean(observations)
+    text = f"{hours} h after an entry the price had moved {mean:+.1f} bps in its favour.".replace("-", "−")
+    return _Measured(mean, len(observations), text)
 
 
-def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> _Measured:
-    """The largest share, over all others, of trades opened within 5 s of one of theirs, of one symbol and like volume,
-    all on their side or all on the other, over at least three days (one match is chance; ten are a hand; and who is
-    beside by chance is so on either side).
+def _same_hand(own_deals: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> _Measured:
+    """The largest share, over all other people, of own deals opened within 5 s of one of theirs, with the same symbol
+    and a similar volume, over at least three days. Matches on the same side and on opposite sides are counted apart,
+    because matches by chance occur on both.
     """
     best, count, how = 0.0, 0, "with"
-    for theirs in others.values():
+    for deals in others.values():
         for same_side, word in ((True, "with"), (False, "against")):
-            matched = _matched(mine, theirs, same_side=same_side)
+            matched = _matched(own_deals, deals, same_side=same_side)
             days = {deal.opened_at.date() for deal in matched}
-            share = len(matched) / len(mine) if len(days) >= 3 else 0.0
+            share = len(matched) / len(own_deals) if len(days) >= 3 else 0.0
             if share > best:
                 best, count, how = share, len(matched), word
     return _Measured(
@@ -385,57 +408,60 @@ def _same_hand(mine: Sequence[Deal], others: Mapping[str, Sequence[Deal]]) -> _M
     )
 
 
-def _matched(mine: Sequence[Deal], theirs: Sequence[Deal], *, same_side: bool) -> list[Deal]:
-    """Mine that have one of theirs beside them, on the same side or the other; each of theirs is used once."""
-    rows = sorted(theirs, key=lambda deal: deal.opened_at)
+def _matched(own_deals: Sequence[Deal], deals: Sequence[Deal], *, same_side: bool) -> list[Deal]:
+    """The own deals with a matching deal, on the same side or the opposite one; each deal matches once."""
+    rows = sorted(deals, key=lambda deal: deal.opened_at)
     times = [deal.opened_at for deal in rows]
-    used, found = set(), []
-    for deal in sorted(mine, key=lambda deal: deal.opened_at):
+    used, matched = set(), []
+    for deal in sorted(own_deals, key=lambda deal: deal.opened_at):
         first = bisect_left(times, deal.opened_at - TOGETHER)
         for index in range(first, bisect_right(times, deal.opened_at + TOGETHER)):
             other = rows[index]
-            alike = other.symbol == deal.symbol and (other.side == deal.side) is same_side
-            if alike and index not in used and Decimal("0.9") <= other.volume / deal.volume <= Decimal("1.1"):
+            is_match = other.symbol == deal.symbol and (other.side == deal.side) is same_side
+            if is_match and index not in used and Decimal("0.9") <= other.volume / deal.volume <= Decimal("1.1"):
                 used.add(index)
-                found.append(deal)
+                matched.append(deal)
                 break
-    return found
+    return matched
 
 
-# --- beneath
+# --- calculations that the features share
 
 
-def _worth(deals: Iterable[Deal], known: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    """What a move by one brings for a lot, by symbol: what the desk knows, or else the median of what was told."""
-    told: dict[str, list[Decimal]] = {}
+def _move_values(deals: Iterable[Deal], known: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """The value of a price move of 1 for one lot, by symbol: known to the desk, or else the median of the reports."""
+    reported: dict[str, list[Decimal]] = {}
     for deal in deals:
         if moved := abs(deal.gained * deal.volume):
-            told.setdefault(deal.symbol, []).append(abs(deal.profit) / moved)
-    return {**{symbol: median(each) or Decimal(1) for symbol, each in told.items()}, **known}
+            reported.setdefault(deal.symbol, []).append(abs(deal.profit) / moved)
+    return {**{symbol: median(values) or Decimal(1) for symbol, values in reported.items()}, **known}
 
 
-def _reckoned(deals: Iterable[Deal], worth: Mapping[str, Decimal]) -> list[Deal]:
-    """The deals with the profit that their prices make: a told one is the bot's word, and a loss told as a win, or as
-    nothing, would hide most of what is looked for. Costs and swaps are left out.
+def _with_calculated_profit(deals: Iterable[Deal], move_values: Mapping[str, Decimal]) -> list[Deal]:
+    """The deals with the profit that follows from their prices, without costs and swaps. The reported profit is not
+    used, because a bot could report a loss as a win, or as zero, and so hide it from most features.
     """
-    return [replace(deal, profit=deal.gained * deal.volume * worth.get(deal.symbol, Decimal(1))) for deal in deals]
+    return [
+        replace(deal, profit=deal.gained * deal.volume * move_values.get(deal.symbol, Decimal(1))) for deal in deals
+    ]
 
 
 def _by_symbol(deals: Iterable[Deal]) -> dict[str, list[Deal]]:
-    found: dict[str, list[Deal]] = {}
+    grouped: dict[str, list[Deal]] = {}
     for deal in deals:
-        found.setdefault(deal.symbol, []).append(deal)
-    return found
+        grouped.setdefault(deal.symbol, []).append(deal)
+    return grouped
 
 
 def _baskets(deals: Iterable[Deal]) -> list[list[Deal]]:
-    """By symbol and side, in the order of entry."""
-    found: dict[tuple[str, str], list[Deal]] = {}
+    """The deals by symbol and side, each basket in the order of entry."""
+    baskets: dict[tuple[str, str], list[Deal]] = {}
     for deal in sorted(deals, key=lambda deal: (deal.opened_at, deal.ref)):
-        found.setdefault((deal.symbol, deal.side), []).append(deal)
-    return list(found.values())
+        baskets.setdefault((deal.symbol, deal.side), []).append(deal)
+    return list(baskets.values())
 
 
-def _mean(found: Sequence[tuple[float, float]]) -> float:
-    total = sum(weight for _, weight in found)
-    return sum(value * weight for value, weight in found) / total if total else 0.0
+def _mean(observations: Sequence[tuple[float, float]]) -> float:
+    """The mean of (value, weight) pairs; 0 without any."""
+    total = sum(weight for _, weight in observations)
+    return sum(value * weight for value, weight in observations) / total if total else 0.0

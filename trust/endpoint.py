@@ -1,9 +1,9 @@
-"""Does this user's bot behave: a fold over what it did wrong. Pure.
+"""The reliability of a user's bots: a fold over their incidents. Pure.
 
-The same events make the same score, however often and in whatever order they are read: each counts once, and a day
-without any gives ten points back. A day means a whole one: what had passed of it when the next fault came is lost, so
-that who errs a little each day does not look as one who stopped. (The weights are those of EASync's penalty table. What
-that got wrong is that it took the same events off again at each run, and never gave anything back.)
+The same events always give the same score, in any order and however often they are read: each event counts once, and
+each whole day without an event gives ten points back. A part of a day counts nothing, so that a bot with an incident
+every day does not recover. (The weights are those of EASync's penalty table, which subtracted the same events again at
+each run and never gave points back.)
 """
 
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ WEIGHTS = {
     "PRICE_DEVIATION": 3,
 }
 A_DAY, DAILY = timedelta(hours=24), 10
-ONE_MOVE = timedelta(seconds=60)  # one move of the market makes many prices deviate: weather, not behaviour
+ONE_MOVE = timedelta(seconds=60)  # one move of the market makes many prices deviate, and is no fault of the bot
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that went wrong. `symbol` where it has one."""
+    """An incident of a bot. `symbol` is empty where the incident has none."""
 
     id: int
     at: datetime
@@ -36,7 +36,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The score, 0 to 100, and what made it: (event, points, score after) each."""
+    """The score, 0 to 100, and the events that counted: (event, points, score after it)."""
 
     score: int
     counted: list[tuple[Event, int, int]]
@@ -47,18 +47,18 @@ class Endpoint:
 
 
 def fold(events: Iterable[Event], *, now: datetime) -> Endpoint:
-    """s = 100; for each event in the order of time: s grows by 10 for each whole day since the one before, at most to
-    100, and falls by the reason's weight, at least to 0; at last it grows up to `now`.
+    """Start at 100. For each event in time order: add 10 for each whole day since the event before (at most 100), then
+    subtract the weight of its reason (at least 0). Finally add the recovery until `now`.
     """
     score, last, counted = 100, None, []
-    deviated: dict[str, datetime] = {}
-    known = {event.id: event for event in events if event.reason in WEIGHTS and event.at <= now}
-    for event in sorted(known.values(), key=lambda event: (event.at, event.id)):
+    last_deviation: dict[str, datetime] = {}
+    unique = {event.id: event for event in events if event.reason in WEIGHTS and event.at <= now}
+    for event in sorted(unique.values(), key=lambda event: (event.at, event.id)):
         if event.reason == "PRICE_DEVIATION":
-            before = deviated.get(event.symbol)
+            before = last_deviation.get(event.symbol)
             if before is not None and event.at - before < ONE_MOVE:
                 continue
-            deviated[event.symbol] = event.at
+            last_deviation[event.symbol] = event.at
         score = _recovered(score, last, event.at)
         score = max(0, score - WEIGHTS[event.reason])
         last = event

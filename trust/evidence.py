@@ -1,4 +1,4 @@
-"""What is known of a provider, read for the detector. Only what is proven to be their own is held against them."""
+"""The evidence about a provider, read for the detector. Only proven trades of the provider count against them."""
 
 import functools
 import math
@@ -35,73 +35,75 @@ from trust import detector, evidence_types
 WINDOW = timedelta(days=365)
 EPOCH = datetime.fromtimestamp(0, UTC)
 MOST_DEALS, MOST_OTHERS = 5_000, 20_000
-MOST_REPORTS = 50_000  # of copiers, before one of each is taken
+MOST_REPORTS = 50_000  # of copiers, before one for each trade and account is selected
 HOUR = 60  # minutes
-ENOUGH = 10  # fewer matches than that are chance
+MIN_MATCHES = 10  # fewer are chance
 
 
 def of_provider(strategy: Strategy, *, now: datetime) -> evidence_types.Evidence:
-    """A provider's closed and open trades in one strategy, how they were copied, and the prices around them.
+    """Return a provider's closed and open trades in one strategy, their copies, and the prices around them.
 
-    A strategy has one account, so all its money is of one currency.
+    A strategy has one account, and so one currency.
     """
     since = now - WINDOW
-    mine = {"strategy": strategy, "master_trade": None}
+    own_trades = {"strategy": strategy, "master_trade": None}
     closed = TradeHistory.objects.filter(
-        **mine, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
+        **own_trades, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=now
     ).order_by("-closed_at", "-trade_id")
     deals = _deals(closed[:MOST_DEALS])[::-1]
-    held = list(ActiveTrade.objects.filter(**mine))
+    active = list(ActiveTrade.objects.filter(**own_trades))
     bars = {
-        symbol: bars_of(symbol, since, now) for symbol in {one.symbol for one in deals} | {row.symbol for row in held}
+        symbol: bars_of(symbol, since, now)
+        for symbol in {deal.symbol for deal in deals} | {row.symbol for row in active}
     }
-    positions = [_position(row, bars[row.symbol], now) for row in held]
+    positions = [_position(row, bars[row.symbol], now) for row in active]
     return evidence_types.Evidence(
         deals=deals, positions=positions, fills=_fills(strategy, since, now), copies=_copies(strategy, since, now),
         bars=bars,
-        others=_others(strategy.owner_id, deals), worth=worth_of(bars, strategy.account.currency, bars),
+        others=_others(strategy.owner_id, deals), move_values=move_values(bars, strategy.account.currency, bars),
         since=since, until=now,
     )  # fmt: skip
 
 
 def _fills(strategy: Strategy, since: datetime, until: datetime) -> list[evidence_types.Fill]:
-    """One for each trade and account, of other people: whoever repeats a report is heard once."""
+    """One fill for each trade and account of other people, so that a repeated report counts once."""
     executed = CopyOrder.objects.filter(
         strategy=strategy, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=until
     )
-    known = executed.exclude(account__owner=strategy.owner_id).exclude(symbol="")
-    one_each = _one_each(known.order_by("-pk"), "account", "master_ticket")
+    of_others = executed.exclude(account__owner=strategy.owner_id).exclude(symbol="")
+    one_each = _one_each(of_others.order_by("-pk"), "account", "master_ticket")
     fields = ("reported_at", "symbol", "type", "requested_price", "executed_price", "account__owner")
-    read: QuerySet[Any, Any] = one_each.order_by("-pk").values_list(*fields)[:MOST_DEALS]
+    rows: QuerySet[Any, Any] = one_each.order_by("-pk").values_list(*fields)[:MOST_DEALS]
     return [
-        evidence_types.Fill(at, symbol, side, asked, got, str(owner)) for at, symbol, side, asked, got, owner in read
+        evidence_types.Fill(at, symbol, side, requested, executed_price, str(owner))
+        for at, symbol, side, requested, executed_price, owner in rows
     ]
 
 
 def _copies(strategy: Strategy, since: datetime, until: datetime) -> list[evidence_types.Copy]:
-    """One for each trade and account, of other people."""
+    """One copy for each trade and account of other people."""
     closed = TradeHistory.objects.filter(
         strategy=strategy, kind=TradeHistory.Kind.TRADE, closed_at__gte=since, closed_at__lte=until
     )
-    known = closed.exclude(master_trade=None).exclude(account__owner=strategy.owner_id)
-    one_each = _one_each(known.order_by("-closed_at", "-trade_id"), "account", "master_trade")
+    of_others = closed.exclude(master_trade=None).exclude(account__owner=strategy.owner_id)
+    one_each = _one_each(of_others.order_by("-closed_at", "-trade_id"), "account", "master_trade")
     fields = ("master_trade", "type", "volume", "open_price", "average_close", "account__owner")
-    lately = one_each.order_by("-closed_at", "-trade_id").annotate(average_close=AVERAGE_CLOSE)
-    read: QuerySet[Any, Any] = lately.values_list(*fields)[:MOST_DEALS]
+    latest = one_each.order_by("-closed_at", "-trade_id").annotate(average_close=AVERAGE_CLOSE)
+    rows: QuerySet[Any, Any] = latest.values_list(*fields)[:MOST_DEALS]
     return [
         evidence_types.Copy(str(master), side, volume, opened, closed, str(owner))
-        for master, side, volume, opened, closed, owner in read
+        for master, side, volume, opened, closed, owner in rows
     ]
 
 
 def _one_each(rows: "QuerySet[Any]", *key: str) -> "QuerySet[Any]":
-    """Of the rows that come first, one for each key: the first that was told."""
-    every: QuerySet[Any] = rows.model.objects.all()
-    told = every.filter(pk__in=rows[:MOST_REPORTS].values("pk"))
-    return every.filter(pk__in=told.order_by(*key, "pk").distinct(*key).values("pk"))
+    """Of the first MOST_REPORTS rows, the earliest report for each key."""
+    table: QuerySet[Any] = rows.model.objects.all()
+    reports = table.filter(pk__in=rows[:MOST_REPORTS].values("pk"))
+    return table.filter(pk__in=reports.order_by(*key, "pk").distinct(*key).values("pk"))
 
 
-# Where a trade was closed on average: a part closed early may have won what the rest lost.
+# The average close price: a part closed early may have won what the rest lost.
 _PARTS = TradeReduction.objects.filter(trade=OuterRef("pk")).order_by().values("trade")
 _IN_PARTS = _PARTS.annotate(sum=Sum(F("close_price") * F("volume"))).values("sum")
 _WHOLE = F("close_price") * F("closed_volume") + Coalesce(Subquery(_IN_PARTS), Value(Decimal(0)))
@@ -113,48 +115,49 @@ _DEAL = ("trade_id", "closed_at", "symbol", "type", "volume", "open_price", "ave
 
 
 def _deals(rows: "QuerySet[TradeHistory]") -> list[evidence_types.Deal]:
-    """Read as tuples: to make a model of each row would take as long as to judge it."""
-    read: QuerySet[Any, Any] = rows.annotate(average_close=AVERAGE_CLOSE).values_list(*_DEAL)
+    """Rows are read as tuples: creating model instances would take as long as the assessment."""
+    tuples: QuerySet[Any, Any] = rows.annotate(average_close=AVERAGE_CLOSE).values_list(*_DEAL)
     return [
         evidence_types.Deal(
             min(uuid7.time_of(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk)
         )
-        for pk, closed_at, symbol, side, volume, opened, closed, profit in read
+        for pk, closed_at, symbol, side, volume, opened, closed, profit in tuples
     ]
 
 
-def worth_of(
+def move_values(
     symbols: Iterable[str], currency: str, bars: Mapping[str, Sequence[evidence_types.Bar]]
 ) -> dict[str, Decimal]:
-    """What a move by one brings for a lot, of the symbols that the desk knows and that are priced in this currency."""
-    found = {}
+    """Return the value of a price move of 1 for one lot, by symbol, where the symbol is priced in this currency."""
+    values = {}
     for symbol, size in Instrument.objects.filter(symbol__in=symbols).values_list("symbol", "contract_size"):
         if symbol[3:6] == currency:
-            found[symbol] = size
+            values[symbol] = size
         elif symbol[:3] == currency and bars[symbol]:
-            found[symbol] = size / bars[symbol][-1].close
-    return found
+            values[symbol] = size / bars[symbol][-1].close
+    return values
 
 
 def bars_of(symbol: str, since: datetime, until: datetime) -> Sequence[evidence_types.Bar]:
-    """The symbol's bars: of those lengths that reach at least half as far as the furthest, that nearest to an hour.
+    """Return the symbol's bars of one length: the length nearest to an hour, of those that cover at least half as much
+    time as the longest.
 
-    The process keeps them for as long as none is added. None is shorter than an hour: a year of minutes would be half a
-    million.
+    Shorter bars are merged into hours, because a year of minutes is half a million bars. The process caches the bars
+    until a new one is added.
     """
     since = since.replace(hour=0, minute=0, second=0, microsecond=0)
-    kept = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=until)
-    lengths = kept.values_list("minutes").annotate(Min("opened_at"), Max("opened_at"), Count("opened_at"))
+    candles = Candle.objects.filter(instrument_id=symbol, opened_at__gte=since, opened_at__lte=until)
+    lengths = candles.values_list("minutes").annotate(Min("opened_at"), Max("opened_at"), Count("opened_at"))
     series = [(latest - first, minutes, latest, count) for minutes, first, latest, count in lengths]
     if not series:
         return ()
-    furthest = max(series)[0]
-    far = [one for one in series if 2 * one[0] >= furthest]
-    _, minutes, latest, count = min(far, key=lambda one: (abs(math.log(one[1] / HOUR)), one[1]))
+    longest = max(series)[0]
+    candidates = [row for row in series if 2 * row[0] >= longest]
+    _, minutes, latest, count = min(candidates, key=lambda row: (abs(math.log(row[1] / HOUR)), row[1]))
     return _bars(symbol, minutes, since, latest, count)
 
 
-# Shorter bars are gathered to hours.
+# Bars shorter than an hour are merged into hours.
 _BARS = """
     select case when minutes < %(hour)s then date_bin('1 hour', opened_at, 'epoch') else opened_at end as begins,
            (array_agg(open order by opened_at))[1], max(high), min(low), (array_agg(close order by opened_at desc))[1]
@@ -165,9 +168,9 @@ _BARS = """
 
 @functools.lru_cache(maxsize=16)
 def _bars(symbol: str, minutes: int, since: datetime, latest: datetime, count: int) -> Sequence[evidence_types.Bar]:
-    asked: dict[str, Any] = {"symbol": symbol, "minutes": minutes, "since": since, "latest": latest, "hour": HOUR}
+    params: dict[str, Any] = {"symbol": symbol, "minutes": minutes, "since": since, "latest": latest, "hour": HOUR}
     with connection.cursor() as cursor:
-        cursor.execute(_BARS, asked)
+        cursor.execute(_BARS, params)
         return tuple(evidence_types.Bar(at, max(minutes, HOUR), *prices) for at, *prices in cursor.fetchall())
 
 
@@ -175,14 +178,14 @@ def _position(row: ActiveTrade, bars: Sequence[evidence_types.Bar], now: datetim
     price = bars[-1].close if bars and bars[-1].opened_at > now - timedelta(days=4) else None
     floating = None
     if price is not None:
-        moved: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
-        floating = moved * row.volume
+        move: Decimal = price - row.open_price if row.type == "BUY" else row.open_price - price
+        floating = move * row.volume
     return evidence_types.Position(uuid7.time_of(row.pk), row.symbol, row.type, row.volume, row.open_price, floating)
 
 
-# Masters' trades of other people that the desk learned of beside one of these. Copies are meant to be alike.
-# (The fence, "offset 0", makes it a look into the key of each trade's few seconds; without it the planner would rather
-# read all trades of the symbol, for each trade.)
+# Trades of other providers that the desk learned of within seconds of one of these. Copies are excluded, because they
+# are meant to be alike. ("offset 0" is an optimisation fence: with it the planner reads the few seconds around each
+# trade by the key; without it, it reads all trades of the symbol for each trade.)
 _BESIDE = """
     select distinct beside.trade_id, beside.owner_id
       from unnest(%(symbols)s::text[], %(first)s::uuid[], %(last)s::uuid[]) mine (symbol, first, last)
@@ -196,20 +199,20 @@ _BESIDE = """
 
 
 def _others(owner_id: uuid.UUID, deals: Sequence[evidence_types.Deal]) -> dict[str, list[evidence_types.Deal]]:
-    """Other people's trades beside these, the latest where there are too many."""
+    """Other people's trades at the same times as these, by owner; the latest where there are too many."""
     if not deals:
         return {}
-    found: dict[uuid.UUID, list[evidence_types.Deal]] = {}
-    asked: dict[str, Any] = {
-        "symbols": [one.symbol for one in deals],
-        "first": [uuid7.first_at(one.opened_at - detector.TOGETHER) for one in deals],
-        "last": [uuid7.first_at(one.opened_at + detector.TOGETHER) for one in deals],
+    by_owner: dict[uuid.UUID, list[evidence_types.Deal]] = {}
+    params: dict[str, Any] = {
+        "symbols": [deal.symbol for deal in deals],
+        "first": [uuid7.first_at(deal.opened_at - detector.TOGETHER) for deal in deals],
+        "last": [uuid7.first_at(deal.opened_at + detector.TOGETHER) for deal in deals],
         "owner": owner_id,
         "most": MOST_OTHERS,
     }
     with connection.cursor() as cursor:
-        cursor.execute(_BESIDE, asked)
+        cursor.execute(_BESIDE, params)
         owners = dict(cursor.fetchall())
-    for one in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("trade_id")):
-        found.setdefault(owners[uuid.UUID(one.ref)], []).append(one)
-    return {str(owner): theirs for owner, theirs in found.items() if len(theirs) >= ENOUGH}
+    for deal in _deals(TradeHistory.objects.filter(trade_id__in=owners).order_by("trade_id")):
+        by_owner.setdefault(owners[uuid.UUID(deal.ref)], []).append(deal)
+    return {str(owner): deals_beside for owner, deals_beside in by_owner.items() if len(deals_beside) >= MIN_MATCHES}

@@ -1,4 +1,4 @@
-"""What the detector reads: deals, positions, copies and prices. Pure; prices and money are Decimals."""
+"""The input of the detector: deals, positions, copies and prices. Pure; prices and money are Decimals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """A closed trade; `ref` names it. `opened_at`: when the desk learned of it. `close_price`: the average where it was
-    closed in parts. `profit` is as told, in the account's currency; the detector reckons its own.
+    """A closed trade; `ref` is its id. `opened_at`: when the desk learned of it. `close_price`: the average where it
+    was closed in parts. `profit` is the bot's report, in the account's currency; the detector calculates its own.
     """
 
     opened_at: datetime
@@ -28,14 +28,14 @@ class Deal:
 
     @property
     def gained(self) -> Decimal:
-        """By how much the price went its way."""
+        """The price move in the deal's favour."""
         moved = self.close_price - self.open_price
         return moved if self.side == "BUY" else -moved
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """An open trade; `floating` by how much times lots the price has gone its way, where there is a price."""
+    """An open trade; `floating`: the price move in its favour times lots, None without a price."""
 
     opened_at: datetime
     symbol: str
@@ -47,7 +47,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """What became of one copier's order; `owner` names whose."""
+    """The fill of a copier's order; `owner` is the copier's user."""
 
     at: datetime
     symbol: str
@@ -58,7 +58,7 @@ class Fill:
 
     @property
     def slippage_bps(self) -> float:
-        """Above zero is worse than asked (buy 1.10000 filled at 1.10008: 0.727)."""
+        """Positive: worse than requested (a buy at 1.10000 filled at 1.10008: 0.727)."""
         worse = self.executed_price - self.requested_price
         if self.side == "SELL":
             worse = -worse
@@ -67,9 +67,9 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What became of one copier's trade: `of` names the deal that it copied, `owner` whose it is."""
+    """A closed copy; `deal_ref` is the deal that it copied, `owner` the copier's user."""
 
-    of: str
+    deal_ref: str
     side: str
     volume: Decimal
     open_price: Decimal
@@ -94,8 +94,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one provider by one strategy. `others`: trades of other people that may stand beside these;
-    `worth`: what a move by one brings for a lot in the account's currency, where that is known.
+    """Everything about one strategy of a provider. `others`: trades of other people at about the same times, by owner;
+    `move_values`: by symbol, the value of a price move of 1 for one lot, in the account's currency, where it is known.
     """
 
     deals: Sequence[Deal]
@@ -106,4 +106,4 @@ class Evidence:
     copies: Sequence[Copy] = ()
     bars: Mapping[str, Sequence[Bar]] = field(default_factory=dict)
     others: Mapping[str, Sequence[Deal]] = field(default_factory=dict)
-    worth: Mapping[str, Decimal] = field(default_factory=dict)
+    move_values: Mapping[str, Decimal] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A score in words, for the judged and for staff: what counted, by how much, what follows, and what would raise it."""
+"""A score in words, for its user and for staff: what counted, by how much, its consequence, and how to raise it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,44 +12,47 @@ from trust import restrictions, services
 from trust.models import ScoreKind, TrustAppeal, TrustAssessment, TrustHold, TrustScore
 
 QUESTIONS = {
-    ScoreKind.ENDPOINT: "Does your bot behave?",
-    ScoreKind.FLOW: "Can your trades be copied without harm?",
-    ScoreKind.RELATIONSHIP: "Are your trades your own?",
+    ScoreKind.ENDPOINT: "Bot reliability",
+    ScoreKind.FLOW: "Quality of your trades for copiers",
+    ScoreKind.RELATIONSHIP: "Independence of your trades",
 }
 NOTHING = {
-    ScoreKind.ENDPOINT: "Your bots did nothing wrong in the last 90 days.",
-    ScoreKind.FLOW: "Nothing that would harm those who copy you was found in the last year.",
-    ScoreKind.RELATIONSHIP: "Nobody else's trades go with yours.",
+    ScoreKind.ENDPOINT: "Your bots caused no incidents in the last 90 days.",
+    ScoreKind.FLOW: "Your trades of the last year show nothing that harms copiers.",
+    ScoreKind.RELATIONSHIP: "No other person's trades match yours.",
 }
-TIME_HEALS = "Each day without a fault gives ten points back."
-# What a bot did, for a count of it; and how it is avoided.
-BOT_FAULTS = {
+RECOVERY = "Each whole day without an incident gives ten points back."
+# For each kind of incident: the text with its count, and how to avoid it.
+INCIDENTS = {
     "REPLAY_ATTACK": (
-        "A trade that is closed was sent again as a new one, {times}.",
-        "Ask what is active before your bot opens anything after a restart.",
+        "Your bot sent a closed trade again as a new one, {times}.",
+        "After a restart, request the active trades before your bot opens anything.",
     ),
     "DUPLICATE_SEQ": (
-        "A request came under a number that was used before, {times}.",
-        "Let one sender alone use a key, and count up.",
+        "Your bot sent a request with a sequence number used before, {times}.",
+        "Use each key from one process only, and count up.",
     ),
-    "INSUFFICIENT_FUNDS": ("An order failed for want of money, {times}.", "Keep more margin, or copy smaller."),
+    "INSUFFICIENT_FUNDS": (
+        "An order failed: insufficient margin, {times}.",
+        "Keep more free margin, or copy with smaller volume.",
+    ),
     "TTL_EXPIRED": (
-        "A signal was too old when your bot came to it, {times}.",
-        "Bring your bot nearer: it took a second or more by itself.",
+        "A signal was too old when your bot processed it, {times}.",
+        "Make your bot faster: its own part of the delay was a second or more.",
     ),
     "PRICE_DEVIATION": (
-        "The price was too far off when your bot came to it, {times}.",
-        "Act sooner, or allow a wider deviation.",
+        "The price was too far away when your bot processed a signal, {times}.",
+        "Make your bot faster, or allow a larger deviation.",
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that was looked at. `points`: by how many the score would be higher without it.
+    """One feature or incident in a score. `points`: by how many the score would be higher without it.
 
-    `n` observations, of which at least `least_n` are needed before it counts; from `warn` on it takes points, at `red`
-    all that its weight allows. The last four are None where a fault is a fault.
+    A feature has `n` observations and counts from `least_n` on. From the value `warn` on it takes points, at `red` the
+    maximum of its weight. The last four are None for an incident, which always counts.
     """
 
     name: str
@@ -68,7 +71,7 @@ class Reason:
 
     @property
     def state(self) -> str:
-        """Whether it took points, informs alone, rests on too little, or is well."""
+        """Takes points, is for information only, has too few observations, or is well."""
         if self.points:
             return "counts"
         if self.is_for_information:
@@ -78,11 +81,11 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class ScoreExplanation:
-    """Where a user stands in one kind, and why. `strategy`: the one it was judged by, the worst of theirs."""
+    """A user's score of one kind, with its reasons. `strategy`: the provider's worst-scored strategy."""
 
     score: TrustScore
     question: str
-    follows: str
+    consequence: str
     reasons: list[Reason]
     strategy: str
     hold: TrustHold | None
@@ -94,9 +97,9 @@ class ScoreExplanation:
 
     @property
     def remedies(self) -> list[str]:
-        """What would raise it, the most first."""
-        found = [reason.remedy for reason in self.counted if reason.remedy]
-        return [*found, TIME_HEALS] if found and self.score.kind == ScoreKind.ENDPOINT else found
+        """How to raise the score, the largest effect first."""
+        remedies = [reason.remedy for reason in self.counted if reason.remedy]
+        return [*remedies, RECOVERY] if remedies and self.score.kind == ScoreKind.ENDPOINT else remedies
 
     @property
     def is_restricted(self) -> bool:
@@ -104,9 +107,9 @@ class ScoreExplanation:
 
     @property
     def may_appeal(self) -> bool:
-        """There is something to object to, and no objection that waits."""
-        something = bool(self.counted) or self.is_restricted
-        return something and (self.appeal is None or self.appeal.answered_at is not None)
+        """There is something to appeal against, and no open appeal."""
+        has_cause = bool(self.counted) or self.is_restricted
+        return has_cause and (self.appeal is None or self.appeal.answered_at is not None)
 
     @property
     def nothing(self) -> str:
@@ -114,15 +117,15 @@ class ScoreExplanation:
 
 
 def explain(user: User) -> list[ScoreExplanation]:
-    """All of a user's scores, each explained by its latest assessment."""
+    """Explain all scores of a user by their latest assessments."""
     now = timezone.now()
-    holds = {one.kind: one for one in TrustHold.objects.filter(user=user, ended_at=None, expires_at__gt=now)}
-    appeals = {one.kind: one for one in TrustAppeal.objects.filter(user=user).order_by("pk")}
+    holds = {hold.kind: hold for hold in TrustHold.objects.filter(user=user, ended_at=None, expires_at__gt=now)}
+    appeals = {appeal.kind: appeal for appeal in TrustAppeal.objects.filter(user=user).order_by("pk")}
     return [
         ScoreExplanation(
             score=score,
             question=QUESTIONS[ScoreKind(score.kind)],
-            follows=follows(score, holds.get(score.kind)),
+            consequence=consequence(score, holds.get(score.kind)),
             reasons=reasons(assessment),
             strategy=assessment.inputs.get("strategy", ""),
             hold=holds.get(score.kind),
@@ -133,67 +136,68 @@ def explain(user: User) -> list[ScoreExplanation]:
 
 
 def reasons(assessment: TrustAssessment) -> list[Reason]:
-    """What was looked at, what took most points first."""
+    """All features or incidents of an assessment, those with the most points first."""
     if assessment.kind == ScoreKind.ENDPOINT:
-        found = _bot_incidents(assessment.features, most=float(100 - assessment.score))
+        unsorted = _incident_reasons(assessment.features, most=float(100 - assessment.score))
     else:
-        found = _features(assessment.features)
-    return sorted(found, key=lambda reason: -reason.points)
+        unsorted = _feature_reasons(assessment.features)
+    return sorted(unsorted, key=lambda reason: -reason.points)
 
 
-def _features(features: Sequence[dict[str, Any]]) -> list[Reason]:
+def _feature_reasons(features: Sequence[dict[str, Any]]) -> list[Reason]:
     return [
         Reason(
-            name=one["name"], says=one["says"], points=round(one["contribution"], 1), remedy=one["remedy"], n=one["n"],
-            value=one["value"], warn=one["warn"], red=one["red"], least_n=one["least_n"],
+            name=feature["name"], says=feature["says"], points=round(feature["contribution"], 1),
+            remedy=feature["remedy"], n=feature["n"], value=feature["value"], warn=feature["warn"],
+            red=feature["red"], least_n=feature["least_n"],
         )
-        for one in features
+        for feature in features
     ]  # fmt: skip
 
 
-def _bot_incidents(events: Sequence[dict[str, Any]], *, most: float) -> list[Reason]:
-    """What time has healed takes nothing any more."""
+def _incident_reasons(events: Sequence[dict[str, Any]], *, most: float) -> list[Reason]:
+    """No reason has more points than are missing now: recovered points do not count."""
     points: dict[str, list[int]] = {}
     for event in events:
         points.setdefault(event["reason"], []).append(event["points"])
-    found = []
+    reasons = []
     for name, taken in points.items():
-        says, remedy = BOT_FAULTS.get(name, (f"{name.replace('_', ' ').capitalize()}, {{times}}.", ""))
+        says, remedy = INCIDENTS.get(name, (f"{name.replace('_', ' ').capitalize()}, {{times}}.", ""))
         times = "on one occasion" if len(taken) == 1 else f"on {len(taken)} occasions"
-        found.append(Reason(name, says.format(times=times), min(most, float(sum(taken))), remedy, len(taken)))
-    return found
+        reasons.append(Reason(name, says.format(times=times), min(most, float(sum(taken))), remedy, len(taken)))
+    return reasons
 
 
-def follows(score: TrustScore, held: TrustHold | None) -> str:
-    """What the score leads to, and how it ends."""
-    copies = score.kind == ScoreKind.ENDPOINT
+def consequence(score: TrustScore, hold: TrustHold | None) -> str:
+    """The restriction that the score leads to, and how it ends."""
+    is_of_bot = score.kind == ScoreKind.ENDPOINT
     if score.restricted_at is not None:
-        shut = "Nothing new is copied to your accounts." if copies else "Your strategies open nothing new."
-        return f"{shut} Closes pass, as always. {_until(score, held)}"
-    if held is not None:
-        if held.effect == TrustHold.Effect.CLOSE_ONLY:
-            return "Staff have just decided on it: in a minute this says how."
-        return f"It is kept open until {_day(held.expires_at)}, whatever the score."
+        effect = "No new trades are copied to your accounts." if is_of_bot else "Your strategies open no new trades."
+        return f"{effect} Closes always pass. {_end_of_restriction(score, hold)}"
+    if hold is not None:
+        if hold.effect == TrustHold.Effect.CLOSE_ONLY:
+            return "Staff have just decided to restrict this to closes. The restriction begins within a minute."
+        return f"Staff keep this open until {_day(hold.expires_at)}, whatever the score."
     if score.kind == ScoreKind.RELATIONSHIP and score.score < restrictions.NO_NEW_BELOW:
-        return "Staff look into it."
+        return "Staff are reviewing this."
     if (
-        not copies
+        not is_of_bot
         and score.score < restrictions.NEW_FROM
         and score.user.strategies.filter(takes_subscribers=False).exists()
     ):
-        return f"Your strategies take no new subscribers until it is at {restrictions.NEW_FROM} again."
-    return "Nothing follows from it."
+        return f"Your strategies accept no new subscribers until the score is {restrictions.NEW_FROM} or above."
+    return "No restrictions."
 
 
-def _until(score: TrustScore, held: TrustHold | None) -> str:
-    if held is not None:
-        return f"Staff decided so until {_day(held.expires_at)}."
+def _end_of_restriction(score: TrustScore, hold: TrustHold | None) -> str:
+    if hold is not None:
+        return f"This is a decision of staff until {_day(hold.expires_at)}."
     if score.by_hold:
-        return "Staff's decision has ended: in a minute it opens."
+        return "The decision of staff has ended, and the restriction ends within a minute."
     if score.clean_since is not None:
-        opens = score.clean_since + restrictions.CLEAN
-        return f"It ends on {_day(opens)} if the score stays at {restrictions.OPEN_FROM} or above."
-    return f"It ends once the score has been at {restrictions.OPEN_FROM} or above for a day, or when staff decide."
+        ends_at = score.clean_since + restrictions.CLEAN
+        return f"The restriction ends on {_day(ends_at)} if the score stays at {restrictions.OPEN_FROM} or above."
+    return f"The restriction ends after a day with a score of {restrictions.OPEN_FROM} or above, or when staff lift it."
 
 
 def _day(moment: Any) -> str:
@@ -201,7 +205,7 @@ def _day(moment: Any) -> str:
 
 
 def line(scores: Sequence[Decimal], width: int, height: int) -> str:
-    """The points of a polyline, oldest to newest from left to right, 0 at the bottom and 100 at the top."""
+    """The points of an SVG polyline: scores oldest to newest from left to right, 0 at the bottom and 100 at the top."""
     if len(scores) == 1:
         scores = [*scores, *scores]
     step = width / max(1, len(scores) - 1)

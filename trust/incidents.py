@@ -1,5 +1,5 @@
-"""What a user's bots did wrong, read for `endpoint.fold`. Only what is proven to be their own is held against them:
-what somebody else can send in a user's name (a bad signature, another address) never is. See trust/sql/incidents.sql.
+"""The incidents of a user's bots, read for `endpoint.fold`. Only proven faults of the user's own bots count: a request
+that anybody can send in a user's name (a bad signature, another address) does not. See sql/functions/incident.sql.
 """
 
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ def has_bots(user: User) -> bool:
 
 
 def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
-    """What the user's bots did wrong: refusals from the audit log, failed orders as they reported them."""
+    """Return the incidents: refusals in the audit log, and failed orders that the bots reported."""
     generations = BotKeyGeneration.objects.filter(key__account__owner=user).values_list("key__key_id", "generation")
     keys = [f"{key}.{generation}" for key, generation in generations]
     accounts = list(TradingAccount.objects.filter(owner=user).values_list("pk", flat=True))

@@ -1,8 +1,8 @@
-"""Who behaves. Three questions, three scores, never mixed: does this user's bot behave, can a provider's flow be copied
-without harm, and is somebody dealing with himself.
+"""Trust scores. Three separate scores: whether a user's bots are reliable, whether a provider's trades can be copied
+without harm, and whether they are the provider's own.
 
-A score is a row that is locked, calculated and written in one transaction; each calculation leaves an assessment, which
-is chained to the one before, so that a writer who read an old score cannot commit.
+A score is locked, calculated and written in one transaction. Each calculation adds an assessment that is chained to the
+one before, so that a writer with an old score cannot commit.
 """
 
 from typing import Any
@@ -40,13 +40,13 @@ class TrustSubjectQuerySet(models.QuerySet["TrustSubject"]):
 
 
 class TrustSubject(models.Model):
-    """A user who is judged, and when next. The row is the queue: whoever recalculates takes those that are due."""
+    """A user with scores, and when they are due for recalculation. The row is the queue that the sweep reads."""
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL, models.PROTECT, primary_key=True, related_name="trust_subject"
     )
     due_at = models.DateTimeField(db_index=True)
-    seen_until = models.DateTimeField(help_text="What happened up to then is in the latest assessment.")
+    seen_until = models.DateTimeField(help_text="Events up to this time are in the latest assessment.")
 
     objects = TrustSubjectQuerySet.as_manager()
 
@@ -58,19 +58,21 @@ class TrustSubject(models.Model):
 
 
 class TrustScore(models.Model):
-    """Where a user stands. `restricted_at` is set while something is kept closed, and outlasts a short recovery."""
+    """The current score of a user. `restricted_at` is set while a restriction holds, and outlasts a short recovery."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="trust_scores")
     kind = models.CharField(max_length=12, choices=ScoreKind)
     score = score_field()
     band = models.CharField(max_length=10, choices=Band)
     version = models.PositiveBigIntegerField()
-    as_of = models.CharField(max_length=64, blank=True, help_text="The latest event that is in it.")
+    as_of = models.CharField(max_length=64, blank=True, help_text="The latest event in the calculation.")
     restricted_at = models.DateTimeField(null=True)
     by_hold = models.BooleanField(
-        default=False, db_default=False, help_text="Closed by a hold alone: with its end it opens."
+        default=False, db_default=False, help_text="Restricted by a hold alone: the restriction ends with the hold."
     )
-    clean_since = models.DateTimeField(null=True, help_text="Since when it has been high enough to open again.")
+    clean_since = models.DateTimeField(
+        null=True, help_text="Since when the score has been high enough to lift the restriction."
+    )
     calculated_at = models.DateTimeField()
 
     class Meta:
@@ -87,7 +89,7 @@ class TrustScore(models.Model):
 
 
 class TrustAssessment(models.Model):
-    """One calculation: what went in, what each feature made of it, and what came out."""
+    """One calculation: its inputs, its features and the score."""
 
     pk = models.CompositePrimaryKey("user_id", "kind", "version")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", db_index=False)
@@ -96,8 +98,8 @@ class TrustAssessment(models.Model):
     prev_version = models.PositiveBigIntegerField(null=True)
     prev_score = score_field(null=True)
     score = score_field()
-    features = models.JSONField(default=list, help_text="Each with value, limits, weight, contribution, and words.")
-    inputs = models.JSONField(default=dict, help_text="How much went in, and of which time.")
+    features = models.JSONField(default=list, help_text="Each with value, limits, weight, contribution and text.")
+    inputs = models.JSONField(default=dict, help_text="The number of inputs of each kind, and the days they cover.")
     as_of = models.CharField(max_length=64, blank=True)
     at = models.DateTimeField(db_default=Now())
 
@@ -118,7 +120,7 @@ class TrustAssessment(models.Model):
 
 
 class TrustHold(models.Model):
-    """Staff decide instead of the score, for a reason and until a day."""
+    """A decision of staff that overrides the score, for a reason and until a day."""
 
     class Effect(models.TextChoices):
         OPEN = "OPEN", "stays open, whatever the score"
@@ -149,11 +151,11 @@ class TrustHold(models.Model):
 
 
 class TrustAppeal(models.Model):
-    """What a judged user has to say to it."""
+    """A user's appeal against a score, with the answer of staff."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="trust_appeals")
     kind = models.CharField(max_length=12, choices=ScoreKind)
-    version = models.PositiveBigIntegerField(help_text="Of the score that it is about.")
+    version = models.PositiveBigIntegerField(help_text="The version of the score.")
     note = models.CharField(max_length=2000)
     created_at = models.DateTimeField(db_default=Now())
     answer = models.CharField(max_length=2000, blank=True)

@@ -1,4 +1,4 @@
-"""Where the price was while a deal was open, by the bars that are known. Pure."""
+"""Prices during and after a deal, from the available bars. Pure."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from trust.evidence_types import Bar, Deal
 
 
 class Prices:
-    """The bars of each symbol, to be looked up by time."""
+    """The bars of each symbol, with a lookup by time."""
 
     def __init__(self, bars: Mapping[str, Sequence[Bar]]) -> None:
         self.bars = bars
         self.begins = {symbol: [bar.opened_at for bar in rows] for symbol, rows in bars.items()}
 
     def worst(self, deal: Deal) -> Decimal | None:
-        """How far the price went against the deal within bars that it outlived. None where there is no such bar."""
+        """The largest move against the deal, from the bars that lie wholly within it; None without such a bar."""
         begins = self.begins.get(deal.symbol)
         if not begins:
             return None
@@ -30,6 +30,7 @@ class Prices:
         return max(Decimal(0), max(bar.high for bar in inside) - deal.open_price)
 
     def markout(self, deal: Deal, after: timedelta) -> float | None:
+        """The move in the deal's favour that long after its entry, in bps; None where there is no bar."""
         begins = self.begins.get(deal.symbol)
         if not begins:
             return None
@@ -39,6 +40,6 @@ class Prices:
             return None
         bar = self.bars[deal.symbol][index]
         if at - bar.opened_at > timedelta(minutes=2 * bar.minutes):
-            return None  # a gap
+            return None  # a gap in the bars
         moved = (bar.open - deal.open_price) / deal.open_price
         return float(moved if deal.side == "BUY" else -moved) * 10_000

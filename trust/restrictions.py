@@ -1,18 +1,18 @@
-"""What a score leads to. Pure. It closes at once and opens slowly, so that nobody flickers on the edge."""
+"""The restriction that a score leads to. Pure. It begins at once and ends slowly, so that it does not flap."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 CLOSE_BELOW, OPEN_FROM = Decimal(50), Decimal(70)
-NO_NEW_BELOW, NEW_FROM = Decimal(70), Decimal(75)  # a provider's new subscribers
+NO_NEW_BELOW, NEW_FROM = Decimal(70), Decimal(75)  # for new subscribers of a provider
 CLEAN = timedelta(days=1)
 BANDS = ((Decimal(90), "FINE"), (Decimal(70), "NOTE"), (Decimal(50), "WATCH"))
 
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
-    """`by_hold`: it is staff who keep it closed, and the score alone would not."""
+    """`by_hold`: only a hold restricts; the score alone would not."""
 
     restricted_at: datetime | None = None
     clean_since: datetime | None = None
@@ -24,9 +24,9 @@ def band(score: Decimal) -> str:
 
 
 def next_restriction(score: Decimal, before: Restriction, *, now: datetime) -> Restriction:
-    """Close-only below 50; open again once it has been at 70 or above for a day. Closes pass in either.
+    """Restrict to closes below 50; lift the restriction after a day at 70 or above.
 
-    What a hold closed, and the score did not, opens with the end of the hold.
+    A restriction by a hold alone ends with the hold.
     """
     if before.restricted_at is None or before.by_hold:
         return Restriction(now) if score < CLOSE_BELOW else Restriction()
@@ -37,6 +37,6 @@ def next_restriction(score: Decimal, before: Restriction, *, now: datetime) -> R
 
 
 def restriction_by_hold(score: Decimal, before: Restriction, *, now: datetime) -> Restriction:
-    """Close-only by a hold. What the score says goes on beneath, and decides when the hold ends."""
-    beneath = next_restriction(score, before, now=now)
-    return beneath if beneath.restricted_at else Restriction(before.restricted_at or now, by_hold=True)
+    """Restrict to closes by a hold. The restriction by the score is tracked as well, and decides when the hold ends."""
+    by_score = next_restriction(score, before, now=now)
+    return by_score if by_score.restricted_at else Restriction(before.restricted_at or now, by_hold=True)

@@ -1,4 +1,4 @@
-"""The verbs of trust: recalculated under the user's lock, held by staff, appealed by the judged; and what follows."""
+"""The verbs of trust: recalculate a score under the user's lock, hold it, appeal, answer, and enforce restrictions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -33,9 +33,9 @@ from trust.models import (
     TrustSubjectQuerySet,
 )
 
-AGAIN = timedelta(days=1)  # with time alone: old faults fade
-REST = timedelta(minutes=10)  # news of a user is gathered for that long, not judged one by one
-LATE = timedelta(seconds=10)  # what was committed by now may carry a time that long ago
+RECALCULATE_AFTER = timedelta(days=1)  # without news, too, because old incidents fade
+REST = timedelta(minutes=10)  # events of a user are collected for that long, instead of one calculation for each
+COMMIT_DELAY = timedelta(seconds=10)  # a row that is committed now may carry a time that long ago
 BATCH = 200
 FLOWS = (ScoreKind.FLOW, ScoreKind.RELATIONSHIP)
 
@@ -44,21 +44,21 @@ log = structlog.get_logger()
 
 class AppealedAlready(DomainError):
     code = "appealed_already"
-    detail = "You appealed before, and staff have not answered yet."
+    detail = "Your earlier appeal is still open. You can appeal again after staff have answered it."
 
 
 class OwnScore(DomainError):
     code = "own_score"
     status = HTTPStatus.FORBIDDEN
-    detail = "Nobody decides on their own score. Have a colleague look at it."
+    detail = "You cannot decide on your own score. Ask a colleague to do it."
 
 
 def recalculate(*, user_id: Any, now: datetime | None = None, always: bool = False) -> list[TrustScore]:
-    """Judge a user anew, from everything that is known now: read, calculated and written under the lock of their row.
+    """Recalculate all scores of a user from the current evidence, under the lock of the user's row.
 
-    May be called any number of times by any number of workers: each waits for the one before and goes on from what it
-    wrote. Behind the lock each assessment refers to the one before, so that no stale one can be written. Where nothing
-    has changed none is written, unless it shall be `always`.
+    Any number of workers may call this at the same time: each waits for the one before and continues from its result.
+    Besides the lock, each assessment refers to the one before, so that a stale one cannot be written. Where nothing has
+    changed no assessment is written, unless `always` is set.
     """
     now = now or timezone.now()
     with use_case():
@@ -68,15 +68,16 @@ def recalculate(*, user_id: Any, now: datetime | None = None, always: bool = Fal
 
 
 def sweep(*, now: datetime, most: int = BATCH) -> int:
-    """Recalculate whoever is due, each in a transaction of its own; workers beside this one take others. How many.
+    """Recalculate the users that are due, at most `most`, and return how many; then enforce the restrictions.
 
-    One who cannot be judged is tried again later, and does not keep the others waiting.
+    Each user has a transaction, and workers skip the users that another one has locked. A user whose calculation fails
+    is tried again later and delays nobody else.
     """
-    for look in (_meet, _hear):
+    for make_users_due in (_make_new_users_due, _make_users_with_events_due):
         try:
-            look(now)
-        except Exception:  # whoever is due by the clock is judged all the same
-            log.exception("trust.not_looked", at=look.__name__)
+            make_users_due(now)
+        except Exception:  # the users that are due already are recalculated all the same
+            log.exception("trust.not_looked", at=make_users_due.__name__)
     done = 0
     for _ in range(most):
         subject = None
@@ -98,75 +99,75 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
 
 
 def make_due(users: Any) -> int:
-    """Have these users judged with the next sweep. How many there are."""
+    """Make these users due for the next sweep; return how many."""
     return _set_due(TrustSubject.objects.filter(user__in=users), timezone.now())
 
 
 @use_case()
 def _set_due(subjects: TrustSubjectQuerySet, at: datetime) -> int:
-    """By key, and past the rows that a worker holds: it judges them just now, and waiting would stop the sweep."""
-    free = [subject.pk for subject in subjects.order_by("pk").lock(skip_locked=True)]
-    return TrustSubject.objects.filter(pk__in=free).update(due_at=at)
+    """Skips the rows that a worker has locked: it recalculates them just now, and waiting would delay the sweep."""
+    unlocked = [subject.pk for subject in subjects.order_by("pk").lock(skip_locked=True)]
+    return TrustSubject.objects.filter(pk__in=unlocked).update(due_at=at)
 
 
 def _recalculate(subject: TrustSubject, now: datetime, *, always: bool = False) -> list[TrustScore]:
     user = User.locked(subject.pk)
-    written = [_write(user, kind, now, always=always, **found) for kind, found in _judged(user, now)]
-    holds = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
-    opens = [score.clean_since + restrictions.CLEAN for score in written if score.clean_since]
-    subject.due_at = min([now + AGAIN, *(at for at in [*holds, *opens] if at > now)])
-    subject.seen_until = now - LATE
+    written = [_write(user, kind, now, always=always, **result) for kind, result in _results(user, now)]
+    hold_ends = TrustHold.objects.filter(user=user, ended_at=None).values_list("expires_at", flat=True)
+    restriction_ends = [score.clean_since + restrictions.CLEAN for score in written if score.clean_since]
+    subject.due_at = min([now + RECALCULATE_AFTER, *(at for at in [*hold_ends, *restriction_ends] if at > now)])
+    subject.seen_until = now - COMMIT_DELAY
     subject.save(update_fields=["due_at", "seen_until"])
     return written
 
 
-def _judged(user: User, now: datetime) -> Iterable[tuple[ScoreKind, dict[str, Any]]]:
+def _results(user: User, now: datetime) -> Iterable[tuple[ScoreKind, dict[str, Any]]]:
     if incidents.has_bots(user):
         events = incidents.events_of(user, now=now)
-        found = endpoint.fold(events, now=now)
+        result = endpoint.fold(events, now=now)
         yield (
             ScoreKind.ENDPOINT,
             {
-                "score": Decimal(found.score),
+                "score": Decimal(result.score),
                 "features": [
-                    {"at": responses.iso(event.at), "reason": event.reason, "points": points, "score": after}
-                    for event, points, after in found.counted
+                    {"at": responses.iso(event.at), "reason": event.reason, "points": points, "score": score}
+                    for event, points, score in result.counted
                 ],
                 "inputs": {"events": len(events), "days": incidents.SPAN.days},
-                "as_of": responses.iso(found.last_at) if found.last_at else "",
+                "as_of": responses.iso(result.last_at) if result.last_at else "",
             },
         )
     strategies = user.strategies.select_related("account").order_by("pk")
-    judged = [_of_strategy(one, now) for one in strategies]
-    if judged:  # each strategy is a book of its own, and the provider stands where the worst of them does
-        yield ScoreKind.FLOW, min((flow for flow, _ in judged), key=_rank)
-        yield ScoreKind.RELATIONSHIP, min((related for _, related in judged), key=_rank)
+    results = [_strategy_results(strategy, now) for strategy in strategies]
+    if results:  # strategies are assessed separately, and the provider's score is that of the worst one
+        yield ScoreKind.FLOW, min((flow for flow, _ in results), key=_rank)
+        yield ScoreKind.RELATIONSHIP, min((relationship for _, relationship in results), key=_rank)
 
 
-def _of_strategy(strategy: Strategy, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both of the questions that a provider is judged by."""
-    known = evidence.of_provider(strategy, now=now)
+def _strategy_results(strategy: Strategy, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The results for flow and relationship."""
+    facts = evidence.of_provider(strategy, now=now)
     inputs = {
         "strategy": strategy.name,
-        "deals": len(known.deals),
-        "positions": len(known.positions),
-        "fills": len(known.fills),
-        "copies": len(known.copies),
-        "bars": sum(map(len, known.bars.values())),
-        "others": len(known.others),
+        "deals": len(facts.deals),
+        "positions": len(facts.positions),
+        "fills": len(facts.fills),
+        "copies": len(facts.copies),
+        "bars": sum(map(len, facts.bars.values())),
+        "others": len(facts.others),
         "days": evidence.WINDOW.days,
     }
-    about = {"inputs": inputs, "as_of": known.deals[-1].ref if known.deals else ""}
-    flow, related = detector.assess(known, now=now), detector.relate(known)
+    source = {"inputs": inputs, "as_of": facts.deals[-1].ref if facts.deals else ""}
+    flow, relationship = detector.assess(facts, now=now), detector.assess_relationship(facts)
     return (
-        {"score": flow.score, "features": _feature_rows(flow), **about},
-        {"score": related.score, "features": _feature_rows(related), **about},
+        {"score": flow.score, "features": _feature_rows(flow), **source},
+        {"score": relationship.score, "features": _feature_rows(relationship), **source},
     )
 
 
-def _rank(judged: dict[str, Any]) -> tuple[Decimal, int]:
-    """The lowest score first, and of equal ones that which rests on most."""
-    return judged["score"], -judged["inputs"]["deals"]
+def _rank(result: dict[str, Any]) -> tuple[Decimal, int]:
+    """Sorts the lowest score first; of equal scores the one with the most deals."""
+    return result["score"], -result["inputs"]["deals"]
 
 
 def _feature_rows(assessment: detector.Assessment) -> list[dict[str, Any]]:
@@ -181,9 +182,9 @@ def _write(
     as_of: str, always: bool = False,
 ) -> TrustScore:  # fmt: skip
     before = TrustScore.objects.filter(user=user, kind=kind).first()
-    stands = _restriction(user, kind, score, before, now)
-    same = before is not None and (before.score, _restriction_of(before)) == (score, stands)
-    if before is not None and same and not always and _explained(before) == (features, inputs.get("strategy")):
+    restriction = _restriction(user, kind, score, before, now)
+    is_same = before is not None and (before.score, _restriction_of(before)) == (score, restriction)
+    if before is not None and is_same and not always and _explanation_of(before) == (features, inputs.get("strategy")):
         before.calculated_at = now
         before.save(update_fields=["calculated_at"])
         return before
@@ -198,26 +199,26 @@ def _write(
         inputs=inputs,
         as_of=as_of,
     )
-    told = {
+    values = {
         "score": score,
         "band": restrictions.band(score),
         "as_of": as_of,
-        **asdict(stands),
+        **asdict(restriction),
         "calculated_at": now,
     }
     if before is None:
-        return TrustScore.objects.create(user=user, kind=kind, version=1, **told)
-    if bool(before.restricted_at) != bool(stands.restricted_at):
-        fact = "trust.restricted" if stands.restricted_at else "trust.restored"
-        audit.record(fact, actor=audit.SYSTEM, subject=f"user:{user.pk}", kind=kind, score=str(score))
+        return TrustScore.objects.create(user=user, kind=kind, version=1, **values)
+    if bool(before.restricted_at) != bool(restriction.restricted_at):
+        action = "trust.restricted" if restriction.restricted_at else "trust.restored"
+        audit.record(action, actor=audit.SYSTEM, subject=f"user:{user.pk}", kind=kind, score=str(score))
     before.version += 1
-    for name, value in told.items():
+    for name, value in values.items():
         setattr(before, name, value)
-    before.save(update_fields=["version", *told])
+    before.save(update_fields=["version", *values])
     return before
 
 
-def _explained(score: TrustScore) -> tuple[Any, Any]:
+def _explanation_of(score: TrustScore) -> tuple[Any, Any]:
     last = TrustAssessment.objects.get(user=score.user_id, kind=score.kind, version=score.version)
     return last.features, last.inputs.get("strategy")
 
@@ -225,13 +226,14 @@ def _explained(score: TrustScore) -> tuple[Any, Any]:
 def _restriction(
     user: User, kind: ScoreKind, score: Decimal, before: TrustScore | None, now: datetime
 ) -> restrictions.Restriction:
-    held = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
-    stood = _restriction_of(before)
-    if held is not None and held.effect == TrustHold.Effect.OPEN:
+    hold = TrustHold.objects.filter(user=user, kind=kind, ended_at=None, expires_at__gt=now).first()
+    current = _restriction_of(before)
+    if hold is not None and hold.effect == TrustHold.Effect.OPEN:
         return restrictions.Restriction()
-    # Who trades beside one is not one's own doing: that score closes nothing, and staff decide by a hold.
-    says = detector.HUNDRED if kind == ScoreKind.RELATIONSHIP else score
-    return (restrictions.next_restriction if held is None else restrictions.restriction_by_hold)(says, stood, now=now)
+    # Anybody can trade at the same moments as a provider, so this score restricts nothing: staff decide by a hold.
+    effective = detector.HUNDRED if kind == ScoreKind.RELATIONSHIP else score
+    restrict = restrictions.next_restriction if hold is None else restrictions.restriction_by_hold
+    return restrict(effective, current, now=now)
 
 
 def _restriction_of(score: TrustScore | None) -> restrictions.Restriction:
@@ -245,19 +247,20 @@ def _restriction_of(score: TrustScore | None) -> restrictions.Restriction:
 # --- who is due
 
 
-def _meet(now: datetime) -> None:
-    """Users not judged yet are due now."""
-    judged = TrustSubject.objects.filter(user=OuterRef("pk"))
+def _make_new_users_due(now: datetime) -> None:
+    subject = TrustSubject.objects.filter(user=OuterRef("pk"))
     has_keys = BotKey.objects.filter(account__owner=OuterRef("pk"))
-    leads = Strategy.objects.filter(owner=OuterRef("pk"))
-    fresh = User.objects.filter(Exists(has_keys) | Exists(leads), ~Exists(judged)).values_list("pk", flat=True)
+    has_strategy = Strategy.objects.filter(owner=OuterRef("pk"))
+    new_users = User.objects.filter(Exists(has_keys) | Exists(has_strategy), ~Exists(subject)).values_list(
+        "pk", flat=True
+    )
     TrustSubject.objects.bulk_create(
-        [TrustSubject(user_id=pk, due_at=now, seen_until=now) for pk in fresh[:BATCH]], ignore_conflicts=True
+        [TrustSubject(user_id=pk, due_at=now, seen_until=now) for pk in new_users[:BATCH]], ignore_conflicts=True
     )
 
 
-def _hear(now: datetime) -> None:
-    """Users of whom there is news are due now. No message can be lost: this looks."""
+def _make_users_with_events_due(now: datetime) -> None:
+    """A query, not a message, finds the new events, so that none can be lost."""
     closed = TradeHistory.objects.filter(account__owner=OuterRef("pk"), closed_at__gt=OuterRef("seen_until"))
     failed = CopyOrder.objects.filter(
         account__owner=OuterRef("pk"), status=CopyOrder.Status.FAILED, reported_at__gt=OuterRef("seen_until")
@@ -265,98 +268,100 @@ def _hear(now: datetime) -> None:
     key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
     refused = AuditLog.objects.filter(**incidents.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
-    waiting = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
-    _set_due(waiting.filter(Exists(closed) | Exists(failed) | Exists(refused)), now)
+    subjects = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
+    _set_due(subjects.filter(Exists(closed) | Exists(failed) | Exists(refused)), now)
 
 
-# --- what follows
+# --- restrictions
 
 
 def enforce(now: datetime | None = None) -> dict[str, int]:
-    """Bring strategies and subscriptions in line with the scores. Nothing here ever holds back a close."""
+    """Apply the restrictions of the scores to strategies and subscriptions; return counts. Closes always pass."""
     now = now or timezone.now()
     scores = TrustScore.objects.filter(user=OuterRef("owner"), kind__in=FLOWS)
-    kept_open = TrustHold.objects.filter(
+    open_holds = TrustHold.objects.filter(
         user=OuterRef("user"), kind=OuterRef("kind"), effect=TrustHold.Effect.OPEN, ended_at=None, expires_at__gt=now
     )
-    flow = scores.filter(restricted_at__isnull=False)
-    own, restricted = Q(kind=ScoreKind.FLOW), Q(restricted_at__isnull=False)
-    low = scores.filter(own & Q(score__lt=restrictions.NO_NEW_BELOW) | restricted).exclude(Exists(kept_open))
-    not_high = scores.filter(own & Q(score__lt=restrictions.NEW_FROM) | restricted).exclude(Exists(kept_open))
-    bot = TrustScore.objects.filter(
+    restricting = scores.filter(restricted_at__isnull=False)
+    is_flow, is_restricted = Q(kind=ScoreKind.FLOW), Q(restricted_at__isnull=False)
+    low = scores.filter(is_flow & Q(score__lt=restrictions.NO_NEW_BELOW) | is_restricted).exclude(Exists(open_holds))
+    not_high = scores.filter(is_flow & Q(score__lt=restrictions.NEW_FROM) | is_restricted).exclude(Exists(open_holds))
+    bot_restricted = TrustScore.objects.filter(
         user=OuterRef("account__owner"), kind=ScoreKind.ENDPOINT, restricted_at__isnull=False
     )
     for_flow, for_bot = Strategy.FrozenFor.TRUST, Subscription.PausedFor.TRUST
     system, trust = audit.SYSTEM, "trust"
     return {
         "frozen": _each(
-            Strategy.objects.filter(Exists(flow), status=Strategy.Status.ACTIVE),
-            lambda one: strategies.freeze(strategy=one, actor=system, reason=trust, why=for_flow),
+            Strategy.objects.filter(Exists(restricting), status=Strategy.Status.ACTIVE),
+            lambda strategy: strategies.freeze(strategy=strategy, actor=system, reason=trust, why=for_flow),
         ),
         "thawed": _each(
-            Strategy.objects.filter(~Exists(flow), frozen_for=for_flow),
-            lambda one: strategies.thaw(strategy=one, actor=system, reason=trust, why=for_flow),
+            Strategy.objects.filter(~Exists(restricting), frozen_for=for_flow),
+            lambda strategy: strategies.thaw(strategy=strategy, actor=system, reason=trust, why=for_flow),
         ),
         "closed_to_new": _each(
             Strategy.objects.filter(Exists(low), takes_subscribers=True),
-            lambda one: strategies.close_to_new(strategy=one, actor=system, reason=trust),
+            lambda strategy: strategies.close_to_new(strategy=strategy, actor=system, reason=trust),
         ),
         "opened_to_new": _each(
             Strategy.objects.filter(~Exists(not_high), takes_subscribers=False),
-            lambda one: strategies.open_to_new(strategy=one, actor=system, reason=trust),
+            lambda strategy: strategies.open_to_new(strategy=strategy, actor=system, reason=trust),
         ),
         "paused": _each(
-            Subscription.objects.filter(Exists(bot), status=Subscription.Status.ACTIVE),
-            lambda one: strategies.pause(subscription=one, actor=system, why=for_bot),
+            Subscription.objects.filter(Exists(bot_restricted), status=Subscription.Status.ACTIVE),
+            lambda subscription: strategies.pause(subscription=subscription, actor=system, why=for_bot),
         ),
         "resumed": _each(
-            Subscription.objects.filter(~Exists(bot), paused_for=for_bot),
-            lambda one: strategies.resume(subscription=one, actor=system, why=for_bot),
+            Subscription.objects.filter(~Exists(bot_restricted), paused_for=for_bot),
+            lambda subscription: strategies.resume(subscription=subscription, actor=system, why=for_bot),
         ),
     }
 
 
 def _each(rows: Any, do: Callable[[Any], None]) -> int:
-    found = list(rows[:BATCH])
-    for row in found:
+    batch = list(rows[:BATCH])
+    for row in batch:
         try:
             do(row)
-        except OperationalError:  # somebody holds the row: the next sweep comes back to it
+        except OperationalError:  # another transaction has locked the row: the next sweep tries again
             log.warning("trust.not_enforced", on=str(row))
-    return len(found)
+    return len(batch)
 
 
-# --- staff, and the judged
+# --- decisions of staff, and appeals
 
 
 def hold(
     *, user: User, kind: ScoreKind | str, effect: TrustHold.Effect | str, reason: str, expires_at: datetime,
     by: User | None, actor: audit.Actor, now: datetime | None = None,
 ) -> TrustHold:  # fmt: skip
-    """Decide instead of the score until a day, for a reason. One at a time: a new one ends the one before."""
+    """Override a score until `expires_at`, for a reason. A new hold ends the one before."""
     now = now or timezone.now()
     if user == by:
         raise OwnScore
     if not reason.strip():
         raise Invalid({"reason": ["is required"]})
     if expires_at <= now:
-        raise Invalid({"expires_at": ["must lie ahead"]})
+        raise Invalid({"expires_at": ["must be in the future"]})
     with use_case():
-        TrustSubject.objects.filter(user=user).update(due_at=now)  # whatever happens then, it takes effect
+        TrustSubject.objects.filter(user=user).update(
+            due_at=now
+        )  # the sweep applies the hold even if this process dies now
         User.locked(user.pk)
         TrustHold.objects.filter(user=user, kind=kind, ended_at=None).update(ended_at=now)
-        made = TrustHold.objects.create(
+        hold = TrustHold.objects.create(
             user=user, kind=kind, effect=effect, reason=reason, by=by, expires_at=expires_at
         )
         audit.record(
             "trust.held", actor=actor, subject=f"user:{user.pk}", kind=str(kind), effect=str(effect), reason=reason
         )
     _take_effect(user.pk, now)
-    return made
+    return hold
 
 
 def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | None = None) -> None:
-    """Let the score decide again."""
+    """End a hold, so that the score decides again."""
     now = now or timezone.now()
     if held.user == by:
         raise OwnScore
@@ -368,7 +373,7 @@ def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | N
 
 
 def _take_effect(user_id: Any, now: datetime) -> None:
-    """At once; or with the next sweep, where a worker is at it."""
+    """The next sweep applies it where another worker has locked the user."""
     try:
         recalculate(user_id=user_id, now=now)
     except OperationalError:
@@ -377,7 +382,7 @@ def _take_effect(user_id: Any, now: datetime) -> None:
 
 
 def appeal(*, user: User, kind: ScoreKind | str, note: str, actor: audit.Actor) -> TrustAppeal:
-    """Object to one's score. Staff read it beside the assessment; until they answer there is no second one."""
+    """Appeal against the caller's own score. There is one open appeal for each kind, until staff answer it."""
     score = TrustScore.objects.filter(user=user, kind=kind).first() if kind in ScoreKind.values else None
     if score is None:
         raise NotFound
@@ -385,13 +390,13 @@ def appeal(*, user: User, kind: ScoreKind | str, note: str, actor: audit.Actor) 
         raise Invalid({"note": ["is required, as text of at most 2000 characters"]})
     try:
         with use_case():
-            made = TrustAppeal.objects.create(user=user, kind=kind, version=score.version, note=note)
+            appeal = TrustAppeal.objects.create(user=user, kind=kind, version=score.version, note=note)
             audit.record(
                 "trust.appealed", actor=actor, subject=f"user:{user.pk}", kind=str(kind), version=score.version
             )
-    except IntegrityError as fault:
-        raise AppealedAlready from fault
-    return made
+    except IntegrityError as error:
+        raise AppealedAlready from error
+    return appeal
 
 
 @use_case()
@@ -399,22 +404,23 @@ def answer(*, appealed: TrustAppeal, text: str, by: User, actor: audit.Actor) ->
     """Answer an appeal, once."""
     if appealed.user == by:
         raise OwnScore
-    found = TrustAppeal.objects.filter(pk=appealed.pk, answered_at=None)
-    if found.update(answer=text, answered_by=by, answered_at=timezone.now()):
+    unanswered = TrustAppeal.objects.filter(pk=appealed.pk, answered_at=None)
+    if unanswered.update(answer=text, answered_by=by, answered_at=timezone.now()):
         audit.record("trust.answered", actor=actor, subject=f"user:{appealed.user_id}", kind=appealed.kind)
 
 
 def latest(user: User) -> list[tuple[TrustScore, TrustAssessment]]:
-    """A user's scores, each with the assessment that explains it."""
+    """Return a user's scores, each with its latest assessment."""
     scores = list(TrustScore.objects.filter(user=user).order_by("kind"))
-    wanted = Q()
+    is_latest = Q()
     for score in scores:
-        wanted |= Q(kind=score.kind, version=score.version)
-    found = {one.kind: one for one in TrustAssessment.objects.filter(wanted, user=user)} if scores else {}
-    return [(score, found[score.kind]) for score in scores]
+        is_latest |= Q(kind=score.kind, version=score.version)
+    rows = TrustAssessment.objects.filter(is_latest, user=user) if scores else []
+    assessments = {assessment.kind: assessment for assessment in rows}
+    return [(score, assessments[score.kind]) for score in scores]
 
 
 def trend(user: User, kind: ScoreKind | str, count: int = 60) -> list[TrustAssessment]:
-    """The latest assessments of a kind, oldest first."""
+    """Return the latest `count` assessments of a kind, oldest first."""
     rows = TrustAssessment.objects.filter(user=user, kind=kind).order_by(F("version").desc())
     return list(rows.only("score", "at", "version", "kind")[:count])[::-1]

@@ -1,4 +1,4 @@
-"""What the clock does for trust. A task is a nudge to look at rows; losing one costs a minute, a second one nothing."""
+"""Periodic tasks for trust. Rows are the queue: a lost task delays work by a minute, a repeated one does nothing."""
 
 import structlog
 from celery import shared_task
@@ -11,7 +11,7 @@ log = structlog.get_logger()
 
 @shared_task(name="trust.tasks.sweep")
 def sweep() -> int:
-    done = services.sweep(now=timezone.now())
-    if done:
-        log.info("trust.swept", users=done)
-    return done
+    count = services.sweep(now=timezone.now())
+    if count:
+        log.info("trust.swept", users=count)
+    return count

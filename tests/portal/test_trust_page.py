@@ -44,8 +44,8 @@ def test_a_user_without_scores_is_told_so(as_lena: Client) -> None:
 def test_shows_reasons_restriction_and_remedies(as_lena: Client, doubled: None) -> None:
     page = text(as_lena.get(PAGE))
 
-    assert "the losses the next trade was half as large again, or more." in page
-    assert "close-only Your strategies open nothing new. Closes pass, as always." in page
+    assert "the losses the next trade was at least 50 % larger." in page
+    assert "close-only Your strategies open no new trades. Closes always pass." in page
     assert "What would raise the score Do not raise the volume after a loss." in page
 
 
@@ -101,4 +101,7 @@ def test_says_when_a_restriction_ends(lena: TradingAccount) -> None:
     (explanation,) = explanations.explain(lena.owner)
     opens = now + services.restrictions.CLEAN
 
-    assert f"It ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays" in explanation.follows
+    assert (
+        f"The restriction ends on {opens.day} {opens:%B} at {opens:%H:%M} UTC if the score stays"
+        in explanation.consequence
+    )

@@ -1,4 +1,4 @@
-"""Many workers at one score: none loses what another wrote. Without the lock they do, and the chain refuses them."""
+"""Concurrent workers on one score lose no update. Control: without the lock, the chain of assessments refuses them."""
 
 import os
 import threading
@@ -21,11 +21,11 @@ from trust import checks, detector, evidence, services
 from trust.models import ScoreKind, TrustAssessment, TrustScore, TrustSubject
 
 USERS, WORKERS = 10, 32
-EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long form: 1000
+EACH = int(os.environ.get("COPYDESK_RECALCULATIONS", "8"))  # the long run: 1000
 
 
 def make_users(count: Any, deals: Any) -> list[Any]:
-    found = []
+    users = []
     for number in range(count):
         owner = User.objects.create(username=f"judged-{number}")
         account = TradingAccount.objects.create(
@@ -35,8 +35,8 @@ def make_users(count: Any, deals: Any) -> list[Any]:
         committed(accounts.create_key, account=account, kind="master", actor=audit.SYSTEM)
         for ticket in range(1, deals + 1):
             close(account, ticket)
-        found.append((owner, account))
-    return found
+        users.append((owner, account))
+    return users
 
 
 def close(account: Any, ticket: Any, profit: int = 10) -> None:
@@ -49,13 +49,13 @@ def close(account: Any, ticket: Any, profit: int = 10) -> None:
 
 
 def all_at_once(work: Any, count: Any = WORKERS) -> Counter:
-    told = Counter()
+    failures = Counter()
 
     def run(number: Any) -> None:
         try:
             work(number)
-        except Exception as fault:
-            told[type(fault).__name__] += 1
+        except Exception as error:
+            failures[type(error).__name__] += 1
         finally:
             connections.close_all()
 
@@ -64,11 +64,11 @@ def all_at_once(work: Any, count: Any = WORKERS) -> Counter:
         thread.start()
     for thread in threads:
         thread.join()
-    return told
+    return failures
 
 
 def until_it_gets_the_lock(do: Any, *args: Any, **kwargs: Any) -> Any:
-    """Whoever waited too long for a row, or lost the connection over it, begins anew, as the next sweep does."""
+    """Repeat after a lock timeout or a lost connection, as the next sweep does."""
     while True:
         try:
             return do(*args, **kwargs)
@@ -92,12 +92,12 @@ def test_many_workers_recalculate_a_few_users_and_nothing_is_lost(desk_db: str) 
         services.recalculate(user_id=owner.pk, now=now, always=True)
         score = TrustScore.objects.get(user=owner, kind=ScoreKind.FLOW)
         assert score.score == detector.assess(evidence.of_provider(owner.strategies.get(), now=now), now=now).score
-    written = TrustAssessment.objects.filter(kind=ScoreKind.FLOW)
-    assert written.count() == WORKERS * EACH + USERS
+    assessments = TrustAssessment.objects.filter(kind=ScoreKind.FLOW)
+    assert assessments.count() == WORKERS * EACH + USERS
     assert checks.faults() == []
 
 
-def test_of_many_workers_with_nothing_new_the_first_alone_writes(desk_db: str) -> None:
+def test_of_many_workers_without_news_only_the_first_writes(desk_db: str) -> None:
     (owner, _), *_ = make_users(1, deals=3)
 
     def work(number: Any) -> None:
@@ -105,16 +105,16 @@ def test_of_many_workers_with_nothing_new_the_first_alone_writes(desk_db: str) -
             until_it_gets_the_lock(services.recalculate, user_id=owner.pk)
 
     assert all_at_once(work) == {}
-    assert TrustAssessment.objects.filter(user=owner).count() == 3  # one of each kind
+    assert TrustAssessment.objects.filter(user=owner).count() == 3  # one for each kind
     assert checks.faults() == []
 
 
-def test_sweeps_beside_each_other_take_each_user_once(desk_db: str) -> None:
+def test_concurrent_sweeps_recalculate_each_user_once(desk_db: str) -> None:
     users = make_users(USERS, deals=1)
     services.sweep(now=timezone.now())
     for _, account in users:
         close(account, 2)
-    later, done = timezone.now() + services.AGAIN, []
+    later, done = timezone.now() + services.RECALCULATE_AFTER, []
 
     assert all_at_once(lambda number: done.append(services.sweep(now=later)), count=8) == {}
     assert sum(done) == TrustSubject.objects.count()
@@ -129,25 +129,27 @@ def test_sweeps_beside_each_other_take_each_user_once(desk_db: str) -> None:
 
 @pytest.fixture
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything as it is, but nobody is alone with the user."""
+    """Remove the locks of the user and of the queue row."""
     monkeypatch.setattr("trust.models.TrustSubjectQuerySet.lock", lambda self, **_: self)
     monkeypatch.setattr("accounts.models.UserQuerySet.lock", lambda self: self)
 
 
-def test_without_the_lock_the_chain_refuses_the_stale(desk_db: str, unlocked: None) -> None:
+def test_control_without_the_lock_the_chain_refuses_stale_assessments(desk_db: str, unlocked: None) -> None:
     (owner, _), *_ = make_users(1, deals=3)
     services.recalculate(user_id=owner.pk)
 
-    told = all_at_once(lambda number: [services.recalculate(user_id=owner.pk, always=True) for _ in range(6)], count=8)
+    failures = all_at_once(
+        lambda number: [services.recalculate(user_id=owner.pk, always=True) for _ in range(6)], count=8
+    )
 
-    assert set(told) == {"IntegrityError"}, "nobody was stale: the lock was not needed"
-    assert IntegrityError.__name__ in told
+    assert set(failures) == {"IntegrityError"}, "no assessment was stale: the lock was not needed"
+    assert IntegrityError.__name__ in failures
     assert checks.faults() == []
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_a_plain_score_without_a_lock_loses_updates(desk_db: str, locked: bool) -> None:
-    """The documents' own scene: read the score, take points off, write it."""
+def test_control_a_plain_score_without_a_lock_loses_updates(desk_db: str, locked: bool) -> None:
+    """The naive way: read the score, subtract points, write it."""
     import psycopg
 
     with connections["owner"].cursor() as cursor:

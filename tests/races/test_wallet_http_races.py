@@ -1,4 +1,4 @@
-"""Two hundred people press the same button at once, over HTTP."""
+"""Two hundred concurrent withdrawals from one wallet, over HTTP."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ from tests.conftest import Serving
 from tests.wallets.conftest import balance, pay_in
 from wallets.models import LedgerTransfer, MoneyRequest
 
-ATTEMPTS, ENOUGH_FOR = 200, 150
+ATTEMPTS, FUNDS = 200, 150
 TOKEN = "c" * 32
 
 
@@ -24,41 +24,41 @@ def cookies_of(account: Any) -> str:
     return f"sessionid={person.cookies['sessionid'].value}; csrftoken={TOKEN}"
 
 
-def withdraw(port: Any, cookies: Any, key: Any, told: Any) -> None:
+def withdraw(port: Any, cookies: Any, key: Any, outcomes: Any) -> None:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Cookie": cookies, "X-CSRFToken": TOKEN, "Content-Type": "application/json", "Idempotency-Key": key}
     connection.request("POST", "/api/v2/wallets/me/withdrawals", json.dumps({"amount": "1"}), headers)
     answer = connection.getresponse()
-    told[json.loads(answer.read()).get("code", answer.status)] += 1
+    outcomes[json.loads(answer.read()).get("code", answer.status)] += 1
     connection.close()
 
 
 def at_once(port: Any, account: Any, keys: Any) -> Any:
-    told, cookies = Counter(), cookies_of(account)
-    people = [threading.Thread(target=withdraw, args=(port, cookies, key, told)) for key in keys]
-    for one in people:
-        one.start()
-    for one in people:
-        one.join()
-    return told
+    outcomes, cookies = Counter(), cookies_of(account)
+    threads = [threading.Thread(target=withdraw, args=(port, cookies, key, outcomes)) for key in keys]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
 
 
-def test_two_hundred_debits_of_one_wallet_are_all_accounted_for(web: Serving, finn: TradingAccount) -> None:
-    pay_in(finn, str(ENOUGH_FOR))
+def test_two_hundred_withdrawals_are_all_accounted_for(web: Serving, finn: TradingAccount) -> None:
+    pay_in(finn, str(FUNDS))
 
-    told = at_once(web.port, finn, [uuid.uuid4().hex for _ in range(ATTEMPTS)])
+    outcomes = at_once(web.port, finn, [uuid.uuid4().hex for _ in range(ATTEMPTS)])
 
-    assert set(told) <= {201, "insufficient_funds", "wallet_busy", "concurrent_modification"}
-    assert sum(told.values()) == ATTEMPTS
-    assert told[201] == LedgerTransfer.objects.filter(kind="WITHDRAWAL").count()
-    assert balance(finn) == ENOUGH_FOR - told[201]
-    assert told[201] > 10
+    assert set(outcomes) <= {201, "insufficient_funds", "wallet_busy", "concurrent_modification"}
+    assert sum(outcomes.values()) == ATTEMPTS
+    assert outcomes[201] == LedgerTransfer.objects.filter(kind="WITHDRAWAL").count()
+    assert balance(finn) == FUNDS - outcomes[201]
+    assert outcomes[201] > 10
 
 
-def test_one_debit_sent_many_times_is_done_once(web: Serving, finn: TradingAccount) -> None:
+def test_one_withdrawal_sent_many_times_is_done_once(web: Serving, finn: TradingAccount) -> None:
     pay_in(finn, "100")
 
-    told = at_once(web.port, finn, ["k" * 32] * 50)
+    outcomes = at_once(web.port, finn, ["k" * 32] * 50)
 
-    assert set(told) <= {201, "wallet_busy", "concurrent_modification"}
+    assert set(outcomes) <= {201, "wallet_busy", "concurrent_modification"}
     assert (MoneyRequest.objects.count(), balance(finn)) == (1, 99)

@@ -1,4 +1,4 @@
-"""Many at one wallet. The lock is shown by taking it away: the chain refuses then, and a plain table loses money."""
+"""Concurrent requests on one wallet. Controls: without the lock the chain refuses, and a plain table loses money."""
 
 import random
 import threading
@@ -20,12 +20,12 @@ from wallets import checks, services
 from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, WalletHold
 
 ATTEMPTS = 200
-AT_ONCE = 40  # each has a connection, and a server of default size has a hundred
+AT_ONCE = 40  # each has a connection, and PostgreSQL allows a hundred by default
 
 
 def all_at_once(*jobs: Any) -> Any:
     """Run them in threads that begin together; how each job ended, counted."""
-    told, count = Counter(), min(AT_ONCE, len(jobs))
+    outcomes, count = Counter(), min(AT_ONCE, len(jobs))
     barrier = threading.Barrier(count)
 
     def run(share: Any) -> None:
@@ -33,11 +33,11 @@ def all_at_once(*jobs: Any) -> Any:
         for job in share:
             try:
                 job()
-                told["done"] += 1
-            except DomainError as no:
-                told[no.code] += 1
-            except Exception as fault:
-                told[type(fault).__name__] += 1
+                outcomes["done"] += 1
+            except DomainError as refusal:
+                outcomes[refusal.code] += 1
+            except Exception as error:
+                outcomes[type(error).__name__] += 1
         connections.close_all()
 
     threads = [threading.Thread(target=run, args=(jobs[number::count],)) for number in range(count)]
@@ -45,7 +45,7 @@ def all_at_once(*jobs: Any) -> Any:
         thread.start()
     for thread in threads:
         thread.join()
-    return told
+    return outcomes
 
 
 def debiting(account: Any, key: Any, amount: int = 1, kind: Any = TransferKind.FEE_PERFORMANCE) -> Callable[..., Any]:
@@ -55,25 +55,25 @@ def debiting(account: Any, key: Any, amount: int = 1, kind: Any = TransferKind.F
     )
 
 
-def test_two_hundred_debits_of_one_wallet_take_what_is_there(finn: TradingAccount) -> None:
+def test_two_hundred_debits_of_one_wallet_never_overdraw_it(finn: TradingAccount) -> None:
     pay_in(finn, "150")
 
-    told = all_at_once(*(debiting(finn, key) for key in range(ATTEMPTS)))
+    outcomes = all_at_once(*(debiting(finn, key) for key in range(ATTEMPTS)))
 
-    assert set(told) <= {"done", "insufficient_funds", "wallet_busy", "concurrent_modification"}
-    assert sum(told.values()) == ATTEMPTS
-    assert balance(finn) == 150 - told["done"]
-    assert LedgerTransfer.objects.filter(kind=TransferKind.FEE_PERFORMANCE).count() == told["done"] > 10
+    assert set(outcomes) <= {"done", "insufficient_funds", "wallet_busy", "concurrent_modification"}
+    assert sum(outcomes.values()) == ATTEMPTS
+    assert balance(finn) == 150 - outcomes["done"]
+    assert LedgerTransfer.objects.filter(kind=TransferKind.FEE_PERFORMANCE).count() == outcomes["done"] > 10
 
 
-def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn: TradingAccount) -> None:
+def test_repeated_requests_spend_the_whole_balance_and_no_more(finn: TradingAccount) -> None:
     pay_in(finn, "60")
     applied = Counter()
 
-    def insist(key: Any) -> Callable[..., Any]:
+    def repeat_until_decided(key: Any) -> Callable[..., Any]:
         debit = debiting(finn, key)
 
-        def go() -> None:
+        def job() -> None:
             while True:
                 try:
                     debit()
@@ -85,24 +85,26 @@ def test_who_asks_again_until_told_gets_all_of_it_and_no_more(finn: TradingAccou
                     applied["insufficient"] += 1
                     return
 
-        return go
+        return job
 
-    all_at_once(*(insist(key) for key in range(80)))
+    all_at_once(*(repeat_until_decided(key) for key in range(80)))
 
     assert applied == {"done": 60, "insufficient": 20}
     assert balance(finn) == 0
 
 
-def test_one_debit_sent_by_fifty_is_done_once(finn: TradingAccount) -> None:
+def test_one_debit_sent_fifty_times_is_done_once(finn: TradingAccount) -> None:
     pay_in(finn, "100")
 
-    told = all_at_once(*[debiting(finn, "the same")] * 50)
+    outcomes = all_at_once(*[debiting(finn, "the same")] * 50)
 
-    assert set(told) <= {"done", "wallet_busy", "concurrent_modification"}
+    assert set(outcomes) <= {"done", "wallet_busy", "concurrent_modification"}
     assert balance(finn) == 99
 
 
-def test_transfers_that_cross_neither_lock_up_nor_lose(lena: TradingAccount, finn: TradingAccount) -> None:
+def test_transfers_in_both_directions_neither_deadlock_nor_lose_money(
+    lena: TradingAccount, finn: TradingAccount
+) -> None:
     pay_in(lena, "1000")
     pay_in(finn, "1000")
     wallets = {"lena": usd(lena), "finn": usd(finn)}
@@ -113,14 +115,16 @@ def test_transfers_that_cross_neither_lock_up_nor_lose(lena: TradingAccount, fin
         )
 
     jobs = [move(*way, key) for key in range(30) for way in (("lena", "finn"), ("finn", "lena"))]
-    told = all_at_once(*jobs)
+    outcomes = all_at_once(*jobs)
 
-    assert set(told) <= {"done", "wallet_busy", "concurrent_modification"}
+    assert set(outcomes) <= {"done", "wallet_busy", "concurrent_modification"}
     assert balance(lena) + balance(finn) == 2000
 
 
-def test_workers_that_wait_cross_without_a_deadlock(lena: TradingAccount, finn: TradingAccount) -> None:
-    """As Celery's do: they wait for a wallet, always for the lower number first."""
+def test_waiting_workers_transfer_in_both_directions_without_a_deadlock(
+    lena: TradingAccount, finn: TradingAccount
+) -> None:
+    """Celery workers wait for a wallet, always for the lower id first."""
     pay_in(lena, "1000")
     pay_in(finn, "1000")
     ids = [usd(lena).pk, usd(finn).pk]
@@ -137,65 +141,65 @@ def test_workers_that_wait_cross_without_a_deadlock(lena: TradingAccount, finn: 
         }
         return lambda: services.call_ledger("ledger_move", audit.SYSTEM, args)
 
-    told = all_at_once(*(move(*random.sample(ids, 2), key=str(key)) for key in range(40)))
+    outcomes = all_at_once(*(move(*random.sample(ids, 2), key=str(key)) for key in range(40)))
 
-    assert told == {"done": 40}
+    assert outcomes == {"done": 40}
     assert balance(lena) + balance(finn) == 2000
 
 
 def test_a_hold_is_resolved_once(finn: TradingAccount) -> None:
     pay_in(finn, "100")
     wallet = usd(finn)
-    held = services.hold(wallet=wallet, amount=Decimal(40), purpose="p", idempotency_key="h")
+    hold_id = services.hold(wallet=wallet, amount=Decimal(40), purpose="p", idempotency_key="h")
 
     def post(key: Any) -> Callable[..., Any]:
         return lambda: services.post(
             wallet=wallet,
-            hold_id=held,
+            hold_id=hold_id,
             amount=Decimal(40),
             kind=TransferKind.WITHDRAWAL,
             note="",
             idempotency_key=str(key),
         )
 
-    told = all_at_once(*(post(key) for key in range(10)), *[lambda: services.void(hold_id=held)] * 10)
+    outcomes = all_at_once(*(post(key) for key in range(10)), *[lambda: services.void(hold_id=hold_id)] * 10)
 
     state = WalletHold.objects.get().state
-    assert set(told) <= {"done", "hold_resolved", "wallet_busy", "concurrent_modification"}
+    assert set(outcomes) <= {"done", "hold_resolved", "wallet_busy", "concurrent_modification"}
     assert (balance(finn), state) in ((60, "POSTED"), (100, "VOIDED"))
     assert usd(finn).held == 0
     if state == "POSTED":
-        assert told["done"] == 1
+        assert outcomes["done"] == 1
 
 
-def test_two_who_approve_at_once_approve_once(finn: TradingAccount, staff: User, settings: Settings) -> None:
+def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
-    asked = services.request_money(
+    request = services.request_money(
         wallet=usd(finn), kind="DEPOSIT", amount=Decimal(100), reason="", idempotency_key="d", by=finn.owner,
         actor=audit.SYSTEM,
     )  # fmt: skip
 
-    told = all_at_once(*[lambda: services.approve(request=asked, by=staff, actor=audit.SYSTEM)] * 10)
+    outcomes = all_at_once(*[lambda: services.approve(request=request, by=staff, actor=audit.SYSTEM)] * 10)
 
-    assert told["done"] == 1
-    assert set(told) <= {"done", "request_decided", "wallet_busy", "concurrent_modification"}
+    assert outcomes["done"] == 1
+    assert set(outcomes) <= {"done", "request_decided", "wallet_busy", "concurrent_modification"}
     assert balance(finn) == 100
 
 
-def test_one_request_sent_by_ten_is_one_request(finn: TradingAccount, settings: Settings) -> None:
+def test_one_request_sent_ten_times_is_one_request(finn: TradingAccount, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
     wallet = usd(finn)
 
-    def ask() -> None:
+    def request_money() -> None:
         services.request_money(
             wallet=wallet, kind="WITHDRAWAL", amount=Decimal(40), reason="", idempotency_key="w", by=finn.owner,
             actor=audit.SYSTEM,
         )  # fmt: skip
 
-    told = all_at_once(*[ask] * 10)
+    outcomes = all_at_once(*[request_money] * 10)
 
-    assert set(told) <= {"done", "wallet_busy", "concurrent_modification"}
+    assert set(outcomes) <= {"done", "wallet_busy", "concurrent_modification"}
     assert (MoneyRequest.objects.count(), usd(finn).held) == (1, 40)
 
 
@@ -203,7 +207,7 @@ def test_one_request_sent_by_ten_is_one_request(finn: TradingAccount, settings: 
 
 
 def unlock(desk_db: str) -> None:
-    """The ledger's functions without their locks, in this database alone."""
+    """Replace the ledger's lock function by one that does nothing, in this test's database only."""
     with connections["owner"].cursor() as cursor:
         cursor.execute(
             "create or replace function ledger_lock(p_wallets bigint[], p_wait boolean) returns void"
@@ -211,20 +215,20 @@ def unlock(desk_db: str) -> None:
         )
 
 
-def test_without_the_lock_the_chain_refuses_and_nothing_is_lost(desk_db: str, finn: TradingAccount) -> None:
+def test_control_without_the_lock_the_chain_refuses_and_nothing_is_lost(desk_db: str, finn: TradingAccount) -> None:
     pay_in(finn, "150")
     unlock(desk_db)
 
-    told = all_at_once(*(debiting(finn, key) for key in range(60)))
+    outcomes = all_at_once(*(debiting(finn, key) for key in range(60)))
 
-    assert told["done"] < 60, "the lock was not needed"
-    assert told["concurrent_modification"] + told["done"] == 60
-    assert balance(finn) == 150 - told["done"]
+    assert outcomes["done"] < 60, "the lock was not needed"
+    assert outcomes["concurrent_modification"] + outcomes["done"] == 60
+    assert balance(finn) == 150 - outcomes["done"]
     assert checks.faults() == []
 
 
 def naive(desk_db: str, locked: Any) -> Any:
-    """Read, check, write, on a plain table: what is left, and what was taken."""
+    """Read, check and write on a plain table; return the balance left and the number of debits."""
     with connections["owner"].cursor() as cursor:
         cursor.execute("create table naive_wallet (balance numeric(20, 8) not null)")
         cursor.execute("insert into naive_wallet values (100)")
@@ -258,7 +262,7 @@ def naive(desk_db: str, locked: Any) -> Any:
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_a_plain_table_without_a_lock_loses_money(desk_db: str, locked: bool) -> None:
+def test_control_a_plain_table_without_a_lock_loses_money(desk_db: str, locked: bool) -> None:
     left, taken = naive(desk_db, locked)
 
     assert (left == 100 - taken) is locked

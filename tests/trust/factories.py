@@ -1,4 +1,4 @@
-"""What the tests of trust have in common: scores as a calculation writes them, trades, faults, bars."""
+"""Factories for the tests of trust: scores, trades, incidents, bars."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -27,7 +27,7 @@ def score_of(user: Any, kind: Any = ScoreKind.FLOW) -> TrustScore:
     return TrustScore.objects.get(user=user, kind=kind)
 
 
-def closed(account: Any, ticket: Any, profit: str = "10") -> None:
+def make_closed_trade(account: Any, ticket: Any, profit: str = "10") -> None:
     with transaction.atomic():
         trades.open_trade(
             account=account,
@@ -43,17 +43,17 @@ def closed(account: Any, ticket: Any, profit: str = "10") -> None:
 
 
 def set_score(user: Any, kind: Any, score: Any) -> None:
-    """As a calculation would write it."""
+    """Write a score as a calculation does."""
     with transaction.atomic():
         services._write(user, kind, timezone.now(), score=Decimal(score), features=[], inputs={}, as_of="")
 
 
-def second_of(account: Any, currency: str = "JPY") -> Strategy:
-    """Another strategy of the same provider."""
-    other = TradingAccount.objects.create(
+def second_strategy_of(account: Any, currency: str = "JPY") -> Strategy:
+    """A second strategy of the same provider."""
+    account_of_second = TradingAccount.objects.create(
         owner=account.owner, name="second", broker="b", server="s", login="2", currency=currency
     )
-    return Strategy.objects.create(name="second", owner=account.owner, account=other)
+    return Strategy.objects.create(name="second", owner=account.owner, account=account_of_second)
 
 
 def add_bars(first: Any, count: Any, minutes: int = 60, low: str = "1.05") -> None:
@@ -66,11 +66,11 @@ def add_bars(first: Any, count: Any, minutes: int = 60, low: str = "1.05") -> No
     )  # fmt: skip
 
 
-def known_of(account: Any, now: Any = None) -> Any:
+def evidence_about(account: Any, now: Any = None) -> Any:
     return evidence.of_provider(account.strategy, now=now or timezone.now())
 
 
-def refused(key: Any, code: Any, minutes: Any) -> None:
+def add_refusals(key: Any, code: Any, minutes: Any) -> None:
     AuditLog.objects.bulk_create(
         AuditLog(
             actor_kind="bot", actor=key, action="request.refused", outcome="refused", code=code,
@@ -80,7 +80,7 @@ def refused(key: Any, code: Any, minutes: Any) -> None:
     )  # fmt: skip
 
 
-def failed(account: Any, reason: Any, minutes: Any, latency_ms: int = 4_000) -> None:
+def add_failures(account: Any, reason: Any, minutes: Any, latency_ms: int = 4_000) -> None:
     strategy = Strategy.objects.get(name="lena-eurusd")
     CopyOrder.objects.using("owner").bulk_create(
         CopyOrder(
@@ -92,14 +92,14 @@ def failed(account: Any, reason: Any, minutes: Any, latency_ms: int = 4_000) -> 
     )  # fmt: skip
 
 
-def held(user: Any, staff: User, effect: Any, **more: Any) -> Any:
+def set_hold(user: Any, staff: User, effect: Any, **options: Any) -> Any:
     return services.hold(
         user=user, kind=ScoreKind.FLOW, effect=effect, reason="looked into it", expires_at=timezone.now() + DAY,
-        by=staff, actor=audit.SYSTEM, **more,
+        by=staff, actor=audit.SYSTEM, **options,
     )  # fmt: skip
 
 
-def follow_again(account: Any, strategy: Any) -> Any:
+def subscribe_again(account: Any, strategy: Any) -> Any:
     from strategies import services as strategies
 
     return committed(strategies.subscribe, account=account, strategy=strategy, actor=audit.SYSTEM)

@@ -1,4 +1,4 @@
-"""What staff see of the scores and decide instead of them; and what they may not."""
+"""Trust in the admin: what staff see, what they decide, and what they may not."""
 
 import re
 from typing import Any
@@ -32,10 +32,10 @@ def admin(client: Client, staff: User) -> Client:
 
 @pytest.fixture
 def score(lena: TradingAccount, monkeypatch: pytest.MonkeyPatch) -> TrustScore:
-    """lena's, after a year of martingale."""
-    known = flow("martingale", 7)
-    monkeypatch.setattr(evidence, "of_provider", lambda user, now: known)
-    services.recalculate(user_id=lena.owner.pk, now=known.until)
+    """lena's score after a year of martingale."""
+    facts = flow("martingale", 7)
+    monkeypatch.setattr(evidence, "of_provider", lambda user, now: facts)
+    services.recalculate(user_id=lena.owner.pk, now=facts.until)
     services.enforce()
     return TrustScore.objects.get(user=lena.owner, kind=ScoreKind.FLOW)
 
@@ -45,67 +45,65 @@ def page(score: Any) -> Any:
 
 
 def act(client: Any, score: Any, action: Any, **fields: Any) -> Any:
-    told = {"action": action, "_selected_action": score.pk, **fields}
-    return client.post(SCORES, told, follow=True)
+    form = {"action": action, "_selected_action": score.pk, **fields}
+    return client.post(SCORES, form, follow=True)
 
 
 def hold(client: Any, score: Any, effect: str = "OPEN", **fields: Any) -> Any:
-    told = {"confirmed": "1", "effect": effect, "days": "7", "reason": "known to us"} | fields
-    return act(client, score, "hold", **told)
+    form = {"confirmed": "1", "effect": effect, "days": "7", "reason": "known to us"} | fields
+    return act(client, score, "hold", **form)
 
 
 def test_the_list_shows_the_worst_first_with_band_and_trend(admin: Client, score: TrustScore) -> None:
     services.recalculate(user_id=score.user_id)
-    shown = admin.get(SCORES).content.decode()
+    html = admin.get(SCORES).content.decode()
 
-    first = re.search(r"<tbody>(.*?)</tr>", shown, re.S)[1]
+    first = re.search(r"<tbody>(.*?)</tr>", html, re.S)[1]
     assert "lena" in first
     assert "flow quality" in first
     assert 'class="chip bad">low' in first
     assert re.search(r'<polyline points="0\.0,[0-9.]+ 90\.0,[0-9.]+"', first)
 
 
-def test_the_list_asks_as_much_of_the_database_for_many_as_for_one(
+def test_the_list_needs_the_same_queries_for_many_users_as_for_one(
     admin: Client, score: TrustScore, cast: dict[str, Any]
 ) -> None:
     def queries() -> int:
         with CaptureQueriesContext(
             connection,
-        ) as asked:
+        ) as captured:
             assert admin.get(SCORES).status_code == 200
-        return len(asked)
+        return len(captured)
 
-    one = queries()
+    for_one = queries()
     for user in User.objects.exclude(pk=score.user_id):
         services.recalculate(user_id=user.pk)
     assert TrustScore.objects.count() > 3
-    assert queries() == one
+    assert queries() == for_one
 
 
-def test_the_page_says_why_with_a_bar_for_each(admin: Client, score: TrustScore) -> None:
-    shown = admin.get(page(score))
+def test_the_page_shows_each_reason_with_a_bar(admin: Client, score: TrustScore) -> None:
+    answer = admin.get(page(score))
 
-    assert "of the losses the next trade was half as large again" in text(shown)
-    assert "What was looked at in lena-eurusd" in text(shown)
-    assert re.search(r"It rests on \d+ bars, 365 days, \d+ deals, .* 0 positions\.", text(shown))
-    assert "Your strategies open nothing new." in text(shown)
-    widths = [float(width) for width in re.findall(r'class="part" width="([^"]+)"', shown.content.decode())]
+    assert "of the losses the next trade was at least 50 % larger" in text(answer)
+    assert "Reason in lena-eurusd" in text(answer)
+    assert re.search(r"Calculated from \d+ bars, 365 days, \d+ deals, .* 0 positions\.", text(answer))
+    assert "Your strategies open no new trades." in text(answer)
+    widths = [float(width) for width in re.findall(r'class="part" width="([^"]+)"', answer.content.decode())]
     assert widths[0] == max(widths) > 50
 
 
-def test_an_earlier_calculation_can_be_looked_at(
-    admin: Client, score: TrustScore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_earlier_assessment_can_be_opened(admin: Client, score: TrustScore, monkeypatch: pytest.MonkeyPatch) -> None:
     calm = flow("trend", 3)
     monkeypatch.setattr(evidence, "of_provider", lambda user, now: calm)
     services.recalculate(user_id=score.user_id, now=calm.until)
 
-    assert f"Why it was {score.score}" in text(admin.get(page(score), {"version": "1"}))
+    assert f"Why the score was {score.score}" in text(admin.get(page(score), {"version": "1"}))
     for odd in ("2", "9", "x", "9" * 40, "-1"):
-        assert "Why it was" not in text(admin.get(page(score), {"version": odd}))
+        assert "Why the score was" not in text(admin.get(page(score), {"version": odd}))
 
 
-def test_staff_keep_open_what_the_score_closed_for_a_reason_and_a_time(
+def test_a_hold_keeps_a_strategy_open_for_a_reason_and_a_time(
     admin: Client, score: TrustScore, lena: TradingAccount
 ) -> None:
     assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
@@ -121,13 +119,13 @@ def test_staff_keep_open_what_the_score_closed_for_a_reason_and_a_time(
 
 
 @pytest.mark.parametrize("wrong", [{"reason": ""}, {"days": "365"}, {"effect": "GONE"}])
-def test_a_hold_that_cannot_be_is_asked_again(admin: Client, score: TrustScore, wrong: dict[str, Any]) -> None:
+def test_an_invalid_hold_is_shown_again(admin: Client, score: TrustScore, wrong: dict[str, Any]) -> None:
     assert "errorlist" in hold(admin, score, **wrong).content.decode()
     assert not TrustHold.objects.exists()
 
 
-def test_a_hold_asks_before_it_takes_effect(admin: Client, score: TrustScore) -> None:
-    assert "You decide instead of the score" in text(act(admin, score, "hold"))
+def test_a_hold_asks_for_confirmation(admin: Client, score: TrustScore) -> None:
+    assert "Your decision overrides the score" in text(act(admin, score, "hold"))
     assert not TrustHold.objects.exists()
 
 
@@ -139,7 +137,7 @@ def test_nobody_decides_on_their_own_score(client: Client, score: TrustScore, le
     assert not TrustHold.objects.exists()
 
 
-def test_recalculate_adds_a_version_where_something_has_changed(
+def test_recalculating_adds_a_version_only_after_a_change(
     admin: Client, score: TrustScore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for known, version in ((flow("martingale", 7), 1), (flow("trend", 3), 2)):
@@ -153,24 +151,24 @@ def test_recalculate_adds_a_version_where_something_has_changed(
 
 def test_several_are_recalculated_by_the_next_sweep(admin: Client, score: TrustScore, finn: TradingAccount) -> None:
     services.recalculate(user_id=finn.owner.pk)
-    chosen = [one.pk for one in TrustScore.objects.all()]
-    told = admin.post(SCORES, {"action": "recalculate", "_selected_action": chosen}, follow=True)
+    chosen = [row.pk for row in TrustScore.objects.all()]
+    answer = admin.post(SCORES, {"action": "recalculate", "_selected_action": chosen}, follow=True)
 
-    assert "2 users are due" in text(told)
+    assert "The next sweep recalculates 2 users" in text(answer)
     pressed = services.timezone.now()
     assert services.sweep(now=pressed) >= 2
-    assert {one.calculated_at for one in TrustScore.objects.all()} == {pressed}
+    assert {row.calculated_at for row in TrustScore.objects.all()} == {pressed}
 
 
 def test_an_appeal_is_answered_once(admin: Client, score: TrustScore, lena: TradingAccount) -> None:
-    made = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
-    told = {"action": "answer", "_selected_action": made.pk, "confirmed": "1", "text": "Show us."}
-    assert "waits" in text(admin.get(APPEALS))
+    appeal = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
+    form = {"action": "answer", "_selected_action": appeal.pk, "confirmed": "1", "text": "Show us."}
+    assert "unanswered" in text(admin.get(APPEALS))
 
-    assert "Answered lena." in text(admin.post(APPEALS, told, follow=True))
-    admin.post(APPEALS, told | {"text": "Never mind."}, follow=True)
-    made.refresh_from_db()
-    assert (made.answer, made.answered_by.username) == ("Show us.", "desk")
+    assert "The appeal of lena is answered." in text(admin.post(APPEALS, form, follow=True))
+    admin.post(APPEALS, form | {"text": "Never mind."}, follow=True)
+    appeal.refresh_from_db()
+    assert (appeal.answer, appeal.answered_by.username) == ("Show us.", "desk")
     assert AuditLog.objects.filter(action="trust.answered").count() == 1
 
 
@@ -179,9 +177,7 @@ def thaw(admin: Any, strategy: Any) -> Any:
     return text(admin.post("/admin/strategies/strategy/", fields, follow=True))
 
 
-def test_what_the_score_closed_is_opened_by_a_hold_alone(
-    admin: Client, score: TrustScore, lena: TradingAccount
-) -> None:
+def test_only_a_hold_lifts_a_restriction_by_the_score(admin: Client, score: TrustScore, lena: TradingAccount) -> None:
     assert "Lena-eurusd: closed by the owner's trust score" in (said := thaw(admin, lena.strategy))
     assert "Set a hold on that score" in said
     assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
@@ -191,14 +187,14 @@ def test_what_the_score_closed_is_opened_by_a_hold_alone(
     assert "Thaw: done for lena-eurusd." in thaw(admin, lena.strategy)
 
 
-def test_looking_is_not_deciding(cast: dict[str, Any], score: TrustScore) -> None:
-    looks = of_staff("vera", "view_trustscore", "view_trustappeal", "view_trusthold")
+def test_viewers_cannot_decide(cast: dict[str, Any], score: TrustScore) -> None:
+    viewer = of_staff("vera", "view_trustscore", "view_trustappeal", "view_trusthold")
 
     for url in PAGES:
-        assert looks.get(url).status_code == 200
-    assert "Hold…" not in text(looks.get(page(score)))
+        assert viewer.get(url).status_code == 200
+    assert "Hold…" not in text(viewer.get(page(score)))
     for action in ("hold", "end_hold", "recalculate"):
-        assert act(looks, score, action, confirmed="1").status_code == 403
+        assert act(viewer, score, action, confirmed="1").status_code == 403
     assert not TrustHold.objects.exists()
 
 
@@ -210,15 +206,13 @@ def test_staff_without_a_permission_see_nothing(cast: dict[str, Any], score: Tru
 
 
 @pytest.mark.parametrize("url", PAGES)
-def test_nothing_is_added_or_deleted_by_hand(admin: Client, score: TrustScore, url: Any) -> None:
+def test_staff_cannot_add_or_delete_rows(admin: Client, score: TrustScore, url: Any) -> None:
     assert admin.get(f"{url}add/").status_code == 403
     assert "delete_selected" not in admin.get(url).content.decode()
 
 
-def test_an_appeal_links_to_the_calculation_that_it_is_about(
-    admin: Client, score: TrustScore, lena: TradingAccount
-) -> None:
-    made = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
+def test_an_appeal_links_to_its_assessment(admin: Client, score: TrustScore, lena: TradingAccount) -> None:
+    appeal = services.appeal(user=lena.owner, kind=ScoreKind.FLOW, note="I hedge", actor=audit.SYSTEM)
 
-    assert f"{page(score)}?version=1" in admin.get(f"{APPEALS}{made.pk}/change/").content.decode()
+    assert f"{page(score)}?version=1" in admin.get(f"{APPEALS}{appeal.pk}/change/").content.decode()
     assert TrustAppeal.objects.get().version == 1

@@ -1,4 +1,4 @@
-"""A bot's behaviour: each event counts once, and time heals."""
+"""A bot's reliability: each event counts once, and the score recovers with time."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,12 +17,12 @@ def hours(count: Any) -> Any:
     return T0 + timedelta(hours=count)
 
 
-def events(*told: Any) -> list[Any]:
-    return [Event(number, hours(at), reason) for number, (at, reason) in enumerate(told)]
+def events(*rows: Any) -> list[Any]:
+    return [Event(number, hours(at), reason) for number, (at, reason) in enumerate(rows)]
 
 
 @pytest.mark.parametrize(
-    ("told", "now", "score"),
+    ("rows", "now", "score"),
     [
         ([], 0, 100),
         ([(0, TTL)], 0.1, 95),
@@ -34,37 +34,41 @@ def events(*told: Any) -> list[Any]:
         ([(0, GAP), (49, DEVIATION)], 49, 97),
     ],
 )
-def test_the_examples_come_out(told: list[Any], now: int | float, score: int) -> None:
-    assert fold(events(*told), now=hours(now)).score == score
+def test_matches_the_examples(rows: list[Any], now: int | float, score: int) -> None:
+    assert fold(events(*rows), now=hours(now)).score == score
 
 
-def test_reading_it_again_changes_nothing() -> None:
-    """What the documents' own code did: one late signal, taken off again every five minutes."""
-    one = events((0, TTL))
+def test_a_repeated_calculation_gives_the_same_score() -> None:
+    """The opposite mistake: to subtract one late signal again every five minutes."""
+    late_signal = events((0, TTL))
 
-    assert {fold(one, now=hours(minute / 60)).score for minute in range(0, 120, 5)} == {95}
+    assert {fold(late_signal, now=hours(minute / 60)).score for minute in range(0, 120, 5)} == {95}
 
 
-def test_being_locked_is_no_fault() -> None:
+def test_unknown_reasons_do_not_count() -> None:
     assert fold(events((0, "STATE_LOCKED"), (1, "UNHEARD_OF")), now=hours(1)).score == 100
 
 
 def test_one_move_of_the_market_counts_once() -> None:
-    moved = [Event(number, T0 + timedelta(seconds=number), DEVIATION, "EURUSD") for number in range(30)]
-    beside = Event(99, T0 + timedelta(seconds=5), DEVIATION, "XAUUSD")
+    deviations = [Event(number, T0 + timedelta(seconds=number), DEVIATION, "EURUSD") for number in range(30)]
+    other_symbol = Event(99, T0 + timedelta(seconds=5), DEVIATION, "XAUUSD")
 
-    assert fold([*moved, beside], now=hours(1)).score == 94
+    assert fold([*deviations, other_symbol], now=hours(1)).score == 94
 
 
-def test_says_what_it_counted() -> None:
-    found = fold(events((0, REPLAY), (0.5, TTL)), now=hours(1))
+def test_returns_the_events_that_counted() -> None:
+    result = fold(events((0, REPLAY), (0.5, TTL)), now=hours(1))
 
-    assert [(event.id, event.reason, *rest) for event, *rest in found.counted] == [(0, REPLAY, 50, 50), (1, TTL, 5, 45)]
-    assert found.last_at == hours(0.5)
+    counted = [(event.id, event.reason, *rest) for event, *rest in result.counted]
+    assert counted == [
+        (0, REPLAY, 50, 50),
+        (1, TTL, 5, 45),
+    ]
+    assert result.last_at == hours(0.5)
     assert fold([], now=hours(1)).last_at is None
 
 
-def test_what_lies_ahead_does_not_count_yet() -> None:
+def test_future_events_do_not_count_yet() -> None:
     assert fold(events((5, REPLAY)), now=hours(4)).score == 100
 
 
@@ -76,16 +80,16 @@ ANY = st.lists(
 
 
 @given(ANY, st.randoms(use_true_random=False))
-def test_neither_order_nor_repetition_matters(told: Any, rng: Any) -> None:
-    told = list({event.id: event for event in told}.values())
+def test_neither_order_nor_repetition_matters(rows: Any, rng: Any) -> None:
+    unique = list({event.id: event for event in rows}.values())
     now = hours(500)
-    shuffled = [*told, *told]
+    shuffled = [*unique, *unique]
     rng.shuffle(shuffled)
 
-    assert fold(shuffled, now=now) == fold(told, now=now)
+    assert fold(shuffled, now=now) == fold(unique, now=now)
 
 
 @given(ANY)
-def test_a_score_is_within_bounds_and_heals_in_ten_days(told: Any) -> None:
-    assert 0 <= fold(told, now=hours(400)).score <= 100
-    assert fold(told, now=hours(400 + 240)).score == 100
+def test_a_score_is_within_bounds_and_recovers_in_ten_days(rows: Any) -> None:
+    assert 0 <= fold(rows, now=hours(400)).score <= 100
+    assert fold(rows, now=hours(400 + 240)).score == 100

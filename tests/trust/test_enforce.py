@@ -1,4 +1,4 @@
-"""What a score leads to, and that a close always passes."""
+"""The restrictions of scores; a close always passes."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -10,7 +10,7 @@ from django.db import transaction
 from accounts.models import TradingAccount, User
 from audit import services as audit
 from strategies.models import Strategy, Subscription
-from tests.trust.factories import NOW, closed, follow_again, set_score
+from tests.trust.factories import NOW, make_closed_trade, set_score, subscribe_again
 from trades import services as trades
 from trust import restrictions, services
 from trust.models import ScoreKind, TrustHold, TrustScore
@@ -35,17 +35,17 @@ def test_closes_always_pass(user: User, lena: TradingAccount) -> None:
     with transaction.atomic():
         trades.close_trade(account=lena, ticket_id="1", close_price=Decimal(1), profit=Decimal(0), reason="SL")
     with pytest.raises(trades.StrategyCloseOnly):
-        closed(lena, 2)
+        make_closed_trade(lena, 2)
 
 
-def test_a_bot_that_misbehaves_copies_nothing_new(finn: TradingAccount) -> None:
+def test_an_unreliable_bot_copies_no_new_trades(finn: TradingAccount) -> None:
     set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
 
     assert Subscription.objects.get(account=finn).paused_for == "TRUST"
 
 
-def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_has(
+def test_below_seventy_a_strategy_accepts_no_new_subscribers_and_keeps_the_present_ones(
     user: User, lena: TradingAccount, sam: TradingAccount, finn: TradingAccount
 ) -> None:
     from strategies.services import TakesNoSubscribers
@@ -54,24 +54,26 @@ def test_below_seventy_a_strategy_takes_no_new_subscribers_and_keeps_those_it_ha
     services.enforce()
 
     with pytest.raises(TakesNoSubscribers):
-        follow_again(sam, lena.strategy)
+        subscribe_again(sam, lena.strategy)
     assert Strategy.objects.get(account=lena).status == "ACTIVE"
-    assert follow_again(finn, lena.strategy).status == "ACTIVE"
+    assert subscribe_again(finn, lena.strategy).status == "ACTIVE"
 
 
-def test_it_takes_them_again_from_seventy_five_on(user: User, lena: TradingAccount, sam: TradingAccount) -> None:
+def test_a_strategy_accepts_subscribers_again_from_seventy_five_on(
+    user: User, lena: TradingAccount, sam: TradingAccount
+) -> None:
     for score, takes in (("60", False), ("74.99", False), ("75", True), ("70", True), ("69", False)):
         set_score(user, ScoreKind.FLOW, score)
         services.enforce()
         assert Strategy.objects.get(account=lena).takes_subscribers is takes, score
 
-    follow = Strategy.objects.get(account=lena)
+    strategy = Strategy.objects.get(account=lena)
     set_score(user, ScoreKind.FLOW, "90")
     services.enforce()
-    assert follow_again(sam, follow).status == "ACTIVE"
+    assert subscribe_again(sam, strategy).status == "ACTIVE"
 
 
-def test_what_was_frozen_by_hand_stays_frozen(user: User, lena: TradingAccount) -> None:
+def test_a_strategy_frozen_by_staff_stays_frozen(user: User, lena: TradingAccount) -> None:
     from strategies import services as strategies
 
     strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="by hand")
@@ -94,23 +96,23 @@ def test_what_was_frozen_by_hand_stays_frozen(user: User, lena: TradingAccount) 
         ([(0, 60), (1, 51), (2, 50)], False),
     ],
 )
-def test_it_closes_at_once_and_opens_after_a_clean_day(scores: list[Any], restricted: bool) -> None:
-    stands = restrictions.Restriction()
+def test_a_restriction_begins_at_once_and_ends_after_a_clean_day(scores: list[Any], restricted: bool) -> None:
+    restriction = restrictions.Restriction()
     for hours, score in scores:
-        stands = restrictions.next_restriction(Decimal(score), stands, now=NOW + timedelta(hours=hours))
+        restriction = restrictions.next_restriction(Decimal(score), restriction, now=NOW + timedelta(hours=hours))
 
-    assert bool(stands.restricted_at) is restricted
+    assert bool(restriction.restricted_at) is restricted
 
 
-def test_a_hand_outranks_a_score(user: User, lena: TradingAccount, finn: TradingAccount) -> None:
+def test_a_decision_of_staff_outranks_a_score(user: User, lena: TradingAccount, finn: TradingAccount) -> None:
     from strategies import services as strategies
 
     set_score(user, ScoreKind.FLOW, "10")
     set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
-    follows = Subscription.objects.get(account=finn)
+    subscription = Subscription.objects.get(account=finn)
     strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="an inquiry")
-    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM)
     TrustScore.objects.update(restricted_at=None)
     services.enforce()
 
@@ -118,14 +120,14 @@ def test_a_hand_outranks_a_score(user: User, lena: TradingAccount, finn: Trading
     assert Subscription.objects.get(account=finn).paused_for == "HAND"
 
 
-def test_subscribing_again_does_not_end_what_the_desk_paused(lena: TradingAccount, finn: TradingAccount) -> None:
+def test_subscribing_again_does_not_end_a_pause_by_the_desk(lena: TradingAccount, finn: TradingAccount) -> None:
     set_score(finn.owner, ScoreKind.ENDPOINT, "10")
     services.enforce()
 
-    assert follow_again(finn, lena.strategy).paused_for == "TRUST"
+    assert subscribe_again(finn, lena.strategy).paused_for == "TRUST"
 
 
-def test_whoever_trades_beside_one_closes_nothing(user: User, lena: TradingAccount) -> None:
+def test_a_low_relationship_score_restricts_nothing(user: User, lena: TradingAccount) -> None:
     set_score(user, ScoreKind.RELATIONSHIP, "5")
     services.enforce()
 
@@ -133,16 +135,16 @@ def test_whoever_trades_beside_one_closes_nothing(user: User, lena: TradingAccou
     assert (strategy.status, strategy.takes_subscribers) == ("ACTIVE", True)
 
 
-def test_the_demos_strategy_is_never_closed(cast: dict[str, Any]) -> None:
+def test_the_demo_strategy_is_never_restricted(cast: dict[str, Any]) -> None:
     from config import demo_data
 
     demo_data.make_demo()
     for _ in range(2):
         demo_data.hold_demo_scores()
-    leads = Strategy.objects.get(name=demo_data.DEMO_STRATEGY)
-    set_score(leads.owner, ScoreKind.FLOW, "3")
+    strategy = Strategy.objects.get(name=demo_data.DEMO_STRATEGY)
+    set_score(strategy.owner, ScoreKind.FLOW, "3")
     services.enforce()
-    leads.refresh_from_db()
+    strategy.refresh_from_db()
 
-    assert (leads.status, leads.takes_subscribers) == ("ACTIVE", True)
+    assert (strategy.status, strategy.takes_subscribers) == ("ACTIVE", True)
     assert TrustHold.objects.count() == 1

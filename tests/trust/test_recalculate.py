@@ -1,4 +1,4 @@
-"""A score is recalculated from everything that is known, under the user's lock, and explains itself."""
+"""A score is recalculated from all evidence, under the user's lock, and leaves an assessment."""
 
 from datetime import timedelta
 from typing import Any
@@ -10,13 +10,13 @@ from django.utils import timezone
 from accounts.models import TradingAccount, User
 from tests.signed import Bot
 from tests.trust import flows
-from tests.trust.factories import closed, held, refused, score_of, second_of
+from tests.trust.factories import add_refusals, make_closed_trade, score_of, second_strategy_of, set_hold
 from tests.trust.flows import flow
 from trust import checks, detector, evidence, explanations, services
 from trust.models import ScoreKind, TrustAssessment, TrustHold, TrustScore
 
 
-def test_a_provider_has_three_scores_and_a_follower_one(lena: TradingAccount, finn: TradingAccount) -> None:
+def test_a_provider_has_three_scores_and_a_copier_one(lena: TradingAccount, finn: TradingAccount) -> None:
     services.recalculate(user_id=lena.owner.pk)
     services.recalculate(user_id=finn.owner.pk)
 
@@ -29,76 +29,74 @@ def test_each_calculation_leaves_an_assessment_on_top_of_the_last(user: User) ->
         services.recalculate(user_id=user.pk, always=True)
 
     versions = TrustAssessment.objects.filter(user=user, kind=ScoreKind.FLOW).order_by("version")
-    assert [(one.version, one.prev_version) for one in versions] == [(1, None), (2, 1), (3, 2)]
+    assert [(row.version, row.prev_version) for row in versions] == [(1, None), (2, 1), (3, 2)]
     assert score_of(user).version == 3
     assert checks.faults() == []
 
 
-def test_where_nothing_has_changed_no_assessment_is_written(user: User, lena: TradingAccount, lena_bot: Bot) -> None:
-    refused(lena_bot.key, "trade_closed", [0])
+def test_without_changes_no_assessment_is_written(user: User, lena: TradingAccount, lena_bot: Bot) -> None:
+    add_refusals(lena_bot.key, "trade_closed", [0])
     for ticket in range(1, 40):
-        closed(lena, ticket)
+        make_closed_trade(lena, ticket)
     now = timezone.now()
     for hours in range(4):
         services.recalculate(user_id=user.pk, now=now + timedelta(hours=hours))
     assert set(TrustAssessment.objects.filter(user=user).values_list("version", flat=True)) == {1}
     assert score_of(user).calculated_at == now + timedelta(hours=3)
 
-    closed(lena, 40)
+    make_closed_trade(lena, 40)
     services.recalculate(user_id=user.pk)
     assert [score_of(user, kind).version for kind in (ScoreKind.ENDPOINT, ScoreKind.FLOW)] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
-def test_the_same_flow_is_the_same_assessment(
+def test_the_same_flow_gives_the_same_assessment(
     user: User, lena: TradingAccount, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
-    known = flows.flow(kind, 3)
-    monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: known)
+    facts = flows.flow(kind, 3)
+    monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: facts)
     for _ in range(2):
-        services.recalculate(user_id=user.pk, now=known.until)
+        services.recalculate(user_id=user.pk, now=facts.until)
 
     assert TrustAssessment.objects.filter(user=user, kind=ScoreKind.FLOW).count() == 1
 
 
-def test_a_change_of_standing_is_an_assessment_though_the_score_is_the_same(
-    user: User, lena: TradingAccount, staff: User
-) -> None:
+def test_a_change_of_the_restriction_is_an_assessment(user: User, lena: TradingAccount, staff: User) -> None:
     services.recalculate(user_id=user.pk)
-    held(user, staff, TrustHold.Effect.CLOSE_ONLY)
+    set_hold(user, staff, TrustHold.Effect.CLOSE_ONLY)
 
     assert score_of(user).version == 2
 
 
-def test_the_score_is_what_the_detector_says(user: User, lena: TradingAccount) -> None:
+def test_the_score_is_the_detectors(user: User, lena: TradingAccount) -> None:
     for ticket in range(1, 6):
-        closed(lena, ticket)
+        make_closed_trade(lena, ticket)
     now = timezone.now()
     services.recalculate(user_id=user.pk, now=now)
 
-    said = detector.assess(evidence.of_provider(lena.strategy, now=now), now=now)
-    assert score_of(user).score == said.score
+    assessment = detector.assess(evidence.of_provider(lena.strategy, now=now), now=now)
+    assert score_of(user).score == assessment.score
     assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["deals"] == 5
 
 
-def test_each_strategy_is_judged_by_itself_and_the_worst_counts(
+def test_strategies_are_assessed_separately_and_the_worst_counts(
     user: User, lena: TradingAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flows_of = {lena.strategy: flow("trend", 3), second_of(lena): flow("martingale", 7)}
+    flows_of = {lena.strategy: flow("trend", 3), second_strategy_of(lena): flow("martingale", 7)}
     monkeypatch.setattr(evidence, "of_provider", lambda strategy, now: flows_of[strategy])
     now = timezone.now()
     services.recalculate(user_id=user.pk, now=now)
 
-    calm, harmful = (detector.assess(known, now=now).score for known in flows_of.values())
+    calm, harmful = (detector.assess(facts, now=now).score for facts in flows_of.values())
     assert calm > harmful == score_of(user).score
     assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["strategy"] == "second"
-    (told,) = [one for one in explanations.explain(user) if one.score.kind == ScoreKind.FLOW]
-    assert told.strategy == "second"
+    (explanation,) = [row for row in explanations.explain(user) if row.score.kind == ScoreKind.FLOW]
+    assert explanation.strategy == "second"
 
 
-def test_of_strategies_alike_the_one_that_says_most_is_told(user: User, lena: TradingAccount) -> None:
-    second_of(lena)
-    closed(lena, 1)
+def test_of_equal_strategies_the_one_with_the_most_deals_counts(user: User, lena: TradingAccount) -> None:
+    second_strategy_of(lena)
+    make_closed_trade(lena, 1)
     services.recalculate(user_id=user.pk)
 
     assert TrustAssessment.objects.get(user=user, kind=ScoreKind.FLOW).inputs["strategy"] == "lena-eurusd"
@@ -143,7 +141,7 @@ def test_the_tables_owner_is_refused(user: User, statement: str, expected: str) 
     assert refusal(attempt(of("owner"), {}, [statement])) == expected
 
 
-def test_the_check_knows_each_guard(user: User) -> None:
+def test_the_check_passes_with_all_guards(user: User) -> None:
     from django.core.management import call_command
 
     services.recalculate(user_id=user.pk)
@@ -153,7 +151,7 @@ def test_the_check_knows_each_guard(user: User) -> None:
 @pytest.mark.parametrize(
     "planted", ["update trust_scores set score = 1", "delete from trust_assessments where version = 1"]
 )
-def test_the_check_finds_what_is_planted(user: User, planted: str) -> None:
+def test_the_check_finds_planted_faults(user: User, planted: str) -> None:
     for _ in range(2):
         services.recalculate(user_id=user.pk, always=True)
     with connections["owner"].cursor() as cursor:

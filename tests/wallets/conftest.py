@@ -1,4 +1,4 @@
-"""Money for the cast: finn copies lena, whose strategy costs a fifth of new profit."""
+"""Fixtures for money: finn copies lena, whose strategy costs 20 % of new profit."""
 
 import time
 from dataclasses import dataclass
@@ -35,21 +35,21 @@ def balance(account: Any) -> Decimal:
 
 @dataclass
 class Following:
-    """finn's agreement, and the months as they go by. Closes happen today; bars say what was open is worth then."""
+    """finn's agreement, and shortcuts for its periods. Closes happen today; bars set the prices at later month ends."""
 
     lena: Any
     finn: Any
     agreement: FeeAgreement
 
     def month_end(self, number: int = 1) -> datetime:
-        """The end of the agreement's period of that number, were each settled in its turn."""
+        """The end of the agreement's n-th period."""
         end = self.agreement.started_at
         for _ in range(number):
             end = fees.month_after(end)
         return end
 
     def copy(self, ticket: str, volume: str = "1", price: str = "1.10000", called: str = "EURUSD") -> None:
-        """lena opens, finn copies under ticket 9…; his broker may call it something else."""
+        """lena opens a trade and finn copies it under ticket 9…; `called`: the symbol of finn's broker."""
         opening = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(volume), "open_price": Decimal(price)}
         with transaction.atomic():
             trades.open_trade(account=self.lena, ticket_id=ticket, **opening)
@@ -68,12 +68,12 @@ class Following:
                 )
 
     def realise(self, ticket: str, profit: str) -> None:
-        """A copy that was opened and closed with this profit."""
+        """Open a copy and close it with this profit."""
         self.copy(ticket)
         self.close(ticket, profit)
 
     def bar(self, price: str, *, month: int = 1) -> None:
-        """The last price of that month."""
+        """Set the last price of that month."""
         at = self.month_end(month) - timedelta(hours=1)
         amounts = dict.fromkeys(("open", "high", "low", "close"), Decimal(price))
         Candle.objects.create(instrument_id="EURUSD", minutes=60, opened_at=at, volume=1, **amounts)
@@ -101,7 +101,7 @@ def following(lena: Any, finn: Any, **terms: Any) -> Following:
 
 
 def _early_in_the_period() -> datetime:
-    """A second ago, in the month in which the test's closes will happen: the last minute of a month is waited out."""
+    """A second ago, in the month of the test's closes. In the last minute of a month it waits for the next one."""
     now = timezone.now()
     left = (fees.month_after(now) - now).total_seconds()
     if left < 60:

@@ -1,4 +1,4 @@
-"""What staff may do with the ledger in the admin, and what nobody may."""
+"""The ledger in the admin: the actions of staff, and what is forbidden to everybody."""
 
 import re
 import uuid
@@ -45,10 +45,10 @@ def decider(cast: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def wallet(finn: TradingAccount) -> Wallet:
-    """Finn's, with 100 in it."""
-    found = services.wallet_of(owner=finn.owner, currency="USD")
-    services.deposit(wallet=found, amount=Decimal(100), note="wire 1", idempotency_key="first")
-    return fresh(found)
+    """finn's wallet, with a balance of 100."""
+    wallet = services.wallet_of(owner=finn.owner, currency="USD")
+    services.deposit(wallet=wallet, amount=Decimal(100), note="wire 1", idempotency_key="first")
+    return fresh(wallet)
 
 
 def fresh(row: Any) -> Any:
@@ -63,19 +63,19 @@ def page(row: Any) -> Any:
     return reverse(f"admin:wallets_{row._meta.model_name}_change", args=[row.pk])
 
 
-def act(browser: Any, action: Any, *rows: Any, confirmed: bool = True, **told: Any) -> Any:
-    """Post an action's own page, as its form would."""
-    form = {"action": action, "_selected_action": [row.pk for row in rows], **told}
+def act(browser: Any, action: Any, *rows: Any, confirmed: bool = True, **fields: Any) -> Any:
+    """Submit an action, as the form of its page does."""
+    form = {"action": action, "_selected_action": [row.pk for row in rows], **fields}
     if confirmed:
         form = {"key": str(uuid.uuid4()), "confirmed": "1", **form}
     return browser.post(listed(rows[0]._meta.model_name), form, follow=True)
 
 
-def said(answer: Any) -> list[Any]:
+def messages_of(answer: Any) -> list[Any]:
     return [str(message) for message in answer.context["messages"]]
 
 
-def asked_for(wallet: Any, kind: str = "DEPOSIT", amount: Any = LARGE, by: str = "mara") -> Any:
+def money_request(wallet: Any, kind: str = "DEPOSIT", amount: Any = LARGE, by: str = "mara") -> Any:
     person = User.objects.get_or_create(username=by, defaults={"is_staff": True})[0]
     return services.request_money(
         wallet=wallet, kind=kind, amount=amount, reason="wire 2", idempotency_key=str(uuid.uuid4()), by=person,
@@ -83,11 +83,11 @@ def asked_for(wallet: Any, kind: str = "DEPOSIT", amount: Any = LARGE, by: str =
     )  # fmt: skip
 
 
-# --- nobody edits
+# --- read-only pages
 
 
-def one_of_each(wallet: Any, agreement: Any) -> list[Any]:
-    request = asked_for(wallet)
+def a_row_of_each_model(wallet: Any, agreement: Any) -> list[Any]:
+    request = money_request(wallet)
     services.hold(wallet=wallet, amount=Decimal(5), purpose="test", idempotency_key="h")
     ledger_halt.halt(why="a test")
     ledger_halt.resume()
@@ -96,7 +96,7 @@ def one_of_each(wallet: Any, agreement: Any) -> list[Any]:
 
 
 def test_nobody_changes_or_deletes_a_row_of_the_ledger(admin: Client, wallet: Wallet, follows: Following) -> None:
-    for row in one_of_each(wallet, follows.agreement):
+    for row in a_row_of_each_model(wallet, follows.agreement):
         before = type(row).objects.filter(pk=row.pk).values().get()
 
         assert admin.get(page(row)).status_code == 200
@@ -111,7 +111,7 @@ def test_nobody_adds_a_row_of_the_ledger(admin: Client, model: Any) -> None:
 
 
 @pytest.mark.parametrize("model", PAGES)
-def test_no_list_deletes(admin: Client, wallet: Wallet, model: str) -> None:
+def test_no_list_offers_to_delete(admin: Client, wallet: Wallet, model: str) -> None:
     answer = admin.post(listed(model), {"action": "delete_selected", "_selected_action": wallet.pk, "post": "yes"})
 
     assert answer.status_code == 403 or "delete" not in answer.content.decode()
@@ -119,12 +119,12 @@ def test_no_list_deletes(admin: Client, wallet: Wallet, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", PAGES)
-def test_staff_without_the_view_permission_sees_nothing(cast: dict[str, Any], model: str) -> None:
+def test_staff_without_the_view_permission_see_nothing(cast: dict[str, Any], model: str) -> None:
     assert of_staff("nora").get(listed(model)).status_code == 403
 
 
 @pytest.mark.parametrize("action", ["deposit", "withdraw", "adjust", "freeze", "unfreeze"])
-def test_who_may_only_look_is_offered_no_action_and_a_forged_one_is_refused(
+def test_a_viewer_is_offered_no_action_and_a_forged_one_is_refused(
     cast: dict[str, Any], wallet: Wallet, action: str
 ) -> None:
     viewer = of_staff("vera", "view_wallet", "change_moneyrequest")
@@ -137,23 +137,23 @@ def test_who_may_only_look_is_offered_no_action_and_a_forged_one_is_refused(
     assert (fresh(wallet).balance, fresh(wallet).frozen_at) == (100, None)
 
 
-def test_who_may_not_decide_cannot_approve(mover: Any, wallet: Wallet) -> None:
-    request = asked_for(wallet, by="nils")
+def test_staff_without_the_permission_cannot_approve(mover: Any, wallet: Wallet) -> None:
+    request = money_request(wallet, by="nils")
 
     assert act(mover, "approve", request).status_code == 403
     assert act(mover, "reject", request, reason="no").status_code == 403
     assert fresh(request).state == "PENDING"
 
 
-def test_who_may_only_decide_reverses_nothing(decider: Any, wallet: Wallet) -> None:
+def test_staff_who_may_only_decide_cannot_reverse(decider: Any, wallet: Wallet) -> None:
     assert act(decider, "reverse", LedgerTransfer.objects.get(), reason="no").status_code == 403
     assert LedgerTransfer.objects.count() == 1
 
 
-# --- money moves
+# --- actions on a wallet
 
 
-def test_a_deposit_asks_first_with_a_key_of_its_own(admin: Client, wallet: Wallet) -> None:
+def test_a_deposit_asks_for_confirmation_with_a_new_key(admin: Client, wallet: Wallet) -> None:
     first, second = (act(admin, "deposit", wallet, confirmed=False).content.decode() for _ in range(2))
 
     keys = [re.search(r'name="key" value="([^"]{36})"', html)[1] for html in (first, second)]
@@ -162,10 +162,10 @@ def test_a_deposit_asks_first_with_a_key_of_its_own(admin: Client, wallet: Walle
     assert fresh(wallet).balance == 100
 
 
-def test_a_deposit_is_booked_with_its_reference_and_who_did_it(mover: Any, wallet: Wallet) -> None:
+def test_a_deposit_records_its_reference_and_the_staff_member(mover: Any, wallet: Wallet) -> None:
     answer = act(mover, "deposit", wallet, amount="12.5", reason="SEPA 4711")
 
-    assert said(answer) == ["Deposit of 12.50 USD, finn: done."]
+    assert messages_of(answer) == ["Deposit of 12.50 USD, finn: done."]
     assert answer.redirect_chain[-1][0] == page(wallet)
     assert fresh(wallet).balance == Decimal("112.5")
     assert LedgerTransfer.objects.get(note="SEPA 4711").kind == "DEPOSIT"
@@ -173,9 +173,9 @@ def test_a_deposit_is_booked_with_its_reference_and_who_did_it(mover: Any, walle
 
 
 def test_a_double_click_moves_money_once(mover: Any, wallet: Wallet) -> None:
-    sent = {"key": str(uuid.uuid4()), "amount": "10", "reason": "twice"}
+    form = {"key": str(uuid.uuid4()), "amount": "10", "reason": "twice"}
 
-    answers = [said(act(mover, "withdraw", wallet, **sent)) for _ in range(2)]
+    answers = [messages_of(act(mover, "withdraw", wallet, **form)) for _ in range(2)]
 
     assert answers[0] == answers[1] == ["Withdrawal of 10.00 USD, finn: done."]
     assert fresh(wallet).balance == 90
@@ -186,13 +186,13 @@ def test_a_double_click_at_the_same_time_moves_money_once(
     staff: User, wallet: Wallet, settings: Settings, action: str, amount: str
 ) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
-    sent = {"key": str(uuid.uuid4()), "amount": amount, "reason": "twice"}
+    form = {"key": str(uuid.uuid4()), "amount": amount, "reason": "twice"}
 
     def click() -> Any:
         browser = Client()
         browser.force_login(staff)
         try:
-            return said(act(browser, action, wallet, **sent))
+            return messages_of(act(browser, action, wallet, **form))
         finally:
             connections.close_all()
 
@@ -206,14 +206,14 @@ def test_a_double_click_at_the_same_time_moves_money_once(
 
 
 @pytest.mark.parametrize(("amount", "balance"), [("12.5", "112.5"), ("-12.5", "87.5"), ("−12.5", "87.5")])
-def test_an_adjustment_gives_or_takes(mover: Any, wallet: Wallet, amount: str, balance: str) -> None:
+def test_an_adjustment_credits_or_debits(mover: Any, wallet: Wallet, amount: str, balance: str) -> None:
     act(mover, "adjust", wallet, amount=amount, reason="goodwill")
 
     assert fresh(wallet).balance == Decimal(balance)
 
 
 @pytest.mark.parametrize(
-    ("action", "told"),
+    ("action", "fields"),
     [
         ("deposit", {"amount": "-1", "reason": "x"}),
         ("deposit", {"amount": "1e-9", "reason": "x"}),
@@ -224,159 +224,157 @@ def test_an_adjustment_gives_or_takes(mover: Any, wallet: Wallet, amount: str, b
         ("freeze", {"reason": ""}),
     ],
 )
-def test_what_cannot_be_is_asked_again(mover: Any, wallet: Wallet, action: str, told: dict[str, Any]) -> None:
-    answer = act(mover, action, wallet, **told)
+def test_an_invalid_form_is_shown_again(mover: Any, wallet: Wallet, action: str, fields: dict[str, Any]) -> None:
+    answer = act(mover, action, wallet, **fields)
 
     assert answer.content.decode().count('class="errorlist"') == 1
     assert (fresh(wallet).balance, fresh(wallet).frozen_at) == (100, None)
 
 
-def test_a_refusal_is_told_with_its_code_and_the_form_may_be_sent_again(mover: Any, wallet: Wallet) -> None:
+def test_a_refusal_shows_its_code_and_the_form_can_be_sent_again(mover: Any, wallet: Wallet) -> None:
     answer = act(mover, "withdraw", wallet, key=(key := str(uuid.uuid4())), amount="500", reason="all of it")
 
-    assert said(answer) == ["The wallet's available balance is lower than this amount. (insufficient_funds)"]
+    assert messages_of(answer) == ["The wallet's available balance is lower than this amount. (insufficient_funds)"]
     form = answer.context["form"]
     assert form["key"].value() != key
     again = act(mover, "withdraw", wallet, key=form["key"].value(), amount="50", reason=form["reason"].value())
-    assert said(again) == ["Withdrawal of 50.00 USD, finn: done."]
+    assert messages_of(again) == ["Withdrawal of 50.00 USD, finn: done."]
 
 
-def test_nothing_moves_while_the_ledger_is_halted_and_the_key_stays_good(mover: Any, wallet: Wallet) -> None:
+def test_a_halted_ledger_moves_nothing_and_the_key_stays_valid(mover: Any, wallet: Wallet) -> None:
     ledger_halt.halt(why="a balance is not its entries")
-    sent = {"key": str(uuid.uuid4()), "amount": "5", "reason": "wire 3"}
+    form = {"key": str(uuid.uuid4()), "amount": "5", "reason": "wire 3"}
 
-    answer = act(mover, "deposit", wallet, **sent)
+    answer = act(mover, "deposit", wallet, **form)
 
-    assert said(answer)[0].endswith("(ledger_halted)")
-    assert answer.context["form"]["key"].value() == sent["key"]
+    assert messages_of(answer)[0].endswith("(ledger_halted)")
+    assert answer.context["form"]["key"].value() == form["key"]
     assert fresh(wallet).balance == 100
 
 
-def test_staff_move_nothing_in_a_wallet_of_their_own(mover: Any, cast: dict[str, Any]) -> None:
+def test_staff_cannot_move_money_in_their_own_wallet(mover: Any, cast: dict[str, Any]) -> None:
     own = services.wallet_of(owner=User.objects.get(username="mara"), currency="USD")
 
-    assert said(act(mover, "deposit", own, amount="5", reason="for me"))[0].endswith("(second_person_needed)")
+    assert messages_of(act(mover, "deposit", own, amount="5", reason="for me"))[0].endswith("(second_person_needed)")
     assert fresh(own).balance == 0
 
 
-def test_one_wallet_is_chosen_and_it_is_a_persons(mover: Any, wallet: Wallet, sam: TradingAccount) -> None:
-    his = services.wallet_of(owner=sam.owner, currency="USD")
+def test_an_action_needs_exactly_one_persons_wallet(mover: Any, wallet: Wallet, sam: TradingAccount) -> None:
+    sams = services.wallet_of(owner=sam.owner, currency="USD")
 
-    assert said(act(mover, "deposit", wallet, his, amount="5", reason="x")) == ["Choose one wallet, not several."]
+    assert messages_of(act(mover, "deposit", wallet, sams, amount="5", reason="x")) == [
+        "Choose one wallet, not several."
+    ]
     house = act(mover, "deposit", Wallet.objects.filter(owner=None).first(), amount="5", reason="x")
-    assert said(house) == ["Choose a person's wallet: house accounts move only with them."]
+    assert messages_of(house) == ["Choose a person's wallet: house accounts move only with them."]
     assert fresh(wallet).balance == 100
 
 
-def test_a_frozen_wallet_lets_nothing_out_until_it_is_unfrozen(mover: Any, wallet: Wallet) -> None:
+def test_a_frozen_wallet_refuses_withdrawals_until_it_is_unfrozen(mover: Any, wallet: Wallet) -> None:
     act(mover, "freeze", wallet, reason="documents have expired")
-    out = act(mover, "withdraw", wallet, amount="5", reason="x")
-    told = mover.get(page(wallet)).content.decode()
+    withdrawal = act(mover, "withdraw", wallet, amount="5", reason="x")
+    html = mover.get(page(wallet)).content.decode()
     act(mover, "unfreeze", wallet, reason="they came")
 
-    assert said(out)[0].endswith("(wallet_frozen)")
-    assert "documents have expired" in told
-    assert 'value="unfreeze"' in told
-    assert 'value="freeze"' not in told
+    assert messages_of(withdrawal)[0].endswith("(wallet_frozen)")
+    assert "documents have expired" in html
+    assert 'value="unfreeze"' in html
+    assert 'value="freeze"' not in html
     assert fresh(wallet).frozen_at is None
 
 
-# --- a second person
+# --- decisions of a second person
 
 
 def test_above_the_limit_a_second_person_decides(mover: Any, decider: Any, wallet: Wallet) -> None:
-    asked = act(mover, "deposit", wallet, amount=LARGE, reason="wire 9")
+    answer = act(mover, "deposit", wallet, amount=LARGE, reason="wire 9")
 
-    assert said(asked) == ["Deposit of 5000.00 USD, finn: awaiting approval."]
+    assert messages_of(answer) == ["Deposit of 5000.00 USD, finn: awaiting approval."]
     request = MoneyRequest.objects.get()
     assert "wire 9" in act(decider, "approve", request, confirmed=False).content.decode()
     assert fresh(wallet).balance == 100
-    assert said(act(decider, "approve", request)) == ["Deposit of 5000.00 USD, finn: done."]
+    assert messages_of(act(decider, "approve", request)) == ["Deposit of 5000.00 USD, finn: done."]
     assert fresh(wallet).balance == 5100
 
 
-def test_who_asked_does_not_decide(cast: dict[str, Any], wallet: Wallet) -> None:
+def test_the_requester_cannot_approve(cast: dict[str, Any], wallet: Wallet) -> None:
     both = of_staff("mara", "change_wallet", "change_moneyrequest")
     act(both, "deposit", wallet, amount=LARGE, reason="wire 9")
 
-    (no,) = said(act(both, "approve", MoneyRequest.objects.get()))
+    (message,) = messages_of(act(both, "approve", MoneyRequest.objects.get()))
 
-    assert no.startswith("Deposit of 5000.00 USD, finn: A colleague has to decide this")
-    assert no.endswith("(second_person_needed)")
+    assert message.startswith("Deposit of 5000.00 USD, finn: A colleague has to decide this")
+    assert message.endswith("(second_person_needed)")
     assert fresh(wallet).balance == 100
 
 
-def test_a_request_is_rejected_for_a_reason_and_what_was_held_is_free(
-    decider: Any, wallet: Wallet, settings: Settings
-) -> None:
+def test_a_rejection_needs_a_reason_and_releases_the_hold(decider: Any, wallet: Wallet, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
-    request = asked_for(wallet, "WITHDRAWAL", Decimal(60))
+    request = money_request(wallet, "WITHDRAWAL", Decimal(60))
     assert fresh(wallet).held == 60
 
-    unsaid = act(decider, "reject", request, reason="")
+    without_reason = act(decider, "reject", request, reason="")
     assert fresh(request).state == "PENDING"
     act(decider, "reject", request, reason="no such account")
 
-    assert unsaid.content.decode().count('class="errorlist"') == 1
+    assert without_reason.content.decode().count('class="errorlist"') == 1
     assert (fresh(request).state, fresh(wallet).held) == ("REJECTED", 0)
     assert AuditLog.objects.get(action="money.rejected").detail["why"] == "no such account"
 
 
-def test_an_approval_that_was_refused_is_given_again_once_it_can_be(
-    mover: Any, decider: Any, wallet: Wallet, settings: Settings
-) -> None:
+def test_a_refused_approval_can_be_repeated_later(mover: Any, decider: Any, wallet: Wallet, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
-    request = asked_for(wallet, "WITHDRAWAL", Decimal(60), by="nils")
+    request = money_request(wallet, "WITHDRAWAL", Decimal(60), by="nils")
     act(mover, "freeze", wallet, reason="x")
 
-    refused = said(act(decider, "approve", request))
+    refused = messages_of(act(decider, "approve", request))
     act(mover, "unfreeze", wallet, reason="y")
 
     assert refused[0].endswith("(wallet_frozen)")
-    assert said(act(decider, "approve", request)) == ["Withdrawal of 60.00 USD, finn: done."]
+    assert messages_of(act(decider, "approve", request)) == ["Withdrawal of 60.00 USD, finn: done."]
     assert (fresh(wallet).balance, fresh(wallet).held) == (40, 0)
 
 
-def test_of_several_decided_at_once_each_is_answered(decider: Any, wallet: Wallet) -> None:
-    done, left = asked_for(wallet), asked_for(wallet, amount=LARGE + 1)
-    act(decider, "approve", done)
+def test_several_decisions_are_each_answered(decider: Any, wallet: Wallet) -> None:
+    decided, pending = money_request(wallet), money_request(wallet, amount=LARGE + 1)
+    act(decider, "approve", decided)
 
-    answers = said(act(decider, "approve", done, left))
+    answers = messages_of(act(decider, "approve", decided, pending))
 
     assert answers[0].endswith("(request_decided)")
     assert answers[1] == "Deposit of 5001.00 USD, finn: done."
 
 
-def test_what_waits_stands_first(admin: Client, wallet: Wallet) -> None:
-    waits = asked_for(wallet)
-    asked_for(wallet, amount=Decimal(1))
+def test_pending_requests_are_listed_first(admin: Client, wallet: Wallet) -> None:
+    pending = money_request(wallet)
+    money_request(wallet, amount=Decimal(1))
 
     rows = admin.get(listed("moneyrequest")).context["cl"].result_list
 
-    assert [row == waits for row in rows] == [True, False]
+    assert [row == pending for row in rows] == [True, False]
 
 
-# --- the journal
+# --- transfers
 
 
-def test_a_transfer_is_reversed_once_and_both_name_each_other(mover: Any, admin: Client, wallet: Wallet) -> None:
+def test_a_transfer_is_reversed_once_and_both_link_to_each_other(mover: Any, admin: Client, wallet: Wallet) -> None:
     first = LedgerTransfer.objects.get()
 
-    again = [said(act(mover, "reverse", first, reason="wrong person")) for _ in range(2)]
+    answers = [messages_of(act(mover, "reverse", first, reason="wrong person")) for _ in range(2)]
 
-    assert again[0] == ["Reversed: deposit of 100 USD."]
-    assert again[1][0].endswith("(reversed_already)")
-    back = LedgerTransfer.objects.get(reverses=first)
-    assert page(back) in admin.get(page(first)).content.decode()
-    assert page(first) in admin.get(page(back)).content.decode()
+    assert answers[0] == ["Reversed: deposit of 100 USD."]
+    assert answers[1][0].endswith("(reversed_already)")
+    reversal = LedgerTransfer.objects.get(reverses=first)
+    assert page(reversal) in admin.get(page(first)).content.decode()
+    assert page(first) in admin.get(page(reversal)).content.decode()
     assert 'value="reverse"' not in admin.get(page(first)).content.decode()
     assert fresh(wallet).balance == 0
 
 
-def test_a_double_click_reverses_once_and_says_so_twice(mover: Any, wallet: Wallet) -> None:
+def test_a_double_click_reverses_once_and_confirms_twice(mover: Any, wallet: Wallet) -> None:
     first, key = LedgerTransfer.objects.get(), str(uuid.uuid4())
 
-    answers = [said(act(mover, "reverse", first, key=key, reason="wrong person")) for _ in range(2)]
+    answers = [messages_of(act(mover, "reverse", first, key=key, reason="wrong person")) for _ in range(2)]
 
     assert answers[0] == answers[1] == ["Reversed: deposit of 100 USD."]
     assert LedgerTransfer.objects.count() == 2
@@ -386,9 +384,9 @@ def test_a_reversal_is_no_way_around_the_second_person(mover: Any, wallet: Walle
     settings.SECOND_PERSON_ABOVE = Decimal(50)
     first = LedgerTransfer.objects.get()
 
-    (no,) = said(act(mover, "reverse", first, reason="alone"))
+    (message,) = messages_of(act(mover, "reverse", first, reason="alone"))
 
-    assert no == (
+    assert message == (
         "A reversal above 50 needs two people: make an adjustment, which a second person approves. "
         "(second_person_needed)"
     )
@@ -407,35 +405,35 @@ def test_a_transfer_shows_both_its_sides(admin: Client, wallet: Wallet) -> None:
 def test_transfers_are_found_by_note_owner_and_id(
     admin: Client, wallet: Wallet, sam: TradingAccount, sought: str
 ) -> None:
-    his = services.wallet_of(owner=sam.owner, currency="USD")
-    services.deposit(wallet=his, amount=Decimal(1), note="other", idempotency_key="o")
-    wanted = LedgerTransfer.objects.get(note="wire 1")
+    sams = services.wallet_of(owner=sam.owner, currency="USD")
+    services.deposit(wallet=sams, amount=Decimal(1), note="other", idempotency_key="o")
+    expected = LedgerTransfer.objects.get(note="wire 1")
 
-    (found,) = (
-        admin.get(listed("ledgertransfer"), {"q": wanted.pk if sought == "id" else sought}).context["cl"].result_list
+    (result,) = (
+        admin.get(listed("ledgertransfer"), {"q": expected.pk if sought == "id" else sought}).context["cl"].result_list
     )
 
-    assert found == wanted
+    assert result == expected
 
 
 # --- pages
 
 
 def test_wallets_are_found_by_owner_and_filtered(mover: Any, wallet: Wallet, sam: TradingAccount) -> None:
-    his = services.wallet_of(owner=sam.owner, currency="EUR")
-    act(mover, "freeze", his, reason="x")
+    sams = services.wallet_of(owner=sam.owner, currency="EUR")
+    act(mover, "freeze", sams, reason="x")
     url = listed("wallet")
 
-    def found(**query: Any) -> Any:
+    def listing(**query: Any) -> Any:
         return set(mover.get(url, query).context["cl"].result_list)
 
-    assert found(q="finn") == {wallet}
-    assert found(frozen="yes") == {his}
-    assert found(q="sam", kind="PERSON", currency="EUR") == {his}
-    assert wallet in found(frozen="no")
+    assert listing(q="finn") == {wallet}
+    assert listing(frozen="yes") == {sams}
+    assert listing(q="sam", kind="PERSON", currency="EUR") == {sams}
+    assert wallet in listing(frozen="no")
 
 
-def test_a_wallets_page_turns_back_through_its_entries(admin: Client, wallet: Wallet) -> None:
+def test_a_wallets_page_pages_back_through_its_entries(admin: Client, wallet: Wallet) -> None:
     for number in range(60):
         services.deposit(wallet=wallet, amount=Decimal(1), note=f"wire {number}", idempotency_key=f"d{number}")
 
@@ -448,9 +446,9 @@ def test_a_wallets_page_turns_back_through_its_entries(admin: Client, wallet: Wa
     assert nonsense == [200] * 3
 
 
-def test_a_wallets_page_tells_what_waits_and_what_is_held(admin: Client, wallet: Wallet, settings: Settings) -> None:
+def test_a_wallets_page_links_pending_requests_and_holds(admin: Client, wallet: Wallet, settings: Settings) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
-    request = asked_for(wallet, "WITHDRAWAL", Decimal(60))
+    request = money_request(wallet, "WITHDRAWAL", Decimal(60))
 
     html = admin.get(page(wallet)).content.decode()
 
@@ -458,7 +456,7 @@ def test_a_wallets_page_tells_what_waits_and_what_is_held(admin: Client, wallet:
     assert page(fresh(request).hold) in html
 
 
-def test_an_agreements_page_tells_its_settlements_and_what_was_collected(
+def test_an_agreements_page_shows_settlements_and_collections(
     admin: Client, wallet: Wallet, follows: Following
 ) -> None:
     follows.realise("1", "1000")
@@ -468,12 +466,12 @@ def test_an_agreements_page_tells_its_settlements_and_what_was_collected(
     html = admin.get(page(follows.agreement)).content.decode()
     (row,) = admin.get(listed("feeagreement")).context["cl"].result_list
 
-    for told in ("2000 bps", "1000.00", "200.00", "100.00", '<span class="chip wait">owed</span>'):
-        assert told in html
+    for text in ("2000 bps", "1000.00", "200.00", "100.00", '<span class="chip wait">owed</span>'):
+        assert text in html
     assert row.latest_high_water_mark == 1000
 
 
-def test_an_agreement_that_waits_says_why(admin: Client, follows: Following) -> None:
+def test_a_postponed_agreement_shows_the_reason(admin: Client, follows: Following) -> None:
     follows.copy("1")
     follows.settle()
 
@@ -485,7 +483,7 @@ def test_an_agreement_that_waits_says_why(admin: Client, follows: Following) -> 
     assert not admin.get(listed("feeagreement"), {"postponed": "no"}).context["cl"].result_list
 
 
-def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(
+def test_a_fee_transfer_links_its_agreement_and_cannot_be_reversed(
     admin: Client, wallet: Wallet, follows: Following
 ) -> None:
     follows.realise("1", "1000")
@@ -497,19 +495,19 @@ def test_a_fees_own_transfer_leads_to_its_agreement_and_is_not_reversed(
 
     assert page(follows.agreement) in html
     assert 'value="reverse"' not in html
-    assert said(act(admin, "reverse", fee, reason="x"))[0].endswith("(reversed_already)")
+    assert messages_of(act(admin, "reverse", fee, reason="x"))[0].endswith("(reversed_already)")
 
 
-def test_terms_are_added_within_bounds_and_told(admin: Client, lena: TradingAccount) -> None:
+def test_terms_are_added_within_bounds_and_audited(admin: Client, lena: TradingAccount) -> None:
     add, terms = reverse("admin:wallets_feeterms_add"), {"strategy": lena.strategy.pk, "subscription_fee": "9.9"}
 
     refused = admin.post(add, {**terms, "performance_bps": "5001", "platform_bps": "10001"})
     admin.post(add, {**terms, "performance_bps": "1500", "platform_bps": "2500"})
 
     assert refused.content.decode().count('class="errorlist"') == 2
-    made = FeeTerms.objects.get()
-    assert (made.performance_bps, made.subscription_fee) == (1500, Decimal("9.9"))
-    assert AuditLog.objects.get(action="fee_terms.added").subject == f"fee_terms:{made.pk}"
+    terms_row = FeeTerms.objects.get()
+    assert (terms_row.performance_bps, terms_row.subscription_fee) == (1500, Decimal("9.9"))
+    assert AuditLog.objects.get(action="fee_terms.added").subject == f"fee_terms:{terms_row.pk}"
 
 
 @pytest.mark.parametrize("model", [*PAGES, "wallet_page", "step", "index"])
@@ -530,20 +528,20 @@ def test_while_the_ledger_is_halted_every_page_says_why(admin: Client, wallet: W
 
 
 @pytest.mark.parametrize("model", ["wallet", "moneyrequest", "ledgertransfer", "wallethold"])
-def test_a_list_costs_as_many_queries_for_many_rows_as_for_two(
+def test_a_list_needs_the_same_queries_for_many_rows_as_for_two(
     admin: Client, cast: dict[str, Any], model: str, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    def some(numbers: Any) -> None:
+    def add_rows(numbers: Any) -> None:
         for number in numbers:
             person = User.objects.create_user(f"u{number}", password=None)
-            one = services.wallet_of(owner=person, currency="USD")
-            asked_for(one, amount=Decimal(10))
-            services.hold(wallet=one, amount=Decimal(1), purpose="x", idempotency_key="h")
+            wallet = services.wallet_of(owner=person, currency="USD")
+            money_request(wallet, amount=Decimal(10))
+            services.hold(wallet=wallet, amount=Decimal(1), purpose="x", idempotency_key="h")
 
-    some(range(2))
+    add_rows(range(2))
     with CaptureQueriesContext(connection) as of_two:
         admin.get(listed(model))
-    some(range(2, 9))
+    add_rows(range(2, 9))
 
     with django_assert_num_queries(len(of_two)):
         assert admin.get(listed(model)).status_code == 200

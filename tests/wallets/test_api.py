@@ -1,4 +1,4 @@
-"""People's wallets over HTTP: their own alone, page by page; money out at most once."""
+"""The wallet API: people see only their own wallets, and a withdrawal happens at most once."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ def funded(finn: TradingAccount) -> Person:
     return Person(finn)
 
 
-def test_shows_what_is_there_and_what_is_set_aside(finn: TradingAccount, funded: Person) -> None:
+def test_shows_the_balance_and_the_amount_on_hold(finn: TradingAccount, funded: Person) -> None:
     services.hold(wallet=usd(finn), amount=Decimal("12.5"), purpose="p", idempotency_key="h")
 
     assert funded.get().json() == {
@@ -57,7 +57,7 @@ def test_shows_what_is_there_and_what_is_set_aside(finn: TradingAccount, funded:
     }
 
 
-def test_a_stranger_sees_his_own(funded: Person, sam: TradingAccount) -> None:
+def test_a_stranger_sees_only_their_own_wallet(funded: Person, sam: TradingAccount) -> None:
     assert Person(sam).get().json()["balance"] == "0.00000000"
     assert Person(sam).get(f"{ME}/entries").json()["data"] == []
 
@@ -92,19 +92,19 @@ def test_entries_come_page_by_page_newest_first(finn: TradingAccount, funded: Pe
     assert (seen[0]["amount"], seen[0]["balance_after"], seen[0]["note"]) == ("-7.00000000", "72.00000000", "no. 7")
 
 
-def test_a_cursor_of_somebody_elses_list_is_refused(finn: TradingAccount, funded: Person, sam: TradingAccount) -> None:
+def test_refuses_a_cursor_of_another_persons_list(finn: TradingAccount, funded: Person, sam: TradingAccount) -> None:
     for amount in ("1", "2"):
         pay_in(finn, amount)
-    theirs = funded.get(f"{ME}/entries", limit=1).json()["next"]
+    cursor_of_finn = funded.get(f"{ME}/entries", limit=1).json()["next"]
 
-    assert Person(sam).get(f"{ME}/entries", cursor=theirs).json()["code"] == "invalid"
+    assert Person(sam).get(f"{ME}/entries", cursor=cursor_of_finn).json()["code"] == "invalid"
 
 
-def test_a_page_of_entries_costs_the_same_however_long(finn: TradingAccount, funded: Person) -> None:
+def test_a_page_of_entries_needs_the_same_queries_at_any_length(finn: TradingAccount, funded: Person) -> None:
     def queries() -> int:
-        with CaptureQueriesContext(connection) as seen:
+        with CaptureQueriesContext(connection) as captured:
             funded.get(f"{ME}/entries")
-        return len(seen)
+        return len(captured)
 
     few = queries()
     for amount in range(1, 20):
@@ -113,7 +113,7 @@ def test_a_page_of_entries_costs_the_same_however_long(finn: TradingAccount, fun
     assert queries() == few
 
 
-def test_a_month_comes_as_csv(finn: TradingAccount, funded: Person) -> None:
+def test_a_statement_is_downloaded_as_csv(finn: TradingAccount, funded: Person) -> None:
     services.debit_wallet(
         wallet=usd(finn), amount=Decimal(1), kind=TransferKind.WITHDRAWAL, note="=cmd()", idempotency_key="w"
     )
@@ -127,42 +127,44 @@ def test_a_month_comes_as_csv(finn: TradingAccount, funded: Person) -> None:
 
 
 @pytest.mark.parametrize("month", ["", "2026", "2026-13", "2026-1", "x", "0000-01", "9999-12"])
-def test_what_is_no_month_is_refused(funded: Person, month: str) -> None:
+def test_refuses_an_invalid_month(funded: Person, month: str) -> None:
     assert funded.get(f"{ME}/statement.csv", month=month).json()["fields"] == {
         "month": ["must be a month such as 2026-11"]
     }
 
 
-# --- taking money out
+# --- withdrawals
 
 
-def test_takes_money_out_once_for_each_key(finn: TradingAccount, funded: Person) -> None:
+def test_withdraws_once_for_each_key(finn: TradingAccount, funded: Person) -> None:
     first = funded.withdraw("k" * 20, amount="40")
-    again = funded.withdraw("k" * 20, amount="40")
+    repeat = funded.withdraw("k" * 20, amount="40")
 
     assert (first.status_code, first.json()["state"]) == (201, "DONE")
-    assert again.json() == first.json()
+    assert repeat.json() == first.json()
     assert balance(finn) == 60
 
 
-def test_other_inputs_under_the_same_key_are_refused(finn: TradingAccount, funded: Person) -> None:
+def test_refuses_another_amount_under_the_same_key(finn: TradingAccount, funded: Person) -> None:
     funded.withdraw("k" * 20, amount="40")
 
     assert funded.withdraw("k" * 20, amount="41").json()["code"] == "idempotency_conflict"
     assert balance(finn) == 60
 
 
-def test_more_than_there_is_is_refused_and_stays_so_under_its_key(finn: TradingAccount, funded: Person) -> None:
+def test_a_withdrawal_above_the_balance_is_refused_for_ever_under_its_key(finn: TradingAccount, funded: Person) -> None:
     refused = funded.withdraw("k" * 20, amount="101")
     pay_in(finn, "50")
-    again = funded.withdraw("k" * 20, amount="101")
+    repeat = funded.withdraw("k" * 20, amount="101")
 
     assert (refused.status_code, refused.json()["code"]) == (422, "insufficient_funds")
-    assert again.json()["code"] == "insufficient_funds"
+    assert repeat.json()["code"] == "insufficient_funds"
     assert funded.withdraw(amount="101").json()["state"] == "DONE"
 
 
-def test_above_the_limit_it_waits_and_is_set_aside(finn: TradingAccount, funded: Person, settings: Settings) -> None:
+def test_a_withdrawal_above_the_limit_is_pending_and_on_hold(
+    finn: TradingAccount, funded: Person, settings: Settings
+) -> None:
     settings.SECOND_PERSON_ABOVE = Decimal(50)
 
     assert funded.withdraw(amount="60").json()["state"] == "PENDING"
@@ -184,7 +186,7 @@ def test_above_the_limit_it_waits_and_is_set_aside(finn: TradingAccount, funded:
         ({"amount": "1", "note": "x" * 201}, "invalid"),
     ],
 )
-def test_what_cannot_be_read_moves_nothing(
+def test_an_invalid_withdrawal_moves_no_money(
     finn: TradingAccount, funded: Person, fields: dict[str, Any], code: str
 ) -> None:
     assert funded.withdraw(**fields).json()["code"] == code
@@ -192,7 +194,7 @@ def test_what_cannot_be_read_moves_nothing(
 
 
 @pytest.mark.parametrize(("key", "code"), [("", "idempotency_key_missing"), ("short", "request_malformed")])
-def test_a_key_has_to_be_there_and_well_formed(funded: Person, key: str, code: str) -> None:
+def test_refuses_a_missing_or_malformed_key(funded: Person, key: str, code: str) -> None:
     answer = funded.client.post(
         f"{ME}/withdrawals", {"amount": "1"}, content_type="application/json", HTTP_HOST=HOST,
         **({"HTTP_IDEMPOTENCY_KEY": key} if key else {}),
@@ -201,10 +203,10 @@ def test_a_key_has_to_be_there_and_well_formed(funded: Person, key: str, code: s
     assert answer.json()["code"] == code
 
 
-def test_a_page_of_another_site_cannot_take_money_out(finn: TradingAccount, funded: Person) -> None:
-    careful = Client(enforce_csrf_checks=True)
-    careful.force_login(finn.owner)
-    answer = careful.post(
+def test_a_page_of_another_site_cannot_withdraw(finn: TradingAccount, funded: Person) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(finn.owner)
+    answer = browser.post(
         f"{ME}/withdrawals", {"amount": "1"}, content_type="application/json", HTTP_HOST=HOST,
         HTTP_IDEMPOTENCY_KEY="k" * 20,
     )  # fmt: skip
@@ -212,37 +214,37 @@ def test_a_page_of_another_site_cannot_take_money_out(finn: TradingAccount, fund
     assert (answer.status_code, answer.json()["code"]) == (403, "csrf_failed")
 
 
-def from_a_page(finn: TradingAccount, body: Any, as_type: Any) -> Any:
-    careful = Client(enforce_csrf_checks=True)
-    careful.force_login(finn.owner)
-    careful.cookies["csrftoken"] = "c" * 32
+def from_a_page(finn: TradingAccount, body: Any, content_type: Any) -> Any:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(finn.owner)
+    browser.cookies["csrftoken"] = "c" * 32
     headers = {"HTTP_HOST": HOST, "HTTP_X_CSRFTOKEN": "c" * 32, "HTTP_IDEMPOTENCY_KEY": "k" * 20}
-    return careful.generic("POST", f"{ME}/withdrawals", body, content_type=as_type, **headers)
+    return browser.generic("POST", f"{ME}/withdrawals", body, content_type=content_type, **headers)
 
 
-@pytest.mark.parametrize("as_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
-def test_the_token_may_come_in_a_header_whatever_the_body_is_called(
-    finn: TradingAccount, funded: Person, as_type: str
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
+def test_accepts_the_csrf_token_in_a_header_for_any_content_type(
+    finn: TradingAccount, funded: Person, content_type: str
 ) -> None:
-    assert from_a_page(finn, '{"amount": "1"}', as_type).status_code == 201
+    assert from_a_page(finn, '{"amount": "1"}', content_type).status_code == 201
 
 
 @pytest.mark.parametrize(
-    ("body", "as_type", "code"),
+    ("body", "content_type", "code"),
     [
         ('{"amount": "1"}', "multipart/form-data", "request_malformed"),
         ("x" * 70_000, "application/json", "body_too_large"),
         ("[]", "application/json", "request_malformed"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_told_so(
-    finn: TradingAccount, funded: Person, body: str, as_type: str, code: str
+def test_refuses_an_unreadable_body_with_its_code(
+    finn: TradingAccount, funded: Person, body: str, content_type: str, code: str
 ) -> None:
-    assert from_a_page(finn, body, as_type).json()["code"] == code
+    assert from_a_page(finn, body, content_type).json()["code"] == code
     assert balance(finn) == 100
 
 
-def test_a_halted_ledger_says_so_and_moves_nothing(finn: TradingAccount, funded: Person) -> None:
+def test_a_halted_ledger_refuses_withdrawals(finn: TradingAccount, funded: Person) -> None:
     ledger_halt.halt(why="a test")
 
     assert (funded.withdraw(amount="1").status_code, funded.withdraw(amount="1").json()["code"]) == (

@@ -1,4 +1,4 @@
-"""debit_wallet, deposit, transfer, reverse: each refusal with its code, each key for ever."""
+"""debit_wallet, deposit, transfer and reverse: each refusal has its code; a key is bound to one request for ever."""
 
 from decimal import Decimal
 from typing import Any
@@ -23,27 +23,25 @@ def debit(wallet: Any, amount: str = "10", key: str = "k", kind: Any = TransferK
     return services.debit_wallet(wallet=wallet, amount=Decimal(amount), kind=kind, note="a note", idempotency_key=key)
 
 
-def test_takes_what_it_says_and_grows_the_version_by_one(wallet: Wallet) -> None:
-    moved = debit(wallet)
+def test_debits_the_amount_and_increments_the_version(wallet: Wallet) -> None:
+    result = debit(wallet)
 
     wallet.refresh_from_db()
-    assert (wallet.balance, wallet.version) == (90, 2) == (moved.balance, moved.version)
-    assert not moved.replayed
+    assert (wallet.balance, wallet.version) == (90, 2) == (result.balance, result.version)
+    assert not result.replayed
 
 
-def test_the_same_key_answers_the_same_for_ever(wallet: Wallet, finn: TradingAccount) -> None:
+def test_a_repeat_with_the_same_key_gets_the_first_outcome_for_ever(wallet: Wallet, finn: TradingAccount) -> None:
     first = debit(wallet)
     pay_in(finn, "500")
-    again = debit(wallet)
+    repeat = debit(wallet)
 
-    assert (again.transfer_id, again.balance, again.replayed) == (first.transfer_id, 90, True)
+    assert (repeat.transfer_id, repeat.balance, repeat.replayed) == (first.transfer_id, 90, True)
     assert balance(finn) == 590
 
 
 @pytest.mark.parametrize("other", [{"amount": "11"}, {"kind": TransferKind.WITHDRAWAL}])
-def test_the_same_key_for_something_else_is_refused(
-    wallet: Wallet, finn: TradingAccount, other: dict[str, Any]
-) -> None:
+def test_refuses_the_same_key_for_another_request(wallet: Wallet, finn: TradingAccount, other: dict[str, Any]) -> None:
     debit(wallet)
 
     with pytest.raises(services.IdempotencyConflict):
@@ -51,14 +49,14 @@ def test_the_same_key_for_something_else_is_refused(
     assert balance(finn) == 90
 
 
-def test_a_deposits_key_is_no_debits(wallet: Wallet) -> None:
+def test_refuses_a_debit_under_the_key_of_a_deposit(wallet: Wallet) -> None:
     services.deposit(wallet=wallet, amount=Decimal(10), note="", idempotency_key="k")
 
     with pytest.raises(services.IdempotencyConflict):
         debit(wallet)
 
 
-def test_another_wallet_has_keys_of_its_own(wallet: Wallet, lena: TradingAccount) -> None:
+def test_each_wallet_has_its_own_keys(wallet: Wallet, lena: TradingAccount) -> None:
     pay_in(lena, "50")
     debit(wallet)
 
@@ -66,7 +64,7 @@ def test_another_wallet_has_keys_of_its_own(wallet: Wallet, lena: TradingAccount
 
 
 @pytest.mark.parametrize("amount", ["0", "-50", "0.000000001", "NaN", "Infinity", "1e13", "-0.00000001"])
-def test_what_is_no_amount_is_refused(wallet: Wallet, finn: TradingAccount, amount: str) -> None:
+def test_refuses_an_invalid_amount(wallet: Wallet, finn: TradingAccount, amount: str) -> None:
     """A negative debit would be a credit."""
     for verb in (debit, lambda wallet, amount: services.deposit(
         wallet=wallet, amount=Decimal(amount), note="", idempotency_key="d")):  # fmt: skip
@@ -75,47 +73,47 @@ def test_what_is_no_amount_is_refused(wallet: Wallet, finn: TradingAccount, amou
     assert balance(finn) == 100
 
 
-def test_a_float_is_refused(wallet: Wallet) -> None:
+def test_refuses_a_float(wallet: Wallet) -> None:
     with pytest.raises(services.AmountInvalid, match="never a float"):
         services.debit_wallet(wallet=wallet, amount=0.1, kind=TransferKind.WITHDRAWAL, note="", idempotency_key="k")
 
 
-def test_more_than_there_is_is_refused_for_ever_under_its_key(wallet: Wallet, finn: TradingAccount) -> None:
-    with pytest.raises(services.InsufficientFunds) as no:
+def test_a_refusal_for_insufficient_funds_stays_under_its_key(wallet: Wallet, finn: TradingAccount) -> None:
+    with pytest.raises(services.InsufficientFunds) as caught:
         debit(wallet, "100.00000001")
     pay_in(finn, "500")
     with pytest.raises(services.InsufficientFunds):
         debit(wallet, "100.00000001")
 
-    assert no.value.extra == {"available": "100.00000000", "currency": "USD"}
+    assert caught.value.extra == {"available": "100.00000000", "currency": "USD"}
     assert debit(wallet, "100.00000001", key="another").balance == Decimal("499.99999999")
 
 
-def test_to_the_last_unit(wallet: Wallet, finn: TradingAccount) -> None:
+def test_the_balance_can_be_spent_to_the_last_unit(wallet: Wallet, finn: TradingAccount) -> None:
     debit(wallet, "99.99999999", "a")
     debit(wallet, "0.00000001", "b")
 
     assert balance(finn) == 0
 
 
-def test_a_wallet_that_is_not_there_is_told_so(cast: dict[str, Any]) -> None:
+def test_refuses_a_wallet_that_does_not_exist(cast: dict[str, Any]) -> None:
     with pytest.raises(services.WalletNotFound):
         debit(Wallet(pk=999_999))
 
 
-def test_a_kind_that_is_no_debits_is_refused(wallet: Wallet) -> None:
+def test_refuses_an_unknown_kind(wallet: Wallet) -> None:
     with pytest.raises(services.Invalid):
         debit(wallet, kind="GIFT")
 
 
-def test_a_deposit_can_be_taken_back(wallet: Wallet, finn: TradingAccount) -> None:
+def test_a_deposit_can_be_debited_again(wallet: Wallet, finn: TradingAccount) -> None:
     debit(wallet, "100", kind=TransferKind.DEPOSIT)
 
     assert balance(finn) == 0
     assert Wallet.objects.get(kind=Wallet.Kind.CASH_IN).balance == 0
 
 
-def test_nothing_goes_out_of_a_frozen_wallet_and_all_comes_in(wallet: Wallet, finn: TradingAccount) -> None:
+def test_a_frozen_wallet_refuses_debits_and_accepts_credits(wallet: Wallet, finn: TradingAccount) -> None:
     services.freeze(wallet=wallet, reason="dispute", actor=services.audit.SYSTEM)
     with pytest.raises(services.WalletFrozen):
         debit(wallet)
@@ -125,7 +123,7 @@ def test_nothing_goes_out_of_a_frozen_wallet_and_all_comes_in(wallet: Wallet, fi
     assert debit(wallet, key="later").balance == 95
 
 
-def test_each_movement_leaves_a_fact(wallet: Wallet) -> None:
+def test_each_transfer_and_refusal_leaves_an_audit_row(wallet: Wallet) -> None:
     debit(wallet)
     with pytest.raises(services.InsufficientFunds):
         debit(wallet, "1000", "too much")
@@ -140,19 +138,19 @@ def test_each_movement_leaves_a_fact(wallet: Wallet) -> None:
     assert (refused.code, refused.subject) == ("insufficient_funds", f"wallet:{wallet.pk}")
 
 
-def test_a_wallet_that_another_holds_is_busy_at_once(wallet: Wallet) -> None:
-    """NOWAIT: whoever waits in a line holds up everybody behind."""
+def test_a_wallet_locked_by_another_transaction_is_busy_at_once(wallet: Wallet) -> None:
+    """NOWAIT: a waiting request would delay all requests behind it."""
     from tests.races.test_wallet_races import all_at_once
 
     with transaction.atomic():
         Wallet.objects.lock().get(pk=wallet.pk)
-        told = all_at_once(lambda: debit(wallet))
+        outcomes = all_at_once(lambda: debit(wallet))
 
-    assert told == {"wallet_busy": 1}
-    assert not debit(wallet).replayed  # nothing was kept under the key
+    assert outcomes == {"wallet_busy": 1}
+    assert not debit(wallet).replayed  # no outcome was stored under the key
 
 
-def test_within_a_transaction_it_is_part_of_it(wallet: Wallet, finn: TradingAccount) -> None:
+def test_inside_a_transaction_a_debit_is_rolled_back_with_it(wallet: Wallet, finn: TradingAccount) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         debit(wallet)
         raise RuntimeError
@@ -161,58 +159,58 @@ def test_within_a_transaction_it_is_part_of_it(wallet: Wallet, finn: TradingAcco
     assert not debit(wallet).replayed
 
 
-def test_a_transfer_moves_from_one_to_the_other(wallet: Wallet, lena: TradingAccount, finn: TradingAccount) -> None:
+def test_a_transfer_moves_money_between_two_wallets(wallet: Wallet, lena: TradingAccount, finn: TradingAccount) -> None:
     services.transfer(source=wallet, target=usd(lena), amount=Decimal(30), note="", idempotency_key="t")
 
     assert (balance(finn), balance(lena)) == (70, 30)
 
 
-def test_currencies_do_not_mix(wallet: Wallet, lena: TradingAccount) -> None:
+def test_refuses_a_transfer_between_currencies(wallet: Wallet, lena: TradingAccount) -> None:
     euro = services.wallet_of(owner=lena.owner, currency="EUR")
 
     with pytest.raises(services.CurrencyMismatch):
         services.transfer(source=wallet, target=euro, amount=Decimal(30), note="", idempotency_key="t")
 
 
-def test_a_transfer_to_oneself_is_none(wallet: Wallet) -> None:
+def test_refuses_a_transfer_to_the_same_wallet(wallet: Wallet) -> None:
     with pytest.raises(services.AmountInvalid):
         services.transfer(source=wallet, target=wallet, amount=Decimal(30), note="", idempotency_key="t")
 
 
-def test_a_transfer_is_undone_once(wallet: Wallet, finn: TradingAccount) -> None:
-    moved = debit(wallet)
-    services.reverse(transfer_id=moved.transfer_id, note="a mistake", idempotency_key="r")
+def test_a_transfer_is_reversed_once(wallet: Wallet, finn: TradingAccount) -> None:
+    result = debit(wallet)
+    services.reverse(transfer_id=result.transfer_id, note="a mistake", idempotency_key="r")
 
     with pytest.raises(services.ReversedAlready):
-        services.reverse(transfer_id=moved.transfer_id, note="again", idempotency_key="r2")
+        services.reverse(transfer_id=result.transfer_id, note="again", idempotency_key="r2")
     assert balance(finn) == 100
 
 
-def test_a_reversal_is_not_undone(wallet: Wallet) -> None:
-    undone = services.reverse(transfer_id=debit(wallet).transfer_id, note="", idempotency_key="r")
+def test_refuses_to_reverse_a_reversal(wallet: Wallet) -> None:
+    reversal_id = services.reverse(transfer_id=debit(wallet).transfer_id, note="", idempotency_key="r")
 
     with pytest.raises(services.ReversedAlready):
-        services.reverse(transfer_id=undone, note="", idempotency_key="r2")
+        services.reverse(transfer_id=reversal_id, note="", idempotency_key="r2")
 
 
-def test_what_was_spent_since_cannot_be_taken_back(finn: TradingAccount, lena: TradingAccount) -> None:
+def test_refuses_to_reverse_money_that_is_spent(finn: TradingAccount, lena: TradingAccount) -> None:
     pay_in(finn, "100")
-    moved = services.transfer(source=usd(finn), target=usd(lena), amount=Decimal(30), note="", idempotency_key="t")
+    result = services.transfer(source=usd(finn), target=usd(lena), amount=Decimal(30), note="", idempotency_key="t")
     debit(usd(lena), "10")
 
     with pytest.raises(services.InsufficientFunds):
-        services.reverse(transfer_id=moved.transfer_id, note="", idempotency_key="r")
+        services.reverse(transfer_id=result.transfer_id, note="", idempotency_key="r")
 
 
-def test_a_large_transfer_is_not_undone_by_one(finn: TradingAccount) -> None:
+def test_one_person_cannot_reverse_a_large_transfer(finn: TradingAccount) -> None:
     pay_in(finn, "5000")
-    moved = debit(usd(finn), "1000.00000001")
+    result = debit(usd(finn), "1000.00000001")
 
     with pytest.raises(services.SecondPersonNeeded):
-        services.reverse(transfer_id=moved.transfer_id, note="", idempotency_key="r")
+        services.reverse(transfer_id=result.transfer_id, note="", idempotency_key="r")
 
 
-def test_the_house_keeps_its_fees_in_many_rows(lena: TradingAccount, finn: TradingAccount, sam: TradingAccount) -> None:
+def test_house_fees_are_spread_over_many_rows(lena: TradingAccount, finn: TradingAccount, sam: TradingAccount) -> None:
     for account in (lena, finn, sam):
         pay_in(account, "10")
         debit(usd(account), "1")

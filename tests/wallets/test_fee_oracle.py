@@ -1,4 +1,4 @@
-"""Random lives of a subscriber, through the real verbs, against an oracle of exact fractions."""
+"""Random histories of a subscriber, through the real verbs, against an oracle of exact fractions."""
 
 import random
 from decimal import Decimal
@@ -24,8 +24,10 @@ def money(rng: Any, least: Any, most: Any) -> str:
 @pytest.mark.dated
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(20))
-def test_every_fee_is_exact_whatever_comes_and_goes(lena: TradingAccount, finn: TradingAccount, seed: int) -> None:
-    """Deposits and withdrawals never touch the mark; a fee is due once, on what lies above it, rounded down."""
+def test_every_fee_is_exact_with_random_deposits_and_withdrawals(
+    lena: TradingAccount, finn: TradingAccount, seed: int
+) -> None:
+    """Deposits and withdrawals never move the high-water mark; profit above it is charged once, rounded down."""
     rng = random.Random(seed)
     rate, platform = rng.randint(1, 5000), rng.randint(0, 10_000)
     follows = following(lena, finn, performance_bps=rate, platform_bps=platform)
@@ -36,7 +38,7 @@ def test_every_fee_is_exact_whatever_comes_and_goes(lena: TradingAccount, finn: 
         closed += Fraction(profit)
     volume = money(rng, 0, 1) if rng.random() < 0.8 else "0.01"
     follows.copy("1", volume=str(max(Decimal(volume), Decimal("0.01"))), price="1.10000")
-    held = Fraction(max(Decimal(volume), Decimal("0.01")))
+    lots = Fraction(max(Decimal(volume), Decimal("0.01")))
 
     mark, paid_in, due = Fraction(0), Fraction(0), []
     for month in range(1, MONTHS + 1):
@@ -44,26 +46,30 @@ def test_every_fee_is_exact_whatever_comes_and_goes(lena: TradingAccount, finn: 
         pay_in(finn, amount)
         paid_in += Fraction(amount)
         if rng.random() < 0.5:
-            taken = (balance(finn) / 2).quantize(UNIT)
+            withdrawn = (balance(finn) / 2).quantize(UNIT)
             services.debit_wallet(
-                wallet=usd(finn), amount=taken, kind=TransferKind.WITHDRAWAL, note="", idempotency_key=f"out-{month}"
+                wallet=usd(finn),
+                amount=withdrawn,
+                kind=TransferKind.WITHDRAWAL,
+                note="",
+                idempotency_key=f"out-{month}",
             )
-            paid_in -= Fraction(taken)
+            paid_in -= Fraction(withdrawn)
         price = str(Decimal(rng.randint(105_000, 116_000)).scaleb(-5))
         follows.bar(price, month=month)
         settlement.sweep(now=follows.month_end(month) + JUST_AFTER)
 
-        floating = (Fraction(price) - Fraction("1.1")) * held * 100_000
-        base = closed + (floating * 10**8).__floor__() / Fraction(10**8)
-        due.append(max(Fraction(0), base - mark) * rate / 10_000)
-        mark = max(mark, base)
+        floating = (Fraction(price) - Fraction("1.1")) * lots * 100_000
+        result = closed + (floating * 10**8).__floor__() / Fraction(10**8)
+        due.append(max(Fraction(0), result - mark) * rate / 10_000)
+        mark = max(mark, result)
 
     settled = Settlement.objects.filter(period_no__gt=0).order_by("period_no")
-    assert [Fraction(one.high_water_mark) for one in settled][-1] == mark
-    for one, exact in zip(settled, due, strict=True):
-        assert 0 <= exact - Fraction(one.fee) < Fraction(UNIT)
+    assert [Fraction(period.high_water_mark) for period in settled][-1] == mark
+    for period, exact in zip(settled, due, strict=True):
+        assert 0 <= exact - Fraction(period.fee) < Fraction(UNIT)
     claims = list(FeeClaim.objects.all())
-    assert sum(claim.amount for claim in claims) == sum(one.fee for one in settled)
+    assert sum(claim.amount for claim in claims) == sum(period.fee for period in settled)
     assert Fraction(balance(finn)) == paid_in - sum(Fraction(claim.collected) for claim in claims)
     for claim in claims:
         exact = Fraction(claim.amount) * (10_000 - platform) / 10_000

@@ -1,4 +1,4 @@
-"""What a fee is, against an oracle of exact fractions; and the examples of other houses, which must come out."""
+"""Fees against an oracle of exact fractions, and against published examples of other platforms."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,52 +16,52 @@ RESULTS = st.decimals(min_value=-(10**9), max_value=10**9, places=8)
 BPS = st.integers(0, 5000)
 
 
-def charged(rate_bps: Any, bases: Any, high_water_mark: Decimal = Decimal(0)) -> list[Any]:
-    """The fee of each period, one after another."""
-    told = []
-    for base in bases:
-        due = fees.performance(cumulative_pnl=Decimal(base), high_water_mark=high_water_mark, rate_bps=rate_bps)
+def charged(rate_bps: Any, results: Any, high_water_mark: Decimal = Decimal(0)) -> list[Any]:
+    """The fee of each consecutive period, for these cumulative results."""
+    charges = []
+    for result in results:
+        due = fees.performance(cumulative_pnl=Decimal(result), high_water_mark=high_water_mark, rate_bps=rate_bps)
         high_water_mark = due.high_water_mark
-        told.append(due.fee)
-    return told
+        charges.append(due.fee)
+    return charges
 
 
 @pytest.mark.parametrize(
-    ("rate_bps", "bases", "told"),
+    ("rate_bps", "results", "expected"),
     [
         (2000, [1000, 500, 2000], [200, 0, 200]),
         (1000, [200, 50, 150, 300], [20, 0, 0, 10]),  # Binance's lead trading, its own table
         (2000, [500, 300, 900], [100, 0, 80]),  # as Darwinex charges
-        (2000, [100, 200, 300, -50, 50, 150], [20, 20, 20, 0, 0, 0]),  # checked at every trade
-        (2000, [150], [30]),  # the same trades, checked at the period's end
-        (2000, [300 - 400], [0]),  # what is open counts
+        (2000, [100, 200, 300, -50, 50, 150], [20, 20, 20, 0, 0, 0]),  # settled at every trade
+        (2000, [150], [30]),  # the same trades, settled at the period's end
+        (2000, [300 - 400], [0]),  # a floating loss counts
     ],
 )
-def test_the_examples_come_out(rate_bps: int, bases: list[Any], told: list[Any]) -> None:
-    assert charged(rate_bps, bases) == told
+def test_matches_the_published_examples(rate_bps: int, results: list[Any], expected: list[Any]) -> None:
+    assert charged(rate_bps, results) == expected
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(RESULTS, max_size=12), BPS)
-def test_no_fee_is_off_by_a_unit_and_none_is_too_high(bases: Any, rate_bps: Any) -> None:
+def test_a_fee_is_at_most_one_unit_too_low_and_never_too_high(results: Any, rate_bps: Any) -> None:
     mark = Fraction(0)
-    for base, fee in zip(bases, charged(rate_bps, bases), strict=True):
-        exact = max(Fraction(0), Fraction(base) - mark) * rate_bps / 10_000
-        mark = max(mark, Fraction(base))
+    for result, fee in zip(results, charged(rate_bps, results), strict=True):
+        exact = max(Fraction(0), Fraction(result) - mark) * rate_bps / 10_000
+        mark = max(mark, Fraction(result))
         assert 0 <= exact - Fraction(fee) < Fraction(UNIT)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(RESULTS, max_size=12), BPS)
-def test_all_fees_together_are_no_more_than_the_share_of_the_best_there_ever_was(bases: Any, rate_bps: Any) -> None:
-    best = max([Fraction(0), *map(Fraction, bases)])
+def test_the_sum_of_all_fees_is_at_most_the_share_of_the_highest_result(results: Any, rate_bps: Any) -> None:
+    best = max([Fraction(0), *map(Fraction, results)])
 
-    assert sum(map(Fraction, charged(rate_bps, bases))) <= best * rate_bps / 10_000
+    assert sum(map(Fraction, charged(rate_bps, results))) <= best * rate_bps / 10_000
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.decimals(min_value=0, max_value=10**9, places=8), st.integers(0, 10_000))
-def test_a_share_and_the_rest_are_the_fee(fee: Any, platform_bps: Any) -> None:
+def test_the_provider_share_is_at_most_one_unit_too_low(fee: Any, platform_bps: Any) -> None:
     share = fees.provider_share(fee, platform_bps)
 
     assert 0 <= share <= fee
@@ -73,7 +73,7 @@ MOMENTS = st.integers(0, 20 * 365 * 86_400).map(lambda s: datetime(2020, 1, 1, t
 
 @settings(max_examples=200, deadline=None)
 @given(st.decimals(min_value=0, max_value=10**6, places=8), MOMENTS)
-def test_a_part_of_a_month_costs_its_whole_days(monthly: Any, begins: Any) -> None:
+def test_part_of_a_month_costs_its_whole_days(monthly: Any, begins: Any) -> None:
     ends = fees.month_after(begins)
     fee = fees.subscription(monthly=monthly, begins=begins, ends=ends)
     days = (ends - begins) // timedelta(days=1)
@@ -82,7 +82,7 @@ def test_a_part_of_a_month_costs_its_whole_days(monthly: Any, begins: Any) -> No
     assert 0 <= Fraction(monthly) * days / in_month - Fraction(fee) < Fraction(UNIT)
 
 
-def test_a_whole_month_costs_what_it_costs() -> None:
+def test_a_whole_month_costs_the_monthly_fee() -> None:
     begins = datetime(2026, 2, 1, tzinfo=UTC)
 
     assert fees.subscription(monthly=Decimal("9.99"), begins=begins, ends=fees.month_after(begins)) == Decimal("9.99")
@@ -110,13 +110,13 @@ LOTS = st.decimals(min_value="0.01", max_value=100, places=2)
     st.decimals(min_value="0.01", max_value=100, places=2),
     st.booleans(),
 )
-def test_what_is_open_is_worth_what_closing_it_would_bring(
+def test_the_floating_result_is_what_a_close_would_realise(
     side: Any, opened: Any, price: Any, volume: Any, inverse: Any
 ) -> None:
-    found = fees.floating(
+    floating = fees.floating(
         side=side, volume=volume, open_price=opened, price=price, contract_size=Decimal(100_000), inverse=inverse
     )
     moved = (Fraction(price) - Fraction(opened)) * (1 if side == "BUY" else -1) * Fraction(volume) * 100_000
     exact = moved / Fraction(price) if inverse else moved
 
-    assert 0 <= exact - Fraction(found) < Fraction(UNIT)
+    assert 0 <= exact - Fraction(floating) < Fraction(UNIT)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the tricks are a table
-"""Callers who go around the ledger's verbs. Keys and triggers refuse the tables' owner, privileges the application."""
+"""SQL that bypasses the ledger's verbs. Keys and triggers refuse the tables' owner; privileges refuse the application."""
 
 from decimal import Decimal
 from typing import Any
@@ -57,7 +57,7 @@ def books() -> Any:
     return of("owner").execute(f"{rows} order by 1, 2").fetchall()
 
 
-# --- what they say. finn's wallet is at version 4 with 700, the house's account at 2 with 320.
+# --- the tricks. finn's wallet is at version 4 with 700, the house account at version 2 with 320.
 
 
 def asked(
@@ -153,7 +153,11 @@ MONEY = [
     ("built on an older state", [*asked(), entry("<w>", 2, 1000, -1), IN], "ledger_entries_pkey"),
     ("built on a state that never was", [*asked(), entry("<w>", 5, 1000, -1), IN], "entry_follows_the_one_before"),
     ("a version left out", [*asked(), entry("<w>", 6, 700, -1), IN], "entry_follows_the_one_before"),
-    ("a version left out, told honestly", [*asked(), entry("<w>", 6, 700, -1, prev=4), IN], "entry_adds_up"),
+    (
+        "a version left out, with a correct predecessor",
+        [*asked(), entry("<w>", 6, 700, -1, prev=4), IN],
+        "entry_adds_up",
+    ),
     ("a balance that does not add up", [*asked(), entry("<w>", 5, 700, -1, after="650"), IN], "entry_adds_up"),
     ("an entry that begins anew", [*asked(), entry("<w>", 0, 0, 1, prev=0), IN], "entry_adds_up"),
     (
@@ -220,7 +224,7 @@ MONEY = [
     ("a currency of its own", [f"{WALLET} ('<desk>', 'usd', 'PERSON', 0, 0, 0, 0)"], "wallet_currency_is_well_formed"),
 ]
 
-ASIDE = [
+HOLDS = [
     ("what is held let go by hand", ["update wallets set held = 0 where id = <w>"], MOVES),
     ("more held than pending", ["update wallets set held = held + 1 where id = <w>"], MOVES),
     ("more held than there is", [f"{HOLD} ('{NEW}', <w>, 651, 'x', 'PENDING')"], "wallet_is_not_overdrawn"),
@@ -261,7 +265,7 @@ FEES = [
     ("a gap in time", settled(starts="<next>", ends="<later>"), "settlement_begins_where_the_last_ended"),
     ("an overlap", settled(starts="2020-01-01"), "settlement_begins_where_the_last_ended"),
     ("a period left out", settled(no=3, prev=2), "settlement_takes_the_mark_over"),
-    ("a period left out, told honestly", settled(no=3, prev=1), "settlement_follows_from_its_base"),
+    ("a period left out, with a correct predecessor", settled(no=3, prev=1), "settlement_follows_from_its_base"),
     ("old profit charged again", settled(before=0, fee=30), "settlement_takes_the_mark_over"),
     ("a mark that falls", settled(base=90, mark=90, fee=0), "settlement_follows_from_its_base"),
     ("a fee below the mark", settled(base=90, mark=100, fee=5), "settlement_follows_from_its_base"),
@@ -283,12 +287,12 @@ FEES = [
     ("an agreement ended", ["delete from fee_agreements"], APPEND_ONLY),
     ("a second agreement", ["insert into fee_agreements (subscriber_id, strategy_id, currency, terms_id, next_terms_id, started_at, due_at, postponed) select subscriber_id, strategy_id, currency, terms_id, next_terms_id, now(), due_at, '' from fee_agreements"], "fee_agreement_is_for_ever"),
 ]  # fmt: skip
-TRICKS = [*MONEY, *ASIDE, *FEES]
+TRICKS = [*MONEY, *HOLDS, *FEES]
 
 
 @pytest.mark.breaks_the_books
-def test_what_keeps_to_the_rules_is_taken(scene: dict[str, Any]) -> None:
-    """The control: the very statements that the tricks are made of, honestly put together."""
+def test_control_correct_statements_are_accepted(scene: dict[str, Any]) -> None:
+    """The statements of the tricks, in their correct form."""
     assert attempt(of("owner"), scene, HONEST) is None
     assert attempt(of("owner"), scene, settled()[:1]) is None
     claim = [
@@ -310,7 +314,7 @@ def test_the_tables_owner_is_refused_by_keys_and_triggers(scene: dict[str, Any])
 
 
 def test_the_application_is_refused_by_its_role(scene: dict[str, Any]) -> None:
-    """It may open a wallet, ask and settle; it may move nothing but through the functions."""
+    """It may open a wallet, request and settle; money moves only through the functions."""
     allowed = {
         "insert into wallets ",
         "insert into money_requests ",
@@ -320,7 +324,7 @@ def test_the_application_is_refused_by_its_role(scene: dict[str, Any]) -> None:
     allowed |= {"insert into fee_agreements "}
     before = books()
     for name, statements, expected in TRICKS:
-        if any(statements[0].startswith(one) for one in allowed):
+        if any(statements[0].startswith(prefix) for prefix in allowed):
             assert refusal(attempt(of("default"), scene, statements)) in (expected, FORBIDDEN), name
         else:
             assert refusal(attempt(of("default"), scene, statements)) == FORBIDDEN, name
@@ -333,7 +337,7 @@ def test_bots_have_no_way_to_money(scene: dict[str, Any]) -> None:
         assert refusal(attempt(of("bot"), scene, [f"select {function}('{{}}', '{{}}')"])) == FORBIDDEN
 
 
-def test_a_superuser_with_the_keys_asleep_meets_the_triggers(scene: dict[str, Any], superuser: Any) -> None:
+def test_a_superuser_without_keys_meets_the_triggers(scene: dict[str, Any], superuser: Any) -> None:
     before = books()
     asleep = {APPEND_ONLY, FOR_EVER}
     for name, statements, expected in TRICKS:
@@ -344,8 +348,8 @@ def test_a_superuser_with_the_keys_asleep_meets_the_triggers(scene: dict[str, An
 
 
 @pytest.mark.breaks_the_books
-def test_two_who_read_the_same_state_cannot_both_write(scene: dict[str, Any]) -> None:
-    """The lost update, without any lock: the chain has room for one."""
+def test_two_writers_of_the_same_state_cannot_both_commit(scene: dict[str, Any]) -> None:
+    """A lost update without any lock: the chain accepts one of the two."""
     first, second = (psycopg.connect(**_owner(), autocommit=False) for _ in range(2))
     try:
         for statement in HONEST:
@@ -375,7 +379,7 @@ def usd_balance(scene: Any) -> Any:
     return Wallet.objects.get(pk=scene["w"]).balance
 
 
-def test_what_a_claim_collects_is_its_payers_and_its_kind(scene: dict[str, Any]) -> None:
+def test_a_claim_is_collected_only_from_its_payer_and_by_its_kind(scene: dict[str, Any]) -> None:
     claim = settlement.FeeClaim.objects.get(pk=scene["claim"])
     for more in ({"debit": int(scene["other"])}, {"kind": TransferKind.FEE_SUBSCRIPTION}):
         args = {

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - what is planted is a table
-"""`manage.py ledger_check` finds what the database would never let happen; and then no money moves."""
+"""`manage.py ledger_check` finds every fault that the database normally prevents, and halts the ledger."""
 
 import io
 from decimal import Decimal
@@ -22,7 +22,7 @@ from wallets.services import ledger_halt
 
 @pytest.fixture
 def books(lena: TradingAccount, finn: TradingAccount, settings: Settings) -> Any:
-    """Money of every sort: deposits, a withdrawal, a hold, a request, a settled fee that is half collected."""
+    """Every kind of row: deposits, a withdrawal, a hold, a request, a settled fee that is partly collected."""
     settings.SECOND_PERSON_ABOVE = Decimal(100)
     follows = following(lena, finn)
     pay_in(finn, "150")
@@ -49,8 +49,8 @@ def books(lena: TradingAccount, finn: TradingAccount, settings: Settings) -> Any
     return wallet
 
 
-def asleep(*tables: Any) -> None:
-    """The guards of these tables, triggers and keys, out of the way."""
+def without_guards(*tables: Any) -> None:
+    """Disable the triggers of these tables and drop their constraints."""
     with connections["owner"].cursor() as cursor:
         for table in tables:
             cursor.execute(f"alter table {table} disable trigger user")
@@ -61,12 +61,13 @@ def asleep(*tables: Any) -> None:
                 cursor.execute(f'alter table {table} drop constraint "{name}"')
 
 
-def told(**options: Any) -> Any:
+def output(**options: Any) -> tuple[str, str]:
+    """What the command prints, and its error."""
     out, err = io.StringIO(), io.StringIO()
     try:
         call_command("ledger_check", stdout=out, stderr=err, **options)
-    except CommandError as no:
-        return err.getvalue(), str(no)
+    except CommandError as error:
+        return err.getvalue(), str(error)
     return out.getvalue(), ""
 
 
@@ -90,8 +91,8 @@ PLANTED = [
 ]  # fmt: skip
 
 
-def test_good_books_pass(books: Any) -> None:
-    said, no = told()
+def test_correct_books_pass(books: Any) -> None:
+    said, no = output()
 
     assert no == ""
     assert said == f"{len(checks.INVARIANTS) + 1} invariants hold.\n"
@@ -101,11 +102,11 @@ def test_good_books_pass(books: Any) -> None:
 @pytest.mark.parametrize(
     ("invariant", "guards", "planted"), PLANTED, ids=[f"{one[0]}: {one[2][:40]}" for one in PLANTED]
 )
-def test_finds_and_names(books: Any, invariant: str, guards: list[Any], planted: str) -> None:
-    asleep(*guards)
+def test_names_the_broken_invariant(books: Any, invariant: str, guards: list[Any], planted: str) -> None:
+    without_guards(*guards)
     as_owner(planted)
 
-    said, no = told()
+    said, no = output()
 
     assert f"{invariant}: violated by " in said
     assert "The ledger is halted" in no
@@ -113,12 +114,12 @@ def test_finds_and_names(books: Any, invariant: str, guards: list[Any], planted:
 
 @pytest.mark.breaks_the_books
 @pytest.mark.parametrize("name", ["ledger_entries.append_only", "wallets.wallet_balance_is_its_last_entrys"])
-def test_money_stops_where_a_guard_is_gone(books: Any, name: str) -> None:
+def test_a_missing_guard_halts_the_ledger(books: Any, name: str) -> None:
     table, _, guard = name.partition(".")
     is_trigger = f"trigger {name}" in catalogue.wanted()
     as_owner(f"alter table {table} " + (f"disable trigger {guard}" if is_trigger else f"drop constraint {guard}"))
 
-    said, no = told()
+    said, no = output()
 
     assert f"{IN_PLACE}: violated by {'trigger' if is_trigger else 'constraint'} {name}. It is " in said
     assert "The ledger is halted" in no
@@ -154,43 +155,43 @@ def test_the_database_of_a_newer_version_stops_no_money(books: Any) -> None:
 
 
 @pytest.mark.breaks_the_books
-def test_a_fault_stops_money_until_it_is_mended(books: Any, finn: TradingAccount) -> None:
+def test_a_fault_halts_the_ledger_until_it_is_fixed(books: Any, finn: TradingAccount) -> None:
     as_owner("alter table wallets disable trigger user", "update wallets set held = 0 where owner_id is not null")
-    told()
+    output()
     for _ in range(2):
         with pytest.raises(services.LedgerHalted):
             pay_in(finn, "1")
-    assert "faults" in told(resume=True)[1]
+    assert "faults" in output(resume=True)[1]
     assert ledger_halt.halted()
 
     as_owner(f"update wallets set held = 30 where id = {books.pk}")
     triggers = [subject for subject in catalogue.wanted() if subject.startswith("trigger wallets.")]
     as_owner(*[f"alter table wallets enable always trigger {subject.partition('.')[2]}" for subject in triggers])
-    assert "still halted" in told()[1]
-    assert told(resume=True) == (f"{len(checks.INVARIANTS) + 1} invariants hold.\nMoney moves again.\n", "")
+    assert "still halted" in output()[1]
+    assert output(resume=True) == (f"{len(checks.INVARIANTS) + 1} invariants hold.\nMoney moves again.\n", "")
     before = balance(finn)
     pay_in(finn, "1")
     assert balance(finn) == before + 1
 
 
 @pytest.mark.breaks_the_books
-def test_halts_once_however_often_it_looks(books: Any) -> None:
-    asleep(WALLETS)
+def test_repeated_checks_halt_once(books: Any) -> None:
+    without_guards(WALLETS)
     as_owner("update wallets set held = 0")
     for _ in range(3):
-        told()
+        output()
 
     assert LedgerHalt.objects.count() == 1
 
 
 @pytest.mark.breaks_the_books
-def test_shows_the_first_offenders(books: Any) -> None:
+def test_lists_only_the_first_faults(books: Any) -> None:
     for number in range(FIRST + 5):
         services.deposit(wallet=books, amount=Decimal(1), note="", idempotency_key=f"n{number}")
-    asleep(TRANSFERS)
+    without_guards(TRANSFERS)
     as_owner("update ledger_transfers set amount = amount + 1")
 
-    said, _ = told()
+    said, _ = output()
 
     assert said.count("a transfer is one debit and one credit of its amount: violated by ") == FIRST
     assert LedgerTransfer.objects.count() > FIRST

@@ -1,6 +1,6 @@
-"""The ledger against a small model of it: whatever is asked in whatever order, they agree to the last decimal.
+"""The ledger against a small model of it: after any sequence of requests they agree to the last decimal.
 
-`COPYDESK_EXAMPLES` sets how many walks are tried, `COPYDESK_STEPS` how long they may be.
+`COPYDESK_EXAMPLES` sets the number of random sequences, `COPYDESK_STEPS` their maximum length.
 """
 
 import itertools
@@ -35,7 +35,7 @@ SIZE = settings(
 LIMIT = Decimal(50)
 CHEAP = {name: query for name, query in checks.INVARIANTS.items() if "key and trigger" not in name}
 
-# --- the model: two wallets, and what is outside of them without end
+# --- the model: two wallets, and the house with unlimited money
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Purse:
     version: int = 0
     frozen: bool = False
 
-    def no(self, amount: Any, spare: Decimal = Decimal(0)) -> Any:
+    def refusal(self, amount: Any, spare: Decimal = Decimal(0)) -> Any:
         if self.frozen:
             return "wallet_frozen"
         return "insufficient_funds" if self.balance - self.held + spare < amount else None
@@ -58,23 +58,23 @@ class Purse:
 @dataclass
 class Model:
     purses: list = field(default_factory=lambda: [Purse(), Purse()])
-    answers: dict = field(default_factory=dict)  # by wallet and key: what was asked, what was told
+    answers: dict = field(default_factory=dict)  # by wallet and key: the request and its outcome
     holds: list = field(default_factory=list)  # wallet, amount, state
-    transfers: list = field(default_factory=list)  # from, to, amount, whether undone; none is the house
+    transfers: list = field(default_factory=list)  # from, to, amount, whether reversed; None is the house
     requests: list = field(default_factory=list)  # wallet, hold, state
 
-    def once(self, whose: Any, key: Any, asked: Any, do: Any) -> Any:
-        if (whose, key) in self.answers:
-            before, told = self.answers[whose, key]
-            return told if before == asked else "idempotency_conflict"
-        told = do()
-        self.answers[whose, key] = asked, told
-        return told
+    def once(self, index: Any, key: Any, request: Any, do: Any) -> Any:
+        if (index, key) in self.answers:
+            earlier, outcome = self.answers[index, key]
+            return outcome if earlier == request else "idempotency_conflict"
+        outcome = do()
+        self.answers[index, key] = request, outcome
+        return outcome
 
     def move(self, source: Any, target: Any, amount: Any, spare: Decimal = Decimal(0)) -> Any:
-        no = None if source is None else self.purses[source].no(amount, spare)
-        if no:
-            return no
+        refusal = None if source is None else self.purses[source].refusal(amount, spare)
+        if refusal:
+            return refusal
         if source is not None:
             self.purses[source].moves(-amount)
         if target is not None:
@@ -82,28 +82,28 @@ class Model:
         return "done"
 
     def transfer(self, source: Any, target: Any, amount: Any) -> Any:
-        told = self.move(source, target, amount)
-        if told == "done":
+        outcome = self.move(source, target, amount)
+        if outcome == "done":
             self.transfers.append([source, target, amount, False])
-        return told
+        return outcome
 
-    def hold(self, whose: Any, amount: Any) -> Any:
-        no = self.purses[whose].no(amount)
-        if no:
-            return no
-        self.purses[whose].held += amount
-        self.holds.append([whose, amount, "PENDING"])
+    def hold(self, index: Any, amount: Any) -> Any:
+        refusal = self.purses[index].refusal(amount)
+        if refusal:
+            return refusal
+        self.purses[index].held += amount
+        self.holds.append([index, amount, "PENDING"])
         return "done"
 
     def post(self, number: Any, amount: Any) -> str:
-        whose, held, state = self.holds[number]
-        if self.purses[whose].frozen:
+        index, held, state = self.holds[number]
+        if self.purses[index].frozen:
             return "wallet_frozen"
         if state != "PENDING":
             return "hold_resolved"
         if amount > held:
             return "amount_invalid"
-        self.move(whose, None, amount, held)
+        self.move(index, None, amount, held)
         self.release(number, "POSTED")
         return "done"
 
@@ -114,31 +114,31 @@ class Model:
         return "hold_resolved" if state == "POSTED" else "done"
 
     def release(self, number: Any, state: Any) -> None:
-        whose, held, _ = self.holds[number]
-        self.purses[whose].held -= held
+        index, held, _ = self.holds[number]
+        self.purses[index].held -= held
         self.holds[number][2] = state
 
     def reverse(self, number: Any) -> Any:
-        source, target, amount, undone = self.transfers[number]
-        if undone:
+        source, target, amount, is_reversed = self.transfers[number]
+        if is_reversed:
             return "reversed_already"
-        told = self.move(target, source, amount)
-        self.transfers[number][3] = told == "done"
-        return told
+        outcome = self.move(target, source, amount)
+        self.transfers[number][3] = outcome == "done"
+        return outcome
 
     def decide(self, number: Any, yes: Any) -> Any:
         _, hold, state = self.requests[number]
         if state != "PENDING":
             return "request_decided"
-        told = self.post(hold, self.holds[hold][1]) if yes else self.void(hold)
-        if told == "done":
+        outcome = self.post(hold, self.holds[hold][1]) if yes else self.void(hold)
+        if outcome == "done":
             self.requests[number][2] = "DECIDED"
-        return told
+        return outcome
 
 
 # --- the ledger
 
-WHO = st.integers(0, 1)
+INDEX = st.integers(0, 1)
 AMOUNTS = st.sampled_from([Decimal(text) for text in ("10", "0.00000001", "30", "33.33333333", "50")])
 KEYS = st.one_of(st.none(), st.sampled_from("ab"))
 WHICH = st.integers(0, 5)
@@ -146,7 +146,7 @@ numbers = itertools.count()
 
 
 class Ledger(RuleBasedStateMachine):
-    met = Counter()
+    seen = Counter()
 
     @initialize()
     def begin(self) -> None:
@@ -154,102 +154,102 @@ class Ledger(RuleBasedStateMachine):
         self.owners, self.staff = owners, User.objects.get(username="desk")
         self.wallets = [services.wallet_of(owner=owner, currency="USD") for owner in owners]
         self.model, self.holds, self.transfers, self.requests = Model(), [], [], []
-        for whose in (0, 1):
-            self.bring(whose, Decimal(50), None, "deposit")
+        for index in (0, 1):
+            self.credit(index, Decimal(50), None, "deposit")
 
-    def tell(self, verb: Any, expected: Any, do: Any) -> Any:
-        """What came of it, where it was done."""
+    def check(self, verb: Any, expected: Any, do: Any) -> Any:
+        """Compare the outcome with the model's; return the result where it was done."""
         try:
-            done, told = do(), "done"
-        except DomainError as no:
-            done, told = None, no.code
-        assert (verb, told) == (verb, expected)
-        self.met[verb, told] += 1
-        return done
+            result, outcome = do(), "done"
+        except DomainError as refusal:
+            result, outcome = None, refusal.code
+        assert (verb, outcome) == (verb, expected)
+        self.seen[verb, outcome] += 1
+        return result
 
     def key(self, key: Any) -> Any:
         return key or f"new-{next(numbers)}"
 
-    @rule(whose=WHO, amount=AMOUNTS, key=KEYS, kind=st.sampled_from(["deposit", "ADJUSTMENT"]))
-    def bring(self, whose: Any, amount: Any, key: Any, kind: Any) -> None:
+    @rule(index=INDEX, amount=AMOUNTS, key=KEYS, kind=st.sampled_from(["deposit", "ADJUSTMENT"]))
+    def credit(self, index: Any, amount: Any, key: Any, kind: Any) -> None:
         key, model = self.key(key), self.model
-        expected = model.once(whose, key, (kind, amount), lambda: model.transfer(None, whose, amount))
-        args = {"wallet": self.wallets[whose], "amount": amount, "note": "", "idempotency_key": key}
+        expected = model.once(index, key, (kind, amount), lambda: model.transfer(None, index, amount))
+        args = {"wallet": self.wallets[index], "amount": amount, "note": "", "idempotency_key": key}
         if kind == "deposit":
-            moved = self.tell("bring", expected, lambda: services.deposit(**args))
+            moved = self.check("credit", expected, lambda: services.deposit(**args))
         else:
-            moved = self.tell("bring", expected, lambda: services.credit(kind=kind, **args))
+            moved = self.check("credit", expected, lambda: services.credit(kind=kind, **args))
         self.keep(moved)
 
-    @rule(whose=WHO, amount=AMOUNTS, key=KEYS)
-    def debit(self, whose: Any, amount: Any, key: Any) -> None:
+    @rule(index=INDEX, amount=AMOUNTS, key=KEYS)
+    def debit(self, index: Any, amount: Any, key: Any) -> None:
         key, model = self.key(key), self.model
-        expected = model.once(whose, key, ("debit", amount), lambda: model.transfer(whose, None, amount))
-        args = {"wallet": self.wallets[whose], "amount": amount, "note": "", "idempotency_key": key}
+        expected = model.once(index, key, ("debit", amount), lambda: model.transfer(index, None, amount))
+        args = {"wallet": self.wallets[index], "amount": amount, "note": "", "idempotency_key": key}
         self.keep(
-            self.tell("debit", expected, lambda: services.debit_wallet(kind=TransferKind.FEE_PERFORMANCE, **args))
+            self.check("debit", expected, lambda: services.debit_wallet(kind=TransferKind.FEE_PERFORMANCE, **args))
         )
 
-    @rule(source=WHO, amount=AMOUNTS, key=KEYS)
+    @rule(source=INDEX, amount=AMOUNTS, key=KEYS)
     def transfer(self, source: Any, amount: Any, key: Any) -> None:
         key, model = self.key(key), self.model
         expected = model.once(source, key, ("transfer", amount), lambda: model.transfer(source, 1 - source, amount))
         args = {"source": self.wallets[source], "target": self.wallets[1 - source], "amount": amount, "note": ""}
-        self.keep(self.tell("transfer", expected, lambda: services.transfer(idempotency_key=key, **args)))
+        self.keep(self.check("transfer", expected, lambda: services.transfer(idempotency_key=key, **args)))
 
     def keep(self, moved: Any) -> None:
         if moved and not moved.replayed:
             self.transfers.append(moved.transfer_id)
 
-    @rule(whose=WHO, amount=AMOUNTS, key=KEYS)
-    def hold(self, whose: Any, amount: Any, key: Any) -> None:
+    @rule(index=INDEX, amount=AMOUNTS, key=KEYS)
+    def hold(self, index: Any, amount: Any, key: Any) -> None:
         key, model = self.key(key), self.model
-        expected = model.once(whose, key, ("hold", amount), lambda: model.hold(whose, amount))
-        args = {"wallet": self.wallets[whose], "amount": amount, "purpose": f"hold-{key}", "idempotency_key": key}
-        held = self.tell("hold", expected, lambda: services.hold(**args))
+        expected = model.once(index, key, ("hold", amount), lambda: model.hold(index, amount))
+        args = {"wallet": self.wallets[index], "amount": amount, "purpose": f"hold-{key}", "idempotency_key": key}
+        held = self.check("hold", expected, lambda: services.hold(**args))
         if held and held not in self.holds:
             self.holds.append(held)
 
     @rule(which=WHICH, amount=AMOUNTS)
     def post(self, which: Any, amount: Any) -> None:
         if which < len(self.holds):
-            key, whose = self.key(None), self.model.holds[which][0]
+            key, index = self.key(None), self.model.holds[which][0]
             expected = self.model.post(which, amount)
-            args = {"wallet": self.wallets[whose], "hold_id": self.holds[which], "amount": amount, "note": ""}
+            args = {"wallet": self.wallets[index], "hold_id": self.holds[which], "amount": amount, "note": ""}
             do = lambda: services.post(kind=TransferKind.WITHDRAWAL, idempotency_key=key, **args)  # noqa: E731
-            self.tell("post", expected, do)
+            self.check("post", expected, do)
 
     @rule(which=WHICH)
     def void(self, which: Any) -> None:
         if which < len(self.holds) and all(hold != which for _, hold, _ in self.model.requests):
-            self.tell("void", self.model.void(which), lambda: services.void(hold_id=self.holds[which]))
+            self.check("void", self.model.void(which), lambda: services.void(hold_id=self.holds[which]))
 
     @rule(which=WHICH)
     def reverse(self, which: Any) -> None:
         if which < len(self.transfers):
             expected, key = self.model.reverse(which), self.key(None)
             args = {"transfer_id": self.transfers[which], "note": "", "idempotency_key": key}
-            self.tell("reverse", expected, lambda: services.reverse(**args))
+            self.check("reverse", expected, lambda: services.reverse(**args))
 
-    @rule(whose=WHO, frozen=st.sampled_from([False, False, True]))
-    def freeze(self, whose: Any, frozen: Any) -> None:
-        self.model.purses[whose].frozen = frozen
+    @rule(index=INDEX, frozen=st.sampled_from([False, False, True]))
+    def freeze(self, index: Any, frozen: Any) -> None:
+        self.model.purses[index].frozen = frozen
         verb = services.freeze if frozen else services.unfreeze
-        self.tell("freeze", "done", lambda: verb(wallet=self.wallets[whose], reason="", actor=audit.SYSTEM))
+        self.check("freeze", "done", lambda: verb(wallet=self.wallets[index], reason="", actor=audit.SYSTEM))
 
-    @rule(whose=WHO)
-    def ask(self, whose: Any) -> None:
+    @rule(index=INDEX)
+    def ask(self, index: Any) -> None:
         amount, key = LIMIT + 1, self.key(None)
-        expected = self.model.hold(whose, amount)
-        asked = self.tell("ask", expected, lambda: self.withdrawal(whose, amount, key))
-        if asked:
-            self.model.requests.append([whose, len(self.holds), "PENDING"])
-            self.holds.append(asked.hold_id)
-            self.requests.append(asked)
+        expected = self.model.hold(index, amount)
+        request = self.check("ask", expected, lambda: self.withdrawal(index, amount, key))
+        if request:
+            self.model.requests.append([index, len(self.holds), "PENDING"])
+            self.holds.append(request.hold_id)
+            self.requests.append(request)
 
-    def withdrawal(self, whose: Any, amount: Any, key: Any) -> Any:
-        by = self.owners[whose]
-        args = {"wallet": self.wallets[whose], "kind": "WITHDRAWAL", "amount": amount, "reason": "", "by": by}
+    def withdrawal(self, index: Any, amount: Any, key: Any) -> Any:
+        by = self.owners[index]
+        args = {"wallet": self.wallets[index], "kind": "WITHDRAWAL", "amount": amount, "reason": "", "by": by}
         return services.request_money(idempotency_key=key, actor=audit.SYSTEM, **args)
 
     @rule(which=st.integers(0, 1), yes=st.booleans())
@@ -257,10 +257,10 @@ class Ledger(RuleBasedStateMachine):
         if which < len(self.requests) and self.model.holds[self.model.requests[which][1]][2] == "PENDING":
             args = {"request": self.requests[which], "by": self.staff, "actor": audit.SYSTEM}
             do = (lambda: services.approve(**args)) if yes else (lambda: services.reject(reason="", **args))
-            self.tell("approve" if yes else "reject", self.model.decide(which, yes), do)
+            self.check("approve" if yes else "reject", self.model.decide(which, yes), do)
 
     @invariant()
-    def the_wallets_are_the_models(self) -> None:
+    def wallets_agree_with_the_model(self) -> None:
         for wallet, purse in zip(self.wallets, self.model.purses, strict=True):
             now = Wallet.objects.get(pk=wallet.pk)
             assert (now.balance, now.held, now.version, now.is_frozen) == (
@@ -270,12 +270,12 @@ class Ledger(RuleBasedStateMachine):
         assert [states[held] for held in self.holds] == [state for _, _, state in self.model.holds]
 
     @invariant()
-    def the_books_are_right(self) -> None:
+    def all_invariants_hold(self) -> None:
         assert invariants.faults(CHEAP) == []
 
 
 EVERY = {
-    ("bring", "done"), ("bring", "idempotency_conflict"), ("debit", "done"), ("debit", "insufficient_funds"),
+    ("credit", "done"), ("credit", "idempotency_conflict"), ("debit", "done"), ("debit", "insufficient_funds"),
     ("debit", "wallet_frozen"), ("debit", "idempotency_conflict"), ("transfer", "done"),
     ("transfer", "insufficient_funds"), ("hold", "done"), ("hold", "insufficient_funds"), ("post", "done"),
     ("void", "done"), ("reverse", "done"), ("ask", "done"), ("approve", "done"), ("reject", "done"),
@@ -287,38 +287,36 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(django_settings, "SECOND_PERSON_ABOVE", LIMIT)
 
 
-def test_every_wallet_is_as_the_model_says(desk_db: str) -> None:
-    Ledger.met.clear()
+def test_every_wallet_agrees_with_the_model(desk_db: str) -> None:
+    Ledger.seen.clear()
 
     run_state_machine_as_test(Ledger, settings=SIZE)
 
-    assert len(EVERY - Ledger.met.keys()) <= 3, "the walk met too little"
+    assert len(EVERY - Ledger.seen.keys()) <= 3, "the sequences reached too few outcomes"
     assert checks.faults() == []
 
 
-class Generous(Model):
-    """A model that forgets what a key was told when it was refused, as the control."""
+class ForgetsRefusals(Model):
+    """The control: a model that forgets a key after a refusal."""
 
-    def once(self, whose: Any, key: Any, asked: Any, do: Any) -> Any:
-        if self.answers.get((whose, key), ("", "done"))[1] != "done":
-            del self.answers[whose, key]
-        return super().once(whose, key, asked, do)
-
-
-class Careless(Model):
-    """A model that lets a hold be spent, as the control."""
-
-    def hold(self, whose: Any, amount: Any) -> Any:
-        told = super().hold(whose, amount)
-        if told == "done":
-            self.purses[whose].held -= amount
-        return told
+    def once(self, index: Any, key: Any, request: Any, do: Any) -> Any:
+        if self.answers.get((index, key), ("", "done"))[1] != "done":
+            del self.answers[index, key]
+        return super().once(index, key, request, do)
 
 
-@pytest.mark.parametrize("wrong", [Generous, Careless])
-def test_the_walk_is_long_enough_to_tell_a_wrong_model(
-    desk_db: str, monkeypatch: pytest.MonkeyPatch, wrong: Any
-) -> None:
+class SpendsHolds(Model):
+    """The control: a model that lets held money be spent."""
+
+    def hold(self, index: Any, amount: Any) -> Any:
+        outcome = super().hold(index, amount)
+        if outcome == "done":
+            self.purses[index].held -= amount
+        return outcome
+
+
+@pytest.mark.parametrize("wrong", [ForgetsRefusals, SpendsHolds])
+def test_control_a_wrong_model_is_detected(desk_db: str, monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
     monkeypatch.setitem(globals(), "Model", wrong)
 
     with pytest.raises(AssertionError):

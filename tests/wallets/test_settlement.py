@@ -28,14 +28,14 @@ def claim() -> FeeClaim:
     return FeeClaim.objects.get(kind=FeeClaim.Kind.PERFORMANCE)
 
 
-def of_finn() -> Subscription:
+def finns_subscription() -> Subscription:
     return Subscription.objects.get(account__name="finn-mt5")
 
 
-# --- what is owed
+# --- settlement
 
 
-def test_charges_a_share_of_what_was_made(follows: Following) -> None:
+def test_charges_a_share_of_the_profit(follows: Following) -> None:
     follows.realise("1", "1000")
 
     settled = follows.settle()
@@ -64,22 +64,22 @@ def test_a_period_is_settled_once(follows: Following) -> None:
     assert Settlement.objects.filter(period_no__gt=0).count() == 1
 
 
-def test_a_loss_costs_nothing_and_winning_it_back_costs_nothing(follows: Following) -> None:
-    """The documents' own example, read as a cumulative result: 1000, 500, 2000 at a fifth cost 200, 0, 200."""
+def test_a_loss_and_its_recovery_cost_nothing(follows: Following) -> None:
+    """Cumulative results of 1000, 500 and 2000 cost 200, 0 and 200 at a rate of 20 %."""
     follows.copy("1", volume="0.1", price="1.00000")
     for month, price in enumerate(("1.10000", "1.05000", "1.20000"), 1):
         follows.bar(price, month=month)
         follows.settle(month)
 
     settled = Settlement.objects.filter(period_no__gt=0).order_by("period_no")
-    assert [(one.cumulative_pnl, one.fee, one.high_water_mark) for one in settled] == [
+    assert [(period.cumulative_pnl, period.fee, period.high_water_mark) for period in settled] == [
         (1000, 200, 1000),
         (500, 0, 1000),
         (2000, 200, 2000),
     ]
 
 
-def test_a_loss_that_is_still_open_counts(follows: Following) -> None:
+def test_a_floating_loss_counts(follows: Following) -> None:
     follows.realise("1", "300")
     follows.copy("2", volume="0.1", price="1.10000")
     follows.bar("1.06000")
@@ -89,7 +89,7 @@ def test_a_loss_that_is_still_open_counts(follows: Following) -> None:
     assert (settled.closed_result, settled.floating_result, settled.cumulative_pnl, settled.fee) == (300, -400, -100, 0)
 
 
-def test_what_was_closed_by_parts_counts_when_it_was_closed(follows: Following) -> None:
+def test_a_partial_close_counts_when_it_happens(follows: Following) -> None:
     from django.db import transaction
 
     from trades import services as trades
@@ -107,7 +107,7 @@ def test_what_was_closed_by_parts_counts_when_it_was_closed(follows: Following) 
     assert (settled.closed_result, settled.floating_result) == (600, 40)
 
 
-def test_no_mark_no_fee(follows: Following) -> None:
+def test_without_a_mark_price_no_fee_is_charged(follows: Following) -> None:
     follows.realise("1", "1000")
     follows.copy("2")
 
@@ -119,14 +119,14 @@ def test_no_mark_no_fee(follows: Following) -> None:
     assert FeeAgreement.objects.get().postponed == ""
 
 
-def test_a_copy_that_its_broker_calls_otherwise_is_valued_as_the_one_thing_it_is(follows: Following) -> None:
+def test_a_copy_under_another_symbol_is_valued_by_the_providers_symbol(follows: Following) -> None:
     follows.copy("1", called="EURUSD.vip")
     follows.bar("1.10100")
 
     assert follows.settle().floating_result == 100
 
 
-def test_a_stale_bar_is_no_mark(follows: Following) -> None:
+def test_a_stale_bar_gives_no_mark_price(follows: Following) -> None:
     follows.copy("1")
     follows.bar("1.10000")
     Candle.objects.update(opened_at=follows.month_end() - timedelta(days=5))
@@ -134,7 +134,7 @@ def test_a_stale_bar_is_no_mark(follows: Following) -> None:
     assert follows.settle() is None
 
 
-def test_a_month_without_a_mark_goes_on_into_the_next(follows: Following) -> None:
+def test_a_period_without_a_mark_price_is_extended_by_a_month(follows: Following) -> None:
     follows.copy("1", volume="0.1", price="1.00000")
     follows.bar("1.10000", month=2)
     later = follows.month_end(2) + JUST_AFTER
@@ -145,11 +145,11 @@ def test_a_month_without_a_mark_goes_on_into_the_next(follows: Following) -> Non
     assert (settled.period_no, settled.ends_at, settled.fee) == (1, follows.month_end(2), 200)
 
 
-def test_leaving_and_coming_back_keeps_the_mark(follows: Following) -> None:
+def test_the_high_water_mark_survives_the_end_of_a_subscription(follows: Following) -> None:
     follows.copy("1", volume="0.1", price="1.00000")
     follows.bar("1.10000")
     follows.settle()
-    strategies.end(subscription=of_finn(), actor=audit.SYSTEM)
+    strategies.end(subscription=finns_subscription(), actor=audit.SYSTEM)
     committed(strategies.subscribe, account=follows.finn, strategy=follows.agreement.strategy, actor=audit.SYSTEM)
     settlement.sweep(now=follows.month_end() + JUST_AFTER)
     follows.bar("1.10000", month=2)
@@ -158,36 +158,36 @@ def test_leaving_and_coming_back_keeps_the_mark(follows: Following) -> None:
     assert FeeAgreement.objects.count() == 1
 
 
-def test_what_was_open_before_the_agreement_is_not_its_business(lena: TradingAccount, finn: TradingAccount) -> None:
-    early = following(lena, finn)
-    early.realise("1", "1000")
-    early.agreement.started_at += DAY
+def test_trades_before_the_agreement_do_not_count(lena: TradingAccount, finn: TradingAccount) -> None:
+    follows = following(lena, finn)
+    follows.realise("1", "1000")
+    follows.agreement.started_at += DAY
 
-    assert pnl.result(early.agreement, at=early.month_end()).cumulative_pnl == 0
+    assert pnl.result(follows.agreement, at=follows.month_end()).cumulative_pnl == 0
 
 
-def test_a_strategy_of_ones_own_costs_nothing(lena: TradingAccount) -> None:
+def test_copying_an_own_strategy_costs_nothing(lena: TradingAccount) -> None:
     strategy = lena.strategy
     FeeTerms.objects.create(strategy=strategy)
 
     assert settlement.agree(subscriber=lena.owner, strategy=strategy, currency="USD", now=lena.created_at) is None
 
 
-def test_new_terms_hold_once_accepted_and_from_the_next_period_on(follows: Following) -> None:
-    dearer = FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=5000)
+def test_accepted_terms_apply_from_the_next_period_on(follows: Following) -> None:
+    higher_terms = FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=5000)
     follows.copy("1", volume="0.1", price="1.00000")
     for month, price in enumerate(("1.10000", "1.20000", "1.30000"), 1):
         follows.bar(price, month=month)
     follows.settle(1)
-    settlement.accept(agreement=FeeAgreement.objects.get(), terms=dearer, actor=audit.SYSTEM)
+    settlement.accept(agreement=FeeAgreement.objects.get(), terms=higher_terms, actor=audit.SYSTEM)
     follows.settle(2)
     follows.settle(3)
 
     settled = Settlement.objects.filter(period_no__gt=0).order_by("period_no")
-    assert [(one.rate_bps, one.fee) for one in settled] == [(2000, 200), (2000, 200), (5000, 500)]
+    assert [(period.rate_bps, period.fee) for period in settled] == [(2000, 200), (2000, 200), (5000, 500)]
 
 
-def test_terms_that_are_not_offered_cannot_be_accepted(follows: Following) -> None:
+def test_refuses_terms_that_are_no_longer_offered(follows: Following) -> None:
     old = follows.agreement.terms
     FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=5000)
 
@@ -195,10 +195,10 @@ def test_terms_that_are_not_offered_cannot_be_accepted(follows: Following) -> No
         settlement.accept(agreement=follows.agreement, terms=old, actor=audit.SYSTEM)
 
 
-# --- what is paid
+# --- collection and payout
 
 
-def test_takes_what_is_owed_from_the_wallet(follows: Following) -> None:
+def test_collects_the_fee_from_the_wallet(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -207,7 +207,7 @@ def test_takes_what_is_owed_from_the_wallet(follows: Following) -> None:
     assert balance(follows.finn) == 300
 
 
-def test_takes_what_is_there_and_the_rest_later(follows: Following) -> None:
+def test_collects_what_is_available_and_the_rest_later(follows: Following) -> None:
     pay_in(follows.finn, "50")
     follows.realise("1", "1000")
     follows.settle()
@@ -219,7 +219,7 @@ def test_takes_what_is_there_and_the_rest_later(follows: Following) -> None:
     assert balance(follows.finn) == 350
 
 
-def test_collecting_twice_takes_once(follows: Following) -> None:
+def test_a_second_collection_takes_nothing(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -229,27 +229,27 @@ def test_collecting_twice_takes_once(follows: Following) -> None:
     assert balance(follows.finn) == 300
 
 
-def test_who_owes_opens_nothing_new_until_it_is_paid(follows: Following) -> None:
+def test_an_unpaid_fee_pauses_the_subscription_until_it_is_paid(follows: Following) -> None:
     follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
 
     settlement.sweep(now=now)
-    assert (of_finn().status, of_finn().paused_for) == ("PAUSED", "UNPAID")
+    assert (finns_subscription().status, finns_subscription().paused_for) == ("PAUSED", "UNPAID")
 
     pay_in(follows.finn, "500")
     settlement.sweep(now=now)
-    assert of_finn().status == "ACTIVE"
+    assert finns_subscription().status == "ACTIVE"
 
 
-def test_a_pause_by_hand_outlasts_the_payment(follows: Following) -> None:
+def test_a_manual_pause_outlasts_the_payment(follows: Following) -> None:
     follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
-    strategies.pause(subscription=of_finn(), actor=audit.SYSTEM)
+    strategies.pause(subscription=finns_subscription(), actor=audit.SYSTEM)
     settlement.sweep(now=now)
     pay_in(follows.finn, "500")
     settlement.sweep(now=now)
 
-    assert (of_finn().status, of_finn().paused_for) == ("PAUSED", "HAND")
+    assert (finns_subscription().status, finns_subscription().paused_for) == ("PAUSED", "HAND")
 
 
 def test_an_unpaid_fee_never_holds_back_a_close(follows: Following) -> None:
@@ -257,12 +257,12 @@ def test_an_unpaid_fee_never_holds_back_a_close(follows: Following) -> None:
     follows.copy("2")
     follows.bar("1.1")
     settlement.sweep(now=follows.month_end() + JUST_AFTER)
-    assert of_finn().status == "PAUSED"
+    assert finns_subscription().status == "PAUSED"
 
     follows.close("2", "-5")
 
 
-def test_the_provider_gets_their_share_after_the_cooling_time(follows: Following) -> None:
+def test_the_provider_share_is_paid_out_after_the_cooling_period(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -275,7 +275,7 @@ def test_the_provider_gets_their_share_after_the_cooling_time(follows: Following
     assert balance(follows.lena) == 150
 
 
-def test_a_frozen_wallet_is_left_alone(follows: Following) -> None:
+def test_collects_nothing_from_a_frozen_wallet(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     follows.settle()
@@ -285,16 +285,16 @@ def test_a_frozen_wallet_is_left_alone(follows: Following) -> None:
     assert balance(follows.finn) == 500
 
 
-# --- set aside meanwhile
+# --- the hold for the open period
 
 
 def reserve(follows: Any) -> Any:
-    # Now, as the task has it: a day before the month's end lies before the closes on the month's last day.
+    # At the current time, as the task does: on the last day of a month the closes lie after the day before its end.
     settlement.reserve(agreement_id=follows.agreement.pk, now=timezone.now())
     return usd(follows.finn).held
 
 
-def test_what_the_period_would_cost_is_set_aside(follows: Following) -> None:
+def test_the_fee_of_the_open_period_is_held(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
 
@@ -305,26 +305,26 @@ def test_what_the_period_would_cost_is_set_aside(follows: Following) -> None:
         )
 
 
-def test_what_is_set_aside_follows_the_result(follows: Following) -> None:
+def test_the_hold_follows_the_result(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
-    held = [reserve(follows)]
+    held_amounts = [reserve(follows)]
     follows.realise("2", "-400")
-    held.append(reserve(follows))
+    held_amounts.append(reserve(follows))
     follows.realise("3", "-900")
-    held.append(reserve(follows))
+    held_amounts.append(reserve(follows))
 
-    assert held == [200, 120, 0]
+    assert held_amounts == [200, 120, 0]
 
 
-def test_no_more_is_set_aside_than_there_is(follows: Following) -> None:
+def test_holds_at_most_the_available_balance(follows: Following) -> None:
     pay_in(follows.finn, "50")
     follows.realise("1", "1000")
 
     assert reserve(follows) == 50
 
 
-def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows: Following) -> None:
+def test_the_hold_pays_the_fee_and_the_rest_is_released(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     reserve(follows)
@@ -336,7 +336,7 @@ def test_what_was_set_aside_pays_the_fee_and_the_rest_goes_back(follows: Followi
     assert WalletHold.objects.get().posted == 120
 
 
-def test_a_period_that_costs_nothing_gives_back_what_was_set_aside(follows: Following) -> None:
+def test_a_period_without_a_fee_releases_the_hold(follows: Following) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     reserve(follows)
@@ -349,7 +349,7 @@ def test_a_period_that_costs_nothing_gives_back_what_was_set_aside(follows: Foll
 # --- the subscription fee
 
 
-def test_a_month_costs_its_fee_once(lena: TradingAccount, finn: TradingAccount) -> None:
+def test_the_subscription_fee_is_charged_once_a_month(lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn, subscription_fee=Decimal(30), performance_bps=0)
     pay_in(finn, "100")
     for hours in (1, 2, 48):
@@ -359,7 +359,7 @@ def test_a_month_costs_its_fee_once(lena: TradingAccount, finn: TradingAccount) 
     assert balance(finn) == 70
 
 
-def test_who_comes_later_pays_for_the_days_that_are_left(lena: TradingAccount, finn: TradingAccount) -> None:
+def test_a_later_subscriber_pays_for_the_remaining_days(lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn, subscription_fee=Decimal(31))
     now = follows.agreement.started_at
     charged = settlement.charge_subscription(agreement_id=follows.agreement.pk, now=now)
@@ -372,19 +372,17 @@ def test_who_comes_later_pays_for_the_days_that_are_left(lena: TradingAccount, f
     )
 
 
-def test_who_has_left_pays_no_subscription_fee(lena: TradingAccount, finn: TradingAccount) -> None:
+def test_a_former_subscriber_pays_no_subscription_fee(lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn, subscription_fee=Decimal(30))
-    strategies.end(subscription=of_finn(), actor=audit.SYSTEM)
+    strategies.end(subscription=finns_subscription(), actor=audit.SYSTEM)
 
     assert settlement.charge_subscription(agreement_id=follows.agreement.pk, now=follows.month_end() + DAY / 2) is None
 
 
-# --- the clock
+# --- periodic work
 
 
-def test_following_a_strategy_that_costs_something_begins_an_agreement(
-    lena: TradingAccount, finn: TradingAccount
-) -> None:
+def test_subscribing_to_a_strategy_with_fees_begins_an_agreement(lena: TradingAccount, finn: TradingAccount) -> None:
     FeeTerms.objects.create(strategy=lena.strategy)
 
     for _ in range(2):
@@ -393,15 +391,15 @@ def test_following_a_strategy_that_costs_something_begins_an_agreement(
     assert str(FeeAgreement.objects.get()) == "finn for lena-eurusd"
 
 
-def test_fifty_deliveries_at_once_settle_once(follows: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_concurrent_deliveries_settle_once(follows: Following, monkeypatch: pytest.MonkeyPatch) -> None:
     pay_in(follows.finn, "500")
     follows.realise("1", "1000")
     now = follows.month_end() + JUST_AFTER
-    told = Counter()
+    settled = Counter()
 
     def deliver() -> None:
         try:
-            told[settlement.settle(agreement_id=follows.agreement.pk, now=now) is not None] += 1
+            settled[settlement.settle(agreement_id=follows.agreement.pk, now=now) is not None] += 1
             settlement.sweep(now=now)
         finally:
             connections.close_all()
@@ -412,37 +410,37 @@ def test_fifty_deliveries_at_once_settle_once(follows: Following, monkeypatch: p
     for worker in workers:
         worker.join()
 
-    assert told[True] <= 1
+    assert settled[True] <= 1
     assert Settlement.objects.filter(period_no__gt=0).count() == 1
     assert LedgerTransfer.objects.filter(kind__in=["ACCRUAL", "FEE_PERFORMANCE"]).count() == 2
     assert balance(follows.finn) == 300
 
 
-def test_the_tasks_do_what_is_due(follows: Following) -> None:
+def test_the_tasks_run_without_work(follows: Following) -> None:
     assert tasks.sweep()["settled"] == 0
     assert tasks.settle(agreement_id=follows.agreement.pk) is None
     assert tasks.reserve() == 0
     assert tasks.check_ledger() == 0
 
 
-# --- show me
+# --- recalculation
 
 
-def test_a_fee_can_be_reckoned_once_more(follows: Following) -> None:
+def test_a_fee_can_be_recalculated(follows: Following) -> None:
     follows.realise("1", "300")
     follows.copy("2", volume="0.1", price="1.10000")
     follows.bar("1.20000")
     settled = follows.settle()
-    Candle.objects.update(open=2, high=2, low=2, close=2)  # what the bars say later changes nothing
+    Candle.objects.update(open=2, high=2, low=2, close=2)  # bars that change later have no effect
 
-    shown = settlement.recalculate(settled)
+    recalculation = settlement.recalculate(settled)
 
-    assert shown.agrees
-    assert (shown.result.cumulative_pnl, shown.performance.fee) == (1300, 260)
+    assert recalculation.agrees
+    assert (recalculation.result.cumulative_pnl, recalculation.performance.fee) == (1300, 260)
 
 
 @pytest.mark.breaks_the_books
-def test_a_fee_that_was_charged_wrong_shows(follows: Following) -> None:
+def test_a_recalculation_finds_a_wrong_fee(follows: Following) -> None:
     follows.realise("1", "1000")
     settled = follows.settle()
     with connections["owner"].cursor() as cursor:
