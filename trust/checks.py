@@ -11,7 +11,7 @@ INVARIANTS = {
         select a.user_id || ' ' || a.kind || ' v' || a.version from trust_assessments a
           left join trust_assessments b on (b.user_id, b.kind, b.version) = (a.user_id, a.kind, a.version - 1)
          where a.version > 1 and (a.prev_score is distinct from b.score)""",
-    "a score is what its last assessment says": """
+    "a score equals its last assessment": """
         select s.user_id || ' ' || s.kind from trust_scores s
          where (s.version, s.score) is distinct from (
            select (a.version, a.score) from trust_assessments a where (a.user_id, a.kind) = (s.user_id, s.kind)

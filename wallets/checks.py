@@ -4,15 +4,15 @@ from core import invariants
 from core.invariants import Fault
 
 INVARIANTS = {
-    "all money in a currency adds up to nothing": """
+    "the balances of a currency add up to zero": """
         select currency || ' ' || sum(balance) from wallets group by currency having sum(balance) <> 0""",
-    "a balance is the sum of its entries, which have no gap": """
+    "a balance is the sum of its entries, without a gap": """
         select w.id::text from wallets w
           left join (select wallet_id, sum(side * amount) as moved, max(version) as latest, count(*) as known
                        from ledger_entries group by wallet_id) e on e.wallet_id = w.id
          where w.balance is distinct from e.moved or w.version is distinct from e.latest
             or e.known is distinct from w.version + 1""",
-    "an entry goes on from the one before": """
+    "an entry continues from the balance before": """
         select wallet_id || ' v' || version from (
           select wallet_id, version, side, amount, balance_after,
                  lag(balance_after, 1, 0::numeric) over (partition by wallet_id order by version) as before
@@ -28,30 +28,30 @@ INVARIANTS = {
             or e.amount <> t.amount""",
     "no wallet is overdrawn": """
         select id::text from wallets where kind not in ('CASH_IN', 'RECEIVABLE', 'ADJUSTMENTS') and balance < held""",
-    "what is held is what is pending": """
+    "the held amount equals the pending holds": """
         select w.id::text from wallets w
           left join (select wallet_id, sum(amount) as pending from wallet_holds where state = 'PENDING'
                       group by wallet_id) h on h.wallet_id = w.id
          where w.held <> coalesce(h.pending, 0)""",
-    "a transfer is asked for once": """
+    "a transfer has one request": """
         select scope || ' ' || idempotency_key from ledger_transfers group by scope, idempotency_key having count(*) > 1
         union all
         select t.id::text from ledger_transfers t left join ledger_requests r using (scope, idempotency_key)
          where r.outcome->>'transfer' is distinct from t.id::text""",
-    "money that was asked for moved as it was asked": """
+    "a money request moved its own amount": """
         select m.id::text from money_requests m join ledger_transfers t on t.id = m.transfer_id
          where t.amount <> abs(m.amount) or t.kind <> m.kind or m.wallet_id not in (t.debit_id, t.credit_id)""",
-    "periods are settled without a gap": """
+    "settled periods have no gap": """
         select agreement_id::text from settlements group by agreement_id having max(period_no) + 1 <> count(*)
         union all
         select a.id::text from fee_agreements a
          where not exists (select from settlements where agreement_id = a.id and period_no = 0)""",
-    "a settled fee is a claim of the same amount": """
+    "a settled fee has a claim of the same amount": """
         select s.agreement_id || '/' || s.period_no from settlements s
           left join fee_claims c
             on (c.agreement_id, c.period_no, c.kind) = (s.agreement_id, s.period_no, 'FEE_PERFORMANCE')
          where s.fee <> coalesce(c.amount, 0)""",
-    "a claim is accrued whole, and collected by its transfers": """
+    "a claim agrees with its transfers": """
         select c.id::text from fee_claims c
           left join (select claim_id, sum(amount) filter (where kind = 'ACCRUAL') as accrued,
                             sum(amount) filter (where kind in ('FEE_PERFORMANCE', 'FEE_SUBSCRIPTION')) as collected,

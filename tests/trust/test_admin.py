@@ -107,10 +107,10 @@ def test_a_hold_keeps_a_strategy_open_for_a_reason_and_a_time(
     admin: Client, score: TrustScore, lena: TradingAccount
 ) -> None:
     assert Strategy.objects.get(account=lena).status == "CLOSE_ONLY"
-    said = text(hold(admin, score))
+    html = text(hold(admin, score))
 
-    assert "stays open, whatever the score, until" in said
-    assert "Held by desk: “known to us”" in said
+    assert "stays open, whatever the score, until" in html
+    assert "Held by desk: “known to us”" in html
     assert Strategy.objects.get(account=lena).status == "ACTIVE"
     assert AuditLog.objects.get(action="trust.held").detail["reason"] == "known to us"
 
@@ -178,8 +178,8 @@ def thaw(admin: Any, strategy: Any) -> Any:
 
 
 def test_only_a_hold_lifts_a_restriction_by_the_score(admin: Client, score: TrustScore, lena: TradingAccount) -> None:
-    assert "Lena-eurusd: closed by the owner's trust score" in (said := thaw(admin, lena.strategy))
-    assert "Set a hold on that score" in said
+    assert "Lena-eurusd: closed by the owner's trust score" in (html := thaw(admin, lena.strategy))
+    assert "Set a hold on that score" in html
     assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
     assert not AuditLog.objects.filter(action="strategy.thawed").exists()
 

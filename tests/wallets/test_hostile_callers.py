@@ -25,7 +25,7 @@ TABLES = (
 
 @pytest.fixture
 def scene(lena: TradingAccount, finn: TradingAccount, staff: User) -> dict[str, Any]:
-    """finn has 1000, paid a fee of 300, took out 50 and brought it back, holds 50, and has settled one month; lena has nothing. By name, as text."""
+    """finn has 1000, paid a fee of 300, withdrew and returned 50, has 50 on hold and one settled month; lena has nothing. Ids by name, as text."""
     pay_in(finn, "1000")
     wallet, other = usd(finn), usd(lena)
     fee = services.debit_wallet(
@@ -60,7 +60,7 @@ def books() -> Any:
 # --- the tricks. finn's wallet is at version 4 with 700, the house account at version 2 with 320.
 
 
-def asked(
+def transfer_rows(
     id: Any = NEW,
     debit: str = "<w>",
     credit: str = "<h>",
@@ -97,7 +97,7 @@ def entry(
 
 
 OUT, IN = entry("<w>", 5, 700, -1), entry("<h>", 3, 320, 1)
-HONEST = [*asked(), OUT, IN]
+HONEST = [*transfer_rows(), OUT, IN]
 HOLD = "insert into wallet_holds (id, wallet_id, amount, purpose, state) values "
 WALLET = "insert into wallets (owner_id, currency, kind, shard, balance, held, version) values "
 ASK = (
@@ -126,22 +126,22 @@ def settled(
 
 
 MONEY = [
-    ("a transfer without entries", asked(), "transfer_has_its_debit"),
-    ("only what goes out", [*asked(), OUT], "transfer_has_its_credit"),
-    ("only what comes in: money from nothing", [*asked(), IN], "transfer_has_its_debit"),
+    ("a transfer without entries", transfer_rows(), "transfer_has_its_debit"),
+    ("only what goes out", [*transfer_rows(), OUT], "transfer_has_its_credit"),
+    ("only what comes in: money from nothing", [*transfer_rows(), IN], "transfer_has_its_debit"),
     (
         "two transfers, entries of only one",
-        [*HONEST, *asked(NEWER, key="newer")],
+        [*HONEST, *transfer_rows(NEWER, key="newer")],
         "transfer_has_its_debit",
     ),
     (
         "more comes in than goes out",
-        [*asked(), OUT, entry("<h>", 3, 320, 1, "150")],
+        [*transfer_rows(), OUT, entry("<h>", 3, 320, 1, "150")],
         "transfer_has_its_credit",
     ),
     (
         "it comes in somewhere else",
-        [*asked(), OUT, entry("<other>", 1, 0, 1)],
+        [*transfer_rows(), OUT, entry("<other>", 1, 0, 1)],
         "transfer_has_its_credit",
     ),
     ("an entry without its transfer", [OUT], "entry_belongs_to_a_transfer"),
@@ -150,45 +150,49 @@ MONEY = [
         [entry("<other>", 1, 0, 1, "300", transfer="<fee>")],
         "entry_is_one_side_of_its_transfer",
     ),
-    ("built on an older state", [*asked(), entry("<w>", 2, 1000, -1), IN], "ledger_entries_pkey"),
-    ("built on a state that never was", [*asked(), entry("<w>", 5, 1000, -1), IN], "entry_follows_the_one_before"),
-    ("a version left out", [*asked(), entry("<w>", 6, 700, -1), IN], "entry_follows_the_one_before"),
+    ("built on an older state", [*transfer_rows(), entry("<w>", 2, 1000, -1), IN], "ledger_entries_pkey"),
+    (
+        "built on a state that never was",
+        [*transfer_rows(), entry("<w>", 5, 1000, -1), IN],
+        "entry_follows_the_one_before",
+    ),
+    ("a version left out", [*transfer_rows(), entry("<w>", 6, 700, -1), IN], "entry_follows_the_one_before"),
     (
         "a version left out, with a correct predecessor",
-        [*asked(), entry("<w>", 6, 700, -1, prev=4), IN],
+        [*transfer_rows(), entry("<w>", 6, 700, -1, prev=4), IN],
         "entry_adds_up",
     ),
-    ("a balance that does not add up", [*asked(), entry("<w>", 5, 700, -1, after="650"), IN], "entry_adds_up"),
-    ("an entry that begins anew", [*asked(), entry("<w>", 0, 0, 1, prev=0), IN], "entry_adds_up"),
+    ("a balance that does not add up", [*transfer_rows(), entry("<w>", 5, 700, -1, after="650"), IN], "entry_adds_up"),
+    ("an entry that begins anew", [*transfer_rows(), entry("<w>", 0, 0, 1, prev=0), IN], "entry_adds_up"),
     (
         "more than there is",
-        [*asked(amount="800"), entry("<w>", 5, 700, -1, "800"), entry("<h>", 3, 320, 1, "800")],
+        [*transfer_rows(amount="800"), entry("<w>", 5, 700, -1, "800"), entry("<h>", 3, 320, 1, "800")],
         "wallet_is_not_overdrawn",
     ),
     (
         "what is held",
-        [*asked(amount="680"), entry("<w>", 5, 700, -1, "680"), entry("<h>", 3, 320, 1, "680")],
+        [*transfer_rows(amount="680"), entry("<w>", 5, 700, -1, "680"), entry("<h>", 3, 320, 1, "680")],
         "wallet_is_not_overdrawn",
     ),
     (
         "a negative amount",
-        [*asked(amount="-5"), entry("<w>", 5, 700, -1, "-5"), entry("<h>", 3, 320, 1, "-5")],
+        [*transfer_rows(amount="-5"), entry("<w>", 5, 700, -1, "-5"), entry("<h>", 3, 320, 1, "-5")],
         "transfer_amount_is_positive",
     ),
-    ("nothing", asked(amount="0"), "transfer_amount_is_positive"),
-    ("not a number", asked(amount="'NaN'"), "transfer_amount_is_a_number"),
-    ("from a wallet to itself", asked(credit="<w>"), "transfer_is_between_two_wallets"),
-    ("across currencies", asked(credit="<euro>"), "transfer_credits_its_currency"),
-    ("across currencies, the other way", asked(debit="<euro>"), "transfer_debits_its_currency"),
-    ("in a currency that neither has", asked(currency="GBP"), "transfer_debits_its_currency"),
+    ("nothing", transfer_rows(amount="0"), "transfer_amount_is_positive"),
+    ("not a number", transfer_rows(amount="'NaN'"), "transfer_amount_is_a_number"),
+    ("from a wallet to itself", transfer_rows(credit="<w>"), "transfer_is_between_two_wallets"),
+    ("across currencies", transfer_rows(credit="<euro>"), "transfer_credits_its_currency"),
+    ("across currencies, the other way", transfer_rows(debit="<euro>"), "transfer_debits_its_currency"),
+    ("in a currency that neither has", transfer_rows(currency="GBP"), "transfer_debits_its_currency"),
     (
         "the same key again",
-        [asked(key="k")[0], *asked(key="k")],
+        [transfer_rows(key="k")[0], *transfer_rows(key="k")],
         "ledger_requests_pkey",
     ),
-    ("two transfers under one key", [*asked(), asked(NEWER)[1]], "transfer_is_asked_for_once"),
-    ("nobody asked for it", [asked()[1], OUT, IN], "transfer_was_asked_for"),
-    ("of a kind of its own", asked(kind="GIFT"), "transfer_kind_is_known"),
+    ("two transfers under one key", [*transfer_rows(), transfer_rows(NEWER)[1]], "transfer_is_asked_for_once"),
+    ("a transfer without a request", [transfer_rows()[1], OUT, IN], "transfer_was_asked_for"),
+    ("of a kind of its own", transfer_rows(kind="GIFT"), "transfer_kind_is_known"),
     ("a balance set", ["update wallets set balance = balance + 1 where id = <w>"], MOVES),
     (
         "a balance and its version set",
@@ -202,7 +206,7 @@ MONEY = [
     ("an entry deleted", ["delete from ledger_entries where wallet_id = <w> and version = 2"], APPEND_ONLY),
     ("the journal emptied", ["truncate ledger_entries cascade"], APPEND_ONLY),
     ("a transfer deleted", ["delete from ledger_transfers where id = '<fee>'"], APPEND_ONLY),
-    ("what was asked forgotten", ["delete from ledger_requests"], APPEND_ONLY),
+    ("a request deleted", ["delete from ledger_requests"], APPEND_ONLY),
     ("a wallet deleted", ["delete from wallets where id = <w>"], APPEND_ONLY),
     (
         "an entry replaced by ON CONFLICT",
@@ -356,7 +360,7 @@ def test_two_writers_of_the_same_state_cannot_both_commit(scene: dict[str, Any])
             run(first, filled(statement, scene))
         first.commit()
         rival = [
-            *asked(NEWER, key="newer"),
+            *transfer_rows(NEWER, key="newer"),
             entry("<w>", 5, 700, -1, transfer=NEWER),
             entry("<h>", 4, 420, 1, transfer=NEWER),
         ]

@@ -73,29 +73,29 @@ def output(**options: Any) -> tuple[str, str]:
 
 ENTRIES, TRANSFERS, WALLETS = "ledger_entries", "ledger_transfers", "wallets"
 PLANTED = [
-    ("all money in a currency adds up to nothing", [WALLETS], "update wallets set balance = balance + 1 where owner_id is not null and balance > 0"),
-    ("a balance is the sum of its entries, which have no gap", [WALLETS], "update wallets set balance = balance - 1 where balance > 0"),
-    ("a balance is the sum of its entries, which have no gap", [ENTRIES, TRANSFERS, WALLETS], "delete from ledger_entries where version = 2"),
-    ("an entry goes on from the one before", [ENTRIES, TRANSFERS, WALLETS], "update ledger_entries set balance_after = balance_after + 1 where version = 1"),
+    ("the balances of a currency add up to zero", [WALLETS], "update wallets set balance = balance + 1 where owner_id is not null and balance > 0"),
+    ("a balance is the sum of its entries, without a gap", [WALLETS], "update wallets set balance = balance - 1 where balance > 0"),
+    ("a balance is the sum of its entries, without a gap", [ENTRIES, TRANSFERS, WALLETS], "delete from ledger_entries where version = 2"),
+    ("an entry continues from the balance before", [ENTRIES, TRANSFERS, WALLETS], "update ledger_entries set balance_after = balance_after + 1 where version = 1"),
     ("a transfer is one debit and one credit of its amount", [TRANSFERS], "update ledger_transfers set amount = amount + 1"),
     ("a transfer is one debit and one credit of its amount", [ENTRIES, TRANSFERS, WALLETS], "delete from ledger_entries where side = -1"),
     ("no wallet is overdrawn", [WALLETS], "update wallets set held = balance + 1 where owner_id is not null"),
-    ("what is held is what is pending", [WALLETS], "update wallets set held = 0"),
-    ("what is held is what is pending", ["wallet_holds"], "update wallet_holds set state = 'VOIDED', resolved_at = now()"),
-    ("a transfer is asked for once", [TRANSFERS, "ledger_requests"], "update ledger_requests set outcome = '{}'"),
-    ("money that was asked for moved as it was asked", ["money_requests"], "update money_requests set amount = amount + 1"),
-    ("periods are settled without a gap", ["settlements"], "delete from settlements where period_no = 0"),
-    ("a settled fee is a claim of the same amount", ["settlements"], "update settlements set fee = fee + 0.00000001 where period_no = 1"),
-    ("a settled fee is a claim of the same amount", ["fee_claims", TRANSFERS], "delete from fee_claims"),
-    ("a claim is accrued whole, and collected by its transfers", ["fee_claims"], "update fee_claims set collected = collected - 1"),
+    ("the held amount equals the pending holds", [WALLETS], "update wallets set held = 0"),
+    ("the held amount equals the pending holds", ["wallet_holds"], "update wallet_holds set state = 'VOIDED', resolved_at = now()"),
+    ("a transfer has one request", [TRANSFERS, "ledger_requests"], "update ledger_requests set outcome = '{}'"),
+    ("a money request moved its own amount", ["money_requests"], "update money_requests set amount = amount + 1"),
+    ("settled periods have no gap", ["settlements"], "delete from settlements where period_no = 0"),
+    ("a settled fee has a claim of the same amount", ["settlements"], "update settlements set fee = fee + 0.00000001 where period_no = 1"),
+    ("a settled fee has a claim of the same amount", ["fee_claims", TRANSFERS], "delete from fee_claims"),
+    ("a claim agrees with its transfers", ["fee_claims"], "update fee_claims set collected = collected - 1"),
 ]  # fmt: skip
 
 
 def test_correct_books_pass(books: Any) -> None:
-    said, no = output()
+    printed, error = output()
 
-    assert no == ""
-    assert said == f"{len(checks.INVARIANTS) + 1} invariants hold.\n"
+    assert error == ""
+    assert printed == f"{len(checks.INVARIANTS) + 1} invariants hold.\n"
 
 
 @pytest.mark.breaks_the_books
@@ -106,10 +106,10 @@ def test_names_the_broken_invariant(books: Any, invariant: str, guards: list[Any
     without_guards(*guards)
     as_owner(planted)
 
-    said, no = output()
+    printed, error = output()
 
-    assert f"{invariant}: violated by " in said
-    assert "The ledger is halted" in no
+    assert f"{invariant}: violated by " in printed
+    assert "The ledger is halted" in error
 
 
 @pytest.mark.breaks_the_books
@@ -119,10 +119,10 @@ def test_a_missing_guard_halts_the_ledger(books: Any, name: str) -> None:
     is_trigger = f"trigger {name}" in catalogue.wanted()
     as_owner(f"alter table {table} " + (f"disable trigger {guard}" if is_trigger else f"drop constraint {guard}"))
 
-    said, no = output()
+    printed, error = output()
 
-    assert f"{IN_PLACE}: violated by {'trigger' if is_trigger else 'constraint'} {name}. It is " in said
-    assert "The ledger is halted" in no
+    assert f"{IN_PLACE}: violated by {'trigger' if is_trigger else 'constraint'} {name}. It is " in printed
+    assert "The ledger is halted" in error
     assert ledger_halt.halted()
 
 
@@ -191,7 +191,7 @@ def test_lists_only_the_first_faults(books: Any) -> None:
     without_guards(TRANSFERS)
     as_owner("update ledger_transfers set amount = amount + 1")
 
-    said, _ = output()
+    printed, _ = output()
 
-    assert said.count("a transfer is one debit and one credit of its amount: violated by ") == FIRST
+    assert printed.count("a transfer is one debit and one credit of its amount: violated by ") == FIRST
     assert LedgerTransfer.objects.count() > FIRST
