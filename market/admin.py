@@ -1,4 +1,4 @@
-"""Instruments, each with the bars there are of it: candles have a composite key, which the admin cannot list."""
+"""Instruments, each with a summary of its bars. The admin cannot list candles, because their key is composite."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ class InstrumentAdmin(AuditedAdmin):
         return ["symbol"] if obj else []
 
     def page_context(self, request: HttpRequest, obj: Instrument | None) -> dict[str, Any]:
-        """A table of its bars, once it is there to have some."""
-        return {"series": services.series_of(symbol=obj.pk), "most": services.MOST_SHOWN} if obj else {}
+        """The table of an existing instrument's stored bars."""
+        return {"series": services.series_of(symbol=obj.pk), "most": services.MOST_COUNTED} if obj else {}
 
     @admin.display(description="point", ordering="point")
     def step(self, instrument: Instrument) -> SafeString:

@@ -1,6 +1,6 @@
-"""What is missing between bars. Weekends are known and told apart; holidays are holes, for the desk has no calendar.
+"""Gaps between bars. Weekends are recognised; holidays count as missing bars, because the desk has no holiday calendar.
 
-Currencies and metals trade from Sunday to Friday 17:00 in New York: 21:00 UTC in its summer, 22:00 UTC in its winter.
+Currencies and metals trade from Sunday to Friday 17:00 New York time: 21:00 UTC in summer, 22:00 UTC in winter.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ SATURDAY, SUNDAY = 5, 6
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """No bars from `since` until `until`. `missing`: how many the open market would have had, so a weekend has none."""
+    """No bars from `since` until `until`. `missing`: the number of bars in trading hours, so zero for a weekend."""
 
     since: datetime
     until: datetime
@@ -25,26 +25,26 @@ class Gap:
 
 
 def gap(since: datetime, until: datetime, step: timedelta) -> Gap | None:
-    """The gap where bars of that length could begin from `since` on and end by `until`; None where not one fits.
+    """The gap for bars of length `step` that begin from `since` on and end by `until`; None if not one bar fits.
 
-    A bar belongs to a weekend where it would begin in one. Bars of a week and more know none.
+    A bar counts as weekend if it would begin in one. For bars of a week and longer there are no weekends.
     """
     bars = (until - since) // step
     if bars < 1:
         return None
     if step < WEEK:
         end = since + bars * step
-        bars -= sum(_beginnings(since, step, *one) for one in weekends(since, end))
+        bars -= sum(_beginnings(since, step, *weekend) for weekend in weekends(since, end))
     return Gap(since, until, bars)
 
 
 def _beginnings(since: datetime, step: timedelta, start: datetime, end: datetime) -> int:
-    """How many of since, since + step, … lie in start ≤ t < end."""
+    """The count of times since, since + step, … that lie in start ≤ t < end."""
     return -((since - end) // step) + ((since - start) // step)
 
 
 def weekends(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """The weekends of since ≤ t < until, cut to it."""
+    """The weekends that overlap since ≤ t < until, clipped to it."""
     saturday = datetime.combine(since.astimezone(UTC).date(), time(), UTC)
     saturday -= (saturday.weekday() - SATURDAY) % 7 * DAY
     while saturday - DAY < until:
@@ -55,15 +55,16 @@ def weekends(since: datetime, until: datetime) -> Iterator[tuple[datetime, datet
 
 
 def _closing(day: datetime) -> datetime:
-    """17:00 in New York on that day."""
+    """17:00 New York time on that day."""
     return day + timedelta(hours=21 if _is_summer(day) else 22)
 
 
 def _is_summer(day: datetime) -> bool:
-    """By the Energy Policy Act of 2005, since 2007; before that, from April's first Sunday to October's last.
+    """Whether New York has daylight saving time on that day.
 
-    Reckoned here, for a machine may lack the time zone database. Neither change is ever on another day than a Sunday,
-    hours before the market opens.
+    Since 2007 by the Energy Policy Act of 2005; before that from the first Sunday of April to the last of October. The
+    rule is calculated here because a machine may lack the time zone database. Both changes fall on a Sunday, hours
+    before the market opens.
     """
     if day.year >= 2007:
         first, last = _sunday(day.year, 3, 8), _sunday(day.year, 11, 1)

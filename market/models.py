@@ -1,4 +1,4 @@
-"""What can be traded, and what its prices were."""
+"""Instruments and their historical prices."""
 
 from django.core.validators import RegexValidator
 from django.db import models
@@ -8,12 +8,12 @@ from market.symbols import SYMBOL
 
 
 class Instrument(models.Model):
-    """What the desk knows of a symbol. A trade may name one that is not listed: brokers have many spellings."""
+    """The facts of a symbol. A trade may have a symbol that is not listed here, because brokers' spellings vary."""
 
     symbol = models.CharField(max_length=32, primary_key=True, validators=[RegexValidator(SYMBOL)])
     description = models.CharField(max_length=64, blank=True)
-    point = amount(help_text="The smallest step of its price.")
-    contract_size = amount(help_text="Units of the base in one lot.")
+    point = amount(help_text="The smallest price step.")
+    contract_size = amount(help_text="Units of the base currency or commodity in one lot.")
     max_volume = amount(
         "largest volume",
         default=1000,
@@ -34,11 +34,11 @@ class Instrument(models.Model):
 
 
 class Candle(models.Model):
-    """One bar of bid prices. Gaps (weekends, holidays) are gaps."""
+    """One bar of bid prices. Weekends, holidays and other gaps have no rows."""
 
     pk = models.CompositePrimaryKey("instrument_id", "minutes", "opened_at")
     instrument = models.ForeignKey(Instrument, models.PROTECT, related_name="candles", db_index=False)
-    minutes = models.PositiveIntegerField(help_text="How long the bar lasts.")
+    minutes = models.PositiveIntegerField(help_text="The length of the bar.")
     opened_at = models.DateTimeField()
     open = amount()
     high = amount()

@@ -1,4 +1,4 @@
-"""Bringing in prices, and knowing which are there."""
+"""Importing candles, and reporting which bars are stored and which are missing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +12,13 @@ from audit import services as audit
 from core.errors import DomainError, Invalid, NotFound
 from core.transactions import use_case
 from market.gaps import Gap, gap
-from market.imports import Bar, Reading, text_of
+from market.imports import Bar, Reader, text_of
 from market.models import Candle, Instrument
 
-BATCH = 10_000  # bars a transaction: a tenth of a second's work
-MOST_TOLD = 20  # contradictions
+BATCH = 10_000  # bars per transaction, about 0.1 s of work
+MOST_CONTRADICTIONS = 20  # contradictions that a report lists
 LONGEST_MINUTES = 31 * 24 * 60
-SLICE = 500_000  # bars that one statement looks through: well within the statement's time-out
+SLICE = 500_000  # bars that one statement scans, well within the statement timeout
 # 5,000 hourly bars of EURUSD (bid; volume in ticks), 2017-04-19 to 2018-02-07: published market prices, as distributed
 # with the test data of the Python package `backtesting` 0.6.6. Gaps are weekends and holidays.
 EURUSD_1H = Path(__file__).parent / "data" / "eurusd-1h-2017-2018.csv"
@@ -26,15 +26,15 @@ EURUSD_1H = Path(__file__).parent / "data" / "eurusd-1h-2017-2018.csv"
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A bar of the file that is not what is kept of that time. What is kept stays."""
+    """A bar of the file that differs from the stored bar of the same time. The stored bar stays."""
 
     given: Bar
-    kept: Bar
+    stored: Bar
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a file: `bars` were read, `added` of them new; `read_bytes` of `all_bytes` are behind."""
+    """Progress or result of an import: `bars` read, `added` of them new; `read_bytes` of `all_bytes` processed."""
 
     shape: str
     assumes_utc: bool
@@ -65,56 +65,57 @@ def import_candles(
     utc_offset: timedelta | None = None,
     progress: Callable[[Imported], None] = lambda so_far: None,
 ) -> Imported:
-    """Store the bars of a file of any known shape (market/imports.py), packed by gzip or not.
+    """Store the bars of a file in any known format (market/imports.py), compressed by gzip or not.
 
-    Every batch is a transaction of its own, and bars that are there already stay as they are: after an interruption, or
-    a line that is refused, what came before is kept, and the same file may be given again. `utc_offset` is for files
-    that write another clock than UTC, as brokers' servers do. `progress` is told after each batch.
+    Each batch is a transaction of its own, and stored bars never change. After an interruption or a refused line the
+    earlier batches stay stored, and the same file can be imported again. `utc_offset` is for files whose times are not
+    in UTC, such as those of brokers' servers. `progress` is called after each batch.
     """
     check_minutes(minutes)
     instrument = instrument_of(symbol)
     with path.open("rb") as raw, text_of(raw) as text:
-        reading = Reading(text, minutes=minutes, now=now, utc_offset=utc_offset)
-        done = Imported(reading.shape.name, reading.assumes_utc, all_bytes=path.stat().st_size)
+        reader = Reader(text, minutes=minutes, now=now, utc_offset=utc_offset)
+        result = Imported(reader.shape.name, reader.assumes_utc, all_bytes=path.stat().st_size)
         refused = ""
         try:
-            for batch in _batches(reading):
-                done = _with(done, len(batch), *_store(instrument, minutes, batch))
-                done = replace(done, assumes_utc=reading.assumes_utc, read_bytes=raw.tell() if raw.seekable() else 0)
-                progress(done)
-        except DomainError as no:
-            refused = no.code
-            no.extra["added"] = done.added
+            for batch in _batches(reader):
+                result = _with(result, len(batch), *_store(instrument, minutes, batch))
+                read_bytes = raw.tell() if raw.seekable() else 0
+                result = replace(result, assumes_utc=reader.assumes_utc, read_bytes=read_bytes)
+                progress(result)
+        except DomainError as refusal:
+            refused = refusal.code
+            refusal.extra["added"] = result.added
             raise
         finally:
-            done = replace(done, unfinished=reading.unfinished)
-            if done.added or done.contradicting or refused:
+            result = replace(result, unfinished=reader.unfinished)
+            if result.added or result.contradicting or refused:
                 audit.record(
                     "candles.imported", actor=actor, subject=f"instrument:{symbol}", refused=refused, minutes=minutes,
-                    file=path.name, bars=done.bars, added=done.added, contradicting=done.contradicting,
+                    file=path.name, bars=result.bars, added=result.added, contradicting=result.contradicting,
                 )  # fmt: skip
-    return done
+    return result
 
 
-def _batches(reading: Reading) -> Iterator[list[Bar]]:
-    bars = iter(reading)
+def _batches(reader: Reader) -> Iterator[list[Bar]]:
+    bars = iter(reader)
     while batch := list(islice(bars, BATCH)):
         yield batch
 
 
-def _with(done: Imported, bars: int, added: int, contradictions: Sequence[Contradiction]) -> Imported:
+def _with(result: Imported, bars: int, added: int, contradictions: Sequence[Contradiction]) -> Imported:
     return replace(
-        done,
-        bars=done.bars + bars,
-        added=done.added + added,
-        contradicting=done.contradicting + len(contradictions),
-        contradictions=(*done.contradictions, *contradictions)[:MOST_TOLD],
+        result,
+        bars=result.bars + bars,
+        added=result.added + added,
+        contradicting=result.contradicting + len(contradictions),
+        contradictions=(*result.contradictions, *contradictions)[:MOST_CONTRADICTIONS],
     )
 
 
-# COPY needs a table to copy into, for it knows no "on conflict". Temporary tables are everybody's by PostgreSQL's own
-# default, the application's role included; one that lasts as long as its transaction leaves nothing behind, also where
-# a pooler hands connections around. (Arrays, unnested, need no table and were a sixth slower here.)
+# COPY has no "on conflict", so the bars go through a temporary table. By PostgreSQL's default every role may create
+# one. A table that is dropped at commit leaves nothing behind, even behind a connection pooler. (Unnested arrays need
+# no table and were a sixth slower here.)
 _GIVEN = """
 create temporary table given (
   opened_at timestamptz, open numeric, high numeric, low numeric, close numeric, volume numeric) on commit drop"""
@@ -122,7 +123,7 @@ _COPY = "copy given from stdin"
 _INSERT = """
 insert into candles (instrument_id, minutes, opened_at, open, high, low, close, volume)
 select %s, %s, opened_at, open, high, low, close, volume from given on conflict do nothing"""
-# The bounds keep this to the batch's own stretch of the key, whatever the planner makes of a table without statistics.
+# The bounds limit the scan to the batch's part of the key, even though the temporary table has no statistics.
 _CONTRADICTING = """
 select g.opened_at, g.open, g.high, g.low, g.close, g.volume, c.open, c.high, c.low, c.close, c.volume
   from given g join candles c using (opened_at)
@@ -133,7 +134,7 @@ select g.opened_at, g.open, g.high, g.low, g.close, g.volume, c.open, c.high, c.
 
 @use_case()
 def _store(instrument: Instrument, minutes: int, bars: Sequence[Bar]) -> tuple[int, list[Contradiction]]:
-    """How many are new, and which are not what is kept."""
+    """Store a batch; return the number of new bars and the contradictions with stored ones."""
     with connection.cursor() as cursor:
         cursor.execute(_GIVEN)
         with cursor.copy(_COPY) as copy:
@@ -142,7 +143,7 @@ def _store(instrument: Instrument, minutes: int, bars: Sequence[Bar]) -> tuple[i
         added = cursor.rowcount
         if added == len(bars):
             return added, []
-        # A statement of its own, for it sees what others committed while the one before waited for them.
+        # A separate statement, because it must see rows that others committed while the insert waited for them.
         cursor.execute(_CONTRADICTING, [instrument.pk, minutes, bars[0].opened_at, bars[-1].opened_at])
         return added, [Contradiction(Bar(*row[:6]), Bar(row[0], *row[6:])) for row in cursor.fetchall()]
 
@@ -153,18 +154,20 @@ def check_minutes(minutes: int) -> None:
 
 
 def instrument_of(symbol: str) -> Instrument:
-    found = Instrument.objects.filter(symbol=symbol).first()
-    if found is None:
-        raise NotFound(f"There is no instrument {symbol!r}: staff add it, with its point and contract size.")
-    return found
+    instrument = Instrument.objects.filter(symbol=symbol).first()
+    if instrument is None:
+        raise NotFound(
+            f"There is no instrument {symbol!r}. Staff can add it in the admin, with point and contract size."
+        )
+    return instrument
 
 
-# --- what is there
+# --- stored bars and their gaps
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The bars of one instrument and length. Above `MOST_SHOWN` bars, they and their gaps are not counted (None)."""
+    """The bars of one instrument and length. Above `MOST_COUNTED` bars, bars and gaps are not counted (None)."""
 
     minutes: int
     first: datetime
@@ -174,7 +177,7 @@ class Series:
     missing: int | None
 
 
-MOST_SHOWN = 1_000_000
+MOST_COUNTED = 1_000_000
 _LENGTHS = """
 with recursive step (minutes) as (
   select min(minutes) from candles where instrument_id = %(symbol)s
@@ -190,21 +193,21 @@ select minutes,
 
 
 def series_of(*, symbol: str) -> list[Series]:
-    """List what there is of an instrument, shortest bars first, with how many holes (weekends are none)."""
+    """List an instrument's stored bars by length, shortest first, with the number of holes (gaps except weekends)."""
     with connection.cursor() as cursor:
-        cursor.execute(_LENGTHS, {"symbol": symbol, "most": MOST_SHOWN + 1})
-        found = cursor.fetchall()
+        cursor.execute(_LENGTHS, {"symbol": symbol, "most": MOST_COUNTED + 1})
+        rows = cursor.fetchall()
     series = []
-    for minutes, first, last, bars in found:
-        if bars > MOST_SHOWN:
+    for minutes, first, last, bars in rows:
+        if bars > MOST_COUNTED:
             series.append(Series(minutes, first, last, None, None, None))
             continue
-        holes = [one for one in gaps_of(symbol=symbol, minutes=minutes) if not one.is_weekend]
-        series.append(Series(minutes, first, last, bars, len(holes), sum(one.missing for one in holes)))
+        holes = [hole for hole in gaps_of(symbol=symbol, minutes=minutes) if not hole.is_weekend]
+        series.append(Series(minutes, first, last, bars, len(holes), sum(hole.missing for hole in holes)))
     return series
 
 
-# Bars that another one does not follow at once, and which one does.
+# Pairs of neighbouring bars with a gap between them.
 _STEPS = """
 select before, opened_at
   from (select opened_at, lag(opened_at) over (order by opened_at) as before from candles
@@ -215,9 +218,9 @@ select before, opened_at
 def gaps_of(
     *, symbol: str, minutes: int, since: datetime | None = None, until: datetime | None = None
 ) -> Iterator[Gap]:
-    """Yield where bars are missing between two moments, in order; without them, between the first bar and the last.
+    """Yield the gaps between two times, in order; by default between the first and the last bar.
 
-    Times at which the market is closed every week are no hole (`Gap.is_weekend`), holidays are. Nothing is filled in.
+    The weekly closing hours are a weekend (`Gap.is_weekend`), holidays are not. Missing bars are never filled in.
     """
     check_minutes(minutes)
     step = timedelta(minutes=minutes)
@@ -233,14 +236,16 @@ def gaps_of(
     start = first.opened_at
     while start < last.opened_at:
         end = min(start + SLICE * step, last.opened_at)
-        # Where a slice ends in a gap, the next begins at the last bar before it.
+        # If a slice ends in a gap, the next slice begins at the last bar before that gap.
         reached = bars.filter(opened_at__lte=end, opened_at__gte=start).order_by("-opened_at")[0].opened_at
-        if reached == start:  # nothing but a gap in all of the slice
+        if reached == start:  # the whole slice is one gap
             reached = bars.filter(opened_at__gt=start).order_by("opened_at")[0].opened_at
         with connection.cursor() as cursor:
             cursor.execute(_STEPS, [symbol, minutes, start, reached, 2 * minutes])
-            found = cursor.fetchall()
-        yield from (one for a, b in found if (one := gap(a.astimezone(UTC) + step, b.astimezone(UTC), step)))
+            pairs = cursor.fetchall()
+        for before, after in pairs:
+            if between := gap(before.astimezone(UTC) + step, after.astimezone(UTC), step):
+                yield between
         start = reached
     if until and (late := gap(last.opened_at + step, until, step)):
         yield late

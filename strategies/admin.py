@@ -1,4 +1,4 @@
-"""Who publishes and who copies; freezing, pausing, ending."""
+"""Strategies and subscriptions in the admin, with confirmed actions for what changes them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,12 +21,12 @@ from strategies import explanations, services
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 
-_HOLD_INSTEAD = "Set a hold on that score, so that it stays open until a day. Nothing was done."
+_HOLD_INSTEAD = "Set a hold on that score instead, to keep the strategy open until a chosen day. Nothing was changed."
 
 
 @admin.register(Strategy)
 class StrategyAdmin(AuditedAdmin):
-    """A strategy is published from one account, by that account's owner."""
+    """A strategy is published from one account and belongs to that account's owner."""
 
     audit_subject = "strategy"
     list_display = ["name", "state", "title", "owner", "account", "last_seq", "created_at"]
@@ -54,16 +54,18 @@ class StrategyAdmin(AuditedAdmin):
             return chip("close-only", "bad")
         return chip("active", "good") if strategy.takes_subscribers else chip("no new subscribers", "wait")
 
-    @admin.action(description="Freeze: opens are refused, closes pass", permissions=["change"])
+    @admin.action(description="Freeze: refuse opens, accept closes", permissions=["change"])
     def freeze(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
-        lead = "The desk refuses their opens from now on. Closes always pass."
+        lead = "From now on the desk refuses their opens. It always accepts closes."
         return self._with_reason(request, chosen, "freeze", lead, services.freeze)
 
-    @admin.action(description="Thaw: opens are taken again", permissions=["change"])
+    @admin.action(description="Thaw: accept opens again", permissions=["change"])
     def thaw(self, request: HttpRequest, chosen: QuerySet[Strategy]) -> HttpResponse | None:
         if by_score := chosen.filter(frozen_for=Strategy.FrozenFor.TRUST):
-            no = f"{_listed(by_score)}: closed by the owner's trust score, which would close it again. {_HOLD_INSTEAD}"
-            self.message_user(request, no, messages.ERROR)
+            text = (
+                f"{_listed(by_score)}: frozen by the owner's trust score, which would freeze it again. {_HOLD_INSTEAD}"
+            )
+            self.message_user(request, text, messages.ERROR)
             return None
         return self._with_reason(request, chosen, "thaw", "They may open trades again.", services.thaw)
 
@@ -98,7 +100,7 @@ class SubscriptionForm(forms.ModelForm):
 
 
 class TermsInline(admin.TabularInline):
-    """What held when. Nobody edits these: new terms are set by a step."""
+    """The history of a subscription's terms, read-only. The action “Set terms” adds new ones."""
 
     model = Terms
     fields = ["held_since", "summary", "equity", "master_equity", "made_at"]
@@ -125,26 +127,26 @@ class TermsInline(admin.TabularInline):
 
 
 SET_TERMS = ConfirmedAction(
-    "set_terms", "Set terms", "What is opened from now on is copied like this, in a few seconds. Open copies stay as "
-    "they are.", TermsForm,  # type: ignore[arg-type]
+    "set_terms", "Set terms", "In a few seconds these terms hold for all trades that are opened from then on. Open "
+    "copies stay as they are.", TermsForm,  # type: ignore[arg-type]
 )  # fmt: skip
-PAUSE = ConfirmedAction("pause", "Pause", "Nothing new is copied. Closes and reductions go on.", forms.Form)
+PAUSE = ConfirmedAction("pause", "Pause", "New trades are not copied. Closes and reductions continue.", forms.Form)
 RESUME = ConfirmedAction(
-    "resume", "Resume", "What is opened from now on is copied again, whatever it was paused for.", forms.Form
+    "resume", "Resume", "Trades opened from now on are copied again, whatever the pause was for.", forms.Form
 )
 ROTATE = ConfirmedAction(
-    "rotate_secret", "Rotate packet secret", "The old secret signs until the bot has the new one, for a day at most. "
-    "The new one is shown once, on the next page.", RotateForm,
+    "rotate_secret", "Rotate packet secret", "The old secret signs until the bot has the new one, for at most a day. "
+    "The next page shows the new secret once.", RotateForm,
 )  # fmt: skip
 END = ConfirmedAction(
-    "end", "End", "The stream is no longer shown to it, closes included. What it still holds is its own to close.",
+    "end", "End", "The copier no longer receives the stream, nor its closes. The subscriber must close open copies.",
     forms.Form, grave=True,
 )  # fmt: skip
 
 
 @admin.register(Subscription)
 class SubscriptionAdmin(ConfirmedActionsAdmin):
-    """Begun by a form; whatever else happens to it is a step."""
+    """A form creates a subscription. Confirmed actions do everything else."""
 
     form = SubscriptionForm
     add_form_template = "admin/change_form.html"
@@ -173,8 +175,8 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
         return rows.annotate(mode=Subquery(last.values("mode")[:1]), multiplier=Subquery(last.values("multiplier")[:1]))
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        asked = ["strategy", "account"]
-        return ["ref", "state", *asked, "packet_generation", "next_generation", "created_at"] if obj else asked
+        fields = ["strategy", "account"]
+        return ["ref", "state", *fields, "packet_generation", "next_generation", "created_at"] if obj else fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return list(self.get_fields(request, obj)) if obj else []
@@ -185,92 +187,98 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
         return (SET_TERMS, PAUSE if obj.status == Subscription.Status.ACTIVE else RESUME, ROTATE, END)
 
     @admin.display(description="subscription id")
-    def ref(self, one: Subscription) -> SafeString:
-        return ref(one.sub_id)
+    def ref(self, subscription: Subscription) -> SafeString:
+        return ref(subscription.sub_id)
 
     @admin.display(description="account")
-    def account_(self, one: Subscription) -> str:
-        return one.account.name
+    def account_(self, subscription: Subscription) -> str:
+        return subscription.account.name
 
     @admin.display(description="strategy")
-    def strategy_(self, one: Subscription) -> str:
-        return one.strategy.name
+    def strategy_(self, subscription: Subscription) -> str:
+        return subscription.strategy.name
 
     @admin.display(description="copies", ordering="mode")
-    def copies_by(self, one: Any) -> SafeString | str:
-        if one.mode == Terms.Mode.MULTIPLIER:
-            return format_html("× {}", number(one.multiplier))
-        return str(Terms.Mode(one.mode).name.lower())
+    def copies_by(self, subscription: Any) -> SafeString | str:
+        if subscription.mode == Terms.Mode.MULTIPLIER:
+            return format_html("× {}", number(subscription.multiplier))
+        return str(Terms.Mode(subscription.mode).name.lower())
 
     @admin.display(description="state", ordering="status")
-    def state(self, one: Subscription) -> SafeString:
-        why = f" {one.get_paused_for_display()}" if one.paused_for else ""
+    def state(self, subscription: Subscription) -> SafeString:
+        why = f" {subscription.get_paused_for_display()}" if subscription.paused_for else ""
         kinds = {Subscription.Status.ACTIVE: "good", Subscription.Status.PAUSED: "bad"}
-        return chip(f"{one.status.lower()}{why}", kinds.get(Subscription.Status(one.status), ""))
+        kind = kinds.get(Subscription.Status(subscription.status), "")
+        return chip(f"{subscription.status.lower()}{why}", kind)
 
     def save_model(self, request: HttpRequest, obj: Subscription, form: Any, change: bool) -> None:
         if not change:
-            made = services.subscribe(account=obj.account, strategy=obj.strategy, actor=actor_of(request))
-            obj.pk = made.pk
+            obj.pk = services.subscribe(account=obj.account, strategy=obj.strategy, actor=actor_of(request)).pk
 
-    @admin.action(description="Set the terms: how it copies", permissions=["decide"])
+    @admin.action(description="Set terms: how trades are copied", permissions=["decide"])
     def set_terms(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
-        """One subscription's settings, on a page that shows what holds now."""
-        found = self.single(request, chosen.select_related("account", "strategy"))
-        if found is None:
+        """Set the terms of one subscription, on a page that shows the present ones."""
+        subscription = self.single(request, chosen.select_related("account", "strategy"))
+        if subscription is None:
             return None
-        form = TermsForm(request.POST if "confirmed" in request.POST else None, instance=services.terms_of(found))
+        data = request.POST if "confirmed" in request.POST else None
+        form = TermsForm(data, instance=services.terms_of(subscription))
         if not form.is_valid():
-            return self.ask_confirmation(request, SET_TERMS, [found], form)  # type: ignore[arg-type]
-        services.set_terms(subscription=found, actor=actor_of(request), **form.settings())
-        self.message_user(request, f"{found}: these terms hold for what is opened from now on, in a few seconds.")
-        return redirect(change_url(found))
+            return self.ask_confirmation(request, SET_TERMS, [subscription], form)  # type: ignore[arg-type]
+        services.set_terms(subscription=subscription, actor=actor_of(request), **form.settings())
+        text = f"{subscription}: in a few seconds these terms hold for all trades that are opened from then on."
+        self.message_user(request, text)
+        return redirect(change_url(subscription))
 
-    @admin.action(description="Pause: nothing new is copied, closes pass", permissions=["decide"])
+    @admin.action(description="Pause: do not copy new trades, accept closes", permissions=["decide"])
     def pause(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         return self._each(request, chosen, PAUSE, services.pause)
 
-    @admin.action(description="Resume: what is opened from now on is copied", permissions=["decide"])
+    @admin.action(description="Resume: copy trades opened from now on", permissions=["decide"])
     def resume(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         return self._each(request, chosen, RESUME, services.resume)
 
-    @admin.action(description="End: the stream is no longer shown to it", permissions=["decide"])
+    @admin.action(description="End: stop the stream to this copier", permissions=["decide"])
     def end(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         return self._each(request, chosen, END, services.end)
 
     def _each(
-        self, request: HttpRequest, chosen: QuerySet[Subscription], step: ConfirmedAction, verb: Callable[..., None]
+        self, request: HttpRequest, chosen: QuerySet[Subscription], action: ConfirmedAction, verb: Callable[..., None]
     ) -> HttpResponse | None:
-        form = step.bound_form(request)
+        form = action.bound_form(request)
         rows = list(chosen.select_related("account", "strategy"))
         if not form.is_valid():
-            return self.ask_confirmation(request, step, rows, form)
+            return self.ask_confirmation(request, action, rows, form)
         for subscription in rows:
             verb(subscription=subscription, actor=actor_of(request))
-        self.message_user(request, f"{step.title}: done for {_listed(rows)}.")
+        self.message_user(request, f"{action.title}: done for {_listed(rows)}.")
         return redirect(change_url(rows[0])) if len(rows) == 1 else None
 
-    @admin.action(description="Rotate the packet secret: a new one, shown once", permissions=["decide"])
+    @admin.action(description="Rotate packet secret: create a new one, shown once", permissions=["decide"])
     def rotate_secret(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         form = ROTATE.bound_form(request)
         rows = list(chosen.select_related("account", "strategy"))
         if not form.is_valid():
             return self.ask_confirmation(request, ROTATE, rows, form)
         at_once, actor = form.cleaned_data["at_once"], actor_of(request)
-        made = [
-            (one, services.rotate_packet_secret(subscription=one, actor=actor, at_once=at_once), _newest(one))
-            for one in rows
+        secrets = [
+            (
+                row,
+                services.rotate_packet_secret(subscription=row, actor=actor, at_once=at_once),
+                _newest_generation(row),
+            )
+            for row in rows
         ]
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "title": "Note the secret now: it is not shown again",
-            "made": made,
+            "secrets": secrets,
         }
         return TemplateResponse(request, "admin/packet_secrets.html", context)
 
 
-def _newest(subscription: Subscription) -> int:
+def _newest_generation(subscription: Subscription) -> int:
     subscription.refresh_from_db(fields=["packet_generation", "next_generation"])
     return subscription.next_generation or subscription.packet_generation
 

@@ -1,4 +1,4 @@
-"""Terms in words, and the arithmetic of a copy's size as a person would write it down."""
+"""Terms in words, and the arithmetic of a copy's size step by step, for pages."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,50 +10,51 @@ from strategies import sizing
 from strategies.models import Terms
 
 
-def terms(one: Terms) -> str:
+def terms(row: Terms) -> str:
     """How a subscription copies, in one line."""
-    return "; ".join([_mode(one), *_limits(one)])
+    return "; ".join([_mode(row), *_limits(row)])
 
 
-def _mode(one: Terms) -> str:
-    if one.mode == Terms.Mode.FIXED:
-        return f"{_short(one.fixed_lots)} lots each time"
-    if one.mode == Terms.Mode.RISK:
-        return f"{_short(one.risk_pct)} % of the equity at risk"
-    times = "" if one.multiplier == 1 and one.mode == Terms.Mode.EQUITY else f"× {_short(one.multiplier)}"
-    return times if one.mode == Terms.Mode.MULTIPLIER else f"by equity {times}".rstrip()
+def _mode(terms: Terms) -> str:
+    if terms.mode == Terms.Mode.FIXED:
+        return f"{_short(terms.fixed_lots)} lots each time"
+    if terms.mode == Terms.Mode.RISK:
+        return f"{_short(terms.risk_pct)} % of the equity at risk"
+    times = "" if terms.multiplier == 1 and terms.mode == Terms.Mode.EQUITY else f"× {_short(terms.multiplier)}"
+    return times if terms.mode == Terms.Mode.MULTIPLIER else f"by equity {times}".rstrip()
 
 
-def _limits(one: Terms) -> list[str]:
-    told = [
-        one.reverse and "in reverse",
-        one.min_volume and f"at least {_short(one.min_volume)} lots{', raised to it' if one.raises_to_min else ''}",
-        one.max_volume and f"at most {_short(one.max_volume)} lots",
-        one.max_open_trades is not None and f"at most {one.max_open_trades} open",
-        one.max_slippage_bps is not None and f"at most {_short(one.max_slippage_bps)} bps worse",
-        one.max_drawdown_pct and f"stops {_short(one.max_drawdown_pct)} % below the highest equity"
-        f"{' and closes all' if one.closes_on_drawdown else ''}",
-        one.symbols and f"only {', '.join(one.symbols)}",
-        one.symbol_map and ", ".join(f"{theirs} as {own}" for theirs, own in one.symbol_map.items()),
+def _limits(terms: Terms) -> list[str]:
+    texts = [
+        terms.reverse and "reversed",
+        terms.min_volume
+        and f"at least {_short(terms.min_volume)} lots{', raised to it' if terms.raises_to_min else ''}",
+        terms.max_volume and f"at most {_short(terms.max_volume)} lots",
+        terms.max_open_trades is not None and f"at most {terms.max_open_trades} open",
+        terms.max_slippage_bps is not None and f"at most {_short(terms.max_slippage_bps)} bps slippage",
+        terms.max_drawdown_pct and f"stops {_short(terms.max_drawdown_pct)} % below the highest equity"
+        f"{' and closes all' if terms.closes_on_drawdown else ''}",
+        terms.symbols and f"only {', '.join(terms.symbols)}",
+        terms.symbol_map and ", ".join(f"{symbol} as {own}" for symbol, own in terms.symbol_map.items()),
     ]  # fmt: skip
-    return [text for text in told if text]
+    return [text for text in texts if text]
 
 
-def settings(one: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -> sizing.Settings:
-    """Terms, saved or not, as a copy is worked out from them. The database spells them too: `settings_of`."""
+def settings(terms: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -> sizing.Settings:
+    """The settings by which a copy is sized under these terms, saved or not. Same as the SQL function `settings_of`."""
     return sizing.Settings(
-        mode=one.mode,
-        multiplier=one.multiplier,
-        fixed_lots=one.fixed_lots,
-        risk_pct=one.risk_pct,
-        min_volume=one.min_volume,
-        max_volume=one.max_volume,
-        raises_to_min=one.raises_to_min,
-        reverse=one.reverse,
-        symbols=tuple(one.symbols),
-        symbol_map=one.symbol_map,
-        equity=one.equity,
-        master_equity=one.master_equity,
+        mode=terms.mode,
+        multiplier=terms.multiplier,
+        fixed_lots=terms.fixed_lots,
+        risk_pct=terms.risk_pct,
+        min_volume=terms.min_volume,
+        max_volume=terms.max_volume,
+        raises_to_min=terms.raises_to_min,
+        reverse=terms.reverse,
+        symbols=tuple(terms.symbols),
+        symbol_map=terms.symbol_map,
+        equity=terms.equity,
+        master_equity=terms.master_equity,
         currency=currency,
         contracts=contracts,
     )
@@ -61,21 +62,23 @@ def settings(one: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One step of the arithmetic, and the lots after it; none where they cannot be worked out."""
+    """One step of the arithmetic, and the lots after it; None if the lots cannot be calculated."""
 
     says: str
     lots: Decimal | None
 
 
-def arithmetic(one: sizing.Settings, master: sizing.ProviderTrade) -> list[Line]:
-    """How the lots of a copy come about, step by step. The last line's are what is opened."""
-    if one.symbols and master.symbol not in one.symbols:
-        return [Line(f"{master.symbol} is not among the symbols to copy ({', '.join(one.symbols)})", sizing.NOTHING)]
-    unlimited = dataclasses.replace(one, min_volume=None, max_volume=None)
-    wanted, why_not = sizing.opened_volume(unlimited, master)
+def arithmetic(settings: sizing.Settings, trade: sizing.ProviderTrade) -> list[Line]:
+    """The calculation of a copy's lots, step by step. The lots of the last line are opened."""
+    if settings.symbols and trade.symbol not in settings.symbols:
+        return [
+            Line(f"{trade.symbol} is not among the symbols to copy ({', '.join(settings.symbols)})", sizing.NOTHING)
+        ]
+    unlimited = dataclasses.replace(settings, min_volume=None, max_volume=None)
+    unlimited_lots, why_not = sizing.opened_volume(unlimited, trade)
     if why_not == "not_sizable":
-        return [Line(_unknown(one, master), None)]
-    return [Line(_formula(one, master, wanted), wanted), *_cut(one, wanted)]
+        return [Line(_what_is_unknown(settings, trade), None)]
+    return [Line(_formula(settings, trade, unlimited_lots), unlimited_lots), *_limit_lines(settings, unlimited_lots)]
 
 
 def in_one_line(lines: Sequence[Line]) -> str:
@@ -86,48 +89,50 @@ def in_one_line(lines: Sequence[Line]) -> str:
 
 
 def lots(volume: Decimal) -> str:
-    """With at least two decimals."""
+    """The volume as text with at least two decimals."""
     return money.plain(volume, 2)
 
 
-def _formula(one: sizing.Settings, master: sizing.ProviderTrade, wanted: Decimal) -> str:
-    if one.mode == Terms.Mode.FIXED:
+def _formula(settings: sizing.Settings, trade: sizing.ProviderTrade, unlimited_lots: Decimal) -> str:
+    if settings.mode == Terms.Mode.FIXED:
         return "the same lots each time"
-    if one.mode == Terms.Mode.RISK:
-        risked = (one.equity or sizing.NOTHING) * (one.risk_pct or sizing.NOTHING) / 100
-        share = f"{_short(one.risk_pct)} % of an equity of {_short(one.equity)} is {_short(risked)} {one.currency}"
-        return f"{share}, lost between {_short(master.open_price)} and the stop at {_short(master.opened_sl)} by lots"
-    times = f"{lots(master.opened_volume)} lots × {_short(one.multiplier)}"
-    product, by = master.opened_volume * one.multiplier, Decimal(1)
-    if one.mode == Terms.Mode.EQUITY and one.equity is not None and one.master_equity:
-        times += f" × {_short(one.equity)} / {_short(one.master_equity)} of equity"
-        product, by = product * max(one.equity, sizing.NOTHING), one.master_equity
-    return times if wanted * by == product else f"{times}, rounded down"
+    if settings.mode == Terms.Mode.RISK:
+        risked = (settings.equity or sizing.NOTHING) * (settings.risk_pct or sizing.NOTHING) / 100
+        share = f"{_short(settings.risk_pct)} % of an equity of {_short(settings.equity)}"
+        stop = f"between {_short(trade.open_price)} and the stop at {_short(trade.opened_sl)}"
+        return f"{share} is {_short(risked)} {settings.currency}, lost {stop} by lots"
+    times = f"{lots(trade.opened_volume)} lots × {_short(settings.multiplier)}"
+    product, by = trade.opened_volume * settings.multiplier, Decimal(1)
+    if settings.mode == Terms.Mode.EQUITY and settings.equity is not None and settings.master_equity:
+        times += f" × {_short(settings.equity)} / {_short(settings.master_equity)} of equity"
+        product, by = product * max(settings.equity, sizing.NOTHING), settings.master_equity
+    return times if unlimited_lots * by == product else f"{times}, rounded down"
 
 
-def _cut(one: sizing.Settings, wanted: Decimal) -> list[Line]:
-    found, volume = [], wanted
-    if one.max_volume is not None and volume > one.max_volume:
-        volume = one.max_volume
-        found.append(Line(f"at most {lots(volume)}", volume))
-    if one.min_volume is not None and volume < one.min_volume:
-        smallest = lots(one.min_volume)
-        if one.raises_to_min:
-            found.append(Line(f"raised to the smallest, {smallest}", one.min_volume))
+def _limit_lines(settings: sizing.Settings, unlimited_lots: Decimal) -> list[Line]:
+    lines, volume = [], unlimited_lots
+    if settings.max_volume is not None and volume > settings.max_volume:
+        volume = settings.max_volume
+        lines.append(Line(f"at most {lots(volume)}", volume))
+    if settings.min_volume is not None and volume < settings.min_volume:
+        smallest = lots(settings.min_volume)
+        if settings.raises_to_min:
+            lines.append(Line(f"raised to the smallest, {smallest}", settings.min_volume))
         else:
-            found.append(Line(f"less than the smallest, {smallest}: not copied", sizing.NOTHING))
-    return found
+            lines.append(Line(f"below the smallest, {smallest}: not copied", sizing.NOTHING))
+    return lines
 
 
-def _unknown(one: sizing.Settings, master: sizing.ProviderTrade) -> str:
-    if one.equity is None or (one.mode == Terms.Mode.EQUITY and not one.master_equity):
-        return "the equity of both accounts was not known" if one.mode == Terms.Mode.EQUITY else "no equity was known"
-    if master.opened_sl is None:
-        return "it was opened without a stop loss, so what it risks is not known"
-    return f"what {master.symbol} loses at its stop cannot be told in {one.currency}"
+def _what_is_unknown(settings: sizing.Settings, trade: sizing.ProviderTrade) -> str:
+    if settings.equity is None or (settings.mode == Terms.Mode.EQUITY and not settings.master_equity):
+        is_by_equity = settings.mode == Terms.Mode.EQUITY
+        return "the equity of both accounts was not known" if is_by_equity else "the account's equity was not known"
+    if trade.opened_sl is None:
+        return "it was opened without a stop loss, so its risk is not known"
+    return f"the loss of {trade.symbol} at its stop cannot be converted to {settings.currency}"
 
 
 def _short(value: Decimal | None) -> str:
-    """An amount that the terms' mode or a check before has made sure of."""
+    """The amount as short text. The terms' mode or an earlier check guarantees that it is present."""
     assert value is not None
     return money.plain(value)

@@ -1,4 +1,4 @@
-"""What people fill in about copying."""
+"""Forms for the terms of a subscription and its packet secret."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ _GROUPS = (
 _AMOUNTS = (
     "multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", "max_slippage_bps", "max_drawdown_pct",
 )  # fmt: skip
-_MOVED = (Terms.Mode.EQUITY, Terms.Mode.RISK)
-_NEEDS = {Terms.Mode.FIXED: "fixed_lots", Terms.Mode.RISK: "risk_pct"}
+_SIZED_BY_EQUITY = (Terms.Mode.EQUITY, Terms.Mode.RISK)
+_REQUIRED_FIELD = {Terms.Mode.FIXED: "fixed_lots", Terms.Mode.RISK: "risk_pct"}
 
 
 class AmountField(forms.DecimalField):
-    """An amount as people write it: without the zeros that the database keeps."""
+    """A decimal field that shows amounts without the trailing zeros of the database."""
 
     widget = forms.TextInput
 
@@ -40,60 +40,61 @@ class AmountField(forms.DecimalField):
 
 
 class SymbolsField(forms.CharField):
-    """Symbols, comma or space between."""
+    """Symbols, separated by commas or spaces."""
 
     def clean(self, value: Any) -> list[str]:
         text: str = super().clean(value) or ""
         symbols = list(dict.fromkeys(text.replace(",", " ").split()))
         for symbol in symbols:
-            _check(symbol)
-        return _few(symbols)
+            _check_symbol(symbol)
+        return _check_count(symbols)
 
     def prepare_value(self, value: Any) -> Any:
         return ", ".join(value) if isinstance(value, list) else value
 
 
 class SymbolMapField(forms.CharField):
-    """One a line: the master's name = one's own."""
+    """One pair in each line: the provider's symbol = the subscriber's."""
 
     widget = forms.Textarea(attrs={"rows": 3, "placeholder": "XAUUSD = GOLD"})
 
     def clean(self, value: Any) -> dict[str, str]:
         text: str = super().clean(value) or ""
-        found: dict[str, str] = {}
+        symbol_map: dict[str, str] = {}
         for line in filter(str.strip, text.splitlines()):
-            theirs, equals, own = (part.strip() for part in line.partition("="))
+            symbol, equals, own = (part.strip() for part in line.partition("="))
             if not equals:
-                raise forms.ValidationError(f"Write “{line.strip()} = your name for it”.")
-            if found.setdefault(_check(theirs), _check(own)) != own:
-                raise forms.ValidationError(f"“{theirs}” has two names.")
-        return _few(found)
+                raise forms.ValidationError(f"Write “{line.strip()} = your broker's symbol”.")
+            if symbol_map.setdefault(_check_symbol(symbol), _check_symbol(own)) != own:
+                raise forms.ValidationError(f"“{symbol}” is mapped to two symbols. Keep one of the lines.")
+        return _check_count(symbol_map)
 
     def prepare_value(self, value: Any) -> Any:
-        return "\n".join(f"{a} = {b}" for a, b in value.items()) if isinstance(value, dict) else value
+        return "\n".join(f"{symbol} = {own}" for symbol, own in value.items()) if isinstance(value, dict) else value
 
 
-def _check(symbol: str) -> str:
+def _check_symbol(symbol: str) -> str:
     if not re.fullmatch(SYMBOL, symbol):
         raise forms.ValidationError(f"“{symbol[:40]}” is not a symbol.")
     return symbol
 
 
-def _few(found: Many) -> Many:
-    if len(found) > MOST_SYMBOLS:
-        raise forms.ValidationError(f"At most {MOST_SYMBOLS}.")
-    return found
+def _check_count(symbols: Many) -> Many:
+    if len(symbols) > MOST_SYMBOLS:
+        raise forms.ValidationError(f"At most {MOST_SYMBOLS} symbols.")
+    return symbols
 
 
 class TermsForm(forms.ModelForm):
-    """What the database would refuse is refused here first, at the field that is wrong."""
+    """The terms of a subscription. The form checks what the database checks too, and names the wrong field."""
 
     symbols = SymbolsField(
-        required=False, label="Only these symbols", max_length=4000, help_text="As the master spells them. Empty: all."
-    )
+        required=False, label="Only these symbols", max_length=4000,
+        help_text="As the provider spells them. Empty: all.",
+    )  # fmt: skip
     symbol_map = SymbolMapField(
-        required=False, label="Your broker's names", max_length=8000,
-        help_text="One a line: the master's symbol = yours, where they differ.",
+        required=False, label="Your broker's symbols", max_length=8000,
+        help_text="One pair in each line: the provider's symbol = yours. Only where they differ.",
     )  # fmt: skip
 
     class Meta:
@@ -111,9 +112,9 @@ class TermsForm(forms.ModelForm):
         }
         help_texts = {
             "min_volume": "",
-            "max_volume": "More is cut to it.",
-            "raises_to_min": "Otherwise what would be smaller is not copied.",
-            "max_open_trades": "Beyond it nothing new is opened.",
+            "max_volume": "Larger copies are reduced to it.",
+            "raises_to_min": "Otherwise smaller copies are not opened.",
+            "max_open_trades": "When this many are open, no further copies are opened.",
         }
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -121,63 +122,63 @@ class TermsForm(forms.ModelForm):
         self.fields["multiplier"].required = False
 
     def groups(self) -> Iterator[tuple[str, list[forms.BoundField]]]:
-        """The fields as they belong together."""
+        """The bound fields in titled groups."""
         return ((title, [self[name] for name in names]) for title, names in _GROUPS)
 
     def clean_multiplier(self) -> Decimal:
-        """It counts for two of the modes alone. Left empty in the others, it stays as it was."""
-        told: Decimal | None = self.cleaned_data["multiplier"]
-        if told is not None:
-            return told
-        if self.cleaned_data.get("mode") not in _NEEDS:
-            raise forms.ValidationError("How many lots for each of the master's? 1 copies as many.")
-        kept: Decimal = self.instance.multiplier
-        return kept
+        """Two modes need the multiplier. Left empty in the others, it keeps its stored value."""
+        multiplier: Decimal | None = self.cleaned_data["multiplier"]
+        if multiplier is not None:
+            return multiplier
+        if self.cleaned_data.get("mode") not in _REQUIRED_FIELD:
+            raise forms.ValidationError("Enter the lots for each lot of the provider's. 1 copies the same volume.")
+        stored_multiplier: Decimal = self.instance.multiplier
+        return stored_multiplier
 
     def clean(self) -> dict[str, Any]:
-        told: dict[str, Any] = super().clean() or self.cleaned_data
-        for field, fault in [*_out_of_range(told), *self._contradictions(told)]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        for field, fault in [*_out_of_range(values), *self._contradictions(values)]:
             if field not in self.errors:
                 self.add_error(field, fault)
-        return told
+        return values
 
-    def _contradictions(self, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        needed = _NEEDS.get(told.get("mode", ""))
-        if needed and told.get(needed) is None:
-            yield needed, "Say how much."
-        if told.get("mode") in _MOVED and told.get("max_volume") is None:
+    def _contradictions(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        needed = _REQUIRED_FIELD.get(values.get("mode", ""))
+        if needed and values.get(needed) is None:
+            yield needed, "Enter an amount: this way of copying needs it."
+        if values.get("mode") in _SIZED_BY_EQUITY and values.get("max_volume") is None:
             yield (
                 "max_volume",
-                "Say the most: the volume moves with equities as told, and with where stops lie.",
+                "Enter a largest volume: with this way of copying, volumes change with equity and stop loss.",
             )
-        if told.get("mode") == Terms.Mode.RISK and told.get("reverse"):
-            yield "reverse", "In reverse the master's stop is the copy's take profit: its risk is not known."
-        smallest, largest = told.get("min_volume"), told.get("max_volume")
+        if values.get("mode") == Terms.Mode.RISK and values.get("reverse"):
+            yield "reverse", "Copying by risk cannot be reversed: the copy would have no stop loss to size it by."
+        smallest, largest = values.get("min_volume"), values.get("max_volume")
         if smallest is not None and largest is not None and smallest > largest:
-            yield "min_volume", "It is above the largest."
-        if told.get("raises_to_min") and smallest is None and "min_volume" not in self.errors:
-            yield "min_volume", "Say what the smallest is, for copies to be raised to it."
+            yield "min_volume", "The smallest volume is above the largest."
+        if values.get("raises_to_min") and smallest is None and "min_volume" not in self.errors:
+            yield "min_volume", "Enter the smallest volume, to which copies are to be raised."
 
     def settings(self) -> dict[str, Any]:
-        """As set_terms takes them."""
+        """The keyword arguments of `set_terms`."""
         return {name: self.cleaned_data[name] for name in SETTINGS}
 
 
-def _out_of_range(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _out_of_range(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in _AMOUNTS:
-        amount = told.get(name)
+        amount = values.get(name)
         if amount is None:
             continue
         if amount < 0 or (amount == 0 and name != "max_slippage_bps"):
-            yield name, "It cannot be less than nothing." if amount else "It must be more than nothing."
+            yield name, "Enter an amount that is not negative." if amount else "Enter an amount above zero."
         if name == "risk_pct" and amount > 100:
             yield name, "At most 100 %."
         if name == "max_drawdown_pct" and amount >= 100:
-            yield name, "Less than 100 %."
+            yield name, "Must be below 100 %."
 
 
 class RotateForm(forms.Form):
     at_once = forms.BooleanField(
-        required=False, label="It leaked: the old one signs no more",
-        help_text="Until the bot has the new secret it hears of trades by its snapshots alone.",
+        required=False, label="The secret leaked: stop using the old one at once",
+        help_text="Until the bot has the new secret, it learns of trades from snapshots only.",
     )  # fmt: skip

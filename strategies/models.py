@@ -1,4 +1,4 @@
-"""Who publishes, and who copies."""
+"""Strategies, subscriptions, and the terms under which a subscription copies."""
 
 import secrets
 from typing import ClassVar
@@ -19,8 +19,8 @@ class Strategy(models.Model):
         CLOSE_ONLY = "CLOSE_ONLY", "close-only: opens are refused, closes always pass"
 
     class FrozenFor(models.TextChoices):
-        HAND = "HAND", "by hand"
-        TRUST = "TRUST", "for its flow"
+        HAND = "HAND", "by staff"
+        TRUST = "TRUST", "by the provider's trust score"
 
     name = models.SlugField(max_length=64, unique=True)
     title = models.CharField(max_length=120, blank=True)
@@ -32,7 +32,7 @@ class Strategy(models.Model):
     )
     takes_subscribers = models.BooleanField(default=True, db_default=True, editable=False)
     last_seq = models.PositiveBigIntegerField(
-        default=0, editable=False, help_text="The stream's latest number, given out in the transaction of its event."
+        default=0, editable=False, help_text="The number of the stream's latest event, assigned in its transaction."
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -60,16 +60,16 @@ def new_sub_id() -> str:
 
 class SubscriptionQuerySet(models.QuerySet["Subscription"]):
     def live(self) -> "SubscriptionQuerySet":
-        """Those who still see the stream: a paused one must see its closes."""
+        """Subscriptions that still receive the stream. Paused ones do, because they must see closes."""
         return self.exclude(status=Subscription.Status.ENDED)
 
     def lock(self) -> "SubscriptionQuerySet":
-        """Whoever makes terms or a secret from the last ones has the last ones."""
+        """Lock against concurrent changes, so that new terms or secrets are derived from the latest ones."""
         return self.select_for_update(no_key=True, of=("self",))
 
 
 class Subscription(models.Model):
-    """A trading account that copies a strategy."""
+    """A trading account's subscription to a strategy, whose trades it copies."""
 
     class Status(models.TextChoices):
         ACTIVE = "ACTIVE", "active"
@@ -78,10 +78,10 @@ class Subscription(models.Model):
 
     class PausedFor(models.TextChoices):
         HAND = "HAND", "by staff"
-        OWNER = "OWNER", "by hand"
+        OWNER = "OWNER", "by the subscriber"
         UNPAID = "UNPAID", "for an unpaid fee"
-        TRUST = "TRUST", "for its bot's behaviour"
-        DRAWDOWN = "DRAWDOWN", "for its drawdown"
+        TRUST = "TRUST", "by the bot's trust score"
+        DRAWDOWN = "DRAWDOWN", "by the drawdown stop"
 
     sub_id = models.CharField(max_length=64, unique=True, default=new_sub_id, editable=False)
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="subscriptions")
@@ -95,9 +95,11 @@ class Subscription(models.Model):
     sealed_next_secret = models.BinaryField(null=True, editable=False)
     next_generation = models.PositiveIntegerField(null=True, editable=False)
     next_secret_at = models.DateTimeField(
-        null=True, editable=False, help_text="When the next secret signs, though its bot has not said that it has it."
+        null=True, editable=False, help_text="When the next secret comes into use even if its bot has not confirmed it."
     )
-    peak_equity = amount(null=True, editable=False, help_text="The account's highest since it copies without a stop.")
+    peak_equity = amount(
+        null=True, editable=False, help_text="The account's highest equity since copying last started or resumed."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = SubscriptionQuerySet.as_manager()
@@ -136,7 +138,7 @@ class Subscription(models.Model):
 
 class TermsQuerySet(models.QuerySet["Terms"]):
     def latest_of_each(self) -> "TermsQuerySet":
-        """The last terms of every live subscription."""
+        """The latest terms of every live subscription."""
         last = Terms.objects.filter(subscription=models.OuterRef("pk")).order_by("-pk").values("pk")[:1]
         live = Subscription.objects.live().annotate(last=models.Subquery(last)).values("last")
         return self.filter(pk__in=live).select_related("subscription__account", "subscription__strategy__account")
@@ -146,48 +148,62 @@ class TermsQuerySet(models.QuerySet["Terms"]):
 
 
 class Terms(models.Model):
-    """How a subscription copies the trades that were opened from `since` on. Added, never changed.
+    """How a subscription copies the trades that are opened from `since` on. Rows are added and never changed.
 
-    So what a copy must be never depends on when it is asked: it is worked out from the trade and from the terms that
-    were in force when it was opened.
+    So the plan of a copy does not depend on the time at which it is calculated: it follows from the trade and from the
+    terms that were in force when the trade was opened.
     """
 
     class Mode(models.TextChoices):
-        MULTIPLIER = "MULTIPLIER", "so many lots for each lot of the master's"
+        MULTIPLIER = "MULTIPLIER", "the provider's lots times a multiplier"
         FIXED = "FIXED", "the same lots each time"
         EQUITY = "EQUITY", "in proportion to both accounts' equity"
-        RISK = "RISK", "so that the stop loss costs a share of the equity"
+        RISK = "RISK", "so that a hit stop loss costs a share of the equity"
 
     subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="terms", editable=False)
     since = models.DateTimeField(editable=False)
     mode = models.CharField(max_length=10, choices=Mode, default=Mode.MULTIPLIER)
-    multiplier = amount(default=1, help_text="Lots for each of the master's; by equity: a factor on the proportion.")
-    fixed_lots = amount(null=True, blank=True)
-    risk_pct = amount("risk, %", null=True, blank=True, help_text="Of the equity, lost where the stop loss is hit.")
-    min_volume = amount("smallest volume", null=True, blank=True, help_text="In lots.")
-    max_volume = amount("largest volume", null=True, blank=True, help_text="In lots. More is cut to it.")
-    raises_to_min = models.BooleanField(
-        "raise to the smallest", default=False, help_text="Copy what would be smaller with the smallest, or not at all."
+    multiplier = amount(
+        default=1, help_text="Lots for each lot of the provider's; by equity: a factor on the proportion."
     )
-    reverse = models.BooleanField(default=False, help_text="Buy what the master sells, its stops exchanged.")
+    fixed_lots = amount(null=True, blank=True)
+    risk_pct = amount("risk, %", null=True, blank=True, help_text="Share of the equity that is lost at the stop loss.")
+    min_volume = amount("smallest volume", null=True, blank=True, help_text="In lots.")
+    max_volume = amount("largest volume", null=True, blank=True, help_text="In lots. Larger copies are reduced to it.")
+    raises_to_min = models.BooleanField(
+        "raise to the smallest",
+        default=False,
+        help_text="Open smaller copies with the smallest volume. Otherwise they are not opened.",
+    )
+    reverse = models.BooleanField(
+        default=False, help_text="Buy when the provider sells, with stop loss and take profit exchanged."
+    )
     symbols = ArrayField(
         models.CharField(max_length=32), default=list, blank=True,
-        help_text="The only symbols to copy, comma between, as the master spells them. Empty: all.",
+        help_text="The only symbols to copy, separated by commas, as the provider spells them. Empty: all.",
     )  # fmt: skip
     symbol_map = models.JSONField(
-        default=dict, blank=True, help_text='The master\'s names and yours: {"XAUUSD": "GOLD"}.'
+        default=dict, blank=True, help_text='The provider\'s symbols and yours: {"XAUUSD": "GOLD"}.'
     )
     max_open_trades = models.PositiveIntegerField(null=True, blank=True)
     max_slippage_bps = amount(
-        "largest slippage, bps", null=True, blank=True, help_text="No open at a price worse than the master's by more."
+        "largest slippage, bps",
+        null=True,
+        blank=True,
+        help_text="Do not open a copy if the price is worse than the provider's by more than this.",
     )
     max_drawdown_pct = amount(
-        "drawdown stop, %", null=True, blank=True, help_text="Stop where the equity falls so far below its highest."
+        "drawdown stop, %",
+        null=True,
+        blank=True,
+        help_text="Stop copying when the equity has fallen this far below its highest.",
     )
     closes_on_drawdown = models.BooleanField(
-        "close all at the stop", default=False, help_text="Or else the copies that are open go on following the master."
+        "close all at the stop",
+        default=False,
+        help_text="Close all copies at the drawdown stop. Otherwise open copies keep following the provider.",
     )
-    equity = amount(null=True, editable=False, help_text="The copier's, when these terms were made.")
+    equity = amount(null=True, editable=False, help_text="The copier's equity when these terms were made.")
     master_equity = amount(null=True, editable=False)
     made_at = models.DateTimeField(db_default=Now(), editable=False)
 

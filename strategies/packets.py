@@ -1,8 +1,8 @@
-"""Signed signal packets, one per subscription. Pure.
+"""Signed signal packets, one for each subscription. Pure.
 
-The MAC is over the text of the fields as they are sent: the receiver joins the strings it received and never
-formats a number again before it verifies. `signature` covers the nine fields; `signature_v1` also binds the action,
-the trade and the key's generation, with a key of its own derived from the secret.
+The MAC covers the text of the fields as sent: the receiver joins the received strings and never formats a number again
+before it verifies. `signature` covers the nine fields. `signature_v1` also binds the action, the trade and the key's
+generation, with a separate key that is derived from the secret.
 """
 
 import functools
@@ -46,17 +46,18 @@ def sign(secret: str, fields: tuple[str, ...], *, action: str, trade_ref: str, g
 def of_event(
     event: str, trade: Mapping[str, Any], plan: sizing.Plan, *, sub_id: str, seq: str, timestamp_ms: int, opens: bool
 ) -> tuple[tuple[str, ...], str, str]:
-    """The nine fields, the action and the trade for one event of a stream.
+    """The nine fields, the action and the trade of the packet for one event of a stream.
 
-    `volume` is what the copy must hold after it: zero for a close, which a copy of which nothing must be held gets with
-    whatever happens to its trade. Where there is nothing for this subscription (a trade that it does not copy, an open
-    while it is paused) the number is used up all the same: GAPFILL. A close is never left out.
+    `volume` is the lots that the copy must hold after the event. It is zero for a close. A copy of which nothing must
+    be held any more gets a CLOSE with any further event of its trade. If the event does not concern the subscription
+    (a trade that it does not copy, an open while it is paused), the packet is a GAPFILL that only consumes the number.
+    A close is never replaced by a GAPFILL.
     """
-    nothing_held = event != "trade.opened" and not plan.why_not and not plan.volume
-    closing = event == "trade.closed" or nothing_held
+    must_be_flat = event != "trade.opened" and not plan.why_not and not plan.volume
+    closing = event == "trade.closed" or must_be_flat
     if not closing and (plan.why_not or (event == "trade.opened" and not opens)):
-        nothing = (sub_id, seq, str(timestamp_ms), "-", "-", money.text(sizing.NOTHING), money.text(sizing.NOTHING))
-        return (*nothing, "", ""), "GAPFILL", str(int(seq) + 1)
+        gapfill = (sub_id, seq, str(timestamp_ms), "-", "-", money.text(sizing.NOTHING), money.text(sizing.NOTHING))
+        return (*gapfill, "", ""), "GAPFILL", str(int(seq) + 1)
     price = trade["open_price"] if event in ("trade.opened", "trade.modified") else trade["close_price"]
     stops = ("", "") if closing else ("" if stop is None else money.text(stop) for stop in (plan.sl, plan.tp))
     volume = money.text(sizing.NOTHING if closing else plan.volume)

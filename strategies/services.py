@@ -1,4 +1,4 @@
-"""Publishing and following: begun, paused, ended; and a strategy that may only close."""
+"""Publishing strategies, and subscribing, pausing and ending; terms; packet secrets; freezing a strategy."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from core.errors import DomainError
 from core.transactions import part, use_case
 from strategies.models import Strategy, Subscription, Terms
 
-TERMS_AFTER = timedelta(seconds=10)  # by then every process that signs packets knows them: each looks every 4 s
+TERMS_AFTER = timedelta(seconds=10)  # every process that signs packets reads new terms within 4 s
 SECRETS_OVERLAP = timedelta(hours=24)
 _BY_HAND = (Subscription.PausedFor.HAND, Subscription.PausedFor.OWNER)
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,19 +23,19 @@ ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 class TakesNoSubscribers(DomainError):
     code = "takes_no_subscribers"
-    detail = "This strategy takes no new subscribers for now. Those who follow it go on."
+    detail = "This strategy takes no new subscribers for now. Existing subscriptions continue."
 
 
 @part
 def publish(*, strategy: Strategy) -> None:
-    """Keep a new strategy, which belongs to the owner of its account."""
+    """Save a new strategy; its owner is the owner of its account."""
     strategy.owner = strategy.account.owner
     strategy.save(force_insert=True)
 
 
 @part
 def change_strategy(*, strategy: Strategy, changed: list[str]) -> None:
-    """Keep the changed fields of its form, and nothing that was decided meanwhile."""
+    """Save only the fields changed in the form, so that concurrent decisions are not overwritten."""
     if changed:
         strategy.save(update_fields=changed)
 
@@ -44,19 +44,19 @@ def change_strategy(*, strategy: Strategy, changed: list[str]) -> None:
 def subscribe(
     *, account: TradingAccount, strategy: Strategy, actor: audit.Actor, multiplier: Decimal = Decimal(1)
 ) -> Subscription:
-    """Follow a strategy with a trading account. One that was ended lives again, on its own terms."""
-    known = Subscription.objects.filter(account=account, strategy=strategy).first()
-    is_new = known is None or known.status == Subscription.Status.ENDED
+    """Subscribe a trading account to a strategy. An ended subscription is resumed with its earlier terms."""
+    earlier = Subscription.objects.filter(account=account, strategy=strategy).first()
+    is_new = earlier is None or earlier.status == Subscription.Status.ENDED
     if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
         raise TakesNoSubscribers
-    if known is not None and is_new:  # what was known of its account's money is as old as its end
-        Subscription.objects.filter(pk=known.pk).update(peak_equity=None)
-        _revalued(known.pk, timedelta(0))
-    if known is not None and known.paused_for in ("", *_BY_HAND):
-        _set_subscription(known, Subscription.Status.ACTIVE, "subscription.resumed", actor)
-        known.refresh_from_db()
-    if known is not None:
-        return known
+    if earlier is not None and is_new:  # peak and equities date from before it ended
+        Subscription.objects.filter(pk=earlier.pk).update(peak_equity=None)
+        _revalue(earlier.pk, timedelta(0))
+    if earlier is not None and earlier.paused_for in ("", *_BY_HAND):
+        _set_subscription(earlier, Subscription.Status.ACTIVE, "subscription.resumed", actor)
+        earlier.refresh_from_db()
+    if earlier is not None:
+        return earlier
     subscription = Subscription(account=account, strategy=strategy)
     subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
     subscription.save(force_insert=True)
@@ -67,9 +67,9 @@ def subscribe(
 
 @use_case()
 def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscription.PausedFor.HAND) -> None:
-    """Open nothing new for an active subscription; its closes and reductions go on.
+    """Stop copying new trades for an active subscription. Closes and reductions continue.
 
-    Staff's hand takes the place of whatever it was paused for. Its owner's does not: they could resume it then.
+    A pause by staff replaces any other reason for a pause. A pause by the owner does not: the owner could resume it.
     """
     active, paused = Subscription.Status.ACTIVE, Subscription.Status.PAUSED
     only = {"status__in": [active, paused] if why == Subscription.PausedFor.HAND else [active]}
@@ -78,7 +78,7 @@ def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscrip
 
 @use_case()
 def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> None:
-    """Open again what is new. With `why`: only where it was paused for that."""
+    """Copy new trades again. With `why`: only if the subscription is paused for that reason."""
     only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
     Subscription.objects.filter(pk=subscription.pk, **only).update(peak_equity=None)
     _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor, only)
@@ -86,12 +86,12 @@ def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> 
 
 @use_case()
 def end(*, subscription: Subscription, actor: audit.Actor) -> None:
-    """Stop following: the stream is no longer shown to it."""
+    """End a subscription: its account no longer receives the stream."""
     _set_subscription(subscription, Subscription.Status.ENDED, "subscription.ended", actor)
 
 
 def terms_of(subscription: Subscription) -> Terms:
-    """The terms that were made last. They are in force, or will be in a few seconds."""
+    """The latest terms. They are in force now or within a few seconds."""
     return Terms.objects.filter(subscription=subscription).latest("pk")
 
 
@@ -105,34 +105,35 @@ SETTINGS = (
 def set_terms(
     *, subscription: Subscription, actor: audit.Actor, since: datetime | None = None, **settings: Any
 ) -> Terms:
-    """Copy what is opened from `since` on (by default, in a few seconds) with these settings; others stay as they are.
+    """Apply these settings to trades opened from `since` on (default: in a few seconds). Other settings stay.
 
-    Trades that are open go on as they were sized. The current equities of both accounts become part of the terms.
+    Open trades keep the size that they were opened with. The terms store the current equities of both accounts.
     """
-    known = terms_of(Subscription.objects.lock().get(pk=subscription.pk))
-    changed = {name: value for name, value in settings.items() if getattr(known, name) != value}
+    latest = terms_of(Subscription.objects.lock().get(pk=subscription.pk))
+    changed = {name: value for name, value in settings.items() if getattr(latest, name) != value}
     if not changed:
-        return known
-    if known.max_drawdown_pct is None and "max_drawdown_pct" in changed:
+        return latest
+    if latest.max_drawdown_pct is None and "max_drawdown_pct" in changed:
         Subscription.objects.filter(pk=subscription.pk).update(peak_equity=None)
-    made = _renewed(known, since or _later_than(known, TERMS_AFTER), changed)
+    terms = _renew(latest, since or _start_of_terms(latest, TERMS_AFTER), changed)
     audit.record(
         "subscription.terms_set", actor=actor, subject=f"subscription:{subscription.sub_id}", **_audit_detail(changed)
     )
-    return made
+    return terms
 
 
-def _later_than(known: Terms, after: timedelta) -> Any:
-    """So long after now, in whole milliseconds, as trades are born. Never before the last terms: they would come back
-    in force where the clock was set back in between.
+def _start_of_terms(latest: Terms, after: timedelta) -> Any:
+    """The database's time plus `after`, in whole milliseconds like the time in a trade's id.
+
+    Never before the start of the latest terms: if the clock was set back, those would come into force again.
     """
     at = models.Func(Now() + after, template="date_trunc('milliseconds', %(expressions)s)")
-    return Greatest(at, models.Value(known.since), output_field=models.DateTimeField())
+    return Greatest(at, models.Value(latest.since), output_field=models.DateTimeField())
 
 
-def _renewed(known: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
-    values = {name: getattr(known, name) for name in SETTINGS} | dict(changed)
-    subscription = Subscription.objects.select_related("account", "strategy__account").get(pk=known.subscription_id)
+def _renew(latest: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
+    values = {name: getattr(latest, name) for name in SETTINGS} | dict(changed)
+    subscription = Subscription.objects.select_related("account", "strategy__account").get(pk=latest.subscription_id)
     return Terms.objects.create(
         subscription=subscription,
         since=since,
@@ -147,81 +148,85 @@ def _audit_detail(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def revalue(*, limit: int = 1000) -> int:
-    """Make new terms for those who copy by equity, where an equity has moved by more than a hundredth; how many."""
-    moved = [terms for terms in Terms.objects.latest_of_each().by_equity() if _is_outdated(terms)][:limit]
-    revalue_one = use_case()(_revalued)
-    return sum(revalue_one(terms.subscription_id, TERMS_AFTER) for terms in moved)
+    """Renew the terms of subscriptions that copy by equity where an equity has changed by more than 1 %.
 
-
-def _revalued(subscription_id: int, after: timedelta) -> bool:
-    """Whether its last terms were by an equity that has moved. They are read under the lock: somebody may just have
-    set others, and these would undo them.
+    Returns the number of renewed terms, at most `limit`.
     """
-    follows = Subscription.objects.lock().select_related("account", "strategy__account").get(pk=subscription_id)
-    known = Terms.objects.filter(subscription=follows).by_equity().filter(pk=terms_of(follows).pk).first()
-    if known is None:
+    outdated = [terms for terms in Terms.objects.latest_of_each().by_equity() if _is_outdated(terms)][:limit]
+    revalue_one = use_case()(_revalue)
+    return sum(revalue_one(terms.subscription_id, TERMS_AFTER) for terms in outdated)
+
+
+def _revalue(subscription_id: int, after: timedelta) -> bool:
+    """Renew one subscription's terms if an equity has changed; return whether it has.
+
+    The latest terms are read again under the lock: renewing terms read earlier would undo a change made in between.
+    """
+    subscription = Subscription.objects.lock().select_related("account", "strategy__account").get(pk=subscription_id)
+    latest = Terms.objects.filter(subscription=subscription).by_equity().filter(pk=terms_of(subscription).pk).first()
+    if latest is None:
         return False
-    known.subscription = follows
-    if not _is_outdated(known):
+    latest.subscription = subscription
+    if not _is_outdated(latest):
         return False
-    _renewed(known, _later_than(known, after), {})
+    _renew(latest, _start_of_terms(latest, after), {})
     return True
 
 
 def _is_outdated(terms: Terms) -> bool:
-    follows = terms.subscription
-    return _has_moved(terms.equity, follows.account.equity) or _has_moved(
-        terms.master_equity, follows.strategy.account.equity
+    subscription = terms.subscription
+    return _has_changed(terms.equity, subscription.account.equity) or _has_changed(
+        terms.master_equity, subscription.strategy.account.equity
     )
 
 
-def _has_moved(then: Decimal | None, now: Decimal | None) -> bool:
+def _has_changed(then: Decimal | None, now: Decimal | None) -> bool:
     return now is not None and (then is None or abs(now - then) * 100 > abs(then))
 
 
 def stop_drawdowns(*, actor: audit.Actor) -> int:
-    """Pause those whose account fell too far below its highest equity; how many.
+    """Pause subscriptions whose account's equity has fallen to the drawdown stop; return their number.
 
-    The highest is the account's since it copies without a stop: resuming begins anew.
+    The stop is measured from the highest equity since copying last started or resumed.
     """
     limited = Terms.objects.latest_of_each().filter(
         max_drawdown_pct__isnull=False, subscription__status=Subscription.Status.ACTIVE
     )
-    return sum(_stops(terms, actor) for terms in limited)
+    return sum(_stop_at_drawdown(terms, actor) for terms in limited)
 
 
-def _stops(terms: Terms, actor: audit.Actor) -> bool:
-    """Whether the account fell too far; its highest equity is noted."""
-    follows = terms.subscription
-    now, limit = follows.account.equity, terms.max_drawdown_pct
-    if not now or limit is None:  # none at all is a terminal without its account, not a loss
+def _stop_at_drawdown(terms: Terms, actor: audit.Actor) -> bool:
+    """Record a new highest equity, or pause the subscription at its drawdown stop; return whether it was paused."""
+    subscription = terms.subscription
+    equity, limit_pct = subscription.account.equity, terms.max_drawdown_pct
+    if not equity or limit_pct is None:  # an equity of zero comes from a terminal that is not logged in, not a loss
         return False
-    if follows.peak_equity is None or now > follows.peak_equity:
-        lower = models.Q(peak_equity=None) | models.Q(peak_equity__lt=now)
-        Subscription.objects.filter(lower, pk=follows.pk).update(peak_equity=now)
+    if subscription.peak_equity is None or equity > subscription.peak_equity:
+        is_lower = models.Q(peak_equity=None) | models.Q(peak_equity__lt=equity)
+        Subscription.objects.filter(is_lower, pk=subscription.pk).update(peak_equity=equity)
         return False
-    if now > follows.peak_equity * (100 - limit) / 100:
+    if equity > subscription.peak_equity * (100 - limit_pct) / 100:
         return False
-    pause(subscription=follows, actor=actor, why=Subscription.PausedFor.DRAWDOWN)
+    pause(subscription=subscription, actor=actor, why=Subscription.PausedFor.DRAWDOWN)
     return True
 
 
 @use_case()
 def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = Strategy.FrozenFor.HAND) -> None:
-    """Refuse an active strategy's opens. Its closes always pass."""
+    """Set a strategy to close-only: opens are refused, closes always pass."""
     _set_strategy(strategy, Strategy.Status.CLOSE_ONLY, "strategy.frozen", actor, reason, why=why)
 
 
 @use_case()
 def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = "") -> None:
-    """Let this strategy open again. With `why`: only where it was frozen for that."""
+    """Let a strategy open trades again. With `why`: only if it is frozen for that reason."""
     only = {"frozen_for": why} if why else {}
     _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason, only)
 
 
 @use_case()
 def close_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
-    """Take no new subscribers. Those who follow go on as before."""
+    """Take no new subscribers. Existing subscriptions continue."""
     if Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).update(takes_subscribers=False):
         audit.record("strategy.closed_to_new", actor=actor, subject=f"strategy:{strategy.name}", reason=reason)
 
@@ -234,12 +239,12 @@ def open_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
 
 
 def packet_secret(subscription: Subscription) -> str:
-    """What signs its packets now."""
+    """The secret that signs the subscription's packets now."""
     return crypto.decrypt(subscription.sealed_packet_secret, bound_to=binding(subscription))
 
 
 def binding(subscription: Subscription, generation: int | None = None) -> str:
-    """What ties a sealed packet secret to its row and generation."""
+    """The associated data that binds a sealed packet secret to its row and generation."""
     return Subscription.BINDING.format(
         sub_id=subscription.sub_id, generation=generation or subscription.packet_generation
     )
@@ -247,26 +252,31 @@ def binding(subscription: Subscription, generation: int | None = None) -> str:
 
 @use_case()
 def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_once: bool = False) -> str:
-    """Make the next packet secret, to be shown once.
+    """Create the next packet secret and return it, to be shown once.
 
-    The old one signs until the bot says that it has the new one, for a day at most; with `at_once` (it leaked) no more.
+    The old secret signs until the bot confirms that it has the new one, for at most a day. With `at_once` (for a leaked
+    secret) it stops signing now.
     """
-    known = Subscription.objects.lock().get(pk=subscription.pk)
-    generation = (known.next_generation or known.packet_generation) + 1
+    locked = Subscription.objects.lock().get(pk=subscription.pk)
+    generation = (locked.next_generation or locked.packet_generation) + 1
     secret = crypto.new_secret()
-    known.sealed_next_secret = crypto.encrypt(secret, bound_to=binding(known, generation))
-    known.next_generation = generation
-    known.next_secret_at = Now() if at_once else Now() + SECRETS_OVERLAP
-    known.save(update_fields=["sealed_next_secret", "next_generation", "next_secret_at"])
-    subject = f"subscription:{known.sub_id}"
+    locked.sealed_next_secret = crypto.encrypt(secret, bound_to=binding(locked, generation))
+    locked.next_generation = generation
+    locked.next_secret_at = Now() if at_once else Now() + SECRETS_OVERLAP
+    locked.save(update_fields=["sealed_next_secret", "next_generation", "next_secret_at"])
+    subject = f"subscription:{locked.sub_id}"
     audit.record("subscription.secret_rotated", actor=actor, subject=subject, generation=generation, at_once=at_once)
     if at_once:
-        activate_next_secrets(subscription_ids=[known.pk])
+        activate_next_secrets(subscription_ids=[locked.pk])
     return secret
 
 
 def activate_next_secrets(*, subscription_ids: list[int] | None = None, generation: int | None = None) -> int:
-    """Let the next packet secrets sign whose time has come, or whose bot says that it has them; how many."""
+    """Put next packet secrets into use, and return their number.
+
+    With `generation`: those of that generation, because the bots confirmed that they have it. Without: those that are
+    due.
+    """
     waiting = Subscription.objects.exclude(next_generation=None)
     if subscription_ids is not None:
         waiting = waiting.filter(pk__in=subscription_ids)
@@ -288,10 +298,10 @@ def _set_subscription(
     only: Mapping[str, Any] | None = None,
     why: str = "",
 ) -> None:
-    """A conditional update: only from where this leads somewhere, so that nothing is told that did not happen."""
-    by_hand = {"paused_for": why} if why == Subscription.PausedFor.HAND else {}  # outranks what the desk paused it for
-    found = Subscription.objects.filter(pk=subscription.pk, **(only or {})).exclude(status=status, **by_hand)
-    if found.update(status=status, paused_for=why):
+    """Update conditionally, so that the audit log records only real changes."""
+    by_hand = {"paused_for": why} if why == Subscription.PausedFor.HAND else {}  # staff's pause replaces other reasons
+    rows = Subscription.objects.filter(pk=subscription.pk, **(only or {})).exclude(status=status, **by_hand)
+    if rows.update(status=status, paused_for=why):
         more = {"why": why} if why else {}
         audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
 
@@ -306,6 +316,6 @@ def _set_strategy(
     why: str = "",
 ) -> None:
     by_hand = {"frozen_for": why} if why == Strategy.FrozenFor.HAND else {}
-    found = Strategy.objects.filter(pk=strategy.pk, **(only or {})).exclude(status=status, **by_hand)
-    if found.update(status=status, frozen_for=why):
+    rows = Strategy.objects.filter(pk=strategy.pk, **(only or {})).exclude(status=status, **by_hand)
+    if rows.update(status=status, frozen_for=why):
         audit.record(fact, actor=actor, subject=f"strategy:{strategy.name}", reason=reason)

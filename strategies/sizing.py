@@ -1,15 +1,16 @@
-"""What a copy must be: its symbol, side, volume and stops, from the trade and the terms it was opened under. Pure.
+"""The plan of a copy: its symbol, side, volume and stops, from the provider's trade and the terms in force. Pure.
 
-The rule is public, so that whoever is charged for a copy can work it out again:
+The rule is public, so that subscribers can recompute the copies that they pay fees for:
 
-    multiplier   lots = master's lots × multiplier
+    multiplier   lots = provider's lots × multiplier
     fixed        lots = fixed lots
-    equity       lots = master's lots × multiplier × equity / master's equity
+    equity       lots = provider's lots × multiplier × equity / provider's equity
     risk         lots = equity × risk % / (|open price − stop loss| × contract size), in the account's currency
 
-each for the lots as opened, rounded down to 10⁻⁸, cut to the largest, and below the smallest raised to it or not
-copied. Of what was opened, a copy keeps the share that the master keeps. Equity is what both bots had told when the
-terms were made; the stop loss is that of the open.
+Each is calculated for the opened lots, rounded down to 10⁻⁸ and reduced to the largest volume. A result below the
+smallest volume is raised to it or not copied. After partial closes a copy keeps the same share of its opened lots as
+the provider's trade. Equities are those that both bots had reported when the terms were made. The stop loss is that of
+the open.
 """
 
 import functools
@@ -22,12 +23,12 @@ from typing import Any
 from core import money
 
 NOTHING = Decimal(0)
-_EXACT = Context(prec=60, rounding=ROUND_DOWN)  # three amounts of 20 digits, and their ratio never too large
+_EXACT = Context(prec=60, rounding=ROUND_DOWN)  # room for three amounts of 20 digits; ratios are rounded down
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Terms as the copy is worked out from them. `contracts`: units in a lot by symbol, where risk is fixed."""
+    """The part of the terms that sizes a copy. `contracts`: contract size (units per lot) by symbol, for mode RISK."""
 
     mode: str
     multiplier: Decimal
@@ -50,19 +51,19 @@ _AMOUNTS = ("multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", 
 
 @functools.lru_cache(maxsize=16_384)
 def settings(text: str) -> Settings:
-    """The settings of a JSON text. The same text gives the same object: whoever copies alike shares it."""
-    told: dict[str, Any] = json.loads(text, parse_float=Decimal)
+    """The settings in a JSON text. Equal texts give the same object, so subscriptions with equal settings share it."""
+    values: dict[str, Any] = json.loads(text, parse_float=Decimal)
     for name in _AMOUNTS:
-        if told.get(name) is not None:
-            told[name] = Decimal(told[name])
-    told["symbols"] = tuple(told["symbols"])
-    told["contracts"] = {symbol: Decimal(size) for symbol, size in (told.get("contracts") or {}).items()}
-    return Settings(**told)
+        if values.get(name) is not None:
+            values[name] = Decimal(values[name])
+    values["symbols"] = tuple(values["symbols"])
+    values["contracts"] = {symbol: Decimal(size) for symbol, size in (values.get("contracts") or {}).items()}
+    return Settings(**values)
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderTrade:
-    """The trade that is copied: as opened, and as it is now."""
+    """The provider's trade, as opened and as it is now."""
 
     symbol: str
     type: str
@@ -76,7 +77,7 @@ class ProviderTrade:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the copy must be now. `why_not`: why there is none; its volume is zero then."""
+    """The copy that must be held now. `why_not`: the reason for no copy; the volume is zero then."""
 
     symbol: str
     type: str
@@ -86,62 +87,62 @@ class Plan:
     why_not: str = ""
 
 
-def plan(terms: Settings, master: ProviderTrade) -> Plan:
-    """What a copy of this trade must be under these terms."""
-    opened, why_not = opened_volume(terms, master)
+def plan(terms: Settings, trade: ProviderTrade) -> Plan:
+    """Calculate the copy of this trade under these terms."""
+    opened, why_not = opened_volume(terms, trade)
     with localcontext(_EXACT):
-        volume = _down(opened * master.volume / master.opened_volume)
-    symbol = (terms.symbol_map or {}).get(master.symbol, master.symbol)
+        volume = _down(opened * trade.volume / trade.opened_volume)
+    symbol = (terms.symbol_map or {}).get(trade.symbol, trade.symbol)
     if terms.reverse:
-        other = "SELL" if master.type == "BUY" else "BUY"
-        return Plan(symbol, other, volume, master.tp, master.sl, why_not)
-    return Plan(symbol, master.type, volume, master.sl, master.tp, why_not)
+        other = "SELL" if trade.type == "BUY" else "BUY"
+        return Plan(symbol, other, volume, trade.tp, trade.sl, why_not)
+    return Plan(symbol, trade.type, volume, trade.sl, trade.tp, why_not)
 
 
-def opened_volume(terms: Settings, master: ProviderTrade) -> tuple[Decimal, str]:
-    """Lots to open for the whole of the master's trade, and why none, where it is none."""
-    if terms.symbols and master.symbol not in terms.symbols:
+def opened_volume(terms: Settings, trade: ProviderTrade) -> tuple[Decimal, str]:
+    """The lots of a copy of the trade's opened volume, and the reason if there are none."""
+    if terms.symbols and trade.symbol not in terms.symbols:
         return NOTHING, "symbol_not_allowed"
     with localcontext(_EXACT):
-        wanted = _wanted(terms, master)
-    if wanted is not None and terms.max_volume is not None:
-        wanted = min(wanted, terms.max_volume)
-    if wanted is None or wanted >= money.LIMIT:  # what no broker takes is a mistake somewhere
+        lots = _unlimited(terms, trade)
+    if lots is not None and terms.max_volume is not None:
+        lots = min(lots, terms.max_volume)
+    if lots is None or lots >= money.LIMIT:  # no broker accepts so many lots: some input must be wrong
         return NOTHING, "not_sizable"
-    volume = _down(wanted)
+    volume = _down(lots)
     if terms.min_volume is not None and volume < terms.min_volume:
-        volume = terms.min_volume if terms.raises_to_min and wanted else NOTHING
+        volume = terms.min_volume if terms.raises_to_min and lots else NOTHING
     return volume, "" if volume else "volume_too_small"
 
 
-def _wanted(terms: Settings, master: ProviderTrade) -> Decimal | None:
-    """Lots before any limit; None where something is not known."""
+def _unlimited(terms: Settings, trade: ProviderTrade) -> Decimal | None:
+    """The lots before any limit; None if an input is unknown."""
     if terms.mode == "FIXED":
         return terms.fixed_lots
     if terms.mode == "RISK":
-        return _risked(terms, master)
-    wanted = master.opened_volume * terms.multiplier
+        return _lots_at_risk(terms, trade)
+    lots = trade.opened_volume * terms.multiplier
     if terms.mode != "EQUITY":
-        return wanted
+        return lots
     if terms.equity is None or terms.master_equity is None or terms.master_equity <= 0:
         return None
-    return wanted * max(terms.equity, NOTHING) / terms.master_equity
+    return lots * max(terms.equity, NOTHING) / terms.master_equity
 
 
-def _risked(terms: Settings, master: ProviderTrade) -> Decimal | None:
-    """Lots that lose the share of the equity between the open and its stop."""
-    size = (terms.contracts or {}).get(master.symbol)
-    if terms.equity is None or terms.risk_pct is None or master.opened_sl is None or size is None:
+def _lots_at_risk(terms: Settings, trade: ProviderTrade) -> Decimal | None:
+    """The lots that lose the share of the equity between the open price and the stop loss."""
+    size = (terms.contracts or {}).get(trade.symbol)
+    if terms.equity is None or terms.risk_pct is None or trade.opened_sl is None or size is None:
         return None
-    loss = abs(master.open_price - master.opened_sl) * size  # of one lot, in the quoted currency
-    base, quoted = master.symbol[:3], master.symbol[3:6]
+    loss = abs(trade.open_price - trade.opened_sl) * size  # of one lot, in the quoted currency
+    base, quoted = trade.symbol[:3], trade.symbol[3:6]
     if quoted != terms.currency:
         if base != terms.currency:
             return None
-        loss /= master.open_price
+        loss /= trade.open_price
     return max(terms.equity, NOTHING) * terms.risk_pct / 100 / loss if loss else None
 
 
 def _down(volume: Decimal) -> Decimal:
-    """What cannot be kept exactly is never too much."""
+    """Round down, so that rounding never makes a copy larger."""
     return volume.quantize(money.UNIT, rounding=ROUND_DOWN)

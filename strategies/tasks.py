@@ -1,4 +1,4 @@
-"""What the clock does for copying. Each is safe to run twice."""
+"""Periodic tasks of copying. Each is safe to run twice."""
 
 import structlog
 from celery import shared_task
@@ -11,7 +11,7 @@ log = structlog.get_logger()
 
 @shared_task(name="strategies.tasks.stop_drawdowns")
 def stop_drawdowns() -> int:
-    """Pause those whose account fell too far."""
+    """Pause the subscriptions whose account has hit its drawdown stop; return their number."""
     stopped = services.stop_drawdowns(actor=audit.SYSTEM)
     if stopped:
         log.warning("copying.stopped", subscriptions=stopped)
@@ -20,6 +20,6 @@ def stop_drawdowns() -> int:
 
 @shared_task(name="strategies.tasks.keep_terms")
 def keep_terms() -> int:
-    """Renew the terms of those who copy by equity; let packet secrets take over whose time has come."""
+    """Bring due packet secrets into use, and renew the terms of subscriptions that copy by equity."""
     services.activate_next_secrets()
     return services.revalue()

@@ -1,4 +1,4 @@
-"""`WS /ws/v2/active`: who may watch, and what a watcher may say. What it is sent is the hub's."""
+"""`WS /ws/v2/active`: who may connect, and which messages a client may send. The hub sends the stream itself."""
 
 import functools
 import json
@@ -35,40 +35,40 @@ Scope = dict[str, Any]
 class NotSignedIn(DomainError):
     code = "not_authenticated"
     status = 401
-    detail = "Sign in, or sign the handshake."
+    detail = "Sign in, or sign the handshake with a bot's key."
 
 
 class OriginDenied(DomainError):
     code = "origin_denied"
     status = 403
-    detail = "This page may not open sockets here."
+    detail = "Pages of this origin may not open sockets here. ALLOWED_ORIGINS lists the origins that may."
 
 
 @functools.cache
 def hub() -> Hub:
-    """This process's hub."""
+    """The hub of this process."""
     return Hub()
 
 
 class ActiveConsumer(AsyncConsumer):
-    """One socket: let in by signature or session, then the hub's."""
+    """One socket. It is admitted by signature or session and then handed to the hub."""
 
-    channel_layer_alias = "none"  # no channel a socket: the hub has one for the process
+    channel_layer_alias = "none"  # sockets have no channel of their own: the hub has one for the process
     watcher: Watcher | None = None
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         await hub().start()
         try:
             watcher = await hub().read(_watcher, self.scope, self.base_send)
-        except DomainError as no:
-            await refuse(self.scope, self.base_send, no)
+        except DomainError as refusal:
+            await refuse(self.scope, self.base_send, refusal)
             return
         await self.base_send({"type": "websocket.accept"})
         self.watcher = watcher
         hub().join(watcher)
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
-        """A client may ask for a fresh snapshot. It has nothing else to say."""
+        """Handle a request for a fresh snapshot. Any other message closes the socket."""
         text = message.get("text")
         if self.watcher is None or self.watcher.is_gone:
             return
@@ -89,38 +89,38 @@ class ActiveConsumer(AsyncConsumer):
 
 def _is_resync(text: str) -> bool:
     try:
-        said = json.loads(text)
+        message = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and said.get("type") == "resync"
+    return isinstance(message, dict) and message.get("type") == "resync"
 
 
-async def refuse(scope: Scope, send: Any, no: DomainError) -> None:
-    """Answer a handshake as an HTTP request is answered, where the server can."""
+async def refuse(scope: Scope, send: Any, refusal: DomainError) -> None:
+    """Answer a handshake with the HTTP error response; where the server cannot do that, close the socket."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": POLICY})
         return
-    answer = problem.response(problem.of(no, scope.get("request_id", "")))
-    headers = [(name.lower().encode(), value.encode()) for name, value in answer.items()]
-    await send({"type": "websocket.http.response.start", "status": answer.status_code, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": answer.content})
+    response = problem.response(problem.of(refusal, scope.get("request_id", "")))
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
+    await send({"type": "websocket.http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": response.content})
 
 
-# --- who it is; these run in the hub's threads
+# --- admission; these functions run in the hub's threads
 
 
 def _watcher(scope: Scope, send: Any) -> Watcher:
     received = _received(scope)
     try:
         if not validate_host(split_domain_port(received.host)[0], settings.ALLOWED_HOSTS):
-            raise RequestMalformed("The desk is not known under this host.")
+            raise RequestMalformed("The desk does not serve this host name. ALLOWED_HOSTS lists those that it serves.")
         if {"x-cd-key", "x-cd-sig"} & received.headers.keys():
             return _bot(received, send)
         return _person(received, send)
-    except DomainError as no:
+    except DomainError as refusal:
         nobody = audit.Actor(AuditLog.Actor.NOBODY, "", received.ip, received.request_id)
-        claimed = received.headers.get("x-cd-key", "")
-        protocol.record_refusal(no, actor=nobody, claimed=claimed, method="WS", path=received.path)
+        claimed_key = received.headers.get("x-cd-key", "")
+        protocol.record_refusal(refusal, actor=nobody, claimed=claimed_key, method="WS", path=received.path)
         raise
 
 
@@ -147,7 +147,7 @@ def _received(scope: Scope) -> ReceivedRequest:
 
 
 def _bot(received: ReceivedRequest, send: Any) -> Watcher:
-    """A signed handshake. It uses up a number, as a write does, so that it cannot be replayed."""
+    """Admit a signed handshake. It consumes a sequence number, as a write does, so that it cannot be replayed."""
     call = protocol.verify(received)
     services.run_signed(call, [])
     return Watcher(
@@ -159,7 +159,7 @@ def _bot(received: ReceivedRequest, send: Any) -> Watcher:
 
 
 def _person(received: ReceivedRequest, send: Any) -> Watcher:
-    """A browser, by its session. The Origin is checked first: cookies come along from any page."""
+    """Admit a browser by its session. The Origin is checked first, because browsers send cookies from any page."""
     if not origin_is_allowed(received.headers.get("origin", "")):
         raise OriginDenied
     session = _session(received.headers.get("cookie", ""))
@@ -169,7 +169,7 @@ def _person(received: ReceivedRequest, send: Any) -> Watcher:
 
 
 def origin_is_allowed(origin: str) -> bool:
-    """One of ALLOWED_ORIGINS, to the letter; while DEBUG is on, on any port."""
+    """Whether the origin is exactly one of ALLOWED_ORIGINS. While DEBUG is on, its port does not matter."""
     if origin in settings.ALLOWED_ORIGINS:
         return True
     portless, colon, port = origin.rpartition(":")
@@ -185,9 +185,10 @@ def _session(cookie: str) -> SessionStore:
 
 
 def _user(session: SessionStore) -> User:
-    """The session's user, as Django's own middleware would find it."""
-    known = session.get(SESSION_KEY) if session.get(BACKEND_SESSION_KEY) in settings.AUTHENTICATION_BACKENDS else None
-    user = User.objects.filter(pk=known, is_active=True).first() if known else None
+    """The session's user, found by the same rules as in Django's authentication middleware."""
+    has_backend = session.get(BACKEND_SESSION_KEY) in settings.AUTHENTICATION_BACKENDS
+    user_id = session.get(SESSION_KEY) if has_backend else None
+    user = User.objects.filter(pk=user_id, is_active=True).first() if user_id else None
     if user is None or not constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash()):
         raise NotSignedIn
     return user
@@ -197,10 +198,10 @@ _active = ActiveConsumer.as_asgi()
 
 
 async def websocket_application(scope: Scope, receive: Any, send: Any) -> None:
-    """The desk's one socket; any other path is not found."""
+    """Serve the desk's only socket path; answer any other with not_found."""
     if scope["path"] == PATH:
         await _active(scope, receive, send)
         return
     await receive()
     await refuse(scope, send, NotFound())
-    await receive()  # until the client has gone
+    await receive()  # wait until the client disconnects

@@ -1,4 +1,4 @@
-"""What the hub keeps: feeds with their logs of deltas, and watchers with their positions in them."""
+"""The hub's state: feeds with their logs of deltas, and watchers (sockets) with their positions in these logs."""
 
 import asyncio
 from collections import deque
@@ -12,14 +12,14 @@ from strategies import packets, sizing
 from trades.snapshot import Source
 
 LOG_BYTES = 256 * 1024
-MOST_SHOWN = 16  # texts that an entry keeps for those who lag, once it is delivered
+MOST_RENDERED = 16  # texts that a delivered entry keeps for sockets that lag
 
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
 class PacketKey:
-    """What signs a subscription's packets."""
+    """The secret that signs a subscription's packets, and its generation."""
 
     secret: str = field(repr=False)
     generation: int
@@ -27,7 +27,7 @@ class PacketKey:
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """One socket. `at` is its position in each feed, by strategy id."""
+    """One socket. `at` is its position in each feed: the number of the last delta that was sent, by strategy id."""
 
     send: Send
     accounts: tuple[int, ...]
@@ -42,12 +42,15 @@ class Watcher:
     is_stale: bool = True  # needs a snapshot before anything else
     is_gone: bool = False
     resynced_at: float = 0.0
-    copies: str = ""  # how often its accounts' copies had changed at its snapshot, account by account
+    copies: str = ""  # change counters of its accounts' copies when its snapshot was read, joined by commas
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A delta as those see it who copy alike. Their settings are held, for they are known by their identity."""
+class Rendering:
+    """A delta's text for all subscriptions with the same settings.
+
+    The cache key is the identity of the settings object. The reference here keeps that object, and so its id, alive.
+    """
 
     settings: sizing.Settings
     plan: sizing.Plan
@@ -56,13 +59,15 @@ class Shown:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One delta in a feed's log: its encoded text, and while it is delivered those for whoever copies alike."""
+    """One delta in a feed's log: its plain text and, while it is being delivered, one text for each group of equal
+    settings.
+    """
 
     seq: int
     at_ms: int
     delta: dict[str, Any]
     plain: str
-    shown: dict[tuple[int, str, bool], Shown] = field(default_factory=dict)
+    renderings: dict[tuple[int, str, bool], Rendering] = field(default_factory=dict)
     is_delivered: bool = False
 
     @classmethod
@@ -73,31 +78,33 @@ class Entry:
     def size(self) -> int:
         return len(self.plain)
 
-    def forget(self) -> None:
-        """Once delivered, whoever still needs another text than the plain one has it made again: the log lasts long."""
-        self.shown, self.is_delivered = {}, True
+    def mark_delivered(self) -> None:
+        """Drop the renderings, because the log lives long. A socket that lags has its text rendered again."""
+        self.renderings, self.is_delivered = {}, True
 
     def text(self, source: Source, key: PacketKey | None) -> str:
-        """As this source's owner gets it: with what its copy must be, and a packet that says so."""
+        """The delta as this source's viewer receives it: for a subscriber with the plan of the copy and, given a key,
+        with the signed packet.
+        """
         if not source.follows:
             return self.plain
-        shown = self._shown(source)
+        rendering = self._rendering(source)
         if key is None:
-            return shown.text
-        return f'{shown.text[:-1]},"packet":{orjson.dumps(self.packet(source, key, shown.plan)).decode()}}}'
+            return rendering.text
+        return f'{rendering.text[:-1]},"packet":{orjson.dumps(self.packet(source, key, rendering.plan)).decode()}}}'
 
-    def _shown(self, source: Source) -> Shown:
+    def _rendering(self, source: Source) -> Rendering:
         settings = source.settings_of(self.delta["trade"]["trade_id"])
-        alike = (id(settings), source.paused_for, source.closes)
-        found = self.shown.get(alike)
-        if found is None:
+        cache_key = (id(settings), source.paused_for, source.closes)
+        rendering = self.renderings.get(cache_key)
+        if rendering is None:
             trade = dict(self.delta["trade"])
-            plan = source.show(trade)
+            plan = source.add_plan(trade)
             text = orjson.dumps({**self.delta, "trade": trade}).decode()
-            found = Shown(settings, plan, text)
-            if not self.is_delivered or len(self.shown) < MOST_SHOWN:
-                self.shown[alike] = found
-        return found
+            rendering = Rendering(settings, plan, text)
+            if not self.is_delivered or len(self.renderings) < MOST_RENDERED:
+                self.renderings[cache_key] = rendering
+        return rendering
 
     def packet(self, source: Source, key: PacketKey, plan: sizing.Plan) -> dict[str, str]:
         assert source.sub_id is not None
@@ -115,7 +122,10 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """A strategy's stream: deltas tail+1 … head are in the log; those that came too early wait in `early`."""
+    """A strategy's stream in this process.
+
+    Deltas tail+1 … head are in the log. Deltas that arrived ahead of a missing number wait in `early`.
+    """
 
     strategy_id: int
     name: str
@@ -124,8 +134,8 @@ class Feed:
     entries: deque[Entry] = field(default_factory=deque)
     size: int = 0
     early: dict[int, Entry] = field(default_factory=dict)
-    gap: asyncio.TimerHandle | None = None
-    ahead: int = 0  # the database's number at the last heartbeat, if it was ahead of head
+    gap: asyncio.TimerHandle | None = None  # fires when a missing number did not arrive in time
+    ahead: int = 0  # the database's number at the last heartbeat, if it was above head
     joined: bool = False
 
     @property
@@ -140,13 +150,13 @@ class Feed:
             self.size -= self.entries.popleft().size
 
     def after(self, seq: int) -> list[Entry] | None:
-        """The deltas after `seq`; None where some of them have left the log."""
+        """The deltas after `seq`, or None if some of them have already left the log."""
         if seq < self.tail:
             return None
         return [entry for entry in self.entries if entry.seq > seq]
 
-    def start_anew(self, head: int) -> None:
-        """Forget the log: what it lacks is in the snapshots that its watchers get."""
+    def restart(self, head: int) -> None:
+        """Empty the log and continue after `head`. The watchers' new snapshots contain everything up to it."""
         self.entries.clear()
         self.size, self.head, self.ahead = 0, head, 0
         self.early = {seq: entry for seq, entry in self.early.items() if seq > head}

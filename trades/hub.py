@@ -1,9 +1,10 @@
-"""The fan-out of deltas to this process's sockets. One hub a process.
+"""The fan-out of deltas to the sockets of this process. Each process has one hub.
 
-A feed (a strategy's stream as it is known here) is a log of its last deltas, not a queue a socket: a socket is its
-position in each feed it watches, an integer. One that keeps up is written to at once; one that does not is caught up
-from the log by a task of its own; one that fell off the log gets a fresh snapshot. A delta is encoded once for each
-distinct text of it; what is a subscription's own (its packet) is signed at delivery, the same way each time.
+A feed (a strategy's stream as this process knows it) is one log of the latest deltas, not a queue for each socket. A
+socket is an integer position in each feed that it watches. A socket that keeps up is written to at once. A socket that
+lags is served from the log by a task of its own. A socket whose position has left the log gets a fresh snapshot. A
+delta is encoded once for each distinct text; the packet of a subscription is signed at delivery and is the same each
+time.
 """
 
 import asyncio
@@ -26,15 +27,15 @@ from trades import publisher, snapshot
 from trades.feed import Entry, Feed, PacketKey, Watcher
 
 log = structlog.get_logger()
-SOCKETS = Gauge("copydesk_sockets", "Sockets that watch here.")
-DELTAS = Counter("copydesk_deltas", "Deltas that came in from Redis.")
-SNAPSHOTS = Counter("copydesk_snapshots", "Snapshots sent over sockets, the first ones included.")
+SOCKETS = Gauge("copydesk_sockets", "Open sockets of this process.")
+DELTAS = Counter("copydesk_deltas", "Deltas received from Redis.")
+SNAPSHOTS = Counter("copydesk_snapshots", "Snapshots sent over sockets, including the first of each socket.")
 
-SLICE = 512  # sockets written to before others get a turn
-REORDER_S = 0.5
+SLICE = 512  # sockets written to before other tasks get a turn
+REORDER_S = 0.5  # how long to wait for a missing number before all watchers get snapshots
 HEARTBEAT_S = 4.0
 SWEEP_S = 1.0
-RESYNC_S = 1.0  # a client may ask for a snapshot this often
+RESYNC_S = 1.0  # shortest time between two snapshots that a client asks for
 DATABASE_THREADS = 4
 
 
@@ -47,10 +48,10 @@ class Hub:
         self.channel = ""
         self.tasks: list[asyncio.Task[None]] = []
         self.starting = asyncio.Lock()
-        self.at_work: set[asyncio.Future[None]] = set()
+        self.background_tasks: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
-        """Begin to listen, beat and sweep; called before the first socket is let in."""
+        """Start the hub's own tasks. Called before each socket is admitted; only the first call has an effect."""
         async with self.starting:
             if not self.tasks:
                 self.layer = get_channel_layer()
@@ -58,14 +59,14 @@ class Hub:
                 loops = (self._listen, self._heartbeat, self._sweep)
                 self.tasks = [asyncio.create_task(loop(), name=f"hub{loop.__name__}") for loop in loops]
 
-    async def read(self, ask: Callable[..., Any], *args: Any) -> Any:
-        """Ask the database in one of the hub's threads, whose connections last."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, _asked, ask, *args)
+    async def read(self, query: Callable[..., Any], *args: Any) -> Any:
+        """Run a database query in one of the hub's threads, which keep their connections."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, _run_query, query, *args)
 
-    # --- coming and going
+    # --- joining and leaving
 
     def join(self, watcher: Watcher) -> None:
-        """Let a socket in: its snapshot first, then what follows."""
+        """Add a socket: it receives a snapshot first, then the deltas that follow."""
         self.watchers.add(watcher)
         SOCKETS.set(len(self.watchers))
         self._recover(watcher)
@@ -81,7 +82,7 @@ class Hub:
             watcher.task.cancel()
 
     def resync(self, watcher: Watcher) -> None:
-        """Send a fresh snapshot, at most one a second: asked for more often, the wish waits."""
+        """Send a fresh snapshot. A request within a second of the last snapshot is served after that second."""
         wait_s = watcher.resynced_at + RESYNC_S - time.monotonic()
         if wait_s > 0:
             if not watcher.is_stale:
@@ -93,26 +94,26 @@ class Hub:
 
     def close(self, watcher: Watcher, code: int, reason: str) -> None:
         self.leave(watcher)
-        self._begin_task(_quietly(watcher.send({"type": "websocket.close", "code": code, "reason": reason})))
+        self._start_task(_quietly(watcher.send({"type": "websocket.close", "code": code, "reason": reason})))
 
-    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
-        """A task that is held until it is done: the loop itself would let it be collected."""
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task and keep a reference to it, because the event loop keeps only weak ones."""
         task = asyncio.ensure_future(work)
-        self.at_work.add(task)
-        task.add_done_callback(self.at_work.discard)
+        self.background_tasks.add(task)
+        task.add_done_callback(self.background_tasks.discard)
 
     # --- deltas
 
     def receive(self, message: dict[str, Any]) -> None:
-        """Take what a publisher sent for one strategy."""
+        """Take in a publisher's message: deltas of one strategy."""
         feed = self.feeds.get(message["strategy_id"])
         for at_ms, delta in message["deltas"] if feed else ():
             assert feed is not None
             DELTAS.inc()
-            self._take(feed, Entry.of(at_ms, delta))
+            self._insert(feed, Entry.of(at_ms, delta))
 
-    def _take(self, feed: Feed, entry: Entry) -> None:
-        """Deltas reach the log in the order of their numbers, whatever order they came in."""
+    def _insert(self, feed: Feed, entry: Entry) -> None:
+        """Append the delta to the log in the order of its number; an early one waits for those before it."""
         if entry.seq <= feed.head:
             return
         feed.early[entry.seq] = entry
@@ -124,28 +125,28 @@ class Hub:
             ready.append(feed.early.pop(feed.head + 1))
             feed.append(ready[-1])
         if ready:
-            self._begin_task(self._deliver(feed, ready))
+            self._start_task(self._deliver(feed, ready))
         if feed.early and feed.gap is None:
-            feed.gap = asyncio.get_running_loop().call_later(REORDER_S, self._mend, feed)
+            feed.gap = asyncio.get_running_loop().call_later(REORDER_S, self._repair_gap, feed)
 
     async def _deliver(self, feed: Feed, entries: list[Entry]) -> None:
         for number, watcher in enumerate(list(feed.watchers)):
             try:
                 for entry in entries:
                     self._write(feed, watcher, entry)
-            except Exception:  # what is wrong with one must not keep a close from all the others
+            except Exception:  # a fault with one socket must not keep a close from all the others
                 log.exception("stream.undeliverable", strategy=feed.name)
-                self.close(watcher, 1011, "this socket's deltas cannot be made")
+                self.close(watcher, 1011, "the desk cannot encode this socket's deltas")
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         for entry in entries:
-            entry.forget()
+            entry.mark_delivered()
 
     def _write(self, feed: Feed, watcher: Watcher, entry: Entry) -> None:
-        """Write one delta to one socket, without a task as long as the socket takes it."""
+        """Write one delta to one socket. A task is needed only if the socket cannot take it at once."""
         position = watcher.at.get(feed.strategy_id)
         if watcher.task is not None or watcher.is_stale or position is None or position >= entry.seq:
-            return  # its task brings it there, or it has it
+            return  # a task is already catching it up, or it has this delta
         if position != entry.seq - 1:
             self._recover(watcher)
             return
@@ -153,7 +154,7 @@ class Hub:
         self._step(watcher, self._text(watcher, feed.strategy_id, entry))
 
     def _step(self, watcher: Watcher, text: str) -> None:
-        """Run the send as far as it goes. Where it waits for the reader, the socket lags: a task goes on with it."""
+        """Run the send until it waits for the reader. Such a socket lags, and a task continues the send."""
         sending = watcher.send({"type": "websocket.send", "text": text})
         try:
             waits_for = sending.send(None)
@@ -169,15 +170,15 @@ class Hub:
         source = watcher.sources[strategy_id]
         return entry.text(source, watcher.packet_keys.get(source.sub_id) if source.sub_id else None)
 
-    def _mend(self, feed: Feed) -> None:
-        """A delta is missing: whoever watches gets the state instead."""
+    def _repair_gap(self, feed: Feed) -> None:
+        """Give up waiting for a missing delta, and send all watchers a snapshot."""
         feed.gap = None
         if feed.early:
             log.warning("stream.gap", strategy=feed.name, after=feed.head, next=min(feed.early))
-            self._renew(feed, max(feed.early))
+            self._restart(feed, max(feed.early))
 
-    def _renew(self, feed: Feed, head: int) -> None:
-        feed.start_anew(head)
+    def _restart(self, feed: Feed, head: int) -> None:
+        feed.restart(head)
         for watcher in list(feed.watchers):
             watcher.is_stale = True
             self._recover(watcher)
@@ -185,7 +186,7 @@ class Hub:
     # --- sockets that are not at the head
 
     def _recover(self, watcher: Watcher, unfinished: Any = None) -> None:
-        """Bring a socket to the head, in a task of its own; one is enough."""
+        """Catch a socket up with its feeds, in a task of its own unless one is running already."""
         if watcher.task is None and not watcher.is_gone:
             watcher.task = asyncio.ensure_future(self._recovery(watcher, unfinished))
 
@@ -201,14 +202,16 @@ class Hub:
             log.warning("stream.no_snapshot", fault=type(fault).__name__)
             watcher.is_stale = True
             asyncio.get_running_loop().call_later(RESYNC_S, self._recover, watcher)
-        except Exception:  # the socket is gone, in whatever way the server says so
+        except Exception:  # servers raise different errors for a socket that is gone
             watcher.task = None
             self.leave(watcher)
         finally:
             watcher.task = None
 
     async def _caught_up(self, watcher: Watcher) -> bool:
-        """Send what is next; whether nothing was. No pause lies between that answer and the end of the task."""
+        """Send what is missing; True if nothing was. The task ends without an await after True, so no delta can come
+        in between.
+        """
         if watcher.is_stale:
             await self._send_snapshot(watcher)
             return False
@@ -228,18 +231,20 @@ class Hub:
         return True
 
     async def _send_snapshot(self, watcher: Watcher) -> None:
-        """Watch first, then read: deltas that come meanwhile are in the log, and dropped up to the numbers read."""
-        wanted = await self.read(_streams, watcher.accounts)
-        for strategy_id, name, number in wanted:
+        """Join the feeds first and read afterwards, so that deltas of the time between are in the log. Those that the
+        snapshot already contains are not sent.
+        """
+        streams = await self.read(_streams, watcher.accounts)
+        for strategy_id, name, number in streams:
             await self._watch(watcher, strategy_id, name, number)
         watcher.is_stale = False
-        found: snapshot.Snapshot = await self.read(snapshot.read, watcher.accounts)
-        if watcher.wants_packets:  # after: keys that are newer than the streams are noticed by the next beat
+        active: snapshot.Snapshot = await self.read(snapshot.read, watcher.accounts)
+        if watcher.wants_packets:  # read last: the next heartbeat notices keys that are newer than the streams
             watcher.packet_keys = await self.read(_packet_keys, watcher.accounts)
-        watcher.resynced_at, watcher.copies = time.monotonic(), found.copies
-        sources = {source.strategy_id: source for source in found.sources.values()}
-        if not sources.keys() <= {strategy_id for strategy_id, _, _ in wanted}:
-            watcher.is_stale = True  # a stream was added in between
+        watcher.resynced_at, watcher.copies = time.monotonic(), active.copies
+        sources = {source.strategy_id: source for source in active.sources.values()}
+        if not sources.keys() <= {strategy_id for strategy_id, _, _ in streams}:
+            watcher.is_stale = True  # a stream was added between the two reads
             return
         for strategy_id in watcher.at.keys() - sources.keys():
             self.feeds[strategy_id].watchers.discard(watcher)
@@ -247,16 +252,17 @@ class Hub:
         SNAPSHOTS.inc()
         watcher.at = {strategy_id: source.seq for strategy_id, source in sources.items()}
         for source in sources.values():
-            self._begin(self.feeds[source.strategy_id], source.seq)
-        await watcher.send({"type": "websocket.send", "text": found.body(type="snapshot").decode()})
+            self._advance_empty_feed(self.feeds[source.strategy_id], source.seq)
+        await watcher.send({"type": "websocket.send", "text": active.body(type="snapshot").decode()})
 
-    def _begin(self, feed: Feed, seq: int) -> None:
-        """A feed with an empty log begins where its watchers' snapshots end: what came before the group was joined is
-        in those, and will not come again."""
+    def _advance_empty_feed(self, feed: Feed, seq: int) -> None:
+        """Move an empty feed's head to the number of its watchers' snapshots. Earlier deltas were published before this
+        process joined the group and will not arrive.
+        """
         if feed.entries or feed.head >= seq:
             return
-        if all(one.is_stale or one.at.get(feed.strategy_id, seq) >= seq for one in feed.watchers):
-            feed.start_anew(seq)
+        if all(watcher.is_stale or watcher.at.get(feed.strategy_id, seq) >= seq for watcher in feed.watchers):
+            feed.restart(seq)
             self._drain(feed)
 
     async def _watch(self, watcher: Watcher, strategy_id: int, name: str, number: int) -> None:
@@ -280,7 +286,7 @@ class Hub:
                 await asyncio.sleep(1)
 
     async def _heartbeat(self) -> None:
-        """Tell every socket where its streams are, and notice what got lost on the way here."""
+        """Send every socket the numbers of its streams, and notice deltas that were lost on the way to this process."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
@@ -288,7 +294,8 @@ class Hub:
                 await self._check_streams()
                 await self._check_copies()
             except (DatabaseError, InterfaceError) as fault:
-                log.warning("stream.no_heartbeat", fault=type(fault).__name__)  # silence tells the client as much
+                # No heartbeat is sent then: its absence shows clients that the numbers are not being checked.
+                log.warning("stream.no_heartbeat", fault=type(fault).__name__)
                 continue
             await self._send_heartbeats()
 
@@ -303,44 +310,46 @@ class Hub:
             feed = self.feeds[strategy_id]
             if number <= feed.head:
                 feed.ahead = 0
-            elif feed.ahead > feed.head:  # it was ahead a whole beat ago: that delta will not come
-                self._renew(feed, number)
+            elif feed.ahead > feed.head:  # already missing at the last heartbeat: that delta will not arrive
+                self._restart(feed, number)
             else:
                 feed.ahead = number
 
     async def _check_streams(self) -> None:
-        """Who follows something else than at its snapshot, or with other settings, gets a new one."""
+        """Send a new snapshot to sockets whose streams or settings have changed since their last one."""
         watching = list(self.watchers)
-        now = await self.read(_streams_of_each, sorted({one for watcher in watching for one in watcher.accounts}))
+        accounts = sorted({account for watcher in watching for account in watcher.accounts})
+        rows_by_account = await self.read(_streams_of_each, accounts)
         for watcher in watching:
-            seen = {_row_of(source) for source in watcher.sources.values()}
-            found = {row for account in watcher.accounts for row in now.get(account, ())}
-            if not watcher.is_stale and seen != _one_each(found):
+            known = {_row_of(source) for source in watcher.sources.values()}
+            current = {row for account in watcher.accounts for row in rows_by_account.get(account, ())}
+            if not watcher.is_stale and known != _one_row_each(current):
                 self.resync(watcher)
 
     async def _check_copies(self) -> None:
-        """Copies make no event in a stream. Whoever looks on at them gets a new snapshot where some have changed."""
+        """Send browsers a new snapshot when their copies have changed, because copies are not events of a stream."""
         people = [watcher for watcher in self.watchers if watcher.session_key is not None]
-        numbers = dict(await self.read(_copy_numbers, sorted({one for watcher in people for one in watcher.accounts})))
+        accounts = sorted({account for watcher in people for account in watcher.accounts})
+        numbers = dict(await self.read(_copy_numbers, accounts))
         for watcher in people:
-            now = ",".join(str(numbers[account]) for account in sorted(watcher.accounts))
-            if watcher.copies != now and not watcher.is_stale:
+            copies = ",".join(str(numbers[account]) for account in sorted(watcher.accounts))
+            if watcher.copies != copies and not watcher.is_stale:
                 self.resync(watcher)
 
     async def _send_heartbeats(self) -> None:
         texts: dict[tuple[tuple[int, int], ...], str] = {}
         for number, watcher in enumerate(list(self.watchers)):
             if watcher.task is None and not watcher.is_stale:
-                where = tuple(watcher.at.items())
-                if where not in texts:
-                    as_of = {self.feeds[strategy_id].name: str(seq) for strategy_id, seq in where}
-                    texts[where] = orjson.dumps({"type": "heartbeat", "as_of": as_of}).decode()
-                self._step(watcher, texts[where])
+                positions = tuple(watcher.at.items())
+                if positions not in texts:
+                    as_of = {self.feeds[strategy_id].name: str(seq) for strategy_id, seq in positions}
+                    texts[positions] = orjson.dumps({"type": "heartbeat", "as_of": as_of}).decode()
+                self._step(watcher, texts[positions])
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
-        """Close the sockets of keys that may no longer call and of sessions that have ended."""
+        """Close the sockets of keys that are no longer valid and of sessions that have ended."""
         while True:
             await asyncio.sleep(SWEEP_S)
             watching = list(self.watchers)
@@ -359,24 +368,24 @@ class Hub:
                     self.close(watcher, 1008, "this session has ended")
 
 
-# --- what the hub asks the database
+# --- the hub's database queries
 
 Row = tuple[int, str | None, str, str, int, int]
 
 
-def _asked(ask: Callable[..., Any], *args: Any) -> Any:
+def _run_query(query: Callable[..., Any], *args: Any) -> Any:
     try:
-        return ask(*args)
+        return query(*args)
     except (DatabaseError, InterfaceError):
-        connection.close()  # the next one begins with a new connection
+        connection.close()  # the thread's next query opens a new connection
         raise
 
 
 def _rows(query: str, *params: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(query, params)
-        found: list[tuple[Any, ...]] = cursor.fetchall()
-    return found
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
 
 
 def _streams(accounts: tuple[int, ...]) -> list[tuple[int, str, int]]:
@@ -389,10 +398,10 @@ def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
         "from streams_of_each(%s::bigint[])",
         accounts,
     )
-    found: dict[int, set[Row]] = {}
+    rows_by_account: dict[int, set[Row]] = {}
     for account, *row in rows:
-        found.setdefault(account, set()).add(tuple(row))
-    return found
+        rows_by_account.setdefault(account, set()).add(tuple(row))
+    return rows_by_account
 
 
 def _row_of(source: snapshot.Source) -> Row:
@@ -401,8 +410,8 @@ def _row_of(source: snapshot.Source) -> Row:
     )  # fmt: skip
 
 
-def _one_each(rows: set[Row]) -> set[Row]:
-    """One row a strategy, as streams_of() chooses where a person has several accounts: an active one before others."""
+def _one_row_each(rows: set[Row]) -> set[Row]:
+    """One row for each strategy. Like streams_of(), prefer an active subscription if several accounts have one."""
     chosen: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: (row[2], row[1] or "")):
         chosen.setdefault(row[0], row)
@@ -410,8 +419,11 @@ def _one_each(rows: set[Row]) -> set[Row]:
 
 
 def _packet_keys(accounts: tuple[int, ...]) -> dict[str, PacketKey]:
-    following = Subscription.objects.live().filter(account_id__in=accounts)
-    return {one.sub_id: PacketKey(strategies.packet_secret(one), one.packet_generation) for one in following}
+    subscriptions = Subscription.objects.live().filter(account_id__in=accounts)
+    return {
+        subscription.sub_id: PacketKey(strategies.packet_secret(subscription), subscription.packet_generation)
+        for subscription in subscriptions
+    }
 
 
 def _numbers(ids: list[int]) -> list[tuple[int, int]]:
@@ -439,21 +451,21 @@ def _live_sessions(sessions: list[tuple[str, Any]]) -> set[tuple[str, Any]]:
     )
 
 
-# --- coroutines that were begun without a task
+# --- coroutines that were started without a task
 
 
 @types.coroutine
-def _resumed(begun: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Go on, inside a task, with a coroutine that already waits for something."""
+def _resumed(started: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Continue, inside a task, a coroutine that already waits for something."""
     while True:
         try:
             yield waits_for
         except BaseException as fault:
-            go_on = functools.partial(begun.throw, fault)
+            resume = functools.partial(started.throw, fault)
         else:
-            go_on = functools.partial(begun.send, None)
+            resume = functools.partial(started.send, None)
         try:
-            waits_for = go_on()
+            waits_for = resume()
         except StopIteration:
             return
 

@@ -1,6 +1,6 @@
-"""The hot and the cold table, and the permanent identity that keeps a trade in exactly one of them.
+"""The hot table, the cold table, and the permanent identity row that keeps a trade in exactly one of them.
 
-The keys and triggers that hold this promise are in trades/sql; the writing is done by the functions there.
+The database's keys and triggers enforce this; they are in the migrations. Functions in trades/sql do all writing.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class Reason(models.TextChoices):
 
 
 class Trade(models.Model):
-    """A trade's identity: one row for ever. CLOSED is terminal, and the database sees to it."""
+    """A trade's identity: one row for ever. CLOSED is terminal; the database refuses any change of it."""
 
     class State(models.TextChoices):
         OPEN = "OPEN"
@@ -41,7 +41,7 @@ class Trade(models.Model):
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_index=False)
     ticket_id = models.CharField(max_length=19)
     state = models.CharField(max_length=6, choices=State, default=State.OPEN)
-    opening = models.BinaryField(null=True, help_text="Digest of the open as first told; none for a tombstone.")
+    opening = models.BinaryField(null=True, help_text="Digest of the open as first reported. A tombstone has none.")
 
     class Meta:
         db_table = "trades"
@@ -56,17 +56,19 @@ class Trade(models.Model):
 
 
 class Position(models.Model):
-    """What the hot and the cold row of a trade have in common."""
+    """The columns that the hot and the cold table share."""
 
-    # The key to the identity, in trades/sql, stands for the account's too. Indexes are named below, or in trades/sql.
+    # The composite foreign key to the identity row (in a migration's SQL) covers the account too.
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_constraint=False, db_index=False)
     strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(
         Strategy, models.PROTECT, related_name="+", db_index=False
     )
     ticket_id = models.CharField("ticket", max_length=19)
     master_ticket = models.CharField(max_length=19)
-    master_trade = models.UUIDField(null=True, help_text="The trade that this one copies; none for a master's own.")
-    seq = models.PositiveBigIntegerField(help_text="The number of its latest event in the strategy's stream.")
+    master_trade = models.UUIDField(
+        null=True, help_text="The provider's trade that this trade copies. A provider's own trade has none."
+    )
+    seq = models.PositiveBigIntegerField(help_text="The number of the trade's latest event in its stream.")
 
     class Meta:
         abstract = True
@@ -92,7 +94,7 @@ class ActiveTrade(Position):
     comment = models.CharField(max_length=128, blank=True)
     analysis = models.JSONField(null=True)
     reported_ms = models.BigIntegerField(
-        null=True, db_column="told_ms", help_text="The master's own clock at its latest modification."
+        null=True, db_column="told_ms", help_text="The provider's clock at the latest modification, in milliseconds."
     )
     opened_at = models.DateTimeField()
     created_at = models.DateTimeField(db_default=Now())
@@ -121,12 +123,12 @@ class ActiveTrade(Position):
 
 
 class TradeReduction(models.Model):
-    """A partial close: told once, kept for ever."""
+    """A partial close. Each deal is recorded once and never changes."""
 
     trade = models.ForeignKey(Trade, models.PROTECT, related_name="reductions")
     deal_id = models.CharField(max_length=64)
-    volume = amount(help_text="Lots closed by it.")
-    remaining = amount(help_text="Lots that remained open after it.")
+    volume = amount(help_text="Lots that this deal closed.")
+    remaining = amount(help_text="Lots that remained open afterwards.")
     close_price = amount()
     profit = amount()
     closed_at = models.DateTimeField(db_default=Now())
@@ -146,7 +148,7 @@ class TradeReduction(models.Model):
 
 
 class TradeHistory(Position):
-    """A closed trade, for reporting. Written once, closed to bots."""
+    """A closed trade, for reporting. A row is written once, and bots cannot read it."""
 
     class Kind(models.TextChoices):
         TRADE = "TRADE", "trade"
@@ -167,7 +169,7 @@ class TradeHistory(Position):
     opened_sl = amount("stop loss when opened", null=True)
     tp = amount("take profit", null=True)
     profit = amount(null=True, help_text="Of the whole trade, partial closes included.")
-    closing_profit = amount(null=True, help_text="Of the final close alone, as told.")
+    closing_profit = amount(null=True, help_text="Of the final close alone, as reported.")
     reason = models.CharField(max_length=10, choices=Reason)
     comment = models.CharField(max_length=128, blank=True)
     analysis = models.JSONField(null=True)
@@ -219,7 +221,7 @@ class TradeHistory(Position):
 
 
 class CopyOrder(models.Model):
-    """What became of one order at a copier's broker, as reported."""
+    """The result of one order at a copier's broker, as the copier reported it."""
 
     class Status(models.TextChoices):
         PENDING = "pending"
@@ -243,9 +245,9 @@ class CopyOrder(models.Model):
     slippage_bps = amount(null=True)
     master_trade = models.UUIDField(null=True)
     ticket_id = models.CharField("ticket", max_length=19, blank=True, db_default="")
-    heard_at = models.DateTimeField(null=True, help_text="When the copier heard of the trade, by the desk's clock.")
-    sent_at = models.DateTimeField(null=True, help_text="When it sent the order.")
-    filled_at = models.DateTimeField(null=True, help_text="When its broker answered.")
+    heard_at = models.DateTimeField(null=True, help_text="When the copier received the trade, by the desk's clock.")
+    sent_at = models.DateTimeField(null=True, help_text="When the copier sent the order.")
+    filled_at = models.DateTimeField(null=True, help_text="When the broker answered.")
     reported_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -277,33 +279,33 @@ class CopyOrder(models.Model):
 
 
 class SkipReason(models.TextChoices):
-    """Why a master's trade was not copied. The list is closed: a bot that says something else is refused."""
+    """Why a provider's trade was not copied. The list is closed: the desk refuses any other reason from a bot."""
 
-    MISSED = "missed", "it came too late to be copied at the master's price"
+    MISSED = "missed", "the copier learned of it too late to copy it at the provider's price"
     SLIPPAGE = "slippage", "the price had moved further than the settings allow"
     SYMBOL_UNKNOWN = "symbol_unknown", "the broker has no such symbol"
     MARKET_CLOSED = "market_closed", "the broker's market was closed"
     NO_MONEY = "no_money", "the account had not enough free margin"
-    VOLUME_TOO_SMALL = "volume_too_small", "less than the smallest volume"
-    TOO_MANY_OPEN = "too_many_open", "as many copies were open as the settings allow"
-    REJECTED = "rejected", "the broker refused the order"
-    LOST = "lost", "the broker's answer was lost, and its books show no order"
-    NEW_INSTALL = "new_install", "it was open before the copier was set up"
-    HALTED = "halted", "the copier had stopped itself"
-    MAGIC_TAKEN = "magic_taken", "its number at the broker was another trade's"
-    CLOSED = "closed", "it was closed before it could be copied"
+    VOLUME_TOO_SMALL = "volume_too_small", "the volume was below the smallest"
+    TOO_MANY_OPEN = "too_many_open", "the largest number of open copies was reached"
+    REJECTED = "rejected", "the broker rejected the order"
+    LOST = "lost", "the broker's answer was lost, and the broker shows no such order"
+    NEW_INSTALL = "new_install", "the trade was open before the copier was set up"
+    HALTED = "halted", "the copier had halted itself"
+    MAGIC_TAKEN = "magic_taken", "another trade at the broker has its magic number"
+    CLOSED = "closed", "the provider closed it before it could be copied"
     NOT_LEASED = "not_leased", "the copier was out of touch with the desk, or another one was running"
     PAUSED = "paused", "the subscription was paused"
     UNPAID = "unpaid", "a fee was unpaid"
-    TRUST = "trust", "the desk had stopped copying for the bot's behaviour"
+    TRUST = "trust", "copying was restricted because of the bot's trust score"
     DRAWDOWN = "drawdown", "the drawdown stop had been hit"
-    SYMBOL_NOT_ALLOWED = "symbol_not_allowed", "the settings leave this symbol out"
-    NOT_SIZABLE = "not_sizable", "the volume could not be worked out: no equity known, or no stop loss"
-    NOT_REPORTED = "not_reported", "the copier said nothing: it was not running"
+    SYMBOL_NOT_ALLOWED = "symbol_not_allowed", "the settings exclude this symbol"
+    NOT_SIZABLE = "not_sizable", "the volume could not be calculated: equity or stop loss unknown"
+    NOT_REPORTED = "not_reported", "the copier did not report it: it was not running"
 
 
 class CopySkip(models.Model):
-    """A master's trade that a subscription did not copy, and why. The first reason stands."""
+    """A provider's trade that a subscription did not copy, and the reason. The first reported reason stays."""
 
     subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="skips", db_index=False)
     strategy: "models.ForeignKey[Any, Any]" = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
@@ -324,18 +326,20 @@ class CopySkip(models.Model):
 
 
 class Copier(models.Model):
-    """The bot that copies for a trading account, as it last reported. One instance at a time holds the lease."""
+    """The copier of a trading account, by its last report. One instance at a time holds the lease."""
 
     account = models.OneToOneField(TradingAccount, models.PROTECT, primary_key=True, related_name="copier")
     instance = models.CharField(max_length=64)
     takeover_number = models.PositiveBigIntegerField(
-        db_column="fence", help_text="Grows by one with each instance that takes over."
+        db_column="fence", help_text="Grows by one each time that an instance takes over."
     )
     heartbeat_at = models.DateTimeField(db_column="beat_at")
     leased_until = models.DateTimeField()
-    may_open_at = models.DateTimeField(help_text="When the lease of the instance before it has surely ended.")
+    may_open_at = models.DateTimeField(help_text="When the lease of the previous instance has certainly ended.")
     reported = models.JSONField(
-        default=list, db_column="told", help_text="By subscription: where it stands, and whether it is in sync."
+        default=list,
+        db_column="told",
+        help_text="For each subscription: the copier's state, and whether it is in sync.",
     )
 
     class Meta:
@@ -347,7 +351,7 @@ class Copier(models.Model):
 
 class OverdueCloseQuerySet(models.QuerySet["OverdueClose"]):
     def pending(self) -> "OverdueCloseQuerySet":
-        """The oldest first, with how old each is by the database's clock (`age`)."""
+        """The oldest first, each annotated with its `age` by the database's clock."""
         return (
             self.filter(closed_at=None)
             .annotate(age=models.ExpressionWrapper(Now() - models.F("since"), models.DurationField()))
@@ -355,12 +359,12 @@ class OverdueCloseQuerySet(models.QuerySet["OverdueClose"]):
         )
 
     def lock_pending(self) -> "OverdueCloseQuerySet":
-        """Whoever is at the same work has the others."""
+        """Lock the pending rows that no other process is working on."""
         return self.pending().select_for_update(skip_locked=True, of=("self",))
 
 
 class OverdueClose(models.Model):
-    """A copy that is still open though its master's trade is closed. It ends when the copy's close arrives."""
+    """A copy that is still open although its provider's trade is closed. Its close ends it."""
 
     copy = models.OneToOneField(
         Trade, models.PROTECT, primary_key=True, related_name="overdue_close", db_constraint=False
@@ -370,8 +374,10 @@ class OverdueClose(models.Model):
     master_trade = models.UUIDField()
     symbol = models.CharField(max_length=32)
     volume = amount(help_text="Lots that were still open.")
-    since = models.DateTimeField(help_text="When the master's trade was closed.")
-    level = models.PositiveSmallIntegerField(default=0, help_text="How often it was escalated: 30 s, 5 min, 1 h.")
+    since = models.DateTimeField(help_text="When the provider's trade was closed.")
+    level = models.PositiveSmallIntegerField(
+        default=0, help_text="How often it has been escalated: after 30 s, 5 min and 1 h."
+    )
     closed_at = models.DateTimeField(null=True, db_column="paid_at")
 
     objects = OverdueCloseQuerySet.as_manager()

@@ -1,4 +1,4 @@
-"""What bots send about trades: each body declared once, and read strictly into the arguments of the database's verbs.
+"""Request bodies about trades. Each is declared once and parsed strictly into the arguments of a database function.
 
 Pure.
 """
@@ -27,7 +27,7 @@ _WHY_NOT = (
 class SymbolGrammar(DomainError):
     code = "symbol_grammar"
     status = 422
-    detail = "A symbol is 1 to 32 of A-Z a-z 0-9 . _ # / + & ! @ $ ^ ~ - and is never escaped."
+    detail = "A symbol is 1 to 32 characters of A-Z a-z 0-9 . _ # / + & ! @ $ ^ ~ - and is never escaped."
 
 
 def _ticket(value: Any) -> str:
@@ -59,7 +59,7 @@ def _listed(value: Any) -> list[Any]:
     return value
 
 
-# --- types of fields. Amounts go to the database as text.
+# --- field types. Amounts go to the database as text.
 
 AMOUNT, POSITIVE = parsing.amount.then(money.text), parsing.positive.then(money.text)
 NOT_NEGATIVE = parsing.not_negative.then(money.text)
@@ -77,17 +77,17 @@ REASON = parsing.one_of(
 ).named("CloseReason")
 MILLISECONDS = parsing.whole(10**12, 10**13 - 1).named("Milliseconds")
 NUMBER = parsing.whole(1, 2**63 - 1).named("Number")
-NAMED_EFFECT = parsing.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
+IDEMPOTENCY_KEY = parsing.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
 ACTIONS = ("open", "modify", "reduce", "close")
 
 # --- bodies
 
-_OF_PATH = need("ticket_id", TICKET, "The ticket of the path.", in_path=True)
+_TICKET_OF_PATH = need("ticket_id", TICKET, "The ticket of the path.", in_path=True)
 _TICKET = need("ticket_id", TICKET, older=("ticket",))
 _PRICE = need("close_price", AMOUNT, "Any exact price, zero and below included.", older=("price",))
 _COPIED = (
-    may("trade_ref", TRADE_ID, "The provider's trade that a copy copies, by its trade_id."),
-    need("master_ticket", TICKET, "The same by its ticket.", unless="trade_ref"),
+    may("trade_ref", TRADE_ID, "The trade_id of the provider's trade that the copy copies."),
+    need("master_ticket", TICKET, "The ticket of that trade, where trade_ref is absent.", unless="trade_ref"),
 )
 _ANY_OPEN = (
     _TICKET,
@@ -103,11 +103,16 @@ _ANY_OPEN = (
 )
 OPEN = Body(*_ANY_OPEN, may("master_ticket", TICKET), may("strategy", STRATEGY))
 OPEN_COPY = Body(*_ANY_OPEN, need("strategy", STRATEGY, "The strategy that is copied (copiers only)."), *_COPIED)
-MODIFY = Body(_OF_PATH, may("sl", POSITIVE), may("tp", POSITIVE), may("master_time_ms", parsing.whole(1, 10**13)))
+MODIFY = Body(
+    _TICKET_OF_PATH,
+    may("sl", POSITIVE),
+    may("tp", POSITIVE),
+    may("master_time_ms", parsing.whole(1, 10**13)),
+)
 REDUCE = Body(
-    _OF_PATH,
+    _TICKET_OF_PATH,
     need("deal_id", DEAL),
-    need("volume", NOT_NEGATIVE, "What must remain."),
+    need("volume", NOT_NEGATIVE, "The lots that must remain open."),
     need("close_price", AMOUNT, "Any exact price, zero and below included."),
     need("profit", AMOUNT),
 )
@@ -124,7 +129,7 @@ ORDER = Body(
     may("failed_reason", parsing.text(256), default=""),
     may("type", SIDE, "The copy's own side."),
     may("ticket_id", TICKET, "The copy's own ticket."),
-    may("heard_ms", MILLISECONDS, "This and the following: by the desk's clock."),
+    may("heard_ms", MILLISECONDS, "This time and the two that follow are by the desk's clock."),
     may("sent_ms", MILLISECONDS),
     may("filled_ms", MILLISECONDS),
 )
@@ -143,12 +148,12 @@ SUBSCRIPTION = Body(
     need("standing", parsing.one_of(("LIVE", "HOLD", "HALT"))),
     need("generation", parsing.whole(0, 10**9)),
     need("digest", parsing.matching(r"[0-9a-f]{64}", "must be 64 hex digits")),
-    may("copies", _HOLDINGS.then(lambda held: {each["trade_ref"]: each["volume"] for each in held})),
+    may("copies", _HOLDINGS.then(lambda copies: {copy["trade_ref"]: copy["volume"] for copy in copies})),
 )
 HEARTBEAT = Body(
     need("instance", parsing.matching(r"[A-Za-z0-9_-]{16,64}", "must be 16 to 64 of A-Z a-z 0-9 _ -")),
     may("fence", NUMBER),
-    may("ends", parsing.flag, "An orderly stop: the lease is given back.", default=False),
+    may("ends", parsing.flag, "The copier stops and gives its lease back.", default=False),
     may("balance", AMOUNT),
     may("equity", AMOUNT),
     need(
@@ -162,10 +167,10 @@ HEARTBEAT = Body(
     ),
 )
 OPERATION = Body(
-    need("idempotency_key", NAMED_EFFECT),
+    need("idempotency_key", IDEMPOTENCY_KEY),
     need("action", parsing.one_of(ACTIONS, {action.upper(): action for action in ACTIONS})),
 )
-_OPERATION = OPERATION.published("BatchOperation", more="And the fields of that action's own route, with ticket_id.")
+_OPERATION = OPERATION.published("BatchOperation", more="Add the fields of the action's own route, and ticket_id.")
 BATCH = Body(need("operations", FieldType(_listed, shapes.array(_OPERATION, minItems=1, maxItems=_MOST_OPERATIONS))))
 
 
@@ -173,7 +178,7 @@ BATCH = Body(need("operations", FieldType(_listed, shapes.array(_OPERATION, minI
 
 
 def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
-    """Arguments of trade_open. A copier names what it copies: `strategy` and `master_ticket`."""
+    """Arguments of trade_open. A copier names the provider's trade by `strategy` and `trade_ref` or `master_ticket`."""
     args = (OPEN_COPY if copy else OPEN).read(fields, strict=strict).done()
     strategy, copied = args.pop("strategy"), _copied(args)
     if copy:
@@ -187,21 +192,21 @@ def opening(fields: Fields, *, copy: bool, strict: bool = True) -> Args:
 
 
 def _copied(args: Args) -> Args:
-    """Take out of the arguments what a copy copies: the provider's trade by its id, else by its ticket."""
-    by_ticket, by_id = args.pop("master_ticket"), args.pop("trade_ref", None)
-    return {"master_ticket": by_ticket} if by_id is None else {"trade_ref": by_id}
+    """Take the reference to the provider's trade out of the arguments: its id if given, otherwise its ticket."""
+    master_ticket, trade_ref = args.pop("master_ticket"), args.pop("trade_ref", None)
+    return {"master_ticket": master_ticket} if trade_ref is None else {"trade_ref": trade_ref}
 
 
-def _of_path(body: Body, fields: Fields, ticket_id: Any) -> Form:
-    """The form of a request whose path names the trade: its body may name the same one, but no other."""
+def _read_with_ticket(body: Body, fields: Fields, ticket_id: Any) -> Form:
+    """Read a request whose path names the trade. Its body may repeat the same ticket, but not name another."""
     differs = str(fields.get("ticket_id", ticket_id)) != str(ticket_id)
     faults = {"ticket_id": ["is not the ticket of the path"]} if differs else None
     return body.read({**fields, "ticket_id": ticket_id}, faults=faults)
 
 
 def modification(fields: Fields, ticket_id: Any) -> Args:
-    """Arguments of trade_modify: what is named is set, null removes, what is absent stays."""
-    form = _of_path(MODIFY, fields, ticket_id)
+    """Arguments of trade_modify. A stop that is present is set, null removes it, and an absent one stays as it is."""
+    form = _read_with_ticket(MODIFY, fields, ticket_id)
     named = fields.keys() & {"sl", "tp"}
     if not named:
         form.fault("sl", "name sl, tp or both")
@@ -214,8 +219,8 @@ def modification(fields: Fields, ticket_id: Any) -> Args:
 
 
 def reduction(fields: Fields, ticket_id: Any) -> Args:
-    """Arguments of trade_reduce: `volume` is what must remain."""
-    return _of_path(REDUCE, fields, ticket_id).done()
+    """Arguments of trade_reduce. `volume` is the lots that must remain open."""
+    return _read_with_ticket(REDUCE, fields, ticket_id).done()
 
 
 def closing(fields: Fields, *, strict: bool = True) -> Args:
@@ -244,12 +249,12 @@ def account(fields: Fields) -> Args:
 
 
 def heartbeat(fields: Fields) -> Args:
-    """Arguments of copier_beat, and what it says of each subscription."""
+    """Arguments of copier_beat, and the report of each subscription (`subscriptions`)."""
     return HEARTBEAT.read(fields).done()
 
 
 def operation(fields: Fields) -> tuple[str, str, Args]:
-    """The idempotency key, the action and the action's own fields of one operation of a batch."""
+    """The idempotency key, the action, and the action's own fields of one operation of a batch."""
     head = OPERATION.read(fields, strict=False).done()
-    own = {name: value for name, value in fields.items() if name not in head}
-    return head["idempotency_key"], head["action"], own
+    action_fields = {name: value for name, value in fields.items() if name not in head}
+    return head["idempotency_key"], head["action"], action_fields

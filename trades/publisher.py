@@ -1,7 +1,7 @@
-"""Deltas on their way out: after the commit, through Redis, to the hub of every web process.
+"""Sends deltas after the commit, through Redis, to the hub of every web process.
 
-A delta is a hint, state is the truth: one that is lost here is noticed by its number and repaired from the database.
-So publishing never waits and never fails a request.
+Publishing never waits and never fails a request. A delta that is lost here is noticed by its number, and the receivers
+read the state from the database.
 """
 
 import asyncio
@@ -15,49 +15,49 @@ from channels.layers import get_channel_layer
 
 log = structlog.get_logger()
 
-MAX_WAITING = 10_000
-MAX_TOGETHER = 200
-GATHER_S = 0.002  # what follows within this goes out together
+MAX_QUEUED = 10_000
+MAX_BATCH = 200
+GATHER_S = 0.002  # deltas that arrive within this time are sent together
 
 
 def group(strategy_id: int) -> str:
-    """The channel-layer group of a strategy. A process joins it once, however many of its sockets watch."""
+    """The channel-layer group of a strategy. A process joins it once, regardless of its number of sockets."""
     return f"strategy-{strategy_id}"
 
 
 def publish(outcome: Mapping[str, Any]) -> None:
-    """Send the outcome of a committed transition to whoever watches its strategy. Returns at once."""
+    """Send the event of a committed transition to the watchers of its strategy. Returns at once."""
     delta = {
         "type": outcome["event"],
         "strategy": outcome["trade"]["strategy"],
         "seq": outcome["trade"]["seq"],
         "trade": outcome["trade"],
     }
-    _publisher().put(Waiting(outcome["strategy_id"], time.time_ns() // 1_000_000, delta))
+    _publisher().put(QueuedDelta(outcome["strategy_id"], time.time_ns() // 1_000_000, delta))
 
 
-class Waiting(NamedTuple):
+class QueuedDelta(NamedTuple):
     strategy_id: int
     at_ms: int
     delta: dict[str, Any]
 
 
 class Publisher(threading.Thread):
-    """One a process: sends what waits, as one message a strategy, so that a burst costs few round trips."""
+    """The process's sending thread. It sends queued deltas as one message per strategy: few round trips in a burst."""
 
     def __init__(self) -> None:
         super().__init__(name="publisher", daemon=True)
         self.loop = asyncio.new_event_loop()
-        self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(MAX_WAITING)
+        self.queue: asyncio.Queue[QueuedDelta] = asyncio.Queue(MAX_QUEUED)
 
-    def put(self, delta: Waiting) -> None:
-        self.loop.call_soon_threadsafe(self._put, delta)
+    def put(self, queued: QueuedDelta) -> None:
+        self.loop.call_soon_threadsafe(self._put, queued)
 
-    def _put(self, delta: Waiting) -> None:
+    def _put(self, queued: QueuedDelta) -> None:
         try:
-            self.waiting.put_nowait(delta)
+            self.queue.put_nowait(queued)
         except asyncio.QueueFull:
-            log.warning("stream.overrun", strategy=delta.delta["strategy"])
+            log.warning("stream.overrun", strategy=queued.delta["strategy"])
 
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -66,27 +66,27 @@ class Publisher(threading.Thread):
     async def send_all(self) -> None:
         layer = get_channel_layer()
         while True:
-            together = [await self.waiting.get()]
+            batch = [await self.queue.get()]
             await asyncio.sleep(GATHER_S)
-            while not self.waiting.empty() and len(together) < MAX_TOGETHER:
-                together.append(self.waiting.get_nowait())
-            for strategy_id in dict.fromkeys(delta.strategy_id for delta in together):
-                deltas = [(one.at_ms, one.delta) for one in together if one.strategy_id == strategy_id]
+            while not self.queue.empty() and len(batch) < MAX_BATCH:
+                batch.append(self.queue.get_nowait())
+            for strategy_id in dict.fromkeys(queued.strategy_id for queued in batch):
+                deltas = [(queued.at_ms, queued.delta) for queued in batch if queued.strategy_id == strategy_id]
                 message = {"type": "deltas", "strategy_id": strategy_id, "deltas": deltas}
                 try:
                     await layer.group_send(group(strategy_id), message)
-                except Exception as fault:  # Redis away: heartbeats carry the numbers, readers resync
+                except Exception as fault:  # Redis is away: hubs notice the loss by the numbers and send snapshots
                     log.warning("stream.unpublished", fault=type(fault).__name__, deltas=len(deltas))
 
 
-_starting = threading.Lock()
+_start_lock = threading.Lock()
 _running: Publisher | None = None
 
 
 def _publisher() -> Publisher:
     """This process's publisher, started with its first delta."""
     global _running
-    with _starting:
+    with _start_lock:
         if _running is None or not _running.is_alive():
             _running = Publisher()
             _running.start()

@@ -1,4 +1,4 @@
-"""The OpenAPI shapes of trades: what bots send and are answered, and what people read of closed trades."""
+"""The OpenAPI schemas of trades: bots' requests and responses, and the closed trades that people read."""
 
 from core import shapes
 from core.shapes import AMOUNT, MOMENT, UUID, Schema, array, described, nullable, obj, parameter, schema
@@ -8,11 +8,11 @@ TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "integer"}
 TICKET = schema("Ticket", {"type": "string", "pattern": "^[1-9][0-9]{0,18}$", "examples": ["987654"]})
 NAME, SIDE, REASON, TRADE_ID = (
-    each.shape for each in (parsers.STRATEGY, parsers.SIDE, parsers.REASON, parsers.TRADE_ID)
+    field_type.shape for field_type in (parsers.STRATEGY, parsers.SIDE, parsers.REASON, parsers.TRADE_ID)
 )
 ROLE = schema("Role", {"type": "string", "enum": ["master", "copy"]})
 
-# --- what is sent
+# --- requests
 
 OPEN = parsers.OPEN.published("Open", parsers.OPEN_COPY)
 MODIFY = parsers.MODIFY.published("Modify")
@@ -30,7 +30,7 @@ CLOSE_QUERY = [
 ]
 TICKET_OF_PATH = parameter("ticket", TICKET, where="path")
 
-# --- what is answered
+# --- responses
 
 COPY = schema(
     "CopyPlan",
@@ -42,9 +42,9 @@ COPY = schema(
             "sl": nullable(AMOUNT),
             "tp": nullable(AMOUNT),
             "opens": {"type": "boolean"},
-            "why_not": {"type": "string", "description": "Empty where the copy opens."},
+            "why_not": {"type": "string", "description": "Why no copy opens. Empty if it opens."},
         },
-        description="What the caller's copy must be.",
+        description="The copy that the caller must hold.",
     ),
 )
 _ALWAYS = (
@@ -60,10 +60,10 @@ _TRADE: Schema = {
     "symbol": nullable(TEXT),
     "type": nullable(SIDE),
     "volume": nullable(AMOUNT),
-    "copy_volume": {**nullable(AMOUNT), "description": "What the caller's own settings make of it."},
+    "copy_volume": {**nullable(AMOUNT), "description": "The copy's volume by the caller's settings."},
     "copy": nullable(COPY),
-    "copies": {**nullable(UUID), "description": "The trade_id that a copy copies."},
-    "opened_volume": described(AMOUNT, "Of an open trade: what its copies are sized by."),
+    "copies": {**nullable(UUID), "description": "The trade_id of the provider's trade that this copy copies."},
+    "opened_volume": described(AMOUNT, "Of an open trade: the opened lots, by which its copies are sized."),
     "opened_sl": nullable(AMOUNT),
     "open_price": nullable(AMOUNT),
     "sl": nullable(AMOUNT),
@@ -71,7 +71,7 @@ _TRADE: Schema = {
     "opened_at": nullable(MOMENT),
     "seq": TEXT,
     "status": {"type": "string", "enum": ["OPEN", "CLOSED"]},
-    "close_price": described(AMOUNT, "This and the following: of a closed trade."),
+    "close_price": described(AMOUNT, "Only closed trades have this field and those that follow."),
     "profit": nullable(AMOUNT),
     "closing_profit": nullable(AMOUNT),
     "reason": REASON,
@@ -119,7 +119,7 @@ ORDER = schema(
         {
             "status": TEXT,
             "order_id": TEXT,
-            "slippage_points": described(nullable(AMOUNT), "Above zero is worse than asked."),
+            "slippage_points": described(nullable(AMOUNT), "Above zero: worse than the requested price."),
             "slippage_bps": nullable(AMOUNT),
         }
     ),
@@ -129,9 +129,15 @@ DIFFERENCE = schema(
     "Difference",
     obj(
         {
-            "orphans": array(described(TRADE_ID, "Held, though the provider's trade is closed.")),
-            "missing": array(described(TRADE_ID, "Not held, and not explained.")),
-            "volume": array({"type": "object", "additionalProperties": TEXT, "description": "trade_ref, is, must."}),
+            "orphans": array(described(TRADE_ID, "The copy is open although the provider's trade is closed.")),
+            "missing": array(described(TRADE_ID, "The copy is not open, and no reason was reported.")),
+            "volume": array(
+                {
+                    "type": "object",
+                    "additionalProperties": TEXT,
+                    "description": "Volumes that differ: trade_ref, the lots held (is), the lots planned (must).",
+                }
+            ),
         }
     ),
 )
@@ -161,7 +167,7 @@ RESULT = schema(
         {
             "idempotency_key": TEXT,
             "replayed": {"type": "boolean"},
-            "status": described(NUMBER, "As of a request of its own."),
+            "status": described(NUMBER, "The HTTP status that a separate request would have."),
             "result": DONE,
             "problem": shapes.PROBLEM,
         },
@@ -170,7 +176,7 @@ RESULT = schema(
 )
 BATCH_RESULT = schema("BatchResults", obj({"results": array(RESULT)}))
 
-# --- the refusals of each verb, beside those of the protocol
+# --- error codes of each operation, besides those of the protocol
 
 OPENING = (
     "not_found", "trade_unknown", "trade_closed", "trade_exists_different", "strategy_missing", "strategy_close_only",

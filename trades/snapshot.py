@@ -1,4 +1,4 @@
-"""What is active now, as it is sent: one read at one instant of the database, encoded once."""
+"""The snapshot of active trades: read at one instant of the database and encoded once."""
 
 import bisect
 import dataclasses
@@ -21,10 +21,10 @@ from strategies import sizing
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream that a viewer sees: one that it leads, or (`sub_id`) follows.
+    """A stream that an account sees: its own strategy, or (with `sub_id`) one that it follows.
 
-    `terms`: those that an open trade may have been opened under, since when (ms), oldest first; `number` grows with
-    them. `closes`: what is held is to be closed too, for a drawdown.
+    `terms`: the settings that open trades may have been opened under, each with the time from which they hold (ms),
+    oldest first. `number` grows with each new row of terms. `closes`: the drawdown stop also closes open copies.
     """
 
     strategy_id: int
@@ -48,16 +48,19 @@ class Source:
 
     @property
     def why_not(self) -> str:
-        """Why nothing new is copied; none where it is."""
+        """Why new trades are not copied; empty if they are."""
         return _PAUSED_FOR.get(self.paused_for, self.paused_for.lower())
 
     def settings_of(self, trade_id: str) -> sizing.Settings:
-        """Those in force when the trade was opened."""
-        found = bisect.bisect_right(self.terms, uuid7.ms_of(trade_id), key=itemgetter(0))
-        return self.terms[max(0, found - 1)][1]
+        """The settings in force when the trade was opened."""
+        position = bisect.bisect_right(self.terms, uuid7.ms_of(trade_id), key=itemgetter(0))
+        return self.terms[max(0, position - 1)][1]
 
-    def show(self, trade: dict[str, Any]) -> sizing.Plan:
-        """Tell in an open trade's row what the follower's copy must be; what it would be, were it held."""
+    def add_plan(self, trade: dict[str, Any]) -> sizing.Plan:
+        """Return the plan of the follower's copy, and add it to the trade's row (`copy`, `copy_volume`) if it is open.
+
+        `copy` holds the plan also where no copy is opened, for a copy that may already be open.
+        """
         plan = sizing.plan(self.settings_of(trade["trade_id"]), provider_trade(trade))
         if self.closes:
             plan = dataclasses.replace(plan, volume=sizing.NOTHING)
@@ -81,7 +84,7 @@ _PAUSED_FOR = {"HAND": "paused", "OWNER": "paused"}
 
 
 def provider_trade(trade: dict[str, Any]) -> sizing.ProviderTrade:
-    """The trade of a row, as the copy is worked out from it. Of a closed one nothing remains."""
+    """The provider's trade in a row, as input for the plan of a copy. A closed trade has no volume left."""
     closed = trade["status"] == "CLOSED"
     return sizing.ProviderTrade(
         symbol=trade["symbol"],
@@ -101,7 +104,7 @@ def _amount(trade: dict[str, Any], name: str) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The body of `GET /api/v2/trades/active` and of the stream's first message, without their envelope."""
+    """The content of `GET /api/v2/trades/active` and of the stream's first message, without the envelope."""
 
     version: str
     sources: dict[str, Source]
@@ -113,14 +116,14 @@ class Snapshot:
 
     @property
     def copies(self) -> str:
-        """How often the copies of each account have changed: the mark's last part."""
+        """The counters of changed copies, account by account: the last part of the version."""
         return self.version.rpartition("/")[2]
 
-    def body(self, **before: str) -> bytes:
-        """As sent. The digest is that of the trades array's own bytes."""
+    def body(self, **leading_fields: str) -> bytes:
+        """The encoded JSON. `digest` is the SHA-256 of the bytes of the trades array."""
         trades = orjson.dumps(self.trades)
         head = {
-            **before,
+            **leading_fields,
             "stream_epoch": settings.STREAM_EPOCH,
             "as_of": self.as_of,
             "count": len(self.trades),
@@ -130,16 +133,16 @@ class Snapshot:
 
 
 def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
-    """The snapshot of these accounts: the streams they lead or follow, and their own copies."""
+    """Read the snapshot of these accounts: the streams that they lead or follow, and their own copies."""
     with connections[using].cursor() as cursor:
         cursor.execute("select active_snapshot(%s::bigint[])::text", [list(account_ids)])
-        (found,) = cursor.fetchone() or ("{}",)
-    raw = orjson.loads(found)
+        (text,) = cursor.fetchone() or ("{}",)
+    raw = orjson.loads(text)
     sources = {row["name"]: _source(row) for row in raw["streams"]}
     for trade in raw["trades"]:
         source = sources[trade["strategy"]] if trade["role"] == "master" else None
         if source is not None and source.follows:
-            source.show(trade)
+            source.add_plan(trade)
     return Snapshot(raw["mark"], sources, raw["trades"])
 
 
@@ -149,20 +152,23 @@ def _cached(_database: str, account_id: int, _version: str) -> Snapshot:
 
 
 def cached(account_id: int, version: str) -> Snapshot:
-    """Kept by its mark, which changes in the transaction of any change. One read while it changed is newer: as good."""
+    """The account's snapshot, cached by version; the version changes in the transaction of each change.
+
+    A snapshot that is read after a further change is newer than its version, which does no harm.
+    """
     return _cached(connections[database.BOT].settings_dict["NAME"], account_id, version)
 
 
 def current_version(call: SignedCall) -> str:
-    """The mark of the caller's snapshot as it is now. Raises where the key may not call."""
-    answered = database.ask(
+    """The current version of the caller's snapshot. Raises a refusal if the key may not call."""
+    answer = database.ask(
         database.BOT,
         "select signed_read($1, $2, $3::inet)::text",
         call.credential.generation_id,
         call.signable.seq,
         call.ip,
     )
-    state = orjson.loads(answered)
+    state = orjson.loads(answer)
     if "refused" in state:
         raise errors.of_code(state.pop("refused"), **state)
     version: str = state["mark"]
@@ -189,5 +195,5 @@ def _text(value: Decimal | None) -> str | None:
 
 
 def etag(version: str) -> str:
-    """Of a snapshot's mark. The epoch is in it: after a restore no old answer counts."""
+    """The ETag of a snapshot's version. It includes the epoch, so that no ETag from before a restore matches."""
     return f'"{hashlib.sha256(f"{settings.STREAM_EPOCH}|{version}".encode()).hexdigest()[:32]}"'

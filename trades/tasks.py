@@ -1,4 +1,4 @@
-"""What the clock does for trades."""
+"""Periodic tasks of trades."""
 
 import structlog
 from celery import shared_task
@@ -11,7 +11,7 @@ log = structlog.get_logger()
 
 @shared_task(name="trades.tasks.check_homes")
 def check_homes() -> int:
-    """Look for trades that are not in exactly one home; how many faults there are."""
+    """Log every broken invariant of trades; return the number of faults."""
     faults = checks.faults()
     for fault in faults:
         log.error("trade.fault", invariant=fault.invariant, subject=fault.subject)
@@ -20,7 +20,7 @@ def check_homes() -> int:
 
 @shared_task(name="trades.tasks.track_overdue_closes")
 def track_overdue_closes() -> int:
-    """Note closes that are owed and those that were paid, and escalate what is old; how many are owed."""
+    """Record overdue closes and those that have arrived, and escalate old ones; return the number overdue."""
     overdue = overdue_closes.update()
     if overdue:
         log.warning("copying.closes_owed", copies=overdue)

@@ -1,4 +1,4 @@
-"""Files of bars, and the verb that brings them in."""
+"""Candle files and their import."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,12 +22,12 @@ def line(at: Any, bar: Any = BAR) -> str:
 
 
 def hours(count: Any, start: Any = MONDAY) -> list[Any]:
-    """Lines of so many bars of an hour, one after the other."""
+    """Lines of `count` consecutive hourly bars."""
     return [line(start + timedelta(hours=number)) for number in range(count)]
 
 
 @pytest.fixture
-def bring_in(desk_db: str, tmp_path: Path) -> Callable[..., Any]:
+def import_lines(desk_db: str, tmp_path: Path) -> Callable[..., Any]:
     """Import these lines as bars of EURUSD."""
 
     def import_(*lines: Any, minutes: int = 60, now: Any = NOW, **more: Any) -> Any:

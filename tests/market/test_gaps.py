@@ -1,4 +1,4 @@
-"""What is missing is known, and weekends are not missing."""
+"""Gaps between bars, and weekends, which do not count as missing."""
 
 import random
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def at(*when: Any) -> Any:
     return datetime(*when, tzinfo=UTC)
 
 
-def found(minutes: int = 60, **between: Any) -> list[Any]:
+def gap_rows(minutes: int = 60, **between: Any) -> list[Any]:
     return [
-        (one.since, one.until, one.missing) for one in services.gaps_of(symbol="EURUSD", minutes=minutes, **between)
+        (gap.since, gap.until, gap.missing) for gap in services.gaps_of(symbol="EURUSD", minutes=minutes, **between)
     ]
 
 
@@ -39,117 +39,116 @@ def found(minutes: int = 60, **between: Any) -> list[Any]:
     ],
     ids=["winter", "summer", "into summer", "into winter", "the older rule"],
 )
-def test_a_weekend_follows_new_york(friday: Any, sunday: Any) -> None:
+def test_weekends_follow_new_york_time(friday: Any, sunday: Any) -> None:
     assert list(gaps.weekends(friday - HOUR, sunday + HOUR)) == [(friday, sunday)]
     assert gaps.gap(friday, sunday, HOUR).is_weekend
     assert gaps.gap(friday - HOUR, sunday, HOUR).missing == 1
     assert gaps.gap(friday, sunday + HOUR, HOUR).missing == 1
 
 
-def test_a_gap_of_a_year_counts_the_hours_of_its_open_market() -> None:
-    one = gaps.gap(at(2024, 1, 1), at(2025, 1, 1), HOUR)
+def test_a_gap_of_a_year_counts_only_trading_hours() -> None:
+    gap = gaps.gap(at(2024, 1, 1), at(2025, 1, 1), HOUR)
 
-    closed = sum((end - start for start, end in gaps.weekends(one.since, one.until)), timedelta())
-    assert one.missing == (366 * 24 * HOUR - closed) / HOUR
+    closed = sum((end - start for start, end in gaps.weekends(gap.since, gap.until)), timedelta())
+    assert gap.missing == (366 * 24 * HOUR - closed) / HOUR
 
 
 @pytest.mark.skipif("America/New_York" not in available_timezones(), reason="no time zone database here")
-def test_what_is_missing_is_what_the_market_would_have_had() -> None:
-    """Bar by bar, against the time zone database."""
-    new_york, dice = ZoneInfo("America/New_York"), random.Random(7)
+def test_missing_bars_agree_with_the_time_zone_database() -> None:
+    new_york, rng = ZoneInfo("America/New_York"), random.Random(7)
 
     def is_open(when: Any) -> Any:
         minute = timedelta(days=when.weekday(), hours=when.hour, minutes=when.minute)
         return not timedelta(days=4, hours=17) <= minute < timedelta(days=6, hours=17)
 
     for _ in range(300):
-        step = dice.choice([5, 15, 60, 240, 1440]) * timedelta(minutes=1)
-        since = at(dice.choice([1995, 2006, 2007, 2024]), 1, 1) + dice.randrange(525_000) * timedelta(minutes=1)
-        count = dice.randrange(1, 400)
+        step = rng.choice([5, 15, 60, 240, 1440]) * timedelta(minutes=1)
+        since = at(rng.choice([1995, 2006, 2007, 2024]), 1, 1) + rng.randrange(525_000) * timedelta(minutes=1)
+        count = rng.randrange(1, 400)
         missing = sum(is_open((since + number * step).astimezone(new_york)) for number in range(count))
         assert gaps.gap(since, since + count * step, step).missing == missing
 
 
-def test_where_no_bar_fits_there_is_no_gap() -> None:
+def test_there_is_no_gap_if_not_one_bar_fits() -> None:
     assert gaps.gap(MONDAY, MONDAY + timedelta(minutes=59), HOUR) is None
     assert gaps.gap(MONDAY, MONDAY - HOUR, HOUR) is None
 
 
-def test_bars_of_a_week_know_no_weekends() -> None:
+def test_weekly_bars_have_no_weekends() -> None:
     assert gaps.gap(at(2024, 1, 7), at(2024, 1, 14), timedelta(days=7)).missing == 1
 
 
-def test_days_without_saturday_and_sunday_are_whole() -> None:
+def test_daily_bars_may_lack_saturday_and_sunday() -> None:
     assert gaps.gap(at(2024, 1, 13), at(2024, 1, 15), timedelta(days=1)).is_weekend
 
 
-def test_holes_and_weekends_are_told_apart(bring_in: Callable[..., Any]) -> None:
+def test_distinguishes_holes_from_weekends(import_lines: Callable[..., Any]) -> None:
     friday, sunday = at(2024, 1, 12, 20), at(2024, 1, 14, 22)
-    bring_in(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(2, friday), *hours(3, sunday))
+    import_lines(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(2, friday), *hours(3, sunday))
 
-    assert found() == [
+    assert gap_rows() == [
         (MONDAY + 5 * HOUR, MONDAY + 8 * HOUR, 3),
         (MONDAY + 10 * HOUR, friday, 106),
         (friday + 2 * HOUR, sunday, 0),
     ]
 
 
-def test_between_two_moments_the_edges_count(bring_in: Callable[..., Any]) -> None:
-    bring_in(HEADER, *hours(5))
+def test_gaps_at_the_edges_of_an_interval_count(import_lines: Callable[..., Any]) -> None:
+    import_lines(HEADER, *hours(5))
 
-    assert found(since=MONDAY - HOUR, until=MONDAY + 7 * HOUR) == [
+    assert gap_rows(since=MONDAY - HOUR, until=MONDAY + 7 * HOUR) == [
         (MONDAY - HOUR, MONDAY, 1),
         (MONDAY + 5 * HOUR, MONDAY + 7 * HOUR, 2),
     ]
-    assert found(since=MONDAY + HOUR, until=MONDAY + 3 * HOUR) == []
-    assert found(since=MONDAY + 10 * HOUR, until=MONDAY + 12 * HOUR) == [
+    assert gap_rows(since=MONDAY + HOUR, until=MONDAY + 3 * HOUR) == []
+    assert gap_rows(since=MONDAY + 10 * HOUR, until=MONDAY + 12 * HOUR) == [
         (MONDAY + 10 * HOUR, MONDAY + 12 * HOUR, 2)
     ]  # fmt: skip
 
 
-def test_where_there_is_nothing_all_is_missing(desk_db: str) -> None:
-    assert found() == []
-    assert found(since=MONDAY, until=MONDAY + 4 * HOUR) == [(MONDAY, MONDAY + 4 * HOUR, 4)]
+def test_without_bars_the_whole_interval_is_missing(desk_db: str) -> None:
+    assert gap_rows() == []
+    assert gap_rows(since=MONDAY, until=MONDAY + 4 * HOUR) == [(MONDAY, MONDAY + 4 * HOUR, 4)]
 
 
 @pytest.mark.parametrize("slice_", [1, 2, 3, 7, 100])
-def test_slices_do_not_change_what_is_found(
-    bring_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, slice_: int
+def test_the_slice_size_does_not_change_the_result(
+    import_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, slice_: int
 ) -> None:
-    bring_in(
+    import_lines(
         HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR), *hours(1, MONDAY + 40 * HOUR), *hours(3, MONDAY + 42 * HOUR)
     )
-    whole = found()
+    whole = gap_rows()
 
     monkeypatch.setattr(services, "SLICE", slice_)
 
-    assert found() == whole
+    assert gap_rows() == whole
     assert [missing for *_, missing in whole] == [3, 30, 1]
 
 
-def test_the_desks_own_file_lacks_the_holidays_alone(desk_db: str) -> None:
+def test_the_bundled_file_lacks_only_holidays(desk_db: str) -> None:
     call_command("import_candles", str(services.EURUSD_1H), "--symbol", "EURUSD", "--minutes", "60")
 
-    holes = [one for one in found() if one[2]]
+    holes = [(since, missing) for since, _, missing in gap_rows() if missing]
 
-    assert [(since.date().isoformat(), missing) for since, _, missing in holes] == [
+    assert [(since.date().isoformat(), missing) for since, missing in holes] == [
         ("2017-12-22", 24),
         ("2017-12-29", 24),
     ]
 
 
-# --- where people see them
+# --- command and admin page
 
 
-def test_the_command_tells_holes_and_counts_weekends(
-    bring_in: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+def test_the_command_lists_holes_and_counts_weekends(
+    import_lines: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bring_in(HEADER, *hours(2, at(2024, 1, 12, 20)), *hours(1, at(2024, 1, 14, 22)), *hours(1, at(2024, 1, 15, 1)))
+    import_lines(HEADER, *hours(2, at(2024, 1, 12, 20)), *hours(1, at(2024, 1, 14, 22)), *hours(1, at(2024, 1, 15, 1)))
 
     call_command("candle_gaps", "--symbol", "EURUSD", "--minutes", "60")
-    said = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out.splitlines()
 
-    assert said == [
+    assert output == [
         "2024-01-14 23:00  2024-01-15 01:00  hole of 2 bars",
         "1 holes, 2 bars missing in them; 1 weekends.",
     ]
@@ -157,20 +156,20 @@ def test_the_command_tells_holes_and_counts_weekends(
     assert "2024-01-12 22:00  2024-01-14 22:00  weekend" in capsys.readouterr().out
 
 
-def test_the_command_refuses_an_instrument_that_is_not_there(desk_db: str) -> None:
+def test_the_command_refuses_an_unknown_instrument(desk_db: str) -> None:
     with pytest.raises(CommandError, match="not_found"):
         call_command("candle_gaps", "--symbol", "EURGBP", "--minutes", "60")
 
 
-def test_an_instruments_page_shows_what_is_there(bring_in: Callable[..., Any], client: Client, staff: User) -> None:
-    bring_in(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR))
-    bring_in(HEADER, *hours(3), minutes=15)
+def test_an_instruments_page_shows_its_bars(import_lines: Callable[..., Any], client: Client, staff: User) -> None:
+    import_lines(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR))
+    import_lines(HEADER, *hours(3), minutes=15)
     client.force_login(staff)
 
     page = client.get(reverse("admin:market_instrument_change", args=["EURUSD"]))
 
-    shown = [(one.minutes, one.bars, one.holes, one.missing) for one in page.context["series"]]
-    assert shown == [(15, 3, 2, 6), (60, 7, 1, 3)]
+    series = [(series.minutes, series.bars, series.holes, series.missing) for series in page.context["series"]]
+    assert series == [(15, 3, 2, 6), (60, 7, 1, 3)]
     assert "2024-01-08 09:00" in page.content.decode()
 
 
@@ -182,11 +181,9 @@ def test_an_instrument_without_bars_says_so(desk_db: str, client: Client, staff:
     assert "No bars" in page.content.decode()
 
 
-def test_more_than_a_page_can_count_is_not_counted(
-    bring_in: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bring_in(HEADER, *hours(5))
+def test_too_many_bars_are_not_counted(import_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import_lines(HEADER, *hours(5))
 
-    monkeypatch.setattr(services, "MOST_SHOWN", 4)
+    monkeypatch.setattr(services, "MOST_COUNTED", 4)
 
     assert services.series_of(symbol="EURUSD")[0].bars is None

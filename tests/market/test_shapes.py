@@ -1,4 +1,4 @@
-"""The shapes in which bars come, and what of them is refused."""
+"""The formats of candle files, and the lines that are refused."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from market import imports
-from market.imports import Bar, Reading, text_of
+from market.imports import Bar, Reader, text_of
 from tests.market.conftest import BAR, HEADER, MONDAY, NOW, hours, line
 
 
@@ -24,8 +24,8 @@ def read(*lines: Any, packed: bool = False, encoding: str = "utf-8", **more: Any
 
 def read_bytes(raw: Any, minutes: int = 60, now: Any = NOW, **more: Any) -> Any:
     with text_of(io.BufferedReader(io.BytesIO(raw))) as text:
-        reading = Reading(text, minutes=minutes, now=now, **more)
-        return reading, list(reading)
+        reader = Reader(text, minutes=minutes, now=now, **more)
+        return reader, list(reader)
 
 
 SHAPES: dict[str, Any] = {
@@ -50,36 +50,36 @@ SHAPES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_shape_is_known_by_its_beginning(shape: str) -> None:
-    reading, bars = read(*SHAPES[shape])
+def test_recognises_a_format_by_its_first_line(shape: str) -> None:
+    reader, bars = read(*SHAPES[shape])
 
-    assert reading.shape.name == shape.split(",")[0]
+    assert reader.shape.name == shape.split(",")[0]
     assert bars == [bar(2024, 1, 8, 9)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_may_be_packed(shape: str) -> None:
+def test_every_format_may_be_compressed(shape: str) -> None:
     assert read(*SHAPES[shape], packed=True)[1] == [bar(2024, 1, 8, 9)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_the_mark_of_an_encoding_is_no_part_of_the_header(encoding: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_header(encoding: str) -> None:
     assert read(*SHAPES["MetaTrader 5"], encoding=encoding)[1] == [bar(2024, 1, 8, 9)]
 
 
-def test_lines_may_end_as_on_windows_and_blank_ones_are_passed_over() -> None:
+def test_accepts_windows_line_ends_and_skips_blank_lines() -> None:
     raw = "\r\n".join([*SHAPES["header"], "", line(MONDAY.replace(hour=10)), ""]).encode()
 
     assert read_bytes(raw)[1] == [bar(2024, 1, 8, 9), bar(2024, 1, 8, 10)]
 
 
-def test_bars_of_a_day_have_no_time() -> None:
+def test_daily_bars_need_no_time() -> None:
     lines = ["<DATE>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>", "2024.01.08\t1.1\t1.2\t1.0\t1.15"]
 
     assert read(*lines, minutes=1440)[1] == [bar(2024, 1, 8)._replace(volume=Decimal(0))]
 
 
-def test_prices_are_kept_as_they_stand() -> None:
+def test_reads_prices_exactly_as_written() -> None:
     _, bars = read(HEADER, "2024-01-08T09:00:00Z,0.10000001,0.3,0.1,0.20000000000,8.100000381469727")
 
     assert bars[0][1:] == tuple(map(Decimal, ("0.10000001", "0.3", "0.1", "0.2", "8.10000038")))
@@ -90,31 +90,31 @@ def test_prices_are_kept_as_they_stand() -> None:
 
 @pytest.mark.parametrize(("offset", "hour"), [("+02:00", 7), ("-05:00", 14), ("+3", 6), ("Z", 9)])
 @pytest.mark.parametrize("shape", ["MetaTrader 5", "MetaTrader 4", "header, seconds", "header, day and time apart"])
-def test_a_brokers_clock_is_brought_to_utc(shape: str, offset: str, hour: int) -> None:
-    reading, bars = read(*SHAPES[shape], utc_offset=imports.offset_of(offset))
+def test_converts_a_brokers_time_to_utc(shape: str, offset: str, hour: int) -> None:
+    reader, bars = read(*SHAPES[shape], utc_offset=imports.offset_of(offset))
 
     assert bars == [bar(2024, 1, 8, hour)]
-    assert not reading.assumes_utc
+    assert not reader.assumes_utc
 
 
-def test_a_clock_of_which_nothing_is_said_is_taken_for_utc_and_told() -> None:
+def test_reports_that_times_without_a_zone_are_taken_as_utc() -> None:
     assert read(*SHAPES["MetaTrader 5"])[0].assumes_utc
     assert not read(*SHAPES["header"])[0].assumes_utc
     assert not read(*SHAPES["Dukascopy"])[0].assumes_utc
 
 
-def test_histdata_is_five_hours_behind_unless_told_otherwise() -> None:
+def test_histdata_is_five_hours_behind_utc_unless_an_offset_is_given() -> None:
     assert read(*SHAPES["HistData"], utc_offset=timedelta())[1] == [bar(2024, 1, 8, 4)]
 
 
 @pytest.mark.parametrize("shape", ["header", "Dukascopy", "Dukascopy, local", "header, a zone in the time"])
-def test_refuses_an_offset_where_the_file_names_its_zone(shape: str) -> None:
+def test_refuses_an_offset_if_the_file_states_its_zone(shape: str) -> None:
     with pytest.raises(imports.CandlesZoneKnown):
         read(*SHAPES[shape], utc_offset=timedelta(hours=2))
 
 
 @pytest.mark.parametrize("text", ["", "2", "+2h", "+25:00", "+02:60", "Europe/Athens", "+٢"])
-def test_refuses_what_is_no_offset(text: str) -> None:
+def test_refuses_a_malformed_offset(text: str) -> None:
     with pytest.raises(ValueError, match="is not an offset"):
         imports.offset_of(text)
 
@@ -154,39 +154,39 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("wrong", REFUSED)
-def test_refuses(wrong: str) -> None:
-    code, number, lines = REFUSED[wrong]
+@pytest.mark.parametrize("fault", REFUSED)
+def test_refuses(fault: str) -> None:
+    code, number, lines = REFUSED[fault]
 
-    with pytest.raises(imports.LineRefused) as no:
+    with pytest.raises(imports.LineRefused) as refusal:
         read(*lines)
 
-    assert (no.value.code, no.value.extra["line"]) == (code, number)
-    assert no.value.message.startswith(f"line {number}: ")
+    assert (refusal.value.code, refusal.value.extra["line"]) == (code, number)
+    assert refusal.value.message.startswith(f"line {number}: ")
 
 
-def test_refuses_a_packed_file_that_was_cut() -> None:
+def test_refuses_a_truncated_compressed_file() -> None:
     packed = gzip.compress("\n".join([HEADER, *hours(50)]).encode())
 
     for cut in (packed[:-20], packed[:5], packed[:10]):
-        with pytest.raises(imports.CandlesUnreadable, match="damaged or cut"):
+        with pytest.raises(imports.CandlesUnreadable, match="damaged or truncated"):
             read_bytes(cut)
 
 
-def test_refuses_bytes_that_are_no_text() -> None:
+def test_refuses_bytes_that_are_not_text() -> None:
     with pytest.raises(imports.CandlesUnreadable):
         read_bytes(bytes(range(128, 256)) * 4)
     with pytest.raises(imports.CandleMalformed, match="line 3"):
         read_bytes("\n".join([HEADER, *hours(1)]).encode() + b"\n2024-01-08T01:00:00Z,\xff,1,1,1,1\n")
 
 
-def test_the_bar_that_is_not_over_is_left_out() -> None:
-    reading, bars = read(HEADER, *hours(3), now=MONDAY + timedelta(hours=2, minutes=59))
+def test_leaves_out_an_unfinished_bar() -> None:
+    reader, bars = read(HEADER, *hours(3), now=MONDAY + timedelta(hours=2, minutes=59))
 
-    assert (len(bars), reading.unfinished) == (2, 1)
+    assert (len(bars), reader.unfinished) == (2, 1)
 
 
-def test_months_are_of_different_length() -> None:
+def test_accepts_months_of_different_length() -> None:
     lines = [f"2024-{month:02}-01,{BAR}" for month in range(1, 13)]
 
     assert len(read(HEADER, *lines, minutes=43200)[1]) == 12

@@ -267,7 +267,7 @@ def test_the_page_of_a_trade_not_copied_gives_the_reason(as_finn: Client, lena_b
 
     page = text(as_finn.get(page_of(follows, f"receipts/{ref}")))
 
-    assert "Not copied: EURUSD BUY 0.10 not copied less than the smallest volume" in page
+    assert "Not copied: EURUSD BUY 0.10 not copied the volume was below the smallest" in page
     assert "Less than the smallest, 1.00: not copied 0.00" in page
     assert "No order was sent" in page
 
@@ -506,7 +506,7 @@ def test_a_provider_sees_counts_and_no_names(
 
     assert "Subscriptions now 2" in page
     assert "Copied 25.0 %" in page and "Not copyable 50.0 %" in page
-    assert "1 of 2 1 the settings leave this symbol out" in page
+    assert "1 of 2 1 the settings exclude this symbol" in page
     assert "1 the account had not enough free margin" in page
     assert "1 copy still open after you closed : 0.07 lots" in page
     for name in (finn.owner.username, sam.owner.username, finn.name, sam.name, follows.sub_id, other.sub_id, "broke"):

@@ -125,7 +125,7 @@ def test_terms_that_make_no_sense_are_told_at_their_field(admin: Client, follows
     answer = do(admin, "set_terms", follows, **{**TERMS, "fixed_lots": "", "min_volume": "2", "max_volume": "1"})
 
     assert set(answer.context["form"].errors) == {"fixed_lots", "min_volume"}
-    assert "It is above the largest." in text(answer)
+    assert "The smallest volume is above the largest." in text(answer)
     assert Terms.objects.filter(subscription=follows).count() == 1
 
 

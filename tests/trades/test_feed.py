@@ -42,12 +42,12 @@ def test_settings_that_are_gone_leave_nothing_that_others_could_be_taken_for() -
 
 def test_what_those_who_lag_are_sent_does_not_pile_up_in_the_log() -> None:
     entry = Entry.of(0, OPENED)
-    entry.forget()
+    entry.mark_delivered()
 
     followers = [source(lots) for lots in range(1, 100)]
     assert [volume_of(entry, one) for one in followers] == [f"{lots}.00000000" for lots in range(1, 100)]
 
-    assert len(entry.shown) <= feed.MOST_SHOWN
+    assert len(entry.renderings) <= feed.MOST_RENDERED
 
 
 def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else() -> None:
@@ -66,7 +66,7 @@ def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else() -> None:
         entry = Entry.of(0, OPENED)
         stream.append(entry)
         await ours._deliver(stream, [entry])
-        await asyncio.gather(*ours.at_work)
+        await asyncio.gather(*ours.background_tasks)
         ours.pool.shutdown()
 
     asyncio.run(deliver())

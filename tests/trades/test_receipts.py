@@ -225,7 +225,7 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
         ),
         (
             replace(BY, min_volume=Decimal("0.2")),
-            "0.50 lots × 0.333 = 0.1665; less than the smallest, 0.20: not copied → 0.00",
+            "0.50 lots × 0.333 = 0.1665; below the smallest, 0.20: not copied → 0.00",
         ),
         (replace(BY, mode="FIXED", fixed_lots=Decimal("0.03")), "the same lots each time = 0.03"),
         (EQUITY, "0.50 lots × 1 × 2500 / 10000 of equity = 0.125"),
@@ -235,7 +235,7 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
         ),
         (replace(EQUITY, equity=None), "the equity of both accounts was not known"),
         (RISK, "1 % of an equity of 10000 is 100 USD, lost between 1.105 and the stop at 1.1 by lots = 0.20"),
-        (replace(RISK, currency="CHF"), "what EURUSD loses at its stop cannot be told in CHF"),
+        (replace(RISK, currency="CHF"), "the loss of EURUSD at its stop cannot be converted to CHF"),
         (replace(BY, symbols=("XAUUSD",)), "EURUSD is not among the symbols to copy (XAUUSD) = 0.00"),
     ],
     ids=str,

@@ -178,7 +178,7 @@ def thaw(admin: Any, strategy: Any) -> Any:
 
 
 def test_only_a_hold_lifts_a_restriction_by_the_score(admin: Client, score: TrustScore, lena: TradingAccount) -> None:
-    assert "Lena-eurusd: closed by the owner's trust score" in (html := thaw(admin, lena.strategy))
+    assert "Lena-eurusd: frozen by the owner's trust score" in (html := thaw(admin, lena.strategy))
     assert "Set a hold on that score" in html
     assert Strategy.objects.get(account=lena).frozen_for == "TRUST"
     assert not AuditLog.objects.filter(action="strategy.thawed").exists()

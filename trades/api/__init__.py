@@ -1,4 +1,4 @@
-"""The endpoints. One class an operation: read the request, one call of the services, write the answer."""
+"""The endpoints of trades. One class for each route: parse the request, call one service, write the response."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +31,7 @@ MASTER, COPIER, READONLY = "master", "copier", "readonly"
 ANY_KIND = frozenset({MASTER, COPIER, READONLY})
 OWNERS = frozenset({MASTER, COPIER})
 
-# The HTTP status of each outcome that is not a refusal.
+# The HTTP status of each successful outcome.
 DONE = {
     "opened": 201,
     "open_already": 200,
@@ -49,8 +49,8 @@ DONE = {
 }
 
 
-class KindMay(BasePermission):
-    """The key's kind against the method's."""
+class KindAllowed(BasePermission):
+    """Allow a method only to the kinds of keys that the view lists for it."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         assert isinstance(view, BotView)
@@ -63,7 +63,7 @@ class KindMay(BasePermission):
 
 
 class KeyRate(BaseThrottle):
-    """The key's own limit, and that of all limited keys of its account together."""
+    """Limit the requests of one key, and those of all rate-limited keys of its account together."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         credential = call_of(request).credential
@@ -75,17 +75,17 @@ class KeyRate(BaseThrottle):
 
 
 class BotView(APIView):
-    """A route for signed requests. Every answer after a good signature is signed too."""
+    """A route for signed requests. The response to a request with a valid signature is signed too."""
 
     authentication_classes = [SignatureAuthentication]
-    permission_classes = [KindMay]
+    permission_classes = [KindAllowed]
     throttle_classes = [KeyRate]
     kinds: ClassVar[dict[str, frozenset[str]]]
     max_body = signed_http.MAX_BODY
     _renderer = JSONRenderer()
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
-        return self._renderer, self._renderer.media_type  # there is but one, and answers come encoded
+        return self._renderer, self._renderer.media_type  # JSON is the only one, and bodies arrive here encoded
 
     def check_permissions(self, request: Request) -> None:
         if request.method in self.allowed_methods:
@@ -113,13 +113,13 @@ def body_of(request: Request) -> dict[str, Any]:
 
 
 def query_of(request: Request) -> dict[str, str]:
-    """The query by name. (That no name stands twice was seen to when the signature was checked.)"""
+    """The query's parameters by name. Checking the signature has already refused repeated names."""
     pairs = [pair.partition("=") for pair in request.META.get("QUERY_STRING", "").split("&") if pair]
     return {name: value for name, _, value in pairs}
 
 
 def done(call: SignedCall, verb: str, args: dict[str, Any]) -> Outcome:
-    """Do the request's one effect; raise its refusal."""
+    """Execute the request's single operation; raise its refusal."""
     operation = Operation(call.signable.idempotency_key, call.signable.fingerprint(), verb, args)
     outcome = services.run_signed(call, [operation])[0]
     if (refusal := errors.of_outcome(outcome)) is not None:
@@ -135,7 +135,7 @@ def answer(outcome: Outcome, body: dict[str, Any] | None = None, status: int | N
 
 
 def response_body(outcome: Outcome) -> dict[str, Any]:
-    """The body of a canonical route's answer."""
+    """The body of a response of the v2 routes."""
     code = outcome["code"]
     body: dict[str, Any] = {"status": _STATUS.get(code, code)}
     if "trade" in outcome:
@@ -145,11 +145,11 @@ def response_body(outcome: Outcome) -> dict[str, Any]:
     if code == "ignored":
         body["ignored"] = True
     fields: Mapping[str, Any] = outcome
-    return body | {name: fields[name] for name in _ALSO if name in fields}
+    return body | {name: fields[name] for name in _ORDER_FIELDS if name in fields}
 
 
 _STATUS = {"opened": "broadcasted", "open_already": "broadcasted", "closed": "CLOSED", "closed_already": "CLOSED"}
-_ALSO = ("order_id", "slippage_points", "slippage_bps")
+_ORDER_FIELDS = ("order_id", "slippage_points", "slippage_bps")
 
 
 def is_copy(call: SignedCall) -> bool:
@@ -160,20 +160,20 @@ def is_copy(call: SignedCall) -> bool:
 
 
 def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
-    """The snapshot of the caller's account and its ETag; no snapshot where the caller has it already."""
+    """The call, the snapshot of the caller's account (None if the caller already has it), and the ETag."""
     call = call_of(request)
     version = snapshot.current_version(call)
     if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
-        raise SeqReplayed("This very request was made before: sign a new one.")
+        raise SeqReplayed("This request was already made: sign a new one.")
     etag = snapshot.etag(version)
     if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
         return call, None, etag
-    found = snapshot.cached(call.credential.account_id, version)
-    return call, found, snapshot.etag(found.version)
+    current = snapshot.cached(call.credential.account_id, version)
+    return call, current, snapshot.etag(current.version)
 
 
 class Time(APIView):
-    """The server's time, for bots to set their clocks by."""
+    """The server's time, by which bots correct their clocks."""
 
     @operations.public("time", "The server's time", {200: schema.TIME})
     def get(self, request: Request) -> HttpResponse:
@@ -181,14 +181,14 @@ class Time(APIView):
 
 
 class Active(BotView):
-    """The hot table: what is open now, and opening."""
+    """The active trades: the snapshot, and opening."""
 
     kinds = {"GET": ANY_KIND, "POST": OWNERS}
 
     @operations.signed("active_snapshot", "What is active now", {200: schema.SNAPSHOT, 304: None})
     def get(self, request: Request) -> HttpResponse:
-        _, found, etag = active(request)
-        response = HttpResponse(status=304) if found is None else json_response(found.body())
+        _, current, etag = active(request)
+        response = HttpResponse(status=304) if current is None else json_response(current.body())
         response["ETag"] = etag
         return response
 
@@ -205,7 +205,7 @@ class Active(BotView):
 
 
 class ActiveOne(BotView):
-    """One open trade of the caller's: its stops, and its close."""
+    """One open trade of the caller's account: changing its stops, and closing it."""
 
     kinds = {"PATCH": OWNERS, "DELETE": OWNERS}
 
@@ -241,7 +241,7 @@ class Reduce(BotView):
 
     @operations.signed(
         "reduce_trade",
-        "Close a part: volume is what must remain",
+        "Close a part: volume is the lots that must remain",
         {200: schema.DONE, 202: schema.DONE},
         schema.REDUCE,
         parameters=[schema.TICKET_OF_PATH],
@@ -252,7 +252,7 @@ class Reduce(BotView):
 
 
 class Batch(BotView):
-    """Many operations in one request and one transaction, each with its own idempotency key and result."""
+    """Up to 500 operations in one request and one transaction, each with its own idempotency key and result."""
 
     kinds = {"POST": OWNERS}
     max_body = signed_http.MAX_BATCH_BODY
@@ -260,11 +260,11 @@ class Batch(BotView):
     @operations.signed("batch", "Up to 500 operations, in order", {200: schema.BATCH_RESULT}, schema.BATCH)
     def post(self, request: Request) -> HttpResponse:
         call = call_of(request)
-        listed = parsers.BATCH.read(body_of(request)).done()["operations"]
-        read = [_operation(one, copy=is_copy(call)) for one in listed]
-        good = [one for one in read if isinstance(one, Operation)]
-        outcomes = iter(services.run_signed(call, good))
-        return json_response({"results": [_result(one, outcomes, call.request_id) for one in read]})
+        items = parsers.BATCH.read(body_of(request)).done()["operations"]
+        parsed = [_operation(item, copy=is_copy(call)) for item in items]
+        operations = [operation for operation in parsed if isinstance(operation, Operation)]
+        outcomes = iter(services.run_signed(call, operations))
+        return json_response({"results": [_result(item, outcomes, call.request_id) for item in parsed]})
 
 
 _VERBS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
@@ -275,37 +275,37 @@ _VERBS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
 }
 
 
-def _operation(one: Any, *, copy: bool) -> Operation | DomainError:
-    """One operation of a batch, or what is wrong with it."""
+def _operation(item: Any, *, copy: bool) -> Operation | DomainError:
+    """One operation of a batch, or the refusal of a malformed one."""
     try:
-        if not isinstance(one, dict):
+        if not isinstance(item, dict):
             raise Invalid({"operations": ["must be a JSON object"]})
-        key, action, fields = parsers.operation(one)
+        key, action, fields = parsers.operation(item)
         verb, read = _VERBS[action]
         args = read(fields, copy=copy)
-    except DomainError as no:
-        return no
+    except DomainError as refusal:
+        return refusal
     return Operation(key, signing.sha256_hex(orjson.dumps([verb, args], option=orjson.OPT_SORT_KEYS)), verb, args)
 
 
-def _result(one: Operation | DomainError, outcomes: Iterator[Outcome], request_id: str) -> dict[str, Any]:
-    if isinstance(one, DomainError):
-        return {"status": one.status, "problem": problem.of(one, request_id)}
+def _result(item: Operation | DomainError, outcomes: Iterator[Outcome], request_id: str) -> dict[str, Any]:
+    if isinstance(item, DomainError):
+        return {"status": item.status, "problem": problem.of(item, request_id)}
     outcome = next(outcomes)
-    key = {"idempotency_key": one.idempotency_key, "replayed": "replayed" in outcome}
+    key = {"idempotency_key": item.idempotency_key, "replayed": "replayed" in outcome}
     if (refusal := errors.of_outcome(outcome)) is not None:
         return {**key, "status": refusal.status, "problem": problem.of(refusal, request_id)}
     return {**key, "status": DONE[outcome["code"]], "result": response_body(outcome)}
 
 
 class Orders(BotView):
-    """A copier's reports of what became of its orders."""
+    """A copier's execution reports."""
 
     kinds = {"POST": frozenset({COPIER})}
 
     @operations.signed(
         "report_order",
-        "Report an order; answers its slippage",
+        "Report an order; the response holds its slippage",
         {201: schema.ORDER, 202: schema.ORDER},
         schema.ORDER_REPORT,
         refuses=schema.REPORTING,
@@ -314,21 +314,21 @@ class Orders(BotView):
         return answer(done(call_of(request), "order_report", parsers.order(body_of(request))))
 
 
-# --- the names of the documents that came before
+# --- routes of earlier versions of the API
 
 
 class Actives(BotView):
-    """`/actives`: the same, in the first documents' form (a bare list, ticket numbers, always 200)."""
+    """`/actives`: snapshot and open in the earlier form: a bare list, tickets as numbers, always 200."""
 
     kinds = {"GET": ANY_KIND, "POST": OWNERS}
 
     @operations.signed("actives", "What is active now, as a bare list", {200: schema.BARE_LIST})
     def get(self, request: Request) -> HttpResponse:
-        _, found, etag = active(request)
-        if found is None:
+        _, current, etag = active(request)
+        if current is None:
             response = HttpResponse(status=304)
         else:
-            response = json_response([{**trade, "ticket_id": int(trade["ticket_id"])} for trade in found.trades])
+            response = json_response([{**trade, "ticket_id": int(trade["ticket_id"])} for trade in current.trades])
         response["ETag"] = etag
         return response
 
@@ -358,7 +358,7 @@ class SignalClose(BotView):
 
 
 class _V1(BotView):
-    """Routes of the first version say that they end, and when."""
+    """A route of version 1. Its responses announce the deprecation and the date on which the route ends."""
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         final = super().finalize_response(request, response, *args, **kwargs)
@@ -374,8 +374,8 @@ class V1Signals(_V1, Actives):
 
     @operations.signed("v1_signals", "What is active now (V1)", {200: schema.BARE_LIST}, deprecated=True)
     def get(self, request: Request) -> HttpResponse:
-        old: HttpResponse = super().get(request)
-        return old
+        response: HttpResponse = super().get(request)
+        return response
 
 
 class V1Broadcast(_V1, Actives):
@@ -391,8 +391,8 @@ class V1Broadcast(_V1, Actives):
         deprecated=True,
     )
     def post(self, request: Request) -> HttpResponse:
-        old: HttpResponse = super().post(request)
-        return old
+        response: HttpResponse = super().post(request)
+        return response
 
 
 class V1Close(_V1, SignalClose):
@@ -405,15 +405,15 @@ class V1Close(_V1, SignalClose):
         deprecated=True,
     )
     def post(self, request: Request) -> HttpResponse:
-        old: HttpResponse = super().post(request)
-        return old
+        response: HttpResponse = super().post(request)
+        return response
 
 
 # --- people
 
 
 class History(PeopleView):
-    """One's own closed trades, newest first, by cursor."""
+    """The caller's own closed trades, newest first, in pages by cursor."""
 
     @operations.personal(
         "history",
@@ -425,15 +425,17 @@ class History(PeopleView):
         rows = history.filtered(request._request, history.own(person_of(request)))
         limit = paging.limit(request.GET.get("limit"))
         cursor = paging.cursor(request.GET.get("cursor"))
-        found = list((history.after(cursor, rows) if cursor else rows)[: limit + 1])
-        page = found[:limit]
-        more = len(found) > limit
-        following = paging.Cursor(page[-1].closed_at, page[-1].trade_id).text() if more else None
-        return json_response({"data": [history.row(closed) for closed in page], "next": following, "has_more": more})
+        trades = list((history.after(cursor, rows) if cursor else rows)[: limit + 1])
+        page = trades[:limit]
+        has_more = len(trades) > limit
+        following = paging.Cursor(page[-1].closed_at, page[-1].trade_id).text() if has_more else None
+        return json_response(
+            {"data": [history.row(closed) for closed in page], "next": following, "has_more": has_more}
+        )
 
 
 class HistoryCsv(PeopleView):
-    """The same, all of it, streamed."""
+    """All of the caller's closed trades as CSV, streamed."""
 
     @operations.personal(
         "history_csv", "Your closed trades as CSV", {200: shapes.CSV}, parameters=schema.HISTORY_FILTERS

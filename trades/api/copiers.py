@@ -1,4 +1,4 @@
-"""What copiers say besides their trades: the beat, why something was not copied, what their account is worth."""
+"""Copiers' reports besides trades and orders: the heartbeat, skipped trades, the account's equity."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from trades.api import COPIER, OWNERS, BotView
 
 
 class Heartbeat(BotView):
-    """A copier's sign of life: it holds the account's lease, and learns whether it holds what it must."""
+    """A copier's heartbeat. It renews the account's lease; the response says whether its copies are in sync."""
 
     kinds = {"POST": frozenset({COPIER})}
 
@@ -27,19 +27,19 @@ class Heartbeat(BotView):
     def post(self, request: Request) -> HttpResponse:
         call = api.call_of(request)
         heartbeat = parsers.heartbeat(api.body_of(request))
-        told = heartbeat.pop("subscriptions")
-        found = snapshot.cached(call.credential.account_id, snapshot.current_version(call))
-        known = reconciliation.copier_record(call.credential.account_id, found)
-        answered = reconciliation.answers(found, known, told)
-        outcome = api.done(call, "copier_beat", {**heartbeat, "told": reconciliation.summary(answered, told)})
-        reconciliation.activate_next_secrets(known, found, told)
+        reports = heartbeat.pop("subscriptions")
+        current = snapshot.cached(call.credential.account_id, snapshot.current_version(call))
+        record = reconciliation.copier_record(call.credential.account_id, current)
+        answers = reconciliation.answers(current, record, reports)
+        outcome = api.done(call, "copier_beat", {**heartbeat, "told": reconciliation.summary(answers, reports)})
+        reconciliation.activate_next_secrets(record, current, reports)
         fields: Mapping[str, Any] = outcome
         lease = {name: fields[name] for name in ("fence", "lease_ms", "may_open_in_ms")}
-        return json_response({**lease, "subscriptions": answered})
+        return json_response({**lease, "subscriptions": answers})
 
 
 class Skips(BotView):
-    """A master's trade that was not copied, and why."""
+    """The reason why a provider's trade was not copied."""
 
     kinds = {"POST": frozenset({COPIER})}
 
@@ -51,7 +51,7 @@ class Skips(BotView):
 
 
 class Account(BotView):
-    """What the account is worth. Those who copy by equity need to know it of both sides."""
+    """Balance and equity of the account. Copying by equity needs those of both accounts."""
 
     kinds = {"POST": OWNERS}
 

@@ -1,7 +1,7 @@
-"""The verbs of a trade's life. Each is one statement: the transition is written once, in trades/sql.
+"""Opening, modifying, reducing and closing trades. Each verb calls one SQL function (trades/sql), which does the work.
 
-The four verbs are parts: they belong inside the caller's transaction. A signed request is a use case of its own,
-and its transaction is the protocol's (`run_signed`).
+The four verbs are parts: they run inside the caller's transaction. A signed request is a use case of its own, in the
+transaction of the protocol (`run_signed`).
 """
 
 import uuid
@@ -26,38 +26,38 @@ from trades.models import ActiveTrade, Reason, Side
 
 class TradeClosed(DomainError):
     code = "trade_closed"
-    detail = "This trade is closed for ever. Ask what is active; do not send it again."
+    detail = "This trade is closed and cannot be opened again. Ask for the active trades; do not send it again."
 
 
 class TradeExistsDifferent(DomainError):
     code = "trade_exists_different"
-    detail = "This ticket is open with other content."
+    detail = "This ticket is already open with other content."
 
 
 class TradeClosedConflict(DomainError):
     code = "trade_closed_conflict"
-    detail = "This trade was closed before, at another price or for another reason: the first close stands."
+    detail = "This trade was already closed at another price or for another reason. The first close stands."
 
 
 class TradeUnknown(DomainError):
     code = "trade_unknown"
     status = 404
-    detail = "No such trade on this account."
+    detail = "This account has no such trade."
 
 
 class VolumeIncrease(DomainError):
     code = "volume_increase"
-    detail = "A reduction names the volume that must remain; it cannot be more than is open."
+    detail = "The volume of a reduction is the lots that must remain open. It cannot be more than are open now."
 
 
 class DealExistsDifferent(DomainError):
     code = "deal_exists_different"
-    detail = "This deal was told before with other content."
+    detail = "This deal was already reported with other content."
 
 
 class StrategyCloseOnly(DomainError):
     code = "strategy_close_only"
-    detail = "This strategy may close but not open."
+    detail = "This strategy may close trades but not open new ones."
 
 
 class StopWrongSide(DomainError):
@@ -84,7 +84,7 @@ class StrategyMissing(DomainError):
 
 class LeaseLost(DomainError):
     code = "lease_lost"
-    detail = "Another copier took over this account. Open nothing more; stop this one, or start it anew."
+    detail = "Another copier has taken over this account. Open nothing more; stop or restart this copier."
 
 
 class Outcome(TypedDict, total=False):
@@ -115,10 +115,10 @@ class Operation:
 
 
 def run_signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcome]:
-    """Do what a signed request asks, all of it in one transaction: number, repeats, effects, audit rows.
+    """Execute a signed request in one transaction: sequence number, idempotency, effects, audit rows.
 
-    Outcomes come in the order of the operations; a refused one has `refused`, one answered from what was kept has
-    `replayed`. Raises where the call as a whole may not pass. Deltas go out after the commit.
+    Outcomes have the order of the operations. A refused operation has `refused`; one whose result was stored before has
+    `replayed`. Raises a refusal if the request as a whole is refused. Deltas are published after the commit.
     """
     answer = database.ask(
         database.BOT,
@@ -128,10 +128,10 @@ def run_signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcom
         orjson.dumps(call.caller()).decode(),
         orjson.dumps([operation.as_dict() for operation in operations]).decode(),
     )
-    answered = orjson.loads(answer)
-    if "refused" in answered:
-        raise errors.of_code(answered.pop("refused"), **answered)
-    outcomes: list[Outcome] = answered["results"]
+    response = orjson.loads(answer)
+    if "refused" in response:
+        raise errors.of_code(response.pop("refused"), **response)
+    outcomes: list[Outcome] = response["results"]
     for outcome in outcomes:
         if "event" in outcome and "replayed" not in outcome:
             publisher.publish(outcome)
@@ -154,9 +154,9 @@ def open_trade(
     copies: tuple[str, str] | None = None,
     actor: audit.Actor = audit.SYSTEM,
 ) -> Outcome:
-    """Open a trade on a provider's account, or report a copy (`copies`: strategy's name, master's ticket).
+    """Open a trade on a provider's account, or report a copy (`copies`: strategy name, provider's ticket).
 
-    Locks the account's strategy (a copy: the account). Refuses a ticket that is closed, or open with other content.
+    Locks the account's strategy; for a copy, the account. Refuses a ticket that is closed, or open with other content.
     """
     args: dict[str, Any] = {
         "ticket_id": str(ticket_id),
@@ -187,9 +187,9 @@ def modify_trade(
     tp: Decimal | None = _KEEP,
     actor: audit.Actor = audit.SYSTEM,
 ) -> Outcome:
-    """Set the stops that are named; None removes one. Locks the stream, then the trade."""
-    named = {name: value for name, value in (("sl", sl), ("tp", tp)) if value is not _KEEP}
-    stops = {name: None if value is None else _amount(value) for name, value in named.items()}
+    """Set the given stops; None removes one. Locks the stream, then the trade."""
+    changed = {name: value for name, value in (("sl", sl), ("tp", tp)) if value is not _KEEP}
+    stops = {name: None if value is None else _amount(value) for name, value in changed.items()}
     return _do("trade_modify", account, actor, {"ticket_id": str(ticket_id), **stops})
 
 
@@ -204,7 +204,7 @@ def reduce_trade(
     profit: Decimal,
     actor: audit.Actor = audit.SYSTEM,
 ) -> Outcome:
-    """Close a part: `volume` lots must remain (zero closes the trade). A deal told again changes nothing."""
+    """Close a part of a trade: `volume` lots remain (zero closes the trade). Repeating a `deal_id` changes nothing."""
     return _do(
         "trade_reduce",
         account,
@@ -241,12 +241,12 @@ def close_trade(
 
 
 def _amount(value: Decimal) -> str:
-    """As the database's verbs take it; ValueError for what it could not keep exactly."""
+    """The amount as text for the SQL functions; ValueError if the database could not store it exactly."""
     return money.text(money.exact(value))
 
 
 def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:
-    """One verb in the caller's transaction. Its event goes out after the commit, or never."""
+    """Call one SQL function in the caller's transaction. Its event is published after the commit, if there is one."""
     outcome = _ask(verb, {**actor.caller(), "account": account.pk}, args)
     if (refusal := errors.of_outcome(outcome)) is not None:
         raise refusal
@@ -258,7 +258,7 @@ def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, 
 def _ask(verb: str, caller: dict[str, Any], args: dict[str, Any]) -> Outcome:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # the verb is one of ours
+            f"select {verb}(%s::jsonb, %s::jsonb)::text",  # the name comes from this module, never from a request
             [orjson.dumps(caller).decode(), orjson.dumps(args).decode()],
         )
         (answer,) = cursor.fetchone() or ("{}",)
@@ -269,7 +269,7 @@ def _ask(verb: str, caller: dict[str, Any], args: dict[str, Any]) -> Outcome:
 def force_close(
     *, trade_id: uuid.UUID, close_price: Decimal, profit: Decimal, note: str, actor: audit.Actor
 ) -> Outcome:
-    """Close an open trade by staff's hand, as a whole use case."""
+    """Close an open trade on behalf of staff, with a note for the audit log."""
     with use_case():
         trade = ActiveTrade.objects.select_related("account").filter(pk=trade_id).first()
         if trade is None:

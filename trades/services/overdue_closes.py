@@ -1,8 +1,7 @@
-"""Closes that copiers owe.
+"""Overdue closes: copies that are still open although their provider's trade is closed.
 
-A copy that is open though its master's trade is closed is a debt: it is told nowhere else and needs no message, for it
-is what the hot table says. It is paid when the copy's close arrives. The rows here remember when it began and how often
-it was escalated.
+The hot table alone decides which closes are overdue, so no message can be lost. A close stops being overdue when it
+arrives. The rows here only record since when it is overdue and how often it was escalated.
 """
 
 from datetime import timedelta
@@ -21,7 +20,7 @@ ESCALATED_AFTER = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=
 
 
 def overdue() -> "models.QuerySet[ActiveTrade]":
-    """Copies whose master's trade is closed, with when it was (`overdue_since`)."""
+    """Open copies whose provider's trade is closed, annotated with the time of that close (`overdue_since`)."""
     closed = TradeHistory.objects.filter(trade=models.OuterRef("master_trade"))
     return (
         ActiveTrade.objects.filter(master_trade__isnull=False)
@@ -32,7 +31,7 @@ def overdue() -> "models.QuerySet[ActiveTrade]":
 
 @use_case()
 def update() -> int:
-    """Bring the rows in line with the hot table; how many are owed. Safe to run twice, and at the same time."""
+    """Bring the rows in line with the hot table; return the number of overdue closes. Safe to run concurrently."""
     current = list(overdue())
     OverdueClose.objects.bulk_create([_overdue_close(copy) for copy in current], ignore_conflicts=True)
     _note_closed()
@@ -60,7 +59,7 @@ def _note_closed() -> None:
 
 
 def _escalate(overdue_close: Any) -> None:
-    """Each level once: the first for the log, all for whoever looks."""
+    """Record and log each level once."""
     level = sum(overdue_close.age >= after for after in ESCALATED_AFTER)
     if level <= overdue_close.level:
         return

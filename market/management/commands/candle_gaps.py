@@ -1,4 +1,4 @@
-"""`manage.py candle_gaps --symbol EURUSD --minutes 60`: where bars are missing."""
+"""`manage.py candle_gaps --symbol EURUSD --minutes 60`: list missing bars."""
 
 from argparse import ArgumentTypeError
 from datetime import UTC, datetime
@@ -11,37 +11,39 @@ from market import services
 
 
 class Command(BaseCommand):
-    help = "Tell where bars are missing, weekends apart from holes. Nothing is ever filled in."
+    help = "List missing bars; weekends count separately from holes. Nothing is filled in."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--symbol", required=True)
-        parser.add_argument("--minutes", required=True, type=int, help="how long a bar lasts")
-        parser.add_argument("--since", type=_moment, help="ISO 8601, UTC where no zone is named; else the first bar")
-        parser.add_argument("--until", type=_moment, help="ISO 8601, UTC where no zone is named; else the last bar")
+        parser.add_argument("--minutes", required=True, type=int, help="length of a bar")
+        parser.add_argument(
+            "--since", type=_moment, help="ISO 8601, UTC unless a zone is given; default: the first bar"
+        )
+        parser.add_argument("--until", type=_moment, help="ISO 8601, UTC unless a zone is given; default: the last bar")
         parser.add_argument("--weekends", action="store_true", help="list weekends too")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        asked = {name: options[name] for name in ("symbol", "minutes", "since", "until")}
+        arguments = {name: options[name] for name in ("symbol", "minutes", "since", "until")}
         weekends = holes = missing = 0
         try:
             services.instrument_of(options["symbol"])
-            for one in services.gaps_of(**asked):
-                weekends += one.is_weekend
-                holes += not one.is_weekend
-                missing += one.missing
-                if options["weekends"] or not one.is_weekend:
-                    kind = "weekend" if one.is_weekend else f"hole of {one.missing:,} bars"
-                    self.stdout.write(f"{one.since:%Y-%m-%d %H:%M}  {one.until:%Y-%m-%d %H:%M}  {kind}")
-        except Invalid as no:
-            raise CommandError(f"{no.code}: {no.extra['fields']}") from no
-        except DomainError as no:
-            raise CommandError(f"{no.code}: {no.message}") from no
+            for gap in services.gaps_of(**arguments):
+                weekends += gap.is_weekend
+                holes += not gap.is_weekend
+                missing += gap.missing
+                if options["weekends"] or not gap.is_weekend:
+                    kind = "weekend" if gap.is_weekend else f"hole of {gap.missing:,} bars"
+                    self.stdout.write(f"{gap.since:%Y-%m-%d %H:%M}  {gap.until:%Y-%m-%d %H:%M}  {kind}")
+        except Invalid as refusal:
+            raise CommandError(f"{refusal.code}: {refusal.extra['fields']}") from refusal
+        except DomainError as refusal:
+            raise CommandError(f"{refusal.code}: {refusal.message}") from refusal
         self.stdout.write(f"{holes:,} holes, {missing:,} bars missing in them; {weekends:,} weekends.")
 
 
 def _moment(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as no:
-        raise ArgumentTypeError(str(no)) from no
+    except ValueError as fault:
+        raise ArgumentTypeError(str(fault)) from fault
     return at if at.tzinfo else at.replace(tzinfo=UTC)

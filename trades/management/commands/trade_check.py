@@ -1,10 +1,10 @@
-"""`manage.py trade_check`: every trade is in exactly one home, or exit 1 with the first that is not."""
+"""`manage.py trade_check`: exit 0 if all invariants of trades hold, otherwise 1 with the first offenders."""
 
 from core.invariants import CheckCommand
 from trades import checks
 
 
 class Command(CheckCommand):
-    help = "Prove that every trade is in exactly one home. Exit 0 only when all invariants hold."
+    help = "Check that every trade is in exactly one home. Exit 0 only if all invariants hold."
     invariants = checks.INVARIANTS
     apps = checks.APPS
