@@ -268,7 +268,7 @@ def test_the_page_of_a_trade_not_copied_gives_the_reason(as_finn: Client, lena_b
     page = text(as_finn.get(page_of(follows, f"receipts/{ref}")))
 
     assert "Not copied: EURUSD BUY 0.10 not copied the volume was below the smallest" in page
-    assert "Less than the smallest, 1.00: not copied 0.00" in page
+    assert "Below the smallest, 1.00: not copied 0.00" in page
     assert "No order was sent" in page
 
 
