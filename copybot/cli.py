@@ -25,19 +25,20 @@ from copybot.settings import Settings, SettingsError, load
 from copybot.state_store import StateInUse, StateOfAnotherVersion, StateUnwritable
 from copybot.stream import Stream
 from copybot.terminals import BrokerUnreachable, ahead_ms_of, position_finder_of, terminal_of
-from copybot.views import Following, Measured, Showing, WatchedCopier, WatchedGuard
+from copybot.views import CopierView, PublisherView, TimedClient, WatchedCopier, WatchedGuard
 
-DONE, UNWELL, MISUSED, CANNOT_START, NOT_LET_IN = range(5)
+DONE, PROBLEM_FOUND, MISUSED, CANNOT_START, KEY_REFUSED = range(5)
 _CODES = (
-    "exit codes: 0 ended as asked; 1 the doctor found something, or an unforeseen fault; 2 the configuration or the "
-    "command is wrong; 3 it cannot start (a state file is in use, the broker is away); 4 the desk refuses the key"
+    "exit codes: 0 ended as requested; 1 the doctor found a problem, or an unexpected error; 2 the configuration or "
+    "the command is wrong; 3 cannot start (a state file is in use, the broker is unreachable); 4 the desk refuses "
+    "the key"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     options = _parser().parse_args(argv)
-    _speak_plainly()
+    _prepare_output()
     try:
         if options.command == "example":
             sys.stdout.write(resources.files("copybot").joinpath("copybot.example.toml").read_text(encoding="utf-8"))
@@ -47,18 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options)
     except SettingsError as mistake:
         return _fail(MISUSED, str(mistake))
-    except (StateInUse, StateOfAnotherVersion, StateUnwritable, IndexTaken, BrokerUnreachable) as hindrance:
-        return _fail(CANNOT_START, str(hindrance))
+    except (StateInUse, StateOfAnotherVersion, StateUnwritable, IndexTaken, BrokerUnreachable) as fault:
+        return _fail(CANNOT_START, str(fault))
     except PermissionError as fault:
-        return _fail(
-            CANNOT_START, f"{fault.filename} cannot be written ({fault.strerror}): give this user the right to"
-        )
+        return _fail(CANNOT_START, f"{fault.filename} cannot be written ({fault.strerror}): allow this user to write")
     except (KeyRefused, ScopeDenied) as refused:
-        return _fail(NOT_LET_IN, f"the desk does not let this key in: {refused}")
+        return _fail(KEY_REFUSED, f"the desk refuses this key: {refused}")
 
 
-def _speak_plainly() -> None:
-    """What a terminal or a file cannot show is no reason to fall over; nor is each request worth a line."""
+def _prepare_output() -> None:
+    """Replace characters that the output cannot show instead of failing, and do not log single requests."""
     for out in (sys.stdout, sys.stderr):
         if isinstance(out, io.TextIOWrapper):
             out.reconfigure(errors="replace")
@@ -70,18 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("copybot", description="The bot's side of Copydesk.", epilog=_CODES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     follow = commands.add_parser("follow", help="copy the strategies that the account subscribes to", epilog=_CODES)
-    follow.add_argument("--release", action="store_true", help="go on after a HALT whose reason you have looked into")
+    follow.add_argument("--release", action="store_true", help="go on after a HALT whose cause you have examined")
     follow.add_argument(
-        "--close-ended", action="store_true", help="close what is held of strategies that the desk no longer lists"
+        "--close-ended", action="store_true", help="close the copies of strategies that the desk no longer lists"
     )
     publish = commands.add_parser("publish", help="publish the account's own trades", epilog=_CODES)
-    commands.add_parser("example", help="print a configuration to begin with: copybot example > copybot.toml")
-    checks = commands.add_parser("doctor", help="look for what would keep the bot from its work", epilog=_CODES)
+    commands.add_parser("example", help="print a configuration to start with: copybot example > copybot.toml")
+    checks = commands.add_parser("doctor", help="check everything that the bot needs to work", epilog=_CODES)
     checks.add_argument(
-        "--for", dest="role", choices=("follow", "publish"), help="by default what the configuration is made for"
+        "--for", dest="role", choices=("follow", "publish"), help="default: the command that the configuration is for"
     )
     for command in (follow, publish):
-        command.add_argument("--plain", action="store_true", help="lines instead of a page; so also without a terminal")
+        command.add_argument(
+            "--plain", action="store_true", help="log lines instead of a page (default if no terminal)"
+        )
     for command in (follow, publish, checks):
         command.add_argument("--config", type=Path, default=Path("copybot.toml"), metavar="FILE", help="%(default)s")
     return parser
@@ -106,33 +107,33 @@ def follow(
     settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event, *, release: bool = False,
     closes_ended: bool = False,
 ) -> None:  # fmt: skip
-    """Copy until `stop`. Raises what keeps it from starting."""
+    """Copy until `stop`. Raises SettingsError, BrokerUnreachable or an error of the state file if it cannot start."""
     if not settings.subscriptions:
-        raise SettingsError("[subscriptions] is empty: name the strategy that you follow, its sub_id and its secrets")
-    # A request that waits keeps closes waiting: it is given up soon, and made again in turn.
-    client = Measured(settings.url, settings.key, settings.secret, timeout_s=5, attempts=1)
+        raise SettingsError("[subscriptions] is empty: add the strategy that you follow, its sub_id and its secrets")
+    # Closes wait while a request waits. So a request gets one short attempt, and the copier repeats it in turn.
+    client = TimedClient(settings.url, settings.key, settings.secret, timeout_s=5, attempts=1)
     terminal = terminal_of(settings, copies=True)
     copier = WatchedCopier(
         client, terminal, settings.subscriptions, settings.folder, client.desk_ms, settings.limits,
         closes_ended=closes_ended, ahead_ms=ahead_ms_of(terminal, client.desk_ms), guard_of=WatchedGuard,
     )  # fmt: skip
-    for one in copier.followed if release else ():
-        one.guard.release()
-    Following(copier, client, screen, happenings)
+    for followed in copier.followed if release else ():
+        followed.guard.release()
+    CopierView(copier, client, screen, happenings)
     with _hung_up(client), Stream(client) as stream:
         runner.run(copier, stream, stop)
 
 
 def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event) -> None:
-    """Publish until `stop`. Raises KeyRefused or ScopeDenied where the desk does not let the key in."""
-    client = Measured(settings.url, settings.key, settings.secret, timeout_s=5, attempts=2)
+    """Publish until `stop`. Raises KeyRefused or ScopeDenied if the desk refuses the key."""
+    client = TimedClient(settings.url, settings.key, settings.secret, timeout_s=5, attempts=2)
     publishing = settings.publishing
 
     def of(position: Position) -> dict[str, str] | None:
-        is_meant = (not publishing.magics or position.magic in publishing.magics) and (
+        is_selected = (not publishing.magics or position.magic in publishing.magics) and (
             not publishing.symbols or position.symbol in publishing.symbols
         )
-        return {} if is_meant else None
+        return {} if is_selected else None
 
     terminal = terminal_of(settings, copies=False)
     position_sync = PositionSync(
@@ -141,7 +142,7 @@ def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: th
         max_age_ms=None if publishing.publish_existing else publishing.max_open_age_ms,
     )  # fmt: skip
     publisher = Publisher(position_sync, poll_s=publishing.poll_ms / 1000)
-    Showing(publisher, client, screen, happenings)
+    PublisherView(publisher, client, screen, happenings)
     with _hung_up(client):
         publisher.run(stop)
 
@@ -156,13 +157,13 @@ def _hung_up(client: Client) -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """The first asks for an orderly end; another of the same kind has its usual effect."""
+    """The first signal asks for an orderly end; a second of the same kind has its usual effect."""
 
-    def ask(number: int, _: FrameType | None) -> None:
+    def ask_to_stop(number: int, _: FrameType | None) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -172,7 +173,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _screen(plain: bool, happenings: Happenings) -> Iterator[Screen]:
-    """A page on a terminal, else lines. What the program warns of is shown there too."""
+    """A page on a terminal, else a log. Logged warnings are shown there too."""
     console = Console(highlight=False)
     screen: Screen = Log(console) if plain or not console.is_terminal else Page(console)
     handler = _Warnings(happenings)
@@ -186,7 +187,7 @@ def _screen(plain: bool, happenings: Happenings) -> Iterator[Screen]:
 
 
 class _Warnings(logging.Handler):
-    """What is logged happens on the screen."""
+    """Shows logged warnings and errors on the screen."""
 
     def __init__(self, happenings: Happenings) -> None:
         super().__init__(logging.WARNING)

@@ -1,8 +1,8 @@
-"""A provider's bot for the demo: an honest, simple strategy on a paper account, sped up, published like any other.
+"""A provider's bot for the demo: a simple channel breakout on a fast paper account, published like any other.
 
-It buys a close above the highest high of the last bars and sells one below the lowest low, takes half off at twice its
-risk, trails its stop, and gets out at the stop or a shorter channel's other side. It keeps nothing but the account:
-what it holds, and at which stop, its broker knows.
+It buys a close above the highest high of the last bars and sells a close below the lowest low. It closes half at twice
+its risk, trails its stop, and exits at the stop or at the other side of a shorter channel. It stores no state besides
+the account.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Trader:
 
     @property
     def position(self) -> Position | None:
-        return next((one for one in self.terminal.positions() if one.magic == self.magic), None)
+        return next((position for position in self.terminal.positions() if position.magic == self.magic), None)
 
     def on_bar(self, bar: Bar) -> None:
         held = self.position
@@ -67,7 +67,7 @@ class Trader:
 
     @property
     def risk(self) -> Decimal:
-        """In price: twice what a bar spans."""
+        """The distance of the stop in price: twice the average range of a bar."""
         return tidy(2 * sum((past.high - past.low for past in self.seen), Decimal(0)) / max(1, len(self.seen)))
 
     def manage(self, held: Position, bar: Bar) -> None:
@@ -83,7 +83,7 @@ class Trader:
             self.trail(held, bar, sign)
 
     def trail(self, held: Position, bar: Bar, sign: int) -> None:
-        """Move the stop up behind the price, in steps of half the risk so that it does not chatter."""
+        """Move the stop after the price, in steps of at least half the risk, so that it does not move at every bar."""
         better = tidy(bar.close - sign * self.risk)
         if held.sl is None or (better - held.sl) * sign >= self.risk / 2:
             self.terminal.modify(held, sl=better, tp=None)
@@ -91,7 +91,7 @@ class Trader:
 
 @dataclass
 class Market:
-    """Hands the bars to the traders as they end."""
+    """Passes each bar to the traders when it ends."""
 
     candles: Candles
     clock: Clock
@@ -99,7 +99,7 @@ class Market:
     at_ms: int = 0
 
     def begin(self) -> None:
-        """Let the traders see what went before, so that they need not wait for it."""
+        """Give the traders the past bars that their channels need."""
         self.at_ms = self.clock()
         longest = max(trader.entry for trader in self.traders)
         for bar in list(self.candles.ended(self.at_ms - 2 * longest * self.candles.length_ms, self.at_ms)):
@@ -121,13 +121,13 @@ def tidy(price: Decimal) -> Decimal:
 
 
 def run(desk: Client, account: Path, bars: Path, *, bars_per_s: int) -> None:
-    """Trade and publish, until stopped."""
+    """Trade and publish until the process is stopped."""
     candles = Candles.read(bars, digits=DIGITS, repeats=True)
     clock = Clock(candles.starts_at, bars_per_s * candles.length_ms // 1000, PAPER_BEGAN_MS)
     account.parent.mkdir(parents=True, exist_ok=True)
     euro = Instrument(SYMBOL, candles, spread_points=SPREAD_POINTS)
     terminal = PaperBroker(account, [euro], clock, login="demo", deposit=DEPOSIT, stamp=clock.wall_at)
-    market = Market(candles, clock, [Trader(terminal, magic, *one) for magic, one in enumerate(CHANNELS, start=1)])
+    market = Market(candles, clock, [Trader(terminal, magic, *channel) for magic, channel in enumerate(CHANNELS, 1)])
     market.begin()
     Publisher(PositionSync(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_look=market.go_on).run(
         threading.Event()

@@ -1,7 +1,7 @@
-"""A model of the desk, for simulations: what it promises, and a line to it on which requests and answers are lost.
+"""A model of the desk for simulations, and an unreliable connection to it.
 
-One row of identity for each ticket, closed for ever; numbers without gaps; snapshots of one instant; effects that are
-kept under their keys; a lease. Nothing in here looks at a clock.
+It keeps the desk's promises: one identity per ticket, closed for ever; numbers without gaps; snapshots of one instant;
+effects stored under their idempotency keys; a lease. It reads no clock.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ def packet(
     seq: int, at_ms: int, action: str, ref: str, fields: Mapping[str, str], *, secret: str = SECRET,
     generation: str = "1",
 ) -> dict[str, str]:  # fmt: skip
-    """As the desk signs it, from the protocol's page alone. `fields`: symbol, type, volume, price, sl, tp as text."""
-    known = {"sub_id": SUB_ID, "seq": str(seq), "timestamp": str(at_ms), **fields}
-    text = [known[name] for name in packets.FIELDS]
+    """A packet signed as the protocol's page says. `fields`: symbol, type, volume, price, sl and tp as text."""
+    values = {"sub_id": SUB_ID, "seq": str(seq), "timestamp": str(at_ms), **fields}
+    text = [values[name] for name in packets.FIELDS]
     payload = "|".join([*text, "CP1", action, ref, generation])
     return {
         **dict(zip(packets.FIELDS, text, strict=True)),
@@ -40,8 +40,8 @@ def packet(
 
 
 @dataclass(slots=True)
-class AccountState:
-    """What the database holds, and a backup of it."""
+class DeskState:
+    """The desk's database. A copy of it serves as a backup."""
 
     seq: int = 0
     born: int = 0
@@ -57,7 +57,7 @@ class AccountState:
     leased_until: int = 0
     may_open_at: int = 0
 
-    def copy(self) -> "AccountState":
+    def copy(self) -> "DeskState":
         return replace(
             self, rows=dict(self.rows), closed=dict(self.closed), refs=dict(self.refs), answers=dict(self.answers),
             skips=dict(self.skips), gone=dict(self.gone),
@@ -67,13 +67,13 @@ class AccountState:
 _STATUS = {"trade_unknown": 404, "invalid": 422}
 
 
-def _no(code: str) -> DeskError:
+def _refusal(code: str) -> DeskError:
     return refusal(_STATUS.get(code, 409), {"code": code, "retry": "never"})
 
 
 @dataclass
 class DeskModel:
-    """One strategy, its master's account and one copier's."""
+    """One strategy, its provider's account and one copier's account."""
 
     now: Callable[[], int]
     lease_ms: int = 5_000
@@ -82,37 +82,37 @@ class DeskModel:
     down_until: int = 0
     terms: dict[str, Any] = field(default_factory=dict)
     closes_all: bool = False
-    kept: AccountState = field(default_factory=AccountState)
+    state: DeskState = field(default_factory=DeskState)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closes: dict[str, int] = field(default_factory=dict)
     opened: Counter[str] = field(default_factory=Counter)
     refs: set[str] = field(default_factory=set)
 
-    # --- what bots ask
+    # --- requests
 
     def active(self, account: str) -> dict[str, Any]:
         trades = [
-            row if row["role"] == "copy" or account == MASTER else row | {"copy": self._must(row)}
-            for (owner, _), row in self.kept.rows.items()
+            row if row["role"] == "copy" or account == MASTER else row | {"copy": self._target(row)}
+            for (owner, _), row in self.state.rows.items()
             if owner in (MASTER, account)
         ]
         return {
-            "stream_epoch": self.epoch, "as_of": {STRATEGY: str(self.kept.seq)}, "count": len(trades), "trades": trades
+            "stream_epoch": self.epoch, "as_of": {STRATEGY: str(self.state.seq)}, "count": len(trades), "trades": trades
         }  # fmt: skip
 
     def send(self, account: str, method: str, path: str, fields: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """One signed request. The effect of a key happens once, and is answered the same for ever, refusals too."""
-        print_of = f"{account} {method} {path} {sorted(fields.items()) if 'instance' not in fields else ''}"
-        if key in self.kept.answers:
-            known, answer = self.kept.answers[key]
-            if known != print_of:
-                raise _no("idempotency_conflict")
+        """One signed request. A key's effect happens once; repeats get the stored answer for ever, refusals too."""
+        fingerprint = f"{account} {method} {path} {sorted(fields.items()) if 'instance' not in fields else ''}"
+        if key in self.state.answers:
+            stored, answer = self.state.answers[key]
+            if stored != fingerprint:
+                raise _refusal("idempotency_conflict")
         else:
             try:
                 answer = self._do(account, method, path, fields)
             except DeskError as refused:
                 answer = refused
-            self.kept.answers[key] = print_of, answer
+            self.state.answers[key] = fingerprint, answer
         if isinstance(answer, DeskError):
             raise answer
         return answer
@@ -133,34 +133,34 @@ class DeskModel:
         if path.endswith("/skips"):
             return self._skip(fields)
         assert path.endswith("/orders"), path
-        if fields["trade_ref"] not in self.kept.refs:
-            raise _no("trade_unknown")
+        if fields["trade_ref"] not in self.state.refs:
+            raise _refusal("trade_unknown")
         return {"status": "reported"}
 
     # --- the verbs
 
     def _open(self, account: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        at, kept = (account, fields["ticket_id"]), self.kept
-        if at in kept.closed:
-            raise _no("trade_closed")
-        if at in kept.rows:
-            if kept.rows[at]["open_price"] != fields["open_price"]:
-                raise _no("trade_exists_different")
-            return {"trade": kept.rows[at]}
+        identity, state = (account, fields["ticket_id"]), self.state
+        if identity in state.closed:
+            raise _refusal("trade_closed")
+        if identity in state.rows:
+            if state.rows[identity]["open_price"] != fields["open_price"]:
+                raise _refusal("trade_exists_different")
+            return {"trade": state.rows[identity]}
         copies = fields.get("trade_ref")
-        if account == COPIER and copies not in kept.refs:
-            raise _no("trade_unknown")
-        kept.born += 1
-        self.opened[f"{account} {at[1]}"] += 1
+        if account == COPIER and copies not in state.refs:
+            raise _refusal("trade_unknown")
+        state.born += 1
+        self.opened[f"{account} {identity[1]}"] += 1
         row = {
             "trade_id": self._new_ref(), "role": "copy" if copies else "master", "strategy": STRATEGY,
-            "ticket_id": at[1], "symbol": fields["symbol"], "type": fields["type"], "volume": fields["volume"],
+            "ticket_id": identity[1], "symbol": fields["symbol"], "type": fields["type"], "volume": fields["volume"],
             "open_price": fields["open_price"], "sl": fields.get("sl"), "tp": fields.get("tp"), "copies": copies,
             "opened_volume": fields["volume"], "seq": "0", "status": "OPEN", "copy": None,
         }  # fmt: skip
-        kept.refs[row["trade_id"]] = at[1]
+        state.refs[row["trade_id"]] = identity[1]
         self.refs.add(row["trade_id"])
-        return {"trade": self._put(at, row, "opened")}
+        return {"trade": self._put(identity, row, "opened")}
 
     def _modify(self, account: str, ticket: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         row = self._row(account, ticket)
@@ -170,50 +170,50 @@ class DeskModel:
     def _reduce(self, account: str, ticket: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         row = self._row(account, ticket)
         if Decimal(fields["volume"]) > Decimal(row["volume"]):
-            raise _no("volume_increase")
+            raise _refusal("volume_increase")
         return {"trade": self._put((account, ticket), row | {"volume": fields["volume"]}, "reduced")}
 
     def _close(self, account: str, ticket: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        at, said = (account, ticket), (fields["close_price"], fields["reason"])
-        if at in self.kept.closed:
-            if self.kept.closed[at] != said:
-                raise _no("trade_closed_conflict")
+        identity, close = (account, ticket), (fields["close_price"], fields["reason"])
+        if identity in self.state.closed:
+            if self.state.closed[identity] != close:
+                raise _refusal("trade_closed_conflict")
             return {"status": "CLOSED"}
-        row = self.kept.rows.pop(at, None)
-        self.kept.closed[at] = said
+        row = self.state.rows.pop(identity, None)
+        self.state.closed[identity] = close
         if row is not None and row["copies"]:
-            self.kept.gone[row["copies"]] = at[1]
+            self.state.gone[row["copies"]] = identity[1]
         if row is not None and account == MASTER:
-            self.kept.seq += 1
-            self.closes[row["trade_id"]] = self.kept.seq
-            self._publish("closed", row | {"seq": str(self.kept.seq)})
+            self.state.seq += 1
+            self.closes[row["trade_id"]] = self.state.seq
+            self._publish("closed", row | {"seq": str(self.state.seq)})
         return {"status": "CLOSED"}
 
     def _row(self, account: str, ticket: str) -> dict[str, Any]:
-        if (account, ticket) in self.kept.closed:
-            raise _no("trade_closed")
-        if (account, ticket) not in self.kept.rows:
-            raise _no("trade_unknown")
-        return self.kept.rows[account, ticket]
+        if (account, ticket) in self.state.closed:
+            raise _refusal("trade_closed")
+        if (account, ticket) not in self.state.rows:
+            raise _refusal("trade_unknown")
+        return self.state.rows[account, ticket]
 
-    def _put(self, at: tuple[str, str], row: dict[str, Any], event: str) -> dict[str, Any]:
-        self.kept.events += 1
-        if at[0] == MASTER:
-            self.kept.seq += 1
-            row = row | {"seq": str(self.kept.seq)}
-            self.kept.rows[at] = row
+    def _put(self, identity: tuple[str, str], row: dict[str, Any], event: str) -> dict[str, Any]:
+        self.state.events += 1
+        if identity[0] == MASTER:
+            self.state.seq += 1
+            row = row | {"seq": str(self.state.seq)}
+            self.state.rows[identity] = row
             self._publish(event, row)
         else:
-            self.kept.rows[at] = row = row | {"seq": str(self.kept.events)}
+            self.state.rows[identity] = row = row | {"seq": str(self.state.events)}
         return row
 
     def _new_ref(self) -> str:
-        at, number = f"{self.now():012x}", self.kept.born
+        at, number = f"{self.now():012x}", self.state.born
         return f"{at[:8]}-{at[8:]}-7{number % 4096:03x}-8{int(self.epoch):03x}-{number:012x}"
 
-    # --- what copies must be
+    # --- targets of copies
 
-    def _must(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _target(self, row: Mapping[str, Any]) -> dict[str, Any]:
         why_not = "drawdown" if self.closes_all else self.paused_for
         return {
             "symbol": row["symbol"], "type": row["type"], "sl": row["sl"], "tp": row["tp"], "opens": not why_not,
@@ -222,7 +222,7 @@ class DeskModel:
 
     def _publish(self, event: str, row: Mapping[str, Any]) -> None:
         action = {"opened": "OPEN", "modified": "MODIFY", "reduced": "REDUCE", "closed": "CLOSE"}[event]
-        seq, ref = self.kept.seq, row["trade_id"]
+        seq, ref = self.state.seq, row["trade_id"]
         if self.paused_for and action == "OPEN":
             fields = {"symbol": "-", "type": "-", "volume": "0.00000000", "price": "0.00000000", "sl": "", "tp": ""}
             action, ref = "GAPFILL", str(seq + 1)
@@ -245,56 +245,54 @@ class DeskModel:
     # --- the copier's lease
 
     def _heartbeat(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        now, kept = self.now(), self.kept
+        now, state = self.now(), self.state
         if fields["fence"] is None:
-            if fields["instance"] != kept.instance:
-                kept.may_open_at = max(now, kept.leased_until)
-            kept.takeover_number, kept.instance = kept.takeover_number + 1, fields["instance"]
-        elif (fields["instance"], fields["fence"]) != (kept.instance, str(kept.takeover_number)):
-            raise _no("lease_lost")
-        kept.leased_until = now if fields["ends"] else now + self.lease_ms
-        (told,) = fields["subscriptions"]
+            if fields["instance"] != state.instance:
+                state.may_open_at = max(now, state.leased_until)
+            state.takeover_number, state.instance = state.takeover_number + 1, fields["instance"]
+        elif (fields["instance"], fields["fence"]) != (state.instance, str(state.takeover_number)):
+            raise _refusal("lease_lost")
+        state.leased_until = now if fields["ends"] else now + self.lease_ms
+        (report,) = fields["subscriptions"]
         return {
-            "fence": str(kept.takeover_number), "lease_ms": self.lease_ms,
-            "may_open_in_ms": max(0, kept.may_open_at - now),
+            "fence": str(state.takeover_number), "lease_ms": self.lease_ms,
+            "may_open_in_ms": max(0, state.may_open_at - now),
             "subscriptions": [
                 {
                     "strategy": STRATEGY, "sub_id": SUB_ID, "status": "PAUSED" if self.paused_for else "ACTIVE",
-                    "generation": 1, "as_of": str(kept.seq), **self._sync(told), "max_open_trades": None,
+                    "generation": 1, "as_of": str(state.seq), **self._sync(report), "max_open_trades": None,
                     "max_slippage_bps": None, "max_open_age_ms": None, **self.terms,
                 }
             ],
         }  # fmt: skip
 
-    def _sync(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        if told["seq"] != str(self.kept.seq):
+    def _sync(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        if report["seq"] != str(self.state.seq):
             return {"sync": "behind", "difference": None}
-        must = self.must_hold()
-        if told["digest"] == digest_of(must):
+        expected = self.must_hold()
+        if report["digest"] == digest_of(expected):
             return {"sync": "in_sync", "difference": None}
-        if "copies" not in told:
+        if "copies" not in report:
             return {"sync": "differs", "difference": None}
-        held = {one["trade_ref"]: one["volume"] for one in told["copies"]}
-        return {
-            "sync": "differs",
-            "difference": {"orphans": sorted(held.keys() - must.keys()), "missing": sorted(must.keys() - held.keys())},
-        }
+        held = {copy["trade_ref"]: copy["volume"] for copy in report["copies"]}
+        orphans, missing = sorted(held.keys() - expected.keys()), sorted(expected.keys() - held.keys())
+        return {"sync": "differs", "difference": {"orphans": orphans, "missing": missing}}
 
     def must_hold(self) -> dict[str, str]:
-        """Lots by trade that the copier should hold: what is active, less what it said that it has not."""
-        rows = self.kept.rows.items()
+        """The lots that the copier should hold, by trade: active trades, except those that it reported as not held."""
+        rows = self.state.rows.items()
         held = {row["copies"] for (owner, _), row in rows if owner == COPIER}
         return {
             row["trade_id"]: _half(row["volume"])
             for (owner, _), row in rows
-            if owner == MASTER and row["trade_id"] not in self.kept.gone
-            and (row["trade_id"] in held or not (self.paused_for or row["trade_id"] in self.kept.skips))
+            if owner == MASTER and row["trade_id"] not in self.state.gone
+            and (row["trade_id"] in held or not (self.paused_for or row["trade_id"] in self.state.skips))
         }  # fmt: skip
 
     def _skip(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        if fields["trade_ref"] not in self.kept.refs:
-            raise _no("trade_unknown")
-        self.kept.skips.setdefault(fields["trade_ref"], fields["reason"])
+        if fields["trade_ref"] not in self.state.refs:
+            raise _refusal("trade_unknown")
+        self.state.skips.setdefault(fields["trade_ref"], fields["reason"])
         return {"status": "noted"}
 
 
@@ -307,8 +305,8 @@ def _half(volume: str) -> str:
 
 
 @dataclass
-class Said:
-    """An answer, as a client gives it."""
+class ModelAnswer:
+    """An answer in the form in which a client returns it."""
 
     body: dict[str, Any]
 
@@ -318,7 +316,7 @@ class Said:
 
 @dataclass
 class UnreliableLine:
-    """One bot's connection: requests are lost before their effect, or after it. `point`: a place to die."""
+    """One bot's connection, which loses requests before their effect or after it. `point`: a place to crash."""
 
     desk: DeskModel
     account: str
@@ -330,7 +328,9 @@ class UnreliableLine:
         self._may_be_lost()
         return self.desk.active(self.account)
 
-    def send(self, method: str, path: str, fields: Any = None, *, query: Any = None, idempotency_key: str = "") -> Said:
+    def send(
+        self, method: str, path: str, fields: Any = None, *, query: Any = None, idempotency_key: str = ""
+    ) -> ModelAnswer:
         self.point()
         self._may_be_lost()
         try:
@@ -338,7 +338,7 @@ class UnreliableLine:
         finally:
             self.point()
             self._may_be_lost()
-        return Said(answer)
+        return ModelAnswer(answer)
 
     def _may_be_lost(self) -> None:
         if self.desk.now() < self.desk.down_until or (self.silent and self.rng.random() < self.silent):
@@ -346,7 +346,7 @@ class UnreliableLine:
 
 
 def forged(rng: random.Random, seq: int, at_ms: int) -> dict[str, Any]:
-    """What somebody on the line sends, who knows no secret: a snapshot of nothing, or a packet."""
+    """A message of an attacker on the line who knows no secret: an empty snapshot, or a packet."""
     if rng.random() < 0.5:
         return {"type": "snapshot", "stream_epoch": "1", "as_of": {STRATEGY: str(seq)}, "count": 0, "trades": []}
     fields = {"symbol": "EURUSD", "type": "BUY", "volume": "9.00000000", "price": "1.10000000", "sl": "", "tp": ""}

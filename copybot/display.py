@@ -1,4 +1,4 @@
-"""What a bot is doing, for a person who looks at a terminal: once a second as a page, or line by line as a log."""
+"""Shows on a terminal what a bot is doing: as a page that is redrawn every second, or as a log."""
 
 import time
 from collections import deque
@@ -17,51 +17,51 @@ from rich.table import Table
 from rich.text import Text
 
 EVENTS_SHOWN = 8
-_FRAME = 12  # the lines of header, headings, sum and rules
+_FRAME = 12  # lines used by header, headings, sum and rules
 NO = "–"
 
-# In a user's words, why a trade was not copied.
+# Why a trade was not copied, in a subscriber's words.
 WHY_NOT = {
-    "missed": "it was too old when it came",
+    "missed": "the signal was too old when it arrived",
     "slippage": "the price had moved too far",
-    "symbol_unknown": "your broker has no such symbol",
+    "symbol_unknown": "your broker does not have this symbol",
     "market_closed": "the market is closed, or there is no price",
-    "no_money": "not enough free margin",
-    "volume_too_small": "its share is below your broker's smallest volume",
-    "too_many_open": "as many trades are open as you allow",
+    "no_money": "insufficient free margin",
+    "volume_too_small": "the copy's volume is below your broker's minimum",
+    "too_many_open": "your limit of open trades is reached",
     "rejected": "your broker refused the order",
-    "lost": "the order's answer was lost, and nothing came of it",
-    "new_install": "it was open before this copier began",
+    "lost": "the broker's answer was lost, and the order was not executed",
+    "new_install": "the trade was open before this copier started",
     "halted": "the copier is halted",
-    "magic_taken": "its number is another trade's at your broker",
-    "closed": "it was closed before it could be copied",
-    "not_leased": "another instance follows for this account",
+    "magic_taken": "another trade has the same magic number at your broker",
+    "closed": "the trade was closed before it could be copied",
+    "not_leased": "another instance copies for this account",
     "paused": "the subscription is paused",
     "unpaid": "a fee is unpaid",
     "trust": "the provider's score is too low",
     "drawdown": "your drawdown limit is reached",
     "symbol_not_allowed": "you do not copy this symbol",
-    "not_sizable": "its size cannot be worked out: no equity is known, or it has no stop",
+    "not_sizable": "the volume cannot be calculated: your equity is unknown, or the trade has no stop",
 }
 STATES = {
     "INTENT": ("ordering", "yellow"),
     "REJECTED": ("refused, trying again", "yellow"),
-    "HELD": ("held", "green"),
+    "HELD": ("open", "green"),
     "closing": ("closing", "yellow"),
     "reducing": ("reducing", "yellow"),
     "published": ("published", "green"),
     "waiting": ("waiting", "yellow"),
-    "too_old": ("left alone", "bright_black"),
+    "too_old": ("not published", "bright_black"),
     "zombie": ("closed at the desk", "red"),
     "refused": ("refused", "red"),
-    "grew": ("grew", "yellow"),
+    "grew": ("increased", "yellow"),
     "new": ("publishing", "yellow"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One position. `volume` is what is held, `target` what must be. A state is one of STATES."""
+    """One position. `volume`: the open lots; `target`: the lots that should be open. `state`: one of STATES."""
 
     symbol: str
     side: str
@@ -77,7 +77,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A stream that is followed. `good`: whether all is as it should be; `words` say what it is otherwise."""
+    """A followed strategy. `good`: whether it needs no attention. `words`: its condition."""
 
     name: str
     words: str
@@ -87,7 +87,7 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """`level`: info, good, warning or alarm."""
+    """An entry of the event list. `level`: info, good, warning or alarm."""
 
     at_ms: int
     subject: str
@@ -97,7 +97,7 @@ class Happening:
 
 @dataclass(frozen=True)
 class View:
-    """All that is shown at one moment. `marks` are the small facts of the header: words, and whether they are good."""
+    """The whole display at one moment. `marks`: the header's indicators, each with its words and whether it is good."""
 
     title: str
     desk: str
@@ -114,24 +114,24 @@ class View:
 
 @dataclass
 class Happenings:
-    """The latest of them, oldest first."""
+    """The latest happenings, oldest first."""
 
-    kept: deque[Happening] = field(default_factory=lambda: deque(maxlen=100))
+    latest: deque[Happening] = field(default_factory=lambda: deque(maxlen=100))
     listeners: list["Screen"] = field(default_factory=list)
 
     def add(self, subject: str, words: str, level: str = "info", at_ms: int = 0) -> None:
-        one = Happening(at_ms or time.time_ns() // 1_000_000, subject, words, level)
-        self.kept.append(one)
+        happening = Happening(at_ms or time.time_ns() // 1_000_000, subject, words, level)
+        self.latest.append(happening)
         for listener in self.listeners:
-            listener.happened(one)
+            listener.happened(happening)
 
 
 class Screen(Protocol):
-    """Where a view goes."""
+    """An output for views and happenings."""
 
     def show(self, view: View) -> None: ...
 
-    def happened(self, one: Happening) -> None: ...
+    def happened(self, happening: Happening) -> None: ...
 
     def close(self) -> None: ...
 
@@ -146,32 +146,36 @@ class Page:
     def show(self, view: View) -> None:
         self._live.update(page(view, self._live.console.height), refresh=True)
 
-    def happened(self, one: Happening) -> None:
-        """It is in the next view."""
+    def happened(self, happening: Happening) -> None:
+        """Do nothing: the next view shows it."""
 
     def close(self) -> None:
         self._live.stop()
 
 
 class Log:
-    """A line for each thing that happens, and for what changes of the rest."""
+    """A line for each happening, and a line when the state of the view changes."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._last = console, ""
 
     def show(self, view: View) -> None:
-        strategies = [f"{one.name} {one.words}" for one in view.strategies]
+        strategies = [f"{strategy.name} {strategy.words}" for strategy in view.strategies]
         bad = [words for words, good in view.marks if not good]
         now = "; ".join([*strategies, *bad, *view.alarms, f"{len(view.lines)} open"])
         if now != self._last:
             self._print(time.time_ns() // 1_000_000, now)
             self._last = now
 
-    def happened(self, one: Happening) -> None:
-        self._print(one.at_ms, f"{one.subject}: {one.words}" if one.subject else one.words, one.level)
+    def happened(self, happening: Happening) -> None:
+        self._print(
+            happening.at_ms,
+            f"{happening.subject}: {happening.words}" if happening.subject else happening.words,
+            happening.level,
+        )
 
     def close(self) -> None:
-        """Lines are written at once."""
+        """Do nothing: lines are written at once."""
 
     def _print(self, at_ms: int, words: str, level: str = "info") -> None:
         mark = {"warning": "WARNING ", "alarm": "ALARM "}.get(level, "")
@@ -179,7 +183,7 @@ class Log:
 
 
 def page(view: View, height: int = 0) -> RenderableType:
-    """The page of a view; where it is higher than the terminal, the oldest positions are left out, and counted."""
+    """The page of a view. If it is higher than the terminal, the oldest positions are left out and counted."""
     events = view.happenings[-EVENTS_SHOWN:]
     others = _FRAME + len(view.strategies) + len(view.alarms) + len(events)
     room = max(3, height - others) if height else len(view.lines)
@@ -209,9 +213,13 @@ def _header(view: View) -> RenderableType:
 
 def _strategies(strategies: Iterable[Strategy]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
-    for one in strategies:
-        style = "green" if one.good else "bold yellow"
-        grid.add_row(Text(one.name, style="bold"), Text(one.words, style=style), Text(one.detail, style="bright_black"))
+    for strategy in strategies:
+        style = "green" if strategy.good else "bold yellow"
+        grid.add_row(
+            Text(strategy.name, style="bold"),
+            Text(strategy.words, style=style),
+            Text(strategy.detail, style="bright_black"),
+        )
     return grid
 
 
@@ -221,7 +229,7 @@ def _lines(view: View, room: int) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), header_style="bright_black", show_footer=True)
     shown = list(view.lines)[-room:]
     left_out = len(view.lines) - len(shown)
-    total = sum((one.profit for one in view.lines if one.profit is not None), Decimal(0))
+    total = sum((line.profit for line in view.lines if line.profit is not None), Decimal(0))
     table.add_column("symbol", style="bold", footer=f"and {left_out} older" if left_out else "", no_wrap=True)
     table.add_column("side")
     table.add_column("volume", justify="right", no_wrap=True)
@@ -230,26 +238,26 @@ def _lines(view: View, room: int) -> RenderableType:
     table.add_column("state")
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column(view.currency or "profit", justify="right", footer=_money(total), no_wrap=True)
-    for one in shown:
-        table.add_row(*_row(one))
+    for line in shown:
+        table.add_row(*_row(line))
     return table
 
 
-def _row(one: Line) -> list[RenderableType]:
-    words, style = STATES.get(one.state, (one.state.lower(), "default"))
-    side = Text(one.side, style="blue" if one.side == "BUY" else "magenta")
+def _row(line: Line) -> list[RenderableType]:
+    words, style = STATES.get(line.state, (line.state.lower(), "default"))
+    side = Text(line.side, style="blue" if line.side == "BUY" else "magenta")
     return [
-        Text(one.symbol), side, _volume(one), *(_price(each, one.price) for each in (one.price, one.sl, one.tp)),
-        Text(words, style=style), Text(age(one.age_ms), style="bright_black"),
-        Text(NO, style="bright_black") if one.profit is None else _money(one.profit),
+        Text(line.symbol), side, _volume(line), *(_price(each, line.price) for each in (line.price, line.sl, line.tp)),
+        Text(words, style=style), Text(age(line.age_ms), style="bright_black"),
+        Text(NO, style="bright_black") if line.profit is None else _money(line.profit),
     ]  # fmt: skip
 
 
-def _volume(one: Line) -> Text:
-    """What is held; and what it should be, where that is something else."""
-    text = Text(lots(one.volume) if one.volume is not None else NO)
-    if one.target is not None and one.target != (one.volume or Decimal(0)):
-        text.append(f" → {lots(one.target)}", style="yellow")
+def _volume(line: Line) -> Text:
+    """The open lots, and the target if it differs."""
+    text = Text(lots(line.volume) if line.volume is not None else NO)
+    if line.target is not None and line.target != (line.volume or Decimal(0)):
+        text.append(f" → {lots(line.target)}", style="yellow")
     return text
 
 
@@ -265,9 +273,13 @@ def _money(amount: Decimal) -> Text:
 def _events(happenings: Iterable[Happening]) -> RenderableType:
     styles = {"good": "green", "warning": "yellow", "alarm": "bold red"}
     grid = Table.grid(padding=(0, 2))
-    for one in happenings:
-        clock = Text(_stamp(one.at_ms)[11:19], style="bright_black")
-        grid.add_row(clock, Text(one.subject, style="bold"), Text(one.words, style=styles.get(one.level, "default")))
+    for happening in happenings:
+        clock = Text(_stamp(happening.at_ms)[11:19], style="bright_black")
+        grid.add_row(
+            clock,
+            Text(happening.subject, style="bold"),
+            Text(happening.words, style=styles.get(happening.level, "default")),
+        )
     return grid
 
 
@@ -276,12 +288,12 @@ def why_not(reason: str) -> str:
 
 
 def lots(volume: Decimal) -> str:
-    """With two decimals, or as many as it needs."""
+    """A volume with two decimals, or more if it has more."""
     return f"{volume:.2f}" if volume == round(volume, 2) else f"{volume.normalize():f}"
 
 
 def quoted(price: Decimal, like: Decimal | None = None) -> str:
-    """A price with as many decimals as another of its symbol, or as many as it needs."""
+    """A price with its own decimals, and at least as many as `like`, another price of the symbol."""
     needed = max(0, -int(price.normalize().as_tuple().exponent))
     return f"{price:.{max(needed, 0 if like is None else -int(like.normalize().as_tuple().exponent))}f}"
 

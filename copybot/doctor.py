@@ -1,4 +1,4 @@
-"""Looks for what would keep a bot from its work, before it costs a trade. Nothing is changed at desk or broker."""
+"""Checks everything that a bot needs, before a problem costs a trade. It changes nothing at the desk or the broker."""
 
 import os
 import shutil
@@ -25,41 +25,41 @@ from copybot.settings import Settings, SettingsError, load
 from copybot.stream import Connected, Lost, Stream
 from copybot.terminals import BrokerUnreachable, check_kind, terminal_of
 
-_CLOCK_MS = 1_000  # the desk refuses a time that lies further ahead
+_CLOCK_MS = 1_000  # the desk refuses a request whose time is further ahead
 _LEAST_FREE = 100 * 1024 * 1024
 _CERTIFICATE_DAYS = 14
 _PATIENCE_S = 10.0
 _REMEDIES = {
-    "signature_invalid": "key or secret is wrong, or of another desk: copy both anew from the page of your keys",
-    "key_revoked": "the key was revoked: make a new one at the desk",
-    "key_expired": "the key has expired: make a new one at the desk",
-    "key_generation_retired": "a newer generation of the key is in use: take its key and secret",
-    "ip_denied": "the key may not be used from this address: add it at the desk",
+    "signature_invalid": "key or secret is wrong, or belongs to another desk: copy both again from your keys page",
+    "key_revoked": "the key was revoked: create a new one at the desk",
+    "key_expired": "the key has expired: create a new one at the desk",
+    "key_generation_retired": "a newer generation of the key is in use: use its key and secret",
+    "ip_denied": "the key may not be used from this address: allow the address at the desk",
     "https_required": "url must begin with https://",
     "clock_outside_window": "this machine's clock is too far off: switch on time synchronisation",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One check's result. `good` None: it could not be checked, because of something above."""
+class Result:
+    """One check's result. `good` None: it was not checked, because an earlier check failed."""
 
-    what: str
+    name: str
     good: bool | None
     words: str
 
 
-class Sick(Exception):
-    """What is wrong, and how it is mended."""
+class Failed(Exception):
+    """A check failed; the message says what is wrong and how to fix it."""
 
 
 class Skipped(Exception):
-    """Why it was not looked at."""
+    """A check was not made; the message says why."""
 
 
 @dataclass
-class Patient:
-    """What is known by now. Each check adds to it what later ones need."""
+class Checkup:
+    """The state shared by the checks. Each check adds what later ones need."""
 
     file: Path
     role: str | None
@@ -91,58 +91,59 @@ class Patient:
         return self.terminal
 
 
-Check = Callable[[Patient], str]
+Check = Callable[[Checkup], str]
 
 
 def run(file: Path, console: Console, *, role: str | None = None) -> int:
-    """Print each check as it is made. Returns 1 where one of them found something, else 0."""
-    found, patient = [], Patient(file, role)
-    for one in examine(patient):
-        found.append(one)
-        console.print(line(one), soft_wrap=True)
-    if patient.client is not None:
-        patient.client.hang_up()
-    sick = sum(one.good is False for one in found)
-    skipped = sum(one.good is None for one in found)
+    """Print each check as it is made. Returns 1 if a check failed, else 0."""
+    results, checkup = [], Checkup(file, role)
+    for result in examine(checkup):
+        results.append(result)
+        console.print(line(result), soft_wrap=True)
+    if checkup.client is not None:
+        checkup.client.hang_up()
+    failed = sum(result.good is False for result in results)
+    skipped = sum(result.good is None for result in results)
     rest = f", {skipped} could not be checked" if skipped else ""
-    words, style = (f"{sick} to mend", "bold red") if sick else ("ready", "bold green")
+    words, style = (f"{failed} to fix", "bold red") if failed else ("ready", "bold green")
     console.print(Text(f"\n{words}{rest}", style=style))
-    return 1 if sick else 0
+    return 1 if failed else 0
 
 
-def line(found: Found) -> Text:
-    mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "bright_black")}[found.good]
-    return Text.assemble((f"{mark} ", style), (f"{found.what:<14}", "bold"), (found.words, "" if found.good else style))
+def line(result: Result) -> Text:
+    mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "bright_black")}[result.good]
+    words_style = "" if result.good else style
+    return Text.assemble((f"{mark} ", style), (f"{result.name:<14}", "bold"), (result.words, words_style))
 
 
-def examine(patient: Patient) -> Iterator[Found]:
-    """All checks, in their order."""
-    for what, check in _CHECKS:
+def examine(checkup: Checkup) -> Iterator[Result]:
+    """Make all checks, in their order."""
+    for name, check in _CHECKS:
         try:
-            yield Found(what, True, check(patient))
-        except Skipped as why:
-            yield Found(what, None, str(why))
-        except Sick as why:
-            yield Found(what, False, str(why))
-        except Exception as fault:  # what nobody thought of is found too
-            yield Found(what, False, f"{type(fault).__name__}: {fault}")
+            yield Result(name, True, check(checkup))
+        except Skipped as reason:
+            yield Result(name, None, str(reason))
+        except Failed as problem:
+            yield Result(name, False, str(problem))
+        except Exception as fault:  # an error that no check foresees is a result too
+            yield Result(name, False, f"{type(fault).__name__}: {fault}")
 
 
 # --- this machine
 
 
-def configuration(patient: Patient) -> str:
+def configuration(checkup: Checkup) -> str:
     try:
-        patient.settings = load(patient.file, patient.environ)
+        checkup.settings = load(checkup.file, checkup.environ)
     except SettingsError as mistake:
-        raise Sick(str(mistake)) from None
-    settings = patient.settings
-    patient.role = patient.role or ("follow" if settings.subscriptions else "publish")
-    return f"{settings.file}, to {patient.role}"
+        raise Failed(str(mistake)) from None
+    settings = checkup.settings
+    checkup.role = checkup.role or ("follow" if settings.subscriptions else "publish")
+    return f"{settings.file}, to {checkup.role}"
 
 
-def folder(patient: Patient) -> str:
-    place = patient.need_settings().folder
+def folder(checkup: Checkup) -> str:
+    place = checkup.need_settings().folder
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place, prefix="doctor-") as probe:
@@ -150,22 +151,24 @@ def folder(patient: Patient) -> str:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as fault:
-        raise Sick(f"{place} cannot be written to ({fault.strerror}): give this user the right to") from fault
+        raise Failed(f"{place} cannot be written to ({fault.strerror}): allow this user to write") from fault
     free = shutil.disk_usage(place).free
     if free < _LEAST_FREE:
-        raise Sick(f"{place} has {free // 2**20} MiB left: make room, at least {_LEAST_FREE // 2**20} MiB")
+        raise Failed(f"{place} has {free // 2**20} MiB left: free at least {_LEAST_FREE // 2**20} MiB")
     return f"{place} can be written, {free / 2**30:.1f} GiB are free"
 
 
-def state(patient: Patient) -> str:
-    settings = patient.need_settings()
-    files = [settings.folder / f"{one.sub_id}.sqlite3" for one in settings.subscriptions if patient.follows]
+def state(checkup: Checkup) -> str:
+    settings = checkup.need_settings()
+    files = [
+        settings.folder / f"{subscription.sub_id}.sqlite3" for subscription in settings.subscriptions if checkup.follows
+    ]
     held = [file.name for file in files if file.exists() and _is_held(file)]
     if held:
-        patient.is_running = True
-        raise Sick(f"{', '.join(held)} in use: a copier is running here. Stop it before you start another")
+        checkup.is_running = True
+        raise Failed(f"{', '.join(held)} in use: a copier is running here. Stop it before you start another one")
     known = sum(file.exists() for file in files)
-    return f"{known} of {len(files)} state files are there, none in use" if patient.follows else "none is needed"
+    return f"{known} of {len(files)} state files exist, none in use" if checkup.follows else "none is needed"
 
 
 def _is_held(file: Path) -> bool:
@@ -175,15 +178,15 @@ def _is_held(file: Path) -> bool:
         except sqlite3.OperationalError as fault:
             return "locked" in str(fault)
         except sqlite3.DatabaseError:
-            raise Sick(f"{file} is damaged: the copier will put it aside, and open nothing old") from None
+            raise Failed(f"{file} is damaged: the copier will move it aside and open no old trade") from None
     return False
 
 
 # --- the desk
 
 
-def connection(patient: Patient) -> str:
-    parts = urlsplit(patient.need_settings().url)
+def connection(checkup: Checkup) -> str:
+    parts = urlsplit(checkup.need_settings().url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((host, port), timeout=_PATIENCE_S) as plain:
@@ -192,150 +195,157 @@ def connection(patient: Patient) -> str:
             with ssl.create_default_context().wrap_socket(plain, server_hostname=host) as secure:
                 return f"{host} answers on port {port}, {secure.version()}, {_certificate(secure)}"
     except socket.gaierror:
-        raise Sick(f"{host} is not a known name: mend url, or this machine's DNS") from None
+        raise Failed(f"{host} is not a known name: correct url, or this machine's DNS") from None
     except ssl.SSLError as fault:
-        raise Sick(f"{host} has no certificate that is trusted here ({fault.reason}): nothing is sent there") from None
+        raise Failed(
+            f"{host} has no certificate that is trusted here ({fault.reason}): no request is sent to it"
+        ) from None
     except OSError as fault:
-        raise Sick(f"{host}:{port} cannot be reached ({fault}): look at the network and the firewall") from None
+        raise Failed(f"{host}:{port} cannot be reached ({fault}): check the network and the firewall") from None
 
 
 def _certificate(secure: ssl.SSLSocket) -> str:
     ends = str((secure.getpeercert() or {}).get("notAfter", ""))
     days = int((ssl.cert_time_to_seconds(ends) - time.time()) / 86_400)
     if days < _CERTIFICATE_DAYS:
-        raise Sick(f"the desk's certificate ends in {days} days: tell its operator")
-    return f"its certificate is good for {days} days"
+        raise Failed(f"the desk's certificate expires in {days} days: tell its operator")
+    return f"its certificate is valid for {days} days"
 
 
-def clock(patient: Patient) -> str:
-    client = _client(patient)
+def clock(checkup: Checkup) -> str:
+    client = _client(checkup)
     before = client.wall_ms()
     try:
-        told = int(client.time()["server_time"])
+        server_ms = int(client.time()["server_time"])
     except Transport as fault:
-        raise Sick(f"{fault}: is url the address of a desk?") from fault
-    off = (before + client.wall_ms()) // 2 - told
-    if abs(off) > _CLOCK_MS:
-        raise Sick(f"this machine's clock is {off:+d} ms off the desk's: switch on time synchronisation")
-    return f"{off:+d} ms off the desk's"
+        raise Failed(f"{fault}: is url the address of a desk?") from fault
+    offset_ms = (before + client.wall_ms()) // 2 - server_ms
+    if abs(offset_ms) > _CLOCK_MS:
+        raise Failed(f"this machine's clock is {offset_ms:+d} ms off the desk's: switch on time synchronisation")
+    return f"{offset_ms:+d} ms off the desk's"
 
 
-def key(patient: Patient) -> str:
-    client = _client(patient)
+def key(checkup: Checkup) -> str:
+    client = _client(checkup)
     try:
-        patient.active = client.active()
-    except DeskError as no:
-        raise Sick(f"{no.code}: {_REMEDIES.get(no.code, str(no))}") from no
+        checkup.active = client.active()
+    except DeskError as refusal:
+        raise Failed(f"{refusal.code}: {_REMEDIES.get(refusal.code, str(refusal))}") from refusal
     except AnswerForged as fault:
-        raise Sick(f"{fault}: something between here and the desk changes answers") from fault
-    return f"{client.key} is let in, and the desk's answer is signed"
+        raise Failed(f"{fault}: a proxy between here and the desk may change answers") from fault
+    return f"the desk accepts {client.key}, and its answer is signed"
 
 
-def kind(patient: Patient) -> str:
-    """By what the desk finds missing in an empty report, which has no effect and uses up no number."""
-    patient.need_active()
+def kind(checkup: Checkup) -> str:
+    """Find the key's kind from what the desk misses in an empty report, which has no effect and uses up no number."""
+    checkup.need_active()
     try:
-        _client(patient).send("POST", ACTIVE, {})
+        _client(checkup).send("POST", ACTIVE, {})
     except ScopeDenied:
-        found = "readonly"
-    except Invalid as no:
-        found = "copier" if "strategy" in no.fields else "master"
+        key_kind = "readonly"
+    except Invalid as refusal:
+        key_kind = "copier" if "strategy" in refusal.fields else "master"
     else:
-        raise Sick("the desk took an empty report: it is no desk that this program knows")
-    wanted = "copier" if patient.follows else "master"
-    if found != wanted:
-        raise Sick(f"this is a {found} key; to {patient.role}, make a {wanted} key at the desk")
-    return f"a {found} key, which may {patient.role}"
+        raise Failed("the desk took an empty report: this program does not know such a desk")
+    needed = "copier" if checkup.follows else "master"
+    if key_kind != needed:
+        raise Failed(f"this is a {key_kind} key; to {checkup.role}, create a {needed} key at the desk")
+    return f"a {key_kind} key, which may {checkup.role}"
 
 
-def stream(patient: Patient) -> str:
-    patient.need_active()
-    if not patient.follows:
+def stream(checkup: Checkup) -> str:
+    checkup.need_active()
+    if not checkup.follows:
         return "publishing needs none"
-    if patient.is_running:  # a handshake uses up a number, which would make the running copier's next one too small
-        raise Skipped("the running copier has it")
-    client, until_s = _client(patient), time.monotonic() + _PATIENCE_S
-    with Stream(client) as found:
+    if checkup.is_running:  # a handshake uses up a number, which would outdate the running copier's next one
+        raise Skipped("the running copier uses it")
+    client, until_s = _client(checkup), time.monotonic() + _PATIENCE_S
+    with Stream(client) as socket:
         while (left_s := until_s - time.monotonic()) > 0:
-            event = found.next(left_s)
+            event = socket.next(left_s)
             if isinstance(event, Connected):
                 return "connects"
             if isinstance(event, Lost):
-                raise Sick(f"it does not connect ({event.why}): does a proxy or firewall stop WebSockets?")
-    raise Sick("it does not connect in time: does a proxy or firewall stop WebSockets?")
+                raise Failed(f"it does not connect ({event.why}): does a proxy or firewall block WebSockets?")
+    raise Failed("it does not connect in time: does a proxy or firewall block WebSockets?")
 
 
-def subscriptions(patient: Patient) -> str:
-    listed = patient.need_active()["as_of"].keys()
-    if not patient.follows:
+def subscriptions(checkup: Checkup) -> str:
+    listed = checkup.need_active()["as_of"].keys()
+    if not checkup.follows:
         return f"publishes {', '.join(listed)}" if listed else _no_strategy()
-    ours = {one.strategy for one in patient.need_settings().subscriptions}
-    if not ours:
-        raise Sick("[subscriptions] is empty: name the strategy that you follow, its sub_id and its secrets")
-    if absent := sorted(ours - listed):
-        raise Sick(f"this account does not subscribe to {', '.join(absent)}: do so at the desk, or mend the name")
-    if more := sorted(listed - ours):
-        raise Sick(f"{', '.join(more)} would not be copied: add [subscriptions.{more[0]}], sub_id and secrets")
-    return f"{', '.join(sorted(ours))}, each with its packet secrets"
+    configured = {subscription.strategy for subscription in checkup.need_settings().subscriptions}
+    if not configured:
+        raise Failed("[subscriptions] is empty: add the strategy that you follow, its sub_id and its secrets")
+    if absent := sorted(configured - listed):
+        raise Failed(
+            f"this account does not subscribe to {', '.join(absent)}: subscribe at the desk, or correct the name"
+        )
+    if missing := sorted(listed - configured):
+        raise Failed(f"{', '.join(missing)} would not be copied: add [subscriptions.{missing[0]}], sub_id and secrets")
+    return f"{', '.join(sorted(configured))}, each with its packet secrets"
 
 
 def _no_strategy() -> str:
-    raise Sick("this account publishes no strategy: make one at the desk")
+    raise Failed("this account publishes no strategy: create one at the desk")
 
 
-def _client(patient: Patient) -> Client:
-    if patient.client is None:
-        settings = patient.need_settings()
-        patient.client = Client(settings.url, settings.key, settings.secret, timeout_s=_PATIENCE_S, attempts=2)
-    return patient.client
+def _client(checkup: Checkup) -> Client:
+    if checkup.client is None:
+        settings = checkup.need_settings()
+        checkup.client = Client(settings.url, settings.key, settings.secret, timeout_s=_PATIENCE_S, attempts=2)
+    return checkup.client
 
 
 # --- the broker
 
 
-def broker(patient: Patient) -> str:
-    settings = patient.need_settings()
+def broker(checkup: Checkup) -> str:
+    settings = checkup.need_settings()
     try:
-        patient.terminal = terminal_of(settings, copies=False)
-        patient.account = account = patient.terminal.account()
-    except (SettingsError, BrokerUnreachable) as hindrance:
-        raise Sick(str(hindrance)) from hindrance
+        checkup.terminal = terminal_of(settings, copies=False)
+        checkup.account = account = checkup.terminal.account()
+    except (SettingsError, BrokerUnreachable) as fault:
+        raise Failed(str(fault)) from fault
     return f"{account.login} on {account.server}, equity {account.equity:,.2f} {account.currency}"
 
 
-def trading(patient: Patient) -> str:
-    terminal, account = patient.need_terminal(), patient.account
+def trading(checkup: Checkup) -> str:
+    terminal, account = checkup.need_terminal(), checkup.account
     assert account is not None
-    if patient.follows and not account.may_trade:
-        raise Sick("programs may not trade: switch on algorithmic trading in the terminal, for this account")
-    netting = patient.need_settings().broker.netting
+    if checkup.follows and not account.may_trade:
+        raise Failed("programs may not trade: switch on algorithmic trading in the terminal, for this account")
+    netting = checkup.need_settings().broker.netting
     try:
         check_kind(account.is_hedging, netting=netting)
     except SettingsError as mistake:
-        raise Sick(str(mistake)) from None
+        raise Failed(str(mistake)) from None
     if not terminal.is_settled():
-        raise Sick("the terminal is not connected to its server, or its history is not loaded")
+        raise Failed("the terminal is not connected to its server, or its history is not loaded")
     return f"a {'netting' if netting else 'hedging'} account, as configured; {len(terminal.positions())} positions open"
 
 
-def symbols(patient: Patient) -> str:
-    terminal = patient.need_terminal()
-    if not patient.follows:
-        nameless = sorted({one.symbol[1:] for one in terminal.positions() if one.symbol.startswith("~")})
+def symbols(checkup: Checkup) -> str:
+    terminal = checkup.need_terminal()
+    if not checkup.follows:
+        symbols = {position.symbol for position in terminal.positions()}
+        nameless = sorted(symbol[1:] for symbol in symbols if symbol.startswith("~"))
         if nameless:
-            raise Sick(f"{', '.join(nameless)} has no name at the desk: give it one in [symbols.table]")
-        return "each open position has its name at the desk"
-    rows = [row for row in patient.need_active()["trades"] if row["role"] == "master" and row.get("copy")]
+            raise Failed(f"{', '.join(nameless)} has no name at the desk: add one in [symbols.table]")
+        return "each open position's symbol has a name at the desk"
+    rows = [row for row in checkup.need_active()["trades"] if row["role"] == "master" and row.get("copy")]
     wanted = {row["copy"]["symbol"]: Decimal(row["copy"]["volume"]) for row in rows}
-    names = patient.need_settings().names
-    if unknown := sorted(one for one in wanted if names.theirs(one) is None):
-        raise Sick(f"{', '.join(unknown)}: the broker's name of it is another's in [symbols]: mend the table")
-    if priceless := sorted(one for one in wanted if terminal.quote(one) is None):
-        raise Sick(f"no price of {', '.join(priceless)} now: if its market is open, name it in [symbols.table]")
-    small = sorted(one for one, volume in wanted.items() if volume and not terminal.fit(one, volume, None, None)[0])
+    names = checkup.need_settings().names
+    if unknown := sorted(symbol for symbol in wanted if names.theirs(symbol) is None):
+        raise Failed(f"{', '.join(unknown)}: [symbols] gives the broker's name to another symbol: correct the table")
+    if unquoted := sorted(symbol for symbol in wanted if terminal.quote(symbol) is None):
+        raise Failed(f"no price of {', '.join(unquoted)} now: if its market is open, name it in [symbols.table]")
+    small = sorted(name for name, volume in wanted.items() if volume and not terminal.fit(name, volume, None, None)[0])
     if small:
-        raise Sick(f"the copies of {', '.join(small)} are below the broker's smallest volume: copy larger")
-    return f"{', '.join(sorted(wanted))} can be traded" if wanted else "nothing is open at the desk now"
+        raise Failed(
+            f"the copies of {', '.join(small)} are below the broker's minimum volume: choose a larger copy size"
+        )
+    return f"{', '.join(sorted(wanted))} can be traded" if wanted else "no trade is open at the desk now"
 
 
 _CHECKS: tuple[tuple[str, Check], ...] = (

@@ -1,7 +1,7 @@
-"""A model of a broker, for simulations, and how bad the weather is.
+"""A model of a broker for simulations, and the faults of a simulation.
 
-The broker refuses, answers too late or never, executes what it did not answer, at once or in a while, fills in part,
-and closes positions by itself. Nothing in here looks at a clock.
+The broker refuses orders, answers late or never, executes orders that it did not answer (at once or later), fills in
+part, and closes positions by itself. It reads no clock.
 """
 
 import random
@@ -19,31 +19,31 @@ NO = Decimal(0)
 
 @dataclass(frozen=True)
 class BrokerFaults:
-    """How bad it is: probabilities a tick, a message, a request or an order, as may be."""
+    """A simulation's faults: each is a probability per tick, message, request or order."""
 
     ticks: int = 16
     drop: float = 0.0
     double: float = 0.0
     delay: float = 0.0
-    forge: float = 0.0  # somebody on the line sends packets and snapshots of their own
+    forge: float = 0.0  # an attacker on the line sends forged packets and snapshots
     breaks: float = 0.0  # the stream breaks off
     reject: float = 0.02
     timeout: float = 0.0
     partial: float = 0.0  # an order is filled in part
     slowest: int = 3  # ticks until an order that was not answered may still be executed
-    away: float = 0.0  # the broker cannot be asked
+    away: float = 0.0  # the broker does not answer a query
     stop_out: float = 0.0  # the broker closes a position by itself
     crash: float = 0.0  # at each commit, order and request
     torn: float = 0.0  # at a crash: the state file is lost
-    silent: float = 0.0  # a request is lost before, or after its effect
-    paused: float = 0.0  # the subscription is paused, or let go on again
+    silent: float = 0.0  # a request is lost before or after its effect
+    paused: float = 0.0  # the subscription is paused or resumed
     restore: float = 0.0  # once: the desk is restored from a backup
     rival: float = 0.0  # once: a second instance is started, elsewhere
 
 
 @dataclass
 class FaultyBroker:
-    """A hedging account at a broker. `sent`, `opens`: orders to open, and executions of them, by number."""
+    """A hedging account at a broker. `sent`: open orders received, by magic number. `opens`: those executed."""
 
     rng: random.Random
     weather: BrokerFaults
@@ -60,14 +60,14 @@ class FaultyBroker:
 
     def tick(self, now: int) -> None:
         self.now = now
-        for due in [one for one in self.late if one[0] <= now]:
-            self.late.remove(due)
-            due[1]()
+        for order in [order for order in self.late if order[0] <= now]:
+            self.late.remove(order)
+            order[1]()
         if self.held and self.rng.random() < self.weather.stop_out:
             position = self.held[self.rng.choice(sorted(self.held))]
             self._take_off(position.id, position.volume, "STOP_OUT")
 
-    # --- its books
+    # --- positions and deals
 
     def positions(self) -> list[Position]:
         self._ask()
@@ -160,7 +160,7 @@ class FaultyBroker:
             raise ConnectionError("the terminal is not connected")
 
     def _order(self, do: Callable[[], None]) -> Result:
-        """Do it, or not, or later; and say so, or not."""
+        """Execute an order at once, later or never, and answer it or not."""
         self.point()
         luck, weather = self.rng.random(), self.weather
         if luck < weather.reject:

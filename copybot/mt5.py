@@ -1,8 +1,8 @@
 """A MetaTrader 5 terminal as a broker, over the `MetaTrader5` package, which talks to a terminal on the same Windows.
 
-Its floats become Decimals here, by the symbol's digits and steps. Nothing is believed that a look cannot show: an order
-without a clear answer is UNKNOWN, a question without an answer raises, and a terminal that was logged in to another
-account answers nothing. Times are the trade server's own, which is no known time zone, so histories are asked wide.
+The package's floats become Decimals here, by the symbol's digits and steps. An order without a clear answer is UNKNOWN,
+a query without an answer raises, and a terminal that is logged in to another account is refused. Times are the trade
+server's own, in an unknown time zone, so queries of the history use a wide range.
 """
 
 import importlib
@@ -19,8 +19,8 @@ from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Resul
 _EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 _DONE = frozenset({10009, 10010})
 _NO_CHANGES = 10025
-# Placed, error, timeout, locked, no connection, a close that is under way: those may have been executed, or may be yet;
-# so may whatever is not in this list.
+# These codes are clear refusals. All others mean UNKNOWN: placed, error, timeout, locked, no connection, a close in
+# progress, and any code that this list does not name may have been executed, or may still be.
 _REFUSED = frozenset(
     {10004, 10006, 10007, *range(10013, 10025), 10026, 10027, 10029, 10030, *range(10032, 10039), *range(10040, 10047)}
 )
@@ -30,16 +30,16 @@ _WHY = MappingProxyType(
 _INVALID_STOPS, _OFF_QUOTES, _FROZEN, _INVALID_FILL, _POSITION_CLOSED = 10016, 10021, 10029, 10030, 10036
 _FILLING_FOK, _FILLING_IOC = 1, 2  # bits of a symbol's filling_mode; the package does not name them
 _REASONS = MappingProxyType({4: "SL", 5: "TP", 6: "STOP_OUT"})
-_COMMENT = "copydesk"  # over 31 characters, order_send answers None
+_COMMENT = "copydesk"  # with more than 31 characters, order_send returns None
 
 
 class OtherAccount(ConnectionError):
-    """The terminal is logged in to another account: its books would read as if all had been closed."""
+    """The terminal is logged in to another account, whose books would look as if all positions had been closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Spec:
-    """What a symbol's numbers mean. Prices in ticks, `stops_level` and `freeze_level` in price."""
+    """A symbol's properties. `stops_level`, `freeze_level`: distances in price. `worth`: see `MetaTrader.worth`."""
 
     digits: int
     tick: Decimal
@@ -65,15 +65,15 @@ _UNLISTED = _Spec(8, _FINE, _FINE, _FINE, _FINE, Decimal(0), Decimal(0), (), Dec
 
 @dataclass
 class MetaTrader:
-    """A Terminal. One thread at a time; `connect` makes one.
+    """A Terminal. `connect` makes one; one thread at a time may use it.
 
-    A stop that is nearer to the price than the symbol allows is set at the nearest place allowed, so that a new
-    position is not left without one; `modify` does so only where there is none yet, else what is there stays until the
-    wanted one can be had. A stop on the wrong side of the price is refused, and so is the open that comes with it: the
-    master's own stop has been passed.
+    A stop that is closer to the price than the symbol allows is set at the closest allowed price, so that a new
+    position always has one. `modify` does so only if the position has no stop yet; otherwise the present stop stays
+    until the wanted one is allowed. A stop on the wrong side of the price is refused, and so is the open with it: the
+    price has passed the provider's own stop.
 
-    `deviation`: points by which an instant execution may be worse. `look_ms`: how long the history must not have grown
-    before it is called complete.
+    `deviation`: points by which an instant execution may be worse. `look_ms`: how long the history must stay unchanged
+    before it counts as complete.
     """
 
     module: Any
@@ -88,27 +88,27 @@ class MetaTrader:
     def connect(
         cls, *, login: int, path: str = "", deviation: int = 20, module: Any = None, **more: Any
     ) -> "MetaTrader":
-        """Start or find the terminal. `more`: password, server, timeout, portable. Raises ConnectionError."""
+        """Start the terminal or connect to it. `more`: password, server, timeout, portable. Raises ConnectionError."""
         module = importlib.import_module("MetaTrader5") if module is None else module
         where = (path,) if path else ()
         if not module.initialize(*where, login=login, **more):
             raise ConnectionError(f"no terminal: {module.last_error()}")
-        made = cls(module, login, deviation)
-        made.account()
-        return made
+        terminal = cls(module, login, deviation)
+        terminal.account()
+        return terminal
 
-    # --- what is asked of it
+    # --- positions, deals, prices
 
     def positions(self) -> list[Position]:
         self._check_account()
-        return [self._position(one) for one in self._ask("positions_get")]
+        return [self._position(row) for row in self._ask("positions_get")]
 
     def deals(self, position: str) -> list[Deal]:
         self._check_account()
         return list(_split(self._deals(self._ask("history_deals_get", position=int(position)))))
 
     def history(self) -> list[Deal]:
-        """All deals of the account, oldest first; what turned a netting position is one deal, told as an OUT."""
+        """All deals of the account, oldest first. A deal that reversed a netting position is one OUT here."""
         self._check_account()
         return [deal for deal, _ in self._deals(self._ask("history_deals_get", *_ever()))]
 
@@ -116,23 +116,23 @@ class MetaTrader:
         return next((deal.position for deal in self.history() if deal.magic == magic), "")
 
     def trace(self, magic: int) -> Trace:
-        """An order that was rejected, expired or cancelled before any of it was filled is no trace. PENDING, too, where
-        what was opened was not closed: then its position is still to be shown."""
+        """An order that was rejected, expired or cancelled unfilled leaves no trace. PENDING also means that the deals
+        opened a position and did not close it: then the position list is behind."""
         account = self._check_account()
-        deals = [one for one in self._ask("history_deals_get", *_ever()) if one.magic == magic]
+        deals = [deal for deal in self._ask("history_deals_get", *_ever()) if deal.magic == magic]
         if deals:
             is_hedging = account.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
-            is_open = is_hedging and any(self._is_open(number) for number in {one.position_id for one in deals})
+            is_open = is_hedging and any(self._is_open(number) for number in {deal.position_id for deal in deals})
             return Trace.PENDING if is_open else Trace.DONE
-        if any(one.magic == magic for one in self._ask("orders_get")):
+        if any(order.magic == magic for order in self._ask("orders_get")):
             return Trace.PENDING
         orders = self._ask("history_orders_get", *_ever())
-        filled = (one for one in orders if one.magic == magic and self._may_be_filled(one))
-        return Trace.PENDING if any(filled) else Trace.NONE  # its deal is still to come
+        filled = (order for order in orders if order.magic == magic and self._may_be_filled(order))
+        return Trace.PENDING if any(filled) else Trace.NONE  # a filled order's deal is still to come
 
     def is_settled(self) -> bool:
-        """Whether the terminal is connected, and its history was the same for a while: after a connection it comes in
-        by and by, and nothing tells when it is complete."""
+        """Whether the terminal is connected and its history has been stable for `look_ms`. After a connection the
+        history loads gradually, and the terminal does not say when it is complete."""
         if not self._ask("terminal_info").connected:
             self._look = None
             return False
@@ -144,23 +144,23 @@ class MetaTrader:
         return now - self._look[1] >= self.look_ms
 
     def quote(self, symbol: str) -> Quote | None:
-        """The last price: at a weekend, Friday's."""
+        """The last price; at a weekend, Friday's."""
         spec = self._spec(symbol)
         return None if spec is None else self._tick(symbol, spec)
 
     def worth(self, symbol: str) -> Decimal:
-        """What a lot gains in the account's currency where the price rises by one."""
+        """What one lot gains, in the account's currency, when the price rises by one."""
         spec = self._spec(symbol, anew=True)
         return Decimal(0) if spec is None else spec.worth
 
     def account(self) -> Account:
-        found, terminal = self._check_account(), self._ask("terminal_info")
-        may_trade = found.trade_allowed and found.trade_expert and terminal.connected and terminal.trade_allowed
-        cent = Decimal(1).scaleb(-found.currency_digits)
-        balance, equity = (Decimal(str(one)).quantize(cent) for one in (found.balance, found.equity))
-        is_hedging = found.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
+        info, terminal = self._check_account(), self._ask("terminal_info")
+        may_trade = info.trade_allowed and info.trade_expert and terminal.connected and terminal.trade_allowed
+        cent = Decimal(1).scaleb(-info.currency_digits)
+        balance, equity = (Decimal(str(amount)).quantize(cent) for amount in (info.balance, info.equity))
+        is_hedging = info.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
         allowed = bool(may_trade and not terminal.tradeapi_disabled)
-        return Account(str(found.login), found.server, found.currency, balance, equity, is_hedging, allowed)
+        return Account(str(info.login), info.server, info.currency, balance, equity, is_hedging, allowed)
 
     def fit(
         self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
@@ -222,7 +222,7 @@ class MetaTrader:
         if spec is None or tick is None:
             return Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
         price, now = tick.of(_other(_side(held.type))), (_stop(spec, held.sl), _stop(spec, held.tp))
-        if any(one is not None and abs(price - one) < spec.freeze_level for one in now):
+        if any(stop is not None and abs(price - stop) < spec.freeze_level for stop in now):
             return Result(Outcome.REJECTED, _FROZEN, "rejected")
         if (sl, tp) == now:
             return Result(Outcome.DONE, _NO_CHANGES)
@@ -237,7 +237,7 @@ class MetaTrader:
         )  # fmt: skip
 
     def _deal(self, spec: _Spec, tick: Quote, *, side: str, volume: Decimal, **more: Any) -> Result:
-        """Buy or sell at once. A filling that the server does not take is a clear no, so the next one is tried."""
+        """Buy or sell at market. A refused filling mode is a clear refusal, so the next mode is tried."""
         answer = Result(Outcome.REJECTED, _INVALID_FILL, "rejected")
         for filling in spec.fillings:
             answer = self._sent(
@@ -263,20 +263,20 @@ class MetaTrader:
     # --- reading the terminal
 
     def _ask(self, name: str, *args: Any, **more: Any) -> Any:
-        """None is an error, never "there are none"."""
+        """Query the terminal. An answer of None is an error and never means "none"."""
         answer = getattr(self.module, name)(*args, **more)
         if answer is None:
             raise ConnectionError(f"{name}: {self.module.last_error()}")
         return answer
 
     def _check_account(self) -> Any:
-        found = self._ask("account_info")
-        if found.login != self.login:
-            raise OtherAccount(f"the terminal is logged in to {found.login}, not to {self.login}")
-        return found
+        info = self._ask("account_info")
+        if info.login != self.login:
+            raise OtherAccount(f"the terminal is logged in to {info.login}, not to {self.login}")
+        return info
 
     def _spec(self, symbol: str, *, anew: bool = False) -> _Spec | None:
-        """None: the broker has no such symbol. Raises where the terminal does not answer."""
+        """The symbol's properties; None if the broker has no such symbol. Raises if the terminal does not answer."""
         if anew or symbol not in self._specs:
             info = self.module.symbol_info(symbol)
             if info is None:
@@ -285,7 +285,7 @@ class MetaTrader:
                     raise ConnectionError(f"symbol_info: {code} {text}")
                 return None
             if not info.visible:
-                self.module.symbol_select(symbol, True)  # without it, it has no prices
+                self.module.symbol_select(symbol, True)  # a symbol that is not selected has no prices
             self._specs[symbol] = self._read(info)
         return self._specs[symbol]
 
@@ -298,7 +298,7 @@ class MetaTrader:
         if info.trade_exemode != market.SYMBOL_TRADE_EXECUTION_MARKET:
             fillings.append(market.ORDER_FILLING_RETURN)
         rest = [filling for _, filling in named if filling not in fillings]
-        least, most, step = (Decimal(str(one)) for one in (info.volume_min, info.volume_max, info.volume_step))
+        least, most, step = (Decimal(str(lots)) for lots in (info.volume_min, info.volume_max, info.volume_step))
         return _Spec(
             info.digits, tick, least, most, step, info.trade_stops_level * point, info.trade_freeze_level * point,
             (*fillings, *rest), Decimal(str(info.trade_tick_value)) / tick,
@@ -309,36 +309,37 @@ class MetaTrader:
         return Quote(spec.price(tick.bid), spec.price(tick.ask)) if tick and tick.bid and tick.ask else None
 
     def _live(self, position: Position) -> Any:
-        """The position as it is now: its ticket may be another (swaps by re-opening), its identifier is not."""
-        found = self._ask("positions_get", symbol=position.symbol)
-        return next((one for one in found if str(one.identifier) == position.id), None)
+        """The position as it is now. A swap by re-opening changes its ticket, but not its identifier."""
+        rows = self._ask("positions_get", symbol=position.symbol)
+        return next((row for row in rows if str(row.identifier) == position.id), None)
 
-    def _position(self, one: Any) -> Position:
-        spec = self._spec(one.symbol) or _UNLISTED
-        profit = Decimal(str(one.profit)) + Decimal(str(one.swap))
+    def _position(self, row: Any) -> Position:
+        spec = self._spec(row.symbol) or _UNLISTED
+        profit = Decimal(str(row.profit)) + Decimal(str(row.swap))
         return Position(
-            str(one.identifier), one.magic, one.symbol, _side(one.type), spec.volume(one.volume), _stop(spec, one.sl),
-            _stop(spec, one.tp), _fine(one.price_open), one.time_msc, profit.quantize(Decimal("0.01")),
+            str(row.identifier), row.magic, row.symbol, _side(row.type), spec.volume(row.volume), _stop(spec, row.sl),
+            _stop(spec, row.tp), _fine(row.price_open), row.time_msc, profit.quantize(Decimal("0.01")),
         )  # fmt: skip
 
-    def _deals(self, found: Any) -> Iterator[tuple[Deal, bool]]:
-        """Trades alone, no balance operations, oldest first; and whether it turned a netting position."""
+    def _deals(self, rows: Any) -> Iterator[tuple[Deal, bool]]:
+        """The trades among the rows (no balance operations), oldest first, and whether each reversed a netting
+        position."""
         module = self.module
-        trades = (one for one in found if one.type in (module.DEAL_TYPE_BUY, module.DEAL_TYPE_SELL))
-        for one in sorted(trades, key=lambda one: (one.time_msc, one.ticket)):
-            spec = self._spec(one.symbol) or _UNLISTED
-            costs = sum((Decimal(str(part)) for part in (one.swap, one.commission, one.fee)), Decimal(0))
+        trades = (row for row in rows if row.type in (module.DEAL_TYPE_BUY, module.DEAL_TYPE_SELL))
+        for row in sorted(trades, key=lambda row: (row.time_msc, row.ticket)):
+            spec = self._spec(row.symbol) or _UNLISTED
+            costs = sum((Decimal(str(part)) for part in (row.swap, row.commission, row.fee)), Decimal(0))
             deal = Deal(
-                str(one.ticket), str(one.order), str(one.position_id),
-                Entry.IN if one.entry == module.DEAL_ENTRY_IN else Entry.OUT, one.magic, one.symbol, _side(one.type),
-                spec.volume(one.volume), _fine(one.price), Decimal(str(one.profit)) + costs, one.time_msc,
-                _REASONS.get(one.reason, "MANUAL"), costs,
+                str(row.ticket), str(row.order), str(row.position_id),
+                Entry.IN if row.entry == module.DEAL_ENTRY_IN else Entry.OUT, row.magic, row.symbol, _side(row.type),
+                spec.volume(row.volume), _fine(row.price), Decimal(str(row.profit)) + costs, row.time_msc,
+                _REASONS.get(row.reason, "MANUAL"), costs,
             )  # fmt: skip
-            yield deal, one.entry == module.DEAL_ENTRY_INOUT
+            yield deal, row.entry == module.DEAL_ENTRY_INOUT
 
     def _is_open(self, position: int) -> bool:
         deals = self._deals(self._ask("history_deals_get", position=position))
-        return sum(one.volume if one.entry is Entry.IN else -one.volume for one, _ in deals) > 0
+        return sum(deal.volume if deal.entry is Entry.IN else -deal.volume for deal, _ in deals) > 0
 
     def _may_be_filled(self, order: Any) -> bool:
         module = self.module
@@ -347,12 +348,12 @@ class MetaTrader:
 
 
 def _ever() -> tuple[datetime, datetime]:
-    """Servers keep times of zones up to half a day off."""
+    """A range that covers all of the history, although servers use time zones up to half a day off."""
     return _EPOCH, datetime.now(UTC) + timedelta(days=2)
 
 
 def _split(deals: Iterator[tuple[Deal, bool]]) -> Iterator[Deal]:
-    """A deal that turned a netting position is two: one closes what there was, one opens the rest."""
+    """Split a deal that reversed a netting position in two: one closes the old volume, one opens the rest."""
     volume = Decimal(0)
     for deal, turns in deals:
         if not turns:
@@ -392,7 +393,7 @@ def _float(stop: Decimal | None) -> float:
 
 
 def _fine(price: float) -> Decimal:
-    """Of what was filled in parts, which may lie between two ticks."""
+    """An open or deal price, which may lie between two ticks if the order was filled in parts."""
     return Decimal(str(price)).quantize(_FINE)
 
 

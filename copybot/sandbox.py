@@ -1,8 +1,8 @@
-"""Run as `python -m copybot.sandbox`: a real copier on a paper account, for drills. Its stream is its standard input.
+"""Run as `python -m copybot.sandbox`: a real copier on a paper account, for drills. Standard input is its stream.
 
-The first line is its configuration (`Config`). Each other one is a message of the desk's stream, taken as if it had
-come over the socket, or a command: {"cmd": …}, see `Sandbox.take`. What it says is one JSON object a line. It may be
-killed at any moment and started again on the same folder; it ends, in good order, with its input.
+The first line is the configuration (`Config`). Each further line is a message of the desk's stream, taken as if from
+the socket, or a command {"cmd": …}, see `Sandbox.take`. The output is one JSON object per line. The process may be
+killed at any moment and started again on the same folder. It ends in good order at the end of its input.
 """
 
 import json
@@ -43,9 +43,9 @@ Say = Callable[[Line], None]
 
 @dataclass(frozen=True)
 class Config:
-    """The desk, the subscription, and where things lie. `packet_secrets`: by generation. `account`: the broker's file.
+    """The desk, the subscription, and the files. `packet_secrets`: by generation. `account`: the broker's file.
 
-    `instance`: the place's name for the lease, which stays where the folder is lost. `began_ms`: see `broker`.
+    `instance`: the copier's name for the lease, which survives the loss of the folder. `began_ms`: see `broker`.
     """
 
     url: str
@@ -62,15 +62,16 @@ class Config:
 
     @property
     def subscription(self) -> Subscription:
-        return Subscription(self.strategy, self.sub_id, {int(one): word for one, word in self.packet_secrets.items()})
+        secrets = {int(generation): secret for generation, secret in self.packet_secrets.items()}
+        return Subscription(self.strategy, self.sub_id, secrets)
 
 
 class Pausable(PaperBroker):
-    """Stops in its next close, where it was told to: before it executes, or after, with nobody told of it."""
+    """A paper broker that pauses in its next close, before or after the execution, as a moment to kill the process."""
 
     pause_in = ""
     on_pause: Callable[[str], None]
-    sent: Counter[tuple[str, int]]  # orders of this process, by verb and magic
+    sent: Counter[tuple[str, int]]  # this process's orders, by verb and magic
 
     def open(self, *, magic: int, **order: Any) -> Result:
         self.sent["open", magic] += 1
@@ -89,7 +90,7 @@ class Pausable(PaperBroker):
 
 
 def broker(path: str | Path, bars: str | Path, began_ms: int, kind: type[BrokerType]) -> BrokerType:
-    """The account in this file. At `began_ms` its market began a bar, and is open for as long; each time another."""
+    """The account in a file. Its market starts a bar at `began_ms`, a different bar for each such time."""
     candles = Candles.read(Path(bars), digits=5)
     bar = candles.bars[began_ms // 1000 % len(candles.bars)]
     clock = Clock(bar.at_ms, anchor_ms=began_ms)
@@ -97,7 +98,7 @@ def broker(path: str | Path, bars: str | Path, began_ms: int, kind: type[BrokerT
 
 
 class Tapped(Client):
-    """A line with somebody in it, who can empty what the desk says is active before its signature is looked at."""
+    """A client with a man in the middle, who can empty a snapshot before the client checks its signature."""
 
     forges = False
     forged = 0
@@ -111,12 +112,12 @@ class Tapped(Client):
 
 
 def emptied(snapshot: Line) -> dict[str, Any]:
-    """The same snapshot with nothing in it."""
+    """The snapshot without its trades."""
     return {**snapshot, "count": 0, "trades": []}
 
 
 class Sandbox:
-    """The copier, and somebody who plays the desk's socket, the man in the middle and the power cut."""
+    """The copier, with a stand-in for the desk's socket, a man in the middle and a pause to kill it in."""
 
     line_of: ClassVar[type[Tapped]] = Tapped
     copier_of: ClassVar[type[Copier]] = Copier
@@ -137,7 +138,7 @@ class Sandbox:
         )  # fmt: skip
 
     def listen(self, lines: Any) -> None:
-        """Take lines until there are no more. For a thread of its own, so that a pause hears the end too."""
+        """Read lines until the end. Run it in a thread of its own, so that a pause notices the end too."""
         for line in lines:
             self.lines.put(json.loads(line, parse_float=Decimal))
         self.ended.set()
@@ -177,7 +178,7 @@ class Sandbox:
                 self.is_over = True
 
     def state(self) -> dict[str, Any]:
-        """Where the guard stands, what it holds by trade, and what this process ordered for each."""
+        """The guard's state, its copies by trade, and this process's orders for each."""
         (followed,) = self.copier.followed
         guard, lease = followed.guard, self.copier.lease
         return {
@@ -190,7 +191,9 @@ class Sandbox:
                 copy.ref: {"state": copy.state.value, "volume": str(copy.volume), "why": copy.why}
                 for copy in guard.copies()
             },
-            "positions": {self._ref(followed, one.magic): str(one.volume) for one in self.broker.positions()},
+            "positions": {
+                self._ref(followed, position.magic): str(position.volume) for position in self.broker.positions()
+            },
             "orders": [[verb, self._ref(followed, magic), times] for (verb, magic), times in self.broker.sent.items()],
             "events": [[event.event, event.ref, event.why] for event in guard.outbox()],
             "counts": dict(self.copier.counts),
@@ -206,7 +209,7 @@ class Sandbox:
     def _pause(self, when: str) -> None:
         self.say({"said": "closing", "when": when})
         self.ended.wait(LONGEST_PAUSE_S)
-        raise SystemExit(f"nobody killed the sandbox while it paused {when} it closed")
+        raise SystemExit(f"the sandbox was not killed while it paused {when} the close")
 
 
 def say(line: Line) -> None:

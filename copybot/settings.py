@@ -1,4 +1,4 @@
-"""The configuration file. Every mistake in it is one sentence that names the place and the way out."""
+"""Reads the configuration file. Each mistake is reported in one sentence that names the place and the remedy."""
 
 import codecs
 import difflib
@@ -25,12 +25,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class SettingsError(Exception):
-    """What is wrong with the file, and what to do about it."""
+    """A mistake in the file; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class PaperSymbol:
-    """What is traded on paper: a CSV of bars (time, open, high, low, close), and how its price is told."""
+    """A symbol of the paper broker: a CSV of bars (time, open, high, low, close), and how it is quoted."""
 
     bars: Path
     digits: int
@@ -40,7 +40,7 @@ class PaperSymbol:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper account in a file of the folder. `speed`: of market time; `repeats`: the bars begin anew at their end."""
+    """A paper account in a file of the folder. `speed`: of market time. `repeats`: the bars start over at their end."""
 
     symbols: Mapping[str, PaperSymbol]
     login: str
@@ -54,7 +54,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class MetaTrader:
-    """A MetaTrader 5 terminal on this machine, and the account in it. Without a password the terminal must know it."""
+    """A MetaTrader 5 terminal on this machine and its account. Without a password the terminal uses its saved one."""
 
     terminal: Path | None
     login: int
@@ -67,7 +67,7 @@ class MetaTrader:
 
 @dataclass(frozen=True)
 class Publishing:
-    """Which positions are published (`magics`, `symbols`: empty for all), and how."""
+    """The positions that are published (`magics`, `symbols`: empty for all), and how."""
 
     magics: frozenset[int]
     symbols: frozenset[str]
@@ -78,7 +78,7 @@ class Publishing:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of it, checked. Paths are absolute."""
+    """The checked configuration. Paths are absolute."""
 
     file: Path
     url: str
@@ -98,36 +98,36 @@ def load(file: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The file's text as tables, where nobody else may read it. Raises SettingsError."""
+    """The file's tables. Raises SettingsError, also if other users may read the file."""
     try:
         check_private(file)
         return tomllib.loads(_text_of(file.read_bytes()), parse_float=Decimal)
     except FileNotFoundError:
         raise SettingsError(f"{file} does not exist: copybot example > {file}, and fill it in") from None
     except (OSError, UnicodeDecodeError) as fault:
-        raise SettingsError(f"{file} cannot be read ({fault}): make it a text file of yours, in UTF-8") from fault
+        raise SettingsError(f"{file} cannot be read ({fault}): it must be a text file of yours, in UTF-8") from fault
     except tomllib.TOMLDecodeError as fault:
-        raise SettingsError(f"{file} is not TOML: {fault}. Texts stand in quotes, tables in [brackets]") from fault
+        raise SettingsError(f"{file} is not TOML: {fault}. Texts need quotes, tables need [brackets]") from fault
 
 
 def _text_of(content: bytes) -> str:
-    """Some editors mark UTF-8, and PowerShell's `>` writes UTF-16."""
+    """Decode a file. Some editors write a byte order mark, and PowerShell's `>` writes UTF-16."""
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if is_wide else "utf-8-sig").replace("\r\n", "\n")
 
 
 def check_private(file: Path) -> None:
-    """Raise SettingsError where others on this machine may read what is secret."""
+    """Raise SettingsError if other users of this machine may read the file, which holds secrets."""
     mode = file.stat().st_mode
     if os.name == "posix" and mode & stat.S_IRWXO:
         raise SettingsError(
-            f"{file} holds secrets, and others on this machine may use it (mode {stat.S_IMODE(mode):o}): "
+            f"{file} holds secrets, and other users of this machine may use it (mode {stat.S_IMODE(mode):o}): "
             f"chmod 600 {file}"
         )
 
 
 def parse(raw: Mapping[str, Any], file: Path, environ: Mapping[str, str]) -> Settings:
-    """Settings out of the file's tables. Raises SettingsError."""
+    """Check the file's tables. Raises SettingsError."""
     top = Table(raw, "")
     settings = Settings(
         file=file,
@@ -152,17 +152,17 @@ def parse(raw: Mapping[str, Any], file: Path, environ: Mapping[str, str]) -> Set
 
 
 class Table:
-    """One table of the file, whose keys are taken one by one; what is left over nobody knows."""
+    """One table of the file. Keys are read one by one; `end` refuses the keys that were not read."""
 
     def __init__(self, raw: Mapping[str, Any], name: str) -> None:
         self._raw, self.name, self._known = raw, name, list[str]()
 
     def get(self, key: str, read: Callable[[Any], Any], default: Any = ...) -> Any:
-        """The value; without a default it must be there. `read` raises ValueError with what it must be."""
+        """The value of a key; required if there is no default. `read` raises ValueError with what it must be."""
         self._known.append(key)
         if key not in self._raw:
             if default is ...:
-                raise SettingsError(f"{self._place(key)} is missing: copybot example shows what it is")
+                raise SettingsError(f"{self._place(key)} is missing: copybot example explains it")
             return default
         try:
             return read(self._raw[key])
@@ -176,12 +176,12 @@ class Table:
         return list(self._raw)
 
     def end(self) -> None:
-        """Raise SettingsError for a key that nobody asked for."""
+        """Raise SettingsError for a key that was not read."""
         for key in self._raw:
             if key not in self._known:
                 near = difflib.get_close_matches(key, self._known, 1)
-                way = f"did you mean {near[0]}?" if near else f"known here: {', '.join(self._known)}"
-                raise SettingsError(f"{self._place(key)} is unknown: {way}")
+                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(self._known)}"
+                raise SettingsError(f"{self._place(key)} is unknown: {hint}")
 
     def _place(self, key: str) -> str:
         return f"{key} in [{self.name}]" if self.name else key
@@ -191,20 +191,16 @@ class Table:
 
 
 def _subscriptions(table: Table) -> tuple[Subscription, ...]:
-    found = []
+    subscriptions = []
     for strategy in table.names():
         if not _NAME.fullmatch(strategy):
-            raise SettingsError(f"[subscriptions.{strategy}] is no strategy's name: letters, digits, _ and -")
-        one = table.table(strategy)
-        found.append(
-            Subscription(
-                strategy,
-                one.get("sub_id", _matching(_SUB_ID, "must be the subscription's id, as the desk shows it, in quotes")),
-                one.get("secrets", _secrets),
-            )
-        )
-        one.end()
-    return tuple(found)
+            raise SettingsError(f"[subscriptions.{strategy}] is not a strategy's name: use letters, digits, _ and -")
+        entry = table.table(strategy)
+        must = "must be the subscription's id, as the desk shows it, in quotes"
+        sub_id = entry.get("sub_id", _matching(_SUB_ID, must))
+        subscriptions.append(Subscription(strategy, sub_id, entry.get("secrets", _secrets)))
+        entry.end()
+    return tuple(subscriptions)
 
 
 def _broker(table: Table, folder: Path, environ: Mapping[str, str]) -> Paper | MetaTrader:
@@ -229,14 +225,14 @@ def _paper(table: Table, folder: Path) -> Paper:
 
 
 def _instrument(table: Table, folder: Path) -> PaperSymbol:
-    one = PaperSymbol(
+    symbol = PaperSymbol(
         bars=folder / table.get("bars", _text),
         digits=table.get("digits", _whole(0, 8), 5),
         spread_points=table.get("spread_points", _whole(0, 10_000), 8),
         contract=table.get("contract", _amount, Decimal(100_000)),
     )
     table.end()
-    return one
+    return symbol
 
 
 def _metatrader(table: Table, environ: Mapping[str, str]) -> MetaTrader:
@@ -256,11 +252,11 @@ def _names(table: Table) -> Names:
     listed = table.get("table", _table, {})
     for ours, theirs in listed.items():
         if not isinstance(theirs, str) or not theirs:
-            raise SettingsError(f"{ours} in [symbols.table] must be the broker's name of it, in quotes")
+            raise SettingsError(f"{ours} in [symbols.table] must be the broker's name of the symbol, in quotes")
     try:
         names = Names(listed, table.get("prefix", _any_text, ""), table.get("suffix", _any_text, ""))
     except ValueError as fault:
-        raise SettingsError(f"[symbols.table] is ambiguous: {fault}. Give each of them a name of its own") from fault
+        raise SettingsError(f"[symbols.table] is ambiguous: {fault}. Give each symbol a name of its own") from fault
     table.end()
     return names
 
@@ -268,9 +264,9 @@ def _names(table: Table) -> Names:
 def _limits(table: Table) -> Limits:
     share = {"brake_share": _share}
     given = {
-        one.name: table.get(one.name, share.get(one.name, _whole(0, 3_600_000)))
-        for one in fields(Limits)
-        if table.get(one.name, _any, None) is not None
+        limit.name: table.get(limit.name, share.get(limit.name, _whole(0, 3_600_000)))
+        for limit in fields(Limits)
+        if table.get(limit.name, _any, None) is not None
     }
     table.end()
     return Limits(**given)
@@ -288,13 +284,13 @@ def _publishing(table: Table) -> Publishing:
     return publishing
 
 
-# --- single values: each says what it must be
+# --- single values
 
 
 def _from(
     environ: Mapping[str, str], variable: str, table: Table, key: str, read: Callable[[Any], Any], default: Any = ...
 ) -> Any:
-    """The variable's value where it is set, else the file's."""
+    """The environment variable's value if it is set, else the file's."""
     if not environ.get(variable):
         if default is ... and key not in table.names():
             raise SettingsError(f"{key} is missing: write it into the file, or set {variable}")
@@ -325,22 +321,22 @@ def _is_loopback(host: str) -> bool:
 
 def _secret(value: Any) -> str:
     if not isinstance(value, str) or not _SECRET.fullmatch(value):
-        raise ValueError("must be the 64 characters 0-9 a-f that the desk showed when it was made")
+        raise ValueError("must be the 64 characters 0-9 a-f that the desk showed when it was created")
     return value
 
 
 def _secrets(value: Any) -> dict[int, str]:
-    found: dict[int, str] = {}
+    secrets: dict[int, str] = {}
     for generation, secret in _table(value).items():
         if not re.fullmatch(r"[1-9][0-9]{0,8}", generation):
-            raise ValueError(f'has {generation!r}, which is no generation: write {{ 1 = "…" }}')
+            raise ValueError(f'has {generation!r}, which is not a generation: write {{ 1 = "…" }}')
         try:
-            found[int(generation)] = _secret(secret)
+            secrets[int(generation)] = _secret(secret)
         except ValueError as fault:
             raise ValueError(f"of generation {generation} {fault}") from None
-    if not found:
-        raise ValueError('has none: write { 1 = "…" }, the packet secret that the desk showed')
-    return found
+    if not secrets:
+        raise ValueError('is empty: write { 1 = "…" }, the packet secret that the desk showed')
+    return secrets
 
 
 def _any(value: Any) -> Any:
@@ -412,7 +408,7 @@ def _matching(pattern: re.Pattern[str], words: str) -> Callable[[Any], str]:
 
 def _list_of(kind: type, words: str) -> Callable[[Any], Iterable[Any]]:
     def read(value: Any) -> Iterable[Any]:
-        if not isinstance(value, list) or any(not isinstance(one, kind) or isinstance(one, bool) for one in value):
+        if not isinstance(value, list) or any(not isinstance(item, kind) or isinstance(item, bool) for item in value):
             raise ValueError(f"must be a list of {words}")
         return value
 

@@ -1,8 +1,8 @@
-"""Run as `python -m copybot.simulate --seed 0 --schedules 20000 --policy guard`: bad weather, by the thousand.
+"""Run as `python -m copybot.simulate --seed 0 --schedules 20000 --policy guard`: thousands of simulated schedules.
 
-Each schedule is one seed and runs the same way each time, so that the first one which goes wrong can be looked at. Exit
-code 0 only where nothing was opened twice, brought back or left behind. `--policy documents` runs the rule of the first
-documents through the same weather, and must not pass.
+Each schedule is one seed and always runs the same way, so that the first failure can be examined. The exit code is 0
+only if no trade was opened twice, came back after its close, or was left open. `--policy documents` runs the naive
+policy under the same faults, and must not pass.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _COLUMNS = ("schedules", "trades", "crashes", "copied", "doubles", "zombies", "o
 
 @dataclass
 class Tally:
-    """What became of some schedules of one weather. `first`: the least seed that went wrong, and how."""
+    """The totals of some schedules of one weather. `first`: the smallest seed with faults, and the faults."""
 
     schedules: int = 0
     trades: int = 0
@@ -41,7 +41,7 @@ class Tally:
         self.copied += other.copied
         self.crashes += other.crashes
         self.faults += other.faults
-        self.first = min((one for one in (self.first, other.first) if one is not None), default=None, key=_seed)
+        self.first = min((first for first in (self.first, other.first) if first is not None), default=None, key=_seed)
 
     def row(self) -> list[str]:
         share = f"{100 * self.copied / self.trades:.1f} %" if self.trades else "-"
@@ -66,7 +66,7 @@ def run(weather: str, seeds: Iterable[int], policy: str = "guard") -> Tally:
 
 
 def portions(first: int, schedules: int, weathers: list[str]) -> Iterator[tuple[str, range]]:
-    """The schedules, shared out evenly among the weathers, in portions for one process each."""
+    """The schedules, divided evenly among the weathers, in portions for one process each."""
     share, left = divmod(schedules, len(weathers))
     for number, weather in enumerate(weathers):
         end = first + share + (number < left)
@@ -80,25 +80,26 @@ def _run_portion(work: tuple[str, range, str]) -> tuple[str, Tally]:
 
 
 def simulate(first: int, schedules: int, weathers: list[str], policy: str, processes: int) -> dict[str, Tally]:
-    """Run all of them, on so many processes, and tell how far it is on standard error."""
+    """Run all schedules on `processes` processes, with the progress on standard error."""
     tallies = {weather: Tally() for weather in weathers}
     work = [(weather, seeds, policy) for weather, seeds in portions(first, schedules, weathers)]
-    began, told, done = time.monotonic(), 0.0, 0
+    began, printed_s, done = time.monotonic(), 0.0, 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for weather, tally in pool.imap_unordered(_run_portion, work):
             tallies[weather].add(tally)
             done += tally.schedules
-            now = time.monotonic() - began
-            if now - told >= 1 or done == schedules:
-                told = now
-                faults = sum(one.faults.total() for one in tallies.values())
-                _say(f"\r{done:,} of {schedules:,} schedules, {done / now:,.0f} a second, {faults} faults ", sys.stderr)
-    _say("\n", sys.stderr)
+            elapsed_s = time.monotonic() - began
+            if elapsed_s - printed_s >= 1 or done == schedules:
+                printed_s = elapsed_s
+                faults = sum(total.faults.total() for total in tallies.values())
+                rate = f"{done / elapsed_s:,.0f} a second"
+                _write(f"\r{done:,} of {schedules:,} schedules, {rate}, {faults} faults ", sys.stderr)
+    _write("\n", sys.stderr)
     return tallies
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    """The summary, a line a weather and one for all."""
+    """The summary: one line per weather and one for all."""
     total = Tally()
     for tally in tallies.values():
         total.add(tally)
@@ -114,26 +115,27 @@ def table(tallies: dict[str, Tally]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the first schedule")
-    parser.add_argument("--schedules", type=int, default=20_000, help="in all, over the weathers")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the first schedule")
+    parser.add_argument("--schedules", type=int, default=20_000, help="the total, over all weathers")
     parser.add_argument("--policy", choices=POLICIES, default="guard")
     parser.add_argument("--weather", choices=WEATHERS, action="append", help="only this one; may be named repeatedly")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args()
-    if asked.schedules < 1 or asked.seed < 0:
-        parser.error("a schedule at least, and no seed below 0")
-    tallies = simulate(asked.seed, asked.schedules, asked.weather or list(WEATHERS), asked.policy, asked.processes)
-    _say(table(tallies) + "\n", sys.stdout)
-    wrong = {name: tally.first for name, tally in tallies.items() if tally.first is not None}
-    for name, (seed, faults) in wrong.items():
-        again = f"--seed {seed} --schedules 1 --policy {asked.policy} --weather {name}"
-        _say(f"{name}: {faults}. Again: python -m copybot.simulate {again}\n", sys.stdout)
-    sys.exit(bool(wrong))
+    options = parser.parse_args()
+    if options.schedules < 1 or options.seed < 0:
+        parser.error("--schedules must be at least 1, and --seed at least 0")
+    weathers = options.weather or list(WEATHERS)
+    tallies = simulate(options.seed, options.schedules, weathers, options.policy, options.processes)
+    _write(table(tallies) + "\n", sys.stdout)
+    failures = {name: tally.first for name, tally in tallies.items() if tally.first is not None}
+    for name, (seed, faults) in failures.items():
+        again = f"--seed {seed} --schedules 1 --policy {options.policy} --weather {name}"
+        _write(f"{name}: {faults}. Again: python -m copybot.simulate {again}\n", sys.stdout)
+    sys.exit(bool(failures))
 
 
-def _say(text: str, where: TextIO) -> None:
-    where.write(text)
-    where.flush()
+def _write(text: str, stream: TextIO) -> None:
+    stream.write(text)
+    stream.flush()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One seed is one schedule: the real publisher, copier and guard, between brokers that cannot be trusted and a desk.
+"""One seed is one schedule: the real publisher, copier and guard, between unreliable brokers and a model of the desk.
 
-A provider trades at a broker. A publisher mirrors that at the desk, whose packets are dropped, doubled, delayed and
-overtake each other; requests are lost before their effect or after it; processes die before or after any commit, order
-and request. Then the weather clears, all come to rest, and what a user would lose is counted.
+A provider trades at a broker. A publisher reports the trades to the desk, whose packets are dropped, doubled, delayed
+and reordered. Requests are lost before their effect or after it. Processes die before or after any commit, order and
+request. Then the faults end, everything comes to rest, and the simulation counts what a user would lose.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Any
 
 from copybot.broker import Position
 from copybot.copier import Copier, Pace, Subscription
-from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, AccountState, DeskModel, UnreliableLine, forged
+from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, DeskModel, DeskState, UnreliableLine, forged
 from copybot.faulty_broker import PRICE, BrokerFaults, FaultyBroker
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
@@ -51,24 +51,24 @@ HOSTILE = BrokerFaults(
     drop=0.1, double=0.2, delay=0.4, forge=0.05, reject=0.05, timeout=0.2, crash=0.02, away=0.05, stop_out=0.02,
     silent=0.1, breaks=0.03, paused=0.03, partial=0.05, torn=0.05,
 )  # fmt: skip
-SLOW = replace(HOSTILE, slowest=10)  # later than the guard waits
+SLOW = replace(HOSTILE, slowest=10)  # orders execute later than the guard waits
 RESTORED = replace(FAULTY, restore=0.1)
 TWO = replace(FAULTY, rival=0.1)
 WEATHERS = {"calm": CALM, "faulty": FAULTY, "hostile": HOSTILE, "slow": SLOW, "restored": RESTORED, "two": TWO}
 
 
 class Crash(BaseException):
-    """The process is gone: nothing in it catches this."""
+    """The process dies. A BaseException, so that no code in the process catches it."""
 
 
 class Disk:
-    """A state file: what was committed stays, whoever dies. Each commit is a place to die before and after."""
+    """A state file: committed data survives the process. A process can crash before and after each commit."""
 
     blank = b""
 
     def __init__(self, point: Callable[[], None]) -> None:
         self.db, self.point = sqlite3.connect(":memory:", isolation_level=None), point
-        if not Disk.blank:  # the tables are made once: they are the same each time
+        if not Disk.blank:  # the empty tables are created once and reused
             Disk.blank = opened(":memory:", sqlite3.connect).serialize()
         self.db.deserialize(Disk.blank)
 
@@ -89,7 +89,7 @@ class Disk:
         return self.db.in_transaction
 
     def close(self) -> None:
-        """The process is over; the file stays."""
+        """Do nothing: the process ends, the file stays."""
 
     def power_cut(self) -> None:
         if self.db.in_transaction:
@@ -103,21 +103,24 @@ class Disk:
 
 @dataclass
 class Place:
-    """Where a copier runs, again and again: its disk, and what its lives were told (`known`: closed trades)."""
+    """A place where a copier runs and restarts: its disk, and what its processes were sent.
+
+    `closed`: the trades whose close arrived here. `seen`: the guard's epoch and number. `net`: messages under way.
+    """
 
     instance: str
     disk: Disk
     copier: Copier | None = None
     up_at: int = 0
     lives: int = 0
-    known: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
     seen: tuple[str, int] = ("", 0)
     net: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     is_over: bool = False
 
 
 class World:
-    """Run one schedule, let the weather clear, and come to rest."""
+    """Runs one schedule, ends the faults, and lets everything come to rest."""
 
     def __init__(
         self, seed: int, weather: BrokerFaults, *, guard: Callable[..., ExecutionGuard] = ExecutionGuard,
@@ -135,7 +138,7 @@ class World:
         self.publisher: PositionSync | None = None
         self.places = [Place("first-instance-0", Disk(self.point))]
         self._running = self.places[0]
-        self._backup: AccountState | None = None
+        self._backup: DeskState | None = None
         self.is_restored = False
         self._refs: dict[int, str] = {}
         self._run()
@@ -169,10 +172,10 @@ class World:
                     self._post(place, message)
                 self._live(place)
 
-    # --- those who act
+    # --- actors
 
     def _provide(self) -> None:
-        """The provider, by hand."""
+        """The provider trades by hand."""
         rng, held = self.rng, self.master.held
         if rng.random() < 0.35:
             sl = None if rng.random() < 0.3 else PRICE - Decimal("0.005")
@@ -205,14 +208,14 @@ class World:
         if place.copier is None and self.now >= place.up_at:
             self._do(place, lambda: self._start(place))
         due = [message for at, message in place.net if at <= self.now]
-        place.net = [one for one in place.net if one[0] > self.now]
+        place.net = [(at, message) for at, message in place.net if at > self.now]
         self.rng.shuffle(due)
         for message in due:
             if place.copier is not None:
                 self._do(place, partial(self._hear, place, message))
         if place.copier is not None:
             self._do(place, place.copier.step)
-            self._note_known(place)
+            self._note_closes(place)
 
     def _start(self, place: Place) -> None:
         guard, copier, _ = self._kinds
@@ -228,7 +231,7 @@ class World:
         place.copier.on_message(message)
         packet = message.get("packet", {})
         if packet.get("action") == CLOSE:
-            place.known.add(packet["trade_ref"])
+            place.closed.add(packet["trade_ref"])
 
     def _do(self, place: Place, step: Callable[[], None]) -> None:
         try:
@@ -242,7 +245,7 @@ class World:
     def _line(self, account: str) -> UnreliableLine:
         return UnreliableLine(self.desk, account, self.rng, 0.0 if self.calm else self.weather.silent, self.point)
 
-    # --- what happens to them
+    # --- faults
 
     def _post(self, place: Place, message: dict[str, Any]) -> None:
         weather, rng = self.weather, self.rng
@@ -255,9 +258,9 @@ class World:
         weather, rng, desk = self.weather, self.rng, self.desk
         for place in self.places:
             if rng.random() < 0.5:
-                place.net.append((self.now, {"type": "heartbeat", "as_of": {STRATEGY: str(desk.kept.seq)}}))
+                place.net.append((self.now, {"type": "heartbeat", "as_of": {STRATEGY: str(desk.state.seq)}}))
             if rng.random() < weather.forge:
-                place.net.append((self.now, forged(rng, desk.kept.seq + rng.choice((0, 1, 2)), self.now)))
+                place.net.append((self.now, forged(rng, desk.state.seq + rng.choice((0, 1, 2)), self.now)))
             if place.copier is not None and rng.random() < weather.breaks:
                 place.copier.lost_touch()
         if rng.random() < weather.paused:
@@ -266,24 +269,24 @@ class World:
             self._may_restore()
         if weather.rival and len(self.places) == 1 and rng.random() < weather.rival:
             disk = self.places[0].disk.clone() if rng.random() < 0.5 else Disk(self.point)
-            self.places.append(Place("other-instance-0", disk, known=set(self.places[0].known)))
+            self.places.append(Place("other-instance-0", disk, closed=set(self.places[0].closed)))
 
     def _may_restore(self) -> None:
         if self._backup is None:
-            self._backup = self.desk.kept.copy() if self.rng.random() < 0.2 else None
+            self._backup = self.desk.state.copy() if self.rng.random() < 0.2 else None
         elif not self.is_restored and self.rng.random() < self.weather.restore:
-            self.desk.kept, self.is_restored = self._backup, True
+            self.desk.state, self.is_restored = self._backup, True
             self._restart_desk()
         elif self.is_restored and self.desk.epoch == "1" and self.rng.random() < 0.2:
             self._new_epoch()
 
     def _new_epoch(self) -> None:
-        """As the runbook has it after a restore: the epoch is new, and who publishes starts anew."""
+        """Follow the runbook after a restore: a new epoch, and publishers restart."""
         self.desk.epoch, self.publisher = "2", None
         self._restart_desk()
 
     def _restart_desk(self) -> None:
-        """It takes longer than an open stays young. Its sockets are gone, with all that was on its way in them."""
+        """Restart the desk. It takes longer than an open stays valid, and its sockets are lost with their messages."""
         self.desk.down_until = 0 if self.calm else self.now + LIMITS.max_open_age_ms + SECOND
         for place in self.places:
             place.net.clear()
@@ -304,22 +307,22 @@ class World:
             if bot is not None:
                 bot.desk.silent = 0.0  # type: ignore[attr-defined]
 
-    def _note_known(self, place: Place) -> None:
+    def _note_closes(self, place: Place) -> None:
         if place.copier is None:
             return
         guard = place.copier.followed[0].guard
-        place.known |= {ref for ref, seq in self.desk.closes.items() if seq <= guard.seen and not self.is_restored}
+        place.closed |= {ref for ref, seq in self.desk.closes.items() if seq <= guard.seen and not self.is_restored}
         self.back += place.seen[0] == guard.epoch and guard.seen < place.seen[1]
         place.seen = guard.epoch, guard.seen
         if self.calm and guard.standing is GuardMode.HALT:
-            guard.release()  # the operator, who looked into it
+            guard.release()  # as an operator would, after examining the halt
 
     def _on_open(self, magic: int) -> None:
         ref = self.ref_of(magic)
-        self.zombies += ref in self._running.known
+        self.zombies += ref in self._running.closed
         self.stale += self.now - born_ms(ref) > LIMITS.max_open_age_ms
 
-    # --- what a user would lose
+    # --- losses of a user
 
     def ref_of(self, magic: int) -> str:
         if magic not in self._refs:
@@ -334,50 +337,52 @@ class World:
         return not guard.needs_snapshot and all(copy.state is State.HELD for copy in guard.unfinished())
 
     def faults(self) -> Counter[str]:
-        """By kind; empty where nothing was lost."""
-        must = self._must()
-        ours = [(one, must.get(self.ref_of(one.magic))) for one in self.market.held.values()]
-        found = Counter(
+        """The losses by kind; empty if there are none."""
+        active = self._active_trades()
+        pairs = [(position, active.get(self.ref_of(position.magic))) for position in self.market.held.values()]
+        held = [(position, trade) for position, trade in pairs if trade is not None]
+        counts = Counter(
             doubles=sum(count - 1 for count in self.market.opens.values()),
             zombies=self.zombies,
             stale=self.stale,
             back=self.back,
-            orphans=sum(to is None for _, to in ours),
-            large=sum(to is not None and one.volume > Decimal(to["volume"]) / 2 for one, to in ours),
-            stops=sum(to is not None and _stops(one) != (_price(to["sl"]), _price(to["tp"])) for one, to in ours),
+            orphans=len(pairs) - len(held),
+            large=sum(position.volume > Decimal(trade["volume"]) / 2 for position, trade in held),
+            stops=sum(_stops(position) != (_price(trade["sl"]), _price(trade["tp"])) for position, trade in held),
             short=0 if self._may_be_short or self.weather.partial else sum(
-                to is not None and one.volume < Decimal(to["volume"]) / 2 for one, to in ours
+                position.volume < Decimal(trade["volume"]) / 2 for position, trade in held
             ),
-            cut=0 if self._may_be_short else self._cut(must),
+            cut=0 if self._may_be_short else self._cut(active),
             unpublished=self._apart(MASTER, self.master),
             untold=self._apart(COPIER, self.market),
             unexplained=self._unexplained(),
             published_twice=0 if self.is_restored else sum(count - 1 for count in self.desk.opened.values()),
         )  # fmt: skip
-        return +found
+        return +counts
 
     @property
     def _may_be_short(self) -> bool:
-        """A reduction was done twice: by two at once, or by an order that came later than anybody waits."""
+        """Whether a reduction may happen twice: by two instances, or by an order later than the guard waits."""
         return self.weather.slowest * SECOND > LIMITS.settle_ms or bool(self.weather.rival)
 
-    def _cut(self, must: dict[str, dict[str, Any]]) -> int:
-        """Copies that were closed by an order, though their trades are active."""
+    def _cut(self, active: dict[str, dict[str, Any]]) -> int:
+        """The number of copies that an order closed although their trades are active."""
         ends = [deals[-1] for number, deals in self.market.books.items() if number not in self.market.held]
-        return sum(end.reason == "MANUAL" and self.ref_of(end.magic) in must for end in ends)
+        return sum(end.reason == "MANUAL" and self.ref_of(end.magic) in active for end in ends)
 
     def _unexplained(self) -> int:
-        """Trades that the desk believes to be held and are not, or the other way round."""
+        """The number of trades on which the desk and the copier disagree about whether, or with what volume, they are
+        held."""
         copier = self.places[-1].copier
         held = {} if copier is None else {copy.ref: f"{copy.volume:.8f}" for copy in copier.followed[0].digest()[1]}
         return len(held.items() ^ self.desk.must_hold().items())
 
-    def _must(self) -> dict[str, dict[str, Any]]:
-        return {row["trade_id"]: row for (owner, _), row in self.desk.kept.rows.items() if owner == MASTER}
+    def _active_trades(self) -> dict[str, dict[str, Any]]:
+        return {row["trade_id"]: row for (owner, _), row in self.desk.state.rows.items() if owner == MASTER}
 
     def _apart(self, account: str, market: FaultyBroker) -> int:
-        """Rows and positions that do not agree."""
-        rows = {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == account}
+        """The number of rows and positions that do not agree."""
+        rows = {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
         both = rows.keys() & market.held.keys()
         differ = sum(
             Decimal(rows[ticket]["volume"]) != market.held[ticket].volume
@@ -396,7 +401,7 @@ class World:
 
 
 def _luck(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - to be had again, not to be secret
+    return random.Random(seed)  # noqa: S311 - reproducible, not secret
 
 
 def _stops(position: Position) -> tuple[Decimal | None, Decimal | None]:

@@ -1,4 +1,4 @@
-"""What a copier and a publisher look like: their state turned into views, what happens into words."""
+"""Turns the state of a copier or publisher into views, and its events into words."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,12 +17,12 @@ from copybot.protocol import Answer, Attempt
 from copybot.publisher import Publisher
 from copybot.state_store import Copy, Event, GuardMode, State
 
-CLOCK_MS = 1_000  # a clock that is further off is worth a look
+CLOCK_MS = 1_000  # a clock or an answer time above this is marked
 _ACCOUNT_EVERY = 5
 
 
-class Measured(Client):
-    """A client that knows how long the last answer took."""
+class TimedClient(Client):
+    """A client that measures how long the last answer took."""
 
     latency_ms: int | None = None
 
@@ -33,14 +33,14 @@ class Measured(Client):
         return answer
 
     def marks(self) -> list[tuple[str, bool]]:
-        found = [(f"clock {self.clock_offset_ms:+d} ms", abs(self.clock_offset_ms) < CLOCK_MS)]
+        marks = [(f"clock {self.clock_offset_ms:+d} ms", abs(self.clock_offset_ms) < CLOCK_MS)]
         if self.latency_ms is not None:
-            found.append((f"answers in {self.latency_ms} ms", self.latency_ms < CLOCK_MS))
-        return found
+            marks.append((f"answers in {self.latency_ms} ms", self.latency_ms < CLOCK_MS))
+        return marks
 
 
 class WatchedGuard(ExecutionGuard):
-    """One whose events can be heard, also those that are told before anybody looked."""
+    """A guard that passes on each event before it leaves the outbox, so that a view misses none."""
 
     on_event: Callable[[Event], None] = staticmethod(lambda _: None)
 
@@ -50,7 +50,7 @@ class WatchedGuard(ExecutionGuard):
 
 
 class WatchedCopier(Copier):
-    """One that can be looked at after each step."""
+    """A copier that calls `on_step` after each step."""
 
     on_step: Callable[[], None] = staticmethod(lambda: None)
 
@@ -60,8 +60,8 @@ class WatchedCopier(Copier):
 
 
 @dataclass
-class _Purse:
-    """The account, asked for now and then."""
+class _AccountStatus:
+    """The broker account, read at every fifth look."""
 
     terminal: Terminal
     account: Account | None = None
@@ -93,64 +93,66 @@ class _Purse:
         if self.fault:
             return f"terminal: {self.fault}", False
         if self.account is not None and not self.account.may_trade:
-            return "the terminal does not let a program trade", False
+            return "the terminal does not allow programs to trade", False
         return "terminal ready", True
 
 
 @dataclass
-class Following:
-    """A copier on a screen."""
+class CopierView:
+    """Shows a copier on a screen."""
 
     copier: WatchedCopier
-    client: Measured
+    client: TimedClient
     screen: Screen
     happenings: Happenings
-    _seen: set[tuple[str, int]] = field(default_factory=set, init=False)
+    _noted: set[tuple[str, int]] = field(default_factory=set, init=False)
     _faults: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._purse = _Purse(self.copier.terminal)
+        self._account = _AccountStatus(self.copier.terminal)
         self.copier.on_step = self.look
         self._on_reported_before, self.copier.position_sync.on_reported = (
             self.copier.position_sync.on_reported,
             self._note_result,
         )
-        for one in self.copier.followed:
-            if isinstance(one.guard, WatchedGuard):
-                one.guard.on_event = lambda event, one=one: self._note(one, event)  # type: ignore[misc]
+        for followed in self.copier.followed:
+            if isinstance(followed.guard, WatchedGuard):
+                followed.guard.on_event = lambda event, followed=followed: self._note(followed, event)  # type: ignore[misc]
 
     def look(self) -> None:
-        for one in self.copier.followed:
-            for event in one.guard.outbox():
-                self._note(one, event)
+        for followed in self.copier.followed:
+            for event in followed.guard.outbox():
+                self._note(followed, event)
         self._note_faults()
-        self._purse.look()
+        self._account.look()
         self.screen.show(self.view())
 
     def view(self) -> View:
         copier = self.copier
         positions: dict[int, Position] = {}
-        with suppress(Exception):  # the mark says so
-            positions = {one.magic: one for one in copier.terminal.positions()}
+        with suppress(Exception):  # the terminal's mark shows the fault
+            positions = {position.magic: position for position in copier.terminal.positions()}
         lines = [
-            self._line(copy, positions.get(copy.magic)) for one in copier.followed for copy in one.guard.unfinished()
+            self._line(copy, positions.get(copy.magic))
+            for followed in copier.followed
+            for copy in followed.guard.unfinished()
         ]
         return View(
             title="copybot follow",
             desk=urlsplit(self.client.url).netloc,
-            account=self._purse.name,
-            money=self._purse.money,
-            marks=[self._stream_mark(), self._lease_mark(), *self.client.marks(), self._purse.mark()],
-            strategies=[_strategy(one) for one in copier.followed],
+            account=self._account.name,
+            money=self._account.money,
+            marks=[self._stream_mark(), self._lease_mark(), *self.client.marks(), self._account.mark()],
+            strategies=[_strategy(followed) for followed in copier.followed],
             lines=lines,
-            happenings=list(self.happenings.kept),
+            happenings=list(self.happenings.latest),
             alarms=self._alarms(),
-            currency=self._purse.currency,
+            currency=self._account.currency,
             nothing="no copies are open",
         )
 
     def _stream_mark(self) -> tuple[str, bool]:
-        return ("stream in touch", True) if self.copier.is_in_touch else ("no stream: asking instead", False)
+        return ("stream connected", True) if self.copier.is_in_touch else ("no stream: polling the desk", False)
 
     def _lease_mark(self) -> tuple[str, bool]:
         lease = self.copier.lease
@@ -171,41 +173,37 @@ class Following:
         )  # fmt: skip
 
     def _alarms(self) -> list[str]:
-        found = [
+        alarms = [
             finding.words
             for finding in self.copier.position_sync.findings.values()
             if finding.kind in ("zombie", "grew")
         ]
         if "ended" in self.copier.faults:
-            found.append(self.copier.faults["ended"])
+            alarms.append(self.copier.faults["ended"])
         if self.copier.lease.is_lost:
-            found.append("another instance follows for this account: nothing more is opened here. Stop one of them")
-        return found + [
-            f"{one.strategy} is on {one.guard.standing.value}: {one.guard.why}"
-            for one in self.copier.followed
-            if one.guard.standing is not GuardMode.LIVE
+            alarms.append("another instance copies for this account: this one opens no more trades. Stop one of them")
+        return alarms + [
+            f"{followed.strategy} is on {followed.guard.standing.value}: {followed.guard.why}"
+            for followed in self.copier.followed
+            if followed.guard.standing is not GuardMode.LIVE
         ]
 
-    def _note_result(self, told: ReportResult) -> None:
-        """What the copies' mirror told the desk; that one opened or closed is in the guard's events."""
-        self._on_reported_before(told)
-        row = self.copier.position_sync.rows.get(told.ticket, told.fields)
-        if told.code and told.code not in ("trade_closed", "trade_closed_conflict"):
-            self.happenings.add(
-                _subject(row, told.ticket),
-                f"{told.verb} not taken by the desk: {told.code}",
-                "warning",
-            )
-        elif told.verb in ("reduce", "modify") and not told.code:
-            self.happenings.add(_subject(row, told.ticket), _WORDS[told.verb](told.fields))
+    def _note_result(self, result: ReportResult) -> None:
+        """Show refusals, reductions and moved stops. The guard's events show opens and closes."""
+        self._on_reported_before(result)
+        subject = _subject(self.copier.position_sync.rows.get(result.ticket, result.fields), result.ticket)
+        if result.code and result.code not in ("trade_closed", "trade_closed_conflict"):
+            self.happenings.add(subject, f"the desk refused the {result.verb}: {result.code}", "warning")
+        elif result.verb in ("reduce", "modify") and not result.code:
+            self.happenings.add(subject, _WORDS[result.verb](result.fields))
 
-    def _note(self, one: FollowedSubscription, event: Event) -> None:
-        known = one.subscription.sub_id, event.id
-        if known in self._seen:
+    def _note(self, followed: FollowedSubscription, event: Event) -> None:
+        identity = followed.subscription.sub_id, event.id
+        if identity in self._noted:
             return
-        self._seen.add(known)
-        copy = one.guard.copy(event.ref) if event.ref else None
-        subject = one.strategy if copy is None else f"{copy.symbol} {copy.side} {lots(copy.asked or copy.volume)}"
+        self._noted.add(identity)
+        copy = followed.guard.copy(event.ref) if event.ref else None
+        subject = followed.strategy if copy is None else f"{copy.symbol} {copy.side} {lots(copy.asked or copy.volume)}"
         words, level = self._words(event, copy)
         self.happenings.add(subject, words, level, event.at_ms - self.client.clock_offset_ms)
 
@@ -219,45 +217,45 @@ class Following:
         return f"{event.event}: {event.why}", "alarm"
 
     def _gain(self, copy: Copy) -> str:
-        with suppress(Exception):  # the words are enough
+        with suppress(Exception):  # without the deals, "closed" must do
             if copy.position and (deals := self.copier.terminal.deals(copy.position)):
                 gain = sum((deal.profit for deal in deals), Decimal(0))
-                return f" at {quoted(deals[-1].price)}, {gain:+,.2f} {self._purse.currency}".rstrip()
+                return f" at {quoted(deals[-1].price)}, {gain:+,.2f} {self._account.currency}".rstrip()
         return ""
 
     def _note_faults(self) -> None:
-        """What began and what is over; each is told once."""
+        """Show each fault once when it begins and once when it is over."""
         now = dict(self.copier.faults)
         for name in now.keys() - self._faults.keys():
             self.happenings.add(name, now[name], "warning")
         for name in self._faults.keys() - now.keys():
-            self.happenings.add(name, "well again", "good")
+            self.happenings.add(name, "recovered", "good")
         self._faults = now
 
 
-def _strategy(one: FollowedSubscription) -> Strategy:
-    guard, terms = one.guard, one.terms
-    words, good = _condition(one)
+def _strategy(followed: FollowedSubscription) -> Strategy:
+    guard, terms = followed.guard, followed.terms
+    words, good = _condition(followed)
     copies = len(guard.unfinished())
     most = "" if terms.max_open_trades is None else f" of at most {terms.max_open_trades}"
-    return Strategy(one.strategy, words, good, f"number {guard.seen} · {copies}{most} open")
+    return Strategy(followed.strategy, words, good, f"signal {guard.seen} · {copies}{most} open")
 
 
-def _condition(one: FollowedSubscription) -> tuple[str, bool]:
-    if one.guard.standing is not GuardMode.LIVE:
-        return one.guard.standing.value.lower(), False
-    if not one.is_listed:
-        return "the desk knows no such subscription of this key", False
-    if one.terms.generation and one.terms.generation not in one.subscription.secrets:
-        return f"packet secret {one.terms.generation} is missing in the configuration", False
-    if one.terms.status == "PAUSED":
+def _condition(followed: FollowedSubscription) -> tuple[str, bool]:
+    if followed.guard.standing is not GuardMode.LIVE:
+        return followed.guard.standing.value.lower(), False
+    if not followed.is_listed:
+        return "the desk does not list this subscription for this key", False
+    if followed.terms.generation and followed.terms.generation not in followed.subscription.secrets:
+        return f"packet secret {followed.terms.generation} is missing in the configuration", False
+    if followed.terms.status == "PAUSED":
         return "paused at the desk", False
-    if one.guard.needs_snapshot:
-        return "asking what is active", False
-    words = {"in_sync": "in sync", "behind": "catching up", "differs": "differs from the desk"}.get(
-        one.terms.sync, "live"
+    if followed.guard.needs_snapshot:
+        return "waiting for a snapshot", False
+    words = {"in_sync": "in sync", "behind": "catching up", "differs": "out of sync with the desk"}.get(
+        followed.terms.sync, "live"
     )
-    return words, one.terms.sync != "differs"
+    return words, followed.terms.sync != "differs"
 
 
 def _opened(copy: Copy) -> str:
@@ -272,17 +270,17 @@ def _opened(copy: Copy) -> str:
 
 
 @dataclass
-class Showing:
-    """A publisher on a screen."""
+class PublisherView:
+    """Shows a publisher on a screen."""
 
     publisher: Publisher
-    client: Measured
+    client: TimedClient
     screen: Screen
     happenings: Happenings
     fault: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        self._purse = _Purse(self.publisher.position_sync.terminal)
+        self._account = _AccountStatus(self.publisher.position_sync.terminal)
         self.publisher.on_look = self.look
         self.publisher.position_sync.on_reported = self._note
 
@@ -290,9 +288,9 @@ class Showing:
         if fault and not self.fault:
             self.happenings.add("", fault, "warning")
         elif self.fault and not fault:
-            self.happenings.add("", "well again", "good")
+            self.happenings.add("", "recovered", "good")
         self.fault = fault
-        self._purse.look()
+        self._account.look()
         self.screen.show(self.view())
 
     def view(self) -> View:
@@ -300,14 +298,18 @@ class Showing:
         return View(
             title="copybot publish",
             desk=urlsplit(self.client.url).netloc,
-            account=self._purse.name,
-            money=self._purse.money,
-            marks=[("desk in touch", True) if not self.fault else ("no answer", False), *self.client.marks(),
-                   self._purse.mark()],
+            account=self._account.name,
+            money=self._account.money,
+            marks=[("desk connected", True) if not self.fault else ("no answer", False), *self.client.marks(),
+                   self._account.mark()],
             lines=[line for held in position_sync.held for line in self._lines(held)],
-            happenings=list(self.happenings.kept),
-            alarms=[f"{one.ticket}: {one.words}" for one in position_sync.findings.values() if one.kind != "too_old"],
-            currency=self._purse.currency,
+            happenings=list(self.happenings.latest),
+            alarms=[
+                f"{finding.ticket}: {finding.words}"
+                for finding in position_sync.findings.values()
+                if finding.kind != "too_old"
+            ],
+            currency=self._account.currency,
             nothing="no positions are open",
         )  # fmt: skip
 
@@ -317,10 +319,9 @@ class Showing:
         row: Mapping[str, Any] = position_sync.rows.get(tickets[0], {})
         finding = position_sync.findings.get(tickets[0]) or position_sync.findings.get(position.id)
         state = finding.kind if finding else "published" if row else "new"
-        told = sum(
-            (Decimal(position_sync.rows[one]["volume"]) for one in tickets if one in position_sync.rows), Decimal(0)
-        )
-        target = position.volume if told == position.volume or not told else told
+        rows = [position_sync.rows[ticket] for ticket in tickets if ticket in position_sync.rows]
+        reported = sum((Decimal(row["volume"]) for row in rows), Decimal(0))
+        target = reported or position.volume
         return [
             Line(
                 position.symbol, position.side, position.volume, target, position.open_price, position.sl, position.tp,
@@ -328,13 +329,13 @@ class Showing:
             )
         ]  # fmt: skip
 
-    def _note(self, told: ReportResult) -> None:
-        subject = _subject(self.publisher.position_sync.rows.get(told.ticket, told.fields), told.ticket)
-        if told.code:
-            self.happenings.add(subject, f"{told.verb} refused: {told.code}", "warning")
+    def _note(self, result: ReportResult) -> None:
+        subject = _subject(self.publisher.position_sync.rows.get(result.ticket, result.fields), result.ticket)
+        if result.code:
+            self.happenings.add(subject, f"{result.verb} refused: {result.code}", "warning")
             return
-        words = _WORDS[told.verb](told.fields)
-        self.happenings.add(subject, words, "good" if told.verb == "open" else "info")
+        words = _WORDS[result.verb](result.fields)
+        self.happenings.add(subject, words, "good" if result.verb == "open" else "info")
 
 
 def _subject(row: Mapping[str, Any], ticket: str) -> str:
@@ -342,14 +343,14 @@ def _subject(row: Mapping[str, Any], ticket: str) -> str:
 
 
 _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "open": lambda told: f"published, {lots(Decimal(told['volume']))} lots",
-    "modify": lambda told: f"stop {_stop(told['sl'])}, target {_stop(told['tp'])}",
-    "reduce": lambda told: f"reduced to {lots(Decimal(told['volume']))} lots, {Decimal(told['profit']):+,.2f}",
-    "close": lambda told: (
-        f"closed at {quoted(Decimal(told['close_price']))} ({told['reason']}), {Decimal(told['profit']):+,.2f}"
+    "open": lambda fields: f"published, {lots(Decimal(fields['volume']))} lots",
+    "modify": lambda fields: f"stop {_stop(fields['sl'])}, target {_stop(fields['tp'])}",
+    "reduce": lambda fields: f"reduced to {lots(Decimal(fields['volume']))} lots, {Decimal(fields['profit']):+,.2f}",
+    "close": lambda fields: (
+        f"closed at {quoted(Decimal(fields['close_price']))} ({fields['reason']}), {Decimal(fields['profit']):+,.2f}"
     ),
 }
 
 
-def _stop(told: str | None) -> str:
-    return "none" if told is None else quoted(Decimal(told))
+def _stop(price: str | None) -> str:
+    return "none" if price is None else quoted(Decimal(price))

@@ -61,7 +61,7 @@ class CopierHarness:
     # --- lena
 
     def report(self, method: Any, path: Any, **fields: Any) -> Any:
-        key = f"lena-{len(self.desk.kept.answers)}"
+        key = f"lena-{len(self.desk.state.answers)}"
         return self.desk.send(MASTER, method, f"/api/v2/trades/active{path}", fields, key)
 
     def open(
@@ -98,16 +98,16 @@ class CopierHarness:
 
     @property
     def skips(self) -> list[Any]:
-        return list(self.desk.kept.skips.values())
+        return list(self.desk.state.skips.values())
 
     @property
     def rows(self) -> dict[Any, Any]:
         """The copies that the desk knows."""
-        return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == COPIER}
+        return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == COPIER}
 
     def asked(self, path: Any) -> list[Any]:
         """What was sent to this path."""
-        return [print_of for print_of, _ in self.desk.kept.answers.values() if f" {path} " in print_of]
+        return [print_of for print_of, _ in self.desk.state.answers.values() if f" {path} " in print_of]
 
 
 def raising(fault: Any) -> Callable[..., Any]:

@@ -31,11 +31,11 @@ class DeskServer(HostileDesk):
 
     def rows(self, account: Any) -> dict[Any, Any]:
         with self.lock:
-            return {ticket: row for (owner, ticket), row in self.desk.kept.rows.items() if owner == account}
+            return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
 
     def closed(self, account: Any) -> dict[Any, Any]:
         with self.lock:
-            return {ticket: how for (owner, ticket), how in self.desk.kept.closed.items() if owner == account}
+            return {ticket: how for (owner, ticket), how in self.desk.state.closed.items() if owner == account}
 
 
 class Clerk(Handler):

@@ -107,10 +107,10 @@ class Handler(BaseHTTPRequestHandler):
                 return 304, b""
             return 200, b'{"trades":[],"count":0,"rate":1.10}'
         key = self.headers["Idempotency-Key"]
-        if key not in desk.kept:
+        if key not in desk.state:
             desk.effects.append((self.command, self.path, self.body))
-            desk.kept[key] = (201, json.dumps({"number": len(desk.effects)}).encode())
-        return desk.kept[key]
+            desk.state[key] = (201, json.dumps({"number": len(desk.effects)}).encode())
+        return desk.state[key]
 
     def signed(self, status: Any, body: Any) -> dict[str, Any]:
         time_ms = str(self.server.clock_ms())

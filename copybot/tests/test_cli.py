@@ -92,7 +92,7 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office:
     provider, copier = config(tmp_path / "lena", office, MASTER), config(tmp_path / "finn", office, COPIER)
     lenas, finns = account(provider), account(copier)
     with running("publish", provider) as one, running("follow", copier) as other:
-        until(lambda: office.worth.get(MASTER) and office.handshakes and office.desk.kept.takeover_number)
+        until(lambda: office.worth.get(MASTER) and office.handshakes and office.desk.state.takeover_number)
         time.sleep(1.5)  # the copier has taken up its first snapshot: what comes now is new
         lenas.open(magic=1, symbol="EURUSD", side="BUY", volume=D(1), sl=D("1.05"), tp=None)
         (copied,) = until(finns.positions)
@@ -109,7 +109,7 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office:
         until(lambda: office.closed(MASTER) and office.closed(COPIER))
 
     assert (one.returncode, other.returncode) == (0, 0)
-    assert office.desk.kept.leased_until <= time.time_ns() // 1_000_000  # given back, not left to end
+    assert office.desk.state.leased_until <= time.time_ns() // 1_000_000  # given back, not left to end
     assert "published, 1.00 lots" in one.written
     assert re.search(r"opened at 1\.\d+", other.written)
     for written in (one.written, other.written):
@@ -139,7 +139,7 @@ def test_a_key_that_is_not_let_in_ends_the_publisher_with_a_code_of_its_own(
 ) -> None:
     office.revoked.add(KEYS[MASTER])
 
-    assert cli.main(["publish", "--config", str(config(tmp_path, office, MASTER))]) == cli.NOT_LET_IN
+    assert cli.main(["publish", "--config", str(config(tmp_path, office, MASTER))]) == cli.KEY_REFUSED
     assert "key_revoked" in capsys.readouterr().err
 
 

@@ -117,7 +117,7 @@ def test_every_write_takes_its_own_name(bot: Any, desk: Any) -> None:
     ]
     for one in asked:
         one()
-        desk.kept.clear()
+        desk.state.clear()
 
     assert keys_of(desk) == ["a-name-that-was-kept"] * 7
     assert [f"{method} {path}" for method, path, _ in desk.effects] == [

@@ -51,7 +51,7 @@ def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office: 
     office.hear()
     office.step(2)
     assert (office.volumes, office.rows) == ([], {})
-    assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
+    assert office.desk.state.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
     assert office.guard.outbox() == []
 
 
@@ -77,7 +77,7 @@ def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office: C
     office.step(2)
 
     assert office.rows == {}
-    assert office.desk.kept.closed[COPIER, position.id][1] == "MANUAL"
+    assert office.desk.state.closed[COPIER, position.id][1] == "MANUAL"
     assert office.guard.copies()[0].state is State.GONE
 
 
@@ -90,7 +90,7 @@ def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office: C
     office.step(2)
 
     assert office.desk.opened[f"{COPIER} {position.id}"] == 1
-    assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
+    assert office.desk.state.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
 
 
 def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office: CopierHarness) -> None:
@@ -294,11 +294,11 @@ def test_what_a_restored_desk_forgot_is_told_again(office: CopierHarness) -> Non
     office.broker.faults = Faults(reject=1.0)
     office.open()
     office.hear()
-    backup = office.desk.kept.copy()
+    backup = office.desk.state.copy()
     office.step(8)
     assert office.skips == ["rejected"]
 
-    office.desk.kept, office.desk.epoch = backup, "2"
+    office.desk.state, office.desk.epoch = backup, "2"
     office.broker.faults = Faults()
     office.step(60)
     assert office.skips == ["rejected"]
@@ -379,7 +379,7 @@ def test_the_loop_hears_what_comes_and_ends_in_order(office: CopierHarness) -> N
     runner.run(office.copier, Script(office, stop, *events), stop, step_s=0)
 
     assert office.volumes == []
-    assert office.desk.kept.leased_until <= office.now
+    assert office.desk.state.leased_until <= office.now
     office.copier = None
     office.start()
     assert [one.state for one in office.guard.copies()] == [State.GONE]

@@ -96,7 +96,7 @@ def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office: 
     office.step(5)
 
     assert office.skips == []
-    assert office.desk.kept.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
+    assert office.desk.state.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
     assert [deal.entry for deal in office.broker.deals(position.id)] == [Entry.IN, Entry.OUT]
 
 

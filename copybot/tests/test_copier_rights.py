@@ -33,8 +33,8 @@ def office(tmp_path: Path) -> Iterator[CopierHarness]:
 
 
 def lost(office: Any) -> None:
-    office.desk.kept.takeover_number += 1
-    office.desk.kept.instance = "another"
+    office.desk.state.takeover_number += 1
+    office.desk.state.instance = "another"
     office.step(31)
 
 
@@ -172,10 +172,10 @@ def test_at_a_desk_that_went_back_in_time_nothing_is_done(office: CopierHarness)
     """The one exception: what the desk says then is not true."""
     ticket = office.copied()
     office.step(2)
-    backup = office.desk.kept.copy()
+    backup = office.desk.state.copy()
     other = office.copied()
     office.step(2)
-    office.desk.kept = backup
+    office.desk.state = backup
     office.step(31)
     assert office.guard.standing is GuardMode.HOLD
 
@@ -188,7 +188,7 @@ def test_at_a_desk_that_went_back_in_time_nothing_is_done(office: CopierHarness)
     office.step(31)
     assert office.guard.standing is GuardMode.LIVE
     assert office.volumes == []  # the second trade is none any more at this desk, the first was closed
-    assert (MASTER, other) not in office.desk.kept.rows
+    assert (MASTER, other) not in office.desk.state.rows
     assert office.copier.lease.is_live
 
 

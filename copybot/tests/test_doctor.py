@@ -13,7 +13,7 @@ from rich.console import Console
 
 from copybot import doctor
 from copybot.desk_model import COPIER, MASTER, SUB_ID
-from copybot.doctor import Patient
+from copybot.doctor import Checkup
 from copybot.tests.desk_server import KEYS, DeskServer
 from copybot.tests.test_cli import account, config
 
@@ -30,11 +30,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def examined(file: Any, role: Any = None, **more: Any) -> dict[Any, Any]:
-    patient = Patient(file, role, environ={}, **more)
-    found = {one.what: one for one in doctor.examine(patient)}
-    if patient.client is not None:
-        patient.client.hang_up()
-    return found
+    checkup = Checkup(file, role, environ={}, **more)
+    results = {result.name: result for result in doctor.examine(checkup)}
+    if checkup.client is not None:
+        checkup.client.hang_up()
+    return results
 
 
 def sick(found: Any) -> dict[Any, Any]:
@@ -66,8 +66,8 @@ def test_all_is_well(office: Any, tmp_path: Path, who: Any) -> None:
 def test_looking_changes_nothing_at_the_desk(office: Any, tmp_path: Path) -> None:
     examined(config(tmp_path, office, COPIER))
 
-    assert office.desk.kept.answers == {}
-    assert office.desk.kept.takeover_number == 0
+    assert office.desk.state.answers == {}
+    assert office.desk.state.takeover_number == 0
 
 
 def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office: Any, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office: Any, tmp
 
     file.chmod(0o644)
     assert doctor.run(file, console) == 1
-    assert "1 to mend, 11 could not be checked" in said.getvalue()
+    assert "1 to fix, 11 could not be checked" in said.getvalue()
 
 
 # --- one thing wrong at a time
@@ -104,7 +104,7 @@ def test_a_full_disk(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     usage = doctor.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=1024))
 
-    assert "make room" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
+    assert "free at least" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
 
 
 def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office: Any, tmp_path: Path) -> None:
@@ -169,21 +169,21 @@ def test_a_clock_that_is_off(office: Any, tmp_path: Path) -> None:
 def test_a_wrong_secret(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), 'secret = "0123', 'secret = "ffff')
 
-    assert "copy both anew" in sick(examined(file))["key"]
+    assert "copy both again" in sick(examined(file))["key"]
 
 
 def test_a_revoked_key(office: Any, tmp_path: Path) -> None:
     office.revoked.add(KEYS[COPIER])
 
-    assert "make a new one" in sick(examined(config(tmp_path, office, COPIER)))["key"]
+    assert "create a new one" in sick(examined(config(tmp_path, office, COPIER)))["key"]
 
 
 @pytest.mark.parametrize(
     ("who", "role", "words"),
     [
-        (MASTER, "follow", "this is a master key; to follow, make a copier key"),
-        (COPIER, "publish", "this is a copier key; to publish, make a master key"),
-        ("readonly", "publish", "this is a readonly key; to publish, make a master key"),
+        (MASTER, "follow", "this is a master key; to follow, create a copier key"),
+        (COPIER, "publish", "this is a copier key; to publish, create a master key"),
+        ("readonly", "publish", "this is a readonly key; to publish, create a master key"),
     ],
 )
 def test_a_key_of_another_kind(office: Any, tmp_path: Path, who: Any, role: str, words: str) -> None:
@@ -204,7 +204,7 @@ def test_a_proxy_that_stops_the_stream(office: Any, tmp_path: Path, monkeypatch:
     office.RequestHandlerClass = type(
         "Proxied", (office.RequestHandlerClass,), {"stream": lambda self: self.write(502, b"no", kind="text/plain")}
     )
-    assert "does a proxy or firewall stop WebSockets" in sick(examined(config(tmp_path, office, COPIER)))["stream"]
+    assert "does a proxy or firewall block WebSockets" in sick(examined(config(tmp_path, office, COPIER)))["stream"]
 
 
 def test_an_account_that_nets_though_it_was_said_not_to(
@@ -253,7 +253,7 @@ def test_a_symbol_that_the_broker_does_not_have(office: Any, tmp_path: Path) -> 
 def test_a_copy_too_small_for_the_broker(office: Any, tmp_path: Path) -> None:
     publish(office, volume="0.01000000")
 
-    assert "below the broker's smallest volume" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
+    assert "below the broker's minimum volume" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
 
 
 def test_a_providers_position_in_what_has_no_name_at_the_desk(office: Any, tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def test_what_nobody_thought_of_is_found_too(office: Any, tmp_path: Path, monkey
 
     monkeypatch.setattr(office.desk, "active", lambda who: json.loads("{}"))
     monkeypatch.setattr(doctor, "_CHECKS", (("key", doctor.key), ("odd", broken)))
-    patient = Patient(config(tmp_path, office, COPIER), "follow", environ={})
-    doctor.configuration(patient)
+    checkup = Checkup(config(tmp_path, office, COPIER), "follow", environ={})
+    doctor.configuration(checkup)
 
-    assert [one.words for one in doctor.examine(patient) if one.good is False] == ["RuntimeError: surprise"]
-    patient.client.hang_up()
+    assert [one.words for one in doctor.examine(checkup) if one.good is False] == ["RuntimeError: surprise"]
+    checkup.client.hang_up()

@@ -161,7 +161,7 @@ def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(
     assert bot.heard() == {"said": "stopped"}
     assert bot.process.wait(60) == 0
     with bot.office.lock:
-        kept = bot.office.desk.kept
+        kept = bot.office.desk.state
         assert (kept.instance, kept.leased_until <= time.time_ns() // 1_000_000) == (bot.config.instance, True)
 
 

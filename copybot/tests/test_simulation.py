@@ -151,7 +151,7 @@ def test_a_schedule_is_the_same_each_time() -> None:
     one, other = World(11, WEATHERS["hostile"]), World(11, WEATHERS["hostile"])
 
     assert (one.crashes, one.market.opens, one.market.held) == (other.crashes, other.market.opens, other.market.held)
-    assert (one.desk.sent, one.desk.kept.skips) == (other.desk.sent, other.desk.kept.skips)
+    assert (one.desk.sent, one.desk.state.skips) == (other.desk.sent, other.desk.state.skips)
     assert World(12, WEATHERS["hostile"]).desk.sent != one.desk.sent
 
 
