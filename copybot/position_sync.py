@@ -251,7 +251,7 @@ class PositionSync:
             for trade in held.trades or ():
                 open_tickets.add(trade.ticket)
                 yield from self._reports_of_open(trade, held)
-        for ticket in list(self.rows.keys() - open_tickets):
+        for ticket in [ticket for ticket in self.rows if ticket not in open_tickets]:
             yield from self._reports_of_ended(ticket)
         self._tidy(open_tickets)
 
