@@ -1,4 +1,4 @@
-"""The zombie drill's page: what the latest run found, rule by rule, and a button for another."""
+"""The zombie drill's admin page: the latest report, rule by rule, and a button to start another run."""
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -14,13 +14,12 @@ from core.confirmed_actions import caller
 
 RUNS = 30
 TASK = "config.tasks.zombie_drill"
-MAY = "trades.change_activetrade"
+PERMISSION = "trades.change_activetrade"  # the permission to force a close
 
 
 @admin.site.admin_view
 def page(request: HttpRequest) -> HttpResponse:
-    """Who may close a trade by hand may look, and run it."""
-    if not caller(request).has_perm(MAY):
+    if not caller(request).has_perm(PERMISSION):
         raise PermissionDenied
     if request.method == "POST":
         _request_run(request)
@@ -29,26 +28,26 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 def _request_run(request: HttpRequest) -> None:
-    if _is_under_way():
+    if _is_running_or_requested():
         messages.warning(request, reports.AlreadyRunning.detail)
         return
     try:
         app.send_task(TASK, kwargs={"user_id": str(request.user.pk)}, retry=False)
     except OperationalError:
-        messages.error(request, "The workers' queue cannot be reached: nothing was started. Look at /readyz.")
+        messages.error(request, "The queue of the workers cannot be reached, so no run was started. See /readyz.")
         return
     reports.request_run(actor_of(request))
 
 
-def _is_under_way() -> bool:
-    wish = reports.pending_request()
-    return reports.is_running() or (wish is not None and not wish[1])
+def _is_running_or_requested() -> bool:
+    request = reports.pending_request()
+    return reports.is_running() or (request is not None and not request[1])
 
 
 def _context(request: HttpRequest) -> dict[str, object]:
-    runs, is_running, wish = reports.latest(RUNS), reports.is_running(), reports.pending_request()
-    asked = request.GET.get("run", "")
-    shown = next((run for run in runs if str(run.pk) == asked), next(iter(runs), None))
+    runs, is_running, pending = reports.latest(RUNS), reports.is_running(), reports.pending_request()
+    pk = request.GET.get("run", "")
+    shown = next((run for run in runs if str(run.pk) == pk), next(iter(runs), None))
     return {
         "title": "Zombie drill",
         "run": shown,
@@ -57,6 +56,6 @@ def _context(request: HttpRequest) -> dict[str, object]:
         "passed": sum(run.passed for run in runs),
         "rules": reports.RULES.values(),
         "is_running": is_running,
-        "waits": not is_running and wish is not None and not wish[1],
-        "is_late": not is_running and wish is not None and wish[1],
+        "is_waiting": not is_running and pending is not None and not pending[1],
+        "is_late": not is_running and pending is not None and pending[1],
     }

@@ -1,7 +1,7 @@
-"""What a drill is played with: accounts and keys of its own at the desk, its copiers, an ear on the real stream.
+"""The drill's environment: its own accounts and keys at the desk, its copiers' processes, a listener on the stream.
 
-The copiers are real processes which know the desk by its address and their key alone. What they did is read from the
-broker's own books, never taken from their word.
+The copiers are real processes that have only the desk's address and a key. Their executions are read from the broker's
+records, never from their own reports.
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -42,19 +42,25 @@ from trust import services as trust
 from trust.models import ScoreKind, TrustHold
 
 USER, PROVIDER, STRATEGY = "drill-sandbox", "drill-provider", "drill-zombies"
-# Of two instances the later one waits for the other's lease, and so would the next run: it takes the next account.
+# The second instance leaves a lease behind, for which the next run would have to wait: it takes the next account.
 COPIERS = tuple(f"drill-copier-{number}" for number in range(1, 7))
 LABEL = FOLDERS = "copydesk-drill"
-LEADER, EAR, FIRST, SECOND = "leader", "ear", "first", "second"
-KINDS = {LEADER: BotKey.Kind.MASTER, EAR: BotKey.Kind.COPIER, FIRST: BotKey.Kind.COPIER, SECOND: BotKey.Kind.COPIER}
+PROVIDER_KEY, LISTENER_KEY, FIRST_KEY, SECOND_KEY = "provider", "listener", "first", "second"
+KINDS = {
+    PROVIDER_KEY: BotKey.Kind.MASTER,
+    LISTENER_KEY: BotKey.Kind.COPIER,
+    FIRST_KEY: BotKey.Kind.COPIER,
+    SECOND_KEY: BotKey.Kind.COPIER,
+}
 KEYS_LIVE = timedelta(hours=1)
 FOLDERS_LIVE_S = 3600
 START_S = 15
+REPLY_S = 8
 Line = Mapping[str, Any]
 
 
 class SetupFailed(Exception):
-    """The drill could not be made; says why."""
+    """The drill could not be run; the message says why."""
 
 
 # --- the desk's side
@@ -62,98 +68,105 @@ class SetupFailed(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """Who plays: the two accounts, the one that follows the other, and the keys of this run by who uses them."""
+    """The accounts, the subscription of the copier to the provider, and the keys of this run by their user."""
 
-    provider: TradingAccount
-    copier: TradingAccount
-    follows: Subscription
+    provider_account: TradingAccount
+    copier_account: TradingAccount
+    subscription: Subscription
     keys: Mapping[str, accounts.NewSecret] = field(repr=False)
 
     @property
     def instance(self) -> str:
-        """The place that copies for this account: the same in each run, so that it need not wait for itself."""
-        return _instance(self.copier)
+        """The copier's instance: the same in each run, so that it does not wait for its own lease."""
+        return _instance(self.copier_account)
 
-    def client(self, url: str, who: str) -> Client:
-        return Client(url, self.keys[who].key, self.keys[who].secret, timeout_s=3, attempts=3, patience_s=5)
+    def client(self, url: str, user: str) -> Client:
+        return Client(url, self.keys[user].key, self.keys[user].secret, timeout_s=3, attempts=3, patience_s=5)
 
 
 def set_up() -> Environment:
-    """Make who plays, or meet them again, and new keys; put away what a killed run left. Raises Unmade."""
+    """Create or find the accounts, create new keys, and clean up after a killed run. Raises SetupFailed."""
     owner = _owner()
-    stage = _met(owner)
-    put_away()
-    _spare(owner)
-    keys = {who: _key(stage.provider if who == LEADER else stage.copier, kind) for who, kind in KINDS.items()}
-    return Environment(stage.provider, stage.copier, stage.follows, keys)
+    env = _accounts_of(owner)
+    clean_up()
+    _hold_scores(owner)
+    keys = {
+        user: _key(env.provider_account if user == PROVIDER_KEY else env.copier_account, kind)
+        for user, kind in KINDS.items()
+    }
+    return replace(env, keys=keys)
 
 
 def _owner() -> User:
-    known = User.objects.filter(username=USER).first()
-    if known is not None and (known.is_staff or known.has_usable_password()):
-        raise SetupFailed(f"the user {USER} is somebody's: the drill needs that name for itself")
-    return known or demo_data.user(USER)
+    owner = User.objects.filter(username=USER).first()
+    if owner is not None and (owner.is_staff or owner.has_usable_password()):
+        raise SetupFailed(f"the user {USER} belongs to a person, but the drill needs this name: rename the user")
+    return owner or demo_data.user(USER)
 
 
 @use_case()
-def _met(owner: User) -> Environment:
+def _accounts_of(owner: User) -> Environment:
     provider, copier = demo_data.account(owner, PROVIDER), _free_copier(owner)
-    strategy = demo_data.strategy(owner, provider, STRATEGY, "The zombie drill's own, on paper")
+    strategy = demo_data.strategy(owner, provider, STRATEGY, "Of the zombie drill, on paper accounts")
     if {provider.owner_id, copier.owner_id, strategy.owner_id} != {owner.pk}:
         raise SetupFailed(
-            f"{provider}, {copier} or {strategy} is somebody else's: the drill needs these names for itself"
+            f"{provider}, {copier} or {strategy} belongs to another user, but the drill needs these names: rename it"
         )
-    follows = strategies.subscribe(account=copier, strategy=strategy, actor=audit.SYSTEM)
-    if strategy.status != Strategy.Status.ACTIVE or follows.status != Subscription.Status.ACTIVE:
-        raise SetupFailed(f"{STRATEGY} is {strategy.status} and its subscription {follows.status}: resume them first")
-    return Environment(provider, copier, follows, {})
+    subscription = strategies.subscribe(account=copier, strategy=strategy, actor=audit.SYSTEM)
+    if strategy.status != Strategy.Status.ACTIVE or subscription.status != Subscription.Status.ACTIVE:
+        raise SetupFailed(
+            f"{STRATEGY} is {strategy.status} and its subscription {subscription.status}: resume them first"
+        )
+    return Environment(provider, copier, subscription, {})
 
 
 def _free_copier(owner: User) -> TradingAccount:
     for name in COPIERS:
         account = demo_data.account(owner, name)
-        held = Copier.objects.filter(account=account).first()
-        if held is None or max(held.may_open_at, _lease_of_another(held)) <= timezone.now():
+        copier = Copier.objects.filter(account=account).first()
+        if copier is None or max(copier.may_open_at, _end_of_foreign_lease(copier)) <= timezone.now():
             return account
-    raise SetupFailed("it was run too often just now: the leases of its copiers last for another minute")
+    raise SetupFailed("the drill was run too often: the leases of its copiers are still held. Try again in a minute")
 
 
-def _lease_of_another(held: Copier) -> datetime:
-    return held.may_open_at if held.instance == _instance(held.account) else held.leased_until
+def _end_of_foreign_lease(copier: Copier) -> datetime:
+    return copier.may_open_at if copier.instance == _instance(copier.account) else copier.leased_until
 
 
 def _instance(account: TradingAccount) -> str:
     return f"{account.name}-first"
 
 
-def _spare(owner: User) -> None:
-    """It makes faults on purpose, each night the same: its scores say nothing."""
+def _hold_scores(owner: User) -> None:
+    """The drill causes faults on purpose, so its scores are held and restrict nothing."""
     for kind in (ScoreKind.ENDPOINT, ScoreKind.FLOW):
         if not TrustHold.objects.filter(user=owner, kind=kind, ended_at=None, expires_at__gt=timezone.now()).exists():
             trust.hold(
-                user=owner, kind=kind, effect=TrustHold.Effect.OPEN, reason="A drill: it makes faults on purpose.",
+                user=owner, kind=kind, effect=TrustHold.Effect.OPEN, reason="The drill causes faults on purpose.",
                 expires_at=timezone.now() + timedelta(days=3650), by=None, actor=audit.SYSTEM,
             )  # fmt: skip
 
 
-def _key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
-    ends = timezone.now() + KEYS_LIVE
+def _key(account: TradingAccount, kind: str) -> accounts.NewSecret:
+    expires_at = timezone.now() + KEYS_LIVE
     with use_case():
-        return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label=LABEL, expires_at=ends)[1]
+        return accounts.create_key(account=account, kind=kind, actor=audit.SYSTEM, label=LABEL, expires_at=expires_at)[
+            1
+        ]
 
 
-def put_away() -> int:
-    """Close what is open on the drill's accounts, in the desk's own books, and revoke its keys; how much was open."""
-    left = list(ActiveTrade.objects.filter(account__owner__username=USER))
-    for trade in left:
+def clean_up() -> int:
+    """Force-close the open trades of the drill's accounts and revoke its keys; return how many trades were open."""
+    open_trades = list(ActiveTrade.objects.filter(account__owner__username=USER))
+    for trade in open_trades:
         with suppress(trades.TradeClosed):
             trades.force_close(
-                trade_id=trade.pk, close_price=trade.open_price, profit=Decimal(0), note="Left by a drill.",
+                trade_id=trade.pk, close_price=trade.open_price, profit=Decimal(0), note="Left open by a drill.",
                 actor=audit.SYSTEM,
             )  # fmt: skip
     for key in BotKey.objects.filter(account__owner__username=USER, label=LABEL, revoked_at=None):
         accounts.revoke_key(key=key, actor=audit.SYSTEM)
-    return len(left)
+    return len(open_trades)
 
 
 # --- the copier's side
@@ -161,30 +174,30 @@ def put_away() -> int:
 
 @dataclass
 class Sandbox:
-    """A copier's process. It may be killed, and started again on the same folder."""
+    """A copier's process, with JSON lines in and out. It can be killed and started again on the same folder."""
 
     command: Sequence[str]
     config: Config
     process: "subprocess.Popen[str] | None" = None
-    said: "queue.SimpleQueue[Line | None]" = field(default_factory=queue.SimpleQueue)
+    output: "queue.SimpleQueue[Line | None]" = field(default_factory=queue.SimpleQueue)
 
     @property
     def folder(self) -> Path:
         return Path(self.config.folder)
 
     def start(self) -> None:
-        self.said = queue.SimpleQueue()
+        self.output = queue.SimpleQueue()
         self.folder.mkdir(exist_ok=True)
         with self._log.open("a") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - this Python, and a module of ours
+            self.process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of the project
                 self.command, cwd=settings.BASE_DIR, env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
-        threading.Thread(target=self._listen, args=(self.process, self.said), daemon=True).start()
-        self.say(asdict(self.config))
-        self.hear("ready", START_S)
+        threading.Thread(target=self._listen, args=(self.process, self.output), daemon=True).start()
+        self.write(asdict(self.config))
+        self.read("ready", START_S)
 
-    def say(self, line: Line) -> None:
+    def write(self, line: Line) -> None:
         assert self.process is not None and self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(line, default=str) + "\n")
@@ -192,37 +205,38 @@ class Sandbox:
         except OSError:
             raise SetupFailed(self._why_ended()) from None
 
-    def hear(self, what: str, patience_s: float = 8) -> Line:
-        """The next line that says it. Raises Unmade where it does not come."""
+    def read(self, kind: str, patience_s: float | None = None) -> Line:
+        """The next line of this kind; others are skipped. Raises SetupFailed where it does not come in time."""
+        patience_s = REPLY_S if patience_s is None else patience_s
         until = time.monotonic() + patience_s
         while (left_s := until - time.monotonic()) > 0:
             try:
-                line = self.said.get(timeout=left_s)
+                line = self.output.get(timeout=left_s)
             except queue.Empty:
                 break
             if line is None:
                 raise SetupFailed(self._why_ended())
-            if line["said"] == what:
+            if line["said"] == kind:
                 return line
-        raise SetupFailed(f"the copier's process did not say “{what}” within {patience_s:g} s")
+        raise SetupFailed(f"the copier's process did not report “{kind}” within {patience_s:g} s")
 
     def state(self) -> Line:
-        self.say({"cmd": "state"})
-        return self.hear("state")
+        self.write({"cmd": "state"})
+        return self.read("state")
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """End the process without warning, like a power cut."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             assert self.process.stdin is not None
-            with suppress(OSError):  # what it was not told any more
+            with suppress(OSError):  # lines that the process no longer reads
                 self.process.stdin.close()
             self.process = None
 
     def stop(self) -> None:
-        self.say({"cmd": "stop"})
-        self.hear("stopped")
+        self.write({"cmd": "stop"})
+        self.read("stopped")
         self.kill()
 
     @property
@@ -230,21 +244,21 @@ class Sandbox:
         return self.folder.with_suffix(".log")
 
     @staticmethod
-    def _listen(process: "subprocess.Popen[str]", said: "queue.SimpleQueue[Line | None]") -> None:
+    def _listen(process: "subprocess.Popen[str]", output: "queue.SimpleQueue[Line | None]") -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
-                said.put(json.loads(line))
-        said.put(None)
+                output.put(json.loads(line))
+        output.put(None)
 
     def _why_ended(self) -> str:
-        words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-        return f"the copier's process ended: {words[0] if words else 'it said nothing'}"
+        last_line = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        return f"the copier's process ended: {last_line[0] if last_line else 'without a message'}"
 
 
 @dataclass
 class StreamListener:
-    """The copier's own socket at the desk, with a key of its own: what really is pushed, in the order it comes in."""
+    """A socket at the desk for the copier's account, with a key of its own. It receives the deltas that are pushed."""
 
     client: Client
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -257,11 +271,11 @@ class StreamListener:
         while not self.stream.as_of:
             self._take(until, "the desk's stream could not be opened")
 
-    def hear(self, seq: str, action: str, patience_s: float = 5) -> dict[str, Any]:
-        """The delta of this number. Raises Unmade where it does not come, or is another's."""
+    def read(self, seq: str, action: str, patience_s: float = 5) -> dict[str, Any]:
+        """The delta with this sequence number. Raises SetupFailed where it does not come or has another action."""
         until = time.monotonic() + patience_s
         while seq not in self.messages:
-            self._take(until, f"the desk pushed nothing with the number {seq}")
+            self._take(until, f"the desk pushed no delta with the sequence number {seq}")
         message = self.messages[seq]
         if message["packet"]["action"] != action:
             raise SetupFailed(f"the desk pushed {message['packet']['action']} instead of {action}")
@@ -278,7 +292,7 @@ class StreamListener:
 
 @dataclass(frozen=True, slots=True)
 class Executions:
-    """What was done at the broker for one trade: orders that opened and closed, lots that were opened, lots held."""
+    """What was executed at the broker for one trade: opening and closing orders, lots opened, lots still held."""
 
     opens: int
     closes: int
@@ -295,28 +309,28 @@ def lots(volume: Decimal) -> str:
 
 @dataclass(frozen=True)
 class BrokerRecords:
-    """The broker's books, read beside whoever trades. `index`: the subscription's part of the magic numbers."""
+    """The broker's records, read independently of the copier. `index`: the subscription's part of the magic numbers."""
 
     account: PaperBroker
     index: int
 
     def of(self, ref: str) -> Executions:
         magic = magic_of(self.index, ref)
-        held = sum((one.volume for one in self.account.positions() if one.magic == magic), Decimal(0))
+        held = sum((position.volume for position in self.account.positions() if position.magic == magic), Decimal(0))
         deals = [deal for deal in self.account.history() if deal.magic == magic]
         opens = [deal for deal in deals if deal.entry is Entry.IN]
         return Executions(len(opens), len(deals) - len(opens), sum((deal.volume for deal in opens), Decimal(0)), held)
 
     def close_all(self) -> int:
-        """What no copier closes any more; how much it was."""
-        left = self.account.positions()
-        for position in left:
+        """Close the positions that no copier will close any more; return how many there were."""
+        positions = self.account.positions()
+        for position in positions:
             self.account.close(position, position.volume)
-        return len(left)
+        return len(positions)
 
 
 class TemporaryFolder:
-    """A folder that nobody else reads; those that killed runs left go with it."""
+    """A private folder. Creating one also removes the folders that killed runs left behind."""
 
     def __init__(self) -> None:
         for old in Path(tempfile.gettempdir()).glob(f"{FOLDERS}-*"):

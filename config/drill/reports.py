@@ -1,6 +1,6 @@
-"""The zombie drill's rules in words, and the reports of its runs. `rules` runs it and imports the bots' package.
+"""The zombie drill's rules in words, and the reports of its runs. Apart from `rules`, which imports the bots' package.
 
-A run leaves one fact, `drill.finished`; a wish for one leaves `drill.asked`. There is nothing else to keep.
+The audit log is the only record: a run is one row `drill.finished`, a request for a run is one row `drill.asked`.
 """
 
 import math
@@ -21,32 +21,32 @@ from core.errors import DomainError
 log = structlog.get_logger()
 
 RULES = {
-    "copied": "A trade is copied once: one order at the broker, one copy at the desk, and one close.",
-    "replayed": "Packets that come again open nothing.",
-    "disordered": "Packets in the wrong order leave neither a double nor an orphan.",
-    "late_open": "The late open of a closed trade is refused, by the desk and by the copier.",
-    "killed_before": "Killed in mid-close, before the broker executed it: closed after the restart, once, for ever.",
-    "killed_after": "Killed in mid-close, after the broker executed it: not closed twice, and never opened again.",
-    "restarted": "A restart opens nothing that is closed, and closes what was closed meanwhile.",
-    "state_lost": "With its state file lost, a copier opens nothing old, keeps what is active, and closes the rest.",
-    "altered": "A packet whose volume was altered is refused.",
-    "emptied": "An empty snapshot that the desk did not sign closes nothing, by socket or by HTTP.",
-    "second": "A second copier opens nothing while the first one's lease runs, and the first closes all the same.",
-    "flat": "In the end nothing is left open, neither at the broker nor at the desk.",
+    "copied": "A trade is copied once: one order at the broker, one copy at the desk, one close.",
+    "replayed": "Repeated packets open nothing.",
+    "disordered": "Packets in the wrong order leave neither a duplicate nor an orphan.",
+    "late_open": "A late open of a closed trade is refused by the desk and by the copier.",
+    "killed_before": "Killed during a close, before the broker executed it: closed once, after the restart.",
+    "killed_after": "Killed during a close, after the broker executed it: not closed twice, and never opened again.",
+    "restarted": "A restart opens no closed trade, and closes the copies of trades that were closed in the meantime.",
+    "state_lost": "Without its state file, a copier opens no old trade, keeps active copies, and closes the others.",
+    "altered": "A packet with an altered volume is refused.",
+    "emptied": "An empty snapshot without the desk's signature closes nothing, by socket or by HTTP.",
+    "second": "A second copier opens nothing while the first one's lease lasts, and the first still closes its copies.",
+    "flat": "At the end nothing is left open, neither at the broker nor at the desk.",
 }
 FINISHED, ASKED, SUBJECT = "drill.finished", "drill.asked", "drill:zombie"
-PICKUP_LIMIT = timedelta(minutes=2)  # for a worker to take it up
+PICKUP_LIMIT = timedelta(minutes=2)  # for a worker to start a requested run
 _LOCK = (0x5A4F4D42, 1)
 
 
 class AlreadyRunning(DomainError):
     code = "drill_is_running"
-    detail = "A drill is running already. It takes less than a minute."
+    detail = "A drill is already running. Wait for its report: it takes less than a minute."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Whether a rule held, and what was seen of it."""
+    """The result of one rule. `seen`: what was observed, in words."""
 
     rule: str
     passed: bool
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run. `by`: who wanted it: a user's name, the command, or the night. `pk`: of the fact that tells of it."""
+    """One run. `by`: a user's name, the command line or the schedule. `pk`: of the run's row in the audit log."""
 
     findings: tuple[Finding, ...]
     took_ms: int
@@ -73,54 +73,54 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return bool(self.findings) and all(one.passed for one in self.findings)
+        return bool(self.findings) and all(finding.passed for finding in self.findings)
 
     @property
     def broken(self) -> list[Finding]:
-        return [one for one in self.findings if not one.passed]
+        return [finding for finding in self.findings if not finding.passed]
 
     @property
     def verdict(self) -> str:
-        return "every rule held" if self.passed else f"{len(self.broken)} did not hold"
+        return "all rules passed" if self.passed else f"{len(self.broken)} of {len(self.findings)} rules failed"
 
 
 def record(report: Report, actor: audit.Actor) -> None:
-    """Keep a run, and cry out where a rule did not hold."""
+    """Record a run in the audit log, and log an error for each broken rule."""
     audit.record(
         FINISHED, actor=actor, subject=SUBJECT, passed=report.passed, took_ms=report.took_ms, by=report.by,
-        rules=[asdict(one) for one in report.findings],
+        rules=[asdict(finding) for finding in report.findings],
     )  # fmt: skip
-    for seen in dict.fromkeys(one.seen for one in report.broken):
-        log.error("drill.failed", rules=[one.rule for one in report.broken if one.seen == seen], seen=seen)
+    for seen in dict.fromkeys(finding.seen for finding in report.broken):
+        rules = [finding.rule for finding in report.broken if finding.seen == seen]
+        log.error("drill.failed", rules=rules, seen=seen)
 
 
-def latest(most: int = 1) -> list[Report]:
-    """The latest runs, the latest first."""
-    return [_report_of(row) for row in AuditLog.objects.filter(action=FINISHED).order_by("-id")[:most]]
+def latest(limit: int = 1) -> list[Report]:
+    """The latest runs, newest first."""
+    return [_report_of(row) for row in AuditLog.objects.filter(action=FINISHED).order_by("-id")[:limit]]
 
 
 def _report_of(row: AuditLog) -> Report:
-    findings = tuple(Finding(**one) for one in row.detail["rules"])
+    findings = tuple(Finding(**finding) for finding in row.detail["rules"])
     return Report(findings, row.detail["took_ms"], row.detail["by"], row.at, row.pk)
 
 
 def request_run(actor: audit.Actor) -> None:
-    """Note that somebody wants a run."""
     audit.record(ASKED, actor=actor, subject=SUBJECT)
 
 
 def pending_request() -> tuple[datetime, bool] | None:
-    """When the last run was asked for, and whether no worker took it up in time; None where it was made."""
+    """When the latest run was requested, and whether no worker started it in time; None where it has finished."""
     row = AuditLog.objects.filter(action__in=[ASKED, FINISHED], subject=SUBJECT).order_by("-id").first()
     return (row.at, timezone.now() - row.at > PICKUP_LIMIT) if row is not None and row.action == ASKED else None
 
 
-# --- one at a time
+# --- one run at a time
 
 
 @contextmanager
 def exclusive_run() -> Iterator[None]:
-    """A lock that ends with the connection, and so with a killed process. Raises AlreadyRunning."""
+    """Hold the drill's lock, which ends with the connection, so also with a killed process. Raises AlreadyRunning."""
     with connection.cursor() as cursor:
         cursor.execute("select pg_try_advisory_lock(%s, %s)", _LOCK)
         if cursor.fetchone() != (True,):
@@ -133,7 +133,6 @@ def exclusive_run() -> Iterator[None]:
 
 
 def is_running() -> bool:
-    """Whether anybody holds that lock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "select exists (select from pg_locks where locktype = 'advisory' and (classid, objid) = (%s, %s)"
@@ -143,16 +142,16 @@ def is_running() -> bool:
         return bool(cursor.fetchone() == (True,))
 
 
-# --- figures: of the latest run, whichever process made it
+# --- metrics of the latest run, read from the audit log because another process may have made it
 
 
-def _of_latest(figure: Callable[[Report], float]) -> Callable[[], float]:
+def _of_latest(metric: Callable[[Report], float]) -> Callable[[], float]:
     def read() -> float:
         try:
             (report,) = latest()
-        except (DatabaseError, ValueError):  # the database is away, or there was no run yet
+        except (DatabaseError, ValueError):  # the database is away, or no run has been made yet
             return math.nan
-        return figure(report)
+        return metric(report)
 
     return read
 

@@ -1,7 +1,7 @@
-"""The zombie drill itself: a sandbox's copier is taken through everything that makes zombies, rule by rule.
+"""The zombie drill: a copier in a sandbox meets everything that could open a closed trade again, rule by rule.
 
-A rule opens trades of its own, does something bad, closes them, and looks into the broker's books. One that fails
-leaves nothing behind for the next.
+A rule opens trades of its own, causes a fault, closes the trades, and reads the broker's records. What a failed rule
+leaves behind is cleaned up before the next one.
 """
 
 import logging
@@ -39,188 +39,196 @@ log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-m", "copybot.sandbox")
 
 
-# --- the rules: each answers what was seen, or raises
+# --- the rules: each returns what was observed, or raises RuleBroken
 
 
-def copied(play: Drill) -> str:
-    trade = play.copied()
-    play.until(lambda: play.rows(trade) == [trade.volume], "the desk was not told of the copy", trade)
-    play.finish(trade)
-    play.until(lambda: play.rows(trade) == [], "the desk was not told that the copy is closed", trade)
-    play.expect(trade, opens=1, closes=1)
-    return f"{lots(trade.volume)} opened once, told to the desk once, closed once"
+def copied(drill: Drill) -> str:
+    trade = drill.open_copied()
+    drill.wait_until(lambda: drill.desk_copies(trade) == [trade.volume], "the copy was not reported to the desk", trade)
+    drill.close_all(trade)
+    drill.wait_until(
+        lambda: drill.desk_copies(trade) == [], "the close of the copy was not reported to the desk", trade
+    )
+    drill.expect(trade, opens=1, closes=1)
+    return f"{lots(trade.volume)} opened once, reported to the desk once, closed once"
 
 
-def replayed(play: Drill) -> str:
-    trade = play.copied()
-    play.relay(*3 * [trade.opened])
-    play.quiet()
-    play.expect(trade, opens=1, closes=0, held=trade.volume)
-    play.finish(trade)
-    play.relay(*3 * [trade.opened, trade.end])
-    play.quiet()
-    play.expect(trade, opens=1, closes=1)
-    return "its open came 7 times, its close 4 times: opened once, closed once"
+def replayed(drill: Drill) -> str:
+    trade = drill.open_copied()
+    drill.send(*3 * [trade.opened_message])
+    drill.settle()
+    drill.expect(trade, opens=1, closes=0, held=trade.volume)
+    drill.close_all(trade)
+    drill.send(*3 * [trade.opened_message, trade.closed_message])
+    drill.settle()
+    drill.expect(trade, opens=1, closes=1)
+    return "the open was sent 7 times and the close 4 times: opened once, closed once"
 
 
-def disordered(play: Drill) -> str:
-    short = play.open()
-    play.relay(play.close(short), short.opened)
-    play.quiet()
-    seen = play.done(short)
+def disordered(drill: Drill) -> str:
+    early = drill.open()
+    drill.send(drill.close(early), early.opened_message)
+    drill.settle()
+    seen = drill.executions(early)
     if seen.held or seen.opens > 1 or seen.opens != seen.closes:
-        raise RuleBroken(f"the close came before its open: {seen}")
-    one, other = play.open(), play.open()
-    play.relay(other.opened, one.opened)
-    for trade in (one, other):
-        play.until(lambda trade=trade: play.done(trade).held == trade.volume, "the later open came first", trade)  # type: ignore[misc]
-    closes = play.close(one), play.close(other)
-    play.relay(*reversed(closes))
-    for trade in (one, other):
-        play.flat(trade)
-    play.quiet()
-    for trade in (one, other):
-        play.expect(trade, opens=1, closes=1)
-    return "a close before its open left nothing; two opens and two closes, the later first, were each done once"
+        raise RuleBroken(f"a close was sent before its open: {seen}")
+    first, second = drill.open(), drill.open()
+    drill.send(second.opened_message, first.opened_message)
+    for trade in (first, second):
+        drill.wait_until_copied(trade, "of two opens, the later was sent first")
+    closes = drill.close(first), drill.close(second)
+    drill.send(*reversed(closes))
+    for trade in (first, second):
+        drill.wait_until_closed(trade)
+    drill.settle()
+    for trade in (first, second):
+        drill.expect(trade, opens=1, closes=1)
+    return (
+        "a close before its open left nothing open; two opens and two closes in reverse order were executed once each"
+    )
 
 
-def late_open(play: Drill) -> str:
-    trade = play.open()
-    play.relay(play.close(trade))
-    play.quiet()
-    play.flat(trade)
-    before = play.done(trade)
+def late_open(drill: Drill) -> str:
+    trade = drill.open()
+    drill.send(drill.close(trade))
+    drill.settle()
+    drill.wait_until_closed(trade)
+    before = drill.executions(trade)
     try:
-        play.open_again(trade)
-    except TradeClosed as no:
-        code = no.code
+        drill.open_again(trade)
+    except TradeClosed as refusal:
+        code = refusal.code
     else:
-        raise RuleBroken("the desk opened it again")
+        raise RuleBroken("the desk opened the trade again")
     if not AuditLog.objects.filter(action="zombie.refused", subject=f"trade:{trade.ref}").exists():
-        raise RuleBroken(f"the desk refused it ({code}), and there is no zombie.refused of it in the audit log")
-    play.relay(trade.opened, trade.opened)
-    play.quiet()
-    if play.done(trade) != before:
-        raise RuleBroken(f"the copier took the late packet: {play.done(trade)}")
-    return f"the desk said 409 {code} and audited zombie.refused; the late packet opened nothing"
+        raise RuleBroken(f"the desk refused the open ({code}), but the audit log has no zombie.refused for it")
+    drill.send(trade.opened_message, trade.opened_message)
+    drill.settle()
+    if drill.executions(trade) != before:
+        raise RuleBroken(f"the copier executed the late packet: {drill.executions(trade)}")
+    return f"the desk answered 409 {code} and recorded zombie.refused; the late packet opened nothing"
 
 
 def killed_in_close(when: str) -> Callable[[Drill], str]:
-    def check(play: Drill) -> str:
-        trade = play.copied()
-        play.bot.say({"cmd": "pause_in_close", "when": when})
-        play.relay(play.close(trade))
-        play.bot.hear("closing")
-        play.bot.kill()
+    def check(drill: Drill) -> str:
+        trade = drill.open_copied()
+        drill.copier.write({"cmd": "pause_in_close", "when": when})
+        drill.send(drill.close(trade))
+        drill.copier.read("closing")
+        drill.copier.kill()
         executed = int(when == AFTER)
-        play.expect(trade, opens=1, closes=executed, held=Decimal(0) if executed else trade.volume)
-        play.ready()
-        play.flat(trade)
-        play.relay(trade.opened, trade.end, trade.opened)
-        play.quiet()
-        play.expect(trade, opens=1, closes=1)
-        play.until(lambda: play.rows(trade) == [], "the desk was not told that the copy is closed", trade)
-        held = "was closed" if executed else "was still open"
-        return f"at the kill it {held} at the broker; after the restart closed once, opened once, told to the desk"
+        drill.expect(trade, opens=1, closes=executed, held=Decimal(0) if executed else trade.volume)
+        drill.ensure_ready()
+        drill.wait_until_closed(trade)
+        drill.send(trade.opened_message, trade.closed_message, trade.opened_message)
+        drill.settle()
+        drill.expect(trade, opens=1, closes=1)
+        drill.wait_until(
+            lambda: drill.desk_copies(trade) == [], "the close of the copy was not reported to the desk", trade
+        )
+        state = "closed" if executed else "still open"
+        return f"{state} at the broker when killed; after the restart closed once, opened once, reported to the desk"
 
     return check
 
 
-def restarted(play: Drill) -> str:
-    gone, held = play.copied(), play.copied()
-    play.finish(gone)
-    play.bot.kill()
-    play.close(held)
-    missed = play.open()
-    play.close(missed)
-    play.ready()
-    play.flat(held)
-    for trade in (gone, held, missed):
-        play.relay(trade.opened, trade.end)
-    play.quiet()
-    play.expect(gone, opens=1, closes=1)
-    play.expect(held, opens=1, closes=1)
-    play.expect(missed, opens=0, closes=0)
-    return "one closed before, one closed meanwhile, one opened and closed meanwhile: nothing was opened"
+def restarted(drill: Drill) -> str:
+    closed, held = drill.open_copied(), drill.open_copied()
+    drill.close_all(closed)
+    drill.copier.kill()
+    drill.close(held)
+    missed = drill.open()
+    drill.close(missed)
+    drill.ensure_ready()
+    drill.wait_until_closed(held)
+    for trade in (closed, held, missed):
+        drill.send(trade.opened_message, trade.closed_message)
+    drill.settle()
+    drill.expect(closed, opens=1, closes=1)
+    drill.expect(held, opens=1, closes=1)
+    drill.expect(missed, opens=0, closes=0)
+    return "one trade closed before, one in the meantime, one opened and closed in the meantime: no open was executed"
 
 
-def state_lost(play: Drill) -> str:
-    active, gone = play.copied(), play.copied()
-    play.bot.kill()
-    play.close(gone)
-    missed = play.open()
-    for file in play.bot.folder.iterdir():
+def state_lost(drill: Drill) -> str:
+    active, closed = drill.open_copied(), drill.open_copied()
+    drill.copier.kill()
+    drill.close(closed)
+    missed = drill.open()
+    for file in drill.copier.folder.iterdir():
         file.unlink()
-    play.ready()
-    play.flat(gone)
-    play.relay(active.opened, gone.opened, gone.end, missed.opened)
-    play.quiet()
-    play.expect(active, opens=1, closes=0, held=active.volume)
-    play.expect(gone, opens=1, closes=1)
-    play.expect(missed, opens=0, closes=0)
-    play.finish(active, missed)
-    play.expect(active, opens=1, closes=1)
-    return "kept the one that is active, closed the one that is not, left alone the one it had missed"
+    drill.ensure_ready()
+    drill.wait_until_closed(closed)
+    drill.send(active.opened_message, closed.opened_message, closed.closed_message, missed.opened_message)
+    drill.settle()
+    drill.expect(active, opens=1, closes=0, held=active.volume)
+    drill.expect(closed, opens=1, closes=1)
+    drill.expect(missed, opens=0, closes=0)
+    drill.close_all(active, missed)
+    drill.expect(active, opens=1, closes=1)
+    return "the active copy was kept, the closed one was closed, the missed trade was not opened"
 
 
-def altered(play: Drill) -> str:
-    trade = play.open()
-    before = play.bot.state()["counts"].get("packet_signature", 0)
-    packet = {**trade.opened["packet"], "volume": f"{trade.volume * 10:.8f}"}
-    play.relay({**trade.opened, "packet": packet})
-    refused = play.bot.state()["counts"].get("packet_signature", 0) - before
-    play.until(lambda: bool(play.done(trade).held), "what the desk says is active was not copied", trade)
-    play.quiet()
-    if play.done(trade).opened != trade.volume:
-        raise RuleBroken(f"{lots(play.done(trade).opened)} were opened, and {lots(trade.volume)} signed")
+def altered(drill: Drill) -> str:
+    trade = drill.open()
+    before = drill.copier.state()["counts"].get("packet_signature", 0)
+    packet = {**trade.opened_message["packet"], "volume": f"{trade.volume * 10:.8f}"}
+    drill.send({**trade.opened_message, "packet": packet})
+    refused = drill.copier.state()["counts"].get("packet_signature", 0) - before
+    drill.wait_until(lambda: bool(drill.executions(trade).held), "the active trade was not copied", trade)
+    drill.settle()
+    if drill.executions(trade).opened != trade.volume:
+        raise RuleBroken(f"{lots(drill.executions(trade).opened)} were opened, but {lots(trade.volume)} were signed")
     if not refused:
         raise RuleBroken("the altered packet was not refused for its signature")
-    play.finish(trade)
-    return f"ten times the volume was refused (packet_signature); {lots(trade.volume)} copied, as the desk says"
+    drill.close_all(trade)
+    return f"ten times the volume was refused (packet_signature); {lots(trade.volume)} were copied, as signed"
 
 
-def emptied_out(play: Drill) -> str:
-    trade = play.copied()
-    forgery = {"type": "snapshot", **emptied(play.ear.client.active())}
-    play.relay(forgery)
-    play.quiet()
-    play.expect(trade, opens=1, closes=0, held=trade.volume)
-    before = play.bot.state()["forged"]
-    play.bot.say({"cmd": "forge_next_snapshot"})
-    play.relay({"type": "snapshot"})
-    play.until(lambda: play.bot.state()["forged"] > before, "no answer was forged")
-    play.until(lambda: "snapshot" not in play.bot.state()["faults"], "the copier does not recover")
-    play.quiet()
-    play.expect(trade, opens=1, closes=0, held=trade.volume)
-    play.finish(trade)
-    play.expect(trade, opens=1, closes=1)
-    return "the socket's was no more than a hint, the forged answer was not believed; it was closed when it was closed"
+def emptied_out(drill: Drill) -> str:
+    trade = drill.open_copied()
+    forgery = {"type": "snapshot", **emptied(drill.listener.client.active())}
+    drill.send(forgery)
+    drill.settle()
+    drill.expect(trade, opens=1, closes=0, held=trade.volume)
+    before = drill.copier.state()["forged"]
+    drill.copier.write({"cmd": "forge_next_snapshot"})
+    drill.send({"type": "snapshot"})
+    drill.wait_until(lambda: drill.copier.state()["forged"] > before, "the answer was not forged")
+    drill.wait_until(lambda: "snapshot" not in drill.copier.state()["faults"], "the copier did not recover")
+    drill.settle()
+    drill.expect(trade, opens=1, closes=0, held=trade.volume)
+    drill.close_all(trade)
+    drill.expect(trade, opens=1, closes=1)
+    return "neither the snapshot on the socket nor the forged answer closed the copy; the provider's close did"
 
 
-def second(play: Drill) -> str:
-    held = play.copied()
-    other = play.start_second()
-    play.until(lambda: play.bot.state()["lease"] == "lost", "the first was not told that it lost the lease")
-    later = play.open()
-    for bot in (other, play.bot):
-        bot.say(later.opened)
-        play.quiet(bot)
-    play.expect(later, opens=0, closes=0)
-    why = other.state()["copies"].get(later.ref, {}).get("why", "")
+def second(drill: Drill) -> str:
+    held = drill.open_copied()
+    other = drill.start_second()
+    drill.wait_until(
+        lambda: drill.copier.state()["lease"] == "lost", "the first copier did not learn that it lost the lease"
+    )
+    later = drill.open()
+    for copier in (other, drill.copier):
+        copier.write(later.opened_message)
+        drill.settle(copier)
+    drill.expect(later, opens=0, closes=0)
+    reason = other.state()["copies"].get(later.ref, {}).get("why", "")
     other.stop()
-    play.finish(held, later)
-    play.expect(held, opens=1, closes=1)
-    play.until(lambda: play.rows(held) == [], "the desk was not told that the copy is closed", held)
-    return f"the second opened nothing ({why}), nor did the first any more, which closed what it held"
+    drill.close_all(held, later)
+    drill.expect(held, opens=1, closes=1)
+    drill.wait_until(lambda: drill.desk_copies(held) == [], "the close of the copy was not reported to the desk", held)
+    return f"the second copier opened nothing ({reason}), the first opened nothing new and closed its copy"
 
 
-def flat(play: Drill) -> str:
-    if play.bot.process is None:
-        play.bot.start()
-    account, ear = play.books.account, play.ear.client
-    play.until(lambda: not account.positions(), "positions are left at the broker")
-    play.until(lambda: not ear.active()["trades"], "open trades are left at the desk")
-    return f"{len(play.trades)} trades were opened and closed; nothing is left"
+def flat(drill: Drill) -> str:
+    if drill.copier.process is None:
+        drill.copier.start()
+    account, desk = drill.records.account, drill.listener.client
+    drill.wait_until(lambda: not account.positions(), "positions are still open at the broker")
+    drill.wait_until(lambda: not desk.active()["trades"], "trades are still open at the desk")
+    return f"{len(drill.trades)} trades were opened and closed; nothing is open"
 
 
 CHECKS: dict[str, Callable[[Drill], str]] = {
@@ -237,15 +245,16 @@ CHECKS: dict[str, Callable[[Drill], str]] = {
     "second": second,
     "flat": flat,
 }
-_HINDRANCES = (SetupFailed, DeskError, AnswerForged, OSError)
+_OBSTACLES = (SetupFailed, DeskError, AnswerForged, OSError)
 
 
 # --- a run
 
 
 def run(*, actor: audit.Actor, by: str, url: str = "", command: Sequence[str] = COMMAND) -> Report:
-    """Make a drill against the desk at `url`, and record it. Raises AlreadyRunning; whatever else goes wrong is told in
-    the report. In the end nothing of it is left.
+    """Run the drill against the desk at `url` and record the report. Raises AlreadyRunning; other faults are findings.
+
+    At the end nothing is left of its trades, keys and folders.
     """
     began = time.monotonic()
     with reports.exclusive_run():
@@ -257,63 +266,64 @@ def run(*, actor: audit.Actor, by: str, url: str = "", command: Sequence[str] = 
 
 def _findings(url: str, command: Sequence[str]) -> list[Finding]:
     try:
-        with _played(url, command) as play:
-            return [_find(play, rule) for rule in RULES]
-    except _HINDRANCES as fault:
-        return [Finding(rule, False, f"The drill could not be made: {fault}.") for rule in RULES]
+        with _prepared(url, command) as drill:
+            return [_check(drill, rule) for rule in RULES]
+    except _OBSTACLES as fault:
+        return [Finding(rule, False, f"The drill could not be run: {fault}.") for rule in RULES]
 
 
-def _find(play: Drill, rule: str) -> Finding:
-    if time.monotonic() > play.until_s:
-        play.gave_up = play.gave_up or f"the drill's {DEADLINE_S} s are over"
-    if play.gave_up:
-        return Finding(rule, False, f"Not tried: {play.gave_up}.")
+def _check(drill: Drill, rule: str) -> Finding:
+    if time.monotonic() > drill.deadline:
+        drill.abort_reason = drill.abort_reason or f"the drill reached its limit of {DEADLINE_S} s"
+    if drill.abort_reason:
+        return Finding(rule, False, f"Not run: {drill.abort_reason}.")
     try:
-        if rule != "flat":  # which needs no more opens, and so no lease
-            play.ready()
-        return Finding(rule, True, CHECKS[rule](play))
+        if rule != "flat":  # it opens nothing, so it needs no lease
+            drill.ensure_ready()
+        return Finding(rule, True, CHECKS[rule](drill))
     except RuleBroken as fault:
         seen = str(fault)
-    except _HINDRANCES as fault:
-        seen = f"could not be tried: {fault}"
+    except _OBSTACLES as fault:
+        seen = f"could not be run: {fault}"
     except Exception as fault:
         log.exception("the drill's rule %s", rule)
-        seen = f"could not be tried: {type(fault).__name__}: {fault}"
+        seen = f"could not be run: {type(fault).__name__}: {fault}"
     try:
-        play.sweep()
-    except _HINDRANCES as fault:
-        play.gave_up = str(fault)
+        drill.clean_up()
+    except _OBSTACLES as fault:
+        drill.abort_reason = str(fault)
     return Finding(rule, False, seen)
 
 
 @contextmanager
-def _played(url: str, command: Sequence[str]) -> Iterator[Drill]:
-    stage, folder = environment.set_up(), TemporaryFolder()
-    leader, ear = stage.client(url, environment.LEADER), StreamListener(stage.client(url, environment.EAR))
-    config = _config(url, stage, folder.path)
+def _prepared(url: str, command: Sequence[str]) -> Iterator[Drill]:
+    env, folder = environment.set_up(), TemporaryFolder()
+    provider = env.client(url, environment.PROVIDER_KEY)
+    listener = StreamListener(env.client(url, environment.LISTENER_KEY))
+    config = _config(url, env, folder.path)
     account = broker(config.account, config.bars, config.began_ms, PaperBroker)
-    books = BrokerRecords(account, config.subscription.index)
-    play = Drill(stage, leader, ear, books, Sandbox(command, config), time.monotonic() + DEADLINE_S)
+    records = BrokerRecords(account, config.subscription.index)
+    drill = Drill(env, provider, listener, records, Sandbox(command, config), time.monotonic() + DEADLINE_S)
     try:
-        ear.client.active()  # whether the desk is there
-        ear.open()
-        yield play
+        listener.client.active()  # fails early where the desk cannot be reached
+        listener.open()
+        yield drill
     finally:
-        for bot in (play.bot, *play.others):
-            bot.kill()
-        ear.stream.close()
-        for client in (leader, ear.client):
+        for copier in (drill.copier, *drill.other_copiers):
+            copier.kill()
+        listener.stream.close()
+        for client in (provider, listener.client):
             client.hang_up()
         account.close_file()
-        environment.put_away()
+        environment.clean_up()
         folder.remove()
 
 
-def _config(url: str, stage: Environment, folder: Path) -> Config:
-    key, began_ms = stage.keys[environment.FIRST], time.time_ns() // 1_000_000
+def _config(url: str, env: Environment, folder: Path) -> Config:
+    key, began_ms = env.keys[environment.FIRST_KEY], time.time_ns() // 1_000_000
     return Config(
-        url=url, key=key.key, secret=key.secret, strategy=environment.STRATEGY, sub_id=stage.follows.sub_id,
-        packet_secrets={str(stage.follows.packet_generation): strategies.packet_secret(stage.follows)},
+        url=url, key=key.key, secret=key.secret, strategy=environment.STRATEGY, sub_id=env.subscription.sub_id,
+        packet_secrets={str(env.subscription.packet_generation): strategies.packet_secret(env.subscription)},
         folder=str(folder / "copier"), account=str(folder / "account.sqlite3"), bars=str(EURUSD_1H),
-        began_ms=began_ms, instance=stage.instance,
+        began_ms=began_ms, instance=env.instance,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One run of the zombie drill under way: the desk, the copier, and how to do them ill. See `rules`."""
+"""The state of one run of the zombie drill, and the steps that its rules (`rules`) are made of."""
 
 import shutil
 import time
@@ -16,55 +16,55 @@ from copybot.sandbox import SYMBOL
 
 DEADLINE_S = 60
 PATIENCE_S = 6
-MOMENT_S = 0.15  # in which what must not happen would
+SETTLE_S = 0.15  # within which a forbidden effect would show
 LOTS = Decimal("0.10")
 Message = dict[str, Any]
 
 
 class RuleBroken(Exception):
-    """A rule did not hold; says what was seen."""
+    """A rule did not hold; the message says what was observed."""
 
 
 @dataclass
 class Trade:
-    """One of the leader's, with the deltas that tell of it. `volume`: what its copy must be."""
+    """A trade of the drill's provider, with its deltas as the desk pushed them. `volume`: the lots of its copy."""
 
     ref: str
     ticket: str
     price: Decimal
     volume: Decimal
-    opened: Message
-    closed: Message | None = None
+    opened_message: Message
+    close: Message | None = None
 
     @property
-    def end(self) -> Message:
-        assert self.closed is not None
-        return self.closed
+    def closed_message(self) -> Message:
+        assert self.close is not None
+        return self.close
 
 
 @dataclass
 class Drill:
-    """The desk and the copier, and how to do them ill."""
+    """`deadline`: of the whole run, by time.monotonic(). `abort_reason`: why no further rule is run."""
 
-    stage: Environment
-    leader: Client
-    ear: StreamListener
-    books: BrokerRecords
-    bot: Sandbox
-    until_s: float
+    env: Environment
+    provider: Client
+    listener: StreamListener
+    records: BrokerRecords
+    copier: Sandbox
+    deadline: float
     trades: list[Trade] = field(default_factory=list)
-    others: list[Sandbox] = field(default_factory=list)
-    gave_up: str = ""
+    other_copiers: list[Sandbox] = field(default_factory=list)
+    abort_reason: str = ""
 
-    # --- the leader
+    # --- the provider
 
     def open(self) -> Trade:
-        """A trade at the desk. Its packet was heard, and goes nowhere yet."""
-        quote = self.books.account.quote(SYMBOL)
+        """Open a trade at the desk. Its delta is received here and not yet sent to the copier."""
+        quote = self.records.account.quote(SYMBOL)
         assert quote is not None
         ticket = str(time.time_ns() // 1000)
         answer = self._send_open(ticket, quote.ask)
-        message = self.ear.hear(answer["seq"], OPEN)
+        message = self.listener.read(answer["seq"], OPEN)
         volume = Decimal(message["packet"]["volume"])
         self.trades.append(Trade(answer["trade"]["trade_id"], ticket, quote.ask, volume, message))
         return self.trades[-1]
@@ -73,98 +73,103 @@ class Drill:
         self._send_open(trade.ticket, trade.price)
 
     def _send_open(self, ticket: str, price: Decimal) -> Any:
-        return self.leader.open(ticket_id=ticket, symbol=SYMBOL, type="BUY", volume=LOTS, open_price=price)
+        return self.provider.open(ticket_id=ticket, symbol=SYMBOL, type="BUY", volume=LOTS, open_price=price)
 
     def close(self, trade: Trade) -> Message:
-        """Close it at the desk. Its packet was heard, and goes nowhere yet."""
-        answer = self.leader.close(trade.ticket, close_price=trade.price, profit=Decimal(0), reason="MANUAL")
-        trade.closed = self.ear.hear(answer["seq"], CLOSE)
-        return trade.closed
+        """Close the trade at the desk. Its delta is received here and not yet sent to the copier."""
+        answer = self.provider.close(trade.ticket, close_price=trade.price, profit=Decimal(0), reason="MANUAL")
+        trade.close = self.listener.read(answer["seq"], CLOSE)
+        return trade.close
 
     # --- the copier
 
-    def relay(self, *messages: Message) -> None:
+    def send(self, *messages: Message) -> None:
         for message in messages:
-            self.bot.say(message)
+            self.copier.write(message)
 
-    def ready(self) -> None:
-        """The copier runs, has asked what is active, and may open."""
-        if self.bot.process is None:
-            self.bot.start()
-        self.until(lambda: self._is_ready(self.bot, "live"), "the copier does not get ready")
+    def ensure_ready(self) -> None:
+        """Start the copier unless it runs; wait until it has its snapshot and may open."""
+        if self.copier.process is None:
+            self.copier.start()
+        self.wait_until(lambda: self._is_ready(self.copier, "live"), "the copier did not become ready")
 
-    def _is_ready(self, bot: Sandbox, lease: str) -> bool:
-        state = bot.state()
+    def _is_ready(self, copier: Sandbox, lease: str) -> bool:
+        state = copier.state()
         return not state["is_asking"] and state["standing"] == "LIVE" and state["lease"] == lease
 
-    def copied(self) -> Trade:
-        """A trade that was opened, told, and copied."""
+    def open_copied(self) -> Trade:
+        """Open a trade, send it to the copier, and wait for the copy."""
         trade = self.open()
-        self.relay(trade.opened)
-        self.until(lambda: self.done(trade).held == trade.volume, f"{lots(trade.volume)} were not copied", trade)
+        self.send(trade.opened_message)
+        self.wait_until_copied(trade, f"{lots(trade.volume)} were not copied")
         return trade
 
-    def finish(self, *trades: Trade) -> None:
-        """Close what is open of them, tell the copier, and wait until it has closed its copies."""
-        for trade in trades:
-            if trade.closed is None:
-                self.relay(self.close(trade))
-        for trade in trades:
-            self.flat(trade)
+    def wait_until_copied(self, trade: Trade, otherwise: str) -> None:
+        self.wait_until(lambda: self.executions(trade).held == trade.volume, otherwise, trade)
 
-    def flat(self, trade: Trade) -> None:
-        self.until(lambda: not self.done(trade).held, "its copy was not closed", trade)
+    def close_all(self, *trades: Trade) -> None:
+        """Close those that are open, send the closes to the copier, and wait until their copies are closed."""
+        for trade in trades:
+            if trade.close is None:
+                self.send(self.close(trade))
+        for trade in trades:
+            self.wait_until_closed(trade)
 
-    def quiet(self, bot: Sandbox | None = None) -> None:
-        """What was relayed has been taken up, and whatever follows from it has happened."""
-        one = bot or self.bot
-        self.until(lambda: not one.state()["is_asking"], "the copier's snapshot did not come")
-        time.sleep(MOMENT_S)
-        one.state()
+    def wait_until_closed(self, trade: Trade) -> None:
+        self.wait_until(lambda: not self.executions(trade).held, "the copy was not closed", trade)
+
+    def settle(self, copier: Sandbox | None = None) -> None:
+        """Wait until the copier has processed what was sent, and its effects have shown."""
+        copier = copier or self.copier
+        self.wait_until(lambda: not copier.state()["is_asking"], "the copier did not receive its snapshot")
+        time.sleep(SETTLE_S)
+        copier.state()
 
     def start_second(self) -> Sandbox:
-        """Another copier of the same account, at another place; its lease has to wait."""
-        key = self.stage.keys[environment.SECOND]
-        folder, instance = f"{self.bot.config.folder}-second", f"{self.stage.copier}-second"
+        """Start another instance for the same account, with its own state folder; it has to wait for the lease."""
+        key = self.env.keys[environment.SECOND_KEY]
+        folder, instance = f"{self.copier.config.folder}-second", f"{self.env.copier_account}-second"
         other = Sandbox(
-            self.bot.command,
-            replace(self.bot.config, key=key.key, secret=key.secret, folder=folder, instance=instance),
+            self.copier.command,
+            replace(self.copier.config, key=key.key, secret=key.secret, folder=folder, instance=instance),
         )
-        self.others.append(other)
+        self.other_copiers.append(other)
         other.start()
-        self.until(lambda: self._is_ready(other, "waits"), "the second copier does not get ready, or need not wait")
+        self.wait_until(
+            lambda: self._is_ready(other, "waits"), "the second copier did not become ready, or did not have to wait"
+        )
         return other
 
-    # --- judging
+    # --- checks
 
-    def done(self, trade: Trade) -> Executions:
-        return self.books.of(trade.ref)
+    def executions(self, trade: Trade) -> Executions:
+        return self.records.of(trade.ref)
 
-    def rows(self, trade: Trade) -> list[Decimal]:
-        """The copies that the desk has of it."""
-        return [Decimal(row["volume"]) for row in self.ear.client.active()["trades"] if row["copies"] == trade.ref]
+    def desk_copies(self, trade: Trade) -> list[Decimal]:
+        """The lots of each open copy of the trade, as the desk lists them."""
+        return [Decimal(row["volume"]) for row in self.listener.client.active()["trades"] if row["copies"] == trade.ref]
 
-    def until(self, happened: Callable[[], bool], otherwise: str, trade: Trade | None = None) -> None:
-        until_s = min(time.monotonic() + PATIENCE_S, self.until_s)
+    def wait_until(self, happened: Callable[[], bool], otherwise: str, trade: Trade | None = None) -> None:
+        until = min(time.monotonic() + PATIENCE_S, self.deadline)
         while not happened():
-            if time.monotonic() > self.until_s:
-                raise SetupFailed(f"the drill's {DEADLINE_S} s are over: {otherwise}")
-            if time.monotonic() > until_s:
-                raise RuleBroken(otherwise if trade is None else f"{otherwise}: {self.done(trade)}")
+            if time.monotonic() > self.deadline:
+                raise SetupFailed(f"the drill reached its limit of {DEADLINE_S} s: {otherwise}")
+            if time.monotonic() > until:
+                raise RuleBroken(otherwise if trade is None else f"{otherwise}: {self.executions(trade)}")
             time.sleep(0.02)
 
     def expect(self, trade: Trade, *, opens: int, closes: int, held: Decimal = Decimal(0)) -> None:
-        is_so = self.done(trade)
-        if (is_so.opens, is_so.closes, is_so.held) != (opens, closes, held):
-            raise RuleBroken(f"{is_so}; it should be: opened {opens}×, closed {closes}×, {lots(held)} held")
+        actual = self.executions(trade)
+        if (actual.opens, actual.closes, actual.held) != (opens, closes, held):
+            raise RuleBroken(f"{actual}; expected: opened {opens}×, closed {closes}×, {lots(held)} held")
 
-    def sweep(self) -> None:
-        """After a rule that failed: nothing of it is left, and the copier begins anew."""
-        for bot in (self.bot, *self.others):
-            bot.kill()
+    def clean_up(self) -> None:
+        """After a failed rule: close everything, and reset the copier's state."""
+        for copier in (self.copier, *self.other_copiers):
+            copier.kill()
         for trade in self.trades:
-            if trade.closed is None:
+            if trade.close is None:
                 with suppress(SetupFailed):
                     self.close(trade)
-        self.books.close_all()
-        shutil.rmtree(self.bot.folder, ignore_errors=True)
+        self.records.close_all()
+        shutil.rmtree(self.copier.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What the back office's first page says of the zombie drill."""
+"""The latest zombie drill, for the first page of the admin."""
 
 from django import template
 

@@ -1,4 +1,4 @@
-"""The zombie drill against a real web process, and copiers with planted bugs: each is found out by its own rules."""
+"""The zombie drill against a real web process, and copiers with planted bugs: each bug breaks its own rules."""
 
 import io
 import sys
@@ -33,26 +33,27 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "DEADLINE_S", 600)
     monkeypatch.setattr(runner, "PATIENCE_S", 12)
     monkeypatch.setattr(environment, "START_S", 120)
+    monkeypatch.setattr(environment, "REPLY_S", 60)
 
 
-def made(web: Serving, command: Any = rules.COMMAND) -> Any:
+def run_drill(web: Serving, command: Any = rules.COMMAND) -> Any:
     return rules.run(actor=audit.SYSTEM, by="a test", url=web.url, command=command)
 
 
 def commanded(url: Any) -> Any:
-    """What the command printed, and how it ended."""
+    """The output of the command, and its error."""
     printed = io.StringIO()
     try:
         call_command("zombie_drill", url=url, stdout=printed, no_color=True)
-    except CommandError as no:
-        return printed.getvalue(), str(no)
+    except CommandError as error:
+        return printed.getvalue(), str(error)
     return printed.getvalue(), ""
 
 
 def killed_run(web: Serving) -> None:
-    """What a run leaves that was killed: an open trade, keys, and a lease that nobody gave back."""
+    """Leave what a killed run leaves: an open trade, keys, and a lease that was not given back."""
     stage = environment.set_up()
-    leader, copier = stage.client(web.url, "leader"), stage.client(web.url, "first")
+    leader, copier = stage.client(web.url, "provider"), stage.client(web.url, "first")
     leader.open(ticket_id="7", symbol="EURUSD", type="BUY", volume=Decimal("0.1"), open_price=Decimal("1.1"))
     heartbeat(copier, stage.instance)
     for client in (leader, copier):
@@ -63,7 +64,7 @@ def heartbeat(copier: Any, instance: Any) -> None:
     copier.heartbeat(instance=instance, fence=None, balance=None, equity=None, subscriptions=[])
 
 
-def test_every_rule_holds_also_after_a_run_that_was_killed(web: Serving) -> None:
+def test_all_rules_pass_also_after_a_killed_run(web: Serving) -> None:
     killed_run(web)
 
     began = time.monotonic()
@@ -72,7 +73,7 @@ def test_every_rule_holds_also_after_a_run_that_was_killed(web: Serving) -> None
 
     assert (fault, printed.count("✓"), printed.count("✗")) == ("", len(reports.RULES), 0), printed
     (report,) = reports.latest()
-    assert (report.passed, report.by, [one.rule for one in report.findings]) == (True, "the command", [*reports.RULES])
+    assert (report.passed, report.by, [one.rule for one in report.findings]) == (True, "command line", [*reports.RULES])
     assert 0 < report.took_ms <= lasted_ms
     assert not ActiveTrade.objects.exists()
     assert not BotKey.objects.filter(label=environment.LABEL, revoked_at=None).exists()
@@ -89,15 +90,15 @@ def test_every_rule_holds_also_after_a_run_that_was_killed(web: Serving) -> None
     ],
     ids=" and ".join,
 )
-def test_finds_out_a_copier_that(bugs: dict[str, Any], web: Serving) -> None:
-    report = made(web, (*ROGUE, *bugs))
+def test_control_a_planted_bug_breaks_its_rules(bugs: dict[str, Any], web: Serving) -> None:
+    report = run_drill(web, (*ROGUE, *bugs))
 
     assert {one.rule: one.seen for one in report.broken}.keys() == {rule for broken in bugs.values() for rule in broken}
     assert not ActiveTrade.objects.exists()
 
 
 def test_a_copier_that_does_not_start_fails_every_rule_in_words(web: Serving) -> None:
-    report = made(web, (sys.executable, "-c", "raise SystemExit('out of paper')"))
+    report = run_drill(web, (sys.executable, "-c", "raise SystemExit('out of paper')"))
 
     assert [one.rule for one in report.broken] == [*reports.RULES]
     assert "the copier's process ended: out of paper" in report.broken[0].seen
@@ -107,12 +108,12 @@ def test_a_desk_that_is_not_reached_fails_every_rule_in_words(desk_db: str) -> N
     printed, fault = commanded(f"http://127.0.0.1:{ports.free()}")
 
     assert printed.count("✗") == len(reports.RULES)
-    assert "The drill could not be made: no answer to" in printed
-    assert fault == f"{len(reports.RULES)} of {len(reports.RULES)} rules did not hold."
+    assert "The drill could not be run: no answer to" in printed
+    assert fault == f"{len(reports.RULES)} of {len(reports.RULES)} rules failed."
     assert not reports.latest()[0].passed
 
 
-def test_one_runs_at_a_time(desk_db: str) -> None:
+def test_a_second_run_at_the_same_time_is_refused(desk_db: str) -> None:
     with connections["bot"].cursor() as other:
         other.execute("select pg_advisory_lock(%s, %s)", reports._LOCK)
 
@@ -125,27 +126,27 @@ def test_one_runs_at_a_time(desk_db: str) -> None:
     assert not AuditLog.objects.filter(action=reports.FINISHED).exists()
 
 
-def test_takes_no_name_that_is_somebodys(desk_db: str) -> None:
+def test_refuses_to_use_the_account_of_a_person(desk_db: str) -> None:
     User.objects.create_user(environment.USER, password="a person's own")
 
     (first, *_) = rules.run(actor=audit.SYSTEM, by="a test", url="http://127.0.0.1:1").findings
 
-    assert "is somebody's" in first.seen
+    assert "belongs to a person" in first.seen
     assert User.objects.get(username=environment.USER).has_usable_password()
 
 
-def test_a_run_waits_for_no_lease_of_the_one_before(web: Serving) -> None:
+def test_a_run_does_not_wait_for_the_lease_of_the_previous_run(web: Serving) -> None:
     stage = environment.set_up()
     copier = stage.client(web.url, "first")
     heartbeat(copier, stage.instance)
     copier.hang_up()
     stage = environment.set_up()
-    assert stage.copier.name == "drill-copier-1"  # the same place need not wait for itself
+    assert stage.copier_account.name == "drill-copier-1"  # the same instance does not wait for its own lease
 
     copier = stage.client(web.url, "second")
     heartbeat(copier, "another-place-0123")
     copier.hang_up()
-    assert environment.set_up().copier.name == "drill-copier-2"
+    assert environment.set_up().copier_account.name == "drill-copier-2"
 
 
 def test_every_rule_has_its_check() -> None:
@@ -157,15 +158,15 @@ def test_every_rule_has_its_check() -> None:
 PAGE = "/admin/zombie-drill/"
 
 
-def kept(*broken: Any, by: str = "the night") -> Any:
-    """A run that was made."""
+def recorded(*broken: Any, by: str = "schedule") -> Any:
+    """Record a run, and return its report."""
     findings = tuple(reports.Finding(rule, rule not in broken, "<b>seen</b>") for rule in reports.RULES)
     reports.record(reports.Report(findings, 9_500, by), audit.SYSTEM)
     return reports.latest()[0]
 
 
 def queued() -> Any:
-    """What the next worker will take up."""
+    """The task that the next worker will run."""
     with app.connection_for_read() as broker, broker.SimpleQueue("celery") as queue:
         message = queue.get(timeout=60)
         message.ack()
@@ -177,7 +178,7 @@ def closer(desk_db: str) -> Any:
     return browsers.of_staff("clara", "change_activetrade")
 
 
-def test_the_page_is_for_those_who_may_close_trades(
+def test_the_page_needs_the_permission_to_close_trades(
     client: Client, desk_db: str, staff: User, closer: Any, cast: dict[str, Any]
 ) -> None:
     client.force_login(staff)
@@ -195,19 +196,19 @@ def test_the_page_is_for_those_who_may_close_trades(
     assert not AuditLog.objects.filter(action=reports.ASKED).exists()
 
 
-def test_the_page_tells_of_the_latest_run_rule_by_rule(closer: Any) -> None:
+def test_the_page_shows_the_latest_run_rule_by_rule(closer: Any) -> None:
     assert "never run" in closer.get("/admin/").content.decode()
-    first, last = kept("altered", "flat", by="finn"), kept()
+    first, last = recorded("altered", "flat", by="finn"), recorded()
 
     page = closer.get(PAGE).content.decode()
-    assert (page.count('<li class="held">'), page.count('<li class="broken">')) == (len(reports.RULES), 0)
+    assert (page.count('<li class="passed">'), page.count('<li class="failed">')) == (len(reports.RULES), 0)
     assert "1 of 2 passed" in page
     assert "&lt;b&gt;seen" in page
     assert f'href="?run={last.pk}" aria-current="true"' in page
     earlier = closer.get(PAGE, {"run": first.pk}).content.decode()
-    assert (earlier.count('<li class="held">'), earlier.count('<li class="broken">')) == (len(reports.RULES) - 2, 2)
+    assert (earlier.count('<li class="passed">'), earlier.count('<li class="failed">')) == (len(reports.RULES) - 2, 2)
     assert closer.get(PAGE, {"run": "x"}).status_code == 200
-    assert "every rule held" in closer.get("/admin/").content.decode()
+    assert "all rules passed" in closer.get("/admin/").content.decode()
 
 
 def test_the_button_starts_one_run_and_the_page_follows_it(closer: Any) -> None:
@@ -218,46 +219,46 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer: Any) -> None:
     asked = AuditLog.objects.get(action=reports.ASKED)
     assert (asked.actor_kind, asked.actor) == ("staff", str(clara.pk))
     page = closer.get(PAGE).content.decode()
-    assert "waits for a worker" in page
+    assert "waiting for a worker" in page
     assert 'http-equiv="refresh"' in page
-    assert "is running already" in closer.post(PAGE, follow=True).content.decode()
+    assert "is already running" in closer.post(PAGE, follow=True).content.decode()
     assert AuditLog.objects.filter(action=reports.ASKED).count() == 1
 
     with reports.exclusive_run():
         assert "running…" in closer.get(PAGE).content.decode()
-    kept()
+    recorded()
     assert "Run the drill now" in closer.get(PAGE).content.decode()
 
 
-def test_a_wish_that_no_worker_takes_up_is_told(closer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shows_that_no_worker_started_a_requested_run(closer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     closer.post(PAGE)
     queued()
     monkeypatch.setattr(reports, "PICKUP_LIMIT", timedelta(0))
 
     page = closer.get(PAGE).content.decode()
 
-    assert "is a worker running?" in page
+    assert "Check that a worker is running" in page
     assert "Run the drill now" in page
 
 
-def test_the_task_records_who_wanted_it(closer: Any, settings: Settings) -> None:
+def test_the_task_records_who_started_it(closer: Any, settings: Settings) -> None:
     settings.DESK_URL = f"http://127.0.0.1:{ports.free()}"
     clara = User.objects.get(username="clara")
 
     assert tasks.zombie_drill(user_id=str(clara.pk)) is False
     assert tasks.zombie_drill() is False
 
-    assert [one.by for one in reports.latest(2)] == ["the night", "clara"]
+    assert [one.by for one in reports.latest(2)] == ["schedule", "clara"]
     assert AuditLog.objects.filter(action=reports.FINISHED).earliest("id").actor == str(clara.pk)
 
 
-def test_the_latest_run_is_among_the_figures(desk_db: str, client: Client) -> None:
-    def figures() -> Any:
+def test_the_latest_run_is_among_the_metrics(desk_db: str, client: Client) -> None:
+    def metrics() -> Any:
         lines = client.get("/metrics").content.decode().splitlines()
         return dict(line.rsplit(" ", 1) for line in lines if line.startswith("copydesk_drill_"))
 
-    assert figures() == {"copydesk_drill_rules_broken": "NaN", "copydesk_drill_ended_seconds": "NaN"}
-    run = kept("altered", "flat")
+    assert metrics() == {"copydesk_drill_rules_broken": "NaN", "copydesk_drill_ended_seconds": "NaN"}
+    run = recorded("altered", "flat")
 
-    assert figures()["copydesk_drill_rules_broken"] == "2.0"
-    assert float(figures()["copydesk_drill_ended_seconds"]) == pytest.approx(run.at.timestamp())
+    assert metrics()["copydesk_drill_rules_broken"] == "2.0"
+    assert float(metrics()["copydesk_drill_ended_seconds"]) == pytest.approx(run.at.timestamp())

@@ -1,4 +1,4 @@
-"""`manage.py zombie_drill`: everything that makes zombies, on a copier in a sandbox; what held, rule by rule."""
+"""`manage.py zombie_drill`: runs the zombie drill and prints the result of each rule."""
 
 import textwrap
 from typing import Any
@@ -14,26 +14,28 @@ WIDTH = 100
 
 
 class Command(BaseCommand):
-    help = "Take a sandbox's copier through everything that makes zombies, against the running desk."
+    help = (
+        "Put a copier in a sandbox through everything that could open a closed trade again, against the running desk."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--url", default="", help="where the desk is reached; by default DESK_URL")
+        parser.add_argument("--url", default="", help="address of the desk, by default DESK_URL")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            report = rules.run(actor=audit.SYSTEM, by="the command", url=options["url"])
-        except reports.AlreadyRunning as no:
-            raise CommandError(no.message) from None
+            report = rules.run(actor=audit.SYSTEM, by="command line", url=options["url"])
+        except reports.AlreadyRunning as refusal:
+            raise CommandError(refusal.message) from None
         self._print(report)
         if not report.passed:
-            raise CommandError(f"{len(report.broken)} of {len(report.findings)} rules did not hold.")
+            raise CommandError(f"{len(report.broken)} of {len(report.findings)} rules failed.")
 
     def _print(self, report: Report) -> None:
         self.stdout.write(f"Zombie drill, {timezone.now():%Y-%m-%d %H:%M:%S} UTC, {report.took_s} s\n\n")
-        for one in report.findings:
-            mark = self.style.SUCCESS("✓") if one.passed else self.style.ERROR("✗")
-            self.stdout.write(f" {mark} {one.rule:14} {one.sentence}")
-            for line in textwrap.wrap(one.seen, WIDTH):
-                self.stdout.write(f"   {'':14} {line if not one.passed else self.style.HTTP_INFO(line)}")
+        for finding in report.findings:
+            mark = self.style.SUCCESS("✓") if finding.passed else self.style.ERROR("✗")
+            self.stdout.write(f" {mark} {finding.rule:14} {finding.sentence}")
+            for line in textwrap.wrap(finding.seen, WIDTH):
+                self.stdout.write(f"   {'':14} {line if not finding.passed else self.style.HTTP_INFO(line)}")
         if report.passed:
-            self.stdout.write(f"\nAll {len(report.findings)} rules held.")
+            self.stdout.write(f"\nAll {len(report.findings)} rules passed.")
