@@ -1,11 +1,11 @@
 // Copydesk for MQL5: signing requests, checking answers and packets.
 //
-// Reference, not compiled here: written against MetaTrader's documentation, and run through a C++ compiler with a
-// stand-in for the terminal (copybot/tests/test_mql5.py). Compile it in MetaEditor, then run README.md's vectors,
-// before money depends on it.
+// Reference, not compiled here with MetaEditor: written from MetaTrader's documentation, and tested with a C++ compiler
+// and a stand-in for the terminal (copybot/tests/test_mql5.py). Compile it in MetaEditor and check README.md's vectors
+// before you trade real money with it.
 //
-// CryptEncode(CRYPT_HASH_SHA256) takes a key and ignores it: what it gives is a hash, which anybody can make. The HMAC
-// is made by hand here. StringToCharArray appends a NUL where it is not told the length: always tell it.
+// CryptEncode(CRYPT_HASH_SHA256) takes a key and ignores it: the result is a plain hash, which anyone can compute. So
+// the HMAC is implemented here. StringToCharArray appends a NUL unless it gets the length: always pass the length.
 
 #ifndef COPYDESK_MQH
 #define COPYDESK_MQH
@@ -33,7 +33,7 @@
 
 //--- bytes and hashes
 
-// The characters as ASCII bytes, without a NUL at the end. False where one is not ASCII.
+// The characters as ASCII bytes, without a NUL at the end. False if a character is not ASCII.
 bool CdBytes(const string text, uchar &bytes[])
   {
    int length=StringLen(text);
@@ -72,7 +72,7 @@ void CdUnhex(const string hex, uchar &bytes[])
       bytes[i]=(uchar)(CdNibble(StringGetCharacter(hex,2*i))*16+CdNibble(StringGetCharacter(hex,2*i+1)));
   }
 
-// False where the terminal could not: nothing may be signed or believed then.
+// False if the terminal could not compute the hash: then nothing may be signed or accepted.
 bool CdSha256(const uchar &data[], uchar &digest[])
   {
    if(ArraySize(data)==0)
@@ -116,7 +116,7 @@ bool CdHmac(const uchar &key[], const uchar &data[], uchar &mac[])
    return CdSha256(outer,mac);
   }
 
-// HMAC-SHA256 in hex; the secret is used as the characters it is shown as. Empty where it could not be made.
+// HMAC-SHA256 in hex; the key is the secret's characters as shown. Empty if it could not be computed.
 string CdSigned(const string secret, const string text)
   {
    uchar key[];
@@ -135,7 +135,7 @@ string CdHashed(const uchar &data[])
    return CdHexOf(digest);
   }
 
-// Whether two signatures are the same, in a time that does not tell where they differ.
+// Whether two signatures are equal, in constant time.
 bool CdSame(const string given, const string right)
   {
    if(StringLen(given)!=CD_HEX || StringLen(right)!=CD_HEX)
@@ -148,7 +148,7 @@ bool CdSame(const string given, const string right)
 
 //--- requests and answers
 
-// The signature of a request. An effect that is "" is that of a GET. The host carries its port only if that is not 443.
+// The signature of a request. A GET has the effect "". The host includes its port unless that is 443.
 string CdRequest(const string secret, const string method, const string host, const string path, const string query,
                  const string key, const long time_ms, const int window_ms, const long seq, const string effect,
                  const uchar &body[])
@@ -161,7 +161,7 @@ string CdRequest(const string secret, const string method, const string host, co
    return CdSigned(secret,lines);
   }
 
-// The headers of WebRequest. None where there is no signature.
+// The headers for WebRequest. Empty if there is no signature.
 string CdHeaders(const string key, const long time_ms, const int window_ms, const long seq, const string effect,
                  const string signature, const bool has_body)
   {
@@ -177,7 +177,7 @@ string CdHeaders(const string key, const long time_ms, const int window_ms, cons
    return headers;
   }
 
-// One header's value in what WebRequest gives back; "" where it is missing. Names are compared without their case.
+// A header's value in the result of WebRequest; "" if it is missing. Names are compared without case.
 string CdHeader(const string headers, const string name)
   {
    string folded=headers;
@@ -195,8 +195,8 @@ string CdHeader(const string headers, const string name)
    return value;
   }
 
-// Whether the desk signed this answer to this very request. One that it did not sign must not be acted on: for a write
-// nobody knows then whether it happened, so it is repeated with the same effect and a new number.
+// Whether the desk signed this answer to this request. Do not act on an unsigned answer: the outcome of a write is then
+// unknown, so repeat it with the same effect and a new number.
 bool CdAnswers(const string secret, const string request_signature, const int status, const string headers,
                const uchar &body[])
   {
@@ -268,7 +268,7 @@ bool CdIsPrice(const string text)
    return CdIsAmount(StringFind(text,"-",0)==0 ? StringSubstr(text,1) : text);
   }
 
-// A stop is no characters, or an amount above zero.
+// A stop is an empty text or an amount above zero.
 bool CdIsStop(const string text)
   {
    return text=="" || (CdIsAmount(text) && text!=CD_NOTHING);
@@ -294,7 +294,7 @@ bool CdNineHold(const CdPacket &packet, const bool may_be_nothing)
           && CdIsPrice(packet.price) && CdIsStop(packet.sl) && CdIsStop(packet.tp);
   }
 
-// A number that is used up, with nothing in it for this subscription. The next one is trade_ref.
+// A GAPFILL uses up a number that carries nothing for this subscription. Its trade_ref is the next number.
 bool CdGapfillHolds(const CdPacket &packet)
   {
    return CdConsistsOf(packet.sub_id,CD_NAME,CD_MOST_NAME) && CdIsSeq(packet.seq) && packet.seq!=CD_MOST_SEQ
@@ -317,8 +317,8 @@ string CdPayload(const CdPacket &packet)
    return CdNine(packet)+"|CP1|"+packet.action+"|"+packet.trade_ref+"|"+packet.gen;
   }
 
-// Why a packet must not be acted on; "" where it may. The MAC is over the text as it came, before anything is read from
-// it: a number that was read and written again may be another text. Fields are never split off the payload.
+// Why a packet must not be acted on; "" if it may. The MAC covers the text as received and is checked before any field
+// is parsed: a number that was parsed and written again may be another text. The payload is never split into fields.
 string CdRefusal(const CdPacket &packet, const string secret, const string sub_id, const int generation)
   {
    string given=packet.signature_v1;
@@ -333,7 +333,7 @@ string CdRefusal(const CdPacket &packet, const string secret, const string sub_i
    return "";
   }
 
-// The nine fields alone, as the first documents have them. They name no trade, so take closes from the snapshot.
+// Checks the short form of nine fields. They name no trade, so take closes from the snapshot.
 string CdSeedRefusal(const CdPacket &packet, const string secret)
   {
    string given=packet.signature;
@@ -343,8 +343,8 @@ string CdSeedRefusal(const CdPacket &packet, const string secret)
    return CdNineHold(packet,false) ? "" : "packet_grammar";
   }
 
-// The number that ties orders, deals and positions to a trade: 0x43, the subscription's index on this account (16 bits)
-// and 40 bits of the trade's hash, so that a lost state file finds its positions again. 0 where it could not be made.
+// The magic number that ties orders, deals and positions to a trade: 0x43, the subscription's index on this account (16
+// bits) and 40 bits of the trade's hash, so that positions are recognised without the state file. 0 on failure.
 ulong CdMagic(const int index, const string trade_ref)
   {
    uchar bytes[];

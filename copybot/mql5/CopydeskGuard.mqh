@@ -1,26 +1,26 @@
 // Copydesk for MQL5: the guard between signals and orders, and the numbers of requests, in one SQLite file.
 //
-// Reference, not compiled here: see Copydesk.mqh. For hedging accounts. One chart holds the file.
+// Reference, not compiled here with MetaEditor: see Copydesk.mqh. For hedging accounts. One chart holds the file.
 //
 // An open happens at most once: a missed trade costs an opportunity, a doubled one costs money. Closes, reductions and
-// stops are targets, driven at until the terminal's books agree. A row is on the disk before its order leaves; it never
-// goes from closed to open and its volume never grows. An order whose answer was lost is looked for by its magic
-// number, and given up where the books are complete and show nothing. Packets are hints; a snapshot whose answer was
-// verified (CdAnswers) decides.
+// stops are targets: the guard repeats them until the terminal's books agree. A row is on disk before its order is sent;
+// it never goes from closed to open, and its volume never grows. If the answer to an order is lost, the guard looks for
+// its magic number. If the books are complete and show nothing, it gives the trade up. Packets are hints; a snapshot
+// with a verified answer (CdAnswers) decides.
 
 #ifndef COPYDESK_GUARD_MQH
 #define COPYDESK_GUARD_MQH
 
 #include "Copydesk.mqh"
 
-#define CD_INTENT "INTENT"      // an order is or may be under way
-#define CD_REJECTED "REJECTED"  // the broker said no, clearly
+#define CD_INTENT "INTENT"      // an order is or may be in flight
+#define CD_REJECTED "REJECTED"  // the broker clearly refused
 #define CD_HELD "HELD"          // the broker has the position
-#define CD_GONE "GONE"          // it had it
-#define CD_DEAD "DEAD"          // never
+#define CD_GONE "GONE"          // the position has ended
+#define CD_DEAD "DEAD"          // there was no position and never will be
 #define CD_LIVE "LIVE"
-#define CD_HOLD "HOLD"          // the desk went back in time: nothing is done until its epoch is new
-#define CD_HALT "HALT"          // somebody forges: nothing is opened
+#define CD_HOLD "HOLD"          // the desk went back in time: nothing is done until it has a new epoch
+#define CD_HALT "HALT"          // forged packets: no trade is opened
 
 #define CD_MAX_OPEN_AGE_MS 5000
 #define CD_SETTLE_MS 60000      // longer than the broker's slowest answer
@@ -33,7 +33,7 @@
 enum CdOutcome { CD_DONE, CD_REFUSED, CD_UNKNOWN };
 enum CdTrace { CD_NO_TRACE, CD_PENDING, CD_EXECUTED, CD_CANNOT_SAY };
 
-// What a copy must be. born_ms: when the master opened, by the desk's clock. A stop of 0 is none.
+// What a copy must be. born_ms: when the desk learned of the provider's trade. A stop of 0 means none.
 struct CdTarget
   {
    string            ref;
@@ -64,7 +64,7 @@ struct CdCopy
    long              reduced_ms;
   };
 
-// Anything that is not clearly yes or no is unknown: 10008, 10011, 10012, 10028, 10031, 10039, no code at all.
+// Any code that is not a clear yes or no is unknown: 10008, 10011, 10012, 10028, 10031, 10039, and no code at all.
 CdOutcome CdOutcomeOf(const uint code)
   {
    if(code==10009 || code==10010)
@@ -79,7 +79,7 @@ class CdGuard
   {
 private:
    int               m_db;
-   bool              m_ill;         // the file failed: nothing is opened any more
+   bool              m_ill;         // the file failed: no more orders are sent
    string            m_sub_id;
    string            m_secret;
    int               m_generation;
@@ -127,14 +127,14 @@ private:
    double            Fit(const string symbol, const double volume);
 
 public:
-   bool              needs_snapshot;  // nothing is opened until one has come
+   bool              needs_snapshot;  // no trade is opened until the next snapshot
 
                      CdGuard(void) { m_db=INVALID_HANDLE; m_ill=true; needs_snapshot=true; m_connected_ms=0; }
                     ~CdGuard(void) { if(m_db!=INVALID_HANDLE) DatabaseClose(m_db); }
    bool              Open(const string file, const string sub_id, const string secret, const int generation,
                           const int index, const uint deviation);
    string            Standing(void) { return Text("select standing from guard"); }
-   bool              IsIll(void) { return m_ill; }  // the file failed: look at the positions yourself
+   bool              IsIll(void) { return m_ill; }  // the file failed: check the positions yourself
    long              Seen(void) { return Number("select seen from guard"); }
    string            State(const string ref);
    long              NextSeq(const string key, const long desk_ms);
@@ -168,7 +168,7 @@ bool CdGuard::Open(const string file, const string sub_id, const string secret, 
    Text("pragma locking_mode=exclusive");
    Text("pragma journal_mode=wal");
    Text("pragma synchronous=full");
-   if(Number("pragma synchronous")!=2)  // less is not on the disk when an order leaves
+   if(Number("pragma synchronous")!=2)  // with less, a row may not be on disk when its order is sent
      {
       m_ill=true;
       return false;
@@ -182,7 +182,7 @@ bool CdGuard::Open(const string file, const string sub_id, const string secret, 
      && Execute("create table if not exists line (key text primary key, seq integer)")
      && SetText("insert or ignore into guard values (?, 0, '', 'LIVE')",sub_id)
      && Commit();
-   if(!made || Text("select sub_id from guard")!=sub_id)  // another subscription's file
+   if(!made || Text("select sub_id from guard")!=sub_id)  // the file belongs to another subscription
       m_ill=true;
    return !m_ill;
   }
@@ -218,7 +218,7 @@ bool CdGuard::Begin(void)
    return false;
   }
 
-// On the disk when this is true. Where it is not, the file is given up: what was decided since Begin is not to be done.
+// True: the transaction is on disk. False: the file has failed, and nothing decided since Begin may be done.
 bool CdGuard::Commit(void)
   {
    if(!m_ill && DatabaseTransactionCommit(m_db))
@@ -268,7 +268,7 @@ bool CdGuard::SetNumber(const string sql, const long value)
    return Run(request);
   }
 
-// A request's number: above the last one, and on the disk before the request is sent. 0: do not send.
+// A request's number: above the last one, and on disk before the request is sent. 0: do not send.
 long CdGuard::NextSeq(const string key, const long desk_ms)
   {
    if(!Begin())
@@ -291,7 +291,7 @@ long CdGuard::LastSeq(const string key)
    return seq;
   }
 
-// After a signed refusal seq_replayed: go on above the number that the desk has seen.
+// After a signed refusal seq_replayed: continue above the last number that the desk has seen.
 void CdGuard::Passed(const string key, const long last_seq)
   {
    SetText("update line set seq=max(seq, "+IntegerToString(last_seq)+") where key=?",key);
@@ -373,7 +373,7 @@ bool CdGuard::Insert(const CdTarget &target, const string state, const ulong mag
    if(request!=INVALID_HANDLE)
      {
       DatabaseBind(request,0,target.ref);
-      DatabaseBind(request,1,why=="magic_taken" ? -(long)magic : (long)magic);  // that number is another trade's
+      DatabaseBind(request,1,why=="magic_taken" ? -(long)magic : (long)magic);  // another trade has that number
       DatabaseBind(request,2,target.symbol);
       DatabaseBind(request,3,target.side);
       DatabaseBind(request,4,target.volume);
@@ -411,7 +411,7 @@ bool CdGuard::GiveUp(const CdTarget &target, const string why, const long now_ms
    return Row(target.ref,copy) || Insert(target,CD_DEAD,CdMagic(m_index,target.ref),now_ms,why);
   }
 
-// A volume only ever falls; stops follow as long as there is something to protect.
+// Lowers a copy's volume, which never rises, and takes over the stops while there is a volume to protect.
 bool CdGuard::Lower(const CdTarget &target)
   {
    CdCopy copy;
@@ -429,7 +429,7 @@ bool CdGuard::Lower(const CdTarget &target)
    return Run(request);
   }
 
-// Whether an order may be sent once this is on the disk: the row is a new intent.
+// Whether the row is a new intent, so that its order may be sent once the row is on disk.
 bool CdGuard::Intend(const CdTarget &target, const long now_ms)
   {
    CdCopy copy;

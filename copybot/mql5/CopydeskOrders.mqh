@@ -1,4 +1,4 @@
-// Copydesk for MQL5: what the guard does with signals and orders. Included by CopydeskGuard.mqh; reference as that is.
+// Copydesk for MQL5: the guard's handling of signals and orders. Included by CopydeskGuard.mqh; a reference like it.
 
 //--- signals
 
@@ -17,7 +17,7 @@ CdTarget CdTargetOf(const CdPacket &packet)
    return target;
   }
 
-// What was heard before is ignored. Another packet of the same number: somebody forges, or the desk is ill.
+// Ignores a repeated packet. Halts on a different packet of the same number: a forgery, or a faulty desk.
 void CdGuard::Compare(const string seq, const string hash)
   {
    string before=Text("select sha256 from heard where seq="+seq);
@@ -25,7 +25,7 @@ void CdGuard::Compare(const string seq, const string hash)
       Execute("update guard set standing='HALT' where standing='LIVE'");
   }
 
-// Take up a packet; "" or why it was refused. Nothing of it is read before its MAC is good.
+// Takes up a packet; returns "" or why it was refused. No field is parsed before the MAC is verified.
 string CdGuard::OnPacket(const CdPacket &packet, const long now_ms)
   {
    string refusal=CdRefusal(packet,m_secret,m_sub_id,m_generation);
@@ -58,7 +58,7 @@ string CdGuard::OnPacket(const CdPacket &packet, const long now_ms)
    else if(packet.action!="GAPFILL")
      {
       if(packet.action=="CLOSE")
-         GiveUp(target,"closed",now_ms);  // before its open came: that must find it dead
+         GiveUp(target,"closed",now_ms);  // the close overtook its open, which must find the trade dead
       Lower(target);
      }
    CdCopy copy;
@@ -68,8 +68,8 @@ string CdGuard::OnPacket(const CdPacket &packet, const long now_ms)
    return "";
   }
 
-// Bring everything in line with what is active. Only a snapshot whose answer was verified; asked_at is Seen() when it
-// was asked for. False where it was not taken up: ask again.
+// Brings every copy in line with the active trades. Pass only a snapshot with a verified answer; asked_at is Seen() at
+// the time of the request. False if the snapshot was not taken up: request another one.
 bool CdGuard::OnSnapshot(const string epoch, const long as_of, const long asked_at, const CdTarget &targets[],
                          const long now_ms)
   {
@@ -110,7 +110,7 @@ bool CdGuard::OnSnapshot(const string epoch, const long as_of, const long asked_
    for(int i=0; i<ArraySize(targets); i++)
      {
       Lower(targets[i]);
-      if(before=="")  // a new file: what came before it is not known, so nothing of it is opened
+      if(before=="")  // a new file knows nothing of trades that opened before it, so none of them is opened
          GiveUp(targets[i],"new_install",now_ms);
      }
    if(!Commit())
@@ -129,7 +129,7 @@ bool CdGuard::OnSnapshot(const string epoch, const long as_of, const long asked_
    return true;
   }
 
-// Whether so much would be closed that a second snapshot must say so, a moment later.
+// Whether the snapshot closes so much that a second one must confirm it a moment later.
 bool CdGuard::Brakes(const CdTarget &targets[], const long now_ms)
   {
    string going="";
@@ -163,7 +163,7 @@ bool CdGuard::Brakes(const CdTarget &targets[], const long now_ms)
    return true;
   }
 
-// Positions with our number that no row knows are of a lost file. Active ones are kept, others closed.
+// Positions with our number but without a row come from a lost file. Those of active trades are kept, others closed.
 void CdGuard::TakeIn(const CdTarget &targets[], const long now_ms)
   {
    for(int i=0; i<PositionsTotal(); i++)
@@ -191,7 +191,7 @@ void CdGuard::TakeIn(const CdTarget &targets[], const long now_ms)
 
 //--- driving
 
-// Drive every copy at its target. From OnTimer, every second or so; any time is right.
+// Brings every copy closer to its target. Call it from OnTimer about once a second; any time is safe.
 void CdGuard::Tick(const long now_ms)
   {
    if(!(bool)TerminalInfoInteger(TERMINAL_CONNECTED))
@@ -223,12 +223,12 @@ void CdGuard::Tick(const long now_ms)
      {
       CdCopy copy;
       ulong ticket=PositionGetTicket(i);
-      if(ticket!=0 && Numbered((ulong)PositionGetInteger(POSITION_MAGIC),copy))  // also one that came after all
+      if(ticket!=0 && Numbered((ulong)PositionGetInteger(POSITION_MAGIC),copy))  // also a position that was opened late
          Drive(copy,ticket,now_ms);
      }
   }
 
-// An order that is in the books as an intent. Whatever is not a clear yes or no stays one.
+// Sends the order of a recorded intent. Without a clear yes or no the row stays an intent.
 void CdGuard::Send(const CdCopy &copy)
   {
    CdOutcome outcome=Deal(copy.symbol,copy.side=="BUY",Fit(copy.symbol,copy.volume),copy.sl,copy.tp,copy.magic,0);
@@ -255,7 +255,7 @@ void CdGuard::Drive(const CdCopy &copy, const ulong ticket, const long now_ms)
       Deal(copy.symbol,!buys,held,0,0,copy.magic,ticket);
    else if(held-volume>step/2)
      {
-      // Once: an order whose answer was lost may come yet, and a second would take off as much again.
+      // Reduce once: an order whose answer was lost may still be executed, and a second would reduce twice.
       if(copy.reduced_ms>0 && (now_ms-copy.reduced_ms<CD_SETTLE_MS || !IsSettled(now_ms)))
          return;
       if(Note(copy,"reduced_ms",now_ms) && Deal(copy.symbol,!buys,held-volume,0,0,copy.magic,ticket)!=CD_UNKNOWN)
@@ -270,7 +270,7 @@ void CdGuard::Drive(const CdCopy &copy, const ulong ticket, const long now_ms)
      }
   }
 
-// An order without an answer: what do the books say? Looked at twice, once they must be complete.
+// Looks for an order without an answer in the books, twice, once they must be complete.
 void CdGuard::FindOut(const CdCopy &copy, const long now_ms)
   {
    CdTrace trace=TraceOf(copy);
@@ -284,7 +284,7 @@ void CdGuard::FindOut(const CdCopy &copy, const long now_ms)
       Mark(copy,CD_DEAD,"lost");
   }
 
-// A clear refusal may be followed by another attempt, as long as the open would still be wanted.
+// Sends an order that the broker clearly refused again, if the open is still wanted.
 void CdGuard::TryAgain(const CdCopy &copy, const long now_ms)
   {
    if(needs_snapshot)
@@ -307,7 +307,7 @@ bool CdGuard::IsOurs(const ulong magic)
    return (magic>>40)==((((ulong)CD_MARK<<56)>>40)|(ulong)(m_index&0xFFFF));
   }
 
-// The ticket of the position with this number; 0 where there is none. Tickets may change, so none is kept.
+// The ticket of the position with this number; 0 if there is none. Tickets may change, so none is stored.
 ulong CdGuard::PositionOf(const ulong magic)
   {
    for(int i=0; i<PositionsTotal(); i++)
@@ -329,7 +329,7 @@ CdTrace CdGuard::TraceOf(const CdCopy &copy)
       if((ulong)OrderGetInteger(ORDER_MAGIC)==copy.magic)
          return CD_PENDING;
      }
-   // From a day before, and to a day after: the server's zone is its own.
+   // From a day before to a day after, because the server's time zone is unknown.
    if(!HistorySelect((datetime)(copy.sent_ms/1000-86400),TimeCurrent()+86400))
       return CD_CANNOT_SAY;
    for(int i=0; i<HistoryDealsTotal(); i++)
@@ -343,14 +343,14 @@ CdTrace CdGuard::TraceOf(const CdCopy &copy)
    return CD_NO_TRACE;
   }
 
-// Whether what is not in the books did not happen: connected for long enough that the history has come.
+// Whether the history is complete: the terminal has been connected long enough to load it.
 bool CdGuard::IsSettled(const long now_ms)
   {
    return (bool)TerminalInfoInteger(TERMINAL_CONNECTED) && m_connected_ms>0 && now_ms-m_connected_ms>=CD_SECOND_LOOK_MS
           && HistorySelect(TimeCurrent()-86400,TimeCurrent()+86400);
   }
 
-// Rounded down to what the symbol takes; nothing where that is too little.
+// The volume rounded down to the symbol's step; 0 if it is below the minimum.
 double CdGuard::Fit(const string symbol, const double volume)
   {
    double step=SymbolInfoDouble(symbol,SYMBOL_VOLUME_STEP);
