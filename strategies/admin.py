@@ -135,7 +135,7 @@ RESUME = ConfirmedAction(
     "resume", "Resume", "Trades opened from now on are copied again, whatever the pause was for.", forms.Form
 )
 ROTATE = ConfirmedAction(
-    "rotate_secret", "Rotate packet secret", "The old secret signs until the bot has the new one, for at most a day. "
+    "rotate_secret", "Rotate signal secret", "The old secret signs until the bot has the new one, for at most a day. "
     "The next page shows the new secret once.", RotateForm,
 )  # fmt: skip
 END = ConfirmedAction(
@@ -254,7 +254,7 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
         self.message_user(request, f"{action.title}: done for {_listed(rows)}.")
         return redirect(change_url(rows[0])) if len(rows) == 1 else None
 
-    @admin.action(description="Rotate packet secret: create a new one, shown once", permissions=["decide"])
+    @admin.action(description="Rotate signal secret: create a new one, shown once", permissions=["decide"])
     def rotate_secret(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:
         form = ROTATE.bound_form(request)
         rows = list(chosen.select_related("account", "strategy"))

@@ -24,8 +24,8 @@ class Side(models.TextChoices):
 class Reason(models.TextChoices):
     TP = "TP", "take profit"
     SL = "SL", "stop loss"
-    MANUAL = "MANUAL", "by hand"
-    STOP_OUT = "STOP_OUT", "stopped out"
+    MANUAL = "MANUAL", "manual"
+    STOP_OUT = "STOP_OUT", "stop-out"
     RECONCILED = "RECONCILED", "found closed"
     STAFF = "STAFF", "by staff"
 
@@ -64,7 +64,7 @@ class Position(models.Model):
         Strategy, models.PROTECT, related_name="+", db_index=False
     )
     ticket_id = models.CharField("ticket", max_length=19)
-    master_ticket = models.CharField(max_length=19)
+    master_ticket = models.CharField("provider's ticket", max_length=19)
     master_trade = models.UUIDField(
         null=True, help_text="The provider's trade that this trade copies. A provider's own trade has none."
     )
@@ -232,7 +232,7 @@ class CopyOrder(models.Model):
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+")
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+")
     seq = models.PositiveBigIntegerField()
-    master_ticket = models.CharField(max_length=19)
+    master_ticket = models.CharField("provider's ticket", max_length=19)
     symbol = models.CharField(max_length=32, blank=True)
     type = models.CharField(max_length=4, blank=True)
     status = models.CharField(max_length=9, choices=Status)
@@ -281,11 +281,11 @@ class CopyOrder(models.Model):
 class SkipReason(models.TextChoices):
     """Why a provider's trade was not copied. The list is closed: the desk refuses any other reason from a bot."""
 
-    MISSED = "missed", "the copier learned of it too late to copy it at the provider's price"
+    MISSED = "missed", "the signal came too late for the provider's price"
     SLIPPAGE = "slippage", "the price had moved further than the settings allow"
     SYMBOL_UNKNOWN = "symbol_unknown", "the broker has no such symbol"
     MARKET_CLOSED = "market_closed", "the broker's market was closed"
-    NO_MONEY = "no_money", "the account had not enough free margin"
+    NO_MONEY = "no_money", "insufficient margin"
     VOLUME_TOO_SMALL = "volume_too_small", "the volume was below the smallest"
     TOO_MANY_OPEN = "too_many_open", "the largest number of open copies was reached"
     REJECTED = "rejected", "the broker rejected the order"
@@ -294,14 +294,14 @@ class SkipReason(models.TextChoices):
     HALTED = "halted", "the copier had halted itself"
     MAGIC_TAKEN = "magic_taken", "another trade at the broker has its magic number"
     CLOSED = "closed", "the provider closed it before it could be copied"
-    NOT_LEASED = "not_leased", "the copier was out of touch with the desk, or another one was running"
+    NOT_LEASED = "not_leased", "the copier had lost contact with the desk, or another instance was running"
     PAUSED = "paused", "the subscription was paused"
     UNPAID = "unpaid", "a fee was unpaid"
     TRUST = "trust", "copying was restricted because of the bot's trust score"
-    DRAWDOWN = "drawdown", "the drawdown stop had been hit"
+    DRAWDOWN = "drawdown", "the drawdown stop was reached"
     SYMBOL_NOT_ALLOWED = "symbol_not_allowed", "the settings exclude this symbol"
     NOT_SIZABLE = "not_sizable", "the volume could not be calculated: equity or stop loss unknown"
-    NOT_REPORTED = "not_reported", "the copier did not report it: it was not running"
+    NOT_REPORTED = "not_reported", "not reported: the copier was not running"
 
 
 class CopySkip(models.Model):
@@ -316,6 +316,8 @@ class CopySkip(models.Model):
 
     class Meta:
         db_table = "copy_skips"
+        verbose_name = "trade not copied"
+        verbose_name_plural = "trades not copied"
         constraints = [
             models.UniqueConstraint(fields=["subscription", "master_trade"], name="copy_skip_is_told_once"),
             models.CheckConstraint(condition=models.Q(reason__in=SkipReason.values), name="copy_skip_reason_is_known"),
@@ -374,7 +376,7 @@ class OverdueClose(models.Model):
     master_trade = models.UUIDField()
     symbol = models.CharField(max_length=32)
     volume = amount(help_text="Lots that were still open.")
-    since = models.DateTimeField(help_text="When the provider's trade was closed.")
+    since = models.DateTimeField("overdue since", help_text="When the provider's trade was closed.")
     level = models.PositiveSmallIntegerField(
         default=0, help_text="How often it has been escalated: after 30 s, 5 min and 1 h."
     )

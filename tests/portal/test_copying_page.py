@@ -507,7 +507,7 @@ def test_a_provider_sees_counts_and_no_names(
     assert "Subscriptions now 2" in page
     assert "Copied 25.0 %" in page and "Not copyable 50.0 %" in page
     assert "1 of 2 1 the settings exclude this symbol" in page
-    assert "1 the account had not enough free margin" in page
+    assert "1 insufficient margin" in page
     assert "1 copy still open after you closed : 0.07 lots" in page
     for name in (finn.owner.username, sam.owner.username, finn.name, sam.name, follows.sub_id, other.sub_id, "broke"):
         assert name not in answer.content.decode()

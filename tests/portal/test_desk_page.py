@@ -107,7 +107,7 @@ def test_a_provider_sees_her_own_closed_trades_once(client: Client, lena_bot: Bo
 
 def test_prices_have_the_decimals_of_their_symbol_and_zero_has_no_sign(client: Client, lena_bot: Bot) -> None:
     closed_by(lena_bot, "1", profit="0")
-    lena_bot.send("POST", fields=opening("2", open_price="1.1", symbol="USDJPY"))
+    lena_bot.send("POST", fields=opening("2", open_price="1.1", sl="1.09", symbol="USDJPY"))
 
     page = signed_in(client, "lena")
 

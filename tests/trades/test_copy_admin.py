@@ -240,7 +240,7 @@ def test_a_reason_is_found_by_the_id_of_the_trade(admin: Client, one_row_each: A
     skip = CopySkip.objects.get()
 
     assert len(rows(admin.get(listed("copyskip"), {"q": str(skip.master_trade)}))) == 1
-    assert "0 copy skips" in text(admin.get(listed("copyskip"), {"q": str(one_row_each)}))
+    assert "0 trades not copied" in text(admin.get(listed("copyskip"), {"q": str(one_row_each)}))
 
 
 # --- orders
