@@ -1,8 +1,9 @@
--- The two roles that the desk's processes act in. The login of DATABASE_URL takes them on; they cannot log in themselves.
---   copydesk_app  people's pages, staff, workers: reads everything, writes trades, history and audit through functions only
+-- The two roles that the desk's processes act in. The login of DATABASE_URL takes them on; they cannot log in
+-- themselves.
+--   copydesk_app  people's pages, staff, workers: reads everything, writes trades, history and audit by functions only
 --   copydesk_bot  bots' requests: reads no table, calls only the functions that speak the signed protocol
--- Roles belong to the cluster, so another desk may have created them. Where the login may not create roles, the desk runs
--- without them and says so; its keys and triggers do not depend on them.
+-- Roles belong to the cluster, so another desk may have created them. Where the login may not create roles, the desk
+-- runs without them and says so; its keys and triggers do not depend on them.
 do $$
 declare
   v_role text;

@@ -1,10 +1,11 @@
--- Every object of the schema "public" with its definition, one row each (core/catalogue.py). Names of owners are left out,
--- because they differ between desks: an object whose owner is not the owner of the migrations' table says so.
+-- Every object of the schema "public" with its definition, one row each (core/catalogue.py). Names of owners are left
+-- out, because they differ between desks: an object whose owner is not the owner of the migrations' table says so.
 with ours as (
   select relowner as owner from pg_class where oid = 'django_migrations'::regclass
 ),
 grants as (
-  select 'function ' || f.oid::regprocedure as target, f.proowner as owner, f.oid, g.grantee, g.privilege_type, g.is_grantable
+  select 'function ' || f.oid::regprocedure as target, f.proowner as owner, f.oid, g.grantee, g.privilege_type,
+         g.is_grantable
     from pg_proc f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) g
    where f.pronamespace = 'public'::regnamespace
   union all
@@ -14,7 +15,8 @@ grants as (
                                                               c.relowner))) g
    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S')
   union all
-  select 'table ' || c.relname, c.relowner, c.oid, g.grantee, g.privilege_type || ' (' || a.attname || ')', g.is_grantable
+  select 'table ' || c.relname, c.relowner, c.oid, g.grantee, g.privilege_type || ' (' || a.attname || ')',
+         g.is_grantable
     from pg_attribute a join pg_class c on c.oid = a.attrelid, aclexplode(a.attacl) g
    where c.relnamespace = 'public'::regnamespace and not a.attisdropped
   union all
@@ -23,7 +25,8 @@ grants as (
    where n.nspname = 'public'
   union all
   select case d.defaclobjtype when 'r' then 'new tables' when 'S' then 'new sequences' when 'f' then 'new functions'
-         else 'new objects of kind ' || d.defaclobjtype::text end, d.defaclrole, d.oid, g.grantee, g.privilege_type, g.is_grantable
+         else 'new objects of kind ' || d.defaclobjtype::text end, d.defaclrole, d.oid, g.grantee, g.privilege_type,
+         g.is_grantable
     from pg_default_acl d, aclexplode(d.defaclacl) g
    where d.defaclnamespace in ('public'::regnamespace, 0)
 )
@@ -39,7 +42,8 @@ select 'function ' || f.oid::regprocedure,
    and not exists (select from pg_depend d where d.objid = f.oid and d.deptype = 'e')
 union all
 select 'trigger ' || c.relname || '.' || t.tgname,
-       case t.tgenabled when 'A' then 'always' when 'O' then 'enabled' when 'R' then 'on replicas only' else 'disabled' end
+       case t.tgenabled when 'A' then 'always' when 'O' then 'enabled' when 'R' then 'on replicas only'
+                        else 'disabled' end
        || ': ' || pg_get_triggerdef(t.oid)
   from pg_trigger t join pg_class c on c.oid = t.tgrelid
  where c.relnamespace = 'public'::regnamespace and not t.tgisinternal
@@ -77,14 +81,17 @@ select 'rights ' || case g.grantee when 0 then 'public' else pg_get_userbyid(g.g
        string_agg(distinct g.privilege_type || case when g.is_grantable then ' with grant option' else '' end, ', ')
   from grants g
  where g.grantee <> g.owner
-   and (g.grantee = 0 or pg_get_userbyid(g.grantee)::text = any(%(roles)s) or g.privilege_type not in ('SELECT', 'USAGE'))
+   and (g.grantee = 0 or pg_get_userbyid(g.grantee)::text = any(%(roles)s)
+        or g.privilege_type not in ('SELECT', 'USAGE'))
    and not exists (select from pg_depend d where d.objid = g.oid and d.deptype = 'e')
  group by g.grantee, g.target
 union all
 select 'role ' || r.rolname,
-       concat_ws(', ', case when r.rolcanlogin then 'login' else 'no login' end, case when r.rolsuper then 'superuser' end,
+       concat_ws(', ', case when r.rolcanlogin then 'login' else 'no login' end,
+                 case when r.rolsuper then 'superuser' end,
                  case when r.rolcreaterole then 'createrole' end, case when r.rolcreatedb then 'createdb' end,
-                 case when r.rolbypassrls then 'bypasses row security' end, case when r.rolreplication then 'replication' end,
+                 case when r.rolbypassrls then 'bypasses row security' end,
+                 case when r.rolreplication then 'replication' end,
                  (select 'member of ' || string_agg(m.roleid::regrole::text, ', ' order by m.roleid::regrole::text)
                     from pg_auth_members m where m.member = r.oid))
   from pg_roles r

@@ -123,3 +123,29 @@ def test_every_module_that_says_it_is_pure_is_in_the_contract() -> None:
     pure = next(contract for contract in trees.contracts(trees.ROOT) if contract["name"].startswith("Pure"))
 
     assert rules.pure_modules(trees.ROOT) <= set(pure["source_modules"])
+
+
+LONG_LINES = ("bench/",)  # pgbench's scripts: a statement a line
+
+
+def long_lines(tree: Path) -> list[str]:
+    """Lines of SQL, templates, styles and scripts that are longer than a line of Python may be."""
+    listed = trees.files(tree, ".sql", ".html", ".css", ".js", ".mjs")
+    return [
+        f"{path}:{number}"
+        for path in listed
+        if not path.as_posix().startswith(LONG_LINES)
+        for number, line in enumerate((tree / path).read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120
+    ]
+
+
+def test_sql_and_templates_have_lines_of_pythons_length() -> None:
+    assert long_lines(trees.ROOT) == []
+
+
+def test_finds_a_long_line_of_sql(tmp_path: Path) -> None:
+    (tmp_path / "trades").mkdir()
+    (tmp_path / "trades/close.sql").write_text(f"select 1;\n{'x' * 121}\n")
+
+    assert long_lines(tmp_path) == ["trades/close.sql:2"]

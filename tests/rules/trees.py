@@ -1,7 +1,9 @@
 """The tree that the rules judge, and copies of it for planted violations."""
 
+import os
 import shutil
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,15 @@ _NOT_COPIED = (".git", ".venv", "var", "node_modules", "staticfiles", "build", "
 def copy_to(folder: Path) -> Path:
     """A copy of the tree, in which a test plants a violation: nothing else reads it."""
     return shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*_NOT_COPIED))
+
+
+def files(tree: Path, *suffixes: str) -> list[Path]:
+    """The files of the tree with these endings, by their path in it."""
+    found = []
+    for folder, folders, names in os.walk(tree):
+        folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in _NOT_COPIED)]
+        found += [Path(folder, name).relative_to(tree) for name in names if name.endswith(suffixes)]
+    return sorted(found)
 
 
 def plant(tree: Path, path: str, text: str) -> None:

@@ -1,4 +1,5 @@
--- Databases that were migrated while version 0.1.0 was being written lack some of these, or have them under other names.
+-- Databases that were migrated while version 0.1.0 was being written lack some of these, or have them under other
+-- names.
 
 select declare_trigger_function('active_trade_goes_with_its_close');
 drop trigger if exists goes_with_its_close on active_trades;
@@ -17,7 +18,8 @@ begin
      'volume < ''NaN'' and closed_volume < ''NaN'' and open_price < ''NaN'' and close_price < ''NaN'' and sl < ''NaN'''
      ' and tp < ''NaN'' and profit < ''NaN'' and closing_profit < ''NaN'''),
     ('trade_reductions', 'trade_reduction_amounts_are_numbers',
-     'volume < ''NaN'' and remaining < ''NaN'' and close_price < ''NaN'' and profit < ''NaN''')) c (of_table, name, rule)
+     'volume < ''NaN'' and remaining < ''NaN'' and close_price < ''NaN'' and profit < ''NaN'''))
+    c (of_table, name, rule)
   loop
     if not exists (select from pg_constraint where conrelid = v.of_table::regclass and conname = v.name) then
       execute format('alter table %I add constraint %I check (%s)', v.of_table, v.name, v.rule);

@@ -1,5 +1,5 @@
--- A score is what its last assessment says, and an assessment builds on the one before. So a worker that read an old score
--- cannot commit: its version is taken, or the score that it builds on does not exist.
+-- A score is what its last assessment says, and an assessment builds on the one before. So a worker that read an old
+-- score cannot commit: its version is taken, or the score that it builds on does not exist.
 
 alter table trust_assessments
   add constraint trust_assessment_and_its_score_are_one unique (user_id, kind, version, score),

@@ -1,9 +1,10 @@
 -- Money that cannot be lost, invented or spent twice, for every caller.
 --
---   a transfer has exactly its two entries:  transfer (id, −1, debit, amount) and (id, +1, credit, amount) reference entries
+--   a transfer has exactly its two entries:  transfer (id, −1, debit, amount), (id, +1, credit, amount) reference entries
 --   entries are a chain:                     entry (wallet, prev_version, prev_balance) references the entry before
 --   a balance is its last entry's:           wallet (id, version, balance) references entries
--- These are foreign keys, not queries: they hold in every race, at every isolation level. Circles are checked at commit.
+-- These are foreign keys, not queries: they hold in every race, at every isolation level. Circles are checked at
+-- commit.
 
 -- NaN is above every number, so no "> 0" keeps it out.
 alter table wallets add constraint wallet_amounts_are_numbers check (balance < 'NaN' and held < 'NaN');
@@ -23,7 +24,8 @@ alter table ledger_entries
   add constraint entry_says_what_its_transfer_says unique (transfer_id, side, wallet_id, amount),
   add constraint entry_follows_the_one_before
     foreign key (wallet_id, prev_version, prev_balance) references ledger_entries (wallet_id, version, balance_after),
-  add constraint entry_belongs_to_a_wallet foreign key (wallet_id) references wallets (id) deferrable initially deferred,
+  add constraint entry_belongs_to_a_wallet foreign key (wallet_id) references wallets (id)
+    deferrable initially deferred,
   add constraint entry_belongs_to_a_transfer
     foreign key (transfer_id) references ledger_transfers (id) deferrable initially deferred,
   -- "is not null" is spelled out, because a NULL passes a check and a key.
@@ -71,7 +73,8 @@ create constraint trigger holds_what_is_pending after update on wallets deferrab
   for each row when (old.held is distinct from new.held) execute function wallet_holds_what_is_pending();
 create trigger moves_the_balance after insert on ledger_entries
   for each row execute function entry_moves_the_balance();
-create trigger moves_the_held after insert or update on wallet_holds for each row execute function hold_moves_the_held();
+create trigger moves_the_held after insert or update on wallet_holds
+  for each row execute function hold_moves_the_held();
 create trigger is_decided_once before update on money_requests
   for each row execute function money_request_is_decided_once();
 alter table wallets enable always trigger begins_empty, enable always trigger has_its_first_entry,

@@ -103,8 +103,8 @@ begin
   return jsonb_build_object('code', 'open_already', 'trade', active_row(a, p_strategy)::jsonb);
 end $$;
 
--- The refusal of a provider's new trade; null where it is allowed. Reports of copies are facts about a broker, so they have
--- no limits, and closes have none either.
+-- The refusal of a provider's new trade; null where it is allowed. Reports of copies are facts about a broker, so they
+-- have no limits, and closes have none either.
 create or replace function open_refusal(s strategies, args jsonb) returns jsonb language plpgsql stable as $$
 declare
   -- A symbol that the desk does not list has the limit that a listed one begins with.
@@ -214,7 +214,9 @@ begin
   v_sl := case when args ? 'sl' then (args->>'sl')::numeric else a.sl end;
   v_tp := case when args ? 'tp' then (args->>'tp')::numeric else a.tp end;
   -- Where the price is now is not known here: a stop loss that was moved into profit lies beyond the open price.
-  if a.master_trade is null and stops_are_wrong(a.type, null, v_sl, v_tp) then return refused('stop_wrong_side'); end if;
+  if a.master_trade is null and stops_are_wrong(a.type, null, v_sl, v_tp) then
+    return refused('stop_wrong_side');
+  end if;
   if v_sent_ms < a.told_ms then  -- a later modification arrived before this one
     return jsonb_build_object('code', 'ignored', 'trade', active_row(a, s.name)::jsonb);
   end if;
