@@ -1,6 +1,6 @@
 -- Money that cannot be lost, invented or spent twice, for every caller.
 --
---   a transfer has its two entries:          transfer (id, −1, debit, amount), (id, +1, credit, amount) reference entries
+--   a transfer has its two entries:  transfer (id, −1, debit, amount) and (id, +1, credit, amount) reference entries
 --   entries are a chain:                     entry (wallet, prev_version, prev_balance) references the entry before
 --   a balance is its last entry's:           wallet (id, version, balance) references entries
 -- These are foreign keys, not queries: they hold in every race, at every isolation level. Circles are checked at
