@@ -1,4 +1,4 @@
-"""What staff do with subscriptions: each deed asks on a page of its own, and a secret is shown once."""
+"""Staff's actions on subscriptions: each asks for confirmation, and a secret is shown once."""
 
 import re
 from decimal import Decimal
@@ -19,11 +19,11 @@ from tests.transactions import committed
 
 LIST, ADD = "admin:strategies_subscription_changelist", "admin:strategies_subscription_add"
 TERMS = {"mode": "FIXED", "fixed_lots": "0.03", "multiplier": "", "symbols": "EURUSD", "symbol_map": ""}
-DEEDS = ["set_terms", "pause", "resume", "rotate_secret", "end"]
+ACTIONS = ["set_terms", "pause", "resume", "rotate_secret", "end"]
 
 
 @pytest.fixture
-def follows(finn: TradingAccount) -> Subscription:
+def subscription(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
@@ -33,8 +33,8 @@ def admin(client: Client, staff: User) -> Client:
     return client
 
 
-def page_of(follows: Any) -> Any:
-    return reverse("admin:strategies_subscription_change", args=[follows.pk])
+def page_of(subscription: Any) -> Any:
+    return reverse("admin:strategies_subscription_change", args=[subscription.pk])
 
 
 def ask(browser: Any, action: Any, *chosen: Any, **more: Any) -> Any:
@@ -47,51 +47,57 @@ def do(browser: Any, action: Any, *chosen: Any, **more: Any) -> Any:
     return ask(browser, action, *chosen, confirmed="1", **more)
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-def test_each_deed_asks_first_and_does_nothing_yet(admin: Client, follows: Subscription, deed: str) -> None:
-    before = Subscription.objects.values().get(pk=follows.pk)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_asks_for_confirmation_before_it_changes_anything(
+    admin: Client, subscription: Subscription, action: str
+) -> None:
+    before = Subscription.objects.values().get(pk=subscription.pk)
 
-    page = text(ask(admin, deed, follows))
+    page = text(ask(admin, action, subscription))
 
     assert "finn-mt5" in page and "lena-eurusd" in page and "Cancel" in page
-    assert Subscription.objects.values().get(pk=follows.pk) == before
-    assert Terms.objects.filter(subscription=follows).count() == 1
+    assert Subscription.objects.values().get(pk=subscription.pk) == before
+    assert Terms.objects.filter(subscription=subscription).count() == 1
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-def test_who_may_only_look_does_nothing(cast: dict[str, Any], follows: Subscription, deed: str) -> None:
+@pytest.mark.parametrize("action", ACTIONS)
+def test_staff_with_only_the_view_permission_cannot_act(
+    cast: dict[str, Any], subscription: Subscription, action: str
+) -> None:
     browser = of_staff("vera", "view_subscription")
-    assert browser.get(page_of(follows)).status_code == 200
+    assert browser.get(page_of(subscription)).status_code == 200
 
-    assert do(browser, deed, follows, **TERMS).status_code == 403
+    assert do(browser, action, subscription, **TERMS).status_code == 403
 
-    follows.refresh_from_db()
-    assert (follows.status, follows.next_generation) == ("ACTIVE", None)
-    assert Terms.objects.filter(subscription=follows).count() == 1
-    assert f'value="{deed}"' not in browser.get(page_of(follows)).content.decode()
+    subscription.refresh_from_db()
+    assert (subscription.status, subscription.next_generation) == ("ACTIVE", None)
+    assert Terms.objects.filter(subscription=subscription).count() == 1
+    assert f'value="{action}"' not in browser.get(page_of(subscription)).content.decode()
 
 
-def test_its_page_offers_what_makes_sense_now(admin: Client, follows: Subscription) -> None:
+def test_the_page_offers_the_actions_that_fit_the_status(admin: Client, subscription: Subscription) -> None:
     def offered() -> Any:
-        return re.findall(r'name="action" value="(\w+)"', admin.get(page_of(follows)).content.decode())
+        return re.findall(r'name="action" value="(\w+)"', admin.get(page_of(subscription)).content.decode())
 
     assert offered() == ["set_terms", "pause", "rotate_secret", "end"]
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM, why="UNPAID")
     assert offered() == ["set_terms", "resume", "rotate_secret", "end"]
-    strategies.end(subscription=follows, actor=audit.SYSTEM)
+    strategies.end(subscription=subscription, actor=audit.SYSTEM)
     assert offered() == []
 
 
 @pytest.mark.parametrize("page", ["change", "delete"])
-def test_nobody_edits_or_deletes_one(admin: Client, follows: Subscription, page: str) -> None:
-    url = reverse(f"admin:strategies_subscription_{page}", args=[follows.pk])
+def test_a_subscription_cannot_be_edited_or_deleted(admin: Client, subscription: Subscription, page: str) -> None:
+    url = reverse(f"admin:strategies_subscription_{page}", args=[subscription.pk])
 
     assert admin.post(url, {"post": "yes", "status": "ENDED"}).status_code == 403
-    follows.refresh_from_db()
-    assert follows.status == "ACTIVE"
+    subscription.refresh_from_db()
+    assert subscription.status == "ACTIVE"
 
 
-def test_a_subscription_is_begun_by_its_verb(admin: Client, sam: TradingAccount, lena: TradingAccount) -> None:
+def test_the_form_creates_a_subscription_through_the_service(
+    admin: Client, sam: TradingAccount, lena: TradingAccount
+) -> None:
     assert "Save" in admin.get(reverse(ADD)).content.decode()
 
     admin.post(reverse(ADD), {"strategy": lena.strategy.pk, "account": sam.pk})
@@ -101,85 +107,87 @@ def test_a_subscription_is_begun_by_its_verb(admin: Client, sam: TradingAccount,
     assert AuditLog.objects.filter(action="subscription.created", subject=f"subscription:{made.sub_id}").exists()
 
 
-def test_terms_are_set_and_shown_with_those_before(admin: Client, follows: Subscription, staff: User) -> None:
-    answer = do(admin, "set_terms", follows, **TERMS)
+def test_new_terms_are_shown_beside_the_earlier_ones(admin: Client, subscription: Subscription, staff: User) -> None:
+    answer = do(admin, "set_terms", subscription, **TERMS)
 
-    assert answer["Location"] == page_of(follows)
+    assert answer["Location"] == page_of(subscription)
     assert AuditLog.objects.get(action="subscription.terms_set").actor == str(staff.pk)
-    page = text(admin.get(page_of(follows)))
+    page = text(admin.get(page_of(subscription)))
     assert "0.03 lots each time; only EURUSD" in page
     assert "always × 1" in page
 
 
-def test_the_page_that_asks_for_terms_shows_those_that_hold(admin: Client, follows: Subscription) -> None:
-    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, max_volume=Decimal("0.25"), symbols=["XAUUSD"])
+def test_the_terms_form_shows_the_present_terms(admin: Client, subscription: Subscription) -> None:
+    strategies.set_terms(subscription=subscription, actor=audit.SYSTEM, max_volume=Decimal("0.25"), symbols=["XAUUSD"])
 
-    page = ask(admin, "set_terms", follows).content.decode()
+    page = ask(admin, "set_terms", subscription).content.decode()
 
     assert 'value="0.25"' in page and 'value="XAUUSD"' in page
     for title in ("How much", "Limits of each copy", "When to stop", "What to copy"):
         assert f"<h2>{title}</h2>" in page
 
 
-def test_terms_that_make_no_sense_are_told_at_their_field(admin: Client, follows: Subscription) -> None:
-    answer = do(admin, "set_terms", follows, **{**TERMS, "fixed_lots": "", "min_volume": "2", "max_volume": "1"})
+def test_contradictory_terms_are_reported_at_their_fields(admin: Client, subscription: Subscription) -> None:
+    answer = do(admin, "set_terms", subscription, **{**TERMS, "fixed_lots": "", "min_volume": "2", "max_volume": "1"})
 
     assert set(answer.context["form"].errors) == {"fixed_lots", "min_volume"}
     assert "The smallest volume is above the largest." in text(answer)
-    assert Terms.objects.filter(subscription=follows).count() == 1
+    assert Terms.objects.filter(subscription=subscription).count() == 1
 
 
-def test_terms_are_set_of_one_at_a_time(
-    admin: Client, follows: Subscription, sam: TradingAccount, lena: TradingAccount
+def test_terms_are_set_for_one_subscription_at_a_time(
+    admin: Client, subscription: Subscription, sam: TradingAccount, lena: TradingAccount
 ) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
-    answer = admin.post(reverse(LIST), {"action": "set_terms", "_selected_action": [follows.pk, other.pk]}, follow=True)
+    answer = admin.post(
+        reverse(LIST), {"action": "set_terms", "_selected_action": [subscription.pk, other.pk]}, follow=True
+    )
 
     assert "Choose one subscription, not several" in text(answer)
 
 
-def test_several_are_paused_resumed_and_ended_together(
-    admin: Client, follows: Subscription, sam: TradingAccount, lena: TradingAccount
+def test_pauses_resumes_and_ends_several_together(
+    admin: Client, subscription: Subscription, sam: TradingAccount, lena: TradingAccount
 ) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
-    for deed, status in (("pause", "PAUSED"), ("resume", "ACTIVE"), ("end", "ENDED")):
-        do(admin, deed, follows, other)
+    for action, status in (("pause", "PAUSED"), ("resume", "ACTIVE"), ("end", "ENDED")):
+        do(admin, action, subscription, other)
         assert set(Subscription.objects.values_list("status", flat=True)) == {status}
 
 
-def test_staffs_hand_outranks_what_the_desk_paused_for_and_the_owners_does_not(
-    admin: Client, follows: Subscription
+def test_a_pause_by_staff_replaces_other_reasons_and_a_pause_by_the_owner_does_not(
+    admin: Client, subscription: Subscription
 ) -> None:
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="OWNER")
-    follows.refresh_from_db()
-    assert follows.paused_for == "UNPAID"
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM, why="UNPAID")
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM, why="OWNER")
+    subscription.refresh_from_db()
+    assert subscription.paused_for == "UNPAID"
 
-    do(admin, "pause", follows)
+    do(admin, "pause", subscription)
 
-    follows.refresh_from_db()
-    assert follows.paused_for == "HAND"
+    subscription.refresh_from_db()
+    assert subscription.paused_for == "HAND"
 
 
-def test_new_secrets_are_shown_once_and_never_kept_in_a_cache(
-    admin: Client, follows: Subscription, sam: TradingAccount, lena: TradingAccount
+def test_new_secrets_are_shown_once_and_never_cached(
+    admin: Client, subscription: Subscription, sam: TradingAccount, lena: TradingAccount
 ) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
 
-    answer = do(admin, "rotate_secret", follows, other, at_once="on")
+    answer = do(admin, "rotate_secret", subscription, other, at_once="on")
 
-    made = [strategies.packet_secret(Subscription.objects.get(pk=one.pk)) for one in (follows, other)]
+    made = [strategies.packet_secret(Subscription.objects.get(pk=one.pk)) for one in (subscription, other)]
     assert all(secret in answer.content.decode() for secret in made)
     assert "no-store" in answer["Cache-Control"]
-    for page in (page_of(follows), reverse(LIST), reverse("admin:audit_auditlog_changelist")):
+    for page in (page_of(subscription), reverse(LIST), reverse("admin:audit_auditlog_changelist")):
         assert not any(secret in admin.get(page).content.decode() for secret in made)
     assert not any(secret in str(list(AuditLog.objects.values_list("detail", flat=True))) for secret in made)
 
 
-def test_a_secret_comes_with_the_generation_that_its_bot_has_to_know(admin: Client, follows: Subscription) -> None:
-    page = text(do(admin, "rotate_secret", follows))
+def test_a_secret_is_shown_with_its_generation(admin: Client, subscription: Subscription) -> None:
+    page = text(do(admin, "rotate_secret", subscription))
 
     assert "Generation 2" in page
     assert "The old secret stays in use until the bot has this one" in page

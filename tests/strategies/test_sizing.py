@@ -1,4 +1,4 @@
-"""What a copy must be, worked out by hand beside the rule."""
+"""The plan of a copy, checked against figures that are calculated by hand."""
 
 import json
 import random
@@ -21,23 +21,23 @@ def lots(settings: Any, trade: Any = TRADE) -> Any:
     return sizing.plan(settings, trade).volume
 
 
-def test_a_multiplier_is_lots_for_each_lot() -> None:
+def test_a_multiplier_scales_the_providers_lots() -> None:
     assert lots(TWICE) == D("1.0")
 
 
-def test_fixed_lots_are_the_same_whatever_the_master_trades() -> None:
+def test_fixed_lots_do_not_depend_on_the_providers_lots() -> None:
     fixed = Settings("FIXED", D(1), fixed_lots=D("0.03"))
 
     assert lots(fixed) == lots(fixed, replace(TRADE, opened_volume=D(9), volume=D(9))) == D("0.03")
 
 
-def test_by_equity_is_in_proportion_to_both_accounts() -> None:
+def test_copies_in_proportion_to_both_equities() -> None:
     settings = Settings("EQUITY", D("0.5"), equity=D(2000), master_equity=D(10000))
 
     assert lots(settings) == D("0.05")
 
 
-def test_fixed_risk_loses_its_share_at_the_stop() -> None:
+def test_a_copy_by_risk_loses_its_share_at_the_stop_loss() -> None:
     settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(10000), currency="USD", contracts={"EURUSD": D(100000)})
 
     volume = lots(settings)
@@ -46,7 +46,7 @@ def test_fixed_risk_loses_its_share_at_the_stop() -> None:
     assert volume * abs(TRADE.open_price - TRADE.opened_sl) * 100000 == D(10000) / 100
 
 
-def test_fixed_risk_in_the_base_currency_is_worth_what_the_price_says() -> None:
+def test_risk_in_the_base_currency_is_converted_at_the_open_price() -> None:
     trade = replace(TRADE, symbol="USDJPY", open_price=D(150), opened_sl=D(149))
     settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(10000), currency="USD", contracts={"USDJPY": D(100000)})
 
@@ -66,58 +66,58 @@ def test_fixed_risk_in_the_base_currency_is_worth_what_the_price_says() -> None:
     ],
     ids=["no-equity", "no-masters", "masters-zero", "master-owes", "no-contract", "no-rate", "risk-no-equity"],
 )
-def test_what_is_not_known_is_not_guessed(settings: Any) -> None:
+def test_an_unknown_input_is_never_guessed(settings: Any) -> None:
     plan = sizing.plan(settings, TRADE)
 
     assert (plan.volume, plan.why_not) == (0, "not_sizable")
 
 
-def test_a_trade_without_a_stop_has_no_risk_to_be_fixed() -> None:
+def test_a_trade_without_a_stop_loss_cannot_be_copied_by_risk() -> None:
     settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(1000), currency="USD", contracts={"EURUSD": D(100000)})
 
     assert sizing.plan(settings, replace(TRADE, opened_sl=None)).why_not == "not_sizable"
     assert sizing.plan(settings, replace(TRADE, opened_sl=TRADE.open_price)).why_not == "not_sizable"
 
 
-def test_a_loss_of_all_equity_opens_nothing() -> None:
+def test_negative_equity_opens_nothing() -> None:
     settings = Settings("EQUITY", D(1), equity=D(-5), master_equity=D(1000))
 
     assert sizing.plan(settings, TRADE).why_not == "volume_too_small"
 
 
-def test_more_than_the_largest_is_cut_and_less_than_the_smallest_is_not_copied_or_raised() -> None:
+def test_applies_the_largest_and_the_smallest_volume() -> None:
     assert lots(replace(TWICE, max_volume=D("0.7"))) == D("0.7")
     small = replace(TWICE, min_volume=D("1.5"))
     assert (lots(small), sizing.plan(small, TRADE).why_not) == (0, "volume_too_small")
     assert lots(replace(small, raises_to_min=True)) == D("1.5")
 
 
-def test_only_symbols_that_are_allowed_are_copied_and_under_their_own_names() -> None:
+def test_copies_only_allowed_symbols_and_maps_their_names() -> None:
     mapped = replace(TWICE, symbols=("XAUUSD",), symbol_map={"XAUUSD": "GOLD"})
 
     assert sizing.plan(mapped, TRADE).why_not == "symbol_not_allowed"
     assert sizing.plan(mapped, replace(TRADE, symbol="XAUUSD")).symbol == "GOLD"
 
 
-def test_in_reverse_the_side_is_the_other_and_the_stops_change_places() -> None:
+def test_reverse_copying_swaps_the_side_and_the_stops() -> None:
     plan = sizing.plan(replace(TWICE, reverse=True), TRADE)
 
     assert (plan.type, plan.sl, plan.tp) == ("SELL", D("1.12000"), D("1.09000"))
 
 
-def test_a_copy_keeps_the_share_that_the_master_keeps_under_every_mode() -> None:
+def test_a_partial_close_reduces_the_copy_by_the_same_share_in_every_mode() -> None:
     half = replace(TRADE, volume=D("0.25"))
     for settings in (TWICE, Settings("FIXED", D(1), fixed_lots=D("0.03")), replace(TWICE, max_volume=D("0.7"))):
         assert lots(settings, half) == lots(settings) / 2
 
 
-def test_a_stop_that_is_moved_later_sizes_nothing_anew() -> None:
+def test_moving_the_stop_loss_does_not_change_the_size() -> None:
     settings = Settings("RISK", D(1), risk_pct=D(1), equity=D(10000), currency="USD", contracts={"EURUSD": D(100000)})
 
     assert lots(settings, replace(TRADE, sl=D("1.099"))) == lots(settings)
 
 
-def test_is_never_more_than_the_exact_figure_and_never_less_by_more_than_the_last_digit() -> None:
+def test_rounds_down_by_less_than_two_units_of_the_last_digit() -> None:
     rng = random.Random(7)
     for _ in range(500):
         opened = D(rng.randrange(1, 10**6)) / 10**4
@@ -126,19 +126,19 @@ def test_is_never_more_than_the_exact_figure_and_never_less_by_more_than_the_las
         trade = replace(TRADE, opened_volume=opened, volume=left)
 
         exact = Fraction(opened) * Fraction(factor) * Fraction(left) / Fraction(opened)
-        made = Fraction(lots(Settings("MULTIPLIER", factor), trade))
+        rounded = Fraction(lots(Settings("MULTIPLIER", factor), trade))
 
-        assert 0 <= exact - made <= Fraction(2, 10**8)
+        assert 0 <= exact - rounded <= Fraction(2, 10**8)
 
 
-def test_the_whole_of_a_trade_is_copied_to_the_last_digit_however_many_there_are() -> None:
+def test_copies_large_volumes_to_the_last_digit() -> None:
     whole = D("12345678.12345677")
     trade = replace(TRADE, opened_volume=whole, volume=whole)
 
     assert lots(Settings("MULTIPLIER", D(1)), trade) == whole
 
 
-def test_what_is_just_below_the_last_digit_is_not_rounded_up_to_it() -> None:
+def test_never_rounds_up_to_the_last_digit() -> None:
     settings = Settings(
         "EQUITY", D("0.99999999"), equity=D("999999999999.99999999"), master_equity=D("999999999999.99999998")
     )
@@ -150,7 +150,7 @@ def test_what_is_just_below_the_last_digit_is_not_rounded_up_to_it() -> None:
 
 
 @pytest.mark.parametrize("equity", [D(-5), D(0)])
-def test_an_account_that_has_lost_all_is_not_raised_to_the_smallest(equity: Any) -> None:
+def test_an_account_without_equity_is_not_raised_to_the_smallest_volume(equity: Any) -> None:
     settings = Settings(
         "EQUITY", D(1), equity=equity, master_equity=D(1000), min_volume=D("0.01"), raises_to_min=True
     )  # fmt: skip
@@ -158,18 +158,18 @@ def test_an_account_that_has_lost_all_is_not_raised_to_the_smallest(equity: Any)
     assert (lots(settings), sizing.plan(settings, TRADE).why_not) == (0, "volume_too_small")
 
 
-def test_what_no_broker_takes_is_neither_raised_to_the_smallest_nor_called_too_small() -> None:
+def test_an_impossible_volume_is_not_sizable_even_if_raised_to_the_smallest() -> None:
     settings = Settings("MULTIPLIER", D(10) ** 11, min_volume=D("0.01"), raises_to_min=True)
     plan = sizing.plan(settings, replace(TRADE, opened_volume=D(10) ** 11))
 
     assert (plan.volume, plan.why_not) == (0, "not_sizable")
 
 
-def test_what_no_broker_takes_is_none() -> None:
+def test_an_impossible_volume_opens_nothing() -> None:
     assert sizing.plan(Settings("MULTIPLIER", D(10) ** 11), replace(TRADE, opened_volume=D(10) ** 11)).volume == 0
 
 
-def test_those_who_copy_alike_share_their_settings() -> None:
+def test_equal_settings_are_one_object() -> None:
     text = json.dumps({"mode": "MULTIPLIER", "multiplier": "2.00000000", "symbols": [], "symbol_map": {}})
 
     assert sizing.settings(text) is sizing.settings(text)

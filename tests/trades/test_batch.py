@@ -1,4 +1,4 @@
-"""Many operations in one request: in order, each with a key and a result of its own."""
+"""Many operations in one request: in order, each with its own key and result."""
 
 import itertools
 from typing import Any
@@ -37,11 +37,11 @@ def results(answer: Any) -> Any:
 
 
 def outcomes(answer: Any) -> list[Any]:
-    """Status, and the code of a refusal or the status told."""
+    """The HTTP status of each result, and its error code or status."""
     return [(r["status"], r["problem"]["code"] if "problem" in r else r["result"]["status"]) for r in results(answer)]
 
 
-def test_a_whole_life_in_one_request(lena_bot: Bot) -> None:
+def test_opens_changes_and_closes_a_trade_in_one_request(lena_bot: Bot) -> None:
     answer = batch(
         lena_bot,
         open_("1"),
@@ -55,7 +55,7 @@ def test_a_whole_life_in_one_request(lena_bot: Bot) -> None:
     assert str(TradeHistory.objects.get().profit) == "8.00000000"
 
 
-def test_every_outcome_of_a_single_request_is_one_of_a_batch(lena_bot: Bot) -> None:
+def test_a_batch_has_the_same_outcomes_as_single_requests(lena_bot: Bot) -> None:
     answer = batch(
         lena_bot,
         open_("1"), open_("1"), open_("1", volume="0.2"), close("1"), close("1"), close("1", close_price="2"),
@@ -72,7 +72,7 @@ def test_every_outcome_of_a_single_request_is_one_of_a_batch(lena_bot: Bot) -> N
     assert AuditLog.objects.filter(action="zombie.refused").count() == 2
 
 
-def test_what_is_refused_keeps_nothing_back(lena_bot: Bot) -> None:
+def test_a_refused_operation_does_not_stop_the_others(lena_bot: Bot) -> None:
     answer = batch(lena_bot, open_("1", volume="0"), {"action": "dance"}, "no", close("9"), open_("2"))
 
     assert [status for status, _ in outcomes(answer)] == [422, 422, 422, 202, 201]
@@ -80,7 +80,7 @@ def test_what_is_refused_keeps_nothing_back(lena_bot: Bot) -> None:
     assert "volume" in results(answer)[0]["problem"]["fields"]
 
 
-def test_the_same_batch_again_has_no_effect(lena_bot: Bot) -> None:
+def test_repeating_a_batch_has_no_effect(lena_bot: Bot) -> None:
     operations = [open_("1"), close("1"), close("2")]
     first = results(batch(lena_bot, *operations))
 
@@ -92,7 +92,7 @@ def test_the_same_batch_again_has_no_effect(lena_bot: Bot) -> None:
     assert AuditLog.objects.filter(action="trade.closed").count() == 1
 
 
-def test_an_operation_repeated_in_a_later_batch_is_answered_as_the_first(lena_bot: Bot) -> None:
+def test_an_operation_repeated_in_a_later_batch_gets_the_first_result(lena_bot: Bot) -> None:
     repeated = open_("1")
     batch(lena_bot, repeated)
 
@@ -108,13 +108,13 @@ def test_one_key_for_two_operations_is_a_conflict(lena_bot: Bot) -> None:
     assert ActiveTrade.objects.count() == 1
 
 
-def test_a_key_is_the_bots_own(lena_bot: Bot, sam_bot: Bot) -> None:
+def test_idempotency_keys_of_two_bots_are_independent(lena_bot: Bot, sam_bot: Bot) -> None:
     same = open_("1", "batched-same-key-0001")
 
     assert outcomes(batch(lena_bot, same)) == outcomes(batch(sam_bot, same)) == [(201, "broadcasted")]
 
 
-def test_copies_come_in_batches_too(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_copies_are_reported_in_batches_too(lena_bot: Bot, finn_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     named = {"strategy": "lena-eurusd", "master_ticket": "1"}
 
@@ -124,7 +124,7 @@ def test_copies_come_in_batches_too(lena_bot: Bot, finn_bot: Bot) -> None:
     assert TradeHistory.objects.get().is_copy
 
 
-def test_five_hundred_at_once(lena_bot: Bot) -> None:
+def test_takes_five_hundred_operations(lena_bot: Bot) -> None:
     answer = batch(lena_bot, *(open_(ticket) for ticket in range(1, 501)))
 
     assert {status for status, _ in outcomes(answer)} == {201}
@@ -133,14 +133,14 @@ def test_five_hundred_at_once(lena_bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("operations", [[], [{}] * 501, {}, None, "all"])
-def test_none_and_too_many_are_refused(lena_bot: Bot, operations: Any) -> None:
+def test_refuses_an_empty_and_an_oversized_batch(lena_bot: Bot, operations: Any) -> None:
     answer = lena_bot.send("POST", BATCH, {"operations": operations})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
 @pytest.mark.parametrize("key", [None, "short", "x" * 65, "with a space 0001", 1234567890123456])
-def test_an_operation_without_a_good_key_is_refused(lena_bot: Bot, key: str | int | None) -> None:
+def test_refuses_an_operation_without_a_valid_key(lena_bot: Bot, key: str | int | None) -> None:
     answer = batch(lena_bot, {**open_("1"), "idempotency_key": key})
 
     assert outcomes(answer) == [(422, "invalid")]

@@ -1,4 +1,4 @@
-"""Closing a trade: the atomic move from the hot to the cold table, by every route that has one."""
+"""Closing a trade: the atomic move from the hot to the cold table, by every route."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -14,17 +14,17 @@ from tests.transactions import committed
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
-AS_TOLD = "close_price=1.10800000&profit=30.00&reason=TP"
+CLOSE_QUERY = "close_price=1.10800000&profit=30.00&reason=TP"
 
 
 @pytest.fixture
 def bot(lena_bot: Bot) -> Bot:
-    """Lena's, with ticket 1 open."""
+    """Lena's bot, with ticket 1 open."""
     lena_bot.send("POST", fields=opening("1", comment="breakout", analysis={"rsi": 71}))
     return lena_bot
 
 
-def close(bot: Any, ticket: str = "1", query: Any = AS_TOLD, **more: Any) -> Any:
+def close(bot: Any, ticket: str = "1", query: Any = CLOSE_QUERY, **more: Any) -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query, **more)
 
 
@@ -69,7 +69,7 @@ def test_history_keeps_what_was_open(bot: Bot) -> None:
     assert (str(closed.sl), str(closed.tp)) == ("1.10400000", "1.12000000")
 
 
-def test_takes_the_next_number_and_is_audited(bot: Bot) -> None:
+def test_a_close_takes_the_next_number_and_is_audited(bot: Bot) -> None:
     close(bot)
 
     assert bot.send("GET").json()["as_of"] == {"lena-eurusd": "2"}
@@ -81,9 +81,9 @@ def test_takes_the_next_number_and_is_audited(bot: Bot) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("query", [AS_TOLD, "close_price=1.108&profit=99&reason=TP_HIT"])
-def test_the_same_close_again_is_told_that_it_was(bot: Bot, query: Any) -> None:
-    """Price and reason make it the same; the profit may be computed anew."""
+@pytest.mark.parametrize("query", [CLOSE_QUERY, "close_price=1.108&profit=99&reason=TP_HIT"])
+def test_repeating_a_close_is_answered_closed_already(bot: Bot, query: Any) -> None:
+    """Price and reason identify the close; a repeat may calculate the profit again."""
     close(bot)
 
     again = close(bot, query=query)
@@ -98,7 +98,7 @@ def test_the_same_close_again_is_told_that_it_was(bot: Bot, query: Any) -> None:
 @pytest.mark.parametrize(
     "query", ["close_price=1.10800001&profit=30.00&reason=TP", "close_price=1.108&profit=30.00&reason=SL"]
 )
-def test_another_close_is_a_conflict_and_the_first_stands(bot: Bot, query: str) -> None:
+def test_a_different_close_is_a_conflict_and_the_first_stands(bot: Bot, query: str) -> None:
     close(bot)
 
     other = close(bot, query=query)
@@ -109,7 +109,7 @@ def test_another_close_is_a_conflict_and_the_first_stands(bot: Bot, query: str) 
     assert closes() == 1
 
 
-def test_the_same_effect_again_is_answered_byte_by_byte(bot: Bot) -> None:
+def test_a_repeat_under_the_same_key_gets_the_identical_answer(bot: Bot) -> None:
     first = close(bot, effect="close-0000000000001")
 
     again = close(bot, effect="close-0000000000001")
@@ -138,7 +138,7 @@ def test_all_routes_close_the_same_trade(bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v2/actives", "/signal/broadcast"])
-def test_a_closed_ticket_comes_back_by_no_route(bot: Bot, path: str) -> None:
+def test_no_route_reopens_a_closed_ticket(bot: Bot, path: str) -> None:
     close(bot)
 
     zombie = bot.send("POST", path, opening("1"))
@@ -148,25 +148,25 @@ def test_a_closed_ticket_comes_back_by_no_route(bot: Bot, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("reported", "kept"),
     [
         ("TP", "TP"), ("TP_HIT", "TP"), ("SL", "SL"), ("SL_HIT", "SL"), ("MANUAL", "MANUAL"), ("STOP_OUT", "STOP_OUT"),
         ("RECONCILED", "RECONCILED"), ("STAFF", "STAFF"),
     ],
 )  # fmt: skip
-def test_keeps_the_reason(bot: Bot, told: str, kept: str) -> None:
-    assert close(bot, query=f"close_price=1.1&profit=-5&reason={told}").status_code == 200
+def test_stores_the_reason(bot: Bot, reported: str, kept: str) -> None:
+    assert close(bot, query=f"close_price=1.1&profit=-5&reason={reported}").status_code == 200
     assert TradeHistory.objects.get().reason == kept
 
 
-def test_without_a_reason_it_was_closed_by_hand(bot: Bot) -> None:
+def test_the_default_reason_is_manual(bot: Bot) -> None:
     close(bot, query="close_price=1.1&profit=-5.00000001")
 
     closed = TradeHistory.objects.get()
     assert (closed.reason, str(closed.profit)) == ("MANUAL", "-5.00000001")
 
 
-def test_a_strangers_close_is_his_own_tombstone_and_closes_nothing(bot: Bot, sam_bot: Bot) -> None:
+def test_a_close_by_a_stranger_leaves_his_own_tombstone_and_closes_nothing(bot: Bot, sam_bot: Bot) -> None:
     assert close(sam_bot).status_code == 202
 
     assert ActiveTrade.objects.get().ticket_id == "1"
@@ -195,7 +195,7 @@ def test_names_the_field_that_cannot_be_read(bot: Bot, query: str, faulty: str) 
     assert ActiveTrade.objects.count() == 1
 
 
-def test_a_ticket_that_is_none_is_not_found_or_not_read(bot: Bot) -> None:
+def test_refuses_a_malformed_ticket(bot: Bot) -> None:
     assert refusal(close(bot, "0")) == (422, "invalid")
     assert refusal(close(bot, "9" * 20)) == (422, "invalid")
 
@@ -205,14 +205,14 @@ def test_a_readonly_key_closes_nothing(bot: Bot, lena: TradingAccount) -> None:
     from audit import services as audit
 
     secret = committed(accounts.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)[1]
-    request = replace(bot.request("DELETE", f"{ACTIVE}/1", query=AS_TOLD), key=secret.key, secret=secret.secret)
+    request = replace(bot.request("DELETE", f"{ACTIVE}/1", query=CLOSE_QUERY), key=secret.key, secret=secret.secret)
 
     assert refusal(request.send()) == (403, "scope_denied")
     assert ActiveTrade.objects.count() == 1
 
 
 @pytest.mark.parametrize("price", ["-37.63000000", "0.00000000"])
-def test_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
+def test_a_close_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
     """Oil was at -37.63 once: a close that waits for a better price is a position that nobody closes."""
     answer = close(bot, query=f"close_price={price}&profit=-3873.50&reason=SL")
 

@@ -1,4 +1,4 @@
-"""A copier's own trades: as exact as a master's, and nobody's business but its account's."""
+"""A copier's own trades: recorded as exactly as a provider's, and visible to their account only."""
 
 from typing import Any
 
@@ -28,9 +28,9 @@ def copier(lena_bot: Bot, finn_bot: Bot) -> Bot:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    told = []
-    monkeypatch.setattr(publisher, "publish", told.append)
-    return told
+    events: list[Any] = []
+    monkeypatch.setattr(publisher, "publish", events.append)
+    return events
 
 
 def copy(bot: Any, ticket: str = "501", **more: Any) -> Any:
@@ -45,12 +45,12 @@ def copy_seq(account: Any) -> Any:
     return TradingAccount.objects.get(pk=account.pk).copy_seq
 
 
-def test_reports_its_copy_as_open(copier: Bot, finn: TradingAccount, lena: TradingAccount) -> None:
+def test_a_copier_reports_its_copy_as_open(copier: Bot, finn: TradingAccount, lena: TradingAccount) -> None:
     answer = copy(copier)
 
     assert answer.status_code == 201
-    told = answer.json()["trade"]
-    assert (told["role"], told["strategy"], told["ticket_id"], told["master_ticket"]) == (
+    trade = answer.json()["trade"]
+    assert (trade["role"], trade["strategy"], trade["ticket_id"], trade["master_ticket"]) == (
         "copy",
         "lena-eurusd",
         "501",
@@ -61,7 +61,7 @@ def test_reports_its_copy_as_open(copier: Bot, finn: TradingAccount, lena: Tradi
     assert held.is_copy
 
 
-def test_moves_no_number_of_the_stream_and_makes_no_event(
+def test_a_copy_takes_no_number_of_the_stream_and_makes_no_event(
     copier: Bot, finn: TradingAccount, lena: TradingAccount, published: list[Any]
 ) -> None:
     copy(copier)
@@ -75,13 +75,13 @@ def test_moves_no_number_of_the_stream_and_makes_no_event(
     assert TradeHistory.objects.get().seq == 4
 
 
-def test_is_counted_by_its_account_from_one(copier: Bot) -> None:
+def test_an_accounts_copies_are_numbered_from_one(copier: Bot) -> None:
     assert copy(copier, "501").json()["seq"] == "1"
     assert copy(copier, "502").json()["seq"] == "2"
     assert close(copier, "501").json()["seq"] == "3"
 
 
-def test_is_seen_by_its_own_account_alone(copier: Bot, lena_bot: Bot, sam_bot: Bot) -> None:
+def test_only_its_own_account_sees_a_copy(copier: Bot, lena_bot: Bot, sam_bot: Bot) -> None:
     copy(copier)
 
     assert [t["role"] for t in copier.send("GET").json()["trades"]] == ["master", "copy"]
@@ -89,7 +89,7 @@ def test_is_seen_by_its_own_account_alone(copier: Bot, lena_bot: Bot, sam_bot: B
     assert sam_bot.send("GET").json()["trades"] == []
 
 
-def test_closes_into_history_as_a_copy_with_all_its_parts(copier: Bot, finn: TradingAccount) -> None:
+def test_a_closed_copy_moves_to_history_with_its_partial_closes(copier: Bot, finn: TradingAccount) -> None:
     copy(copier)
     copier.send("POST", f"{ACTIVE}/501/reduce", {"deal_id": "1", "volume": "0.01", "close_price": "1.1", "profit": "1"})
 
@@ -102,7 +102,7 @@ def test_closes_into_history_as_a_copy_with_all_its_parts(copier: Bot, finn: Tra
     assert AuditLog.objects.get(action="trade.closed").actor == copier.key
 
 
-def test_a_closed_copy_comes_back_no_more_than_a_master(copier: Bot) -> None:
+def test_a_closed_copy_is_never_reopened(copier: Bot) -> None:
     copy(copier)
     close(copier)
 
@@ -110,40 +110,40 @@ def test_a_closed_copy_comes_back_no_more_than_a_master(copier: Bot) -> None:
     assert AuditLog.objects.filter(action="zombie.refused").count() == 1
 
 
-def test_a_repeat_is_the_same_and_other_content_is_not(copier: Bot) -> None:
+def test_a_repeat_is_accepted_and_other_content_is_refused(copier: Bot) -> None:
     copy(copier)
 
     assert copy(copier).status_code == 200
     assert refusal(copy(copier, volume="0.06")) == (409, "trade_exists_different")
 
 
-def test_the_same_copy_of_another_master_is_other_content(copier: Bot, lena_bot: Bot) -> None:
+def test_the_same_ticket_as_a_copy_of_another_trade_is_other_content(copier: Bot, lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("2"))
     copy(copier)
 
     assert refusal(copy(copier, master_ticket="2")) == (409, "trade_exists_different")
 
 
-def test_a_close_before_its_open_leaves_a_tombstone(copier: Bot, lena: TradingAccount) -> None:
+def test_a_close_of_a_copy_before_its_open_leaves_a_tombstone(copier: Bot, lena: TradingAccount) -> None:
     assert close(copier).status_code == 202
 
     assert refusal(copy(copier)) == (409, "trade_closed")
     assert Strategy.objects.get(account=lena).last_seq == 1
 
 
-def test_may_be_told_of_a_master_that_closed_meanwhile(copier: Bot, lena_bot: Bot) -> None:
-    """It is a fact at the copier's broker, and must be seen there to be closed."""
+def test_a_copy_of_a_trade_closed_meanwhile_is_recorded(copier: Bot, lena_bot: Bot) -> None:
+    """The copy is open at the copier's broker, and only a recorded copy is reported as overdue."""
     close(lena_bot, "1")
 
     assert copy(copier).status_code == 201
     assert [t["role"] for t in copier.send("GET").json()["trades"]] == ["copy"]
 
 
-def test_of_a_master_that_never_was_is_unknown(copier: Bot) -> None:
+def test_a_copy_of_an_unknown_trade_is_refused(copier: Bot) -> None:
     assert refusal(copy(copier, master_ticket="99")) == (404, "trade_unknown")
 
 
-def test_of_a_strategy_not_followed_is_not_found(copier: Bot, cast: dict[str, Any]) -> None:
+def test_a_copy_of_a_strategy_that_is_not_followed_is_refused(copier: Bot, cast: dict[str, Any]) -> None:
     stranger = Bot(key_of(cast, "sam", "copier"))
 
     assert refusal(copy(stranger)) == (404, "not_found")
@@ -152,8 +152,10 @@ def test_of_a_strategy_not_followed_is_not_found(copier: Bot, cast: dict[str, An
 
 
 @pytest.mark.parametrize("verb", [strategies.pause, strategies.end])
-def test_outlives_its_subscription(copier: Bot, finn: TradingAccount, verb: Any) -> None:
-    """What a broker still holds is told and closed, also when nothing more is to be copied."""
+def test_a_copy_can_be_reported_and_closed_after_its_subscription_ended(
+    copier: Bot, finn: TradingAccount, verb: Any
+) -> None:
+    """Copies at the broker are still reported and closed when no new trades are copied."""
     from audit import services as audit
 
     copy(copier)
@@ -163,7 +165,7 @@ def test_outlives_its_subscription(copier: Bot, finn: TradingAccount, verb: Any)
     assert close(copier).status_code == 200
 
 
-def test_a_frozen_strategy_keeps_no_copy_from_being_told(copier: Bot, lena: TradingAccount) -> None:
+def test_a_copy_of_a_frozen_strategy_can_be_reported(copier: Bot, lena: TradingAccount) -> None:
     from audit import services as audit
 
     strategies.freeze(strategy=Strategy.objects.get(account=lena), actor=audit.SYSTEM, reason="a look at it")
@@ -171,14 +173,14 @@ def test_a_frozen_strategy_keeps_no_copy_from_being_told(copier: Bot, lena: Trad
     assert copy(copier).status_code == 201
 
 
-def test_a_copier_cannot_open_without_naming_what_it_copies(copier: Bot) -> None:
+def test_a_copier_must_name_the_trade_that_it_copies(copier: Bot) -> None:
     answer = copier.send("POST", fields=opening("501"))
 
     assert refusal(answer) == (422, "invalid")
     assert set(answer.json()["fields"]) == {"master_ticket", "strategy"}
 
 
-def test_one_account_may_lead_and_follow_and_its_tickets_are_one_space(
+def test_an_account_may_lead_and_follow_and_its_tickets_are_unique_over_both(
     cast: dict[str, Any], sam: TradingAccount, lena_bot: Bot
 ) -> None:
     from audit import services as audit

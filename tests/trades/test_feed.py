@@ -1,4 +1,4 @@
-"""A delta as each who watches gets it: alike for those who copy alike, and never another's."""
+"""A delta as each watcher receives it: equal for equal settings, and never another subscription's."""
 
 import asyncio
 import gc
@@ -33,14 +33,14 @@ def volume_of(entry: Any, seen_by: Any) -> Any:
     return entry.text(seen_by, None).partition('"copy_volume":"')[2].partition('"')[0]
 
 
-def test_settings_that_are_gone_leave_nothing_that_others_could_be_taken_for() -> None:
+def test_a_rendering_of_settings_that_are_gone_is_never_used_for_others() -> None:
     entry = Entry.of(0, OPENED)
     for lots in range(1, 200):  # each is forgotten at once, so that the next may lie where it lay
         assert volume_of(entry, source(lots)) == f"{lots}.00000000"
         gc.collect(0)
 
 
-def test_what_those_who_lag_are_sent_does_not_pile_up_in_the_log() -> None:
+def test_renderings_for_lagging_sockets_do_not_pile_up_in_the_log() -> None:
     entry = Entry.of(0, OPENED)
     entry.mark_delivered()
 
@@ -50,7 +50,7 @@ def test_what_those_who_lag_are_sent_does_not_pile_up_in_the_log() -> None:
     assert len(entry.renderings) <= feed.MOST_RENDERED
 
 
-def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else() -> None:
+def test_a_delta_that_fails_for_one_socket_reaches_all_others() -> None:
     heard = {}
 
     def watcher(name: Any, lots: Any, **more: Any) -> Watcher:
@@ -60,14 +60,14 @@ def test_one_whose_delta_cannot_be_made_keeps_it_from_nobody_else() -> None:
         return Watcher(send, (1,), sources={1: source(lots, **more)}, at={1: 0}, is_stale=False)
 
     async def deliver() -> None:
-        ours, stream = Hub(), Feed(1, "s", 0)
-        ours.feeds[1] = stream
+        hub_under_test, stream = Hub(), Feed(1, "s", 0)
+        hub_under_test.feeds[1] = stream
         stream.watchers = {watcher("broken", "NaN", max_volume=Decimal(1)), *(watcher(name, 1) for name in range(50))}
         entry = Entry.of(0, OPENED)
         stream.append(entry)
-        await ours._deliver(stream, [entry])
-        await asyncio.gather(*ours.background_tasks)
-        ours.pool.shutdown()
+        await hub_under_test._deliver(stream, [entry])
+        await asyncio.gather(*hub_under_test.background_tasks)
+        hub_under_test.pool.shutdown()
 
     asyncio.run(deliver())
 
@@ -94,14 +94,14 @@ _MANY = """
 
 
 def blocks_read(accounts: Any) -> Any:
-    """Blocks that the database touches to look these accounts up."""
+    """The number of blocks that the database reads to look up these accounts."""
     statement = "explain (analyze, buffers, format json) select * from streams_of_each(%s::bigint[])"
     with connections["owner"].cursor() as cursor:
         cursor.execute(statement, [accounts])
         return cursor.fetchone()[0][0]["Plan"]["Shared Hit Blocks"]
 
 
-def test_what_a_thousand_watch_is_looked_up_together_not_one_by_one(cast: dict[str, Any]) -> None:
+def test_the_streams_of_a_thousand_accounts_are_read_together(cast: dict[str, Any]) -> None:
     with connections["owner"].cursor() as cursor:
         for statement in _MANY.split(";"):
             cursor.execute(statement)

@@ -1,4 +1,4 @@
-"""A copier's beat: one instance at a time, and whether it holds what it must."""
+"""A copier's heartbeat: one instance at a time holds the lease, and the answer says whether it is in sync."""
 
 import hashlib
 from datetime import timedelta
@@ -23,7 +23,7 @@ ONE, OTHER = "one-" * 4, "other-" * 4
 
 
 @pytest.fixture
-def follows(finn: TradingAccount) -> Subscription:
+def subscription(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
@@ -31,7 +31,7 @@ def digest(held: Any) -> Any:
     return hashlib.sha256("".join(sorted(f"{ref} {lots}\n" for ref, lots in held.items())).encode()).hexdigest()
 
 
-def said(
+def report(
     bot: Any,
     held: Any = (),
     *,
@@ -52,7 +52,7 @@ def said(
 
 
 def heartbeat(*args: Any, **more: Any) -> Any:
-    answer = said(*args, **more)
+    answer = report(*args, **more)
     assert answer.status_code == 200, answer.content
     return answer.json()
 
@@ -64,41 +64,41 @@ def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
 # --- the lease
 
 
-def test_the_first_that_beats_copies_at_once(finn_bot: Bot) -> None:
-    told = heartbeat(finn_bot)
+def test_the_first_instance_may_open_at_once(finn_bot: Bot) -> None:
+    answer = heartbeat(finn_bot)
 
-    assert (told["fence"], told["lease_ms"], told["may_open_in_ms"]) == ("1", 45000, 0)
+    assert (answer["fence"], answer["lease_ms"], answer["may_open_in_ms"]) == ("1", 45000, 0)
 
 
-def test_a_second_takes_over_and_opens_nothing_until_the_first_must_have_stopped(finn_bot: Bot) -> None:
+def test_a_second_instance_takes_over_and_waits_until_the_first_lease_has_ended(finn_bot: Bot) -> None:
     first = heartbeat(finn_bot)
 
     second = heartbeat(finn_bot, instance=OTHER)
 
     assert second["fence"] == "2"
     assert 44000 < second["may_open_in_ms"] <= 45000
-    lost = said(finn_bot, fence=first["fence"])
+    lost = report(finn_bot, fence=first["fence"])
     assert (lost.status_code, lost.json()["code"], lost.json()["retry"]) == (409, "lease_lost", "never")
     assert heartbeat(finn_bot, instance=OTHER, fence="2")["may_open_in_ms"] > 0
 
 
-def test_one_that_starts_again_need_not_wait_for_itself(finn_bot: Bot) -> None:
+def test_a_restarted_instance_need_not_wait_for_its_own_lease(finn_bot: Bot) -> None:
     heartbeat(finn_bot)
 
     again = heartbeat(finn_bot)
 
     assert (again["fence"], again["may_open_in_ms"]) == ("2", 0)
-    assert said(finn_bot, fence="1").json()["code"] == "lease_lost"
+    assert report(finn_bot, fence="1").json()["code"] == "lease_lost"
 
 
-def test_an_orderly_end_gives_the_lease_back(finn_bot: Bot) -> None:
+def test_an_orderly_stop_gives_the_lease_back(finn_bot: Bot) -> None:
     first = heartbeat(finn_bot)
     heartbeat(finn_bot, fence=first["fence"], ends=True)
 
     assert heartbeat(finn_bot, instance=OTHER)["may_open_in_ms"] == 0
 
 
-def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot: Bot) -> None:
+def test_an_instance_that_came_and_went_does_not_end_the_previous_lease(finn_bot: Bot) -> None:
     heartbeat(finn_bot)  # and goes on, out of touch with the desk
     second = heartbeat(finn_bot, instance=OTHER)
     heartbeat(finn_bot, instance=OTHER, fence=second["fence"], ends=True)
@@ -108,31 +108,31 @@ def test_who_came_and_went_does_not_end_the_lease_of_the_one_before(finn_bot: Bo
     assert 44000 < third["may_open_in_ms"] <= 45000
 
 
-def test_a_lease_that_ran_out_keeps_nobody_waiting(finn_bot: Bot) -> None:
+def test_after_an_expired_lease_nobody_waits(finn_bot: Bot) -> None:
     heartbeat(finn_bot)
     with connection.cursor() as cursor, pytest.raises(DatabaseError):  # not the application's to change
         cursor.execute("update copiers set leased_until = now()")
     assert Copier.objects.get().leased_until - timezone.now() > timedelta(seconds=40)
 
 
-def test_who_takes_over_and_who_is_refused_is_told_in_the_audit_log(finn_bot: Bot) -> None:
+def test_takeovers_and_refusals_are_audited(finn_bot: Bot) -> None:
     heartbeat(finn_bot)
     heartbeat(finn_bot, instance=OTHER)
-    said(finn_bot, fence="1")
+    report(finn_bot, fence="1")
 
     facts = AuditLog.objects.filter(action__startswith="copier.").order_by("id").values_list("action", "code")
     assert list(facts) == [("copier.took_over", ""), ("copier.took_over", ""), ("copier.refused", "lease_lost")]
 
 
-def test_accounts_lease_apart(finn_bot: Bot, sam_copier: Bot) -> None:
+def test_accounts_have_separate_leases(finn_bot: Bot, sam_copier: Bot) -> None:
     heartbeat(finn_bot)
 
-    told = sam_copier.send("POST", HEARTBEAT, {"instance": OTHER, "subscriptions": []}).json()
+    answer = sam_copier.send("POST", HEARTBEAT, {"instance": OTHER, "subscriptions": []}).json()
 
-    assert (told["fence"], told["may_open_in_ms"], told["subscriptions"]) == ("1", 0, [])
+    assert (answer["fence"], answer["may_open_in_ms"], answer["subscriptions"]) == ("1", 0, [])
 
 
-def test_beats_leave_nothing_behind_that_grows(finn_bot: Bot) -> None:
+def test_heartbeats_store_no_growing_rows(finn_bot: Bot) -> None:
     fence = heartbeat(finn_bot)["fence"]
     kept = SignedResult.objects.count()
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_beats_leave_nothing_behind_that_grows(finn_bot: Bot) -> None:
     assert Copier.objects.count() == 1
 
 
-def test_tells_what_the_account_is_worth(finn_bot: Bot, finn: TradingAccount) -> None:
+def test_a_heartbeat_reports_balance_and_equity(finn_bot: Bot, finn: TradingAccount) -> None:
     heartbeat(finn_bot, balance="1000.5", equity="999.25")
 
     account = TradingAccount.objects.get(pk=finn.pk)
@@ -152,12 +152,12 @@ def test_tells_what_the_account_is_worth(finn_bot: Bot, finn: TradingAccount) ->
 # --- in sync, or the exact difference
 
 
-def of(told: Any) -> Any:
-    (one,) = told["subscriptions"]
+def of(answer: Any) -> Any:
+    (one,) = answer["subscriptions"]
     return one
 
 
-def test_who_holds_what_it_must_is_in_sync(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_a_copier_with_the_planned_copies_is_in_sync(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
 
     one = of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))
@@ -165,19 +165,19 @@ def test_who_holds_what_it_must_is_in_sync(lena_bot: Bot, finn_bot: Bot) -> None
     assert (one["sync"], one["difference"], one["as_of"]) == ("in_sync", None, "1")
 
 
-def test_who_has_not_heard_all_is_behind(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_a_copier_at_an_earlier_number_is_behind(lena_bot: Bot, finn_bot: Bot) -> None:
     opened(lena_bot)
 
     assert of(heartbeat(finn_bot, seq="0"))["sync"] == "behind"
 
 
-def test_whoever_says_nothing_of_a_subscription_is_told_of_it(finn_bot: Bot, follows: Subscription) -> None:
-    told = finn_bot.send("POST", HEARTBEAT, {"instance": ONE, "subscriptions": []}).json()
+def test_the_answer_includes_subscriptions_that_were_not_reported(finn_bot: Bot, subscription: Subscription) -> None:
+    answer = finn_bot.send("POST", HEARTBEAT, {"instance": ONE, "subscriptions": []}).json()
 
-    assert (of(told)["sub_id"], of(told)["sync"], of(told)["generation"]) == (follows.sub_id, "behind", 1)
+    assert (of(answer)["sub_id"], of(answer)["sync"], of(answer)["generation"]) == (subscription.sub_id, "behind", 1)
 
 
-def test_the_difference_is_exact_once_it_is_asked_for(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_the_difference_is_exact_once_copies_are_reported(lena_bot: Bot, finn_bot: Bot) -> None:
     kept, larger, missing = (opened(lena_bot, ticket) for ticket in "123")
     orphan = "00000000-0000-7000-8000-000000000000"
     held = {kept: "0.10000000", larger: "0.30000000", orphan: "0.10000000"}
@@ -196,14 +196,14 @@ def test_the_difference_is_exact_once_it_is_asked_for(lena_bot: Bot, finn_bot: B
     ]
 
 
-def test_what_was_not_copied_for_a_reason_is_not_missing(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_a_skipped_trade_is_not_missing(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "slippage"})
 
     assert of(heartbeat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
-def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_a_copy_closed_by_its_own_stop_is_not_missing(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     copied = {**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref}
     assert finn_bot.send("POST", fields=copied).status_code == 201
@@ -212,7 +212,7 @@ def test_a_copy_that_its_own_stop_closed_is_not_missing(lena_bot: Bot, finn_bot:
     assert of(heartbeat(finn_bot, seq="1"))["sync"] == "in_sync"
 
 
-def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_a_trade_with_one_closed_and_one_open_copy_must_be_held(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     for ticket in ("501", "502"):  # a broker that gives what remains of a position another number
         finn_bot.send("POST", fields={**opening(ticket), "strategy": "lena-eurusd", "trade_ref": ref})
@@ -221,18 +221,20 @@ def test_a_trade_of_which_one_copy_is_closed_and_another_held_is_to_be_held(lena
     assert of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))["sync"] == "in_sync"
 
 
-def test_what_is_held_while_paused_is_still_to_be_held(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
+def test_copies_open_before_a_pause_must_still_be_held(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription
+) -> None:
     ref = opened(lena_bot)
     finn_bot.send("POST", fields={**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref})
-    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM)
     opened(lena_bot, "2")
 
     assert of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="2"))["sync"] == "in_sync"
 
 
-def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot: Bot, follows: Subscription) -> None:
+def test_the_answer_contains_the_limits_for_the_copier(finn_bot: Bot, subscription: Subscription) -> None:
     strategies.set_terms(
-        subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, max_open_trades=3, max_slippage_bps=Decimal(25)
+        subscription=subscription, actor=audit.SYSTEM, since=LONG_AGO, max_open_trades=3, max_slippage_bps=Decimal(25)
     )
 
     one = of(heartbeat(finn_bot))
@@ -240,26 +242,26 @@ def test_limits_that_the_copier_keeps_come_with_the_answer(finn_bot: Bot, follow
     assert (one["max_open_trades"], one["max_slippage_bps"], one["max_open_age_ms"]) == (3, "25.00000000", 5000)
 
 
-def test_a_bot_that_has_the_next_secret_is_signed_for_with_it(finn_bot: Bot, follows: Subscription) -> None:
-    strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+def test_the_next_secret_signs_once_the_heartbeat_confirms_it(finn_bot: Bot, subscription: Subscription) -> None:
+    strategies.rotate_packet_secret(subscription=subscription, actor=audit.SYSTEM)
 
     assert of(heartbeat(finn_bot, generation=1))["generation"] == 1
     heartbeat(finn_bot, generation=2)
     assert of(heartbeat(finn_bot, generation=2))["generation"] == 2
 
 
-def test_a_bot_that_lost_the_lease_takes_up_no_secret(finn_bot: Bot, follows: Subscription) -> None:
+def test_a_heartbeat_without_the_lease_activates_no_secret(finn_bot: Bot, subscription: Subscription) -> None:
     heartbeat(finn_bot)
     heartbeat(finn_bot, instance=OTHER)
-    strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
+    strategies.rotate_packet_secret(subscription=subscription, actor=audit.SYSTEM)
 
-    assert said(finn_bot, fence="1", generation=2).status_code == 409
+    assert report(finn_bot, fence="1", generation=2).status_code == 409
 
-    follows.refresh_from_db()
-    assert follows.packet_generation == 1
+    subscription.refresh_from_db()
+    assert subscription.packet_generation == 1
 
 
-def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot: Bot, lena_bot: Bot) -> None:
+def test_a_heartbeat_works_in_the_role_that_reads_no_table(finn_bot: Bot, lena_bot: Bot) -> None:
     opened(lena_bot)
     with CaptureQueriesContext(connection) as as_people:
         assert of(heartbeat(finn_bot, seq="1"))["sync"] == "differs"
@@ -270,7 +272,7 @@ def test_a_beat_reads_no_table_as_bots_may_read_none(finn_bot: Bot, lena_bot: Bo
 # --- why not
 
 
-def test_the_first_reason_stands(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_the_first_reported_reason_stays(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
     for reason in ("slippage", "missed"):
         answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": reason})
@@ -280,7 +282,7 @@ def test_the_first_reason_stands(lena_bot: Bot, finn_bot: Bot) -> None:
     assert (str(skip.master_trade), skip.reason) == (ref, "slippage")
 
 
-def test_a_reason_that_is_not_in_the_list_is_refused(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_refuses_an_unknown_reason(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
 
     answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "bad mood"})
@@ -288,7 +290,7 @@ def test_a_reason_that_is_not_in_the_list_is_refused(lena_bot: Bot, finn_bot: Bo
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
 
 
-def test_a_trade_of_another_strategy_is_unknown(lena_bot: Bot, sam_bot: Bot, finn_bot: Bot) -> None:
+def test_refuses_a_skip_of_a_trade_of_another_strategy(lena_bot: Bot, sam_bot: Bot, finn_bot: Bot) -> None:
     foreign = opened(sam_bot)
 
     answer = finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": foreign, "reason": "missed"})
@@ -300,12 +302,12 @@ def test_a_trade_of_another_strategy_is_unknown(lena_bot: Bot, sam_bot: Bot, fin
     ("why", "reason"),
     [("HAND", "paused"), ("OWNER", "paused"), ("UNPAID", "unpaid"), ("TRUST", "trust"), ("DRAWDOWN", "drawdown")],
 )
-def test_who_is_paused_when_a_trade_opens_is_told_why_for_ever(
-    lena_bot: Bot, follows: Subscription, why: str, reason: str
+def test_the_desk_records_a_pause_as_the_reason_when_a_trade_opens(
+    lena_bot: Bot, subscription: Subscription, why: str, reason: str
 ) -> None:
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM, why=why)
     ref = opened(lena_bot)
-    strategies.resume(subscription=follows, actor=audit.SYSTEM)
+    strategies.resume(subscription=subscription, actor=audit.SYSTEM)
 
     skip = CopySkip.objects.get()
     assert (str(skip.master_trade), skip.reason) == (ref, reason)

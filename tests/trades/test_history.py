@@ -1,4 +1,4 @@
-"""People read what is closed: their own, filtered, by page or as CSV."""
+"""People read their own closed trades: filtered, by page or as CSV."""
 
 import base64
 import csv
@@ -25,7 +25,7 @@ PATH = "/api/v2/trades/history"
 
 
 class Reader:
-    """A person, signed in."""
+    """A person who is signed in."""
 
     def __init__(self, user: Any) -> None:
         self.client = Client()
@@ -92,7 +92,7 @@ def faults(answer: Any) -> list[Any]:
 # --- a row
 
 
-def test_a_closed_trade_is_told_exactly(lena_bot: Bot, reader: Reader) -> None:
+def test_a_closed_trade_is_shown_exactly(lena_bot: Bot, reader: Reader) -> None:
     lena_bot.send("POST", fields=opening("1", volume="0.30000000"))
     lena_bot.send(
         "POST",
@@ -125,7 +125,7 @@ def test_a_closed_trade_is_told_exactly(lena_bot: Bot, reader: Reader) -> None:
     assert row["closed_at"].endswith("Z")
 
 
-def test_a_copy_is_its_owners(lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, reader: Reader) -> None:
+def test_a_copy_belongs_to_its_owner(lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, reader: Reader) -> None:
     lena_bot.send("POST", fields=opening("1"))
     finn_bot.send("POST", fields=opening("7", strategy="lena-eurusd", master_ticket="1"))
     finn_bot.send("DELETE", "/api/v2/trades/active/7", query="close_price=1.1&profit=1")
@@ -136,20 +136,20 @@ def test_a_copy_is_its_owners(lena_bot: Bot, finn_bot: Bot, finn: TradingAccount
     assert reader.page()["data"] == []
 
 
-def test_a_tombstone_is_no_trade(lena_bot: Bot, reader: Reader) -> None:
+def test_a_tombstone_is_not_listed(lena_bot: Bot, reader: Reader) -> None:
     lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=1")
 
     assert TradeHistory.objects.count() == 1
     assert reader.page()["data"] == reader.csv() == []
 
 
-def test_what_is_open_is_not_in_it(lena_bot: Bot, reader: Reader) -> None:
+def test_an_open_trade_is_not_listed(lena_bot: Bot, reader: Reader) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     assert reader.page() == {"data": [], "next": None, "has_more": False}
 
 
-def test_strangers_rows_are_invisible_by_any_filter(
+def test_no_filter_shows_rows_of_strangers(
     lena_bot: Bot, sam_bot: Bot, lena: TradingAccount, sam: TradingAccount
 ) -> None:
     closed(lena_bot, 1)
@@ -204,7 +204,7 @@ def test_filters_by_every_field(various: dict[Any, Any], reader: Reader) -> None
         assert [row["ticket_id"] for row in reader.csv(**query)] == tickets, query
 
 
-def test_times_count_from_the_first_to_before_the_last(various: dict[Any, Any], reader: Reader) -> None:
+def test_a_time_filter_includes_its_start_and_excludes_its_end(various: dict[Any, Any], reader: Reader) -> None:
     second = various["2"].closed_at
 
     for written in (second.isoformat(), second.astimezone(UTC).isoformat().replace("+00:00", "Z")):
@@ -224,7 +224,7 @@ BAD = [
 ]  # fmt: skip
 
 
-def test_a_filter_that_cannot_be_read_is_named(reader: Reader) -> None:
+def test_names_a_malformed_filter(reader: Reader) -> None:
     for name, value in BAD:
         assert faults(reader.get(**{name: value})) == [name], (name, value)
         if name not in ("limit", "cursor"):
@@ -235,7 +235,7 @@ def cursor_of(text: Any) -> Any:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def test_a_cursor_is_ours_or_refused(various: dict[Any, Any], reader: Reader) -> None:
+def test_refuses_a_forged_cursor(various: dict[Any, Any], reader: Reader) -> None:
     row, at = uuid.uuid4(), "2026-01-05T10:00:00+00:00"
     for forged in (f"{at}|{row}x", f"{at}|", at, f"|{row}", f"2026-01-05T10:00:00|{row}", "|", f"{at}|1 or 1=1",
                    f"{at}|{row}|{row}"):  # fmt: skip
@@ -247,7 +247,7 @@ def test_a_cursor_is_ours_or_refused(various: dict[Any, Any], reader: Reader) ->
 # --- pages
 
 
-def test_pages_lose_and_double_nothing_also_among_equal_times(lena_bot: Bot, reader: Reader) -> None:
+def test_pages_lose_and_repeat_no_row_even_with_equal_times(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 31))
     closed(lena_bot, *range(31, 36))
     assert len({row.closed_at for row in TradeHistory.objects.all()}) == 2
@@ -258,7 +258,7 @@ def test_pages_lose_and_double_nothing_also_among_equal_times(lena_bot: Bot, rea
         assert reader.pages(limit) == whole, limit
 
 
-def test_pages_lose_and_double_nothing_while_trades_are_closed(lena_bot: Bot, reader: Reader) -> None:
+def test_pages_lose_and_repeat_no_row_while_trades_close(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 21))
     whole, new = reader.tickets(limit=500), iter(range(100, 200))
 
@@ -281,7 +281,7 @@ def test_a_page_has_fifty_rows_unless_asked_and_five_hundred_at_most(lena_bot: B
     assert (len(reader.tickets()), len(reader.tickets(limit=500))) == (50, 60)
 
 
-def test_a_page_costs_the_same_number_of_queries_however_long(lena_bot: Bot, reader: Reader) -> None:
+def test_the_number_of_queries_does_not_depend_on_the_page_size(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 61))
     cursor = reader.page(limit=5)["next"]
 
@@ -291,7 +291,7 @@ def test_a_page_costs_the_same_number_of_queries_however_long(lena_bot: Bot, rea
         assert len(queries) == 3, [one["sql"] for one in queries]  # session, user, rows
 
 
-def test_a_page_is_read_from_an_index_in_its_order(lena: TradingAccount, lena_bot: Bot) -> None:
+def test_a_page_is_read_in_index_order(lena: TradingAccount, lena_bot: Bot) -> None:
     """No sort, so that the last page costs what the first does."""
     closed(lena_bot, 1)
     with connections["owner"].cursor() as cursor:
@@ -317,7 +317,7 @@ def test_the_csv_has_what_the_pages_have(various: dict[Any, Any], reader: Reader
         assert line == {name: "" if row[name] is None else row[name] for name in line}
 
 
-def test_the_csv_is_a_download_that_nobody_keeps(various: dict[Any, Any], reader: Reader) -> None:
+def test_the_csv_is_a_download_that_is_never_cached(various: dict[Any, Any], reader: Reader) -> None:
     answer = reader.get(f"{PATH}.csv")
     b"".join(answer.streaming_content)
 
@@ -336,7 +336,7 @@ def test_an_export_leaves_a_row_in_the_audit_log(various: dict[Any, Any], reader
     assert (row.actor_kind, row.actor) == ("user", str(lena.owner.pk))
 
 
-def test_a_long_history_is_streamed_in_pieces(lena_bot: Bot, reader: Reader) -> None:
+def test_a_long_history_is_streamed_in_chunks(lena_bot: Bot, reader: Reader) -> None:
     closed(lena_bot, *range(1, 101))
 
     answer = reader.get(f"{PATH}.csv")
@@ -375,7 +375,7 @@ def test_a_cell_is_defused_unless_it_is_an_amount(value: str | None, cell: str) 
     assert responses.defused(value) == cell
 
 
-def test_times_of_the_future_or_the_past_are_no_failure(reader: Reader) -> None:
+def test_accepts_times_far_in_the_future_or_past(reader: Reader) -> None:
     for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00",
                    "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00+23:59"):  # fmt: skip
         for name in ("closed_after", "closed_before"):

@@ -1,6 +1,6 @@
-"""Callers who go around the verbs. Keys and triggers refuse the tables' owner, privileges refuse everybody else.
+"""Callers that bypass the services. Keys and triggers refuse the tables' owner; privileges refuse all other roles.
 
-What is refused leaves the books exactly as they were, and they are checked once more on the way out.
+A refused statement leaves all rows exactly as they were; the fixtures check that again at the end of each test.
 """
 
 import json
@@ -43,7 +43,7 @@ def scene(lena: TradingAccount, finn: TradingAccount) -> dict[str, Any]:
 
 
 def attempt(connection: Any, scene: Any, statements: Any) -> Any:
-    """One transaction of these statements; the error that stopped it, or None where it committed."""
+    """Run these statements in one transaction; return the error that stopped it, or None if it committed."""
     try:
         with connection.transaction():
             for statement in statements:
@@ -69,7 +69,7 @@ def run(connection: Any, statement: Any) -> None:
 
 
 def refusal(error: Any) -> Any:
-    """The broken constraint's name, where there is one, else the SQLSTATE."""
+    """The name of the violated constraint, or the SQLSTATE if there is none."""
     assert error is not None, "it was committed"
     return error.diag.constraint_name or error.sqlstate
 
@@ -459,7 +459,7 @@ EVERY_TRICK = [
 
 
 def table_of(tricks: Any) -> Any:
-    """One parameter set a trick, named by its sentence."""
+    """One parameter set for each trick, with its sentence as the id."""
     return pytest.mark.parametrize(("statements", "expected"), [pytest.param(s, e, id=what) for what, s, e in tricks])
 
 
@@ -476,8 +476,8 @@ def test_the_owner_is_refused(scene: dict[str, Any], statements: Any, expected: 
     assert books() == before
 
 
-def test_the_owner_may_close_as_the_verbs_do(scene: dict[str, Any]) -> None:
-    """The control: the same statements, whole and in their order, pass."""
+def test_control_the_complete_statements_of_a_close_pass(scene: dict[str, Any]) -> None:
+    """The same statements, complete and in order, are accepted."""
     assert attempt(of("owner"), scene, [UNHOUSE, CLOSE, cold(**ID_1)]) is None
 
     home = "select (select count(*) from active_trades where trade_id = t.id), state from trades t where id = %s"
@@ -493,7 +493,7 @@ def test_the_owner_may_close_as_the_verbs_do(scene: dict[str, Any]) -> None:
         "truncate trades cascade",
     ],
 )
-def test_a_refusal_that_is_swallowed_leaves_nothing_done(scene: dict[str, Any], trick: str) -> None:
+def test_a_caught_refusal_leaves_no_change(scene: dict[str, Any], trick: str) -> None:
     before = books()
 
     swallowing = f"do 'begin {trick.replace(chr(39), chr(39) * 2)}; exception when others then null; end'"
@@ -551,11 +551,11 @@ def test_the_application_is_refused_by_permission(scene: dict[str, Any], stateme
 
 
 @table_of(STREAM_CHANGED)
-def test_the_application_cannot_make_a_stream_jump(scene: dict[str, Any], statements: Any, expected: Any) -> None:
+def test_the_application_cannot_change_a_streams_number(scene: dict[str, Any], statements: Any, expected: Any) -> None:
     assert refusal(attempt(of("default"), scene, statements)) == expected
 
 
-def test_the_application_reads_what_it_may_not_write(scene: dict[str, Any]) -> None:
+def test_the_application_may_read_the_tables_that_it_cannot_write(scene: dict[str, Any]) -> None:
     for table in PROTECTED:
         of("default").execute(f"select count(*) from {table}")
 
@@ -563,7 +563,7 @@ def test_the_application_reads_what_it_may_not_write(scene: dict[str, Any]) -> N
 # --- the bots' role
 
 
-def test_bots_read_and_write_no_table_at_all(scene: dict[str, Any]) -> None:
+def test_bots_can_neither_read_nor_write_any_table(scene: dict[str, Any]) -> None:
     relations = (
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm')"
     )
@@ -608,15 +608,15 @@ CALLS = [
 
 
 @table_of(CALLS)
-def test_bots_call_nothing_but_the_protocol(scene: dict[str, Any], statements: Any, expected: Any) -> None:
+def test_bots_can_call_only_the_protocols_functions(scene: dict[str, Any], statements: Any, expected: Any) -> None:
     before = books()
 
     assert refusal(attempt(of("bot"), scene, statements)) == expected
     assert books() == before
 
 
-def test_a_temporary_table_stands_in_for_none_of_the_desks(scene: dict[str, Any]) -> None:
-    """The functions run with their owner's power: they must not be led to the caller's tables."""
+def test_a_temporary_table_cannot_replace_a_table_of_the_desk(scene: dict[str, Any]) -> None:
+    """The functions run with their owner's rights, so they must not use the caller's tables."""
     asked = f"select active_snapshot(array[{scene['lena']}]::bigint[])"
     before = of("bot").execute(asked).fetchone()
 
@@ -640,7 +640,7 @@ KEYS_ASLEEP = [
 
 
 @table_of(KEYS_ASLEEP)
-def test_a_superuser_with_the_keys_asleep_is_refused(
+def test_triggers_refuse_a_superuser_even_with_foreign_keys_disabled(
     scene: dict[str, Any], superuser: Any, statements: Any, expected: Any
 ) -> None:
     before = books()
@@ -650,6 +650,6 @@ def test_a_superuser_with_the_keys_asleep_is_refused(
 
 
 @pytest.mark.breaks_the_books
-def test_the_keys_are_asleep_then(scene: dict[str, Any], superuser: Any) -> None:
-    """The control: what keys alone refuse passes in this mode."""
+def test_control_foreign_keys_are_disabled_in_replica_mode(scene: dict[str, Any], superuser: Any) -> None:
+    """A change that only foreign keys refuse is accepted in this mode."""
     assert attempt(superuser, scene, [hot(**ID_2)]) is None

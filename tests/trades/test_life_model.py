@@ -1,6 +1,6 @@
-"""A trade's life against a small model of it: whatever is told in whatever order, the desk and the model agree.
+"""A trade's life against a small model: desk and model agree whatever messages arrive, in whatever order.
 
-`COPYDESK_EXAMPLES` sets how many lives are tried, `COPYDESK_STEPS` how long they may be.
+`COPYDESK_EXAMPLES` sets the number of lives, `COPYDESK_STEPS` their largest length.
 """
 
 import itertools
@@ -45,12 +45,12 @@ SIZE = settings(
 
 @dataclass
 class Life:
-    """One ticket from its first message on."""
+    """One ticket, from its first message on."""
 
     opening: tuple | None  # none for a tombstone
     volume: Decimal = Decimal(0)
     stops: tuple = (None, None)
-    told_ms: int = 0
+    reported_ms: int = 0
     seq: int = 0
     deals: dict = field(default_factory=dict)
     closed: tuple | None = None
@@ -78,13 +78,13 @@ class Model:
             return "trade_closed"
         return "open_already" if life.opening == (volume, stops) else "trade_exists_different"
 
-    def modify(self, ticket: Any, named: Any, told_ms: Any) -> Any:
+    def modify(self, ticket: Any, named: Any, reported_ms: Any) -> Any:
         life = self.lives.get(ticket)
         if life is None or life.closed:
             return "trade_closed" if life else "trade_unknown"
-        if told_ms and told_ms < life.told_ms:
+        if reported_ms and reported_ms < life.reported_ms:
             return "ignored"
-        life.told_ms = told_ms or life.told_ms
+        life.reported_ms = reported_ms or life.reported_ms
         stops = (named.get("sl", life.stops[0]), named.get("tp", life.stops[1]))
         if stops == life.stops:
             return "unchanged"
@@ -150,8 +150,8 @@ class Desk:
 
     def expected(self) -> Iterator[Any]:
         for ticket, life in self.model.lives.items():
-            told_ms = 0 if life.closed else life.told_ms
-            yield ticket, life.volume, *life.stops, told_ms, life.seq, *(life.closed or (None, None)), life.profit
+            reported_ms = 0 if life.closed else life.reported_ms
+            yield ticket, life.volume, *life.stops, reported_ms, life.seq, *(life.closed or (None, None)), life.profit
 
 
 LIVES = """
@@ -166,13 +166,13 @@ DEALS = """
 
 
 def rows(accounts: Any) -> Iterator[Any]:
-    """Everything the database has of these accounts, in the model's own terms."""
+    """All rows of these accounts, in the terms of the model."""
     with connection.cursor() as cursor:
         for query in (LIVES, DEALS):
             cursor.execute(query, {"accounts": accounts})
-            found = cursor.fetchall()
-            assert len(set(found)) == len(found)
-            yield set(found)
+            rows_of_account = cursor.fetchall()
+            assert len(set(rows_of_account)) == len(rows_of_account)
+            yield set(rows_of_account)
 
 
 TICKETS = st.sampled_from(["1", "2", "3", "4"])
@@ -230,7 +230,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(desk=DESKS)
     def repeat_the_last(self, desk: Any) -> None:
-        """Its answer was lost: the same effect again, under the same key."""
+        """Repeat an operation whose answer was lost, under the same key."""
         if self.desks[desk].last:
             operation, outcome = self.desks[desk].last
             again = self.desks[desk].send(operation.verb, operation.args, operation.idempotency_key)
@@ -273,7 +273,7 @@ OUTCOMES = {
 }  # fmt: skip
 
 
-def test_every_life_is_as_the_model_says(desk_db: str) -> None:
+def test_the_desk_agrees_with_the_model(desk_db: str) -> None:
     Lives.met.clear()
 
     run_state_machine_as_test(Lives, settings=SIZE)
@@ -283,7 +283,7 @@ def test_every_life_is_as_the_model_says(desk_db: str) -> None:
 
 
 class Forgetful(Model):
-    """A model that takes a closed ticket for a new one, as the control."""
+    """The control: a model that takes a closed ticket for a new one."""
 
     def open(self, ticket: Any, volume: Any, stops: Any) -> Any:
         if ticket in self.lives and self.lives[ticket].closed:
@@ -292,16 +292,16 @@ class Forgetful(Model):
 
 
 class Restless(Model):
-    """A model that lets late messages through, as the control."""
+    """The control: a model that accepts late messages."""
 
-    def modify(self, ticket: Any, named: Any, told_ms: Any) -> Any:
+    def modify(self, ticket: Any, named: Any, reported_ms: Any) -> Any:
         if ticket in self.lives:
             self.lives[ticket].told_ms = 0
-        return super().modify(ticket, named, told_ms)
+        return super().modify(ticket, named, reported_ms)
 
 
 @pytest.mark.parametrize("wrong", [Forgetful, Restless])
-def test_the_walk_is_long_enough_to_tell_a_wrong_model(
+def test_control_the_walk_is_long_enough_to_detect_a_wrong_model(
     desk_db: str, monkeypatch: pytest.MonkeyPatch, wrong: Any
 ) -> None:
     monkeypatch.setitem(globals(), "Model", wrong)

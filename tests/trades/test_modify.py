@@ -14,7 +14,7 @@ ACTIVE = "/api/v2/trades/active"
 
 @pytest.fixture
 def bot(lena_bot: Bot) -> Bot:
-    """Lena's, with ticket 1 open: stops at 1.10 and 1.12."""
+    """Lena's bot, with ticket 1 open: stops at 1.10 and 1.12."""
     lena_bot.send("POST", fields=opening("1"))
     return lena_bot
 
@@ -54,7 +54,7 @@ def test_null_removes_a_stop(bot: Bot) -> None:
     assert stops() == ("None", "1.12000000", 2)
 
 
-def test_the_same_stops_again_are_no_event(bot: Bot) -> None:
+def test_unchanged_stops_make_no_event(bot: Bot) -> None:
     answer = modify(bot, sl="1.1", tp="1.12")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "unchanged")
@@ -62,7 +62,7 @@ def test_the_same_stops_again_are_no_event(bot: Bot) -> None:
     assert events() == 0
 
 
-def test_a_message_older_than_the_latest_is_ignored(bot: Bot) -> None:
+def test_ignores_a_message_older_than_the_latest(bot: Bot) -> None:
     modify(bot, sl="1.10200000", master_time_ms=2000)
 
     late = modify(bot, sl="1.10100000", master_time_ms=1999)
@@ -73,7 +73,7 @@ def test_a_message_older_than_the_latest_is_ignored(bot: Bot) -> None:
     assert events() == 1
 
 
-def test_a_newer_message_counts(bot: Bot) -> None:
+def test_applies_a_newer_message(bot: Bot) -> None:
     modify(bot, sl="1.10200000", master_time_ms=2000)
 
     assert modify(bot, sl="1.10300000", master_time_ms="2001").json()["seq"] == "3"
@@ -87,7 +87,7 @@ def test_a_message_that_changed_nothing_still_outdates_older_ones(bot: Bot) -> N
     assert stops() == ("1.10000000", "1.12000000", 1)
 
 
-def test_a_message_without_a_time_counts_and_forgets_none(bot: Bot) -> None:
+def test_a_message_without_a_time_is_applied_and_keeps_the_latest_time(bot: Bot) -> None:
     modify(bot, sl="1.10200000", master_time_ms=5000)
 
     assert modify(bot, sl="1.10300000").json()["status"] == "modified"
@@ -102,11 +102,11 @@ def test_refuses_to_move_the_stops_of_a_closed_trade(bot: Bot) -> None:
     assert events() == 0
 
 
-def test_an_unknown_ticket_is_told_so(bot: Bot) -> None:
+def test_refuses_an_unknown_ticket(bot: Bot) -> None:
     assert refusal(modify(bot, "2", sl="1.2")) == (404, "trade_unknown")
 
 
-def test_a_strangers_ticket_is_unknown(bot: Bot, sam_bot: Bot) -> None:
+def test_refuses_a_strangers_ticket_as_unknown(bot: Bot, sam_bot: Bot) -> None:
     assert refusal(modify(sam_bot, "1", sl="1.2")) == (404, "trade_unknown")
     assert stops() == ("1.10000000", "1.12000000", 1)
 

@@ -62,7 +62,7 @@ def test_is_audited_with_who_did_it_and_its_number(lena_bot: Bot) -> None:
     assert opened.request_id != ""
 
 
-def test_keeps_the_comment_and_the_analysis(lena_bot: Bot) -> None:
+def test_stores_the_comment_and_the_analysis(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", comment="breakout", analysis={"rsi": "71.5"}))
 
     trade = ActiveTrade.objects.get()
@@ -80,7 +80,7 @@ def test_answers_a_repeated_open_as_the_first(lena_bot: Bot) -> None:
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
-def test_a_repeat_may_spell_its_amounts_and_ticket_otherwise(lena_bot: Bot) -> None:
+def test_a_repeat_may_write_its_amounts_and_ticket_differently(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     again = lena_bot.send("POST", fields=opening("1", ticket_id=1, volume=0.1, open_price="1.105", comment="again"))
@@ -88,7 +88,7 @@ def test_a_repeat_may_spell_its_amounts_and_ticket_otherwise(lena_bot: Bot) -> N
     assert (again.status_code, again.json()["status"]) == (200, "broadcasted")
 
 
-def test_a_repeat_answers_the_trade_as_it_is_by_now(lena_bot: Bot) -> None:
+def test_a_repeat_returns_the_present_state_of_the_trade(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1.10300000"})
 
@@ -144,7 +144,7 @@ def test_a_closed_ticket_stays_refused_with_any_content_and_however_often(lena_b
 
 
 def test_a_refused_open_stays_refused_under_its_own_key(lena_bot: Bot) -> None:
-    """The zombie's answer is kept with its Idempotency-Key, and the repeat says so."""
+    """The refusal is stored with its Idempotency-Key, and the repeat is marked as one."""
     lena_bot.send("POST", fields=opening("1"))
     close(lena_bot)
     first = lena_bot.send("POST", fields=opening("1"), effect="zombie-0000000000001")
@@ -169,7 +169,7 @@ def test_a_frozen_strategy_opens_nothing_but_still_answers_repeats_and_closes(
     assert close(lena_bot).status_code == 200
 
 
-def test_a_master_without_a_strategy_opens_nothing(cast: dict[str, Any], finn: TradingAccount) -> None:
+def test_an_account_without_a_strategy_cannot_open(cast: dict[str, Any], finn: TradingAccount) -> None:
     from accounts import services as accounts
     from audit import services as audit
     from tests.signed import Bot
@@ -180,7 +180,7 @@ def test_a_master_without_a_strategy_opens_nothing(cast: dict[str, Any], finn: T
     assert refusal(bot.send("POST", fields=opening("1"))) == (409, "strategy_missing")
 
 
-def test_tickets_of_two_accounts_never_meet(lena_bot: Bot, sam_bot: Bot) -> None:
+def test_tickets_of_two_accounts_are_independent(lena_bot: Bot, sam_bot: Bot) -> None:
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
     close(lena_bot)
 
@@ -189,9 +189,7 @@ def test_tickets_of_two_accounts_never_meet(lena_bot: Bot, sam_bot: Bot) -> None
     assert as_of(sam_bot) == {"sam-xauusd": "1"}
 
 
-def test_a_broker_that_started_anew_is_a_new_account_whose_tickets_start_anew(
-    lena_bot: Bot, lena: TradingAccount
-) -> None:
+def test_a_broker_that_restarts_its_tickets_needs_a_new_account(lena_bot: Bot, lena: TradingAccount) -> None:
     from accounts import services as accounts
     from accounts.models import TradingAccount
     from audit import services as audit
@@ -229,7 +227,7 @@ def test_a_refusal_is_audited_in_full_and_takes_no_number(
     assert Strategy.objects.get(account=lena).last_seq == 1
 
 
-def test_the_longest_ticket_is_one_like_any_other(lena_bot: Bot) -> None:
+def test_accepts_the_longest_ticket(lena_bot: Bot) -> None:
     assert lena_bot.send("POST", fields=opening(9999999999999999999)).status_code == 201
     assert lena_bot.send("GET").json()["trades"][0]["ticket_id"] == "9999999999999999999"
 
@@ -269,5 +267,5 @@ def test_names_the_field_that_cannot_be_read(lena_bot: Bot, field: str, value: A
     assert not Trade.objects.exists()
 
 
-def test_a_symbol_outside_its_grammar_has_a_code_of_its_own(lena_bot: Bot) -> None:
+def test_a_malformed_symbol_has_its_own_code(lena_bot: Bot) -> None:
     assert refusal(lena_bot.send("POST", fields=opening("1", symbol="EUR USD"))) == (422, "symbol_grammar")

@@ -1,4 +1,4 @@
-"""A copier's report of an order: kept as told, priced against what was asked, never a change of any trade."""
+"""A copier's execution report: stored as reported, compared with the requested price, and without effect on trades."""
 
 from decimal import Decimal
 from typing import Any
@@ -47,30 +47,30 @@ def report(bot: Any, **more: Any) -> Any:
         ("2", "1.10500000", "0.00000000", "0.00000000"),
     ],
 )
-def test_slippage_is_what_it_cost_whatever_the_side(
+def test_slippage_is_positive_for_a_worse_price_on_both_sides(
     copier: Bot, ticket: str, executed: str, points: str, bps: str
 ) -> None:
     answer = report(copier, master_ticket=ticket, executed_price=executed)
 
     assert answer.status_code == 201
     assert (answer.json()["slippage_points"], answer.json()["slippage_bps"]) == (points, bps)
-    kept = CopyOrder.objects.get()
-    assert (kept.slippage_points, kept.slippage_bps) == (Decimal(points), Decimal(bps))
+    order = CopyOrder.objects.get()
+    assert (order.slippage_points, order.slippage_bps) == (Decimal(points), Decimal(bps))
 
 
-def test_is_kept_as_told_and_audited(copier: Bot, finn: TradingAccount, lena: TradingAccount) -> None:
+def test_a_report_is_stored_as_sent_and_audited(copier: Bot, finn: TradingAccount, lena: TradingAccount) -> None:
     answer = report(copier)
 
-    kept = CopyOrder.objects.get()
-    assert answer.json()["order_id"] == str(kept.pk)
-    assert (kept.account, kept.strategy.account, kept.seq, kept.master_ticket) == (finn, lena, 1, "1")
-    assert (kept.symbol, kept.type, kept.status, kept.latency_ms) == ("EURUSD", "BUY", "executed", 84)
-    told = AuditLog.objects.get(action="order.reported")
-    assert (told.actor, told.subject) == (copier.key, f"order:{kept.pk}")
+    order = CopyOrder.objects.get()
+    assert answer.json()["order_id"] == str(order.pk)
+    assert (order.account, order.strategy.account, order.seq, order.master_ticket) == (finn, lena, 1, "1")
+    assert (order.symbol, order.type, order.status, order.latency_ms) == ("EURUSD", "BUY", "executed", 84)
+    audit_row = AuditLog.objects.get(action="order.reported")
+    assert (audit_row.actor, audit_row.subject) == (copier.key, f"order:{order.pk}")
 
 
 @pytest.mark.parametrize("status", ["pending", "failed", "cancelled"])
-def test_what_was_not_executed_has_no_slippage(copier: Bot, status: str) -> None:
+def test_an_order_that_was_not_executed_has_no_slippage(copier: Bot, status: str) -> None:
     answer = report(copier, status=status, executed_price=None, latency_ms=None, failed_reason="no money")
 
     assert answer.status_code == 201
@@ -78,7 +78,7 @@ def test_what_was_not_executed_has_no_slippage(copier: Bot, status: str) -> None
     assert CopyOrder.objects.get().failed_reason == "no money"
 
 
-def test_of_a_closed_or_unknown_trade_is_taken_late(copier: Bot, lena_bot: Bot) -> None:
+def test_a_report_about_a_closed_or_unknown_trade_is_accepted_as_late(copier: Bot, lena_bot: Bot) -> None:
     lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.11&profit=5")
 
     closed, unknown = report(copier), report(copier, master_ticket="99")
@@ -90,7 +90,7 @@ def test_of_a_closed_or_unknown_trade_is_taken_late(copier: Bot, lena_bot: Bot) 
     assert CopyOrder.objects.count() == 2
 
 
-def test_changes_no_trade_and_no_number(copier: Bot, lena: TradingAccount, finn: TradingAccount) -> None:
+def test_a_report_changes_no_trade_and_no_number(copier: Bot, lena: TradingAccount, finn: TradingAccount) -> None:
     before = list(ActiveTrade.objects.order_by("pk").values())
 
     report(copier)
@@ -102,7 +102,7 @@ def test_changes_no_trade_and_no_number(copier: Bot, lena: TradingAccount, finn:
     assert finn.copy_seq == 0
 
 
-def test_the_same_effect_is_kept_once(copier: Bot) -> None:
+def test_a_repeated_report_is_stored_once(copier: Bot) -> None:
     first = copier.send("POST", ORDERS, EXECUTED, effect="order-00000000001")
     again = copier.send("POST", ORDERS, EXECUTED, effect="order-00000000001")
 
@@ -111,13 +111,13 @@ def test_the_same_effect_is_kept_once(copier: Bot) -> None:
     assert CopyOrder.objects.count() == 1
 
 
-def test_a_strategy_not_followed_is_not_found(copier: Bot, cast: dict[str, Any]) -> None:
+def test_refuses_a_report_for_a_strategy_that_is_not_followed(copier: Bot, cast: dict[str, Any]) -> None:
     assert refusal(report(copier, strategy="sam-xauusd")) == (404, "not_found")
     assert refusal(report(Bot(key_of(cast, "sam", "copier")))) == (404, "not_found")
     assert not CopyOrder.objects.exists()
 
 
-def test_masters_report_no_orders(copier: Bot, lena_bot: Bot) -> None:
+def test_a_providers_key_cannot_report_orders(copier: Bot, lena_bot: Bot) -> None:
     assert refusal(report(lena_bot)) == (403, "scope_denied")
 
 
@@ -143,23 +143,23 @@ def test_names_the_field_that_cannot_be_read(copier: Bot, field: str, value: str
     assert not CopyOrder.objects.exists()
 
 
-def test_the_side_of_an_order_is_the_copys_own_where_it_copies_in_reverse(copier: Bot) -> None:
+def test_a_reversed_copys_order_has_the_copys_own_side(copier: Bot) -> None:
     answer = report(copier, type="SELL", executed_price="1.10497000")
 
     assert answer.json()["slippage_points"] == "3.00000000"  # a sell that got less
     assert CopyOrder.objects.get().type == "SELL"
 
 
-def test_nobody_hears_of_a_leaders_own_copies(lena: TradingAccount, sam_bot: Bot, copier: Bot) -> None:
-    """Lena follows sam with the account that she leads from."""
+def test_a_providers_own_copies_are_not_shown_to_followers(lena: TradingAccount, sam_bot: Bot, copier: Bot) -> None:
+    """Lena follows sam with the account that publishes her strategy."""
     committed(strategies.subscribe, account=lena, strategy=Strategy.objects.get(name="sam-xauusd"), actor=audit.SYSTEM)
     sam_bot.send("POST", fields=opening("7", symbol="XAUUSD"))
     with transaction.atomic():
-        made = services.open_trade(
+        outcome = services.open_trade(
             account=lena, ticket_id="777", symbol="XAUUSD", type="BUY", volume=Decimal("0.1"),
             open_price=Decimal(2000), copies=("sam-xauusd", "7"),
         )  # fmt: skip
-    ref = made["trade"]["trade_id"]
+    ref = outcome["trade"]["trade_id"]
 
     named = report(copier, master_ticket=None, trade_ref=ref)
     skipped = copier.send(

@@ -1,4 +1,4 @@
-"""A close is a debt until the copier's own close arrives."""
+"""A close is overdue until the copier's own close arrives."""
 
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,7 @@ ACTIVE = "/api/v2/trades/active"
 
 @pytest.fixture
 def copied(lena_bot: Bot, finn_bot: Bot) -> Any:
-    """A trade of lena's that finn holds a copy of."""
+    """The id of lena's open trade, of which finn holds a copy."""
     ref = lena_bot.send("POST", fields=opening("1")).json()["trade"]["trade_id"]
     copy = {**opening("501", volume="0.05"), "strategy": "lena-eurusd", "trade_ref": ref}
     assert finn_bot.send("POST", fields=copy).status_code == 201
@@ -34,12 +34,14 @@ def aged(**age: Any) -> None:
         cursor.execute("update close_debts set since = since - %s::interval", [timedelta(**age)])
 
 
-def test_nothing_is_owed_while_the_master_is_in(copied: Any) -> None:
+def test_no_close_is_overdue_while_the_providers_trade_is_open(copied: Any) -> None:
     assert overdue_closes.update() == 0
     assert not OverdueClose.objects.exists()
 
 
-def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot: Bot, copied: Any, finn: TradingAccount) -> None:
+def test_a_close_is_overdue_from_the_close_of_the_providers_trade(
+    lena_bot: Bot, copied: Any, finn: TradingAccount
+) -> None:
     close(lena_bot, "1")
 
     assert overdue_closes.update() == 1
@@ -54,7 +56,7 @@ def test_a_close_is_owed_from_the_moment_the_master_is_out(lena_bot: Bot, copied
     assert (overdue_close.level, overdue_close.closed_at) == (0, None)
 
 
-def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot: Bot, finn_bot: Bot, copied: Any) -> None:
+def test_only_the_copys_own_close_ends_an_overdue_close(lena_bot: Bot, finn_bot: Bot, copied: Any) -> None:
     close(lena_bot, "1")
     overdue_closes.update()
     close(finn_bot, "501")
@@ -64,7 +66,7 @@ def test_it_is_paid_by_the_copys_own_close_and_by_nothing_else(lena_bot: Bot, fi
     assert OverdueClose.objects.get().closed_at == TradeHistory.objects.get(ticket_id="501").closed_at
 
 
-def test_a_copy_that_was_closed_first_owes_nothing(lena_bot: Bot, finn_bot: Bot, copied: Any) -> None:
+def test_a_copy_that_closed_first_is_never_overdue(lena_bot: Bot, finn_bot: Bot, copied: Any) -> None:
     close(finn_bot, "501")
     close(lena_bot, "1")
 
@@ -77,7 +79,7 @@ def test_a_copy_that_was_closed_first_owes_nothing(lena_bot: Bot, finn_bot: Bot,
     [({"seconds": 20}, 0), ({"seconds": 31}, 1), ({"minutes": 6}, 2), ({"hours": 2}, 3)],
     ids=str,
 )
-def test_is_escalated_as_it_gets_older_and_each_level_told_once(
+def test_an_old_overdue_close_is_escalated_once_for_each_level(
     lena_bot: Bot, copied: Any, age: dict[str, Any], level: int
 ) -> None:
     close(lena_bot, "1")
@@ -88,29 +90,31 @@ def test_is_escalated_as_it_gets_older_and_each_level_told_once(
     overdue_closes.update()
 
     assert OverdueClose.objects.get().level == level
-    told = AuditLog.objects.filter(action="debt.escalated")
-    assert [fact.detail["level"] for fact in told] == [level][: bool(level)]
+    audit_rows = AuditLog.objects.filter(action="debt.escalated")
+    assert [fact.detail["level"] for fact in audit_rows] == [level][: bool(level)]
 
 
-def test_goes_through_all_levels_where_it_is_looked_at_often(lena_bot: Bot, copied: Any) -> None:
+def test_frequent_updates_record_every_level(lena_bot: Bot, copied: Any) -> None:
     close(lena_bot, "1")
     for age in ({}, {"seconds": 31}, {"minutes": 5}, {"hours": 1}):
         overdue_closes.update()
         aged(**age)
         overdue_closes.update()
 
-    told = AuditLog.objects.filter(action="debt.escalated").order_by("id")
-    assert [fact.detail["level"] for fact in told] == [1, 2, 3]
+    audit_rows = AuditLog.objects.filter(action="debt.escalated").order_by("id")
+    assert [fact.detail["level"] for fact in audit_rows] == [1, 2, 3]
 
 
-def test_a_reduction_owes_no_close(lena_bot: Bot, copied: Any) -> None:
+def test_a_partial_close_makes_no_overdue_close(lena_bot: Bot, copied: Any) -> None:
     lena_bot.send("POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.05", "close_price": "1", "profit": "1"})
 
     assert overdue_closes.update() == 0
 
 
 @pytest.mark.parametrize("statement", ["delete from close_debts", "update close_debts set since = now()"])
-def test_nobody_makes_a_debt_younger_or_forgets_it(lena_bot: Bot, copied: Any, statement: str) -> None:
+def test_the_application_cannot_rejuvenate_or_delete_an_overdue_close(
+    lena_bot: Bot, copied: Any, statement: str
+) -> None:
     close(lena_bot, "1")
     overdue_closes.update()
 

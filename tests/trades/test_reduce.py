@@ -1,4 +1,4 @@
-"""Closing a part of a trade: what is named is what must remain."""
+"""Partial closes: the volume of a reduction is what must remain open."""
 
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,7 @@ ACTIVE = "/api/v2/trades/active"
 
 @pytest.fixture
 def bot(lena_bot: Bot) -> Bot:
-    """Lena's, with ticket 1 open: 0.1 lots."""
+    """Lena's bot, with ticket 1 open: 0.1 lots."""
     lena_bot.send("POST", fields=opening("1"))
     return lena_bot
 
@@ -34,7 +34,7 @@ def active() -> Any:
     return str(trade.volume), trade.seq
 
 
-def test_what_is_named_remains(bot: Bot) -> None:
+def test_the_named_volume_remains_open(bot: Bot) -> None:
     answer = reduce(bot)
 
     assert (answer.status_code, answer.json()["status"], answer.json()["seq"]) == (200, "reduced", "2")
@@ -45,14 +45,14 @@ def test_what_is_named_remains(bot: Bot) -> None:
     assert (str(part.close_price), str(part.profit)) == ("1.10800000", "18.00000000")
 
 
-def test_is_audited_with_its_number(bot: Bot) -> None:
+def test_a_reduction_is_audited_with_its_number(bot: Bot) -> None:
     reduce(bot)
 
     detail = AuditLog.objects.get(action="trade.reduced").detail
     assert (detail["deal_id"], detail["remaining"], detail["seq"]) == ("d1", "0.04000000", 2)
 
 
-def test_the_parts_add_up_at_the_close(bot: Bot) -> None:
+def test_partial_closes_and_the_final_close_add_up(bot: Bot) -> None:
     reduce(bot)
     reduce(bot, deal_id="d2", volume="0.01", profit="-3.5")
     close(bot, profit="5")
@@ -63,7 +63,7 @@ def test_the_parts_add_up_at_the_close(bot: Bot) -> None:
     assert closed.seq == 4
 
 
-def test_a_deal_told_again_changes_nothing(bot: Bot) -> None:
+def test_a_repeated_deal_changes_nothing(bot: Bot) -> None:
     reduce(bot)
 
     again = reduce(bot)
@@ -73,7 +73,7 @@ def test_a_deal_told_again_changes_nothing(bot: Bot) -> None:
     assert TradeReduction.objects.count() == 1
 
 
-def test_a_deal_told_again_after_later_ones_changes_nothing(bot: Bot) -> None:
+def test_a_deal_repeated_after_later_ones_changes_nothing(bot: Bot) -> None:
     reduce(bot)
     reduce(bot, deal_id="d2", volume="0.01")
 
@@ -81,7 +81,7 @@ def test_a_deal_told_again_after_later_ones_changes_nothing(bot: Bot) -> None:
     assert active() == ("0.01000000", 3)
 
 
-def test_a_deal_told_again_after_the_close_is_acknowledged(bot: Bot) -> None:
+def test_a_deal_repeated_after_the_close_is_acknowledged(bot: Bot) -> None:
     reduce(bot)
     close(bot)
 
@@ -99,7 +99,7 @@ def test_a_deal_with_other_content_is_refused(bot: Bot, other: dict[str, Any], c
     assert TradeReduction.objects.count() == 1
 
 
-def test_what_remains_already_is_no_event(bot: Bot) -> None:
+def test_a_reduction_to_the_present_volume_makes_no_event(bot: Bot) -> None:
     answer = reduce(bot, volume="0.1")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "unchanged")
@@ -107,7 +107,7 @@ def test_what_remains_already_is_no_event(bot: Bot) -> None:
     assert not TradeReduction.objects.exists()
 
 
-def test_refuses_to_grow_a_trade_and_tells_what_is_open(bot: Bot) -> None:
+def test_refuses_to_increase_a_trade_and_reports_the_open_volume(bot: Bot) -> None:
     grown = reduce(bot, volume="0.10000001")
 
     assert refusal(grown) == (409, "volume_increase")
@@ -115,7 +115,7 @@ def test_refuses_to_grow_a_trade_and_tells_what_is_open(bot: Bot) -> None:
     assert active() == ("0.10000000", 1)
 
 
-def test_nothing_remaining_is_a_close(bot: Bot) -> None:
+def test_a_reduction_to_zero_closes_the_trade(bot: Bot) -> None:
     reduce(bot)
 
     answer = reduce(bot, deal_id="d2", volume="0", profit="2")
@@ -125,7 +125,7 @@ def test_nothing_remaining_is_a_close(bot: Bot) -> None:
     assert (closed.reason, str(closed.profit), str(closed.closed_volume)) == ("MANUAL", "20.00000000", "0.04000000")
 
 
-def test_nothing_remaining_told_again_is_closed_already(bot: Bot) -> None:
+def test_a_repeated_reduction_to_zero_is_closed_already(bot: Bot) -> None:
     reduce(bot, volume="0")
 
     again = reduce(bot, volume="0")
@@ -133,13 +133,13 @@ def test_nothing_remaining_told_again_is_closed_already(bot: Bot) -> None:
     assert (again.status_code, again.json()["already"]) == (200, True)
 
 
-def test_nothing_remaining_of_a_trade_closed_otherwise_is_a_conflict(bot: Bot) -> None:
+def test_a_reduction_to_zero_of_a_trade_closed_differently_is_a_conflict(bot: Bot) -> None:
     close(bot, reason="SL")
 
     assert refusal(reduce(bot, volume="0")) == (409, "trade_closed_conflict")
 
 
-def test_nothing_remaining_of_an_unknown_trade_leaves_a_tombstone(bot: Bot) -> None:
+def test_a_reduction_to_zero_of_an_unknown_trade_leaves_a_tombstone(bot: Bot) -> None:
     """It is a close that overtook its open: refusing it as unknown would let the late open through."""
     answer = reduce(bot, "2", volume="0")
 
@@ -185,6 +185,6 @@ def test_names_the_field_that_cannot_be_read(bot: Bot, field: str, value: str | 
 
 
 @pytest.mark.parametrize("price", ["-10.00000000", "0.00000000"])
-def test_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
+def test_a_reduction_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
     assert reduce(bot, close_price=price).status_code == 200
     assert TradeReduction.objects.get().close_price == Decimal(price)

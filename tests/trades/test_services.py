@@ -1,4 +1,4 @@
-"""The verbs called from Python: parts of the caller's transaction, and exact."""
+"""The services called from Python: they run inside the caller's transaction and are exact."""
 
 from decimal import Decimal
 from typing import Any
@@ -21,9 +21,9 @@ PART: dict[str, Any] = {"deal_id": "1", "volume": Decimal("0.04"), **CLOSE}
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    told = []
-    monkeypatch.setattr(publisher, "publish", told.append)
-    return told
+    events: list[Any] = []
+    monkeypatch.setattr(publisher, "publish", events.append)
+    return events
 
 
 def open_one(account: Any, ticket: str = "1", **more: Any) -> Any:
@@ -36,7 +36,7 @@ def close_one(account: Any, ticket: str = "1", **more: Any) -> Any:
         return services.close_trade(account=account, ticket_id=ticket, **{**CLOSE, **more})
 
 
-def test_a_life_by_four_verbs(lena: TradingAccount, published: list[Any]) -> None:
+def test_opens_modifies_reduces_and_closes_a_trade(lena: TradingAccount, published: list[Any]) -> None:
     with transaction.atomic():
         services.open_trade(account=lena, ticket_id="1", sl=Decimal("1.1"), comment="by hand", **OPEN)
         services.modify_trade(account=lena, ticket_id="1", sl=None, tp=Decimal("1.2"))
@@ -65,7 +65,7 @@ def test_refuses_to_work_outside_a_transaction(lena: TradingAccount, verb: Any, 
     assert not Trade.objects.exists()
 
 
-def test_nothing_is_told_or_kept_of_what_was_rolled_back(lena: TradingAccount, published: list[Any]) -> None:
+def test_a_rollback_publishes_and_stores_nothing(lena: TradingAccount, published: list[Any]) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         services.open_trade(account=lena, ticket_id="1", **OPEN)
         raise ZeroDivisionError
@@ -76,7 +76,7 @@ def test_nothing_is_told_or_kept_of_what_was_rolled_back(lena: TradingAccount, p
     assert Strategy.objects.get(account=lena).last_seq == 0
 
 
-def test_nothing_is_told_before_the_commit(lena: TradingAccount, published: list[Any]) -> None:
+def test_nothing_is_published_before_the_commit(lena: TradingAccount, published: list[Any]) -> None:
     with transaction.atomic():
         services.open_trade(account=lena, ticket_id="1", **OPEN)
         assert published == []
@@ -84,7 +84,7 @@ def test_nothing_is_told_before_the_commit(lena: TradingAccount, published: list
     assert [outcome["trade"]["seq"] for outcome in published] == ["1"]
 
 
-def test_raises_the_refusal_with_what_belongs_to_it(lena: TradingAccount) -> None:
+def test_raises_the_refusal_with_its_details(lena: TradingAccount) -> None:
     open_one(lena)
     close_one(lena)
 
@@ -102,7 +102,7 @@ def test_raises_the_refusal_with_what_belongs_to_it(lena: TradingAccount) -> Non
         (services.reduce_trade, PART, services.TradeUnknown),
     ],
 )
-def test_an_unknown_trade_is_unknown(lena: TradingAccount, verb: Any, arguments: Any, error: Any) -> None:
+def test_refuses_an_unknown_trade(lena: TradingAccount, verb: Any, arguments: Any, error: Any) -> None:
     with pytest.raises(error), transaction.atomic():
         verb(account=lena, ticket_id="1", **arguments)
 
@@ -112,11 +112,16 @@ def test_the_actor_is_audited(lena: TradingAccount, staff: User) -> None:
 
     open_one(lena, actor=actor)
 
-    told = AuditLog.objects.get(action="trade.opened")
-    assert (told.actor_kind, told.actor, told.ip, told.request_id) == ("staff", str(staff.pk), "127.0.0.9", "request-1")
+    audit_row = AuditLog.objects.get(action="trade.opened")
+    assert (audit_row.actor_kind, audit_row.actor, audit_row.ip, audit_row.request_id) == (
+        "staff",
+        str(staff.pk),
+        "127.0.0.9",
+        "request-1",
+    )
 
 
-def test_without_an_actor_it_was_the_system(lena: TradingAccount) -> None:
+def test_the_default_actor_is_the_system(lena: TradingAccount) -> None:
     open_one(lena)
 
     assert AuditLog.objects.get(action="trade.opened").actor_kind == "system"
@@ -124,16 +129,14 @@ def test_without_an_actor_it_was_the_system(lena: TradingAccount) -> None:
 
 @pytest.mark.parametrize("wrong", ["NaN", "sNaN", "Infinity", "-Infinity", "0.123456789", "1E-9", "1E+12"])
 @pytest.mark.parametrize("name", ["volume", "open_price", "sl", "tp"])
-def test_an_amount_that_could_not_be_kept_exactly_is_a_fault_of_the_caller(
-    lena: TradingAccount, name: str, wrong: str
-) -> None:
+def test_refuses_an_amount_that_cannot_be_stored_exactly(lena: TradingAccount, name: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=r"must be|decimals"):
         open_one(lena, **{name: Decimal(wrong)})
     assert not Trade.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["close_price", "profit"])
-def test_so_it_is_at_a_close(lena: TradingAccount, name: str) -> None:
+def test_a_close_refuses_an_amount_that_cannot_be_stored_exactly(lena: TradingAccount, name: str) -> None:
     open_one(lena)
 
     with pytest.raises(ValueError, match="finite"):
@@ -141,7 +144,7 @@ def test_so_it_is_at_a_close(lena: TradingAccount, name: str) -> None:
     assert ActiveTrade.objects.exists()
 
 
-def test_the_largest_and_the_smallest_amounts_are_kept_exactly(lena: TradingAccount) -> None:
+def test_stores_the_largest_and_the_smallest_amounts_exactly(lena: TradingAccount) -> None:
     largest, smallest = Decimal("999999999999.99999999"), Decimal("0.00000001")
 
     open_one(lena, volume=largest, open_price=smallest)
@@ -151,7 +154,7 @@ def test_the_largest_and_the_smallest_amounts_are_kept_exactly(lena: TradingAcco
     assert (closed.volume, closed.open_price, closed.profit) == (largest, smallest, -largest)
 
 
-def test_a_copy_is_reported_by_its_strategy_and_its_masters_ticket(
+def test_a_copy_is_reported_by_strategy_and_the_providers_ticket(
     lena: TradingAccount, finn: TradingAccount, published: list[Any]
 ) -> None:
     open_one(lena)
@@ -177,11 +180,11 @@ def test_force_close_is_a_whole_use_case(lena: TradingAccount) -> None:
     force_close(trade_id)
 
     assert TradeHistory.objects.get().reason == "STAFF"
-    told = AuditLog.objects.get(action="trade.closed")
-    assert (told.actor_kind, told.detail["note"]) == ("staff", "the bot is gone")
+    audit_row = AuditLog.objects.get(action="trade.closed")
+    assert (audit_row.actor_kind, audit_row.detail["note"]) == ("staff", "the bot is gone")
 
 
-def test_force_close_is_durable_so_it_refuses_to_be_a_part(lena: TradingAccount) -> None:
+def test_force_close_refuses_to_run_inside_a_transaction(lena: TradingAccount) -> None:
     trade_id = open_one(lena)["trade"]["trade_id"]
 
     with pytest.raises(RuntimeError, match="durable"), transaction.atomic():

@@ -1,4 +1,4 @@
-"""A reader that never reads costs bounded memory, and nobody else's time."""
+"""A client that never reads costs bounded memory and does not delay others."""
 
 import socket
 import time
@@ -13,7 +13,7 @@ DELTAS = 6000  # about 4 MiB of them, many times what the log keeps
 
 
 def deaf_socket(web: Serving, bot: Any) -> Any:
-    """Shakes hands by hand, with a small window, and never reads again."""
+    """Open a raw socket with a small receive window, complete the handshake, and never read again."""
     lines = [f"{name}: {value}" for name, value in bot.headers("GET", PATH).items()]
     request = [
         f"GET {PATH} HTTP/1.1", f"Host: 127.0.0.1:{web.port}", "Upgrade: websocket", "Connection: Upgrade",
@@ -33,7 +33,7 @@ def resident_kib(pid: Any) -> int:
 
 
 def modifications(count: Any) -> list[Any]:
-    """A batch that moves a stop so many times."""
+    """A batch that moves a stop `count` times."""
     return [
         {
             "action": "modify",
@@ -45,7 +45,7 @@ def modifications(count: Any) -> list[Any]:
     ]
 
 
-def test_a_deaf_socket_holds_up_nobody_and_little_memory(web: Serving) -> None:
+def test_a_socket_that_never_reads_delays_nobody_and_uses_little_memory(web: Serving) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     deaf = [deaf_socket(web, web.bot("finn", "copier", seq=time.time_ns() // 1000 + n)) for n in range(1, 5)]

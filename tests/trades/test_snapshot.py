@@ -1,4 +1,4 @@
-"""What is active now: read at one instant, told to those who may see it, and to nobody else."""
+"""The snapshot of active trades: read at one instant, and shown only to those who may see it."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ CLOSE = {"close_price": Decimal(1), "profit": Decimal(1)}
 
 
 @pytest.fixture
-def follows(finn: TradingAccount) -> Subscription:
+def subscription(finn: TradingAccount) -> Subscription:
     """Finn's subscription to lena."""
     return Subscription.objects.get(account=finn)
 
@@ -50,14 +50,14 @@ def copy(bot: Any, ticket: str = "501", master_ticket: str = "1") -> Any:
 # --- what it says
 
 
-def test_an_empty_desk_still_says_where_it_stands(lena_bot: Bot) -> None:
+def test_an_empty_desk_answers_with_its_numbers(lena_bot: Bot) -> None:
     assert seen(lena_bot) == {
         "stream_epoch": "1", "as_of": {"lena-eurusd": "0"}, "count": 0, "digest": hashlib.sha256(b"[]").hexdigest(),
         "trades": [],
     }  # fmt: skip
 
 
-def test_the_digest_is_that_of_the_arrays_own_bytes(lena_bot: Bot) -> None:
+def test_the_digest_covers_the_bytes_of_the_trades_array(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1", comment="ünïcode", symbol="US500.cash#"))
     lena_bot.send("POST", fields=opening("2"))
 
@@ -68,10 +68,10 @@ def test_the_digest_is_that_of_the_arrays_own_bytes(lena_bot: Bot) -> None:
     assert json.loads(array[:-1]) == json.loads(sent)["trades"]
 
 
-def test_says_of_a_trade_all_that_a_copier_needs(lena_bot: Bot, finn_bot: Bot, lena: TradingAccount) -> None:
-    told = lena_bot.send("POST", fields=opening("987654", opened_at="2026-01-05T10:00:00.123Z", tp=None)).json()[
-        "trade"
-    ]
+def test_a_trade_contains_all_that_a_copier_needs(lena_bot: Bot, finn_bot: Bot, lena: TradingAccount) -> None:
+    opened_trade = lena_bot.send(
+        "POST", fields=opening("987654", opened_at="2026-01-05T10:00:00.123Z", tp=None)
+    ).json()["trade"]
 
     (trade,) = seen(finn_bot)["trades"]
 
@@ -79,18 +79,18 @@ def test_says_of_a_trade_all_that_a_copier_needs(lena_bot: Bot, finn_bot: Bot, l
         "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "sl": "1.10000000", "tp": None, "opens": True,
         "why_not": "",
     }  # fmt: skip
-    assert trade == {**told, "copy_volume": "0.10000000", "copy": copy}
+    assert trade == {**opened_trade, "copy_volume": "0.10000000", "copy": copy}
     assert (trade["opened_at"], trade["tp"], trade["status"]) == ("2026-01-05T10:00:00.123Z", None, "OPEN")
 
 
-def test_lists_them_as_they_were_opened(lena_bot: Bot) -> None:
+def test_lists_trades_in_the_order_of_their_opens(lena_bot: Bot) -> None:
     for ticket, day in (("1", 7), ("2", 5), ("3", 6)):
         lena_bot.send("POST", fields=opening(ticket, opened_at=f"2026-01-0{day}T10:00:00.000Z"))
 
     assert tickets(lena_bot) == ["2", "3", "1"]
 
 
-def test_numbers_follow_every_event_and_no_refusal(lena_bot: Bot) -> None:
+def test_every_event_and_no_refusal_takes_a_number(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("POST", fields=opening("2"))
     lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": None})
@@ -102,7 +102,7 @@ def test_numbers_follow_every_event_and_no_refusal(lena_bot: Bot) -> None:
     assert [(trade["ticket_id"], trade["seq"]) for trade in now["trades"]] == [("1", "3")]
 
 
-def test_the_list_under_its_older_names_is_the_same(lena_bot: Bot, finn_bot: Bot) -> None:
+def test_earlier_routes_return_the_same_list(lena_bot: Bot, finn_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("99999"))
 
     for path in ("/api/v2/actives", "/signals"):
@@ -124,7 +124,7 @@ def in_two_reads(account: Any) -> Any:
 
 
 def disagreements(account: Any, read: Any, reads: Any) -> Any:
-    """A writer opens and closes in turn, so that the number alone tells which trade is open."""
+    """Compare numbers and rows while a writer opens and closes in turn, so the number determines the open trade."""
     stop, wrong = threading.Event(), 0
 
     def write() -> None:
@@ -154,15 +154,15 @@ def test_numbers_and_rows_agree_while_trades_come_and_go(lena: TradingAccount) -
     assert disagreements(lena, in_one_read, 300) == 0
 
 
-def test_numbers_and_rows_read_apart_disagree(lena: TradingAccount) -> None:
-    """The control."""
+def test_control_numbers_and_rows_read_separately_disagree(lena: TradingAccount) -> None:
+    """Reads in two statements, as a control."""
     assert disagreements(lena, in_two_reads, 5000) == 1
 
 
 # --- ETag
 
 
-def test_what_is_known_already_is_not_sent_again(lena_bot: Bot) -> None:
+def test_an_unchanged_snapshot_is_answered_304(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     first = lena_bot.send("GET")
 
@@ -172,7 +172,7 @@ def test_what_is_known_already_is_not_sent_again(lena_bot: Bot) -> None:
     assert "X-Cd-Response-Sig" in again
 
 
-def test_the_older_names_keep_the_same_etag(lena_bot: Bot) -> None:
+def test_earlier_routes_return_the_same_etag(lena_bot: Bot) -> None:
     etag = lena_bot.send("GET")["ETag"]
 
     again = lena_bot.send("GET", "/api/v2/actives", but={"headers": {"If-None-Match": etag}})
@@ -183,28 +183,28 @@ def test_the_older_names_keep_the_same_etag(lena_bot: Bot) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda lena, finn, follows: lena.send("POST", fields=opening("2")),
-        lambda lena, finn, follows: lena.send("PATCH", f"{ACTIVE}/1", {"sl": None}),
-        lambda lena, finn, follows: lena.send(
+        lambda lena, finn, subscription: lena.send("POST", fields=opening("2")),
+        lambda lena, finn, subscription: lena.send("PATCH", f"{ACTIVE}/1", {"sl": None}),
+        lambda lena, finn, subscription: lena.send(
             "POST", f"{ACTIVE}/1/reduce", {"deal_id": "1", "volume": "0.04", "close_price": "1", "profit": "1"}
         ),
-        lambda lena, finn, follows: close(lena),
-        lambda lena, finn, follows: copy(finn),
-        lambda lena, finn, follows: strategies.pause(subscription=follows, actor=audit.SYSTEM),
-        lambda lena, finn, follows: strategies.end(subscription=follows, actor=audit.SYSTEM),
-        lambda lena, finn, follows: strategies.set_terms(
-            subscription=follows, multiplier=Decimal(2), actor=audit.SYSTEM, since=LONG_AGO
+        lambda lena, finn, subscription: close(lena),
+        lambda lena, finn, subscription: copy(finn),
+        lambda lena, finn, subscription: strategies.pause(subscription=subscription, actor=audit.SYSTEM),
+        lambda lena, finn, subscription: strategies.end(subscription=subscription, actor=audit.SYSTEM),
+        lambda lena, finn, subscription: strategies.set_terms(
+            subscription=subscription, multiplier=Decimal(2), actor=audit.SYSTEM, since=LONG_AGO
         ),
     ],
     ids=["open", "modify", "reduce", "close", "copy", "pause", "end", "resize"],
 )
-def test_whatever_changes_what_is_seen_changes_the_etag(
-    lena_bot: Bot, finn_bot: Bot, follows: Subscription, change: Callable[..., Any]
+def test_every_visible_change_changes_the_etag(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription, change: Callable[..., Any]
 ) -> None:
     lena_bot.send("POST", fields=opening("1"))
     before = finn_bot.send("GET")
 
-    change(lena_bot, finn_bot, follows)
+    change(lena_bot, finn_bot, subscription)
     after = finn_bot.send("GET", but={"headers": {"If-None-Match": before["ETag"]}})
 
     assert after.status_code == 200
@@ -212,7 +212,7 @@ def test_whatever_changes_what_is_seen_changes_the_etag(
     assert after.content != before.content
 
 
-def test_what_others_do_leaves_the_etag(lena_bot: Bot, finn_bot: Bot, sam_bot: Bot) -> None:
+def test_changes_of_others_keep_the_etag(lena_bot: Bot, finn_bot: Bot, sam_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     etag = lena_bot.send("GET")["ETag"]
 
@@ -225,7 +225,7 @@ def test_what_others_do_leaves_the_etag(lena_bot: Bot, finn_bot: Bot, sam_bot: B
 # --- who sees what
 
 
-def test_a_master_sees_its_own_and_copies_nothing(lena_bot: Bot, sam_bot: Bot) -> None:
+def test_a_provider_sees_only_its_own_trades(lena_bot: Bot, sam_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     sam_bot.send("POST", fields=opening("2"))
 
@@ -234,10 +234,12 @@ def test_a_master_sees_its_own_and_copies_nothing(lena_bot: Bot, sam_bot: Bot) -
     assert tickets(sam_bot) == ["2"]
 
 
-def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(
-    lena_bot: Bot, finn_bot: Bot, follows: Subscription
+def test_a_copier_sees_followed_trades_with_planned_volumes_and_its_own_copies(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription
 ) -> None:
-    strategies.set_terms(subscription=follows, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM, since=LONG_AGO)
+    strategies.set_terms(
+        subscription=subscription, multiplier=Decimal("0.33333333"), actor=audit.SYSTEM, since=LONG_AGO
+    )
     lena_bot.send("POST", fields=opening("1"))
     copy(finn_bot)
 
@@ -247,32 +249,32 @@ def test_a_copier_sees_what_it_follows_sized_as_it_wishes_and_its_own_copies(
     assert (own["role"], own["ticket_id"], own["master_ticket"], own["copy_volume"]) == ("copy", "501", "1", None)
 
 
-def test_a_paused_copier_still_sees_but_has_nothing_to_open(
-    lena_bot: Bot, finn_bot: Bot, follows: Subscription
-) -> None:
+def test_a_paused_copier_sees_trades_but_opens_none(lena_bot: Bot, finn_bot: Bot, subscription: Subscription) -> None:
     lena_bot.send("POST", fields=opening("1"))
-    strategies.pause(subscription=follows, actor=audit.SYSTEM)
+    strategies.pause(subscription=subscription, actor=audit.SYSTEM)
 
     now = seen(finn_bot)
     assert now["as_of"] == {"lena-eurusd": "1"}
     assert [(trade["ticket_id"], trade["copy_volume"]) for trade in now["trades"]] == [("1", None)]
 
 
-def test_an_ended_copier_sees_its_own_copies_alone(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
+def test_an_ended_subscription_shows_only_its_own_copies(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription
+) -> None:
     lena_bot.send("POST", fields=opening("1"))
     copy(finn_bot)
-    strategies.end(subscription=follows, actor=audit.SYSTEM)
+    strategies.end(subscription=subscription, actor=audit.SYSTEM)
 
     now = seen(finn_bot)
     assert now["as_of"] == {}
     assert [(trade["ticket_id"], trade["role"]) for trade in now["trades"]] == [("501", "copy")]
 
 
-def test_who_follows_again_sees_again(
-    lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, lena: TradingAccount, follows: Subscription
+def test_subscribing_again_shows_the_trades_again(
+    lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, lena: TradingAccount, subscription: Subscription
 ) -> None:
     lena_bot.send("POST", fields=opening("1"))
-    strategies.end(subscription=follows, actor=audit.SYSTEM)
+    strategies.end(subscription=subscription, actor=audit.SYSTEM)
     committed(strategies.subscribe, account=finn, strategy=Strategy.objects.get(account=lena), actor=audit.SYSTEM)
 
     assert tickets(finn_bot) == ["1"]

@@ -1,4 +1,4 @@
-"""The socket, with a real server and a real client: what a watcher sees, and who may watch."""
+"""The WebSocket stream, with a real server and a real client: its messages, and who may connect."""
 
 import hashlib
 import hmac
@@ -47,7 +47,7 @@ def closed_with(watching: Any) -> Any:
 
 
 def closing(watching: Any) -> Any:
-    """The code that the socket is closed with, and how many heartbeats came until then."""
+    """The close code of the socket, and the number of heartbeats received before."""
     heartbeats = 0
     with pytest.raises(ConnectionClosed) as closed:
         while True:
@@ -85,7 +85,7 @@ def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web: Serving) ->
     assert following[-1]["trade"]["profit"] == "8.00000000"
 
 
-def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(
+def test_a_copier_gets_valid_packets_with_its_own_volume(
     web: Serving, cast: dict[str, Any], finn: TradingAccount
 ) -> None:
     follows = Subscription.objects.get(account=finn)
@@ -107,7 +107,7 @@ def test_a_copier_gets_packets_that_verify_and_say_its_own_volume(
     assert (packet["sub_id"], packet["seq"]) == (follows.sub_id, delta["seq"])
 
 
-def test_a_close_packet_says_that_nothing_may_remain(web: Serving) -> None:
+def test_a_close_packet_has_volume_zero(web: Serving) -> None:
     lena = web.bot("lena", "master")
     lena.open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
@@ -150,11 +150,11 @@ def test_a_resync_is_answered_with_a_fresh_snapshot(web: Serving) -> None:
 
 
 def test_a_delta_that_never_arrived_is_repaired_by_a_snapshot(web: Serving, lena: TradingAccount) -> None:
-    """The close commits here, without a publisher: the process that did it died before it could tell."""
+    """The close commits here without a publisher, as if its process had died before publishing."""
     web.bot("lena", "master").open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
-        close_untold(lena, "1")
+        close_without_publishing(lena, "1")
         repaired = finn.until(lambda message: message["type"] == "snapshot")
 
     assert (repaired["trades"], repaired["as_of"]) == ([], {"lena-eurusd": "2"})
@@ -165,7 +165,7 @@ def test_a_gap_is_followed_by_a_snapshot_and_never_by_a_later_delta(web: Serving
     master.open(**opening("1"))
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
-        close_untold(lena, "1")
+        close_without_publishing(lena, "1")
         master.open(**opening("2"))
         following = finn.next()
 
@@ -173,7 +173,7 @@ def test_a_gap_is_followed_by_a_snapshot_and_never_by_a_later_delta(web: Serving
     assert [trade["ticket_id"] for trade in following["trades"]] == ["2"]
 
 
-def close_untold(account: Any, ticket: Any) -> None:
+def close_without_publishing(account: Any, ticket: Any) -> None:
     from trades import services
 
     with transaction.atomic():
@@ -209,7 +209,7 @@ def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web: 
     assert closed["packet"]["action"] == "CLOSE"
 
 
-def test_a_rotated_secret_signs_on_a_socket_that_is_open(web: Serving, finn: TradingAccount) -> None:
+def test_a_rotated_secret_signs_on_an_open_socket(web: Serving, finn: TradingAccount) -> None:
     follows = Subscription.objects.get(account=finn)
     with watch_as_bot(web.bot("finn", "copier")) as watching:
         watching.next()
@@ -221,7 +221,7 @@ def test_a_rotated_secret_signs_on_a_socket_that_is_open(web: Serving, finn: Tra
     assert packets.read(packet, secrets={2: secret}, sub_id=follows.sub_id).trade_ref
 
 
-def test_who_looks_on_sees_their_copies_come_and_go_and_nothing_else(web: Serving) -> None:
+def test_a_browser_sees_its_own_copies_open_and_close_and_nothing_else(web: Serving) -> None:
     lena, finn = web.bot("lena", "master"), web.bot("finn", "copier")
     ref = lena.open(**opening("1"))["trade"]["trade_id"]
     with browser(web, "finn") as watching:
@@ -236,7 +236,7 @@ def test_who_looks_on_sees_their_copies_come_and_go_and_nothing_else(web: Servin
     assert roles == [["master", "copy"], ["master"]]
 
 
-def test_two_processes_tell_the_same_stream(serve: Callable[..., Serving]) -> None:
+def test_two_processes_send_the_same_stream(serve: Callable[..., Serving]) -> None:
     one, other = serve(), serve()
     with watch_as_bot(other.bot("finn", "copier")) as finn:
         finn.next()
@@ -244,7 +244,7 @@ def test_two_processes_tell_the_same_stream(serve: Callable[..., Serving]) -> No
         assert finn.next()["type"] == "trade.opened"
 
 
-def test_an_idle_socket_lives_on(web: Serving) -> None:
+def test_an_idle_socket_stays_open(web: Serving) -> None:
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
         for _ in range(6):  # 24 seconds: a library's own pings would have ended the socket after 20
@@ -274,17 +274,17 @@ def test_a_tampered_handshake_is_refused_and_audited(web: Serving) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1.evil.example:443"])
-def test_another_sites_page_is_refused_even_with_the_cookie(web: Serving, origin: str) -> None:
+def test_refuses_a_page_of_another_origin_even_with_the_cookie(web: Serving, origin: str) -> None:
     assert refused(browser(web, "finn", origin)) == (403, "origin_denied")
 
 
-def test_a_cookie_without_an_origin_is_refused(web: Serving) -> None:
+def test_refuses_a_cookie_without_an_origin(web: Serving) -> None:
     headers = {"Cookie": f"sessionid={session_of('finn').session_key}"}
 
     assert refused(watch(web.url, headers)) == (403, "origin_denied")
 
 
-def test_nobody_is_told_to_sign_in(web: Serving) -> None:
+def test_an_anonymous_handshake_is_refused_with_not_authenticated(web: Serving) -> None:
     assert refused(watch(web.url, origin=web.url)) == (401, "not_authenticated")
 
 
@@ -312,7 +312,7 @@ def test_signing_out_closes_the_socket_with_the_next_sweep(web: Serving) -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("message", "code"),
     [
         ("x", 1003),
         ("[]", 1003),
@@ -321,8 +321,8 @@ def test_signing_out_closes_the_socket_with_the_next_sweep(web: Serving) -> None
         ('{"type":"resync","pad":"' + "x" * 5000 + '"}', 1009),
     ],
 )
-def test_anything_but_a_resync_closes_the_socket(web: Serving, said: str | bytes, code: int) -> None:
+def test_anything_but_a_resync_closes_the_socket(web: Serving, message: str | bytes, code: int) -> None:
     with watch_as_bot(web.bot("finn", "copier")) as finn:
         finn.next()
-        finn.say(said)
+        finn.say(message)
         assert closed_with(finn) == code

@@ -1,4 +1,4 @@
-"""A close that overtakes its open: it is remembered, so that the late open is refused and not executed."""
+"""A close that arrives before its open leaves a tombstone, so that the late open is refused."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from tests.signed import Bot, opening
 from trades.models import ActiveTrade, Trade, TradeHistory
 
 ACTIVE = "/api/v2/trades/active"
-AS_TOLD = "close_price=1.108&profit=30&reason=TP"
+CLOSE_QUERY = "close_price=1.108&profit=30&reason=TP"
 
 
-def close(bot: Any, ticket: str = "1", query: Any = AS_TOLD) -> Any:
+def close(bot: Any, ticket: str = "1", query: Any = CLOSE_QUERY) -> Any:
     return bot.send("DELETE", f"{ACTIVE}/{ticket}", query=query)
 
 
-def test_a_close_of_an_unknown_ticket_is_remembered(lena_bot: Bot) -> None:
+def test_a_close_of_an_unknown_ticket_leaves_a_tombstone(lena_bot: Bot) -> None:
     answer = close(lena_bot)
 
     assert (answer.status_code, answer.json()["status"]) == (202, "tombstoned")
@@ -26,7 +26,7 @@ def test_a_close_of_an_unknown_ticket_is_remembered(lena_bot: Bot) -> None:
     assert Trade.objects.get().state == "CLOSED"
 
 
-def test_a_tombstone_knows_no_profit(lena_bot: Bot) -> None:
+def test_a_tombstone_has_no_profit(lena_bot: Bot) -> None:
     close(lena_bot)
 
     tombstone = TradeHistory.objects.get()
@@ -35,12 +35,12 @@ def test_a_tombstone_knows_no_profit(lena_bot: Bot) -> None:
     assert str(tombstone.close_price) == "1.10800000"
 
 
-def test_is_no_event_of_the_stream_but_is_audited(lena_bot: Bot) -> None:
+def test_a_tombstone_is_audited_but_no_event_of_the_stream(lena_bot: Bot) -> None:
     close(lena_bot)
 
     assert lena_bot.send("GET").json()["as_of"] == {"lena-eurusd": "0"}
-    told = AuditLog.objects.get(action="trade.tombstoned")
-    assert (told.actor, told.subject) == (lena_bot.key, f"trade:{Trade.objects.get().pk}")
+    audit_row = AuditLog.objects.get(action="trade.tombstoned")
+    assert (audit_row.actor, audit_row.subject) == (lena_bot.key, f"trade:{Trade.objects.get().pk}")
     assert not AuditLog.objects.filter(action="trade.closed").exists()
 
 
@@ -55,7 +55,7 @@ def test_the_late_open_is_refused_and_audited(lena_bot: Bot) -> None:
     assert lena_bot.send("GET").json()["as_of"] == {"lena-eurusd": "0"}
 
 
-def test_the_late_stops_and_parts_are_refused(lena_bot: Bot) -> None:
+def test_late_modifications_and_reductions_are_refused(lena_bot: Bot) -> None:
     close(lena_bot)
 
     part = {"deal_id": "1", "volume": "0.01", "close_price": "1", "profit": "1"}
@@ -63,7 +63,7 @@ def test_the_late_stops_and_parts_are_refused(lena_bot: Bot) -> None:
     assert refusal(lena_bot.send("POST", f"{ACTIVE}/1/reduce", part)) == (409, "trade_closed")
 
 
-def test_the_same_close_again_is_told_that_it_was(lena_bot: Bot) -> None:
+def test_repeating_the_close_is_answered_closed_already(lena_bot: Bot) -> None:
     close(lena_bot)
 
     again = close(lena_bot)
@@ -72,27 +72,27 @@ def test_the_same_close_again_is_told_that_it_was(lena_bot: Bot) -> None:
     assert TradeHistory.objects.count() == 1
 
 
-def test_another_close_is_a_conflict(lena_bot: Bot) -> None:
+def test_a_different_close_is_a_conflict(lena_bot: Bot) -> None:
     close(lena_bot)
 
     assert refusal(close(lena_bot, query="close_price=1.2&profit=30&reason=TP")) == (409, "trade_closed_conflict")
 
 
 @pytest.mark.parametrize("path", ["/api/v2/signal/close", "/signal/close"])
-def test_every_route_that_closes_leaves_one(lena_bot: Bot, path: str) -> None:
+def test_every_closing_route_leaves_a_tombstone(lena_bot: Bot, path: str) -> None:
     answer = lena_bot.send("POST", path, {"ticket_id": "1", "close_price": "1.1", "profit": "1", "reason": "TP"})
 
     assert (answer.status_code, answer.json()) == (202, {"status": "tombstoned", "ticket": 1})
 
 
-def test_a_frozen_account_and_a_copier_leave_one_too(finn_bot: Bot) -> None:
-    """Whoever may close may be early: also an account that leads no strategy."""
+def test_accounts_without_a_strategy_leave_tombstones_too(finn_bot: Bot) -> None:
+    """Every key that may close may be early, also that of an account that publishes no strategy."""
     assert close(finn_bot).status_code == 202
 
     assert TradeHistory.objects.get().strategy_id is None
 
 
-def test_it_stands_on_its_own_account_alone(lena_bot: Bot, sam_bot: Bot) -> None:
+def test_a_tombstone_belongs_to_its_own_account(lena_bot: Bot, sam_bot: Bot) -> None:
     close(sam_bot)
 
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201

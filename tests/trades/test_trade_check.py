@@ -1,4 +1,4 @@
-"""`manage.py trade_check` finds what the database would never let happen: each fault is planted with its guard gone."""
+"""`manage.py trade_check` finds each broken invariant. Each fault is planted after its guard has been removed."""
 
 import io
 import os
@@ -25,23 +25,23 @@ scene = hostile.scene
 
 
 def without(*names: Any) -> None:
-    """Take guards away, for good: this database is dropped after the test."""
+    """Remove guards for good: this database is dropped after the test."""
     for name in names:
         table, _, guard = name.partition(".")
         with connections["owner"].cursor() as cursor:
             cursor.execute("select from pg_trigger where tgrelid = %s::regclass and tgname = %s", [table, guard])
             found = cursor.fetchone() is not None
-        gone = f"disable trigger {guard}" if found else f"drop constraint {guard} cascade"
-        as_owner(f"alter table {table} {gone}")
+        action = f"disable trigger {guard}" if found else f"drop constraint {guard} cascade"
+        as_owner(f"alter table {table} {action}")
 
 
 def found() -> list[Any]:
-    """What is wrong, the guards that were taken away aside."""
+    """The faults, except those about removed guards."""
     return [(fault.invariant, fault.subject) for fault in checks.faults() if fault.invariant != IN_PLACE]
 
 
-def told() -> Any:
-    """What the command writes as it fails."""
+def failing_output() -> Any:
+    """The output of the failing command."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.raises(CommandError, match="fault"):
         call_command("trade_check", stdout=out, stderr=err)
@@ -58,7 +58,7 @@ def process(database: Any) -> Any:
 # --- a good desk
 
 
-def test_a_good_desk_passes(scene: Any) -> None:
+def test_a_consistent_desk_passes(scene: Any) -> None:
     out = io.StringIO()
 
     call_command("trade_check", stdout=out)
@@ -70,7 +70,7 @@ def test_an_empty_desk_passes(desk_db: str) -> None:
     call_command("trade_check", stdout=io.StringIO())
 
 
-def test_ends_with_0_on_a_good_desk(scene: Any, desk_db: str) -> None:
+def test_exits_with_0_on_a_consistent_desk(scene: Any, desk_db: str) -> None:
     ended = process(desk_db)
 
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -78,7 +78,7 @@ def test_ends_with_0_on_a_good_desk(scene: Any, desk_db: str) -> None:
 
 
 @pytest.mark.breaks_the_books
-def test_ends_with_1_and_names_the_offender(scene: Any, desk_db: str) -> None:
+def test_exits_with_1_and_names_the_offender(scene: Any, desk_db: str) -> None:
     without("trade_history.append_only")
     as_owner(filled("update trade_history set profit = 999 where trade_id = '<closed>'", scene))
 
@@ -171,20 +171,21 @@ FAULTS = [
 
 @pytest.mark.breaks_the_books
 @pytest.mark.parametrize(
-    ("gone", "statement", "fault"), [pytest.param(gone, s, fault, id=what) for what, gone, s, fault in FAULTS]
+    ("removed_guards", "statement", "fault"),
+    [pytest.param(guards, s, fault, id=what) for what, guards, s, fault in FAULTS],
 )
-def test_finds_and_names(scene: Any, gone: Any, statement: Any, fault: Any) -> None:
+def test_finds_and_names(scene: Any, removed_guards: Any, statement: Any, fault: Any) -> None:
     assert checks.faults() == []
-    without(*gone)
+    without(*removed_guards)
 
     as_owner(filled(statement, scene))
 
     invariant, subject = fault[0], filled(fault[1], scene)
     assert found() == [(invariant, subject)]
-    assert f"{invariant}: violated by {subject}\n" in told()
+    assert f"{invariant}: violated by {subject}\n" in failing_output()
 
 
-def test_no_invariant_is_left_without_a_planted_fault() -> None:
+def test_every_invariant_has_a_planted_fault() -> None:
     assert {fault[0] for *_, fault in FAULTS} == set(checks.INVARIANTS)
 
 
@@ -195,10 +196,10 @@ def test_no_invariant_is_left_without_a_planted_fault() -> None:
 @pytest.mark.parametrize(
     "name", ["trades.never_deleted", "trades.open_trade_is_active", "subscription_terms.append_only"]
 )
-def test_names_a_guard_that_is_gone_and_how_it_comes_back(desk_db: str, name: str) -> None:
+def test_names_a_missing_guard_and_its_remedy(desk_db: str, name: str) -> None:
     without(name)
 
-    (line,) = told().splitlines()
+    (line,) = failing_output().splitlines()
     assert line.startswith(f"{IN_PLACE}: violated by ")
     assert f" {name}. It is " in line
     assert "As the tables' owner: alter table" in line
@@ -209,7 +210,7 @@ def test_names_a_function_that_runs_with_its_callers_rights(desk_db: str) -> Non
     """Staff's force close would fail with "permission denied"."""
     as_owner("alter function trade_close(jsonb, jsonb) security invoker")
 
-    assert "function trade_close(jsonb,jsonb)" in told()
+    assert "function trade_close(jsonb,jsonb)" in failing_output()
 
 
 # --- many at once
@@ -224,4 +225,4 @@ def test_shows_the_first_offenders_of_each_invariant(lena: TradingAccount) -> No
     as_owner("update active_trades set volume = 0.5")
 
     assert len(checks.faults()) == FIRST
-    assert told().count("\n") == FIRST
+    assert failing_output().count("\n") == FIRST
