@@ -1,4 +1,4 @@
-"""A wire between two programs, which can be cut."""
+"""A TCP proxy between two programs that can be disconnected."""
 
 import contextlib
 import socket
@@ -6,7 +6,7 @@ import threading
 
 
 class Wire:
-    """Listens on loopback and passes everything on to a port there, both ways, until it is cut."""
+    """Listens on loopback and forwards all traffic to a local port, in both directions, until it is cut."""
 
     def __init__(self, port: int) -> None:
         self.to, self.is_cut, self.ends = port, False, set()
@@ -15,7 +15,7 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """What is under way is lost, and nobody gets through."""
+        """Drop all connections and refuse new ones; data in transit is lost."""
         self.is_cut = True
         for end in list(self.ends):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The whole way, on real processes: a provider's terminal, the desk, three copiers; and everything that can die dies.
+"""End to end on real processes: a provider's terminal, the desk, three copiers. Every process is killed in turn.
 
 Ten days of real prices pass in a minute. Meanwhile the web process, PostgreSQL, Valkey, the provider's terminal and the
 copiers are killed without warning, and wires are cut. Then nobody kills any more, and the books of all must agree.
@@ -70,7 +70,7 @@ second_look_ms = 300
 
 
 class Program:
-    """A process that is killed, and started again."""
+    """A process that the drill kills and starts again."""
 
     process: Any
 
@@ -96,7 +96,7 @@ class Program:
 
 
 class Account:
-    """The books of an account on paper, read beside whoever trades it."""
+    """The state of a paper account, read while its bot trades."""
 
     def __init__(self, path: Any) -> None:
         self.path = path
@@ -110,13 +110,13 @@ class Account:
             "select id, magic, volume from position")}  # fmt: skip
 
     def opened(self) -> Counter:
-        """How many orders opened something, by magic number."""
+        """The number of orders that opened a position, by magic number."""
         return Counter(dict(self.rows("""select magic, count(distinct "order") from deal where entry = 'IN'
                                          group by magic""")))  # fmt: skip
 
 
 class Follower:
-    """A copier, its wire to the desk, and what its books must be."""
+    """A copier, its connection to the desk, and the state that its account must have."""
 
     def __init__(self, name: Any, folder: Any, desk_port: Any, market: Any) -> None:
         self.name, self.folder, self.wire = name, folder, Wire(desk_port)
@@ -145,7 +145,7 @@ class Follower:
         return Followed("lena-eurusd", self.follows.sub_id, {}).index
 
     def faults(self) -> list[Any]:
-        """Where this copier's account, the desk's rows of it and the strategy disagree."""
+        """The differences between this copier's account, the desk's rows about it, and the strategy."""
         masters = {
             str(one.pk): one for one in ActiveTrade.objects.filter(strategy=self.follows.strategy, master_trade=None)
         }
@@ -159,21 +159,21 @@ class Follower:
         larger = [number for number, (magic, volume) in held.items() if magic in magics
                   and volume > self.most(masters[magics[magic]])]  # fmt: skip
         doubled = [magic for magic, times in self.books.opened().items() if times > 1]
-        told = {
+        differences = {
             "orphans": orphans, "unexplained": sorted(unexplained), "larger": larger, "doubled": doubled,
             "rows": sorted(rows.items() ^ lots.items()),
         }  # fmt: skip
-        return [f"{self.name} {what}: {found}" for what, found in told.items() if found]
+        return [f"{self.name} {what}: {found}" for what, found in differences.items() if found]
 
     def most(self, master: Any) -> Any:
-        """The lots that its copy may have at most."""
+        """The most lots that the copy of this trade may have."""
         share = master.volume / master.opened_volume
         if self.name == "against":
             return Decimal("0.07") * share
         return master.volume / (2 if self.name == "half" else 1)
 
     def explained(self, masters: Any) -> set[Any]:
-        """Not held, and the desk knows why: it was skipped, or the copy was closed by itself."""
+        """Trades that are not held for a recorded reason: they were skipped, or the copy closed by itself."""
         refs = list(masters)
         skipped = CopySkip.objects.filter(subscription=self.follows, master_trade__in=refs)
         closed = TradeHistory.objects.filter(account=self.account, master_trade__in=refs)
@@ -190,7 +190,7 @@ def configured(folder: Path, port: Any, key: Any, login: Any, speed: Any, subscr
 
 
 class Drill:
-    """The desk, the provider, the copiers; and somebody who pulls plugs."""
+    """The desk, the provider and the copiers, with methods that kill or disconnect each of them."""
 
     def __init__(self, servers: Any, web: Serving, tmp_path: Path) -> None:
         self.servers, self.web, self.rng = servers, web, random.Random(SEED)
@@ -225,7 +225,7 @@ class Drill:
         self.over.touch()
 
     def has_seen_little(self) -> Any:
-        """A busy machine does less in the same time."""
+        """Whether too little has happened so far: a busy machine does less in the same time."""
         return len(self.leads.opened()) < FOR_S or len(self.done) < 5
 
     def kill_a_copier(self) -> None:
@@ -262,7 +262,7 @@ class Drill:
         server.launch()
 
     def faults(self) -> Any:
-        """What is not at rest."""
+        """The differences that remain anywhere."""
         published = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account__name="lena-mt5")}
         held = {number: lots for number, (_, lots) in self.leads.positions().items()}
         found = [f"leader: {sorted(published.items() ^ held.items())}"] if published != held else []
@@ -299,13 +299,15 @@ def drill(durable: Any, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> I
         from config import demo_data
 
         web = Serving(name, demo_data.make(), REDIS_URL=durable.valkey.url, REDIS_PREFIX="drill").start()
-        made = Drill(durable, web, tmp_path)
-        yield made
-        made.stop()
+        new_drill = Drill(durable, web, tmp_path)
+        yield new_drill
+        new_drill.stop()
         web.stop()
 
 
-def test_whatever_dies_the_books_of_all_agree_in_the_end(drill: Drill, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_accounts_agree_in_the_end_whichever_process_is_killed(
+    drill: Drill, capsys: pytest.CaptureFixture[str]
+) -> None:
     drill.run()
 
     left = drill.wait_for_rest(300)
@@ -326,7 +328,7 @@ def test_whatever_dies_the_books_of_all_agree_in_the_end(drill: Drill, capsys: p
 
 
 def assert_the_checker_sees(drill: Any) -> None:
-    """The control: an account with a position that nobody leads, and a trade that was opened twice."""
+    """The control: a position without a provider's trade, and a trade that was opened twice."""
     follower = drill.followers[0]
     follower.program.kill()
     with sqlite3.connect(follower.books.path, timeout=10) as db:
@@ -338,7 +340,7 @@ def assert_the_checker_sees(drill: Any) -> None:
             f"""insert into deal ("order", {columns})
                 select "order" + 1000000, {columns} from deal where entry = 'IN' limit 1"""
         )
-    told = " ".join(follower.faults())
-    assert "orphans" in told
-    assert "doubled" in told
-    assert "rows" in told
+    differences = " ".join(follower.faults())
+    assert "orphans" in differences
+    assert "doubled" in differences
+    assert "rows" in differences

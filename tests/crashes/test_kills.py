@@ -1,4 +1,4 @@
-"""Processes are killed in mid-close, under load. What was acknowledged is kept; nothing is in two homes or in none.
+"""Processes are killed during closes, under load. Acknowledged closes survive; every trade has exactly one home.
 
 Each writer opens and closes trades of its own, and repeats what got no certain answer under the same Idempotency-Key.
 What was acknowledged is copied *before* the database is read: what is acknowledged later does not count.
@@ -35,7 +35,7 @@ WRITERS = 6
 
 
 class Writer(threading.Thread):
-    """A provider's bot that opens and closes as fast as it can, until told to stop."""
+    """A provider's bot that opens and closes as fast as it can until it is stopped."""
 
     def __init__(self, url: str, secret: accounts.NewSecret) -> None:
         super().__init__(daemon=True)
@@ -60,7 +60,7 @@ class Writer(threading.Thread):
 
 
 def make_writers(web: Serving) -> dict[TradingAccount, Writer]:
-    made = {}
+    writers = {}
     for number in range(WRITERS):
         owner = User.objects.create_user(f"writer-{number}")
         account = TradingAccount.objects.create(
@@ -68,8 +68,8 @@ def make_writers(web: Serving) -> dict[TradingAccount, Writer]:
         )
         Strategy.objects.create(name=f"writer-{number}", owner=owner, account=account)
         _, secret = committed(accounts.create_key, account=account, kind="master", actor=audit.SYSTEM)
-        made[account] = Writer(web.url, secret)
-    return made
+        writers[account] = Writer(web.url, secret)
+    return writers
 
 
 def kill_under_load(writers: dict[TradingAccount, Writer], kill: Callable[[], None]) -> None:
@@ -86,12 +86,12 @@ def kill_under_load(writers: dict[TradingAccount, Writer], kill: Callable[[], No
 
 
 def lost(writers: dict[TradingAccount, Writer]) -> list[str]:
-    """Acknowledged closes that are not in history."""
+    """The acknowledged closes that are missing in history."""
     acknowledged = {account: set(writer.acknowledged) for account, writer in writers.items()}
     missing = []
     for account, tickets in acknowledged.items():
-        kept = set(TradeHistory.objects.filter(account=account).values_list("ticket_id", flat=True))
-        missing += [f"{account}/{ticket}" for ticket in tickets - kept]
+        stored = set(TradeHistory.objects.filter(account=account).values_list("ticket_id", flat=True))
+        missing += [f"{account}/{ticket}" for ticket in tickets - stored]
     return missing
 
 
@@ -149,8 +149,8 @@ def test_no_acknowledged_close_is_lost_when_postgresql_is_killed(durable: Any, d
     check_all(writers)
 
 
-def test_the_check_sees_a_close_that_was_lost(desk_db: str, lena: TradingAccount) -> None:
-    """The control: a close that was acknowledged and is nowhere."""
+def test_control_the_check_detects_a_lost_close(desk_db: str, lena: TradingAccount) -> None:
+    """An acknowledged close has no row."""
     writer = Writer("http://127.0.0.1:1", accounts.NewSecret("ck_0000000000000000.1", "0" * 64))
     writer.acknowledged.add("1")
 
@@ -158,8 +158,8 @@ def test_the_check_sees_a_close_that_was_lost(desk_db: str, lena: TradingAccount
 
 
 @pytest.mark.breaks_the_books
-def test_the_check_sees_a_close_done_in_two_transactions(desk_db: str, lena: TradingAccount) -> None:
-    """The control: a close that is cut in the middle, on tables whose keys were taken away."""
+def test_control_the_check_detects_a_close_in_two_transactions(desk_db: str, lena: TradingAccount) -> None:
+    """A close stops half-way, on tables whose keys were dropped."""
     with transaction.atomic():
         from trades import services
 

@@ -1,8 +1,8 @@
-"""Two at one trade, and many: whatever comes first, a trade has exactly one home, and everybody is told what happened.
+"""Two or more transactions on one trade: in every order the trade has exactly one home, and each gets a true answer.
 
-Interleaved by hand: the first has acted and not committed, the second acts until it waits for the first or is through,
-then the first commits. At the levels above READ COMMITTED the second may be told to try again (40001), and is then told
-what it would have been told at once.
+The interleaving is explicit. The first transaction acts without a commit; the second acts until it waits for the first
+or has finished; then the first commits. Above READ COMMITTED the second may have to retry (40001), and then gets the
+same answer as without the retry.
 """
 
 import itertools
@@ -40,13 +40,13 @@ SERIALIZATION, DEADLOCK = "40001", "40P01"
 
 
 def connect(name: Any, **more: Any) -> Any:
-    """As the tables' owner, whom no permission stops."""
+    """Connect as the tables' owner, whom no permission restricts."""
     return psycopg.connect(**databases.login(), dbname=name, **more)
 
 
 @dataclass(frozen=True)
 class Act:
-    """A verb with its arguments, or a statement that goes around the verbs. `who` is the account's name."""
+    """A SQL function with its arguments, or a statement that bypasses them. `who` is the account's name."""
 
     name: str
     what: str
@@ -99,7 +99,7 @@ RAW_DELETE = Act("delete from active", "delete from active_trades where ticket_i
 BACK = "active_trade_belongs_to_an_open_trade"
 OPENED, UNKNOWN = [open_()], []
 
-# What was there before, who comes first, who second; and what each is told.
+# The earlier acts, the first act, the second act, and the answers of both.
 PAIRS = [
     (OPENED, close(), close(), "closed", "closed_already"),
     (OPENED, close(), close(price="1.12"), "closed", "trade_closed_conflict"),
@@ -133,50 +133,50 @@ class Race:
     first: Any
     second: Any
     waited: bool
-    again: bool
+    retried: bool
 
 
 def race(name: Any, level: Any, first: Any, second: Any) -> Race:
-    with connect(name) as one, connect(name) as two, connect(name, autocommit=True) as eye:
+    with connect(name) as one, connect(name) as two, connect(name, autocommit=True) as observer:
         one.isolation_level = two.isolation_level = level
-        two.execute("select count(*) from trades")  # its snapshot, where the level keeps one, is from before
-        told = {"first": act(one, first)}
-        thread = threading.Thread(target=lambda: told.update(second=finish(two, act(two, second))))
+        two.execute("select count(*) from trades")  # takes its snapshot before the first acts
+        answers = {"first": act(one, first)}
+        thread = threading.Thread(target=lambda: answers.update(second=finish(two, act(two, second))))
         thread.start()
-        waited = until_it_waits(eye, two.info.backend_pid, thread)
-        told["first"] = finish(one, told["first"])
+        waited = until_it_waits(observer, two.info.backend_pid, thread)
+        answers["first"] = finish(one, answers["first"])
         thread.join()
-        again = told["second"] in (SERIALIZATION, DEADLOCK)
-        if again:
-            told["second"] = finish(two, act(two, second))
-    return Race(told["first"], told["second"], waited, again)
+        retried = answers["second"] in (SERIALIZATION, DEADLOCK)
+        if retried:
+            answers["second"] = finish(two, act(two, second))
+    return Race(answers["first"], answers["second"], waited, retried)
 
 
-def act(connection: Any, one: Any) -> Any:
-    """What it was told: a code, or by what the database refused it."""
+def act(connection: Any, step: Any) -> Any:
+    """The act's answer: a code, or the name of the constraint that refused it."""
     try:
-        return one.on(connection)
-    except psycopg.Error as no:
-        return name_of(no)
+        return step.on(connection)
+    except psycopg.Error as error:
+        return error_name(error)
 
 
-def finish(connection: Any, told: Any) -> Any:
-    """Commit, which may be refused."""
+def finish(connection: Any, answer: Any) -> Any:
+    """Commit; return the earlier answer, or the error if the commit is refused."""
     try:
         connection.commit()
-    except psycopg.Error as no:
-        return name_of(no)
-    return told
+    except psycopg.Error as error:
+        return error_name(error)
+    return answer
 
 
-def name_of(no: Any) -> Any:
-    return no.diag.constraint_name or no.sqlstate
+def error_name(error: Any) -> Any:
+    return error.diag.constraint_name or error.sqlstate
 
 
-def until_it_waits(eye: Any, pid: Any, thread: Any) -> bool:
-    """Whether the backend came to wait for another; False where it was through without."""
+def until_it_waits(observer: Any, pid: Any, thread: Any) -> bool:
+    """Return True once the backend waits for another, or False if it finishes without waiting."""
     while thread.is_alive():
-        if eye.execute("select cardinality(pg_blocking_pids(%s)) > 0", [pid]).fetchone()[0]:
+        if observer.execute("select cardinality(pg_blocking_pids(%s)) > 0", [pid]).fetchone()[0]:
             return True
         time.sleep(0.002)
     return False
@@ -186,7 +186,7 @@ def homes(ticket: str = "1") -> list[Any]:
     return [model.objects.filter(ticket_id=ticket).count() for model in (ActiveTrade, TradeHistory)]
 
 
-def prepare(name: Any, acts: Any) -> None:
+def run_before(name: Any, acts: Any) -> None:
     with connect(name) as connection:
         for one in acts:
             one.on(connection)
@@ -194,36 +194,36 @@ def prepare(name: Any, acts: Any) -> None:
 
 @levels
 @pytest.mark.parametrize(
-    ("before", "first", "second", "told_first", "told_second"),
+    ("before", "first", "second", "first_answer", "second_answer"),
     PAIRS,
     ids=[f"{'' if before else 'unknown: '}{one.name} ‖ {two.name}" for before, one, two, _, _ in PAIRS],
 )
-def test_two_at_one_trade(
-    desk_db: str, level: Any, before: Any, first: Any, second: Any, told_first: str, told_second: Any
+def test_two_transactions_on_one_trade(
+    desk_db: str, level: Any, before: Any, first: Any, second: Any, first_answer: str, second_answer: Any
 ) -> None:
-    prepare(desk_db, before)
+    run_before(desk_db, before)
 
-    went = race(desk_db, level, first, second)
+    outcome = race(desk_db, level, first, second)
 
-    assert (went.first, went.second) == (told_first, told_second)
-    assert went.waited, "they never met"
-    assert not (went.again and level is IsolationLevel.READ_COMMITTED)
+    assert (outcome.first, outcome.second) == (first_answer, second_answer)
+    assert outcome.waited, "the second transaction never waited for the first"
+    assert not (outcome.retried and level is IsolationLevel.READ_COMMITTED)
     assert sum(homes()) == 1
 
 
 @levels
 @pytest.mark.parametrize("copy_first", [False, True])
-def test_a_master_and_a_copier_at_one_ticket_of_one_account(
+def test_a_provider_and_a_copier_on_one_ticket_of_an_account(
     desk_db: str, lena: TradingAccount, sam: TradingAccount, level: Any, copy_first: bool
 ) -> None:
-    """Two streams of one account, so no common lock: the ticket itself decides."""
+    """The account's two streams have no common lock, so the unique ticket decides."""
     follow(sam, "lena-eurusd")
-    prepare(desk_db, OPENED)
+    run_before(desk_db, OPENED)
     both = [open_("7", who="sam-mt5"), open_("7", who="sam-mt5", **COPIED)]
 
-    went = race(desk_db, level, *(reversed(both) if copy_first else both))
+    outcome = race(desk_db, level, *(reversed(both) if copy_first else both))
 
-    assert (went.first, went.second) == ("opened", "trade_exists_different")
+    assert (outcome.first, outcome.second) == ("opened", "trade_exists_different")
     assert sum(homes("7")) == 1
     sam.refresh_from_db()
     assert (Strategy.objects.get(account=sam).last_seq, sam.copy_seq) == ((0, 1) if copy_first else (1, 0))
@@ -231,25 +231,25 @@ def test_a_master_and_a_copier_at_one_ticket_of_one_account(
 
 @levels
 @pytest.mark.parametrize("second", ["closed_already", "trade_closed"])
-def test_two_at_one_copy(desk_db: str, finn: TradingAccount, level: Any, second: str) -> None:
-    prepare(desk_db, [open_(), open_("501", who="finn-mt5", **COPIED)])
-    again = close("501", who="finn-mt5") if second == "closed_already" else open_("501", who="finn-mt5", **COPIED)
+def test_two_transactions_on_one_copy(desk_db: str, finn: TradingAccount, level: Any, second: str) -> None:
+    run_before(desk_db, [open_(), open_("501", who="finn-mt5", **COPIED)])
+    second_act = close("501", who="finn-mt5") if second == "closed_already" else open_("501", who="finn-mt5", **COPIED)
 
-    went = race(desk_db, level, close("501", who="finn-mt5"), again)
+    outcome = race(desk_db, level, close("501", who="finn-mt5"), second_act)
 
-    assert (went.first, went.second) == ("closed", second)
+    assert (outcome.first, outcome.second) == ("closed", second)
     assert sum(homes("501")) == 1
 
 
 @levels
-def test_who_deletes_past_the_verbs_gets_a_close_to_try_again_at_worst(desk_db: str, level: Any) -> None:
-    """It takes the two rows in the other order, so one of them may have to let go."""
-    prepare(desk_db, OPENED)
+def test_a_direct_delete_at_worst_makes_a_close_retry(desk_db: str, level: Any) -> None:
+    """The delete locks the two rows in the opposite order, so one transaction may be a deadlock's victim."""
+    run_before(desk_db, OPENED)
 
-    went = race(desk_db, level, RAW_DELETE, close())
+    outcome = race(desk_db, level, RAW_DELETE, close())
 
-    assert went.first in {"open_trade_is_active", "CD003", DEADLOCK}
-    assert went.second == "closed"
+    assert outcome.first in {"open_trade_is_active", "CD003", DEADLOCK}
+    assert outcome.second == "closed"
     assert homes() == [0, 1]
 
 
@@ -257,7 +257,7 @@ def follow(account: Any, name: Any) -> None:
     committed(strategies.subscribe, account=account, strategy=Strategy.objects.get(name=name), actor=audit.SYSTEM)
 
 
-# --- the controls: what these races do where nothing but a look holds them
+# --- the controls: the same races with a lookup in place of the foreign keys
 
 KEYS = {
     "active_trades": ["active_trade_belongs_to_an_open_trade"],
@@ -275,7 +275,7 @@ LOOK = """
     create trigger look {} insert on active_trades for each row execute function look()"""
 
 
-def take_away_the_keys(name: Any, instead: Any) -> None:
+def drop_the_keys(name: Any, instead: Any) -> None:
     with connect(name) as connection:
         for table, keys in KEYS.items():
             for key in keys:
@@ -301,9 +301,11 @@ def take_away_the_keys(name: Any, instead: Any) -> None:
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
-def test_a_look_instead_of_the_keys_lets_zombies_through(desk_db: str, instead: str, level: Any, zombie: bool) -> None:
-    prepare(desk_db, OPENED)
-    take_away_the_keys(desk_db, instead)
+def test_control_a_lookup_instead_of_the_keys_lets_zombies_through(
+    desk_db: str, instead: str, level: Any, zombie: bool
+) -> None:
+    run_before(desk_db, OPENED)
+    drop_the_keys(desk_db, instead)
 
     race(desk_db, level, close(), RAW_ACTIVE)
 
@@ -312,9 +314,9 @@ def test_a_look_instead_of_the_keys_lets_zombies_through(desk_db: str, instead: 
 
 @pytest.mark.breaks_the_books
 @levels
-def test_without_the_keys_a_trade_is_lost(desk_db: str, level: Any) -> None:
-    prepare(desk_db, OPENED)
-    take_away_the_keys(desk_db, "")
+def test_control_without_the_keys_a_trade_is_lost(desk_db: str, level: Any) -> None:
+    run_before(desk_db, OPENED)
+    drop_the_keys(desk_db, "")
 
     race(desk_db, level, RAW_DELETE, modify(sl="1.101"))
 
@@ -327,14 +329,14 @@ UNLOCKED = """
     $$"""
 
 
-def test_without_the_lock_the_second_close_is_a_fault_and_no_answer(desk_db: str) -> None:
-    prepare(desk_db, OPENED)
+def test_control_without_the_lock_the_second_close_fails_with_an_error(desk_db: str) -> None:
+    run_before(desk_db, OPENED)
     with connect(desk_db) as connection:
         connection.execute(UNLOCKED)
 
-    went = race(desk_db, LEVELS[0], close(), close())
+    outcome = race(desk_db, LEVELS[0], close(), close())
 
-    assert (went.first, went.second) == ("closed", "CD001")
+    assert (outcome.first, outcome.second) == ("closed", "CD001")
     assert homes() == [0, 1]
 
 
@@ -342,7 +344,7 @@ def test_without_the_lock_the_second_close_is_a_fault_and_no_answer(desk_db: str
 
 
 def together(tasks: Any) -> Any:
-    """Run them all at the same moment; what they answered, in their order."""
+    """Run all tasks at the same moment; return their answers in order."""
     start, answers = threading.Barrier(len(tasks)), [None] * len(tasks)
 
     def run(index: Any, task: Any) -> None:
@@ -357,14 +359,14 @@ def together(tasks: Any) -> Any:
     return answers
 
 
-def test_fifty_closes_at_once_close_a_trade_once(desk_db: str, lena: TradingAccount) -> None:
+def test_fifty_concurrent_closes_close_a_trade_once(desk_db: str, lena: TradingAccount) -> None:
     tickets = [str(ticket) for ticket in range(1, 21)]
-    prepare(desk_db, [open_(ticket) for ticket in tickets])
+    run_before(desk_db, [open_(ticket) for ticket in tickets])
     connections = [connect(desk_db, autocommit=True) for _ in range(50)]
 
     for ticket in tickets:
-        told = together([lambda c=c, ticket=ticket: act(c, close(ticket)) for c in connections])
-        assert Counter(told) == {"closed": 1, "closed_already": 49}
+        answers = together([lambda c=c, ticket=ticket: act(c, close(ticket)) for c in connections])
+        assert Counter(answers) == {"closed": 1, "closed_already": 49}
 
     for connection in connections:
         connection.close()
@@ -372,12 +374,12 @@ def test_fifty_closes_at_once_close_a_trade_once(desk_db: str, lena: TradingAcco
     assert Strategy.objects.get(account=lena).last_seq == 40
 
 
-def test_fifty_opens_at_once_open_a_trade_once(desk_db: str, lena: TradingAccount) -> None:
+def test_fifty_concurrent_opens_open_a_trade_once(desk_db: str, lena: TradingAccount) -> None:
     connections = [connect(desk_db, autocommit=True) for _ in range(50)]
 
     for ticket in ("1", "2", "3"):
-        told = together([lambda c=c, ticket=ticket: act(c, open_(ticket)) for c in connections])
-        assert Counter(told) == {"opened": 1, "open_already": 49}
+        answers = together([lambda c=c, ticket=ticket: act(c, open_(ticket)) for c in connections])
+        assert Counter(answers) == {"opened": 1, "open_already": 49}
 
     for connection in connections:
         connection.close()
@@ -416,14 +418,14 @@ HUNTERS, HUNT_S, TICKETS_A_SECOND = 16, 5, 30
 
 
 class Hunter(threading.Thread):
-    """One key that calls the protocol with one operation or a batch, on the few trades that are in play now."""
+    """One key that sends single operations and batches, on the few tickets that are in use at the moment."""
 
     def __init__(self, name: Any, generation: Any, account: Any, over: Any, seed: Any) -> None:
         super().__init__(daemon=True)
         self.connection = connect(name, autocommit=True)
         self.generation, self.account, self.over = generation, account, over
         self.random = random.Random(seed)
-        self.told = Counter()
+        self.answers = Counter()
         self.fault: Any = None
 
     def run(self) -> None:
@@ -440,11 +442,11 @@ class Hunter(threading.Thread):
         arguments = [self.generation.pk, seq, json.dumps(caller), json.dumps(chosen)]
         try:
             answer = self.connection.execute("select signed_call(%s, %s, %s, %s)", arguments).fetchone()[0]
-        except psycopg.Error as no:
-            self.told[no.sqlstate] += 1
-            self.fault = self.fault or no
+        except psycopg.Error as error:
+            self.answers[error.sqlstate] += 1
+            self.fault = self.fault or error
         else:
-            self.told.update(outcome["code"] for outcome in answer["results"])
+            self.answers.update(outcome["code"] for outcome in answer["results"])
 
     def operation(self, name: Any) -> dict[str, Any]:
         verb, args = self.random.choice([self.open, self.copy, self.close, self.close, self.modify, self.reduce])()
@@ -472,7 +474,7 @@ class Hunter(threading.Thread):
 
 
 def hunt(name: Any, seconds: Any, until: Callable[..., Any] = lambda hunters: False) -> Any:
-    """Several keys of accounts that lead and follow each other, all at once; what they were told."""
+    """Run many keys of accounts that follow each other at once; return the count of each answer, and the faults."""
     over = threading.Event()
     chosen = TradingAccount.objects.filter(name__in=["lena-mt5", "sam-mt5", "finn-mt5"])
     follow(chosen.get(name="lena-mt5"), "sam-xauusd")
@@ -490,7 +492,7 @@ def hunt(name: Any, seconds: Any, until: Callable[..., Any] = lambda hunters: Fa
     over.set()
     for hunter in hunters:
         hunter.join()
-    return sum((hunter.told for hunter in hunters), Counter()), [hunter.fault for hunter in hunters if hunter.fault]
+    return sum((hunter.answers for hunter in hunters), Counter()), [hunter.fault for hunter in hunters if hunter.fault]
 
 
 EVENTS = """
@@ -501,13 +503,13 @@ EVENTS = """
      where l.action in ('trade.opened', 'trade.modified', 'trade.reduced', 'trade.closed')"""
 
 
-def test_a_hunt_finds_no_deadlock_and_leaves_every_number_once(
+def test_random_load_finds_no_deadlock_and_uses_each_number_once(
     desk_db: str, lena: TradingAccount, sam: TradingAccount
 ) -> None:
-    told, faults = hunt(desk_db, HUNT_S)
+    answers, faults = hunt(desk_db, HUNT_S)
 
     assert faults == []
-    assert min(told[code] for code in ("opened", "closed", "closed_already", "trade_closed", "tombstoned")) > 0
+    assert min(answers[code] for code in ("opened", "closed", "closed_already", "trade_closed", "tombstoned")) > 0
     with connect(desk_db) as connection:
         events = connection.execute(EVENTS).fetchall()
     for strategy in Strategy.objects.all():
@@ -516,13 +518,13 @@ def test_a_hunt_finds_no_deadlock_and_leaves_every_number_once(
     for account in TradingAccount.objects.all():
         numbers = sorted(seq for copied, pk, _, seq in events if pk == account.pk and copied)
         assert numbers == list(range(1, account.copy_seq + 1)), account.name
-    done = Counter({"opened": told["opened"], "closed": told["closed"], "tombstoned": told["tombstoned"]})
+    done = Counter({"opened": answers["opened"], "closed": answers["closed"], "tombstoned": answers["tombstoned"]})
     assert ActiveTrade.objects.count() == done["opened"] - done["closed"]
     assert TradeHistory.objects.filter(kind="TRADE").count() == done["closed"]
     assert Trade.objects.count() == done["opened"] + done["tombstoned"]
 
 
-# The trade first and its stream after it: against the order that everybody else keeps.
+# Locks the trade before its stream, against the lock order.
 BACKWARDS = """
     create or replace function trade_locked(p_account bigint, p_ticket text) returns trades language plpgsql as $$
     declare
@@ -534,11 +536,11 @@ BACKWARDS = """
     end $$"""
 
 
-def test_the_hunt_would_find_one(desk_db: str, lena: TradingAccount, sam: TradingAccount) -> None:
-    """The control: one function that locks in the opposite order."""
+def test_control_random_load_detects_a_deadlock(desk_db: str, lena: TradingAccount, sam: TradingAccount) -> None:
+    """One function locks in the opposite order."""
     with connect(desk_db) as connection:
         connection.execute(BACKWARDS)
 
-    told, _ = hunt(desk_db, 15, until=lambda hunters: any(hunter.told[DEADLOCK] for hunter in hunters))
+    answers, _ = hunt(desk_db, 15, until=lambda hunters: any(hunter.answers[DEADLOCK] for hunter in hunters))
 
-    assert told[DEADLOCK] > 0
+    assert answers[DEADLOCK] > 0
