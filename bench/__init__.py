@@ -1,1 +1,1 @@
-"""What is measured, each figure as a ratio against a floor or a peer in the same run. See README.md."""
+"""Benchmarks. Each figure is a ratio against a floor or a peer of the same run. See README.md."""

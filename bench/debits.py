@@ -1,5 +1,6 @@
-"""Run as `python -m bench.debits distinct|hot SECONDS THREADS FIRST_WALLET OFFSET`: says ready, waits for a line, then
-debits as fast as it can and prints how many were applied.
+"""Run as `python -m bench.debits distinct|hot SECONDS THREADS FIRST_WALLET OFFSET`.
+
+Prints “ready”, waits for a line, debits as fast as it can, and prints the number of applied debits.
 """
 
 import sys
@@ -19,12 +20,12 @@ def main(wallets: str, seconds: float, threads: int, first: int, offset: int) ->
     from wallets.models import TransferKind, Wallet
 
     applied = [0] * threads
-    going = threading.Event()
+    start = threading.Event()
     ends: list[float] = []
 
     def work(number: int) -> None:
         wallet = Wallet.objects.get(pk=first if wallets == "hot" else first + offset + number)
-        going.wait()
+        start.wait()
         while time.monotonic() < ends[0]:
             try:
                 services.debit_wallet(
@@ -36,14 +37,14 @@ def main(wallets: str, seconds: float, threads: int, first: int, offset: int) ->
             applied[number] += 1
         connections.close_all()
 
-    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for thread in running:
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in workers:
         thread.start()
     print("ready", flush=True)
     sys.stdin.readline()
     ends.append(time.monotonic() + seconds)
-    going.set()
-    for thread in running:
+    start.set()
+    for thread in workers:
         thread.join()
     print(sum(applied), flush=True)
 

@@ -1,9 +1,9 @@
 """Run as `python -m bench.demo_data FOLDER`.
 
-Makes the bots of a run through the desk's verbs and writes their keys to FOLDER.
+Creates the bots of a run through the desk's services and writes their keys to FOLDER.
 
-`masters`: sixteen accounts, each with a strategy and a master's key. `watchers`: read-only keys of the first account.
-`followers`: copiers' keys of accounts that follow the second strategy. And wallets with more than enough in them.
+`masters`: keys of sixteen accounts, each with a strategy. `watchers`: read-only keys of the first account.
+`followers`: copiers' keys of accounts that follow the second strategy. It also creates wallets with ample balances.
 """
 
 import sys
@@ -35,17 +35,17 @@ def main(folder: Path) -> None:
     with use_case():
         demo_data.instruments()
         owner = demo_data.user("bench")
-        leading = [demo_data.account(owner, f"bench-{number:02d}") for number in range(MASTERS)]
-        led = [demo_data.strategy(owner, account, account.name) for account in leading]
-        following = [demo_data.account(owner, f"follower-{number:02d}") for number in range(FOLLOWERS)]
-        for account in following:
-            strategies.subscribe(account=account, strategy=led[1], actor=audit.SYSTEM)
+        provider_accounts = [demo_data.account(owner, f"bench-{number:02d}") for number in range(MASTERS)]
+        strategies_of_providers = [demo_data.strategy(owner, account, account.name) for account in provider_accounts]
+        follower_accounts = [demo_data.account(owner, f"follower-{number:02d}") for number in range(FOLLOWERS)]
+        for account in follower_accounts:
+            strategies.subscribe(account=account, strategy=strategies_of_providers[1], actor=audit.SYSTEM)
         owners = [demo_data.user(f"payer-{number:02d}") for number in range(WALLETS)]
         for wallet in [wallets.wallet_of(owner=payer, currency="USD") for payer in owners]:
             wallets.deposit(wallet=wallet, amount=Decimal(10**9), note="", idempotency_key="bench")
-        _write(folder / "masters", [key(account, "master") for account in leading])
-        _write(folder / "watchers", [key(leading[0], "readonly") for _ in range(WATCHERS)])
-        _write(folder / "followers", [key(account, "copier") for account in following])
+        _write(folder / "masters", [key(account, "master") for account in provider_accounts])
+        _write(folder / "watchers", [key(provider_accounts[0], "readonly") for _ in range(WATCHERS)])
+        _write(folder / "followers", [key(account, "copier") for account in follower_accounts])
 
 
 def _write(path: Path, keys: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""A desk of its own to measure: durable servers, a migrated database, bots, web processes and the twin's.
+"""A separate desk for measurements: durable servers, a migrated database, bots, web processes, and the peer.
 
 Everything lies in bench/build and ends with the run. Nothing but loopback and Unix sockets is used.
 """
@@ -29,7 +29,7 @@ START_S = 60
 
 @dataclass(frozen=True)
 class Desk:
-    """What the parts of a run need to know. Keys' generations and accounts are numbered one by one."""
+    """What the parts of a run share. The ids of key generations and accounts are consecutive."""
 
     folder: Path
     sockets: Path
@@ -43,12 +43,12 @@ class Desk:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Desk]:
-    """A migrated desk on durable servers of its own, with the cast of the bench in it."""
+    """Start durable servers and a migrated desk with the data of the benchmarks; remove them at the end."""
     folder = BUILD / f"desk-{os.getpid()}"
     for name in ("DATABASE_URL", "REDIS_URL", "DATABASE_OWNER_URL"):
         os.environ.pop(name, None)
     os.environ |= {
-        "COPYDESK_NO_VENV": "1",  # whoever measures installs nothing
+        "COPYDESK_NO_VENV": "1",  # a measurement installs nothing
         "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}",
         "COPYDESK_VAR": str(folder / "var"),
         "DEBUG": "1",
@@ -58,12 +58,12 @@ def serving() -> Iterator[Desk]:
     servers = embedded.Servers(folder)
     try:
         servers.start()
-        yield _furnish(folder, servers.postgres.sockets)
+        yield _prepare(folder, servers.postgres.sockets)
     finally:
         servers.remove()
 
 
-def _furnish(folder: Path, sockets: Path) -> Desk:
+def _prepare(folder: Path, sockets: Path) -> Desk:
     subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "bench.demo_data", folder], cwd=ROOT, check=True)
     keys = [line.split() for line in (folder / "masters").read_text().splitlines()]
@@ -76,7 +76,7 @@ def _furnish(folder: Path, sockets: Path) -> Desk:
                 [(account, *key) for (_, account), key in zip(rows, keys, strict=True)],
             )
     generation, account = rows[0]
-    assert rows == [(generation + n, account + n) for n in range(len(rows))], "pgbench counts them one by one"
+    assert rows == [(generation + n, account + n) for n in range(len(rows))], "pgbench needs consecutive ids"
     return Desk(folder, sockets, generation, account)
 
 
@@ -92,7 +92,7 @@ def _row(connection: psycopg.Connection, key: str) -> tuple[int, int]:
 
 @dataclass
 class Web:
-    """Server processes of the same application, each on a port of its own, as behind a proxy."""
+    """Server processes of one application, each on its own port, as behind a proxy."""
 
     ports: list[int]
     processes: list["subprocess.Popen[bytes]"]
@@ -111,7 +111,7 @@ def twin(desk: Desk, processes: int = 1) -> Web:
 
 
 def _uvicorn(desk: Desk, application: str, processes: int, environ: dict[str, str]) -> Web:
-    """As `manage.py up` starts its web process."""
+    """Start server processes with the options of `manage.py up`."""
     started = Web([], [])
     for _ in range(processes):
         port = free_port()
@@ -130,7 +130,7 @@ def _uvicorn(desk: Desk, application: str, processes: int, environ: dict[str, st
 def spawn(
     command: list[object], *, log: Path, environ: dict[str, str] | None = None, talks: bool = False
 ) -> "subprocess.Popen[bytes]":
-    """A process that ends with this one. `talks`: by pipes."""
+    """Start a process that ends with this one. `talks`: connect its stdin and stdout by pipes."""
     with log.open("ab") as out:
         return subprocess.Popen(
             [str(part) for part in command], cwd=ROOT, env={**os.environ, **(environ or {})},
@@ -169,21 +169,23 @@ def _answers(port: int) -> bool:
 
 
 def native(name: str) -> Path:
-    """The C program of that name, compiled where a source is newer."""
-    made = BUILD / name
-    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in (HERE / "native").iterdir()):
+    """The path of the C program, compiled again if a source is newer."""
+    program = BUILD / name
+    if not program.exists() or program.stat().st_mtime < max(
+        path.stat().st_mtime for path in (HERE / "native").iterdir()
+    ):
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             raise SystemExit("The load generators are C programs: install a C compiler (gcc or clang).")
         BUILD.mkdir(exist_ok=True)
-        subprocess.run([compiler, "-O2", "-o", made, HERE / "native" / f"{name}.c"], check=True)
-    return made
+        subprocess.run([compiler, "-O2", "-o", program, HERE / "native" / f"{name}.c"], check=True)
+    return program
 
 
 def pgbench() -> Path:
-    """Beside the server that is measured, or the system's."""
+    """The pgbench of the measured server, or the system's."""
     beside = embedded.postgres_bin() / "pgbench"
-    found = beside if beside.exists() else shutil.which("pgbench")
-    if found is None:
-        raise SystemExit("The floors are pgbench's: install it (Debian: postgresql-contrib).")
-    return Path(found)
+    path = beside if beside.exists() else shutil.which("pgbench")
+    if path is None:
+        raise SystemExit("The floors need pgbench: install it (Debian: postgresql-contrib).")
+    return Path(path)

@@ -1,5 +1,7 @@
-"""Run as `python -m bench.judge bars|judge NUMBER OF`: bring in the prices; or say ready, wait for a line, and judge
-one of every so many providers of the bench. Prints how many.
+"""Run as `python -m bench.judge bars|judge NUMBER OF`.
+
+`bars` imports the prices. `judge` prints “ready”, waits for a line, recalculates the trust scores of every OFth
+provider from NUMBER on, and prints their number.
 """
 
 import sys
@@ -21,8 +23,8 @@ def main(what: str, number: int, of: int) -> None:
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )
         return
-    led = Strategy.objects.filter(name__startswith="bench-trust-").order_by("pk")
-    owners = list(led.values_list("owner_id", flat=True))[number::of]
+    providers = Strategy.objects.filter(name__startswith="bench-trust-").order_by("pk")
+    owners = list(providers.values_list("owner_id", flat=True))[number::of]
     print("ready", flush=True)
     sys.stdin.readline()
     for owner in owners:

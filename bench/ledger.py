@@ -1,4 +1,4 @@
-"""Money: debits through the verbs, and the same statement by pgbench; whether the house's account is a bottleneck."""
+"""Wallets: debits through the services and by pgbench, and the cost of the shared house account."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def turns(on: Desk, seconds: float) -> Iterator[dict[str, Turn]]:
 
 
 def _first_wallet(on: Desk) -> int:
-    """The wallets of the cast are numbered one by one."""
+    """The id of the first wallet; the ids of the benchmark's wallets are consecutive."""
     with psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk") as connection:
         row = connection.execute("select min(id), max(id), count(*) from wallets where kind = 'PERSON'").fetchone()
     assert row is not None
@@ -58,28 +58,28 @@ def _first_wallet(on: Desk) -> int:
 
 @dataclass(frozen=True)
 class Verbs:
-    """Threads that call `wallets.services.debit_wallet`, in two processes; what was applied, a second."""
+    """Threads in two processes that call `wallets.services.debit_wallet`; measures applied debits a second."""
 
     on: Desk
     seconds: float
     first_wallet: int
 
     def __call__(self, wallets: str) -> float:
-        each = CLIENTS // PROCESSES
-        command = [sys.executable, "-m", "bench.debits", wallets, self.seconds, each, self.first_wallet]
+        threads_each = CLIENTS // PROCESSES
+        command = [sys.executable, "-m", "bench.debits", wallets, self.seconds, threads_each, self.first_wallet]
         log = self.on.folder / "debits.log"
-        running = [desk.spawn([*command, number * each], log=log, talks=True) for number in range(PROCESSES)]
-        for process in running:
+        workers = [desk.spawn([*command, number * threads_each], log=log, talks=True) for number in range(PROCESSES)]
+        for process in workers:
             assert process.stdout is not None
             if process.stdout.readline() != b"ready\n":
                 raise SystemExit(f"The debits did not start. Their log ends with:\n{log.read_text()[-1500:]}")
-        applied = sum(int(process.communicate(b"go\n")[0]) for process in running)
+        applied = sum(int(process.communicate(b"go\n")[0]) for process in workers)
         return applied / self.seconds
 
 
 @dataclass(frozen=True)
 class Statements:
-    """pgbench with as many clients, waiting for each other where they must."""
+    """pgbench with the same number of clients, which wait for threads_each other's locks."""
 
     on: Desk
     seconds: float
@@ -95,8 +95,8 @@ class Statements:
             *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")), "copydesk",
         ]  # fmt: skip
         options = {"PGOPTIONS": "-c role=copydesk_app -c lock_timeout=5s"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **options})
-        found = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
-        if done.returncode or found is None:
-            raise SystemExit(f"{script}: {done.stderr[-500:]}")
-        return float(found[1])
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **options})
+        tps = re.search(r"^tps = ([0-9.]+)", completed.stdout, re.MULTILINE)
+        if completed.returncode or tps is None:
+            raise SystemExit(f"{script}: {completed.stderr[-500:]}")
+        return float(tps[1])

@@ -16,7 +16,7 @@ from bench import desk
 from bench.desk import Desk
 from bench.table import Line, Turn
 
-DELTAS = 5  # a turn; it answers their median
+DELTAS = 5  # measured in each turn; the turn's figure is their median
 PAUSE_S = 0.1
 
 LINES = [
@@ -31,7 +31,7 @@ LINES = [
 
 @dataclass
 class Sockets:
-    """A program that holds many sockets, and says when all of them have heard."""
+    """A program that holds many sockets and reports when all of them have received a message."""
 
     process: "subprocess.Popen[bytes]"
 
@@ -40,7 +40,7 @@ class Sockets:
         command = [desk.native("sockets"), port, count, on.folder / keys]
         log = on.folder / f"sockets-{port}.log"
         sockets = cls(desk.spawn(command, log=log, talks=True))
-        if not sockets._told():
+        if not sockets._read_line():
             raise SystemExit(f"The sockets did not open: {log.read_text()[-500:]}")
         return sockets
 
@@ -48,16 +48,16 @@ class Sockets:
         assert self.process.stdin is not None
         self.process.stdin.write(b"listen\n")
         self.process.stdin.flush()
-        self._told()
+        self._read_line()
 
     def heard_last(self) -> int:
-        """When the last socket had it, in ns since 1970."""
-        told = json.loads(self._told())
-        if told["gone"] or not told["last_ns"]:
-            raise SystemExit(f"Sockets were lost: {told}")
-        return int(told["last_ns"])
+        """The time at which the last socket received the message, in ns since 1970."""
+        report = json.loads(self._read_line())
+        if report["gone"] or not report["last_ns"]:
+            raise SystemExit(f"Sockets were lost: {report}")
+        return int(report["last_ns"])
 
-    def _told(self) -> bytes:
+    def _read_line(self) -> bytes:
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
@@ -67,7 +67,7 @@ class Sockets:
 
 @dataclass
 class Fan:
-    """A server that writes the frame that it is given to all its sockets."""
+    """A server that writes a given frame to all its sockets."""
 
     process: "subprocess.Popen[bytes]"
     sockets: Sockets
@@ -98,7 +98,7 @@ class Fan:
 
 @dataclass
 class Pushed:
-    """A web process of ours whose sockets watch one strategy, and what publishes to it."""
+    """A web process of the desk whose sockets watch one strategy, and the means to publish to it."""
 
     web: desk.Web
     sockets: Sockets
@@ -114,7 +114,7 @@ class Pushed:
     @classmethod
     def started(cls, on: Desk, strategy: Any, keys: str, count: int, layer: Any, runner: asyncio.Runner) -> "Pushed":
         web = desk.web(on)
-        Sockets.opened(on, web.ports[0], 16, keys).close()  # what the first sockets make is not a socket's
+        Sockets.opened(on, web.ports[0], 16, keys).close()  # the first sockets cause one-time allocations
         before = _resident_kib(web)
         sockets = Sockets.opened(on, web.ports[0], count, keys)
         return cls(web, sockets, strategy, layer, runner, (_resident_kib(web) - before) / count)
@@ -143,11 +143,11 @@ class Pushed:
 
 
 def _median(once: Turn) -> float:
-    found = []
+    times = []
     for _ in range(DELTAS):
-        found.append(once())
+        times.append(once())
         time.sleep(PAUSE_S)
-    return statistics.median(found)
+    return statistics.median(times)
 
 
 def _resident_kib(web: desk.Web) -> float:
@@ -156,7 +156,7 @@ def _resident_kib(web: desk.Web) -> float:
 
 
 def delta_of(strategy: str, seq: int) -> dict[str, Any]:
-    """A modification, as the database tells it."""
+    """A modification as the database returns it."""
     trade = {
         "trade_id": "019aa0c0-0000-7000-8000-000000000000", "role": "master", "strategy": strategy,
         "ticket_id": "987654", "master_ticket": "987654", "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000",
@@ -172,7 +172,7 @@ PACKET_BYTES = 480  # what a packet adds to a delta's text
 
 @contextmanager
 def turns(on: Desk, count: int) -> Iterator[dict[str, Turn]]:
-    """What is measured in each round, by name: a call that answers milliseconds (or KiB)."""
+    """The measurements of each round, by name; each call returns milliseconds (or KiB)."""
     import django
 
     django.setup()
@@ -181,7 +181,7 @@ def turns(on: Desk, count: int) -> Iterator[dict[str, Turn]]:
     from strategies.models import Strategy
 
     text = json.dumps(delta_of("bench-00", 12345), separators=(",", ":")).encode()
-    longer = text[:-1] + b',"packet":"' + b"x" * (PACKET_BYTES - 12) + b'"}'
+    text_with_packet = text[:-1] + b',"packet":"' + b"x" * (PACKET_BYTES - 12) + b'"}'
     with ExitStack() as ending:
         runner = ending.enter_context(asyncio.Runner())
         layer = get_channel_layer()
@@ -192,16 +192,16 @@ def turns(on: Desk, count: int) -> Iterator[dict[str, Turn]]:
 
         floor = up(Fan.started(on, [desk.native("fan")], count))
         bare = up(Fan.started(on, [sys.executable, "-m", "bench.twin.fan"], count))
-        led = {name: Strategy.objects.get(name=name) for name in ("bench-00", "bench-01")}
-        plain = up(Pushed.started(on, led["bench-00"], "watchers", count, layer, runner))
-        packets = up(Pushed.started(on, led["bench-01"], "followers", count, layer, runner))
+        strategies = {name: Strategy.objects.get(name=name) for name in ("bench-00", "bench-01")}
+        plain = up(Pushed.started(on, strategies["bench-00"], "watchers", count, layer, runner))
+        packets = up(Pushed.started(on, strategies["bench-01"], "followers", count, layer, runner))
         yield {
             "push": plain.ms,
             "push, floor": lambda: floor.ms(text),
             "push, bare": lambda: bare.ms(text),
             "push, packets": packets.ms,
-            "push, floor, packets": lambda: floor.ms(longer),
-            "push, bare, packets": lambda: bare.ms(longer),
+            "push, floor, packets": lambda: floor.ms(text_with_packet),
+            "push, bare, packets": lambda: bare.ms(text_with_packet),
             "push, KiB": lambda: plain.kib_a_socket,
             "push, packets, KiB": lambda: packets.kib_a_socket,
         }

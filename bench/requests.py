@@ -1,4 +1,4 @@
-"""Signed requests over HTTP, and the statements behind them by pgbench."""
+"""Signed requests over HTTP, and the same SQL statements by pgbench."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from bench.desk import Desk, Web
 from bench.table import Line, Turn
 
 CLIENTS = 16
-OPERATIONS = 100  # of one batch, as native/load.c makes it
+OPERATIONS = 100  # in one batch of native/load.c
 
 
 @contextmanager
 def turns(on: Desk, seconds: float) -> Iterator[dict[str, Turn]]:
-    """What is measured in each round, by name: a call that answers requests or statements a second."""
+    """The measurements of each round, by name; each call returns requests or statements a second."""
     with ExitStack() as ending:
 
         def up(started: Web) -> Web:
@@ -67,7 +67,7 @@ LINES = [
 
 @dataclass(frozen=True)
 class Load:
-    """Keep-alive clients, each as fast as it is answered."""
+    """Keep-alive clients; each sends its next request as soon as it has the answer."""
 
     on: Desk
     seconds: float
@@ -75,15 +75,17 @@ class Load:
     def __call__(self, web: Web, mode: str) -> float:
         ports = ",".join(map(str, web.ports))
         command = [desk.native("load"), ports, str(CLIENTS), "0.4", str(self.seconds), mode, self.on.masters]
-        told = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
-        if told["failed"]:
-            raise SystemExit(f"{mode}: {told['failed']} of {told['answered']} failed, first: {told['first_failure']}")
-        return float(told["per_s"])
+        report = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+        if report["failed"]:
+            raise SystemExit(
+                f"{mode}: {report['failed']} of {report['answered']} failed, first: {report['first_failure']}"
+            )
+        return float(report["per_s"])
 
 
 @dataclass(frozen=True)
 class Statements:
-    """pgbench with as many clients. A script is an open and its close, or one row."""
+    """pgbench with the same number of clients. A script runs an open and its close, or one insert."""
 
     on: Desk
     seconds: float
@@ -91,7 +93,7 @@ class Statements:
     def __call__(self, script: str, *, mode: str = "simple", role: str = "copydesk", each: int = 2) -> float:
         variables = {
             "n": 0,
-            "start": time.time_ns() // 1000,  # numbers and tickets above all that were used before
+            "start": time.time_ns() // 1000,  # sequence numbers and tickets start above all used ones
             "first_account": self.on.first_account,
             "first_generation": self.on.first_generation,
         }
@@ -101,10 +103,10 @@ class Statements:
             *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")), "copydesk",
         ]  # fmt: skip
         options = f"-c role={role} -c enable_seqscan=off"
-        done = subprocess.run(
+        completed = subprocess.run(
             command, capture_output=True, text=True, timeout=120, env={**os.environ, "PGOPTIONS": options}
         )
-        found = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
-        if done.returncode or found is None:
-            raise SystemExit(f"{script}: {done.stderr[-500:]}")
-        return each * float(found[1])
+        tps = re.search(r"^tps = ([0-9.]+)", completed.stdout, re.MULTILINE)
+        if completed.returncode or tps is None:
+            raise SystemExit(f"{script}: {completed.stderr[-500:]}")
+        return each * float(tps[1])

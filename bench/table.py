@@ -1,4 +1,4 @@
-"""Turns, rounds, and the table of their ratios."""
+"""Turns, rounds, and the table of ratios."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ Found = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One row: a turn against another of the same round. Without another it is the figure itself."""
+    """One row: a turn compared with another of the same round, or the figure itself if there is no other."""
 
     work: str
     ours: str
@@ -19,16 +19,16 @@ class Line:
     at_least: float | None = None
     at_most: float | None = None
 
-    def ratio(self, found: Found) -> float:
-        """The median of the rounds' own ratios: what disturbs the machine for a while disturbs both."""
+    def ratio(self, figures: Found) -> float:
+        """The median of the ratios of all rounds: a disturbance of the machine affects both turns of a round."""
         if not self.other:
-            return statistics.median(found[self.ours])
-        return statistics.median(one / two for one, two in zip(found[self.ours], found[self.other], strict=True))
+            return statistics.median(figures[self.ours])
+        return statistics.median(one / two for one, two in zip(figures[self.ours], figures[self.other], strict=True))
 
-    def cells(self, found: Found, **words: object) -> list[str]:
-        ratio = self.ratio(found)
-        other = f"{statistics.median(found[self.other]):,.0f}" if self.other else ""
-        ours = f"{statistics.median(found[self.ours]):,.0f}"
+    def cells(self, figures: Found, **words: object) -> list[str]:
+        ratio = self.ratio(figures)
+        other = f"{statistics.median(figures[self.other]):,.0f}" if self.other else ""
+        ours = f"{statistics.median(figures[self.ours]):,.0f}"
         return [self.work.format(**words), self.called, ours, other, f"{ratio:.2f}", *self.verdict(ratio)]
 
     def verdict(self, ratio: float) -> tuple[str, str]:
@@ -43,19 +43,19 @@ HEAD = ["work", "against", "ours", "other", "ratio", "goal", ""]
 
 
 def rounds(turns: dict[str, Turn], count: int, say: Callable[[str], None]) -> Found:
-    """All turns once without counting, then each once a round."""
-    found: Found = {name: [] for name in turns}
+    """Run all turns once to warm up, then each once in every round."""
+    figures: Found = {name: [] for name in turns}
     for number in range(count + 1):
         say(f"round {number} of {count}" if number else "warming up")
         for name, turn in turns.items():
             figure = turn()
             if number:
-                found[name].append(figure)
-    return found
+                figures[name].append(figure)
+    return figures
 
 
-def written(lines: Iterable[Line], found: Found, **words: object) -> str:
-    rows = [HEAD, *(line.cells(found, **words) for line in lines)]
+def written(lines: Iterable[Line], figures: Found, **words: object) -> str:
+    rows = [HEAD, *(line.cells(figures, **words) for line in lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(

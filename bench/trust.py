@@ -1,4 +1,4 @@
-"""A million closed trades of a thousand providers judged anew, against reading the same rows by one plain query."""
+"""Recalculating trust scores from closed trades, against reading the same rows by one plain query."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from bench.table import Line, Turn
 EACH = 1_000
 PROCESSES = 2
 
-LINES = [Line("closed trades judged anew, a second", "trust", "trust, read", "one plain query in Python")]
+LINES = [Line("closed trades assessed, a second", "trust", "trust, read", "one plain query in Python")]
 
 
 @contextmanager
@@ -32,20 +32,20 @@ def turns(on: Desk, providers: int) -> Iterator[dict[str, Turn]]:
 
 
 def read(on: Desk) -> float:
-    """Rows a second of one query for the columns that are judged, as Python has them."""
+    """Rows a second that one query reads into Python, for the assessed columns."""
     columns = "opened_at, closed_at, symbol, type, volume, open_price, close_price, profit, trade_id"
-    began, rows = time.monotonic(), 0
+    started_at, rows = time.monotonic(), 0
     connected = psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk")
     with connected as connection, connection.cursor("plain") as cursor:
         cursor.itersize = 10_000
         cursor.execute(f"select {columns} from trade_history where master_trade is null")
         rows = sum(1 for _ in cursor)
-    return rows / (time.monotonic() - began)
+    return rows / (time.monotonic() - started_at)
 
 
 @dataclass(frozen=True)
 class Judging:
-    """`trust.services.recalculate` for every provider, in two processes."""
+    """Run `trust.services.recalculate` for every provider, in two processes."""
 
     on: Desk
     providers: int
@@ -53,13 +53,13 @@ class Judging:
     def __call__(self) -> float:
         log = self.on.folder / "judge.log"
         command = [sys.executable, "-m", "bench.judge", "judge"]
-        running = [desk.spawn([*command, number, PROCESSES], log=log, talks=True) for number in range(PROCESSES)]
-        for process in running:
+        workers = [desk.spawn([*command, number, PROCESSES], log=log, talks=True) for number in range(PROCESSES)]
+        for process in workers:
             assert process.stdout is not None
             if process.stdout.readline() != b"ready\n":
-                raise SystemExit(f"The judges did not start. Their log ends with:\n{log.read_text()[-1500:]}")
-        began = time.monotonic()
-        done = sum(int(process.communicate(b"go\n")[0]) for process in running)
+                raise SystemExit(f"The trust processes did not start. Their log ends with:\n{log.read_text()[-1500:]}")
+        started_at = time.monotonic()
+        done = sum(int(process.communicate(b"go\n")[0]) for process in workers)
         if done != self.providers:
-            raise SystemExit(f"{done} of {self.providers} providers were judged.")
-        return self.providers * EACH / (time.monotonic() - began)
+            raise SystemExit(f"{done} of {self.providers} providers were assessed.")
+        return self.providers * EACH / (time.monotonic() - started_at)
