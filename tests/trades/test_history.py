@@ -182,7 +182,7 @@ def test_a_strangers_cursor_shows_nothing_of_his(
 def various(lena_bot: Bot) -> dict[Any, Any]:
     closed(lena_bot, 1, reason="TP")
     closed(lena_bot, 2, symbol="GBPUSD", reason="SL")
-    closed(lena_bot, 3, type="SELL", reason="MANUAL")
+    closed(lena_bot, 3, type="SELL", sl="1.12", tp="1.10", reason="MANUAL")
     return {row.ticket_id: row for row in TradeHistory.objects.all()}
 
 

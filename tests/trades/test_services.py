@@ -10,6 +10,7 @@ from django.db.transaction import TransactionManagementError
 from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
+from market.models import Instrument
 from strategies.models import Strategy
 from trades import publisher, services
 from trades.models import ActiveTrade, Trade, TradeHistory
@@ -146,6 +147,7 @@ def test_a_close_refuses_an_amount_that_cannot_be_stored_exactly(lena: TradingAc
 
 def test_stores_the_largest_and_the_smallest_amounts_exactly(lena: TradingAccount) -> None:
     largest, smallest = Decimal("999999999999.99999999"), Decimal("0.00000001")
+    Instrument.objects.filter(symbol="EURUSD").update(max_volume=largest)
 
     open_one(lena, volume=largest, open_price=smallest)
     close_one(lena, close_price=smallest, profit=-largest)
