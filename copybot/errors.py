@@ -64,7 +64,7 @@ class Different(DeskError):
 
 
 class OpensRefused(DeskError):
-    """The strategy accepts no new trades now. Closes pass."""
+    """The strategy accepts no new trades now, or not this one. Closes pass."""
 
 
 class Invalid(DeskError):

@@ -34,7 +34,7 @@ class CopierHarness:
         self.start()
 
     def start(self, *subscriptions: Any, instance: str = "", folder: Any = None) -> None:
-        """As after a crash."""
+        """Restart as after a crash."""
         if self.copier is not None:
             self.copier.close()
         self.line = UnreliableLine(self.desk, COPIER, random.Random(1), 0.0)
@@ -53,7 +53,7 @@ class CopierHarness:
             self.copier.step()
 
     def hear(self) -> None:
-        """What the desk has sent by now."""
+        """Deliver the messages that the desk has sent so far."""
         messages, self.heard = self.desk.sent[self.heard :], len(self.desk.sent)
         for message in messages:
             self.copier.on_message(message)
@@ -84,7 +84,7 @@ class CopierHarness:
         self.report("DELETE", f"/{ticket}", close_price="1.1", profit="0", reason="MANUAL")
 
     def copied(self, **trade: Any) -> Any:
-        """A trade of lena's that is held."""
+        """Open a trade of lena's that finn's copier holds."""
         before, ticket = len(self.broker.positions()), self.open(**trade)
         self.hear()
         assert len(self.broker.positions()) == before + 1
@@ -94,7 +94,7 @@ class CopierHarness:
 
     @property
     def volumes(self) -> list[Any]:
-        return [one.volume for one in self.broker.positions()]
+        return [position.volume for position in self.broker.positions()]
 
     @property
     def skips(self) -> list[Any]:
@@ -102,11 +102,11 @@ class CopierHarness:
 
     @property
     def rows(self) -> dict[Any, Any]:
-        """The copies that the desk knows."""
+        """The copies on record at the desk."""
         return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == COPIER}
 
     def asked(self, path: Any) -> list[Any]:
-        """What was sent to this path."""
+        """The requests sent to a path."""
         return [print_of for print_of, _ in self.desk.state.answers.values() if f" {path} " in print_of]
 
 

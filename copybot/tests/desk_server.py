@@ -1,4 +1,4 @@
-"""The model of the desk behind a real port: signed requests and the stream, for bots that run as they are run."""
+"""The model of the desk on a real port: signed requests and the stream, for bots in processes of their own."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ def clock_ms() -> Any:
 
 
 class DeskServer(HostileDesk):
-    """`desk`: the model; look into it under `lock`. `revoked`: keys that are not let in."""
+    """`desk`: the model; hold `lock` to read it. `revoked`: keys that are refused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Clerk(Handler):
     do_GET = do_POST = do_PATCH = do_DELETE = answered
 
     def stream(self) -> None:
-        """Deltas from now on, and a heartbeat; until the reader is gone."""
+        """Send deltas from now on, and a heartbeat, until the reader disconnects."""
         accept = hashlib.sha1(self.headers["Sec-WebSocket-Key"].encode() + _WEBSOCKET).digest()
         self.send_response(101)
         for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade")):

@@ -1,7 +1,7 @@
-"""The `MetaTrader5` package without a terminal: its names, tuples, floats, errors, and what its servers do to one.
+"""The `MetaTrader5` package without a terminal: its names, tuples, floats and errors, and the behaviour of its servers.
 
 An instance stands for the module. `fates`: what happens to the next orders, one each; see `Fate`. Times are the trade
-server's, three hours ahead. None is an error, and last_error() says which.
+server's, three hours ahead. None means an error, which last_error() names.
 """
 
 import time
@@ -69,7 +69,7 @@ AHEAD_MS = 3 * 3_600_000
 
 
 class Fate(StrEnum):
-    """A number stands for a refusal with that code."""
+    """A script of answers: a number means a refusal with that code."""
 
     TIMEOUT = "10012, and nothing was done"
     TIMEOUT_DONE = "10012, and it was done"
@@ -86,7 +86,7 @@ class Refused(Exception):
 
 
 def noisy(value: Any) -> Any:
-    """As the real one's floats: 1.1669200000000002."""
+    """A float like the real package's: 1.1669200000000002."""
     return value + value * 2.2e-16
 
 
@@ -153,7 +153,7 @@ class FakeMT5:
     def account_info(self) -> Any:
         if not self._is_up():
             return None
-        floating = sum(self._profit(one) for one in self.positions.values())
+        floating = sum(self._profit(position) for position in self.positions.values())
         margin, equity = self._margin(), self.balance + floating
         return AccountInfo(
             self.login_is, 0, 100, 200, 0, self.trade_allowed, self.trade_expert, 2 if self.hedging else 0, 2, False,
@@ -201,7 +201,7 @@ class FakeMT5:
     def positions_get(self, *, symbol: Any = None, group: Any = None, ticket: Any = None) -> Any:
         if not self._is_up():
             return None
-        found = [self._shown(one) for one in self.positions.values() if symbol in (None, one.symbol)]
+        found = [self._shown(position) for position in self.positions.values() if symbol in (None, position.symbol)]
         return tuple(one for one in found if ticket in (None, one.ticket))
 
     def orders_get(self, *, symbol: Any = None, group: Any = None, ticket: Any = None) -> Any:
@@ -242,19 +242,19 @@ class FakeMT5:
     # --- what happens elsewhere
 
     def settle(self) -> None:
-        """What was under way arrives."""
+        """Execute the delayed orders."""
         self.orders = []
         for order in self.later:
             self._execute(order, order.volume)
         self.later = []
 
     def rollover(self) -> None:
-        """Swaps are charged by re-opening: each position has a new ticket, and is the same one."""
+        """Charge swaps by re-opening: each position keeps its identifier and gets a new ticket."""
         for one in self.positions.values():
             one.ticket, one.swap = self._ticket(), one.swap - 0.7
 
     def price(self, symbol: Any, bid: Any) -> None:
-        """Move it, and let the server do what it does on its own."""
+        """Move the price and trigger stops and targets."""
         self.symbols[symbol].bid = bid
         for one in list(self.positions.values()):
             price, sign = self._ending(one), 1 if one.type == 0 else -1
@@ -372,7 +372,7 @@ class FakeMT5:
         self._deal(order, ticket, 0, ticket, volume, price, 0.0)
 
     def _turns(self, held: Any, order: Any, volume: Any, price: Any, ticket: Any) -> None:
-        """Close a part or all; on a netting account what is left over opens the other side, in one deal."""
+        """Close a part or all; on a netting account the rest opens the other side, in the same deal."""
         rest = round(volume - held.volume, 8)
         if rest <= 0:
             self._take_off(held, volume, price, order.magic, ticket, 3)
@@ -457,7 +457,8 @@ class FakeMT5:
 
     def _margin(self) -> Any:
         return sum(
-            one.volume * self.symbols[one.symbol].contract * one.price_open / 100 for one in self.positions.values()
+            position.volume * self.symbols[position.symbol].contract * position.price_open / 100
+            for position in self.positions.values()
         )
 
     def _ending(self, held: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A guard at a file of its own, between a broker and a desk that the test speaks for."""
+"""A guard with its own file, between a faulty broker and a desk that the test plays."""
 
 import random
 from decimal import Decimal
@@ -12,7 +12,7 @@ SECOND = 1000
 
 
 class Desk:
-    """One copier at a file of its own, a broker, and a clock that the test moves."""
+    """One guard with its own file, a broker, and a clock that the test moves."""
 
     def __init__(self, folder: Any) -> None:
         self.path, self.now, self.dies = folder / "state", NOON, None
@@ -21,14 +21,14 @@ class Desk:
         self.start()
 
     def start(self) -> None:
-        """As after a crash: what was not committed is gone."""
+        """Restart as after a crash: uncommitted data is lost."""
         if self.guard is not None:
             self.guard.close()
         self.guard = ExecutionGuard(self.path, SUB, {1: SECRET}, 7, self.broker, lambda: self.now, LIMITS)
 
     def snapshot(self, as_of: Any, *targets: Any, epoch: str = "1", asked_at: Any = None) -> None:
         asked_at = self.guard.seen if asked_at is None else asked_at
-        self.guard.on_snapshot(Snapshot(epoch, as_of, {one.ref: one for one in targets}), asked_at=asked_at)
+        self.guard.on_snapshot(Snapshot(epoch, as_of, {target.ref: target for target in targets}), asked_at=asked_at)
 
     def send(self, seq: Any, action: Any, target: Any, **more: Any) -> None:
         self.guard.on_packet(packet(seq, self.now, action, target, **more))
@@ -46,7 +46,7 @@ class Desk:
 
     @property
     def volumes(self) -> Any:
-        return sorted(one.volume for one in self.broker.held.values())
+        return sorted(position.volume for position in self.broker.held.values())
 
     @property
     def opened(self) -> Any:
@@ -54,15 +54,15 @@ class Desk:
 
 
 def target(ref: str = "t1", volume: str = "1.0", **more: Any) -> Target:
-    known = {"sl": None, "tp": None, "price": PRICE, "born_ms": NOON, "seq": 1}
-    return Target(ref, "EURUSD", "BUY", Decimal(volume), **known | more)
+    defaults = {"sl": None, "tp": None, "price": PRICE, "born_ms": NOON, "seq": 1}
+    return Target(ref, "EURUSD", "BUY", Decimal(volume), **defaults | more)
 
 
 T1, T2 = target(), target("t2", seq=2)
 
 
 def answering(desk: Any, result: Any, *, does: bool = False) -> None:
-    """The next open is answered so, whether it does or does not take effect."""
+    """Give the next open this answer; `does`: whether the order is executed."""
     real = desk.broker.open
 
     def once(**order: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A desk that plays tricks, on loopback: it executes and hangs up, answers 500, forges, repeats old answers, stalls.
+"""A hostile desk on loopback: it executes and hangs up, answers 500, forges, repeats old answers, stalls.
 
-What it executes it counts. Each request takes the next trick of `tricks`; when none are left it is honest.
+It counts the effects that it executes. Each request uses the next trick of `tricks`; without tricks it is honest.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class HostileDesk(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.tricks = deque()
-        self.requests, self.effects, self.kept = [], [], {}
+        self.requests, self.effects, self.answers = [], [], {}
         self.refuses: Any = None  # a signed refusal for whoever asks
         self.last_seq, self.clock_ahead_ms, self.old, self.lock = 0, 0, None, threading.Lock()
 
@@ -48,7 +48,7 @@ class HostileDesk(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken pipes are the point here."""
+        """Do not log broken pipes, which the tests cause on purpose."""
 
 
 def problem(status: int, code: str, retry: str = "never", **more: Any) -> tuple[int, bytes]:
@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
     # --- what a desk does
 
     def judged(self) -> Any:
-        """Status, body and whether it may be signed: the protocol's own order of checks."""
+        """Status, body and whether the answer is signed, in the protocol's order of checks."""
         with self.server.lock:
             return self.judged_alone()
 
@@ -107,10 +107,10 @@ class Handler(BaseHTTPRequestHandler):
                 return 304, b""
             return 200, b'{"trades":[],"count":0,"rate":1.10}'
         key = self.headers["Idempotency-Key"]
-        if key not in desk.state:
+        if key not in desk.answers:
             desk.effects.append((self.command, self.path, self.body))
-            desk.state[key] = (201, json.dumps({"number": len(desk.effects)}).encode())
-        return desk.state[key]
+            desk.answers[key] = (201, json.dumps({"number": len(desk.effects)}).encode())
+        return desk.answers[key]
 
     def signed(self, status: Any, body: Any) -> dict[str, Any]:
         time_ms = str(self.server.clock_ms())
@@ -182,12 +182,12 @@ class Handler(BaseHTTPRequestHandler):
         self.write(*self.server.old)
 
     def play_say_it_is_closed(self) -> None:
-        """Somebody in between, who cannot sign."""
+        """An answer by a man in the middle, who cannot sign."""
         self.judged()
         self.write(*problem(409, "trade_closed"))
 
     def play_say_it_is_unchanged(self) -> None:
-        """Somebody in between made the question conditional: the desk's own 304 to it is signed."""
+        """A man in the middle made the request conditional: the desk signs its own 304 to it."""
         self.write(304, b"", self.signed(304, b""))
 
     def play_lie_about_the_clock(self) -> None:
@@ -207,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
         self.write(*problem(429, "rate_limited", "after", retry_after_ms=3_600_000))
 
     def play_drip(self) -> None:
-        """A genuine answer, a byte now and then: no single wait is long."""
+        """Send a genuine answer byte by byte, so that no single wait is long."""
         status, body, _ = self.judged()
         body = b" " * 60 + body
         self.send_response(status)

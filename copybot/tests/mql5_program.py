@@ -28,7 +28,7 @@ SUB = "s-1"
 
 
 def translated(source: Any) -> Any:
-    """MQL5 as C++: arrays are templates, and texts are strings from the start."""
+    """Translate MQL5 to C++: arrays become templates, text literals become strings."""
     lines = []
     for line in source.splitlines():
         if line.startswith("#include"):
@@ -42,7 +42,7 @@ def translated(source: Any) -> Any:
 
 @functools.cache
 def program() -> Path:
-    """The compiled program; made once. Skips the test, and says so, where that cannot be."""
+    """The program, compiled once. Skips the test with the reason if there is no compiler."""
     compiler = shutil.which("g++")
     if compiler is None or not Path("/usr/include/sqlite3.h").exists():
         pytest.skip("THE MQL5 REFERENCE WAS NOT RUN: no g++, or no sqlite3.h")
@@ -62,7 +62,7 @@ def program() -> Path:
 
 
 class Terminal:
-    """A running program: a command is a line, and so is its answer."""
+    """A running program: each command and each answer is one line."""
 
     def __init__(self, program: Any) -> None:
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -82,7 +82,7 @@ class Terminal:
 
 @contextmanager
 def terminals() -> Iterator[Callable[..., Any]]:
-    """A function that starts terminals, which end with it."""
+    """A function that starts terminals; they end with the test."""
     started = []
 
     def start() -> Any:

@@ -1,4 +1,4 @@
-"""The programs as they are run: a trade goes from one account to the other; how they stop, and how they say no."""
+"""The programs in processes of their own: a trade is copied between accounts, exits, and refusals."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def office() -> Iterator[Any]:
 
 
 def bars(folder: Any) -> Any:
-    """A week without a night or a weekend, over and over: the market is always open."""
+    """Bars of a whole week, repeated, so that the market is always open."""
     file = folder / "bars.csv"
     rows = [
         f"2026-01-{5 + hour // 24:02d}T{hour % 24:02d}:00:00+00:00,1.10000,1.10100,1.09900,1.10000"
@@ -63,7 +63,7 @@ def config(folder: Any, office: Any, account: Any, extra: str = "") -> Any:
 
 @contextlib.contextmanager
 def running(command: Any, file: Any, *more: Any) -> Iterator[Any]:
-    """The program, until it was asked to stop; what it wrote is in `written`."""
+    """Run the program until it is asked to stop; `written` has its output."""
     bot: Any = subprocess.Popen(
         [sys.executable, "-u", "-m", "copybot", command, "--config", file, *more],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -134,7 +134,7 @@ def test_a_second_copier_on_the_same_folder_says_so_and_ends(office: Any, tmp_pa
     assert second.stderr.count("\n") == 1
 
 
-def test_a_key_that_is_not_let_in_ends_the_publisher_with_a_code_of_its_own(
+def test_a_refused_key_ends_the_publisher_with_its_own_exit_code(
     office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     office.revoked.add(KEYS[MASTER])
@@ -150,35 +150,35 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(
     file = config(tmp_path, office, COPIER, "poll = 1\n")
 
     assert cli.main([command, "--config", str(file)]) == cli.MISUSED
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "poll in [publish] is unknown: did you mean poll_ms?" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "poll in [publish] is unknown: did you mean poll_ms?" in output
 
 
-def test_the_example_is_printed_to_begin_with(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_command_prints_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["example"]) == 0
     assert "[broker]" in capsys.readouterr().out
 
 
 def test_the_example_can_be_read_back_whatever_wrote_it_to_the_file(tmp_path: Path) -> None:
-    """A console of Windows writes in its own code page, and PowerShell in UTF-16."""
+    """A Windows console writes in its own code page, PowerShell in UTF-16."""
     command = [sys.executable, "-m", "copybot", "example"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
-    text, file = said.stdout.decode("cp1252"), tmp_path / "copybot.toml"
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    text, file = output.stdout.decode("cp1252"), tmp_path / "copybot.toml"
     for encoding in ("cp1252", "utf-8-sig", "utf-16"):
         file.write_bytes(text.replace("\n", "\r\n").encode(encoding))
         file.chmod(0o600)
         assert load(file, {}).subscriptions[0].strategy == "lena-eurusd"
 
 
-def test_the_doctor_speaks_also_where_its_marks_cannot_be_written(office: Any, tmp_path: Path) -> None:
-    """Sent to a file on Windows, say."""
-    said = subprocess.run(
+def test_the_doctor_reports_even_if_the_output_cannot_show_its_marks(office: Any, tmp_path: Path) -> None:
+    """As when the output goes to a file on Windows."""
+    output = subprocess.run(
         [sys.executable, "-m", "copybot", "doctor", "--config", config(tmp_path, office, COPIER)],
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
     )  # fmt: skip
-    assert (said.returncode, said.stderr) == (0, "")
-    assert "ready" in said.stdout
+    assert (output.returncode, output.stderr) == (0, "")
+    assert "ready" in output.stdout
 
 
 def test_a_state_file_that_cannot_be_written_is_one_sentence_and_code_3(
@@ -187,15 +187,15 @@ def test_a_state_file_that_cannot_be_written_is_one_sentence_and_code_3(
     (tmp_path / "state" / f"{SUB_ID}.sqlite3").mkdir(parents=True)
 
     assert cli.main(["follow", "--config", str(config(tmp_path, office, COPIER))]) == cli.CANNOT_START
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "cannot be written" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "cannot be written" in output
 
 
-def test_an_account_of_another_kind_than_configured_is_not_copied_to(
+def test_refuses_to_copy_to_an_account_of_another_kind_than_configured(
     office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a netting account without positions of their own, copies of a symbol would run together."""
+    """On a netting account without virtual positions, copies of a symbol would be mixed up."""
     settings = load(config(tmp_path, office, COPIER), {})
     netting = replace(settings, broker=replace(settings.broker, netting=True))
     assert terminal_of(netting, copies=True).account().is_hedging is False
@@ -205,8 +205,8 @@ def test_an_account_of_another_kind_than_configured_is_not_copied_to(
         check_kind(is_hedging=True, netting=True)
 
 
-def test_not_each_request_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Where somebody else has the log show all."""
+def test_single_requests_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Even if the root logger shows everything."""
     logging.getLogger("httpx").setLevel(logging.NOTSET)
     cli.main(["example"])
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
@@ -219,7 +219,7 @@ def test_follow_without_a_subscription_says_what_to_write(
     assert "[subscriptions] is empty" in capsys.readouterr().err
 
 
-def test_bars_that_are_not_there_say_so(office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bars_file_is_named(office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = config(tmp_path, office, MASTER)
     (tmp_path / "bars.csv").unlink()
 
@@ -227,7 +227,7 @@ def test_bars_that_are_not_there_say_so(office: Any, tmp_path: Path, capsys: pyt
     assert "bars in [broker.symbols.EURUSD]" in capsys.readouterr().err
 
 
-def test_a_trade_servers_zone_is_read_from_its_latest_price_or_not_at_all() -> None:
+def test_a_trade_servers_offset_is_read_from_a_current_price_only() -> None:
     hour, now = 3_600_000, 1_767_600_000_000
     assert zone_of(now + 3 * hour - 4_000, now) == 3 * hour
     assert zone_of(now - 5 * hour, now) == -5 * hour
@@ -256,7 +256,7 @@ def shown(view: Any, width: int = 100, height: int = 0) -> Any:
     return console.export_text()
 
 
-def test_the_page_says_what_is_held_what_must_be_and_why_not() -> None:
+def test_the_page_shows_held_volume_target_and_reasons() -> None:
     text = shown(VIEW)
 
     for words in (
@@ -266,7 +266,7 @@ def test_the_page_says_what_is_held_what_must_be_and_why_not() -> None:
         assert words in text
 
 
-def test_more_positions_than_lines_are_counted_and_the_sum_is_of_all() -> None:
+def test_positions_beyond_the_page_are_counted_and_the_total_includes_them() -> None:
     lines = [Line("EURUSD", "BUY", D(1), D(1), D("1.1"), None, None, "HELD", n * 1000, D(1)) for n in range(200)]
     text = shown(View("t", "d", "a", "m", [], lines=lines), height=30)
 
@@ -275,7 +275,7 @@ def test_more_positions_than_lines_are_counted_and_the_sum_is_of_all() -> None:
     assert "+200.00" in text
 
 
-def test_every_reason_on_the_wire_has_words() -> None:
+def test_every_skip_reason_of_the_protocol_has_words() -> None:
     closed_list = {
         "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
         "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
@@ -290,7 +290,7 @@ def test_the_log_says_each_change_once(capsys: pytest.CaptureFixture[str]) -> No
         log.show(VIEW)
     log.happened(Happening(0, "", "stream lost", "alarm"))
 
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2
-    assert said[0].endswith("lena-eurusd in sync; lease lost; another instance follows; 2 open")
-    assert said[1].endswith("ALARM stream lost")
+    output = capsys.readouterr().out.splitlines()
+    assert len(output) == 2
+    assert output[0].endswith("lena-eurusd in sync; lease lost; another instance follows; 2 open")
+    assert output[1].endswith("ALARM stream lost")

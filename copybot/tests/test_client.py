@@ -26,7 +26,7 @@ OPENING: dict[str, Any] = {"ticket_id": "1", "symbol": "EURUSD", "volume": Decim
 
 
 class Asking:
-    """Either client, asked the same way. Time passes where it sleeps."""
+    """Either client behind one interface. Its sleeps advance the test's clock."""
 
     def __init__(self, kind: Any, url: Any, **more: Any) -> None:
         self.slept = []
@@ -84,7 +84,7 @@ UNCERTAIN = [
 
 
 @pytest.mark.parametrize("trick", UNCERTAIN)
-def test_an_effect_happens_once_whatever_becomes_of_the_answer(bot: Any, desk: Any, trick: str) -> None:
+def test_an_effect_happens_once_whatever_happens_to_the_answer(bot: Any, desk: Any, trick: str) -> None:
     bot.active()
     desk.tricks.extend([trick, trick])
 
@@ -96,15 +96,15 @@ def test_an_effect_happens_once_whatever_becomes_of_the_answer(bot: Any, desk: A
     assert numbers == sorted(set(numbers)) and len(numbers) >= 4
 
 
-def test_another_name_would_be_another_effect(bot: Any, desk: Any) -> None:
-    """The control: the desk counts what it executes."""
+def test_control_another_idempotency_key_is_another_effect(bot: Any, desk: Any) -> None:
+    """The control: the desk counts the effects that it executes."""
     for name in ("effect-000000000001", "effect-000000000002"):
         bot.open(**OPENING, idempotency_key=name)
 
     assert len(desk.effects) == 2
 
 
-def test_every_write_takes_its_own_name(bot: Any, desk: Any) -> None:
+def test_every_write_takes_an_idempotency_key(bot: Any, desk: Any) -> None:
     named = {"idempotency_key": "a-name-that-was-kept"}
     asked = [
         lambda: bot.open(**named, ticket_id="1"),
@@ -117,7 +117,7 @@ def test_every_write_takes_its_own_name(bot: Any, desk: Any) -> None:
     ]
     for one in asked:
         one()
-        desk.state.clear()
+        desk.answers.clear()
 
     assert keys_of(desk) == ["a-name-that-was-kept"] * 7
     assert [f"{method} {path}" for method, path, _ in desk.effects] == [
@@ -134,7 +134,7 @@ def test_every_write_takes_its_own_name(bot: Any, desk: Any) -> None:
 # --- what is not known is said
 
 
-def test_says_that_it_does_not_know_and_the_same_name_finds_out(ask: Callable[..., Any], desk: Any) -> None:
+def test_an_unknown_outcome_is_resolved_by_a_repeat_under_the_same_key(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=3)
     desk.tricks.extend(["execute_and_hang_up"] * 3)
 
@@ -183,7 +183,7 @@ def test_a_call_ends_when_its_time_is_over(ask: Callable[..., Any], desk: Any) -
     assert 15 < sum(bot.slept) <= 20
 
 
-def test_waits_longer_each_time_and_never_long(ask: Callable[..., Any], desk: Any) -> None:
+def test_the_backoff_grows_up_to_a_bound(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=12)
     desk.tricks.extend(["hang_up"] * 11)
 
@@ -192,7 +192,7 @@ def test_waits_longer_each_time_and_never_long(ask: Callable[..., Any], desk: An
     assert bot.slept == [0.1, 0.2, 0.4, 0.8, *[1.5] * 7]
 
 
-def test_a_desk_that_is_not_there_is_no_bug(ask: Callable[..., Any], desk: Any) -> None:
+def test_an_unreachable_desk_raises_transport(ask: Callable[..., Any], desk: Any) -> None:
     desk.shutdown()
     desk.server_close()
     bot = ask(attempts=2)
@@ -203,7 +203,7 @@ def test_a_desk_that_is_not_there_is_no_bug(ask: Callable[..., Any], desk: Any) 
         bot.time()
 
 
-def test_an_answer_that_drips_is_given_up(desk: Any) -> None:
+def test_a_slowly_dripping_answer_times_out(desk: Any) -> None:
     bot = Client(desk.url, KEY, SECRET, timeout_s=0.3, sleep=lambda _: None)
     desk.tricks.append("drip")
 
@@ -212,7 +212,7 @@ def test_an_answer_that_drips_is_given_up(desk: Any) -> None:
     bot.hang_up()
 
 
-def test_an_answer_that_drips_is_given_up_with_asyncio_too(desk: Any) -> None:
+def test_a_slowly_dripping_answer_times_out_with_asyncio_too(desk: Any) -> None:
     async def ask() -> None:
         bot = AsyncClient(desk.url, KEY, SECRET, timeout_s=0.3)
         desk.tricks.append("drip")
@@ -226,7 +226,7 @@ def test_an_answer_that_drips_is_given_up_with_asyncio_too(desk: Any) -> None:
 # --- who is believed
 
 
-def test_believes_nobody_who_cannot_sign(bot: Any, desk: Any) -> None:
+def test_refuses_answers_without_the_desks_signature(bot: Any, desk: Any) -> None:
     desk.tricks.extend(["forge"] * 3)
 
     with pytest.raises(errors.AnswerForged) as forged:
@@ -236,7 +236,7 @@ def test_believes_nobody_who_cannot_sign(bot: Any, desk: Any) -> None:
     assert len(desk.requests) == 3
 
 
-def test_no_unsigned_refusal_makes_a_bot_forget_a_trade(bot: Any, desk: Any) -> None:
+def test_an_unsigned_refusal_does_not_make_a_bot_forget_a_trade(bot: Any, desk: Any) -> None:
     desk.tricks.extend(["say_it_is_closed"] * 3)
 
     with pytest.raises(errors.AnswerForged):
@@ -255,7 +255,7 @@ def test_a_signed_refusal_is_final(bot: Any, desk: Any) -> None:
     assert len(desk.requests) == 1 and bot.slept == []
 
 
-def test_knows_its_own_snapshot_again(bot: Any, desk: Any) -> None:
+def test_recognises_an_unchanged_snapshot_by_its_etag(bot: Any, desk: Any) -> None:
     assert bot.active() == {"trades": [], "count": 0, "rate": Decimal("1.10")}
 
     assert bot.active(etag=bot.client.etag) is None
@@ -263,14 +263,14 @@ def test_knows_its_own_snapshot_again(bot: Any, desk: Any) -> None:
     assert bot.active() is not None
 
 
-def test_unchanged_is_no_answer_to_who_did_not_ask_for_changes(bot: Any, desk: Any) -> None:
+def test_refuses_a_304_to_a_request_without_an_etag(bot: Any, desk: Any) -> None:
     desk.tricks.extend(["say_it_is_unchanged"] * 3)
 
     with pytest.raises(errors.AnswerForged):
         bot.active()
 
 
-def test_a_certificate_has_to_be_somebodys(desk: Any) -> None:
+def test_refuses_an_untrusted_certificate(desk: Any) -> None:
     assert (trusted().verify_mode, trusted().check_hostname) == (ssl.CERT_REQUIRED, True)
     bot = Client(desk.url.replace("http:", "https:"), KEY, SECRET, attempts=1)
     with pytest.raises(errors.Transport):
@@ -283,7 +283,7 @@ def test_a_certificate_has_to_be_somebodys(desk: Any) -> None:
 
 
 @pytest.mark.parametrize("trick", ["ask_to_wait", "ask_to_wait_as_a_proxy"])
-def test_waits_as_long_as_it_was_asked_to(bot: Any, desk: Any, trick: str) -> None:
+def test_waits_for_the_requested_time(bot: Any, desk: Any, trick: str) -> None:
     desk.tricks.append(trick)
 
     bot.active()
@@ -291,7 +291,7 @@ def test_waits_as_long_as_it_was_asked_to(bot: Any, desk: Any, trick: str) -> No
     assert 7 <= sum(bot.slept) <= 8
 
 
-def test_does_not_sleep_through_an_hour(bot: Any, desk: Any) -> None:
+def test_does_not_wait_longer_than_the_call_may_take(bot: Any, desk: Any) -> None:
     desk.tricks.append("ask_to_wait_for_an_hour")
 
     with pytest.raises(errors.RateLimited) as refused:
@@ -303,7 +303,7 @@ def test_does_not_sleep_through_an_hour(bot: Any, desk: Any) -> None:
 # --- numbers and clocks
 
 
-def test_goes_on_above_the_number_that_the_desk_has_seen(bot: Any, desk: Any) -> None:
+def test_continues_above_the_desks_last_number(bot: Any, desk: Any) -> None:
     bot.client.seq, desk.last_seq = 5, 1_000
 
     assert bot.open(**OPENING) == {"number": 1}
@@ -311,7 +311,7 @@ def test_goes_on_above_the_number_that_the_desk_has_seen(bot: Any, desk: Any) ->
 
 
 @pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000])
-def test_finds_the_desks_clock(bot: Any, desk: Any, ahead_ms: int) -> None:
+def test_learns_the_desks_clock(bot: Any, desk: Any, ahead_ms: int) -> None:
     desk.clock_ahead_ms = ahead_ms
 
     assert bot.open(**OPENING) == {"number": 1}
@@ -320,7 +320,7 @@ def test_finds_the_desks_clock(bot: Any, desk: Any, ahead_ms: int) -> None:
     assert abs(bot.desk_ms() - desk.clock_ms()) < 100
 
 
-def test_a_clock_that_nobody_signed_does_not_make_old_signals_young(ask: Callable[..., Any], desk: Any) -> None:
+def test_an_unsigned_time_does_not_make_old_signals_young(ask: Callable[..., Any], desk: Any) -> None:
     bot = ask(attempts=3)
     bot.active()
     before = bot.client.clock_offset_ms
@@ -337,13 +337,13 @@ def line(**more: Any) -> Any:
     return protocol.Line("https://desk.example", KEY, SECRET, **more)
 
 
-def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock() -> None:
+def test_a_slow_answer_does_not_worsen_the_clock_of_a_quick_one() -> None:
     now = [0]
     desk = line(wall_ms=lambda: now[0])
 
-    def answered(sent: Any, told: Any, received: Any) -> Any:
+    def answered(sent: Any, desk_ms: Any, received: Any) -> Any:
         now[0] = received
-        desk._learn_clock(told, sent)
+        desk._learn_clock(desk_ms, sent)
         return desk.clock_offset_ms
 
     assert answered(1_000, 6_000, 3_000) == 4_000  # somewhere between 3,000 and 5,000
@@ -352,7 +352,7 @@ def test_a_slow_answer_does_not_spoil_what_a_quick_one_said_of_the_clock() -> No
     assert answered(9_000, 13_600, 9_020) == 4_580  # a clock was set
 
 
-def test_signs_for_the_host_that_it_sends() -> None:
+def test_signs_the_host_that_it_sends() -> None:
     for url, host in {
         "https://Desk.Example": "desk.example",
         "https://desk.example:443/": "desk.example",
@@ -417,11 +417,11 @@ def test_the_secret_does_not_show() -> None:
 
 def test_each_code_has_the_class_that_the_page_says() -> None:
     page = (Path(__file__).parent.parent / "README.md").read_text()
-    told = {}
+    classes = {}
     for row in re.findall(r"^\| `([A-Za-z]+)` \| (.+?) \|", page, re.MULTILINE):
-        told |= dict.fromkeys(re.findall(r"`([a-z_]+)`", row[1]), row[0])
+        classes |= dict.fromkeys(re.findall(r"`([a-z_]+)`", row[1]), row[0])
 
-    assert told == {code: kind.__name__ for code, kind in errors.KINDS.items()}
+    assert classes == {code: kind.__name__ for code, kind in errors.KINDS.items()}
     for code, kind in errors.KINDS.items():
         assert type(errors.refusal(409, {"code": code})) is kind
         assert inspect.getdoc(kind) and issubclass(kind, errors.DeskError)

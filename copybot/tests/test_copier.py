@@ -1,4 +1,4 @@
-"""What a copier opens and why not, what it tells the desk, and what a restart finds."""
+"""What a copier opens and skips, what it reports to the desk, and what a restart finds."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ D = Decimal
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """Leased, in touch and in step."""
+    """A copier with a lease, a stream and a first snapshot."""
     found = CopierHarness(tmp_path)
     found.step()
     yield found
@@ -34,7 +34,7 @@ def office(tmp_path: Path) -> Iterator[CopierHarness]:
 # --- the ordinary
 
 
-def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office: CopierHarness) -> None:
+def test_a_trade_is_copied_changed_and_closed_and_the_desk_has_every_report(office: CopierHarness) -> None:
     ticket = office.copied(sl="1.09000000")
     office.step(2)
     (position,) = office.broker.positions()
@@ -55,7 +55,7 @@ def test_a_trade_is_copied_followed_closed_and_the_desk_knows_all_of_it(office: 
     assert office.guard.outbox() == []
 
 
-def test_a_receipt_says_what_was_asked_what_was_got_and_when(office: CopierHarness) -> None:
+def test_an_execution_report_has_requested_and_filled_price_and_times(office: CopierHarness) -> None:
     office.copied(price="1.09990000")
     office.step()
 
@@ -69,7 +69,7 @@ def test_a_receipt_says_what_was_asked_what_was_got_and_when(office: CopierHarne
         assert str(said) in order
 
 
-def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office: CopierHarness) -> None:
+def test_a_stopped_out_copy_is_reported_with_price_and_reason(office: CopierHarness) -> None:
     office.copied()
     office.step()
     (position,) = office.broker.positions()
@@ -81,7 +81,7 @@ def test_a_copy_that_was_stopped_out_is_told_with_its_price_and_reason(office: C
     assert office.guard.copies()[0].state is State.GONE
 
 
-def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office: CopierHarness) -> None:
+def test_a_copy_that_opened_and_closed_between_two_looks_is_reported(office: CopierHarness) -> None:
     ticket = office.copied()
     (position,) = office.broker.positions()
     office.close(ticket)
@@ -93,7 +93,7 @@ def test_a_copy_that_opened_and_closed_between_two_looks_is_told_whole(office: C
     assert office.desk.state.closed[COPIER, position.id] == ("1.10000000", "MANUAL")
 
 
-def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office: CopierHarness) -> None:
+def test_trades_that_the_desk_does_not_open_are_skipped_and_held_copies_follow(office: CopierHarness) -> None:
     office.copied()
     office.desk.paused_for = "paused"
     office.open()
@@ -110,7 +110,7 @@ def test_what_the_desk_does_not_open_is_given_up_and_what_is_held_follows(office
     assert office.volumes == []
 
 
-def test_a_strategy_that_the_desk_no_longer_lists_is_left_alone_and_said_to_be(office: CopierHarness) -> None:
+def test_copies_of_an_unlisted_strategy_are_left_open_and_shown(office: CopierHarness) -> None:
     office.copied()
     body = office.line.active() | {"as_of": {}, "trades": [], "count": 0}
     office.line.active = lambda: body
@@ -120,13 +120,13 @@ def test_a_strategy_that_the_desk_no_longer_lists_is_left_alone_and_said_to_be(o
     assert STRATEGY in office.copier.faults["ended"]
 
 
-def test_two_subscriptions_keep_apart_and_may_not_have_one_number(office: CopierHarness, tmp_path: Path) -> None:
+def test_two_subscriptions_are_separate_and_need_different_indexes(office: CopierHarness, tmp_path: Path) -> None:
     other = Subscription("mara-gold", "s-2", {1: "ab" * 32})
     with pytest.raises(IndexTaken):
         office.start(ME, replace(other, sub_id=SUB_ID), folder=tmp_path / "two")
     office.start(ME, other, folder=tmp_path / "three")
 
-    assert sorted(one.name for one in (tmp_path / "three").glob("*.sqlite3")) == ["s-1.sqlite3", "s-2.sqlite3"]
+    assert sorted(file.name for file in (tmp_path / "three").glob("*.sqlite3")) == ["s-1.sqlite3", "s-2.sqlite3"]
     assert office.copier.followed[0].guard.index != office.copier.followed[1].guard.index
 
 
@@ -141,7 +141,7 @@ def expect_skip(office: Any, why: Any, **trade: Any) -> None:
     assert office.skips == [why]
 
 
-def test_a_price_that_ran_away_is_not_followed(office: CopierHarness) -> None:
+def test_a_price_beyond_the_slippage_limit_is_skipped(office: CopierHarness) -> None:
     office.desk.terms = {"max_slippage_bps": "1.00000000"}
     office.step(31)
     office.copied(price="1.10000000")  # asks 1.10010: 0.9 of a basis point worse
@@ -174,11 +174,11 @@ def test_a_volume_below_the_least_lot(office: CopierHarness) -> None:
     expect_skip(office, "volume_too_small", volume="0.01000000")
 
 
-def test_an_account_without_money(office: CopierHarness) -> None:
+def test_an_account_without_margin(office: CopierHarness) -> None:
     expect_skip(office, "no_money", volume="90.00000000")
 
 
-def test_as_many_as_are_allowed_and_no_more(office: CopierHarness) -> None:
+def test_opens_no_more_copies_than_allowed(office: CopierHarness) -> None:
     office.desk.terms = {"max_open_trades": 2}
     office.step(31)
     first, *_ = office.copied(), office.copied()
@@ -192,23 +192,23 @@ def test_as_many_as_are_allowed_and_no_more(office: CopierHarness) -> None:
     office.copied()
 
 
-def test_an_open_whose_answer_was_lost_is_looked_for_and_not_sent_again(office: CopierHarness) -> None:
+def test_an_open_without_an_answer_is_looked_up_and_not_resent(office: CopierHarness) -> None:
     office.broker.faults = Faults(timeout=1.0, seed=1)
     for _ in range(12):
         office.open()
         office.hear()
     office.step(10)
-    held = {one.magic for one in office.broker.positions()}
+    held = {position.magic for position in office.broker.positions()}
 
     assert len(held) == len(office.volumes)
-    assert sorted({one.state for one in office.guard.copies()}) == [State.DEAD, State.HELD]
+    assert sorted({copy.state for copy in office.guard.copies()}) == [State.DEAD, State.HELD]
     assert set(office.skips) == {"lost"}
 
 
 # --- a desk that fails
 
 
-def test_a_desk_that_is_away_stops_no_guard_and_is_not_stormed(office: CopierHarness) -> None:
+def test_an_unreachable_desk_stops_no_guard_and_is_not_flooded(office: CopierHarness) -> None:
     ticket = office.copied(sl="1.09000000")
     office.broker.close = raising(ConnectionError("the terminal is away"))
     office.close(ticket)
@@ -236,8 +236,8 @@ def test_an_answer_that_is_no_snapshot_changes_nothing(office: CopierHarness, bo
     assert office.guard.needs_snapshot
 
 
-def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office: CopierHarness) -> None:
-    """Nobody signed it."""
+def test_a_snapshot_on_the_stream_is_only_a_hint(office: CopierHarness) -> None:
+    """Stream messages other than packets are unsigned."""
     for _ in range(3):
         office.copied()
     asked = []
@@ -257,12 +257,12 @@ def test_a_snapshot_of_the_stream_is_no_more_than_a_hint(office: CopierHarness) 
     [{}, {"type": 5}, {"type": "heartbeat", "as_of": [1]}, {"type": "trade.opened", "packet": "no"},
      {"type": "trade.opened", "packet": {}}, {"type": "trade.opened", "packet": {"sub_id": SUB_ID, "gen": 1}}],
 )  # fmt: skip
-def test_a_message_that_is_none_harms_nothing(office: CopierHarness, message: dict[str, Any]) -> None:
+def test_an_invalid_message_does_no_harm(office: CopierHarness, message: dict[str, Any]) -> None:
     office.copier.on_message(message)
     office.copied()
 
 
-def test_a_heartbeat_that_is_ahead_makes_it_ask(office: CopierHarness) -> None:
+def test_a_heartbeat_with_a_newer_number_makes_a_snapshot_due(office: CopierHarness) -> None:
     office.open()  # its packet is lost
     office.copier.on_message({"type": "heartbeat", "as_of": {STRATEGY: "1"}})
     office.step()
@@ -270,7 +270,7 @@ def test_a_heartbeat_that_is_ahead_makes_it_ask(office: CopierHarness) -> None:
     assert len(office.volumes) == 1
 
 
-def test_a_report_that_failed_comes_again_under_its_own_name(office: CopierHarness) -> None:
+def test_a_failed_report_is_repeated_under_the_same_key(office: CopierHarness) -> None:
     real, keys = office.line.send, []
 
     def half(method: Any, path: Any, fields: Any = None, *, query: Any = None, idempotency_key: str = "") -> Any:
@@ -290,7 +290,7 @@ def test_a_report_that_failed_comes_again_under_its_own_name(office: CopierHarne
     assert office.guard.outbox() == []
 
 
-def test_what_a_restored_desk_forgot_is_told_again(office: CopierHarness) -> None:
+def test_reports_are_repeated_to_a_restored_desk(office: CopierHarness) -> None:
     office.broker.faults = Faults(reject=1.0)
     office.open()
     office.hear()
@@ -308,7 +308,7 @@ def test_what_a_restored_desk_forgot_is_told_again(office: CopierHarness) -> Non
 # --- restarts
 
 
-def test_after_a_restart_it_knows_what_it_holds(office: CopierHarness) -> None:
+def test_a_restart_keeps_the_held_copies(office: CopierHarness) -> None:
     ticket = office.copied()
     office.step(2)
     rows = office.rows
@@ -321,7 +321,7 @@ def test_after_a_restart_it_knows_what_it_holds(office: CopierHarness) -> None:
     assert (office.volumes, office.rows) == ([], {})
 
 
-def test_without_its_state_files_it_keeps_what_is_active_and_opens_nothing(
+def test_without_state_files_active_copies_are_kept_and_no_trade_is_opened(
     office: CopierHarness, tmp_path: Path
 ) -> None:
     office.copied()
@@ -337,7 +337,7 @@ def test_without_its_state_files_it_keeps_what_is_active_and_opens_nothing(
     assert len(office.rows) == 1
 
 
-def test_deals_tell_the_profit_of_a_copy_to_the_cent(office: CopierHarness) -> None:
+def test_a_copys_profit_comes_from_its_deals_to_the_cent(office: CopierHarness) -> None:
     ticket = office.copied()
     office.step(2)
     office.close(ticket)
@@ -353,7 +353,7 @@ def test_deals_tell_the_profit_of_a_copy_to_the_cent(office: CopierHarness) -> N
 
 
 class Script:
-    """A stream that says this, then nothing, then stops the loop."""
+    """A stream that delivers these events, then none, then stops the loop."""
 
     def __init__(self, office: Any, stop: Any, *events: Any) -> None:
         self.office, self.stop, self.events = office, stop, list(events)
@@ -369,7 +369,7 @@ class Script:
         return event() if callable(event) else event
 
 
-def test_the_loop_hears_what_comes_and_ends_in_order(office: CopierHarness) -> None:
+def test_the_loop_takes_messages_and_ends_in_order(office: CopierHarness) -> None:
     stop = threading.Event()
     ticket = office.open()
     opened = Message(office.desk.sent[-1])
@@ -382,10 +382,10 @@ def test_the_loop_hears_what_comes_and_ends_in_order(office: CopierHarness) -> N
     assert office.desk.state.leased_until <= office.now
     office.copier = None
     office.start()
-    assert [one.state for one in office.guard.copies()] == [State.GONE]
+    assert [copy.state for copy in office.guard.copies()] == [State.GONE]
 
 
-def test_a_key_that_is_no_longer_let_in_leaves_the_guards_at_work(office: CopierHarness) -> None:
+def test_guards_go_on_working_after_the_key_is_refused(office: CopierHarness) -> None:
     stop, ticket = threading.Event(), office.copied()
     office.close(ticket)
     refused = KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": ""})
@@ -403,8 +403,8 @@ def test_a_key_that_is_no_longer_let_in_leaves_the_guards_at_work(office: Copier
     office.start()
 
 
-def test_a_pace_is_kept(office: CopierHarness) -> None:
-    """Beats every 15 s, snapshots every 30 s with a stream and every 5 s without; more would storm the desk."""
+def test_requests_keep_their_intervals(office: CopierHarness) -> None:
+    """Heartbeats every 15 s, snapshots every 30 s with a stream and every 5 s without; more would flood the desk."""
     office.copier.on_message({"type": "heartbeat", "as_of": {}})
     asked = []
     office.line.active = lambda real=office.line.active: asked.append(office.now) or real()

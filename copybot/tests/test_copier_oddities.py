@@ -1,4 +1,4 @@
-"""A copier where a machine slept, a disk is full, or a strategy is no longer listed."""
+"""A copier after a machine's sleep, on a full disk, and for a strategy that is no longer listed."""
 
 import sqlite3
 import threading
@@ -21,7 +21,7 @@ GRANTED: dict[str, Any] = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """Leased, in touch and in step."""
+    """A copier with a lease, a stream and a first snapshot."""
     found = CopierHarness(tmp_path)
     found.step()
     yield found
@@ -29,7 +29,7 @@ def office(tmp_path: Path) -> Iterator[CopierHarness]:
 
 
 def test_a_lease_does_not_outlast_the_sleep_of_its_machine() -> None:
-    """While it slept, only the time of day went on; meanwhile another instance may have been given the lease."""
+    """During sleep only the time of day advances, and another instance may have got the lease."""
     here, there = 1_000, NOON
     lease = Lease("a-place-of-ours-", lambda: here, lambda: there)
     lease.grant(GRANTED, sent=lease.now())
@@ -51,7 +51,7 @@ def test_a_lease_does_not_last_longer_because_the_time_of_day_was_set_back() -> 
     assert not lease.is_live
 
 
-def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(office: CopierHarness) -> None:
+def test_closes_go_on_if_a_state_file_cannot_be_written(office: CopierHarness) -> None:
     ticket = office.copied()
     office.step(2)
     office.guard._store.durable = raising(sqlite3.OperationalError("database or disk is full"))
@@ -70,7 +70,7 @@ def test_where_a_state_file_cannot_be_written_closes_go_on_and_nothing_dies(offi
     assert office.rows == {}
 
 
-def test_what_is_no_longer_listed_is_closed_where_its_owner_asked_for_it(office: CopierHarness) -> None:
+def test_copies_of_an_unlisted_strategy_are_closed_on_request(office: CopierHarness) -> None:
     office.copied()
     office.step(2)
     body = office.line.active() | {"as_of": {}}
@@ -86,7 +86,7 @@ def test_what_is_no_longer_listed_is_closed_where_its_owner_asked_for_it(office:
     assert "ended" not in office.copier.faults
 
 
-def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office: CopierHarness) -> None:
+def test_a_copy_that_ended_before_it_was_seen_is_reported_with_its_price(office: CopierHarness) -> None:
     office.broker.positions = raising(ConnectionError("away"))
     office.open()
     office.hear()
@@ -101,7 +101,7 @@ def test_a_copy_that_was_gone_before_it_was_seen_is_told_with_its_price(office: 
 
 
 class Flood:
-    """A stream that always has something more to say, and the broker's time passes with each of it."""
+    """A stream that always has another event; each event advances the broker's clock."""
 
     def __init__(self, stop: Any) -> None:
         self.stop, self.said = stop, 0

@@ -1,4 +1,4 @@
-"""Whoever may open and when; and that closes pass whatever else is the matter."""
+"""Who may open a trade and when; closes pass in every state."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ D = Decimal
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """Leased, in touch and in step."""
+    """A copier with a lease, a stream and a first snapshot."""
     found = CopierHarness(tmp_path)
     found.step()
     yield found
@@ -152,10 +152,8 @@ WAYS = [(state, way) for state in STATES for way in ("packet", "snapshot") if wa
 
 @pytest.mark.parametrize("what", ["close", "reduce"])
 @pytest.mark.parametrize(("state", "way"), WAYS)
-def test_closes_and_reductions_pass_whatever_else_is_the_matter(
-    office: CopierHarness, state: Any, what: str, way: Any
-) -> None:
-    """And an open does not, or the state is none."""
+def test_closes_and_reductions_pass_in_every_state(office: CopierHarness, state: Any, what: str, way: Any) -> None:
+    """An open must not pass in these states, else the state tests nothing."""
     ticket = office.copied()
     office.step(2)
     STATES[state](office)
@@ -168,8 +166,8 @@ def test_closes_and_reductions_pass_whatever_else_is_the_matter(
     assert office.volumes == left
 
 
-def test_at_a_desk_that_went_back_in_time_nothing_is_done(office: CopierHarness) -> None:
-    """The one exception: what the desk says then is not true."""
+def test_nothing_is_done_while_the_desk_has_gone_back_in_time(office: CopierHarness) -> None:
+    """The one exception, because the desk's statements are not true then."""
     ticket = office.copied()
     office.step(2)
     backup = office.desk.state.copy()
@@ -195,7 +193,7 @@ def test_at_a_desk_that_went_back_in_time_nothing_is_done(office: CopierHarness)
 # --- the lease
 
 
-def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office: CopierHarness, tmp_path: Path) -> None:
+def test_no_trade_is_opened_before_the_lease_is_granted(office: CopierHarness, tmp_path: Path) -> None:
     office.start(folder=tmp_path / "new")
     office.line.silent = 1.0
     office.open()
@@ -205,9 +203,7 @@ def test_nothing_is_opened_before_the_desk_has_lent_the_right_to(office: CopierH
     assert office.volumes == []
 
 
-def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothing_more(
-    office: CopierHarness, tmp_path: Path
-) -> None:
+def test_a_second_instance_waits_until_the_first_ones_lease_has_ended(office: CopierHarness, tmp_path: Path) -> None:
     first, office.copier = office.copier, None
     office.start(folder=tmp_path / "elsewhere")
     second = office.copier
@@ -228,11 +224,11 @@ def test_a_second_instance_elsewhere_waits_until_the_first_can_have_opened_nothi
     assert second.lease.is_live
     office.heard = len(office.desk.sent)
     office.copied()
-    assert {one.why for one in first.followed[0].guard.copies()} == {"not_leased"}
+    assert {copy.why for copy in first.followed[0].guard.copies()} == {"not_leased"}
     first.close()
 
 
-def test_the_one_that_lost_its_lease_closes_on(office: CopierHarness, tmp_path: Path) -> None:
+def test_an_instance_without_the_lease_still_closes(office: CopierHarness, tmp_path: Path) -> None:
     ticket = office.copied()
     lost(office)
     assert office.copier.lease.is_lost
@@ -264,8 +260,8 @@ def test_a_place_is_named_by_its_folder_and_its_machine(tmp_path: Path, monkeypa
     assert instance_of(tmp_path / "state") != here
 
 
-def test_a_trade_of_before_a_foreign_lease_is_the_former_holders() -> None:
-    """Both may know it while it is young: only one may open it."""
+def test_a_trade_from_before_the_lease_is_the_previous_holders_to_open() -> None:
+    """Both instances may know the trade while it is young, but only one may open it."""
     answer = {"fence": "3", "lease_ms": 45_000, "may_open_in_ms": 0}
     ours, foreign = (Lease("a-place-of-ours-", lambda: 1_000, lambda: NOON, last) for last in (2, 1))
     assert ours.grant(answer, sent=(900, NOON))
@@ -281,7 +277,7 @@ def test_a_trade_of_before_a_foreign_lease_is_the_former_holders() -> None:
     assert not again.covers(NOON - 1)
 
 
-def test_a_lease_ends_by_the_time_at_which_it_was_asked_for() -> None:
+def test_a_lease_is_counted_from_the_time_of_the_request() -> None:
     now = 1_000
     lease = Lease("a-place-of-ours-", lambda: now, lambda: NOON)
     lease.grant({"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 500}, sent=(200, NOON))
@@ -293,7 +289,7 @@ def test_a_lease_ends_by_the_time_at_which_it_was_asked_for() -> None:
     assert not lease.is_live
 
 
-def test_an_orderly_end_gives_the_lease_back(office: CopierHarness, tmp_path: Path) -> None:
+def test_an_orderly_end_returns_the_lease(office: CopierHarness, tmp_path: Path) -> None:
     office.copier.stop()
     office.copier = None
     office.start(folder=tmp_path / "elsewhere")

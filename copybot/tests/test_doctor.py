@@ -1,4 +1,4 @@
-"""The doctor: well where all is well, and for each thing that is not, which it is and how it is mended."""
+"""The doctor: all checks pass on a working setup, and each problem is named with its remedy."""
 
 import io
 import json
@@ -37,8 +37,8 @@ def examined(file: Any, role: Any = None, **more: Any) -> dict[Any, Any]:
     return results
 
 
-def sick(found: Any) -> dict[Any, Any]:
-    return {what: one.words for what, one in found.items() if one.good is False}
+def sick(results: Any) -> dict[Any, Any]:
+    return {what: one.words for what, one in results.items() if one.good is False}
 
 
 def changed(file: Any, old: Any, new: Any) -> Any:
@@ -57,29 +57,29 @@ def publish(office: Any, symbol: str = "EURUSD", volume: str = "1.00000000") -> 
 @pytest.mark.parametrize("who", [COPIER, MASTER])
 def test_all_is_well(office: Any, tmp_path: Path, who: Any) -> None:
     publish(office)
-    found = examined(config(tmp_path, office, who))
+    results = examined(config(tmp_path, office, who))
 
-    assert sick(found) == {}
-    assert [one.what for one in found.values() if one.good is None] == []
+    assert sick(results) == {}
+    assert [result.name for result in results.values() if result.good is None] == []
 
 
-def test_looking_changes_nothing_at_the_desk(office: Any, tmp_path: Path) -> None:
+def test_the_checks_change_nothing_at_the_desk(office: Any, tmp_path: Path) -> None:
     examined(config(tmp_path, office, COPIER))
 
     assert office.desk.state.answers == {}
     assert office.desk.state.takeover_number == 0
 
 
-def test_each_check_is_a_line_and_the_code_says_whether_to_mend(office: Any, tmp_path: Path) -> None:
-    file, said = config(tmp_path, office, COPIER), io.StringIO()
-    console = Console(file=said, width=200)
+def test_each_check_is_a_line_and_the_exit_code_tells_of_problems(office: Any, tmp_path: Path) -> None:
+    file, output = config(tmp_path, office, COPIER), io.StringIO()
+    console = Console(file=output, width=200)
     assert doctor.run(file, console) == 0
-    assert said.getvalue().count("✓") == 12
-    assert "ready" in said.getvalue()
+    assert output.getvalue().count("✓") == 12
+    assert "ready" in output.getvalue()
 
     file.chmod(0o644)
     assert doctor.run(file, console) == 1
-    assert "1 to fix, 11 could not be checked" in said.getvalue()
+    assert "1 to fix, 11 could not be checked" in output.getvalue()
 
 
 # --- one thing wrong at a time
@@ -89,9 +89,9 @@ def test_a_configuration_that_others_may_read(office: Any, tmp_path: Path) -> No
     file = config(tmp_path, office, COPIER)
     file.chmod(0o644)
 
-    found = examined(file)
-    assert "chmod 600" in sick(found)["configuration"]
-    assert list(sick(found)) == ["configuration"]
+    results = examined(file)
+    assert "chmod 600" in sick(results)["configuration"]
+    assert list(sick(results)) == ["configuration"]
 
 
 def test_a_folder_that_cannot_be_made(office: Any, tmp_path: Path) -> None:
@@ -114,12 +114,12 @@ def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office: An
     holder.execute("pragma locking_mode = exclusive")
     holder.execute("pragma journal_mode = wal")
     holder.execute("create table if not exists guard (x)")
-    found = examined(file)
+    results = examined(file)
     holder.close()
 
-    assert "a copier is running here" in sick(found)["state"]
-    assert list(sick(found)) == ["state"]
-    assert found["stream"].good is None
+    assert "a copier is running here" in sick(results)["state"]
+    assert list(sick(results)) == ["state"]
+    assert results["stream"].good is None
     assert (office.handshakes, office.last) == (0, {})
     assert sick(examined(file)) == {}
 
@@ -131,7 +131,7 @@ def test_a_damaged_state_file(office: Any, tmp_path: Path) -> None:
     assert "is damaged" in sick(examined(config(tmp_path, office, COPIER)))["state"]
 
 
-def test_a_host_that_nobody_knows(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -139,17 +139,17 @@ def test_a_host_that_nobody_knows(office: Any, tmp_path: Path, monkeypatch: pyte
     assert "is not a known name" in sick(examined(config(tmp_path, office, COPIER)))["connection"]
 
 
-def test_a_desk_that_is_not_there(office: Any, tmp_path: Path) -> None:
+def test_an_unreachable_desk(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         changed(file, office.url, f"http://127.0.0.1:{free.getsockname()[1]}")
-        found = examined(file)
+        results = examined(file)
 
-    assert "cannot be reached" in sick(found)["connection"]
-    assert {"clock", "key"} <= sick(found).keys()
-    assert {found[what].good for what in ("kind", "stream", "subscriptions")} == {None}
-    assert found["broker"].good
+    assert "cannot be reached" in sick(results)["connection"]
+    assert {"clock", "key"} <= sick(results).keys()
+    assert {results[what].good for what in ("kind", "stream", "subscriptions")} == {None}
+    assert results["broker"].good
 
 
 def test_a_desk_without_tls_where_it_should_be(office: Any, tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_a_desk_without_tls_where_it_should_be(office: Any, tmp_path: Path) -> N
 def test_a_clock_that_is_off(office: Any, tmp_path: Path) -> None:
     office.clock_ahead_ms = 5_000
 
-    said = sick(examined(config(tmp_path, office, COPIER)))
-    assert "switch on time synchronisation" in said["clock"]
-    assert list(said) == ["clock"]
+    output = sick(examined(config(tmp_path, office, COPIER)))
+    assert "switch on time synchronisation" in output["clock"]
+    assert list(output) == ["clock"]
 
 
 def test_a_wrong_secret(office: Any, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_proxy_that_stops_the_stream(office: Any, tmp_path: Path, monkeypatch:
     assert "does a proxy or firewall block WebSockets" in sick(examined(config(tmp_path, office, COPIER)))["stream"]
 
 
-def test_an_account_that_nets_though_it_was_said_not_to(
+def test_a_netting_account_that_is_configured_as_hedging(
     office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = config(tmp_path, office, COPIER)
@@ -219,13 +219,13 @@ def test_an_account_that_nets_though_it_was_said_not_to(
 
 
 def _with_account(**facts: Any) -> Callable[..., Any]:
-    """The real account, of which one fact is another."""
+    """The real account with one property changed."""
     real = doctor.terminal_of
 
     def made(settings: Any, **more: Any) -> Any:
         terminal = real(settings, **more)
-        told = terminal.account()
-        changed = type(told)(**{name: facts.get(name, getattr(told, name)) for name in told.__slots__})
+        account = terminal.account()
+        changed = type(account)(**{name: facts.get(name, getattr(account, name)) for name in account.__slots__})
         return type(
             "Other", (), {"account": lambda _: changed, "__getattr__": lambda _, name: getattr(terminal, name)}
         )()
@@ -233,15 +233,15 @@ def _with_account(**facts: Any) -> Callable[..., Any]:
     return made
 
 
-def test_metatrader_where_there_is_none(office: Any, tmp_path: Path) -> None:
+def test_a_missing_metatrader(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     text = file.read_text(encoding="utf-8")
     begins, ends = text.index("[broker]"), text.index("[subscriptions")
     file.write_text(f'{text[:begins]}[broker]\nkind = "mt5"\nlogin = 1\n{text[ends:]}', encoding="utf-8")
-    found = examined(file)
+    results = examined(file)
 
-    assert "MetaTrader5 package is missing" in sick(found)["broker"]
-    assert found["trading"].good is None
+    assert "MetaTrader5 package is missing" in sick(results)["broker"]
+    assert results["trading"].good is None
 
 
 def test_a_symbol_that_the_broker_does_not_have(office: Any, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_copy_too_small_for_the_broker(office: Any, tmp_path: Path) -> None:
     assert "below the broker's minimum volume" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
 
 
-def test_a_providers_position_in_what_has_no_name_at_the_desk(office: Any, tmp_path: Path) -> None:
+def test_a_providers_position_in_a_symbol_without_a_name_at_the_desk(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, MASTER, '[symbols]\nsuffix = ".m"\n')
     bare = account(config(tmp_path, office, MASTER))
     bare.open(magic=1, symbol="EURUSD", side="BUY", volume=1, sl=None, tp=None)
@@ -265,7 +265,7 @@ def test_a_providers_position_in_what_has_no_name_at_the_desk(office: Any, tmp_p
     assert "EURUSD has no name at the desk" in sick(examined(file))["symbols"]
 
 
-def test_what_nobody_thought_of_is_found_too(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_is_a_result_too(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: Any) -> Any:
         raise RuntimeError("surprise")
 
@@ -274,5 +274,5 @@ def test_what_nobody_thought_of_is_found_too(office: Any, tmp_path: Path, monkey
     checkup = Checkup(config(tmp_path, office, COPIER), "follow", environ={})
     doctor.configuration(checkup)
 
-    assert [one.words for one in doctor.examine(checkup) if one.good is False] == ["RuntimeError: surprise"]
+    assert [result.words for result in doctor.examine(checkup) if result.good is False] == ["RuntimeError: surprise"]
     checkup.client.hang_up()

@@ -1,4 +1,4 @@
-"""What a guard does with signals and snapshots, and each way a desk or a broker can mislead it."""
+"""How a guard handles signals and snapshots, and each way in which a desk or a broker can mislead it."""
 
 import sqlite3
 from dataclasses import replace
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Any:
-    """Running, and in step with a desk on which nothing is open."""
-    found = Desk(tmp_path)
-    found.snapshot(0)
-    yield found
-    found.guard.close()
+    """A running guard, after a snapshot without trades."""
+    harness = Desk(tmp_path)
+    harness.snapshot(0)
+    yield harness
+    harness.guard.close()
 
 
 # --- the ordinary
@@ -39,11 +39,11 @@ def test_a_trade_is_opened_followed_and_closed(desk: Any) -> None:
     desk.guard.tick()
     assert desk.volumes == []
     assert desk.state("t1") is State.GONE
-    assert [one.event for one in desk.guard.outbox()] == ["opened", "closed"]
+    assert [event.event for event in desk.guard.outbox()] == ["opened", "closed"]
     assert desk.guard.seen == 4
 
 
-def test_a_packet_that_comes_again_does_nothing(desk: Any) -> None:
+def test_a_repeated_packet_does_nothing(desk: Any) -> None:
     for _ in range(3):
         desk.send(1, "OPEN", T1)
 
@@ -62,7 +62,7 @@ def test_a_closed_trade_never_comes_back(desk: Any) -> None:
     assert desk.opened == 1
 
 
-def test_a_close_that_overtook_its_open_leaves_it_dead(desk: Any) -> None:
+def test_a_close_that_overtook_its_open_leaves_the_trade_dead(desk: Any) -> None:
     desk.guard.on_packet(packet(2, NOON, "CLOSE", T1))
     desk.send(1, "OPEN", T1)
     desk.snapshot(2)
@@ -77,10 +77,10 @@ def test_a_stale_open_is_missed_for_ever(desk: Any) -> None:
     desk.snapshot(1, late)
 
     assert desk.opened == 0
-    assert [(one.event, one.why) for one in desk.guard.outbox()] == [("skipped", "missed")]
+    assert [(event.event, event.why) for event in desk.guard.outbox()] == [("skipped", "missed")]
 
 
-def test_an_open_that_the_copier_does_not_want_is_skipped_and_a_close_is_never_asked(desk: Any) -> None:
+def test_the_last_condition_is_asked_for_opens_and_never_for_closes(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.guard.why_not = lambda target: "symbol_unknown"
     desk.send(2, "OPEN", T2)
@@ -88,10 +88,10 @@ def test_an_open_that_the_copier_does_not_want_is_skipped_and_a_close_is_never_a
 
     assert desk.opened == 1
     assert desk.volumes == []
-    assert [one.why for one in desk.guard.outbox() if one.event == "skipped"] == ["symbol_unknown"]
+    assert [event.why for event in desk.guard.outbox() if event.event == "skipped"] == ["symbol_unknown"]
 
 
-def test_what_the_broker_closed_by_itself_is_not_opened_again(desk: Any) -> None:
+def test_a_copy_that_the_broker_closed_is_not_opened_again(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.broker.held.clear()
     desk.snapshot(1, T1)
@@ -101,7 +101,7 @@ def test_what_the_broker_closed_by_itself_is_not_opened_again(desk: Any) -> None
     assert desk.state("t1") is State.GONE
 
 
-def test_a_clear_refusal_is_tried_again_and_not_for_ever(desk: Any) -> None:
+def test_a_refused_open_is_retried_a_limited_number_of_times(desk: Any) -> None:
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(1, "OPEN", T1)
     desk.settle()
@@ -110,7 +110,7 @@ def test_a_clear_refusal_is_tried_again_and_not_for_ever(desk: Any) -> None:
     assert desk.state("t1") is State.DEAD
 
 
-def test_a_number_without_a_trade_is_used_up_in_its_turn_alone(desk: Any) -> None:
+def test_a_gapfill_is_taken_only_in_turn(desk: Any) -> None:
     desk.guard.on_packet(gapfill(1, NOON))
     assert (desk.guard.seen, desk.guard.last_sequence_id) == (1, 1)
     desk.send(2, "OPEN", T1)
@@ -121,14 +121,14 @@ def test_a_number_without_a_trade_is_used_up_in_its_turn_alone(desk: Any) -> Non
     assert desk.guard.seen == 2
 
 
-def test_a_target_that_opens_nothing_is_given_up_for_the_desks_reason_and_held_ones_follow(desk: Any) -> None:
+def test_a_target_that_may_not_open_is_skipped_with_the_desks_reason_and_held_copies_follow(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.snapshot(
         2, replace(T1, sl=PRICE - 1, opens=False, why_not="paused"), replace(T2, opens=False, why_not="trust")
     )
     (held,) = desk.broker.held.values()
     assert held.sl == PRICE - 1
-    assert [(one.ref, one.why) for one in desk.guard.outbox() if one.event == "skipped"] == [("t2", "trust")]
+    assert [(event.ref, event.why) for event in desk.guard.outbox() if event.event == "skipped"] == [("t2", "trust")]
 
     desk.snapshot(3, T1, T2)
     assert desk.opened == 1  # what was given up stays so
@@ -137,7 +137,7 @@ def test_a_target_that_opens_nothing_is_given_up_for_the_desks_reason_and_held_o
     assert desk.broker.held == {}
 
 
-def test_what_a_receipt_needs_is_kept(desk: Any) -> None:
+def test_the_facts_of_an_execution_report_are_stored(desk: Any) -> None:
     desk.now += 700
     desk.send(1, "OPEN", T1)
     copy = desk.guard.copy("t1")
@@ -150,15 +150,15 @@ def test_what_a_receipt_needs_is_kept(desk: Any) -> None:
     assert desk.guard.copy("t1").position == held.id  # its deals are found by it
 
 
-def test_the_brokers_own_reason_is_kept(desk: Any) -> None:
+def test_the_brokers_refusal_reason_is_stored(desk: Any) -> None:
     desk.broker.open = lambda **order: Result(Outcome.REJECTED, 10019, "no_money")
     desk.send(1, "OPEN", T1)
     desk.settle()
 
-    assert [(one.event, one.why) for one in desk.guard.outbox()] == [("skipped", "no_money")]
+    assert [(event.event, event.why) for event in desk.guard.outbox()] == [("skipped", "no_money")]
 
 
-def test_a_second_attempt_asks_again_whether_it_may(desk: Any) -> None:
+def test_a_second_attempt_checks_the_last_condition_again(desk: Any) -> None:
     answering(desk, Result(Outcome.REJECTED, 10006, "rejected"))
     desk.guard.why_not = lambda target: "" if desk.guard.copy("t1") is None else "not_leased"
     desk.send(1, "OPEN", T1)
@@ -168,7 +168,7 @@ def test_a_second_attempt_asks_again_whether_it_may(desk: Any) -> None:
     assert desk.guard.outbox()[-1].why == "not_leased"
 
 
-def test_a_broker_that_cannot_fit_a_volume_was_sent_nothing(desk: Any) -> None:
+def test_no_order_is_sent_if_the_volume_cannot_be_fitted(desk: Any) -> None:
     real = desk.broker.fit
     desk.broker.fit = lambda *order: exec("raise ConnectionError")
     desk.send(1, "OPEN", T1)
@@ -179,7 +179,7 @@ def test_a_broker_that_cannot_fit_a_volume_was_sent_nothing(desk: Any) -> None:
     assert desk.state("t1") is State.HELD
 
 
-def test_stops_that_the_broker_refuses_are_not_stormed(desk: Any) -> None:
+def test_refused_stops_are_retried_slowly(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     asked = []
     desk.broker.modify = lambda position, **stops: asked.append(stops) or Result(Outcome.REJECTED, 10016)
@@ -192,7 +192,7 @@ def test_stops_that_the_broker_refuses_are_not_stormed(desk: Any) -> None:
 # --- gaps, and a desk that went back
 
 
-def test_after_a_gap_nothing_is_opened_until_a_snapshot_has_come(desk: Any) -> None:
+def test_after_a_gap_no_trade_is_opened_before_a_snapshot(desk: Any) -> None:
     desk.send(2, "OPEN", T2)
     desk.send(3, "OPEN", target("t3", seq=3))
     assert desk.guard.needs_snapshot
@@ -211,7 +211,7 @@ def test_a_close_passes_a_gap(desk: Any) -> None:
     assert desk.guard.seen == 1
 
 
-def test_at_a_desk_that_went_back_nothing_is_done_until_its_epoch_is_new(desk: Any) -> None:
+def test_a_desk_that_went_back_in_time_holds_the_guard_until_a_new_epoch(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(2, "CLOSE", T1)
     desk.send(3, "OPEN", target("t3", seq=3))
@@ -230,7 +230,7 @@ def test_at_a_desk_that_went_back_nothing_is_done_until_its_epoch_is_new(desk: A
     assert desk.opened == 2
 
 
-def test_a_snapshot_that_packets_overtook_is_no_desk_that_went_back(desk: Any) -> None:
+def test_a_snapshot_that_packets_overtook_does_not_hold_the_guard(desk: Any) -> None:
     asked_at = desk.guard.seen
     desk.send(1, "OPEN", T1)
     desk.snapshot(0, asked_at=asked_at)
@@ -239,7 +239,7 @@ def test_a_snapshot_that_packets_overtook_is_no_desk_that_went_back(desk: Any) -
     assert len(desk.broker.held) == 1
 
 
-def test_two_packets_of_one_number_halt_opens_and_no_close(desk: Any) -> None:
+def test_two_packets_of_one_number_halt_opens_but_not_closes(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
     assert desk.guard.standing is GuardMode.HALT
@@ -252,7 +252,7 @@ def test_two_packets_of_one_number_halt_opens_and_no_close(desk: Any) -> None:
     assert desk.guard.standing is GuardMode.LIVE
 
 
-def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk: Any) -> None:
+def test_a_snapshot_that_closes_most_copies_must_be_confirmed(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     assert len(desk.broker.held) == 8
@@ -264,7 +264,7 @@ def test_a_snapshot_that_would_close_nearly_everything_must_come_twice(desk: Any
     assert desk.broker.held == {}
 
 
-def test_the_brake_lets_pass_what_was_closed_by_packets_already(desk: Any) -> None:
+def test_the_brake_ignores_copies_that_packets_have_closed(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
@@ -278,17 +278,17 @@ def test_the_brake_lets_pass_what_was_closed_by_packets_already(desk: Any) -> No
     assert len(desk.broker.held) == 1
 
 
-def test_the_brake_holds_also_where_all_targets_are_nothing(desk: Any) -> None:
+def test_the_brake_also_holds_if_all_targets_are_zero(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
-    desk.snapshot(9, *(replace(one, volume=Decimal(0)) for one in many))
+    desk.snapshot(9, *(replace(target, volume=Decimal(0)) for target in many))
 
     assert len(desk.broker.held) == 8
     assert desk.guard.needs_snapshot
 
 
-def test_closes_are_driven_at_before_anything_that_must_be_written(desk: Any) -> None:
-    """On a full disk, say."""
+def test_closes_are_sent_before_anything_is_written(desk: Any) -> None:
+    """As on a full disk."""
     desk.snapshot(2, T1, T2)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(3, "CLOSE", T2)
@@ -310,7 +310,7 @@ def test_a_close_passes_a_halt(desk: Any) -> None:
     assert desk.broker.held == {}
 
 
-def test_the_brake_is_off_once_they_are_back(desk: Any) -> None:
+def test_the_brake_ends_when_the_trades_are_back(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     desk.snapshot(9)
@@ -333,7 +333,7 @@ def test_positions_of_others_are_left_alone(desk: Any) -> None:
     assert len(desk.broker.held) == 3
 
 
-def test_a_broker_that_cannot_be_asked_changes_nothing(desk: Any) -> None:
+def test_an_unreachable_broker_changes_nothing(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.broker.weather = replace(desk.broker.weather, away=1.0)
     desk.snapshot(2)
@@ -346,7 +346,7 @@ def test_a_broker_that_cannot_be_asked_changes_nothing(desk: Any) -> None:
     assert desk.broker.held == {}
 
 
-def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk: Any) -> None:
+def test_the_row_is_on_disk_before_the_order_is_sent(desk: Any) -> None:
     seen = {}
 
     def looks(**order: Any) -> Result:
@@ -363,7 +363,7 @@ def test_what_is_kept_is_on_the_disk_before_anything_is_sent(desk: Any) -> None:
     assert seen == {"journal": "wal", "sync": 2, "open transaction": False}
 
 
-def test_the_number_of_a_trade_is_the_same_after_any_loss_and_fits_the_terminal(desk: Any) -> None:
+def test_a_trades_magic_is_stable_and_fits_the_terminal(desk: Any) -> None:
     magic = desk.guard._magic("0190f0a2-7c11-7abc-8def-0123456789ab")
 
     assert magic == desk.guard._magic("0190f0a2-7c11-7abc-8def-0123456789ab")
@@ -371,7 +371,7 @@ def test_the_number_of_a_trade_is_the_same_after_any_loss_and_fits_the_terminal(
     assert magic >> 56 == 0x43
 
 
-def test_executed_is_what_the_brokers_books_showed(desk: Any) -> None:
+def test_the_executed_number_follows_the_brokers_books(desk: Any) -> None:
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(1, "OPEN", T1)
     assert (desk.guard.seen, desk.guard.last_sequence_id) == (1, 0)

@@ -1,4 +1,4 @@
-"""Each crash point: one test for what must be found on restart; and what a state file may have gone through."""
+"""One test for each crash point of the guard, and for each damage to its state file."""
 
 import sqlite3
 import subprocess
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Any:
-    """Running, and in step with a desk on which nothing is open."""
-    found = Desk(tmp_path)
-    found.snapshot(0)
-    yield found
-    found.guard.close()
+    """A running guard, after a snapshot without trades."""
+    harness = Desk(tmp_path)
+    harness.snapshot(0)
+    yield harness
+    harness.guard.close()
 
 
-def test_c0_c1_before_the_intent_nothing_is_kept(desk: Any) -> None:
+def test_c0_c1_a_crash_before_the_intent_leaves_no_row(desk: Any) -> None:
     desk.guard._store.durable = None  # dies as it begins to write
     with pytest.raises(TypeError):
         desk.send(1, "OPEN", T1)
@@ -59,7 +59,7 @@ def test_c3_c4_c7_an_intent_without_a_trace_is_given_up(desk: Any, dies: str) ->
     assert (desk.opened, sum(desk.broker.sent.values())) == (0, 0)
 
 
-def test_c4_what_is_executed_after_all_is_kept_or_closed(desk: Any) -> None:
+def test_c4_an_order_that_executes_late_is_kept_or_closed(desk: Any) -> None:
     answering(desk, TimeoutError())
     desk.send(1, "OPEN", T1)
     desk.settle()
@@ -75,7 +75,7 @@ def test_c4_what_is_executed_after_all_is_kept_or_closed(desk: Any) -> None:
 
 
 @pytest.mark.parametrize("dies", [Crash(), TimeoutError()])
-def test_c5_c6_what_was_executed_is_found_by_its_number(desk: Any, dies: Any) -> None:
+def test_c5_c6_an_executed_order_is_found_by_its_magic(desk: Any, dies: Any) -> None:
     answering(desk, dies, does=True)
     try:
         desk.send(1, "OPEN", T1)
@@ -87,7 +87,7 @@ def test_c5_c6_what_was_executed_is_found_by_its_number(desk: Any, dies: Any) ->
     assert desk.opened == 1
 
 
-def test_c5_what_was_executed_and_stopped_out_is_found_in_the_history(desk: Any) -> None:
+def test_c5_an_order_that_was_executed_and_stopped_out_is_found_in_the_history(desk: Any) -> None:
     answering(desk, TimeoutError(), does=True)
     desk.broker.positions = list
     desk.send(1, "OPEN", T1)
@@ -98,7 +98,7 @@ def test_c5_what_was_executed_and_stopped_out_is_found_in_the_history(desk: Any)
     assert desk.opened == 1
 
 
-def test_an_order_that_waits_at_the_broker_is_waited_for(desk: Any) -> None:
+def test_a_pending_order_is_waited_for(desk: Any) -> None:
     answering(desk, Result(Outcome.UNKNOWN, 10008))
     desk.broker.trace = lambda magic: Trace.PENDING
     desk.send(1, "OPEN", T1)
@@ -107,7 +107,7 @@ def test_an_order_that_waits_at_the_broker_is_waited_for(desk: Any) -> None:
     assert desk.state("t1") is State.INTENT
 
 
-def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk: Any) -> None:
+def test_c9_c10_unreported_events_are_reported_after_a_restart(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.start()
     (event,) = desk.guard.outbox()
@@ -118,7 +118,7 @@ def test_c9_c10_what_was_not_told_is_told_after_a_restart(desk: Any) -> None:
     assert desk.guard.outbox() == []
 
 
-def test_c11_a_close_is_driven_at_after_a_restart_without_any_desk(desk: Any) -> None:
+def test_c11_a_close_continues_after_a_restart_without_the_desk(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.broker.close = lambda position, volume: Result(Outcome.REJECTED, 10018)  # the market is closed
     desk.send(2, "CLOSE", T1)
@@ -130,7 +130,7 @@ def test_c11_a_close_is_driven_at_after_a_restart_without_any_desk(desk: Any) ->
     assert desk.broker.held == {}
 
 
-def test_c12_a_reduction_whose_answer_was_lost_is_not_done_twice(desk: Any) -> None:
+def test_c12_a_reduction_without_an_answer_is_not_done_twice(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     real = desk.broker.close
 
@@ -148,7 +148,7 @@ def test_c12_a_reduction_whose_answer_was_lost_is_not_done_twice(desk: Any) -> N
     assert desk.volumes == [Decimal("0.4")]
 
 
-def test_a_reduction_that_comes_late_is_not_doubled_either(desk: Any) -> None:
+def test_a_reduction_that_executes_late_is_not_doubled(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     real, sent = desk.broker.close, []
     desk.broker.close = lambda position, volume: sent.append(volume) or Result(Outcome.UNKNOWN, 10012)
@@ -163,7 +163,7 @@ def test_a_reduction_that_comes_late_is_not_doubled_either(desk: Any) -> None:
     assert desk.volumes == [Decimal("0.4")]
 
 
-def test_c13_a_snapshot_that_was_half_applied_is_applied_again(desk: Any) -> None:
+def test_c13_a_half_applied_snapshot_is_applied_again(desk: Any) -> None:
     answering(desk, Crash(), does=True)
     with pytest.raises(Crash):
         desk.snapshot(2, T1, T2)
@@ -176,7 +176,7 @@ def test_c13_a_snapshot_that_was_half_applied_is_applied_again(desk: Any) -> Non
 
 
 @pytest.mark.parametrize("loss", ["gone", "damaged"])
-def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_nothing(desk: Any, loss: str) -> None:
+def test_c14_without_its_file_the_guard_keeps_active_copies_and_closes_the_rest(desk: Any, loss: str) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(2, "OPEN", T2)
     desk.guard.close()
@@ -187,7 +187,7 @@ def test_c14_without_its_file_it_keeps_what_is_active_closes_the_rest_and_opens_
     desk.snapshot(3, T1, young)
     desk.settle()
 
-    assert [one.magic for one in desk.broker.held.values()] == [desk.guard._magic("t1")]
+    assert [position.magic for position in desk.broker.held.values()] == [desk.guard._magic("t1")]
     assert desk.state("t3") is State.DEAD
     assert desk.opened == 2
 
@@ -207,8 +207,8 @@ def test_a_file_of_another_version_is_refused_and_left_as_it_is(desk: Any, versi
     desk.start()
 
 
-def test_what_is_kept_in_memory_is_what_is_in_the_file(desk: Any) -> None:
-    """Whatever was written, and whatever was rolled back."""
+def test_the_cache_equals_the_file(desk: Any) -> None:
+    """After writes and after a rollback."""
     desk.snapshot(2, T1, T2)
     with pytest.raises(ZeroDivisionError), desk.guard._store.durable():
         desk.guard._store.change("t1", state=State.DEAD, volume=Decimal(0))
@@ -235,7 +235,7 @@ except StateInUse:
         ExecutionGuard(desk.path, SUB, {1: SECRET}, 7, desk.broker, lambda: 0)
 
 
-def test_c16_age_is_told_by_the_desks_clock(desk: Any) -> None:
+def test_c16_age_is_measured_by_the_desks_clock(desk: Any) -> None:
     desk.now += 3600 * SECOND  # both clocks: the guard's is the desk's
     desk.send(1, "OPEN", replace(T1, born_ms=desk.now))
 

@@ -1,4 +1,4 @@
-"""A guard where something is that should not be: two positions, a wrong side, a wrong clock, a disk without room."""
+"""A guard in abnormal states: two positions, a wrong side, a wrong clock, a full disk."""
 
 import sqlite3
 from dataclasses import replace
@@ -15,11 +15,11 @@ from copybot.tests.guard_harness import SECOND, T1, T2, Desk, target
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Any:
-    """Running, and in step with a desk on which nothing is open."""
-    found = Desk(tmp_path)
-    found.snapshot(0)
-    yield found
-    found.guard.close()
+    """A running guard, after a snapshot without trades."""
+    harness = Desk(tmp_path)
+    harness.snapshot(0)
+    yield harness
+    harness.guard.close()
 
 
 def the_one(desk: Any) -> Any:
@@ -27,8 +27,8 @@ def the_one(desk: Any) -> Any:
     return found
 
 
-def test_a_position_on_the_other_side_under_our_number_is_closed_whole(desk: Any) -> None:
-    """A netting account, where a reduction whose answer was lost came twice and turned it."""
+def test_a_position_on_the_wrong_side_is_closed_in_full(desk: Any) -> None:
+    """On a netting account, a reduction without an answer executed twice and reversed the position."""
     desk.snapshot(1, target(volume="0.4"))
     held = the_one(desk)
     desk.broker.held[held.id] = replace(held, side="SELL", volume=Decimal("0.3"))
@@ -39,8 +39,8 @@ def test_a_position_on_the_other_side_under_our_number_is_closed_whole(desk: Any
     assert (desk.opened, desk.state("t1")) == (1, State.GONE)
 
 
-def test_of_two_positions_under_one_number_one_is_left(desk: Any) -> None:
-    """A broker executed what it said it had refused, and the next attempt too."""
+def test_of_two_positions_with_one_magic_one_is_kept(desk: Any) -> None:
+    """A broker executed an order that it had refused, and the next attempt too."""
     desk.snapshot(1, T1)
     held = the_one(desk)
     desk.broker.held = {"0": replace(held, id="0"), held.id: held}
@@ -53,7 +53,7 @@ def test_of_two_positions_under_one_number_one_is_left(desk: Any) -> None:
     assert desk.broker.held == {}
 
 
-def test_a_second_position_under_the_number_of_one_that_ended_is_not_taken_for_it(desk: Any) -> None:
+def test_a_second_position_with_the_magic_of_an_ended_copy_is_closed(desk: Any) -> None:
     desk.snapshot(1, T1)
     held = the_one(desk)
     desk.broker.held = {}
@@ -65,8 +65,8 @@ def test_a_second_position_under_the_number_of_one_that_ended_is_not_taken_for_i
     assert (desk.broker.held, desk.state("t1")) == ({}, State.GONE)
 
 
-def test_by_a_clock_that_lags_nothing_is_taken_for_young(desk: Any) -> None:
-    """It was set back by an hour: a signal that was held up for half of it would have an age below zero."""
+def test_a_clock_that_lags_does_not_make_old_signals_young(desk: Any) -> None:
+    """The clock was set back by an hour: a signal delayed by half an hour would have a negative age."""
     desk.snapshot(0)
     desk.now -= 3600 * SECOND
     desk.guard.on_packet(packet(1, desk.now + 1800 * SECOND, "OPEN", T1))
@@ -74,7 +74,7 @@ def test_by_a_clock_that_lags_nothing_is_taken_for_young(desk: Any) -> None:
     assert (desk.opened, desk.guard.copies()[0].why) == (0, "missed")
 
 
-def test_numbers_that_a_restored_desk_gives_again_are_no_forgery(desk: Any) -> None:
+def test_numbers_that_a_restored_desk_reuses_are_not_a_forgery(desk: Any) -> None:
     desk.snapshot(0)
     desk.send(1, "OPEN", T1)
     desk.guard.lost_touch()
@@ -83,7 +83,7 @@ def test_numbers_that_a_restored_desk_gives_again_are_no_forgery(desk: Any) -> N
     assert desk.guard.standing is GuardMode.LIVE
 
 
-def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snapshot(desk: Any) -> None:
+def test_numbers_used_twice_during_a_gap_halt_at_the_next_snapshot(desk: Any) -> None:
     desk.snapshot(0)
     desk.send(1, "OPEN", T1)
     desk.guard.lost_touch()
@@ -92,7 +92,7 @@ def test_numbers_that_were_given_twice_while_out_of_touch_halt_at_the_next_snaps
     assert desk.guard.standing is GuardMode.HALT
 
 
-def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk: Any) -> None:
+def test_a_close_from_before_the_desk_went_back_continues(desk: Any) -> None:
     desk.snapshot(1, T1)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(2, "CLOSE", T1)
@@ -105,7 +105,7 @@ def test_a_close_that_was_known_before_the_desk_went_back_is_driven_at(desk: Any
 
 
 def full(desk: Any) -> None:
-    """The disk has no room for anything more."""
+    """The disk is full."""
     for what in ("update on main.guard", "insert on main.copy", "update on main.copy"):
         name = what.replace(" ", "_").replace(".", "_")
         desk.guard._store.db.execute(
@@ -113,7 +113,7 @@ def full(desk: Any) -> None:
         )
 
 
-def test_on_a_full_disk_a_close_is_sent_all_the_same_and_no_open(desk: Any) -> None:
+def test_on_a_full_disk_closes_are_sent_and_opens_are_not(desk: Any) -> None:
     desk.snapshot(2, T1, T2)
     full(desk)
     with pytest.raises(sqlite3.Error):
@@ -129,8 +129,8 @@ def test_on_a_full_disk_a_close_is_sent_all_the_same_and_no_open(desk: Any) -> N
     assert (desk.broker.held, desk.opened) == ({}, 2)
 
 
-def test_what_a_broker_refuses_for_long_is_sent_less_and_less_often(desk: Any) -> None:
-    """A market that is closed over the weekend: a request each second would be 170 000."""
+def test_an_order_that_is_refused_for_long_is_sent_less_often(desk: Any) -> None:
+    """Over a weekend with a closed market, one request a second would add up to 170 000."""
     desk.snapshot(1, T1)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     sent, real = [], desk.broker.close
@@ -147,7 +147,7 @@ def test_what_a_broker_refuses_for_long_is_sent_less_and_less_often(desk: Any) -
     assert desk.broker.held == {}
 
 
-def test_a_subscription_that_is_wound_up_closes_what_it_holds(desk: Any) -> None:
+def test_winding_up_closes_all_copies(desk: Any) -> None:
     desk.snapshot(2, T1, T2)
     desk.guard.wind_up()
     desk.settle()

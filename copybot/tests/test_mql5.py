@@ -1,4 +1,4 @@
-"""The MQL5 reference, run against the published vectors and against what `packets` and `magic` say."""
+"""The MQL5 reference against the published vectors and against `packets` and `magic`."""
 
 import hashlib
 import hmac
@@ -35,7 +35,7 @@ DEFINED = dict(re.findall(r"^#define (CD_\w+) (.+?)(?: +//.*)?$", (MQL5 / "Copyd
 
 
 def allowed(name: Any) -> set[Any]:
-    """The characters that one place of this field may hold, by `packets`' own grammar."""
+    """The characters that `packets`' grammar allows at one place of a field."""
     begin = {"seq": "1", "timestamp": "1", "gen": "1"}.get(name, "")
     pattern = packets._GRAMMAR[name].replace("{12}", "{0,12}")
     return {chr(code) for code in range(128) if re.fullmatch(pattern, begin + chr(code))}
@@ -71,8 +71,8 @@ def test_says_at_its_top_that_it_was_not_compiled_here() -> None:
     assert "not compiled here" in (MQL5 / "Copydesk.mqh").read_text()[:700]
 
 
-def test_no_length_is_left_to_the_terminal() -> None:
-    """StringToCharArray appends a NUL where it is not told: the mistake that the vectors name."""
+def test_every_text_conversion_passes_its_length() -> None:
+    """StringToCharArray appends a NUL unless it gets the length, a mistake that the vectors name."""
     for source in SOURCES:
         code = re.sub(r"//.*", "", source.read_text())
         assert "StringToCharArray" not in code
@@ -90,7 +90,7 @@ def test_hashes_and_signs_any_length(terminal: Any) -> None:
             assert terminal("hmac", key, text) == hmac.new(key.encode(), text.encode(), "sha256").hexdigest()
 
 
-def test_a_published_hmac(terminal: Any) -> None:
+def test_computes_the_published_hmac(terminal: Any) -> None:
     vector = VECTORS["rfc4231_2"]
 
     assert terminal("hmac", vector["key"], vector["data"]) == vector["mac"]
@@ -119,13 +119,13 @@ def test_signs_the_published_requests(terminal: Any, vector: Any) -> None:
 
 
 def believed(terminal: Any, *, to: str = "R2", header: str = "X-Cd-Response-Sig", **but: Any) -> Any:
-    told = VECTORS["response"] | but
-    request = next(one for one in VECTORS["requests"] if one["name"] == to)
-    headers = f"Server: x\r\nx-CD-response-time: {told['time']}\r\n{header}:v1={told['signature']}\r\nDate: y"
-    return terminal("answers", SECRET, request["signature"], told["status"], headers, told["body"]) == "yes"
+    answer = VECTORS["response"] | but
+    request = next(request for request in VECTORS["requests"] if request["name"] == to)
+    headers = f"Server: x\r\nx-CD-response-time: {answer['time']}\r\n{header}:v1={answer['signature']}\r\nDate: y"
+    return terminal("answers", SECRET, request["signature"], answer["status"], headers, answer["body"]) == "yes"
 
 
-def test_believes_the_published_answer_and_no_other(terminal: Any) -> None:
+def test_accepts_the_published_answer_and_no_other(terminal: Any) -> None:
     assert believed(terminal)
     for forged in (
         {"status": 201}, {"time": 1767600000261}, {"body": "{}"}, {"body": ""}, {"to": "R1"}, {"signature": "0" * 64},
@@ -134,7 +134,7 @@ def test_believes_the_published_answer_and_no_other(terminal: Any) -> None:
         assert not believed(terminal, **forged), forged
 
 
-def test_compares_every_character(terminal: Any) -> None:
+def test_compares_every_character_of_a_signature(terminal: Any) -> None:
     right = VECTORS["packets"][0]["signature"]
 
     assert terminal("same", right, right) == "yes"
@@ -150,7 +150,7 @@ def seed_refusal(terminal: Any, vector: Any) -> Any:
     return terminal("seed", PACKET_SECRET, *vector["fields"], "", "", "", vector["signature"])
 
 
-def test_the_published_packets(terminal: Any) -> None:
+def test_checks_the_published_packets(terminal: Any) -> None:
     for vector in VECTORS["packets"]:
         assert seed_refusal(terminal, vector) == "", vector["name"]
         assert seed_refusal(terminal, vector | {"signature": vector["signature"].upper()}) == ""
@@ -160,13 +160,13 @@ def test_the_published_packets(terminal: Any) -> None:
         assert seed_refusal(terminal, VECTORS["packets"][0] | {"signature": wrong}) == "packet_signature", name
 
 
-def test_the_published_packets_that_name_their_trade(terminal: Any) -> None:
+def test_checks_the_published_packets_that_name_a_trade(terminal: Any) -> None:
     for vector in VECTORS["packets_v1"]["vectors"]:
         fields = vector["payload"].replace("|CP1|", "|").split("|")
-        told = terminal("packet", PACKET_SECRET, "7", 1, *fields, vector["signature"])
+        answer = terminal("packet", PACKET_SECRET, "7", 1, *fields, vector["signature"])
 
         # A heartbeat is of no number, and read elsewhere: no guard acts on one.
-        assert told == ("packet_grammar" if "HEARTBEAT" in vector["name"] else ""), vector["name"]
+        assert answer == ("packet_grammar" if "HEARTBEAT" in vector["name"] else ""), vector["name"]
 
 
 def test_a_strangers_and_an_old_keys_packet_are_refused(terminal: Any) -> None:
@@ -192,7 +192,7 @@ def python_holds(fields: Any) -> str:
 PIECES = ["", "0", "1", "9", "-", ".", "|", "a", "Z", " ", "_", "0.00000000", "00", "BUY", "OPEN", "GAPFILL", "+", "e"]
 
 
-def test_both_grammars_say_the_same_of_anything(terminal: Any) -> None:
+def test_both_grammars_agree(terminal: Any) -> None:
     rng = random.Random(7)
     good = [
         fields_of(5, NOON, action, "t1", "0.00000000" if action == "CLOSE" else "0.10000000")
@@ -211,13 +211,13 @@ def test_both_grammars_say_the_same_of_anything(terminal: Any) -> None:
             fields[at] = rng.choice(
                 [text[:cut] + piece + text[cut:], text[:cut] + text[cut + 1 :], piece, rng.choice(odd)]
             )
-        told = terminal("holds", *fields, "")
-        assert told == python_holds(fields), fields
-        seen[told] += 1
+        answer = terminal("holds", *fields, "")
+        assert answer == python_holds(fields), fields
+        seen[answer] += 1
     assert min(seen.values()) > 400
 
 
-def test_the_last_number_of_all_has_none_after_it(terminal: Any) -> None:
+def test_the_largest_number_has_no_successor(terminal: Any) -> None:
     last = ["s", str(2**63 - 1), str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", str(-(2**63)), "1"]
 
     assert terminal("holds", *last, "") == "no"

@@ -1,4 +1,4 @@
-"""The MQL5 reference's guard, run: crashes, lost answers, gaps and forgers, with a broker that is told what to do."""
+"""The MQL5 reference's guard under crashes, lost answers, gaps and forgeries, with a scripted broker."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def terminal(run: Any) -> Any:
 
 
 class Guard:
-    """A terminal with an open state file, its clock, and what is active at the desk."""
+    """A terminal with an open state file, a clock, and the desk's active trades."""
 
     def __init__(self, terminal: Any, path: Any) -> None:
         self.terminal, self.now, self.seq, self.active = terminal, NOON, 0, {}
@@ -48,7 +48,7 @@ class Guard:
         return self.terminal("snapshot", epoch, self.seq if as_of is None else as_of, asked, self.now, len(rows), *flat)
 
     def wait(self, ms: Any) -> None:
-        """So long, with a look every second."""
+        """Let `ms` pass, with a tick every second."""
         for _ in range(ms // 1000):
             self.now += 1000
             self.terminal("tick", self.now)
@@ -91,7 +91,7 @@ def test_a_closed_trade_is_never_opened_again(guard: Guard) -> None:
     assert (guard.book(), guard.opened()) == ([], "1")
 
 
-def test_a_close_that_comes_before_its_open_finds_it_dead(guard: Guard) -> None:
+def test_a_close_before_its_open_leaves_the_trade_dead(guard: Guard) -> None:
     guard.packet("CLOSE", "t1")
     guard.packet("OPEN", "t1")
 
@@ -120,7 +120,7 @@ def test_an_order_that_was_lost_is_given_up_and_never_sent_again(guard: Guard) -
     assert (guard.state("t1"), guard.orders()) == ("DEAD", "1")
 
 
-def test_an_order_that_comes_after_all_is_driven_at_its_target(guard: Guard) -> None:
+def test_a_position_that_opens_late_follows_its_target(guard: Guard) -> None:
     guard.plan(10012, "l")
     guard.packet("OPEN", "t1")
     guard.wait(90_000)
@@ -132,7 +132,7 @@ def test_an_order_that_comes_after_all_is_driven_at_its_target(guard: Guard) -> 
     assert (guard.book(), guard.opened()) == ([], "1")
 
 
-def test_a_clear_refusal_is_tried_again_and_not_for_ever(guard: Guard) -> None:
+def test_a_refused_open_is_retried_a_limited_number_of_times(guard: Guard) -> None:
     for _ in range(3):
         guard.plan(10016, "n")
     guard.packet("OPEN", "t1")
@@ -159,8 +159,8 @@ def test_a_volume_never_grows(guard: Guard) -> None:
     assert guard.book() == ["0.10"]
 
 
-def test_two_trades_of_one_number_are_not_mistaken_for_each_other(guard: Guard) -> None:
-    """Of 2^40 numbers these two trades have the same."""
+def test_two_trades_with_one_magic_are_not_confused(guard: Guard) -> None:
+    """These two trades have the same magic number out of 2^40."""
     one, two = "t210179", "t1692729"
     assert guard.magic(3, one) == guard.magic(3, two)
     guard.packet("OPEN", one)
@@ -200,7 +200,7 @@ def test_after_a_gap_nothing_is_opened_until_a_snapshot_and_closes_pass(guard: G
     assert (guard.needs(), guard.state("t2"), guard.seen()) == ("no", "HELD", "4")
 
 
-def test_a_gap_that_is_filled_is_none(guard: Guard) -> None:
+def test_a_gapfill_closes_a_gap(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     fields = [SUB, "2", str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "GAPFILL", "3", "1"]
     assert guard.feed(guard.now, *fields, signed(fields)) == ""
@@ -210,7 +210,7 @@ def test_a_gap_that_is_filled_is_none(guard: Guard) -> None:
     assert (guard.needs(), guard.book()) == ("no", ["0.10", "0.10"])
 
 
-def test_a_new_installation_opens_nothing_that_is_old(terminal: Any, tmp_path: Path) -> None:
+def test_a_new_installation_opens_no_old_trade(terminal: Any, tmp_path: Path) -> None:
     guard = Guard(terminal, tmp_path / "state.sqlite")
     guard.active["t1"] = ("0.10000000", 1)
     guard.seq = 1
@@ -232,7 +232,7 @@ def test_a_lost_state_file_finds_its_positions_again(guard: Guard, tmp_path: Pat
     assert (again.book(), again.state("t1"), again.opened()) == (["0.10"], "HELD", "2")
 
 
-def test_a_restart_remembers(guard: Guard, run: Any, tmp_path: Path) -> None:
+def test_a_restart_keeps_the_state(guard: Guard, run: Any, tmp_path: Path) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("CLOSE", "t1")
     guard.terminal.kill()
@@ -243,7 +243,7 @@ def test_a_restart_remembers(guard: Guard, run: Any, tmp_path: Path) -> None:
     assert (again.seen(), again.opened()) == ("2", "0")
 
 
-def test_a_desk_that_went_back_in_time_holds_everything_until_its_epoch_is_new(guard: Guard) -> None:
+def test_a_desk_that_went_back_in_time_holds_the_guard_until_a_new_epoch(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("OPEN", "t2")
     guard.active.clear()
@@ -255,7 +255,7 @@ def test_a_desk_that_went_back_in_time_holds_everything_until_its_epoch_is_new(g
     assert (guard.standing(), guard.book()) == ("LIVE", [])
 
 
-def test_two_packets_of_one_number_stop_the_opens_and_not_the_closes(guard: Guard) -> None:
+def test_two_packets_of_one_number_halt_opens_but_not_closes(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("OPEN", "t9", seq=1)
     guard.seq = 1
@@ -266,7 +266,7 @@ def test_two_packets_of_one_number_stop_the_opens_and_not_the_closes(guard: Guar
     assert (guard.book(), guard.opened()) == ([], "1")
 
 
-def test_an_empty_snapshot_must_come_twice_to_close_everything(guard: Guard) -> None:
+def test_an_empty_snapshot_must_be_confirmed(guard: Guard) -> None:
     for number in range(8):
         guard.packet("OPEN", f"t{number}")
     guard.active.clear()
@@ -277,7 +277,7 @@ def test_an_empty_snapshot_must_come_twice_to_close_everything(guard: Guard) -> 
     assert guard.book() == []
 
 
-def test_nothing_is_sent_that_is_not_on_the_disk(guard: Guard) -> None:
+def test_no_order_is_sent_before_its_row_is_on_disk(guard: Guard) -> None:
     guard.disk_fails(1)
     guard.packet("OPEN", "t1")
     assert (guard.orders(), guard.ill()) == ("0", "yes")
@@ -286,7 +286,7 @@ def test_nothing_is_sent_that_is_not_on_the_disk(guard: Guard) -> None:
     assert guard.orders() == "0"
 
 
-def test_a_terminal_without_its_server_decides_nothing(guard: Guard) -> None:
+def test_a_disconnected_terminal_decides_nothing(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.connected(0)
     guard.lose_position()
@@ -299,7 +299,7 @@ def test_a_terminal_without_its_server_decides_nothing(guard: Guard) -> None:
     assert guard.state("t1") == "GONE"
 
 
-def test_a_terminal_whose_history_has_not_come_decides_nothing(guard: Guard) -> None:
+def test_a_terminal_without_its_history_decides_nothing(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.plan(10012, "n")
     guard.packet("OPEN", "t2")
@@ -312,7 +312,7 @@ def test_a_terminal_whose_history_has_not_come_decides_nothing(guard: Guard) -> 
     assert (guard.state("t1"), guard.state("t2")) == ("GONE", "DEAD")
 
 
-def test_a_disk_that_forgets_is_refused(terminal: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_not_durable_is_refused(terminal: Any, tmp_path: Path) -> None:
     terminal("disk_is_weak", 1)
 
     assert terminal("open", tmp_path / "state.sqlite", SUB, PACKET_SECRET, 1, 3) == "refused"

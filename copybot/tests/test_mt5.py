@@ -1,4 +1,4 @@
-"""MetaTrader over a fake of its package, and the real guard over both: what a terminal does to those who trust it."""
+"""MetaTrader over a fake of its package, alone and under the real guard."""
 
 import sys
 from collections.abc import Iterator
@@ -71,11 +71,11 @@ def refused(answer: Any, code: Any, why: str = "rejected") -> Any:
 
 
 def test_a_position_is_what_was_ordered_to_the_last_digit(terminal: Any) -> None:
-    one = held(terminal, sl="1.09123", tp="1.11321", volume="0.30")
-    assert (one.side, one.magic, one.volume) == ("BUY", MAGIC, D("0.30"))
-    assert (one.sl, one.tp, one.open_price) == (D("1.09123"), D("1.11321"), D("1.10010"))
-    assert (one.sl, one.tp) == terminal.fit("EURUSD", D("0.3"), D("1.09123"), D("1.11321"))[1:]
-    assert one.profit == D("-3.00")
+    position = held(terminal, sl="1.09123", tp="1.11321", volume="0.30")
+    assert (position.side, position.magic, position.volume) == ("BUY", MAGIC, D("0.30"))
+    assert (position.sl, position.tp, position.open_price) == (D("1.09123"), D("1.11321"), D("1.10010"))
+    assert (position.sl, position.tp) == terminal.fit("EURUSD", D("0.3"), D("1.09123"), D("1.11321"))[1:]
+    assert position.profit == D("-3.00")
 
 
 def test_prices_lie_on_the_symbols_ticks(terminal: Any) -> None:
@@ -102,19 +102,19 @@ def test_money_has_the_accounts_digits(terminal: Any) -> None:
 @pytest.mark.parametrize(
     "code", [10004, 10006, 10007, *range(10013, 10025), 10026, 10027, 10029, 10033, 10034, 10040, 10046]
 )
-def test_a_clear_no_is_a_no(terminal: Any, fake: FakeMT5, code: Any) -> None:
+def test_a_clear_refusal_is_rejected(terminal: Any, fake: FakeMT5, code: Any) -> None:
     fake.fates = [code]
     assert order(terminal).outcome is Outcome.REJECTED
     assert fake.positions == {}
 
 
 @pytest.mark.parametrize("code", [10008, 10011, 10012, 10028, 10031, 10039, 10025, 10099, 0])
-def test_whatever_is_not_clear_is_unknown(terminal: Any, fake: FakeMT5, code: int) -> None:
+def test_an_unclear_answer_is_unknown(terminal: Any, fake: FakeMT5, code: int) -> None:
     fake.fates = [code]
     assert order(terminal).outcome is Outcome.UNKNOWN
 
 
-def test_no_answer_at_all_is_unknown(terminal: Any, fake: FakeMT5) -> None:
+def test_a_missing_answer_is_unknown(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.DEAF]
     assert order(terminal).outcome is Outcome.UNKNOWN
     assert len(fake.positions) == 1
@@ -123,12 +123,12 @@ def test_no_answer_at_all_is_unknown(terminal: Any, fake: FakeMT5) -> None:
 @pytest.mark.parametrize(
     ("code", "why"), [(10018, "market_closed"), (10019, "no_money"), (10004, "slippage"), (10006, "rejected")]
 )
-def test_a_no_says_why(terminal: Any, fake: FakeMT5, code: int, why: str) -> None:
+def test_a_refusal_has_a_reason(terminal: Any, fake: FakeMT5, code: int, why: str) -> None:
     fake.fates = [code]
     assert refused(order(terminal), code, why)
 
 
-def test_a_symbol_that_is_not_there_is_told_from_a_terminal_that_is_not(terminal: Any, fake: FakeMT5) -> None:
+def test_an_unknown_symbol_differs_from_an_unreachable_terminal(terminal: Any, fake: FakeMT5) -> None:
     assert refused(order(terminal, symbol="GOLD"), 10013, "symbol_unknown")
     assert terminal.quote("GOLD") is None
     fake.is_up = False
@@ -138,7 +138,7 @@ def test_a_symbol_that_is_not_there_is_told_from_a_terminal_that_is_not(terminal
         terminal.quote("USDJPY")
 
 
-def test_a_filling_that_the_server_does_not_take_is_followed_by_the_next(terminal: Any, fake: FakeMT5) -> None:
+def test_a_refused_filling_mode_is_followed_by_the_next(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].filling, fake.symbols["EURUSD"].exe = 0, 3
     assert order(terminal).outcome is Outcome.DONE
     fake.symbols["GER40"].filling = 2
@@ -155,7 +155,7 @@ def test_a_partial_fill_is_done_with_what_was_filled(terminal: Any, fake: FakeMT
     assert terminal.positions()[0].volume == D("0.05")
 
 
-def test_a_price_that_ran_away_is_slippage(terminal: Any, fake: FakeMT5) -> None:
+def test_a_moved_price_is_slippage(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].exe = 1
     tick = fake.symbol_info_tick
     fake.symbol_info_tick = lambda symbol: tick(symbol)._replace(ask=1.0990)
@@ -166,31 +166,31 @@ def test_a_price_that_ran_away_is_slippage(terminal: Any, fake: FakeMT5) -> None
 
 
 def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal: Any, fake: FakeMT5) -> None:
-    one = held(terminal)
+    position = held(terminal)
     fake.rollover()
     (same,) = terminal.positions()
-    assert same.id == one.id != str(fake.positions[int(one.id)].ticket)
-    assert same.profit == one.profit - D("0.70")
-    assert terminal.modify(one, sl=D("1.09"), tp=None).outcome is Outcome.DONE
-    assert terminal.close(one, D("0.04")).outcome is Outcome.DONE
-    assert terminal.close(one, D("0.06")).outcome is Outcome.DONE
+    assert same.id == position.id != str(fake.positions[int(position.id)].ticket)
+    assert same.profit == position.profit - D("0.70")
+    assert terminal.modify(position, sl=D("1.09"), tp=None).outcome is Outcome.DONE
+    assert terminal.close(position, D("0.04")).outcome is Outcome.DONE
+    assert terminal.close(position, D("0.06")).outcome is Outcome.DONE
     assert terminal.positions() == []
 
 
 def test_a_close_is_never_for_more_than_there_is(terminal: Any) -> None:
-    one = held(terminal)
-    assert terminal.close(one, D("5")).outcome is Outcome.DONE
-    assert refused(terminal.close(one, D("0.1")), 10036)
+    position = held(terminal)
+    assert terminal.close(position, D("5")).outcome is Outcome.DONE
+    assert refused(terminal.close(position, D("0.1")), 10036)
     assert terminal.positions() == []
 
 
-def test_deals_tell_what_a_position_came_to(terminal: Any, fake: FakeMT5) -> None:
-    one = held(terminal, volume="0.30")
+def test_deals_give_a_positions_result(terminal: Any, fake: FakeMT5) -> None:
+    position = held(terminal, volume="0.30")
     fake.price("EURUSD", 1.105)
     fake.rollover()
-    terminal.close(one, D("0.10"))
-    fake.by_hand(int(one.id))
-    deals = terminal.deals(one.id)
+    terminal.close(position, D("0.10"))
+    fake.by_hand(int(position.id))
+    deals = terminal.deals(position.id)
     assert [(deal.entry, deal.side, deal.volume, deal.magic) for deal in deals] == [
         (Entry.IN, "BUY", D("0.30"), MAGIC), (Entry.OUT, "SELL", D("0.10"), MAGIC), (Entry.OUT, "SELL", D("0.20"), 0),
     ]  # fmt: skip
@@ -199,11 +199,11 @@ def test_deals_tell_what_a_position_came_to(terminal: Any, fake: FakeMT5) -> Non
     assert {deal.order for deal in deals} != {deal.id for deal in deals}
 
 
-def test_a_stop_a_target_and_a_stop_out_are_told_apart(terminal: Any, fake: FakeMT5) -> None:
+def test_stop_target_and_stop_out_are_distinguished(terminal: Any, fake: FakeMT5) -> None:
     stopped, reached = held(terminal, sl="1.095"), held(terminal, tp="1.102")
     fake.price("EURUSD", 1.103)
     fake.price("EURUSD", 1.09)
-    assert [terminal.deals(one.id)[-1].reason for one in (stopped, reached)] == ["SL", "TP"]
+    assert [terminal.deals(position.id)[-1].reason for position in (stopped, reached)] == ["SL", "TP"]
     assert terminal.deals(stopped.id)[-1].magic == MAGIC
 
 
@@ -212,30 +212,28 @@ def test_a_stop_a_target_and_a_stop_out_are_told_apart(terminal: Any, fake: Fake
 
 def test_a_stop_that_is_too_close_is_moved_out_and_set_right_later(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].stops = 50
-    one = held(terminal, sl="1.09990")
-    assert one.sl == D("1.09950")
+    position = held(terminal, sl="1.09990")
+    assert position.sl == D("1.09950")
 
     wanted = D("1.09990")
-    assert refused(terminal.modify(one, sl=wanted, tp=None), 10016)  # what is there stays
+    assert refused(terminal.modify(position, sl=wanted, tp=None), 10016)  # what is there stays
     fake.price("EURUSD", 1.1020)
-    assert terminal.modify(one, sl=wanted, tp=None).outcome is Outcome.DONE
+    assert terminal.modify(position, sl=wanted, tp=None).outcome is Outcome.DONE
     assert terminal.positions()[0].sl == wanted
 
 
-def test_a_stop_that_is_there_is_not_loosened_or_tightened_to_a_place_nobody_asked_for(
-    terminal: Any, fake: FakeMT5
-) -> None:
+def test_an_existing_stop_is_not_moved_to_a_price_that_was_not_requested(terminal: Any, fake: FakeMT5) -> None:
     fake.symbols["EURUSD"].stops = 50
-    one = held(terminal, sl="1.09400")
-    assert refused(terminal.modify(one, sl=D("1.09990"), tp=None), 10016)
-    assert terminal.modify(one, sl=D("1.09990"), tp=D("1.2")).outcome is Outcome.DONE
+    position = held(terminal, sl="1.09400")
+    assert refused(terminal.modify(position, sl=D("1.09990"), tp=None), 10016)
+    assert terminal.modify(position, sl=D("1.09990"), tp=D("1.2")).outcome is Outcome.DONE
     assert (terminal.positions()[0].sl, terminal.positions()[0].tp) == (D("1.09400"), D("1.2"))
 
 
-def test_a_position_without_a_stop_gets_the_nearest_that_is_allowed(terminal: Any, fake: FakeMT5) -> None:
-    one = held(terminal, side="SELL")
+def test_a_position_without_a_stop_gets_the_closest_allowed_one(terminal: Any, fake: FakeMT5) -> None:
+    position = held(terminal, side="SELL")
     fake.symbols["EURUSD"].stops = 50
-    assert terminal.modify(one, sl=D("1.10020"), tp=D("1.05")).outcome is Outcome.DONE
+    assert terminal.modify(position, sl=D("1.10020"), tp=D("1.05")).outcome is Outcome.DONE
     assert terminal.positions()[0].sl == D("1.10060")
 
 
@@ -246,17 +244,17 @@ def test_an_open_whose_stop_was_passed_is_not_sent(terminal: Any, fake: FakeMT5)
 
 
 def test_a_frozen_position_is_not_touched(terminal: Any, fake: FakeMT5) -> None:
-    one = held(terminal, sl="1.09990")
+    position = held(terminal, sl="1.09990")
     fake.symbols["EURUSD"].freeze = 30
-    assert refused(terminal.modify(one, sl=D("1.09"), tp=None), 10029)
+    assert refused(terminal.modify(position, sl=D("1.09"), tp=None), 10029)
     assert len(fake.sent) == 1
 
 
 def test_a_stop_is_taken_away(terminal: Any) -> None:
-    one = held(terminal, sl="1.09")
-    assert terminal.modify(one, sl=None, tp=None).outcome is Outcome.DONE
+    position = held(terminal, sl="1.09")
+    assert terminal.modify(position, sl=None, tp=None).outcome is Outcome.DONE
     assert terminal.positions()[0].sl is None
-    assert terminal.modify(one, sl=None, tp=None).code == 10025
+    assert terminal.modify(position, sl=None, tp=None).code == 10025
 
 
 # --- what the books say
@@ -265,9 +263,9 @@ def test_a_stop_is_taken_away(terminal: Any) -> None:
 def test_a_trace_is_found_though_servers_keep_another_time(terminal: Any, fake: FakeMT5) -> None:
     assert terminal.trace(MAGIC) is Trace.NONE
     assert terminal.history() == []  # a deposit is no trade
-    one = held(terminal)
-    assert one.opened_ms > datetime.now(UTC).timestamp() * 1000 + AHEAD_MS - 60_000
-    terminal.close(one, D("0.1"))
+    position = held(terminal)
+    assert position.opened_ms > datetime.now(UTC).timestamp() * 1000 + AHEAD_MS - 60_000
+    terminal.close(position, D("0.1"))
     assert terminal.trace(MAGIC) is Trace.DONE
     assert terminal.trace(MAGIC + 1) is Trace.NONE
 
@@ -280,7 +278,7 @@ def test_an_order_that_waits_is_pending(terminal: Any, fake: FakeMT5) -> None:
     assert terminal.positions()[0].magic == MAGIC
 
 
-def test_an_order_that_came_to_nothing_is_no_trace(terminal: Any, fake: FakeMT5) -> None:
+def test_an_unfilled_order_leaves_no_trace(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PLACED]
     order(terminal)
     for state in (fake.ORDER_STATE_REJECTED, fake.ORDER_STATE_CANCELED, fake.ORDER_STATE_EXPIRED):
@@ -288,20 +286,20 @@ def test_an_order_that_came_to_nothing_is_no_trace(terminal: Any, fake: FakeMT5)
         assert terminal.trace(MAGIC) is Trace.NONE
 
 
-def test_an_order_of_which_a_part_was_filled_before_it_was_cancelled_is_a_trace(terminal: Any, fake: FakeMT5) -> None:
+def test_a_partly_filled_order_leaves_a_trace(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PLACED]
     order(terminal)
     fake.done_orders = [fake.orders.pop()._replace(state=fake.ORDER_STATE_CANCELED, volume_current=0.04)]
     assert terminal.trace(MAGIC) is Trace.PENDING
 
 
-def test_a_deal_whose_position_is_not_shown_yet_is_not_over(terminal: Any, fake: FakeMT5) -> None:
-    one = held(terminal)
+def test_a_deal_whose_position_is_not_listed_yet_is_pending(terminal: Any, fake: FakeMT5) -> None:
+    position = held(terminal)
     shown, fake.positions = fake.positions, {}
     assert terminal.positions() == []
     assert terminal.trace(MAGIC) is Trace.PENDING
     fake.positions = shown
-    terminal.close(one, D("0.1"))
+    terminal.close(position, D("0.1"))
     assert terminal.trace(MAGIC) is Trace.DONE
 
 
@@ -324,7 +322,7 @@ def test_history_is_complete_once_it_has_stopped_growing(terminal: Any, fake: Fa
     assert not terminal.is_settled()
 
 
-def test_none_is_never_read_as_nothing_there(terminal: Any, fake: FakeMT5) -> None:
+def test_none_is_an_error_and_not_an_empty_list(terminal: Any, fake: FakeMT5) -> None:
     held(terminal)
     fake.is_up = False
     for ask in (
@@ -338,14 +336,14 @@ def test_none_is_never_read_as_nothing_there(terminal: Any, fake: FakeMT5) -> No
             ask()
 
 
-def test_a_terminal_that_was_logged_in_elsewhere_says_nothing_and_does_nothing(terminal: Any, fake: FakeMT5) -> None:
-    one = held(terminal)
+def test_a_terminal_on_another_account_answers_and_orders_nothing(terminal: Any, fake: FakeMT5) -> None:
+    position = held(terminal)
     fake.login_is, fake.positions = 7777, {}
     for ask in (
         terminal.positions,
         terminal.account,
         lambda: terminal.trace(MAGIC),
-        lambda: terminal.close(one, D("0.1")),
+        lambda: terminal.close(position, D("0.1")),
     ):
         with pytest.raises(OtherAccount):
             ask()
@@ -354,19 +352,19 @@ def test_a_terminal_that_was_logged_in_elsewhere_says_nothing_and_does_nothing(t
     assert len(fake.sent) == 1
 
 
-def test_who_may_not_trade_is_told_before_he_tries(terminal: Any, fake: FakeMT5) -> None:
+def test_an_account_shows_whether_programs_may_trade(terminal: Any, fake: FakeMT5) -> None:
     fake.autotrading = False
     assert not terminal.account().may_trade
 
 
-def test_no_terminal_is_an_error_at_once(fake: FakeMT5) -> None:
+def test_a_missing_terminal_is_an_error_at_once(fake: FakeMT5) -> None:
     fake.is_up = False
     with pytest.raises(ConnectionError, match="IPC"):
         MetaTrader.connect(login=5001, module=fake)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there it may be installed")
-def test_without_the_package_nothing_is_pretended() -> None:
+def test_a_missing_package_is_an_error() -> None:
     with pytest.raises(ImportError):
         MetaTrader.connect(login=5001)
 
@@ -374,11 +372,11 @@ def test_without_the_package_nothing_is_pretended() -> None:
 # --- netting accounts
 
 
-def test_a_deal_that_turned_a_netting_position_is_told_as_two() -> None:
+def test_a_deal_that_reversed_a_netting_position_is_split() -> None:
     terminal = MetaTrader.connect(login=5001, module=FakeMT5(hedging=False))
-    one = held(terminal, volume="0.10")
+    position = held(terminal, volume="0.10")
     order(terminal, side="SELL", volume="0.30", magic=MAGIC + 1)
-    deals = terminal.deals(one.id)
+    deals = terminal.deals(position.id)
     assert [(deal.entry, deal.side, deal.volume) for deal in deals] == [
         (Entry.IN, "BUY", D("0.10")), (Entry.OUT, "SELL", D("0.10")), (Entry.IN, "SELL", D("0.20")),
     ]  # fmt: skip
@@ -395,7 +393,7 @@ def test_copies_share_a_netting_account() -> None:
     netting.close(first, first.volume)
     netting.close(second, second.volume)
     assert fake.positions == {}
-    earned = sum(deal.profit for one in (first, second) for deal in netting.deals(one.id))
+    earned = sum(deal.profit for position in (first, second) for deal in netting.deals(position.id))
     assert earned == netting.account().balance - 10_000
 
 
@@ -422,7 +420,9 @@ class Copier:
 
     def snapshot(self, *targets: Any) -> None:
         self.as_of += 1
-        self.guard.on_snapshot(Snapshot("1", self.as_of, {one.ref: one for one in targets}), asked_at=self.guard.seen)
+        self.guard.on_snapshot(
+            Snapshot("1", self.as_of, {target.ref: target for target in targets}), asked_at=self.guard.seen
+        )
 
     def wait(self, seconds: int = 30) -> None:
         for _ in range(seconds):
@@ -453,8 +453,8 @@ def test_the_guard_opens_follows_and_closes(copier: Copier, fake: FakeMT5) -> No
     assert copier.state is State.HELD
     copier.snapshot(target(volume="0.1", sl=D("1.095")))
     copier.wait(3)
-    (one,) = copier.guard.broker.positions()
-    assert (one.volume, one.sl) == (D("0.1"), D("1.095"))
+    (position,) = copier.guard.broker.positions()
+    assert (position.volume, position.sl) == (D("0.1"), D("1.095"))
     copier.snapshot()
     copier.wait(10)
     assert fake.positions == {}
@@ -482,9 +482,7 @@ def test_an_open_that_timed_out_for_good_is_given_up_and_never_sent_again(copier
     assert (copier.opens, len(fake.sent)) == (0, 1)
 
 
-def test_an_open_that_came_after_it_was_given_up_is_held_and_no_second_one_is_sent(
-    copier: Copier, fake: FakeMT5
-) -> None:
+def test_an_open_that_executes_after_it_was_given_up_is_held(copier: Copier, fake: FakeMT5) -> None:
     fake.fates = [Fate.TIMEOUT_LATER]
     copier.snapshot(T1)
     copier.wait()
@@ -512,14 +510,14 @@ def test_a_rollover_closes_nothing_and_opens_nothing(copier: Copier, fake: FakeM
         copier.snapshot(T1)
         copier.wait(20)
     assert len(fake.sent) == orders
-    assert [one.volume for one in fake.positions.values()] == [0.3]
+    assert [position.volume for position in fake.positions.values()] == [0.3]
 
     copier.snapshot()
     copier.wait(5)
     assert fake.positions == {}
 
 
-def test_while_the_terminal_is_on_another_account_nothing_is_believed(copier: Copier, fake: FakeMT5) -> None:
+def test_a_terminal_on_another_account_changes_nothing(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     mine, fake.positions, fake.login_is = fake.positions, {}, 7777
     copier.wait()
@@ -530,7 +528,7 @@ def test_while_the_terminal_is_on_another_account_nothing_is_believed(copier: Co
     assert fake.positions == {}
 
 
-def test_a_close_that_is_refused_for_a_while_is_driven_on(copier: Copier, fake: FakeMT5) -> None:
+def test_a_refused_close_is_repeated(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     fake.market_open = False
     copier.snapshot()
@@ -541,7 +539,7 @@ def test_a_close_that_is_refused_for_a_while_is_driven_on(copier: Copier, fake: 
     assert fake.positions == {}
 
 
-def test_what_somebody_closed_by_hand_is_not_bought_back(copier: Copier, fake: FakeMT5) -> None:
+def test_a_copy_closed_by_hand_is_not_reopened(copier: Copier, fake: FakeMT5) -> None:
     copier.snapshot(T1)
     fake.by_hand(next(iter(fake.positions)))
     copier.wait()

@@ -1,4 +1,4 @@
-"""Copies that share one net position: what one of them is closed by must not be another's."""
+"""Copies that share one net position: closing one must not touch another."""
 
 import random
 from decimal import Decimal
@@ -38,15 +38,17 @@ class Desk:
 
     @property
     def held(self) -> dict[Any, Any]:
-        return {one.magic: one for one in self.netting.positions()}
+        return {position.magic: position for position in self.netting.positions()}
 
     @property
     def volumes(self) -> dict[Any, Any]:
-        return {one.magic: (one.side, one.volume) for one in self.netting.positions()}
+        return {position.magic: (position.side, position.volume) for position in self.netting.positions()}
 
     @property
     def net(self) -> Any:
-        return sum(one.volume if one.side == "BUY" else -one.volume for one in self.paper.positions())
+        return sum(
+            position.volume if position.side == "BUY" else -position.volume for position in self.paper.positions()
+        )
 
     def close(self, magic: Any, volume: Any) -> Any:
         return self.netting.close(self.held[magic], D(volume))
@@ -84,12 +86,15 @@ def test_a_copy_that_is_closed_is_not_closed_again(desk: Any) -> None:
     assert desk.net == 0
 
 
-def test_what_it_earned_is_the_copys_own(desk: Any) -> None:
+def test_each_copy_has_its_own_profit(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.1")  # at 1.10010
     desk.now += HOUR
     desk.open(TWO, "BUY", "0.1")  # at 1.10210
     desk.close(ONE, "0.1")  # at 1.10200
-    assert [(one.entry, one.profit) for one in desk.netting.deals(str(ONE))] == [(Entry.IN, 0), (Entry.OUT, D("19.00"))]
+    assert [(deal.entry, deal.profit) for deal in desk.netting.deals(str(ONE))] == [
+        (Entry.IN, 0),
+        (Entry.OUT, D("19.00")),
+    ]
     assert desk.held[TWO].open_price == D("1.10210")
     assert desk.held[TWO].profit == D("-1.00")
 
@@ -106,8 +111,8 @@ def test_commission_is_counted_once_also_where_a_deal_turns_a_position(desk: Any
     desk.open(TWO, "BUY", "1")
     desk.open(ONE, "BUY", "0.1")
     desk.open(ONE, "SELL", "0.3")
-    assert [one.entry for one in desk.netting.deals(str(ONE))] == [Entry.IN, Entry.OUT, Entry.IN]
-    assert sum(one.costs for one in desk.netting.deals(str(ONE))) == D("-1.20")
+    assert [deal.entry for deal in desk.netting.deals(str(ONE))] == [Entry.IN, Entry.OUT, Entry.IN]
+    assert sum(deal.costs for deal in desk.netting.deals(str(ONE))) == D("-1.20")
 
 
 def test_a_restart_finds_every_copy(desk: Any) -> None:
@@ -125,7 +130,7 @@ def test_stops_are_not_promised(desk: Any) -> None:
     assert desk.netting.modify(desk.held[ONE], sl=None, tp=None).outcome is Outcome.DONE
 
 
-def test_an_order_that_could_not_be_told_from_others_is_not_sent(desk: Any) -> None:
+def test_an_order_without_a_copys_magic_is_not_sent(desk: Any) -> None:
     with pytest.raises(ValueError, match="not a copy's magic"):
         desk.open(5, "BUY", "0.1")
 
@@ -133,7 +138,7 @@ def test_an_order_that_could_not_be_told_from_others_is_not_sent(desk: Any) -> N
 # --- others on the same account
 
 
-def test_what_somebody_closes_by_hand_is_the_oldest_copys(desk: Any) -> None:
+def test_a_close_by_hand_closes_the_oldest_copy(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.2")
     desk.open(TWO, "BUY", "0.2")
     desk.by_hand("SELL", "0.3")
@@ -141,7 +146,7 @@ def test_what_somebody_closes_by_hand_is_the_oldest_copys(desk: Any) -> None:
     assert desk.netting.deals(str(ONE))[-1].entry is Entry.OUT
 
 
-def test_what_somebody_opens_by_hand_is_no_copys(desk: Any) -> None:
+def test_a_position_opened_by_hand_belongs_to_no_copy(desk: Any) -> None:
     desk.by_hand("SELL", "0.5")
     desk.open(ONE, "BUY", "0.2")
     desk.by_hand("BUY", "0.3")
@@ -150,13 +155,13 @@ def test_what_somebody_opens_by_hand_is_no_copys(desk: Any) -> None:
     assert desk.net == D("-0.2")
 
 
-def test_what_somebody_adds_by_hand_is_no_copys(desk: Any) -> None:
+def test_volume_added_by_hand_belongs_to_no_copy(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.2")
     desk.by_hand("BUY", "0.3")
     assert desk.volumes == {ONE: ("BUY", D("0.2"))}
 
 
-def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path: Path) -> None:
+def test_a_stop_out_closes_the_oldest_copies_and_nothing_is_reopened(tmp_path: Path) -> None:
     desk = Desk(tmp_path, deposit=D(3_000), stop_out_level=D("0.8"))
     desk.open(ONE, "BUY", "1.5")
     desk.open(TWO, "SELL", "0.5")
@@ -164,14 +169,14 @@ def test_a_stop_out_is_the_oldest_copies_and_nothing_is_bought_back(tmp_path: Pa
     desk.now += 2 * HOUR
     assert desk.net == 0
     assert desk.volumes == {TWO: ("SELL", D("0.5")), THREE: ("BUY", D("0.5"))}
-    assert [one.reason for one in desk.netting.deals(str(ONE))] == ["MANUAL", "STOP_OUT"]
+    assert [deal.reason for deal in desk.netting.deals(str(ONE))] == ["MANUAL", "STOP_OUT"]
 
 
 # --- answers that are lost
 
 
 class Deaf:
-    """The paper broker, whose answers are lost while it is told so, and whose orders are executed later."""
+    """The paper broker, which can lose answers and delay orders on request."""
 
     def __init__(self, paper: Any) -> None:
         self.paper, self.is_deaf, self.waiting = paper, False, []
@@ -201,7 +206,7 @@ def deaf(desk: Any) -> Any:
     return desk
 
 
-def test_a_close_without_an_answer_is_not_sent_again_while_it_may_still_come(deaf: Any) -> None:
+def test_a_close_without_an_answer_is_not_resent_while_it_may_still_execute(deaf: Any) -> None:
     assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
     deaf.deaf.is_deaf = False
     assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
@@ -210,7 +215,7 @@ def test_a_close_without_an_answer_is_not_sent_again_while_it_may_still_come(dea
     assert deaf.net == D("0.3")
 
 
-def test_a_close_that_never_came_is_sent_again_in_the_end(deaf: Any) -> None:
+def test_a_close_that_never_executed_is_resent_in_the_end(deaf: Any) -> None:
     deaf.close(ONE, "0.2")
     deaf.deaf.is_deaf, deaf.deaf.waiting = False, []
     deaf.ms += deaf.netting.hold_ms
@@ -218,7 +223,7 @@ def test_a_close_that_never_came_is_sent_again_in_the_end(deaf: Any) -> None:
     assert deaf.net == D("0.3")
 
 
-def test_after_a_part_was_closed_the_rest_waits_for_nothing(deaf: Any) -> None:
+def test_after_a_partial_close_the_rest_does_not_wait(deaf: Any) -> None:
     deaf.close(ONE, "0.1")
     deaf.deaf.is_deaf = False
     deaf.deaf.executes()
@@ -226,7 +231,7 @@ def test_after_a_part_was_closed_the_rest_waits_for_nothing(deaf: Any) -> None:
     assert deaf.net == D("0.3")
 
 
-def test_a_close_that_came_twice_shows_as_a_position_and_is_taken_back(deaf: Any) -> None:
+def test_a_close_that_executed_twice_shows_as_a_position_and_is_reversed(deaf: Any) -> None:
     deaf.close(ONE, "0.2")
     deaf.start()  # killed: what was under way is forgotten
     assert deaf.close(ONE, "0.2").outcome is Outcome.DONE
@@ -237,7 +242,7 @@ def test_a_close_that_came_twice_shows_as_a_position_and_is_taken_back(deaf: Any
     assert deaf.net == D("0.3")
 
 
-def test_an_order_that_waits_at_the_broker_is_waited_for(desk: Any) -> None:
+def test_a_pending_order_is_waited_for(desk: Any) -> None:
     desk.open(ONE, "BUY", "0.2")
     desk.paper.trace = lambda magic: Trace.PENDING
     assert desk.close(ONE, "0.2").outcome is Outcome.UNKNOWN
@@ -269,7 +274,7 @@ def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(t
     assert desk.netting.positions() == []
     assert desk.net == book_of(desk.paper.history(), desk.paper.worth).others.get("EURUSD", 0)
     if not seed % 2:
-        magics = {one.magic for one in desk.paper.history()}
+        magics = {deal.magic for deal in desk.paper.history()}
         earned = sum(one.profit for magic in magics for one in desk.netting.deals(str(magic)))
         assert abs(earned - (desk.paper.account().balance - 10**6)) < D("0.01") * len(desk.paper.history())
 

@@ -1,4 +1,4 @@
-"""The published vectors in the bot's own code; and packets that nobody who knows the secret sent."""
+"""The published vectors in the bot's own code, and forged packets."""
 
 import hmac
 import json
@@ -25,7 +25,7 @@ GAPFILL = (SUB, "12", str(NOON), "-", "-", "0.00000000", "0.00000000", "", "", "
 
 
 def signed(fields: Any) -> Any:
-    """With a good MAC, whatever it says."""
+    """A packet with a correct MAC, whatever its fields."""
     text = "|".join([*(fields[name] for name in packets.FIELDS), "CP1", *(fields[name] for name in packets.TAIL)])
     return fields | {"signature_v1": hmac.new(packets.derived_key(SECRET), text.encode(), "sha256").hexdigest()}
 
@@ -36,30 +36,30 @@ def seed_form(vector: Any) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["packets"], ids=lambda vector: vector["name"])
-def test_a_good_packet_of_the_seed_form(vector: Any) -> None:
+def test_accepts_a_packet_of_the_short_form(vector: Any) -> None:
     seed_form(vector)
     seed_form(vector | {"signature": vector["signature"].upper()})
 
 
 @pytest.mark.parametrize("vector", VECTORS["packets_mac_ok_but_grammar_refused"], ids=lambda vector: vector["name"])
-def test_a_good_mac_is_not_enough(vector: Any) -> None:
+def test_a_correct_mac_is_not_enough(vector: Any) -> None:
     with pytest.raises(PacketRefused, match="packet_grammar"):
         seed_form(vector)
 
 
 @pytest.mark.parametrize("mistake", VECTORS["recognisable_mistakes_for_K1"])
-def test_a_known_mistake_is_no_signature(mistake: Any) -> None:
+def test_a_known_mistake_is_not_a_signature(mistake: Any) -> None:
     wrong = mistake["signature"] if isinstance(mistake, dict) else VECTORS["recognisable_mistakes_for_K1"][mistake]
     with pytest.raises(PacketRefused, match="packet_signature"):
         seed_form(VECTORS["packets"][0] | {"signature": wrong})
 
 
 ACTIONS = ("OPEN", "MODIFY", "REDUCE", "CLOSE", "GAPFILL")
-NAMING_A_TRADE = [one for one in VECTORS["packets_v1"]["vectors"] if one["name"].split()[0] in ACTIONS]
+NAMING_A_TRADE = [vector for vector in VECTORS["packets_v1"]["vectors"] if vector["name"].split()[0] in ACTIONS]
 
 
 @pytest.mark.parametrize("vector", NAMING_A_TRADE, ids=lambda vector: vector["name"])
-def test_a_packet_that_names_its_trade(vector: Any) -> None:
+def test_accepts_a_packet_that_names_its_trade(vector: Any) -> None:
     texts = vector["payload"].split("|")
     fields = dict(zip((*packets.FIELDS, "cp1", *packets.TAIL), texts, strict=True))
     found = packets.read(
@@ -88,18 +88,18 @@ def test_any_changed_field_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 5, 1.5, ["5"], "5\u0660"])
-def test_what_is_no_text_is_refused(wrong: Any) -> None:
+def test_a_field_that_is_not_text_is_refused(wrong: Any) -> None:
     with pytest.raises(PacketRefused, match="packet_grammar"):
         read(packet(5, NOON, "OPEN", TARGET) | {"seq": wrong})
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "", "\u00e9" * 64, "\ud800"])
-def test_a_signature_that_is_no_text_of_its_kind_is_refused(wrong: int | str | None) -> None:
+def test_a_malformed_signature_is_refused(wrong: int | str | None) -> None:
     with pytest.raises(PacketRefused, match="packet_signature"):
         read(packet(5, NOON, "OPEN", TARGET) | {"signature_v1": wrong})
 
 
-def test_anothers_packet_and_an_old_keys_are_refused() -> None:
+def test_packets_of_another_subscription_or_an_old_secret_are_refused() -> None:
     with pytest.raises(PacketRefused, match="packet_stranger"):
         read(packet(5, NOON, "OPEN", TARGET), sub_id="s-2")
     with pytest.raises(PacketRefused, match="packet_stranger"):
@@ -127,7 +127,7 @@ def test_during_a_rotation_both_generations_are_read() -> None:
         {"sl": "1.10000000"},
     ],
 )
-def test_a_gapfill_fills_one_number_and_says_nothing_else(change: dict[str, Any]) -> None:
+def test_a_gapfill_fills_one_number_and_carries_nothing_else(change: dict[str, Any]) -> None:
     fields = dict(zip((*packets.FIELDS, *packets.TAIL), GAPFILL, strict=True))
     assert read(signed(fields)).action == "GAPFILL"
 
@@ -136,7 +136,7 @@ def test_a_gapfill_fills_one_number_and_says_nothing_else(change: dict[str, Any]
 
 
 @pytest.mark.parametrize("action", ["HEARTBEAT", "open", "", "REOPEN"])
-def test_an_action_that_nobody_knows_is_refused(action: str) -> None:
+def test_an_unknown_action_is_refused(action: str) -> None:
     fields = dict(zip((*packets.FIELDS, *packets.TAIL), GAPFILL, strict=True))
     with pytest.raises(PacketRefused, match="packet_grammar"):
         read(signed(fields | {"action": action}))

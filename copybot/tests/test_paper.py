@@ -1,4 +1,4 @@
-"""The paper broker: prices, what was touched first, money to the cent, and what survives a killed process."""
+"""The paper broker: prices, the order of stops, money to the cent, and what survives a killed process."""
 
 import random
 import signal
@@ -61,16 +61,16 @@ class Desk:
         return self.broker.open(magic=magic, symbol=symbol, side=side, volume=D(volume), sl=stops[0], tp=stops[1])
 
     def held(self, **more: Any) -> Any:
-        """A position that was opened now."""
+        """Open a position now."""
         assert self.open(**more).outcome is Outcome.DONE
         return self.broker.positions()[-1]
 
     @property
     def ends(self) -> list[Any]:
         return [
-            (one.reason, one.price, (one.at_ms - START) / HOUR)
-            for one in self.broker.history()
-            if one.entry is Entry.OUT
+            (deal.reason, deal.price, (deal.at_ms - START) / HOUR)
+            for deal in self.broker.history()
+            if deal.entry is Entry.OUT
         ]
 
 
@@ -140,7 +140,7 @@ def test_a_trade_is_bought_at_the_ask_and_sold_at_the_bid(desk: Any) -> None:
     assert desk.broker.close(held, D("0.20")).outcome is Outcome.DONE
     assert desk.broker.close(desk.broker.positions()[0], D("0.30")).outcome is Outcome.DONE
     deals = desk.broker.deals(held.id)
-    assert [(one.entry, one.side, one.volume, one.profit) for one in deals] == [
+    assert [(deal.entry, deal.side, deal.volume, deal.profit) for deal in deals] == [
         (Entry.IN, "BUY", D("0.50"), 0),
         (Entry.OUT, "SELL", D("0.20"), D("38.00")),
         (Entry.OUT, "SELL", D("0.30"), D("57.00")),
@@ -179,11 +179,11 @@ def test_commission_is_within_profit(tmp_path: Path) -> None:
     desk = Desk(tmp_path, instruments=[Instrument("EURUSD", candles(), 0, commission=D(3))])
     held = desk.held()
     desk.broker.close(held, D(1))
-    assert [(one.profit, one.costs) for one in desk.broker.history()] == [(D("-3.00"), D("-3.00"))] * 2
+    assert [(deal.profit, deal.costs) for deal in desk.broker.history()] == [(D("-3.00"), D("-3.00"))] * 2
     assert desk.broker.account().balance == D(9_994)
 
 
-def test_another_currency_is_turned_into_the_accounts(tmp_path: Path) -> None:
+def test_another_currency_is_converted_to_the_accounts(tmp_path: Path) -> None:
     yen = candles([(0, "150", "151", "149", "150.5"), (1, "150.5", "151", "149", "149.5")])
     desk = Desk(tmp_path, instruments=[Instrument("USDJPY", yen, 0)])
     held = desk.held(symbol="USDJPY", volume="0.1")
@@ -191,7 +191,7 @@ def test_another_currency_is_turned_into_the_accounts(tmp_path: Path) -> None:
     assert desk.broker.history()[-1].profit == D("33.22")  # 5,000 yen at 150.5
 
 
-def test_refuses_a_currency_that_no_instrument_tells(tmp_path: Path) -> None:
+def test_refuses_a_currency_that_no_instrument_converts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="converts EUR"):
         Desk(tmp_path, instruments=[Instrument("EURCHF", candles())])
 
@@ -230,7 +230,7 @@ def test_a_stop_in_a_gap_is_filled_behind_it(desk: Any) -> None:
     assert desk.ends == [("SL", D("1.08000"), 10), ("TP", D("1.08010"), 10)]
 
 
-def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path: Path) -> None:
+def test_stops_do_not_depend_on_how_often_a_process_looks(tmp_path: Path) -> None:
     def run(name: Any, looks: Any) -> list[Any]:
         folder = tmp_path / name
         folder.mkdir()
@@ -240,7 +240,7 @@ def test_what_was_touched_does_not_depend_on_how_often_one_looks(tmp_path: Path)
         for hours in sorted(looks):
             desk.at(hours).positions()
         desk.at(12).positions()
-        return [(one.magic, one.reason, one.price, one.at_ms, one.profit) for one in desk.broker.history()]
+        return [(deal.magic, deal.reason, deal.price, deal.at_ms, deal.profit) for deal in desk.broker.history()]
 
     once = run("once", [])
     rng = random.Random(5)
@@ -263,10 +263,10 @@ def test_of_two_stops_the_one_that_was_touched_first_is_filled_first(desk: Any) 
     desk.open(sl="1.09920", magic=1)
     desk.open(sl="1.09960", magic=2)
     desk.at(1).positions()
-    assert [one.magic for one in desk.broker.history()] == [1, 2, 2, 1]
+    assert [deal.magic for deal in desk.broker.history()] == [1, 2, 2, 1]
 
 
-def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk: Any) -> None:
+def test_a_stop_is_moved_and_a_repeat_succeeds(desk: Any) -> None:
     held = desk.held()
     assert desk.broker.modify(held, sl=D("1.09"), tp=None).outcome is Outcome.DONE
     assert desk.broker.positions()[0].sl == D("1.09")
@@ -275,30 +275,30 @@ def test_a_stop_is_moved_and_the_same_again_is_no_fault(desk: Any) -> None:
     assert desk.broker.positions()[0].sl == D("1.09")
 
 
-def test_an_account_that_runs_dry_is_stopped_out_worst_first(tmp_path: Path) -> None:
+def test_a_stop_out_closes_the_largest_loss_first(tmp_path: Path) -> None:
     desk = Desk(tmp_path, deposit=D(3_000), stop_out_level=D("0.8"))
     desk.open("SELL", "0.1", magic=1)
     desk.open("BUY", "2", magic=2)
     desk.at(2)
-    assert [(one.magic, one.reason) for one in desk.broker.history() if one.entry is Entry.OUT] == [(2, "STOP_OUT")]
-    assert [one.magic for one in desk.broker.positions()] == [1]
+    assert [(deal.magic, deal.reason) for deal in desk.broker.history() if deal.entry is Entry.OUT] == [(2, "STOP_OUT")]
+    assert [position.magic for position in desk.broker.positions()] == [1]
     assert desk.broker.account().balance > 0
 
 
 # --- netting
 
 
-def test_a_netting_account_has_one_position_a_symbol_that_grows_shrinks_and_turns(tmp_path: Path) -> None:
+def test_a_netting_account_has_one_position_per_symbol(tmp_path: Path) -> None:
     desk = Desk(tmp_path, is_hedging=False)
     first = desk.held(volume="0.3", magic=1)
     desk.open("BUY", "0.1", magic=2)
     desk.open("SELL", "0.1", magic=3)
-    assert [(one.volume, one.side) for one in desk.broker.positions()] == [(D("0.3"), "BUY")]
+    assert [(position.volume, position.side) for position in desk.broker.positions()] == [(D("0.3"), "BUY")]
 
     desk.open("SELL", "0.5", magic=4)
     (turned,) = desk.broker.positions()
     assert (turned.id, turned.side, turned.volume, turned.open_price) == (first.id, "SELL", D("0.2"), D("1.10000"))
-    assert [(one.magic, one.entry, one.volume) for one in desk.broker.deals(first.id)] == [
+    assert [(deal.magic, deal.entry, deal.volume) for deal in desk.broker.deals(first.id)] == [
         (1, Entry.IN, D("0.3")),
         (2, Entry.IN, D("0.1")),
         (3, Entry.OUT, D("0.1")),
@@ -307,7 +307,7 @@ def test_a_netting_account_has_one_position_a_symbol_that_grows_shrinks_and_turn
     ]
 
 
-def test_what_makes_a_position_smaller_needs_no_money(tmp_path: Path) -> None:
+def test_a_reduction_needs_no_margin(tmp_path: Path) -> None:
     desk = Desk(tmp_path, is_hedging=False, deposit=D(3_000))
     desk.open(volume="2")
     desk.now += HOUR // 3
@@ -319,7 +319,7 @@ def test_what_makes_a_position_smaller_needs_no_money(tmp_path: Path) -> None:
 # --- bad luck
 
 
-def test_the_same_seed_brings_the_same_luck(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_faults(tmp_path: Path) -> None:
     def run(name: Any, seed: Any) -> Any:
         folder = tmp_path / name
         folder.mkdir()
@@ -329,13 +329,13 @@ def test_the_same_seed_brings_the_same_luck(tmp_path: Path) -> None:
         for number in range(60):
             desk.now += 60_000
             answers.append(desk.open(volume="0.02", magic=number).code)
-        return answers, [(one.magic, one.volume, one.price, one.at_ms - START) for one in desk.broker.history()]
+        return answers, [(deal.magic, deal.volume, deal.price, deal.at_ms - START) for deal in desk.broker.history()]
 
     assert run("a", 1) == run("b", 1)
     assert run("c", 2) != run("a2", 1)
 
 
-def test_an_order_that_timed_out_was_executed_or_will_be_or_never_is(tmp_path: Path) -> None:
+def test_an_order_that_timed_out_executes_now_later_or_never(tmp_path: Path) -> None:
     desk = Desk(tmp_path, faults=Faults(4, timeout=1.0, late_ms=60_000))
     for number in range(60):
         assert desk.open(volume="0.02", magic=number).outcome is Outcome.UNKNOWN
@@ -343,7 +343,7 @@ def test_an_order_that_timed_out_was_executed_or_will_be_or_never_is(tmp_path: P
     desk.at("0.02")
     later = len(desk.broker.positions())
     assert 10 < at_once < later < 50
-    assert {one.magic for one in desk.broker.positions()} == {
+    assert {position.magic for position in desk.broker.positions()} == {
         n for n in range(60) if desk.broker.trace(n) is Trace.DONE
     }
 
@@ -359,14 +359,14 @@ def test_slippage_is_always_against_the_order(tmp_path: Path) -> None:
     assert max(prices["SELL"]) <= D("1.10000") > min(prices["SELL"])
 
 
-def test_a_partial_fill_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_a_partial_fill_is_reported_as_one(tmp_path: Path) -> None:
     desk = Desk(tmp_path, faults=Faults(4, partial=1.0))
     assert desk.open(volume="1").code == 10010
     (held,) = desk.broker.positions()
     assert D("0.01") <= held.volume < 1
 
 
-def test_an_order_takes_the_time_it_takes(tmp_path: Path) -> None:
+def test_an_order_takes_its_latency(tmp_path: Path) -> None:
     slept = []
     desk = Desk(tmp_path, faults=Faults(latency_ms=(100, 100)), sleep=slept.append)
     desk.open()
@@ -376,7 +376,7 @@ def test_an_order_takes_the_time_it_takes(tmp_path: Path) -> None:
 # --- the file
 
 
-def test_what_was_executed_is_there_after_a_restart(desk: Any) -> None:
+def test_executed_orders_survive_a_restart(desk: Any) -> None:
     held = desk.held(sl="1.09600")
     desk.broker.close_file()
     desk.start()
@@ -410,7 +410,7 @@ for number in range(10_000):
 
 
 @pytest.mark.crash
-def test_whoever_is_killed_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_answered_order(tmp_path: Path) -> None:
     for life in range(4):
         path = tmp_path / f"paper-{life}"
         command = [sys.executable, "-c", VICTIM, str(path)]
@@ -420,7 +420,7 @@ def test_whoever_is_killed_loses_nothing_that_was_answered(tmp_path: Path) -> No
             victim.send_signal(signal.SIGKILL)
             told = 1 + sum(line.endswith("DONE\n") for line in victim.stdout)
         broker = PaperBroker(path, [Instrument("EURUSD", candles(), 10)], lambda: START, deposit=D(10**9))
-        magics = [one.magic for one in broker.positions()]
+        magics = [position.magic for position in broker.positions()]
         assert told <= len(magics) <= told + 1
-        assert magics == list(range(len(magics))) == [one.magic for one in broker.history()]
+        assert magics == list(range(len(magics))) == [deal.magic for deal in broker.history()]
         broker.close_file()

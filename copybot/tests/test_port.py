@@ -1,4 +1,4 @@
-"""What the port means, the same at every broker: one suite over each that there is, and over two broken ones."""
+"""The contract of the broker port: one suite over each implementation, and over two broken ones."""
 
 import random
 from collections import Counter
@@ -69,11 +69,11 @@ def opened(
 
 
 def held(terminal: Any, magic: Any = ONE) -> Any:
-    (one,) = [one for one in terminal.positions() if one.magic == magic]
+    (one,) = [position for position in terminal.positions() if position.magic == magic]
     return one
 
 
-def test_what_was_opened_is_a_position_with_its_number(terminal: Any) -> None:
+def test_an_open_gives_a_position_with_its_magic(terminal: Any) -> None:
     assert terminal.trace(ONE) is Trace.NONE
     assert opened(terminal).outcome is Outcome.DONE
     one = held(terminal)
@@ -85,7 +85,7 @@ def test_what_was_opened_is_a_position_with_its_number(terminal: Any) -> None:
     assert len(one.id) <= 19
 
 
-def test_what_was_closed_in_parts_sums_up(terminal: Any) -> None:
+def test_partial_closes_add_up(terminal: Any) -> None:
     before = terminal.account().balance
     opened(terminal)
     number = held(terminal).id
@@ -107,21 +107,23 @@ def test_two_copies_of_a_symbol_are_two_positions_also_on_opposite_sides(termina
     opened(terminal)
     opened(terminal, TWO, "SELL", "0.10")
     assert terminal.close(held(terminal), D("0.30")).outcome is Outcome.DONE
-    assert [(one.magic, one.side, one.volume) for one in terminal.positions()] == [(TWO, "SELL", D("0.10"))]
+    assert [(position.magic, position.side, position.volume) for position in terminal.positions()] == [
+        (TWO, "SELL", D("0.10"))
+    ]
     assert [deal.volume for deal in terminal.deals(held(terminal, TWO).id)] == [D("0.10")]
 
 
-def test_what_is_closed_already_is_refused_and_nothing_else_happens(terminal: Any) -> None:
+def test_a_second_close_is_refused_and_changes_nothing(terminal: Any) -> None:
     opened(terminal)
     opened(terminal, TWO)
     one = held(terminal)
     terminal.close(one, one.volume)
     again = terminal.close(one, one.volume)
     assert (again.outcome, again.why) == (Outcome.REJECTED, "rejected")
-    assert [(one.magic, one.volume) for one in terminal.positions()] == [(TWO, D("0.30"))]
+    assert [(position.magic, position.volume) for position in terminal.positions()] == [(TWO, D("0.30"))]
 
 
-def test_steps_are_kept(terminal: Any) -> None:
+def test_volume_steps_are_respected(terminal: Any) -> None:
     assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
     assert terminal.fit("EURUSD", D("0.009"), None, None)[0] == 0
     assert terminal.fit("EURUSD", D(0), None, None)[0] == 0
@@ -142,7 +144,7 @@ def test_an_unknown_symbol_is_refused_by_name_and_closes_nothing(terminal: Any) 
     assert terminal.trace(ONE) is Trace.NONE
 
 
-def test_stops_that_fit_are_those_that_are_there(terminal: Any) -> None:
+def test_fitted_stops_equal_the_positions_stops(terminal: Any) -> None:
     sl, tp = terminal.fit("EURUSD", D("0.3"), D("1.091234567"), D("1.2"))[1:]
     opened(terminal, sl=D("1.091234567"), tp=D("1.2"))
     assert (held(terminal).sl, held(terminal).tp) == (sl, tp)
@@ -154,7 +156,7 @@ def test_stops_that_fit_are_those_that_are_there(terminal: Any) -> None:
     assert (held(terminal).sl, held(terminal).tp) == (None, None)
 
 
-def test_a_position_that_never_was_has_no_deals(terminal: Any) -> None:
+def test_an_unknown_position_has_no_deals(terminal: Any) -> None:
     assert terminal.deals("4711") == []
 
 
@@ -172,7 +174,7 @@ def changed(rng: Any, one: Any) -> Any:
 
 
 def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
-    """Run the guard through a seeded course of snapshots; how many positions are not as the last one says."""
+    """Run the guard through seeded snapshots; return how many positions differ from the last one."""
     rng, now, targets = random.Random(seed), [NOON], {}
     limits = Limits(settle_ms=2_000, second_look_ms=1_000, brake_least=1_000)
     guard = ExecutionGuard(folder / f"state-{seed}", SUB, {1: SECRET}, 7, terminal, lambda: now[0], limits)
@@ -192,7 +194,9 @@ def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
         if volume:
             wanted[guard.copy(ref).magic] = one.side, volume, *stops
     guard.close()
-    there = {one.magic: (one.side, one.volume, one.sl, one.tp) for one in terminal.positions()}
+    there = {
+        position.magic: (position.side, position.volume, position.sl, position.tp) for position in terminal.positions()
+    }
     return sum(there.get(magic) != wanted.get(magic) for magic in there.keys() | wanted.keys())
 
 
@@ -202,7 +206,7 @@ def test_the_guard_brings_every_position_to_its_target(terminal: Any, tmp_path: 
 
 
 class Broken:
-    """A terminal with something wrong with it, which the suite's own check must find."""
+    """A terminal with a planted bug, which the suite must find."""
 
     def __init__(self, terminal: Any) -> None:
         self.terminal = terminal
@@ -230,7 +234,7 @@ def test_the_check_finds_a_broken_terminal(tmp_path: Path, fault: Any) -> None:
 
 
 class Storm:
-    """The guard over a paper broker that refuses, answers late or never, fills in part; and the guard dies at times."""
+    """The guard, which crashes at times, over a paper broker that refuses, answers late or never and fills in part."""
 
     guard: Any
 
@@ -282,21 +286,21 @@ class Storm:
     def orphans(self) -> list[Any]:
         wanted = {self.guard.copy(ref).magic: one for ref, one in self.targets.items() if self.guard.copy(ref)}
         return [
-            one for one in self.terminal.positions()
-            if one.magic not in wanted or one.side != wanted[one.magic].side
-            or one.volume > self.terminal.fit("EURUSD", wanted[one.magic].volume, None, None)[0]
+            position for position in self.terminal.positions()
+            if position.magic not in wanted or position.side != wanted[position.magic].side
+            or position.volume > self.terminal.fit("EURUSD", wanted[position.magic].volume, None, None)[0]
         ]  # fmt: skip
 
     @property
     def doubled(self) -> list[Any]:
-        """Numbers under which more than one position was ever opened."""
-        opens = Counter(one.magic for one in self.paper.history() if one.entry is Entry.IN)
+        """The magic numbers under which more than one position was opened."""
+        opens = Counter(deal.magic for deal in self.paper.history() if deal.entry is Entry.IN)
         return [magic for magic, count in opens.items() if count > 1]
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_luck_nothing_is_opened_twice_and_nothing_is_left_over(tmp_path: Path, seed: int) -> None:
+def test_no_fault_opens_a_trade_twice_or_leaves_one_open(tmp_path: Path, seed: int) -> None:
     storm = Storm(tmp_path, seed, netting=False)
     assert storm.orphans == []
     assert storm.doubled == []
@@ -306,9 +310,11 @@ def test_whatever_the_luck_nothing_is_opened_twice_and_nothing_is_left_over(tmp_
 
 @pytest.mark.model
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_luck_a_netting_account_comes_to_what_its_copies_are(tmp_path: Path, seed: int) -> None:
+def test_no_fault_separates_a_netting_account_from_its_copies(tmp_path: Path, seed: int) -> None:
     storm = Storm(tmp_path, seed, netting=True)
     assert storm.orphans == []
-    net = sum(one.volume if one.side == "BUY" else -one.volume for one in storm.paper.positions())
-    assert net == sum(one.volume if one.side == "BUY" else -one.volume for one in storm.terminal.positions())
+    net = sum(position.volume if position.side == "BUY" else -position.volume for position in storm.paper.positions())
+    assert net == sum(
+        position.volume if position.side == "BUY" else -position.volume for position in storm.terminal.positions()
+    )
     storm.guard.close()

@@ -1,4 +1,4 @@
-"""A provider's positions at the desk: each trade opened once, closed once, with its profit, whatever is lost when."""
+"""A provider's positions at the desk: each trade opens once and closes once, with its profit, whatever call fails."""
 
 import itertools
 import json
@@ -28,11 +28,11 @@ SECOND = 1_000
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """The process dies."""
 
 
 class Terminal:
-    """A hedging or netting account that trades as it is told to. Every call is a place to fail."""
+    """A hedging or netting account that the test controls. Every call is a place to fail."""
 
     def __init__(self, point: Callable[..., Any] = lambda: None) -> None:
         self.now, self.held, self.books, self.settled, self.point = NOON, {}, {}, True, point
@@ -102,7 +102,7 @@ class Terminal:
 
     def position_of(self, order: Any) -> Any:
         self.point()
-        return next((name for name, deals in self.books.items() if any(one.order == order for one in deals)), order)
+        return next((name for name, deals in self.books.items() if any(deal.order == order for deal in deals)), order)
 
     def account(self) -> Account:
         return Account("1", "Test", "USD", Decimal(1000), Decimal("1001.5"), True, True)
@@ -113,7 +113,7 @@ class Terminal:
 
 
 class Desk:
-    """The verbs of a trade's life as the desk has them: a ticket opens once, and a key's answer is kept."""
+    """A stand-in for the desk: a ticket opens once, and a key's answer is stored."""
 
     def __init__(self, point: Callable[..., Any] = lambda: None) -> None:
         self.point, self.active_rows, self.closed, self.kept = point, {}, {}, {}
@@ -200,7 +200,7 @@ class Desk:
 
 
 class World:
-    """A terminal, a desk and a mirror between them; restarted from nothing where it dies at its n-th call."""
+    """A terminal, a desk and a position sync between them, restarted from scratch when it dies at its n-th call."""
 
     def __init__(self, dies_at: int = -1, fault: Any = Crash, kind: Any = PositionSync, **options: Any) -> None:
         self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, kind, options
@@ -217,7 +217,7 @@ class World:
         return self.kind(self.desk, self.terminal, **more)
 
     def look(self, after_ms: int = 500) -> None:
-        """Until one look went well: what is restarted in time misses nothing."""
+        """Look until one look succeeds, since a restart in time misses nothing."""
         self.terminal.now += after_ms
         for _ in range(9):
             try:
@@ -227,7 +227,7 @@ class World:
             except OSError:
                 pass
             else:
-                if not any(one.kind == "waiting" for one in self.position_sync.findings.values()):
+                if not any(finding.kind == "waiting" for finding in self.position_sync.findings.values()):
                     return
 
     def settle(self) -> Any:
@@ -275,7 +275,7 @@ def assert_told_once(world: Any) -> None:
 CALLS = day(World()).calls
 
 
-def test_a_day_is_told_as_it_was() -> None:
+def test_a_day_of_trading_is_reported_as_it_happened() -> None:
     world = day(World())
 
     assert_told_once(world)
@@ -286,7 +286,7 @@ def test_a_day_is_told_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("fault", [Crash, ConnectionError])
-def test_whatever_is_lost_at_whichever_call_each_trade_is_told_once(fault: Any) -> None:
+def test_each_trade_is_reported_once_whichever_call_fails(fault: Any) -> None:
     assert CALLS > 30
     for dies_at in range(1, CALLS + 1):
         assert_told_once(day(World(dies_at, fault)))
@@ -302,7 +302,7 @@ class Restless(World):
 
 
 @pytest.mark.parametrize("every", [11, 13, 17, 19])
-def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every: int) -> None:
+def test_a_process_that_crashes_repeatedly_reports_the_same(every: int) -> None:
     world = day(Restless(every))
     for _ in range(20):
         world.look()
@@ -311,14 +311,14 @@ def test_a_process_that_dies_over_and_over_comes_to_the_same_end(every: int) -> 
 
 
 class Forgetful(PositionSync):
-    """Names its reports anew each time: the control."""
+    """The control: gives each report a new idempotency key."""
 
     def _send(self, report: Any, key: Any) -> Any:
         return super()._send(report, f"{report.verb}-{secrets.token_hex(12)}")
 
 
 def doubled(kind: Any) -> int:
-    """How many crash points lead to a trade that is opened twice, at a desk that does not know its tickets."""
+    """The number of crash points that open a trade twice at a desk that does not check tickets."""
     found = 0
     for dies_at in range(1, CALLS + 1):
         world = World(dies_at, ConnectionError, kind)
@@ -336,7 +336,7 @@ def _opens_anyway(desk: Any) -> Callable[..., Any]:
     return opened
 
 
-def test_a_repeat_has_the_same_name_and_so_one_effect() -> None:
+def test_a_repeat_has_the_same_key_and_one_effect() -> None:
     assert doubled(PositionSync) == 0
     assert doubled(Forgetful) > 0
 
@@ -344,7 +344,7 @@ def test_a_repeat_has_the_same_name_and_so_one_effect() -> None:
 # --- what comes first, and what must wait
 
 
-def test_a_close_goes_before_an_open() -> None:
+def test_closes_are_reported_before_opens() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -355,7 +355,7 @@ def test_a_close_goes_before_an_open() -> None:
     assert [one[:2] for one in world.desk.log] == [("open", "1"), ("close", "1"), ("open", "2")]
 
 
-def test_an_incomplete_history_is_no_close() -> None:
+def test_an_incomplete_history_does_not_close_a_trade() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -378,7 +378,7 @@ def test_an_incomplete_history_is_no_close() -> None:
 
 
 def test_a_terminal_that_shows_nothing_closes_nothing() -> None:
-    """Another login, or a history that was not loaded: no positions and no deals."""
+    """Another login, or a history that is not loaded: no positions and no deals."""
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -405,7 +405,7 @@ def test_a_stop_that_was_moved_into_profit_before_the_publisher_looked_follows_t
     assert (Decimal(row["sl"]), Decimal(row["tp"])) == (Decimal(sl), Decimal(tp))
 
 
-def test_a_position_older_than_the_limit_is_left_alone_and_listed() -> None:
+def test_a_position_older_than_the_limit_is_not_published_and_listed() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
     world.look(61 * SECOND)
@@ -414,7 +414,7 @@ def test_a_position_older_than_the_limit_is_left_alone_and_listed() -> None:
     assert world.position_sync.findings["1"].kind == "too_old"
 
 
-def test_a_terminal_whose_clock_is_ahead_publishes_nothing_old_and_all_that_is_new() -> None:
+def test_a_terminal_clock_that_is_ahead_publishes_new_positions_only() -> None:
     world = World(max_age_ms=60 * SECOND)
     with terminals_clock_ahead(world):
         world.terminal.open("1", "1", "1.1")
@@ -436,7 +436,7 @@ def terminals_clock_ahead(world: Any) -> Iterator[None]:
     world.terminal.now -= 2 * 3600 * SECOND
 
 
-def test_where_nothing_changes_nothing_is_sent() -> None:
+def test_an_unchanged_state_sends_nothing() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -451,7 +451,7 @@ def test_where_nothing_changes_nothing_is_sent() -> None:
     assert world.desk.asked == asked
 
 
-def test_a_row_of_a_position_that_is_not_of_the_strategy_any_more_is_left_until_it_is_gone() -> None:
+def test_the_row_of_an_excluded_position_stays_until_the_position_ends() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -477,7 +477,7 @@ def test_a_terminal_that_connects_while_we_look_shows_old_positions() -> None:
 
 
 def test_a_terminal_that_shows_its_positions_late_shows_old_ones() -> None:
-    """At a start, history and positions come in while we look: what was there before is no news."""
+    """At its start a terminal loads history and positions gradually; old positions must not look new."""
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
     world.terminal.now += 3600 * SECOND
@@ -494,7 +494,7 @@ def test_a_terminal_that_shows_its_positions_late_shows_old_ones() -> None:
     assert world.desk.log == []
 
 
-def test_a_young_trade_that_the_desk_could_not_be_told_of_in_time_is_left_alone() -> None:
+def test_a_trade_that_could_not_be_published_in_time_is_not_published() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.look()
     real, world.desk.active = world.desk.active, lambda: (_ for _ in ()).throw(ConnectionError)
@@ -524,7 +524,7 @@ def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_
     assert set(world.desk.active_rows) == {"2"}
 
 
-def test_what_staff_closed_is_an_alarm_and_not_opened_again() -> None:
+def test_a_trade_closed_by_staff_is_an_alarm_and_not_reopened() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.look()
@@ -539,7 +539,7 @@ def test_what_staff_closed_is_an_alarm_and_not_opened_again() -> None:
     assert world.desk.zombies == 0
 
 
-def test_what_a_restored_desk_has_forgotten_is_published_again_and_what_it_closed_is_not() -> None:
+def test_trades_that_a_restored_desk_forgot_are_published_again_unless_closed() -> None:
     world = World(max_age_ms=60_000)
     for ticket in "12":
         world.terminal.open(ticket, "0.3", "1.1")
@@ -571,7 +571,7 @@ def test_the_first_close_stands() -> None:
     assert world.position_sync.findings == {}
 
 
-def test_a_strategy_that_only_closes_is_asked_again_slowly_under_another_key() -> None:
+def test_a_close_only_strategy_is_retried_slowly_under_another_key() -> None:
     world = World()
     world.desk.status = "CLOSE_ONLY"
     world.terminal.open("1", "1", "1.1")
@@ -601,7 +601,7 @@ def test_one_refused_report_does_not_hold_up_the_others() -> None:
     assert list(world.desk.active_rows) == ["1"]
 
 
-def test_a_refused_key_is_no_ones_trade() -> None:
+def test_a_refused_key_is_not_blamed_on_a_trade() -> None:
     world = World()
     world.desk._open = lambda ticket, fields: (401, {"code": "key_revoked"})
     world.terminal.open("1", "1", "1.1")
@@ -610,7 +610,7 @@ def test_a_refused_key_is_no_ones_trade() -> None:
         world.position_sync.look()
 
 
-def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_not_published() -> None:
+def test_a_position_that_opened_and_closed_during_an_outage_is_counted_and_not_published() -> None:
     world = World()
     world.desk.active = lambda: (_ for _ in ()).throw(ConnectionError)
     world.terminal.open("1", "1", "1.1")
@@ -622,7 +622,7 @@ def test_a_position_that_came_and_went_while_the_desk_was_away_is_counted_and_no
     assert world.desk.log == []
 
 
-def test_what_is_not_of_the_strategy_is_not_published() -> None:
+def test_positions_outside_the_strategy_are_not_published() -> None:
     world = World(of=lambda position: {} if position.id == "1" else None)
     world.terminal.open("1", "1", "1.1")
     world.terminal.open("2", "1", "1.1")
@@ -638,7 +638,7 @@ def copies(position: Any) -> dict[str, Any]:
     return {"strategy": "lena-eurusd", "trade_ref": f"ref-{position.id}"}
 
 
-def test_a_copy_is_reported_with_what_it_copies_and_the_masters_rows_are_not_its_own() -> None:
+def test_a_copy_is_reported_with_its_trade_and_the_providers_rows_are_ignored() -> None:
     world = World(of=copies, role="copy")
     world.desk.active_rows["9"] = {
         "role": "master",
@@ -658,7 +658,7 @@ def test_a_copy_is_reported_with_what_it_copies_and_the_masters_rows_are_not_its
     assert list(world.desk.active_rows) == ["9"]
 
 
-def test_a_copy_that_came_and_went_unseen_is_reported_once_whatever_is_lost() -> None:
+def test_a_copy_that_opened_and_closed_unseen_is_reported_once_whatever_is_lost() -> None:
     for dies_at in range(1, 12):
         world = World(dies_at, of=copies, role="copy")
         world.terminal.open("1", "1", "1.1", fee="-2")
@@ -691,7 +691,7 @@ def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again() -> Non
     assert (world.desk.zombies, world.desk.times("open", "1")) == (0, 1)
 
 
-def test_a_copy_that_the_desk_does_not_want_is_not_closed_there_either() -> None:
+def test_a_copy_whose_open_the_desk_refused_is_not_closed_there() -> None:
     world = World(of=copies, role="copy")
     world.desk.status = "CLOSE_ONLY"
     world.terminal.open("1", "1", "1.1")
@@ -708,7 +708,7 @@ def legs(terminal: Any, position: str = "1") -> list[Any]:
     return [(one.ticket, one.side, one.volume, one.remaining) for one in trades_of(terminal.books[position])]
 
 
-def test_each_order_that_adds_to_a_netting_position_is_a_trade_and_the_oldest_goes_first() -> None:
+def test_each_order_on_a_netting_position_is_a_trade_and_the_oldest_closes_first() -> None:
     terminal = Terminal()
     terminal.open("1", "1", "1.10", fee="-1")
     terminal.open("1", "2", "1.20", order="7", fee="-2")
@@ -750,7 +750,7 @@ def test_shares_of_a_profit_add_up_to_the_last_digit() -> None:
     assert max(profits) - min(profits) < Decimal("0.00000002")
 
 
-def test_more_taken_off_than_was_there_means_that_deals_are_missing() -> None:
+def test_closing_more_than_was_opened_means_that_deals_are_missing() -> None:
     terminal = Terminal()
     terminal.open("1", "2", "1.10")
     terminal.close("1", "2", "1.2", "5")
@@ -774,7 +774,7 @@ def netting_day(world: Any) -> Any:
     return world.settle()
 
 
-def test_a_netting_account_is_told_once_whatever_is_lost() -> None:
+def test_a_netting_account_is_reported_once_whatever_is_lost() -> None:
     calls = netting_day(World()).calls
     for dies_at, fault in itertools.product(range(calls + 1), (Crash, ConnectionError)):
         desk = netting_day(World(dies_at, fault)).desk
@@ -788,7 +788,7 @@ def test_a_netting_account_is_told_once_whatever_is_lost() -> None:
 # --- the loop
 
 
-def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told() -> None:
+def test_the_loop_survives_an_outage_and_ends_on_request() -> None:
     world, stop = World(), threading.Event()
     real, away = world.desk.active, iter([ConnectionError, OSError])
 
@@ -816,7 +816,7 @@ def test_the_loop_outlives_a_desk_that_is_away_and_ends_when_it_is_told() -> Non
 
 
 class Paper(World):
-    """A paper account on real-looking prices, traded at random by seed; what it told is what the desk must know."""
+    """A paper account on realistic prices, traded at random by seed; the desk must have every report."""
 
     def __init__(self, folder: Any, seed: Any, *, is_hedging: Any, dies_at: int = -1, fault: Any = Crash) -> None:
         self.calls, self.dies_at, self.fault, self.kind, self.options = 0, dies_at, fault, PositionSync, {}
@@ -898,7 +898,7 @@ def assert_the_same_books(world: Any) -> None:
 
 
 @pytest.mark.parametrize("is_hedging", [True, False], ids=["hedging", "netting"])
-def test_a_paper_accounts_money_is_at_the_desk_to_the_cent(tmp_path: Path, is_hedging: bool) -> None:
+def test_the_desk_has_a_paper_accounts_profit_to_the_cent(tmp_path: Path, is_hedging: bool) -> None:
     tickets = 0
     for seed in range(6):
         world = Paper(tmp_path, seed, is_hedging=is_hedging).run()
@@ -908,6 +908,6 @@ def test_a_paper_accounts_money_is_at_the_desk_to_the_cent(tmp_path: Path, is_he
 
 
 @pytest.mark.parametrize("is_hedging", [True, False], ids=["hedging", "netting"])
-def test_a_paper_accounts_money_is_at_the_desk_also_after_crashes(tmp_path: Path, is_hedging: bool) -> None:
+def test_the_desk_has_a_paper_accounts_profit_after_crashes_too(tmp_path: Path, is_hedging: bool) -> None:
     for dies_at in range(3, 180, 23):
         assert_the_same_books(Paper(tmp_path, 1, is_hedging=is_hedging, dies_at=dies_at).run(20))

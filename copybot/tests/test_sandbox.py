@@ -1,4 +1,4 @@
-"""The drill's copier as it is run: what it is told, what it says, where it stops, and how it ends."""
+"""The drill's copier in a process of its own: its input, output, pauses and end."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ ACTIVE = "/api/v2/trades/active"
 
 
 class Bot:
-    """The process, the model of a desk behind a port, and the broker's own books."""
+    """The process, the model of the desk on a port, and the broker's books."""
 
     process: Any
 
@@ -76,7 +76,7 @@ class Bot:
         return state
 
     def led(self, method: Any, path: str = "", **fields: Any) -> Any:
-        """What lena does, and the delta that tells of it."""
+        """Let lena trade, and return the delta."""
         desk = self.office.desk
         with self.office.lock:
             desk.send(MASTER, method, f"{ACTIVE}{path}", fields, f"lena-{len(desk.sent)}")
@@ -92,7 +92,7 @@ class Bot:
 
     @property
     def done(self) -> Any:
-        """How many deals opened, and how many closed."""
+        """The number of opening and of closing deals."""
         entries = [deal.entry for deal in self.account.history()]
         return entries.count(Entry.IN), entries.count(Entry.OUT)
 
@@ -106,7 +106,7 @@ def bot(tmp_path: Path) -> Any:
         bot.account.close_file()
 
 
-def test_takes_a_message_as_the_streams_and_tells_what_it_did(bot: Any) -> None:
+def test_takes_a_stream_message_and_reports_its_actions(bot: Any) -> None:
     opened = bot.open()
     ref = opened["packet"]["trade_ref"]
     bot.say(opened)
@@ -120,7 +120,7 @@ def test_takes_a_message_as_the_streams_and_tells_what_it_did(bot: Any) -> None:
 
 
 @pytest.mark.parametrize(("when", "at_the_kill"), [("before", (1, 0)), ("after", (1, 1))])
-def test_stops_in_its_next_close_and_goes_on_where_it_was_killed(when: str, at_the_kill: Any, bot: Any) -> None:
+def test_pauses_in_the_next_close_and_continues_after_a_kill(when: str, at_the_kill: Any, bot: Any) -> None:
     bot.say(bot.open())
     bot.say({"cmd": "pause_in_close", "when": when})
     bot.say(bot.close())
@@ -134,7 +134,7 @@ def test_stops_in_its_next_close_and_goes_on_where_it_was_killed(when: str, at_t
     assert bot.done == (1, 1)
 
 
-def test_somebody_on_the_line_empties_one_answer_and_is_not_believed(bot: Any) -> None:
+def test_an_emptied_answer_is_refused(bot: Any) -> None:
     bot.say(bot.open())
     bot.say({"cmd": "forge_next_snapshot"})
     bot.say({"type": "snapshot"})
@@ -146,16 +146,14 @@ def test_somebody_on_the_line_empties_one_answer_and_is_not_believed(bot: Any) -
     assert bot.done == (1, 0)
 
 
-def test_an_emptied_snapshot_says_that_nothing_is_active_and_is_else_the_same() -> None:
+def test_an_emptied_snapshot_differs_only_in_its_trades() -> None:
     told = {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 1, "trades": [{}]}
 
     assert emptied(told) == {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 0, "trades": []}
 
 
 @pytest.mark.parametrize("ends", [lambda bot: bot.say({"cmd": "stop"}), lambda bot: bot.process.stdin.close()])
-def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(
-    ends: Callable[..., Any], bot: Any
-) -> None:
+def test_returns_its_lease_on_stop_or_end_of_input(ends: Callable[..., Any], bot: Any) -> None:
     ends(bot)
 
     assert bot.heard() == {"said": "stopped"}
@@ -165,7 +163,7 @@ def test_gives_its_lease_back_when_it_is_told_to_stop_or_nobody_speaks_any_more(
         assert (kept.instance, kept.leased_until <= time.time_ns() // 1_000_000) == (bot.config.instance, True)
 
 
-def test_a_pause_that_nobody_ends_ends_with_its_input(bot: Any) -> None:
+def test_a_pause_ends_with_the_input(bot: Any) -> None:
     bot.say(bot.open())
     bot.say({"cmd": "pause_in_close", "when": "before"})
     bot.say(bot.close())

@@ -1,4 +1,4 @@
-"""The configuration: what the example says is so, and each mistake is one sentence with the way out."""
+"""The configuration: the example is accurate, and each mistake is reported in one sentence with its remedy."""
 
 import re
 import tomllib
@@ -53,8 +53,8 @@ def test_reads_the_example(tmp_path: Path) -> None:
     assert found.limits == Limits()
 
 
-def test_what_the_example_comments_out_are_the_defaults_and_all_of_it_is_known(tmp_path: Path) -> None:
-    """Whoever uncomments a line changes nothing, and no option is undocumented."""
+def test_the_examples_comments_are_the_defaults_and_complete(tmp_path: Path) -> None:
+    """Uncommenting a line changes nothing, and every option is documented."""
     text = EXAMPLE.read_text(encoding="utf-8")
     uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text.split("# ... or paper")[0])
     rest = re.sub(r"(?m)^# (\w+ = )", r"\1", text[text.index("# --- symbols") :]).replace('XAUUSD = "GOLD"', "")
@@ -78,7 +78,7 @@ def test_every_key_that_is_read_is_in_the_example() -> None:
     assert read - documented == {"table"}  # a table of its own
 
 
-def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
+def test_the_environment_takes_precedence_over_the_file(tmp_path: Path) -> None:
     without = "\n".join(line for line in GOOD.splitlines() if not line.startswith(("key", "secret")))
     found = loaded(tmp_path, without, {"COPYBOT_KEY": "ck_ffffffffffffffff.2", "COPYBOT_SECRET": "cd" * 32})
 
@@ -95,13 +95,13 @@ def test_no_secret_is_shown_by_accident(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o604, 0o666, 0o602])
 def test_refuses_a_file_that_others_may_read(tmp_path: Path, mode: int) -> None:
-    said = mistake(tmp_path, GOOD, mode=mode)
+    message = mistake(tmp_path, GOOD, mode=mode)
 
-    assert f"chmod 600 {tmp_path / 'copybot.toml'}" in said
+    assert f"chmod 600 {tmp_path / 'copybot.toml'}" in message
     assert loaded(tmp_path, GOOD, mode=0o640).key  # the service's own group may
 
 
-def test_a_file_that_is_not_there_says_where_to_begin(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="copybot example > "):
         load(tmp_path / "none.toml", {})
 
@@ -139,13 +139,13 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "words"), [one[1:] for one in MISTAKES], ids=[one[0] for one in MISTAKES])
-def test_a_mistake_is_named_with_the_way_out(tmp_path: Path, text: Any, words: Any) -> None:
-    said = mistake(tmp_path, text)
+@pytest.mark.parametrize(("text", "words"), [vector[1:] for vector in MISTAKES], ids=[vector[0] for vector in MISTAKES])
+def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, text: Any, words: Any) -> None:
+    message = mistake(tmp_path, text)
 
-    assert words in said
-    assert "\n" not in said
-    assert SECRET not in said
+    assert words in message
+    assert "\n" not in message
+    assert SECRET not in message
 
 
 def test_a_desk_on_this_machine_needs_no_tls(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_desk_on_this_machine_needs_no_tls(tmp_path: Path) -> None:
         assert loaded(tmp_path, broken('"https://desk.example"', f'"http://{host}"')).url == f"http://{host}"
 
 
-def test_amounts_are_decimals_as_they_were_written(tmp_path: Path) -> None:
+def test_amounts_are_decimals_as_written(tmp_path: Path) -> None:
     text = with_broker('kind = "paper"\ndeposit = 1000.10\n[broker.symbols.EURUSD]\nbars = "a.csv"')
     found = loaded(tmp_path, text).broker
 

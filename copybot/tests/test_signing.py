@@ -1,4 +1,4 @@
-"""The published vectors, on the bots' side, which shares no code with the desk."""
+"""The published vectors on the bot's side, which shares no code with the desk."""
 
 import ast
 import json
@@ -52,7 +52,7 @@ def test_signs_as_published(name: Any) -> None:
         ({"body": REQUESTS["R1"]["body"].replace("0.10000000", "1.00000000", 1).encode()}, "38c37b90"),
     ],
 )
-def test_signs_a_tampered_request_to_what_was_published_for_it(change: dict[str, Any], begins: str) -> None:
+def test_signs_tampered_requests_as_published(change: dict[str, Any], begins: str) -> None:
     assert sign(REQUESTS["R1"], **change)[:8] == begins
 
 
@@ -68,7 +68,7 @@ def believes(**but: Any) -> Any:
     return signing.answers(SECRET, **{**told, **but})
 
 
-def test_believes_the_published_answer() -> None:
+def test_accepts_the_published_answer() -> None:
     assert believes()
 
 
@@ -86,7 +86,7 @@ def test_believes_the_published_answer() -> None:
         {"response_signature": "v1=" + "0" * 64},
     ],
 )
-def test_believes_no_forged_answer(forged: dict[str, Any]) -> None:
+def test_refuses_forged_answers(forged: dict[str, Any]) -> None:
     assert not believes(**forged)
 
 

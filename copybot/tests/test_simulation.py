@@ -30,7 +30,7 @@ COPIED = {"calm": 0.9, "faulty": 0.65, "hostile": 0.35, "slow": 0.35, "restored"
 @pytest.mark.model
 @pytest.mark.parametrize("part", range(2))
 @pytest.mark.parametrize("weather", WEATHERS)
-def test_nothing_is_opened_twice_left_behind_or_brought_back(weather: Any, part: int) -> None:
+def test_no_trade_is_opened_twice_left_open_or_reopened(weather: Any, part: int) -> None:
     share = max(1, SCHEDULES // len(WEATHERS) // 2)
     first = FIRST + part * share
     tally = simulate.run(weather, range(first, first + share))
@@ -39,25 +39,25 @@ def test_nothing_is_opened_twice_left_behind_or_brought_back(weather: Any, part:
     assert tally.copied > tally.trades * COPIED[weather] or share < 100  # a guard that opens nothing is no guard
 
 
-def test_a_copy_that_a_restored_desk_cannot_take_up_is_told_in_short() -> None:
-    """One in 200,000: its ticket was closed there as one that nobody knew, and it was missing for ever."""
+def test_a_copy_that_a_restored_desk_cannot_take_up_is_reported_in_short() -> None:
+    """Seen once in 200,000 schedules: the desk closed the unknown ticket, and the copy was missing for ever."""
     assert World(1103103, WEATHERS["restored"]).faults() == {}
 
 
-def test_a_reduction_of_the_life_before_is_not_done_again_by_one_that_lost_its_file() -> None:
-    """One in 600,000: the order was under way when the process died, and its file went with it."""
+def test_a_reduction_in_flight_is_not_repeated_after_the_file_is_lost() -> None:
+    """Seen once in 600,000 schedules: the order was in flight when the process died and lost its file."""
     assert World(1514124, WEATHERS["hostile"]).faults() == {}
 
 
 class Resends(ExecutionGuard):
-    """Takes no answer for a no."""
+    """Takes a missing answer for a refusal."""
 
     def _look_up_order(self, copy: Any) -> None:
         self._mark(copy, State.REJECTED)
 
 
 class Forgets(ExecutionGuard):
-    """Believes that whatever is active and has no position must be opened."""
+    """Opens every active trade that has no position."""
 
     def _refusal(self, target: Any) -> str:
         return ""
@@ -72,7 +72,7 @@ class Forgets(ExecutionGuard):
 
 
 class TakesItsTime(ExecutionGuard):
-    """Opens what is active, however old it is."""
+    """Opens active trades of any age."""
 
     def _refusal(self, target: Any) -> Any:
         return self.why_not(target)
@@ -88,7 +88,7 @@ class GoesBack(ExecutionGuard):
 
 
 class FollowsHalf(ExecutionGuard):
-    """Opens and closes, and overlooks whatever lies between."""
+    """Opens and closes, and ignores reductions and stops."""
 
     def _lower(self, target: Any) -> None:
         if not target.volume:
@@ -96,7 +96,7 @@ class FollowsHalf(ExecutionGuard):
 
 
 class TrustsTheStream(Copier):
-    """Acts on a snapshot that nobody signed."""
+    """Acts on unsigned snapshots."""
 
     def on_message(self, message: Any) -> None:
         super().on_message(message)
@@ -107,21 +107,21 @@ class TrustsTheStream(Copier):
 
 
 class NeedsNoLease(Copier):
-    """Opens whoever else does."""
+    """Opens without a lease."""
 
     def _why_not(self, one: Any, target: Any) -> Any:
         return self._why_not_at_the_broker(one, target)
 
 
 class KeepsToItself(Copier):
-    """Tells the desk nothing of what it did not copy."""
+    """Reports no event to the desk."""
 
     def _report_event(self, followed: Any, event: Any) -> bool:
         return True
 
 
 class ForgetsCloses(PositionSync):
-    """Publishes what is open, and nothing of what is gone."""
+    """Publishes open positions and never reports their end."""
 
     def _reports_of_ended(self, ticket: Any) -> Any:
         return iter(())
@@ -143,7 +143,7 @@ PLANTED = [
 
 @pytest.mark.model
 @pytest.mark.parametrize(("weather", "kinds", "fault"), PLANTED, ids=lambda one: getattr(one, "__name__", None))
-def test_the_simulation_sees_what_a_mistake_costs(weather: str, kinds: dict[str, Any], fault: str) -> None:
+def test_the_simulation_detects_a_planted_bug(weather: str, kinds: dict[str, Any], fault: str) -> None:
     assert any(World(seed, WEATHERS[weather], **kinds).faults()[fault] for seed in range(400))
 
 
@@ -155,7 +155,7 @@ def test_a_schedule_is_the_same_each_time() -> None:
     assert World(12, WEATHERS["hostile"]).desk.sent != one.desk.sent
 
 
-def test_the_schedules_are_shared_out_whole() -> None:
+def test_the_schedules_are_divided_completely() -> None:
     shared = [(weather, seed) for weather, seeds in simulate.portions(5, 131, ["a", "b"]) for seed in seeds]
 
     assert shared == [*(("a", seed) for seed in range(5, 71)), *(("b", seed) for seed in range(5, 70))]
@@ -166,7 +166,7 @@ def ran(*options: Any) -> Any:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
-def test_the_command_passes_the_guard_and_not_the_documents_rule() -> None:
+def test_the_command_passes_the_guard_and_fails_the_naive_policy() -> None:
     good = ran("--schedules", "20", "--processes", "1")
     assert good.returncode == 0, good.stdout + good.stderr
 

@@ -1,4 +1,4 @@
-"""The stream against a desk that loses, repeats, falls silent, breaks off and turns keys away."""
+"""The stream against a desk that loses and repeats messages, falls silent, breaks off and refuses keys."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def follow() -> Follow:
 
 
 @pytest.mark.parametrize("number", ["Infinity", "1e9999999999999999999", "NaN"])
-def test_a_number_that_is_none_is_no_message_and_no_end(follow: Follow, number: str) -> None:
+def test_an_invalid_number_is_unreadable_and_does_not_end_the_stream(follow: Follow, number: str) -> None:
     with pytest.raises(Unreadable):
         follow.heard(f'{{"type": "heartbeat", "as_of": {{"lena": {number}}}}}', 1.0)
 
@@ -67,7 +67,7 @@ def test_numbers_in_turn_are_no_gap(follow: Follow) -> None:
     assert (follow.as_of, follow.to_say) == ({"lena": 8}, [])
 
 
-def test_a_missing_number_is_told_once_and_asks_for_the_state_once(follow: Follow) -> None:
+def test_a_missing_number_is_reported_once_and_requests_one_snapshot(follow: Follow) -> None:
     assert gaps(hear(follow, delta(7))) == ["lena"]
     assert gaps(hear(follow, delta(9))) == []
     assert gaps(hear(follow, delta(1, "otto"))) == ["otto"]
@@ -80,20 +80,20 @@ def test_a_missing_number_is_told_once_and_asks_for_the_state_once(follow: Follo
     assert gaps(hear(follow, delta(12))) == ["lena"]
 
 
-def test_what_is_out_of_turn_is_handed_on_too(follow: Follow) -> None:
-    """A close that comes after a gap still protects."""
+def test_messages_out_of_turn_are_passed_on(follow: Follow) -> None:
+    """A close after a gap must still reach the copier."""
     events = hear(follow, delta(7) | {"type": "trade.closed"})
 
     assert [type(event) for event in events] == [Gap, Message]
 
 
-def test_a_lost_last_delta_is_noticed_at_the_second_beat(follow: Follow) -> None:
+def test_a_lost_last_delta_is_noticed_at_the_second_heartbeat(follow: Follow) -> None:
     assert gaps(hear(follow, heartbeat(lena=6))) == []
     assert gaps(hear(follow, heartbeat(lena=6))) == ["lena"]
     assert gaps(hear(follow, heartbeat(lena=6))) == []
 
 
-def test_a_beat_that_overtook_its_delta_is_no_gap(follow: Follow) -> None:
+def test_a_heartbeat_that_overtook_its_delta_is_not_a_gap(follow: Follow) -> None:
     hear(follow, heartbeat(lena=6))
     hear(follow, delta(6))
     hear(follow, heartbeat(lena=7))
@@ -102,11 +102,11 @@ def test_a_beat_that_overtook_its_delta_is_no_gap(follow: Follow) -> None:
     assert gaps(hear(follow, heartbeat(lena=7))) == []
 
 
-def test_a_strategy_that_nobody_told_of_is_a_gap(follow: Follow) -> None:
+def test_an_unknown_strategy_is_a_gap(follow: Follow) -> None:
     assert gaps(hear(follow, heartbeat(lena=5, new=0)) + hear(follow, heartbeat(lena=5, new=0))) == ["new"]
 
 
-def test_beats_break_the_silence(follow: Follow) -> None:
+def test_heartbeats_end_the_silence(follow: Follow) -> None:
     hear(follow, heartbeat(lena=5), now_s=20.0)
 
     assert not follow.is_silent(34.9)
@@ -123,12 +123,12 @@ def test_prices_come_without_floats(follow: Follow) -> None:
     "text",
     ["", "x", "[]", "7", "{}", '{"type":"snapshot"}', '{"type":7}', '{"type":"trade.opened"}', b"\xff", "[" * 99_999],
 )
-def test_what_is_no_message_is_named_so(follow: Follow, text: str | bytes) -> None:
+def test_an_unreadable_message_raises_unreadable(follow: Follow, text: str | bytes) -> None:
     with pytest.raises(Unreadable):
         follow.heard(text, 1.0)
 
 
-def test_what_a_newer_desk_says_is_passed_over(follow: Follow) -> None:
+def test_unknown_message_types_are_ignored(follow: Follow) -> None:
     assert hear(follow, {"type": "weather", "sunny": True}) == []
 
 
@@ -145,7 +145,7 @@ def test_waits_longer_each_time_until_a_socket_has_held() -> None:
 
 
 class Desk:
-    """Each socket plays the next scene; when none are left, the last again."""
+    """Each socket plays the next scene, and the last scene repeats."""
 
     def __init__(self) -> None:
         self.scenes, self.refusals, self.handshakes, self.said = deque(), deque(), [], []
@@ -207,7 +207,7 @@ def revoke(socket: Any) -> None:
 
 
 class Reading:
-    """Either stream, read the same way."""
+    """Either stream behind one interface."""
 
     line: Any
     stream: Any
@@ -273,7 +273,7 @@ def test_a_snapshot_and_what_follows(desk: Any, read: Callable[..., Any]) -> Non
     assert reading.stream.as_of == {"lena": 2}
 
 
-def test_each_socket_is_asked_for_with_a_number_of_its_own(desk: Any, read: Callable[..., Any]) -> None:
+def test_each_handshake_has_its_own_number(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1)))
     reading = read()
     for _ in range(4):
@@ -283,7 +283,7 @@ def test_each_socket_is_asked_for_with_a_number_of_its_own(desk: Any, read: Call
     assert desk.handshakes == sorted(set(desk.handshakes))
 
 
-def test_a_gap_asks_for_the_state(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_gap_requests_a_snapshot(desk: Any, read: Callable[..., Any]) -> None:
     def answer(socket: Any) -> None:
         desk.said.append(socket.recv())
         say(snapshot(lena=5), then=stay)(socket)
@@ -307,7 +307,7 @@ def test_silence_is_a_loss(desk: Any, read: Callable[..., Any]) -> None:
     assert reading.next().body["as_of"] == {"lena": "2"}
 
 
-def test_beats_keep_a_quiet_socket(desk: Any, read: Callable[..., Any]) -> None:
+def test_heartbeats_keep_a_quiet_socket(desk: Any, read: Callable[..., Any]) -> None:
     def beats(socket: Any) -> None:
         for _ in range(12):
             time.sleep(0.1)
@@ -321,7 +321,7 @@ def test_beats_keep_a_quiet_socket(desk: Any, read: Callable[..., Any]) -> None:
     assert [type(reading.next()) for _ in range(3)] == [Connected, Message, Message]
 
 
-def test_what_cannot_be_read_ends_the_socket_and_not_the_bot(desk: Any, read: Callable[..., Any]) -> None:
+def test_an_unreadable_message_ends_the_socket_but_not_the_bot(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.extend([say("no json"), say("x" * (17 << 20)), say(snapshot(lena=1), then=stay)])
     reading = read()
 
@@ -348,7 +348,7 @@ def test_a_revoked_key_ends_it(desk: Any, read: Callable[..., Any]) -> None:
         (problem(403, "scope_denied"), ScopeDenied),
     ],
 )
-def test_a_key_that_is_not_let_in_is_told_why(desk: Any, read: Callable[..., Any], refused: Any, kind: Any) -> None:
+def test_a_refused_key_gets_the_reason(desk: Any, read: Callable[..., Any], refused: Any, kind: Any) -> None:
     desk.refusals.append(refused)
     reading = read()
 
@@ -357,7 +357,7 @@ def test_a_key_that_is_not_let_in_is_told_why(desk: Any, read: Callable[..., Any
     assert desk.handshakes == []
 
 
-def test_a_refusal_that_passes_is_waited_out(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_temporary_refusal_is_waited_out(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     desk.refusals.extend([problem(503, "unavailable", "same_key"), problem(409, "busy", "same_key"), (404, b"<html>")])
     reading = read()
@@ -378,7 +378,7 @@ def test_a_desk_that_asks_for_time_gets_it(desk: Any, read: Callable[..., Any]) 
     assert time.monotonic() - began > 0.2
 
 
-def test_a_number_that_was_used_is_passed(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_used_number_is_skipped(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     reading = read()
     desk.handshakes.append(reading.line.seq + 1_000_000)
@@ -387,7 +387,7 @@ def test_a_number_that_was_used_is_passed(desk: Any, read: Callable[..., Any]) -
     assert reading.next() == Connected()
 
 
-def test_a_clock_that_is_off_is_set(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_wrong_clock_is_corrected(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     told = 1_700_000_000_000
     desk.refusals.append(problem(401, "clock_outside_window", "same_key", server_time=told))
@@ -399,7 +399,7 @@ def test_a_clock_that_is_off_is_set(desk: Any, read: Callable[..., Any]) -> None
     assert reading.line.clock_offset_ms == 0  # nobody signed it
 
 
-def test_a_desk_that_is_not_there_is_tried_again(desk: Any, read: Callable[..., Any]) -> None:
+def test_an_unreachable_desk_is_tried_again(desk: Any, read: Callable[..., Any]) -> None:
     desk.server.shutdown()
     reading = read()
 
@@ -407,7 +407,7 @@ def test_a_desk_that_is_not_there_is_tried_again(desk: Any, read: Callable[..., 
 
 
 def test_a_loop_is_never_kept_waiting_by_the_network() -> None:
-    """A port that accepts and says nothing: the handshake hangs, the loop does not."""
+    """A port that accepts connections and never answers: the handshake hangs, the loop must not."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -421,7 +421,7 @@ def test_a_loop_is_never_kept_waiting_by_the_network() -> None:
                 assert select.select([handshake], [], [], 0)[0] == []  # it hangs still
 
 
-def test_a_loop_that_does_not_ask_costs_no_memory(desk: Any) -> None:
+def test_a_lagging_loop_does_not_fill_the_memory(desk: Any) -> None:
     sent = itertools.count(2)
 
     def flood(socket: Any) -> None:

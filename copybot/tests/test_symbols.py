@@ -1,4 +1,4 @@
-"""A symbol that is taken for another buys the wrong thing."""
+"""Translating symbols: a confused name would trade the wrong symbol."""
 
 import random
 from decimal import Decimal
@@ -15,18 +15,18 @@ def test_a_suffix_holds_in_both_directions() -> None:
     assert names.ours("EURUSD.vip") == "EURUSD"
 
 
-def test_the_table_goes_before_the_affixes() -> None:
+def test_the_table_takes_precedence_over_the_affixes() -> None:
     names = Names({"GOLD": "XAUUSD", "BTCUSD": "BTCUSD"}, prefix="m.", suffix="+")
     assert [names.theirs(one) for one in ("GOLD", "BTCUSD", "EURUSD")] == ["XAUUSD", "BTCUSD", "m.EURUSD+"]
     assert [names.ours(one) for one in ("XAUUSD", "BTCUSD", "m.EURUSD+")] == ["GOLD", "BTCUSD", "EURUSD"]
 
 
-def test_without_anything_names_are_the_same() -> None:
+def test_without_configuration_names_are_the_same() -> None:
     assert Names().theirs("EURUSD") == "EURUSD"
     assert Names().ours("EURUSD") == "EURUSD"
 
 
-def test_refuses_a_table_in_which_two_names_are_one() -> None:
+def test_refuses_a_table_that_gives_two_symbols_one_name() -> None:
     with pytest.raises(ValueError, match="both GOLD and XAUUSD"):
         Names({"GOLD": "XAUUSD.vip", "XAUUSD": "XAUUSD.vip"})
 
@@ -48,7 +48,7 @@ def test_a_brokers_symbol_without_a_name_is_not_taken_for_another() -> None:
     assert names.theirs("~EURUSD") == "EURUSD"
 
 
-def test_whatever_the_names_what_goes_out_comes_back() -> None:
+def test_names_survive_a_round_trip() -> None:
     rng = random.Random(3)
     parts = ["EURUSD", "GOLD", "XAUUSD", "x", ".vip", "+", "", "~"]
     for _ in range(5_000):
@@ -65,7 +65,7 @@ def test_whatever_the_names_what_goes_out_comes_back() -> None:
             assert names.ours(names.theirs(ours)) == ours
 
 
-def test_an_order_in_a_symbol_without_a_name_is_refused_before_the_broker_hears_of_it() -> None:
+def test_an_order_in_a_symbol_without_a_name_is_refused_before_it_is_sent() -> None:
     named = Named(None, Names({"GOLD": "XAUUSD.vip"}, suffix=".vip"))
     answer = named.open(magic=1, symbol="XAUUSD", side="BUY", volume=Decimal(1), sl=None, tp=None)
     assert (answer.outcome, answer.why) == (Outcome.REJECTED, "symbol_unknown")

@@ -21,7 +21,7 @@ PACKET_SECRET = VECTORS["packet_secret"].encode()
 
 
 def attempt(vector: Any, **but: Any) -> Any:
-    """The client's request, as the vector's line."""
+    """The client's request in the vector's form."""
     told = vector | but
     line = Line(
         f"https://{told['host']}", told["key"], VECTORS["request_secret"], window_ms=told["window"],
@@ -56,14 +56,14 @@ def answered(to: str = "R2", **but: Any) -> Any:
     return line
 
 
-def test_the_client_believes_the_published_answer_and_its_clock() -> None:
+def test_the_client_accepts_the_published_answer_and_its_clock() -> None:
     assert answered().desk_ms() == VECTORS["response"]["time"]
 
 
 @pytest.mark.parametrize(
     "forged", [{"status": 201}, {"time": 1767600000261}, {"body": "{}"}, {"to": "R1"}, {"signature": "0" * 64}], ids=str
 )
-def test_the_client_believes_no_other(forged: dict[str, Any]) -> None:
+def test_the_client_refuses_any_other_answer(forged: dict[str, Any]) -> None:
     with pytest.raises(AnswerForged):
         answered(**forged)
 
@@ -73,7 +73,7 @@ def mac(key: Any, payload: Any) -> Any:
 
 
 @pytest.mark.parametrize("vector", VECTORS["packets_v1"]["vectors"], ids=lambda vector: vector["name"].split()[0])
-def test_packets_that_name_no_trade_are_signed_alike(vector: Any) -> None:
+def test_packets_without_a_trade_are_signed_the_same_way(vector: Any) -> None:
     payload = vector["payload"].encode()
 
     assert mac(packets.derived_key(VECTORS["packet_secret"]), payload) == vector["signature"]
@@ -81,8 +81,8 @@ def test_packets_that_name_no_trade_are_signed_alike(vector: Any) -> None:
     assert mac(PACKET_SECRET, payload) != vector["signature"]  # the nine fields' key is another
 
 
-def test_the_known_mistakes_are_what_they_are_called() -> None:
-    """So that whoever gets one of these values is told the right thing."""
+def test_the_known_mistakes_give_the_published_values() -> None:
+    """Each published value must come from the mistake that it names."""
     text = VECTORS["packets"][0]["payload"].encode()
     tampered = text.replace(b"|0.10000000|", b"|1.00000000|", 1)
 
