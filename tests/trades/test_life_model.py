@@ -40,6 +40,9 @@ SIZE = settings(
 )
 
 
+OPEN_PRICE = Decimal("1.1")  # of a BUY, as all trades here
+
+
 # --- the model: one account's trades, and its stream's number
 
 
@@ -71,6 +74,8 @@ class Model:
     def open(self, ticket: Any, volume: Any, stops: Any) -> Any:
         life = self.lives.get(ticket)
         if life is None:
+            if stops[0] is not None and stops[0] >= OPEN_PRICE:
+                return "stop_wrong_side"
             self.lives[ticket] = life = Life((volume, stops), volume, stops)
             self.number(life)
             return "opened"
@@ -84,8 +89,10 @@ class Model:
             return "trade_closed" if life else "trade_unknown"
         if reported_ms and reported_ms < life.reported_ms:
             return "ignored"
-        life.reported_ms = reported_ms or life.reported_ms
         stops = (named.get("sl", life.stops[0]), named.get("tp", life.stops[1]))
+        if stops != life.stops and None not in stops and stops[0] >= stops[1]:
+            return "stop_wrong_side"
+        life.reported_ms = reported_ms or life.reported_ms
         if stops == life.stops:
             return "unchanged"
         life.stops = stops
@@ -203,7 +210,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(desk=DESKS, ticket=TICKETS, volume=VOLUMES, sl=STOPS)
     def open(self, desk: Any, ticket: Any, volume: Any, sl: Any) -> None:
-        args = {"ticket_id": ticket, "symbol": "EURUSD", "type": "BUY", "open_price": "1.1"}
+        args = {"ticket_id": ticket, "symbol": "EURUSD", "type": "BUY", "open_price": money.text(OPEN_PRICE)}
         expected = self.desks[desk].model.open(ticket, volume, (sl, None))
         self.tell(desk, "open", {**args, "volume": text(volume), "sl": text(sl), "tp": None}, expected)
 
@@ -264,7 +271,7 @@ class Lives(RuleBasedStateMachine):
 
 OUTCOMES = {
     "open": {"opened", "open_already", "trade_exists_different", "trade_closed"},
-    "modify": {"modified", "unchanged", "ignored", "trade_closed", "trade_unknown"},
+    "modify": {"modified", "unchanged", "ignored", "stop_wrong_side", "trade_closed", "trade_unknown"},
     "reduce": {
         "reduced", "unchanged", "volume_increase", "deal_exists_different", "closed", "closed_already",
         "trade_closed_conflict", "tombstoned", "trade_closed", "trade_unknown",
@@ -296,7 +303,7 @@ class Restless(Model):
 
     def modify(self, ticket: Any, named: Any, reported_ms: Any) -> Any:
         if ticket in self.lives:
-            self.lives[ticket].told_ms = 0
+            self.lives[ticket].reported_ms = 0
         return super().modify(ticket, named, reported_ms)
 
 

@@ -213,16 +213,16 @@ begin
   select * into s from strategies where id = a.strategy_id;
   v_sl := case when args ? 'sl' then (args->>'sl')::numeric else a.sl end;
   v_tp := case when args ? 'tp' then (args->>'tp')::numeric else a.tp end;
-  -- Where the price is now is not known here: a stop loss that was moved into profit lies beyond the open price.
-  if a.master_trade is null and stops_are_wrong(a.type, null, v_sl, v_tp) then
-    return refused('stop_wrong_side');
-  end if;
   if v_sent_ms < a.told_ms then  -- a later modification arrived before this one
     return jsonb_build_object('code', 'ignored', 'trade', active_row(a, s.name)::jsonb);
   end if;
   if (v_sl, v_tp) is not distinct from (a.sl, a.tp) then
     update active_trades set told_ms = v_sent_ms where trade_id = t.id and v_sent_ms is not null;
     return jsonb_build_object('code', 'unchanged', 'trade', active_row(a, s.name)::jsonb);
+  end if;
+  -- Where the price is now is not known here: a stop loss that was moved into profit lies beyond the open price.
+  if a.master_trade is null and stops_are_wrong(a.type, null, v_sl, v_tp) then
+    return refused('stop_wrong_side');
   end if;
   update active_trades
      set sl = v_sl, tp = v_tp, told_ms = coalesce(v_sent_ms, told_ms),
