@@ -21,7 +21,7 @@ def _mode(terms: Terms) -> str:
     if terms.mode == Terms.Mode.RISK:
         return f"{_short(terms.risk_pct)} % of the equity at risk"
     times = "" if terms.multiplier == 1 and terms.mode == Terms.Mode.EQUITY else f"× {_short(terms.multiplier)}"
-    return times if terms.mode == Terms.Mode.MULTIPLIER else f"by equity {times}".rstrip()
+    return f"provider's lots {times}" if terms.mode == Terms.Mode.MULTIPLIER else f"by equity {times}".rstrip()
 
 
 def _limits(terms: Terms) -> list[str]:

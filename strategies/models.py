@@ -91,9 +91,9 @@ class Subscription(models.Model):
         max_length=8, choices=PausedFor, blank=True, default="", db_default="", editable=False
     )
     sealed_packet_secret = models.BinaryField(editable=False)
-    packet_generation = models.PositiveIntegerField(default=1, editable=False)
+    packet_generation = models.PositiveIntegerField("signal secret generation", default=1, editable=False)
     sealed_next_secret = models.BinaryField(null=True, editable=False)
-    next_generation = models.PositiveIntegerField(null=True, editable=False)
+    next_generation = models.PositiveIntegerField("next signal secret generation", null=True, editable=False)
     next_secret_at = models.DateTimeField(
         null=True, editable=False, help_text="When the next secret comes into use even if its bot has not confirmed it."
     )
@@ -204,7 +204,7 @@ class Terms(models.Model):
         help_text="Close all copies at the drawdown stop. Otherwise open copies keep following the provider.",
     )
     equity = amount(null=True, editable=False, help_text="The copier's equity when these terms were made.")
-    master_equity = amount(null=True, editable=False)
+    master_equity = amount("provider's equity", null=True, editable=False)
     made_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = TermsQuerySet.as_manager()

@@ -140,7 +140,7 @@ def test_shows_that_no_copier_has_connected_yet(as_finn: Client) -> None:
 
     assert "lena-eurusd active" in page
     assert "never connected" in page and "No copier has reported yet" in page
-    assert "Settings × 1 " in page
+    assert "Settings provider's lots × 1 " in page
 
 
 def test_shows_a_copier_online_and_in_sync(as_finn: Client, finn_bot: Bot) -> None:
@@ -256,8 +256,8 @@ def test_a_receipt_shows_prices_latency_and_the_calculation_of_the_lots(
     assert "Open price 1.10500 1.10503" in page
     assert "0.50 lots × 0.333 0.1665 At most 0.10 0.10 To be opened 0.10" in page
     assert "until your copier received the signal 60 ms" in page and "until the order was filled 90 ms" in page
-    assert "Total, from the desk's receipt to your fill 157 ms" in page
-    assert "Worse 3 points, 0.27 bps" in page
+    assert "Total, from the desk to your fill 157 ms" in page
+    assert "Worse by 3 points, 0.27 bps" in page
     assert "Cost on 0.10 lots 0.30 USD" in page
 
 
@@ -545,5 +545,5 @@ def test_the_guest_of_the_demo_sees_its_subscription(client: Client, desk_db: st
     page = text(client.get(PAGE))
 
     assert "eurusd-breakout active" in page
-    assert "Settings × 0.5" in page
+    assert "Settings provider's lots × 0.5" in page
     assert "No trade yet since you follow" in page

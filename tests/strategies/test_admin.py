@@ -114,7 +114,7 @@ def test_new_terms_are_shown_beside_the_earlier_ones(admin: Client, subscription
     assert AuditLog.objects.get(action="subscription.terms_set").actor == str(staff.pk)
     page = text(admin.get(page_of(subscription)))
     assert "0.03 lots each time; only EURUSD" in page
-    assert "always × 1" in page
+    assert "always provider's lots × 1" in page
 
 
 def test_the_terms_form_shows_the_present_terms(admin: Client, subscription: Subscription) -> None:
