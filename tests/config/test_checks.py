@@ -34,7 +34,7 @@ UNSAFE = {
     "no secret key": ({"DJANGO_SECRET_KEY": ""}, "E001", "DJANGO_SECRET_KEY is missing or shorter"),
     "a short secret key": ({"DJANGO_SECRET_KEY": "s" * 49}, "E001", "secrets.token_urlsafe(50)"),
     "no kek": ({"COPYDESK_KEKS": ""}, "E002", "COPYDESK_KEKS is missing or malformed"),
-    "a kek without a name": ({"COPYDESK_KEKS": "0" * 64}, "E002", "newest first, comma between"),
+    "a kek without a name": ({"COPYDESK_KEKS": "0" * 64}, "E002", "newest first, separated by commas"),
     "a short kek": ({"COPYDESK_KEKS": f"k1:{'0' * 62}"}, "E002", "secrets.token_hex(32)"),
     "one malformed kek of two": ({"COPYDESK_KEKS": f"k2:{'0' * 64},k1:"}, "E002", "COPYDESK_KEKS"),
     "no host": ({"ALLOWED_HOSTS": ""}, "E003", "ALLOWED_HOSTS is empty"),

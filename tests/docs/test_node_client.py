@@ -25,7 +25,7 @@ from tests import node
 from tests.conftest import Serving, key_of
 from tests.docs import proxy, reading
 from tests.signed import opening
-from tests.trades.test_stream import close_untold
+from tests.trades.test_stream import close_without_publishing
 from trades.models import ActiveTrade, TradeHistory
 
 FOLDER = reading.ROOT / "examples" / "node"
@@ -249,7 +249,7 @@ def test_what_never_arrived_comes_with_a_snapshot(web: Serving, cast: dict[str, 
     web.bot("lena", "master").open(**opening("1"))
     with following(cast, web.url) as finn:
         assert finn.until("snapshot")["must_hold"]
-        close_untold(lena, "1")
+        close_without_publishing(lena, "1")
         repaired = finn.until("snapshot")
 
     assert (repaired["as_of"], repaired["must_hold"]) == ({"lena-eurusd": "2"}, [])
