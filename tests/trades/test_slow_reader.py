@@ -39,7 +39,7 @@ def modifications(count: Any) -> list[Any]:
             "action": "modify",
             "idempotency_key": f"modify-{time.monotonic_ns()}-{number:06d}",
             "ticket_id": "1",
-            "sl": f"1.{1001 + number % 1000}0000",  # never the one before
+            "sl": f"1.0{1001 + number % 1000}000",  # below the take profit, and different from the one before
         }
         for number in range(count)
     ]
