@@ -29,7 +29,7 @@ EXECUTED: dict[str, Any] = {
 def copier(lena_bot: Bot, finn_bot: Bot) -> Bot:
     """Finn's bot, with lena's BUY 1 and SELL 2 of EURUSD open."""
     lena_bot.send("POST", fields=opening("1"))
-    lena_bot.send("POST", fields=opening("2", type="SELL"))
+    lena_bot.send("POST", fields=opening("2", type="SELL", sl="1.12", tp="1.10"))
     return finn_bot
 
 
@@ -126,7 +126,7 @@ def test_a_providers_key_cannot_report_orders(copier: Bot, lena_bot: Bot) -> Non
     [
         ("status", "done"),
         ("executed_price", None),
-        ("requested_price", "0"),
+        ("requested_price", "cheap"),
         ("volume", "-1"),
         ("seq", "0"),
         ("master_ticket", "x"),
