@@ -245,7 +245,10 @@ def test_a_changed_person_leaves_a_fact_that_tells_no_password(
 def test_an_account_is_added_with_a_fact_and_stays_its_owners(
     admin: Client, lena: TradingAccount, sam: TradingAccount
 ) -> None:
-    form = {"owner": lena.owner.pk, "broker": "B", "server": "S", "login": "77", "generation": "1", "currency": "EUR"}
+    form = {
+        "owner": lena.owner.pk, "broker": "B", "server": "S", "login": "77", "generation": "1", "currency": "EUR",
+        "max_open_trades": "200",
+    }  # fmt: skip
     admin.post(reverse("admin:accounts_tradingaccount_add"), {"name": "lena-two", **form})
     made = TradingAccount.objects.get(name="lena-two")
 
@@ -255,6 +258,6 @@ def test_an_account_is_added_with_a_fact_and_stays_its_owners(
     )
 
     made.refresh_from_db()
-    assert (made.name, made.owner, made.login) == ("lena-2", lena.owner, "77")
+    assert (made.name, made.owner, made.login, made.max_open_trades) == ("lena-2", lena.owner, "77", 200)
     actions = AuditLog.objects.filter(subject=f"account:{made.pk}").order_by("id").values_list("action", flat=True)
     assert list(actions) == ["account.added", "account.changed"]

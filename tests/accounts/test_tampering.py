@@ -16,6 +16,7 @@ from django.test import RequestFactory
 from accounts import signed_http
 from copybot import signing
 from core.errors import RequestMalformed
+from market.models import Instrument
 from tests.conftest import Serving
 from tests.signed import HOST, Bot, opening
 
@@ -397,6 +398,7 @@ def test_an_ordinary_analysis_passes(lena_bot: Bot) -> None:
 
 
 def test_numbers_are_read_exactly(lena_bot: Bot) -> None:
+    Instrument.objects.update(max_volume="999999999999")
     body = BODY.replace(b'"0.10000000"', b"123456789012.12345678").replace(b'"987654"', b"9999999999999999999")
 
     answer = lena_bot.send("POST", body=body)
