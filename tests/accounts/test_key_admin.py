@@ -122,7 +122,7 @@ def test_a_key_is_revoked_only_once_that_was_confirmed(admin: Client, lena: Trad
     before = lena_bot.send("GET").status_code
     act(admin, "revoke", key_of(lena), confirmed="1")
 
-    assert "There is no way back" in asked.content.decode()
+    assert "A revoked key cannot be restored" in asked.content.decode()
     assert before == 200
     assert lena_bot.send("GET").json()["code"] == "key_revoked"
 

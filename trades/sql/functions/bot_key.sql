@@ -1,7 +1,7 @@
 -- Bots' keys, as the signed protocol reads them. (All in PL/pgSQL: before PostgreSQL 18 the body of a SQL function that
 -- cannot be inlined is planned anew in each call, which made reads seven times slower.)
 
--- What never changes of a key generation, so that a process may cache it. Whether the key may call now is key_refusal.
+-- The fixed part of a key generation, which a process may cache. key_refusal says whether the key may call now.
 create or replace function bot_key_lookup(p_key_id text, p_generation int)
 returns table (generation_id bigint, key_pk bigint, kind text, account_id bigint, account_name text,
                sealed_secret bytea, rate_per_minute int)
@@ -25,7 +25,7 @@ language sql stable as $$
   end
 $$;
 
--- Those of these open sockets' keys that may no longer call.
+-- The generations among these whose keys may no longer call, so that their open sockets are closed.
 create or replace function keys_refused(p_generations bigint[]) returns table (generation_id bigint)
 language plpgsql stable security definer set search_path = public, pg_temp as $$
 begin
