@@ -1,4 +1,4 @@
-"""People, their trading accounts, and their bots' keys. A secret is shown once, on the page that made it."""
+"""Admin pages of users, trading accounts and bots' keys. A secret is shown once, on the page that creates it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupAdmin(AuditedAdmin, DjangoGroupAdmin):
-    """What staff may do is given by superusers alone."""
+    """Only superusers grant permissions to staff."""
 
     audit_subject = "group"
 
@@ -41,7 +41,7 @@ class GroupAdmin(AuditedAdmin, DjangoGroupAdmin):
 
 @admin.register(User)
 class UserAdmin(AuditedAdmin, DjangoUserAdmin):
-    """Deactivate, never delete: trades and money point here. Only superusers make staff, or touch other staff."""
+    """Users are deactivated, never deleted: trades and money refer to them. Only superusers create or change staff."""
 
     audit_subject = "user"
     list_display = ["username", "email", "is_active", "is_staff", "last_login"]
@@ -70,14 +70,14 @@ class TradingAccountAdmin(AuditedAdmin):
     search_help_text = "Name, owner or login"
     autocomplete_fields = ["owner"]
     ordering = ["name"]
-    REPORTED = ("balance_", "equity_", "reported_at")  # by its bot
+    REPORTED = ("balance_", "equity_", "reported_at")  # by the account's bot
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return ["owner", "broker", "server", "login", "generation", *self.REPORTED] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        asked = ["name", "owner", "broker", "server", "login", "currency", "generation", "max_open_trades"]
-        return [*asked, *self.REPORTED] if obj else asked
+        entered = ["name", "owner", "broker", "server", "login", "currency", "generation", "max_open_trades"]
+        return [*entered, *self.REPORTED] if obj else entered
 
     @admin.display(description="balance", ordering="balance")
     def balance_(self, account: TradingAccount) -> SafeString:
@@ -132,8 +132,8 @@ class BotKeyAdmin(NoDeleteAdmin):
         return ["ref", "state", "account", "kind", "created_at", "revoked_at", "last_used"] if obj else []
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        asked = list(KeyForm.Meta.fields)
-        return ["ref", "state", *asked, "created_at", "last_used", "revoked_at"] if obj else asked
+        entered = list(KeyForm.Meta.fields)
+        return ["ref", "state", *entered, "created_at", "last_used", "revoked_at"] if obj else entered
 
     @admin.display(description="key id")
     def ref(self, key: BotKey) -> SafeString:
@@ -161,30 +161,30 @@ class BotKeyAdmin(NoDeleteAdmin):
         return key.used_at or "–"
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """Not saved by the form: made by the verb, and answered with the secret."""
+        """Create the key by its verb instead of by the form, and show its secret."""
         if request.method == "POST" and self.has_add_permission(request):
             form = self.get_form(request)(request.POST)
             if form.is_valid():
                 with use_case():
-                    made = services.create_key(actor=actor_of(request), **form.cleaned_data)
-                return self._show(request, [made])
+                    created = services.create_key(actor=actor_of(request), **form.cleaned_data)
+                return self._show_secrets(request, [created])
         return super().add_view(request, form_url, extra_context)
 
     def save_model(self, request: HttpRequest, obj: BotKey, form: Any, change: bool) -> None:
         services.change_key(key=obj, changed=form.changed_data, actor=actor_of(request))
 
-    @admin.action(description="Rotate: a new secret, the old one stays valid for a day", permissions=["change"])
+    @admin.action(description="Rotate: new secret, the old one stays valid for a day", permissions=["change"])
     def rotate(self, request: HttpRequest, keys: QuerySet[BotKey]) -> HttpResponse | None:
-        made = []
+        rotated = []
         for key in keys:
             try:
                 with use_case():
-                    made.append((key, services.rotate_key(key=key, actor=actor_of(request))))
-            except DomainError as no:
-                self.message_user(request, f"Key {key}: {no.message}", messages.ERROR)
-        return self._show(request, made) if made else None
+                    rotated.append((key, services.rotate_key(key=key, actor=actor_of(request))))
+            except DomainError as refusal:
+                self.message_user(request, f"Key {key}: {refusal.message}", messages.ERROR)
+        return self._show_secrets(request, rotated) if rotated else None
 
-    @admin.action(description="Revoke: refused from the next request on", permissions=["change"])
+    @admin.action(description="Revoke: the next request is refused", permissions=["change"])
     def revoke(self, request: HttpRequest, keys: QuerySet[BotKey]) -> HttpResponse | None:
         if "confirmed" not in request.POST:
             context = self._context(request, title="Revoke keys", keys=keys)
@@ -194,11 +194,11 @@ class BotKeyAdmin(NoDeleteAdmin):
         self.message_user(request, f"Revoked: {', '.join(str(key) for key in keys)}.")
         return None
 
-    def _show(self, request: HttpRequest, made: list[tuple[BotKey, services.NewSecret]]) -> HttpResponse:
-        context = self._context(request, title="Note the secret now: it is not shown again", made=made)
-        answer = TemplateResponse(request, "admin/key_secret.html", context)
-        answer["Cache-Control"] = "no-store"
-        return answer
+    def _show_secrets(self, request: HttpRequest, secrets: list[tuple[BotKey, services.NewSecret]]) -> HttpResponse:
+        context = self._context(request, title="Note the secret now: it is not shown again", made=secrets)
+        response = TemplateResponse(request, "admin/key_secret.html", context)
+        response["Cache-Control"] = "no-store"
+        return response
 
     def _context(self, request: HttpRequest, **more: Any) -> dict[str, Any]:
         return {**self.admin_site.each_context(request), "opts": self.opts, **more}

@@ -15,16 +15,16 @@ from core.errors import DomainError, RequestMalformed
 class HistoryClosedToBots(DomainError):
     code = "history_closed_to_bots"
     status = 403
-    detail = "No key can read history or wallets. Ask what is active."
+    detail = "Bots' keys cannot read history or wallets. GET /api/v2/trades/active returns what is open."
 
 
 def http_request(request: Request) -> SignedRequest:
-    """The request beneath REST framework's."""
+    """Return Django's request inside REST framework's."""
     return cast(SignedRequest, request._request)
 
 
 class SignatureAuthentication(BaseAuthentication):
-    """For bots' routes: `request.auth` is the SignedCall."""
+    """Authenticates bots' routes: `request.auth` is the SignedCall."""
 
     def authenticate(self, request: Request) -> tuple[None, SignedCall]:
         limit = getattr(request.parser_context["view"], "max_body", signed_http.MAX_BODY)
@@ -35,12 +35,12 @@ class SignatureAuthentication(BaseAuthentication):
 
 
 class RefuseBots(BaseAuthentication):
-    """For people's routes, before the session: refuses each signed request, and says so in the audit log."""
+    """Comes before the session on people's routes: refuses each signed request and audits the refusal."""
 
     def authenticate(self, request: Request) -> None:
         if not signed_http.is_signed(request._request):
             return
-        with contextlib.suppress(RequestMalformed):  # a bot, though what it sent cannot be signed
+        with contextlib.suppress(RequestMalformed):  # still a bot, although its request cannot be verified
             signed_http.verify(http_request(request))
         refusal = HistoryClosedToBots()
         signed_http.record_refusal(refusal, http_request(request))

@@ -1,6 +1,6 @@
-"""What the desk keeps of a bot's key to check signatures: looked up once, cached, decrypted for each request.
+"""What the desk needs of a bot's key to check signatures: looked up once, cached, and decrypted for each request.
 
-Only what never changes of a generation is cached. Whether a key may call *now* (revoked, expired, address, sequence
+Only what never changes in a generation is cached. Whether a key may call *now* (revoked, expired, address, sequence
 number) is checked in the request's own transaction, by signed_call and signed_read.
 """
 
@@ -22,7 +22,7 @@ class KeyUnreadable(DomainError):
     code = "key_unreadable"
     status = 503
     retry = "same_key"
-    detail = "The desk cannot read what it keeps of this key. Its operators have been told; repeat later."
+    detail = "The desk cannot read its record of this key. Its operators have been alerted; repeat later."
 
 
 KeyKind = Literal["master", "copier", "readonly"]
@@ -30,7 +30,7 @@ KeyKind = Literal["master", "copier", "readonly"]
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What never changes of one generation of a key."""
+    """What never changes in one generation of a key."""
 
     generation_id: int
     key_pk: int
@@ -51,7 +51,7 @@ def credential_of(key: str) -> Credential | None:
     key_id, _, generation = key.partition(".")
     try:
         secret = crypto.decrypt(sealed, bound_to=f"bot_key|{key_id}|{generation}")
-    except crypto.SecretUnreadable as fault:  # moved between rows, or sealed under a key that is not loaded
+    except crypto.SecretUnreadable as fault:  # copied between rows, or encrypted under a key that is not loaded
         log.error("key.unreadable", key=key, fault=str(fault))
         raise KeyUnreadable from None
     return Credential(generation_id, key_pk, key, kind, account_id, account_name, rate, secret)
@@ -61,7 +61,7 @@ _Row = tuple[int, int, KeyKind, int, str, bytes, int | None]
 
 
 class _UnknownKey(Exception):
-    """Raised so that lru_cache does not remember that a key is absent: it may be created a moment later."""
+    """Raised so that lru_cache does not store the absence of a key, which may be created a moment later."""
 
 
 def _cached(key: str) -> _Row | None:

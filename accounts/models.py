@@ -1,4 +1,4 @@
-"""Who is calling: people, their trading accounts, and the keys of their bots."""
+"""People, their trading accounts, and the keys of their bots."""
 
 import secrets
 import uuid
@@ -17,12 +17,12 @@ from core.fields import amount
 
 class UserQuerySet(models.QuerySet["User"]):
     def lock(self) -> "UserQuerySet":
-        """Whoever judges a user is alone with them. References to the row pass."""
+        """Lock users while a score is calculated. New references to the rows are not blocked."""
         return self.select_for_update(no_key=True)
 
 
 class User(AbstractUser):
-    """A person. Deactivated, never deleted: money and trades point here."""
+    """A person. Users are deactivated, never deleted: money and trades refer to them."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
 
@@ -31,12 +31,12 @@ class User(AbstractUser):
 
     @classmethod
     def locked(cls, pk: uuid.UUID) -> "User":
-        """The user, theirs alone until the transaction ends. (A second manager would be a migration for nothing.)"""
+        """Return the user, locked until the transaction ends. (A manager of its own would need a migration.)"""
         return UserQuerySet(cls).lock().get(pk=pk)
 
 
 class TradingAccount(models.Model):
-    """An account at a broker. A server that starts anew (a demo's reset) is a new generation: a new row."""
+    """An account at a broker. Where the broker's server is reset (as for demos), a new generation is a new row."""
 
     name = models.SlugField(max_length=64, unique=True)
     owner = models.ForeignKey(User, models.PROTECT, related_name="trading_accounts")
@@ -46,13 +46,17 @@ class TradingAccount(models.Model):
     currency = models.CharField(max_length=3, default="USD", validators=[RegexValidator(r"^[A-Z]{3}$")])
     generation = models.PositiveIntegerField(default=1)
     copy_seq = models.PositiveBigIntegerField(
-        default=0, editable=False, help_text="Grows by one with each change of a copy on this account."
+        default=0, editable=False, help_text="The number of changes of copies on this account."
     )
-    balance = amount(null=True, editable=False, help_text="As its bot last said.")
-    equity = amount(null=True, editable=False, help_text="As its bot last said: the balance, and what is open.")
-    reported_at = models.DateTimeField(null=True, editable=False, db_column="told_at", help_text="When it said so.")
+    balance = amount(null=True, editable=False, help_text="As last reported by its bot.")
+    equity = amount(null=True, editable=False, help_text="Balance and floating P/L, as last reported by its bot.")
+    reported_at = models.DateTimeField(
+        null=True, editable=False, db_column="told_at", help_text="When its bot last reported."
+    )
     max_open_trades = models.PositiveIntegerField(
-        default=10_000, db_default=10_000, help_text="Opens of its own trades beyond it are refused; closes never."
+        default=10_000,
+        db_default=10_000,
+        help_text="The most trades, copies aside, that may be open. Closes are never refused.",
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -81,7 +85,7 @@ def check_networks(value: list[str]) -> None:
 
 class BotKeyQuerySet(models.QuerySet["BotKey"]):
     def lock(self) -> "BotKeyQuerySet":
-        """The lock that signed_call takes first: whoever holds it is alone with this key."""
+        """Take the lock that signed_call takes first: no request of the key runs meanwhile."""
         return self.select_for_update(no_key=True)
 
 
@@ -89,8 +93,8 @@ class BotKey(models.Model):
     """A bot's credential: one kind, one trading account. No kind can read history."""
 
     class Kind(models.TextChoices):
-        MASTER = "master", "master (publishes)"
-        COPIER = "copier", "copier (follows)"
+        MASTER = "master", "master (provider's bot)"
+        COPIER = "copier", "copier (subscriber's bot)"
         READONLY = "readonly", "read-only"
 
     key_id = models.CharField(max_length=19, unique=True, default=new_key_id, editable=False)
@@ -102,9 +106,11 @@ class BotKey(models.Model):
         default=list,
         blank=True,
         validators=[check_networks],
-        help_text="Addresses the bot may come from, as CIDR, comma between (at most 50). Empty: any.",
+        help_text="Networks from which the bot may call, as CIDR, separated by commas, at most 50. Empty: any.",
     )
-    rate_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: no limit of its own.")
+    rate_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Requests a minute. Empty: no limit for this key."
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -132,7 +138,7 @@ class BotKeyGenerationQuerySet(models.QuerySet["BotKeyGeneration"]):
 
 
 class BotKeyGeneration(models.Model):
-    """One secret of a key, with the highest sequence number it was used at. The old one stays valid for the overlap."""
+    """One secret of a key, with the highest sequence number used. It outlasts a rotation for the overlap."""
 
     key = models.ForeignKey(BotKey, models.PROTECT, related_name="generations")
     generation = models.PositiveIntegerField()
@@ -160,9 +166,9 @@ class BotKeyGeneration(models.Model):
 
 
 class SignedResult(models.Model):
-    """What a signed request led to, kept under its Idempotency-Key, so that a repeat gets the same answer.
+    """The outcome of a signed request under its Idempotency-Key, so that a repeat gets the same response.
 
-    Written by signed_call alone, which holds the key's row locked: a constraint to it would only ask again.
+    Only signed_call writes it, while it holds the lock on the key's row: a foreign key would check the row once more.
     """
 
     pk = models.CompositePrimaryKey("key_id", "idempotency_key")

@@ -8,7 +8,7 @@ LIMIT = 50
 
 
 def parse(listed: Iterable[str]) -> list[Network]:
-    """The networks of an allow-list; raises ValueError with a sentence where one is malformed or there are too many."""
+    """Return the networks of an allow-list; raise ValueError with a sentence where it is malformed or too long."""
     entries = list(listed)
     if len(entries) > LIMIT:
         raise ValueError(f"at most {LIMIT} networks")
@@ -19,19 +19,19 @@ def parse(listed: Iterable[str]) -> list[Network]:
 
 
 def _network(entry: str) -> Network:
-    """As PostgreSQL reads one too: no netmask in dots, no zone."""
-    found = ipaddress.ip_network(entry)
+    """Read a network as PostgreSQL does too: no dotted netmask, no zone."""
+    network = ipaddress.ip_network(entry)
     length = entry.partition("/")[2]
     if "%" in entry or (length and not length.isdecimal()):
         raise ValueError(f"{entry!r} is not a network")
-    return found
+    return network
 
 
 def client_address(peer: str, forwarded_for: str, trusted_proxies: int) -> str:
-    """The caller's address: the peer itself, or with n trusted proxies the n-th from the right of X-Forwarded-For.
+    """Return the caller's address: the peer's, or with n trusted proxies the n-th from the right of X-Forwarded-For.
 
-    Never the leftmost, which the caller writes. A header shorter than the proxies it should have passed
-    did not come through them: the peer counts then. An address that does not parse is the peer's too.
+    Never the leftmost address, which the caller writes. A header with fewer addresses than trusted proxies did not come
+    through them: then the peer's address is used, as it is for an address that cannot be parsed.
     """
     if not trusted_proxies:
         return _plain(peer)
@@ -43,7 +43,7 @@ def _plain(address: str, otherwise: str = "") -> str:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return _plain(otherwise) if otherwise else "0.0.0.0"  # noqa: S104 - "unknown", never bound to
+        return _plain(otherwise) if otherwise else "0.0.0.0"  # noqa: S104 - means "unknown"; nothing binds to it
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped or parsed).partition("%")[0]
 

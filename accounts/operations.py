@@ -1,4 +1,4 @@
-"""Describing the operations of the API by who may call them: bots that sign, and people in their session."""
+"""Describes the API's operations by their callers: bots that sign requests, and people with a session."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,8 +14,8 @@ CD1 = shapes.security(
         "type": "apiKey",
         "in": "header",
         "name": "X-Cd-Sig",
-        "description": "v1= and the hex HMAC-SHA256 of eleven lines, made of the other X-Cd headers, the request and "
-        "its body: see /docs/protocol/.",
+        "description": "v1= and the hex HMAC-SHA256 of eleven lines: the other X-Cd headers, the request and its body. "
+        "See /docs/protocol/.",
     },
 )
 SESSION = shapes.security(
@@ -42,7 +42,7 @@ SIGNED_HEADERS = (
     _header("X-Cd-Sig", "v1=[0-9a-f]{64}", "HMAC-SHA256 of the canonical request."),
 )
 IDEMPOTENCY_KEY = _header(
-    "Idempotency-Key", "[A-Za-z0-9_-]{16,64}", "Names the effect; the same in every repetition of the request."
+    "Idempotency-Key", "[A-Za-z0-9_-]{16,64}", "Names the effect: the same key in every repetition of the request."
 )
 CSRF_TOKEN = _header(
     "X-CSRFToken", "[A-Za-z0-9]{32,64}", f"The value of the cookie {settings.CSRF_COOKIE_NAME}, or a form's token."
@@ -55,7 +55,7 @@ _SIGNED = (
     "unavailable", "key_unreadable",
 )  # fmt: skip
 _SIGNED_EFFECT = ("idempotency_key_missing", "idempotency_conflict")
-# A person's route refuses signed requests after reading them, so it also answers what bots are answered.
+# A person's route refuses signed requests after verifying them, so it also has the refusals of bots' routes.
 _PERSONAL = (
     *_ANYBODY, "not_authenticated", "clock_outside_window", "signature_invalid", "history_closed_to_bots",
     "https_required", "not_found", "not_acceptable", "busy", "body_too_large", "invalid", "rate_limited", "unavailable",
@@ -67,7 +67,7 @@ Described = Callable[[Any], Any]
 
 
 def public(name: str, summary: str, answers: Mapping[int, Schema | None]) -> Described:
-    """Describe an operation that anybody may call, unsigned."""
+    """Describe an operation that anyone may call, unsigned."""
     refuses = (*_ANYBODY, "not_found", "not_acceptable")
     return openapi.operation(name, summary, answers, tag="bots", security=None, refuses=refuses)
 
@@ -82,19 +82,19 @@ def signed(
     refuses: Iterable[str] = (),
     deprecated: bool = False,
 ) -> Described:
-    """Describe a signed operation of bots. `refuses`: the codes of its own, beside those of the protocol."""
+    """Describe a signed operation of bots. `refuses`: its own codes, besides those of the protocol."""
 
     def decorate(method: Any) -> Any:
-        reads = method.__name__ == "get"
+        is_read = method.__name__ == "get"
         described = openapi.operation(
             name,
             summary,
             answers,
             tag="bots",
             security=CD1,
-            parameters=[*SIGNED_HEADERS, *(() if reads else (IDEMPOTENCY_KEY,)), *parameters],
+            parameters=[*SIGNED_HEADERS, *(() if is_read else (IDEMPOTENCY_KEY,)), *parameters],
             body=body,
-            refuses=[*_SIGNED, *(() if reads else _SIGNED_EFFECT), *refuses],
+            refuses=[*_SIGNED, *(() if is_read else _SIGNED_EFFECT), *refuses],
             deprecated=deprecated,
         )
         return described(method)
@@ -111,19 +111,19 @@ def personal(
     parameters: Iterable[Schema] = (),
     refuses: Iterable[str] = (),
 ) -> Described:
-    """Describe an operation of a signed-in person. What changes something takes the token against forged requests."""
+    """Describe an operation of a signed-in person. Operations with an effect need the CSRF token."""
 
     def decorate(method: Any) -> Any:
-        reads = method.__name__ == "get"
+        is_read = method.__name__ == "get"
         described = openapi.operation(
             name,
             summary,
             answers,
             tag="people",
             security=SESSION,
-            parameters=[*(() if reads else (CSRF_TOKEN,)), *parameters],
+            parameters=[*(() if is_read else (CSRF_TOKEN,)), *parameters],
             body=body,
-            refuses=[*_PERSONAL, *(() if reads else _PERSONAL_EFFECT), *refuses],
+            refuses=[*_PERSONAL, *(() if is_read else _PERSONAL_EFFECT), *refuses],
         )
         return described(method)
 

@@ -1,7 +1,7 @@
-"""The CD1 protocol: the checks of a signed request, in their order. `signing` has the signature's arithmetic.
+"""The CD1 protocol: the checks of a signed request, in order. `signing` calculates the signature.
 
-Cheap checks come first, and a caller learns nothing about a key before its signature is good. What a key may do *now*
-is checked in the request's own transaction, by signed_call and signed_read.
+Cheap checks come first, and a caller learns nothing about a key before its signature is verified. What a key may do
+*now* is checked in the request's own transaction, by signed_call and signed_read.
 """
 
 import re
@@ -19,88 +19,88 @@ from audit.models import AuditLog
 from core import crypto, limiting
 from core.errors import DomainError, RequestMalformed
 
-_UNKNOWN_SECRET = crypto.new_secret()  # verified against when the key is unknown, so that both cost the same
+_UNKNOWN_SECRET = crypto.new_secret()  # stands in for an unknown key's, so that the check takes as long
 
 
 class HttpsRequired(DomainError):
     code = "https_required"
     status = 403
-    detail = "Bots are served over TLS only."
+    detail = "Bots must use https://."
 
 
 class ClockOutsideWindow(DomainError):
     code = "clock_outside_window"
     status = 401
     retry = "same_key"
-    detail = "X-Cd-Time is not within the window of the server's time. Set the clock by GET /api/v2/time."
+    detail = "X-Cd-Time is outside the window around the server's time. Set the clock by GET /api/v2/time."
 
 
 class SignatureInvalid(DomainError):
     code = "signature_invalid"
     status = 401
-    detail = "Unknown key, wrong secret, or the request is not what was signed."
+    detail = "The key is unknown, the secret is wrong, or the request differs from what was signed."
 
 
 class KeyRevoked(DomainError):
     code = "key_revoked"
     status = 401
     retry = "rotate"
-    detail = "This key was revoked."
+    detail = "This key was revoked. Ask its owner for a new one."
 
 
 class KeyExpired(DomainError):
     code = "key_expired"
     status = 401
     retry = "rotate"
-    detail = "This key has expired."
+    detail = "This key has expired. Ask its owner for a new one."
 
 
 class KeyGenerationRetired(DomainError):
     code = "key_generation_retired"
     status = 401
     retry = "rotate"
-    detail = "This generation of the key was replaced. Use the newer secret."
+    detail = "This generation of the key was replaced by a newer one. Use the newer secret."
 
 
 class IpDenied(DomainError):
     code = "ip_denied"
     status = 403
-    detail = "This address is not on the key's list."
+    detail = "The caller's address is not on the key's list of allowed networks."
 
 
 class ScopeDenied(DomainError):
     code = "scope_denied"
     status = 403
-    detail = "This kind of key may not do that."
+    detail = "Keys of this kind may not call this operation."
 
 
 class SeqReplayed(DomainError):
     code = "seq_replayed"
     retry = "new_seq"
-    detail = "X-Cd-Seq was used before. Repeat with a higher one and the same Idempotency-Key."
+    detail = "X-Cd-Seq is not higher than the last one used. Repeat with a higher one and the same Idempotency-Key."
 
 
 class IdempotencyKeyMissing(DomainError):
     code = "idempotency_key_missing"
     status = 400
-    detail = "Every request but GET names its effect by an Idempotency-Key of 16 to 64 letters, digits, - or _."
+    detail = "Every request except GET needs an Idempotency-Key of 16 to 64 letters, digits, - or _."
 
 
 class IdempotencyConflict(DomainError):
     code = "idempotency_conflict"
     status = 422
-    detail = "This Idempotency-Key was used for another request."
+    detail = "This Idempotency-Key was used for a different request. Use a new one for each effect."
 
 
 class BodyTooLarge(DomainError):
     code = "body_too_large"
     status = 413
-    detail = "The body is larger than this route takes."
+    detail = "The body is larger than this route accepts."
 
 
 @dataclass(frozen=True, slots=True)
 class SignedCall:
-    """A request whose signature is good."""
+    """A request whose signature was verified."""
 
     credential: Credential
     signable: signing.Signable
@@ -119,7 +119,7 @@ class SignedCall:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """A request as it came in, whatever the server. Header names are lower case; a repeated one holds a comma."""
+    """A request as it was received, by any server. Header names are lower case; a repeated header holds a comma."""
 
     method: str
     host: str
@@ -138,21 +138,21 @@ def verify(received: ReceivedRequest) -> SignedCall:
         if not received.is_secure and not (settings.DEBUG and networks.is_loopback(received.ip)):
             raise HttpsRequired
         signable, signature = _read(received)
-    finally:  # what cannot be read counts as well: its refusal is audited, and nobody may fill the log at will
+    finally:  # unreadable requests count too: their refusals are audited, and must not fill the log without limit
         limiting.spend("ip", received.ip, settings.RATE_PER_IP)
     now_ms = time.time_ns() // 1_000_000
     if not signable.is_timely(now_ms):
         raise ClockOutsideWindow(server_time=now_ms)
     credential = credentials.credential_of(signable.key)
     secret = credential.secret if credential else _UNKNOWN_SECRET
-    good = signing.agrees(secret, signable.canonical(), signature)
-    if not good or credential is None:
+    is_genuine = signing.is_signature_of(secret, signable.canonical(), signature)
+    if not is_genuine or credential is None:
         raise SignatureInvalid
     return SignedCall(credential, signable, signature, received.ip, received.request_id)
 
 
 def _read(received: ReceivedRequest) -> tuple[signing.Signable, str]:
-    """The headers by their grammar; RequestMalformed names the first that is not."""
+    """Read the headers by their grammar; RequestMalformed names the first one that does not match."""
 
     def header(name: str, grammar: re.Pattern[str], absent: str | None = None) -> str:
         value = received.headers.get(name.lower(), absent)
@@ -168,7 +168,7 @@ def _read(received: ReceivedRequest) -> tuple[signing.Signable, str]:
     if window_ms > signing.MAX_WINDOW_MS:
         raise RequestMalformed(f"X-Cd-Window is at most {signing.MAX_WINDOW_MS}.", header="X-Cd-Window")
     if not signing.PATH.fullmatch(received.path) or not signing.QUERY.fullmatch(received.query):
-        raise RequestMalformed("The path or query has characters that are never signed.")
+        raise RequestMalformed("The path or query has characters that cannot be signed.")
     names = [pair.partition("=")[0] for pair in received.query.split("&") if pair]
     if len(set(names)) != len(names):
         raise RequestMalformed("A name stands twice in the query.")
@@ -195,7 +195,7 @@ def _idempotency_key(received: ReceivedRequest) -> str:
     value = received.headers.get("idempotency-key")
     if received.method == "GET":
         if value is not None:
-            raise RequestMalformed("A GET has no effect to name: leave Idempotency-Key out.", header="Idempotency-Key")
+            raise RequestMalformed("A GET has no effect: leave Idempotency-Key out.", header="Idempotency-Key")
         return ""
     if value is None:
         raise IdempotencyKeyMissing
@@ -205,13 +205,13 @@ def _idempotency_key(received: ReceivedRequest) -> str:
 
 
 def canonical_host(host: str) -> str:
-    """The host as it is signed: lower case, with the port only where it is not 443."""
+    """Return the host as it is signed: in lower case, with the port only where it is not 443."""
     return host.lower().removesuffix(":443")
 
 
 def record_refusal(refusal: DomainError, *, actor: audit.Actor, claimed: str, method: str, path: str) -> None:
-    """Write the audit row of a refused caller, under the key that it claimed to have. Never its signature."""
+    """Write the audit row of a refused caller under the key that it claimed, without its signature."""
     if isinstance(refusal, limiting.RateLimited | BodyTooLarge):
-        return  # these protect the log as well
+        return  # an audit row for each would let a caller fill the log
     subject = f"key:{claimed[:32]}" if claimed else ""
     audit.record("request.refused", actor=actor, subject=subject, refused=refusal.code, method=method, path=path[:200])

@@ -1,4 +1,4 @@
-"""Keys of bots: made, rotated, revoked. A secret is returned once, here, and kept only sealed."""
+"""Creates, rotates and revokes bots' keys. A secret is returned once, here, and stored only encrypted."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,12 +19,12 @@ CHANGEABLE = frozenset({"label", "allowed_networks", "rate_per_minute", "expires
 
 class KeyIsRevoked(DomainError):
     code = "key_is_revoked"
-    detail = "A revoked key stays revoked. Make a new one."
+    detail = "This key was revoked, which cannot be undone. Create a new key."
 
 
 @dataclass(frozen=True, slots=True)
 class NewSecret:
-    """`key` is what a bot sends as X-Cd-Key, `secret` what it signs with. Shown once."""
+    """`key` is what a bot sends as X-Cd-Key, `secret` is what it signs with. Both are shown once."""
 
     key: str
     secret: str = field(repr=False)
@@ -41,7 +41,7 @@ def create_key(
     rate_per_minute: int | None = None,
     expires_at: datetime | None = None,
 ) -> tuple[BotKey, NewSecret]:
-    """Make a key of generation 1 for one trading account."""
+    """Create a key with generation 1 for one trading account."""
     key = BotKey(
         account=account,
         kind=kind,
@@ -65,8 +65,8 @@ def create_key(
 
 @part
 def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP) -> NewSecret:
-    """Add a generation, whose sequence starts anew. The older ones retire after `overlap` (at most 7 days), or one
-    hour after the new one is first used: signed_call sees to that.
+    """Add a generation, whose sequence numbers start anew. Older generations retire after `overlap` (at most 7 days),
+    or one hour after the new one is first used; signed_call does the latter.
     """
     locked = BotKey.objects.lock().get(pk=key.pk)
     if locked.revoked_at is not None:
@@ -79,13 +79,13 @@ def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP)
 
 @part
 def change_key(*, key: BotKey, changed: list[str], actor: audit.Actor) -> None:
-    """Keep what was changed of a key's label, networks, rate or expiry. What it is a key to never changes."""
+    """Save changes of a key's label, networks, rate or expiry. Its account and kind never change."""
     fields = [name for name in changed if name in CHANGEABLE]
     if not fields:
         return
     key.save(update_fields=fields)
-    told = {name: str(getattr(key, name)) for name in fields}
-    audit.record("key.changed", actor=actor, subject=f"key:{key.key_id}", **told)
+    values = {name: str(getattr(key, name)) for name in fields}
+    audit.record("key.changed", actor=actor, subject=f"key:{key.key_id}", **values)
 
 
 @use_case()

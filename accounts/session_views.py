@@ -1,4 +1,4 @@
-"""Routes for people."""
+"""Base classes for routes of signed-in people."""
 
 from django.http.multipartparser import MultiPartParserError
 from rest_framework.authentication import SessionAuthentication
@@ -15,34 +15,34 @@ from core.requests import DeskRequest
 
 
 class Session(SessionAuthentication):
-    """A person's session, and a form's token beside it wherever something changes."""
+    """Authenticates by a person's session, with the CSRF token where the request has an effect."""
 
     def enforce_csrf(self, request: Request) -> None:
-        plain = request._request
-        # Before the token is looked for in it: that would leave the view nothing to read.
-        plain._body = read_body(plain, MAX_BODY)
+        django_request = request._request
+        # Read now: the search for the token would consume the body, and the view would find it empty.
+        django_request._body = read_body(django_request, MAX_BODY)
         try:
-            super().enforce_csrf(plain)  # type: ignore[arg-type]
-        except PermissionDenied as no:
-            raise CsrfFailed(str(no.detail)) from None
+            super().enforce_csrf(django_request)  # type: ignore[arg-type]
+        except PermissionDenied as denial:
+            raise CsrfFailed(str(denial.detail)) from None
         except MultiPartParserError as fault:
-            raise RequestMalformed(f"The body is not what its Content-Type says: {fault}") from None
+            raise RequestMalformed(f"The body does not match its Content-Type: {fault}") from None
 
 
 class PersonRequest(DeskRequest):
-    """A page's request behind `login_required`."""
+    """A request of a page behind `login_required`."""
 
     user: User
 
 
 def person_of(request: Request) -> User:
-    """Who is signed in, on a route that lets nobody else in."""
+    """Return the signed-in user of a route that requires one."""
     assert isinstance(request.user, User)
     return request.user
 
 
 class PeopleView(APIView):
-    """A route for people in their session. Whoever signs as a bot is shown the door."""
+    """A route for people with a session. Signed requests of bots are refused."""
 
     authentication_classes = [RefuseBots, Session]
     permission_classes = [IsAuthenticated]

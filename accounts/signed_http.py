@@ -1,4 +1,4 @@
-"""CD1 over Django's HTTP: reads a signed request, verifies it by the protocol, and signs the response."""
+"""CD1 over Django's HTTP: reads a signed request, verifies it, and signs the response."""
 
 import re
 import time
@@ -19,7 +19,7 @@ MAX_BATCH_BODY = 1024 * 1024
 
 
 class SignedRequest(DeskRequest):
-    """A bot's request, once `verify` has read it; `signed_call` once its signature is good."""
+    """A bot's request after `verify` has read it; `signed_call` is set after its signature was verified."""
 
     signed_body: bytes
     signed_call: SignedCall
@@ -31,7 +31,7 @@ def is_signed(request: HttpRequest) -> bool:
 
 
 def verify(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
-    """Verify a request and keep its SignedCall on it, for signing the response. Refusals are audited."""
+    """Verify a request and store its SignedCall on it, to sign the response. Refusals are audited."""
     try:
         body = read_body(request, limit)
         request.signed_body = body
@@ -44,13 +44,13 @@ def verify(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
 
 
 def read_body(request: HttpRequest, limit: int) -> bytes:
-    """The body, read before anything else may consume it."""
+    """Return the body, read before other code can consume it."""
     length = request.META.get("CONTENT_LENGTH") or "0"
     if not re.fullmatch(r"[0-9]{1,15}", length):
         raise RequestMalformed("Content-Length is not a number.")
     if int(length) > limit:
         raise BodyTooLarge(limit_bytes=limit)
-    # Django reads a body without a length as an empty one; the server ends this stream itself.
+    # Django takes a body without a length for an empty one; the server ends this stream itself.
     chunked = "HTTP_TRANSFER_ENCODING" in request.META
     body = request.META["wsgi.input"].read(limit + 1) if chunked else request.read(int(length))
     if len(body) > limit:
@@ -67,7 +67,7 @@ def received_request(request: DeskRequest, body: bytes) -> ReceivedRequest:
     try:
         host = protocol.canonical_host(request.get_host())
     except DisallowedHost:
-        raise RequestMalformed("The desk is not reached by this Host.", header="Host") from None
+        raise RequestMalformed("The desk does not serve this Host.", header="Host") from None
     return ReceivedRequest(
         method=request.method or "",
         host=host,
@@ -82,7 +82,7 @@ def received_request(request: DeskRequest, body: bytes) -> ReceivedRequest:
 
 
 def path_as_sent(request: HttpRequest) -> str:
-    """The path before decoding, where the server gives it: a signed path has one spelling only."""
+    """Return the path before decoding, where the server gives it: a signed path has one spelling only."""
     return str(request.META.get("RAW_PATH", request.path))
 
 

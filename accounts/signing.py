@@ -1,7 +1,6 @@
-"""The signature of requests and responses, "CD1". Pure: no clock, no database.
+"""The signatures of requests and responses, "CD1". Pure: no clock, no database.
 
-A client needs nothing but HMAC-SHA256 and this page. The key of the HMAC is the secret *as shown*: its 64 ASCII
-characters, not the 32 bytes they could be decoded to.
+The key of the HMAC is the secret *as shown*: its 64 ASCII characters, not the 32 bytes to which they could be decoded.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ QUERY = re.compile(r"[A-Za-z0-9_.~=&-]{0,512}")
 
 @dataclass(frozen=True, slots=True)
 class Signable:
-    """What is signed of a request. `host` is lower case and names the port only where it is not 443."""
+    """The signed parts of a request. `host` is lower case and has the port only where it is not 443."""
 
     method: str
     host: str
@@ -41,7 +40,7 @@ class Signable:
     body_sha256: str
 
     def canonical(self) -> bytes:
-        """Eleven lines joined by LF. No line can contain one, so no field can move into another."""
+        """Return eleven lines joined by LF. No line can contain LF, so no field can move into another."""
         return "\n".join(
             (
                 ALGORITHM,
@@ -62,9 +61,9 @@ class Signable:
         return self.time_ms < now_ms + AHEAD_MS and now_ms - self.time_ms <= self.window_ms
 
     def fingerprint(self) -> str:
-        """Names the effect asked for: equal for a repeat of it, whatever its time and number. Hex."""
-        asked = "\n".join((self.method, self.path, self.query, self.body_sha256))
-        return hashlib.sha256(asked.encode("ascii")).hexdigest()
+        """Return a hex hash of the requested effect: equal for a repeat with another time and number."""
+        effect = "\n".join((self.method, self.path, self.query, self.body_sha256))
+        return hashlib.sha256(effect.encode("ascii")).hexdigest()
 
 
 def sha256_hex(body: bytes) -> str:
@@ -72,16 +71,16 @@ def sha256_hex(body: bytes) -> str:
 
 
 def sign(secret: str, message: bytes) -> str:
-    """Lower-case hex of the HMAC-SHA256."""
+    """Return the HMAC-SHA256 in lower-case hex."""
     return hmac.new(secret.encode("ascii"), message, "sha256").hexdigest()
 
 
-def agrees(secret: str, message: bytes, signature_hex: str) -> bool:
-    """Compare in constant time; upper-case hex is folded."""
+def is_signature_of(secret: str, message: bytes, signature_hex: str) -> bool:
+    """Compare in constant time. The signature may be in upper-case hex."""
     return hmac.compare_digest(sign(secret, message), signature_hex.lower())
 
 
 def sign_response(secret: str, *, request_signature: str, status: int, time_ms: int, body: bytes) -> str:
-    """The value of X-Cd-Response-Sig. The request's own signature is inside, so an old answer does not verify."""
+    """Return the value of X-Cd-Response-Sig. It covers the request's signature, so an old response does not verify."""
     message = "\n".join(("CD1-RESPONSE", request_signature.lower(), str(status), str(time_ms), sha256_hex(body)))
     return f"v1={sign(secret, message.encode('ascii'))}"

@@ -1,4 +1,4 @@
-"""Who is behind a person's request, as the audit log names them."""
+"""The actor of a person's request, for the audit log."""
 
 from typing import cast
 
@@ -11,5 +11,5 @@ from core.requests import DeskRequest
 
 def actor_of(request: HttpRequest) -> Actor:
     kind = AuditLog.Actor.STAFF if getattr(request.user, "is_staff", False) else AuditLog.Actor.USER
-    caller = cast(DeskRequest, request)  # the admin's signatures say HttpRequest
-    return Actor(kind, str(request.user.pk), caller.client_ip, caller.request_id)
+    desk_request = cast(DeskRequest, request)  # the admin's signatures say HttpRequest
+    return Actor(kind, str(request.user.pk), desk_request.client_ip, desk_request.request_id)

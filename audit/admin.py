@@ -1,4 +1,4 @@
-"""The audit log, to read; and what other admin pages add to it."""
+"""The audit log's read-only page, and a base class for admin pages whose changes are audited."""
 
 import json
 import uuid
@@ -23,7 +23,7 @@ PEOPLE = (AuditLog.Actor.USER, AuditLog.Actor.STAFF)
 
 
 class AuditedAdmin(NoDeleteAdmin):
-    """Whatever is added or changed by a form here leaves a fact: the names of the fields, never what is in them."""
+    """Each addition or change by a form writes an audit row with the names of the fields, never their values."""
 
     audit_subject = ""
 
@@ -41,14 +41,14 @@ class AuditedAdmin(NoDeleteAdmin):
         return super().log_change(request, obj, message)
 
 
-def named(rows: Iterable[AuditLog]) -> list[AuditLog]:
-    """The rows, each with `who` did it: a person's user name instead of an id."""
-    found = list(rows)
-    ids = {row.actor for row in found if row.actor_kind in PEOPLE and _as_uuid(row.actor)}
-    people = {str(pk): name for pk, name in get_user_model().objects.filter(pk__in=ids).values_list("pk", "username")}
-    for row in found:
-        row.who = people.get(row.actor, row.actor)  # type: ignore[attr-defined]
-    return found
+def with_user_names(rows: Iterable[AuditLog]) -> list[AuditLog]:
+    """Return the rows, each with `who`: the user name where the actor is a person, else the actor."""
+    entries = list(rows)
+    ids = {row.actor for row in entries if row.actor_kind in PEOPLE and _as_uuid(row.actor)}
+    names = {str(pk): name for pk, name in get_user_model().objects.filter(pk__in=ids).values_list("pk", "username")}
+    for row in entries:
+        row.who = names.get(row.actor, row.actor)  # type: ignore[attr-defined]
+    return entries
 
 
 def _as_uuid(text: str) -> uuid.UUID | None:
@@ -69,7 +69,7 @@ class ActionFilter(admin.SimpleListFilter):
 
 
 class CodeFilter(admin.SimpleListFilter):
-    """Every refusal the desk knows."""
+    """Offers the code of every refusal."""
 
     title = parameter_name = "code"
 
@@ -92,18 +92,18 @@ class AuditLogAdmin(ReadOnlyAdmin):
     readonly_fields = ["at", "outcome_chip", "subject_", "person", "detail_"]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        found: Any = super().get_changelist_instance(request)
-        found.result_list = named(found.result_list)
-        return found
+        changelist: Any = super().get_changelist_instance(request)
+        changelist.result_list = with_user_names(changelist.result_list)
+        return changelist
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        found = super().get_object(request, object_id, from_field)
-        return found and named([found])[0]
+        entry = super().get_object(request, object_id, from_field)
+        return entry and with_user_names([entry])[0]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[AuditLog], search_term: str
     ) -> tuple[QuerySet[AuditLog], bool]:
-        """Ids and names as people have them at hand."""
+        """Find entries also by user name, and by the id of a trade or user."""
         person = get_user_model().objects.filter(username=search_term).first()
         if person is not None:
             return queryset.filter(actor=str(person.pk)), False

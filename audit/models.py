@@ -1,4 +1,4 @@
-"""What happened. Rows are only ever added; the database refuses everything else, TRUNCATE too."""
+"""The audit log. Rows are only added; the database refuses everything else, TRUNCATE included."""
 
 from django.db import connections, models
 from django.db.models.functions import Now
@@ -13,14 +13,14 @@ _ACTIONS = """
 
 class AuditLogQuerySet(models.QuerySet["AuditLog"]):
     def actions(self) -> list[str]:
-        """The actions that occur, found in steps from one to the next in the index: the log is too long to read."""
+        """Return the actions that occur. The query steps through the index, because the log is too long to scan."""
         with connections[self.db].cursor() as cursor:
             cursor.execute(_ACTIONS)
             return [action for (action,) in cursor.fetchall()]
 
 
 class AuditLog(models.Model):
-    """One fact. Actor and subject are plain text, so that a fact outlives whatever it speaks of."""
+    """One fact. Actor and subject are plain text, so that a fact outlives the rows that it refers to."""
 
     class Actor(models.TextChoices):
         BOT = "bot"

@@ -1,4 +1,4 @@
-"""The one way for Python code to write the audit log. (Trades write theirs in SQL, within the transition.)"""
+"""The only writer of the audit log in Python. (The database's functions write their audit rows in SQL.)"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from audit.models import AuditLog
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who did it, and from where. `name` is a user's id or a bot's key with generation."""
+    """Who acted, and from where. `name` is a user's id, or a bot's key with its generation."""
 
     kind: AuditLog.Actor
     name: str = ""
@@ -34,7 +34,7 @@ def record(
     using: str = DEFAULT_DB_ALIAS,
     **detail: Any,
 ) -> None:
-    """Add one fact, in the caller's transaction if there is one. `refused` is the code of a refusal.
+    """Add one fact, in the caller's transaction if one is open. `refused` is the code of a refusal.
 
     `detail` must never hold a secret, a full signature, a cookie or a password.
     """

@@ -12,14 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psycopg
 
-from config import embedded
+from config import embedded, web_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -115,20 +114,15 @@ def _uvicorn(desk: Desk, application: str, processes: int, environ: dict[str, st
     started = Web([], [])
     for _ in range(processes):
         port = free_port()
-        command = [
-            sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", str(port),
-            "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
-            "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3",
-        ]  # fmt: skip
         log = desk.folder / f"{application.partition(':')[0]}-{port}.log"
-        started.processes.append(spawn(command, log=log, environ=environ))
+        started.processes.append(spawn(web_server.command(application, port), log=log, environ=environ))
         started.ports.append(port)
         _wait_for(port, started.processes[-1], log)
     return started
 
 
 def spawn(
-    command: list[object], *, log: Path, environ: dict[str, str] | None = None, talks: bool = False
+    command: Sequence[object], *, log: Path, environ: dict[str, str] | None = None, talks: bool = False
 ) -> "subprocess.Popen[bytes]":
     """Start a process that ends with this one. `talks`: connect its stdin and stdout by pipes."""
     with log.open("ab") as out:
@@ -148,21 +142,10 @@ def free_port() -> int:
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + START_S
-    while not _answers(port):
+    while not web_server.answers(port):
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"A server did not start. Its log ends with:\n{log.read_text(errors='replace')[-1500:]}")
         time.sleep(0.05)
-
-
-def _answers(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=3)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 # --- programs

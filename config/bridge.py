@@ -1,7 +1,7 @@
-"""HTTP from the ASGI server to Django's WSGI application, in threads that last as long as the process.
+"""Passes HTTP requests from the ASGI server to Django's WSGI application, in threads that last as long as the process.
 
-The event loop reads the request whole and writes the answer; in between lies one hop to a thread, whose database
-connections stay open from request to request. So nobody holds a thread by sending nothing.
+The event loop reads the whole request and writes the answer; one of the threads handles the request in between, and its
+database connections stay open from request to request. So a client that sends slowly occupies no thread.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from core import problem
 Scope = dict[str, Any]
 Environ = dict[str, Any]
 
-BODY_S = 15  # a body takes so long at most; behind a proxy that waits for it, it is there at once
-SEND_S = 60  # how long a reader of a streamed answer may take for one piece of it
+BODY_S = 15  # limit for receiving a body; a buffering proxy sends it at once
+SEND_S = 60  # limit for a client to accept one piece of a streamed answer
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
 class WsgiThreads:
-    """An ASGI application that runs a WSGI one."""
+    """An ASGI application that runs a WSGI application."""
 
     def __init__(self, wsgi: Callable[..., Any], threads: int) -> None:
         self.wsgi = wsgi
@@ -35,71 +35,71 @@ class WsgiThreads:
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if not scope.get("query_string", b"").isascii():
-            await _send(send, _refusal(400, "request_malformed", "The query has characters that are no ASCII."))
+            await _send(send, _refusal(400, "request_malformed", "The query has characters outside ASCII."))
             return
         try:
             async with asyncio.timeout(BODY_S):
                 body = await _body(receive)
         except TimeoutError:
-            await _send(send, _refusal(408, "request_timeout", "The body did not come in time."))
+            await _send(send, _refusal(408, "request_timeout", "The body did not arrive in time."))
             return
         if body is None:
             return
         loop = asyncio.get_running_loop()
-        told: asyncio.Future[Answer | None] = loop.create_future()
-        self.waiting.put((told, environ_of(scope, body), loop, send))
-        answer = await told
+        answered: asyncio.Future[Answer | None] = loop.create_future()
+        self.waiting.put((answered, environ_of(scope, body), loop, send))
+        answer = await answered
         if answer is not None:
             await _send(send, answer)
 
     def _work(self) -> None:
-        """One thread's life. A queue and a call back into the loop cost a third of an executor's two futures."""
+        """Run in each thread. A queue and a call back into the loop cost a third of an executor's two futures."""
         while True:
-            told, environ, loop, send = self.waiting.get()
+            answered, environ, loop, send = self.waiting.get()
             try:
                 answer, fault = self._run(environ, loop, send), None
             except BaseException as caught:
                 answer, fault = None, caught
-            loop.call_soon_threadsafe(_tell, told, answer, fault)
-            del told, environ, answer, fault
+            loop.call_soon_threadsafe(_resolve, answered, answer, fault)
+            del answered, environ, answer, fault
 
     def _run(self, environ: Environ, loop: asyncio.AbstractEventLoop, send: Callable[..., Any]) -> Answer | None:
-        """In a thread: the whole answer, or None where it was streamed from here."""
-        began: list[tuple[int, list[tuple[bytes, bytes]]]] = []
+        """In a thread: return the whole answer, or None where this thread streamed it."""
+        starts: list[tuple[int, list[tuple[bytes, bytes]]]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
             encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-            began.append((int(status[:3]), encoded))
+            starts.append((int(status[:3]), encoded))
 
         response = self.wsgi(environ, start_response)
         try:
             if not getattr(response, "streaming", False):
-                return *began[-1], b"".join(response)
-            self._stream(response, began[-1], loop, send)
+                return *starts[-1], b"".join(response)
+            self._stream(response, starts[-1], loop, send)
             return None
         finally:
             response.close()
 
     @staticmethod
-    def _stream(response: Any, begun: Any, loop: asyncio.AbstractEventLoop, send: Callable[..., Any]) -> None:
-        """Piece by piece, from this thread, where the answer's database cursor lives."""
+    def _stream(response: Any, start: Any, loop: asyncio.AbstractEventLoop, send: Callable[..., Any]) -> None:
+        """Send the answer piece by piece from this thread, which owns the answer's database cursor."""
 
         def wait_for(message: dict[str, Any]) -> None:
             asyncio.run_coroutine_threadsafe(send(message), loop).result(SEND_S)
 
-        wait_for({"type": "http.response.start", "status": begun[0], "headers": begun[1]})
+        wait_for({"type": "http.response.start", "status": start[0], "headers": start[1]})
         for piece in response:
             wait_for({"type": "http.response.body", "body": piece, "more_body": True})
         wait_for({"type": "http.response.body", "body": b""})
 
 
-def _tell(told: "asyncio.Future[Answer | None]", answer: Answer | None, fault: BaseException | None) -> None:
-    if told.done():
-        return  # cancelled: nobody waits any more
+def _resolve(answered: "asyncio.Future[Answer | None]", answer: Answer | None, fault: BaseException | None) -> None:
+    if answered.done():
+        return  # cancelled: the client is gone
     if fault is not None:
-        told.set_exception(fault)
+        answered.set_exception(fault)
     else:
-        told.set_result(answer)
+        answered.set_result(answer)
 
 
 async def _send(send: Callable[..., Any], answer: Answer) -> None:
@@ -109,13 +109,13 @@ async def _send(send: Callable[..., Any], answer: Answer) -> None:
 
 
 def _refusal(status: int, code: str, detail: str) -> Answer:
-    refused = problem.response(problem.body(status=status, code=code, detail=detail))
-    headers = [(name.lower().encode(), value.encode()) for name, value in refused.items()]
-    return status, [*headers, (b"connection", b"close")], refused.content
+    refusal = problem.response(problem.body(status=status, code=code, detail=detail))
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.items()]
+    return status, [*headers, (b"connection", b"close")], refusal.content
 
 
 async def _body(receive: Callable[..., Any]) -> bytes | None:
-    """The body as far as any route takes one, and a byte more, by which it is seen to be too large. None: gone."""
+    """Read the body up to one byte more than any route accepts, which shows that it is too large. None: client gone."""
     pieces, size = [], 0
     while size <= MAX_BATCH_BODY:
         message = await receive()
@@ -132,9 +132,10 @@ _UNPREFIXED = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 
 
 def environ_of(scope: Scope, body: bytes) -> Environ:
-    """The request as PEP 3333 has it, and RAW_PATH: the path as it was sent, which is what bots sign.
+    """Return the request's WSGI environment (PEP 3333), with RAW_PATH: the path as sent, which bots sign.
 
-    A header that stands twice is joined with a comma. One with an underscore is left out: it could pass for another.
+    Repeated headers are joined with a comma. A header with an underscore is left out, because in WSGI it
+    equals the same name with a hyphen.
     """
     server, client = scope.get("server") or ("localhost", 0), scope.get("client") or ("", 0)
     environ: Environ = {

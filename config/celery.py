@@ -1,4 +1,4 @@
-"""Background work. A task is a nudge to look at rows; losing one costs seconds."""
+"""Background work. A task message only says that rows may need work; a lost message costs seconds."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ app.autodiscover_tasks()
 
 @signals.worker_init.connect
 @signals.beat_init.connect
-def _refuse_unsafe(**_: Any) -> None:
+def _refuse_unsafe_configuration(**_: Any) -> None:
     from config.checks import refuse_unsafe
 
     refuse_unsafe()

@@ -1,4 +1,4 @@
-"""What stops the start: an unsafe configuration, with a sentence that says what to set."""
+"""System checks that stop the start where the configuration is unsafe, with a sentence that says what to set."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +15,18 @@ _ROLES = ("copydesk_app", "copydesk_bot")
 
 def refuse_unsafe() -> None:
     """End this process where its configuration is unsafe. For servers and workers, which run no system checks."""
-    found = secrets_are_set(None)
+    messages = secrets_are_set(None)
     if not settings.DEBUG:
-        # In a thread of its own: a server may import us in its event loop, where Django asks no database.
-        with ThreadPoolExecutor(1) as aside:
-            found += aside.submit(_ask_database).result()
-    errors = [fault for fault in found if fault.level >= ERROR]
+        # A server may import this in its event loop, where Django refuses database queries: use a thread.
+        with ThreadPoolExecutor(1) as executor:
+            messages += executor.submit(_check_database).result()
+    errors = [message for message in messages if message.level >= ERROR]
     if errors:
-        lines = "\n".join(f"{fault.id}: {fault.msg}\n    {fault.hint}" for fault in errors)
-        raise SystemExit(f"Copydesk does not start like this:\n{lines}")
+        lines = "\n".join(f"{error.id}: {error.msg}\n    {error.hint}" for error in errors)
+        raise SystemExit(f"Copydesk cannot start with this configuration:\n{lines}")
 
 
-def _ask_database() -> list[CheckMessage]:
+def _check_database() -> list[CheckMessage]:
     try:
         return database_is_durable(None, ["default"])
     finally:
@@ -35,9 +35,9 @@ def _ask_database() -> list[CheckMessage]:
 
 @register(Tags.security)
 def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    found: list[CheckMessage] = []
+    messages: list[CheckMessage] = []
     if len(settings.SECRET_KEY) < 50:
-        found.append(
+        messages.append(
             Error(
                 "DJANGO_SECRET_KEY is missing or shorter than 50 characters.",
                 hint='Set it to the output of: python3 -c "import secrets; print(secrets.token_urlsafe(50))"',
@@ -47,29 +47,31 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     try:
         crypto.keyring()
     except ValueError as fault:
-        found.append(
+        messages.append(
             Error(
                 f"COPYDESK_KEKS is missing or malformed: {fault}.",
                 hint="Set it to the output of: python3 -c \"import secrets; print('k1:' + secrets.token_hex(32))\""
-                " and keep it: without it no bot's secret can be read again.",
+                " and keep it: without it, bots' secrets cannot be decrypted.",
                 id="copydesk.E002",
             )
         )
     if not settings.DEBUG and not settings.ALLOWED_HOSTS:
-        found.append(
+        messages.append(
             Error(
                 "ALLOWED_HOSTS is empty.",
-                hint="Set it to the names the desk is reached by, comma between: bots sign one of them.",
+                hint="Set it to the host names of the desk, separated by commas. Bots sign one of them.",
                 id="copydesk.E003",
             )
         )
     if not settings.DEBUG and "*" in settings.ALLOWED_HOSTS:
-        found.append(
-            Error("ALLOWED_HOSTS allows every name.", hint="Name the hosts: the host is signed.", id="copydesk.E004")
+        messages.append(
+            Error("ALLOWED_HOSTS allows every name.", hint="List the names: bots sign the host.", id="copydesk.E004")
         )
     if not settings.DEBUG and not os.environ.get("DATABASE_URL"):
-        found.append(Error("DATABASE_URL is missing.", hint="Set it to the desk's PostgreSQL.", id="copydesk.E005"))
-    return found
+        messages.append(
+            Error("DATABASE_URL is missing.", hint="Set it to the URL of the desk's PostgreSQL.", id="copydesk.E005")
+        )
+    return messages
 
 
 @register(Tags.database)
@@ -88,23 +90,25 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
             )
             (row,) = cursor.fetchall()
     except DatabaseError:
-        return []  # it does not answer: whoever needs it will say so
+        return []  # no answer: the first query of the process will report that
     fsync, commit, pages, version, role, is_super, roles = row
-    found: list[CheckMessage] = []
+    messages: list[CheckMessage] = []
     if not settings.DEBUG and (fsync, pages) != ("on", "on"):
-        found.append(
+        messages.append(
             Error(
                 "PostgreSQL runs with fsync or full_page_writes off.",
-                hint="Turn them on: an acknowledged close would not survive a power loss.",
+                hint="Turn both on: an acknowledged close would not survive a power failure.",
                 id="copydesk.E010",
             )
         )
     if not settings.DEBUG and commit not in ("on", "remote_apply", "remote_write"):
-        found.append(Error(f"synchronous_commit is {commit}.", hint="Set it to on.", id="copydesk.E011"))
+        messages.append(Error(f"synchronous_commit is {commit}.", hint="Set it to on.", id="copydesk.E011"))
     if not 150000 <= version < 190000:
-        found.append(Warning(f"PostgreSQL {version // 10000} is not one of 15 to 18.", id="copydesk.W010"))
+        messages.append(
+            Warning(f"PostgreSQL {version // 10000} is not supported; versions 15 to 18 are.", id="copydesk.W010")
+        )
     if is_super or set(roles) != set(_ROLES):
-        found.append(
+        messages.append(
             Warning(
                 f"The desk acts as {role}, not as copydesk_app and copydesk_bot.",
                 hint="As an administrator: CREATE ROLE copydesk_app; CREATE ROLE copydesk_bot; GRANT both to the "
@@ -112,7 +116,7 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
                 id="copydesk.W011",
             )
         )
-    return found
+    return messages
 
 
 @register(Tags.database)
@@ -121,15 +125,15 @@ def database_is_as_the_code_wants_it(app_configs: Any, databases: Any = None, **
     if not databases or "default" not in databases:
         return []
     try:
-        found = catalogue.differences()
+        differences = catalogue.differences()
     except DatabaseError as fault:
-        message = f"The database cannot be compared with what the code wants: {fault}".strip()
-        return [Error(message, hint="See that it answers, then run manage.py migrate.", id="copydesk.E013")]
+        message = f"The database could not be compared with what the code wants: {fault}".strip()
+        return [Error(message, hint="Check that the database answers, then run manage.py migrate.", id="copydesk.E013")]
     return [
         (Warning if difference.surplus else Error)(
             f"{difference.subject} {difference.problem}.",
             hint=difference.remedy,
             id="copydesk.W012" if difference.surplus else "copydesk.E012",
         )
-        for difference in found
+        for difference in differences
     ]

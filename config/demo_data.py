@@ -1,4 +1,4 @@
-"""The cast for trials: lena leads, finn follows her, sam is a stranger, desk is staff. Made through the real verbs."""
+"""Demo users, created by the real verbs: lena leads, finn follows her, sam is a stranger, desk is staff."""
 
 import secrets
 from datetime import timedelta
@@ -29,27 +29,27 @@ _INSTRUMENTS = {
 
 
 def user(name: str, *, staff: bool = False, password: str | None = None) -> User:
-    """The user of that name, made if need be, with this password (None: none usable)."""
-    found, _ = User.objects.get_or_create(
+    """Return the user of that name, created where missing, with this password (None: no usable password)."""
+    person, _ = User.objects.get_or_create(
         username=name, defaults={"email": f"{name}@copydesk.example", "is_staff": staff, "is_superuser": staff}
     )
-    found.set_password(password)
-    found.save(update_fields=["password"])
-    return found
+    person.set_password(password)
+    person.save(update_fields=["password"])
+    return person
 
 
 def account(owner: User, name: str) -> TradingAccount:
-    found, _ = TradingAccount.objects.get_or_create(
+    trading_account, _ = TradingAccount.objects.get_or_create(
         name=name, defaults={"owner": owner, "broker": "Demo Broker", "server": "Demo-1", "login": name}
     )
-    return found
+    return trading_account
 
 
 def strategy(owner: User, trades_on: TradingAccount, name: str, title: str = "") -> Strategy:
-    found, _ = Strategy.objects.get_or_create(
+    row, _ = Strategy.objects.get_or_create(
         name=name, defaults={"owner": owner, "account": trades_on, "title": title or name}
     )
-    return found
+    return row
 
 
 def instruments() -> None:
@@ -60,22 +60,22 @@ def instruments() -> None:
 
 
 def key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
-    """A key of that kind: made the first time, rotated every other time. No rate limit, no address list."""
-    known = BotKey.objects.filter(account=trades_on, kind=kind, revoked_at__isnull=True).first()
-    if known is not None:
-        return accounts.rotate_key(key=known, actor=audit.SYSTEM)
-    return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label="cast")[1]
+    """Create a key of that kind, or rotate it where it exists. It has no rate limit and no list of networks."""
+    existing = BotKey.objects.filter(account=trades_on, kind=kind, revoked_at__isnull=True).first()
+    if existing is not None:
+        return accounts.rotate_key(key=existing, actor=audit.SYSTEM)
+    return accounts.create_key(account=trades_on, kind=kind, actor=audit.SYSTEM, label="demo")[1]
 
 
 @use_case()
 def make() -> dict[str, Any]:
-    """Make the cast, or meet it again with new passwords and key generations; what `seed --json` prints."""
+    """Create the users, or give existing ones new passwords and key generations. Return what `seed --json` prints."""
     instruments()
     passwords = {name: secrets.token_urlsafe(18) for name in ("lena", "finn", "sam", "desk")}
     users = {name: user(name, staff=name == "desk", password=word) for name, word in passwords.items()}
     accounts_of = {name: account(users[name], f"{name}-mt5") for name in ("lena", "finn", "sam")}
     led = {name: strategy(users[name], accounts_of[name], title) for name, title in _LEADERS.items()}
-    follows = strategies.subscribe(account=accounts_of["finn"], strategy=led["lena"], actor=audit.SYSTEM)
+    subscription = strategies.subscribe(account=accounts_of["finn"], strategy=led["lena"], actor=audit.SYSTEM)
     for name in accounts_of:
         wallets.wallet_of(owner=users[name], currency="USD")
     kinds = [("lena", "master"), ("finn", "copier"), ("sam", "master"), ("sam", "copier")]
@@ -85,7 +85,7 @@ def make() -> dict[str, Any]:
         },
         "keys": [_key_row(name, kind, accounts_of[name]) for name, kind in kinds],
         "strategies": [{"owner": name, "name": led[name].name} for name in _LEADERS],
-        "subscriptions": [_subscription_row("finn", follows)],
+        "subscriptions": [_subscription_row("finn", subscription)],
     }
 
 
@@ -94,59 +94,59 @@ def _key_row(owner: str, kind: str, trades_on: TradingAccount) -> dict[str, str]
     return {"owner": owner, "kind": kind, "key": secret.key, "secret": secret.secret, "account": trades_on.name}
 
 
-def _subscription_row(subscriber: str, follows: Subscription) -> dict[str, str]:
+def _subscription_row(subscriber: str, subscription: Subscription) -> dict[str, str]:
     return {
         "subscriber": subscriber,
-        "strategy": follows.strategy.name,
-        "sub_id": follows.sub_id,
-        "packet_secret": strategies.packet_secret(follows),
+        "strategy": subscription.strategy.name,
+        "sub_id": subscription.sub_id,
+        "packet_secret": strategies.packet_secret(subscription),
     }
 
 
-# --- the demo: a provider whose bot trades, and a guest who looks on
+# --- the demo: a provider whose bot trades, and a guest who follows
 
 DEMO_PROVIDER, DEMO_GUEST, DEMO_STRATEGY = "marco", "guest", "eurusd-breakout"
 
 
 @use_case()
 def make_demo() -> Strategy:
-    """Make the demo's provider and guest, or meet them again: what the one publishes and the other follows."""
+    """Create the demo's provider and guest where missing; return the strategy that the guest follows."""
     instruments()
     provider, guest = user(DEMO_PROVIDER), user(DEMO_GUEST)
-    published = account(provider, f"{DEMO_PROVIDER}-demo")
-    leads = strategy(provider, published, DEMO_STRATEGY, "Breakouts of EURUSD, hourly")
-    _price(leads)
+    trades_on = account(provider, f"{DEMO_PROVIDER}-demo")
+    published = strategy(provider, trades_on, DEMO_STRATEGY, "Breakouts of EURUSD, hourly")
+    _set_fee_terms(published)
     wallet = wallets.wallet_of(owner=guest, currency="USD")
     wallets.deposit(wallet=wallet, amount=Decimal(250), note="Play money", idempotency_key="demo")
     strategies.subscribe(
-        account=account(guest, f"{DEMO_GUEST}-demo"), strategy=leads, actor=audit.SYSTEM, multiplier=Decimal("0.5")
+        account=account(guest, f"{DEMO_GUEST}-demo"), strategy=published, actor=audit.SYSTEM, multiplier=Decimal("0.5")
     )
-    return leads
+    return published
 
 
 def demo_subscription() -> Subscription | None:
-    follows = Subscription.objects.select_related("strategy", "account")
-    return follows.filter(strategy__name=DEMO_STRATEGY, account__owner__username=DEMO_GUEST).first()
+    subscriptions = Subscription.objects.select_related("strategy", "account")
+    return subscriptions.filter(strategy__name=DEMO_STRATEGY, account__owner__username=DEMO_GUEST).first()
 
 
 @use_case()
 def demo_key(trades_on: TradingAccount, kind: str) -> accounts.NewSecret:
-    """A key of one of the demo's bots."""
+    """Create or rotate a key of one of the demo's bots."""
     return key(trades_on, kind)
 
 
 def hold_demo_scores() -> None:
-    """The demo's hours pass in half a second: what it holds for an hour looks like a moment's gain."""
+    """Hold the demo provider's score open: its hours pass in half a second, so its trades look like scalping."""
     provider = User.objects.get(username=DEMO_PROVIDER)
     if not TrustHold.objects.filter(user=provider, kind=ScoreKind.FLOW, ended_at=None).exists():
         trust.hold(
             user=provider, kind=ScoreKind.FLOW, effect=TrustHold.Effect.OPEN,
-            reason="A demo: its hours pass in a moment.",
+            reason="Demo: an hour of its market passes in half a second.",
             expires_at=timezone.now() + timedelta(days=3650), by=None, actor=audit.SYSTEM,
         )  # fmt: skip
 
 
-def _price(leads: Strategy) -> None:
-    """A fifth of new profit and a little each month."""
-    if not FeeTerms.objects.filter(strategy=leads).exists():
-        FeeTerms.objects.create(strategy=leads, subscription_fee=Decimal(12))
+def _set_fee_terms(published: Strategy) -> None:
+    """A fifth of new profit (the default), and a small monthly fee."""
+    if not FeeTerms.objects.filter(strategy=published).exists():
+        FeeTerms.objects.create(strategy=published, subscription_fee=Decimal(12))

@@ -1,4 +1,4 @@
-"""Whether the desk is alive and ready, its figures, and what unknown routes and bugs answer."""
+"""Liveness, readiness and metrics of the desk, and its responses to unknown routes and bugs."""
 
 import hmac
 import time
@@ -23,10 +23,10 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """200 when the database and Redis answer and this version is deployed; else 503 and what is missing.
+    """Respond 200 where the database and Redis answer and this version is deployed; else 503 and what is missing.
 
-    A halted ledger, and a key, trigger or right that is not as the code wants it, are reported as "degraded" with 200:
-    a proxy must not take away a desk that has to close trades.
+    A halted ledger, and a key, trigger or right that is not as the code wants it, are "degraded" with 200: a proxy must
+    not take a desk out of service that has to close trades.
     """
     state: dict[str, Any] = {"database": _database(), "redis": _redis()}
     differences: list[str] = []
@@ -36,14 +36,14 @@ def ready(request: HttpRequest) -> HttpResponse:
         differences = deployment.differences
     else:
         state["migrations"] = state["functions"] = "unknown"
-    good = all(answer == "ok" for answer in state.values())
+    is_ready = all(answer == "ok" for answer in state.values())
     if state["database"] == "ok":
         state["catalogue"] = differences or "ok"
-    halted = ledger_halt.halted() if good else ""
-    if good:
+    halted = ledger_halt.halted() if is_ready else ""
+    if is_ready:
         state["ledger"] = f"halted: {halted}" if halted else "ok"
-    status = "not ready" if not good else "degraded" if halted or differences else "ready"
-    return JsonResponse({"status": status, **state}, status=200 if good else 503)
+    status = "not ready" if not is_ready else "degraded" if halted or differences else "ready"
+    return JsonResponse({"status": status, **state}, status=200 if is_ready else 503)
 
 
 def _database() -> str:
@@ -68,47 +68,50 @@ class Deployment(NamedTuple):
     migrations: str
     functions: str
     differences: list[str]
-    """What else of the database is not as the code wants it."""
+    """All else in the database that is not as the code wants it."""
 
 
-_LASTS_S = 5.0
+_CACHED_S = 5.0
 _deployments: tuple[float, Deployment] | None = None
 
 
 def _deployment() -> Deployment:
-    """Whether this version's migrations and functions are deployed. Looked up at most every five seconds a process."""
+    """Return whether this version is deployed. A process checks at most every five seconds."""
     global _deployments
-    if _deployments is None or time.monotonic() - _deployments[0] > _LASTS_S:
-        _deployments = (time.monotonic(), _look_at_deployment())
+    if _deployments is None or time.monotonic() - _deployments[0] > _CACHED_S:
+        _deployments = (time.monotonic(), _check_deployment())
     return _deployments[1]
 
 
-def _look_at_deployment() -> Deployment:
+def _check_deployment() -> Deployment:
     executor = MigrationExecutor(connections["default"])
     waiting = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if waiting:
         return Deployment(f"{len(waiting)} not applied: run manage.py migrate", "unknown", [])
-    found = catalogue.differences()
-    if found and catalogue.is_ahead():  # this process is of the version before: it serves until it is replaced
+    differences = catalogue.differences()
+    if differences and catalogue.is_ahead():  # this process is of the version before and serves until it is replaced
         return Deployment("ok", "ok", ["a newer version has migrated this database"])
-    stale = [difference.subject for difference in found if difference.cured_by_migrate]
+    stale = [difference.subject for difference in differences if difference.cured_by_migrate]
     functions = f"{len(stale)} stale: run manage.py migrate ({', '.join(stale)})" if stale else "ok"
-    return Deployment("ok", functions, [str(difference) for difference in found if not difference.cured_by_migrate])
+    others = [str(difference) for difference in differences if not difference.cured_by_migrate]
+    return Deployment("ok", functions, others)
 
 
 def metrics(request: DeskRequest) -> HttpResponse:
-    """Prometheus figures: for whoever has METRICS_TOKEN, or where none is set for this machine alone."""
+    """Metrics for Prometheus. They need METRICS_TOKEN; where none is set, only this machine may read them."""
     token = settings.METRICS_TOKEN
     if token:
-        may = hmac.compare_digest(request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode())
+        is_allowed = hmac.compare_digest(
+            request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode()
+        )
     else:
-        may = networks.is_loopback(request.client_ip)
-    if not may:
-        no = problem.response(
+        is_allowed = networks.is_loopback(request.client_ip)
+    if not is_allowed:
+        refusal = problem.response(
             problem.body(status=401, code="not_authenticated", detail="Send Authorization: Bearer METRICS_TOKEN.")
         )
-        no["WWW-Authenticate"] = "Bearer"
-        return no
+        refusal["WWW-Authenticate"] = "Bearer"
+        return refusal
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -120,11 +123,11 @@ def unknown_route(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """A bug. The outcome of the request is unknown: a bot repeats it with the same Idempotency-Key."""
+    """Respond to a bug. The outcome of the request is unknown: a bot repeats it with the same Idempotency-Key."""
     if not request.path.startswith(("/api/", "/signal")):
         return django_server_error(request)
     request_id = getattr(request, "request_id", "")
-    detail = "The outcome is unknown: repeat with a new time and number and the same Idempotency-Key."
+    detail = "The outcome is unknown. Repeat with a new X-Cd-Time and X-Cd-Seq and the same Idempotency-Key."
     return problem.response(
         problem.body(status=500, code="internal", detail=detail, retry="same_key", request_id=request_id)
     )

@@ -1,4 +1,4 @@
-"""Logs are JSON lines with the request's id. No secret, signature or cookie ever gets into one."""
+"""Logs are JSON lines with the request's id. They never contain a secret, signature or cookie."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ def _json(line: dict[str, Any], **_: Any) -> bytes:
 
 
 def configure(_settings: dict[str, Any]) -> None:
-    """Ours go straight to stderr, for there is one a request; the libraries' come the standard way, alike."""
+    """The desk's lines, one a request, go straight to stderr; libraries' lines go through `logging`. All look alike."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -38,7 +38,7 @@ def configure(_settings: dict[str, Any]) -> None:
     root.setLevel(logging.INFO)
     for noisy in ("django.request", "django.security", "django.channels", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # of a drill's bots: a line a request
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the drill's bots would log each request
 
 
 def _text(_logger: Any, _name: str, line: Any) -> str:

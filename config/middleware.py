@@ -1,4 +1,4 @@
-"""What every HTTP request passes: an id and a line in the log, headers for browsers, and, for people, their session."""
+"""Middleware: a request id and a log line, headers for browsers, and sessions on people's routes."""
 
 import re
 import time
@@ -38,7 +38,7 @@ _QUIET = ("/healthz", "/readyz", "/metrics", "/static/")
 
 
 class RequestLog:
-    """Gives the request its id and the caller's address, and writes one line when it is answered."""
+    """Sets the request's id and the caller's address, and logs one line with the response."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -59,11 +59,11 @@ class RequestLog:
         REQUESTS.labels(method, str(response.status_code)).inc()
         response["X-Request-ID"] = request.request_id
         if not request.path.startswith(_QUIET):
-            self._line(request, response, began)
+            self._log(request, response, began)
         return response
 
     @staticmethod
-    def _line(request: DeskRequest, response: HttpResponse, began: float) -> None:
+    def _log(request: DeskRequest, response: HttpResponse, began: float) -> None:
         call = getattr(request, "signed_call", None)
         log.info(
             "request",
@@ -77,7 +77,7 @@ class RequestLog:
 
 
 _HEADERS = {
-    # Nothing of ours, of the admin or of the API's page is inline.
+    # No script or style of the desk, the admin or the API's page is inline.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; connect-src 'self'; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -88,7 +88,7 @@ _HEADERS = {
 
 
 class SecurityHeaders:
-    """Headers for browsers, and for everybody that there is no desk without TLS."""
+    """Adds security headers for browsers, and HSTS."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -103,7 +103,7 @@ class SecurityHeaders:
 
 
 class PeopleOnly:
-    """Runs Django's own middleware for people's routes alone: bots have no session, no cookie, and no time to lose."""
+    """Runs Django's own middleware on people's routes only. Bots' routes need none of it and are faster without."""
 
     def __init__(self, get_response: Handler) -> None:
         self.bots = self.people = get_response
@@ -121,11 +121,11 @@ class PeopleOnly:
         except DisallowedHost:
             if not request.path.startswith("/api/"):
                 raise
-            no = RequestMalformed("The desk is not reached by this Host.", header="Host")
-            return problem.response(problem.of(no, request.request_id))
+            refusal = RequestMalformed("The desk does not serve this Host.", header="Host")
+            return problem.response(problem.of(refusal, request.request_id))
 
     def process_view(self, request: HttpRequest, *args: object) -> HttpResponse | None:
-        """Django asks only the middleware it lists itself, so what stands inside this one (CSRF) is asked here."""
+        """Django calls this hook only on middleware in its own list, so the hooks of the inner ones (CSRF) run here."""
         if request.path.startswith(BOT_ROUTES):
             return None
         answers = (hook(request, *args) for hook in self.view_hooks)

@@ -1,6 +1,6 @@
-"""The OpenAPI document as it is served: written once a process, then answered from memory.
+"""Serves the OpenAPI document, which each process generates once.
 
-Writing it takes a quarter of a second of pure Python. Sixteen requests that each wrote it held up bots for seconds.
+Generating takes a quarter of a second of pure Python. Sixteen requests that each did so delayed bots for seconds.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ EXAMPLES = Path(__file__).with_name("openapi_examples.json")  # recorded from re
 
 
 def complete(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """Add to drf-spectacular's walk through the routes what these share, and the examples."""
+    """Add components, refusals and examples to what drf-spectacular generated from the routes."""
     openapi.assemble(result)
     schemas = result["components"]["schemas"]
     examples: dict[str, Any] = json.loads(EXAMPLES.read_bytes())
@@ -50,7 +50,7 @@ class Representation:
 
 
 class _Dumper(yaml.CSafeDumper):
-    """What fits on a line stands on one: a third of the document would be indentation otherwise."""
+    """Writes short values on one line; otherwise a third of the document would be indentation."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -66,7 +66,7 @@ def _fits(value: Any) -> bool:
     return len(orjson.dumps(value)) <= 100 or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-def _written() -> dict[str, Representation]:
+def _generate() -> dict[str, Representation]:
     document = SchemaGenerator().get_schema(request=None, public=True)
     as_json = orjson.dumps(document)
     as_yaml = yaml.dump(orjson.loads(as_json), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode()
@@ -77,16 +77,16 @@ def _written() -> dict[str, Representation]:
 
 
 _lock = threading.Lock()
-_kept: dict[str, Representation] = {}
+_generated: dict[str, Representation] = {}
 
 
 def representations() -> Mapping[str, Representation]:
-    """The document by format. The first caller writes it, and those who come meanwhile wait for that."""
-    if not _kept:
+    """Return the document by format. The first caller generates it while others wait."""
+    if not _generated:
         with _lock:
-            if not _kept:
-                _kept.update(_written())
-    return _kept
+            if not _generated:
+                _generated.update(_generate())
+    return _generated
 
 
 class Document(APIView):
@@ -97,9 +97,9 @@ class Document(APIView):
 
     def get(self, request: Request) -> HttpResponseBase:
         renderer = request.accepted_renderer
-        found = representations()[renderer.format]
-        response = HttpResponse(found.body, content_type=f"{renderer.media_type}; charset=utf-8")
+        representation = representations()[renderer.format]
+        response = HttpResponse(representation.body, content_type=f"{renderer.media_type}; charset=utf-8")
         response["Content-Disposition"] = f'inline; filename="copydesk.{renderer.format}"'
         response["Cache-Control"] = "public, no-cache"
-        response["ETag"] = found.etag
-        return get_conditional_response(request._request, etag=found.etag, response=response) or response
+        response["ETag"] = representation.etag
+        return get_conditional_response(request._request, etag=representation.etag, response=response) or response

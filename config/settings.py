@@ -17,15 +17,15 @@ VAR_DIR = BASE_DIR / env.str("COPYDESK_VAR", "var")
 
 VERSION: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 DEBUG = env.bool("DEBUG", False)
-_made_up = embedded.development_secrets(VAR_DIR) if DEBUG else {}
+_generated_secrets = embedded.development_secrets(VAR_DIR) if DEBUG else {}
 
 
 def secret(name: str) -> str:
-    """A secret of the environment; outside DEBUG it has no default, and config.checks refuses an empty one."""
-    return env.str(name, "") or _made_up.get(name, "")
+    """Return a secret from the environment. Outside DEBUG it has no default, and config.checks refuses an empty one."""
+    return env.str(name, "") or _generated_secrets.get(name, "")
 
 
-SECRET_KEY = secret("DJANGO_SECRET_KEY") or "missing"  # Django wants some value to get as far as the checks
+SECRET_KEY = secret("DJANGO_SECRET_KEY") or "missing"  # Django needs some value to reach the checks
 COPYDESK_KEKS = secret("COPYDESK_KEKS")
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"] if DEBUG else [])
 ALLOWED_ORIGINS: list[str] = env.list("ALLOWED_ORIGINS", default=[]) or [
@@ -40,7 +40,7 @@ SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 STREAM_EPOCH = env.str("STREAM_EPOCH", "1")
 DESK_URL = env.str("DESK_URL", "") or f"http://127.0.0.1:{env.str('PORT', '') or '8000'}"
-DEMO_GUEST = env.str("DEMO_GUEST", "") if DEBUG else ""  # who an anonymous visitor of a demo is
+DEMO_GUEST = env.str("DEMO_GUEST", "") if DEBUG else ""  # the user that an anonymous visitor of a demo acts as
 
 INSTALLED_APPS = [
     "core",
@@ -69,7 +69,7 @@ MIDDLEWARE = [
     "config.middleware.RequestLog",
     "config.middleware.SecurityHeaders",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "config.middleware.PeopleOnly",  # sessions, CSRF, messages: not on the bots' routes
+    "config.middleware.PeopleOnly",  # PEOPLE_MIDDLEWARE, not on bots' routes
 ]
 PEOPLE_MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -79,7 +79,7 @@ PEOPLE_MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-SILENCED_SYSTEM_CHECKS = ["admin.E408", "admin.E409", "admin.E410"]  # they stand in PEOPLE_MIDDLEWARE
+SILENCED_SYSTEM_CHECKS = ["admin.E408", "admin.E409", "admin.E410"]  # these are in PEOPLE_MIDDLEWARE
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
 ASGI_APPLICATION = "config.asgi.application"
@@ -102,18 +102,18 @@ TEMPLATES = [
 
 
 def database(url: str, acts_as: str | None) -> dict[str, Any]:
-    """One alias. Connections last as long as their thread; a lock is waited for 2 s, a statement may take 5 s."""
+    """Return one alias. Connections last as long as their thread; lock waits end after 2 s, statements after 5 s."""
     config: dict[str, Any] = environ.Env.db_url_config(url) if url else {"ENGINE": "", "NAME": "copydesk"}
     options = config.setdefault("OPTIONS", {})
     options["acts_as"] = acts_as
     if acts_as is not None:
         options["options"] = "-c lock_timeout=2s -c statement_timeout=5s -c idle_in_transaction_session_timeout=10s"
     if acts_as == "copydesk_bot":
-        # Plans of functions last as long as a connection. Made on a fresh desk, whose tables are all but empty, they
-        # would read whole tables, and go on doing so while these grow.
+        # Plans of functions last as long as a connection. On a fresh desk, whose tables are almost empty, PostgreSQL
+        # would plan sequential scans, and keep them while the tables grow.
         options["options"] += " -c enable_seqscan=off"
-    # Bots' connections are not asked first whether they live: that is a round trip each request, and a bot that is
-    # told "unavailable" repeats under the same Idempotency-Key anyway.
+    # Bots' connections have no health check, which is one round trip a request: a bot that gets "unavailable" repeats
+    # its request under the same Idempotency-Key.
     health_checks = acts_as != "copydesk_bot"
     return config | {"ENGINE": "core.postgres", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": health_checks}
 
@@ -128,7 +128,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MIGRATION_DATABASE = "owner"
 CATALOGUE = BASE_DIR / "config" / "catalogue.json"  # what the database must have (core.catalogue)
 
-# --- Redis: one server, told apart by prefix
+# --- Redis: one server, with a prefix for the desk's keys
 
 REDIS_PREFIX = env.str("REDIS_PREFIX", "desk")
 REDIS_URL = env.str("REDIS_URL", "redis://127.0.0.1:6379/0")
@@ -234,4 +234,4 @@ SPECTACULAR_SETTINGS = {
 }
 
 LOGGING_CONFIG = "config.logging.configure"
-LOGGING: dict[str, Any] = {"version": 1}  # anything but empty: an empty one is never handed over
+LOGGING: dict[str, Any] = {"version": 1}  # not empty, because Django ignores an empty one

@@ -1,4 +1,4 @@
-"""Django over WSGI: every HTTP request, in threads whose database connections last."""
+"""The WSGI application, which handles every HTTP request."""
 
 import os
 

@@ -24,7 +24,7 @@ class SecretUnreadable(Exception):
 def _keyring(spec: str) -> dict[str, AESGCM]:
     keys = [_KEK.fullmatch(part.strip()) for part in spec.split(",")]
     if not all(keys):
-        raise ValueError('it must be a list of "name:64 hex digits", newest first, separated by commas')
+        raise ValueError('COPYDESK_KEKS must be "name:64 hex digits", newest first, separated by commas')
     return {key[1]: AESGCM(bytes.fromhex(key[2])) for key in keys if key}
 
 

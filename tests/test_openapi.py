@@ -220,14 +220,14 @@ def served(client: Any, **headers: Any) -> Any:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """How often the document was written, from nothing on."""
     times = []
-    write = openapi._written
+    write = openapi._generate
 
     def counted() -> Any:
         times.append(1)
         time.sleep(0.05)  # long enough that all the others come meanwhile
         return write()
 
-    monkeypatch.setattr(openapi, "_kept", {})
+    monkeypatch.setattr(openapi, "_generated", {})
     monkeypatch.setattr(openapi, "_written", counted)
     return times
 

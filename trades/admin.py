@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 
 from audit import services as audit
 from audit.actors import actor_of
-from audit.admin import named
+from audit.admin import with_user_names
 from audit.models import AuditLog
 from core import confirmed_actions, formatting, money, uuid7
 from core.admin import ReadOnlyAdmin
@@ -73,7 +73,7 @@ class TradePage(ReadOnlyAdmin):
     def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         facts = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
         reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
-        return {"timeline": named(facts), "reductions": reductions}
+        return {"timeline": with_user_names(facts), "reductions": reductions}
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:

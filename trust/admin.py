@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.actors import actor_of
-from audit.admin import named
+from audit.admin import with_user_names
 from audit.models import AuditLog
 from core import formatting
 from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin, caller, change_url, link, wrapped_text
@@ -154,7 +154,7 @@ class TrustScoreAdmin(ConfirmedActionsAdmin):
             "hold": hold,
             "consequence": explanations.consequence(score, hold),
             "appeals": TrustAppeal.objects.filter(user=score.user, kind=score.kind).order_by("-pk")[:ROWS],
-            "timeline": named(audit_rows.order_by("-id")[:ROWS]),
+            "timeline": with_user_names(audit_rows.order_by("-id")[:ROWS]),
         }
 
     @admin.action(description="Recalculate: one now, several with the next sweep", permissions=["decide"])

@@ -140,7 +140,7 @@ def test_a_revoked_key_is_not_rotated_and_that_is_said(admin: Client, lena: Trad
 
     (said,) = act(admin, "rotate", key).context["messages"]
 
-    assert str(said) == f"Key {key}: A revoked key stays revoked. Make a new one."
+    assert str(said) == f"Key {key}: This key was revoked, which cannot be undone. Create a new key."
     assert key.generations.count() == 1
 
 

@@ -439,7 +439,7 @@ def rekey(database: Any, keks: Any) -> Any:
 def test_a_malformed_kek_is_no_kek(spec: str, settings: Settings) -> None:
     settings.COPYDESK_KEKS = spec
 
-    with pytest.raises(ValueError, match="COPYDESK_KEKS must read"):
+    with pytest.raises(ValueError, match="COPYDESK_KEKS must be"):
         crypto.keyring()
 
 

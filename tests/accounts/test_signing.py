@@ -67,7 +67,7 @@ def test_signs_as_published(name: Any) -> None:
     vector = REQUESTS[name]
 
     assert signing.sign(SECRET, signable(vector).canonical()) == vector["signature"]
-    assert signing.agrees(SECRET, signable(vector).canonical(), vector["signature"])
+    assert signing.is_signature_of(SECRET, signable(vector).canonical(), vector["signature"])
 
 
 @pytest.mark.parametrize("what", TAMPERED)
@@ -86,7 +86,7 @@ def test_every_flipped_bit_of_the_canonical_string_is_noticed() -> None:
     ]
 
     assert len(flipped) == 8 * 189
-    assert not any(signing.agrees(SECRET, changed, right) for changed in flipped)
+    assert not any(signing.is_signature_of(SECRET, changed, right) for changed in flipped)
 
 
 def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed() -> None:
@@ -95,9 +95,9 @@ def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed() -> No
 
     for at in range(64):
         other = digits[(digits.index(right[at]) + 1) % 16]
-        assert not signing.agrees(SECRET, R1.canonical(), right[:at] + other + right[at + 1 :])
+        assert not signing.is_signature_of(SECRET, R1.canonical(), right[:at] + other + right[at + 1 :])
         other = digits[(digits.index(SECRET[at]) + 1) % 16]
-        assert not signing.agrees(SECRET[:at] + other + SECRET[at + 1 :], R1.canonical(), right)
+        assert not signing.is_signature_of(SECRET[:at] + other + SECRET[at + 1 :], R1.canonical(), right)
 
 
 def test_the_key_of_the_mac_is_the_secret_as_shown_not_its_bytes() -> None:
@@ -107,7 +107,7 @@ def test_the_key_of_the_mac_is_the_secret_as_shown_not_its_bytes() -> None:
 
 
 def test_upper_case_hex_is_folded() -> None:
-    assert signing.agrees(SECRET, R1.canonical(), REQUESTS["R1"]["signature"].upper())
+    assert signing.is_signature_of(SECRET, R1.canonical(), REQUESTS["R1"]["signature"].upper())
 
 
 def test_signs_a_response_as_published() -> None:

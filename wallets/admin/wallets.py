@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 from django.utils.safestring import SafeString
 
 from audit.actors import actor_of
-from audit.admin import named
+from audit.admin import with_user_names
 from audit.models import AuditLog
 from core import formatting
 from core.confirmed_actions import ConfirmedAction, caller, change_url
@@ -105,7 +105,7 @@ class WalletAdmin(LedgerAdmin):
             "requests": wallet.requests.filter(state=MoneyRequest.State.PENDING)
             .select_related("requested_by")
             .order_by("created_at")[:ROWS],
-            "timeline": named(audit_rows[:5]),
+            "timeline": with_user_names(audit_rows[:5]),
         }
 
     @admin.action(description="Deposit: credit money received", permissions=["move"])

@@ -1,4 +1,4 @@
-"""Times are shown as they sort."""
+"""Dates and times are shown in ISO order."""
 
 DATE_FORMAT, TIME_FORMAT, DATETIME_FORMAT = "Y-m-d", "H:i:s", "Y-m-d H:i:s"
 SHORT_DATE_FORMAT, SHORT_DATETIME_FORMAT = DATE_FORMAT, DATETIME_FORMAT

@@ -1,4 +1,4 @@
-"""`manage.py catalogue`: write down what this database has, as what the code wants (config/catalogue.json)."""
+"""`manage.py catalogue`: writes what this database has to config/catalogue.json, as what the code wants."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from core import catalogue
 
 
 class Command(BaseCommand):
-    help = "Write config/catalogue.json from this database, which must be a fresh one (make catalogue)."
+    help = "Write config/catalogue.json from this database, which must be freshly migrated (see make catalogue)."
 
     def handle(self, *args: Any, **options: Any) -> None:
         catalogue.write(settings.MIGRATION_DATABASE)

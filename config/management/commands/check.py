@@ -1,4 +1,4 @@
-"""`manage.py check`: Django's, where `--database` alone means the desk's database."""
+"""`manage.py check`: Django's command, where `--database` without a name means the desk's database."""
 
 from django.core.management.base import CommandParser
 from django.core.management.commands.check import Command as Check

@@ -1,4 +1,4 @@
-"""`manage.py demo`: make the demo's cast, load its prices, and become one of its bots."""
+"""`manage.py demo`: creates the demo's users, imports its prices, and becomes one of its bots."""
 
 import os
 import sys
@@ -43,12 +43,14 @@ settle_ms = 5_000
 
 
 class Command(BaseCommand):
-    help = "Run a bot of the demo against the desk on this machine, until stopped: the provider's, or the copier's."
+    help = (
+        "Run one bot of the demo against the desk on this machine until it is stopped: the provider's or the copier's."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--url", default=f"http://127.0.0.1:{os.environ.get('PORT', '8000')}")
-        parser.add_argument("--bars-per-s", type=int, default=2, help="how many hours of the market go by in a second")
-        parser.add_argument("--copies", action="store_true", help="the copier's bot")
+        parser.add_argument("--bars-per-s", type=int, default=2, help="hours of the market that pass in one second")
+        parser.add_argument("--copies", action="store_true", help="run the copier's bot")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
@@ -56,37 +58,38 @@ class Command(BaseCommand):
         folder = settings.VAR_DIR / "demo"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key, bot = self._copier(folder, **options) if options["copies"] else self._provider(folder, **options)
-        # A bot knows nothing of the desk but its address: it is another program from here on.
+        # From here on the process is a bot: another program, which knows only the desk's address and its key.
         os.environ |= {"COPYBOT_KEY": key.key, "COPYBOT_SECRET": key.secret}
         os.chdir(settings.BASE_DIR)
         os.execv(sys.executable, [sys.executable, "-m", *bot])  # noqa: S606
 
     @staticmethod
     def _provider(folder: Path, *, url: str, bars_per_s: int, **_: Any) -> tuple[NewSecret, list[str]]:
-        leads = demo_data.make_demo()
+        strategy = demo_data.make_demo()
         demo_data.hold_demo_scores()
         market.import_candles(
             path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
         )
         bot = ["copybot.demo", "--url", url, "--bars", str(market.EURUSD_1H), "--bars-per-s", str(bars_per_s)]
-        key = demo_data.demo_key(leads.account, BotKey.Kind.MASTER)
+        key = demo_data.demo_key(strategy.account, BotKey.Kind.MASTER)
         return key, [*bot, "--account", str(folder / "provider.sqlite3")]
 
     def _copier(self, folder: Path, **options: Any) -> tuple[NewSecret, list[str]]:
-        while (follows := demo_data.demo_subscription()) is None:
-            time.sleep(0.5)  # the provider's bot makes it
-        config = self._configured(folder, follows, **options)
-        key = demo_data.demo_key(follows.account, BotKey.Kind.COPIER)
+        while (subscription := demo_data.demo_subscription()) is None:
+            time.sleep(0.5)  # the provider's command creates it
+        config = self._write_config(folder, subscription, **options)
+        key = demo_data.demo_key(subscription.account, BotKey.Kind.COPIER)
         return key, ["copybot", "follow", "--plain", "--config", str(config)]
 
     @staticmethod
-    def _configured(folder: Path, follows: Any, *, url: str, bars_per_s: int, **_: Any) -> Path:
+    def _write_config(folder: Path, subscription: Any, *, url: str, bars_per_s: int, **_: Any) -> Path:
         file = folder / "copybot.toml"
         file.touch(mode=0o600)
         file.write_text(
             COPIER.format(
-                url=url, strategy=follows.strategy.name, sub_id=follows.sub_id, generation=follows.packet_generation,
-                secret=strategies.packet_secret(follows), speed=bars_per_s * HOUR_S, bars=market.EURUSD_1H,
+                url=url, strategy=subscription.strategy.name, sub_id=subscription.sub_id,
+                generation=subscription.packet_generation, secret=strategies.packet_secret(subscription),
+                speed=bars_per_s * HOUR_S, bars=market.EURUSD_1H,
             )
         )  # fmt: skip
         return file

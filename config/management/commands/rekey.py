@@ -1,4 +1,4 @@
-"""`manage.py rekey`: encrypt every secret under the newest key, in batches, beside the running desk."""
+"""`manage.py rekey`: re-encrypts every secret under the newest key, in batches, while the desk runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,20 +25,20 @@ SEALED: list[tuple[Any, str, Callable[[Any], str]]] = [
 
 
 class Command(BaseCommand):
-    help = "Re-encrypt every secret under the first key of COPYDESK_KEKS; then the older ones can be dropped."
+    help = "Re-encrypt every secret under the first key of COPYDESK_KEKS. Then the older keys can be removed from it."
 
     def handle(self, *args: Any, **options: Any) -> None:
         for model, column, binding in SEALED:
-            last, done = 0, 0
-            while batch := rekey_batch(model, column, binding, last):
-                last, done = batch[0], done + batch[1]
-            self.stdout.write(f"{model._meta.verbose_name_plural}: {done} secrets rewritten")
-        self.stdout.write("Every secret is under the newest key.")
+            last_id, rewritten = 0, 0
+            while batch := rekey_batch(model, column, binding, last_id):
+                last_id, rewritten = batch[0], rewritten + batch[1]
+            self.stdout.write(f"{model._meta.verbose_name_plural}: {rewritten} secrets rewritten")
+        self.stdout.write("All secrets are encrypted under the newest key.")
 
 
 @use_case()
 def rekey_batch(model: Any, column: str, binding: Callable[[Any], str], after: int) -> tuple[int, int] | None:
-    """Rewrite the next rows; the last one's id and how many were stale, or None at the end."""
+    """Re-encrypt the next rows; return the last row's id and how many were rewritten, or None at the end."""
     rows = list(model.objects.lock().filter(pk__gt=after).order_by("pk")[:BATCH])
     stale = [row for row in rows if not crypto.is_current(getattr(row, column))]
     for row in stale:

@@ -1,4 +1,4 @@
-"""`manage.py seed --json`: the cast, with their passwords and keys. For trials only."""
+"""`manage.py seed --json`: creates the demo users and prints their passwords and keys. For development only."""
 
 import json
 from typing import Any
@@ -10,19 +10,19 @@ from config import demo_data
 
 
 class Command(BaseCommand):
-    help = "Make the cast of the trials (lena, finn, sam, desk) and print their passwords and keys."
+    help = "Create the demo users (lena, finn, sam, desk) and print their passwords and keys."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
-            raise CommandError("seed makes users with known passwords: it runs only where DEBUG is on.")
-        made = demo_data.make()
+            raise CommandError("seed prints the passwords of users: it runs only where DEBUG is on.")
+        demo = demo_data.make()
         if options["json"]:
-            self.stdout.write(json.dumps(made, indent=1))
+            self.stdout.write(json.dumps(demo, indent=1))
             return
-        for person in made["users"].values():
+        for person in demo["users"].values():
             self.stdout.write(f"{person['username']:6} password {person['password']}")
-        for key in made["keys"]:
+        for key in demo["keys"]:
             self.stdout.write(f"{key['owner']:6} {key['kind']:8} {key['key']} secret {key['secret']}")

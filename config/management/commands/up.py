@@ -1,4 +1,4 @@
-"""`manage.py up`: the whole desk on this machine, seen to until it is told to stop."""
+"""`manage.py up`: runs the whole desk on this machine and restarts its processes, until it is stopped."""
 
 import contextlib
 import os
@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +16,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from config import demo_data, embedded
+from config import demo_data, embedded, web_server
 
 READY_S = 90
 STOP_S = 8
@@ -26,7 +25,7 @@ SLOWEST_RESTART_S = 30
 
 @dataclass
 class Child:
-    """One process of the desk, started again when it ends, each time a little later."""
+    """One process of the desk. It is restarted when it ends, after a delay that grows with each failure."""
 
     name: str
     command: Sequence[str]
@@ -46,17 +45,17 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """What it may have left of its group ends then too: it would hold the port, or do work twice."""
+        """Once it has ended, the rest of its group is killed too: it would hold the port or do work twice."""
         if self.process is None:
             return True
         if self.process.poll() is None:
             return False
         self.signal(signal.SIGKILL)
-        self.process = None  # its number is anybody's from now on
+        self.process = None  # from now on another process may get its id
         return True
 
     def restart_when_due(self) -> bool:
-        """Start it again once it has been down long enough; whether it was."""
+        """Restart it if its delay is over; return whether it was restarted."""
         if time.monotonic() - self.started_at > 2 * SLOWEST_RESTART_S:
             self.failures = 0
         if time.monotonic() - self.started_at < min(2**self.failures, SLOWEST_RESTART_S):
@@ -65,11 +64,11 @@ class Child:
         self.start()
         return True
 
-    def signal(self, how: signal.Signals) -> None:
-        """To the whole group: workers have children of their own."""
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the whole process group: workers have children of their own."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, how)
+                os.killpg(self.process.pid, number)
 
 
 def log_path(name: str) -> Path:
@@ -80,30 +79,30 @@ def log_path(name: str) -> Path:
 
 
 class StopRequested(Exception):
-    """Somebody asked for the end."""
+    """A signal asked this process to stop."""
 
 
 class Command(BaseCommand):
-    help = "Run the whole desk on this machine: web, push, worker, beat, and a demo."
+    help = "Run the whole desk on this machine: web server, worker, scheduler and a demo."
     requires_system_checks = []  # they run below, with the database
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--no-demo", action="store_true", help="no demo: an empty desk")
+        parser.add_argument("--no-demo", action="store_true", help="start an empty desk, without the demo")
 
     def handle(self, *args: Any, **options: Any) -> None:
         port = embedded.wanted_port()
-        for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(asked) is not signal.SIG_IGN:  # nohup
-                signal.signal(asked, self._request_stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, self._request_stop)
         children = processes(port, demo=not options["no_demo"])
         try:
             self._start(children, port)
-            self._see_to(children)
+            self._supervise(children)
         except StopRequested:
             self.stdout.write("\nStopping")
         finally:
-            for asked in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(asked, signal.default_int_handler)  # once more ends at once
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.default_int_handler)  # a second signal ends at once
             end(children)
 
     @staticmethod
@@ -119,20 +118,20 @@ class Command(BaseCommand):
         self.stdout.write(f"Copydesk is up: http://127.0.0.1:{port}   (Ctrl-C stops it; logs: {settings.VAR_DIR}/log)")
         self.stdout.flush()
 
-    def _step(self, says: str, do: Any) -> None:
+    def _step(self, message: str, action: Any) -> None:
         began = time.monotonic()
-        do()
-        self.stdout.write(f"{says} ({time.monotonic() - began:.1f} s)")
+        action()
+        self.stdout.write(f"{message} ({time.monotonic() - began:.1f} s)")
         self.stdout.flush()
 
-    def _see_to(self, children: list[Child]) -> None:
+    def _supervise(self, children: list[Child]) -> None:
         while True:
             time.sleep(0.25)
             for line in embedded.running.repair() if embedded.running else []:
                 self._say(line)
             for child in children:
                 if child.has_ended and child.restart_when_due():
-                    self._say(f"{child.name} had ended: started again (see {log_path(child.name)})")
+                    self._say(f"{child.name} ended and was restarted (see {log_path(child.name)})")
 
     def _say(self, line: str) -> None:
         self.stdout.write(line)
@@ -140,16 +139,11 @@ class Command(BaseCommand):
 
 
 def processes(port: int, *, demo: bool) -> list[Child]:
-    """The desk's processes, the web first."""
+    """Return the desk's processes, the web server first."""
     python = sys.executable
     schedule = settings.VAR_DIR / "beat"
     schedule.mkdir(parents=True, exist_ok=True)
-    web = [
-        python, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(port),
-        "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
-        "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3",
-        "--workers", os.environ.get("WEB_PROCESSES") or "1",
-    ]  # fmt: skip
+    web = web_server.command("config.asgi:application", port, "--workers", os.environ.get("WEB_PROCESSES") or "1")
     celery = [python, "-W", "ignore", "-m", "celery", "-A", "config"]
     children = [
         Child("web", web, {"DEMO_GUEST": demo_data.DEMO_GUEST} if demo else {}),
@@ -165,26 +159,15 @@ def processes(port: int, *, demo: bool) -> list[Child]:
 
 def wait_for_web(web: Child, port: int) -> None:
     deadline = time.monotonic() + READY_S
-    while not answers(port):
+    while not web_server.answers(port):
         if web.has_ended or time.monotonic() > deadline:
-            said = log_path(web.name).read_text(errors="replace")[-1500:]
-            raise CommandError(f"The web process did not start. Its log ends with:\n{said}")
+            log_end = log_path(web.name).read_text(errors="replace")[-1500:]
+            raise CommandError(f"The web process did not start. Its log ends with:\n{log_end}")
         time.sleep(0.1)
 
 
-def answers(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=3)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 def end(children: list[Child]) -> None:
-    """Ask all to end, and after a while, or when told once more, insist."""
+    """Ask all processes to end; kill those that remain after a while, or when a second signal comes."""
     try:
         for child in children:
             child.signal(signal.SIGTERM)
