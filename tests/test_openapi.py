@@ -228,7 +228,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return write()
 
     monkeypatch.setattr(openapi, "_generated", {})
-    monkeypatch.setattr(openapi, "_written", counted)
+    monkeypatch.setattr(openapi, "_generate", counted)
     return times
 
 

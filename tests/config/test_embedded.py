@@ -98,7 +98,7 @@ def test_killed_servers_are_started_again(servers: embedded.Servers) -> None:
         server.process.kill()
         server.process.wait()
 
-    assert servers.repair() == ["PostgreSQL had ended: started again", "Valkey had ended: started again"]
+    assert servers.repair() == ["PostgreSQL ended and was restarted", "Valkey ended and was restarted"]
     assert servers.postgres.answers()
     assert servers.valkey.answers()
 
@@ -117,7 +117,7 @@ def test_a_server_killed_in_a_long_query_is_started_again(servers: embedded.Serv
     servers.postgres.process.kill()
     servers.postgres.process.wait()
 
-    assert servers.repair() == ["PostgreSQL had ended: started again"]
+    assert servers.repair() == ["PostgreSQL ended and was restarted"]
     busy.join(60)
     assert not busy.is_alive()
 
@@ -137,7 +137,7 @@ def test_one_desk_a_folder_and_commands_are_its_guests(var: Path) -> None:
     keeper = keep(var)
     try:
         assert embedded.is_up(var)
-        with pytest.raises(embedded.CannotServe, match="is up already"), embedded.serving(var, port=ports.free()):
+        with pytest.raises(embedded.CannotServe, match="is already up"), embedded.serving(var, port=ports.free()):
             pass
         with embedded.serving(var):
             assert embedded.running is None
