@@ -63,7 +63,10 @@ class StrategyCloseOnly(DomainError):
 class StopWrongSide(DomainError):
     code = "stop_wrong_side"
     status = 422
-    detail = "A stop is on the wrong side. A BUY has its stop loss below the price and its target above, a SELL not."
+    detail = (
+        "A stop is on the wrong side of the price. "
+        "A BUY has its stop loss below and its target above; a SELL the other way round."
+    )
 
 
 class VolumeAboveLimit(DomainError):
