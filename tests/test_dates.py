@@ -49,7 +49,7 @@ def month_end() -> Iterator[Any]:
         pytest.skip(f"THE SUITES WERE NOT RUN AT ANOTHER DATE: {why}")
 
 
-def test_a_shifted_clock_is_that_of_python_postgresql_and_valkey_and_goes_on(month_end: Any) -> None:
+def test_the_shifted_clock_runs_in_python_postgresql_and_valkey(month_end: Any) -> None:
     output = subprocess.check_output([sys.executable, "-c", CLOCKS], cwd=ROOT, env=month_end, text=True)
     *clocks, slept, went = json.loads(output)
 
@@ -59,7 +59,7 @@ def test_a_shifted_clock_is_that_of_python_postgresql_and_valkey_and_goes_on(mon
     assert 0.4 < went < slept + 1
 
 
-def test_fees_are_settled_alike_at_the_end_of_a_month(month_end: Any) -> None:
+def test_the_settlement_suite_passes_at_the_end_of_a_month(month_end: Any) -> None:
     """Only the planted test fails: so the clock is shifted, and a test that depends on the day is found."""
     suites = ["tests/wallets/test_settlement.py", "tests/clock/planted.py"]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-rf", "--durations=0", "--durations-min=60", *suites]
@@ -69,7 +69,7 @@ def test_fees_are_settled_alike_at_the_end_of_a_month(month_end: Any) -> None:
     assert failed == ["tests/clock/planted.py::test_takes_tomorrow_for_a_day_of_this_month"], run.stdout[-4000:]
 
 
-def test_says_what_is_missing_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_says_that_a_compiler_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)
 

@@ -70,7 +70,7 @@ def answers_of(operation: Any) -> dict[Any, Any]:
 # --- the document
 
 
-def test_it_is_an_openapi_document_made_without_a_warning() -> None:
+def test_the_document_is_valid_openapi_and_generated_without_warnings() -> None:
     GENERATOR_STATS.reset()
     made = SchemaGenerator().get_schema(request=None, public=True)
     faults = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
@@ -80,7 +80,7 @@ def test_it_is_an_openapi_document_made_without_a_warning() -> None:
     assert faults == []
 
 
-def test_every_schema_in_it_is_a_json_schema() -> None:
+def test_every_schema_is_a_valid_json_schema() -> None:
     def schemas(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
             yield from ([value["schema"]] if isinstance(value.get("schema"), dict) else [])
@@ -96,7 +96,7 @@ def test_every_schema_in_it_is_a_json_schema() -> None:
         jsonschema.Draft202012Validator.check_schema(one)
 
 
-def test_it_is_served(client: Client, desk_db: str) -> None:
+def test_the_document_is_served(client: Client, desk_db: str) -> None:
     answer = client.get("/api/schema/", {"format": "json"}, HTTP_HOST=HOST)
 
     assert answer.status_code == 200
@@ -114,7 +114,7 @@ def routes() -> Iterator[Any]:
             yield f"/{path}".replace("<str:ticket>", "{ticket}"), methods
 
 
-def test_every_route_and_method_of_the_api_is_in_it() -> None:
+def test_every_route_and_method_of_the_api_is_documented() -> None:
     expected = {(verb, path) for path, methods in routes() for verb in methods}
 
     assert len(expected) >= 16
@@ -125,7 +125,7 @@ SIGNED = {"X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig"}
 
 
 @pytest.mark.parametrize(("verb", "path"), operations())
-def test_every_operation_tells_its_errors(verb: Any, path: Any) -> None:
+def test_every_operation_documents_its_errors(verb: Any, path: Any) -> None:
     operation = named(verb, path)
     answers = answers_of(operation)
     headers = {one["name"] for one in parameters_of(operation) if one["in"] == "header"}
@@ -150,7 +150,7 @@ def test_every_operation_tells_its_errors(verb: Any, path: Any) -> None:
 
 
 @pytest.mark.parametrize(("verb", "path"), operations())
-def test_a_body_is_required_and_an_answer_has_a_shape_that_has_a_name(verb: Any, path: Any) -> None:
+def test_bodies_are_required_and_responses_have_named_shapes(verb: Any, path: Any) -> None:
     operation = named(verb, path)
 
     if "requestBody" in operation:
@@ -164,7 +164,7 @@ def test_a_body_is_required_and_an_answer_has_a_shape_that_has_a_name(verb: Any,
             assert content_type == "text/csv" or "$ref" in shape or "$ref" in shape["items"]
 
 
-def test_every_component_is_used_and_every_reference_leads_to_one() -> None:
+def test_every_component_is_used_and_every_reference_resolves() -> None:
     def references(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
             yield from ([value["$ref"]] if "$ref" in value else [])
@@ -180,7 +180,7 @@ def test_every_component_is_used_and_every_reference_leads_to_one() -> None:
     assert used == declared
 
 
-def test_it_names_the_cookies_and_the_pages_for_authors_of_bots(
+def test_the_document_names_the_cookies_and_the_pages_for_bot_authors(
     settings: Settings, client: Client, desk_db: str
 ) -> None:
     components = document()["components"]
@@ -192,7 +192,7 @@ def test_it_names_the_cookies_and_the_pages_for_authors_of_bots(
     assert [client.get(page, HTTP_HOST=HOST).status_code for page in pages] == [200, 200, 200]
 
 
-def test_it_is_small_and_a_client_made_from_it_has_one_class_a_thing() -> None:
+def test_the_document_is_small_and_a_generated_client_has_few_classes() -> None:
     """It was 515 KB, of which a generator made 1,025 files: an object in place, and so each enum, is one."""
 
     def models(value: Any) -> Iterator[Any]:
@@ -232,7 +232,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return times
 
 
-def test_a_second_request_does_no_work(
+def test_a_second_request_generates_nothing(
     client: Client, desk_db: str, written: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = served(client)
@@ -243,7 +243,7 @@ def test_a_second_request_does_no_work(
     assert len(written) == 1
 
 
-def test_requests_at_once_write_it_once(written: list[Any]) -> None:
+def test_simultaneous_requests_generate_the_document_once(written: list[Any]) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda _: representations()["yaml"].body, range(16)))
 
@@ -251,7 +251,7 @@ def test_requests_at_once_write_it_once(written: list[Any]) -> None:
     assert len(written) == 1
 
 
-def test_whoever_has_it_is_not_sent_it_again(client: Client, desk_db: str) -> None:
+def test_a_client_with_the_current_etag_gets_304(client: Client, desk_db: str) -> None:
     first = served(client)
     etag = first["ETag"]
     as_json = served(client, HTTP_ACCEPT="application/json")
@@ -265,7 +265,7 @@ def test_whoever_has_it_is_not_sent_it_again(client: Client, desk_db: str) -> No
     assert "Accept" in first["Vary"]
 
 
-def test_operations_have_names_of_their_own() -> None:
+def test_operations_have_unique_names() -> None:
     names = [named(*operation)["operationId"] for operation in operations()]
 
     assert len(set(names)) == len(names)
@@ -365,7 +365,7 @@ QUICK = settings(
 
 
 @pytest.mark.parametrize(("verb", "path"), operations())
-def test_whatever_is_sent_the_answer_is_as_the_schema_says(verb: Any, path: Any, desk: Any) -> None:
+def test_responses_to_fuzzed_requests_match_the_schema(verb: Any, path: Any, desk: Any) -> None:
     operation = fuzzer()[path][verb.upper()]
 
     seen = Counter()

@@ -137,7 +137,7 @@ def steady(value: Any) -> Any:
     return value
 
 
-def test_each_example_is_what_a_real_call_sends_or_answers(recorded: Any) -> None:
+def test_each_example_equals_a_real_request_or_response(recorded: Any) -> None:
     if "COPYDESK_RECORD" in os.environ:
         openapi.EXAMPLES.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
 
@@ -176,11 +176,11 @@ def examples() -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "example"), examples(), ids=lambda one: one if isinstance(one, str) else "")
-def test_an_example_keeps_to_its_schema(name: Any, example: Any) -> None:
+def test_an_example_matches_its_schema(name: Any, example: Any) -> None:
     assert faults_of(name, example) == []
 
 
-def test_an_example_that_does_not_is_found() -> None:
+def test_control_an_example_that_does_not_match_is_found() -> None:
     trade = dict(examples())["Done"]["trade"]
 
     assert faults_of("Trade", {**trade, "volume": "a lot"})

@@ -33,7 +33,7 @@ def history_of(user: Any) -> Any:
     return person.get("/api/v2/trades/history", HTTP_HOST=HOST).json()["data"]
 
 
-def test_the_trial_of_the_first_documents(lena_bot: Bot, lena: TradingAccount) -> None:
+def test_the_example_of_the_first_documents(lena_bot: Bot, lena: TradingAccount) -> None:
     # 1. Broadcasting Signal to Active V2
     answer = lena_bot.send("POST", "/api/v2/actives", BROADCAST)
     assert (answer.status_code, answer.content) == (200, b'{"status":"broadcasted","ticket":99999}')
@@ -74,7 +74,7 @@ def test_unsigned_requests_are_blocked(lena_bot: Bot, lena: TradingAccount) -> N
     assert lena_bot.send("GET", "/api/v2/actives").json() == []
 
 
-def test_the_zombie_of_the_first_documents_stays_dead(lena_bot: Bot, lena: TradingAccount) -> None:
+def test_the_zombie_of_the_first_documents_is_refused(lena_bot: Bot, lena: TradingAccount) -> None:
     lena_bot.send("POST", "/api/v2/actives", BROADCAST)
     lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
 
@@ -86,7 +86,7 @@ def test_the_zombie_of_the_first_documents_stays_dead(lena_bot: Bot, lena: Tradi
     assert len(history_of(lena.owner)) == 1
 
 
-def test_a_second_close_is_told_so(lena_bot: Bot) -> None:
+def test_a_second_close_says_that_the_trade_is_closed(lena_bot: Bot) -> None:
     lena_bot.send("POST", "/api/v2/actives", BROADCAST)
     lena_bot.send("POST", "/api/v2/signal/close", CLOSE)
 
@@ -96,7 +96,7 @@ def test_a_second_close_is_told_so(lena_bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("names", [{"ticket": 5, "price": 1.1}, {"ticket_id": "5", "open_price": "1.1"}])
-def test_the_names_of_the_first_version_are_read(names: dict[str, Any], lena_bot: Bot) -> None:
+def test_field_names_of_the_first_version_are_accepted(names: dict[str, Any], lena_bot: Bot) -> None:
     fields = {"symbol": "EURUSD", "direction": "BUY", "volume": 0.1, "source": "mt5", **names}
 
     assert lena_bot.send("POST", "/signal/broadcast", fields).json() == {"status": "broadcasted", "ticket": 5}
@@ -106,7 +106,7 @@ def test_the_names_of_the_first_version_are_read(names: dict[str, Any], lena_bot
     assert lena_bot.send("POST", "/signal/close", close).json() == {"status": "CLOSED", "ticket": 5}
 
 
-def test_the_first_version_says_that_it_ends_and_when(lena_bot: Bot) -> None:
+def test_the_first_version_announces_its_end(lena_bot: Bot) -> None:
     answers = [
         lena_bot.send("POST", "/signal/broadcast", BROADCAST),
         lena_bot.send("GET", "/signals"),

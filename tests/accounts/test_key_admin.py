@@ -70,7 +70,7 @@ def test_a_new_key_signs(admin: Client, lena: TradingAccount) -> None:
 
 
 @pytest.mark.parametrize("way", ["create", "rotate"])
-def test_a_secret_is_shown_once_and_kept_nowhere_in_the_clear(admin: Client, lena: TradingAccount, way: str) -> None:
+def test_a_secret_is_shown_once_and_stored_only_encrypted(admin: Client, lena: TradingAccount, way: str) -> None:
     answer = make(admin, lena) if way == "create" else act(admin, "rotate", key_of(lena))
     secret = shown(answer)["secret"]
     key = BotKey.objects.get(label="second") if way == "create" else key_of(lena)
@@ -83,7 +83,7 @@ def test_a_secret_is_shown_once_and_kept_nowhere_in_the_clear(admin: Client, len
     assert not [row for row in AuditLog.objects.values() if secret in str(row)]
 
 
-def test_a_key_is_made_as_it_was_asked_for(admin: Client, lena: TradingAccount, staff: User) -> None:
+def test_a_key_is_created_with_the_entered_fields(admin: Client, lena: TradingAccount, staff: User) -> None:
     more = {"allowed_networks": "203.0.113.0/24, 2001:db8::/48", "rate_per_minute": "90"}
     make(admin, lena, expires_at_0="2031-05-06", expires_at_1="07:08:09", **more)
 
@@ -107,7 +107,7 @@ def test_a_key_is_made_as_it_was_asked_for(admin: Client, lena: TradingAccount, 
     ],
     ids=str,
 )
-def test_a_key_asked_for_wrongly_is_not_made(admin: Client, lena: TradingAccount, fault: dict[str, Any]) -> None:
+def test_an_invalid_form_creates_no_key(admin: Client, lena: TradingAccount, fault: dict[str, Any]) -> None:
     answer = make(admin, lena, **fault)
 
     assert answer.context["errors"]
@@ -117,7 +117,7 @@ def test_a_key_asked_for_wrongly_is_not_made(admin: Client, lena: TradingAccount
 # --- revoked, rotated, changed
 
 
-def test_a_key_is_revoked_only_once_that_was_confirmed(admin: Client, lena: TradingAccount, lena_bot: Bot) -> None:
+def test_a_key_is_revoked_only_after_confirmation(admin: Client, lena: TradingAccount, lena_bot: Bot) -> None:
     asked = act(admin, "revoke", key_of(lena))
     before = lena_bot.send("GET").status_code
     act(admin, "revoke", key_of(lena), confirmed="1")
@@ -134,7 +134,7 @@ def test_a_rotated_key_signs_with_its_new_secret(admin: Client, lena: TradingAcc
     assert Bot(new).send("GET").status_code == 200
 
 
-def test_a_revoked_key_is_not_rotated_and_that_is_said(admin: Client, lena: TradingAccount) -> None:
+def test_rotating_a_revoked_key_shows_the_refusal(admin: Client, lena: TradingAccount) -> None:
     key = key_of(lena)
     act(admin, "revoke", key, confirmed="1")
 
@@ -144,7 +144,7 @@ def test_a_revoked_key_is_not_rotated_and_that_is_said(admin: Client, lena: Trad
     assert key.generations.count() == 1
 
 
-def test_a_changed_key_keeps_its_account_and_kind_and_leaves_a_fact(
+def test_a_changed_key_keeps_its_account_and_kind_and_is_audited(
     admin: Client, lena: TradingAccount, sam: TradingAccount
 ) -> None:
     key = key_of(lena)
@@ -156,9 +156,7 @@ def test_a_changed_key_keeps_its_account_and_kind_and_leaves_a_fact(
     assert AuditLog.objects.get(action="key.changed").detail == {"label": "renamed"}
 
 
-def test_the_list_tells_a_keys_state_and_filters_by_it(
-    admin: Client, lena: TradingAccount, sam: TradingAccount
-) -> None:
+def test_the_list_shows_and_filters_by_a_keys_state(admin: Client, lena: TradingAccount, sam: TradingAccount) -> None:
     BotKey.objects.filter(account=lena).update(revoked_at=timezone.now())
     BotKey.objects.filter(account=sam).update(expires_at=timezone.now() - timedelta(seconds=1))
 
@@ -174,14 +172,14 @@ def test_the_list_tells_a_keys_state_and_filters_by_it(
 
 
 @pytest.mark.parametrize("model", ["botkey", "tradingaccount", "user"])
-def test_not_even_a_superuser_deletes(admin: Client, lena: TradingAccount, model: str) -> None:
+def test_not_even_a_superuser_can_delete(admin: Client, lena: TradingAccount, model: str) -> None:
     one = {"botkey": key_of(lena), "tradingaccount": lena, "user": lena.owner}[model]
 
     assert admin.post(reverse(f"admin:accounts_{model}_delete", args=[one.pk]), {"post": "yes"}).status_code == 403
     assert type(one)._default_manager.filter(pk=one.pk).exists()
 
 
-def test_who_may_only_look_makes_rotates_and_revokes_nothing(
+def test_staff_who_may_only_view_cannot_create_rotate_or_revoke(
     clerk: Callable[..., Any], lena: TradingAccount, lena_bot: Bot
 ) -> None:
     viewer = clerk("view_botkey")
@@ -194,7 +192,7 @@ def test_who_may_only_look_makes_rotates_and_revokes_nothing(
     assert key_of(lena).generations.count() == 1
 
 
-def test_staff_cannot_make_themselves_or_others_more_than_they_are(
+def test_staff_cannot_grant_permissions_to_themselves_or_others(
     clerk: Callable[..., Any], cast: dict[str, Any]
 ) -> None:
     browser = clerk("view_user", "change_user")
@@ -209,7 +207,7 @@ def test_staff_cannot_make_themselves_or_others_more_than_they_are(
 
 
 @pytest.mark.parametrize("page", ["admin:accounts_user_change", "admin:auth_user_password_change"])
-def test_staff_cannot_touch_other_staff(clerk: Callable[..., Any], staff: User, page: str) -> None:
+def test_staff_cannot_change_other_staff(clerk: Callable[..., Any], staff: User, page: str) -> None:
     browser = clerk("view_user", "change_user")
     known = staff.password
 
@@ -219,16 +217,14 @@ def test_staff_cannot_touch_other_staff(clerk: Callable[..., Any], staff: User, 
     assert (answer.status_code, staff.password) == (403, known)
 
 
-def test_groups_are_for_superusers(clerk: Callable[..., Any], cast: dict[str, Any]) -> None:
+def test_only_superusers_change_groups(clerk: Callable[..., Any], cast: dict[str, Any]) -> None:
     browser = clerk("view_group", "add_group", "change_group")
 
     assert browser.post(reverse("admin:auth_group_add"), {"name": "all-powerful"}).status_code == 403
     assert not Group.objects.exists()
 
 
-def test_a_changed_person_leaves_a_fact_that_tells_no_password(
-    admin: Client, staff: User, lena: TradingAccount
-) -> None:
+def test_a_changed_user_is_audited_without_the_password(admin: Client, staff: User, lena: TradingAccount) -> None:
     password = "a-Very-new-passw0rd"
 
     admin.post(
@@ -242,7 +238,7 @@ def test_a_changed_person_leaves_a_fact_that_tells_no_password(
     assert User.objects.get(pk=lena.owner.pk).check_password(password)
 
 
-def test_an_account_is_added_with_a_fact_and_stays_its_owners(
+def test_an_added_account_is_audited_and_keeps_its_owner(
     admin: Client, lena: TradingAccount, sam: TradingAccount
 ) -> None:
     form = {

@@ -59,7 +59,7 @@ def facts(subject: Any) -> list[Any]:
 # --- the verbs
 
 
-def test_a_new_key_may_call_at_once(lena: TradingAccount) -> None:
+def test_a_new_key_works_at_once(lena: TradingAccount) -> None:
     key, bot = make(lena)
 
     assert bot.key == f"{key.key_id}.1"
@@ -75,7 +75,7 @@ def test_a_key_has_one_of_three_kinds(lena: TradingAccount) -> None:
         BotKey.objects.bulk_create([BotKey(account=lena, kind="admin")])
 
 
-def test_a_rotated_key_has_a_new_secret_whose_numbers_begin_anew(lena: TradingAccount) -> None:
+def test_a_rotated_key_has_a_new_secret_whose_sequence_starts_anew(lena: TradingAccount) -> None:
     key, old = make(lena)
     old.send("POST", fields=opening("1"))
 
@@ -86,7 +86,7 @@ def test_a_rotated_key_has_a_new_secret_whose_numbers_begin_anew(lena: TradingAc
     assert facts(f"key:{key.key_id}") == ["key.created", "key.rotated"]
 
 
-def test_both_generations_pass_while_they_overlap(lena: TradingAccount) -> None:
+def test_both_generations_work_during_the_overlap(lena: TradingAccount) -> None:
     key, old = make(lena)
 
     new = rotate(key, overlap=timedelta(hours=2))
@@ -105,7 +105,7 @@ def test_an_overlap_lasts_a_day_and_never_more_than_a_week(lena: TradingAccount)
         assert lasts - timedelta(minutes=1) < left <= lasts
 
 
-def test_the_old_generation_has_an_hour_from_the_first_use_of_the_new(lena: TradingAccount) -> None:
+def test_the_old_generation_retires_an_hour_after_the_first_use_of_the_new(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key, overlap=timedelta(days=7))
 
@@ -116,7 +116,7 @@ def test_the_old_generation_has_an_hour_from_the_first_use_of_the_new(lena: Trad
     assert old.send("POST", fields=opening("2")).status_code == 201
 
 
-def test_a_forged_use_of_the_new_generation_retires_nobody(lena: TradingAccount) -> None:
+def test_a_forged_use_of_the_new_generation_retires_no_generation(lena: TradingAccount) -> None:
     key, _ = make(lena)
     new = rotate(key, overlap=timedelta(days=7))
 
@@ -125,7 +125,7 @@ def test_a_forged_use_of_the_new_generation_retires_nobody(lena: TradingAccount)
     assert key.generations.get(generation=1).retires_at - timezone.now() > timedelta(days=6)
 
 
-def test_a_rotation_does_not_prolong_what_is_to_end_sooner(lena: TradingAccount) -> None:
+def test_a_rotation_does_not_postpone_an_earlier_retirement(lena: TradingAccount) -> None:
     key, _ = make(lena)
     new = rotate(key, overlap=timedelta(days=7))
     new.send("POST", fields=opening("1"))
@@ -144,13 +144,13 @@ def test_a_retired_generation_is_refused(lena: TradingAccount) -> None:
     assert new.send("GET").status_code == 200
 
 
-def test_a_generation_that_was_never_made_is_unknown(lena: TradingAccount) -> None:
+def test_a_generation_that_does_not_exist_is_unknown(lena: TradingAccount) -> None:
     _, bot = make(lena)
 
     assert refusal(Bot({"key": bot.key[:-1] + "2", "secret": bot.secret}).send("GET")) == (401, "signature_invalid")
 
 
-def test_a_key_that_was_asked_for_too_soon_is_known_once_it_is_made(lena: TradingAccount) -> None:
+def test_the_absence_of_a_key_is_not_cached(lena: TradingAccount) -> None:
     """That there is no such key must not be remembered."""
     key, bot = make(lena)
     guessed = Bot({"key": f"{key.key_id}.2", "secret": bot.secret})
@@ -159,7 +159,7 @@ def test_a_key_that_was_asked_for_too_soon_is_known_once_it_is_made(lena: Tradin
     assert rotate(key).send("GET").status_code == 200
 
 
-def test_a_revoked_key_is_refused_in_every_generation_and_stays_so(lena: TradingAccount) -> None:
+def test_a_revoked_key_is_refused_in_every_generation_for_ever(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key)
     assert new.send("GET").status_code == 200
@@ -201,7 +201,7 @@ def test_a_key_expires(lena: TradingAccount) -> None:
     assert later.send("POST", fields=opening("1")).status_code == 201
 
 
-def test_a_dead_key_is_told_so_only_when_its_signature_is_good(lena: TradingAccount) -> None:
+def test_only_a_verified_signature_learns_that_its_key_is_revoked_or_expired(lena: TradingAccount) -> None:
     key, bot = make(lena)
     services.revoke_key(key=key, actor=ACTOR)
 
@@ -226,7 +226,7 @@ LISTS = [
 ]
 
 
-def test_a_key_comes_from_its_list(lena: TradingAccount, settings: Settings) -> None:
+def test_a_key_works_only_from_its_networks(lena: TradingAccount, settings: Settings) -> None:
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     for ticket, (listed, address, passes) in enumerate(LISTS, 1):
         _, bot = make(lena, allowed_networks=listed)
@@ -239,7 +239,7 @@ def test_a_key_comes_from_its_list(lena: TradingAccount, settings: Settings) -> 
             assert passes or refusal(answer) == (403, "ip_denied")
 
 
-def test_the_leftmost_address_is_never_believed(lena: TradingAccount, settings: Settings) -> None:
+def test_the_leftmost_forwarded_address_is_never_trusted(lena: TradingAccount, settings: Settings) -> None:
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     _, bot = make(lena, allowed_networks=["203.0.113.0/24"])
     proxied = {"X-Forwarded-Proto": "https"}
@@ -250,7 +250,7 @@ def test_the_leftmost_address_is_never_believed(lena: TradingAccount, settings: 
     assert refusal(lied) == refusal(none) == (403, "ip_denied")
 
 
-def test_without_a_proxy_nothing_forwarded_is_believed(lena: TradingAccount) -> None:
+def test_without_trusted_proxies_no_forwarded_address_is_used(lena: TradingAccount) -> None:
     _, bot = make(lena, allowed_networks=["203.0.113.0/24"])
 
     answer = bot.send("GET", but={"headers": {"X-Forwarded-For": "203.0.113.9"}})
@@ -258,9 +258,7 @@ def test_without_a_proxy_nothing_forwarded_is_believed(lena: TradingAccount) -> 
     assert refusal(answer) == (403, "ip_denied")
 
 
-def test_no_bot_is_served_without_tls_but_on_a_developers_own_machine(
-    lena_bot: Bot, settings: Settings, tmp_path: Path
-) -> None:
+def test_bots_need_tls_except_on_a_developers_machine(lena_bot: Bot, settings: Settings, tmp_path: Path) -> None:
     remote = {"ip": "203.0.113.9"}
     assert refusal(lena_bot.send("GET", but=remote)) == (403, "https_required")
     assert lena_bot.send("GET").status_code == 200
@@ -278,14 +276,14 @@ MALFORMED = [
 ]  # fmt: skip
 
 
-def test_a_list_takes_no_malformed_network(lena: TradingAccount) -> None:
+def test_a_malformed_network_is_refused(lena: TradingAccount) -> None:
     """What the database could not read either would lock the key out with a failure."""
     for entry in MALFORMED:
         with pytest.raises(ValidationError):
             make(lena, allowed_networks=[entry])
 
 
-def test_a_list_has_fifty_entries_at_most(lena: TradingAccount) -> None:
+def test_a_key_has_at_most_fifty_networks(lena: TradingAccount) -> None:
     assert make(lena, allowed_networks=[f"203.0.113.{last}" for last in range(50)])
     with pytest.raises(ValidationError):
         make(lena, allowed_networks=[f"203.0.113.{last}" for last in range(51)])
@@ -322,7 +320,7 @@ def forget_keys() -> None:
     credentials._look_up.cache_clear()
 
 
-def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena: TradingAccount) -> None:
+def test_each_encrypted_secret_has_its_own_nonce(lena: TradingAccount) -> None:
     key, bot = make(lena)
     kept = bytes(sealed(key).sealed_secret)
 
@@ -334,7 +332,7 @@ def test_a_secret_is_sealed_with_a_nonce_of_its_own(lena: TradingAccount) -> Non
     assert crypto.encrypt("x", bound_to="y") != crypto.encrypt("x", bound_to="y")
 
 
-def test_every_flipped_bit_of_the_sealed_secret_is_noticed() -> None:
+def test_every_flipped_bit_of_an_encrypted_secret_is_detected() -> None:
     kept = crypto.encrypt("s" * 64, bound_to="here")
 
     for at in range(len(kept)):
@@ -346,7 +344,7 @@ def test_every_flipped_bit_of_the_sealed_secret_is_noticed() -> None:
             crypto.decrypt(cut, bound_to="here")
 
 
-def test_a_secret_moved_to_another_row_signs_for_nobody(
+def test_a_secret_copied_to_another_row_does_not_sign(
     lena: TradingAccount, sam: TradingAccount, logged: Callable[..., Any]
 ) -> None:
     """Whoever may write the table still cannot sign as a stranger with his own secret."""
@@ -368,7 +366,7 @@ def test_a_secret_moved_to_another_row_signs_for_nobody(
     assert not any(bot.secret in logged() for bot in (hers[1], his[1]))
 
 
-def test_a_secret_moved_to_another_generation_does_not_sign(lena: TradingAccount) -> None:
+def test_a_secret_copied_to_another_generation_does_not_sign(lena: TradingAccount) -> None:
     key, old = make(lena)
     new = rotate(key)
     BotKeyGeneration.objects.filter(key=key, generation=2).update(sealed_secret=sealed(key).sealed_secret)
@@ -377,7 +375,7 @@ def test_a_secret_moved_to_another_generation_does_not_sign(lena: TradingAccount
     assert refusal(Bot({"key": new.key, "secret": old.secret}).send("GET")) == (503, "key_unreadable")
 
 
-def test_the_wrong_kek_fails_closed_and_tells_no_secret(
+def test_a_wrong_kek_refuses_the_request_and_shows_no_secret(
     lena_bot: Bot, settings: Settings, logged: Callable[..., Any]
 ) -> None:
     settings.COPYDESK_KEKS = f"k1:{secrets.token_hex(32)}"
@@ -392,7 +390,7 @@ def test_the_wrong_kek_fails_closed_and_tells_no_secret(
     assert "key.unreadable" in logged()
 
 
-def test_rekey_moves_every_secret_to_the_newest_kek_so_that_the_older_can_go(
+def test_rekey_moves_every_secret_to_the_newest_kek(
     lena: TradingAccount, lena_bot: Bot, settings: Settings, desk_db: str
 ) -> None:
     from strategies import services as strategies
@@ -436,7 +434,7 @@ def rekey(database: Any, keks: Any) -> Any:
     ["", "k1:", "k1:" + "0" * 63, "k1:" + "G" * 64, "k1:" + "A" * 64, "0" * 64, "k 1:" + "0" * 64,
      "k1:" + "0" * 64 + ",", "k1:" + "0" * 64 + ",k2:short"],
 )  # fmt: skip
-def test_a_malformed_kek_is_no_kek(spec: str, settings: Settings) -> None:
+def test_a_malformed_kek_is_refused(spec: str, settings: Settings) -> None:
     settings.COPYDESK_KEKS = spec
 
     with pytest.raises(ValueError, match="COPYDESK_KEKS must be"):
@@ -446,7 +444,7 @@ def test_a_malformed_kek_is_no_kek(spec: str, settings: Settings) -> None:
 # --- nowhere else
 
 
-def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(
+def test_no_secret_appears_in_a_repr_an_audit_row_or_a_log(
     lena: TradingAccount, logged: Callable[..., Any], settings: Settings
 ) -> None:
     key, bot = make(lena, label="mine")
@@ -464,7 +462,7 @@ def test_no_secret_shows_in_a_repr_an_audit_row_or_a_log(
         assert not [text for text in shown if secret in text]
 
 
-def test_the_clients_secret_does_not_show_in_its_repr(cast: dict[str, Any]) -> None:
+def test_the_clients_repr_hides_its_secret(cast: dict[str, Any]) -> None:
     from copybot.client import Client
 
     client = Client("http://127.0.0.1:1", "ck_0123456789abcdef.1", "s" * 64)
@@ -472,7 +470,7 @@ def test_the_clients_secret_does_not_show_in_its_repr(cast: dict[str, Any]) -> N
     assert "s" * 64 not in repr(client)
 
 
-def test_the_bots_role_sees_no_sealed_secret_but_by_the_keys_own_name(lena: TradingAccount, desk_db: str) -> None:
+def test_the_bots_role_reads_an_encrypted_secret_only_by_the_keys_name(lena: TradingAccount, desk_db: str) -> None:
     from django.db import ProgrammingError
 
     with connections["bot"].cursor() as cursor:

@@ -42,7 +42,7 @@ def now_ms() -> Any:
 # --- writes
 
 
-def test_the_same_bytes_again_are_refused_and_audited(lena_bot: Bot) -> None:
+def test_identical_bytes_sent_again_are_refused_and_audited(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", fields=opening("1"))
     assert request.send().status_code == 201
 
@@ -55,7 +55,7 @@ def test_the_same_bytes_again_are_refused_and_audited(lena_bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("lower_by", [0, 1, 10**6])
-def test_an_old_or_equal_number_is_refused_whatever_it_asks(lower_by: int, lena_bot: Bot) -> None:
+def test_an_old_or_equal_number_is_refused_for_any_request(lower_by: int, lena_bot: Bot) -> None:
     first = lena_bot.request("POST", fields=opening("1"))
     assert first.send().status_code == 201
 
@@ -65,12 +65,12 @@ def test_an_old_or_equal_number_is_refused_whatever_it_asks(lower_by: int, lena_
     assert opened() == 1
 
 
-def test_numbers_may_have_gaps(lena_bot: Bot) -> None:
+def test_sequence_numbers_may_have_gaps(lena_bot: Bot) -> None:
     for seq in (5, 6, 1000, 10**18 - 1):
         assert lena_bot.send("POST", fields=opening(seq), seq=seq).status_code == 201
 
 
-def test_a_refused_effect_uses_its_number_up(lena_bot: Bot) -> None:
+def test_a_refused_effect_uses_up_its_number(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     request = lena_bot.request("POST", fields=opening("1", volume="0.2"))
     assert refusal(request.send()) == (409, "trade_exists_different")
@@ -78,7 +78,7 @@ def test_a_refused_effect_uses_its_number_up(lena_bot: Bot) -> None:
     assert refusal(request.send()) == REPLAYED
 
 
-def test_twenty_threads_with_the_same_bytes_have_one_effect(lena_bot: Bot) -> None:
+def test_twenty_threads_sending_identical_bytes_have_one_effect(lena_bot: Bot) -> None:
     from django.db import connections
 
     request = lena_bot.request("POST", fields=opening("1"))
@@ -118,7 +118,7 @@ def forget(prefix: Any) -> None:
             client.delete(key)
 
 
-def test_a_capture_is_refused_after_a_restart_by_another_process_and_by_an_empty_redis(
+def test_a_captured_request_is_refused_after_a_restart_by_other_processes_and_without_redis_data(
     serve: Callable[..., Serving], cast: dict[str, Any]
 ) -> None:
     one, two = serve(), serve()
@@ -155,21 +155,21 @@ def test_a_captured_read_in_another_spelling_is_refused(lena_bot: Bot) -> None:
     assert refusal(replace(request, but=tagged).send()) == REPLAYED
 
 
-def test_a_read_dies_with_the_next_write(lena_bot: Bot) -> None:
+def test_a_captured_read_is_refused_after_the_next_write(lena_bot: Bot) -> None:
     captured = lena_bot.request("GET")
     lena_bot.send("POST", fields=opening("1"))
 
     assert refusal(captured.send()) == REPLAYED
 
 
-def test_a_read_needs_no_number_of_its_own(lena_bot: Bot) -> None:
+def test_reads_may_share_a_number(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     assert lena_bot.send("GET", seq=lena_bot.seq).status_code == 200
     assert lena_bot.send("GET", seq=lena_bot.seq, window_ms=5001).status_code == 200
 
 
-def test_a_read_uses_no_number_up(lena_bot: Bot) -> None:
+def test_a_read_uses_up_no_number(lena_bot: Bot) -> None:
     assert lena_bot.send("GET", seq=lena_bot.seq + 1000).status_code == 200
 
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
@@ -181,7 +181,9 @@ def test_a_read_uses_no_number_up(lena_bot: Bot) -> None:
 @pytest.mark.parametrize(
     ("late_ms", "window_ms"), [(6000, 5000), (31_000, 30_000), (1000, 1), (-1500, 5000), (-3_600_000, 30_000)]
 )
-def test_late_or_early_requests_are_refused_with_the_servers_time(late_ms: int, window_ms: int, lena_bot: Bot) -> None:
+def test_requests_outside_the_window_are_refused_with_the_servers_time(
+    late_ms: int, window_ms: int, lena_bot: Bot
+) -> None:
     request = lena_bot.request("POST", fields=opening("1"), time_ms=now_ms() - late_ms, window_ms=window_ms)
 
     answer = request.send()
@@ -193,13 +195,13 @@ def test_late_or_early_requests_are_refused_with_the_servers_time(late_ms: int, 
     assert opened() == 0
 
 
-def test_a_window_is_half_a_minute_at_most(lena_bot: Bot) -> None:
+def test_a_window_is_at_most_half_a_minute(lena_bot: Bot) -> None:
     assert refusal(lena_bot.send("POST", fields=opening("1"), window_ms=30_001)) == (400, "request_malformed")
     within = lena_bot.request("POST", fields=opening("1"), window_ms=30_000, time_ms=now_ms() - 25_000)
     assert within.send().status_code == 201
 
 
-def test_the_time_of_a_stranger_is_not_told_whether_his_key_exists(lena_bot: Bot) -> None:
+def test_a_late_request_does_not_reveal_whether_its_key_exists(lena_bot: Bot) -> None:
     """The clock is looked at before the key, so nothing about keys can be learnt from it."""
     late = {"time_ms": now_ms() - 60_000}
     unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64})
@@ -210,7 +212,7 @@ def test_the_time_of_a_stranger_is_not_told_whether_his_key_exists(lena_bot: Bot
 # --- repeats
 
 
-def test_a_lost_answer_is_given_again_byte_by_byte(lena_bot: Bot) -> None:
+def test_a_repeat_gets_the_lost_response_byte_by_byte(lena_bot: Bot) -> None:
     effect = "open-000000000000001"
     first = lena_bot.send("POST", fields=opening("1"), effect=effect)
 
@@ -223,7 +225,7 @@ def test_a_lost_answer_is_given_again_byte_by_byte(lena_bot: Bot) -> None:
     assert opened() == 1
 
 
-def test_a_lost_answer_is_the_same_also_when_the_trade_has_moved_on(lena_bot: Bot) -> None:
+def test_a_repeat_gets_the_lost_response_even_after_the_trade_changed(lena_bot: Bot) -> None:
     effect = "open-000000000000001"
     first = lena_bot.send("POST", fields=opening("1"), effect=effect)
     lena_bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
@@ -234,7 +236,7 @@ def test_a_lost_answer_is_the_same_also_when_the_trade_has_moved_on(lena_bot: Bo
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_twenty_repeats_at_once_have_one_effect_and_one_answer(lena_bot: Bot) -> None:
+def test_twenty_simultaneous_repeats_have_one_effect_and_one_response(lena_bot: Bot) -> None:
     from django.db import connections
 
     effect, answers, start = "open-000000000000001", [], threading.Barrier(20)
@@ -277,7 +279,7 @@ def test_one_key_for_two_effects_is_a_conflict(other: dict[str, Any], lena_bot: 
     assert lena_bot.send("GET").json()["trades"][0]["seq"] == "1"
 
 
-def test_a_refusal_is_repeated_as_a_refusal_also_when_it_would_pass_by_now(lena_bot: Bot) -> None:
+def test_a_refusal_is_repeated_even_when_the_request_would_now_succeed(lena_bot: Bot) -> None:
     effect = "move-000000000000001"
     first = lena_bot.send("PATCH", f"{ACTIVE}/1", {"sl": "1"}, effect=effect)
     assert refusal(first) == (404, "trade_unknown")
@@ -290,7 +292,7 @@ def test_a_refusal_is_repeated_as_a_refusal_also_when_it_would_pass_by_now(lena_
     assert "Idempotency-Replayed" not in first
 
 
-def test_a_zombie_is_refused_under_a_new_key_too(lena_bot: Bot) -> None:
+def test_a_zombie_is_refused_under_a_new_idempotency_key(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("DELETE", f"{ACTIVE}/1", query="close_price=1.1&profit=5")
 
@@ -301,7 +303,7 @@ def test_a_zombie_is_refused_under_a_new_key_too(lena_bot: Bot) -> None:
     assert AuditLog.objects.filter(action="zombie.refused").count() == 2
 
 
-def test_two_keys_do_not_share_their_idempotency_keys(lena_bot: Bot, sam_bot: Bot) -> None:
+def test_two_keys_do_not_share_idempotency_keys(lena_bot: Bot, sam_bot: Bot) -> None:
     effect = "open-000000000000001"
 
     assert lena_bot.send("POST", fields=opening("1"), effect=effect).status_code == 201
@@ -309,7 +311,7 @@ def test_two_keys_do_not_share_their_idempotency_keys(lena_bot: Bot, sam_bot: Bo
     assert opened() == 2
 
 
-def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_numbers(
+def test_generations_of_a_key_share_idempotency_keys_but_not_sequence_numbers(
     lena: TradingAccount, lena_bot: Bot
 ) -> None:
     """What was lost under the old secret may be repeated under the new one."""
@@ -331,7 +333,7 @@ def test_two_generations_of_a_key_share_their_idempotency_keys_but_not_their_num
     assert opened() == 1
 
 
-def test_a_request_of_one_generation_is_forged_for_another(lena: TradingAccount, lena_bot: Bot) -> None:
+def test_a_request_signed_for_one_generation_does_not_verify_for_another(lena: TradingAccount, lena_bot: Bot) -> None:
     from accounts import services
     from accounts.models import BotKey
     from audit import services as audit
@@ -342,7 +344,7 @@ def test_a_request_of_one_generation_is_forged_for_another(lena: TradingAccount,
     assert refusal(replace(request, but={"headers": {"X-Cd-Key": made.key}}).send()) == (401, "signature_invalid")
 
 
-def test_each_operation_of_a_batch_has_its_own_key(lena_bot: Bot) -> None:
+def test_each_operation_of_a_batch_has_its_own_idempotency_key(lena_bot: Bot) -> None:
     batch = {
         "operations": [
             {"idempotency_key": f"batch-0000000000-{ticket}", "action": "open", **opening(ticket)}

@@ -126,7 +126,7 @@ def routes(patterns: Any = None, before: str = "") -> Iterator[Any]:
             yield from routes(pattern.url_patterns, path)
 
 
-def test_every_route_of_the_desk_has_its_row() -> None:
+def test_every_route_has_its_row_in_the_table() -> None:
     known = {row.route for row in ROWS}
 
     found = {path for path in routes() if not path.startswith("admin/")} | {"admin/"}
@@ -226,7 +226,7 @@ def answered(response: Any) -> Any:
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_each_caller_may_do_what_the_table_says_and_nothing_else(caller: str, callers: dict[str, Any]) -> None:
+def test_each_caller_may_do_exactly_what_the_table_says(caller: str, callers: dict[str, Any]) -> None:
     for ticket in range(1, len(ROWS) + 1):
         assert callers["master"].send("POST", fields=opening(ticket)).status_code == 201
 
@@ -249,7 +249,7 @@ def test_each_caller_may_do_what_the_table_says_and_nothing_else(caller: str, ca
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_no_route_has_a_method_that_is_not_in_the_table(caller: str, callers: dict[str, Any]) -> None:
+def test_the_table_has_every_method_of_every_route(caller: str, callers: dict[str, Any]) -> None:
     listed = {(row.route, row.method) for row in ROWS}
     pages = {"healthz", "readyz", "metrics", "login/", "login/other/", "logout/", "", "admin/"}  # Django's own: forms
 
@@ -266,7 +266,7 @@ def test_no_route_has_a_method_that_is_not_in_the_table(caller: str, callers: di
                 assert method not in answer["Allow"].split(", ")
 
 
-def test_the_admin_is_for_staff_and_for_what_each_may_there(callers: dict[str, Any]) -> None:
+def test_the_admin_is_for_staff_with_the_permission(callers: dict[str, Any]) -> None:
     """Every page of it that needs no object."""
     pages = [path for path in routes() if path.startswith("admin/") and "<" not in path and "(" not in path]
     assert len(pages) > 10
@@ -287,7 +287,9 @@ def test_the_admin_is_for_staff_and_for_what_each_may_there(callers: dict[str, A
 
 
 @pytest.mark.parametrize("caller", ["readonly", "copier", "master", "stranger"])
-def test_history_is_closed_to_every_kind_of_key_and_each_knock_is_kept(caller: str, callers: dict[str, Any]) -> None:
+def test_history_is_closed_to_every_kind_of_key_and_each_attempt_is_audited(
+    caller: str, callers: dict[str, Any]
+) -> None:
     doors = [(method, f"/api/v2/trades/history{ending}") for method in METHODS for ending in ("", ".csv")]
     for method, path in doors:
         answer = callers[caller].send(method, path, None if method == "GET" else {}, query="limit=1")
@@ -300,7 +302,9 @@ def test_history_is_closed_to_every_kind_of_key_and_each_knock_is_kept(caller: s
             assert (row.actor_kind, row.actor) == ("bot", callers[caller].key)
 
 
-def test_a_key_beside_a_session_is_still_a_key(callers: dict[str, Any], finn: TradingAccount) -> None:
+def test_a_signed_request_with_a_session_cookie_is_a_bots_request(
+    callers: dict[str, Any], finn: TradingAccount
+) -> None:
     """A bot cannot borrow its owner's cookie."""
     request = callers["copier"].request("GET", "/api/v2/trades/history")
 
@@ -309,7 +313,7 @@ def test_a_key_beside_a_session_is_still_a_key(callers: dict[str, Any], finn: Tr
     assert (answer.status_code, answer.json()["code"]) == (403, closed)
 
 
-def test_a_key_whose_signature_is_bad_is_no_person_either(callers: dict[str, Any]) -> None:
+def test_a_badly_signed_request_is_not_treated_as_a_persons(callers: dict[str, Any]) -> None:
     for lines in ({"X-Cd-Key": "ck_0123456789abcdef.1"}, {"X-Cd-Sig": "v1=0"}):
         answer = callers["subscriber"].client.get("/api/v2/trades/history", headers=lines, HTTP_HOST=HOST)
 
@@ -326,7 +330,7 @@ GUESSES = [
 
 
 @pytest.mark.parametrize("caller", ["anonymous", "readonly", "copier", "master", "subscriber"])
-def test_there_is_no_other_way_to_history(caller: str, callers: dict[str, Any]) -> None:
+def test_no_other_route_leads_to_history(caller: str, callers: dict[str, Any]) -> None:
     for path in GUESSES:
         answer = callers[caller].send("GET", path)
 
@@ -335,7 +339,7 @@ def test_there_is_no_other_way_to_history(caller: str, callers: dict[str, Any]) 
             assert (answer["Content-Type"], answer.json()["code"]) == ("application/problem+json", "not_found")
 
 
-def test_no_word_that_a_bot_reads_tells_a_closed_trade(callers: dict[str, Any]) -> None:
+def test_no_response_to_a_bot_reveals_a_closed_trade(callers: dict[str, Any]) -> None:
     master = callers["master"]
     for ticket in ("1", "2"):
         master.send("POST", fields=opening(ticket))
@@ -351,7 +355,7 @@ def test_no_word_that_a_bot_reads_tells_a_closed_trade(callers: dict[str, Any]) 
 # --- a stranger sees nothing
 
 
-def test_the_same_tickets_on_two_accounts_never_meet(callers: dict[str, Any]) -> None:
+def test_equal_tickets_of_two_accounts_are_different_trades(callers: dict[str, Any]) -> None:
     lena, sam = callers["master"], callers["stranger"]
     for ticket in ("1", "2", "3"):
         lena.send("POST", fields=opening(ticket, comment="hers"))
@@ -380,7 +384,7 @@ def test_a_copier_sees_what_it_follows_and_nothing_else(callers: dict[str, Any],
     assert [trade["ticket_id"] for trade in not_following.send("GET").json()["trades"]] == ["2"]  # his own account's
 
 
-def test_a_strategy_that_is_not_followed_is_an_absent_one(callers: dict[str, Any], cast: dict[str, Any]) -> None:
+def test_a_strategy_that_is_not_followed_is_not_found(callers: dict[str, Any], cast: dict[str, Any]) -> None:
     callers["master"].send("POST", fields=opening("1"))
     not_following = Bot(key_of(cast, "sam", "copier"))
     order = {"seq": "1", "master_ticket": "1", "status": "failed", "requested_price": "1.1", "volume": "0.1"}
@@ -411,7 +415,7 @@ def test_people_see_their_own_history_alone(callers: dict[str, Any], cast: dict[
         assert len(named["data"]) == count
 
 
-def test_somebody_who_was_deactivated_is_nobody(callers: dict[str, Any]) -> None:
+def test_a_deactivated_user_is_refused(callers: dict[str, Any]) -> None:
     from accounts.models import User
 
     finn = session_of("finn")

@@ -71,13 +71,13 @@ def test_signs_as_published(name: Any) -> None:
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_a_tampered_request_signs_to_what_was_published_for_it(what: str) -> None:
+def test_a_tampered_request_has_its_published_signature(what: str) -> None:
     change, expected = TAMPERED[what]
 
     assert signing.sign(SECRET, replace(R1, **change).canonical())[:8] == expected
 
 
-def test_every_flipped_bit_of_the_canonical_string_is_noticed() -> None:
+def test_every_flipped_bit_of_the_canonical_string_is_detected() -> None:
     canonical, right = R1.canonical(), REQUESTS["R1"]["signature"]
     flipped = [
         canonical[:at] + bytes([canonical[at] ^ (1 << bit)]) + canonical[at + 1 :]
@@ -89,7 +89,7 @@ def test_every_flipped_bit_of_the_canonical_string_is_noticed() -> None:
     assert not any(signing.is_signature_of(SECRET, changed, right) for changed in flipped)
 
 
-def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed() -> None:
+def test_every_flipped_bit_of_the_secret_and_the_signature_is_detected() -> None:
     right = REQUESTS["R1"]["signature"]
     digits = "0123456789abcdef"
 
@@ -100,13 +100,13 @@ def test_every_flipped_bit_of_the_secret_and_of_the_signature_is_noticed() -> No
         assert not signing.is_signature_of(SECRET[:at] + other + SECRET[at + 1 :], R1.canonical(), right)
 
 
-def test_the_key_of_the_mac_is_the_secret_as_shown_not_its_bytes() -> None:
+def test_the_hmac_key_is_the_secret_as_shown_not_its_bytes() -> None:
     decoded = hmac.new(bytes.fromhex(SECRET), R1.canonical(), hashlib.sha256).hexdigest()
 
     assert signing.sign(SECRET, R1.canonical()) != decoded
 
 
-def test_upper_case_hex_is_folded() -> None:
+def test_upper_case_hex_is_accepted() -> None:
     assert signing.is_signature_of(SECRET, R1.canonical(), REQUESTS["R1"]["signature"].upper())
 
 
@@ -135,7 +135,7 @@ def test_signs_a_response_as_published() -> None:
     assert signature(request_signature=REQUESTS["R1"]["signature"]) != right
 
 
-def test_the_mac_is_that_of_rfc_4231() -> None:
+def test_the_hmac_matches_rfc_4231() -> None:
     vector = VECTORS["rfc4231_2"]
 
     assert signing.sign(vector["key"], vector["data"].encode()) == vector["mac"]
@@ -154,11 +154,13 @@ def test_the_mac_is_that_of_rfc_4231() -> None:
         (1000_000, 30_000, 1030_000, True),
     ],
 )
-def test_is_timely_for_its_window_and_less_than_a_second_ahead(sent: int, window: int, now: int, timely: bool) -> None:
+def test_a_time_is_valid_for_its_window_and_less_than_a_second_ahead(
+    sent: int, window: int, now: int, timely: bool
+) -> None:
     assert replace(R1, time_ms=sent, window_ms=window).is_timely(now) is timely
 
 
-def test_a_repeat_has_the_fingerprint_of_the_first_and_another_effect_has_not() -> None:
+def test_only_a_repeat_has_the_fingerprint_of_the_first_request() -> None:
     later = replace(R1, time_ms=R1.time_ms + 5, seq=R1.seq + 1, key="ck_4f9a2c71d0b3e865.2")
 
     assert later.fingerprint() == R1.fingerprint()

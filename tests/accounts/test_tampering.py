@@ -103,7 +103,7 @@ CHANGES = {
 }
 
 
-def test_refuses_when_somebody_changes_anything(lena_bot: Bot, audited: Any, last_seq: Callable[..., Any]) -> None:
+def test_refuses_a_request_with_any_part_changed(lena_bot: Bot, audited: Any, last_seq: Callable[..., Any]) -> None:
     request = lena_bot.request("POST", body=BODY, window_ms=30_000)
 
     for what, (but, expected) in CHANGES.items():
@@ -154,7 +154,7 @@ def test_refuses_without_a_signed_header(lena_bot: Bot, audited: Any) -> None:
     assert request.send().status_code == 201
 
 
-def test_the_window_may_be_left_out_where_it_is_the_usual_one(lena_bot: Bot) -> None:
+def test_the_window_header_may_be_omitted_for_the_default(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", body=BODY, window_ms=5000)
 
     assert replace(request, but=header("X-Cd-Window", None)).send().status_code == 201
@@ -170,7 +170,7 @@ MALFORMED_VALUES = {
 }
 
 
-def test_refuses_a_malformed_header_by_its_name(lena_bot: Bot) -> None:
+def test_refuses_a_malformed_header_and_names_it(lena_bot: Bot) -> None:
     for name, value in [(known, value) for known in HEADERS for value in MALFORMED_VALUES[known]]:
         response = replace(lena_bot.request("POST", body=BODY), but=header(name, value)).send()
 
@@ -192,7 +192,7 @@ def test_refuses_a_content_encoding(lena_bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "1.5", "²", "９", "9" * 5000, "0x10", " 1", "1\n"])
-def test_refuses_a_length_that_is_no_number(length: str, rf: RequestFactory) -> None:
+def test_refuses_a_content_length_that_is_not_a_number(length: str, rf: RequestFactory) -> None:
     request = rf.post(ACTIVE, BODY, content_type="application/json")
     request.META["CONTENT_LENGTH"] = length
 
@@ -200,7 +200,7 @@ def test_refuses_a_length_that_is_no_number(length: str, rf: RequestFactory) -> 
         signed_http.read_body(request, 65_536)
 
 
-def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot: Bot, audited: Any) -> None:
+def test_refuses_a_body_over_64_kib_without_an_audit_row(lena_bot: Bot, audited: Any) -> None:
     body = json.dumps(opening("1", comment="x" * 65_536)).encode()
 
     assert refusal(lena_bot.send("POST", body=body)) == (413, "body_too_large")
@@ -208,7 +208,7 @@ def test_refuses_a_body_of_more_than_64_kib_and_keeps_no_row_of_it(lena_bot: Bot
     assert refusal(lena_bot.send("POST", body=b" " * 65_537)) == (413, "body_too_large")
 
 
-def test_reads_a_body_of_64_kib(lena_bot: Bot) -> None:
+def test_accepts_a_body_of_64_kib(lena_bot: Bot) -> None:
     body = BODY[:-1] + b" " * (65_536 - len(BODY)) + b"}"
 
     assert lena_bot.send("POST", body=body).status_code == 201
@@ -233,7 +233,7 @@ def test_refuses_every_flipped_digit_of_the_signature(lena_bot: Bot) -> None:
         assert refusal(replace(request, but=header("X-Cd-Sig", f"v1={wrong}")).send()) == FORGED
 
 
-def test_what_is_moved_between_two_fields_does_not_sign_alike(lena_bot: Bot) -> None:
+def test_text_moved_between_two_fields_changes_the_signature(lena_bot: Bot) -> None:
     """No line can hold the separator, so no text can be cut in another place."""
     request = lena_bot.request("DELETE", f"{ACTIVE}/1", query="close_price=1&profit=2")
 
@@ -242,7 +242,7 @@ def test_what_is_moved_between_two_fields_does_not_sign_alike(lena_bot: Bot) -> 
     assert refusal(moved) == FORGED
 
 
-def test_somebody_elses_key_under_ones_own_signature_is_forged(lena_bot: Bot, sam_bot: Bot, audited: Any) -> None:
+def test_another_bots_key_with_ones_own_signature_is_refused(lena_bot: Bot, sam_bot: Bot, audited: Any) -> None:
     request = sam_bot.request("POST", body=BODY)
 
     assert refusal(replace(request, but=header("X-Cd-Key", lena_bot.key)).send()) == FORGED
@@ -250,7 +250,7 @@ def test_somebody_elses_key_under_ones_own_signature_is_forged(lena_bot: Bot, sa
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_an_unknown_key_is_told_what_a_wrong_secret_is_told(lena_bot: Bot) -> None:
+def test_an_unknown_key_and_a_wrong_secret_get_the_same_response(lena_bot: Bot) -> None:
     unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64}).send("POST", body=BODY)
     wrong = Bot({"key": lena_bot.key, "secret": "0" * 64}).send("POST", body=BODY)
 
@@ -262,7 +262,7 @@ def test_an_unknown_key_is_told_what_a_wrong_secret_is_told(lena_bot: Bot) -> No
     assert dict(unknown.headers).keys() == dict(wrong.headers).keys()
 
 
-def test_no_audit_row_holds_a_signature_or_a_secret(lena_bot: Bot) -> None:
+def test_no_audit_row_contains_a_signature_or_a_secret(lena_bot: Bot) -> None:
     from audit.models import AuditLog
 
     request = lena_bot.request("POST", body=BODY)
@@ -318,7 +318,7 @@ NOT_JSON: dict[str, Any] = {
 @pytest.mark.parametrize(
     "path", [ACTIVE, "/api/v2/actives", "/api/v2/signal/close", f"{ACTIVE}/batch", f"{ACTIVE}/1/reduce"]
 )
-def test_refuses_a_body_that_is_no_json_object(path: Any, lena_bot: Bot, last_seq: Callable[..., Any]) -> None:
+def test_refuses_a_body_that_is_not_a_json_object(path: Any, lena_bot: Bot, last_seq: Callable[..., Any]) -> None:
     for what, body in NOT_JSON.items():
         response = lena_bot.send("POST", path, body=body)
 
@@ -375,7 +375,7 @@ STRANGE_FIELDS = {
 }
 
 
-def test_names_the_field_at_fault(lena_bot: Bot) -> None:
+def test_names_the_invalid_field(lena_bot: Bot) -> None:
     """Well-formed JSON of which one field is not: 422, never a failure, and nothing is opened."""
     for what, (written, name) in STRANGE_FIELDS.items():
         field = written.split(":")[0].strip('"')
@@ -388,7 +388,7 @@ def test_names_the_field_at_fault(lena_bot: Bot) -> None:
     assert lena_bot.send("GET").json()["count"] == 0
 
 
-def test_an_ordinary_analysis_passes(lena_bot: Bot) -> None:
+def test_an_ordinary_analysis_is_accepted(lena_bot: Bot) -> None:
     for ticket, analysis in enumerate(
         ['{"a": 18446744073709551615}', '{"a": 0.1}', '{"a": "\\\\u0000"}', "{}", "null"], 1
     ):
@@ -528,7 +528,7 @@ TARGETS: dict[str, Any] = {
 }
 
 
-def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire: Wire) -> None:
+def test_another_spelling_of_the_signed_path_is_refused(wire: Wire) -> None:
     for what, target in TARGETS.items():
         for path in {ACTIVE, target.decode("latin-1").partition("?")[0]}:
             lines, body = wire.signed(path=path) if path.isascii() and "\0" not in path else wire.signed()
@@ -542,7 +542,7 @@ def test_no_other_spelling_of_the_path_is_taken_for_the_signed_one(wire: Wire) -
 PLAIN = {"Content-Type": "text/plain", "Host": "evil.example", "Content-Length": "1"}
 
 
-def test_a_signed_header_that_stands_twice_is_refused(wire: Wire) -> None:
+def test_a_repeated_signed_header_is_refused(wire: Wire) -> None:
     for name in (*HEADERS, "Content-Type", "Host", "Content-Length"):
         for twin in ("the same", "another"):
             lines, body = wire.signed()
@@ -554,7 +554,7 @@ def test_a_signed_header_that_stands_twice_is_refused(wire: Wire) -> None:
     assert wire.count() == 0
 
 
-def test_a_header_with_underscores_is_not_the_signed_one(wire: Wire) -> None:
+def test_a_header_with_underscores_does_not_replace_the_signed_one(wire: Wire) -> None:
     """To WSGI X_Cd_Seq and X-Cd-Seq are one name."""
     for name in HEADERS:
         lines, body = wire.signed()
@@ -576,7 +576,7 @@ FRAMINGS = {
 }
 
 
-def test_two_ways_to_tell_the_length_are_refused(wire: Wire) -> None:
+def test_conflicting_lengths_are_refused(wire: Wire) -> None:
     for what, (more, shape) in FRAMINGS.items():
         lines, body = wire.signed()
         sent = shape.replace(b"%x", b"%x" % len(body)).replace(b"%s", body)
@@ -587,7 +587,7 @@ def test_two_ways_to_tell_the_length_are_refused(wire: Wire) -> None:
     assert wire.count() == 0
 
 
-def test_a_body_in_chunks_is_read_or_refused_but_never_taken_for_an_empty_one(wire: Wire) -> None:
+def test_a_chunked_body_is_read_or_refused_but_never_treated_as_empty(wire: Wire) -> None:
     lines, body = wire.signed()
     del lines["Content-Length"]
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
@@ -597,7 +597,7 @@ def test_a_body_in_chunks_is_read_or_refused_but_never_taken_for_an_empty_one(wi
     assert status == 201 or (status, json.loads(said)["code"]) == (400, "request_malformed")
 
 
-def test_a_second_request_hidden_in_a_body_is_a_body(wire: Wire) -> None:
+def test_a_request_hidden_in_a_body_is_not_executed(wire: Wire) -> None:
     """What lies beyond the length is another request, with a signature of its own to find."""
     lines, body = wire.signed()
     hidden = b"POST /api/v2/trades/active HTTP/1.1\r\nHost: " + wire.host.encode() + b"\r\n\r\n"
@@ -619,7 +619,7 @@ HEADS = {
 }
 
 
-def test_a_head_that_is_no_http_is_refused(wire: Wire) -> None:
+def test_a_malformed_http_head_is_refused(wire: Wire) -> None:
     for what, head in HEADS.items():
         lines, body = wire.signed()
         written = b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
@@ -632,7 +632,7 @@ def test_a_head_that_is_no_http_is_refused(wire: Wire) -> None:
     assert wire.count() == 0
 
 
-def test_a_body_that_ends_too_soon_does_nothing(wire: Wire) -> None:
+def test_a_truncated_body_has_no_effect(wire: Wire) -> None:
     lines, body = wire.signed()
 
     head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, "Content-Length": str(len(body) + 10)}.items())
@@ -642,7 +642,7 @@ def test_a_body_that_ends_too_soon_does_nothing(wire: Wire) -> None:
     assert wire.count() == 0
 
 
-def test_senders_who_never_send_their_body_keep_nobody_waiting(wire: Wire) -> None:
+def test_clients_that_never_send_their_body_delay_nobody(wire: Wire) -> None:
     idle = [socket.create_connection(("127.0.0.1", wire.port)) for _ in range(40)]
     try:
         for line in idle:
@@ -658,7 +658,7 @@ def test_senders_who_never_send_their_body_keep_nobody_waiting(wire: Wire) -> No
             line.close()
 
 
-def test_the_client_believes_no_answer_whose_signature_is_missing(web: Serving) -> None:
+def test_the_client_rejects_a_response_without_a_signature(web: Serving) -> None:
     """The bots' side: see that a proxy which empties the snapshot is noticed."""
     from copybot.client import AnswerForged
 
@@ -671,14 +671,14 @@ def test_the_client_believes_no_answer_whose_signature_is_missing(web: Serving) 
     bot.hang_up()
 
 
-def test_a_request_for_one_host_is_useless_at_another(lena_bot: Bot) -> None:
+def test_a_request_signed_for_another_host_is_refused(lena_bot: Bot) -> None:
     """A capture of a trial desk does not sign for this one."""
     request = lena_bot.request("POST", body=BODY, host="trial.copydesk.example")
 
     assert refusal(replace(request, but={"host": HOST}).send()) == FORGED
 
 
-def test_signs_alike_whoever_writes_the_signature(lena_bot: Bot) -> None:
+def test_client_and_server_calculate_the_same_signature(lena_bot: Bot) -> None:
     request = lena_bot.request("POST", body=BODY)
     by_hand = signing.sign(
         lena_bot.secret, method="POST", host=HOST, path=ACTIVE, query="", key=lena_bot.key, time_ms=request.time_ms,

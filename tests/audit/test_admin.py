@@ -53,7 +53,9 @@ def actions(answer: Any) -> list[Any]:
     ],
     ids=str,
 )
-def test_facts_are_found_latest_first(admin: Client, facts: None, asked: dict[str, Any], found: list[Any]) -> None:
+def test_entries_are_searched_and_listed_latest_first(
+    admin: Client, facts: None, asked: dict[str, Any], found: list[Any]
+) -> None:
     assert actions(admin.get(reverse(LOG), asked)) == found
 
 
@@ -64,13 +66,13 @@ def test_the_filter_offers_each_action_that_occurs_once(admin: Client, facts: No
         assert page.count(f'href="?action={action}"') == 1
 
 
-def test_people_are_told_by_name_and_bots_by_key(admin: Client, facts: None) -> None:
+def test_people_are_shown_by_name_and_bots_by_key(admin: Client, facts: None) -> None:
     rows = admin.get(reverse(LOG), {"q": "account:lena-mt5"}).context["cl"].result_list
 
     assert [row.who for row in rows] == ["lena", "ck_0123456789abcdef.1"]
 
 
-def test_a_facts_detail_is_shown_as_text(admin: Client, facts: None) -> None:
+def test_an_entrys_detail_is_shown_as_text(admin: Client, facts: None) -> None:
     fact = AuditLog.objects.get(action="trade.opened")
 
     page = admin.get(reverse("admin:audit_auditlog_change", args=[fact.pk])).content.decode()
@@ -80,7 +82,7 @@ def test_a_facts_detail_is_shown_as_text(admin: Client, facts: None) -> None:
     assert "<b>EURUSD" not in page
 
 
-def test_looking_at_the_log_adds_nothing_to_it_and_nobody_edits_it(admin: Client, facts: None) -> None:
+def test_viewing_the_log_writes_nothing_and_nobody_can_edit_it(admin: Client, facts: None) -> None:
     before = list(AuditLog.objects.order_by("id").values())
     fact = AuditLog.objects.first()
 
@@ -93,7 +95,7 @@ def test_looking_at_the_log_adds_nothing_to_it_and_nobody_edits_it(admin: Client
     assert list(AuditLog.objects.order_by("id").values()) == before
 
 
-def test_a_long_log_is_counted_to_a_limit_only(
+def test_a_long_log_is_counted_only_up_to_the_limit(
     admin: Client, cast: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.admin.COUNT_LIMIT", 120)

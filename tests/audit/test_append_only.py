@@ -55,7 +55,7 @@ def of(alias: Any) -> Any:
 
 
 @pytest.mark.parametrize("statement", [*CHANGES, REPLACES])
-def test_its_owner_cannot_change_it(fact: AuditLog, statement: Any) -> None:
+def test_the_tables_owner_cannot_change_it(fact: AuditLog, statement: Any) -> None:
     before = log()
 
     assert refusal(of("owner"), statement, fact) == APPEND_ONLY
@@ -78,7 +78,7 @@ def test_bots_neither_read_nor_write_it(fact: AuditLog, statement: Any) -> None:
 
 
 @pytest.mark.parametrize("statement", [*CHANGES, REPLACES])
-def test_a_superuser_who_puts_triggers_to_sleep_cannot_change_it(fact: AuditLog, desk_db: str, statement: Any) -> None:
+def test_a_superuser_in_replica_mode_cannot_change_it(fact: AuditLog, desk_db: str, statement: Any) -> None:
     try:
         connection = psycopg.connect(**{**databases.login(), "user": "postgres"}, dbname=desk_db, autocommit=True)
     except psycopg.OperationalError as no:
@@ -91,18 +91,18 @@ def test_a_superuser_who_puts_triggers_to_sleep_cannot_change_it(fact: AuditLog,
     assert log() == before
 
 
-def test_an_empty_log_cannot_be_truncated_either(desk_db: str) -> None:
+def test_an_empty_log_cannot_be_truncated(desk_db: str) -> None:
     with pytest.raises(psycopg.Error, match="append-only"):
         of("owner").execute("truncate audit_log")
 
 
 @pytest.mark.parametrize("change", [lambda: AuditLog.objects.update(code="x"), lambda: AuditLog.objects.all().delete()])
-def test_the_model_can_neither(fact: AuditLog, change: Callable[..., Any]) -> None:
+def test_the_model_can_neither_update_nor_delete(fact: AuditLog, change: Callable[..., Any]) -> None:
     with pytest.raises(ProgrammingError, match="permission denied"):
         change()
 
 
-def test_a_row_saved_again_is_refused(fact: AuditLog) -> None:
+def test_saving_a_row_again_is_refused(fact: AuditLog) -> None:
     fact.code = "x"
 
     with pytest.raises(ProgrammingError, match="permission denied"):
@@ -120,14 +120,14 @@ def test_facts_are_added_and_read(fact: AuditLog) -> None:
     assert later.at >= fact.at
 
 
-def test_a_fact_carries_its_transaction(fact: AuditLog) -> None:
+def test_an_entry_records_its_transaction(fact: AuditLog) -> None:
     with transaction.atomic(), connections["default"].cursor() as cursor:
         audit.record("key.revoked", actor=audit.SYSTEM, subject="key:2")
         cursor.execute("select xid = pg_current_xact_id() from audit_log where subject = 'key:2'")
         assert cursor.fetchone() == (True,)
 
 
-def test_a_fact_shares_the_fate_of_what_it_tells(desk_db: str) -> None:
+def test_an_entry_is_rolled_back_with_its_transaction(desk_db: str) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         audit.record("key.revoked", actor=audit.SYSTEM, subject="key:1")
         raise ZeroDivisionError
@@ -135,7 +135,7 @@ def test_a_fact_shares_the_fate_of_what_it_tells(desk_db: str) -> None:
     assert not AuditLog.objects.filter(action="key.revoked").exists()
 
 
-def test_a_refusal_is_kept_though_nothing_else_was_done(lena_bot: Bot) -> None:
+def test_a_refusal_is_recorded_although_nothing_else_was_written(lena_bot: Bot) -> None:
     lena_bot.send("POST", fields=opening("1"))
 
     lena_bot.send("POST", fields=opening("1", volume="9"))
@@ -149,7 +149,7 @@ def test_a_refusal_is_kept_though_nothing_else_was_done(lena_bot: Bot) -> None:
     [("actor_kind", "audit_log_actor_kind_is_known"), ("outcome", "audit_log_outcome_is_known")],
 )
 @pytest.mark.parametrize("value", ["ghost", "", "OK"])
-def test_an_unheard_of_kind_is_refused(desk_db: str, field: str, constraint: str, value: str) -> None:
+def test_an_unknown_actor_kind_is_refused(desk_db: str, field: str, constraint: str, value: str) -> None:
     fields = {"actor_kind": "system", "action": "x"} | {field: value}
 
     with pytest.raises(DatabaseError, match=constraint):

@@ -63,16 +63,14 @@ def test_a_safe_configuration_passes(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("ERROR")) == (0, 0), done.stderr
 
 
-def test_djangos_own_advice_for_production_is_followed(tmp_path: Path) -> None:
+def test_djangos_deployment_checks_pass(tmp_path: Path) -> None:
     """But for its middleware: ours sets the headers, and CSRF and frames are people's alone."""
     done = run("-m", "django", "check", "--deploy", tmp_path=tmp_path, DJANGO_SECRET_KEY=secrets.token_urlsafe(50))
 
     assert set(re.findall(r"\((\w+\.\w+)\)", done.stderr)) <= {"security.W001", "security.W002", "security.W003"}
 
 
-def test_pages_carry_the_headers_that_the_middleware_stands_for(
-    client: Client, settings: Settings, tmp_path: Path, desk_db: str
-) -> None:
+def test_pages_have_the_security_headers(client: Client, settings: Settings, tmp_path: Path, desk_db: str) -> None:
     settings.DEBUG, settings.STATIC_ROOT = False, tmp_path
 
     answer = client.get("/login/", HTTP_HOST=HOST, secure=True)
@@ -86,7 +84,7 @@ def test_pages_carry_the_headers_that_the_middleware_stands_for(
     assert "unsafe" not in answer["Content-Security-Policy"]
 
 
-def test_a_form_without_its_token_is_refused(desk_db: str, lena: TradingAccount) -> None:
+def test_a_form_without_its_csrf_token_is_refused(desk_db: str, lena: TradingAccount) -> None:
     browser = Client(enforce_csrf_checks=True)
     browser.force_login(lena.owner)
 
@@ -97,7 +95,7 @@ def test_a_form_without_its_token_is_refused(desk_db: str, lena: TradingAccount)
 
 
 @pytest.mark.parametrize("what", UNSAFE)
-def test_no_command_runs_with(what: str, tmp_path: Path) -> None:
+def test_no_command_runs_with_an_unsafe_setting(what: str, tmp_path: Path) -> None:
     environ, code, says = UNSAFE[what]
 
     done = run("-m", "django", "check", tmp_path=tmp_path, **environ)
@@ -122,7 +120,7 @@ def several(tmp_path: Path, *command: Any) -> Any:
     return done.stderr
 
 
-def test_no_web_process_serves(tmp_path: Path) -> None:
+def test_no_web_process_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
     port = str(ports.free())
 
     said = several(tmp_path, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", port)
@@ -130,17 +128,17 @@ def test_no_web_process_serves(tmp_path: Path) -> None:
     assert "Uvicorn running" not in said
 
 
-def test_no_wsgi_server_gets_an_application(tmp_path: Path) -> None:
+def test_no_wsgi_application_loads_with_an_unsafe_setting(tmp_path: Path) -> None:
     several(tmp_path, "-c", "import config.wsgi")
 
 
-def test_no_worker_works(tmp_path: Path) -> None:
+def test_no_worker_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
     said = several(tmp_path, "-m", "celery", "-A", "config", "worker", "--pool", "solo", "--loglevel", "ERROR")
 
     assert " ready." not in said
 
 
-def test_no_beat_beats(tmp_path: Path) -> None:
+def test_no_scheduler_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
     several(tmp_path, "-m", "celery", "-A", "config", "beat", "--schedule", str(tmp_path / "schedule"))
 
 
@@ -187,7 +185,7 @@ def database_says(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return say
 
 
-def test_a_database_that_may_forget_is_refused_in_production(
+def test_a_database_without_durable_commits_is_refused_in_production(
     database_says: Callable[..., Any], settings: Settings
 ) -> None:
     settings.DEBUG = False
@@ -202,7 +200,7 @@ def test_a_database_that_may_forget_is_refused_in_production(
     assert database_says(fsync="off", commit="off") == []
 
 
-def test_a_database_without_roles_or_of_another_age_is_told_of(database_says: Callable[..., Any]) -> None:
+def test_a_database_without_roles_or_of_an_unsupported_version_is_reported(database_says: Callable[..., Any]) -> None:
     assert database_says(version=140000) == ["copydesk.W010"]
     assert database_says(version=190000) == ["copydesk.W010"]
     assert database_says(roles=[]) == ["copydesk.W011"]
@@ -213,7 +211,7 @@ def test_the_tests_own_database_has_its_roles(desk_db: str) -> None:
     assert checks.database_is_durable(None, ["default"]) == []
 
 
-def test_a_database_that_is_away_is_left_to_whoever_needs_it(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_is_silent_where_the_database_does_not_answer(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def away() -> Any:
         raise OperationalError
 
@@ -223,7 +221,7 @@ def test_a_database_that_is_away_is_left_to_whoever_needs_it(desk_db: str, monke
         assert checks.database_is_durable(None, ["default"]) == []
 
 
-def test_a_web_process_refuses_a_database_that_may_forget(desk_db: str, tmp_path: Path) -> None:
+def test_a_web_process_refuses_a_database_without_durable_commits(desk_db: str, tmp_path: Path) -> None:
     """For real, where the tests' own server is such a one."""
     with connections["default"].cursor() as cursor:
         cursor.execute("select current_setting('fsync')")

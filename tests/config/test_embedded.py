@@ -66,7 +66,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def test_a_second_start_finds_what_the_first_one_kept(servers: embedded.Servers) -> None:
+def test_a_second_start_finds_the_data_of_the_first(servers: embedded.Servers) -> None:
     with servers.postgres._connection() as connection:
         connection.execute("create table kept as select 42 as answer")
     servers.stop()
@@ -75,7 +75,7 @@ def test_a_second_start_finds_what_the_first_one_kept(servers: embedded.Servers)
     assert ask(servers, "select answer from kept") == 42
 
 
-def test_the_desks_login_is_no_superuser_and_owns_its_database(servers: embedded.Servers) -> None:
+def test_the_desks_login_owns_its_database_and_is_not_a_superuser(servers: embedded.Servers) -> None:
     with psycopg.connect(f"host={servers.postgres.sockets} port=5432 user=copydesk dbname=copydesk") as connection:
         rights = connection.execute(
             "select rolsuper, rolcreaterole, rolcreatedb, pg_get_userbyid(datdba) from pg_roles, pg_database "
@@ -85,14 +85,14 @@ def test_the_desks_login_is_no_superuser_and_owns_its_database(servers: embedded
     assert rights == (False, True, True, "copydesk")
 
 
-def test_listens_on_closed_sockets_alone(servers: embedded.Servers) -> None:
+def test_listens_on_private_sockets_only(servers: embedded.Servers) -> None:
     folders = (servers.folder, servers.postgres.sockets, servers.postgres.data)
 
     assert ask(servers, "show listen_addresses") == ""
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
 
 
-def test_killed_servers_are_started_again(servers: embedded.Servers) -> None:
+def test_killed_servers_are_restarted(servers: embedded.Servers) -> None:
     assert servers.repair() == []
     for server in (servers.postgres, servers.valkey):
         server.process.kill()
@@ -103,7 +103,7 @@ def test_killed_servers_are_started_again(servers: embedded.Servers) -> None:
     assert servers.valkey.answers()
 
 
-def test_a_server_killed_in_a_long_query_is_started_again(servers: embedded.Servers) -> None:
+def test_a_server_killed_during_a_long_query_is_restarted(servers: embedded.Servers) -> None:
     def work() -> None:
         with pytest.raises(psycopg.OperationalError):
             ask(servers, "select count(*) from generate_series(1, 1000000000)")
@@ -122,7 +122,7 @@ def test_a_server_killed_in_a_long_query_is_started_again(servers: embedded.Serv
     assert not busy.is_alive()
 
 
-def test_recovers_from_a_kill_of_whoever_kept_the_servers(var: Path) -> None:
+def test_recovers_after_the_process_that_ran_the_servers_was_killed(var: Path) -> None:
     keeper = keep(var)
     pid = embedded.postmaster(var / "pg")
     end(keeper)
@@ -133,7 +133,7 @@ def test_recovers_from_a_kill_of_whoever_kept_the_servers(var: Path) -> None:
             pass
 
 
-def test_one_desk_a_folder_and_commands_are_its_guests(var: Path) -> None:
+def test_a_folder_has_one_desk_and_commands_use_its_servers(var: Path) -> None:
     keeper = keep(var)
     try:
         assert embedded.is_up(var)
@@ -147,7 +147,7 @@ def test_one_desk_a_folder_and_commands_are_its_guests(var: Path) -> None:
     assert not embedded.is_up(var)
 
 
-def test_two_that_only_look_do_not_take_each_other_for_a_desk(var: Path) -> None:
+def test_two_simultaneous_calls_of_is_up_do_not_see_a_desk_in_each_other(var: Path) -> None:
     var.mkdir()
     (var / "lock").write_text("up /left/by/a/killed/one")
     with (var / "lock").open() as looking:
@@ -167,7 +167,7 @@ def test_a_taken_port_is_refused_before_anything_starts(var: Path) -> None:
     assert not (var / "pg").exists()
 
 
-def test_data_of_another_major_is_refused(var: Path) -> None:
+def test_data_of_another_major_version_is_refused(var: Path) -> None:
     (var / "pg").mkdir(parents=True)
     (var / "pg" / "PG_VERSION").write_text("12\n")
 
@@ -175,14 +175,14 @@ def test_data_of_another_major_is_refused(var: Path) -> None:
         embedded.Servers(var).start()
 
 
-def test_binaries_that_are_named_and_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_configured_folder_without_binaries_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COPYDESK_PG_BIN", str(tmp_path))
 
     with pytest.raises(embedded.CannotServe, match="COPYDESK_PG_BIN"):
         embedded.postgres_bin()
 
 
-def test_a_port_that_the_shell_names_for_clients_changes_nothing(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pgport_of_the_shell_changes_nothing(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "5999")
 
     with embedded.serving(var):
@@ -192,7 +192,7 @@ def test_a_port_that_the_shell_names_for_clients_changes_nothing(var: Path, monk
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="how root goes without user namespaces")
-def test_without_user_namespaces_no_folder_is_opened_up(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_user_namespaces_no_folder_becomes_accessible(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     var.parent.chmod(0o700)
     monkeypatch.setenv("COPYDESK_NO_NAMESPACE", "1")
     embedded.unprivileged.cache_clear()
@@ -207,7 +207,7 @@ def test_without_user_namespaces_no_folder_is_opened_up(var: Path, monkeypatch: 
         embedded.unprivileged.cache_clear()
 
 
-def test_leftovers_are_ended_and_nobody_else(var: Path) -> None:
+def test_only_leftover_processes_are_ended(var: Path) -> None:
     var.mkdir()
     ours, reused, member = (
         subprocess.Popen(["sleep", "600"], start_new_session=leads) for leads in (True, True, False)
@@ -226,7 +226,7 @@ def test_leftovers_are_ended_and_nobody_else(var: Path) -> None:
         end(process)
 
 
-def test_secrets_are_made_once_and_closed(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_private(tmp_path: Path) -> None:
     made = []
     threads = [
         threading.Thread(target=lambda: made.append(embedded.development_secrets(tmp_path / "var"))) for _ in range(8)

@@ -28,7 +28,7 @@ def state(answer: Any) -> Any:
     return answer.status_code, {name: value for name, value in answer.json().items() if value != "ok"}
 
 
-def test_is_alive_without_asking_anybody(settings: Settings, tmp_path: Path) -> None:
+def test_is_alive_without_a_database_or_redis(settings: Settings, tmp_path: Path) -> None:
     settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
 
     assert (get("/healthz").status_code, get("/healthz").json()) == (200, {"status": "alive"})
@@ -70,7 +70,7 @@ def test_is_not_ready_before_its_migrations(desk_db: str) -> None:
 
 
 @pytest.mark.breaks_the_books
-def test_says_which_guard_is_gone_and_goes_on_closing_trades(desk_db: str) -> None:
+def test_names_a_missing_guard_and_still_closes_trades(desk_db: str) -> None:
     as_owner("alter table trades disable trigger never_deleted")
 
     code, said = state(get("/readyz"))
@@ -82,7 +82,7 @@ def test_says_which_guard_is_gone_and_goes_on_closing_trades(desk_db: str) -> No
 
 
 @pytest.mark.breaks_the_books
-def test_the_version_before_serves_on_while_the_next_is_deployed(desk_db: str) -> None:
+def test_the_version_before_stays_ready_while_the_next_is_deployed(desk_db: str) -> None:
     as_owner(
         "create or replace function house_shards() returns int language sql immutable as 'select 1'",
         "update sql_functions set version = '99.0.0'",
@@ -93,7 +93,7 @@ def test_the_version_before_serves_on_while_the_next_is_deployed(desk_db: str) -
 
 
 @pytest.mark.breaks_the_books
-def test_looks_at_the_catalogue_every_few_seconds_only(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compares_the_catalogue_only_every_few_seconds(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     get("/readyz")
     as_owner("alter table trades disable trigger never_deleted")
     assert state(get("/readyz")) == (200, {"status": "ready"})
@@ -120,7 +120,7 @@ def metrics(ip: str = "127.0.0.1", **headers: Any) -> Any:
     return get("/metrics", REMOTE_ADDR=ip, headers=headers)
 
 
-def test_without_a_token_figures_are_for_this_machine_alone(settings: Settings) -> None:
+def test_without_a_token_only_this_machine_reads_metrics(settings: Settings) -> None:
     settings.METRICS_TOKEN = ""
 
     assert metrics().status_code == 200
@@ -132,7 +132,7 @@ def test_without_a_token_figures_are_for_this_machine_alone(settings: Settings) 
         assert b"python_info" not in answer.content
 
 
-def test_this_machine_cannot_be_feigned(settings: Settings) -> None:
+def test_a_forwarded_loopback_address_is_not_this_machine(settings: Settings) -> None:
     settings.METRICS_TOKEN = ""
 
     assert metrics("203.0.113.9", **{"X-Forwarded-For": "127.0.0.1"}).status_code == 401
@@ -140,7 +140,7 @@ def test_this_machine_cannot_be_feigned(settings: Settings) -> None:
     assert metrics("127.0.0.1", **{"X-Forwarded-For": "127.0.0.1, 203.0.113.9"}).status_code == 401
 
 
-def test_with_a_token_figures_are_for_whoever_has_it(settings: Settings) -> None:
+def test_with_a_token_metrics_need_the_token(settings: Settings) -> None:
     settings.METRICS_TOKEN = "a-token-for-the-test"
 
     assert metrics("203.0.113.9", Authorization="Bearer a-token-for-the-test").status_code == 200

@@ -51,7 +51,7 @@ def test_a_field_that_stands_in_for_another_makes_that_one_optional() -> None:
     assert ORDER.read({"volume": 1, "side": "BUY", "ref": "abc"}).done()["ticket"] is None
 
 
-def test_older_names_are_read_by_older_routes_alone() -> None:
+def test_only_older_routes_read_older_names() -> None:
     fields = {"lots": 1, "side": "BUY", "ref": "abc"}
 
     assert ORDER.read(fields, strict=False).done()["volume"] == 1
@@ -71,7 +71,7 @@ def test_a_list_names_what_is_wrong_with_one_of_its_items() -> None:
         read([{**good, "volume": 0}])
 
 
-def test_its_schema_says_the_same() -> None:
+def test_the_schema_has_the_declared_fields() -> None:
     shape = ORDER.shape()
 
     assert list(shape["properties"]) == ["volume", "side", "direction", "ref", "ticket", "note"]

@@ -49,7 +49,7 @@ def tables_of(subjects: Any) -> Any:
     return sorted({subject.split(" ")[1].split(".")[0] for subject in subjects})
 
 
-def test_names_each_trigger_that_is_gone(desk_db: str) -> None:
+def test_names_each_missing_trigger(desk_db: str) -> None:
     for subject in of_kind("trigger"):
         table, name = subject.split(" ")[1].split(".")
         as_owner(f"drop trigger {name} on {table}")
@@ -57,19 +57,19 @@ def test_names_each_trigger_that_is_gone(desk_db: str) -> None:
     assert named() == of_kind("trigger")
 
 
-def test_names_each_trigger_that_is_disabled(desk_db: str) -> None:
+def test_names_each_disabled_trigger(desk_db: str) -> None:
     as_owner(*[f"alter table {table} disable trigger user" for table in tables_of(of_kind("trigger"))])
 
     assert named() == of_kind("trigger")
 
 
-def test_names_each_trigger_that_would_sleep_under_a_superuser(desk_db: str) -> None:
+def test_names_each_trigger_that_would_not_fire_in_replica_mode(desk_db: str) -> None:
     as_owner(*[f"alter table {table} enable trigger user" for table in tables_of(of_kind("trigger"))])
 
     assert named() == of_kind("trigger")
 
 
-def test_names_a_trigger_that_calls_something_else(desk_db: str) -> None:
+def test_names_a_trigger_that_calls_another_function(desk_db: str) -> None:
     as_owner(
         "create function nothing() returns trigger language plpgsql as 'begin return new; end'",
         "drop trigger keeps_its_identity on trades",
@@ -80,7 +80,7 @@ def test_names_a_trigger_that_calls_something_else(desk_db: str) -> None:
     assert named() >= {"trigger trades.keeps_its_identity", "function nothing()"}
 
 
-def test_names_a_trigger_that_somebody_added(desk_db: str) -> None:
+def test_names_an_added_trigger(desk_db: str) -> None:
     as_owner(
         "create function swallow() returns trigger language plpgsql as 'begin return null; end'",
         "create trigger a_swallow before delete on active_trades for each row execute function swallow()",
@@ -89,7 +89,7 @@ def test_names_a_trigger_that_somebody_added(desk_db: str) -> None:
     assert named() >= {"trigger active_trades.a_swallow", "function swallow()"}
 
 
-def test_each_trigger_comes_back_by_its_remedy(desk_db: str) -> None:
+def test_each_remedy_restores_its_trigger(desk_db: str) -> None:
     for subject in of_kind("trigger"):
         table, name = subject.split(" ")[1].split(".")
         as_owner(f"drop trigger {name} on {table}")
@@ -103,7 +103,7 @@ def test_each_trigger_comes_back_by_its_remedy(desk_db: str) -> None:
 # --- keys, checks, columns
 
 
-def test_names_each_constraint_that_is_gone(desk_db: str) -> None:
+def test_names_each_missing_constraint(desk_db: str) -> None:
     for subject in of_kind("constraint"):
         table, name = subject.split(" ")[1].split(".")
         as_owner(f'alter table {table} drop constraint if exists "{name}" cascade')
@@ -111,7 +111,7 @@ def test_names_each_constraint_that_is_gone(desk_db: str) -> None:
     assert named() >= of_kind("constraint")
 
 
-def test_names_each_check_that_was_loosened(desk_db: str) -> None:
+def test_names_each_loosened_check(desk_db: str) -> None:
     checks = {subject for subject in of_kind("constraint") if catalogue.wanted()[subject].startswith("CHECK")}
     for subject in checks:
         table, name = subject.split(" ")[1].split(".")
@@ -121,7 +121,7 @@ def test_names_each_check_that_was_loosened(desk_db: str) -> None:
     assert named() == checks
 
 
-def test_names_a_key_that_was_never_proved(desk_db: str) -> None:
+def test_names_a_foreign_key_that_is_not_validated(desk_db: str) -> None:
     as_owner(
         "alter table trade_history drop constraint trade_history_status_is_closed,"
         " add constraint trade_history_status_is_closed check (status = 'CLOSED') not valid"
@@ -131,7 +131,7 @@ def test_names_a_key_that_was_never_proved(desk_db: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["trades.open_trade_is_active", "wallets.wallet_balance_is_its_last_entrys"])
-def test_names_a_key_whose_triggers_a_superuser_disabled(desk_db: str, superuser: Any, key: str) -> None:
+def test_names_a_foreign_key_whose_triggers_are_disabled(desk_db: str, superuser: Any, key: str) -> None:
     """The constraint stands as before, and nothing looks at it any more."""
     table, name = key.split(".")
     of_key = "select tgname from pg_trigger join pg_constraint c on c.oid = tgconstraint where c.conname = %s"
@@ -141,7 +141,7 @@ def test_names_a_key_whose_triggers_a_superuser_disabled(desk_db: str, superuser
     assert named() == {f"constraint {key}"}
 
 
-def test_each_constraint_comes_back_by_its_remedy(desk_db: str) -> None:
+def test_each_remedy_restores_its_constraint(desk_db: str) -> None:
     for subject in of_kind("constraint"):
         table, name = subject.split(" ")[1].split(".")
         if catalogue.wanted()[subject].startswith(("CHECK", "FOREIGN")):
@@ -153,7 +153,7 @@ def test_each_constraint_comes_back_by_its_remedy(desk_db: str) -> None:
     assert named() == set()
 
 
-def test_names_what_a_column_lost(desk_db: str) -> None:
+def test_names_each_lost_property_of_a_column(desk_db: str) -> None:
     as_owner(
         "alter table ledger_transfers alter column scope drop not null",
         "alter table audit_log alter column xid drop default",
@@ -163,7 +163,7 @@ def test_names_what_a_column_lost(desk_db: str) -> None:
     assert named() == {"column ledger_transfers.scope", "column audit_log.xid", "column trades.open_id"}
 
 
-def test_names_an_index_that_is_gone(desk_db: str) -> None:
+def test_names_a_missing_index(desk_db: str) -> None:
     as_owner("drop index wallet_is_the_only_one_in_its_currency")
 
     assert named() == {"index wallets.wallet_is_the_only_one_in_its_currency"}
@@ -171,7 +171,7 @@ def test_names_an_index_that_is_gone(desk_db: str) -> None:
     assert named() == set()
 
 
-def test_names_a_table_that_a_crash_would_empty(desk_db: str) -> None:
+def test_names_an_unlogged_table(desk_db: str) -> None:
     as_owner("alter table copy_orders set unlogged")
 
     assert "table copy_orders" in named()
@@ -180,7 +180,7 @@ def test_names_a_table_that_a_crash_would_empty(desk_db: str) -> None:
 # --- functions
 
 
-def test_names_each_function_that_is_gone(desk_db: str) -> None:
+def test_names_each_missing_function(desk_db: str) -> None:
     for subject in of_kind("function"):
         as_owner(f"drop function if exists {subject.removeprefix('function ')} cascade")
 
@@ -196,7 +196,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("statement", PLANTED.values(), ids=PLANTED)
-def test_names_a_function_that_lost(desk_db: str, statement: Any) -> None:
+def test_names_a_function_that_lost_a_property(desk_db: str, statement: Any) -> None:
     as_owner(statement)
 
     (difference,) = catalogue.differences()
@@ -239,7 +239,7 @@ GRANTS = {
 
 
 @pytest.mark.parametrize(("statement", "subject"), GRANTS.items())
-def test_names_a_right_too_many_or_too_few_and_how_to_put_it_back(desk_db: str, statement: Any, subject: Any) -> None:
+def test_names_each_surplus_and_missing_right_with_its_remedy(desk_db: str, statement: Any, subject: Any) -> None:
     as_owner(statement)
 
     assert named() == {subject}
@@ -248,7 +248,7 @@ def test_names_a_right_too_many_or_too_few_and_how_to_put_it_back(desk_db: str, 
         assert named() == set()
 
 
-def test_names_a_role_of_too_much_power(desk_db: str, superuser: Any) -> None:
+def test_names_a_role_with_too_many_attributes(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("alter role copydesk_bot bypassrls")
         found = catalogue.read_through(superuser)
@@ -256,7 +256,7 @@ def test_names_a_role_of_too_much_power(desk_db: str, superuser: Any) -> None:
     assert found["role copydesk_bot"] != catalogue.wanted()["role copydesk_bot"]
 
 
-def test_a_reader_of_the_operators_own_is_no_difference(desk_db: str, superuser: Any) -> None:
+def test_a_read_only_role_of_the_operators_is_no_difference(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("create role reporting")
         superuser.execute("grant select on all tables in schema public to reporting")
@@ -271,7 +271,7 @@ def test_a_reader_of_the_operators_own_is_no_difference(desk_db: str, superuser:
 # --- where it is asked
 
 
-def test_check_database_fails_and_names_it(desk_db: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_database_fails_and_names_the_difference(desk_db: str, capsys: pytest.CaptureFixture[str]) -> None:
     as_owner("alter table trades disable trigger never_deleted")
 
     with pytest.raises(CommandError, match=r"trigger trades\.never_deleted") as refusal:
@@ -279,7 +279,7 @@ def test_check_database_fails_and_names_it(desk_db: str, capsys: pytest.CaptureF
     assert "alter table trades enable always trigger never_deleted" in str(refusal.value)
 
 
-def test_each_app_is_told_of_its_own(desk_db: str) -> None:
+def test_each_app_gets_its_own_differences(desk_db: str) -> None:
     as_owner(
         "alter table trades disable trigger never_deleted",
         "alter table wallets disable trigger never_deleted",
@@ -294,7 +294,7 @@ def test_each_app_is_told_of_its_own(desk_db: str) -> None:
     ]
 
 
-def test_a_database_of_a_newer_version_is_known_as_such(desk_db: str) -> None:
+def test_recognises_a_database_that_a_newer_version_migrated(desk_db: str) -> None:
     assert not catalogue.is_ahead()
 
     as_owner("update sql_functions set version = '99.0.0' where path = 'core/sql/functions/time.sql'")

@@ -78,7 +78,7 @@ def test_the_plan_names_the_file_and_changes_nothing(edited: None) -> None:
     assert "closed_anew" not in body_of("trade_close")
 
 
-def test_check_is_red_until_it_is_deployed(edited: None) -> None:
+def test_migrate_check_fails_until_the_file_is_deployed(edited: None) -> None:
     with pytest.raises(SystemExit, match="1"):
         call_command("migrate", check_unapplied=True, stdout=io.StringIO())
 
@@ -95,7 +95,7 @@ def test_migrate_deploys_the_edited_file_and_no_other(edited: None) -> None:
     assert catalogue.differences() == []
 
 
-def test_until_then_the_checks_say_which_function_is_stale(edited: None, client: Client) -> None:
+def test_the_checks_name_a_stale_function(edited: None, client: Client) -> None:
     (difference,) = catalogue.differences()
     assert str(difference) == (
         f"function trade_close(jsonb,jsonb) is stale: its body is not as {CLOSE} has it. Run manage.py migrate."
@@ -108,7 +108,7 @@ def test_until_then_the_checks_say_which_function_is_stale(edited: None, client:
 
 
 @pytest.mark.breaks_the_books
-def test_a_function_that_was_changed_by_hand_is_deployed_again(desk_db: str) -> None:
+def test_a_function_changed_by_hand_is_deployed_again(desk_db: str) -> None:
     as_owner("drop function trade_close(jsonb, jsonb)", "alter function signed_read(bigint, bigint, inet) volatile")
 
     out = migrated()
@@ -118,7 +118,7 @@ def test_a_function_that_was_changed_by_hand_is_deployed_again(desk_db: str) -> 
 
 
 @pytest.mark.breaks_the_books
-def test_rights_that_were_added_are_taken_back(desk_db: str) -> None:
+def test_added_rights_are_revoked(desk_db: str) -> None:
     as_owner(
         "grant execute on function ledger_move(jsonb, jsonb) to public",
         "revoke execute on function signed_call(bigint, bigint, jsonb, jsonb) from copydesk_bot",
@@ -131,7 +131,7 @@ def test_rights_that_were_added_are_taken_back(desk_db: str) -> None:
 
 
 @pytest.mark.breaks_the_books
-def test_a_faulty_file_deploys_nothing_of_all(edited: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faulty_file_prevents_the_whole_deployment(edited: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in one transaction: the desk runs on with the functions it had."""
     broken = [*functions.files(), functions.FunctionFile("trust/sql/functions/broken.sql", "create nonsense")]
     monkeypatch.setattr(functions, "files", lambda: broken)

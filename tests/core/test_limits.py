@@ -62,13 +62,13 @@ def let_through(hit: Any) -> int:
 
 
 @pytest.mark.parametrize("bucket", ["ip", "key", "account"])
-def test_lets_exactly_its_number_through_whoever_comes_at_once(bucket: str) -> None:
+def test_allows_exactly_the_limit_under_many_threads(bucket: str) -> None:
     name = uuid.uuid4().hex
 
     assert let_through(lambda: limiting.spend(bucket, name, LIMIT)) == LIMIT
 
 
-def test_a_limiter_that_reads_and_then_writes_would_let_more_through(settings: Settings) -> None:
+def test_control_a_limiter_that_reads_and_then_writes_allows_more(settings: Settings) -> None:
     """The control: without one atomic step in Redis the same test fails."""
     name = f"{settings.REDIS_PREFIX}-control:{uuid.uuid4().hex}"
     client = redis.Redis.from_url(settings.REDIS_URL)
@@ -96,13 +96,13 @@ def test_buckets_and_names_do_not_share_a_count() -> None:
             limiting.spend(bucket, of, 2)
 
 
-def test_zero_is_no_limit() -> None:
+def test_a_limit_of_zero_is_no_limit() -> None:
     name = uuid.uuid4().hex
 
     assert [limiting.spend("key", name, 0) for _ in range(100)] == [None] * 100
 
 
-def test_tells_what_is_left() -> None:
+def test_returns_what_remains_of_the_limit() -> None:
     name = uuid.uuid4().hex
 
     rooms = [limiting.spend("key", name, 3) for _ in range(3)]
@@ -130,7 +130,7 @@ def limited_bot(account: Any, per_minute: Any, kind: str = "master") -> Bot:
     return Bot({"key": made.key, "secret": made.secret})
 
 
-def test_a_key_has_its_own_limit_and_is_told_of_it(lena: TradingAccount) -> None:
+def test_a_key_has_its_own_limit_and_the_headers_show_it(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 3)
 
     answers = [bot.send("GET") for _ in range(4)]
@@ -141,7 +141,7 @@ def test_a_key_has_its_own_limit_and_is_told_of_it(lena: TradingAccount) -> None
     assert all(int(answer["RateLimit-Reset"]) > 0 for answer in answers)
 
 
-def test_whoever_is_over_a_limit_is_told_when_to_come_again(lena: TradingAccount) -> None:
+def test_a_limited_response_says_when_to_repeat(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 1)
     bot.send("POST", fields=opening("1"))
 
@@ -155,7 +155,7 @@ def test_whoever_is_over_a_limit_is_told_when_to_come_again(lena: TradingAccount
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
-def test_a_limited_request_uses_no_number_up(lena: TradingAccount) -> None:
+def test_a_limited_request_uses_up_no_number(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 1)
     bot.send("GET")
     request = bot.request("POST", fields=opening("1"))
@@ -179,7 +179,7 @@ def test_the_generations_of_a_key_share_its_limit(lena: TradingAccount) -> None:
     assert [bot.send("GET").status_code, newer.send("GET").status_code] == [429, 429]
 
 
-def test_the_limited_keys_of_an_account_share_a_limit_too(
+def test_the_limited_keys_of_an_account_share_a_limit(
     lena: TradingAccount, sam: TradingAccount, settings: Settings
 ) -> None:
     settings.RATE_PER_ACCOUNT = 3
@@ -191,7 +191,7 @@ def test_the_limited_keys_of_an_account_share_a_limit_too(
     assert stranger.send("GET").status_code == 200
 
 
-def test_keys_without_a_limit_have_none(lena_bot: Bot, settings: Settings) -> None:
+def test_keys_without_a_limit_are_not_limited_by_their_account(lena_bot: Bot, settings: Settings) -> None:
     settings.RATE_PER_ACCOUNT = 1
 
     answers = [lena_bot.send("GET") for _ in range(5)]
@@ -208,7 +208,7 @@ def from_somewhere(settings: Settings) -> dict[str, Any]:
     return {"headers": {"X-Forwarded-For": address, "X-Forwarded-Proto": "https"}}
 
 
-def test_an_address_is_limited_before_any_signature_is_looked_at(
+def test_an_address_is_limited_before_signatures_are_checked(
     lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
 ) -> None:
     settings.RATE_PER_IP = 3
@@ -222,7 +222,7 @@ def test_an_address_is_limited_before_any_signature_is_looked_at(
     assert lena_bot.send("GET").status_code == 200
 
 
-def test_nobody_fills_the_audit_log_with_what_cannot_be_read(
+def test_malformed_requests_cannot_fill_the_audit_log(
     lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
 ) -> None:
     """A refusal is a row, and rows are for ever: so malformed requests count against the address as well."""
@@ -235,7 +235,7 @@ def test_nobody_fills_the_audit_log_with_what_cannot_be_read(
     assert AuditLog.objects.filter(action="request.refused").count() == 3
 
 
-def test_nobody_fills_the_audit_log_without_tls(
+def test_requests_without_tls_cannot_fill_the_audit_log(
     lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
 ) -> None:
     settings.RATE_PER_IP = 3
@@ -246,7 +246,7 @@ def test_nobody_fills_the_audit_log_without_tls(
     assert Counter(answers) == {403: 3, 429: 7}
 
 
-def test_without_redis_everything_passes_and_is_logged(
+def test_without_redis_nothing_is_limited_and_a_warning_is_logged(
     no_redis: None, lena: TradingAccount, settings: Settings
 ) -> None:
     settings.RATE_PER_IP = 1
@@ -261,7 +261,7 @@ def test_without_redis_everything_passes_and_is_logged(
     assert {"rate_limit.unavailable", "replay_mark.unavailable"} <= {line["event"] for line in lines}
 
 
-def test_without_redis_a_write_is_still_never_taken_twice(no_redis: None, lena_bot: Bot) -> None:
+def test_without_redis_a_repeated_write_is_still_refused(no_redis: None, lena_bot: Bot) -> None:
     request = lena_bot.request("POST", fields=opening("1"))
 
     assert [request.send().status_code for _ in range(3)] == [201, 409, 409]

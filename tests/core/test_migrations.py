@@ -37,7 +37,7 @@ def checksums() -> dict[str, Any]:
     return found
 
 
-def test_a_released_migration_runs_what_it_ran(desk_db: str) -> None:
+def test_the_sql_of_a_released_migration_never_changes(desk_db: str) -> None:
     """`make released` adds the migrations of a release; it never changes a line."""
     released = json.loads(RELEASED.read_text())
 
@@ -52,7 +52,7 @@ def release() -> None:
     RELEASED.write_text(json.dumps({**checksums(), **released}, indent=0, sort_keys=True) + "\n")
 
 
-def test_a_function_has_one_source() -> None:
+def test_each_function_has_one_source_file() -> None:
     """Its file. Migrations make only what they call themselves, and stubs for the functions of their triggers."""
     called_by_migrations = {"grant_to", "protect", "make_append_only", "declare_trigger_function"}
     made = set()

@@ -22,5 +22,5 @@ from core import money
         ("0.123456785", 0, "0.12345678"),
     ],
 )
-def test_an_amount_is_shown_without_zeros_that_say_nothing(amount: str, places: int, shown: str) -> None:
+def test_an_amount_is_shown_without_trailing_zeros(amount: str, places: int, shown: str) -> None:
     assert money.plain(Decimal(amount), places) == shown

@@ -44,7 +44,7 @@ def units(amount: Any) -> int:
 
 
 @given(UNITS)
-def test_every_amount_comes_through_text_exactly(count: Any) -> None:
+def test_every_amount_is_read_exactly_from_text(count: Any) -> None:
     exact = Decimal(count).scaleb(-8)
 
     found = parsing.amount(money.text(exact))
@@ -54,7 +54,7 @@ def test_every_amount_comes_through_text_exactly(count: Any) -> None:
 
 
 @given(UNITS)
-def test_every_amount_comes_through_a_json_number_exactly(count: Any) -> None:
+def test_every_amount_is_read_exactly_from_a_json_number(count: Any) -> None:
     exact = Decimal(count).scaleb(-8)
 
     found = parsing.amount(parsing.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
@@ -63,7 +63,7 @@ def test_every_amount_comes_through_a_json_number_exactly(count: Any) -> None:
 
 
 @given(st.integers(min_value=0, max_value=10**17), st.integers(min_value=-17, max_value=17))
-def test_an_exponent_changes_no_digit(digits: Any, exponent: Any) -> None:
+def test_an_exponent_is_read_exactly(digits: Any, exponent: Any) -> None:
     read = parsing.json_object(f'{{"volume": {digits}e{exponent}}}'.encode())["volume"]
 
     assert isinstance(read, Decimal)
@@ -83,7 +83,7 @@ def test_an_exponent_changes_no_digit(digits: Any, exponent: Any) -> None:
 @example("5.")
 @example("-")
 @example("1\n")
-def test_text_is_an_amount_only_as_digits_with_a_point(written: Any) -> None:
+def test_only_digits_with_a_point_are_an_amount(written: Any) -> None:
     try:
         found = parsing.amount(written)
     except ValueError:
@@ -98,7 +98,7 @@ def test_a_float_is_never_an_amount(value: Any) -> None:
         parsing.amount(value)
 
 
-def test_no_number_of_a_body_becomes_a_float() -> None:
+def test_no_number_in_a_body_becomes_a_float() -> None:
     body = b'{"a": 0.1, "b": 1e2, "c": [1.5, {"d": -0.0}], "e": 1E-7}'
 
     def floats(value: Any) -> Any:
@@ -114,7 +114,7 @@ def test_no_number_of_a_body_becomes_a_float() -> None:
 
 @pytest.mark.parametrize("name", READERS)
 @given(value=ANYTHING)
-def test_a_reader_answers_a_value_or_names_a_fault(name: str, value: Any) -> None:
+def test_every_reader_returns_a_value_or_a_fault(name: str, value: Any) -> None:
     try:
         READERS[name](value)
     except ValueError as fault:
@@ -125,7 +125,7 @@ def test_a_reader_answers_a_value_or_names_a_fault(name: str, value: Any) -> Non
 @example(b'{"a":1}')
 @example(b"\xef\xbb\xbf{}")
 @example(b'{"a":1,"a":1}')
-def test_a_body_is_an_object_or_is_refused(body: Any) -> None:
+def test_a_body_that_is_not_an_object_is_refused(body: Any) -> None:
     try:
         read = parsing.json_object(body)
     except RequestMalformed as no:
@@ -135,7 +135,7 @@ def test_a_body_is_an_object_or_is_refused(body: Any) -> None:
 
 
 @given(st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | TEXT, max_size=6))
-def test_what_was_written_as_json_is_read_again(fields: Any) -> None:
+def test_reads_back_what_was_written_as_json(fields: Any) -> None:
     big = [value for value in fields.values() if isinstance(value, int) and abs(value) >= 10**39]
     if big:
         return
@@ -143,14 +143,14 @@ def test_what_was_written_as_json_is_read_again(fields: Any) -> None:
     assert parsing.json_object(json.dumps(fields).encode()) == fields
 
 
-def test_a_number_is_not_read_however_long_it_is() -> None:
+def test_very_long_numbers_are_refused() -> None:
     for digits in (b"9" * 41, b"0." + b"9" * 60, b"1e" + b"9" * 30):
         with pytest.raises(RequestMalformed):
             parsing.json_object(b'{"a": ' + digits + b"}")
 
 
 @given(st.dictionaries(TEXT, WITHOUT_FLOATS, max_size=4))
-def test_an_object_that_is_kept_can_be_written_by_everybody(fields: Any) -> None:
+def test_a_stored_object_can_be_written_by_the_database_and_orjson(fields: Any) -> None:
     """By the database too, which takes neither NUL nor half a character."""
     try:
         kept = parsing.small_object(512)(fields)
@@ -163,7 +163,7 @@ def test_an_object_that_is_kept_can_be_written_by_everybody(fields: Any) -> None
 
 
 @given(st.integers(86_400, 1_767_000_000), st.integers(-14 * 60, 14 * 60))
-def test_a_moment_is_the_same_in_every_zone(seconds: Any, minutes: Any) -> None:
+def test_a_time_is_the_same_in_every_zone(seconds: Any, minutes: Any) -> None:
     at = datetime.fromtimestamp(seconds, UTC)
     sign, offset = "-" if minutes < 0 else "+", abs(minutes)
     written = (at + timedelta(minutes=minutes)).replace(tzinfo=None).isoformat()
@@ -178,7 +178,7 @@ FORMS = st.dictionaries(st.sampled_from(["volume", "type", "direction", "comment
 @example({"\ud800": 1})
 @example({"type": Decimal("sNaN"), "direction": 1})
 @example({"volume": "1", "type": "BUY", "direction": "SELL"})
-def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields: Any) -> None:
+def test_a_form_names_every_fault_at_once_in_text_that_can_be_sent(fields: Any) -> None:
     form = parsing.Form(fields)
     form.need("volume", parsing.positive)
     form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
@@ -195,7 +195,7 @@ def test_a_form_names_every_fault_at_once_in_words_that_can_be_sent(fields: Any)
         assert fields.keys() <= {"volume", "type", "direction", "comment"}
 
 
-def test_two_names_of_one_field_may_agree_but_not_differ() -> None:
+def test_two_names_of_one_field_must_have_equal_values() -> None:
     def side(**fields: Any) -> Any:
         form = parsing.Form(fields)
         found = form.need("type", parsing.one_of(("BUY", "SELL")), "direction")

@@ -46,7 +46,7 @@ def told() -> dict[str, Any]:
     return {**framework, **known, **WITHOUT_A_CLASS}
 
 
-def test_every_refusal_has_a_code_of_its_own_and_says_something() -> None:
+def test_every_refusal_has_its_own_code_and_a_detail() -> None:
     classes = refusals()
     codes = [cls.code for cls in classes]
 
@@ -59,14 +59,14 @@ def test_every_refusal_has_a_code_of_its_own_and_says_something() -> None:
         assert cls.detail.endswith(".")
 
 
-def test_a_second_refusal_with_the_same_code_stops_the_start() -> None:
+def test_a_second_class_with_the_same_code_is_refused() -> None:
     with pytest.raises(TypeError, match="AlsoBusy and Busy have the same code 'busy'"):
         type("AlsoBusy", (errors.DomainError,), {"code": "busy"})
 
     assert errors.of_code("busy").__class__ is errors.Busy
 
 
-def test_an_outcome_of_the_database_becomes_the_refusal_with_its_code() -> None:
+def test_a_refused_outcome_of_the_database_becomes_its_refusal() -> None:
     refused = {"code": "busy", "refused": True, "replayed": True, "retry_after_ms": 100}
 
     refusal = errors.of_outcome(refused)
@@ -75,12 +75,12 @@ def test_an_outcome_of_the_database_becomes_the_refusal_with_its_code() -> None:
     assert errors.of_outcome({"code": "opened"}) is None
 
 
-def test_a_code_that_no_refusal_has_is_a_bug_that_names_it() -> None:
+def test_an_unknown_code_raises_an_error_that_names_it() -> None:
     with pytest.raises(RuntimeError, match="no DomainError has the code 'of_tomorrow'"):
         errors.of_outcome({"code": "of_tomorrow", "refused": True})
 
 
-def test_the_documentation_has_every_code_as_it_is() -> None:
+def test_the_documentation_has_every_code() -> None:
     rows = documented()
 
     assert {code: row[:2] for code, row in rows.items()} == told()
@@ -88,7 +88,7 @@ def test_the_documentation_has_every_code_as_it_is() -> None:
     assert all(meaning.endswith(".") and do.endswith(".") for _, _, meaning, do in rows.values())
 
 
-def test_a_500_may_be_repeated_and_nothing_else_that_fails_for_good() -> None:
+def test_the_documentation_says_that_only_a_500_may_be_repeated() -> None:
     for code, (status, retry) in told().items():
         assert (status < 500) or retry == "same_key", code
 
@@ -122,14 +122,14 @@ def test_a_refusal_is_a_problem_document() -> None:
         (None, "unavailable"),
     ],
 )
-def test_what_the_database_refuses_for_a_while_may_be_repeated(state: str | None, code: str) -> None:
+def test_a_temporary_failure_of_the_database_may_be_repeated(state: str | None, code: str) -> None:
     fault = OperationalError()
     fault.__cause__ = psycopg.errors.lookup(state)() if state else psycopg.OperationalError()
 
     assert problem.of_database(fault).code == code
 
 
-def test_a_broken_promise_of_the_database_is_a_bug() -> None:
+def test_a_violated_constraint_is_a_bug() -> None:
     from django.db import IntegrityError
 
     fault = IntegrityError()
@@ -163,7 +163,7 @@ def test_an_unknown_route_is_a_problem(client: Client, desk_db: str) -> None:
             refused(getattr(client, method)(path, HTTP_HOST=HOST), 404, "not_found")
 
 
-def test_another_method_is_told_which_ones_there_are(lena_bot: Bot, client: Client) -> None:
+def test_an_unsupported_method_gets_the_supported_ones(lena_bot: Bot, client: Client) -> None:
     body = refused(lena_bot.send("PUT", fields={}), 405, "method_not_allowed")
     assert body["retry"] == "never"
     assert lena_bot.send("PUT", fields={})["Allow"] == "GET, POST, HEAD, OPTIONS"
@@ -172,13 +172,13 @@ def test_another_method_is_told_which_ones_there_are(lena_bot: Bot, client: Clie
     assert answer["Allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_another_representation_is_not_acceptable(client: Client, desk_db: str) -> None:
+def test_an_unsupported_representation_is_not_acceptable(client: Client, desk_db: str) -> None:
     answer = client.get("/api/v2/time", HTTP_HOST=HOST, headers={"Accept": "application/xml"})
 
     refused(answer, 406, "not_acceptable")
 
 
-def test_whoever_is_not_signed_in_is_told_how_to_be(client: Client, desk_db: str) -> None:
+def test_an_anonymous_request_is_not_authenticated(client: Client, desk_db: str) -> None:
     answer = client.get("/api/v2/trades/history", HTTP_HOST=HOST)
 
     refused(answer, 401, "not_authenticated")
@@ -225,7 +225,7 @@ def test_a_bug_is_a_problem_without_its_traceback(
     assert b"Traceback" not in answer.content
 
 
-def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(
+def test_a_bug_in_a_signed_request_is_a_problem_with_unknown_outcome(
     in_production: dict[str, Any], lena_bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trades import services
@@ -248,7 +248,7 @@ def test_a_bug_in_a_signed_request_is_one_too_and_its_outcome_is_open(
     assert (again.status_code, again["Idempotency-Replayed"]) == (201, "true")
 
 
-def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(
+def test_an_unreachable_database_is_unavailable_and_may_be_repeated(
     lena_bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trades import services
@@ -265,7 +265,7 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(
     assert b"10.0.0.7" not in answer.content
 
 
-def test_a_request_keeps_the_id_it_came_with_where_that_is_harmless(client: Client, desk_db: str) -> None:
+def test_a_harmless_request_id_of_the_caller_is_kept(client: Client, desk_db: str) -> None:
     for given, kept in (("0123-abcd.EF_", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)):
         answer = client.get("/api/nothing", HTTP_HOST=HOST, headers={"X-Request-ID": given})
 

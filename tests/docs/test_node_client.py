@@ -50,7 +50,7 @@ def identity(cast: Any, owner: Any, kind: Any, url: Any) -> dict[str, Any]:
 # --- the vectors
 
 
-def test_meets_every_vector() -> None:
+def test_passes_every_vector() -> None:
     ran = run("vectors.mjs")
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -69,7 +69,7 @@ def test_meets_every_vector() -> None:
         lambda vectors: vectors["recognisable_mistakes_for_K1"].update(none=vectors["packets"][0]["signature"]),
     ],
 )
-def test_a_vector_that_is_not_met_is_told(planted: Callable[..., Any], tmp_path: Path) -> None:
+def test_reports_a_vector_that_fails(planted: Callable[..., Any], tmp_path: Path) -> None:
     vectors = json.loads((reading.DOCS / "vectors.json").read_text())
     planted(vectors)
     (tmp_path / "vectors.json").write_text(json.dumps(vectors))
@@ -99,7 +99,7 @@ def test_a_provider_opens_modifies_reduces_and_closes(web: Serving, cast: dict[s
     assert (str(closed.profit), str(closed.sl), closed.reason) == ("40.00000000", "1.10200000", "TP")
 
 
-def test_run_again_it_has_no_second_effect(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_second_run_has_no_second_effect(web: Serving, cast: dict[str, Any]) -> None:
     """As after a crash: every effect is named by what survives it."""
     first = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
     again = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
@@ -110,7 +110,7 @@ def test_run_again_it_has_no_second_effect(web: Serving, cast: dict[str, Any]) -
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
-def test_a_lost_answer_is_asked_for_again_under_the_same_key(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_lost_response_is_requested_again_under_the_same_key(web: Serving, cast: dict[str, Any]) -> None:
     with proxy.between(web.port, proxy.lose, bytes, proxy.lose) as between:
         ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", between.url))
 
@@ -124,7 +124,7 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(web: Serving, cast:
     assert AuditLog.objects.filter(action="trade.modified").count() == 1
 
 
-def test_an_answer_that_was_changed_on_its_way_is_not_believed(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_response_changed_in_transit_is_rejected(web: Serving, cast: dict[str, Any]) -> None:
     """Not the changed one, but the repeat's; and three kinds of change."""
     forge = [
         lambda body: body.replace(b'"0.10000000"', b'"9.10000000"'),
@@ -139,7 +139,7 @@ def test_an_answer_that_was_changed_on_its_way_is_not_believed(web: Serving, cas
     assert len(between.seen) == 3 + 6
 
 
-def test_an_emptied_snapshot_is_not_believed(web: Serving, cast: dict[str, Any]) -> None:
+def test_an_emptied_snapshot_is_rejected(web: Serving, cast: dict[str, Any]) -> None:
     none = hashlib.sha256(b"[]").hexdigest()
     empty = f'{{"stream_epoch":"1","as_of":{{"lena-eurusd":"3"}},"count":0,"digest":"{none}","trades":[]}}'.encode()
     with proxy.between(web.port, bytes, bytes, bytes, lambda _: empty) as between:
@@ -148,7 +148,7 @@ def test_an_emptied_snapshot_is_not_believed(web: Serving, cast: dict[str, Any])
     assert lines(ran.stdout)[3]["tickets"] == [["987654", "0.05000000"]]
 
 
-def test_a_wrong_secret_is_told_and_not_repeated(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_wrong_secret_is_reported_and_not_repeated(web: Serving, cast: dict[str, Any]) -> None:
     wrong = identity(cast, "lena", "master", web.url) | {"COPYDESK_SECRET": "0" * 64}
     with proxy.between(web.port) as between:
         ran = run("provider.mjs", "987654", **wrong | {"COPYDESK_URL": between.url})
@@ -226,7 +226,7 @@ def test_follows_from_snapshot_to_close_with_verified_packets(web: Serving, cast
     ]
 
 
-def test_what_is_not_for_it_uses_the_number_up(web: Serving, cast: dict[str, Any], follows: Subscription) -> None:
+def test_a_gapfill_uses_up_its_number(web: Serving, cast: dict[str, Any], follows: Subscription) -> None:
     strategies.pause(subscription=follows, actor=audit.SYSTEM)
     with following(cast, web.url) as finn:
         finn.until("snapshot")
@@ -244,7 +244,7 @@ def test_a_packet_of_another_secret_is_refused(web: Serving, cast: dict[str, Any
     assert (line["packet"], line["refused"]) == (None, "the signature is wrong")
 
 
-def test_what_never_arrived_comes_with_a_snapshot(web: Serving, cast: dict[str, Any], lena: TradingAccount) -> None:
+def test_a_lost_event_arrives_with_the_next_snapshot(web: Serving, cast: dict[str, Any], lena: TradingAccount) -> None:
     """The close commits without a publisher: the process that did it died before it could tell."""
     web.bot("lena", "master").open(**opening("1"))
     with following(cast, web.url) as finn:
@@ -255,7 +255,7 @@ def test_what_never_arrived_comes_with_a_snapshot(web: Serving, cast: dict[str, 
     assert (repaired["as_of"], repaired["must_hold"]) == ({"lena-eurusd": "2"}, [])
 
 
-def test_connects_anew_when_the_desk_restarts(serve: Callable[..., Serving], cast: dict[str, Any]) -> None:
+def test_reconnects_when_the_desk_restarts(serve: Callable[..., Serving], cast: dict[str, Any]) -> None:
     first = serve()
     with following(cast, first.url) as finn:
         finn.until("snapshot")
@@ -266,7 +266,7 @@ def test_connects_anew_when_the_desk_restarts(serve: Callable[..., Serving], cas
         assert finn.until("snapshot", 40)["as_of"] == {"lena-eurusd": "0"}
 
 
-def test_a_revoked_key_ends_it(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_revoked_key_ends_the_follower(web: Serving, cast: dict[str, Any]) -> None:
     with following(cast, web.url) as finn:
         finn.until("snapshot")
         key = BotKey.objects.get(key_id=key_of(cast, "finn", "copier")["key"].partition(".")[0])
@@ -276,7 +276,7 @@ def test_a_revoked_key_ends_it(web: Serving, cast: dict[str, Any]) -> None:
         assert finn.process.wait(10) == 1
 
 
-def test_a_stranger_is_refused_at_the_door(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_strangers_handshake_is_refused(web: Serving, cast: dict[str, Any]) -> None:
     with following(cast, web.url, COPYDESK_SECRET="0" * 64) as finn:
         assert finn.next()["code"] == "signature_invalid"
         assert finn.process.wait(10) == 1
@@ -325,7 +325,7 @@ def watched(events: Any, talk: Any) -> list[Any]:
         return [tuple(line) for line in lines(ran.stdout)]
 
 
-def test_a_number_left_out_is_a_gap_until_the_snapshot_that_it_asks_for() -> None:
+def test_a_missing_number_is_a_gap_until_the_requested_snapshot() -> None:
     said = []
 
     def talk(desk: Any) -> None:
@@ -345,7 +345,7 @@ def test_a_number_left_out_is_a_gap_until_the_snapshot_that_it_asks_for() -> Non
     assert json.loads(said[0]) == {"type": "resync"}
 
 
-def test_a_heartbeat_that_stays_ahead_is_a_gap() -> None:
+def test_a_heartbeat_ahead_of_the_events_is_a_gap() -> None:
     def talk(desk: Any) -> None:
         desk.send(snapshot(5))
         desk.send(beat(6))
@@ -372,7 +372,7 @@ def test_reads_frames_of_every_size_and_shape_and_answers_pings() -> None:
     assert pongs == [True]
 
 
-def test_a_snapshot_that_lacks_rows_is_not_taken() -> None:
+def test_a_snapshot_with_missing_rows_is_rejected() -> None:
     def talk(desk: Any) -> None:
         desk.send(snapshot(5, count=1))
         desk.recv()

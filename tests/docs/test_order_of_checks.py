@@ -59,7 +59,7 @@ def test_each_check_comes_before_the_next(lena: TradingAccount, lena_bot: Bot) -
         assert asked.send().json()["code"] == code
 
 
-def test_answers_are_signed_from_the_seventh_check_on(lena: TradingAccount, lena_bot: Bot) -> None:
+def test_responses_are_signed_from_the_seventh_check_on(lena: TradingAccount, lena_bot: Bot) -> None:
     """As the page says where it lists what cannot be signed."""
     listed = reading.text("protocol").partition("except these**")[2].partition("- any 5xx")[0]
     unsigned = set(re.findall(r"`([a-z_]+)`", listed))
@@ -69,7 +69,7 @@ def test_answers_are_signed_from_the_seventh_check_on(lena: TradingAccount, lena
         assert is_signed == (code not in unsigned), code
 
 
-def test_a_request_that_never_reached_its_transaction_used_no_number_up(lena_bot: Bot) -> None:
+def test_a_request_refused_before_its_transaction_uses_up_no_number(lena_bot: Bot) -> None:
     refused = lena_bot.request("POST", fields={"ticket_id": "0"})
     assert refused.send().json()["code"] == "invalid"
 

@@ -27,7 +27,7 @@ def test_the_vectors_are_served(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
-def test_each_page_is_served_as_text(name: Any, client: Client) -> None:
+def test_each_page_is_served(name: Any, client: Client) -> None:
     html = client.get(f"/docs/{name}/").content.decode()
 
     heading = reading.text(name).splitlines()[0].removeprefix("# ")
@@ -35,7 +35,7 @@ def test_each_page_is_served_as_text(name: Any, client: Client) -> None:
     assert re.search(rf'<a href="/docs/{name}/"\s+aria-current="page">', html)
 
 
-def test_the_first_page_leads_to_all_others(client: Client) -> None:
+def test_the_first_page_links_to_all_others(client: Client) -> None:
     html = client.get("/docs/").content.decode()
 
     for name in reference.PAGES:
@@ -44,13 +44,13 @@ def test_the_first_page_leads_to_all_others(client: Client) -> None:
     assert 'href="/api/docs/"' in html
 
 
-def test_a_file_that_is_not_for_bots_authors_is_not_served(client: Client) -> None:
+def test_other_files_are_not_served(client: Client) -> None:
     assert client.get("/docs/market-data/").status_code == 404
     assert client.get("/docs/..%2Fsecurity/").status_code == 404
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
-def test_every_link_of_a_page_leads_somewhere(name: Any, client: Client) -> None:
+def test_every_link_of_a_page_works(name: Any, client: Client) -> None:
     """To a page that is served, and to a heading that it has."""
     html = client.get(f"/docs/{name}/").content.decode()
     article = html[html.index("<article>") :]
@@ -65,7 +65,7 @@ def test_every_link_of_a_page_leads_somewhere(name: Any, client: Client) -> None
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
-def test_every_link_of_a_file_leads_somewhere(name: Any) -> None:
+def test_every_link_of_a_file_works(name: Any) -> None:
     """In the repository too, where the links are files'."""
     for target in re.findall(r"\]\(([^)]+)\)", reading.text(name)):
         file, _, anchor = target.partition("#")
@@ -75,7 +75,7 @@ def test_every_link_of_a_file_leads_somewhere(name: Any) -> None:
             assert anchor in [reference.anchor_of(heading) for heading in headings], target
 
 
-def test_html_inside_a_page_would_be_shown_as_text(tmp_path: Path) -> None:
+def test_html_in_a_page_is_escaped(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A <script>alert(1)</script> page\n")
 

@@ -69,14 +69,14 @@ def test_the_read_and_its_answer_are_signed_as_the_page_says() -> None:
     assert f"this body of {len(body)} bytes" in page.replace("\n", " ")
 
 
-def test_the_snapshot_of_the_page_has_the_digest_that_it_says() -> None:
+def test_the_snapshot_of_the_page_has_the_digest_of_the_page() -> None:
     body = PROTOCOL["read.body"]
     sent_trades = body[body.index('"trades":') + len('"trades":') : -1]
 
     assert json.loads(body)["digest"] == hashlib.sha256(sent_trades.encode()).hexdigest()
 
 
-def test_the_desk_does_what_the_example_asks(lena_bot: Bot) -> None:
+def test_the_desk_accepts_the_example(lena_bot: Bot) -> None:
     """The very bytes of the page's body, signed by a key of this desk."""
     line, _, body = sent(PROTOCOL["open.request"])
     method, path, _ = line.split(" ")
@@ -117,7 +117,7 @@ def test_packets_are_signed_as_the_page_says(name: str) -> None:
     assert made == given
 
 
-def test_the_text_that_signs_the_open_is_that_of_its_fields() -> None:
+def test_the_signed_text_of_the_open_consists_of_its_fields() -> None:
     given = packet("packet.open")
     tail = ("CP1", given["action"], given["trade_ref"], given["gen"])
 
@@ -149,7 +149,7 @@ def test_the_packets_of_the_page_are_what_the_desk_would_send(name: str, event: 
     )  # fmt: skip
 
 
-def test_the_trade_of_the_pages_is_as_old_as_they_say() -> None:
+def test_the_trades_id_has_the_time_of_the_page() -> None:
     """The time in its id lies between its open and the packet that tells of it."""
     ref = packet("packet.open")["trade_ref"]
     opened = re.search(r'"opened_at": "([^"]+)"', reading.text("protocol"))[1]
@@ -204,7 +204,7 @@ def test_the_sizes_of_the_page_are_the_desks(terms: Any, provider: Any, lots: An
 # --- what the tests above would catch
 
 
-def test_a_wrong_digit_is_noticed() -> None:
+def test_control_a_wrong_digit_is_detected() -> None:
     """The example with one digit of its body changed no longer has the signature of the page."""
     block = PROTOCOL["open.request"].replace('"0.10"', '"0.11"')
 

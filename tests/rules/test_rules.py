@@ -75,7 +75,7 @@ def writers_named_in_the_architecture() -> set[str]:
     return set(re.findall(r"`([\w/]+\.py)`", section))
 
 
-def test_what_the_forms_of_the_admin_write_is_named_in_the_architecture(rf: RequestFactory) -> None:
+def test_the_architecture_names_what_the_admins_forms_write(rf: RequestFactory) -> None:
     request = rf.get("/admin/")
     request.user = User(username="desk", is_staff=True, is_superuser=True)
     text = (trees.ROOT / "ARCHITECTURE.md").read_text()
@@ -95,7 +95,7 @@ def _files(broken: list[str]) -> set[str]:
     return {line.partition(":")[0] for line in broken}
 
 
-def test_what_writes_outside_services_is_named_in_the_architecture() -> None:
+def test_the_architecture_names_every_writer_outside_services() -> None:
     broken = rules.broken(rules.writes_outside_services, trees.ROOT)
     named = writers_named_in_the_architecture()
 
@@ -104,7 +104,7 @@ def test_what_writes_outside_services_is_named_in_the_architecture() -> None:
 
 
 @pytest.mark.parametrize("rule", HELD, ids=lambda rule: rule.__name__)
-def test_holds(rule: Rule) -> None:
+def test_the_rule_holds(rule: Rule) -> None:
     assert rules.broken(rule, trees.ROOT) == []
 
 
@@ -115,11 +115,11 @@ def test_refuses_a_planted_violation(rule: Rule, path: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(("rule", "path", "line"), ALLOWED, ids=lambda part: getattr(part, "__name__", str(part)[:40]))
-def test_allows_it_where_it_belongs(rule: Rule, path: str, line: str) -> None:
+def test_allows_the_same_code_where_it_belongs(rule: Rule, path: str, line: str) -> None:
     assert list(rule(Source(Path(path), line))) == []
 
 
-def test_every_module_that_says_it_is_pure_is_in_the_contract() -> None:
+def test_every_module_that_is_declared_pure_is_in_the_contract() -> None:
     pure = next(contract for contract in trees.contracts(trees.ROOT) if contract["name"].startswith("Pure"))
 
     assert rules.pure_modules(trees.ROOT) <= set(pure["source_modules"])

@@ -84,7 +84,7 @@ def first(template: Template, django_db_blocker: Any) -> Iterator[str]:
     databases.drop(name)
 
 
-def test_the_migration_brings_a_database_of_the_first_days_up_to_date(first: str, template: Template) -> None:
+def test_the_migration_updates_a_database_of_the_first_days(first: str, template: Template) -> None:
     psql(first, OLD_TERMS + OLD_CLAIMS + OLD_BODIES + OLD_TRADES)
 
     call_command("migrate", verbosity=0)
@@ -94,7 +94,7 @@ def test_the_migration_brings_a_database_of_the_first_days_up_to_date(first: str
     assert [*trades.faults(), *wallets.faults(), *trust.faults()] == []
 
 
-def test_terms_that_the_new_check_forbids_stop_no_migration_and_are_named(first: str) -> None:
+def test_terms_that_the_new_check_forbids_are_named_and_stop_no_migration(first: str) -> None:
     psql(first, OLD_TERMS + TERMS_WITHOUT_A_LARGEST_VOLUME)
 
     call_command("migrate", verbosity=0)
@@ -104,7 +104,7 @@ def test_terms_that_the_new_check_forbids_stop_no_migration_and_are_named(first:
     ]
 
 
-def test_a_migration_that_was_renamed_stops_the_upgrade_and_there_is_a_way_out(first: str, template: Template) -> None:
+def test_a_renamed_migration_stops_the_upgrade_with_a_way_out(first: str, template: Template) -> None:
     psql(first, OLD_TRUST)
 
     with pytest.raises(ProgrammingError, match="trust_is_appealed_once_a_score"):
@@ -129,7 +129,7 @@ def test_two_nodes_may_migrate_at_once(first: str, template: Template) -> None:
     assert catalogue.differences() == []
 
 
-def test_a_migration_that_is_killed_in_the_middle_is_finished_by_the_next(first: str, template: Template) -> None:
+def test_a_killed_migration_is_finished_by_the_next_run(first: str, template: Template) -> None:
     def applied() -> int:
         return len(MigrationRecorder(connections["owner"]).applied_migrations())
 

@@ -31,7 +31,7 @@ def add_bars() -> None:
     )
 
 
-def test_the_life_that_a_release_is_frozen_with_fills_every_table(desk_db: str, serve: Callable[..., Serving]) -> None:
+def test_the_data_of_a_frozen_release_fills_every_table(desk_db: str, serve: Callable[..., Serving]) -> None:
     add_bars()
 
     facts = life.live(serve().url)

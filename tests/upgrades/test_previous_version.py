@@ -114,13 +114,13 @@ def test_the_version_before_says_that_it_is_ready(old_desk: Desk) -> None:
     assert (status, json.loads(state)["status"]) == (200, "ready")
 
 
-def test_the_new_version_is_whole_again_after_its_own_migrate(old_desk: Desk) -> None:
+def test_the_new_version_is_intact_after_its_own_migrate(old_desk: Desk) -> None:
     call_command("migrate", verbosity=0)
 
     assert catalogue.differences() == []
 
 
-def test_old_bots_go_on_with_the_new_version(desk: Desk, source: Path) -> None:
+def test_old_bots_work_with_the_new_version(desk: Desk, source: Path) -> None:
     check_old_bots(source, desk)
 
 

@@ -94,7 +94,7 @@ def check_whole() -> None:
     assert [*trades.faults(), *wallets.faults(), *trust.faults()] == []
 
 
-def test_a_restore_beside_the_desk_is_whole(archive: Path, restored: str, upgraded: Upgraded) -> None:
+def test_a_restore_into_the_same_cluster_is_complete(archive: Path, restored: str, upgraded: Upgraded) -> None:
     restore(archive, restored)
 
     check_whole()
@@ -102,14 +102,14 @@ def test_a_restore_beside_the_desk_is_whole(archive: Path, restored: str, upgrad
     assert [name for name, values in before.items() if after.get(name) != values] == []
 
 
-def test_a_restore_into_another_cluster_is_whole_once_it_has_the_roles(archive: Path, elsewhere: str) -> None:
+def test_a_restore_into_another_cluster_with_the_roles_is_complete(archive: Path, elsewhere: str) -> None:
     make_roles()
     restore(archive, elsewhere)
 
     check_whole()
 
 
-def test_a_restore_before_the_roles_is_named_and_can_be_put_right(archive: Path, elsewhere: str) -> None:
+def test_a_restore_without_the_roles_is_named_and_can_be_repaired(archive: Path, elsewhere: str) -> None:
     # Without --exit-on-error, as most people run it: all comes but the grants.
     command = [embedded.postgres_bin() / "pg_restore", "--dbname", databases.url(elsewhere), archive]
     said = subprocess.run(command, capture_output=True, text=True).stderr
@@ -140,7 +140,7 @@ def test_a_restore_without_privileges_is_named(archive: Path, restored: str) -> 
     assert any(re.match(r"rights public on function trade_open\(", subject) for subject in found)
 
 
-def test_a_restore_of_data_with_disabled_triggers_leaves_them_weaker_and_is_named(
+def test_a_restore_with_disable_triggers_weakens_triggers_and_is_named(
     archive: Path, elsewhere: str, cluster: embedded.Postgres
 ) -> None:
     """`--disable-triggers` turns triggers on again as ordinary ones, which session_replication_role switches off."""

@@ -41,13 +41,13 @@ def difference(found: list[str], wanted: list[str]) -> str:
     return "\n".join(difflib.unified_diff(wanted, found, "a fresh desk", "the upgraded desk", lineterm="", n=6))
 
 
-def test_the_frozen_database_is_whole(upgraded: Upgraded) -> None:
+def test_the_frozen_database_is_complete(upgraded: Upgraded) -> None:
     known = {name: len(values) for name, values in columns(upgraded.before).items()}
 
     assert {name.partition(".")[0]: count for name, count in known.items()} == upgraded.release.facts["rows"]
 
 
-def test_every_row_is_as_it_was(upgraded: Upgraded) -> None:
+def test_every_row_is_unchanged(upgraded: Upgraded) -> None:
     before, after = columns(upgraded.before), columns(upgraded.name)
 
     changed = [name for name, values in before.items() if not name.startswith(LISTS) and after.get(name) != values]
@@ -61,7 +61,7 @@ def test_the_schema_is_that_of_a_fresh_desk(upgraded: Upgraded, template: Templa
         pytest.fail(difference(found, fresh))
 
 
-def test_the_comparisons_see_what_an_upgrade_could_lose(upgraded: Upgraded, template: Template, desk_db: str) -> None:
+def test_control_the_comparisons_detect_a_loss(upgraded: Upgraded, template: Template, desk_db: str) -> None:
     """The control: a trigger that is no longer ALWAYS, and one price that changed."""
     psql(
         desk_db,
@@ -102,7 +102,7 @@ def test_no_trade_is_lost_on_the_way_back_to_serving(desk: Desk) -> None:
     assert [*trades.faults(), *wallets.faults()] == []
 
 
-def test_an_effect_from_before_is_not_done_again(desk: Desk) -> None:
+def test_an_effect_from_before_the_upgrade_is_not_repeated(desk: Desk) -> None:
     kept, lena = desk.release.facts["kept"], desk.bot_of("lena master")
     lena.modify(kept["ticket"], sl="1.10250")
 
@@ -112,7 +112,7 @@ def test_an_effect_from_before_is_not_done_again(desk: Desk) -> None:
     assert str(ActiveTrade.objects.get(ticket_id=kept["ticket"]).sl) == "1.10250000"
 
 
-def test_a_number_used_before_is_refused(desk: Desk) -> None:
+def test_a_sequence_number_used_before_the_upgrade_is_refused(desk: Desk) -> None:
     lena, copy = desk.bot_of("lena master"), desk.bot_of("sam copier")
     lena.modify("1003", sl="1.10100")
     copy.key, copy.secret, copy.seq = lena.key, lena.secret, lena.seq - 1
@@ -129,7 +129,7 @@ def test_a_revoked_key_stays_revoked(desk: Desk) -> None:
     assert refusal.value.code == "key_revoked"
 
 
-def test_a_person_who_was_logged_in_still_is(desk: Desk) -> None:
+def test_a_signed_in_person_stays_signed_in(desk: Desk) -> None:
     status, page = desk.get("/wallet/", Cookie=f"sessionid={desk.release.facts['session']}")
 
     assert status == 200
