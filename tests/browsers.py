@@ -9,7 +9,7 @@ from accounts.models import User
 
 
 def of_staff(name: Any, *codenames: Any) -> Client:
-    """The browser of a staff user with only these permissions."""
+    """Return the browser of a staff user with only these permissions."""
     user = User.objects.create_user(name, password=None, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     browser = Client()

@@ -1,4 +1,4 @@
-"""A real Chromium: the system's, or on a machine where that is ours to do, one that is installed for the occasion."""
+"""Finds a Chromium on the system, or installs one where that is possible."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# Nothing but the pages under test is to be asked for anything.
+# The browser must connect to the pages under test only.
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--disable-quic", "--disable-dev-shm-usage",
@@ -18,12 +18,12 @@ ARGUMENTS = [
 @functools.cache
 def find() -> Path | None:
     named = os.environ.get("COPYDESK_CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, NAMES)), None) or _installed()
-    return Path(found) if found else None
+    program = named or next(filter(None, map(shutil.which, NAMES)), None) or _installed()
+    return Path(program) if program else None
 
 
 def _installed() -> str | None:
-    """As root on Debian and its kin, Chromium is one package away."""
+    """Install Chromium's package, as root on Debian and its derivatives."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return None
     print("\nInstalling chromium for the browser tests …", file=sys.stderr, flush=True)

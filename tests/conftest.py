@@ -1,7 +1,7 @@
-"""The cast, and a fresh desk for each test: lena leads, finn follows her, sam is a stranger, desk is staff.
+"""Fixtures: a fresh database for each test, and its cast: lena leads, finn follows, sam is a stranger, desk is staff.
 
-Whoever asks for the desk has the books checked on the way out: every trade in exactly one home, every balance the sum
-of its entries.
+After each test the invariants of trades and wallets are checked: every trade is in exactly one home, and every balance
+is the sum of its entries.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests import databases, ports
 from tests.signed import Bot
 
 ROOT = Path(__file__).resolve().parent.parent
-# The same examples each time, so that a change is judged by itself; the long form (COPYDESK_EXAMPLES) looks for others.
+# The same examples each time, so that only a change of the code changes the result. COPYDESK_EXAMPLES searches others.
 hypothesis.settings.register_profile("steady", derandomize=True)
 if "COPYDESK_EXAMPLES" not in os.environ:
     hypothesis.settings.load_profile("steady")
@@ -44,7 +44,7 @@ def template(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # each worker has a folder of its own in that of the run
+        folder = folder.parent  # the run's folder, which contains a folder for each worker
     shared = databases.shared_template(folder, demo_data.make)
     with django_db_blocker.unblock(), shared as (name, cast), databases.one_connection():
         yield Template(name, cast)
@@ -52,12 +52,12 @@ def template(django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def django_db_setup() -> None:
-    """pytest-django's own test database is not made: see `desk_db`."""
+    """pytest-django's own test database is not created: see `desk_db`."""
 
 
 @pytest.fixture
 def desk_db(template: Template, django_db_blocker: Any, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of this test's own database; Django's aliases point at it."""
+    """The name of the test's own database. Django's aliases point to it."""
     name = databases.copy(template.name)
     with django_db_blocker.unblock():
         databases.point_at(name)
@@ -121,11 +121,11 @@ def superuser(desk_db: str) -> Iterator[psycopg.Connection[Any]]:
     """The server's superuser `postgres`, in the mode in which only triggers enabled ALWAYS fire."""
     try:
         connection = psycopg.connect(**{**databases.login(), "user": "postgres"}, dbname=desk_db, autocommit=True)
-    except psycopg.OperationalError as no:
-        pytest.skip(f"NOT TESTED: nobody may log in as superuser `postgres` here ({no})")
+    except psycopg.OperationalError as fault:
+        pytest.skip(f"NOT TESTED: login as superuser `postgres` is not possible here ({fault})")
     with connection:
         if connection.execute("select current_setting('is_superuser')").fetchone() != ("on",):
-            pytest.skip("NOT TESTED: `postgres` is no superuser here")
+            pytest.skip("NOT TESTED: `postgres` is not a superuser here")
         connection.execute("set session_replication_role = replica")
         yield connection
 
@@ -140,7 +140,7 @@ def key_of(cast: dict[str, Any], owner: str, kind: str) -> dict[str, str]:
 class Serving:
     """A real web process on loopback, with the test's database."""
 
-    tree = ROOT  # whose code it runs
+    tree = ROOT  # the code that it runs
 
     def __init__(self, database: str, cast: dict[str, Any], **more: str) -> None:
         self.cast, self.port = cast, ports.free()
@@ -174,7 +174,7 @@ class Serving:
             connection.close()
 
     def kill(self) -> None:
-        """As a power cut would: no goodbye."""
+        """Kill the process as a power cut would."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -197,7 +197,7 @@ class Serving:
 
 @pytest.fixture
 def serve(desk_db: str, cast: dict[str, Any]) -> Iterator[Callable[..., Serving]]:
-    """Start web processes; keyword arguments are environment variables."""
+    """A function that starts a web process; its keyword arguments are environment variables."""
     started: list[Serving] = []
 
     def start(**more: str) -> Serving:

@@ -1,7 +1,7 @@
-"""A database of its own for each test, copied from a migrated template.
+"""A database for each test, copied from a migrated template.
 
-Append-only tables refuse TRUNCATE, and nothing here goes around that: a test commits as the real desk does, and its
-database is dropped whole.
+Append-only tables refuse TRUNCATE, and nothing here bypasses that: a test commits as the real desk does, and its
+database is dropped afterwards.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from django.db import connections
 from config import embedded
 
 _numbers = itertools.count(1)
-_kept: tuple[dict[str, Any], psycopg.Connection[Any]] | None = None
+_shared_connection: tuple[dict[str, Any], psycopg.Connection[Any]] | None = None
 
 
 def unique(stem: str) -> str:
@@ -31,16 +31,16 @@ def unique(stem: str) -> str:
 
 
 def login() -> dict[str, Any]:
-    """How the owner's login connects, whatever the database."""
+    """Return the connection parameters of the owner's login, without a database."""
     params = connections["owner"].get_connection_params()
     return {name: params[name] for name in ("host", "port", "user", "password") if params.get(name)}
 
 
 @contextmanager
 def server() -> Iterator[psycopg.Connection[Any]]:
-    known, kept = _kept or (None, None)
-    if kept is not None and known == login():
-        yield kept
+    parameters, shared = _shared_connection or (None, None)
+    if shared is not None and parameters == login():
+        yield shared
         return
     with psycopg.connect(**login(), dbname="postgres", autocommit=True) as connection:
         yield connection
@@ -48,18 +48,18 @@ def server() -> Iterator[psycopg.Connection[Any]]:
 
 @contextmanager
 def one_connection() -> Iterator[None]:
-    """For a block, databases of this cluster are made and dropped over one connection: it costs a fifth of a copy."""
-    global _kept
+    """Create and drop databases over one connection in a block: a new connection costs a fifth of a copy."""
+    global _shared_connection
     with server() as connection:
-        _kept = (login(), connection)
+        _shared_connection = (login(), connection)
         try:
             yield
         finally:
-            _kept = None
+            _shared_connection = None
 
 
 def point_at(name: str) -> None:
-    """All of Django's aliases mean this database from here on."""
+    """Point all of Django's aliases to this database."""
     for alias in settings.DATABASES:
         connections[alias].close()
         connections[alias].settings_dict["NAME"] = name
@@ -67,27 +67,27 @@ def point_at(name: str) -> None:
 
 @contextmanager
 def on_cluster(postgres: embedded.Postgres) -> Iterator[None]:
-    """All of Django's aliases, DATABASE_URL and what is below mean this cluster for a block."""
+    """Point Django's aliases and DATABASE_URL, and so the functions of this module, to this cluster for a block."""
     before = {alias: dict(connections[alias].settings_dict) for alias in connections}
-    there = {"HOST": str(postgres.sockets), "PORT": "", "USER": embedded.LOGIN, "PASSWORD": ""}
+    address = {"HOST": str(postgres.sockets), "PORT": "", "USER": embedded.LOGIN, "PASSWORD": ""}
     given = os.environ.get("DATABASE_URL")
     os.environ["DATABASE_URL"] = postgres.url
     try:
         for alias in connections:
             connections[alias].close()
-            connections[alias].settings_dict.update(there)
+            connections[alias].settings_dict.update(address)
         yield
     finally:
-        for alias, known in before.items():
+        for alias, parameters in before.items():
             connections[alias].close()
-            connections[alias].settings_dict.update(known)
+            connections[alias].settings_dict.update(parameters)
         del os.environ["DATABASE_URL"]
         if given is not None:
             os.environ["DATABASE_URL"] = given
 
 
 def url(name: str) -> str:
-    """DATABASE_URL of this database, for other processes."""
+    """Return the DATABASE_URL of this database, for other processes."""
     return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
 
 
@@ -103,12 +103,12 @@ def make_template() -> str:
 
 @contextmanager
 def shared_template(folder: Path, fill: Callable[[], Any]) -> Iterator[tuple[str, Any]]:
-    """A template's name, and what `fill` answered as JSON: made by the first worker of a run, dropped by the last.
+    """A template's name and the JSON of what `fill` returned. A run's first worker creates it, the last one drops it.
 
-    `folder` is one that all workers of the run know.
+    All workers of the run share `folder`.
     """
     notes = folder / "desk_template.json"
-    with _alone(folder):
+    with _exclusive(folder):
         if not notes.exists():
             notes.write_text(json.dumps({"name": make_template(), "content": fill(), "users": 0}))
             point_at("postgres")
@@ -116,7 +116,7 @@ def shared_template(folder: Path, fill: Callable[[], Any]) -> Iterator[tuple[str
         notes.write_text(json.dumps(note | {"users": note["users"] + 1}))
     yield note["name"], note["content"]
     point_at("postgres")
-    with _alone(folder):
+    with _exclusive(folder):
         note = json.loads(notes.read_text())
         notes.write_text(json.dumps(note | {"users": note["users"] - 1}))
         if note["users"] == 1:
@@ -125,7 +125,7 @@ def shared_template(folder: Path, fill: Callable[[], Any]) -> Iterator[tuple[str
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     with (folder / "desk_template.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -140,7 +140,7 @@ def empty() -> str:
 
 def copy(template: str) -> str:
     name = f"{unique('desk')}_{next(_numbers)}"
-    # In memory files are copied in no time; on a disk the log is quicker than the checkpoints that copying needs.
+    # In memory, copying files is fastest. On a disk, the log is faster than the checkpoints that copying files needs.
     strategy = "file_copy" if os.environ.get("COPYDESK_TESTS_IN_MEMORY") else "wal_log"
     with server() as connection:
         connection.execute(f"create database {name} template {template} strategy {strategy}")
@@ -148,11 +148,13 @@ def copy(template: str) -> str:
 
 
 def drop(name: str) -> None:
-    """Drop it from under whoever is connected. (WITH (FORCE) would stumble over an autovacuum of the system's.)"""
-    ours = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
+    """Drop the database after ending its connections. (WITH (FORCE) would fail where autovacuum runs.)"""
+    end_connections = (
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
+    )
     with server() as connection:
         for _ in range(1200):
-            connection.execute(ours, [name])
+            connection.execute(end_connections, [name])
             try:
                 connection.execute(f"drop database if exists {name}")
             except psycopg.errors.ObjectInUse:

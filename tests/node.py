@@ -1,4 +1,4 @@
-"""Node: the system's where it is new enough, else the one that Playwright's wheel brings along."""
+"""Finds Node: the system's where it is new enough, else the one in Playwright's wheel."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ OLDEST = 20
 
 @functools.cache
 def find() -> Path:
-    """The program. A machine without any fails here, and with it every test that needs one."""
+    """Return Node's path. Where there is none, this and every test that needs Node fail."""
     bundled = compute_driver_executable()[0]
     for candidate in (os.environ.get("COPYDESK_NODE"), shutil.which("node"), shutil.which("nodejs"), bundled):
         if candidate and _major(candidate) >= OLDEST:
@@ -23,7 +23,7 @@ def find() -> Path:
 
 def _major(program: str) -> int:
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
-        return int(said.lstrip("v").partition(".")[0])
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+        return int(version.lstrip("v").partition(".")[0])
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0

@@ -1,7 +1,7 @@
-"""A private PostgreSQL and Valkey for the tests, unless DATABASE_URL and REDIS_URL name some.
+"""A private PostgreSQL and Valkey for the tests, unless DATABASE_URL and REDIS_URL name servers.
 
-This is a plugin named on pytest's command line, for settings are read before any conftest is. Workers of a parallel run
-inherit the servers of the run that started them.
+A plugin on pytest's command line, because settings are read before any conftest. Workers of a parallel run inherit the
+servers of the run that started them.
 """
 
 import atexit
@@ -17,7 +17,7 @@ import pytest
 
 from config import embedded
 
-ROOM = 2 * 1024**3
+SPACE_BYTES = 2 * 1024**3
 MOST_WORKERS = 8
 _servers: embedded.Servers | None = None
 
@@ -32,16 +32,18 @@ def start() -> None:
         memory = _memory()
         os.environ["COPYDESK_TESTS_IN_MEMORY"] = "1" if memory else ""
         _servers = embedded.Servers(Path(tempfile.mkdtemp(prefix="copydesk-test-", dir=memory)), fast=True)
-        atexit.register(stop)  # where pytest ends before it has begun: --version, a wrong option
+        atexit.register(stop)  # for runs that end before the session starts: --version, a wrong option
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled run cleans up as after Ctrl-C
         _servers.start()
 
 
 def _memory() -> str | None:
-    """A file system in memory, where there is one with room: each test has a database, which is copied file by file."""
+    """A file system in memory with enough space: each test's database is copied file by file."""
     shared = Path("/dev/shm")
-    has_room = shared.is_dir() and os.access(shared, os.W_OK | os.X_OK) and shutil.disk_usage(shared).free > ROOM
-    return str(shared) if has_room else None
+    has_space = (
+        shared.is_dir() and os.access(shared, os.W_OK | os.X_OK) and shutil.disk_usage(shared).free > SPACE_BYTES
+    )
+    return str(shared) if has_space else None
 
 
 def stop() -> None:
@@ -53,7 +55,7 @@ def stop() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: Any) -> int:
-    """Two more than there are cores: a third of the time a worker waits for sockets and processes."""
+    """Two more than cores, because a worker waits a third of its time for sockets and processes."""
     return min((os.cpu_count() or 1) + 2, MOST_WORKERS)
 
 

@@ -1,4 +1,4 @@
-"""Signed requests against Django's own test client: the whole stack but the server, with every part in reach."""
+"""Signed requests through Django's test client: the whole stack except the web server."""
 
 import itertools
 import json
@@ -12,13 +12,13 @@ from django.test import Client as DjangoClient
 from copybot import signing
 
 HOST = "127.0.0.1:8000"
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # terms since then hold for whatever a test opens
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # terms from then on apply to every trade of a test
 _effects = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is signed, and what is sent: `but` changes what is sent after the signature was made."""
+    """The signed request. `but` changes what is sent after signing."""
 
     key: str
     secret: str
@@ -28,7 +28,7 @@ class Request:
     body: bytes = b""
     seq: int = 0
     time_ms: int = 0
-    window_ms: int = 30_000  # the longest there is: a busy machine may take its time
+    window_ms: int = 30_000  # the longest allowed, for busy machines
     effect: str = ""
     host: str = HOST
     but: dict[str, Any] = field(default_factory=dict)
@@ -40,17 +40,17 @@ class Request:
         )  # fmt: skip
 
     def headers(self) -> dict[str, str]:
-        named = {
+        headers = {
             "X-Cd-Key": self.key,
             "X-Cd-Time": str(self.time_ms),
             "X-Cd-Window": str(self.window_ms),
             "X-Cd-Seq": str(self.seq),
             "X-Cd-Sig": f"v1={self.signature()}",
         }
-        return named | ({"Idempotency-Key": self.effect} if self.effect else {})
+        return headers | ({"Idempotency-Key": self.effect} if self.effect else {})
 
     def send(self) -> Any:
-        """Django's response. `but` may hold method, path, query, body, host and headers (None leaves one out)."""
+        """Return Django's response. `but` may have method, path, query, body, host, headers (None omits a header)."""
         headers = {
             name: value
             for name, value in {**self.headers(), **self.but.get("headers", {})}.items()
@@ -70,18 +70,18 @@ class Request:
 
 
 class Bot:
-    """A key that counts its own numbers."""
+    """A key with its next sequence number."""
 
     def __init__(self, key: dict[str, str]) -> None:
         self.key, self.secret = key["key"], key["secret"]
         self.seq = time.time_ns() // 1000
 
     def request(self, method: str, path: str = "/api/v2/trades/active", fields: Any = None, **more: Any) -> Request:
-        """A request with the next number, not yet sent."""
+        """Return a request with the next number, without sending it."""
         self.seq += 1
         body = b"" if fields is None else json.dumps(fields).encode()
         effect = "" if method == "GET" else f"effect-{next(_effects):012d}"
-        made = Request(
+        signed = Request(
             self.key,
             self.secret,
             method,
@@ -91,7 +91,7 @@ class Bot:
             time_ms=time.time_ns() // 1_000_000,
             effect=effect,
         )
-        return replace(made, **more)
+        return replace(signed, **more)
 
     def send(self, method: str, path: str = "/api/v2/trades/active", fields: Any = None, **more: Any) -> Any:
         return self.request(method, path, fields, **more).send()

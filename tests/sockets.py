@@ -1,7 +1,4 @@
-"""A real client of the stream: signed as a bot, or with a browser's session.
-
-How long it waits says nothing of the desk: a busy machine may be slow.
-"""
+"""A real client of the stream, signed as a bot or with a browser's session. Waits are long, for busy machines."""
 
 import json
 import time
@@ -16,7 +13,7 @@ PATIENCE_S = 60
 
 
 class Watching:
-    """An open socket, message by message. Heartbeats are skipped where not asked for."""
+    """An open socket, message by message. `next` skips heartbeats by default."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection

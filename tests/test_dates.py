@@ -1,4 +1,4 @@
-"""The suites are green on every day: `make dates` runs them at many moments; here one suite runs at one of them."""
+"""The suites pass on every date. `make dates` runs them at many moments; this file runs one suite at one moment."""
 
 import json
 import subprocess
@@ -41,12 +41,12 @@ print(json.dumps([python.isoformat(), database.isoformat(), valkey.isoformat(), 
 
 @pytest.fixture
 def month_end() -> Iterator[Any]:
-    """The environment of a process that begins at the end of a month."""
+    """The environment of a process that starts at the end of a month."""
     try:
         with clock.shifted(MONTH_END) as environ:
             yield environ
-    except clock.CannotShift as why:
-        pytest.skip(f"THE SUITES WERE NOT RUN AT ANOTHER DATE: {why}")
+    except clock.CannotShift as fault:
+        pytest.skip(f"THE SUITES WERE NOT RUN AT ANOTHER DATE: {fault}")
 
 
 def test_the_shifted_clock_runs_in_python_postgresql_and_valkey(month_end: Any) -> None:
@@ -60,7 +60,7 @@ def test_the_shifted_clock_runs_in_python_postgresql_and_valkey(month_end: Any) 
 
 
 def test_the_settlement_suite_passes_at_the_end_of_a_month(month_end: Any) -> None:
-    """Only the planted test fails: so the clock is shifted, and a test that depends on the day is found."""
+    """Only the planted test fails, which proves that the clock is shifted and that date-bound tests are found."""
     suites = ["tests/wallets/test_settlement.py", "tests/clock/planted.py"]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-rf", "--durations=0", "--durations-min=60", *suites]
     run = subprocess.run(command, cwd=ROOT, env=month_end, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The published schema: it is valid, it has every route with its errors, and the desk keeps to it, fuzzed."""
+"""The OpenAPI document is valid and complete, and the desk's responses to fuzzed requests match it."""
 
 import functools
 import os
@@ -52,7 +52,7 @@ def named(verb: Any, path: Any) -> Any:
 
 
 def resolved(part: Any) -> Any:
-    """The component that a reference names; anything else as it is."""
+    """Return the component that a reference names; return any other value unchanged."""
     if "$ref" not in part:
         return part
     section, name = part["$ref"].removeprefix("#/components/").split("/")
@@ -60,7 +60,7 @@ def resolved(part: Any) -> Any:
 
 
 def parameters_of(operation: Any) -> list[Any]:
-    return [resolved(one) for one in operation.get("parameters", [])]
+    return [resolved(parameter) for parameter in operation.get("parameters", [])]
 
 
 def answers_of(operation: Any) -> dict[Any, Any]:
@@ -72,11 +72,11 @@ def answers_of(operation: Any) -> dict[Any, Any]:
 
 def test_the_document_is_valid_openapi_and_generated_without_warnings() -> None:
     GENERATOR_STATS.reset()
-    made = SchemaGenerator().get_schema(request=None, public=True)
+    generated = SchemaGenerator().get_schema(request=None, public=True)
     faults = [*GENERATOR_STATS._warn_cache, *GENERATOR_STATS._error_cache]
 
-    assert made["openapi"] == "3.1.0"
-    validate_schema(made)
+    assert generated["openapi"] == "3.1.0"
+    validate_schema(generated)
     assert faults == []
 
 
@@ -90,10 +90,10 @@ def test_every_schema_is_a_valid_json_schema() -> None:
             for inner in value:
                 yield from schemas(inner)
 
-    found = [*schemas(document()), *document()["components"]["schemas"].values()]
-    assert len(found) > 100
-    for one in found:
-        jsonschema.Draft202012Validator.check_schema(one)
+    all_schemas = [*schemas(document()), *document()["components"]["schemas"].values()]
+    assert len(all_schemas) > 100
+    for schema in all_schemas:
+        jsonschema.Draft202012Validator.check_schema(schema)
 
 
 def test_the_document_is_served(client: Client, desk_db: str) -> None:
@@ -105,7 +105,7 @@ def test_the_document_is_served(client: Client, desk_db: str) -> None:
 
 
 def routes() -> Iterator[Any]:
-    """The API's routes and the methods of their views."""
+    """Return the API's routes and the methods of their views."""
     for pattern in get_resolver().url_patterns:
         view = getattr(getattr(pattern, "callback", None), "cls", None)
         path = str(pattern.pattern)
@@ -128,7 +128,7 @@ SIGNED = {"X-Cd-Key", "X-Cd-Time", "X-Cd-Window", "X-Cd-Seq", "X-Cd-Sig"}
 def test_every_operation_documents_its_errors(verb: Any, path: Any) -> None:
     operation = named(verb, path)
     answers = answers_of(operation)
-    headers = {one["name"] for one in parameters_of(operation) if one["in"] == "header"}
+    headers = {parameter["name"] for parameter in parameters_of(operation) if parameter["in"] == "header"}
     is_bots = "X-Cd-Key" in headers
 
     for status, answer in answers.items():
@@ -193,7 +193,7 @@ def test_the_document_names_the_cookies_and_the_pages_for_bot_authors(
 
 
 def test_the_document_is_small_and_a_generated_client_has_few_classes() -> None:
-    """It was 515 KB, of which a generator made 1,025 files: an object in place, and so each enum, is one."""
+    """The document had 515 KB, and a generated client 1,025 files: one for each inline object or enum."""
 
     def models(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
@@ -202,9 +202,9 @@ def test_the_document_is_small_and_a_generated_client_has_few_classes() -> None:
         for inner in value if isinstance(value, list) else ():
             yield from models(inner)
 
-    made = [*models(document()["components"]["schemas"]), *models(document()["paths"])]
+    classes = [*models(document()["components"]["schemas"]), *models(document()["paths"])]
 
-    assert len(made) < 105
+    assert len(classes) < 105
     assert len(representations()["json"].body) < 80_000
     assert len(representations()["yaml"].body) < 80_000
 
@@ -218,13 +218,13 @@ def served(client: Any, **headers: Any) -> Any:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """How often the document was written, from nothing on."""
+    """A list with one element for each time the document is generated."""
     times = []
     write = openapi._generate
 
     def counted() -> Any:
         times.append(1)
-        time.sleep(0.05)  # long enough that all the others come meanwhile
+        time.sleep(0.05)  # long enough for all other requests to arrive
         return write()
 
     monkeypatch.setattr(openapi, "_generated", {})
@@ -236,7 +236,7 @@ def test_a_second_request_generates_nothing(
     client: Client, desk_db: str, written: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = served(client)
-    monkeypatch.setattr(openapi, "_written", None)
+    monkeypatch.setattr(openapi, "_generate", None)
 
     assert served(client).content == first.content
     assert served(client, HTTP_ACCEPT="application/json").json()["openapi"] == "3.1.0"
@@ -245,9 +245,9 @@ def test_a_second_request_generates_nothing(
 
 def test_simultaneous_requests_generate_the_document_once(written: list[Any]) -> None:
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: representations()["yaml"].body, range(16)))
+        bodies = list(pool.map(lambda _: representations()["yaml"].body, range(16)))
 
-    assert len(set(found)) == 1
+    assert len(set(bodies)) == 1
     assert len(written) == 1
 
 
@@ -289,7 +289,7 @@ CHECKS = [
 
 
 class Desk:
-    """Sends what was made up: signed afterwards, or as it is."""
+    """Sends the fuzzer's requests: signed afterwards where their operation is signed."""
 
     def __init__(self, cast: Any, lena: TradingAccount) -> None:
         self.bots = [Bot(key_of(cast, "lena", "master")), Bot(key_of(cast, "finn", "copier"))]
@@ -297,11 +297,11 @@ class Desk:
         self.person.force_login(lena.owner)
 
     def answer(self, case: Any, who: Any, resign: Any) -> Response:
-        made = requests.Request(**_kwargs(case)).prepare()
-        body = made.body.encode() if isinstance(made.body, str) else made.body or b""
-        headers = {name: _text(value) for name, value in made.headers.items() if name.lower() != "content-length"}
-        path, _, query = made.path_url.partition("?")
-        if "X-Cd-Key" not in {one["name"] for one in parameters_of(case.operation.definition.raw)}:
+        prepared = requests.Request(**_kwargs(case)).prepare()
+        body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body or b""
+        headers = {name: _text(value) for name, value in prepared.headers.items() if name.lower() != "content-length"}
+        path, _, query = prepared.path_url.partition("?")
+        if "X-Cd-Key" not in {parameter["name"] for parameter in parameters_of(case.operation.definition.raw)}:
             client = self.person
         else:
             client = Client(raise_request_exception=False)
@@ -317,7 +317,7 @@ class Desk:
             status_code=answer.status_code,
             headers={name: [value] for name, value in answer.items()},
             content=content,
-            request=made,
+            request=prepared,
             elapsed=0.01,
             verify=False,
         )
@@ -344,13 +344,13 @@ def _text(value: Any) -> Any:
 
 @pytest.fixture
 def desk(cast: dict[str, Any], lena: TradingAccount, settings: Settings) -> Any:
-    """With a trade that is open and one that is closed, so that not all is absent."""
+    """A desk with an open and a closed trade, so that not every request is refused as not found."""
     settings.RATE_PER_IP = 0
-    made = Desk(cast, lena)
+    sender = Desk(cast, lena)
     for ticket in ("1", "2"):
-        assert made.bots[0].send("POST", fields=opening(ticket)).status_code == 201
-    made.bots[0].send("DELETE", "/api/v2/trades/active/2", query="close_price=1.1&profit=5")
-    return made
+        assert sender.bots[0].send("POST", fields=opening(ticket)).status_code == 201
+    sender.bots[0].send("DELETE", "/api/v2/trades/active/2", query="close_price=1.1&profit=5")
+    return sender
 
 
 COPIERS = dict.fromkeys(["/api/v2/trades/orders", "/api/v2/copier/beat", "/api/v2/copier/skips"], 1)
@@ -369,7 +369,9 @@ def test_responses_to_fuzzed_requests_match_the_schema(verb: Any, path: Any, des
     operation = fuzzer()[path][verb.upper()]
 
     seen = Counter()
-    codes = {status: set(one["description"].split(", ")) for status, one in answers_of(named(verb, path)).items()}
+    codes = {
+        status: set(response["description"].split(", ")) for status, response in answers_of(named(verb, path)).items()
+    }
 
     def holds(case: Any, who: Any, resign: Any) -> None:
         answer = desk.answer(case, who, resign)
@@ -384,10 +386,12 @@ def test_responses_to_fuzzed_requests_match_the_schema(verb: Any, path: Any, des
 
     can_be_wrong = bool(operation.definition.raw.get("parameters"))
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)[: 1 + can_be_wrong]:
-        made = given(
+        property_test = given(
             case=operation.as_strategy(mode),
             who=st.integers(COPIERS.get(path, 0), 1),
             resign=st.sampled_from([True] * 5 + [False]),
         )
-        QUICK(seed(20260105)(made(holds)))()
-    assert sum(seen[status] for status in REACHED) > 0.2 * sum(seen.values()), seen  # not all of it fell at the door
+        QUICK(seed(20260105)(property_test(holds)))()
+    assert sum(seen[status] for status in REACHED) > 0.2 * sum(seen.values()), (
+        seen
+    )  # enough requests passed the first checks

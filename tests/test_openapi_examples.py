@@ -28,7 +28,7 @@ INSTANCE = "finn-laptop-0001"
 
 
 class Recorder:
-    """Makes calls, and keeps of each shape the first body that was sent or answered under its name."""
+    """Makes calls, and records for each shape the first request or response body with its name."""
 
     def __init__(self) -> None:
         self.examples = {}
@@ -59,7 +59,7 @@ class Recorder:
 
 
 def shortened(body: Any) -> Any:
-    """One element of each list is enough to see its shape."""
+    """Keep one element of each list, which is enough to show its shape."""
     if isinstance(body, dict):
         return {name: shortened(value) for name, value in body.items()}
     return [shortened(value) for value in body[:1]] if isinstance(body, list) else body
@@ -125,7 +125,7 @@ PROSE = {"detail", "follows", "question", "remedy", "says"}  # for people: its w
 
 
 def steady(value: Any) -> Any:
-    """With what each run makes anew replaced by its kind."""
+    """Replace values that differ in each run by their kind."""
     if isinstance(value, dict):
         return {name: type(inner) if name in PROSE else steady(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -145,7 +145,7 @@ def test_each_example_equals_a_real_request_or_response(recorded: Any) -> None:
 
 
 def bodies() -> Iterator[Any]:
-    """The names of the shapes that are sent or answered whole."""
+    """Return the names of the shapes that are whole bodies."""
     for path in document()["paths"].values():
         for operation in path.values():
             parts = [operation.get("requestBody", {}), *answers_of(operation).values()]
@@ -175,7 +175,7 @@ def examples() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("name", "example"), examples(), ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(("name", "example"), examples(), ids=lambda value: value if isinstance(value, str) else "")
 def test_an_example_matches_its_schema(name: Any, example: Any) -> None:
     assert faults_of(name, example) == []
 

@@ -1,4 +1,4 @@
-"""The first documents' own trial, word for word, and what it never looked at: that the closed trade is kept."""
+"""The example of the first documents, word for word, and the closed trade's place in history."""
 
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -53,7 +53,7 @@ def test_the_example_of_the_first_documents(lena_bot: Bot, lena: TradingAccount)
     answer = lena_bot.send("GET", "/api/v2/actives")
     assert (answer.status_code, answer.content) == (200, b"[]")
 
-    # And what the trial never asked: where it went.
+    # Not part of the example: the trade is in history.
     (closed,) = history_of(lena.owner)
     assert (closed["ticket_id"], closed["profit"], closed["reason"]) == ("99999", "50.00000000", "TP")
     assert (closed["open_price"], closed["close_price"]) == ("1.10500000", "1.11000000")

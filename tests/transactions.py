@@ -1,4 +1,4 @@
-"""Calling a part by itself, as its edges do."""
+"""Calls a part alone, as the edges do."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def committed(verb: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """The verb in a transaction of its own."""
+    """Call the verb in a transaction of its own."""
     with use_case():
         return verb(*args, **kwargs)

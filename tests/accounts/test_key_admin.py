@@ -1,4 +1,4 @@
-"""Keys and people in the admin: a secret is seen once, and nobody makes themselves more than they are."""
+"""Keys and users in the admin: a secret is shown once, and staff cannot extend their own permissions."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def admin(client: Client, staff: User) -> Client:
 
 @pytest.fixture
 def clerk(client: Client, cast: dict[str, Any]) -> Callable[..., Any]:
-    """The browser of staff with these permissions alone."""
+    """A function that returns the browser of a staff user with only these permissions."""
 
     def with_permissions(*codenames: Any) -> Any:
         user = User.objects.create_user("vera", password=None, is_staff=True)
@@ -48,7 +48,7 @@ def make(browser: Any, owner: Any, /, **more: Any) -> Any:
 
 
 def shown(answer: Any) -> dict[str, Any]:
-    """The key and the secret on the page."""
+    """Return the key and the secret on the page."""
     ((_, new),) = answer.context["made"]
     assert new.secret in answer.content.decode()
     return {"key": new.key, "secret": new.secret}
@@ -138,9 +138,9 @@ def test_rotating_a_revoked_key_shows_the_refusal(admin: Client, lena: TradingAc
     key = key_of(lena)
     act(admin, "revoke", key, confirmed="1")
 
-    (said,) = act(admin, "rotate", key).context["messages"]
+    (message,) = act(admin, "rotate", key).context["messages"]
 
-    assert str(said) == f"Key {key}: This key was revoked, which cannot be undone. Create a new key."
+    assert str(message) == f"Key {key}: This key was revoked, which cannot be undone. Create a new key."
     assert key.generations.count() == 1
 
 
@@ -173,10 +173,10 @@ def test_the_list_shows_and_filters_by_a_keys_state(admin: Client, lena: Trading
 
 @pytest.mark.parametrize("model", ["botkey", "tradingaccount", "user"])
 def test_not_even_a_superuser_can_delete(admin: Client, lena: TradingAccount, model: str) -> None:
-    one = {"botkey": key_of(lena), "tradingaccount": lena, "user": lena.owner}[model]
+    row = {"botkey": key_of(lena), "tradingaccount": lena, "user": lena.owner}[model]
 
-    assert admin.post(reverse(f"admin:accounts_{model}_delete", args=[one.pk]), {"post": "yes"}).status_code == 403
-    assert type(one)._default_manager.filter(pk=one.pk).exists()
+    assert admin.post(reverse(f"admin:accounts_{model}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    assert type(row)._default_manager.filter(pk=row.pk).exists()
 
 
 def test_staff_who_may_only_view_cannot_create_rotate_or_revoke(
@@ -246,14 +246,14 @@ def test_an_added_account_is_audited_and_keeps_its_owner(
         "max_open_trades": "200",
     }  # fmt: skip
     admin.post(reverse("admin:accounts_tradingaccount_add"), {"name": "lena-two", **form})
-    made = TradingAccount.objects.get(name="lena-two")
+    account = TradingAccount.objects.get(name="lena-two")
 
     admin.post(
-        reverse("admin:accounts_tradingaccount_change", args=[made.pk]),
+        reverse("admin:accounts_tradingaccount_change", args=[account.pk]),
         {"name": "lena-2", **form, "owner": sam.owner.pk, "login": "78"},
     )
 
-    made.refresh_from_db()
-    assert (made.name, made.owner, made.login, made.max_open_trades) == ("lena-2", lena.owner, "77", 200)
-    actions = AuditLog.objects.filter(subject=f"account:{made.pk}").order_by("id").values_list("action", flat=True)
+    account.refresh_from_db()
+    assert (account.name, account.owner, account.login, account.max_open_trades) == ("lena-2", lena.owner, "77", 200)
+    actions = AuditLog.objects.filter(subject=f"account:{account.pk}").order_by("id").values_list("action", flat=True)
     assert list(actions) == ["account.added", "account.changed"]

@@ -1,4 +1,4 @@
-"""Keys of bots: made, rotated, revoked; and what is kept of their secrets."""
+"""Bots' keys are created, rotated and revoked; their secrets are stored encrypted."""
 
 import json
 import logging
@@ -36,20 +36,20 @@ ACTOR = audit.Actor(AuditLog.Actor.STAFF, "desk", "192.0.2.1", "a-request")
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Any]]:
-    """All that was logged until now, by us and by the libraries."""
+    """A function that returns all log lines so far, the libraries' included."""
     caplog.set_level(logging.DEBUG)
     with capture_logs() as lines:
         yield lambda: caplog.text + json.dumps(lines, default=repr)
 
 
 def make(account: Any, kind: str = "master", **more: Any) -> Any:
-    key, made = committed(services.create_key, account=account, kind=kind, actor=ACTOR, **more)
-    return key, Bot({"key": made.key, "secret": made.secret})
+    key, secret = committed(services.create_key, account=account, kind=kind, actor=ACTOR, **more)
+    return key, Bot({"key": secret.key, "secret": secret.secret})
 
 
 def rotate(key: Any, **more: Any) -> Bot:
-    made = committed(services.rotate_key, key=key, actor=ACTOR, **more)
-    return Bot({"key": made.key, "secret": made.secret})
+    secret = committed(services.rotate_key, key=key, actor=ACTOR, **more)
+    return Bot({"key": secret.key, "secret": secret.secret})
 
 
 def facts(subject: Any) -> list[Any]:
@@ -151,7 +151,7 @@ def test_a_generation_that_does_not_exist_is_unknown(lena: TradingAccount) -> No
 
 
 def test_the_absence_of_a_key_is_not_cached(lena: TradingAccount) -> None:
-    """That there is no such key must not be remembered."""
+    """A key may be created a moment after a request for it."""
     key, bot = make(lena)
     guessed = Bot({"key": f"{key.key_id}.2", "secret": bot.secret})
     assert refusal(guessed.send("GET")) == (401, "signature_invalid")
@@ -230,10 +230,10 @@ def test_a_key_works_only_from_its_networks(lena: TradingAccount, settings: Sett
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     for ticket, (listed, address, passes) in enumerate(LISTS, 1):
         _, bot = make(lena, allowed_networks=listed)
-        told = {"X-Forwarded-For": f"198.51.100.1, {address}", "X-Forwarded-Proto": "https"}
+        headers = {"X-Forwarded-For": f"198.51.100.1, {address}", "X-Forwarded-Proto": "https"}
 
         for method, fields in (("POST", opening(ticket)), ("GET", None)):
-            answer = bot.send(method, fields=fields, but={"headers": told, "ip": "10.0.0.1"})
+            answer = bot.send(method, fields=fields, but={"headers": headers, "ip": "10.0.0.1"})
 
             assert (answer.status_code < 300) is passes, (listed, address)
             assert passes or refusal(answer) == (403, "ip_denied")
@@ -266,8 +266,8 @@ def test_bots_need_tls_except_on_a_developers_machine(lena_bot: Bot, settings: S
     settings.DEBUG, settings.STATIC_ROOT = False, tmp_path
 
     assert refusal(lena_bot.send("GET")) == (403, "https_required")
-    told = {"headers": {"X-Forwarded-Proto": "https"}}
-    assert refusal(lena_bot.send("GET", but=told)) == (403, "https_required")
+    over_tls = {"headers": {"X-Forwarded-Proto": "https"}}
+    assert refusal(lena_bot.send("GET", but=over_tls)) == (403, "https_required")
 
 
 MALFORMED = [
@@ -277,7 +277,7 @@ MALFORMED = [
 
 
 def test_a_malformed_network_is_refused(lena: TradingAccount) -> None:
-    """What the database could not read either would lock the key out with a failure."""
+    """A network that PostgreSQL cannot read would make each request of the key fail."""
     for entry in MALFORMED:
         with pytest.raises(ValidationError):
             make(lena, allowed_networks=[entry])
@@ -322,24 +322,24 @@ def forget_keys() -> None:
 
 def test_each_encrypted_secret_has_its_own_nonce(lena: TradingAccount) -> None:
     key, bot = make(lena)
-    kept = bytes(sealed(key).sealed_secret)
+    ciphertext = bytes(sealed(key).sealed_secret)
 
-    name, _, rest = kept.partition(b":")
+    name, _, rest = ciphertext.partition(b":")
     assert name.decode() == next(iter(crypto.keyring()))
     assert len(rest) == 12 + 64 + 16
-    assert bot.secret.encode() not in kept
-    assert bytes.fromhex(bot.secret) not in kept
+    assert bot.secret.encode() not in ciphertext
+    assert bytes.fromhex(bot.secret) not in ciphertext
     assert crypto.encrypt("x", bound_to="y") != crypto.encrypt("x", bound_to="y")
 
 
 def test_every_flipped_bit_of_an_encrypted_secret_is_detected() -> None:
-    kept = crypto.encrypt("s" * 64, bound_to="here")
+    ciphertext = crypto.encrypt("s" * 64, bound_to="here")
 
-    for at in range(len(kept)):
-        flipped = kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :]
+    for at in range(len(ciphertext)):
+        flipped = ciphertext[:at] + bytes([ciphertext[at] ^ 1]) + ciphertext[at + 1 :]
         with pytest.raises(crypto.SecretUnreadable):
             crypto.decrypt(flipped, bound_to="here")
-    for cut in (b"", kept[:3], kept[:14], kept[:-1], b":" + kept):
+    for cut in (b"", ciphertext[:3], ciphertext[:14], ciphertext[:-1], b":" + ciphertext):
         with pytest.raises(crypto.SecretUnreadable):
             crypto.decrypt(cut, bound_to="here")
 
@@ -347,7 +347,7 @@ def test_every_flipped_bit_of_an_encrypted_secret_is_detected() -> None:
 def test_a_secret_copied_to_another_row_does_not_sign(
     lena: TradingAccount, sam: TradingAccount, logged: Callable[..., Any]
 ) -> None:
-    """Whoever may write the table still cannot sign as a stranger with his own secret."""
+    """With write access to the table, a person still cannot sign as another with their own secret."""
     hers, his = make(lena), make(sam)
     moved = {lena: sealed(hers[0]), sam: sealed(his[0])}
     for row, other in ((moved[lena], moved[sam].sealed_secret), (moved[sam], moved[lena].sealed_secret)):
@@ -384,7 +384,7 @@ def test_a_wrong_kek_refuses_the_request_and_shows_no_secret(
     answer = lena_bot.send("POST", fields=opening("1"))
 
     assert refusal(answer) == (503, "key_unreadable")
-    assert answer.json()["retry"] == "same_key"  # a bot holds on until the right one is loaded
+    assert answer.json()["retry"] == "same_key"  # a bot repeats until the right one is loaded
     for secret in (lena_bot.secret, settings.COPYDESK_KEKS, settings.COPYDESK_KEKS.partition(":")[2]):
         assert secret not in logged()
     assert "key.unreadable" in logged()
@@ -448,15 +448,15 @@ def test_no_secret_appears_in_a_repr_an_audit_row_or_a_log(
     lena: TradingAccount, logged: Callable[..., Any], settings: Settings
 ) -> None:
     key, bot = make(lena, label="mine")
-    made = committed(services.rotate_key, key=key, actor=ACTOR)
-    new = Bot({"key": made.key, "secret": made.secret})
+    rotated = committed(services.rotate_key, key=key, actor=ACTOR)
+    new = Bot({"key": rotated.key, "secret": rotated.secret})
     new.send("POST", fields=opening("1"))
     new.send("POST", fields=opening("1", volume="9"))
-    Bot({"key": made.key, "secret": "f" * 64}).send("GET")
+    Bot({"key": rotated.key, "secret": "f" * 64}).send("GET")
     services.revoke_key(key=key, actor=ACTOR)
-    credential = credentials.credential_of(made.key)
+    credential = credentials.credential_of(rotated.key)
 
-    shown = [repr(made), repr(credential), repr(key), repr(list(key.generations.all())), logged()]
+    shown = [repr(rotated), repr(credential), repr(key), repr(list(key.generations.all())), logged()]
     shown.append(json.dumps(list(AuditLog.objects.values("actor", "subject", "detail", "request_id", "code"))))
     for secret in (bot.secret, new.secret, settings.COPYDESK_KEKS.partition(":")[2]):
         assert not [text for text in shown if secret in text]

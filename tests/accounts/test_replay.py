@@ -1,4 +1,4 @@
-"""A signed request takes effect at most once, whoever sends it again, whenever, and to whichever process."""
+"""A signed request takes effect at most once, whoever repeats it, at any time, to any process."""
 
 import json
 import threading
@@ -100,7 +100,7 @@ def test_twenty_threads_sending_identical_bytes_have_one_effect(lena_bot: Bot) -
 
 
 def post(web: Serving, request: Any, **but: Any) -> Any:
-    """The very bytes of a request, to a real process."""
+    """Send the exact bytes of a request to a real process."""
     connection = HTTPConnection("127.0.0.1", web.port, timeout=60)
     try:
         headers = {**request.headers(), "Content-Type": "application/json", "Host": request.host, **but}
@@ -112,7 +112,7 @@ def post(web: Serving, request: Any, **but: Any) -> Any:
 
 
 def forget(prefix: Any) -> None:
-    """As a Redis that lost everything would."""
+    """Delete the keys in Redis, as after a loss of its data."""
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         for key in client.scan_iter(f"{prefix}*"):
             client.delete(key)
@@ -121,17 +121,17 @@ def forget(prefix: Any) -> None:
 def test_a_captured_request_is_refused_after_a_restart_by_other_processes_and_without_redis_data(
     serve: Callable[..., Serving], cast: dict[str, Any]
 ) -> None:
-    one, two = serve(), serve()
+    first, second = serve(), serve()
     bot = Bot(key_of(cast, "lena", "master"))
     request = bot.request("POST", fields=opening("1"), window_ms=30_000, host="127.0.0.1:8000")
-    assert post(one, request)[0].status == 201
+    assert post(first, request)[0].status == 201
 
-    assert post(two, request)[1]["code"] == "seq_replayed"
-    one.kill()
-    one.start()
-    assert post(one, request)[1]["code"] == "seq_replayed"
+    assert post(second, request)[1]["code"] == "seq_replayed"
+    first.kill()
+    first.start()
+    assert post(first, request)[1]["code"] == "seq_replayed"
     forget(settings.REDIS_PREFIX)
-    assert post(one, request)[1]["code"] == "seq_replayed"
+    assert post(first, request)[1]["code"] == "seq_replayed"
     assert opened() == 1
 
 
@@ -202,7 +202,7 @@ def test_a_window_is_at_most_half_a_minute(lena_bot: Bot) -> None:
 
 
 def test_a_late_request_does_not_reveal_whether_its_key_exists(lena_bot: Bot) -> None:
-    """The clock is looked at before the key, so nothing about keys can be learnt from it."""
+    """The time is checked before the key, so its refusal reveals nothing about keys."""
     late = {"time_ms": now_ms() - 60_000}
     unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64})
 
@@ -314,15 +314,15 @@ def test_two_keys_do_not_share_idempotency_keys(lena_bot: Bot, sam_bot: Bot) -> 
 def test_generations_of_a_key_share_idempotency_keys_but_not_sequence_numbers(
     lena: TradingAccount, lena_bot: Bot
 ) -> None:
-    """What was lost under the old secret may be repeated under the new one."""
+    """A request whose response was lost may be repeated with the new secret."""
     from accounts import services
     from accounts.models import BotKey
     from audit import services as audit
 
     effect = "open-000000000000001"
     first = lena_bot.send("POST", fields=opening("1"), effect=effect)
-    made = committed(services.rotate_key, key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
-    newer = Bot({"key": made.key, "secret": made.secret})
+    rotated = committed(services.rotate_key, key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
+    newer = Bot({"key": rotated.key, "secret": rotated.secret})
 
     again = newer.send("POST", fields=opening("1"), effect=effect, seq=1)
     other = newer.send("POST", fields=opening("1", volume="9"), effect=effect, seq=2)
@@ -338,10 +338,10 @@ def test_a_request_signed_for_one_generation_does_not_verify_for_another(lena: T
     from accounts.models import BotKey
     from audit import services as audit
 
-    made = committed(services.rotate_key, key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
+    rotated = committed(services.rotate_key, key=BotKey.objects.get(account=lena, kind="master"), actor=audit.SYSTEM)
     request = lena_bot.request("POST", fields=opening("1"))
 
-    assert refusal(replace(request, but={"headers": {"X-Cd-Key": made.key}}).send()) == (401, "signature_invalid")
+    assert refusal(replace(request, but={"headers": {"X-Cd-Key": rotated.key}}).send()) == (401, "signature_invalid")
 
 
 def test_each_operation_of_a_batch_has_its_own_idempotency_key(lena_bot: Bot) -> None:
@@ -356,8 +356,8 @@ def test_each_operation_of_a_batch_has_its_own_idempotency_key(lena_bot: Bot) ->
     results = first.send().json()["results"]
     again = lena_bot.send("POST", f"{ACTIVE}/batch", batch).json()["results"]
 
-    assert [(one["status"], one["replayed"]) for one in results] == [(201, False), (201, False), (201, True)]
-    assert [(one["status"], one["replayed"]) for one in again] == [(201, True)] * 3
-    assert [one["result"] for one in again] == [one["result"] for one in results]
+    assert [(result["status"], result["replayed"]) for result in results] == [(201, False), (201, False), (201, True)]
+    assert [(result["status"], result["replayed"]) for result in again] == [(201, True)] * 3
+    assert [result["result"] for result in again] == [result["result"] for result in results]
     assert refusal(first.send()) == REPLAYED
     assert opened() == 2

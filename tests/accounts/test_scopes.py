@@ -109,8 +109,8 @@ class Row:
 
 def read(line: Any) -> Row:
     method, route, *answers = line.split()
-    told = dict(zip(CALLERS, [WORDS.get(answer, answer) for answer in answers], strict=True))
-    return Row(method, route.removeprefix("/"), told)
+    expected = dict(zip(CALLERS, [WORDS.get(answer, answer) for answer in answers], strict=True))
+    return Row(method, route.removeprefix("/"), expected)
 
 
 ROWS = [read(line) for line in TABLE.strip().splitlines() if not line.startswith("#")]
@@ -127,11 +127,11 @@ def routes(patterns: Any = None, before: str = "") -> Iterator[Any]:
 
 
 def test_every_route_has_its_row_in_the_table() -> None:
-    known = {row.route for row in ROWS}
+    documented = {row.route for row in ROWS}
 
-    found = {path for path in routes() if not path.startswith("admin/")} | {"admin/"}
+    actual = {path for path in routes() if not path.startswith("admin/")} | {"admin/"}
 
-    assert found - {UNKNOWN} == known
+    assert actual - {UNKNOWN} == documented
 
 
 # --- the callers
@@ -230,19 +230,19 @@ def test_each_caller_may_do_exactly_what_the_table_says(caller: str, callers: di
     for ticket in range(1, len(ROWS) + 1):
         assert callers["master"].send("POST", fields=opening(ticket)).status_code == 201
 
-    found, said = {}, {}
+    actual, expected = {}, {}
     for ticket, row in enumerate(ROWS, 1):
         path, query, fields = asked(row, caller, str(ticket))
         answer = callers[caller].send(row.method, path, fields, query=query)
         if row.route == "login/other/" or row.route == "logout/":
             callers[caller] = session_of({"subscriber": "finn", "staff": "clerk", "superuser": "desk"}.get(caller, ""))
-        said[row.method, row.route] = row.answers[caller]
-        found[row.method, row.route] = answered(answer)
+        expected[row.method, row.route] = row.answers[caller]
+        actual[row.method, row.route] = answered(answer)
 
-    assert found == said
+    assert actual == expected
     refused = AuditLog.objects.filter(action="request.refused")
     for code in (WORDS["scope"], closed):
-        assert refused.filter(code=code).count() == list(said.values()).count(code), code
+        assert refused.filter(code=code).count() == list(expected.values()).count(code), code
     if caller != "master":  # whose trades are all as she opened them
         assert {trade["sl"] for trade in callers["master"].send("GET").json()["trades"]} == {"1.10000000"}
         assert callers["master"].send("GET").json()["as_of"] == {"lena-eurusd": str(len(ROWS))}
@@ -347,9 +347,9 @@ def test_no_response_to_a_bot_reveals_a_closed_trade(callers: dict[str, Any]) ->
 
     for caller in ("readonly", "copier", "master", "stranger"):
         for path in (ACTIVE, "/api/v2/actives", "/signals"):
-            said = callers[caller].send("GET", path).content
-            assert b"77.77" not in said
-            assert b'"CLOSED"' not in said
+            content = callers[caller].send("GET", path).content
+            assert b"77.77" not in content
+            assert b'"CLOSED"' not in content
 
 
 # --- a stranger sees nothing
@@ -397,9 +397,9 @@ def test_a_strategy_that_is_not_followed_is_not_found(callers: dict[str, Any], c
         for strategy in ("lena-eurusd", "there-is-no-such-strategy")
     ]
 
-    told = [{**answer.json(), "request_id": 0, "server_time": 0} for answer in answers]
-    assert all(one == told[0] for one in told)
-    assert told[0]["code"] == "not_found"
+    problems = [{**answer.json(), "request_id": 0, "server_time": 0} for answer in answers]
+    assert all(problem == problems[0] for problem in problems)
+    assert problems[0]["code"] == "not_found"
 
 
 def test_people_see_their_own_history_alone(callers: dict[str, Any], cast: dict[str, Any]) -> None:

@@ -186,6 +186,6 @@ def test_only_a_repeat_has_the_fingerprint_of_the_first_request() -> None:
         (signing.QUERY, ["", "a=1&b=~.-_", "x" * 512], ["a=%41", "a b", "a+b", "x" * 513, "é", "a=1\n", "a#b"]),
     ],
 )  # fmt: skip
-def test_each_part_has_its_grammar(grammar: Any, good: list[Any], bad: list[Any]) -> None:
-    assert [value for value in good if not grammar.fullmatch(value)] == []
-    assert [value for value in bad if grammar.fullmatch(value)] == []
+def test_each_part_has_its_grammar(grammar: Any, valid: list[Any], invalid: list[Any]) -> None:
+    assert [value for value in valid if not grammar.fullmatch(value)] == []
+    assert [value for value in invalid if grammar.fullmatch(value)] == []

@@ -1,4 +1,4 @@
-"""A signed request of which one part is changed on its way is refused, has no effect, and leaves a row."""
+"""A signed request with any part changed in transit is refused and audited, and has no effect."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ ACTIVE = "/api/v2/trades/active"
 
 @pytest.fixture
 def audited() -> Any:
-    """The codes of the refusals in the audit log since the last look."""
+    """A function that returns the codes of refusals in the audit log since its last call."""
     from audit.models import AuditLog
 
     seen = AuditLog.objects.count
@@ -113,7 +113,7 @@ def test_refuses_a_request_with_any_part_changed(lena_bot: Bot, audited: Any, la
         assert "X-Cd-Response-Sig" not in tampered
         assert audited.codes() == [expected[1]], what
     assert last_seq(lena_bot) == 0
-    assert request.send().status_code == 201  # nothing was used up, so what was signed still passes
+    assert request.send().status_code == 201  # no number was used up, so the original request still passes
 
 
 def header(name: Any, value: Any) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def header(name: Any, value: Any) -> dict[str, Any]:
 
 
 def other(bot: Any, name: Any) -> Any:
-    """A well-formed value of this header that is not the one signed."""
+    """Return a well-formed value of this header other than the signed one."""
     return {
         "X-Cd-Key": f"{bot.key.split('.')[0]}.2",
         "X-Cd-Time": str(time.time_ns() // 1_000_000 + 7),
@@ -171,7 +171,7 @@ MALFORMED_VALUES = {
 
 
 def test_refuses_a_malformed_header_and_names_it(lena_bot: Bot) -> None:
-    for name, value in [(known, value) for known in HEADERS for value in MALFORMED_VALUES[known]]:
+    for name, value in [(header_name, value) for header_name in HEADERS for value in MALFORMED_VALUES[header_name]]:
         response = replace(lena_bot.request("POST", body=BODY), but=header(name, value)).send()
 
         assert refusal(response) == MALFORMED, (name, value)
@@ -234,7 +234,7 @@ def test_refuses_every_flipped_digit_of_the_signature(lena_bot: Bot) -> None:
 
 
 def test_text_moved_between_two_fields_changes_the_signature(lena_bot: Bot) -> None:
-    """No line can hold the separator, so no text can be cut in another place."""
+    """No line can contain the separator, so no text can move to another field."""
     request = lena_bot.request("DELETE", f"{ACTIVE}/1", query="close_price=1&profit=2")
 
     moved = replace(request, but={"path": f"{ACTIVE}/12", "query": "close_price=1&profit="}).send()
@@ -274,7 +274,7 @@ def test_no_audit_row_contains_a_signature_or_a_secret(lena_bot: Bot) -> None:
     assert request.signature()[8:] not in written
 
 
-# --- bodies whose signature is good
+# --- bodies with a valid signature
 
 
 NOT_JSON: dict[str, Any] = {
@@ -376,10 +376,10 @@ STRANGE_FIELDS = {
 
 
 def test_names_the_invalid_field(lena_bot: Bot) -> None:
-    """Well-formed JSON of which one field is not: 422, never a failure, and nothing is opened."""
+    """Well-formed JSON with one invalid field is refused with 422, and nothing is opened."""
     for what, (written, name) in STRANGE_FIELDS.items():
         field = written.split(":")[0].strip('"')
-        rest = {known: value for known, value in opening("1").items() if known != field}
+        rest = {key: value for key, value in opening("1").items() if key != field}
 
         response = lena_bot.send("POST", body=json.dumps(rest)[:-1].encode() + f", {written}}}".encode())
 
@@ -424,7 +424,7 @@ def test_a_body_cannot_name_another_trade_than_its_path(how: str, lena_bot: Bot)
     assert {trade["seq"] for trade in lena_bot.send("GET").json()["trades"]} == {"1", "2"}
 
 
-# --- over a real socket, where nobody tidies up
+# --- over a real socket, without a client library
 
 
 def _is_whole(answer: Any) -> Any:
@@ -434,7 +434,7 @@ def _is_whole(answer: Any) -> Any:
 
 
 class Wire:
-    """Bytes to a web process and back."""
+    """A raw connection to a web process."""
 
     def __init__(self, web: Serving, key: Any) -> None:
         self.port, self.bot = web.port, Bot(key)
@@ -450,7 +450,7 @@ class Wire:
         query: str = "",
         **parts: Any,
     ) -> Any:
-        """The lines of a signed open."""
+        """Return the header lines of a signed open."""
         body = json.dumps(opening(ticket)).encode() if body is None else body
         request = self.bot.request(method, path, body=body, query=query, host=self.host, **parts)
         lines = {"Host": self.host, **request.headers(), "Content-Length": str(len(body))}
@@ -459,7 +459,7 @@ class Wire:
         return lines, body
 
     def send(self, target: Any, lines: Any, body: bytes = b"", method: str = "POST", version: str = "HTTP/1.1") -> Any:
-        """The status and the body of the answer; `lines` may be a list of pairs, with names twice."""
+        """Return the response's status and body. `lines` may be a list of pairs with repeated names."""
         pairs = lines.items() if isinstance(lines, dict) else lines
         head = b"".join(
             (name if isinstance(name, bytes) else name.encode()) + b": " + value.encode("latin-1") + b"\r\n"
@@ -469,7 +469,7 @@ class Wire:
         return self.raw(method.encode() + b" " + target + b" " + version.encode() + b"\r\n" + head + b"\r\n" + body)
 
     def raw(self, sent: Any, patience_s: float = 60.0) -> Any:
-        """The first answer; status 0 where the server hangs up without one, or waits for more."""
+        """Return the first response; status 0 where the server closes without one or waits for more."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=patience_s) as line:
             line.sendall(sent)
             answer = b""
@@ -555,7 +555,7 @@ def test_a_repeated_signed_header_is_refused(wire: Wire) -> None:
 
 
 def test_a_header_with_underscores_does_not_replace_the_signed_one(wire: Wire) -> None:
-    """To WSGI X_Cd_Seq and X-Cd-Seq are one name."""
+    """In WSGI, X_Cd_Seq and X-Cd-Seq are the same name."""
     for name in HEADERS:
         lines, body = wire.signed()
         value = lines.pop(name)
@@ -598,7 +598,7 @@ def test_a_chunked_body_is_read_or_refused_but_never_treated_as_empty(wire: Wire
 
 
 def test_a_request_hidden_in_a_body_is_not_executed(wire: Wire) -> None:
-    """What lies beyond the length is another request, with a signature of its own to find."""
+    """Bytes beyond the length are another request, which needs a signature of its own."""
     lines, body = wire.signed()
     hidden = b"POST /api/v2/trades/active HTTP/1.1\r\nHost: " + wire.host.encode() + b"\r\n\r\n"
 
@@ -652,14 +652,14 @@ def test_clients_that_never_send_their_body_delay_nobody(wire: Wire) -> None:
         time.sleep(0.2)
         assert wire.count() == 0
         answered, _, _ = select.select(idle, [], [], 0)
-        assert answered == []  # each of them is still waited for
+        assert answered == []  # the server still waits for each of them
     finally:
         for line in idle:
             line.close()
 
 
 def test_the_client_rejects_a_response_without_a_signature(web: Serving) -> None:
-    """The bots' side: see that a proxy which empties the snapshot is noticed."""
+    """The bots' side: a proxy that empties the snapshot is detected."""
     from copybot.client import AnswerForged
 
     bot = web.bot("lena", "master")
@@ -672,7 +672,7 @@ def test_the_client_rejects_a_response_without_a_signature(web: Serving) -> None
 
 
 def test_a_request_signed_for_another_host_is_refused(lena_bot: Bot) -> None:
-    """A capture of a trial desk does not sign for this one."""
+    """A request captured at a test desk does not verify at this one."""
     request = lena_bot.request("POST", body=BODY, host="trial.copydesk.example")
 
     assert refusal(replace(request, but={"host": HOST}).send()) == FORGED

@@ -1,4 +1,4 @@
-"""The audit log's pages: found, told, never touched."""
+"""The audit log's pages: entries can be searched and read, and not changed."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def admin(client: Client, staff: User) -> Client:
 
 @pytest.fixture
 def facts(cast: dict[str, Any], lena: TradingAccount, staff: User) -> None:
-    """One of each kind."""
+    """Entries of each kind."""
     bot = audit.Actor(AuditLog.Actor.BOT, "ck_0123456789abcdef.1", "203.0.113.7", "a-request-id")
     person = audit.Actor(AuditLog.Actor.USER, str(lena.owner.pk))
     audit.record("trade.opened", actor=bot, subject=f"trade:{TRADE}", symbol="<b>EURUSD</b>", why={"deep": ["ü"]})
@@ -102,7 +102,7 @@ def test_a_long_log_is_counted_only_up_to_the_limit(
     for number in range(130):
         audit.record("key.rotated", actor=audit.SYSTEM, subject=f"key:{number}")
 
-    found = admin.get(reverse(LOG), {"action": "key.rotated", "p": "3"}).context["cl"]
+    changelist = admin.get(reverse(LOG), {"action": "key.rotated", "p": "3"}).context["cl"]
 
-    assert (found.result_count, found.paginator.num_pages) == (120, 3)
-    assert [row.subject for row in found.result_list] == [f"key:{number}" for number in range(29, 9, -1)]
+    assert (changelist.result_count, changelist.paginator.num_pages) == (120, 3)
+    assert [row.subject for row in changelist.result_list] == [f"key:{number}" for number in range(29, 9, -1)]

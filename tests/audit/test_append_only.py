@@ -32,7 +32,7 @@ REPLACES = (
 
 @pytest.fixture
 def fact(desk_db: str) -> AuditLog:
-    """A fact in the log."""
+    """An entry in the log."""
     audit.record("key.revoked", actor=audit.SYSTEM, subject="key:1", why="lost")
     return AuditLog.objects.get(action="key.revoked")
 
@@ -44,9 +44,9 @@ def log() -> Any:
 
 
 def refusal(connection: Any, statement: Any, fact: Any) -> Any:
-    with pytest.raises(psycopg.Error) as no:
+    with pytest.raises(psycopg.Error) as fault:
         connection.execute(statement.replace("<id>", str(fact.pk)))
-    return no.value.sqlstate
+    return fault.value.sqlstate
 
 
 def of(alias: Any) -> Any:
@@ -81,8 +81,8 @@ def test_bots_neither_read_nor_write_it(fact: AuditLog, statement: Any) -> None:
 def test_a_superuser_in_replica_mode_cannot_change_it(fact: AuditLog, desk_db: str, statement: Any) -> None:
     try:
         connection = psycopg.connect(**{**databases.login(), "user": "postgres"}, dbname=desk_db, autocommit=True)
-    except psycopg.OperationalError as no:
-        pytest.skip(f"NOT TESTED: nobody may log in as superuser `postgres` here ({no})")
+    except psycopg.OperationalError as fault:
+        pytest.skip(f"NOT TESTED: nobody may log in as superuser `postgres` here ({fault})")
     before = log()
 
     with connection:
@@ -140,8 +140,8 @@ def test_a_refusal_is_recorded_although_nothing_else_was_written(lena_bot: Bot) 
 
     lena_bot.send("POST", fields=opening("1", volume="9"))
 
-    told = AuditLog.objects.get(action="trade.refused")
-    assert (told.outcome, told.code, told.actor_kind) == ("refused", "trade_exists_different", "bot")
+    entry = AuditLog.objects.get(action="trade.refused")
+    assert (entry.outcome, entry.code, entry.actor_kind) == ("refused", "trade_exists_different", "bot")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Runs with the clock elsewhere: `shift.c` shifts the realtime clock of Python, PostgreSQL and Valkey alike.
+"""Runs at another date: `shift.c` shifts the realtime clock of Python, PostgreSQL and Valkey alike.
 
-A clock that is shifted goes on running. `python -m tests.clock` runs the suites at each of the moments of `MOMENTS`.
+The shifted clock keeps running. `python -m tests.clock` runs the suites at each of `MOMENTS`.
 """
 
 import os
@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shift.c")
-# Given servers have a clock of their own: a shifted run starts servers whose clock is shifted too.
+# Servers that run already have the real clock: a shifted run starts its own, with the shifted clock.
 _SERVERS = ("DATABASE_URL", "REDIS_URL")
 
 
 class CannotShift(Exception):
-    """The clock cannot be shifted on this machine; the sentence says why."""
+    """The clock cannot be shifted on this machine; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Moment:
     zone: str  # the machine's time zone, as the TZ variable names it
 
 
-# The desk reckons in UTC, the machine it runs on may not; a change of DST is passed while the run goes on.
+# The desk calculates in UTC, but its machine may have another time zone. A run passes a change of DST while it lasts.
 MOMENTS = {
     "the end of a month": Moment(datetime(2027, 1, 31, 23, 50, tzinfo=UTC), "UTC"),
     "the end of a year": Moment(datetime(2027, 12, 31, 23, 50, tzinfo=UTC), "Pacific/Auckland"),
@@ -45,7 +45,7 @@ MOMENTS = {
 
 @contextmanager
 def shifted(moment: Moment) -> Iterator[dict[str, str]]:
-    """The environment of processes that begin at this moment, in its time zone."""
+    """The environment of processes that start at this moment, in its time zone."""
     if sys.platform != "linux":
         raise CannotShift("The clock can be shifted on Linux alone.")
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

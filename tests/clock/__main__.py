@@ -1,14 +1,14 @@
-"""`python -m tests.clock [words of a moment's name]`: the suites at each of the moments, or at those named."""
+"""`python -m tests.clock [part of a name]`: runs the suites at all moments, or at those with a matching name."""
 
 import subprocess
 import sys
 
 from tests import clock
 
-# All there is, but what takes long and is not marked as dated: so no list of date-bound tests can be incomplete.
+# All tests except long ones that are not marked as dated: so there is no list of date-bound tests to keep complete.
 SUITES = {
     "desk": ["-m", "dated or not (crash or model or browser)", "--ignore=tests/rules", "tests"],
-    # Django sets TZ to UTC for its process. Bots have no Django, and run in the zone of their machine.
+    # Django sets TZ to UTC for its process. Bots run without Django, in the time zone of their machine.
     "bots": [
         "-o", "addopts=", "-o", "filterwarnings=error", "-p", "no:django", "-q", "-n", "auto",
         "-m", "not (crash or model)", "copybot",
@@ -20,7 +20,7 @@ def main(words: list[str]) -> int:
     wanted = " ".join(words).lower()
     chosen = {name: moment for name, moment in clock.MOMENTS.items() if wanted in name.lower()}
     if not chosen:
-        sys.exit(f"No moment is named {wanted}. There are: {'; '.join(clock.MOMENTS)}.")
+        sys.exit(f"No moment has {wanted!r} in its name. The moments are: {'; '.join(clock.MOMENTS)}.")
     failed = []
     for name, moment in chosen.items():
         for suite, arguments in SUITES.items():
@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
             with clock.shifted(moment) as environ:
                 if subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environ).returncode:
                     failed.append(f"{name}: {suite}")
-    print("\n".join(["Failed:", *failed]) if failed else "Green at each of them.")
+    print("\n".join(["Failed:", *failed]) if failed else "All passed at each moment.")
     return len(failed)
 
 

@@ -1,4 +1,4 @@
-"""A test of the kind that `tests/test_dates.py` must find: it passes on every day but the last one of a month."""
+"""A date-bound test, which `tests/test_dates.py` must find: it fails on the last day of a month."""
 
 from datetime import timedelta
 

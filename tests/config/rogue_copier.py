@@ -1,4 +1,4 @@
-"""Run as `python -m tests.config.rogue_copier BUG …`: the drill's sandbox, with a copier that has these bugs."""
+"""`python -m tests.config.rogue_copier BUG …`: the drill's sandbox, with a copier that has these bugs."""
 
 import hmac
 import sys
@@ -42,15 +42,15 @@ class Rogue(Copier):
 
     def open_again(self, copies: Any) -> None:
         """What its books know and the broker does not hold is missing there, it thinks."""
-        held = {one.magic for one in self.terminal.positions()}
+        held = {position.magic for position in self.terminal.positions()}
         for copy in copies:
             if copy.state is not State.DEAD and copy.magic not in held:
                 ordered(self.terminal, copy.magic, copy, copy.asked)
 
     def on_message(self, message: Any) -> None:
         if "believes_snapshots" in BUGS and message["type"] == "snapshot" and "trades" in message:
-            for one in self.followed:
-                one.guard.on_snapshot(snapshots_of(message)[one.strategy], asked_at=one.guard.seen)
+            for followed in self.followed:
+                followed.guard.on_snapshot(snapshots_of(message)[followed.strategy], asked_at=followed.guard.seen)
         super().on_message(message)
 
 

@@ -1,4 +1,4 @@
-"""An unsafe configuration does not start: no command, no web process, no worker, and each says what to set."""
+"""With an unsafe configuration no command, web process or worker starts, and each says what to set."""
 
 import json
 import os
@@ -44,12 +44,18 @@ UNSAFE = {
 
 
 def run(*command: Any, tmp_path: Path, **environ: Any) -> Any:
-    """A process of the desk with this environment alone."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    """Run a process of the desk with this environment only."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**kept, "COPYDESK_VAR": str(tmp_path), "DJANGO_SETTINGS_MODULE": "config.settings", **SAFE, **environ},
+        env={
+            **inherited,
+            "COPYDESK_VAR": str(tmp_path),
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            **SAFE,
+            **environ,
+        },
         capture_output=True,
         text=True,
         timeout=180,
@@ -64,7 +70,7 @@ def test_a_safe_configuration_passes(tmp_path: Path) -> None:
 
 
 def test_djangos_deployment_checks_pass(tmp_path: Path) -> None:
-    """But for its middleware: ours sets the headers, and CSRF and frames are people's alone."""
+    """Except on middleware: the desk's own sets the headers, and CSRF protection is on people's routes only."""
     done = run("-m", "django", "check", "--deploy", tmp_path=tmp_path, DJANGO_SECRET_KEY=secrets.token_urlsafe(50))
 
     assert set(re.findall(r"\((\w+\.\w+)\)", done.stderr)) <= {"security.W001", "security.W002", "security.W003"}
@@ -109,7 +115,7 @@ def test_no_command_runs_with_an_unsafe_setting(what: str, tmp_path: Path) -> No
 
 
 def several(tmp_path: Path, *command: Any) -> Any:
-    """All that is unsafe at once: every sentence is told, not the first alone."""
+    """With several unsafe settings, all their messages are shown, not only the first."""
     done = run(*command, tmp_path=tmp_path, DJANGO_SECRET_KEY="short", COPYDESK_KEKS="", ALLOWED_HOSTS="*")
 
     assert done.returncode != 0, done.stdout + done.stderr
@@ -123,9 +129,9 @@ def several(tmp_path: Path, *command: Any) -> Any:
 def test_no_web_process_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
     port = str(ports.free())
 
-    said = several(tmp_path, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", port)
+    output = several(tmp_path, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", port)
 
-    assert "Uvicorn running" not in said
+    assert "Uvicorn running" not in output
 
 
 def test_no_wsgi_application_loads_with_an_unsafe_setting(tmp_path: Path) -> None:
@@ -133,9 +139,9 @@ def test_no_wsgi_application_loads_with_an_unsafe_setting(tmp_path: Path) -> Non
 
 
 def test_no_worker_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
-    said = several(tmp_path, "-m", "celery", "-A", "config", "worker", "--pool", "solo", "--loglevel", "ERROR")
+    output = several(tmp_path, "-m", "celery", "-A", "config", "worker", "--pool", "solo", "--loglevel", "ERROR")
 
-    assert " ready." not in said
+    assert " ready." not in output
 
 
 def test_no_scheduler_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
@@ -143,9 +149,9 @@ def test_no_scheduler_starts_with_an_unsafe_setting(tmp_path: Path) -> None:
 
 
 def test_nothing_secret_has_a_default_outside_debug(tmp_path: Path) -> None:
-    """Not even where a developer's secrets lie in the folder."""
-    known = {"DJANGO_SECRET_KEY": "d" * 60, "COPYDESK_KEKS": f"k1:{'0' * 64}"}
-    (tmp_path / "secrets.json").write_text(json.dumps(known))
+    """Not even where the folder has a developer's secrets."""
+    stored = {"DJANGO_SECRET_KEY": "d" * 60, "COPYDESK_KEKS": f"k1:{'0' * 64}"}
+    (tmp_path / "secrets.json").write_text(json.dumps(stored))
 
     done = run("-m", "django", "check", tmp_path=tmp_path, DJANGO_SECRET_KEY="", COPYDESK_KEKS="")
 
@@ -158,7 +164,7 @@ def test_nothing_secret_has_a_default_outside_debug(tmp_path: Path) -> None:
 
 @pytest.fixture
 def database_says(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """What the check is told about the database, instead of the truth."""
+    """Replace what the check reads from the database."""
     truth = "on", "on", "on", 180000, "copydesk_app", False, ["copydesk_app", "copydesk_bot"]
     names = "fsync", "commit", "pages", "version", "role", "is_super", "roles"
 
@@ -222,7 +228,7 @@ def test_the_check_is_silent_where_the_database_does_not_answer(desk_db: str, mo
 
 
 def test_a_web_process_refuses_a_database_without_durable_commits(desk_db: str, tmp_path: Path) -> None:
-    """For real, where the tests' own server is such a one."""
+    """Without a replacement, where the tests' own server has fsync off."""
     with connections["default"].cursor() as cursor:
         cursor.execute("select current_setting('fsync')")
         forgets = cursor.fetchone() == ("off",)

@@ -1,4 +1,4 @@
-"""The embedded servers: kept, killed, found again; one desk a folder; no folder opened up."""
+"""The embedded servers: they keep data, survive kills, serve one desk per folder, and open no folder to other users."""
 
 import fcntl
 import json
@@ -28,7 +28,7 @@ KEEP += (
 
 @pytest.fixture
 def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for servers of the test's own; nothing is given by the environment."""
+    """A folder for the test's own servers; the environment names none."""
     for name in ("DATABASE_URL", "REDIS_URL"):
         monkeypatch.setenv(name, "")
     yield tmp_path / "var"
@@ -38,10 +38,10 @@ def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def servers(var: Path) -> Iterator[embedded.Servers]:
-    made = embedded.Servers(var, fast=True)
-    made.start()
-    yield made
-    made.remove()
+    started = embedded.Servers(var, fast=True)
+    started.start()
+    yield started
+    started.remove()
 
 
 def ask(servers: embedded.Servers, query: str) -> object:
@@ -51,12 +51,12 @@ def ask(servers: embedded.Servers, query: str) -> object:
 
 
 def keep(var: Path) -> "subprocess.Popen[bytes]":
-    """Another process that keeps the servers of this folder, as `up` does."""
+    """Start another process that runs the servers of this folder, as `up` does."""
     command = [sys.executable, "-c", KEEP, str(var), str(ports.free())]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    with process.stdout as said:
-        while b"kept" not in (line := said.readline()):
+    with process.stdout as output:
+        while b"kept" not in (line := output.readline()):
             assert line, "it ended"
     return process
 
@@ -171,7 +171,7 @@ def test_data_of_another_major_version_is_refused(var: Path) -> None:
     (var / "pg").mkdir(parents=True)
     (var / "pg" / "PG_VERSION").write_text("12\n")
 
-    with pytest.raises(embedded.CannotServe, match="made by PostgreSQL 12"):
+    with pytest.raises(embedded.CannotServe, match="created by PostgreSQL 12"):
         embedded.Servers(var).start()
 
 
@@ -213,7 +213,7 @@ def test_only_leftover_processes_are_ended(var: Path) -> None:
         subprocess.Popen(["sleep", "600"], start_new_session=leads) for leads in (True, True, False)
     )
     embedded.remember(var, ours.pid)
-    embedded.remember(var, member.pid)  # leads no group: a signal to its group would be for others
+    embedded.remember(var, member.pid)  # not a group leader: a signal to its group would reach other processes
     with (var / "processes").open("a") as file:
         file.write(f"{reused.pid} {embedded.process_start(os.getpid())}\nnonsense\n")
 
@@ -227,18 +227,19 @@ def test_only_leftover_processes_are_ended(var: Path) -> None:
 
 
 def test_secrets_are_generated_once_and_private(tmp_path: Path) -> None:
-    made = []
+    generated = []
     threads = [
-        threading.Thread(target=lambda: made.append(embedded.development_secrets(tmp_path / "var"))) for _ in range(8)
+        threading.Thread(target=lambda: generated.append(embedded.development_secrets(tmp_path / "var")))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    kept = json.loads((tmp_path / "var" / "secrets.json").read_text())
-    assert made == [kept] * 8
-    assert len(kept["DJANGO_SECRET_KEY"]) >= 50
-    assert len(bytes.fromhex(kept["COPYDESK_KEKS"].removeprefix("k1:"))) == 32
+    stored = json.loads((tmp_path / "var" / "secrets.json").read_text())
+    assert generated == [stored] * 8
+    assert len(stored["DJANGO_SECRET_KEY"]) >= 50
+    assert len(bytes.fromhex(stored["COPYDESK_KEKS"].removeprefix("k1:"))) == 32
     assert stat.S_IMODE((tmp_path / "var" / "secrets.json").stat().st_mode) == 0o600
     assert list((tmp_path / "var").iterdir()) == [tmp_path / "var" / "secrets.json"]

@@ -1,4 +1,4 @@
-"""Whether the desk is alive, ready, and who may read its figures."""
+"""Liveness, readiness, and who may read the metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.sql import as_owner
 
 @pytest.fixture(autouse=True)
 def _fresh_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another test's database was like is forgotten."""
+    """Forget the state of another test's database."""
     monkeypatch.setattr(health, "_deployments", None)
 
 
@@ -53,8 +53,8 @@ def test_is_not_ready_without_its_database(alias: str, desk_db: str, monkeypatch
         offline.setattr(connections[alias], "cursor", away)
         answer = get("/readyz")
 
-    told = {"status": "not ready", "database": "OperationalError", "migrations": "unknown", "functions": "unknown"}
-    assert state(answer) == (503, told)
+    expected = {"status": "not ready", "database": "OperationalError", "migrations": "unknown", "functions": "unknown"}
+    assert state(answer) == (503, expected)
     assert b"hunter2" not in answer.content
 
 
@@ -73,10 +73,10 @@ def test_is_not_ready_before_its_migrations(desk_db: str) -> None:
 def test_names_a_missing_guard_and_still_closes_trades(desk_db: str) -> None:
     as_owner("alter table trades disable trigger never_deleted")
 
-    code, said = state(get("/readyz"))
+    code, body = state(get("/readyz"))
 
-    assert (code, said["status"]) == (200, "degraded")
-    (difference,) = said["catalogue"]
+    assert (code, body["status"]) == (200, "degraded")
+    (difference,) = body["catalogue"]
     assert difference.startswith("trigger trades.never_deleted is «disabled: ")
     assert difference.endswith("As the tables' owner: alter table trades enable always trigger never_deleted.")
 
@@ -88,8 +88,8 @@ def test_the_version_before_stays_ready_while_the_next_is_deployed(desk_db: str)
         "update sql_functions set version = '99.0.0'",
     )
 
-    said = {"status": "degraded", "catalogue": ["a newer version has migrated this database"]}
-    assert state(get("/readyz")) == (200, said)
+    expected = {"status": "degraded", "catalogue": ["a newer version has migrated this database"]}
+    assert state(get("/readyz")) == (200, expected)
 
 
 @pytest.mark.breaks_the_books
@@ -104,16 +104,16 @@ def test_compares_the_catalogue_only_every_few_seconds(desk_db: str, monkeypatch
 
 
 def test_each_alias_acts_in_its_role(desk_db: str) -> None:
-    found = {}
+    roles = {}
     for alias in ("default", "bot"):
         with connections[alias].cursor() as cursor:
             cursor.execute("select current_user")
-            found[alias] = cursor.fetchone()[0]
+            roles[alias] = cursor.fetchone()[0]
 
-    assert found == {"default": "copydesk_app", "bot": "copydesk_bot"}
+    assert roles == {"default": "copydesk_app", "bot": "copydesk_bot"}
 
 
-# --- figures
+# --- metrics
 
 
 def metrics(ip: str = "127.0.0.1", **headers: Any) -> Any:

@@ -73,7 +73,11 @@ def test_all_rules_pass_also_after_a_killed_run(web: Serving) -> None:
 
     assert (fault, printed.count("✓"), printed.count("✗")) == ("", len(reports.RULES), 0), printed
     (report,) = reports.latest()
-    assert (report.passed, report.by, [one.rule for one in report.findings]) == (True, "command line", [*reports.RULES])
+    assert (report.passed, report.by, [finding.rule for finding in report.findings]) == (
+        True,
+        "command line",
+        [*reports.RULES],
+    )
     assert 0 < report.took_ms <= lasted_ms
     assert not ActiveTrade.objects.exists()
     assert not BotKey.objects.filter(label=environment.LABEL, revoked_at=None).exists()
@@ -93,14 +97,16 @@ def test_all_rules_pass_also_after_a_killed_run(web: Serving) -> None:
 def test_control_a_planted_bug_breaks_its_rules(bugs: dict[str, Any], web: Serving) -> None:
     report = run_drill(web, (*ROGUE, *bugs))
 
-    assert {one.rule: one.seen for one in report.broken}.keys() == {rule for broken in bugs.values() for rule in broken}
+    assert {finding.rule: finding.seen for finding in report.broken}.keys() == {
+        rule for broken in bugs.values() for rule in broken
+    }
     assert not ActiveTrade.objects.exists()
 
 
 def test_a_copier_that_does_not_start_fails_every_rule_in_words(web: Serving) -> None:
     report = run_drill(web, (sys.executable, "-c", "raise SystemExit('out of paper')"))
 
-    assert [one.rule for one in report.broken] == [*reports.RULES]
+    assert [finding.rule for finding in report.broken] == [*reports.RULES]
     assert "the copier's process ended: out of paper" in report.broken[0].seen
 
 
@@ -248,7 +254,7 @@ def test_the_task_records_who_started_it(closer: Any, settings: Settings) -> Non
     assert tasks.zombie_drill(user_id=str(clara.pk)) is False
     assert tasks.zombie_drill() is False
 
-    assert [one.by for one in reports.latest(2)] == ["schedule", "clara"]
+    assert [report.by for report in reports.latest(2)] == ["schedule", "clara"]
     assert AuditLog.objects.filter(action=reports.FINISHED).earliest("id").actor == str(clara.pk)
 
 

@@ -1,4 +1,4 @@
-"""A body that is declared once: what the parser reads is what the schema says."""
+"""Bodies declared once: the parser accepts what the schema allows."""
 
 from typing import Any
 
@@ -60,15 +60,15 @@ def test_only_older_routes_read_older_names() -> None:
 
 def test_a_list_names_what_is_wrong_with_one_of_its_items() -> None:
     read = items(ORDER, {}, most=2, noun="orders").read
-    good = {"volume": 1, "side": "BUY", "ref": "abc"}
+    valid = {"volume": 1, "side": "BUY", "ref": "abc"}
 
-    assert len(read([good, good])) == 2
+    assert len(read([valid, valid])) == 2
     with pytest.raises(ValueError, match="at most 2 orders"):
-        read([good] * 3)
+        read([valid] * 3)
     with pytest.raises(ValueError, match="each must be a JSON object"):
         read([1])
     with pytest.raises(Invalid):
-        read([{**good, "volume": 0}])
+        read([{**valid, "volume": 0}])
 
 
 def test_the_schema_has_the_declared_fields() -> None:
@@ -114,7 +114,7 @@ def test_the_schema_forbids_what_the_parser_refuses(wrong: dict[str, Any]) -> No
 
 
 def test_lists_of_names_are_those_of_the_models() -> None:
-    """The parsers are pure, so they cannot ask the models."""
+    """The parsers are pure and cannot read the models' choices."""
     assert parsers.SIDE.shape == {"$ref": "#/components/schemas/Side"}
     assert shapes.shape_of(parsers.SIDE.shape)["enum"] == Side.values
     assert shapes.shape_of(parsers.REASON.shape)["enum"] == Reason.values

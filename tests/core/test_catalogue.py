@@ -1,4 +1,4 @@
-"""Whatever is taken away from the database, or added to it, is named with the way out."""
+"""Each object missing from the database, or added to it, is named with its remedy."""
 
 import re
 from typing import Any
@@ -30,7 +30,7 @@ def test_a_fresh_database_is_as_the_code_wants_it(desk_db: str) -> None:
 
 
 def test_the_file_is_what_a_fresh_database_has(desk_db: str) -> None:
-    """Where this fails after a new migration or function: `make catalogue`, and read its diff."""
+    """Where this fails after a new migration or function, run `make catalogue` and review the diff."""
     assert catalogue.read("owner") == dict(catalogue.wanted())
 
 
@@ -132,7 +132,7 @@ def test_names_a_foreign_key_that_is_not_validated(desk_db: str) -> None:
 
 @pytest.mark.parametrize("key", ["trades.open_trade_is_active", "wallets.wallet_balance_is_its_last_entrys"])
 def test_names_a_foreign_key_whose_triggers_are_disabled(desk_db: str, superuser: Any, key: str) -> None:
-    """The constraint stands as before, and nothing looks at it any more."""
+    """The constraint's definition is unchanged, but it is no longer enforced."""
     table, name = key.split(".")
     of_key = "select tgname from pg_trigger join pg_constraint c on c.oid = tgconstraint where c.conname = %s"
     for (trigger,) in superuser.execute(f"{of_key} and tgrelid = %s::regclass", [name, table]).fetchall():
@@ -251,24 +251,24 @@ def test_names_each_surplus_and_missing_right_with_its_remedy(desk_db: str, stat
 def test_names_a_role_with_too_many_attributes(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("alter role copydesk_bot bypassrls")
-        found = catalogue.read_through(superuser)
+        definitions = catalogue.read_through(superuser)
 
-    assert found["role copydesk_bot"] != catalogue.wanted()["role copydesk_bot"]
+    assert definitions["role copydesk_bot"] != catalogue.wanted()["role copydesk_bot"]
 
 
 def test_a_read_only_role_of_the_operators_is_no_difference(desk_db: str, superuser: Any) -> None:
     with superuser.transaction(force_rollback=True):
         superuser.execute("create role reporting")
         superuser.execute("grant select on all tables in schema public to reporting")
-        found = catalogue.read_through(superuser)
+        definitions = catalogue.read_through(superuser)
         superuser.execute("grant update on wallets to reporting")
         more = catalogue.read_through(superuser)
 
-    assert found == dict(catalogue.wanted())
-    assert set(more) - set(found) == {"rights reporting on table wallets"}
+    assert definitions == dict(catalogue.wanted())
+    assert set(more) - set(definitions) == {"rights reporting on table wallets"}
 
 
-# --- where it is asked
+# --- its users
 
 
 def test_check_database_fails_and_names_the_difference(desk_db: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,10 +285,12 @@ def test_each_app_gets_its_own_differences(desk_db: str) -> None:
         "alter table wallets disable trigger never_deleted",
         "create or replace function house_shards() returns int language sql immutable as 'select 1'",
     )
-    found = catalogue.differences()
+    differences = catalogue.differences()
 
-    assert [each.subject for each in catalogue.of_apps(["trades"], found)] == ["trigger trades.never_deleted"]
-    assert [each.subject for each in catalogue.of_apps(["wallets"], found)] == [
+    assert [difference.subject for difference in catalogue.of_apps(["trades"], differences)] == [
+        "trigger trades.never_deleted"
+    ]
+    assert [difference.subject for difference in catalogue.of_apps(["wallets"], differences)] == [
         "function house_shards()",
         "trigger wallets.never_deleted",
     ]

@@ -1,4 +1,4 @@
-"""A function's file that changed is deployed by `migrate`, and missed by the checks until then."""
+"""`migrate` deploys changed function files; until then the checks name the stale functions."""
 
 import io
 import json
@@ -27,7 +27,7 @@ CLOSE = "trades/sql/functions/close.sql"
 
 @pytest.fixture
 def edited(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody edits the file of closes and has not migrated yet."""
+    """The file of closes was edited, and `migrate` has not run yet."""
     files = [
         functions.FunctionFile(file.path, file.sql.replace("'trade.closed'", "'trade.closed_anew'"))
         if file.path == CLOSE
@@ -132,7 +132,7 @@ def test_added_rights_are_revoked(desk_db: str) -> None:
 
 @pytest.mark.breaks_the_books
 def test_a_faulty_file_prevents_the_whole_deployment(edited: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in one transaction: the desk runs on with the functions it had."""
+    """All files are one transaction: the desk keeps the functions that it had."""
     broken = [*functions.files(), functions.FunctionFile("trust/sql/functions/broken.sql", "create nonsense")]
     monkeypatch.setattr(functions, "files", lambda: broken)
 
@@ -193,11 +193,11 @@ def test_two_nodes_start_at_once_on_an_empty_database(desk_db: str) -> None:
         databases.point_at(name)
         assert catalogue.differences("owner") == []
     finally:
-        databases.point_at(desk_db)  # whose books are checked on the way out
+        databases.point_at(desk_db)  # its books are checked after the test
         databases.drop(name)
 
 
-# --- as a person would
+# --- by real commands
 
 
 @pytest.mark.crash
@@ -225,7 +225,7 @@ def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db: str, tmp_path: P
 
 
 def test_the_catalogue_keeps_no_bodies() -> None:
-    """They have one source, their files; else each edit of a body would have to be written down twice."""
+    """Their files are their only source; otherwise each edit of a body would have to be made twice."""
     wanted = json.loads((Path(ROOT) / "config" / "catalogue.json").read_text())
 
     assert not [subject for subject, definition in wanted.items() if " body " in definition]

@@ -1,4 +1,4 @@
-"""Rate limits: exact under many threads, told in headers, and open where Redis is away."""
+"""Rate limits: exact under many threads, shown in headers, and off where Redis cannot be reached."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ THREADS, EACH, LIMIT = 32, 4, 50
 
 @pytest.fixture
 def own_limiter() -> Iterator[None]:
-    """Whatever a test does to the way to Redis is forgotten afterwards."""
+    """Use a new limiter, and drop it after the test."""
     limiting._limiter.cache_clear()
     limiting._redis.cache_clear()
     yield
@@ -41,7 +41,7 @@ def no_redis(settings: Settings, own_limiter: None, tmp_path: Path) -> None:
 
 
 def let_through(hit: Any) -> int:
-    """How many of 128 attempts of 32 threads pass."""
+    """Return how many of 128 attempts of 32 threads pass."""
     passed, start = [], threading.Barrier(THREADS)
 
     def run() -> None:
@@ -69,7 +69,7 @@ def test_allows_exactly_the_limit_under_many_threads(bucket: str) -> None:
 
 
 def test_control_a_limiter_that_reads_and_then_writes_allows_more(settings: Settings) -> None:
-    """The control: without one atomic step in Redis the same test fails."""
+    """Without one atomic step in Redis the same test fails."""
     name = f"{settings.REDIS_PREFIX}-control:{uuid.uuid4().hex}"
     client = redis.Redis.from_url(settings.REDIS_URL)
 
@@ -117,17 +117,19 @@ def test_keys_in_redis_begin_with_the_desks_prefix(settings: Settings) -> None:
     limiting.seen_before(name, for_ms=5000)
 
     with redis.Redis.from_url(settings.REDIS_URL) as client:
-        kept = [key.decode() for key in client.scan_iter(f"*{name}*")]
-    assert len(kept) == 2
-    assert all(key.startswith(settings.REDIS_PREFIX) for key in kept)
+        keys = [key.decode() for key in client.scan_iter(f"*{name}*")]
+    assert len(keys) == 2
+    assert all(key.startswith(settings.REDIS_PREFIX) for key in keys)
 
 
 # --- over the API
 
 
 def limited_bot(account: Any, per_minute: Any, kind: str = "master") -> Bot:
-    _, made = committed(services.create_key, account=account, kind=kind, actor=audit.SYSTEM, rate_per_minute=per_minute)
-    return Bot({"key": made.key, "secret": made.secret})
+    _, secret = committed(
+        services.create_key, account=account, kind=kind, actor=audit.SYSTEM, rate_per_minute=per_minute
+    )
+    return Bot({"key": secret.key, "secret": secret.secret})
 
 
 def test_a_key_has_its_own_limit_and_the_headers_show_it(lena: TradingAccount) -> None:
@@ -151,7 +153,7 @@ def test_a_limited_response_says_when_to_repeat(lena: TradingAccount) -> None:
     assert (refused.status_code, problem["code"], problem["retry"]) == (429, "rate_limited", "after")
     assert int(refused["Retry-After"]) == -(-problem["retry_after_ms"] // 1000) > 0
     assert refused["Content-Type"] == "application/problem+json"
-    assert "X-Cd-Response-Sig" in refused  # a bot must not wait because a stranger says so
+    assert "X-Cd-Response-Sig" in refused  # signed, so that a bot does not wait at an attacker's word
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
 
@@ -172,8 +174,8 @@ def test_a_limited_request_uses_up_no_number(lena: TradingAccount) -> None:
 def test_the_generations_of_a_key_share_its_limit(lena: TradingAccount) -> None:
     bot = limited_bot(lena, 2)
     key = services.BotKey.objects.get(key_id=bot.key.partition(".")[0])
-    made = committed(services.rotate_key, key=key, actor=audit.SYSTEM)
-    newer = Bot({"key": made.key, "secret": made.secret})
+    rotated = committed(services.rotate_key, key=key, actor=audit.SYSTEM)
+    newer = Bot({"key": rotated.key, "secret": rotated.secret})
 
     assert [bot.send("GET").status_code, newer.send("GET").status_code] == [200, 200]
     assert [bot.send("GET").status_code, newer.send("GET").status_code] == [429, 429]
@@ -183,9 +185,9 @@ def test_the_limited_keys_of_an_account_share_a_limit(
     lena: TradingAccount, sam: TradingAccount, settings: Settings
 ) -> None:
     settings.RATE_PER_ACCOUNT = 3
-    one, two, stranger = limited_bot(lena, 100), limited_bot(lena, 100, "readonly"), limited_bot(sam, 100)
+    first, second, stranger = limited_bot(lena, 100), limited_bot(lena, 100, "readonly"), limited_bot(sam, 100)
 
-    answers = [bot.send("GET").status_code for bot in (one, two, one, two, one)]
+    answers = [bot.send("GET").status_code for bot in (first, second, first, second, first)]
 
     assert answers == [200, 200, 200, 429, 429]
     assert stranger.send("GET").status_code == 200
@@ -202,7 +204,7 @@ def test_keys_without_a_limit_are_not_limited_by_their_account(lena_bot: Bot, se
 
 @pytest.fixture
 def from_somewhere(settings: Settings) -> dict[str, Any]:
-    """A caller's address, behind a proxy; not used before."""
+    """A function that returns an unused caller's address behind a proxy."""
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
     address = f"2001:db8::{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}"
     return {"headers": {"X-Forwarded-For": address, "X-Forwarded-Proto": "https"}}
@@ -225,7 +227,7 @@ def test_an_address_is_limited_before_signatures_are_checked(
 def test_malformed_requests_cannot_fill_the_audit_log(
     lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
 ) -> None:
-    """A refusal is a row, and rows are for ever: so malformed requests count against the address as well."""
+    """Refusals are audit rows, which stay for ever, so malformed requests count against the address too."""
     settings.RATE_PER_IP = 3
     malformed = {"headers": {**from_somewhere["headers"], "X-Cd-Time": "now"}}
 

@@ -1,4 +1,4 @@
-"""What a released migration has run can never change: a desk that ran it would differ from a fresh one for ever."""
+"""The SQL of a released migration never changes: a desk that ran it would otherwise differ from a fresh one."""
 
 import hashlib
 import io
@@ -28,13 +28,13 @@ def ours() -> Any:
 
 
 def checksums() -> dict[str, Any]:
-    """The checksum of the SQL that each migration runs."""
-    found = {}
+    """Return the checksum of each migration's SQL."""
+    checksum_by_name = {}
     for app, name in ours():
         out = io.StringIO()
         call_command("sqlmigrate", app, name, database="owner", stdout=out, no_color=True)
-        found[f"{app}.{name}"] = hashlib.sha256(out.getvalue().encode()).hexdigest()
-    return found
+        checksum_by_name[f"{app}.{name}"] = hashlib.sha256(out.getvalue().encode()).hexdigest()
+    return checksum_by_name
 
 
 def test_the_sql_of_a_released_migration_never_changes(desk_db: str) -> None:
@@ -53,13 +53,13 @@ def release() -> None:
 
 
 def test_each_function_has_one_source_file() -> None:
-    """Its file. Migrations make only what they call themselves, and stubs for the functions of their triggers."""
+    """Migrations create only functions that they call, and stubs for the functions of their triggers."""
     called_by_migrations = {"grant_to", "protect", "make_append_only", "declare_trigger_function"}
-    made = set()
+    created = set()
     for app in apps.get_app_configs():
         for path in Path(app.path).glob("migrations/*.*"):
             if path.suffix in (".sql", ".py"):
-                made |= set(re.findall(r"create (?:or replace )?function (\w+)\(", path.read_text()))
+                created |= set(re.findall(r"create (?:or replace )?function (\w+)\(", path.read_text()))
 
-    assert made == called_by_migrations
-    assert made <= {name for file in functions.files() for name in file.bodies}
+    assert created == called_by_migrations
+    assert created <= {name for file in functions.files() for name in file.bodies}

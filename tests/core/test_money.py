@@ -1,4 +1,4 @@
-"""Amounts: exact on the wire, short for people."""
+"""Amounts: exact in the API, short for people."""
 
 from decimal import Decimal
 

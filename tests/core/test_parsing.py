@@ -1,4 +1,4 @@
-"""Reading JSON: amounts come through exactly, and whatever is malformed is a named fault, never a failure."""
+"""Reading JSON: amounts are read exactly, and malformed input is a named fault, never a crash."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -47,19 +47,19 @@ def units(amount: Any) -> int:
 def test_every_amount_is_read_exactly_from_text(count: Any) -> None:
     exact = Decimal(count).scaleb(-8)
 
-    found = parsing.amount(money.text(exact))
+    amount = parsing.amount(money.text(exact))
 
-    assert (units(found), found.as_tuple().exponent) == (count, -8)
-    assert money.text(found) == money.text(exact)
+    assert (units(amount), amount.as_tuple().exponent) == (count, -8)
+    assert money.text(amount) == money.text(exact)
 
 
 @given(UNITS)
 def test_every_amount_is_read_exactly_from_a_json_number(count: Any) -> None:
     exact = Decimal(count).scaleb(-8)
 
-    found = parsing.amount(parsing.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
+    amount = parsing.amount(parsing.json_object(f'{{"volume": {exact:f}}}'.encode())["volume"])
 
-    assert units(found) == count
+    assert units(amount) == count
 
 
 @given(st.integers(min_value=0, max_value=10**17), st.integers(min_value=-17, max_value=17))
@@ -68,10 +68,10 @@ def test_an_exponent_is_read_exactly(digits: Any, exponent: Any) -> None:
 
     assert isinstance(read, Decimal)
     try:
-        found = parsing.amount(read)
+        amount = parsing.amount(read)
     except ValueError:
         return
-    assert found == Decimal(digits).scaleb(exponent)
+    assert amount == Decimal(digits).scaleb(exponent)
 
 
 @given(st.text(alphabet="0123456789+-.eE_ ,", max_size=30))
@@ -85,11 +85,11 @@ def test_an_exponent_is_read_exactly(digits: Any, exponent: Any) -> None:
 @example("1\n")
 def test_only_digits_with_a_point_are_an_amount(written: Any) -> None:
     try:
-        found = parsing.amount(written)
+        amount = parsing.amount(written)
     except ValueError:
         return
     assert written.lstrip("-").replace(".", "", 1).isdecimal()
-    assert found == Decimal(written)
+    assert amount == Decimal(written)
 
 
 @given(st.floats())
@@ -128,8 +128,8 @@ def test_every_reader_returns_a_value_or_a_fault(name: str, value: Any) -> None:
 def test_a_body_that_is_not_an_object_is_refused(body: Any) -> None:
     try:
         read = parsing.json_object(body)
-    except RequestMalformed as no:
-        assert no.message.startswith("The body is not ")
+    except RequestMalformed as refusal:
+        assert refusal.message.startswith("The body is not ")
     else:
         assert isinstance(read, dict)
 
@@ -151,14 +151,14 @@ def test_very_long_numbers_are_refused() -> None:
 
 @given(st.dictionaries(TEXT, WITHOUT_FLOATS, max_size=4))
 def test_a_stored_object_can_be_written_by_the_database_and_orjson(fields: Any) -> None:
-    """By the database too, which takes neither NUL nor half a character."""
+    """By the database too, which accepts neither NUL nor lone surrogates."""
     try:
-        kept = parsing.small_object(512)(fields)
+        stored = parsing.small_object(512)(fields)
     except ValueError:
         return
-    written = orjson.dumps(kept)
+    written = orjson.dumps(stored)
     assert len(written) <= 512
-    assert "\0" not in json.dumps(kept, ensure_ascii=False).replace("\\\\", "").replace("\\u0000", "\0")
+    assert "\0" not in json.dumps(stored, ensure_ascii=False).replace("\\\\", "").replace("\\u0000", "\0")
     json.loads(written, parse_float=lambda digits: pytest.fail(f"a float: {digits}"))
 
 
@@ -185,12 +185,12 @@ def test_a_form_names_every_fault_at_once_in_text_that_can_be_sent(fields: Any) 
     form.may("comment", parsing.text(8))
     try:
         form.done()
-    except Invalid as no:
-        assert orjson.dumps(no.extra)
+    except Invalid as refusal:
+        assert orjson.dumps(refusal.extra)
         unknown = fields.keys() - {"volume", "type", "direction", "comment"}
-        assert len(no.extra["fields"]) >= len(unknown)
+        assert len(refusal.extra["fields"]) >= len(unknown)
         if "volume" not in fields:
-            assert no.extra["fields"]["volume"] == ["is required"]
+            assert refusal.extra["fields"]["volume"] == ["is required"]
     else:
         assert fields.keys() <= {"volume", "type", "direction", "comment"}
 
@@ -198,9 +198,9 @@ def test_a_form_names_every_fault_at_once_in_text_that_can_be_sent(fields: Any) 
 def test_two_names_of_one_field_must_have_equal_values() -> None:
     def side(**fields: Any) -> Any:
         form = parsing.Form(fields)
-        found = form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
+        value = form.need("type", parsing.one_of(("BUY", "SELL")), "direction")
         form.done()
-        return found
+        return value
 
     assert side(type="BUY") == side(direction="BUY") == side(type="BUY", direction="BUY") == "BUY"
     with pytest.raises(Invalid):
@@ -210,10 +210,10 @@ def test_two_names_of_one_field_must_have_equal_values() -> None:
 @given(st.decimals(allow_nan=True, allow_infinity=True))
 def test_an_exact_amount_is_unchanged_or_refused(value: Any) -> None:
     try:
-        found = money.exact(value)
+        exact = money.exact(value)
     except ValueError:
         return
-    assert found == value
-    assert abs(found) < money.LIMIT
-    assert found.as_tuple().exponent == -8
-    assert not money.text(found).startswith("-0.00000000")
+    assert exact == value
+    assert abs(exact) < money.LIMIT
+    assert exact.as_tuple().exponent == -8
+    assert not money.text(exact).startswith("-0.00000000")

@@ -1,4 +1,4 @@
-"""Refusals: each with its code, told in one form, and all of them in the documentation."""
+"""Refusals: each has its code, all have one format, and all are in the documentation."""
 
 import importlib
 import pkgutil
@@ -20,12 +20,12 @@ from tests.signed import HOST, Bot, opening
 
 DOCUMENTED = Path(__file__).resolve().parent.parent.parent / "docs" / "errors.md"
 RETRIES = {"never", "new_seq", "same_key", "after", "rotate", "resync"}
-# What is told without a class: by the framework's own errors, or where there is no request to refuse.
+# Codes without a class: of framework errors, or where there is no request to refuse.
 WITHOUT_A_CLASS = {"internal": (500, "same_key")}
 
 
 def refusals() -> Any:
-    """All classes, once every module of the desk is known."""
+    """Return all classes, after importing every module of the desk."""
     for app in apps.get_app_configs():
         if "site-packages" in app.path:
             continue
@@ -40,10 +40,10 @@ def documented() -> dict[Any, Any]:
     return {code: (int(status), retry, meaning, do) for code, status, retry, meaning, do in lines}
 
 
-def told() -> dict[str, Any]:
-    known = {cls.code: (int(cls.status), cls.retry) for cls in refusals()}
+def expected() -> dict[str, Any]:
+    by_code = {cls.code: (int(cls.status), cls.retry) for cls in refusals()}
     framework = {code: (status, "never") for status, code, _ in problem._FRAMEWORK.values()}
-    return {**framework, **known, **WITHOUT_A_CLASS}
+    return {**framework, **by_code, **WITHOUT_A_CLASS}
 
 
 def test_every_refusal_has_its_own_code_and_a_detail() -> None:
@@ -83,20 +83,20 @@ def test_an_unknown_code_raises_an_error_that_names_it() -> None:
 def test_the_documentation_has_every_code() -> None:
     rows = documented()
 
-    assert {code: row[:2] for code, row in rows.items()} == told()
+    assert {code: row[:2] for code, row in rows.items()} == expected()
     assert list(rows) == sorted(rows)
     assert all(meaning.endswith(".") and do.endswith(".") for _, _, meaning, do in rows.values())
 
 
 def test_the_documentation_says_that_only_a_500_may_be_repeated() -> None:
-    for code, (status, retry) in told().items():
+    for code, (status, retry) in expected().items():
         assert (status < 500) or retry == "same_key", code
 
 
 def test_a_refusal_is_a_problem_document() -> None:
-    made = problem.of(errors.Busy(retry_after_ms=1500), "a-request")
+    document = problem.of(errors.Busy(retry_after_ms=1500), "a-request")
 
-    assert made == {
+    assert document == {
         "type": "/problems/busy",
         "title": "Conflict",
         "status": 409,
@@ -104,10 +104,10 @@ def test_a_refusal_is_a_problem_document() -> None:
         "code": "busy",
         "retry": "same_key",
         "request_id": "a-request",
-        "server_time": made["server_time"],
+        "server_time": document["server_time"],
         "retry_after_ms": 1500,
     }
-    assert problem.response(made)["Retry-After"] == "2"
+    assert problem.response(document)["Retry-After"] == "2"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_an_unreachable_database_is_unavailable_and_may_be_repeated(
 
 
 def test_a_harmless_request_id_of_the_caller_is_kept(client: Client, desk_db: str) -> None:
-    for given, kept in (("0123-abcd.EF_", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)):
+    for given, is_kept in (("0123-abcd.EF_", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)):
         answer = client.get("/api/nothing", HTTP_HOST=HOST, headers={"X-Request-ID": given})
 
-        assert (answer["X-Request-ID"] == given) is kept
+        assert (answer["X-Request-ID"] == given) is is_kept

@@ -16,9 +16,9 @@ MILLISECOND = timedelta(milliseconds=1)
 def test_an_id_contains_the_time_at_which_the_database_made_it(desk_db: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute("select clock_timestamp(), uuid_v7(), clock_timestamp()")
-        before, made, after = cursor.fetchone()
+        before, id, after = cursor.fetchone()
 
-    assert before - MILLISECOND < uuid7.time_of(made) < after + MILLISECOND  # the database rounds to the nearest
+    assert before - MILLISECOND < uuid7.time_of(id) < after + MILLISECOND  # the database rounds to the nearest
 
 
 def test_reads_the_published_example_to_the_millisecond() -> None:

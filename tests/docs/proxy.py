@@ -1,4 +1,4 @@
-"""A proxy between a client and the desk that can lose answers or change them."""
+"""A proxy between a client and the desk that can drop or change responses."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ Changes = Callable[[bytes], bytes | None]
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes each request on as it came. `answers`: what becomes of the bodies of the next answers, one each."""
+    """Forwards each request unchanged. `answers`: functions that change the bodies of the next responses, one each."""
 
     daemon_threads = True
 
@@ -31,7 +31,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Proxy
 
     def log_message(self, *args: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         headers = dict(self.headers.items())

@@ -1,4 +1,4 @@
-"""The pages of docs/ as a test reads them: their named blocks, links and tables."""
+"""Reads the pages of docs/: their named blocks, links and tables."""
 
 import re
 from pathlib import Path
@@ -15,19 +15,17 @@ def text(page: Any) -> Any:
 
 
 def blocks(page: Any) -> dict[Any, Any]:
-    """The fenced blocks that have a name (```json name=…), by it, without the last line feed."""
+    """Return the fenced blocks with a name (```json name=…) by name, without the last line feed."""
     fences = [token for token in MarkdownIt("commonmark").parse(text(page)) if token.type == "fence"]
     named = {
-        found[1]: token.content.removesuffix("\n")
-        for token in fences
-        if (found := re.search(r"name=(\S+)", token.info))
+        name[1]: token.content.removesuffix("\n") for token in fences if (name := re.search(r"name=(\S+)", token.info))
     }
     assert len(named) == sum("name=" in token.info for token in fences), "two blocks have one name"
     return named
 
 
 def table(page: Any, first_heading: Any) -> list[Any]:
-    """The rows of the table whose first column is so called, cell by cell, without backquotes."""
+    """Return the rows of the table whose first column has this heading, cell by cell, without backquotes."""
     lines = text(page).splitlines()
     at = (
         next(

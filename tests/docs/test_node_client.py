@@ -1,4 +1,4 @@
-"""The example client in Node, against the published vectors and a real desk: the pages are enough to write one."""
+"""The example client in Node, written from the pages alone, passes the vectors and works with a real desk."""
 
 import hashlib
 import json
@@ -100,12 +100,12 @@ def test_a_provider_opens_modifies_reduces_and_closes(web: Serving, cast: dict[s
 
 
 def test_a_second_run_has_no_second_effect(web: Serving, cast: dict[str, Any]) -> None:
-    """As after a crash: every effect is named by what survives it."""
+    """As after a crash: the idempotency keys come from what survives it."""
     first = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
     again = run("provider.mjs", "987654", **identity(cast, "lena", "master", web.url))
 
-    said = [line for line in lines(again.stdout) if line["what"] != "active"]
-    assert said == [line for line in lines(first.stdout) if line["what"] != "active"]
+    printed = [line for line in lines(again.stdout) if line["what"] != "active"]
+    assert printed == [line for line in lines(first.stdout) if line["what"] != "active"]
     assert TradeHistory.objects.count() == 1
     assert AuditLog.objects.filter(action="trade.opened").count() == 1
 
@@ -125,7 +125,7 @@ def test_a_lost_response_is_requested_again_under_the_same_key(web: Serving, cas
 
 
 def test_a_response_changed_in_transit_is_rejected(web: Serving, cast: dict[str, Any]) -> None:
-    """Not the changed one, but the repeat's; and three kinds of change."""
+    """The client uses the repeat's response instead. Three kinds of change are tried."""
     forge = [
         lambda body: body.replace(b'"0.10000000"', b'"9.10000000"'),
         lambda body: body.replace(b"broadcasted", b"BROADCASTED"),
@@ -158,11 +158,11 @@ def test_a_wrong_secret_is_reported_and_not_repeated(web: Serving, cast: dict[st
     assert not ActiveTrade.objects.exists()
 
 
-# --- a copier's ear
+# --- a follower of the stream
 
 
 class Following:
-    """A follower that runs; its lines one by one."""
+    """A running follower, with its output line by line."""
 
     def __init__(self, process: Any) -> None:
         self.process, self.lines = process, queue.Queue()
@@ -245,7 +245,7 @@ def test_a_packet_of_another_secret_is_refused(web: Serving, cast: dict[str, Any
 
 
 def test_a_lost_event_arrives_with_the_next_snapshot(web: Serving, cast: dict[str, Any], lena: TradingAccount) -> None:
-    """The close commits without a publisher: the process that did it died before it could tell."""
+    """The close commits without an event: the process died before it published one."""
     web.bot("lena", "master").open(**opening("1"))
     with following(cast, web.url) as finn:
         assert finn.until("snapshot")["must_hold"]
@@ -282,7 +282,7 @@ def test_a_strangers_handshake_is_refused(web: Serving, cast: dict[str, Any]) ->
         assert finn.process.wait(10) == 1
 
 
-# --- the stream's numbers and frames, by a desk that leaves things out
+# --- the stream's numbers and frames, from a desk that omits events
 
 WATCH = """
 import {{ Desk }} from "{folder}/desk.mjs";
@@ -312,7 +312,7 @@ def beat(seq: Any) -> Any:
 
 
 def watched(events: Any, talk: Any) -> list[Any]:
-    """What the client makes of `talk(connection)`, event by event."""
+    """Return the client's events after `talk(connection)`."""
     with serve_sockets(talk, "127.0.0.1", 0, compression="deflate") as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
@@ -326,14 +326,14 @@ def watched(events: Any, talk: Any) -> list[Any]:
 
 
 def test_a_missing_number_is_a_gap_until_the_requested_snapshot() -> None:
-    said = []
+    received = []
 
     def talk(desk: Any) -> None:
         desk.send(snapshot(5))
         desk.send(delta(6))
         desk.send(delta(8))
-        desk.send(delta(9))  # in turn after 8, but not for one who lacks 7
-        said.append(desk.recv(10))
+        desk.send(delta(9))  # next after 8, but the client lacks 7
+        received.append(desk.recv(10))
         desk.send(snapshot(9))
         desk.send(delta(9))  # old: it is in the snapshot
         desk.send(delta(10))
@@ -342,7 +342,7 @@ def test_a_missing_number_is_a_gap_until_the_requested_snapshot() -> None:
     assert watched(6, talk) == [
         ("connected", ""), ("snapshot", "5"), ("delta", "6"), ("gap", "s"), ("snapshot", "9"), ("delta", "10"),
     ]  # fmt: skip
-    assert json.loads(said[0]) == {"type": "resync"}
+    assert json.loads(received[0]) == {"type": "resync"}
 
 
 def test_a_heartbeat_ahead_of_the_events_is_a_gap() -> None:

@@ -1,4 +1,4 @@
-"""The order of checks that docs/protocol.md promises: a request with every fault, mended one fault at a time."""
+"""The order of checks in docs/protocol.md: a request with every fault, corrected one fault at a time."""
 
 import json
 import re
@@ -19,14 +19,14 @@ EFFECT = "taken-by-another-effect"
 
 
 def ways(lena: TradingAccount, lena_bot: Bot) -> Iterator[Any]:
-    """The requests, each with one fault less than the one before; and the code that each is answered with."""
+    """Return requests, each with one fault less than the one before, and the code of each response."""
     _, readonly = committed(accounts.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)
     revoked_key, revoked = committed(accounts.create_key, account=lena, kind="master", actor=audit.SYSTEM)
     accounts.revoke_key(key=revoked_key, actor=audit.SYSTEM)
     lena_bot.send("POST", fields=opening("1"))
     lena_bot.send("DELETE", "/api/v2/trades/active/1", query="close_price=1.1&profit=1")
     lena_bot.send("POST", fields=opening("2"), effect=EFFECT)
-    good = {
+    valid = {
         "key": lena_bot.key, "secret": lena_bot.secret, "method": "POST", "seq": lena_bot.seq + 1, "window_ms": 5000,
         "time_ms": time.time_ns() // 1_000_000, "effect": "an-effect-of-its-own", "body": OPEN_AGAIN,
     }  # fmt: skip
@@ -40,15 +40,15 @@ def ways(lena: TradingAccount, lena_bot: Bot) -> Iterator[Any]:
         ("https_required", {"body": UNREADABLE}),
         ("request_malformed", {"but": {"headers": {"X-Cd-Window": "soon"}}}),
         ("clock_outside_window", {"but": {}}),
-        ("signature_invalid", {"time_ms": good["time_ms"]}),
+        ("signature_invalid", {"time_ms": valid["time_ms"]}),
         ("scope_denied", {"secret": readonly.secret}),
         ("invalid", {"key": revoked.key, "secret": revoked.secret}),
         ("key_revoked", {"body": OPEN_AGAIN}),
         ("seq_replayed", {"key": lena_bot.key, "secret": lena_bot.secret}),
-        ("idempotency_conflict", {"seq": good["seq"]}),
-        ("trade_closed", {"effect": good["effect"], "seq": good["seq"] + 1}),
+        ("idempotency_conflict", {"seq": valid["seq"]}),
+        ("trade_closed", {"effect": valid["effect"], "seq": valid["seq"] + 1}),
     ]
-    asked = good | at_fault
+    asked = valid | at_fault
     for code, change in mended:
         asked = asked | change
         yield code, Request(**asked)
@@ -60,7 +60,7 @@ def test_each_check_comes_before_the_next(lena: TradingAccount, lena_bot: Bot) -
 
 
 def test_responses_are_signed_from_the_seventh_check_on(lena: TradingAccount, lena_bot: Bot) -> None:
-    """As the page says where it lists what cannot be signed."""
+    """As the page says in its list of what cannot be signed."""
     listed = reading.text("protocol").partition("except these**")[2].partition("- any 5xx")[0]
     unsigned = set(re.findall(r"`([a-z_]+)`", listed))
 

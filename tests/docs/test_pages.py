@@ -1,4 +1,4 @@
-"""The pages for bots' authors: served by the desk, linked to each other, and one source with what copybot ships."""
+"""The pages for bot authors are served, link to each other, and share their vectors with copybot."""
 
 import json
 import re
@@ -15,7 +15,7 @@ COPYBOT = reading.ROOT / "copybot" / "vectors.json"
 
 
 def test_the_vectors_beside_the_pages_are_copybots_own() -> None:
-    """One source: a second copy would drift, and two clients would be right in two ways."""
+    """Different copies would let two clients follow two protocols."""
     assert (reading.DOCS / "vectors.json").read_bytes() == COPYBOT.read_bytes()
 
 
@@ -51,7 +51,7 @@ def test_other_files_are_not_served(client: Client) -> None:
 
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_every_link_of_a_page_works(name: Any, client: Client) -> None:
-    """To a page that is served, and to a heading that it has."""
+    """Each link leads to a served page and an existing heading."""
     html = client.get(f"/docs/{name}/").content.decode()
     article = html[html.index("<article>") :]
 
@@ -66,7 +66,7 @@ def test_every_link_of_a_page_works(name: Any, client: Client) -> None:
 
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_every_link_of_a_file_works(name: Any) -> None:
-    """In the repository too, where the links are files'."""
+    """In the repository too, where links lead to files."""
     for target in re.findall(r"\]\(([^)]+)\)", reading.text(name)):
         file, _, anchor = target.partition("#")
         assert (reading.DOCS / file).exists(), target

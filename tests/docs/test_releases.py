@@ -1,4 +1,4 @@
-"""One version number: what is installed, what is tagged and what the changelog says is the same."""
+"""One version number, equal in packages, tags and the changelog."""
 
 import re
 import tomllib
@@ -25,8 +25,8 @@ def test_the_changelog_begins_with_the_version() -> None:
 
 
 def test_versions_only_grow_and_only_the_latest_is_unreleased() -> None:
-    found = re.findall(r"^## (\d+)\.(\d+)\.(\d+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    numbers = [tuple(map(int, version[:3])) for version in found]
+    headings = re.findall(r"^## (\d+)\.(\d+)\.(\d+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    numbers = [tuple(map(int, version[:3])) for version in headings]
 
     assert numbers == sorted(set(numbers), reverse=True)
-    assert "unreleased" not in [state for *_, state in found[1:]]
+    assert "unreleased" not in [state for *_, state in headings[1:]]

@@ -1,4 +1,4 @@
-"""Every figure that the pages work out, held against the desk's own code: a wrong digit costs a bot author a day."""
+"""Compares every figure of the pages' examples with the desk's code: a wrong digit would cost bot authors a day."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ SECRET, PACKET_SECRET = VECTORS["request_secret"], VECTORS["packet_secret"]
 
 
 def sent(block: Any) -> Any:
-    """Request line, headers by lower-case name, and body of an HTTP example."""
+    """Return request line, headers by lower-case name, and body of an HTTP example."""
     head, _, body = block.partition("\n\n")
     line, *headers = head.split("\n")
     return line, {name.lower(): value for name, value in (header.split(": ", 1) for header in headers)}, body.encode()
@@ -77,7 +77,7 @@ def test_the_snapshot_of_the_page_has_the_digest_of_the_page() -> None:
 
 
 def test_the_desk_accepts_the_example(lena_bot: Bot) -> None:
-    """The very bytes of the page's body, signed by a key of this desk."""
+    """The exact bytes of the page's body, signed with a key of this desk."""
     line, _, body = sent(PROTOCOL["open.request"])
     method, path, _ = line.split(" ")
 
@@ -87,13 +87,13 @@ def test_the_desk_accepts_the_example(lena_bot: Bot) -> None:
 
 
 def test_the_grammars_of_the_headers_are_the_desks() -> None:
-    said = {name: grammar for name, grammar, _ in reading.table("protocol", "header")}
+    grammars = {name: grammar for name, grammar, _ in reading.table("protocol", "header")}
 
-    assert said["X-Cd-Key"] == signing.KEY.pattern
-    assert said["X-Cd-Time"] == signing.TIME.pattern
-    assert said["X-Cd-Seq"] == signing.SEQ.pattern
-    assert said["X-Cd-Window"] == f"{signing.WINDOW.pattern}, at most {signing.MAX_WINDOW_MS}"
-    assert said["Idempotency-Key"] == signing.IDEMPOTENCY_KEY.pattern
+    assert grammars["X-Cd-Key"] == signing.KEY.pattern
+    assert grammars["X-Cd-Time"] == signing.TIME.pattern
+    assert grammars["X-Cd-Seq"] == signing.SEQ.pattern
+    assert grammars["X-Cd-Window"] == f"{signing.WINDOW.pattern}, at most {signing.MAX_WINDOW_MS}"
+    assert grammars["Idempotency-Key"] == signing.IDEMPOTENCY_KEY.pattern
     assert signing.PATH.pattern in reading.text("protocol")
     assert signing.QUERY.pattern in reading.text("protocol")
 
@@ -110,11 +110,11 @@ def test_packets_are_signed_as_the_page_says(name: str) -> None:
     given = packet(name)
     fields = tuple(given[name] for name in packets.FIELDS)
 
-    made = packets.sign(
+    signed = packets.sign(
         PACKET_SECRET, fields, action=given["action"], trade_ref=given["trade_ref"], generation=int(given["gen"])
     )
 
-    assert made == given
+    assert signed == given
 
 
 def test_the_signed_text_of_the_open_consists_of_its_fields() -> None:
@@ -150,7 +150,7 @@ def test_the_packets_of_the_page_are_what_the_desk_would_send(name: str, event: 
 
 
 def test_the_trades_id_has_the_time_of_the_page() -> None:
-    """The time in its id lies between its open and the packet that tells of it."""
+    """The time in its id lies between its open and its packet."""
     ref = packet("packet.open")["trade_ref"]
     opened = re.search(r'"opened_at": "([^"]+)"', reading.text("protocol"))[1]
 
@@ -201,7 +201,7 @@ def test_the_sizes_of_the_page_are_the_desks(terms: Any, provider: Any, lots: An
     assert (f"{plan.volume:.8f}", plan.why_not) == (lots, "")
 
 
-# --- what the tests above would catch
+# --- control
 
 
 def test_control_a_wrong_digit_is_detected() -> None:

@@ -1,4 +1,4 @@
-"""The rules of the tree run first: they are the quickest to say what is wrong."""
+"""The tests of the source's rules run first, because they are quick and name the file and line."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""Rules of the source that no linter holds. Each is a function from one file to what is wrong in it.
+"""Rules of the source that no linter checks. Each rule is a function that yields the violations in one file.
 
-HOUSE and ARCHITECTURE.md say why; `test_rules.py` runs them over the tree and over planted violations.
+ARCHITECTURE.md gives the reasons. `test_rules.py` runs the rules over the tree and over planted violations.
 """
 
 import ast
@@ -38,7 +38,7 @@ class Source:
         return _method_calls(self.tree)
 
     def imports(self) -> Iterator[tuple[int, str]]:
-        """Every imported module or name by its full path, with its line."""
+        """Yield every imported module or name by its full path, with its line."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((node.lineno, alias.name) for alias in node.names)
@@ -47,7 +47,7 @@ class Source:
 
 
 def _method_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Every call of a method, with the method's name. A QuerySet's `update` takes fields by name, and nothing else."""
+    """Yield every method call with the method's name; `update` only with keyword arguments, as QuerySets have it."""
     for call in ast.walk(tree):
         method = call.func.attr if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) else None
         if isinstance(call, ast.Call) and method and (method != "update" or (call.keywords and not call.args)):
@@ -59,7 +59,7 @@ Rule = Callable[[Source], Iterator[tuple[int, str]]]
 
 @functools.cache
 def sources(tree: Path) -> list[Source]:
-    """All Python of the desk. Migrations are not judged: what they ran does not change."""
+    """Return all Python files of the desk except migrations, which may not change."""
     files = [
         file for app in trees.APPS for file in sorted((tree / app).rglob("*.py")) if "migrations" not in file.parts
     ]
@@ -67,12 +67,12 @@ def sources(tree: Path) -> list[Source]:
 
 
 def broken(rule: Rule, tree: Path) -> list[str]:
-    """What is wrong in the tree, as `path:line: what`."""
-    return [f"{source.path}:{line}: {what}" for source in sources(tree) for line, what in rule(source)]
+    """Return the violations in the tree as `path:line: description`."""
+    return [f"{source.path}:{line}: {problem}" for source in sources(tree) for line, problem in rule(source)]
 
 
 def writes_outside_services(source: Source) -> Iterator[tuple[int, str]]:
-    """The ORM writes only in services."""
+    """Only services write through the ORM."""
     if "services" in source.parts:
         return
     for call, method in source.calls():
@@ -81,7 +81,7 @@ def writes_outside_services(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def raw_sql_at_an_edge(source: Source) -> Iterator[tuple[int, str]]:
-    """Pages, admin, API, sockets, tasks and commands read by querysets and write by services."""
+    """Pages, admin, API, sockets, tasks and commands read through querysets and write through services."""
     is_edge = source.path.parts[0] == "portal" or EDGES & source.parts
     if not is_edge or source.path in ABOUT_THE_DATABASE:
         return
@@ -94,7 +94,7 @@ def raw_sql_at_an_edge(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def http_in_services(source: Source) -> Iterator[tuple[int, str]]:
-    """Services and models know nothing of requests, forms, sockets and workers."""
+    """Services and models import nothing of HTTP, forms, sockets and workers."""
     if not {"services", "models"} & source.parts:
         return
     for line, name in source.imports():
@@ -103,7 +103,7 @@ def http_in_services(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def locks_outside_models(source: Source) -> Iterator[tuple[int, str]]:
-    """`select_for_update` lives in QuerySet methods, so that the order of locks has one place."""
+    """Only QuerySet methods call `select_for_update`, so that the lock order is visible in one place."""
     if "models" in source.parts:
         return
     for call, method in source.calls():
@@ -116,17 +116,17 @@ def is_pure(source: Source) -> bool:
 
 
 def pure_modules(tree: Path) -> set[str]:
-    """The modules whose docstring says that they are pure."""
+    """Return the modules whose docstring declares them pure."""
     return {".".join(source.path.with_suffix("").parts) for source in sources(tree) if is_pure(source)}
 
 
 # --- transactions
 
-_NAMED = frozenset(("use_case", "part", "use_case_or_part"))
+_DECLARATIONS = frozenset(("use_case", "part", "use_case_or_part"))
 
 
-def unnamed_transactions(source: Source) -> Iterator[tuple[int, str]]:
-    """Every transaction says what it is: core.transactions opens it, and only the ledger's may be either."""
+def undeclared_transactions(source: Source) -> Iterator[tuple[int, str]]:
+    """Transactions are opened by core.transactions, and only the ledger uses `use_case_or_part`."""
     if source.path == Path("core/transactions.py"):
         return
     for line, name in source.imports():
@@ -140,26 +140,26 @@ def unnamed_transactions(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def verbs_without_a_transaction(source: Source) -> Iterator[tuple[int, str]]:
-    """A public verb that makes more than one step is a use case or a part. (One statement is whole by itself.)"""
+    """A public verb of several statements is a use case or a part. (A single statement is atomic by itself.)"""
     if "services" not in source.parts:
         return
     functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
     for name, function in functions.items():
-        if not name.startswith("_") and not _is_named(function) and _steps(function, functions, frozenset()) > 1:
+        if not name.startswith("_") and not _is_declared(function) and _steps(function, functions, frozenset()) > 1:
             yield function.lineno, f"{name}() is neither a use case nor a part"
 
 
-def _is_named(function: ast.FunctionDef) -> bool:
-    """Whether it is decorated, or opens a transaction itself."""
-    return any(isinstance(node, ast.Name) and node.id in _NAMED for node in ast.walk(function))
+def _is_declared(function: ast.FunctionDef) -> bool:
+    """Whether the function has a decorator of core.transactions or opens a transaction itself."""
+    return any(isinstance(node, ast.Name) and node.id in _DECLARATIONS for node in ast.walk(function))
 
 
 def _steps(function: ast.FunctionDef, functions: dict[str, ast.FunctionDef], seen: frozenset[str]) -> int:
-    """Locks, writes and audit rows of a verb and of the private functions that it calls."""
+    """Count the locks, writes and audit rows of a verb and of the private functions that it calls."""
     calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
     steps = sum(ast.unparse(called) == "audit.record" for called in calls)
     steps += sum(method in ORM_WRITES or method in ("lock", "locked") for _, method in _method_calls(function))
     for called in {node.id for node in calls if isinstance(node, ast.Name) and node.id.startswith("_")} - seen:
-        if called in functions and not _is_named(functions[called]):
+        if called in functions and not _is_declared(functions[called]):
             steps += _steps(functions[called], functions, seen | {called})
     return steps

@@ -1,4 +1,4 @@
-"""The rules of the source hold, and each finds a planted violation."""
+"""The tree follows the rules of the source, and each rule finds a planted violation."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,12 @@ from accounts.models import User
 from tests.rules import rules, trees
 from tests.rules.rules import Rule, Source
 
-UNNAMED = """
+UNDECLARED = """
 def end(subscription):
     subscription.save(update_fields=["status"])
     audit.record("subscription.ended")
 """
-UNNAMED_BELOW = """
+UNDECLARED_BELOW = """
 def end(subscription):
     _end(subscription)
 
@@ -25,7 +25,7 @@ def _end(subscription):
     subscription.save(update_fields=["status"])
     audit.record("subscription.ended")
 """
-# For each rule: a file, and what must not stand in it.
+# For each rule: a file, and code that it must not contain.
 PLANTED: list[tuple[Rule, str, str]] = [
     (rules.writes_outside_services, "portal/wallet.py", "Wallet.objects.filter(pk=1).update(frozen_at=None)"),
     (rules.writes_outside_services, "trust/admin.py", "held.save(update_fields=['ended_at'])"),
@@ -42,11 +42,11 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (rules.http_in_services, "trust/services.py", "from celery import shared_task"),
     (rules.http_in_services, "trades/models.py", "import channels.layers"),
     (rules.locks_outside_models, "strategies/services.py", "Strategy.objects.select_for_update().get(pk=1)"),
-    (rules.unnamed_transactions, "trust/services.py", "with transaction.atomic(durable=True): pass"),
-    (rules.unnamed_transactions, "portal/wallet.py", "from django.db.transaction import atomic"),
-    (rules.unnamed_transactions, "strategies/services.py", "from core.transactions import use_case_or_part"),
-    (rules.verbs_without_a_transaction, "strategies/services.py", UNNAMED),
-    (rules.verbs_without_a_transaction, "wallets/services/settlement.py", UNNAMED_BELOW),
+    (rules.undeclared_transactions, "trust/services.py", "with transaction.atomic(durable=True): pass"),
+    (rules.undeclared_transactions, "portal/wallet.py", "from django.db.transaction import atomic"),
+    (rules.undeclared_transactions, "strategies/services.py", "from core.transactions import use_case_or_part"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", UNDECLARED),
+    (rules.verbs_without_a_transaction, "wallets/services/settlement.py", UNDECLARED_BELOW),
 ]
 ALLOWED = [
     (rules.writes_outside_services, "portal/views.py", "context.update({'page': 1})"),
@@ -54,22 +54,22 @@ ALLOWED = [
     (rules.raw_sql_at_an_edge, "trust/evidence.py", "from django.db import connection"),
     (rules.http_in_services, "trust/api.py", "from django.http import HttpRequest"),
     (rules.locks_outside_models, "strategies/models.py", "self.select_for_update()"),
-    (rules.unnamed_transactions, "core/transactions.py", "transaction.atomic()"),
-    (rules.verbs_without_a_transaction, "strategies/services.py", f"@use_case()\n{UNNAMED}"),
-    (rules.verbs_without_a_transaction, "strategies/services.py", f"@part\n{UNNAMED}"),
+    (rules.undeclared_transactions, "core/transactions.py", "transaction.atomic()"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", f"@use_case()\n{UNDECLARED}"),
+    (rules.verbs_without_a_transaction, "strategies/services.py", f"@part\n{UNDECLARED}"),
     (rules.verbs_without_a_transaction, "strategies/services.py", "def end(x):\n    x.save()"),
 ]
 HELD = (
     rules.raw_sql_at_an_edge,
     rules.http_in_services,
     rules.locks_outside_models,
-    rules.unnamed_transactions,
+    rules.undeclared_transactions,
     rules.verbs_without_a_transaction,
 )
 
 
 def writers_named_in_the_architecture() -> set[str]:
-    """The files that ARCHITECTURE.md allows to write, beside services."""
+    """Return the files that ARCHITECTURE.md allows to write besides services."""
     text = (trees.ROOT / "ARCHITECTURE.md").read_text()
     section = text.partition("**Writes outside services**")[2].partition("\n\n")[0]
     return set(re.findall(r"`([\w/]+\.py)`", section))

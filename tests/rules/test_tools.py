@@ -1,4 +1,4 @@
-"""Lint, format, types, import contracts and migrations, each with a planted violation that it must find."""
+"""Lint, format, types, import contracts and missing migrations; each finds a planted violation."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ PLANTED = {
     TYPES: ("core/planted.py", 'def planted() -> int:\n    return "text"\n'),
     MIGRATIONS: ("market/models.py", "\n\nclass Planted(models.Model):\n    name = models.TextField()\n"),
 }
-# One violation of each import contract: where it stands, what it imports.
+# One violation of each import contract: the importing module, and the imported one.
 ILLEGAL = {
     "An app imports apps below it, never one above or beside": ("wallets.fees", "trust.endpoint"),
     "Inside an app: edges, then tasks, then services, then models": ("trust.models", "trust.services"),
@@ -27,9 +27,9 @@ ILLEGAL = {
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_the_tree_passes(tool: Tool) -> None:
-    done = tool.run(trees.ROOT)
+    result = tool.run(trees.ROOT)
 
-    assert done.returncode == 0, f"{tool.name}: {' '.join(tool.command)}\n{done.stdout}"
+    assert result.returncode == 0, f"{tool.name}: {' '.join(tool.command)}\n{result.stdout}"
 
 
 @pytest.mark.parametrize("tool", PLANTED, ids=lambda tool: tool.name)
@@ -38,10 +38,10 @@ def test_finds_a_planted_violation(tool: Tool, tmp_path: Path) -> None:
     path, text = PLANTED[tool]
     trees.plant(tree, path, text)
 
-    done = tool.on(path).run(tree)
+    result = tool.on(path).run(tree)
 
-    assert done.returncode != 0
-    assert re.search("planted", done.stdout, re.IGNORECASE), done.stdout
+    assert result.returncode != 0
+    assert re.search("planted", result.stdout, re.IGNORECASE), result.stdout
 
 
 def test_each_import_contract_refuses_a_planted_violation(tmp_path: Path) -> None:

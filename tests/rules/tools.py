@@ -1,4 +1,4 @@
-"""The checks that other programs make, declared once: `make check` and the suite run this list."""
+"""Checks by other programs, declared once: `make check` and the suite run this list."""
 
 import os
 import subprocess
@@ -11,20 +11,20 @@ SLOWEST_S = 600  # types without a cache take about 10 s on an idle machine
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program of the environment (`module`, or a script of its `bin`) with its arguments."""
+    """A program of the environment with its arguments."""
 
     name: str
     command: tuple[str, ...]
 
     def run(self, tree: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run it in `tree`; a return code other than 0 means that the rule is broken, and the output says where."""
+        """Run the program in `tree`. A return code other than 0 means violations, which the output names."""
         return subprocess.run(
             self.command, cwd=tree, env={**os.environ, "COPYDESK_NO_VENV": "1", **environ}, timeout=SLOWEST_S,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
     def on(self, path: str) -> "Tool":
-        """The same tool, for one file instead of the whole tree where it takes files."""
+        """Return the same tool for one file instead of the whole tree, where it takes files."""
         return replace(self, command=tuple(path if part == "." else part for part in self.command))
 
 

@@ -1,4 +1,4 @@
-"""The tree that the rules judge, and copies of it for planted violations."""
+"""The tree that the rules check, and copies of it for planted violations."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ _NOT_COPIED = (".git", ".venv", "var", "node_modules", "staticfiles", "build", "
 
 
 def copy_to(folder: Path) -> Path:
-    """A copy of the tree, in which a test plants a violation: nothing else reads it."""
+    """Copy the tree, so that a test can plant a violation."""
     return shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*_NOT_COPIED))
 
 
@@ -33,7 +33,7 @@ def plant(tree: Path, path: str, text: str) -> None:
 
 
 def contracts(tree: Path) -> list[dict[str, Any]]:
-    """The import contracts of the tree's pyproject.toml."""
+    """Return the import contracts of the tree's pyproject.toml."""
     settings = tomllib.loads((tree / "pyproject.toml").read_text())
-    found: list[dict[str, Any]] = settings["tool"]["importlinter"]["contracts"]
-    return found
+    declared: list[dict[str, Any]] = settings["tool"]["importlinter"]["contracts"]
+    return declared

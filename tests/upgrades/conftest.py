@@ -1,4 +1,4 @@
-"""Released versions with their data, as `freeze.py` kept them, and today's desk on that data."""
+"""Released versions with the data that `freeze.py` stored, and today's desk on that data."""
 
 import functools
 import io
@@ -38,7 +38,7 @@ class Release:
         return self.folder.name
 
     def restore(self) -> str:
-        """A new database with this version's schema and data; its name."""
+        """Create a database with this version's schema and data; return its name."""
         name = databases.empty()
         dump = lzma.decompress((self.folder / "desk.sql.xz").read_bytes()).decode()
         login = databases.login()["user"]
@@ -46,33 +46,33 @@ class Release:
             " FOR ROLE copydesk ", f" FOR ROLE {login} "
         )
         program(
-            "psql", "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", databases.url(name), said=dump
+            "psql", "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", databases.url(name), stdin=dump
         )
         return name
 
     def unpack(self, folder: Path) -> Path:
-        """This version's code, in `folder`."""
+        """Unpack this version's code into `folder`."""
         with tarfile.open(fileobj=io.BytesIO(lzma.decompress((self.folder / "source.tar.xz").read_bytes()))) as source:
             source.extractall(folder, filter="data")
         return folder
 
     def environ(self, database: str) -> dict[str, str]:
-        """What a process of this version's desk finds in its environment."""
+        """Return the environment of a process of this version's desk."""
         secrets: dict[str, str] = self.facts["environ"]
         mine = {"DATABASE_URL": databases.url(database), "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
         return {**os.environ, **secrets, **mine}
 
 
-def program(name: str, *arguments: str, said: str | None = None) -> str:
-    """One of PostgreSQL's programs, to its end; what it wrote."""
+def program(name: str, *arguments: str, stdin: str | None = None) -> str:
+    """Run one of PostgreSQL's programs; return its output."""
     command = [embedded.postgres_bin() / name, *arguments]
-    done = subprocess.run(command, input=said, capture_output=True, text=True)
-    assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
-    return done.stdout
+    result = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    assert result.returncode == 0, f"{name}: {result.stderr[-2000:]}"
+    return result.stdout
 
 
 def psql(database: str, statements: str) -> None:
-    program("psql", "--quiet", "-X", "--set", "ON_ERROR_STOP=1", "--dbname", databases.url(database), said=statements)
+    program("psql", "--quiet", "-X", "--set", "ON_ERROR_STOP=1", "--dbname", databases.url(database), stdin=statements)
 
 
 RELEASES = [Release(path.parent, json.loads(path.read_text())) for path in sorted(HERE.glob("*/facts.json"))]
@@ -81,13 +81,13 @@ LATEST = max(RELEASES, key=lambda release: tuple(int(part) for part in release.v
 
 @pytest.fixture(scope="session", params=RELEASES, ids=lambda release: release.version)
 def release(request: pytest.FixtureRequest) -> Release:
-    found: Release = request.param
-    return found
+    requested: Release = request.param
+    return requested
 
 
 @dataclass(frozen=True)
 class Upgraded:
-    """A release's database after today's `migrate`; `before` is the same one without it."""
+    """A release's database after today's `migrate`; `before` is the database without it."""
 
     release: Release
     before: str
@@ -96,7 +96,7 @@ class Upgraded:
 
 @pytest.fixture(scope="session")
 def upgraded(release: Release, template: Template, django_db_blocker: Any) -> Iterator[Upgraded]:
-    """Nobody writes into these two: `desk_db` has copies. (The template's migrations have made the roles.)"""
+    """Read-only databases; `desk_db` is a copy. (The template's migrations have created the roles.)"""
     before = release.restore()
     name = databases.copy(before)
     with pointed_at(name, django_db_blocker):
@@ -121,25 +121,25 @@ class Desk(Serving):
     def __init__(self, database: str, release: Release, tree: Path | None = None) -> None:
         super().__init__(database, {}, **release.facts["environ"])
         self.database, self.release, self.tree = database, release, tree or self.tree
-        self.known: dict[str, Client] = {}
+        self.clients: dict[str, Client] = {}
 
     def bot_of(self, name: str) -> Client:
-        """The bot with this key of the facts. It goes on from the key's last number."""
-        if name not in self.known:
+        """Return the bot with this key of the facts. It continues from the key's last number."""
+        if name not in self.clients:
             key = self.release.facts["keys"][name]
             last = self.release.facts["last_seq"][key["key"]]
-            self.known[name] = Client(self.url, key["key"], key["secret"], seq=last)
-            self.bots.append(self.known[name])
-        return self.known[name]
+            self.clients[name] = Client(self.url, key["key"], key["secret"], seq=last)
+            self.bots.append(self.clients[name])
+        return self.clients[name]
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        """Status and body of what a browser gets."""
+        """Return status and body of a browser's request."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        found = answer.status, answer.read().decode()
+        response = answer.status, answer.read().decode()
         connection.close()
-        return found
+        return response
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def pointed_at(database: str, django_db_blocker: Any) -> Iterator[None]:
 
 @functools.cache
 def columns(database: str) -> dict[str, list[Any]]:
-    """Every column of every table: its values, in the order of the primary key, as text.
+    """Return every column of every table: its values as text, in the order of the primary key.
 
     Only for databases into which nobody writes.
     """
@@ -185,8 +185,8 @@ def columns(database: str) -> dict[str, list[Any]]:
                  from information_schema.columns c join pg_tables p on p.tablename = c.table_name
                 where c.table_schema = 'public' and p.schemaname = 'public'"""
         ).fetchall()
-        found = {}
+        columns = {}
         for table, column, key in named:
             values = connection.execute(f'select "{column}"::text from "{table}" order by {key or 1}')
-            found[f"{table}.{column}"] = [value for (value,) in values]
-    return found
+            columns[f"{table}.{column}"] = [value for (value,) in values]
+    return columns

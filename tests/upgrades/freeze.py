@@ -1,4 +1,4 @@
-"""`python -m tests.upgrades.freeze`: keep this version, with a database in use, for the upgrade tests of later ones.
+"""`python -m tests.upgrades.freeze`: stores this version and a database in use, for later versions' upgrade tests.
 
 It starts the desk of this checkout with its demo, lets `life.py` and the demo's bots work on it, and writes
 `tests/upgrades/<version>/`: `desk.sql.xz` (a dump that PostgreSQL 15 and later read), `source.tar.xz` (what the version
@@ -84,7 +84,7 @@ def commit_of(tree: Path) -> str:
 
 
 def lived(tree: Path, var: str, secret: dict[str, str]) -> dict[str, Any]:
-    """What `life.py` says of a desk with its demo that ran for a while."""
+    """Return the facts that `life.py` reports of a desk whose demo ran for a while."""
     port = ports.free()
     given = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     environ = {**given, **secret, "COPYDESK_VAR": var, "PORT": str(port), "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
@@ -97,12 +97,12 @@ def lived(tree: Path, var: str, secret: dict[str, str]) -> dict[str, Any]:
             time.sleep(0.2)
         began = time.monotonic()
         time.sleep(DEMO_S / 2)  # the demo's accounts are there
-        said = subprocess.check_output([*manage, "shell", "-c", LIFE], cwd=tree, env=environ, text=True)
+        output = subprocess.check_output([*manage, "shell", "-c", LIFE], cwd=tree, env=environ, text=True)
         time.sleep(max(0.0, DEMO_S - (time.monotonic() - began)))
     finally:
         desk.terminate()
         desk.wait()
-    facts: dict[str, Any] = json.loads(said.partition("FACTS ")[2])
+    facts: dict[str, Any] = json.loads(output.partition("FACTS ")[2])
     return facts
 
 
@@ -119,7 +119,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def serving(var: Path) -> Iterator[tuple[str, Path]]:
-    """The database alone: its URL, and the folder of its programs."""
+    """Run the database alone; yield its URL and the folder of its programs."""
     servers = embedded.Servers(var)
     servers.postgres.start()
     try:
@@ -129,13 +129,13 @@ def serving(var: Path) -> Iterator[tuple[str, Path]]:
 
 
 def rows(url: str) -> dict[str, int]:
-    """How many rows each table has. A table without any would be an upgrade that nobody tries."""
+    """Return the number of rows of each table. The upgrade of an empty table would not be tested."""
     with psycopg.connect(url) as connection:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'public' order by 1").fetchall()
         counts = {}
         for (table,) in tables:
-            found = connection.execute(f'select count(*) from "{table}"').fetchone()
-            counts[table] = found[0] if found else 0
+            row = connection.execute(f'select count(*) from "{table}"').fetchone()
+            counts[table] = row[0] if row else 0
     empty = {table for table, count in counts.items() if not count} - UNUSED
     if empty:
         sys.exit(f"life.py must fill these tables too: {', '.join(sorted(empty))}")
@@ -143,7 +143,7 @@ def rows(url: str) -> dict[str, int]:
 
 
 def last_numbers(url: str) -> dict[str, int]:
-    """The last number of each key generation: the tests go on from there, whatever their clock says."""
+    """Return the last number of each key generation, from which the tests continue, whatever their clock says."""
     query = """select k.key_id || '.' || g.generation, g.last_seq
                  from bot_key_generations g join bot_keys k on k.id = g.key_id order by 1"""
     with psycopg.connect(url) as connection:
@@ -151,7 +151,7 @@ def last_numbers(url: str) -> dict[str, int]:
 
 
 def source(tree: Path) -> bytes:
-    """A tar of what the version needs to run, as committed."""
+    """Return a tar of the committed files that the version needs to run."""
     listed = subprocess.check_output(["git", "-C", tree, "ls-tree", "-r", "--name-only", "HEAD"], text=True)
     paths = [
         path for path in listed.splitlines() if not (path.startswith(NOT_SOURCE) or path.endswith(NOT_SOURCE_ENDS))
@@ -160,7 +160,7 @@ def source(tree: Path) -> bytes:
 
 
 def try_source(code: bytes, environ: dict[str, str]) -> None:
-    """Stop here where the version does not run from what was kept of it, or not on its own database."""
+    """Stop where the version does not run from the stored files on its own database."""
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(code)) as archive:
             archive.extractall(folder, filter="data")

@@ -58,7 +58,7 @@ def refused(call: Any) -> str:
 
 
 def another(name: str, *, follows: Strategy | None = None) -> TradingAccount:
-    """One more person, with a trading account that follows this strategy."""
+    """Create another person with a trading account that follows this strategy."""
     account = demo_data.account(demo_data.user(name), f"{name}-mt5")
     if follows is not None:
         with transaction.atomic():
@@ -97,9 +97,9 @@ def lead(desk: Client) -> dict[str, Any]:
     desk.close("1999", close_price="1.2", profit="0", reason="MANUAL")  # its open comes later: a tombstone stands
     assert refused(lambda: desk.open(**opening("1999"))) == "trade_closed"
     assert refused(lambda: desk.open(**opening("1005"))) == "trade_closed"
-    kept = {"ticket": "1004", "idempotency_key": "kept-by-the-desk-0001", "sl": "1.10300"}
-    kept["answer"] = desk.modify("1004", idempotency_key=kept["idempotency_key"], sl=kept["sl"])
-    return kept
+    request = {"ticket": "1004", "idempotency_key": "kept-by-the-desk-0001", "sl": "1.10300"}
+    request["answer"] = desk.modify("1004", idempotency_key=request["idempotency_key"], sl=request["sl"])
+    return request
 
 
 def digest(copies: dict[str, str]) -> str:
@@ -108,12 +108,12 @@ def digest(copies: dict[str, str]) -> str:
 
 def heartbeat(desk: Client) -> None:
     status = {"strategy": LENA, "seq": "1", "standing": "LIVE", "generation": 1, "digest": digest({})}
-    said = {"instance": "frozen-copier-0001", "subscriptions": [status], "balance": "10000", "equity": "10010.5"}
-    desk.send("POST", "/api/v2/copier/beat", said)
+    fields = {"instance": "frozen-copier-0001", "subscriptions": [status], "balance": "10000", "equity": "10010.5"}
+    desk.send("POST", "/api/v2/copier/beat", fields)
 
 
 def copy(desk: Client, ticket: str, seq: int, status: str = "executed", **more: str) -> None:
-    """A copy with its execution report."""
+    """Open a copy with its execution report."""
     order = {"strategy": LENA, "seq": str(seq), "master_ticket": ticket, "volume": "0.20", "requested_price": "1.105"}
     desk.report_order(**order, type="BUY", latency_ms=120, status=status, **more)
     if status == "executed":
@@ -144,19 +144,19 @@ def follow(lena: Client, finn: Client) -> None:
 
 
 def trade(url: str, keys: dict[str, accounts.NewSecret]) -> dict[str, Any]:
-    """What all bots do; the request that `lead` speaks of."""
+    """Let all bots trade; return the request of `lead`."""
     with ExitStack() as ends:
 
         def bot(name: str) -> Client:
-            made = Client(url, keys[name].key, keys[name].secret)
-            ends.callback(made.hang_up)
-            return made
+            client = Client(url, keys[name].key, keys[name].secret)
+            ends.callback(client.hang_up)
+            return client
 
         provider, copier = bot("lena master"), bot("finn copier")
-        kept = lead(provider)
+        request = lead(provider)
         follow(provider, copier)
         bot("sam master").open(**opening("3001", symbol="XAUUSD", open_price="1900", sl="1890", tp="1950"))
-        return kept
+        return request
 
 
 # --- money
@@ -203,7 +203,7 @@ def move_money(finn: TradingAccount, first: User, second: User) -> None:
 
 
 def earn(lena: TradingAccount, account: TradingAccount, *, profit: str, number: int) -> None:
-    """The account copies one trade of lena's that makes this profit."""
+    """Let the account copy one trade of lena's that makes this profit."""
     ticket = str(2000 + number)
     opened = {"symbol": "EURUSD", "type": "BUY", "volume": Decimal(1), "open_price": Decimal("1.1")}
     with transaction.atomic():
@@ -257,15 +257,15 @@ def judge(staff: User) -> None:
         trust.recalculate(user_id=user.pk, always=True)
     hold = {"kind": ScoreKind.FLOW, "by": staff, "actor": audit.SYSTEM, "expires_at": timezone.now() + 30 * DAY}
     trust.hold(user=sam, effect=TrustHold.Effect.CLOSE_ONLY, reason="Looked into", **hold)
-    kept = trust.hold(user=lena, effect=TrustHold.Effect.OPEN, reason="Known to us", **hold)
-    trust.end_hold(held=kept, by=staff, actor=audit.SYSTEM)
+    first_hold = trust.hold(user=lena, effect=TrustHold.Effect.OPEN, reason="Known to us", **hold)
+    trust.end_hold(held=first_hold, by=staff, actor=audit.SYSTEM)
     trust.appeal(user=sam, kind=ScoreKind.FLOW, note="Those trades were hedges.", actor=audit.SYSTEM)
     answered = trust.appeal(user=lena, kind=ScoreKind.FLOW, note="Why 90?", actor=audit.SYSTEM)
     trust.answer(appealed=answered, text="Few trades so far.", by=staff, actor=audit.SYSTEM)
 
 
 def live(url: str) -> dict[str, Any]:
-    """Live this life on the desk at `url`, whose database this process uses; what the tests must know of it."""
+    """Live this life on the desk at `url`, whose database this process uses; return the facts that the tests need."""
     seeded = demo_data.make()
     staff = User.objects.get(username="desk")
     second = demo_data.user("second", staff=True)
@@ -276,7 +276,7 @@ def live(url: str) -> dict[str, Any]:
         revoked, keys["sam revoked"] = accounts.create_key(account=sam, kind=BotKey.Kind.READONLY, actor=audit.SYSTEM)
     accounts.revoke_key(key=revoked, actor=audit.SYSTEM)
     terms(leads)
-    kept = trade(url, keys)
+    request = trade(url, keys)
     with transaction.atomic():
         used = BotKey.objects.get(account=sam, kind=BotKey.Kind.MASTER)
         keys["sam rotated"] = accounts.rotate_key(key=used, actor=audit.SYSTEM)
@@ -294,7 +294,7 @@ def live(url: str) -> dict[str, Any]:
         "open": [[trade.account.name, trade.ticket_id] for trade in active.select_related("account")],
         "closed": "1005",
         "tombstone": "1999",
-        "kept": kept,
+        "kept": request,
         "session": browser.cookies["sessionid"].value,
     }
 

@@ -99,7 +99,7 @@ def test_terms_that_the_new_check_forbids_are_named_and_stop_no_migration(first:
 
     call_command("migrate", verbosity=0)
 
-    assert [found.subject for found in catalogue.differences()] == [
+    assert [difference.subject for difference in catalogue.differences()] == [
         "constraint subscription_terms.terms_have_what_their_mode_needs"
     ]
 
@@ -122,10 +122,10 @@ def test_two_nodes_may_migrate_at_once(first: str, template: Template) -> None:
         subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    said = [node.communicate()[0] for node in nodes]
+    outputs = [node.communicate()[0] for node in nodes]
 
-    assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
-    assert sorted("No migrations to apply." in each for each in said) == [False, True]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
+    assert sorted("No migrations to apply." in output for output in outputs) == [False, True]
     assert catalogue.differences() == []
 
 

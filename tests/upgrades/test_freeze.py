@@ -1,4 +1,4 @@
-"""What a release is frozen with: every table has rows."""
+"""The data of a frozen release has rows in every table."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -25,7 +25,7 @@ from wallets.models import LedgerTransfer
 
 pytestmark = pytest.mark.parametrize("release", [LATEST], ids=[LATEST.version], indirect=True, scope="session")
 
-# What somebody does who goes back: the old version's own migrate, its checks, and a movement of money.
+# The steps of going back: the old version's own migrate, its checks, and a movement of money.
 BACK = """
 from decimal import Decimal
 from django.core.management import call_command
@@ -70,8 +70,8 @@ def shell(tree: Path, environ: dict[str, str], statements: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def said_by_old_bots(source: Path, desk: Desk, release: Release) -> dict[str, Any]:
-    """What the old version's own client does and sees on this desk."""
+def results_of_old_bots(source: Path, desk: Desk, release: Release) -> dict[str, Any]:
+    """Return what the old version's own client does and sees on this desk."""
 
     def credential(name: str) -> dict[str, str]:
         bot = desk.bot_of(name)
@@ -88,14 +88,14 @@ def said_by_old_bots(source: Path, desk: Desk, release: Release) -> dict[str, An
 
 
 def check_old_bots(source: Path, desk: Desk) -> None:
-    said = said_by_old_bots(source, desk, desk.release)
+    results = results_of_old_bots(source, desk, desk.release)
 
     open_before = {ticket for account, ticket in desk.release.facts["open"] if account == "lena-mt5"}
-    assert said["opened"]
-    assert set(said["provider_holds"]) == open_before | {"5001"}
-    assert said["reopened"] == "trade_closed"
-    assert said["heartbeat"] == ["fence", "lease_ms", "may_open_in_ms", "subscriptions"]
-    assert set(said["copier_sees"]) == open_before
+    assert results["opened"]
+    assert set(results["provider_holds"]) == open_before | {"5001"}
+    assert results["reopened"] == "trade_closed"
+    assert results["heartbeat"] == ["fence", "lease_ms", "may_open_in_ms", "subscriptions"]
+    assert set(results["copier_sees"]) == open_before
     assert TradeHistory.objects.get(ticket_id="5001").profit == 9
     assert [*trades.faults(), *wallets.faults()] == []
 
@@ -127,7 +127,7 @@ def test_old_bots_work_with_the_new_version(desk: Desk, source: Path) -> None:
 def test_no_acknowledged_close_is_lost_while_a_serving_desk_is_upgraded(
     upgraded: Upgraded, source: Path, django_db_blocker: Any
 ) -> None:
-    """The version before serves a provider who never rests, today's migrate runs, today's web process takes over."""
+    """While a provider trades without pause, today's migrate runs and today's web process takes over."""
     name = databases.copy(upgraded.before)
     old, new = Desk(name, LATEST, source).start(), Desk(name, LATEST)
     provider = old.bot_of("lena master")

@@ -44,7 +44,7 @@ def restored(upgraded: Upgraded, django_db_blocker: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
-    """Another cluster, in which nobody has made the desk's roles."""
+    """Another cluster without the desk's roles."""
     servers = embedded.Servers(tmp_path_factory.mktemp("other"), fast=True)
     servers.postgres.start()
     yield servers.postgres
@@ -81,7 +81,7 @@ def differing() -> set[str]:
 
 
 def follow_the_remedies(database: str) -> None:
-    """Do by hand what each difference says, as the tables' owner."""
+    """Apply the remedy of each difference, as the tables' owner."""
     with psycopg.connect(databases.url(database), autocommit=True) as connection:
         for difference in catalogue.differences():
             statement = re.fullmatch(r"As the (?:tables' )?owner: (.*)\.", difference.remedy)
@@ -110,19 +110,19 @@ def test_a_restore_into_another_cluster_with_the_roles_is_complete(archive: Path
 
 
 def test_a_restore_without_the_roles_is_named_and_can_be_repaired(archive: Path, elsewhere: str) -> None:
-    # Without --exit-on-error, as most people run it: all comes but the grants.
+    # Without --exit-on-error, as most people run it: everything is restored except the grants.
     command = [embedded.postgres_bin() / "pg_restore", "--dbname", databases.url(elsewhere), archive]
-    said = subprocess.run(command, capture_output=True, text=True).stderr
+    output = subprocess.run(command, capture_output=True, text=True).stderr
 
-    assert 'role "copydesk_app" does not exist' in said
+    assert 'role "copydesk_app" does not exist' in output
     assert "copydesk.W011" in [message.id for message in checks.database_is_durable(None, ["default"])]
 
     make_roles()
-    found = differing()
+    differences = differing()
 
-    assert "rights copydesk_app on table trades" in found
-    assert any(subject.startswith("rights copydesk_bot on function signed_call(") for subject in found)
-    assert all(subject.startswith("rights ") for subject in found)
+    assert "rights copydesk_app on table trades" in differences
+    assert any(subject.startswith("rights copydesk_bot on function signed_call(") for subject in differences)
+    assert all(subject.startswith("rights ") for subject in differences)
 
     call_command("migrate", verbosity=0)
     assert not any(" on function " in subject for subject in differing())
@@ -133,11 +133,11 @@ def test_a_restore_without_the_roles_is_named_and_can_be_repaired(archive: Path,
 def test_a_restore_without_privileges_is_named(archive: Path, restored: str) -> None:
     restore(archive, restored, "--no-privileges")
 
-    found = differing()
+    differences = differing()
 
-    assert "rights copydesk_app on table trades" in found
-    assert "rights copydesk_app on new tables" in found
-    assert any(re.match(r"rights public on function trade_open\(", subject) for subject in found)
+    assert "rights copydesk_app on table trades" in differences
+    assert "rights copydesk_app on new tables" in differences
+    assert any(re.match(r"rights public on function trade_open\(", subject) for subject in differences)
 
 
 def test_a_restore_with_disable_triggers_weakens_triggers_and_is_named(

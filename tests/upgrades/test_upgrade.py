@@ -17,7 +17,7 @@ from trades.models import ActiveTrade, TradeHistory
 from trust import checks as trust
 from wallets import checks as wallets
 
-# Django's lists of what there is, which grow with the code.
+# Django's lists of models and permissions, which grow with the code.
 LISTS = ("auth_permission.", "django_content_type.", "django_migrations.")
 
 
@@ -26,7 +26,7 @@ def opening(ticket: str) -> dict[str, str]:
 
 
 def schema(database: str) -> list[str]:
-    """What `pg_dump --schema-only` writes, with owners and grants, in a form that a dump and its restore keep."""
+    """Return `pg_dump --schema-only` with owners and grants, in a form that is stable over dump and restore."""
     dump = program("pg_dump", "--schema-only", "--dbname", databases.url(database))
     # PostgreSQL writes `kind in ('A', 'B')` anew each time it reads it, until it is ARRAY[('A')::text, ('B')::text].
     dump = re.sub(r"\(ARRAY\[([^\]]*)\]\)::text\[\]", lambda listed: f"ARRAY[{each_as_text(listed[1])}]", dump)
@@ -37,14 +37,14 @@ def each_as_text(values: str) -> str:
     return ", ".join(f"({value})::text" for value in values.split(", "))
 
 
-def difference(found: list[str], wanted: list[str]) -> str:
-    return "\n".join(difflib.unified_diff(wanted, found, "a fresh desk", "the upgraded desk", lineterm="", n=6))
+def difference(actual: list[str], expected: list[str]) -> str:
+    return "\n".join(difflib.unified_diff(expected, actual, "a fresh desk", "the upgraded desk", lineterm="", n=6))
 
 
 def test_the_frozen_database_is_complete(upgraded: Upgraded) -> None:
-    known = {name: len(values) for name, values in columns(upgraded.before).items()}
+    counts = {name: len(values) for name, values in columns(upgraded.before).items()}
 
-    assert {name.partition(".")[0]: count for name, count in known.items()} == upgraded.release.facts["rows"]
+    assert {name.partition(".")[0]: count for name, count in counts.items()} == upgraded.release.facts["rows"]
 
 
 def test_every_row_is_unchanged(upgraded: Upgraded) -> None:
@@ -55,14 +55,14 @@ def test_every_row_is_unchanged(upgraded: Upgraded) -> None:
 
 
 def test_the_schema_is_that_of_a_fresh_desk(upgraded: Upgraded, template: Template) -> None:
-    fresh, found = schema(template.name), schema(upgraded.name)
+    fresh, upgraded_schema = schema(template.name), schema(upgraded.name)
 
-    if fresh != found:
-        pytest.fail(difference(found, fresh))
+    if fresh != upgraded_schema:
+        pytest.fail(difference(upgraded_schema, fresh))
 
 
 def test_control_the_comparisons_detect_a_loss(upgraded: Upgraded, template: Template, desk_db: str) -> None:
-    """The control: a trigger that is no longer ALWAYS, and one price that changed."""
+    """A trigger that is no longer ALWAYS and one changed price are detected."""
     psql(
         desk_db,
         "alter table trade_history enable trigger append_only;"
@@ -103,13 +103,13 @@ def test_no_trade_is_lost_on_the_way_back_to_serving(desk: Desk) -> None:
 
 
 def test_an_effect_from_before_the_upgrade_is_not_repeated(desk: Desk) -> None:
-    kept, lena = desk.release.facts["kept"], desk.bot_of("lena master")
-    lena.modify(kept["ticket"], sl="1.10250")
+    request, lena = desk.release.facts["kept"], desk.bot_of("lena master")
+    lena.modify(request["ticket"], sl="1.10250")
 
-    repeated = lena.modify(kept["ticket"], idempotency_key=kept["idempotency_key"], sl=kept["sl"])
+    repeated = lena.modify(request["ticket"], idempotency_key=request["idempotency_key"], sl=request["sl"])
 
-    assert repeated == kept["answer"]
-    assert str(ActiveTrade.objects.get(ticket_id=kept["ticket"]).sl) == "1.10250000"
+    assert repeated == request["answer"]
+    assert str(ActiveTrade.objects.get(ticket_id=request["ticket"]).sl) == "1.10250000"
 
 
 def test_a_sequence_number_used_before_the_upgrade_is_refused(desk: Desk) -> None:
