@@ -1,10 +1,10 @@
-// The signed API: one call is one effect, attempted until its answer is certain. See docs/protocol.md.
+// The signed API: one call has one effect, and is repeated until its outcome is certain. See docs/protocol.md.
 import http from "node:http";
 import https from "node:https";
 import { randomBytes } from "node:crypto";
 import { isGenuine, sha256, signRequest } from "./signing.mjs";
 
-/** The desk said no. `mayHaveHappened`: an earlier attempt had no answer, and this refusal does not speak of it. */
+/** The desk refused. `mayHaveHappened`: an earlier attempt got no response, so it may have had its effect. */
 export class Refused extends Error {
   constructor(status, problem, mayHaveHappened) {
     super(`${problem.code}: ${problem.detail}`);
@@ -12,7 +12,7 @@ export class Refused extends Error {
   }
 }
 
-/** No certain answer. Call again with the same `idempotencyKey` and the same fields, or ask what is active. */
+/** The outcome is not certain. Call again with the same `idempotencyKey` and fields, or read the active trades. */
 export class OutcomeUnknown extends Error {
   constructor(why, idempotencyKey) {
     super(`${why}: the outcome is unknown`);
@@ -20,7 +20,7 @@ export class OutcomeUnknown extends Error {
   }
 }
 
-// What the desk says before it knows who asks, so that it cannot sign it. Nothing happened in any of these.
+// Refusals given before the desk knows the caller, so that it cannot sign them. None of them has an effect.
 const UNSIGNED = new Set([
   "body_too_large", "https_required", "request_malformed", "idempotency_key_missing", "rate_limited",
   "clock_outside_window", "signature_invalid", "history_closed_to_bots", "not_found",
@@ -30,16 +30,16 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export class Desk {
   #secret;
-  #seq = BigInt(Date.now()) * 1000n; // microseconds: above those of the run before, without a file
-  #offsetMs = 0; // how far the desk's clock is ahead of ours, by signed answers
+  #seq = BigInt(Date.now()) * 1000n; // microseconds: above the numbers of earlier runs, without a file
+  #offsetMs = 0; // how far the desk's clock is ahead, by signed responses
   #clockIsSet = false;
-  #unsignedOffsetMs = null; // by an answer that nobody signed: good for the next signature only
+  #unsignedOffsetMs = null; // by an unsigned response: used for the next signature only
   #turn = Promise.resolve();
 
-  /** `url`: "https://desk.example". One object a key: two senders would refuse each other's numbers. */
+  /** `url`: "https://desk.example". Use one object for each key: two senders would use up each other's numbers. */
   constructor({ url, key, secret, windowMs = 5000, timeoutMs = 10_000, attempts = 6, patienceMs = 60_000 }) {
     this.url = new URL(url);
-    this.host = this.url.host; // lower case, without the scheme's own port: as it is sent
+    this.host = this.url.host; // lower case, without the scheme's default port, as sent
     this.key = key;
     this.#secret = secret;
     Object.assign(this, { windowMs, timeoutMs, attempts, patienceMs });
@@ -51,7 +51,7 @@ export class Desk {
     return Date.now() + this.#offsetMs;
   }
 
-  /** Signed headers with the next number. */
+  /** Return signed headers with the next number. */
   headers(method, path, query = "", body = Buffer.alloc(0), idempotencyKey = "") {
     this.#seq += 1n;
     const timeMs = Date.now() + (this.#unsignedOffsetMs ?? this.#offsetMs);
@@ -73,7 +73,7 @@ export class Desk {
 
   // --- the verbs
 
-  /** What is active, from a verified answer. */
+  /** Return the active trades, from a verified response. */
   async active() {
     const { body, text } = await this.call("GET", "/api/v2/trades/active");
     checkSnapshot(body, text);
@@ -81,32 +81,32 @@ export class Desk {
   }
 
   open(fields, idempotencyKey) {
-    return this.#done("POST", "/api/v2/trades/active", { fields, idempotencyKey });
+    return this.#effect("POST", "/api/v2/trades/active", { fields, idempotencyKey });
   }
 
   modify(ticket, stops, idempotencyKey) {
-    return this.#done("PATCH", `/api/v2/trades/active/${ticket}`, { fields: stops, idempotencyKey });
+    return this.#effect("PATCH", `/api/v2/trades/active/${ticket}`, { fields: stops, idempotencyKey });
   }
 
-  /** `volume` is what must remain. */
+  /** `volume` is the volume that must remain open. */
   reduce(ticket, { deal_id, volume, close_price, profit }, idempotencyKey) {
     const fields = { deal_id, volume, close_price, profit };
-    return this.#done("POST", `/api/v2/trades/active/${ticket}/reduce`, { fields, idempotencyKey });
+    return this.#effect("POST", `/api/v2/trades/active/${ticket}/reduce`, { fields, idempotencyKey });
   }
 
   close(ticket, { close_price, profit, reason = "MANUAL" }, idempotencyKey) {
-    const told = Object.entries({ close_price, profit, reason });
-    const query = told.map(([name, value]) => `${name}=${exact(name, value)}`).join("&");
-    return this.#done("DELETE", `/api/v2/trades/active/${ticket}`, { query, idempotencyKey });
+    const parameters = Object.entries({ close_price, profit, reason });
+    const query = parameters.map(([name, value]) => `${name}=${exact(name, value)}`).join("&");
+    return this.#effect("DELETE", `/api/v2/trades/active/${ticket}`, { query, idempotencyKey });
   }
 
-  async #done(method, path, more) {
+  async #effect(method, path, more) {
     return (await this.call(method, path, more)).body;
   }
 
   // --- one call
 
-  /** The verified answer {status, headers, body, text}. Throws Refused or OutcomeUnknown. */
+  /** Return the verified response {status, headers, body, text}. Throws Refused or OutcomeUnknown. */
   call(method, path, { query = "", fields, idempotencyKey } = {}) {
     const fresh = () => `${method.toLowerCase()}-${randomBytes(12).toString("hex")}`;
     const effect = method === "GET" ? "" : (idempotencyKey ?? fresh());
@@ -114,7 +114,7 @@ export class Desk {
     return this.inTurn(() => this.#attempts({ method, path, query, body, effect }));
   }
 
-  /** Numbers must arrive in order, so one request is under way at a time. A handshake takes its turn too. */
+  /** Run one request at a time, because numbers must arrive in order. A handshake takes its turn too. */
   inTurn(work) {
     const mine = this.#turn.then(work);
     this.#turn = mine.catch(() => {});
@@ -141,7 +141,7 @@ export class Desk {
     }
   }
 
-  /** One attempt. Throws where there is no answer, or none that the desk can have given to this request. */
+  /** Make one attempt. Throws where there is no response, or one that the desk cannot have given to this request. */
   async #attempt({ method, path, query, body, effect }) {
     const headers = this.headers(method, path, query, body, effect);
     const sentMs = Date.now();
@@ -181,7 +181,7 @@ export class Desk {
     });
   }
 
-  /** The desk answered between sending and now. That bounds how far its clock is off; quick answers narrow it down. */
+  /** The desk responded between sending and now, which bounds its clock's offset; fast responses narrow the bounds. */
   #learn(deskMs, sentMs) {
     const now = Date.now();
     const least = deskMs - now, most = deskMs - sentMs;
@@ -189,7 +189,7 @@ export class Desk {
     else [this.#offsetMs, this.#clockIsSet] = [Math.round((least + most) / 2), true];
   }
 
-  /** Take from a refusal what the next attempt needs. */
+  /** Take from a refusal the time or number that the next attempt needs. */
   heed(problem) {
     if (problem.code === "clock_outside_window") this.#unsignedOffsetMs = problem.server_time - Date.now();
     if (problem.code === "seq_replayed" && /^[0-9]{1,18}$/.test(problem.last_seq ?? "")) {
@@ -208,7 +208,7 @@ function read(response, bytes) {
   return { status, headers, bytes, text, body, problem };
 }
 
-/** JSON with amounts as text: a number of this language is a float, and a float is no price. */
+/** Return JSON with amounts as text. JavaScript's numbers are floats, which cannot hold prices exactly. */
 function encoded(fields) {
   return JSON.stringify(fields, exact);
 }
@@ -218,9 +218,9 @@ function exact(name, value) {
   return value;
 }
 
-/** Throws where the rows are not those that were counted and hashed. `text`: the snapshot as it came. */
+/** Throws where the rows differ from the snapshot's count and digest. `text`: the snapshot as received. */
 export function checkSnapshot(snapshot, text) {
   const rows = text.slice(text.indexOf('"trades":') + '"trades":'.length, text.lastIndexOf("}"));
-  const isWhole = snapshot.count === snapshot.trades.length && snapshot.digest === sha256(rows);
-  if (!isWhole) throw new Error("the snapshot is not whole");
+  const isComplete = snapshot.count === snapshot.trades.length && snapshot.digest === sha256(rows);
+  if (!isComplete) throw new Error("the snapshot is incomplete");
 }

@@ -19,14 +19,14 @@ try {
   const subscriptions = subId ? { [subId]: { [gen]: packetSecret } } : {};
   for await (const event of follow(desk, { subscriptions, signal: ended.signal })) {
     if (event.event === "snapshot") {
-      // The socket's snapshot says that it is time to ask; a copier acts on the signed one.
+      // The socket's snapshot is only a signal; a copier acts on the signed one.
       const { as_of, stream_epoch, trades } = await desk.active();
       const mustHold = trades.filter((row) => row.role === "master").map((row) => [row.trade_id, row.copy?.volume]);
       show({ event: "snapshot", as_of, stream_epoch, must_hold: mustHold });
     } else if (event.event === "delta") {
       const { packet, refused, message: { type, strategy, seq, trade } } = event;
-      const said = packet && { action: packet.action, trade_ref: packet.trade_ref, volume: packet.volume };
-      show({ event: type, strategy, seq, ticket: trade.ticket_id, refused, packet: said });
+      const shown = packet && { action: packet.action, trade_ref: packet.trade_ref, volume: packet.volume };
+      show({ event: type, strategy, seq, ticket: trade.ticket_id, refused, packet: shown });
     } else show(event);
   }
 } catch (fault) {

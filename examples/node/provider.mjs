@@ -1,4 +1,4 @@
-// A provider's bot: opens, modifies, reduces and closes one trade, then shows that it cannot come back.
+// A provider's bot: opens, modifies, reduces and closes one trade, then shows that it cannot be opened again.
 //   COPYDESK_URL=… COPYDESK_KEY=… COPYDESK_SECRET=… node provider.mjs [ticket]
 import { Desk, Refused } from "./desk.mjs";
 
@@ -11,7 +11,7 @@ if (!url || !key || !secret) {
 const desk = new Desk({ url, key, secret });
 const show = (what, body) => console.log(JSON.stringify({ what, status: body.status, seq: body.seq }));
 
-// The keys name the effects, by what survives a restart: so this program may be run again at any point.
+// The idempotency keys consist of what survives a restart, so this program may be run again at any point.
 const prices = { open_price: "1.10500", sl: "1.10000" };
 const trade = { ticket_id: ticket, symbol: "EURUSD", type: "BUY", volume: "0.10", ...prices };
 show("open", await desk.open(trade, `open-${ticket}-0000000000`));

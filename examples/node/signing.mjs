@@ -1,9 +1,9 @@
-// Signatures of requests, answers and packets. See docs/protocol.md and docs/stream.md.
+// Signatures of requests, responses and packets. See docs/protocol.md and docs/stream.md.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 
 export const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
-// The key is the hex text as shown: its ASCII characters, not the bytes that it would decode to.
+// The HMAC key is the secret as shown: its ASCII characters, not the bytes to which they decode.
 export const hmac = (secret, text) => createHmac("sha256", Buffer.from(secret, "ascii")).update(text).digest("hex");
 
 function agrees(expected, given) {
@@ -11,7 +11,7 @@ function agrees(expected, given) {
   return a.length === b.length && timingSafeEqual(a, b);
 }
 
-/** The eleven lines of a request. `body`: a Buffer, empty where there is none. */
+/** Return the eleven lines of a request. `body`: a Buffer, empty where there is none. */
 export function canonicalRequest({ method, host, path, query, key, timeMs, windowMs, seq, idempotencyKey, body }) {
   return [
     "CD1-HMAC-SHA256", method, host, path, query, key, timeMs, windowMs, seq, idempotencyKey || "-", sha256(body),
@@ -20,12 +20,12 @@ export function canonicalRequest({ method, host, path, query, key, timeMs, windo
 
 export const signRequest = (secret, request) => hmac(secret, canonicalRequest(request));
 
-/** The five lines of an answer. `requestSignature`: without "v1=". */
+/** Return the five lines of a response. `requestSignature`: without "v1=". */
 export function canonicalAnswer({ requestSignature, status, timeMs, body }) {
   return ["CD1-RESPONSE", requestSignature, status, timeMs, sha256(body)].join("\n");
 }
 
-/** Whether the desk gave this answer to this very request. `signature`: the value of X-Cd-Response-Sig. */
+/** Whether the desk gave this response to this request. `signature`: the value of X-Cd-Response-Sig. */
 export function isGenuine(secret, answer, signature) {
   return agrees(`v1=${hmac(secret, canonicalAnswer(answer))}`, signature ?? "");
 }
@@ -60,21 +60,21 @@ export class PacketRefused extends Error {}
 
 export const packetKey = (secret) => hmac(secret, "copydesk/packet/v1");
 
-/** The packet, if the secret of its generation signed it and each field is as it must be; throws PacketRefused. */
+/** Return the packet if its generation's secret signed it and each field is valid; throws PacketRefused. */
 export function verifyPacket(packet, secretsByGeneration, subId) {
   for (const name of [...NINE, ...TAIL]) {
-    if (typeof packet?.[name] !== "string") throw new PacketRefused(`${name} is missing or no text`);
+    if (typeof packet?.[name] !== "string") throw new PacketRefused(`${name} is missing or is not text`);
   }
   const secret = secretsByGeneration[packet.gen];
-  if (!secret) throw new PacketRefused(`no packet secret of generation ${packet.gen} is known`);
+  if (!secret) throw new PacketRefused(`the packet secret of generation ${packet.gen} is unknown`);
   const payload = [...NINE.map((name) => packet[name]), "CP1", ...TAIL.map((name) => packet[name])].join("|");
   if (!agrees(hmac(packetKey(secret), payload), packet.signature_v1)) throw new PacketRefused("the signature is wrong");
   checkGrammar(packet, [...NINE, ...TAIL]);
-  if (packet.sub_id !== subId) throw new PacketRefused("it is of another subscription");
+  if (packet.sub_id !== subId) throw new PacketRefused("the packet belongs to another subscription");
   return packet;
 }
 
-/** The nine fields alone, by `signature`: the first documents' form, which does not say what to do with which trade. */
+/** Verify the nine fields by `signature`, the first documents' form, which has neither action nor trade. */
 export function verifyNineFields(fields, secret, signature) {
   if (!agrees(hmac(secret, NINE.map((name) => fields[name]).join("|")), signature)) {
     throw new PacketRefused("the signature is wrong");
@@ -96,7 +96,7 @@ function checkGrammar(packet, names) {
     throw new PacketRefused("a GAPFILL names the next number");
   }
   for (const stop of [packet.sl, packet.tp]) {
-    if (stop && isZero(stop)) throw new PacketRefused("a stop is zero; none is no characters");
+    if (stop && isZero(stop)) throw new PacketRefused("a stop is zero; without a stop the field is empty");
   }
   if (!isGapfill && packet.action !== "CLOSE" && isZero(packet.volume)) throw new PacketRefused("the volume is zero");
 }

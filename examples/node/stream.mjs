@@ -1,4 +1,4 @@
-// The stream as an async generator of events. It connects anew by itself, and keeps the books of the numbers.
+// The stream as an async generator of events. It reconnects, and checks the sequence numbers.
 // See docs/stream.md.
 import { Refused, checkSnapshot } from "./desk.mjs";
 import { PacketRefused, verifyPacket } from "./signing.mjs";
@@ -11,10 +11,10 @@ const POLICY = 1008;
 /**
  * Yields, until `signal` aborts:
  *   {event: "connected"}                          a socket is open, its snapshot follows
- *   {event: "snapshot", snapshot}                 replaces everything that was known
- *   {event: "delta", message, packet, refused}    `packet`: verified, or null; `refused`: why it was not taken
- *   {event: "gap", strategy}                      something did not come; a snapshot was asked for
- *   {event: "lost", why, againMs}                 the socket is gone; another is tried
+ *   {event: "snapshot", snapshot}                 replaces the whole state
+ *   {event: "delta", message, packet, refused}    `packet`: verified, or null; `refused`: the reason
+ *   {event: "gap", strategy}                      an event is missing; a snapshot was requested
+ *   {event: "lost", why, againMs}                 the socket closed; another is opened
  * Throws Refused where the key itself is refused.
  * `subscriptions`: {sub_id: {generation: packet secret}}.
  */
@@ -54,7 +54,7 @@ export async function* follow(desk, { subscriptions = {}, signal } = {}) {
   }
 }
 
-/** One socket's events until it closes. */
+/** Yield one socket's events until it closes. */
 async function* session(socket, events, subscriptions) {
   const numbers = new Numbers();
   try {
@@ -82,7 +82,7 @@ async function* session(socket, events, subscriptions) {
   }
 }
 
-/** The message is not signed, its packet is: a number that differs is somebody else's, or an old packet's. */
+/** The packet is signed, the message is not: with another number, the packet is an old one or was swapped. */
 function verified({ packet, seq }, subscriptions) {
   if (packet === undefined) return { packet: null, refused: "" };
   try {
@@ -94,19 +94,19 @@ function verified({ packet, seq }, subscriptions) {
   }
 }
 
-/** The number that each strategy is known up to. Numbers need 64 bits. */
+/** The last number of each strategy. Numbers need 64 bits. */
 class Numbers {
-  #known = new Map();
+  #last = new Map();
   #ahead = new Map(); // by heartbeat
   #gaps = new Set();
 
   begin(asOf) {
-    this.#known = new Map(Object.entries(asOf).map(([strategy, seq]) => [strategy, BigInt(seq)]));
+    this.#last = new Map(Object.entries(asOf).map(([strategy, seq]) => [strategy, BigInt(seq)]));
     this.#ahead.clear();
     this.#gaps.clear();
   }
 
-  /** The strategy of which something is missing, told once until the next snapshot. */
+  /** Return the strategy with a missing event, once until the next snapshot. */
   gapIn(message) {
     const isHeartbeat = message.type === "heartbeat";
     const missing = isHeartbeat ? this.#behind(message.as_of) : this.#jumps(message) && message.strategy;
@@ -117,31 +117,31 @@ class Numbers {
 
   #jumps({ type, strategy, seq }) {
     if (!type.startsWith("trade.")) return false;
-    const known = this.#known.get(strategy);
+    const known = this.#last.get(strategy);
     return known === undefined || BigInt(seq) > known + 1n;
   }
 
-  /** A strategy that was ahead of us at the heartbeat before, and which we have not come up with. */
+  /** Return a strategy whose events have not reached the numbers of the heartbeat before. */
   #behind(asOf) {
-    let found;
+    let behind;
     for (const [strategy, text] of Object.entries(asOf)) {
-      const seq = BigInt(text), known = this.#known.get(strategy) ?? -1n;
-      if (known < (this.#ahead.get(strategy) ?? -1n)) found = strategy;
+      const seq = BigInt(text), known = this.#last.get(strategy) ?? -1n;
+      if (known < (this.#ahead.get(strategy) ?? -1n)) behind = strategy;
       if (seq > known) this.#ahead.set(strategy, seq);
       else this.#ahead.delete(strategy);
     }
-    return found;
+    return behind;
   }
 
-  /** Whether this delta is the next one; takes its number. */
+  /** Whether this delta is the next one; if so, record its number. */
   isNext({ strategy, seq }) {
-    if (BigInt(seq) - 1n !== this.#known.get(strategy)) return false;
-    this.#known.set(strategy, BigInt(seq));
+    if (BigInt(seq) - 1n !== this.#last.get(strategy)) return false;
+    this.#last.set(strategy, BigInt(seq));
     return true;
   }
 }
 
-/** What a socket brings, for a reader that awaits it. */
+/** A socket's events, for a reader that awaits them. */
 class Events {
   code = 1006;
   reason = "";
@@ -160,7 +160,7 @@ class Events {
     this.#wake();
   };
 
-  /** The next text; null once the socket has closed. Throws after so long a silence. */
+  /** Return the next text; null after the socket has closed. Throws after `silenceMs` without a text. */
   async next(silenceMs) {
     if (!this.#texts.length && !this.#isClosed) {
       let timer;

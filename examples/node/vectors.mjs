@@ -1,4 +1,4 @@
-// All published vectors through this client: node vectors.mjs [docs/vectors.json]. Exit 1 where one is not met.
+// All published vectors through this client: node vectors.mjs [docs/vectors.json]. Exit 1 where one fails.
 import { readFileSync } from "node:fs";
 import {
   NINE, PacketRefused, canonicalAnswer, canonicalRequest, hmac, isGenuine, packetKey, sha256, signRequest,
@@ -59,13 +59,13 @@ for (const vector of [...vectors.packets, ...vectors.packets_mac_ok_but_grammar_
 const secrets = { 1: packetSecret };
 check("derived key", packetKey(packetSecret) === vectors.packets_v1.derived_key);
 for (const vector of vectors.packets_v1.vectors) {
-  const texts = vector.payload.split("|"); // fit for a vector; never for a packet that came
+  const texts = vector.payload.split("|"); // works for vectors; real packets are never split
   const [action, trade_ref, gen] = texts.slice(10);
   const nine = Object.fromEntries(NINE.map((name, at) => [name, texts[at]]));
   const packet = { ...nine, action, trade_ref, gen, signature_v1: vector.signature };
   const read = (changed, of = packet.sub_id) => refuses(() => verifyPacket({ ...packet, ...changed }, secrets, of));
   check(`${vector.name} mac`, hmac(packetKey(packetSecret), vector.payload) === vector.signature);
-  check(`${vector.name} read`, (read({}) === "") === (action !== "HEARTBEAT")); // that one is reserved
+  check(`${vector.name} read`, (read({}) === "") === (action !== "HEARTBEAT")); // HEARTBEAT is reserved
   check(`${vector.name} of another subscription`, read({}, "8") !== "");
   check(`${vector.name} with another action`, /signature/.test(read({ action: action === "OPEN" ? "CLOSE" : "OPEN" })));
 }

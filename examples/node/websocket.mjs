@@ -5,7 +5,7 @@ const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
 const MOST_BYTES = 16 * 1024 * 1024;
 
-/** The handshake was answered like a request. `problem`: the problem document, if it was one. */
+/** The handshake was refused by an HTTP response. `problem`: its problem document, if it has one. */
 export class HandshakeRefused extends Error {
   constructor(status, problem) {
     super(`the handshake was answered ${status} ${problem?.code ?? ""}`);
@@ -13,7 +13,7 @@ export class HandshakeRefused extends Error {
   }
 }
 
-/** Open a socket. `on.message(text)` and `on.close(code, reason)` are called from then on; code 1006: it broke off. */
+/** Open a socket. `on.message(text)` and `on.close(code, reason)` follow; code 1006: the connection broke. */
 export function connect({ transport, url, path, host, headers, timeoutMs, on }) {
   const nonce = randomBytes(16).toString("base64");
   const upgrade = {
@@ -58,7 +58,7 @@ class Socket {
   #on;
   #waiting = Buffer.alloc(0);
   #fragments = [];
-  #closed = [1006, ""]; // how it ended, where no close frame says
+  #closed = [1006, ""]; // the code and reason where there is no close frame
 
   constructor(socket, first, on) {
     [this.#socket, this.#on] = [socket, on];
@@ -80,7 +80,7 @@ class Socket {
     setTimeout(() => this.#socket.destroy(), 1000).unref();
   }
 
-  /** One frame; a client's are masked. */
+  /** Return one frame; a client masks its frames. */
   #write(opcode, payload) {
     if (!this.#socket.writable) return;
     const size = payload.length;
@@ -95,7 +95,7 @@ class Socket {
     for (let frame; (frame = this.#frame()); ) this.#handle(frame);
   }
 
-  /** The next whole frame, or undefined. */
+  /** Return the next complete frame, or undefined. */
   #frame() {
     const bytes = this.#waiting;
     if (bytes.length < 2) return undefined;
@@ -108,7 +108,7 @@ class Socket {
       [size, start] = [Number(bytes.readBigUInt64BE(2)), 10];
     }
     if (size > MOST_BYTES || bytes[1] & 128 || bytes[0] & 0x70) {
-      this.#socket.destroy(); // too large, masked by a server, or compressed though that was not offered
+      this.#socket.destroy(); // too large, masked by a server, or compressed, which was not offered
       return undefined;
     }
     if (bytes.length < start + size) return undefined;
