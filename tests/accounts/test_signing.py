@@ -169,7 +169,7 @@ def test_only_a_repeat_has_the_fingerprint_of_the_first_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grammar", "good", "bad"),
+    ("grammar", "valid", "invalid"),
     [
         (
             signing.KEY,
