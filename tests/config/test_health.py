@@ -120,7 +120,7 @@ def metrics(ip: str = "127.0.0.1", **headers: Any) -> Any:
     return get("/metrics", REMOTE_ADDR=ip, headers=headers)
 
 
-def test_without_a_token_only_this_machine_reads_metrics(settings: Settings) -> None:
+def test_without_a_token_only_this_machine_reads_metrics(desk_db: str, settings: Settings) -> None:
     settings.METRICS_TOKEN = ""
 
     assert metrics().status_code == 200
@@ -140,7 +140,7 @@ def test_a_forwarded_loopback_address_is_not_this_machine(settings: Settings) ->
     assert metrics("127.0.0.1", **{"X-Forwarded-For": "127.0.0.1, 203.0.113.9"}).status_code == 401
 
 
-def test_with_a_token_metrics_need_the_token(settings: Settings) -> None:
+def test_with_a_token_metrics_need_the_token(desk_db: str, settings: Settings) -> None:
     settings.METRICS_TOKEN = "a-token-for-the-test"
 
     assert metrics("203.0.113.9", Authorization="Bearer a-token-for-the-test").status_code == 200
