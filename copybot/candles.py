@@ -87,8 +87,8 @@ class Candles:
         return self._times[0]
 
     def is_open(self, at_ms: int) -> bool:
-        found = self._bar(at_ms)
-        return found is not None and at_ms - found[1] < self.length_ms
+        current = self._bar(at_ms)
+        return current is not None and at_ms - current[1] < self.length_ms
 
     def bid(self, at_ms: int) -> Decimal:
         """The bid at a moment; while the market is closed the last one, before the first bar its open."""
@@ -124,18 +124,18 @@ class Candles:
         return moments[bisect_left(moments, True, key=is_there)]
 
     def _bid(self, at_ms: int) -> Decimal:
-        found = self._bar(at_ms)
-        if found is None:
+        current = self._bar(at_ms)
+        if current is None:
             return self.bars[0].open
-        bar, starts_at = found
+        bar, starts_at = current
         return self._inside(bar, min(at_ms - starts_at, self.length_ms))
 
     def _next_instant(self, after_ms: int) -> int:
-        found = self._bar(after_ms)
-        if found is not None and after_ms - found[1] < self.length_ms - 1:
-            step = (after_ms - found[1]) * STEPS // self.length_ms + 1
+        current = self._bar(after_ms)
+        if current is not None and after_ms - current[1] < self.length_ms - 1:
+            step = (after_ms - current[1]) * STEPS // self.length_ms + 1
             # The last instant is just before the bar's end, because the next bar may open at another price.
-            return found[1] + min(-(-step * self.length_ms // STEPS), self.length_ms - 1)
+            return current[1] + min(-(-step * self.length_ms // STEPS), self.length_ms - 1)
         return self._next_start(after_ms)
 
     def _next_start(self, after_ms: int) -> int:

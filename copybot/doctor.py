@@ -167,8 +167,8 @@ def state(checkup: Checkup) -> str:
     if held:
         checkup.is_running = True
         raise Failed(f"{', '.join(held)} in use: a copier is running here. Stop it before you start another one")
-    known = sum(file.exists() for file in files)
-    return f"{known} of {len(files)} state files exist, none in use" if checkup.follows else "none is needed"
+    existing = sum(file.exists() for file in files)
+    return f"{existing} of {len(files)} state files exist, none in use" if checkup.follows else "none is needed"
 
 
 def _is_held(file: Path) -> bool:
@@ -336,7 +336,7 @@ def symbols(checkup: Checkup) -> str:
     rows = [row for row in checkup.need_active()["trades"] if row["role"] == "master" and row.get("copy")]
     wanted = {row["copy"]["symbol"]: Decimal(row["copy"]["volume"]) for row in rows}
     names = checkup.need_settings().names
-    if unknown := sorted(symbol for symbol in wanted if names.theirs(symbol) is None):
+    if unknown := sorted(symbol for symbol in wanted if names.at_broker(symbol) is None):
         raise Failed(f"{', '.join(unknown)}: [symbols] gives the broker's name to another symbol: correct the table")
     if unquoted := sorted(symbol for symbol in wanted if terminal.quote(symbol) is None):
         raise Failed(f"no price of {', '.join(unquoted)} now: if its market is open, name it in [symbols.table]")

@@ -236,11 +236,11 @@ class ExecutionGuard:
         if positions is None:
             return
         self._unrecorded_closes &= positions.keys()
-        known = {copy.magic: copy for copy in self._store.unfinished()}
+        unfinished = {copy.magic: copy for copy in self._store.unfinished()}
         faults: list[Exception] = []
-        for magic in [*positions, *(known.keys() - positions.keys())]:
+        for magic in [*positions, *(unfinished.keys() - positions.keys())]:
             try:
-                self._drive(magic, known.get(magic) or self._store.by_magic(magic), positions.get(magic))
+                self._drive(magic, unfinished.get(magic) or self._store.by_magic(magic), positions.get(magic))
             except Exception as fault:
                 faults.append(fault)
         if faults:

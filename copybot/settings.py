@@ -250,9 +250,9 @@ def _metatrader(table: Table, environ: Mapping[str, str]) -> MetaTrader:
 
 def _names(table: Table) -> Names:
     listed = table.get("table", _table, {})
-    for ours, theirs in listed.items():
-        if not isinstance(theirs, str) or not theirs:
-            raise SettingsError(f"{ours} in [symbols.table] must be the broker's name of the symbol, in quotes")
+    for symbol, broker_name in listed.items():
+        if not isinstance(broker_name, str) or not broker_name:
+            raise SettingsError(f"{symbol} in [symbols.table] must be the broker's name of the symbol, in quotes")
     try:
         names = Names(listed, table.get("prefix", _any_text, ""), table.get("suffix", _any_text, ""))
     except ValueError as fault:

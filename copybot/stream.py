@@ -109,21 +109,21 @@ class Follow:
         return [*self._number(message["strategy"], int(message["seq"])), Message(message)]
 
     def _number(self, strategy: str, seq: int) -> list[Event]:
-        known = self.as_of.get(strategy)
-        if known is None or seq > known + 1:
+        last_seq = self.as_of.get(strategy)
+        if last_seq is None or seq > last_seq + 1:
             return self._gap(strategy)
         if strategy not in self._gaps:
-            self.as_of[strategy] = max(known, seq)
+            self.as_of[strategy] = max(last_seq, seq)
         return []
 
     def _compare(self, numbers: Mapping[str, int]) -> list[Event]:
         """Find lost deltas: a strategy was ahead of us at the last heartbeat, and its delta has not come since."""
         events: list[Event] = []
         for strategy, seq in numbers.items():
-            known = self.as_of.get(strategy, -1)
-            if known < self._ahead.get(strategy, -1):
+            last_seq = self.as_of.get(strategy, -1)
+            if last_seq < self._ahead.get(strategy, -1):
                 events += self._gap(strategy)
-            if seq > known:
+            if seq > last_seq:
                 self._ahead[strategy] = seq
             else:
                 self._ahead.pop(strategy, None)

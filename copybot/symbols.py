@@ -22,26 +22,26 @@ class Names:
     _back: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for ours, theirs in self.table.items():
-            other = self._back.setdefault(theirs, ours)
-            if other != ours:
-                raise ValueError(f"{theirs} would be both {other} and {ours}")
+        for desk_name, broker_name in self.table.items():
+            other = self._back.setdefault(broker_name, desk_name)
+            if other != desk_name:
+                raise ValueError(f"{broker_name} would be both {other} and {desk_name}")
 
-    def theirs(self, ours: str) -> str | None:
+    def at_broker(self, desk_name: str) -> str | None:
         """The broker's name; None if there is none, or if it belongs to another symbol already."""
-        name = self.table.get(ours) or f"{self.prefix}{ours}{self.suffix}"
-        if ours.startswith(_FOREIGN):
-            name = ours.removeprefix(_FOREIGN)
-        return name if name and self.ours(name) == ours else None
+        name = self.table.get(desk_name) or f"{self.prefix}{desk_name}{self.suffix}"
+        if desk_name.startswith(_FOREIGN):
+            name = desk_name.removeprefix(_FOREIGN)
+        return name if name and self.at_desk(name) == desk_name else None
 
-    def ours(self, theirs: str) -> str:
+    def at_desk(self, broker_name: str) -> str:
         """The desk's name. A symbol without one keeps the broker's name with a `~` before it, so that it is not taken
         for another symbol."""
-        if theirs in self._back:
-            return self._back[theirs]
-        name = theirs.removeprefix(self.prefix).removesuffix(self.suffix)
-        is_plain = f"{self.prefix}{name}{self.suffix}" == theirs and name and name not in self.table
-        return name if is_plain and not name.startswith(_FOREIGN) else _FOREIGN + theirs
+        if broker_name in self._back:
+            return self._back[broker_name]
+        name = broker_name.removeprefix(self.prefix).removesuffix(self.suffix)
+        is_plain = f"{self.prefix}{name}{self.suffix}" == broker_name and name and name not in self.table
+        return name if is_plain and not name.startswith(_FOREIGN) else _FOREIGN + broker_name
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Named:
     names: Names
 
     def positions(self) -> list[Position]:
-        return [replace(position, symbol=self.names.ours(position.symbol)) for position in self.terminal.positions()]
+        return [replace(position, symbol=self.names.at_desk(position.symbol)) for position in self.terminal.positions()]
 
     def deals(self, position: str) -> list[Deal]:
-        return [replace(deal, symbol=self.names.ours(deal.symbol)) for deal in self.terminal.deals(position)]
+        return [replace(deal, symbol=self.names.at_desk(deal.symbol)) for deal in self.terminal.deals(position)]
 
     def position_under(self, magic: int) -> str:
         return self.terminal.position_under(magic)
@@ -70,28 +70,28 @@ class Named:
         return self.terminal.account()
 
     def quote(self, symbol: str) -> Quote | None:
-        name = self.names.theirs(symbol)
+        name = self.names.at_broker(symbol)
         return None if name is None else self.terminal.quote(name)
 
     def fit(
         self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> tuple[Decimal, Decimal | None, Decimal | None]:
-        name = self.names.theirs(symbol)
+        name = self.names.at_broker(symbol)
         return (volume, sl, tp) if name is None else self.terminal.fit(name, volume, sl, tp)
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result:
-        name = self.names.theirs(symbol)
+        name = self.names.at_broker(symbol)
         if name is None:
             return Result(Outcome.REJECTED, 10013, "symbol_unknown")
         return self.terminal.open(magic=magic, symbol=name, side=side, volume=volume, sl=sl, tp=tp)
 
     def close(self, position: Position, volume: Decimal) -> Result:
-        return self.terminal.close(self._theirs(position), volume)
+        return self.terminal.close(self._at_broker(position), volume)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
-        return self.terminal.modify(self._theirs(position), sl=sl, tp=tp)
+        return self.terminal.modify(self._at_broker(position), sl=sl, tp=tp)
 
-    def _theirs(self, position: Position) -> Position:
-        return replace(position, symbol=self.names.theirs(position.symbol) or position.symbol)
+    def _at_broker(self, position: Position) -> Position:
+        return replace(position, symbol=self.names.at_broker(position.symbol) or position.symbol)

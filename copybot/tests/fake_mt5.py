@@ -125,7 +125,7 @@ class FakeMT5:
         stops: int = 0, freeze: int = 0, trade_mode: int = 4,
     ) -> None:  # fmt: skip
         tick = tick or 10**-digits
-        self.symbols[name] = SimpleNamespace(**{one: value for one, value in locals().items() if one != "self"})
+        self.symbols[name] = SimpleNamespace(**{field: value for field, value in locals().items() if field != "self"})
 
     # --- the module's functions
 
@@ -170,21 +170,21 @@ class FakeMT5:
         )  # fmt: skip
 
     def symbol_info(self, symbol: Any) -> Any:
-        one = self.symbols.get(symbol)
+        spec = self.symbols.get(symbol)
         if not self._is_up():
             return None
-        if one is None:
+        if spec is None:
             return self._fail(-4, "Terminal: Not found")
-        known = dict.fromkeys(SymbolInfo._fields, 0) | {
-            "visible": symbol in self.selected, "select": symbol in self.selected, "digits": one.digits,
-            "spread": one.spread, "trade_mode": one.trade_mode, "trade_stops_level": one.stops,
-            "trade_freeze_level": one.freeze, "trade_exemode": one.exe, "filling_mode": one.filling,
-            "point": 10**-one.digits, "trade_tick_size": one.tick, "trade_tick_value": one.contract * one.tick,
-            "trade_contract_size": one.contract, "volume_min": one.least, "volume_max": 500.0, "volume_step": one.step,
-            "name": symbol, "bid": one.bid, "ask": self._ask(one),
+        fields = dict.fromkeys(SymbolInfo._fields, 0) | {
+            "visible": symbol in self.selected, "select": symbol in self.selected, "digits": spec.digits,
+            "spread": spec.spread, "trade_mode": spec.trade_mode, "trade_stops_level": spec.stops,
+            "trade_freeze_level": spec.freeze, "trade_exemode": spec.exe, "filling_mode": spec.filling,
+            "point": 10**-spec.digits, "trade_tick_size": spec.tick, "trade_tick_value": spec.contract * spec.tick,
+            "trade_contract_size": spec.contract, "volume_min": spec.least, "volume_max": 500.0,
+            "volume_step": spec.step, "name": symbol, "bid": spec.bid, "ask": self._ask(spec),
         }  # fmt: skip
         self.error = (1, "Success")
-        return SymbolInfo(**known)
+        return SymbolInfo(**fields)
 
     def symbol_select(self, symbol: Any, enable: bool = True) -> Any:
         if symbol not in self.symbols:
@@ -195,14 +195,14 @@ class FakeMT5:
     def symbol_info_tick(self, symbol: Any) -> Any:
         if not self._is_up() or symbol not in self.selected:
             return self._fail(-4, "Terminal: Not found")
-        one, now = self.symbols[symbol], self._now_ms()
-        return Tick(now // 1000, noisy(one.bid), noisy(self._ask(one)), 0.0, 0, now, 6, 0.0)
+        spec, now = self.symbols[symbol], self._now_ms()
+        return Tick(now // 1000, noisy(spec.bid), noisy(self._ask(spec)), 0.0, 0, now, 6, 0.0)
 
     def positions_get(self, *, symbol: Any = None, group: Any = None, ticket: Any = None) -> Any:
         if not self._is_up():
             return None
-        found = [self._shown(position) for position in self.positions.values() if symbol in (None, position.symbol)]
-        return tuple(one for one in found if ticket in (None, one.ticket))
+        positions = [self._shown(position) for position in self.positions.values() if symbol in (None, position.symbol)]
+        return tuple(position for position in positions if ticket in (None, position.ticket))
 
     def orders_get(self, *, symbol: Any = None, group: Any = None, ticket: Any = None) -> Any:
         return tuple(self.orders) if self._is_up() else None
@@ -214,12 +214,12 @@ class FakeMT5:
         return self._history(self.done_orders, dates, "time_done_msc", ticket, position)
 
     def history_deals_total(self, date_from: Any, date_to: Any) -> Any:
-        found = self.history_deals_get(date_from, date_to)
-        return None if found is None else len(found)
+        history = self.history_deals_get(date_from, date_to)
+        return None if history is None else len(history)
 
     def history_orders_total(self, date_from: Any, date_to: Any) -> Any:
-        found = self.history_orders_get(date_from, date_to)
-        return None if found is None else len(found)
+        history = self.history_orders_get(date_from, date_to)
+        return None if history is None else len(history)
 
     def order_send(self, request: Any) -> Any:
         self.sent.append(request)
@@ -239,7 +239,7 @@ class FakeMT5:
         except Refused as refused:
             return self._answer(order, refused.code)
 
-    # --- what happens elsewhere
+    # --- the market and the server
 
     def settle(self) -> None:
         """Execute the delayed orders."""
@@ -250,22 +250,25 @@ class FakeMT5:
 
     def rollover(self) -> None:
         """Charge swaps by re-opening: each position keeps its identifier and gets a new ticket."""
-        for one in self.positions.values():
-            one.ticket, one.swap = self._ticket(), one.swap - 0.7
+        for position in self.positions.values():
+            position.ticket, position.swap = self._ticket(), position.swap - 0.7
 
     def price(self, symbol: Any, bid: Any) -> None:
         """Move the price and trigger stops and targets."""
         self.symbols[symbol].bid = bid
-        for one in list(self.positions.values()):
-            price, sign = self._ending(one), 1 if one.type == 0 else -1
-            for level, reason, hit in ((one.sl, 4, (one.sl - price) * sign), (one.tp, 5, (price - one.tp) * sign)):
+        for position in list(self.positions.values()):
+            price, sign = self._ending(position), 1 if position.type == 0 else -1
+            for level, reason, hit in (
+                (position.sl, 4, (position.sl - price) * sign),
+                (position.tp, 5, (price - position.tp) * sign),
+            ):
                 if level and hit >= 0:
-                    self._take_off(one, one.volume, price, one.magic, self._ticket(), reason)
+                    self._take_off(position, position.volume, price, position.magic, self._ticket(), reason)
                     break
 
     def by_hand(self, position: Any, volume: Any = None) -> None:
-        one = self.positions[position]
-        self._take_off(one, volume or one.volume, self._ending(one), 0, self._ticket(), 0)
+        held = self.positions[position]
+        self._take_off(held, volume or held.volume, self._ending(held), 0, self._ticket(), 0)
 
     # --- orders
 
@@ -297,10 +300,10 @@ class FakeMT5:
         return self._answer(order, 10012)
 
     def _check(self, order: Any) -> None:
-        one = self.symbols.get(order.symbol)
-        if one is None:
+        spec = self.symbols.get(order.symbol)
+        if spec is None:
             raise Refused(10013)
-        if one.trade_mode == 0:
+        if spec.trade_mode == 0:
             raise Refused(10017)
         if not self.market_open:
             raise Refused(10018)
@@ -308,47 +311,50 @@ class FakeMT5:
         if order.position and held is None:
             raise Refused(10036)
         side = held.type if order.action == 6 else order.type
-        self._check_stops(order, one, side, held)
+        self._check_stops(order, spec, side, held)
         if order.action == 6:
             return
-        steps = order.volume / one.step
-        if order.volume < one.least or abs(steps - round(steps)) > 1e-6:
+        steps = order.volume / spec.step
+        if order.volume < spec.least or abs(steps - round(steps)) > 1e-6:
             raise Refused(10014)
-        allowed = {0} if one.filling & 1 else set()
-        allowed |= {1} if one.filling & 2 else set()
-        if order.type_filling not in (allowed | ({2} if one.exe != 2 else set())):
+        allowed = {0} if spec.filling & 1 else set()
+        allowed |= {1} if spec.filling & 2 else set()
+        if order.type_filling not in (allowed | ({2} if spec.exe != 2 else set())):
             raise Refused(10030)
-        if one.exe < 2 and abs(order.price - self._price(one, order.type)) > order.deviation * 10**-one.digits + 1e-9:
+        if (
+            spec.exe < 2
+            and abs(order.price - self._price(spec, order.type)) > order.deviation * 10**-spec.digits + 1e-9
+        ):
             raise Refused(10004)
         if held is not None and order.volume > held.volume + 1e-9:
             raise Refused(10038)
         free = self.balance - self._margin()
-        if held is None and order.volume * one.contract * one.bid / 100 > free:
+        if held is None and order.volume * spec.contract * spec.bid / 100 > free:
             raise Refused(10019)
 
-    def _check_stops(self, order: Any, one: Any, side: Any, held: Any) -> None:
-        price, sign, point = self._price(one, 1 - side), 1 if side == 0 else -1, 10**-one.digits
-        level = one.stops * point - 1e-9
+    def _check_stops(self, order: Any, spec: Any, side: Any, held: Any) -> None:
+        price, sign, point = self._price(spec, 1 - side), 1 if side == 0 else -1, 10**-spec.digits
+        level = spec.stops * point - 1e-9
         for stop, away in ((order.sl, (price - order.sl) * sign), (order.tp, (order.tp - price) * sign)):
-            ticks = stop / one.tick
+            ticks = stop / spec.tick
             if stop and (away < max(level, 1e-9) or abs(ticks - round(ticks)) > 1e-4):
                 raise Refused(10016)
         if order.action != 6:
             return
         if abs(held.sl - order.sl) + abs(held.tp - order.tp) < point / 10:
             raise Refused(10025)
-        if any(stop and abs(price - stop) < one.freeze * point for stop in (held.sl, held.tp)):
+        if any(stop and abs(price - stop) < spec.freeze * point for stop in (held.sl, held.tp)):
             raise Refused(10029)
 
     def _execute(self, order: Any, volume: Any) -> Any:
-        one, ticket = self.symbols[order.symbol], self._ticket()
+        spec, ticket = self.symbols[order.symbol], self._ticket()
         held = next((held for held in self.positions.values() if held.ticket == order.position), None)
         if order.action == 6:
             held.sl, held.tp = noisy(order.sl), noisy(order.tp)
             return self._answer(order, 10009)
         if order.position and held is None:
             return self._answer(order, 10036)  # it was closed meanwhile
-        price = self._price(one, order.type)
+        price = self._price(spec, order.type)
         self.done_orders.append(self._order(order, ticket, self.ORDER_STATE_FILLED, 0.0))
         if held is None and not self.hedging:
             held = next((held for held in self.positions.values() if held.symbol == order.symbol), None)
@@ -412,7 +418,7 @@ class FakeMT5:
             )
         )  # fmt: skip
 
-    # --- reckoning
+    # --- records and calculations
 
     def _order(self, order: Any, ticket: Any, state: Any, left: Any) -> Any:
         now = self._now_ms()
@@ -421,29 +427,29 @@ class FakeMT5:
             3, order.volume, left, order.price, order.sl, order.tp, order.price, 0.0, order.symbol, order.comment, "",
         )  # fmt: skip
 
-    def _shown(self, one: Any) -> Any:
+    def _shown(self, held: Any) -> Any:
         return TradePosition(
-            one.ticket, one.time_msc // 1000, one.time_msc, one.time_msc // 1000, one.time_msc, one.type, one.magic,
-            one.identifier, 3, noisy(one.volume), noisy(one.price_open), one.sl, one.tp, self._ending(one), one.swap,
-            self._profit(one), one.symbol, one.comment, "",
+            held.ticket, held.time_msc // 1000, held.time_msc, held.time_msc // 1000, held.time_msc, held.type,
+            held.magic, held.identifier, 3, noisy(held.volume), noisy(held.price_open), held.sl, held.tp,
+            self._ending(held), held.swap, self._profit(held), held.symbol, held.comment, "",
         )  # fmt: skip
 
     def _answer(self, order: Any, code: Any) -> Any:
-        one = self.symbols.get(order.symbol)
-        bid, ask = (one.bid, self._ask(one)) if one else (0.0, 0.0)
+        spec = self.symbols.get(order.symbol)
+        bid, ask = (spec.bid, self._ask(spec)) if spec else (0.0, 0.0)
         return OrderSendResult(code, 0, 0, 0.0, 0.0, bid, ask, "", len(self.sent), 0, order)
 
-    def _history(self, found: Any, dates: Any, field: Any, ticket: Any, position: Any) -> Any:
+    def _history(self, rows: Any, dates: Any, field: Any, ticket: Any, position: Any) -> Any:
         if not self._is_up():
             return None
         if position is not None:
-            return tuple(one for one in found if one.position_id == position)
+            return tuple(row for row in rows if row.position_id == position)
         if ticket is not None:
-            return tuple(one for one in found if one.ticket == ticket)
+            return tuple(row for row in rows if row.ticket == ticket)
         if len(dates) != 2:
             return self._fail(-2, "Invalid arguments")
-        since, until = (one.replace(tzinfo=one.tzinfo or UTC).timestamp() * 1000 for one in dates)
-        return tuple(one for one in found if since <= getattr(one, field) <= until)
+        since, until = (date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000 for date in dates)
+        return tuple(row for row in rows if since <= getattr(row, field) <= until)
 
     def _seen(self, deals: Any) -> Any:
         return deals[: len(deals) - self.hidden]
@@ -464,11 +470,11 @@ class FakeMT5:
     def _ending(self, held: Any) -> Any:
         return self._price(self.symbols[held.symbol], 1 - held.type)
 
-    def _price(self, one: Any, kind: Any) -> Any:
-        return self._ask(one) if kind == 0 else one.bid
+    def _price(self, spec: Any, kind: Any) -> Any:
+        return self._ask(spec) if kind == 0 else spec.bid
 
-    def _ask(self, one: Any) -> Any:
-        return round(one.bid + one.spread * 10**-one.digits, one.digits)
+    def _ask(self, spec: Any) -> Any:
+        return round(spec.bid + spec.spread * 10**-spec.digits, spec.digits)
 
     def _ticket(self) -> Any:
         self.tickets += 1

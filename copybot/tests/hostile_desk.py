@@ -33,7 +33,7 @@ class HostileDesk(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.tricks = deque()
         self.requests, self.effects, self.answers = [], [], {}
-        self.refuses: Any = None  # a signed refusal for whoever asks
+        self.refuses: Any = None  # a signed refusal of every request
         self.last_seq, self.clock_ahead_ms, self.old, self.lock = 0, 0, None, threading.Lock()
 
     def clock_ms(self) -> Any:

@@ -52,12 +52,12 @@ def program() -> Path:
         (folder / f"{source.stem}.h").write_text(translated(source.read_text()))
     shutil.copy(HERE / "mql5_terminal.h", folder / "terminal.h")
     shutil.copy(HERE / "mql5_driver.cpp", folder / "driver.cpp")
-    made = subprocess.run(
+    compiled = subprocess.run(
         [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-o", "driver",
          "driver.cpp", "-lsqlite3"],
         cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr[:4000]
+    assert compiled.returncode == 0, compiled.stderr[:4000]
     return folder / "driver"
 
 
@@ -90,8 +90,8 @@ def terminals() -> Iterator[Callable[..., Any]]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.kill()
+    for program in started:
+        program.kill()
 
 
 def signed(fields: Any, secret: Any = PACKET_SECRET) -> Any:

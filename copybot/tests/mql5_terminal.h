@@ -81,7 +81,7 @@ enum { CRYPT_HASH_SHA256 };
 
 inline uint32_t turned(uint32_t x, int n) { return (x >> n) | (x << (32 - n)); }
 
-// FIPS 180-4, with the constants reckoned from their definition: roots of the first primes.
+// FIPS 180-4, with the constants calculated from their definition: roots of the first primes.
 inline std::vector<uchar> sha256(std::vector<uchar> data) {
   static uint32_t k[64], first[8];
   if (!k[0]) {

@@ -78,10 +78,10 @@ def running(command: Any, file: Any, *more: Any) -> Iterator[Any]:
 
 def until(condition: Any, for_s: int = 120) -> Any:
     ends = time.monotonic() + for_s
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < ends, "it did not come to that in time"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def account(file: Any) -> Any:
@@ -91,7 +91,7 @@ def account(file: Any) -> Any:
 def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office: Any, tmp_path: Path) -> None:
     provider, copier = config(tmp_path / "lena", office, MASTER), config(tmp_path / "finn", office, COPIER)
     lenas, finns = account(provider), account(copier)
-    with running("publish", provider) as one, running("follow", copier) as other:
+    with running("publish", provider) as publishing, running("follow", copier) as following:
         until(lambda: office.worth.get(MASTER) and office.handshakes and office.desk.state.takeover_number)
         time.sleep(1.5)  # the copier has taken up its first snapshot: what comes now is new
         lenas.open(magic=1, symbol="EURUSD", side="BUY", volume=D(1), sl=D("1.05"), tp=None)
@@ -108,17 +108,17 @@ def test_a_trade_is_published_copied_reduced_and_closed_on_both_accounts(office:
         until(lambda: not finns.positions())
         until(lambda: office.closed(MASTER) and office.closed(COPIER))
 
-    assert (one.returncode, other.returncode) == (0, 0)
+    assert (publishing.returncode, following.returncode) == (0, 0)
     assert office.desk.state.leased_until <= time.time_ns() // 1_000_000  # given back, not left to end
-    assert "published, 1.00 lots" in one.written
-    assert re.search(r"opened at 1\.\d+", other.written)
-    for written in (one.written, other.written):
+    assert "published, 1.00 lots" in publishing.written
+    assert re.search(r"opened at 1\.\d+", following.written)
+    for written in (publishing.written, following.written):
         assert "stop 1.06, target none" in written
         assert "reduced to 0." in written
-    assert re.search(r"closed at 1\.\d+ \(MANUAL\)", one.written)
-    assert re.search(r"closed at 1\.\d+, [+-]\d", other.written)
+    assert re.search(r"closed at 1\.\d+ \(MANUAL\)", publishing.written)
+    assert re.search(r"closed at 1\.\d+, [+-]\d", following.written)
     assert sum(office.desk.opened.values()) == 2
-    assert "Traceback" not in one.written + other.written
+    assert "Traceback" not in publishing.written + following.written
 
 
 def test_a_second_copier_on_the_same_folder_says_so_and_ends(office: Any, tmp_path: Path) -> None:

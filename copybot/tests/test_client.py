@@ -41,10 +41,10 @@ class Asking:
         self.slept.append(wait_s)
 
     def __getattr__(self, name: Any) -> Any:
-        found = getattr(self.client, name)
-        if not inspect.iscoroutinefunction(found):
-            return found
-        return lambda *args, **more: self.runner.run(found(*args, **more))
+        attribute = getattr(self.client, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *args, **more: self.runner.run(attribute(*args, **more))
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def desk() -> Iterator[Any]:
 
 @pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])
 def ask(request: pytest.FixtureRequest, desk: Any) -> Iterator[Callable[..., Any]]:
-    made = []
+    clients = []
 
-    def one(**more: Any) -> Any:
-        made.append(Asking(request.param, desk.url, **more))
-        return made[-1]
+    def create(**more: Any) -> Any:
+        clients.append(Asking(request.param, desk.url, **more))
+        return clients[-1]
 
-    yield one
-    for asking in made:
+    yield create
+    for asking in clients:
         asking.hang_up()
         asking.runner.close()
 
@@ -106,7 +106,7 @@ def test_control_another_idempotency_key_is_another_effect(bot: Any, desk: Any) 
 
 def test_every_write_takes_an_idempotency_key(bot: Any, desk: Any) -> None:
     named = {"idempotency_key": "a-name-that-was-kept"}
-    asked = [
+    calls = [
         lambda: bot.open(**named, ticket_id="1"),
         lambda: bot.modify("1", **named, sl=None),
         lambda: bot.reduce("1", **named, volume="0.1"),
@@ -115,8 +115,8 @@ def test_every_write_takes_an_idempotency_key(bot: Any, desk: Any) -> None:
         lambda: bot.skip(**named, reason="missed"),
         lambda: bot.report_order(**named, seq="1"),
     ]
-    for one in asked:
-        one()
+    for call in calls:
+        call()
         desk.answers.clear()
 
     assert keys_of(desk) == ["a-name-that-was-kept"] * 7
@@ -131,7 +131,7 @@ def test_every_write_takes_an_idempotency_key(bot: Any, desk: Any) -> None:
     ]
 
 
-# --- what is not known is said
+# --- unknown outcomes
 
 
 def test_an_unknown_outcome_is_resolved_by_a_repeat_under_the_same_key(ask: Callable[..., Any], desk: Any) -> None:
@@ -223,7 +223,7 @@ def test_a_slowly_dripping_answer_times_out_with_asyncio_too(desk: Any) -> None:
     assert len(desk.requests) == 2
 
 
-# --- who is believed
+# --- authenticity of answers
 
 
 def test_refuses_answers_without_the_desks_signature(bot: Any, desk: Any) -> None:
@@ -279,7 +279,7 @@ def test_refuses_an_untrusted_certificate(desk: Any) -> None:
     assert desk.requests == []
 
 
-# --- waiting as asked
+# --- waits requested by the desk
 
 
 @pytest.mark.parametrize("trick", ["ask_to_wait", "ask_to_wait_as_a_proxy"])
@@ -389,10 +389,10 @@ def test_asks_the_time_without_a_key(bot: Any, desk: Any) -> None:
 def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk: Any) -> None:
     bot = Client(desk.url, KEY, SECRET)
     threads = [threading.Thread(target=lambda: bot.open(**OPENING)) for _ in range(20)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     bot.hang_up()
 
     async def together() -> None:
@@ -405,11 +405,11 @@ def test_threads_and_tasks_that_share_a_client_wait_for_each_other(desk: Any) ->
     assert (len(desk.effects), len(desk.requests)) == (40, 40)  # no number came late, so none was repeated
 
 
-def test_the_secret_does_not_show() -> None:
-    for one in (Client("https://desk.example", KEY, SECRET), AsyncClient("https://desk.example", KEY, SECRET)):
-        one.headers("GET", "/api/v2/trades/active")
-        assert SECRET not in repr(one)
-        assert SECRET not in repr(one.attempt("GET", "/api/v2/trades/active", "", b"", ""))
+def test_no_repr_shows_the_secret() -> None:
+    for client in (Client("https://desk.example", KEY, SECRET), AsyncClient("https://desk.example", KEY, SECRET)):
+        client.headers("GET", "/api/v2/trades/active")
+        assert SECRET not in repr(client)
+        assert SECRET not in repr(client.attempt("GET", "/api/v2/trades/active", "", b"", ""))
 
 
 # --- errors

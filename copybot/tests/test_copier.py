@@ -25,13 +25,13 @@ D = Decimal
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[CopierHarness]:
     """A copier with a lease, a stream and a first snapshot."""
-    found = CopierHarness(tmp_path)
-    found.step()
-    yield found
-    found.copier.close()
+    harness = CopierHarness(tmp_path)
+    harness.step()
+    yield harness
+    harness.copier.close()
 
 
-# --- the ordinary
+# --- normal operation
 
 
 def test_a_trade_is_copied_changed_and_closed_and_the_desk_has_every_report(office: CopierHarness) -> None:
@@ -155,26 +155,26 @@ def test_a_price_beyond_the_slippage_limit_is_skipped(office: CopierHarness) -> 
     assert len(office.volumes) == 2
 
 
-def test_a_symbol_that_the_broker_does_not_have(office: CopierHarness) -> None:
+def test_a_symbol_that_the_broker_does_not_have_is_skipped(office: CopierHarness) -> None:
     expect_skip(office, "symbol_unknown", symbol="XAUUSD")
 
 
-def test_a_market_that_is_closed(office: CopierHarness) -> None:
+def test_a_trade_in_a_closed_market_is_skipped(office: CopierHarness) -> None:
     office.now = MONDAY + 100 * HOUR
     office.step(2)
     expect_skip(office, "market_closed")
 
 
-def test_a_broker_that_cannot_be_asked_for_a_price(office: CopierHarness) -> None:
+def test_a_trade_is_skipped_while_the_broker_gives_no_price(office: CopierHarness) -> None:
     office.broker.quote = raising(ConnectionError("the terminal is away"))
     expect_skip(office, "market_closed")
 
 
-def test_a_volume_below_the_least_lot(office: CopierHarness) -> None:
+def test_a_volume_below_the_smallest_lot_is_skipped(office: CopierHarness) -> None:
     expect_skip(office, "volume_too_small", volume="0.01000000")
 
 
-def test_an_account_without_margin(office: CopierHarness) -> None:
+def test_a_trade_without_margin_is_skipped(office: CopierHarness) -> None:
     expect_skip(office, "no_money", volume="90.00000000")
 
 
@@ -213,12 +213,14 @@ def test_an_unreachable_desk_stops_no_guard_and_is_not_flooded(office: CopierHar
     office.broker.close = raising(ConnectionError("the terminal is away"))
     office.close(ticket)
     office.hear()
-    asked = []
-    office.line.send = office.line.active = lambda *args, **more: asked.append(office.now) or raising(OSError("away"))()
+    requests = []
+    office.line.send = office.line.active = lambda *args, **more: (
+        requests.append(office.now) or raising(OSError("away"))()
+    )
     office.step(120)
     assert len(office.volumes) == 1
-    assert len(asked) < 60
-    assert max(asked[i + 1] - asked[i] for i in range(len(asked) - 1)) <= 16 * SECOND
+    assert len(requests) < 60
+    assert max(requests[i + 1] - requests[i] for i in range(len(requests) - 1)) <= 16 * SECOND
 
     del office.broker.close
     office.step()
@@ -240,15 +242,15 @@ def test_a_snapshot_on_the_stream_is_only_a_hint(office: CopierHarness) -> None:
     """Stream messages other than packets are unsigned."""
     for _ in range(3):
         office.copied()
-    asked = []
-    office.line.active = lambda real=office.line.active: asked.append(1) or real()
+    requests = []
+    office.line.active = lambda real=office.line.active: requests.append(1) or real()
     office.copier.on_message(
         {"type": "snapshot", "stream_epoch": "1", "as_of": {STRATEGY: "99"}, "count": 0, "trades": []}
     )
     office.step()
 
     assert len(office.volumes) == 3
-    assert asked
+    assert requests
     assert office.guard.seen == 3
 
 
@@ -276,7 +278,7 @@ def test_a_failed_report_is_repeated_under_the_same_key(office: CopierHarness) -
     def half(method: Any, path: Any, fields: Any = None, *, query: Any = None, idempotency_key: str = "") -> Any:
         keys.append((path, idempotency_key))
         answer = real(method, path, fields, query=query, idempotency_key=idempotency_key)
-        if path.endswith("orders") and len([one for one in keys if one[0] == path]) < 3:
+        if path.endswith("orders") and len([key for key in keys if key[0] == path]) < 3:
             raise ConnectionError("the answer is lost")
         return answer
 
@@ -344,9 +346,9 @@ def test_a_copys_profit_comes_from_its_deals_to_the_cent(office: CopierHarness) 
     office.hear()
     office.step(2)
     closes = [deal for deal in office.broker.history() if deal.entry is Entry.OUT]
-    told = office.asked(f"/api/v2/trades/active/{closes[0].position}")
+    closes_sent = office.asked(f"/api/v2/trades/active/{closes[0].position}")
 
-    assert str(("profit", f"{closes[0].profit:.8f}")) in told[-1]
+    assert str(("profit", f"{closes[0].profit:.8f}")) in closes_sent[-1]
 
 
 # --- the loop
@@ -412,5 +414,5 @@ def test_requests_keep_their_intervals(office: CopierHarness) -> None:
     office.step(60)
 
     assert len(office.asked("/api/v2/copier/beat")) - beats == 4
-    assert 4 <= len(asked) <= 8  # those of the mirror as well
+    assert 4 <= len(asked) <= 8  # including the position sync
     assert Pace().heartbeat_ms == 15 * SECOND

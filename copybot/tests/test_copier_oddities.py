@@ -22,10 +22,10 @@ GRANTED: dict[str, Any] = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[CopierHarness]:
     """A copier with a lease, a stream and a first snapshot."""
-    found = CopierHarness(tmp_path)
-    found.step()
-    yield found
-    found.copier.close()
+    harness = CopierHarness(tmp_path)
+    harness.step()
+    yield harness
+    harness.copier.close()
 
 
 def test_a_lease_does_not_outlast_the_sleep_of_its_machine() -> None:

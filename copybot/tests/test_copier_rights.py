@@ -23,13 +23,13 @@ D = Decimal
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[CopierHarness]:
     """A copier with a lease, a stream and a first snapshot."""
-    found = CopierHarness(tmp_path)
-    found.step()
-    yield found
-    found.copier.close()
+    harness = CopierHarness(tmp_path)
+    harness.step()
+    yield harness
+    harness.copier.close()
 
 
-# --- what passes whatever else is the matter
+# --- closes in every state
 
 
 def lost(office: Any) -> None:

@@ -38,7 +38,7 @@ def examined(file: Any, role: Any = None, **more: Any) -> dict[Any, Any]:
 
 
 def sick(results: Any) -> dict[Any, Any]:
-    return {what: one.words for what, one in results.items() if one.good is False}
+    return {what: result.words for what, result in results.items() if result.good is False}
 
 
 def changed(file: Any, old: Any, new: Any) -> Any:
@@ -55,7 +55,7 @@ def publish(office: Any, symbol: str = "EURUSD", volume: str = "1.00000000") -> 
 
 
 @pytest.mark.parametrize("who", [COPIER, MASTER])
-def test_all_is_well(office: Any, tmp_path: Path, who: Any) -> None:
+def test_a_working_setup_passes_every_check(office: Any, tmp_path: Path, who: Any) -> None:
     publish(office)
     results = examined(config(tmp_path, office, who))
 
@@ -70,7 +70,7 @@ def test_the_checks_change_nothing_at_the_desk(office: Any, tmp_path: Path) -> N
     assert office.desk.state.takeover_number == 0
 
 
-def test_each_check_is_a_line_and_the_exit_code_tells_of_problems(office: Any, tmp_path: Path) -> None:
+def test_each_check_is_a_line_and_the_exit_code_reports_problems(office: Any, tmp_path: Path) -> None:
     file, output = config(tmp_path, office, COPIER), io.StringIO()
     console = Console(file=output, width=200)
     assert doctor.run(file, console) == 0
@@ -82,10 +82,10 @@ def test_each_check_is_a_line_and_the_exit_code_tells_of_problems(office: Any, t
     assert "1 to fix, 11 could not be checked" in output.getvalue()
 
 
-# --- one thing wrong at a time
+# --- one problem at a time
 
 
-def test_a_configuration_that_others_may_read(office: Any, tmp_path: Path) -> None:
+def test_reports_a_configuration_that_others_may_read(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     file.chmod(0o644)
 
@@ -94,20 +94,20 @@ def test_a_configuration_that_others_may_read(office: Any, tmp_path: Path) -> No
     assert list(sick(results)) == ["configuration"]
 
 
-def test_a_folder_that_cannot_be_made(office: Any, tmp_path: Path) -> None:
+def test_reports_a_folder_that_cannot_be_made(office: Any, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file", encoding="ascii")
 
     assert "cannot be written to" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
 
 
-def test_a_full_disk(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_a_full_disk(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = doctor.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=1024))
 
     assert "free at least" in sick(examined(config(tmp_path, office, COPIER)))["folder"]
 
 
-def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office: Any, tmp_path: Path) -> None:
+def test_reports_a_state_file_in_use_without_using_up_a_number_of_the_key(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     (tmp_path / "state").mkdir()
     holder = sqlite3.connect(tmp_path / "state" / f"{SUB_ID}.sqlite3", isolation_level=None)
@@ -124,14 +124,14 @@ def test_a_state_file_in_use_and_then_no_number_of_the_key_is_used_up(office: An
     assert sick(examined(file)) == {}
 
 
-def test_a_damaged_state_file(office: Any, tmp_path: Path) -> None:
+def test_reports_a_damaged_state_file(office: Any, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / f"{SUB_ID}.sqlite3").write_bytes(b"this is no database" * 100)
 
     assert "is damaged" in sick(examined(config(tmp_path, office, COPIER)))["state"]
 
 
-def test_an_unknown_host(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_an_unknown_host(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -139,7 +139,7 @@ def test_an_unknown_host(office: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "is not a known name" in sick(examined(config(tmp_path, office, COPIER)))["connection"]
 
 
-def test_an_unreachable_desk(office: Any, tmp_path: Path) -> None:
+def test_reports_an_unreachable_desk(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -152,13 +152,13 @@ def test_an_unreachable_desk(office: Any, tmp_path: Path) -> None:
     assert results["broker"].good
 
 
-def test_a_desk_without_tls_where_it_should_be(office: Any, tmp_path: Path) -> None:
+def test_reports_a_desk_without_tls(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), "http://", "https://")
 
     assert "no certificate that is trusted" in sick(examined(file))["connection"]
 
 
-def test_a_clock_that_is_off(office: Any, tmp_path: Path) -> None:
+def test_reports_a_clock_that_is_off(office: Any, tmp_path: Path) -> None:
     office.clock_ahead_ms = 5_000
 
     output = sick(examined(config(tmp_path, office, COPIER)))
@@ -166,13 +166,13 @@ def test_a_clock_that_is_off(office: Any, tmp_path: Path) -> None:
     assert list(output) == ["clock"]
 
 
-def test_a_wrong_secret(office: Any, tmp_path: Path) -> None:
+def test_reports_a_wrong_secret(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), 'secret = "0123', 'secret = "ffff')
 
     assert "copy both again" in sick(examined(file))["key"]
 
 
-def test_a_revoked_key(office: Any, tmp_path: Path) -> None:
+def test_reports_a_revoked_key(office: Any, tmp_path: Path) -> None:
     office.revoked.add(KEYS[COPIER])
 
     assert "create a new one" in sick(examined(config(tmp_path, office, COPIER)))["key"]
@@ -186,11 +186,11 @@ def test_a_revoked_key(office: Any, tmp_path: Path) -> None:
         ("readonly", "publish", "this is a readonly key; to publish, create a master key"),
     ],
 )
-def test_a_key_of_another_kind(office: Any, tmp_path: Path, who: Any, role: str, words: str) -> None:
+def test_reports_a_key_of_another_kind(office: Any, tmp_path: Path, who: Any, role: str, words: str) -> None:
     assert words in sick(examined(config(tmp_path, office, who), role))["kind"]
 
 
-def test_a_subscription_that_the_desk_does_not_know_and_one_that_is_missing_here(office: Any, tmp_path: Path) -> None:
+def test_reports_subscriptions_unknown_to_the_desk_or_missing_in_the_file(office: Any, tmp_path: Path) -> None:
     file = changed(config(tmp_path, office, COPIER), "subscriptions.lena-eurusd", "subscriptions.lena")
     assert "does not subscribe to lena:" in sick(examined(file))["subscriptions"]
 
@@ -200,14 +200,14 @@ def test_a_subscription_that_the_desk_does_not_know_and_one_that_is_missing_here
     assert "otto would not be copied: add [subscriptions.otto]" in sick(examined(file))["subscriptions"]
 
 
-def test_a_proxy_that_stops_the_stream(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_a_proxy_that_stops_the_stream(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     office.RequestHandlerClass = type(
         "Proxied", (office.RequestHandlerClass,), {"stream": lambda self: self.write(502, b"no", kind="text/plain")}
     )
     assert "does a proxy or firewall block WebSockets" in sick(examined(config(tmp_path, office, COPIER)))["stream"]
 
 
-def test_a_netting_account_that_is_configured_as_hedging(
+def test_reports_a_netting_account_that_is_configured_as_hedging(
     office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = config(tmp_path, office, COPIER)
@@ -222,7 +222,7 @@ def _with_account(**facts: Any) -> Callable[..., Any]:
     """The real account with one property changed."""
     real = doctor.terminal_of
 
-    def made(settings: Any, **more: Any) -> Any:
+    def create(settings: Any, **more: Any) -> Any:
         terminal = real(settings, **more)
         account = terminal.account()
         changed = type(account)(**{name: facts.get(name, getattr(account, name)) for name in account.__slots__})
@@ -230,10 +230,10 @@ def _with_account(**facts: Any) -> Callable[..., Any]:
             "Other", (), {"account": lambda _: changed, "__getattr__": lambda _, name: getattr(terminal, name)}
         )()
 
-    return made
+    return create
 
 
-def test_a_missing_metatrader(office: Any, tmp_path: Path) -> None:
+def test_reports_a_missing_metatrader(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, COPIER)
     text = file.read_text(encoding="utf-8")
     begins, ends = text.index("[broker]"), text.index("[subscriptions")
@@ -244,19 +244,19 @@ def test_a_missing_metatrader(office: Any, tmp_path: Path) -> None:
     assert results["trading"].good is None
 
 
-def test_a_symbol_that_the_broker_does_not_have(office: Any, tmp_path: Path) -> None:
+def test_reports_a_symbol_that_the_broker_does_not_have(office: Any, tmp_path: Path) -> None:
     publish(office, "XAUUSD")
 
     assert "no price of XAUUSD now" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
 
 
-def test_a_copy_too_small_for_the_broker(office: Any, tmp_path: Path) -> None:
+def test_reports_a_copy_too_small_for_the_broker(office: Any, tmp_path: Path) -> None:
     publish(office, volume="0.01000000")
 
     assert "below the broker's minimum volume" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
 
 
-def test_a_providers_position_in_a_symbol_without_a_name_at_the_desk(office: Any, tmp_path: Path) -> None:
+def test_reports_a_providers_position_in_a_symbol_without_a_name_at_the_desk(office: Any, tmp_path: Path) -> None:
     file = config(tmp_path, office, MASTER, '[symbols]\nsuffix = ".m"\n')
     bare = account(config(tmp_path, office, MASTER))
     bare.open(magic=1, symbol="EURUSD", side="BUY", volume=1, sl=None, tp=None)
@@ -265,7 +265,7 @@ def test_a_providers_position_in_a_symbol_without_a_name_at_the_desk(office: Any
     assert "EURUSD has no name at the desk" in sick(examined(file))["symbols"]
 
 
-def test_an_unforeseen_error_is_a_result_too(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_an_unforeseen_error(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: Any) -> Any:
         raise RuntimeError("surprise")
 

@@ -25,7 +25,7 @@ def desk(tmp_path: Path) -> Any:
     harness.guard.close()
 
 
-# --- the ordinary
+# --- normal operation
 
 
 def test_a_trade_is_opened_followed_and_closed(desk: Any) -> None:
@@ -181,12 +181,12 @@ def test_no_order_is_sent_if_the_volume_cannot_be_fitted(desk: Any) -> None:
 
 def test_refused_stops_are_retried_slowly(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
-    asked = []
-    desk.broker.modify = lambda position, **stops: asked.append(stops) or Result(Outcome.REJECTED, 10016)
+    attempts = []
+    desk.broker.modify = lambda position, **stops: attempts.append(stops) or Result(Outcome.REJECTED, 10016)
     desk.send(2, "MODIFY", replace(T1, sl=PRICE - 1))
     desk.settle()
 
-    assert len(asked) == 3  # at once, after 5 s and after 10
+    assert len(attempts) == 3  # at once, after 5 s and after 10
 
 
 # --- gaps, and a desk that went back
@@ -268,8 +268,8 @@ def test_the_brake_ignores_copies_that_packets_have_closed(desk: Any) -> None:
     many = [target(f"t{number}", seq=number) for number in range(1, 9)]
     desk.snapshot(8, *many)
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
-    for number, one in enumerate(many, start=9):
-        desk.send(number, "CLOSE", one)
+    for number, ref in enumerate(many, start=9):
+        desk.send(number, "CLOSE", ref)
     assert len(desk.broker.held) == 8
 
     desk.broker.weather = replace(desk.broker.weather, reject=0.0)
@@ -293,7 +293,7 @@ def test_closes_are_sent_before_anything_is_written(desk: Any) -> None:
     desk.broker.weather = replace(desk.broker.weather, reject=1.0)
     desk.send(3, "CLOSE", T2)
     desk.broker.weather = replace(desk.broker.weather, reject=0.0)
-    desk.broker.held = {name: one for name, one in desk.broker.held.items() if one.magic != desk.guard._magic("t1")}
+    desk.broker.held = {name: held for name, held in desk.broker.held.items() if held.magic != desk.guard._magic("t1")}
     desk.guard._store.durable = None
 
     with pytest.raises(TypeError):

@@ -215,9 +215,9 @@ def test_the_cache_equals_the_file(desk: Any) -> None:
         desk.guard._store.note(seen=99)
         assert desk.guard.seen / 0
 
-    kept = (desk.guard.seen, desk.guard.unfinished(), desk.guard.copy("t1"))
+    before = (desk.guard.seen, desk.guard.unfinished(), desk.guard.copy("t1"))
     desk.start()
-    assert kept == (desk.guard.seen, desk.guard.unfinished(), desk.guard.copy("t1"))
+    assert before == (desk.guard.seen, desk.guard.unfinished(), desk.guard.copy("t1"))
 
 
 def test_c15_a_second_process_is_refused(desk: Any) -> None:

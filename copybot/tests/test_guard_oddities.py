@@ -23,8 +23,8 @@ def desk(tmp_path: Path) -> Any:
 
 
 def the_one(desk: Any) -> Any:
-    (found,) = desk.broker.held.values()
-    return found
+    (position,) = desk.broker.held.values()
+    return position
 
 
 def test_a_position_on_the_wrong_side_is_closed_in_full(desk: Any) -> None:

@@ -165,7 +165,7 @@ def test_checks_the_published_packets_that_name_a_trade(terminal: Any) -> None:
         fields = vector["payload"].replace("|CP1|", "|").split("|")
         answer = terminal("packet", PACKET_SECRET, "7", 1, *fields, vector["signature"])
 
-        # A heartbeat is of no number, and read elsewhere: no guard acts on one.
+        # A heartbeat has no number and is read elsewhere: no guard acts on it.
         assert answer == ("packet_grammar" if "HEARTBEAT" in vector["name"] else ""), vector["name"]
 
 

@@ -161,14 +161,14 @@ def test_a_volume_never_grows(guard: Guard) -> None:
 
 def test_two_trades_with_one_magic_are_not_confused(guard: Guard) -> None:
     """These two trades have the same magic number out of 2^40."""
-    one, two = "t210179", "t1692729"
-    assert guard.magic(3, one) == guard.magic(3, two)
-    guard.packet("OPEN", one)
-    guard.packet("OPEN", two)
-    assert (guard.book(), guard.state(two), guard.ill()) == (["0.10"], "DEAD", "no")
-    guard.packet("CLOSE", two)
+    first, second = "t210179", "t1692729"
+    assert guard.magic(3, first) == guard.magic(3, second)
+    guard.packet("OPEN", first)
+    guard.packet("OPEN", second)
+    assert (guard.book(), guard.state(second), guard.ill()) == (["0.10"], "DEAD", "no")
+    guard.packet("CLOSE", second)
     assert guard.book() == ["0.10"]
-    guard.packet("CLOSE", one)
+    guard.packet("CLOSE", first)
     assert guard.book() == []
 
 

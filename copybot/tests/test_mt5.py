@@ -440,9 +440,9 @@ class Copier:
 
 @pytest.fixture
 def copier(tmp_path: Path, fake: FakeMT5, clock: Clock) -> Iterator[Copier]:
-    found = Copier(tmp_path, fake, clock)
-    yield found
-    found.guard.close()
+    copier = Copier(tmp_path, fake, clock)
+    yield copier
+    copier.guard.close()
 
 
 T1 = target(volume="0.3", sl=D("1.09"))

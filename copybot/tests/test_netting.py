@@ -263,19 +263,19 @@ def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(t
         elif kind < 0.5 and seed % 2:
             desk.by_hand(rng.choice(["BUY", "SELL"]), D(rng.randrange(1, 60)) / 100)
         elif held:
-            one = rng.choice(held)
-            desk.netting.close(one, min(one.volume, D(rng.randrange(1, 30)) / 100))
+            position = rng.choice(held)
+            desk.netting.close(position, min(position.volume, D(rng.randrange(1, 30)) / 100))
         book = book_of(desk.paper.history(), desk.paper.worth)
         assert book.net("EURUSD") == desk.net
         others = book.others.get("EURUSD", D(0))
         assert others == 0 or seed % 2
-    for one in desk.netting.positions():
-        assert desk.netting.close(one, one.volume).outcome is Outcome.DONE
+    for position in desk.netting.positions():
+        assert desk.netting.close(position, position.volume).outcome is Outcome.DONE
     assert desk.netting.positions() == []
     assert desk.net == book_of(desk.paper.history(), desk.paper.worth).others.get("EURUSD", 0)
     if not seed % 2:
         magics = {deal.magic for deal in desk.paper.history()}
-        earned = sum(one.profit for magic in magics for one in desk.netting.deals(str(magic)))
+        earned = sum(deal.profit for magic in magics for deal in desk.netting.deals(str(magic)))
         assert abs(earned - (desk.paper.account().balance - 10**6)) < D("0.01") * len(desk.paper.history())
 
 

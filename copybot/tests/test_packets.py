@@ -62,12 +62,12 @@ NAMING_A_TRADE = [vector for vector in VECTORS["packets_v1"]["vectors"] if vecto
 def test_accepts_a_packet_that_names_its_trade(vector: Any) -> None:
     texts = vector["payload"].split("|")
     fields = dict(zip((*packets.FIELDS, "cp1", *packets.TAIL), texts, strict=True))
-    found = packets.read(
+    packet = packets.read(
         fields | {"signature_v1": vector["signature"]},
         secrets={int(texts[-1]): VECTORS["packet_secret"]}, sub_id="7",
     )  # fmt: skip
 
-    assert (found.action, found.trade_ref, str(found.seq)) == (texts[-3], texts[-2], texts[1])
+    assert (packet.action, packet.trade_ref, str(packet.seq)) == (texts[-3], texts[-2], texts[1])
     assert packets.derived_key(VECTORS["packet_secret"]).decode() == VECTORS["packets_v1"]["derived_key"]
 
 

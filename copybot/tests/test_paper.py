@@ -87,19 +87,19 @@ def refused(answer: Any, why: Any) -> Any:
 
 
 def test_a_price_goes_from_open_to_close_by_both_extremes() -> None:
-    one = candles()
+    prices = candles()
     third = HOUR // 3
-    assert [one.bid(START + n * third) for n in range(3)] == [D("1.10000"), D("1.09500"), D("1.10500")]
-    assert [one.bid(START + HOUR + n * third) for n in range(3)] == [D("1.10200"), D("1.10300"), D("1.09000")]
-    assert one.bid(START + third // 2) == D("1.09750")
+    assert [prices.bid(START + n * third) for n in range(3)] == [D("1.10000"), D("1.09500"), D("1.10500")]
+    assert [prices.bid(START + HOUR + n * third) for n in range(3)] == [D("1.10200"), D("1.10300"), D("1.09000")]
+    assert prices.bid(START + third // 2) == D("1.09750")
 
 
 def test_a_price_never_leaves_its_bar() -> None:
-    one, rng = candles(), random.Random(1)
+    prices, rng = candles(), random.Random(1)
     for _ in range(3_000):
         at = START + rng.randrange(3 * HOUR)
-        bar = one.bars[(at - START) // HOUR]
-        assert bar.low <= one.bid(at) <= bar.high
+        bar = prices.bars[(at - START) // HOUR]
+        assert bar.low <= prices.bid(at) <= bar.high
 
 
 def test_where_there_is_no_bar_the_market_is_closed(desk: Any) -> None:
@@ -110,23 +110,23 @@ def test_where_there_is_no_bar_the_market_is_closed(desk: Any) -> None:
 
 
 def test_bars_that_repeat_keep_the_days_of_the_week() -> None:
-    one, week = candles(repeats=True), 7 * 24 * HOUR
-    assert one.bid(START + 3 * week + HOUR) == one.bid(START + HOUR) == D("1.10200")
-    assert not one.is_open(START + week - HOUR)
-    assert list(one.instants(START + 12 * HOUR, START + week)) == [START + week]
+    prices, week = candles(repeats=True), 7 * 24 * HOUR
+    assert prices.bid(START + 3 * week + HOUR) == prices.bid(START + HOUR) == D("1.10200")
+    assert not prices.is_open(START + week - HOUR)
+    assert list(prices.instants(START + 12 * HOUR, START + week)) == [START + week]
 
 
 def test_two_clocks_of_one_market_agree_and_one_may_be_read_backwards() -> None:
     wall = [1_000]
-    one, other = (Clock(START, 600, 500, lambda: wall[0]) for _ in range(2))
-    assert one() == other() == START + 500 * 600
-    assert one.wall_at(one()) == 1_000
+    first, second = (Clock(START, 600, 500, lambda: wall[0]) for _ in range(2))
+    assert first() == second() == START + 500 * 600
+    assert first.wall_at(first()) == 1_000
 
 
 def test_the_real_bars_are_read() -> None:
-    one = Candles.read(ROOT / "market" / "data" / "eurusd-1h-2017-2018.csv", digits=5, repeats=True)
-    assert one.length_ms == HOUR
-    assert one.bid(one.starts_at) == D("1.0716")
+    prices = Candles.read(ROOT / "market" / "data" / "eurusd-1h-2017-2018.csv", digits=5, repeats=True)
+    assert prices.length_ms == HOUR
+    assert prices.bid(prices.starts_at) == D("1.0716")
 
 
 # --- orders
@@ -159,7 +159,7 @@ def test_refusals_say_why(desk: Any) -> None:
     assert desk.broker.trace(7) is Trace.NONE
 
 
-def test_more_than_a_position_is_never_taken_off(desk: Any) -> None:
+def test_a_close_never_exceeds_the_position(desk: Any) -> None:
     held = desk.held()
     assert refused(desk.broker.close(held, D("1.01")), "rejected")
     desk.broker.close(held, D(1))
@@ -256,7 +256,7 @@ def test_a_stop_at_the_very_close_is_touched_though_the_next_bar_opens_elsewhere
     desk.at("0.9")
     desk.open("SELL", sl="1.09060")
     desk.at("1.5").positions()
-    assert [one[:2] for one in desk.ends] == [("SL", D("1.09060"))]
+    assert [end[:2] for end in desk.ends] == [("SL", D("1.09060"))]
 
 
 def test_of_two_stops_the_one_that_was_touched_first_is_filled_first(desk: Any) -> None:
@@ -316,7 +316,7 @@ def test_a_reduction_needs_no_margin(tmp_path: Path) -> None:
     assert refused(desk.open("BUY", "0.1"), "no_money")
 
 
-# --- bad luck
+# --- faults
 
 
 def test_the_same_seed_gives_the_same_faults(tmp_path: Path) -> None:
@@ -353,8 +353,8 @@ def test_slippage_is_always_against_the_order(tmp_path: Path) -> None:
     for number in range(20):
         desk.open(("BUY", "SELL")[number % 2], "0.02")
     prices = {"BUY": [], "SELL": []}
-    for one in desk.broker.history():
-        prices[one.side].append(one.price)
+    for deal in desk.broker.history():
+        prices[deal.side].append(deal.price)
     assert min(prices["BUY"]) >= D("1.10010") < max(prices["BUY"])
     assert max(prices["SELL"]) <= D("1.10000") > min(prices["SELL"])
 
@@ -395,8 +395,8 @@ def test_market_time_does_not_go_back(desk: Any) -> None:
 def test_tickets_of_a_new_file_are_new(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one, other = Desk(tmp_path / "a"), Desk(tmp_path / "b", stamp=lambda ms: ms + 5)
-    assert one.held().id != other.held().id
+    first, second = Desk(tmp_path / "a"), Desk(tmp_path / "b", stamp=lambda ms: ms + 5)
+    assert first.held().id != second.held().id
 
 
 VICTIM = """
@@ -418,9 +418,9 @@ def test_a_killed_process_loses_no_answered_order(tmp_path: Path) -> None:
             victim.stdout.readline()
             time.sleep(0.05 + 0.07 * life)
             victim.send_signal(signal.SIGKILL)
-            told = 1 + sum(line.endswith("DONE\n") for line in victim.stdout)
+            answered = 1 + sum(line.endswith("DONE\n") for line in victim.stdout)
         broker = PaperBroker(path, [Instrument("EURUSD", candles(), 10)], lambda: START, deposit=D(10**9))
         magics = [position.magic for position in broker.positions()]
-        assert told <= len(magics) <= told + 1
+        assert answered <= len(magics) <= answered + 1
         assert magics == list(range(len(magics))) == [deal.magic for deal in broker.history()]
         broker.close_file()

@@ -69,20 +69,20 @@ def opened(
 
 
 def held(terminal: Any, magic: Any = ONE) -> Any:
-    (one,) = [position for position in terminal.positions() if position.magic == magic]
-    return one
+    (position,) = [position for position in terminal.positions() if position.magic == magic]
+    return position
 
 
 def test_an_open_gives_a_position_with_its_magic(terminal: Any) -> None:
     assert terminal.trace(ONE) is Trace.NONE
     assert opened(terminal).outcome is Outcome.DONE
-    one = held(terminal)
-    assert (one.symbol, one.side, one.volume) == ("EURUSD", "BUY", D("0.30"))
-    assert one.open_price == terminal.quote("EURUSD").of("BUY")
-    assert one.opened_ms > 0
-    assert one.profit == D("-3.00")  # the spread
-    assert one.id.isdecimal()
-    assert len(one.id) <= 19
+    position = held(terminal)
+    assert (position.symbol, position.side, position.volume) == ("EURUSD", "BUY", D("0.30"))
+    assert position.open_price == terminal.quote("EURUSD").of("BUY")
+    assert position.opened_ms > 0
+    assert position.profit == D("-3.00")  # the spread
+    assert position.id.isdecimal()
+    assert len(position.id) <= 19
 
 
 def test_partial_closes_add_up(terminal: Any) -> None:
@@ -116,9 +116,9 @@ def test_two_copies_of_a_symbol_are_two_positions_also_on_opposite_sides(termina
 def test_a_second_close_is_refused_and_changes_nothing(terminal: Any) -> None:
     opened(terminal)
     opened(terminal, TWO)
-    one = held(terminal)
-    terminal.close(one, one.volume)
-    again = terminal.close(one, one.volume)
+    position = held(terminal)
+    terminal.close(position, position.volume)
+    again = terminal.close(position, position.volume)
     assert (again.outcome, again.why) == (Outcome.REJECTED, "rejected")
     assert [(position.magic, position.volume) for position in terminal.positions()] == [(TWO, D("0.30"))]
 
@@ -163,14 +163,14 @@ def test_an_unknown_position_has_no_deals(terminal: Any) -> None:
 # --- the guard over each of them
 
 
-def changed(rng: Any, one: Any) -> Any:
+def changed(rng: Any, copy_target: Any) -> Any:
     luck = rng.random()
     if luck < 0.3:
-        return replace(one, volume=one.volume * D(rng.randrange(1, 10)) / 10)
+        return replace(copy_target, volume=copy_target.volume * D(rng.randrange(1, 10)) / 10)
     if luck < 0.6:
         away = D(rng.randrange(1_000, 3_000)) / 100_000
-        return replace(one, sl=D("1.1") - away if one.side == "BUY" else D("1.1") + away)
-    return one
+        return replace(copy_target, sl=D("1.1") - away if copy_target.side == "BUY" else D("1.1") + away)
+    return copy_target
 
 
 def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
@@ -180,7 +180,7 @@ def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
     guard = ExecutionGuard(folder / f"state-{seed}", SUB, {1: SECRET}, 7, terminal, lambda: now[0], limits)
     for as_of in range(1, 30):
         now[0] += 5_000
-        targets = {ref: changed(rng, one) for ref, one in targets.items() if rng.random() > 0.2}
+        targets = {ref: changed(rng, copy_target) for ref, copy_target in targets.items() if rng.random() > 0.2}
         if as_of > 1 and len(targets) < 6:
             born = target(f"t{as_of}", D(rng.randrange(1, 60)) / 100, seq=as_of, born_ms=now[0])
             targets[born.ref] = replace(born, side=rng.choice(["BUY", "SELL"]))
@@ -189,10 +189,10 @@ def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
             now[0] += 1_000
             guard.tick()
     wanted = {}
-    for ref, one in targets.items():
-        volume, *stops = terminal.fit("EURUSD", one.volume, one.sl, one.tp)
+    for ref, copy_target in targets.items():
+        volume, *stops = terminal.fit("EURUSD", copy_target.volume, copy_target.sl, copy_target.tp)
         if volume:
-            wanted[guard.copy(ref).magic] = one.side, volume, *stops
+            wanted[guard.copy(ref).magic] = copy_target.side, volume, *stops
     guard.close()
     there = {
         position.magic: (position.side, position.volume, position.sl, position.tp) for position in terminal.positions()
@@ -230,7 +230,7 @@ def test_the_check_finds_a_broken_terminal(tmp_path: Path, fault: Any) -> None:
     assert strayed(fault(paper(tmp_path)), tmp_path, seed=0) > 0
 
 
-# --- bad luck
+# --- faults
 
 
 class Storm:
@@ -243,8 +243,8 @@ class Storm:
         self.hold_ms, self.guard, self.targets = hold_ms, None, {}
         faults = Faults(seed, reject=0.1, timeout=0.3, partial=0.2, late_ms=3_000, slippage_points=3)
         clock = {"now_ms": lambda: START + self.now - NOON, "deposit": D(10**6)}
-        one = Instrument("EURUSD", candles(repeats=True), 10)
-        self.paper = PaperBroker(folder / "paper", [one], is_hedging=not netting, faults=faults, **clock)
+        instrument = Instrument("EURUSD", candles(repeats=True), 10)
+        self.paper = PaperBroker(folder / "paper", [instrument], is_hedging=not netting, faults=faults, **clock)
         self.start()
         self.snapshot(1)
         for as_of in range(2, 40):
@@ -265,7 +265,9 @@ class Storm:
 
     def live(self, as_of: Any) -> None:
         rng = self.rng
-        self.targets = {ref: changed(rng, one) for ref, one in self.targets.items() if rng.random() > 0.2}
+        self.targets = {
+            ref: changed(rng, copy_target) for ref, copy_target in self.targets.items() if rng.random() > 0.2
+        }
         if len(self.targets) < 6:
             born = target(f"t{as_of}", D(rng.randrange(5, 60)) / 100, seq=as_of, born_ms=self.now)
             self.targets[born.ref] = replace(born, side=rng.choice(["BUY", "SELL"]))
@@ -284,7 +286,9 @@ class Storm:
 
     @property
     def orphans(self) -> list[Any]:
-        wanted = {self.guard.copy(ref).magic: one for ref, one in self.targets.items() if self.guard.copy(ref)}
+        wanted = {
+            self.guard.copy(ref).magic: copy_target for ref, copy_target in self.targets.items() if self.guard.copy(ref)
+        }
         return [
             position for position in self.terminal.positions()
             if position.magic not in wanted or position.side != wanted[position.magic].side

@@ -1,4 +1,4 @@
-"""A provider's positions at the desk: each trade opens once and closes once, with its profit, whatever call fails."""
+"""A provider's positions at the desk: each trade opens once and closes once, with its profit, whichever call fails."""
 
 import itertools
 import json
@@ -196,7 +196,7 @@ class Desk:
         return Decimal(self.closed[ticket]["profit"]) + self.reduced.get(ticket, Decimal(0))
 
     def times(self, verb: Any, ticket: Any) -> Any:
-        return sum(1 for one in self.log if one[:2] == (verb, ticket))
+        return sum(1 for entry in self.log if entry[:2] == (verb, ticket))
 
 
 class World:
@@ -279,10 +279,10 @@ def test_a_day_of_trading_is_reported_as_it_happened() -> None:
     world = day(World())
 
     assert_told_once(world)
-    assert [one[1:] for one in world.desk.log if one[0] == "reduce"] == [
+    assert [entry[1:] for entry in world.desk.log if entry[0] == "reduce"] == [
         ("1", "0.60000000"), ("1", "0.50000000"), ("1", "0.30000000"),
     ]  # fmt: skip
-    assert [one[2] for one in world.desk.log if one[0] == "modify"] == ["1.09500000", "1.10000000", "1.09500000"]
+    assert [entry[2] for entry in world.desk.log if entry[0] == "modify"] == ["1.09500000", "1.10000000", "1.09500000"]
 
 
 @pytest.mark.parametrize("fault", [Crash, ConnectionError])
@@ -319,14 +319,14 @@ class Forgetful(PositionSync):
 
 def doubled(kind: Any) -> int:
     """The number of crash points that open a trade twice at a desk that does not check tickets."""
-    found = 0
+    doubles = 0
     for dies_at in range(1, CALLS + 1):
         world = World(dies_at, ConnectionError, kind)
         world.desk.active = lambda: {"trades": []} if world.calls < dies_at + 3 else Desk.active(world.desk)  # noqa: B023
         world.desk._open = _opens_anyway(world.desk)
         day(world)
-        found += any(world.desk.times("open", ticket) > 1 for ticket in "123")
-    return found
+        doubles += any(world.desk.times("open", ticket) > 1 for ticket in "123")
+    return doubles
 
 
 def _opens_anyway(desk: Any) -> Callable[..., Any]:
@@ -352,7 +352,7 @@ def test_closes_are_reported_before_opens() -> None:
     world.terminal.open("2", "1", "1.2")
     world.look()
 
-    assert [one[:2] for one in world.desk.log] == [("open", "1"), ("close", "1"), ("open", "2")]
+    assert [entry[:2] for entry in world.desk.log] == [("open", "1"), ("close", "1"), ("open", "2")]
 
 
 def test_an_incomplete_history_does_not_close_a_trade() -> None:
@@ -361,13 +361,13 @@ def test_an_incomplete_history_does_not_close_a_trade() -> None:
     world.look()
     closing = dict(world.terminal.books)
     world.terminal.close("1", "1", "1.2", "5")
-    told = world.terminal.books
-    world.terminal.books = {"1": [one for one in closing["1"] if one.entry is Entry.IN]}
+    books = world.terminal.books
+    world.terminal.books = {"1": [deal for deal in closing["1"] if deal.entry is Entry.IN]}
     world.settle()
     assert list(world.desk.active_rows) == ["1"]
     assert world.position_sync.findings["1"].kind == "waiting"
 
-    world.terminal.books, world.terminal.settled = told, False
+    world.terminal.books, world.terminal.settled = books, False
     world.settle()
     assert list(world.desk.active_rows) == ["1"]
 
@@ -670,7 +670,7 @@ def test_a_copy_that_opened_and_closed_unseen_is_reported_once_whatever_is_lost(
                 done = world.position_sync.note_gone("1", copies(Position("1", 0, "", "", Decimal(1), None, None)))
             except Crash:
                 world.position_sync = world.fresh()
-        assert [one[:2] for one in world.desk.log] == [("open", "1"), ("reduce", "1"), ("close", "1")]
+        assert [entry[:2] for entry in world.desk.log] == [("open", "1"), ("reduce", "1"), ("close", "1")]
         assert world.desk.profit("1") == 13
         assert world.desk.zombies == 0
         world.dies_at = -1
@@ -705,7 +705,7 @@ def test_a_copy_whose_open_the_desk_refused_is_not_closed_there() -> None:
 
 
 def legs(terminal: Any, position: str = "1") -> list[Any]:
-    return [(one.ticket, one.side, one.volume, one.remaining) for one in trades_of(terminal.books[position])]
+    return [(trade.ticket, trade.side, trade.volume, trade.remaining) for trade in trades_of(terminal.books[position])]
 
 
 def test_each_order_on_a_netting_position_is_a_trade_and_the_oldest_closes_first() -> None:
@@ -856,20 +856,20 @@ class Paper(World):
             }
             self.broker.open(magic=0, symbol="EURUSD", side=side, volume=volume, **stops)
         elif luck < 0.7:
-            one = self.rng.choice(held)
-            self.broker.close(one, min(volume, one.volume))
+            position = self.rng.choice(held)
+            self.broker.close(position, min(volume, position.volume))
         elif luck < 0.85:
-            one = self.rng.choice(held)
-            away = Decimal(self.rng.randrange(20, 60)) / 10_000 * (1 if one.side == "BUY" else -1)
-            self.broker.modify(one, sl=self.broker.quote("EURUSD").bid - away, tp=one.tp)
+            position = self.rng.choice(held)
+            away = Decimal(self.rng.randrange(20, 60)) / 10_000 * (1 if position.side == "BUY" else -1)
+            self.broker.modify(position, sl=self.broker.quote("EURUSD").bid - away, tp=position.tp)
 
     def run(self, steps: int = 60) -> Any:
         for _ in range(steps):
             self.now += self.rng.randrange(1, 40) * 60_000
             self.trade()
             self.look(0)
-        for one in self.broker.positions():
-            self.broker.close(one, one.volume)
+        for position in self.broker.positions():
+            self.broker.close(position, position.volume)
         self.look(0)
         return self.settle()
 
@@ -882,7 +882,7 @@ def paper_bars(seed: Any) -> Iterator[Bar]:
     for hour in range(100):
         close = price + rng.randrange(-300, 300)
         high, low = max(price, close) + rng.randrange(100), min(price, close) - rng.randrange(100)
-        yield Bar(PAPER_STARTS + hour * 3_600_000, *(Decimal(one) / 100_000 for one in (price, high, low, close)))
+        yield Bar(PAPER_STARTS + hour * 3_600_000, *(Decimal(points) / 100_000 for points in (price, high, low, close)))
         price = close
 
 

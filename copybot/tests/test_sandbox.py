@@ -44,7 +44,7 @@ class Bot:
             [sys.executable, "-m", "copybot.sandbox"], cwd=ROOT, text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )  # fmt: skip
-        self.watchdog = threading.Timer(30, self.process.kill)  # whoever waits for a line does not wait for ever
+        self.watchdog = threading.Timer(30, self.process.kill)  # ends a wait for a line that never comes
         self.watchdog.start()
         self.say(asdict(self.config))
         assert self.heard() == {"said": "ready"}
@@ -147,9 +147,9 @@ def test_an_emptied_answer_is_refused(bot: Any) -> None:
 
 
 def test_an_emptied_snapshot_differs_only_in_its_trades() -> None:
-    told = {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 1, "trades": [{}]}
+    snapshot = {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 1, "trades": [{}]}
 
-    assert emptied(told) == {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 0, "trades": []}
+    assert emptied(snapshot) == {"stream_epoch": "1", "as_of": {STRATEGY: "3"}, "count": 0, "trades": []}
 
 
 @pytest.mark.parametrize("ends", [lambda bot: bot.say({"cmd": "stop"}), lambda bot: bot.process.stdin.close()])

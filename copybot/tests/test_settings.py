@@ -33,9 +33,9 @@ def loaded(folder: Any, text: Any = GOOD, environ: Any = None, mode: int = 0o600
 
 
 def mistake(folder: Any, text: Any, **more: Any) -> str:
-    with pytest.raises(SettingsError) as found:
+    with pytest.raises(SettingsError) as error:
         loaded(folder, text, **more)
-    return str(found.value)
+    return str(error.value)
 
 
 def with_broker(lines: Any) -> Any:
@@ -43,14 +43,14 @@ def with_broker(lines: Any) -> Any:
 
 
 def test_reads_the_example(tmp_path: Path) -> None:
-    found = loaded(tmp_path, EXAMPLE.read_text(encoding="utf-8"))
+    settings = loaded(tmp_path, EXAMPLE.read_text(encoding="utf-8"))
 
-    assert found.url == "https://desk.example"
-    assert found.folder == tmp_path / "state"
-    (one,) = found.subscriptions
-    assert (one.strategy, one.sub_id, list(one.secrets)) == ("lena-eurusd", "7", [1])
-    assert isinstance(found.broker, MetaTrader)
-    assert found.limits == Limits()
+    assert settings.url == "https://desk.example"
+    assert settings.folder == tmp_path / "state"
+    (subscription,) = settings.subscriptions
+    assert (subscription.strategy, subscription.sub_id, list(subscription.secrets)) == ("lena-eurusd", "7", [1])
+    assert isinstance(settings.broker, MetaTrader)
+    assert settings.limits == Limits()
 
 
 def test_the_examples_comments_are_the_defaults_and_complete(tmp_path: Path) -> None:
@@ -59,11 +59,11 @@ def test_the_examples_comments_are_the_defaults_and_complete(tmp_path: Path) -> 
     uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text.split("# ... or paper")[0])
     rest = re.sub(r"(?m)^# (\w+ = )", r"\1", text[text.index("# --- symbols") :]).replace('XAUUSD = "GOLD"', "")
     paper = re.search(r"(?s)# kind = \"paper\".*?contract = [0-9_]+", text).group()
-    found = loaded(tmp_path, uncommented + rest)
+    settings = loaded(tmp_path, uncommented + rest)
 
-    assert found == loaded(tmp_path, text)
+    assert settings == loaded(tmp_path, text)
     documented = set(re.findall(r"(?m)^#? ?(\w+) = ", text))
-    assert documented >= {one.name for one in fields(Limits)}
+    assert documented >= {field.name for field in fields(Limits)}
     on_paper = loaded(tmp_path, with_broker(re.sub(r"(?m)^# ?", "", paper)))
     assert (
         on_paper.broker
@@ -80,9 +80,9 @@ def test_every_key_that_is_read_is_in_the_example() -> None:
 
 def test_the_environment_takes_precedence_over_the_file(tmp_path: Path) -> None:
     without = "\n".join(line for line in GOOD.splitlines() if not line.startswith(("key", "secret")))
-    found = loaded(tmp_path, without, {"COPYBOT_KEY": "ck_ffffffffffffffff.2", "COPYBOT_SECRET": "cd" * 32})
+    settings = loaded(tmp_path, without, {"COPYBOT_KEY": "ck_ffffffffffffffff.2", "COPYBOT_SECRET": "cd" * 32})
 
-    assert (found.key, found.secret) == ("ck_ffffffffffffffff.2", "cd" * 32)
+    assert (settings.key, settings.secret) == ("ck_ffffffffffffffff.2", "cd" * 32)
     assert loaded(tmp_path, GOOD, {"COPYBOT_SECRET": "cd" * 32}).secret == "cd" * 32
 
 
@@ -155,11 +155,11 @@ def test_a_desk_on_this_machine_needs_no_tls(tmp_path: Path) -> None:
 
 def test_amounts_are_decimals_as_written(tmp_path: Path) -> None:
     text = with_broker('kind = "paper"\ndeposit = 1000.10\n[broker.symbols.EURUSD]\nbars = "a.csv"')
-    found = loaded(tmp_path, text).broker
+    broker = loaded(tmp_path, text).broker
 
-    assert isinstance(found, Paper)
-    assert found.deposit == Decimal("1000.10")
-    assert found.symbols["EURUSD"].bars == tmp_path / "a.csv"
+    assert isinstance(broker, Paper)
+    assert broker.deposit == Decimal("1000.10")
+    assert broker.symbols["EURUSD"].bars == tmp_path / "a.csv"
 
 
 def test_the_example_is_toml() -> None:

@@ -58,14 +58,14 @@ def test_signs_tampered_requests_as_published(change: dict[str, Any], begins: st
 
 def believes(**but: Any) -> Any:
     response = VECTORS["response"]
-    told = {
+    answer = {
         "request_signature": REQUESTS[response["to"]]["signature"],
         "status": response["status"],
         "time_ms": str(response["time"]),
         "body": response["body"].encode(),
         "response_signature": f"v1={response['signature']}",
     }
-    return signing.answers(SECRET, **{**told, **but})
+    return signing.answers(SECRET, **{**answer, **but})
 
 
 def test_accepts_the_published_answer() -> None:

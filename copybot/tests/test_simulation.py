@@ -101,16 +101,16 @@ class TrustsTheStream(Copier):
     def on_message(self, message: Any) -> None:
         super().on_message(message)
         if message["type"] == "snapshot":
-            for one in self.followed:
-                snapshot = snapshots_of(message)[one.strategy]
-                one.guard.on_snapshot(snapshot, asked_at=min(one.guard.seen, snapshot.as_of))
+            for followed in self.followed:
+                snapshot = snapshots_of(message)[followed.strategy]
+                followed.guard.on_snapshot(snapshot, asked_at=min(followed.guard.seen, snapshot.as_of))
 
 
 class NeedsNoLease(Copier):
     """Opens without a lease."""
 
-    def _why_not(self, one: Any, target: Any) -> Any:
-        return self._why_not_at_the_broker(one, target)
+    def _why_not(self, followed: Any, target: Any) -> Any:
+        return self._why_not_at_the_broker(followed, target)
 
 
 class KeepsToItself(Copier):
@@ -142,17 +142,21 @@ PLANTED = [
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("weather", "kinds", "fault"), PLANTED, ids=lambda one: getattr(one, "__name__", None))
+@pytest.mark.parametrize(("weather", "kinds", "fault"), PLANTED, ids=lambda value: getattr(value, "__name__", None))
 def test_the_simulation_detects_a_planted_bug(weather: str, kinds: dict[str, Any], fault: str) -> None:
     assert any(World(seed, WEATHERS[weather], **kinds).faults()[fault] for seed in range(400))
 
 
 def test_a_schedule_is_the_same_each_time() -> None:
-    one, other = World(11, WEATHERS["hostile"]), World(11, WEATHERS["hostile"])
+    first, second = World(11, WEATHERS["hostile"]), World(11, WEATHERS["hostile"])
 
-    assert (one.crashes, one.market.opens, one.market.held) == (other.crashes, other.market.opens, other.market.held)
-    assert (one.desk.sent, one.desk.state.skips) == (other.desk.sent, other.desk.state.skips)
-    assert World(12, WEATHERS["hostile"]).desk.sent != one.desk.sent
+    assert (first.crashes, first.market.opens, first.market.held) == (
+        second.crashes,
+        second.market.opens,
+        second.market.held,
+    )
+    assert (first.desk.sent, first.desk.state.skips) == (second.desk.sent, second.desk.state.skips)
+    assert World(12, WEATHERS["hostile"]).desk.sent != first.desk.sent
 
 
 def test_the_schedules_are_divided_completely() -> None:

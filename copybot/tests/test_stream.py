@@ -225,16 +225,16 @@ class Reading:
 
     def next(self, timeout_s: int = 10) -> Any:
         if isinstance(self.stream, Stream):
-            found = self.stream.next(timeout_s)
-            assert found is not None, "nothing came"
-            return found
+            event = self.stream.next(timeout_s)
+            assert event is not None, "nothing came"
+            return event
         return self.runner.run(asyncio.wait_for(anext(self.events), timeout_s))
 
     def until(self, kind: Any) -> Any:
         for _ in range(50):
-            found = self.next()
-            if isinstance(found, kind):
-                return found
+            event = self.next()
+            if isinstance(event, kind):
+                return event
         raise AssertionError(f"no {kind.__name__} came")
 
     def close(self) -> None:
@@ -253,18 +253,18 @@ def desk() -> Iterator[Any]:
 
 @pytest.fixture(params=[Stream, AsyncStream], ids=["sync", "async"])
 def read(request: pytest.FixtureRequest, desk: Any) -> Iterator[Callable[..., Any]]:
-    made = []
+    readings = []
 
-    def one(**more: Any) -> Any:
-        made.append(Reading(request.param, desk.url, **more))
-        return made[-1]
+    def create(**more: Any) -> Any:
+        readings.append(Reading(request.param, desk.url, **more))
+        return readings[-1]
 
-    yield one
-    for reading in made:
+    yield create
+    for reading in readings:
         reading.close()
 
 
-def test_a_snapshot_and_what_follows(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_snapshot_is_followed_by_its_deltas(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), heartbeat(lena=1), delta(2), then=stay))
     reading = read()
 
@@ -298,7 +298,7 @@ def test_a_gap_requests_a_snapshot(desk: Any, read: Callable[..., Any]) -> None:
     assert reading.stream.as_of == {"lena": 5}
 
 
-def test_silence_is_a_loss(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_silent_socket_is_replaced(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.extend([say(snapshot(lena=1), then=stay), say(snapshot(lena=2), then=stay)])
     reading = read(silence_s=0.3)
 
@@ -330,7 +330,7 @@ def test_an_unreadable_message_ends_the_socket_but_not_the_bot(desk: Any, read: 
     assert reading.until(Message).type == "snapshot"
 
 
-def test_a_revoked_key_ends_it(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_revoked_key_ends_the_stream(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=revoke))
     reading = read()
 
@@ -348,7 +348,7 @@ def test_a_revoked_key_ends_it(desk: Any, read: Callable[..., Any]) -> None:
         (problem(403, "scope_denied"), ScopeDenied),
     ],
 )
-def test_a_refused_key_gets_the_reason(desk: Any, read: Callable[..., Any], refused: Any, kind: Any) -> None:
+def test_a_refused_handshake_raises_its_reason(desk: Any, read: Callable[..., Any], refused: Any, kind: Any) -> None:
     desk.refusals.append(refused)
     reading = read()
 
@@ -362,12 +362,12 @@ def test_a_temporary_refusal_is_waited_out(desk: Any, read: Callable[..., Any]) 
     desk.refusals.extend([problem(503, "unavailable", "same_key"), problem(409, "busy", "same_key"), (404, b"<html>")])
     reading = read()
 
-    told = [reading.next().why for _ in range(3)]
-    assert [why for why, of in zip(told, ("unavailable", "busy", "404"), strict=True) if of not in why] == []
+    reasons = [reading.next().why for _ in range(3)]
+    assert [why for why, of in zip(reasons, ("unavailable", "busy", "404"), strict=True) if of not in why] == []
     assert reading.next() == Connected()
 
 
-def test_a_desk_that_asks_for_time_gets_it(desk: Any, read: Callable[..., Any]) -> None:
+def test_a_requested_wait_is_respected(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     desk.refusals.append(problem(429, "rate_limited", "after", retry_after_ms=300))
     reading = read()
@@ -389,13 +389,13 @@ def test_a_used_number_is_skipped(desk: Any, read: Callable[..., Any]) -> None:
 
 def test_a_wrong_clock_is_corrected(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
-    told = 1_700_000_000_000
-    desk.refusals.append(problem(401, "clock_outside_window", "same_key", server_time=told))
+    desk_ms = 1_700_000_000_000
+    desk.refusals.append(problem(401, "clock_outside_window", "same_key", server_time=desk_ms))
     reading = read()
 
     assert isinstance(reading.next(), Lost)
     assert reading.next() == Connected()
-    assert 0 <= int(reading.line.headers("GET", PATH)["X-Cd-Time"]) - told < 60_000
+    assert 0 <= int(reading.line.headers("GET", PATH)["X-Cd-Time"]) - desk_ms < 60_000
     assert reading.line.clock_offset_ms == 0  # nobody signed it
 
 

@@ -11,19 +11,19 @@ from copybot.symbols import Named, Names
 
 def test_a_suffix_holds_in_both_directions() -> None:
     names = Names(suffix=".vip")
-    assert names.theirs("EURUSD") == "EURUSD.vip"
-    assert names.ours("EURUSD.vip") == "EURUSD"
+    assert names.at_broker("EURUSD") == "EURUSD.vip"
+    assert names.at_desk("EURUSD.vip") == "EURUSD"
 
 
 def test_the_table_takes_precedence_over_the_affixes() -> None:
     names = Names({"GOLD": "XAUUSD", "BTCUSD": "BTCUSD"}, prefix="m.", suffix="+")
-    assert [names.theirs(one) for one in ("GOLD", "BTCUSD", "EURUSD")] == ["XAUUSD", "BTCUSD", "m.EURUSD+"]
-    assert [names.ours(one) for one in ("XAUUSD", "BTCUSD", "m.EURUSD+")] == ["GOLD", "BTCUSD", "EURUSD"]
+    assert [names.at_broker(symbol) for symbol in ("GOLD", "BTCUSD", "EURUSD")] == ["XAUUSD", "BTCUSD", "m.EURUSD+"]
+    assert [names.at_desk(symbol) for symbol in ("XAUUSD", "BTCUSD", "m.EURUSD+")] == ["GOLD", "BTCUSD", "EURUSD"]
 
 
 def test_without_configuration_names_are_the_same() -> None:
-    assert Names().theirs("EURUSD") == "EURUSD"
-    assert Names().ours("EURUSD") == "EURUSD"
+    assert Names().at_broker("EURUSD") == "EURUSD"
+    assert Names().at_desk("EURUSD") == "EURUSD"
 
 
 def test_refuses_a_table_that_gives_two_symbols_one_name() -> None:
@@ -33,19 +33,19 @@ def test_refuses_a_table_that_gives_two_symbols_one_name() -> None:
 
 def test_refuses_an_affixed_name_that_is_in_the_table_as_anothers() -> None:
     names = Names({"GOLD": "XAUUSD.vip"}, suffix=".vip")
-    assert names.theirs("XAUUSD") is None
-    assert names.ours("XAUUSD.vip") == "GOLD"
+    assert names.at_broker("XAUUSD") is None
+    assert names.at_desk("XAUUSD.vip") == "GOLD"
 
 
 def test_a_name_that_the_table_sends_elsewhere_is_not_found_under_its_affixes() -> None:
     names = Names({"GER40": "DE40.cash"}, suffix=".vip")
-    assert names.ours("GER40.vip") == "~GER40.vip"
+    assert names.at_desk("GER40.vip") == "~GER40.vip"
 
 
 def test_a_brokers_symbol_without_a_name_is_not_taken_for_another() -> None:
     names = Names(suffix=".vip")
-    assert names.ours("EURUSD") == "~EURUSD"  # the broker's plain EURUSD is not the one that is traded
-    assert names.theirs("~EURUSD") == "EURUSD"
+    assert names.at_desk("EURUSD") == "~EURUSD"  # the broker's plain EURUSD is not the one that is traded
+    assert names.at_broker("~EURUSD") == "EURUSD"
 
 
 def test_names_survive_a_round_trip() -> None:
@@ -57,12 +57,12 @@ def test_names_survive_a_round_trip() -> None:
             names = Names(table, prefix=rng.choice(["", "x"]), suffix=rng.choice(["", ".vip", "+"]))
         except ValueError:
             continue
-        theirs = "".join(rng.choices(parts, k=3))
-        if theirs:
-            assert names.theirs(names.ours(theirs)) == theirs
-        ours = "".join(rng.choices(parts, k=2))
-        if names.theirs(ours) is not None:
-            assert names.ours(names.theirs(ours)) == ours
+        broker_name = "".join(rng.choices(parts, k=3))
+        if broker_name:
+            assert names.at_broker(names.at_desk(broker_name)) == broker_name
+        desk_name = "".join(rng.choices(parts, k=2))
+        if names.at_broker(desk_name) is not None:
+            assert names.at_desk(names.at_broker(desk_name)) == desk_name
 
 
 def test_an_order_in_a_symbol_without_a_name_is_refused_before_it_is_sent() -> None:

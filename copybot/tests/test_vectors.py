@@ -22,13 +22,13 @@ PACKET_SECRET = VECTORS["packet_secret"].encode()
 
 def attempt(vector: Any, **but: Any) -> Any:
     """The client's request in the vector's form."""
-    told = vector | but
+    fields = vector | but
     line = Line(
-        f"https://{told['host']}", told["key"], VECTORS["request_secret"], window_ms=told["window"],
-        seq=told["seq"] - 1, wall_ms=lambda: told["time"],
+        f"https://{fields['host']}", fields["key"], VECTORS["request_secret"], window_ms=fields["window"],
+        seq=fields["seq"] - 1, wall_ms=lambda: fields["time"],
     )  # fmt: skip
-    effect = "" if told["idempotency_key"] == "-" else told["idempotency_key"]
-    return line, line.attempt(told["method"], told["path"], told["query"], told["body"].encode(), effect)
+    effect = "" if fields["idempotency_key"] == "-" else fields["idempotency_key"]
+    return line, line.attempt(fields["method"], fields["path"], fields["query"], fields["body"].encode(), effect)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -49,10 +49,10 @@ def test_the_client_sends_what_was_published(name: Any) -> None:
 
 
 def answered(to: str = "R2", **but: Any) -> Any:
-    told = VECTORS["response"] | but
+    fields = VECTORS["response"] | but
     line, sent = attempt(REQUESTS[to])
-    headers = {"x-cd-response-time": str(told["time"]), "x-cd-response-sig": f"v1={told['signature']}"}
-    line.check(Answer(told["status"], headers, told["body"].encode()), sent)
+    headers = {"x-cd-response-time": str(fields["time"]), "x-cd-response-sig": f"v1={fields['signature']}"}
+    line.check(Answer(fields["status"], headers, fields["body"].encode()), sent)
     return line
 
 
