@@ -346,8 +346,8 @@ def offset_of(text: str) -> timedelta:
     """The time east of Greenwich that `+02:00`, `-5` or `Z` means; ValueError for anything else."""
     if text in ("Z", "UTC"):
         return timedelta()
-    found = re.fullmatch(r"([+-])(\d{1,2})(?::?([0-5]\d))?", text, re.ASCII)
-    if found is None or int(found[2]) > 14:
+    match = re.fullmatch(r"([+-])(\d{1,2})(?::?([0-5]\d))?", text, re.ASCII)
+    if match is None or int(match[2]) > 14:
         raise ValueError(f"{quoted(text)} is not an offset such as +02:00")
-    east = timedelta(hours=int(found[2]), minutes=int(found[3] or 0))
-    return -east if found[1] == "-" else east
+    east = timedelta(hours=int(match[2]), minutes=int(match[3] or 0))
+    return -east if match[1] == "-" else east

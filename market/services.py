@@ -47,7 +47,7 @@ class Imported:
     contradictions: Sequence[Contradiction] = field(default=())
 
     @property
-    def known(self) -> int:
+    def stored_before(self) -> int:
         return self.bars - self.added - self.contradicting
 
     @property

@@ -118,11 +118,11 @@ def test_an_invalid_form_creates_no_key(admin: Client, lena: TradingAccount, fau
 
 
 def test_a_key_is_revoked_only_after_confirmation(admin: Client, lena: TradingAccount, lena_bot: Bot) -> None:
-    asked = act(admin, "revoke", key_of(lena))
+    page = act(admin, "revoke", key_of(lena))
     before = lena_bot.send("GET").status_code
     act(admin, "revoke", key_of(lena), confirmed="1")
 
-    assert "A revoked key cannot be restored" in asked.content.decode()
+    assert "A revoked key cannot be restored" in page.content.decode()
     assert before == 200
     assert lena_bot.send("GET").json()["code"] == "key_revoked"
 
@@ -160,12 +160,12 @@ def test_the_list_shows_and_filters_by_a_keys_state(admin: Client, lena: Trading
     BotKey.objects.filter(account=lena).update(revoked_at=timezone.now())
     BotKey.objects.filter(account=sam).update(expires_at=timezone.now() - timedelta(seconds=1))
 
-    found = {
+    shown_by_state = {
         state: {str(key.account) for key in admin.get(reverse(KEYS), {"state": state}).context["cl"].result_list}
         for state in ("active", "expired", "revoked")
     }
 
-    assert found == {"active": {"finn-mt5"}, "expired": {"sam-mt5"}, "revoked": {"lena-mt5"}}
+    assert shown_by_state == {"active": {"finn-mt5"}, "expired": {"sam-mt5"}, "revoked": {"lena-mt5"}}
 
 
 # --- who may
@@ -209,12 +209,12 @@ def test_staff_cannot_grant_permissions_to_themselves_or_others(
 @pytest.mark.parametrize("page", ["admin:accounts_user_change", "admin:auth_user_password_change"])
 def test_staff_cannot_change_other_staff(clerk: Callable[..., Any], staff: User, page: str) -> None:
     browser = clerk("view_user", "change_user")
-    known = staff.password
+    before = staff.password
 
     answer = browser.post(reverse(page, args=[staff.pk]), {"password1": "n3w-Passw0rd!", "password2": "n3w-Passw0rd!"})
 
     staff.refresh_from_db()
-    assert (answer.status_code, staff.password) == (403, known)
+    assert (answer.status_code, staff.password) == (403, before)
 
 
 def test_only_superusers_change_groups(clerk: Callable[..., Any], cast: dict[str, Any]) -> None:

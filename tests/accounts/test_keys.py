@@ -305,11 +305,13 @@ def test_a_key_has_at_most_fifty_networks(lena: TradingAccount) -> None:
         ("fe80::1%eth0", "", 0, "fe80::1"),
     ],
 )
-def test_the_callers_address(peer: str, forwarded: str, proxies: int, address: str) -> None:
+def test_the_callers_address_is_read_behind_trusted_proxies_only(
+    peer: str, forwarded: str, proxies: int, address: str
+) -> None:
     assert networks.client_address(peer, forwarded, proxies) == address
 
 
-# --- at rest
+# --- secrets in the database
 
 
 def sealed(key: Any) -> Any:
@@ -441,7 +443,7 @@ def test_a_malformed_kek_is_refused(spec: str, settings: Settings) -> None:
         crypto.keyring()
 
 
-# --- nowhere else
+# --- secrets elsewhere
 
 
 def test_no_secret_appears_in_a_repr_an_audit_row_or_a_log(

@@ -112,13 +112,13 @@ def test_upper_case_hex_is_accepted() -> None:
 
 def test_signs_a_response_as_published() -> None:
     response = VECTORS["response"]
-    asked = REQUESTS[response["to"]]["signature"]
+    request_signature = REQUESTS[response["to"]]["signature"]
 
     def signature(**but: Any) -> Any:
         return signing.sign_response(
             SECRET,
             **{
-                "request_signature": asked,
+                "request_signature": request_signature,
                 "status": response["status"],
                 "time_ms": response["time"],
                 "body": response["body"].encode(),
@@ -128,7 +128,7 @@ def test_signs_a_response_as_published() -> None:
 
     right = f"v1={response['signature']}"
     assert signature() == right
-    assert signature(request_signature=asked.upper()) == right
+    assert signature(request_signature=request_signature.upper()) == right
     assert signature(status=201) != right
     assert signature(time_ms=response["time"] + 1) != right
     assert signature(body=b"{}") != right

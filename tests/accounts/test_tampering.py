@@ -254,11 +254,11 @@ def test_an_unknown_key_and_a_wrong_secret_get_the_same_response(lena_bot: Bot) 
     unknown = Bot({"key": "ck_0123456789abcdef.1", "secret": "0" * 64}).send("POST", body=BODY)
     wrong = Bot({"key": lena_bot.key, "secret": "0" * 64}).send("POST", body=BODY)
 
-    def told(response: Any) -> dict[Any, Any]:
-        told = response.json()
-        return {name: told[name] for name in told.keys() - {"request_id", "server_time"}}
+    def stable(response: Any) -> dict[Any, Any]:
+        body = response.json()
+        return {name: body[name] for name in body.keys() - {"request_id", "server_time"}}
 
-    assert told(unknown) == told(wrong)
+    assert stable(unknown) == stable(wrong)
     assert dict(unknown.headers).keys() == dict(wrong.headers).keys()
 
 

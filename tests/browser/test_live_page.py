@@ -26,11 +26,11 @@ def browser() -> Iterator[Any]:
 
 
 def launched() -> Iterator[Any]:
-    found = chromium.find()
-    if found is None:
+    path = chromium.find()
+    if path is None:
         pytest.skip("NO CHROMIUM: install one (Debian: apt install chromium) or name it in COPYDESK_CHROMIUM")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=chromium.ARGUMENTS)
+        started = playwright.chromium.launch(executable_path=path, args=chromium.ARGUMENTS)
         yield started
         started.close()
 

@@ -41,7 +41,7 @@ class Rogue(Copier):
             self.open_again(self.followed[0].guard.copies())
 
     def open_again(self, copies: Any) -> None:
-        """What its books know and the broker does not hold is missing there, it thinks."""
+        """Opens each copy on record that has no position, as if its order had been lost."""
         held = {position.magic for position in self.terminal.positions()}
         for copy in copies:
             if copy.state is not State.DEAD and copy.magic not in held:

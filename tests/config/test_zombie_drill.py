@@ -222,8 +222,8 @@ def test_the_button_starts_one_run_and_the_page_follows_it(closer: Any) -> None:
 
     clara = User.objects.get(username="clara")
     assert queued() == ("config.tasks.zombie_drill", {"user_id": str(clara.pk)})
-    asked = AuditLog.objects.get(action=reports.ASKED)
-    assert (asked.actor_kind, asked.actor) == ("staff", str(clara.pk))
+    entry = AuditLog.objects.get(action=reports.ASKED)
+    assert (entry.actor_kind, entry.actor) == ("staff", str(clara.pk))
     page = closer.get(PAGE).content.decode()
     assert "waiting for a worker" in page
     assert 'http-equiv="refresh"' in page

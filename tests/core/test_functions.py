@@ -215,10 +215,10 @@ def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db: str, tmp_path: P
         ended = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, timeout=120, check=False)
         return ended.returncode, ended.stdout + ended.stderr
 
-    code, said = manage("check", "--database")
+    code, output = manage("check", "--database")
     assert code == 1
-    assert f"function trade_close(jsonb,jsonb) is stale: its body is not as {CLOSE} has it" in said
-    assert "HINT: Run manage.py migrate." in said
+    assert f"function trade_close(jsonb,jsonb) is stale: its body is not as {CLOSE} has it" in output
+    assert "HINT: Run manage.py migrate." in output
     assert manage("migrate")[0] == 0
     assert "closed_anew" in body_of("trade_close")
     assert manage("check", "--database")[0] == 0

@@ -104,7 +104,7 @@ def test_no_number_in_a_body_becomes_a_float() -> None:
     def floats(value: Any) -> Any:
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value
-            return [found for one in inner for found in floats(one)]
+            return [number for item in inner for number in floats(item)]
         return [value] if isinstance(value, float) else []
 
     read = parsing.json_object(body)

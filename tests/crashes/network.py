@@ -49,9 +49,9 @@ class Wire:
                 self.ends -= both
 
     @staticmethod
-    def _pump(one: socket.socket, other: socket.socket) -> None:
+    def _pump(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while sent := one.recv(65536):
-                other.sendall(sent)
+            while sent := source.recv(65536):
+                target.sendall(sent)
         with contextlib.suppress(OSError):
-            other.shutdown(socket.SHUT_RDWR)
+            target.shutdown(socket.SHUT_RDWR)

@@ -147,14 +147,15 @@ class Follower:
     def faults(self) -> list[Any]:
         """The differences between this copier's account, the desk's rows about it, and the strategy."""
         masters = {
-            str(one.pk): one for one in ActiveTrade.objects.filter(strategy=self.follows.strategy, master_trade=None)
+            str(trade.pk): trade
+            for trade in ActiveTrade.objects.filter(strategy=self.follows.strategy, master_trade=None)
         }
         magics = {magic_of(self.index, ref): ref for ref in masters}
         held = self.books.positions()
         orphans = [number for number, (magic, _) in held.items() if magic not in magics]
-        known = {magics[magic] for magic, _ in held.values() if magic in magics}
-        unexplained = masters.keys() - known - self.explained(masters)
-        rows = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account=self.account)}
+        copied = {magics[magic] for magic, _ in held.values() if magic in magics}
+        unexplained = masters.keys() - copied - self.explained(masters)
+        rows = {trade.ticket_id: trade.volume for trade in ActiveTrade.objects.filter(account=self.account)}
         lots = {number: volume for number, (_, volume) in held.items()}
         larger = [number for number, (magic, volume) in held.items() if magic in magics
                   and volume > self.most(masters[magics[magic]])]  # fmt: skip
@@ -163,7 +164,7 @@ class Follower:
             "orphans": orphans, "unexplained": sorted(unexplained), "larger": larger, "doubled": doubled,
             "rows": sorted(rows.items() ^ lots.items()),
         }  # fmt: skip
-        return [f"{self.name} {what}: {found}" for what, found in differences.items() if found]
+        return [f"{self.name} {what}: {difference}" for what, difference in differences.items() if difference]
 
     def most(self, master: Any) -> Any:
         """The most lots that the copy of this trade may have."""
@@ -177,7 +178,7 @@ class Follower:
         refs = list(masters)
         skipped = CopySkip.objects.filter(subscription=self.follows, master_trade__in=refs)
         closed = TradeHistory.objects.filter(account=self.account, master_trade__in=refs)
-        return {str(one) for rows in (skipped, closed) for one in rows.values_list("master_trade", flat=True)}
+        return {str(ref) for rows in (skipped, closed) for ref in rows.values_list("master_trade", flat=True)}
 
 
 def configured(folder: Path, port: Any, key: Any, login: Any, speed: Any, subscription: str = "") -> Any:
@@ -209,7 +210,7 @@ class Drill:
 
     @property
     def programs(self) -> list[Any]:
-        return [self.leader, *(one.program for one in self.followers)]
+        return [self.leader, *(follower.program for follower in self.followers)]
 
     def run(self) -> None:
         for program in self.programs:
@@ -263,25 +264,25 @@ class Drill:
 
     def faults(self) -> Any:
         """The differences that remain anywhere."""
-        published = {one.ticket_id: one.volume for one in ActiveTrade.objects.filter(account__name="lena-mt5")}
+        published = {trade.ticket_id: trade.volume for trade in ActiveTrade.objects.filter(account__name="lena-mt5")}
         held = {number: lots for number, (_, lots) in self.leads.positions().items()}
-        found = [f"leader: {sorted(published.items() ^ held.items())}"] if published != held else []
-        found += [f"owed: {copy}" for copy in overdue_closes.overdue()]
+        faults = [f"leader: {sorted(published.items() ^ held.items())}"] if published != held else []
+        faults += [f"overdue: {copy}" for copy in overdue_closes.overdue()]
         for follower in self.followers:
-            found += follower.faults()
-        return found
+            faults += follower.faults()
+        return faults
 
     def wait_for_rest(self, patience_s: Any) -> Any:
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                found = self.faults()
+                faults = self.faults()
             except (DatabaseError, InterfaceError, sqlite3.Error) as fault:
-                found = [str(fault)]
+                faults = [str(fault)]
                 for alias in connections:
                     connections[alias].close()
-            if not found or time.monotonic() > deadline:
-                return found
+            if not faults or time.monotonic() > deadline:
+                return faults
             time.sleep(0.3)
 
     def stop(self) -> dict[Any, Any]:
@@ -314,7 +315,7 @@ def test_all_accounts_agree_in_the_end_whichever_process_is_killed(
 
     masters = TradeHistory.objects.filter(strategy__name="lena-eurusd", master_trade=None).count()
     masters += ActiveTrade.objects.filter(strategy__name="lena-eurusd", master_trade=None).count()
-    copied = {one.name: len(one.books.opened()) for one in drill.followers}
+    copied = {follower.name: len(follower.books.opened()) for follower in drill.followers}
     with capsys.disabled():
         print(f"\nSEED={SEED}: {masters} trades, copied {copied}, {dict(drill.done)}")
     assert left == [], f"SEED={SEED}"
@@ -324,7 +325,7 @@ def test_all_accounts_agree_in_the_end_whichever_process_is_killed(
     assert len(drill.done) >= 5  # of six kinds of mischief
     assert_the_checker_sees(drill)
     codes = drill.stop()
-    assert [codes[one.name] for one in drill.followers[1:]] == [0, 0]
+    assert [codes[follower.name] for follower in drill.followers[1:]] == [0, 0]
 
 
 def assert_the_checker_sees(drill: Any) -> None:

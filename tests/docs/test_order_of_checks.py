@@ -35,7 +35,7 @@ def ways(lena: TradingAccount, lena_bot: Bot) -> Iterator[Any]:
         "time_ms": 1_700_000_000_000,
         "but": {"ip": "203.0.113.9", "headers": {"X-Cd-Window": "soon"}},
     }  # fmt: skip
-    mended = [
+    corrected = [
         ("body_too_large", {}),
         ("https_required", {"body": UNREADABLE}),
         ("request_malformed", {"but": {"headers": {"X-Cd-Window": "soon"}}}),
@@ -48,15 +48,15 @@ def ways(lena: TradingAccount, lena_bot: Bot) -> Iterator[Any]:
         ("idempotency_conflict", {"seq": valid["seq"]}),
         ("trade_closed", {"effect": valid["effect"], "seq": valid["seq"] + 1}),
     ]
-    asked = valid | at_fault
-    for code, change in mended:
-        asked = asked | change
-        yield code, Request(**asked)
+    request = valid | at_fault
+    for code, change in corrected:
+        request = request | change
+        yield code, Request(**request)
 
 
 def test_each_check_comes_before_the_next(lena: TradingAccount, lena_bot: Bot) -> None:
-    for code, asked in ways(lena, lena_bot):
-        assert asked.send().json()["code"] == code
+    for code, request in ways(lena, lena_bot):
+        assert request.send().json()["code"] == code
 
 
 def test_responses_are_signed_from_the_seventh_check_on(lena: TradingAccount, lena_bot: Bot) -> None:
@@ -64,8 +64,8 @@ def test_responses_are_signed_from_the_seventh_check_on(lena: TradingAccount, le
     listed = reading.text("protocol").partition("except these**")[2].partition("- any 5xx")[0]
     unsigned = set(re.findall(r"`([a-z_]+)`", listed))
 
-    for code, asked in ways(lena, lena_bot):
-        is_signed = "X-Cd-Response-Sig" in asked.send().headers
+    for code, request in ways(lena, lena_bot):
+        is_signed = "X-Cd-Response-Sig" in request.send().headers
         assert is_signed == (code not in unsigned), code
 
 

@@ -46,15 +46,15 @@ def test_the_secrets_of_the_pages_are_those_of_the_vectors() -> None:
 
 
 def test_the_open_is_signed_as_the_page_says() -> None:
-    asked = signable(PROTOCOL["open.request"])
+    request = signable(PROTOCOL["open.request"])
     _, headers, body = sent(PROTOCOL["open.request"])
     page = reading.text("protocol")
 
-    assert asked.canonical().decode() == PROTOCOL["open.canonical"]
-    signature = signing.sign(SECRET, asked.canonical())
+    assert request.canonical().decode() == PROTOCOL["open.canonical"]
+    signature = signing.sign(SECRET, request.canonical())
     assert headers["x-cd-sig"] == f"v1={signature}"
     assert page.count(signature) == 2
-    assert f"The body is {len(body)} bytes. These {len(asked.canonical())} bytes are signed" in page
+    assert f"The body is {len(body)} bytes. These {len(request.canonical())} bytes are signed" in page
 
 
 def test_the_read_and_its_answer_are_signed_as_the_page_says() -> None:

@@ -56,7 +56,7 @@ def test_imports_the_bundled_file(desk_db: str) -> None:
     arguments = {"path": services.EURUSD_1H, "symbol": "EURUSD", "minutes": 60, "actor": audit.SYSTEM, "now": NOW}
 
     assert services.import_candles(**arguments).added == 5000
-    assert services.import_candles(**arguments).known == 5000
+    assert services.import_candles(**arguments).stored_before == 5000
     assert stored().count() == 5000
 
 
@@ -65,7 +65,7 @@ def test_importing_again_adds_only_new_bars(import_lines: Callable[..., Any], sm
 
     result = import_lines(HEADER, *hours(30))
 
-    assert (result.bars, result.added, result.known, result.contradicting) == (30, 5, 25, 0)
+    assert (result.bars, result.added, result.stored_before, result.contradicting) == (30, 5, 25, 0)
     assert stored().count() == 30
 
 
@@ -74,7 +74,7 @@ def test_reports_a_bar_that_contradicts_a_stored_one_and_keeps_the_stored_one(im
 
     result = import_lines(HEADER, *hours(1), line(MONDAY.replace(hour=1), "1.1,1.3,1.0,1.15,7"), *hours(4)[2:])
 
-    assert (result.added, result.known, result.contradicting) == (1, 2, 1)
+    assert (result.added, result.stored_before, result.contradicting) == (1, 2, 1)
     highs = [(bar.given.high, bar.stored.high) for bar in result.contradictions]
     assert highs == [(Decimal("1.3"), Decimal("1.2"))]
     assert stored()[1].high == Decimal("1.2")
@@ -137,7 +137,7 @@ def test_running_a_killed_import_again_completes_it(desk_db: str, many: Any) -> 
 
     assert 0 < survived < MANY
     assert survived % services.BATCH == 0
-    assert f"{MANY - survived:,} new, {survived:,} known already, 0 contradicting" in second_run.stdout
+    assert f"{MANY - survived:,} new, {survived:,} stored already, 0 contradicting" in second_run.stdout
     assert stored(minutes=1).count() == MANY
 
 
@@ -208,7 +208,7 @@ def test_the_command_reports_the_result(command: Callable[..., Any], tmp_path: P
     without_offset = command(path)
     with_offset = command(path, "--utc-offset", "-05:00")
 
-    assert without_offset.out.startswith("MetaTrader 4: 1 bars read, 1 new, 0 known already, 0 contradicting (")
+    assert without_offset.out.startswith("MetaTrader 4: 1 bars read, 1 new, 0 stored already, 0 contradicting (")
     assert "taken as UTC" in without_offset.err
     assert with_offset.err == ""
     assert list(stored().values_list("opened_at__hour", flat=True)) == [9, 14]

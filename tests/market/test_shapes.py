@@ -155,7 +155,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("fault", REFUSED)
-def test_refuses(fault: str) -> None:
+def test_refuses_an_invalid_bar_by_its_line(fault: str) -> None:
     code, number, lines = REFUSED[fault]
 
     with pytest.raises(imports.LineRefused) as refusal:

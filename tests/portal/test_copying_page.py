@@ -342,8 +342,8 @@ def test_an_ended_subscription_is_only_named_and_refuses_all_actions(as_finn: Cl
 
 
 def test_a_new_signal_secret_is_shown_once_and_never_again(as_finn: Client, follows: Subscription) -> None:
-    asked = as_finn.get(page_of(follows, "secret"))
-    assert not re.findall(r"[0-9a-f]{64}", asked.content.decode().split("</form>")[-1])
+    page = as_finn.get(page_of(follows, "secret"))
+    assert not re.findall(r"[0-9a-f]{64}", page.content.decode().split("</form>")[-1])
 
     answer = as_finn.post(page_of(follows, "secret"), {"at_once": "on"})
 
@@ -387,9 +387,9 @@ def test_saved_settings_apply_from_now_on(as_finn: Client, follows: Subscription
 
 def test_a_preview_shows_the_copies_and_saves_nothing(as_finn: Client, follows: Subscription, lena_bot: Bot) -> None:
     opened(lena_bot, symbol="GBPUSD", volume="0.40")
-    asked = {**TERMS, "max_volume": "0.2", "symbol_map": "GBPUSD = GBPUSD.vip", "preview": "1"}
+    fields = {**TERMS, "max_volume": "0.2", "symbol_map": "GBPUSD = GBPUSD.vip", "preview": "1"}
 
-    page = text(as_finn.post(page_of(follows, "settings"), asked))
+    page = text(as_finn.post(page_of(follows, "settings"), fields))
 
     assert "0.50 lots of EURUSD bought at 1.10000, stop 1.09500 0.20 lots" in page
     assert "0.50 lots × 0.5 = 0.25; at most 0.20 → 0.20" in page

@@ -27,9 +27,9 @@ def as_lena(client: Client, lena: TradingAccount) -> Client:
 @pytest.fixture
 def doubled(lena: TradingAccount, monkeypatch: pytest.MonkeyPatch) -> None:
     """lena doubled her volume after each loss, for a year."""
-    known = flow("martingale", 7)
-    monkeypatch.setattr(evidence, "of_provider", lambda user, now: known)
-    services.recalculate(user_id=lena.owner.pk, now=known.until)
+    evidence_of_lena = flow("martingale", 7)
+    monkeypatch.setattr(evidence, "of_provider", lambda user, now: evidence_of_lena)
+    services.recalculate(user_id=lena.owner.pk, now=evidence_of_lena.until)
     services.enforce()
 
 
@@ -82,7 +82,7 @@ def test_an_invalid_appeal_is_refused_with_a_message(as_lena: Client, doubled: N
 
 
 def test_each_bar_is_as_long_as_its_points(as_lena: Client, doubled: None, lena: TradingAccount) -> None:
-    (score,) = [one for one in explanations.explain(lena.owner) if one.score.kind == ScoreKind.FLOW]
+    (score,) = [score for score in explanations.explain(lena.owner) if score.score.kind == ScoreKind.FLOW]
     drawn = re.findall(r'class="part" width="([^"]+)"', as_lena.get(PAGE).content.decode())
 
     assert [float(width) for width in drawn[: len(score.counted)]] == [reason.points for reason in score.counted]

@@ -58,8 +58,8 @@ class Act:
             return connection.execute(self.what).rowcount and "kept"
         account = "(select id from trading_accounts where name = %s)"
         caller = f"jsonb_build_object('kind', 'system', 'account', {account})"
-        asked = f"select {self.what}({caller}, %s::jsonb)->>'code'"
-        return connection.execute(asked, [self.who, json.dumps(self.args)]).fetchone()[0]
+        statement = f"select {self.what}({caller}, %s::jsonb)->>'code'"
+        return connection.execute(statement, [self.who, json.dumps(self.args)]).fetchone()[0]
 
 
 def open_(ticket: str = "1", who: str = "lena-mt5", **more: Any) -> Act:
@@ -188,15 +188,15 @@ def homes(ticket: str = "1") -> list[Any]:
 
 def run_before(name: Any, acts: Any) -> None:
     with connect(name) as connection:
-        for one in acts:
-            one.on(connection)
+        for step in acts:
+            step.on(connection)
 
 
 @levels
 @pytest.mark.parametrize(
     ("before", "first", "second", "first_answer", "second_answer"),
     PAIRS,
-    ids=[f"{'' if before else 'unknown: '}{one.name} ‖ {two.name}" for before, one, two, _, _ in PAIRS],
+    ids=[f"{'' if before else 'unknown: '}{first.name} ‖ {second.name}" for before, first, second, _, _ in PAIRS],
 )
 def test_two_transactions_on_one_trade(
     desk_db: str, level: Any, before: Any, first: Any, second: Any, first_answer: str, second_answer: Any

@@ -19,11 +19,11 @@ def copy_to(folder: Path) -> Path:
 
 def files(tree: Path, *suffixes: str) -> list[Path]:
     """The files of the tree with these endings, by their path in it."""
-    found = []
+    paths = []
     for folder, folders, names in os.walk(tree):
         folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in _NOT_COPIED)]
-        found += [Path(folder, name).relative_to(tree) for name in names if name.endswith(suffixes)]
-    return sorted(found)
+        paths += [Path(folder, name).relative_to(tree) for name in names if name.endswith(suffixes)]
+    return sorted(paths)
 
 
 def plant(tree: Path, path: str, text: str) -> None:

@@ -39,7 +39,9 @@ def page_of(subscription: Any) -> Any:
 
 def ask(browser: Any, action: Any, *chosen: Any, **more: Any) -> Any:
     """Choose an action in the list."""
-    return browser.post(reverse(LIST), {"action": action, "_selected_action": [one.pk for one in chosen], **more})
+    return browser.post(
+        reverse(LIST), {"action": action, "_selected_action": [subscription.pk for subscription in chosen], **more}
+    )
 
 
 def do(browser: Any, action: Any, *chosen: Any, **more: Any) -> Any:
@@ -102,9 +104,11 @@ def test_the_form_creates_a_subscription_through_the_service(
 
     admin.post(reverse(ADD), {"strategy": lena.strategy.pk, "account": sam.pk})
 
-    made = Subscription.objects.get(account=sam)
-    assert strategies.terms_of(made).multiplier == 1
-    assert AuditLog.objects.filter(action="subscription.created", subject=f"subscription:{made.sub_id}").exists()
+    subscription = Subscription.objects.get(account=sam)
+    assert strategies.terms_of(subscription).multiplier == 1
+    assert AuditLog.objects.filter(
+        action="subscription.created", subject=f"subscription:{subscription.sub_id}"
+    ).exists()
 
 
 def test_new_terms_are_shown_beside_the_earlier_ones(admin: Client, subscription: Subscription, staff: User) -> None:
@@ -178,12 +182,12 @@ def test_new_secrets_are_shown_once_and_never_cached(
 
     answer = do(admin, "rotate_secret", subscription, other, at_once="on")
 
-    made = [strategies.packet_secret(Subscription.objects.get(pk=one.pk)) for one in (subscription, other)]
-    assert all(secret in answer.content.decode() for secret in made)
+    secrets = [strategies.packet_secret(Subscription.objects.get(pk=each.pk)) for each in (subscription, other)]
+    assert all(secret in answer.content.decode() for secret in secrets)
     assert "no-store" in answer["Cache-Control"]
     for page in (page_of(subscription), reverse(LIST), reverse("admin:audit_auditlog_changelist")):
-        assert not any(secret in admin.get(page).content.decode() for secret in made)
-    assert not any(secret in str(list(AuditLog.objects.values_list("detail", flat=True))) for secret in made)
+        assert not any(secret in admin.get(page).content.decode() for secret in secrets)
+    assert not any(secret in str(list(AuditLog.objects.values_list("detail", flat=True))) for secret in secrets)
 
 
 def test_a_secret_is_shown_with_its_generation(admin: Client, subscription: Subscription) -> None:

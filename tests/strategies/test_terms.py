@@ -281,9 +281,9 @@ def test_the_snapshot_contains_the_plan_of_the_copy(
     set_terms(subscription, since=LONG_AGO, **settings)
     lena_bot.send("POST", fields=opening("1"))
 
-    found = copies(finn_bot)["1"]
+    trade = copies(finn_bot)["1"]
 
-    assert {name: found[name] for name in copy} == copy
+    assert {name: trade[name] for name in copy} == copy
 
 
 def report_equity(bot: Any, equity: Any, balance: str = "1000") -> None:

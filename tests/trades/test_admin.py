@@ -139,10 +139,10 @@ def test_force_close_moves_the_trade_and_keeps_the_reason(admin: Client, lena: T
 def test_force_close_asks_for_price_and_reason_first(admin: Client, lena: TradingAccount) -> None:
     trade_id = open_trade(lena)
 
-    asked = admin.post(reverse(ACTIVE), {"action": "force_close", "_selected_action": trade_id})
+    page = admin.post(reverse(ACTIVE), {"action": "force_close", "_selected_action": trade_id})
     invalid = force_close(admin, trade_id, note=" ", **{"form-0-close_price": "-1"})
 
-    assert "Close the trades" in asked.content.decode()
+    assert "Close the trades" in page.content.decode()
     assert invalid.content.decode().count('class="errorlist"') == 2
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
@@ -248,9 +248,9 @@ def test_trades_are_found_by_ticket_symbol_account_and_id(
     admin: Client, lena: TradingAccount, sam: TradingAccount, page: Any, sought: str
 ) -> None:
     make = open_trade if page == ACTIVE else close_trade
-    made = make(lena, "1", symbol="GBPUSD")
+    trade = make(lena, "1", symbol="GBPUSD")
     make(sam, "2")
-    wanted = getattr(made, "pk", made) if sought == "id" else sought
+    wanted = getattr(trade, "pk", trade) if sought == "id" else sought
 
     (row,) = admin.get(reverse(page), {"q": wanted}).context["cl"].result_list
 

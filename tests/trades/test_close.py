@@ -53,7 +53,7 @@ def test_history_keeps_what_was_open(bot: Bot) -> None:
     close(bot)
 
     closed = TradeHistory.objects.get()
-    kept = (
+    unchanged = (
         "account_id",
         "strategy_id",
         "ticket_id",
@@ -64,7 +64,7 @@ def test_history_keeps_what_was_open(bot: Bot) -> None:
         "comment",
         "analysis",
     )
-    assert [getattr(closed, name) for name in kept] == [getattr(before, name) for name in kept]
+    assert [getattr(closed, name) for name in unchanged] == [getattr(before, name) for name in unchanged]
     assert (closed.volume, closed.closed_volume, closed.opened_at) == (before.volume, before.volume, before.opened_at)
     assert (str(closed.sl), str(closed.tp)) == ("1.10400000", "1.12000000")
 

@@ -45,7 +45,7 @@ def test_renderings_for_lagging_sockets_do_not_pile_up_in_the_log() -> None:
     entry.mark_delivered()
 
     followers = [source(lots) for lots in range(1, 100)]
-    assert [volume_of(entry, one) for one in followers] == [f"{lots}.00000000" for lots in range(1, 100)]
+    assert [volume_of(entry, follower) for follower in followers] == [f"{lots}.00000000" for lots in range(1, 100)]
 
     assert len(entry.renderings) <= feed.MOST_RENDERED
 

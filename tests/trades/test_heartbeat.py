@@ -43,12 +43,12 @@ def report(
     **more: Any,
 ) -> Any:
     held = dict(held)
-    one = {
+    subscription = {
         "strategy": "lena-eurusd", "seq": seq, "standing": "LIVE", "generation": generation, "digest": digest(held),
     }  # fmt: skip
     if tells:
-        one["copies"] = [{"trade_ref": ref, "volume": lots} for ref, lots in held.items()]
-    return bot.send("POST", HEARTBEAT, {"instance": instance, "fence": fence, "subscriptions": [one], **more})
+        subscription["copies"] = [{"trade_ref": ref, "volume": lots} for ref, lots in held.items()]
+    return bot.send("POST", HEARTBEAT, {"instance": instance, "fence": fence, "subscriptions": [subscription], **more})
 
 
 def heartbeat(*args: Any, **more: Any) -> Any:
@@ -134,11 +134,11 @@ def test_accounts_have_separate_leases(finn_bot: Bot, sam_copier: Bot) -> None:
 
 def test_heartbeats_store_no_growing_rows(finn_bot: Bot) -> None:
     fence = heartbeat(finn_bot)["fence"]
-    kept = SignedResult.objects.count()
+    before = SignedResult.objects.count()
     for _ in range(3):
         heartbeat(finn_bot, fence=fence)
 
-    assert SignedResult.objects.count() == kept
+    assert SignedResult.objects.count() == before
     assert Copier.objects.count() == 1
 
 
@@ -153,16 +153,16 @@ def test_a_heartbeat_reports_balance_and_equity(finn_bot: Bot, finn: TradingAcco
 
 
 def of(answer: Any) -> Any:
-    (one,) = answer["subscriptions"]
-    return one
+    (subscription,) = answer["subscriptions"]
+    return subscription
 
 
 def test_a_copier_with_the_planned_copies_is_in_sync(lena_bot: Bot, finn_bot: Bot) -> None:
     ref = opened(lena_bot)
 
-    one = of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))
+    answer = of(heartbeat(finn_bot, {ref: "0.10000000"}, seq="1"))
 
-    assert (one["sync"], one["difference"], one["as_of"]) == ("in_sync", None, "1")
+    assert (answer["sync"], answer["difference"], answer["as_of"]) == ("in_sync", None, "1")
 
 
 def test_a_copier_at_an_earlier_number_is_behind(lena_bot: Bot, finn_bot: Bot) -> None:
@@ -178,15 +178,15 @@ def test_the_answer_includes_subscriptions_that_were_not_reported(finn_bot: Bot,
 
 
 def test_the_difference_is_exact_once_copies_are_reported(lena_bot: Bot, finn_bot: Bot) -> None:
-    kept, larger, missing = (opened(lena_bot, ticket) for ticket in "123")
+    planned, larger, missing = (opened(lena_bot, ticket) for ticket in "123")
     orphan = "00000000-0000-7000-8000-000000000000"
-    held = {kept: "0.10000000", larger: "0.30000000", orphan: "0.10000000"}
+    held = {planned: "0.10000000", larger: "0.30000000", orphan: "0.10000000"}
 
     assert of(heartbeat(finn_bot, held, seq="3"))["difference"] is None
-    one = of(heartbeat(finn_bot, held, seq="3", tells=True))
+    answer = of(heartbeat(finn_bot, held, seq="3", tells=True))
 
-    assert one["sync"] == "differs"
-    assert one["difference"] == {
+    assert answer["sync"] == "differs"
+    assert answer["difference"] == {
         "orphans": [orphan],
         "missing": [missing],
         "volume": [{"trade_ref": larger, "is": "0.30000000", "must": "0.10000000"}],
@@ -237,9 +237,9 @@ def test_the_answer_contains_the_limits_for_the_copier(finn_bot: Bot, subscripti
         subscription=subscription, actor=audit.SYSTEM, since=LONG_AGO, max_open_trades=3, max_slippage_bps=Decimal(25)
     )
 
-    one = of(heartbeat(finn_bot))
+    row = of(heartbeat(finn_bot))
 
-    assert (one["max_open_trades"], one["max_slippage_bps"], one["max_open_age_ms"]) == (3, "25.00000000", 5000)
+    assert (row["max_open_trades"], row["max_slippage_bps"], row["max_open_age_ms"]) == (3, "25.00000000", 5000)
 
 
 def test_the_next_secret_signs_once_the_heartbeat_confirms_it(finn_bot: Bot, subscription: Subscription) -> None:

@@ -44,16 +44,16 @@ class Reader:
 
     def pages(self, limit: Any, between: Callable[..., Any] = lambda: None, **query: Any) -> Any:
         """Every ticket, page by page; `between` runs before each page but the first."""
-        found, cursor = [], None
+        tickets, cursor = [], None
         while True:
             page = self.page(limit=limit, **query, **({"cursor": cursor} if cursor else {}))
-            found += [row["ticket_id"] for row in page["data"]]
+            tickets += [row["ticket_id"] for row in page["data"]]
             assert page["has_more"] is (page["next"] is not None)
             assert len(page["data"]) == limit or not page["has_more"]
             if not page["has_more"]:
-                return found
+                return tickets
             assert page["next"] != cursor
-            assert len(found) < 1000
+            assert len(tickets) < 1000
             cursor = page["next"]
             between()
 
@@ -80,7 +80,7 @@ def closed(bot: Any, *tickets: Any, reason: str = "TP", profit: str = "1.50", **
              "close_price": "1.11", "profit": profit, "reason": reason}
         )  # fmt: skip
     results = bot.send("POST", "/api/v2/trades/active/batch", {"operations": operations}).json()["results"]
-    assert {one["status"] for one in results} == {200, 201}, results
+    assert {result["status"] for result in results} == {200, 201}, results
 
 
 def faults(answer: Any) -> list[Any]:
@@ -155,14 +155,14 @@ def test_no_filter_shows_rows_of_strangers(
     closed(lena_bot, 1)
     closed(sam_bot, 2, symbol="XAUUSD")
 
-    for mine, ticket, theirs in (
+    for own, ticket, stranger in (
         (Reader(lena.owner), "1", {"account": "sam-mt5", "strategy": "sam-xauusd", "symbol": "XAUUSD"}),
         (Reader(sam.owner), "2", {"account": "lena-mt5", "strategy": "lena-eurusd", "symbol": "EURUSD"}),
     ):
-        assert mine.tickets() == [ticket]
-        assert [row["ticket_id"] for row in mine.csv()] == [ticket]
-        for name, value in theirs.items():
-            assert mine.tickets(**{name: value}) == mine.csv(**{name: value}) == []
+        assert own.tickets() == [ticket]
+        assert [row["ticket_id"] for row in own.csv()] == [ticket]
+        for name, value in stranger.items():
+            assert own.tickets(**{name: value}) == own.csv(**{name: value}) == []
 
 
 def test_a_strangers_cursor_shows_nothing_of_his(
@@ -262,9 +262,9 @@ def test_pages_lose_and_repeat_no_row_while_trades_close(lena_bot: Bot, reader: 
     closed(lena_bot, *range(1, 21))
     whole, new = reader.tickets(limit=500), iter(range(100, 200))
 
-    found = reader.pages(3, between=lambda: closed(lena_bot, next(new), next(new)))
+    paged = reader.pages(3, between=lambda: closed(lena_bot, next(new), next(new)))
 
-    assert found == whole
+    assert paged == whole
     assert len(reader.tickets(limit=500)) > len(whole)
 
 
@@ -288,7 +288,7 @@ def test_the_number_of_queries_does_not_depend_on_the_page_size(lena_bot: Bot, r
     for query in ({"limit": 1}, {"limit": 500}, {"limit": 5, "cursor": cursor, "symbol": "EURUSD"}):
         with CaptureQueriesContext(connections["default"]) as queries:
             reader.page(**query)
-        assert len(queries) == 3, [one["sql"] for one in queries]  # session, user, rows
+        assert len(queries) == 3, [query["sql"] for query in queries]  # session, user, rows
 
 
 def test_a_page_is_read_in_index_order(lena: TradingAccount, lena_bot: Bot) -> None:

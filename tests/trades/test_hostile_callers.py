@@ -28,15 +28,15 @@ def scene(lena: TradingAccount, finn: TradingAccount) -> dict[str, Any]:
         with transaction.atomic():
             return verb(account=account, ticket_id=ticket, **more)["trade"]["trade_id"]
 
-    found = {"lena": str(lena.pk), "finn": str(finn.pk), "nobody": NOBODY}
+    ids = {"lena": str(lena.pk), "finn": str(finn.pk), "nobody": NOBODY}
     for name, ticket in (("open", "1"), ("closed", "2"), ("other", "3")):
-        found[name] = do(services.open_trade, lena, ticket, symbol="EURUSD", type="BUY", **AMOUNTS)
+        ids[name] = do(services.open_trade, lena, ticket, symbol="EURUSD", type="BUY", **AMOUNTS)
     do(services.close_trade, lena, "2", **CLOSING)
     do(services.reduce_trade, lena, "3", deal_id="d1", volume=Decimal("0.04"), **CLOSING)
-    found["tombstone"] = do(services.close_trade, lena, "4", **CLOSING)
+    ids["tombstone"] = do(services.close_trade, lena, "4", **CLOSING)
     copies = ("lena-eurusd", "1")
-    found["copy"] = do(services.open_trade, finn, "501", symbol="EURUSD", type="BUY", copies=copies, **AMOUNTS)
-    return found
+    ids["copy"] = do(services.open_trade, finn, "501", symbol="EURUSD", type="BUY", copies=copies, **AMOUNTS)
+    return ids
 
 
 # --- how they call
@@ -617,16 +617,16 @@ def test_bots_can_call_only_the_protocols_functions(scene: dict[str, Any], state
 
 def test_a_temporary_table_cannot_replace_a_table_of_the_desk(scene: dict[str, Any]) -> None:
     """The functions run with their owner's rights, so they must not use the caller's tables."""
-    asked = f"select active_snapshot(array[{scene['lena']}]::bigint[])"
-    before = of("bot").execute(asked).fetchone()
+    statement = f"select active_snapshot(array[{scene['lena']}]::bigint[])"
+    before = of("bot").execute(statement).fetchone()
 
     for table in ("active_trades", "strategies", "subscriptions", "trading_accounts"):
         of("bot").execute(f"create temporary table {table} (id int)")
 
-    assert of("bot").execute(asked).fetchone() == before
+    assert of("bot").execute(statement).fetchone() == before
 
 
-# --- a superuser, with all keys asleep
+# --- a superuser, with foreign keys disabled
 
 
 ASLEEP = {APPEND_ONLY, CLOSED_FOR_EVER, IDENTITY, STREAM}

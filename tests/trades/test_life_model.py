@@ -69,7 +69,7 @@ class Model:
         life.seq = self.seq
 
     def deals(self) -> Any:
-        return ((ticket, name, *told) for ticket, life in self.lives.items() for name, told in life.deals.items())
+        return ((ticket, name, *deal) for ticket, life in self.lives.items() for name, deal in life.deals.items())
 
     def open(self, ticket: Any, volume: Any, stops: Any) -> Any:
         life = self.lives.get(ticket)
@@ -103,14 +103,14 @@ class Model:
         life = self.lives.get(ticket)
         if life is None and remaining:
             return "trade_unknown"
-        told = life and life.deals.get(deal)
-        if told and told != (remaining, price, profit):
+        recorded = life and life.deals.get(deal)
+        if recorded and recorded != (remaining, price, profit):
             return "deal_exists_different"
-        if life and life.closed and (told or remaining):
-            return "unchanged" if told else "trade_closed"
+        if life and life.closed and (recorded or remaining):
+            return "unchanged" if recorded else "trade_closed"
         if not remaining:
             return self.close(ticket, price, profit, "MANUAL")
-        if told or remaining == life.volume:
+        if recorded or remaining == life.volume:
             return "unchanged"
         if remaining > life.volume:
             return "volume_increase"

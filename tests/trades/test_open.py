@@ -39,10 +39,10 @@ def test_opens_a_trade_that_is_then_active(lena_bot: Bot) -> None:
 
 
 def test_answers_with_the_trade_and_its_number(lena_bot: Bot) -> None:
-    told = lena_bot.send("POST", fields=opening("1", opened_at="2026-01-05T10:00:00.000Z")).json()
+    answer = lena_bot.send("POST", fields=opening("1", opened_at="2026-01-05T10:00:00.000Z")).json()
 
-    assert (told["ticket_id"], told["seq"]) == ("1", "1")
-    assert told["trade"] == {
+    assert (answer["ticket_id"], answer["seq"]) == ("1", "1")
+    assert answer["trade"] == {
         "trade_id": str(Trade.objects.get().pk), "role": "master", "strategy": "lena-eurusd", "ticket_id": "1",
         "master_ticket": "1", "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "copy_volume": None,
         "open_price": "1.10500000", "sl": "1.10000000", "tp": "1.12000000", "opened_at": "2026-01-05T10:00:00.000Z",
@@ -221,9 +221,9 @@ def test_a_refusal_is_audited_in_full_and_takes_no_number(
 
     assert refusal(lena_bot.send("POST", fields=opening(**{"ticket": "1", **fields}))) == (409, code)
 
-    told = AuditLog.objects.get(code=code)
-    assert (told.outcome, told.actor_kind, told.actor, told.ip) == ("refused", "bot", lena_bot.key, "127.0.0.1")
-    assert (told.subject, told.detail) == (f"trade:{Trade.objects.get(ticket_id=detail['ticket_id']).pk}", detail)
+    entry = AuditLog.objects.get(code=code)
+    assert (entry.outcome, entry.actor_kind, entry.actor, entry.ip) == ("refused", "bot", lena_bot.key, "127.0.0.1")
+    assert (entry.subject, entry.detail) == (f"trade:{Trade.objects.get(ticket_id=detail['ticket_id']).pk}", detail)
     assert Strategy.objects.get(account=lena).last_seq == 1
 
 

@@ -67,7 +67,7 @@ def test_a_volume_above_the_instruments_largest_is_refused(lena_bot: Bot) -> Non
 
 
 def test_a_symbol_that_the_desk_does_not_list_has_a_largest_volume_too(lena_bot: Bot) -> None:
-    """999,999,999,999 lots were published once, and told to followers without a limit of their own."""
+    """999,999,999,999 lots were published once, and sent to followers whose terms had no limit."""
     answer = lena_bot.send("POST", fields=opening("1", symbol="NOBODY.x", volume="999999999999"))
 
     assert (*refusal(answer), answer.json()["largest"]) == (422, "volume_above_limit", "1000.00000000")

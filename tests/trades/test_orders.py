@@ -166,6 +166,6 @@ def test_a_providers_own_copies_are_not_shown_to_followers(lena: TradingAccount,
         "POST", "/api/v2/copier/skips", {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"}
     )
     copied = copier.send("POST", fields={**opening("501"), "strategy": "lena-eurusd", "trade_ref": ref})
-    assert [refusal(one) for one in (named, skipped, copied)] == [(404, "trade_unknown")] * 3
+    assert [refusal(answer) for answer in (named, skipped, copied)] == [(404, "trade_unknown")] * 3
     by_ticket = report(copier, master_ticket="777")
     assert (by_ticket.status_code, by_ticket.json()["slippage_points"]) == (202, None)

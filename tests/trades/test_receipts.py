@@ -1,4 +1,4 @@
-"""What became of each trade, why there is no copy, and the arithmetic of a receipt, worked out by hand."""
+"""Outcomes of copying, reasons for missing copies, and receipts, against figures calculated by hand."""
 
 import uuid
 from dataclasses import replace
@@ -58,21 +58,21 @@ def recent(follows: Any, after: Any = timedelta(0)) -> Any:
 
 
 def state(follows: Any, **more: Any) -> Any:
-    (one,) = recent(follows, **more)
-    return one.state, one.why_not
+    (outcome,) = recent(follows, **more)
+    return outcome.state, outcome.why_not
 
 
-# --- what became of it
+# --- outcomes
 
 
-def test_nothing_is_asked_of_whoever_follows_nothing(
+def test_without_subscriptions_the_database_is_not_queried(
     cast: dict[str, Any], django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     with django_assert_num_queries(0):
         assert receipts.recent([], now=timezone.now()) == []
 
 
-def test_a_copy_is_open_then_owed_then_closed(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
+def test_a_copy_is_open_then_overdue_then_closed(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     copied(finn_bot, opened(lena_bot))
     assert state(follows) == ("open", "")
 
@@ -83,28 +83,26 @@ def test_a_copy_is_open_then_owed_then_closed(lena_bot: Bot, finn_bot: Bot, foll
     assert state(follows) == ("closed", "")
 
 
-def test_a_copy_closed_by_its_own_stop_is_a_copy(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
+def test_a_copy_closed_by_its_own_stop_counts_as_copied(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     copied(finn_bot, opened(lena_bot))
     close(finn_bot, "501")
 
     assert state(follows) == ("closed", "")
 
 
-def test_what_the_bot_said_stands_before_what_the_desk_could_think(
+def test_a_reason_reported_by_the_bot_outranks_one_derived_from_the_terms(
     lena_bot: Bot, finn_bot: Bot, follows: Subscription
 ) -> None:
     set_terms(follows, symbols=["XAUUSD"])
     skipped(finn_bot, opened(lena_bot), "slippage", detail="8 bps")
 
-    (one,) = recent(follows)
+    (outcome,) = recent(follows)
 
-    assert (one.state, one.why_not, one.detail) == ("not copied", "slippage", "8 bps")
-    assert one.why_not_text == "the price had moved further than the settings allow"
+    assert (outcome.state, outcome.why_not, outcome.detail) == ("not copied", "slippage", "8 bps")
+    assert outcome.why_not_text == "the price had moved further than the settings allow"
 
 
-def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(
-    lena_bot: Bot, finn_bot: Bot, follows: Subscription
-) -> None:
+def test_an_open_copy_outranks_a_reported_skip(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> None:
     ref = opened(lena_bot)
     skipped(finn_bot, ref, "missed")
     copied(finn_bot, ref)
@@ -119,9 +117,9 @@ def test_a_copy_that_is_held_counts_for_more_than_a_reason_against_it(
         ({"min_volume": Decimal(1)}, "volume_too_small"),
         ({"mode": "EQUITY", "max_volume": Decimal(9)}, "not_sizable"),
     ],
-    ids=lambda one: next(iter(one)) if isinstance(one, dict) else one,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
-def test_where_nobody_said_why_the_terms_of_its_time_do(
+def test_without_a_report_the_reason_comes_from_the_terms_in_force(
     lena_bot: Bot, follows: Subscription, settings: dict[str, Any], why_not: str
 ) -> None:
     set_terms(follows, **settings)
@@ -140,9 +138,7 @@ def test_terms_set_after_a_trade_do_not_explain_it(lena_bot: Bot, follows: Subsc
     assert (later.why_not, earlier.why_not) == ("symbol_not_allowed", "")
 
 
-def test_within_a_minute_it_may_still_be_copied_and_then_nobody_said_anything(
-    lena_bot: Bot, follows: Subscription
-) -> None:
+def test_a_trade_is_pending_for_a_minute_and_then_not_reported(lena_bot: Bot, follows: Subscription) -> None:
     opened(lena_bot)
 
     assert state(follows) == ("pending", "")
@@ -150,14 +146,14 @@ def test_within_a_minute_it_may_still_be_copied_and_then_nobody_said_anything(
     assert state(follows, after=timedelta(seconds=61)) == ("not copied", "not_reported")
 
 
-def test_a_trade_that_is_closed_waits_for_nobody(lena_bot: Bot, follows: Subscription) -> None:
+def test_a_closed_trade_without_a_copy_is_not_pending(lena_bot: Bot, follows: Subscription) -> None:
     opened(lena_bot)
     close(lena_bot, "1")
 
     assert state(follows) == ("not copied", "not_reported")
 
 
-def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(
+def test_a_trade_opened_before_the_subscription_was_not_to_be_copied(
     lena_bot: Bot, lena: TradingAccount, sam: TradingAccount
 ) -> None:
     opened(lena_bot)
@@ -166,12 +162,12 @@ def test_what_was_open_before_one_began_to_follow_was_not_to_be_copied(
     late = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
     late = Subscription.objects.select_related("account", "strategy").get(pk=late.pk)
 
-    (one,) = recent(late)
+    (outcome,) = recent(late)
 
-    assert (one.provider_trade.ticket_id, one.why_not) == ("2", "new_install")
+    assert (outcome.provider_trade.ticket_id, outcome.why_not) == ("2", "new_install")
 
 
-def test_another_ones_copies_and_reasons_are_not_mine(
+def test_copies_and_reasons_of_other_subscribers_are_not_included(
     lena_bot: Bot, finn_bot: Bot, follows: Subscription, lena: TradingAccount, sam: TradingAccount
 ) -> None:
     other = committed(strategies.subscribe, account=sam, strategy=lena.strategy, actor=audit.SYSTEM)
@@ -179,16 +175,16 @@ def test_another_ones_copies_and_reasons_are_not_mine(
     copied(finn_bot, opened(lena_bot))
     skipped(finn_bot, opened(lena_bot, "2"), "slippage")
 
-    assert [one.state for one in recent(follows)] == ["not copied", "open"]
-    assert [(one.state, one.why_not) for one in recent(other)] == [("pending", ""), ("pending", "")]
+    assert [outcome.state for outcome in recent(follows)] == ["not copied", "open"]
+    assert [(outcome.state, outcome.why_not) for outcome in recent(other)] == [("pending", ""), ("pending", "")]
     both = receipts.recent([follows, other], now=timezone.now())
-    assert {(one.subscription.pk, one.provider_trade.ticket_id, one.state) for one in both} == {
+    assert {(outcome.subscription.pk, outcome.provider_trade.ticket_id, outcome.state) for outcome in both} == {
         (follows.pk, "1", "open"), (follows.pk, "2", "not copied"),
         (other.pk, "1", "pending"), (other.pk, "2", "pending"),
     }  # fmt: skip
 
 
-def test_many_trades_cost_as_many_queries_as_one(
+def test_the_number_of_queries_does_not_depend_on_the_number_of_trades(
     lena_bot: Bot, finn_bot: Bot, follows: Subscription, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     for ticket in range(1, 9):
@@ -202,7 +198,7 @@ def test_many_trades_cost_as_many_queries_as_one(
         assert len(recent(follows)) == 8
 
 
-# --- the arithmetic
+# --- calculation of the lots
 
 
 LOTS = sizing.ProviderTrade(
@@ -215,7 +211,7 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "explanation"),
     [
         (BY, "0.50 lots × 0.333 = 0.1665"),
         (replace(BY, max_volume=Decimal("0.1")), "0.50 lots × 0.333 = 0.1665; at most 0.10 → 0.10"),
@@ -240,14 +236,14 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
     ],
     ids=str,
 )
-def test_tells_how_the_lots_came_about(settings: Any, told: str) -> None:
+def test_explains_how_the_lots_were_calculated(settings: Any, explanation: str) -> None:
     lines = explanations.arithmetic(settings, LOTS)
 
-    assert explanations.in_one_line(lines) == told
+    assert explanations.in_one_line(lines) == explanation
     assert (lines[-1].lots or 0) == sizing.opened_volume(settings, LOTS)[0]
 
 
-def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(
+def test_a_moved_stop_does_not_change_the_calculation_of_the_lots(
     lena_bot: Bot, finn_bot: Bot, follows: Subscription
 ) -> None:
     assert finn_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"}).status_code == 200
@@ -257,30 +253,29 @@ def test_a_stop_that_was_moved_does_not_change_how_the_lots_came_about(
     lena_bot.send("PATCH", "/api/v2/trades/active/1", {"sl": "1.104"})
     close(lena_bot, "1")
 
-    master = TradeHistory.objects.get(pk=ref)
+    provider_trade = TradeHistory.objects.get(pk=ref)
 
-    assert (master.sl, receipts.as_opened(master).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
+    assert (provider_trade.sl, receipts.as_opened(provider_trade).opened_sl) == (Decimal("1.104"), Decimal("1.100"))
 
 
-def test_a_risk_that_has_no_stop_is_not_known() -> None:
+def test_without_a_stop_the_risk_is_unknown() -> None:
     no_stop = replace(LOTS, opened_sl=None)
 
     assert "without a stop loss" in explanations.in_one_line(explanations.arithmetic(RISK, no_stop))
 
 
-def test_terms_in_python_are_the_terms_that_the_database_tells(lena_bot: Bot, follows: Subscription) -> None:
+def test_the_terms_history_agrees_with_the_snapshot(lena_bot: Bot, follows: Subscription) -> None:
     set_terms(follows, mode="RISK", risk_pct=Decimal(2), max_volume=Decimal(3), symbols=["EURUSD"])
     ref = opened(lena_bot)
-    (one,) = recent(follows)
+    (outcome,) = recent(follows)
 
-    book = receipts.TermsHistory.of([follows], since=one.known_at)
-    ours = book.settings(follows, one.known_at)
+    history = receipts.TermsHistory.of([follows], since=outcome.known_at)
 
-    theirs = snapshot.read([follows.account_id]).sources["lena-eurusd"].settings_of(ref)
-    assert ours == theirs
+    source = snapshot.read([follows.account_id]).sources["lena-eurusd"]
+    assert history.settings(follows, outcome.known_at) == source.settings_of(ref)
 
 
-# --- the receipt
+# --- receipts
 
 
 @pytest.fixture
@@ -288,12 +283,12 @@ def filled(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> Subscription:
     """A buy of 0.5 lots at 1.105, copied with 0.16 of 0.1665 at 1.10503."""
     set_terms(follows, multiplier=Decimal("0.333"))
     ref = opened(lena_bot, volume="0.5")
-    born_ms = int(ref[:8] + ref[9:13], 16)
+    known_ms = int(ref[:8] + ref[9:13], 16)
     copied(finn_bot, ref, volume="0.16", open_price="1.10503")
     order = {
         "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "requested_price": "1.10500",
-        "executed_price": "1.10503", "volume": "0.16", "ticket_id": "501", "heard_ms": str(born_ms + 60),
-        "sent_ms": str(born_ms + 67), "filled_ms": str(born_ms + 157),
+        "executed_price": "1.10503", "volume": "0.16", "ticket_id": "501", "heard_ms": str(known_ms + 60),
+        "sent_ms": str(known_ms + 67), "filled_ms": str(known_ms + 157),
     }  # fmt: skip
     assert finn_bot.send("POST", ORDERS, order).status_code == 201
     return follows
@@ -303,23 +298,23 @@ def receipt_of(follows: Any) -> Any:
     return receipts.receipt(recent(follows)[0])
 
 
-def test_time_is_told_by_who_took_it(filled: Subscription) -> None:
-    told = receipt_of(filled)
+def test_latency_is_split_between_desk_copier_and_broker(filled: Subscription) -> None:
+    receipt = receipt_of(filled)
 
-    assert [(stage.actor, stage.ms) for stage in told.stages[1:]] == [
+    assert [(stage.actor, stage.ms) for stage in receipt.stages[1:]] == [
         ("Desk and network", 60), ("Your copier", 7), ("Your broker", 90),
     ]  # fmt: skip
-    assert told.total_ms == 157
-    assert [round(start + length) for start, length in told.bars] == [38, 43, 100]
+    assert receipt.total_ms == 157
+    assert [round(start + length) for start, length in receipt.bars] == [38, 43, 100]
 
 
-def test_a_clock_that_tells_another_day_is_not_believed(lena_bot: Bot, follows: Subscription) -> None:
+def test_a_brokers_clock_that_is_far_off_gives_no_latency(lena_bot: Bot, follows: Subscription) -> None:
     opened(lena_bot, opened_at="2017-05-01T10:00:00Z")
 
     assert receipt_of(follows).stages[0].ms is None
 
 
-def test_what_a_worse_price_cost(filled: Subscription) -> None:
+def test_slippage_is_given_in_points_bps_and_money(filled: Subscription) -> None:
     slippage = receipt_of(filled).slippage
 
     assert (slippage.points, round(slippage.bps, 4)) == (Decimal(3), Decimal("0.2715"))
@@ -327,7 +322,7 @@ def test_what_a_worse_price_cost(filled: Subscription) -> None:
     assert slippage.direction == "worse"
 
 
-def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled: Subscription) -> None:
+def test_an_unknown_symbol_has_slippage_in_neither_points_nor_money(filled: Subscription) -> None:
     order = CopyOrder.objects.get()
     order.slippage_points = None
     Instrument.objects.filter(symbol="EURUSD").delete()
@@ -337,37 +332,43 @@ def test_a_symbol_that_the_desk_does_not_know_has_no_points_and_no_money(filled:
     assert (slippage.points, slippage.money, slippage.direction) == (None, None, "worse")
 
 
-def test_lots_that_the_broker_rounded_are_told_apart_from_those_to_be_opened(filled: Subscription) -> None:
-    told = receipt_of(filled)
+def test_planned_lots_and_lots_rounded_for_the_broker_are_both_shown(filled: Subscription) -> None:
+    receipt = receipt_of(filled)
 
-    assert (told.planned_lots, told.outcome.copied_lots, told.is_rounded) == (Decimal("0.1665"), Decimal("0.16"), True)
+    assert (receipt.planned_lots, receipt.outcome.copied_lots, receipt.is_rounded) == (
+        Decimal("0.1665"),
+        Decimal("0.16"),
+        True,
+    )
 
 
-def test_the_close_is_measured_from_the_masters(filled: Subscription, lena_bot: Bot, finn_bot: Bot) -> None:
+def test_the_close_lag_is_measured_from_the_providers_close(filled: Subscription, lena_bot: Bot, finn_bot: Bot) -> None:
     close(lena_bot, "1")
     assert receipt_of(filled).close_lag_ms is None
     close(finn_bot, "501")
 
-    told = receipt_of(filled)
+    receipt = receipt_of(filled)
 
-    lag = told.outcome.copy.closed_at - told.outcome.provider_trade.closed_at
-    assert told.close_lag_ms == lag // timedelta(milliseconds=1)
+    lag = receipt.outcome.copy.closed_at - receipt.outcome.provider_trade.closed_at
+    assert receipt.close_lag_ms == lag // timedelta(milliseconds=1)
 
 
-def test_a_copy_closed_before_its_master_has_no_lag(filled: Subscription, lena_bot: Bot, finn_bot: Bot) -> None:
+def test_a_copy_closed_before_the_providers_trade_has_no_close_lag(
+    filled: Subscription, lena_bot: Bot, finn_bot: Bot
+) -> None:
     close(finn_bot, "501")
     close(lena_bot, "1")
 
     assert receipt_of(filled).close_lag_ms is None
 
 
-def test_no_receipt_for_a_trade_of_another_strategy(sam_bot: Bot, follows: Subscription) -> None:
+def test_a_trade_of_another_strategy_has_no_receipt(sam_bot: Bot, follows: Subscription) -> None:
     ref = opened(sam_bot, "9")
 
     assert receipts.outcome(follows, uuid.UUID(ref), now=timezone.now()) is None
 
 
-# --- in numbers
+# --- copy statistics
 
 
 @pytest.fixture
@@ -375,7 +376,7 @@ def strategy(lena: TradingAccount) -> Strategy:
     return Strategy.objects.get(account=lena)
 
 
-def spread(strategy: Any, after: Any = timedelta(0)) -> Any:
+def coverage(strategy: Any, after: Any = timedelta(0)) -> Any:
     return copy_statistics.coverage(strategy, now=timezone.now() + after)
 
 
@@ -388,63 +389,63 @@ def test_each_trade_is_counted_with_each_subscription(
     skipped(finn_bot, opened(lena_bot, "2"), "slippage")
     opened(lena_bot, "3")
 
-    third, second, first = spread(strategy)
+    third, second, first = coverage(strategy)
 
     assert (first.copied, first.why_not, first.subscriptions) == (1, {"symbol_not_allowed": 1}, 2)
     assert (second.copied, second.why_not) == (0, {"slippage": 1, "symbol_not_allowed": 1})
     assert (third.pending, third.why_not) == (1, {"symbol_not_allowed": 1})
-    assert spread(strategy, after=timedelta(minutes=2))[0].why_not == {"symbol_not_allowed": 1, "not_reported": 1}
+    assert coverage(strategy, after=timedelta(minutes=2))[0].why_not == {"symbol_not_allowed": 1, "not_reported": 1}
 
 
-def test_the_summary_adds_them_up(lena_bot: Bot, finn_bot: Bot, follows: Subscription, strategy: Strategy) -> None:
+def test_the_summary_counts_pairs_of_trade_and_subscription(
+    lena_bot: Bot, finn_bot: Bot, follows: Subscription, strategy: Strategy
+) -> None:
     set_terms(follows, symbols=["EURUSD"])
     copied(finn_bot, opened(lena_bot))
     opened(lena_bot, "2", symbol="GBPUSD")
     opened(lena_bot, "3", symbol="GBPUSD")
     skipped(finn_bot, opened(lena_bot, "4"), "missed")
 
-    told = copy_statistics.summary(spread(strategy))
+    summary = copy_statistics.summary(coverage(strategy))
 
-    assert (told.pairs, told.copied, told.copied_pct, told.not_copyable_pct) == (4, 1, 25, 50)
-    assert [count for count, _ in told.reasons] == [2, 1]
+    assert (summary.pairs, summary.copied, summary.copied_pct, summary.not_copyable_pct) == (4, 1, 25, 50)
+    assert [count for count, _ in summary.reasons] == [2, 1]
 
 
-def test_whoever_ended_or_was_not_there_yet_is_not_counted(
+def test_ended_and_later_subscriptions_are_not_counted(
     lena_bot: Bot, follows: Subscription, sam: TradingAccount, strategy: Strategy
 ) -> None:
     opened(lena_bot)
     committed(strategies.subscribe, account=sam, strategy=strategy, actor=audit.SYSTEM)
     strategies.end(subscription=follows, actor=audit.SYSTEM)
 
-    assert [row.subscriptions for row in spread(strategy)] == [0]
+    assert [row.subscriptions for row in coverage(strategy)] == [0]
 
 
-def test_one_page_of_numbers_is_a_handful_of_queries(
+def test_the_statistics_of_many_trades_need_four_queries(
     lena_bot: Bot, finn_bot: Bot, strategy: Strategy, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     for ticket in range(1, 6):
         copied(finn_bot, opened(lena_bot, ticket), 500 + ticket)
 
     with django_assert_max_num_queries(4):
-        assert sum(one.copied for one in spread(strategy)) == 5
+        assert sum(row.copied for row in coverage(strategy)) == 5
 
 
-def test_closes_that_are_owed_are_added_up(
-    lena_bot: Bot, finn_bot: Bot, follows: Subscription, strategy: Strategy
-) -> None:
+def test_overdue_closes_are_added_up(lena_bot: Bot, finn_bot: Bot, follows: Subscription, strategy: Strategy) -> None:
     for ticket in (1, 2):
         copied(finn_bot, opened(lena_bot, ticket), 500 + ticket, volume="0.03")
     assert copy_statistics.overdue(strategy=strategy).count == 0
     close(lena_bot, 1)
     close(lena_bot, 2)
 
-    told = copy_statistics.overdue(strategy=strategy)
+    overdue = copy_statistics.overdue(strategy=strategy)
 
-    assert (told.count, told.lots) == (2, Decimal("0.06"))
+    assert (overdue.count, overdue.lots) == (2, Decimal("0.06"))
     now = timezone.now()
-    assert not told.is_late(now)
-    assert told.is_late(now + timedelta(seconds=31))
-    assert copy_statistics.overdue_by_subscription([follows.account_id]) == {(follows.account_id, strategy.pk): told}
+    assert not overdue.is_late(now)
+    assert overdue.is_late(now + timedelta(seconds=31))
+    assert copy_statistics.overdue_by_subscription([follows.account_id]) == {(follows.account_id, strategy.pk): overdue}
 
 
 def test_latency_and_slippage_are_medians_over_executed_orders(lena_bot: Bot, finn_bot: Bot) -> None:

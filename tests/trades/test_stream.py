@@ -232,15 +232,15 @@ def test_a_browser_sees_its_own_copies_open_and_close_and_nothing_else(web: Serv
         gone = watching.next()
         assert watching.nothing_for(5)
 
-    roles = [[trade["role"] for trade in one["trades"]] for one in (held, gone)]
+    roles = [[trade["role"] for trade in message["trades"]] for message in (held, gone)]
     assert roles == [["master", "copy"], ["master"]]
 
 
 def test_two_processes_send_the_same_stream(serve: Callable[..., Serving]) -> None:
-    one, other = serve(), serve()
-    with watch_as_bot(other.bot("finn", "copier")) as finn:
+    first, second = serve(), serve()
+    with watch_as_bot(second.bot("finn", "copier")) as finn:
         finn.next()
-        one.bot("lena", "master").open(**opening("1"))
+        first.bot("lena", "master").open(**opening("1"))
         assert finn.next()["type"] == "trade.opened"
 
 

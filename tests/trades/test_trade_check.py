@@ -30,12 +30,12 @@ def without(*names: Any) -> None:
         table, _, guard = name.partition(".")
         with connections["owner"].cursor() as cursor:
             cursor.execute("select from pg_trigger where tgrelid = %s::regclass and tgname = %s", [table, guard])
-            found = cursor.fetchone() is not None
-        action = f"disable trigger {guard}" if found else f"drop constraint {guard} cascade"
+            is_trigger = cursor.fetchone() is not None
+        action = f"disable trigger {guard}" if is_trigger else f"drop constraint {guard} cascade"
         as_owner(f"alter table {table} {action}")
 
 
-def found() -> list[Any]:
+def planted_faults() -> list[Any]:
     """The faults, except those about removed guards."""
     return [(fault.invariant, fault.subject) for fault in checks.faults() if fault.invariant != IN_PLACE]
 
@@ -55,7 +55,7 @@ def process(database: Any) -> Any:
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=180)
 
 
-# --- a good desk
+# --- a consistent desk
 
 
 def test_a_consistent_desk_passes(scene: Any) -> None:
@@ -174,14 +174,14 @@ FAULTS = [
     ("removed_guards", "statement", "fault"),
     [pytest.param(guards, s, fault, id=what) for what, guards, s, fault in FAULTS],
 )
-def test_finds_and_names(scene: Any, removed_guards: Any, statement: Any, fault: Any) -> None:
+def test_names_each_broken_invariant_and_its_row(scene: Any, removed_guards: Any, statement: Any, fault: Any) -> None:
     assert checks.faults() == []
     without(*removed_guards)
 
     as_owner(filled(statement, scene))
 
     invariant, subject = fault[0], filled(fault[1], scene)
-    assert found() == [(invariant, subject)]
+    assert planted_faults() == [(invariant, subject)]
     assert f"{invariant}: violated by {subject}\n" in failing_output()
 
 

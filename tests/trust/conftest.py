@@ -1,4 +1,4 @@
-"""Lena is judged: as a provider, and for her bot."""
+"""Fixtures for trust: lena has scores as a provider and for her bot."""
 
 import pytest
 

@@ -303,7 +303,7 @@ def test_the_order_of_the_deals_does_not_matter(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [*flows.HONEST, *flows.TOXIC])
-def test_no_single_trade_is_a_cliff(kind: Any) -> None:
+def test_no_single_trade_moves_a_score_far(kind: Any) -> None:
     evidence = replace(flows.flow(kind, 3), positions=())
     before = detector.assess(replace(evidence, deals=evidence.deals[:5]), now=evidence.until).score
     assert before == 100  # five trades are too few
@@ -328,8 +328,8 @@ def test_an_ordinary_loser_of_another_symbol_is_no_hidden_loss() -> None:
     yen = [Position(T0, "USDJPY", "BUY", Decimal(1), Decimal("150"), Decimal("-0.10"))]
     assert assess(won, positions=yen).score == 100
 
-    known = [replace(deal(60, symbol="USDJPY", opened="150", gained="0.10"), profit=Decimal("66"))]
-    assert feature([*won, *known], "hidden_loss", positions=yen).value < 0.02
+    reported = [replace(deal(60, symbol="USDJPY", opened="150", gained="0.10"), profit=Decimal("66"))]
+    assert feature([*won, *reported], "hidden_loss", positions=yen).value < 0.02
 
 
 def test_a_single_false_report_has_no_effect() -> None:

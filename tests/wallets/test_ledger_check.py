@@ -100,7 +100,9 @@ def test_correct_books_pass(books: Any) -> None:
 
 @pytest.mark.breaks_the_books
 @pytest.mark.parametrize(
-    ("invariant", "guards", "planted"), PLANTED, ids=[f"{one[0]}: {one[2][:40]}" for one in PLANTED]
+    ("invariant", "guards", "planted"),
+    PLANTED,
+    ids=[f"{invariant}: {planted[:40]}" for invariant, _, planted in PLANTED],
 )
 def test_names_the_broken_invariant(books: Any, invariant: str, guards: list[Any], planted: str) -> None:
     without_guards(*guards)

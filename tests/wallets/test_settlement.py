@@ -1,4 +1,4 @@
-"""Fees: settled once a period, on the result above the mark, and what becomes of them."""
+"""Fees: settled once a period on the P/L above the high-water mark, then collected and paid out."""
 
 import threading
 from collections import Counter

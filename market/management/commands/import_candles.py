@@ -77,8 +77,8 @@ class Command(BaseCommand):
 
     def report(self, result: Imported) -> None:
         self.stdout.write(
-            f"{result.shape}: {result.bars:,} bars read, {result.added:,} new, {result.known:,} known already, "
-            f"{result.contradicting:,} contradicting ({self._rate(result)})."
+            f"{result.shape}: {result.bars:,} bars read, {result.added:,} new, "
+            f"{result.stored_before:,} stored already, {result.contradicting:,} contradicting ({self._rate(result)})."
         )
         if result.unfinished:
             self.stdout.write("The last bar has not ended yet and was left out.")
