@@ -195,7 +195,7 @@ class BotKeyAdmin(NoDeleteAdmin):
         return None
 
     def _show_secrets(self, request: HttpRequest, secrets: list[tuple[BotKey, services.NewSecret]]) -> HttpResponse:
-        context = self._context(request, title="Note the secret now: it is not shown again", made=secrets)
+        context = self._context(request, title="Note the secret now: it is not shown again", secrets=secrets)
         response = TemplateResponse(request, "admin/key_secret.html", context)
         response["Cache-Control"] = "no-store"
         return response

@@ -79,7 +79,7 @@ class Verbs:
 
 @dataclass(frozen=True)
 class Statements:
-    """pgbench with the same number of clients, which wait for threads_each other's locks."""
+    """pgbench with the same number of clients, which wait for each other's locks."""
 
     on: Desk
     seconds: float

@@ -41,7 +41,7 @@ def files() -> list[FunctionFile]:
     """Return all files, the lower apps' first."""
     root = Path(settings.BASE_DIR)
     folders = [Path(app.path) / "sql" / "functions" for app in apps.get_app_configs()]
-    # The other files call the functions of privileges.sql to state who may call theirs.
+    # The other files call the functions of privileges.sql to grant the rights on their own functions.
     paths = [path for folder in folders for path in sorted(folder.glob("*.sql"))]
     paths.sort(key=lambda path: path.stem != "privileges")
     return [FunctionFile(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in paths]

@@ -321,9 +321,9 @@ class Hub:
         accounts = sorted({account for watcher in watching for account in watcher.accounts})
         rows_by_account = await self.read(_streams_of_each, accounts)
         for watcher in watching:
-            known = {_row_of(source) for source in watcher.sources.values()}
+            sent = {_row_of(source) for source in watcher.sources.values()}
             current = {row for account in watcher.accounts for row in rows_by_account.get(account, ())}
-            if not watcher.is_stale and known != _one_row_each(current):
+            if not watcher.is_stale and sent != _one_row_each(current):
                 self.resync(watcher)
 
     async def _check_copies(self) -> None:

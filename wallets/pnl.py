@@ -110,11 +110,11 @@ def _desk_symbols(copies: dict[uuid.UUID, str]) -> dict[uuid.UUID, str]:
 
     A copier's broker may call XAUUSD "GOLD"; the price is that of XAUUSD.
     """
-    known = set(Instrument.objects.filter(symbol__in=copies.values()).values_list("symbol", flat=True))
-    unknown = [master for master, symbol in copies.items() if symbol not in known]
+    listed = set(Instrument.objects.filter(symbol__in=copies.values()).values_list("symbol", flat=True))
+    unknown = [master for master, symbol in copies.items() if symbol not in listed]
     homes: tuple[QuerySet[Any], ...] = (ActiveTrade.objects.all(), TradeHistory.objects.all())
     masters = {pk: symbol for home in homes for pk, symbol in home.filter(pk__in=unknown).values_list("pk", "symbol")}
-    return {master: symbol if symbol in known else masters.get(master) or symbol for master, symbol in copies.items()}
+    return {master: symbol if symbol in listed else masters.get(master) or symbol for master, symbol in copies.items()}
 
 
 def _price(symbol: str, at: datetime) -> Decimal | None:

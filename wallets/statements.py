@@ -1,4 +1,4 @@
-"""What the owner of a wallet reads of the ledger."""
+"""Balances, entries and statements of a wallet, for its owner."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -120,14 +120,14 @@ static int read_keys(const char *path, bot_key_t *keys, int most) {
 /* Write the signed request's head and body to `out`; its length. `more` is further headers, each with its CRLF. */
 static int signed_request(char *out, bot_key_t *key, const char *host, const char *method, const char *path,
                           const char *query, const char *effect, const char *body, int length, const char *more) {
-    char told[512], digest[65], signature[65];
+    char canonical[512], digest[65], signature[65];
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     long long ms = t.tv_sec * 1000LL + t.tv_nsec / 1000000, seq = ++key->seq;
     sha256_hex(body, length, digest);
-    int n = snprintf(told, sizeof told, "CD1-HMAC-SHA256\n%s\n%s\n%s\n%s\n%s\n%lld\n5000\n%lld\n%s\n%s", method, host, path,
-                     query, key->name, ms, seq, *effect ? effect : "-", digest);
-    hmac_hex(key->secret, told, n, signature);
+    int n = snprintf(canonical, sizeof canonical, "CD1-HMAC-SHA256\n%s\n%s\n%s\n%s\n%s\n%lld\n5000\n%lld\n%s\n%s",
+                     method, host, path, query, key->name, ms, seq, *effect ? effect : "-", digest);
+    hmac_hex(key->secret, canonical, n, signature);
     n = sprintf(out,
                 "%s %s%s%s HTTP/1.1\r\nHost: %s\r\nX-Cd-Key: %s\r\nX-Cd-Time: %lld\r\nX-Cd-Window: 5000\r\n"
                 "X-Cd-Seq: %lld\r\nX-Cd-Sig: v1=%s\r\n%s",

@@ -106,18 +106,18 @@ AUDIT = "insert into twin.audit_log (account_id, action, ticket_id, detail) valu
 
 
 @app.post(PATH, status_code=201, response_model=Opened)
-async def open_trade(asked: Opening, request: Request, account: Caller) -> Opened:
+async def open_trade(opening: Opening, request: Request, account: Caller) -> Opened:
     async with pool.acquire() as connection, connection.transaction():
         try:
-            made = await connection.fetchval(
-                INSERT, account.id, asked.ticket_id, asked.symbol, asked.type, asked.volume, asked.open_price,
-                asked.sl, asked.tp,
+            trade_id = await connection.fetchval(
+                INSERT, account.id, opening.ticket_id, opening.symbol, opening.type, opening.volume, opening.open_price,
+                opening.sl, opening.tp,
             )  # fmt: skip
         except asyncpg.UniqueViolationError:
             raise HTTPException(409) from None
         detail = (await request.body()).decode()
-        await connection.execute(AUDIT, account.id, "trade.opened", asked.ticket_id, detail)
-    return Opened(id=made, ticket_id=asked.ticket_id, status="OPEN")
+        await connection.execute(AUDIT, account.id, "trade.opened", opening.ticket_id, detail)
+    return Opened(id=trade_id, ticket_id=opening.ticket_id, status="OPEN")
 
 
 @app.delete(PATH + "/{ticket}", response_model=Closed)
@@ -128,14 +128,14 @@ async def close_trade(
         trade = await connection.fetchrow(LOCK, account.id, ticket)
         if trade is None:
             raise HTTPException(404)
-        kept = await connection.fetchval(
+        history_id = await connection.fetchval(
             KEEP, account.id, ticket, trade["master_ticket"], trade["symbol"], trade["type"], trade["volume"],
             trade["open_price"], trade["sl"], trade["tp"], trade["opened_at"], close_price, profit, reason,
         )  # fmt: skip
         await connection.execute(DELETE, trade["id"])
         detail = f'{{"close_price": "{close_price}", "profit": "{profit}", "reason": "{reason}"}}'
         await connection.execute(AUDIT, account.id, "trade.closed", ticket, detail)
-    return Closed(id=kept, ticket_id=ticket, symbol=trade["symbol"], profit=profit, status="CLOSED")
+    return Closed(id=history_id, ticket_id=ticket, symbol=trade["symbol"], profit=profit, status="CLOSED")
 
 
 @app.get(PATH)

@@ -102,9 +102,9 @@ function takeSnapshot(message) {
 
 function takeDelta(message) {
   const seq = Number(message.seq);
-  const known = asOf[message.strategy];
-  if (isResyncing || seq <= known) return;
-  if (seq !== known + 1) return resync();
+  const lastSeq = asOf[message.strategy];
+  if (isResyncing || seq <= lastSeq) return;
+  if (seq !== lastSeq + 1) return resync();
   asOf[message.strategy] = seq;
   if (message.trade.kind === "TOMBSTONE") return; // a close that arrived before its open: no row to remove
   if (message.type === "trade.closed") close(message);
