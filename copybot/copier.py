@@ -317,7 +317,7 @@ class Copier:
     def _heartbeat_row(self, followed: FollowedSubscription) -> dict[str, Any]:
         digest, held = followed.digest()
         row: dict[str, Any] = {
-            "strategy": followed.strategy, "seq": str(followed.guard.seen), "standing": followed.guard.standing.value,
+            "strategy": followed.strategy, "seq": str(followed.guard.seen), "standing": followed.guard.mode.value,
             "generation": max(followed.subscription.secrets), "digest": digest,
         }  # fmt: skip
         if followed.terms.sync == "differs":
@@ -358,7 +358,7 @@ class Copier:
                 )
         self._note_ended()
         waiting = [followed for followed in self.followed if followed.is_listed and followed.guard.needs_snapshot]
-        if any(followed.guard.standing is not GuardMode.HOLD for followed in waiting):
+        if any(followed.guard.mode is not GuardMode.HOLD for followed in waiting):
             return self.pace.again_ms
         return self.pace.snapshot_ms if self.is_in_touch and not waiting else self.pace.polling_ms
 

@@ -80,8 +80,8 @@ class ExecutionGuard:
         return self._store.executed
 
     @property
-    def standing(self) -> GuardMode:
-        return self._store.standing
+    def mode(self) -> GuardMode:
+        return self._store.mode
 
     @property
     def why(self) -> str:
@@ -143,7 +143,7 @@ class ExecutionGuard:
 
     def release(self) -> None:
         """End a HALT whose cause an operator has examined."""
-        if self.standing is GuardMode.HALT:
+        if self.mode is GuardMode.HALT:
             with self._store.durable():
                 self._store.note(standing=GuardMode.LIVE.value, why="")
 
@@ -165,10 +165,10 @@ class ExecutionGuard:
         if packet.seq <= self.seen:
             self._compare(packet)
             return
-        if self.standing is GuardMode.HOLD:
+        if self.mode is GuardMode.HOLD:
             self.needs_snapshot = True
             return
-        is_live = self.standing is GuardMode.LIVE and not self.needs_snapshot
+        is_live = self.mode is GuardMode.LIVE and not self.needs_snapshot
         in_turn = is_live and packet.seq == self.seen + 1
         if not in_turn:
             self.needs_snapshot = True
@@ -198,7 +198,7 @@ class ExecutionGuard:
         """
         self._received_ms, epoch = self.clock_ms(), self._store.epoch
         if epoch == snapshot.epoch:
-            if self.standing is GuardMode.HOLD:
+            if self.mode is GuardMode.HOLD:
                 return
             if snapshot.as_of < asked_at:
                 self._stop(GuardMode.HOLD, f"the desk is at {snapshot.as_of}, and was at {asked_at}")
@@ -274,7 +274,7 @@ class ExecutionGuard:
         if snapshot.epoch != self._store.epoch:
             self._store.forget_heard()
             self._store.note(epoch=snapshot.epoch)
-            if self.standing is GuardMode.HOLD:
+            if self.mode is GuardMode.HOLD:
                 self._store.note(standing=GuardMode.LIVE.value, why="")
         if snapshot.as_of != self.seen:
             self._store.note(seen=snapshot.as_of)
@@ -302,7 +302,7 @@ class ExecutionGuard:
     def _refusal(self, target: Target) -> str:
         if not target.opens or not target.volume:
             return target.why_not or "closed"
-        if self.standing is not GuardMode.LIVE:
+        if self.mode is not GuardMode.LIVE:
             return "halted"
         if self._is_stale(target.born_ms):
             return "missed"
@@ -437,7 +437,7 @@ class ExecutionGuard:
     def _why_not_again(self, copy: Copy) -> str:
         if not copy.volume:
             return "closed"
-        if self.standing is not GuardMode.LIVE:
+        if self.mode is not GuardMode.LIVE:
             return "halted"
         if copy.attempts >= self.limits.attempts or self._is_stale(copy.born_ms):
             return copy.why or "rejected"
@@ -459,18 +459,18 @@ class ExecutionGuard:
     def _compare(self, packet: Packet) -> None:
         """Ignore a repeated packet. Halt on a different packet of the same number: a forgery, or a faulty desk."""
         heard = self._store.heard(packet.seq)
-        if heard is None or heard == packet.sha256 or self.standing is not GuardMode.LIVE:
+        if heard is None or heard == packet.sha256 or self.mode is not GuardMode.LIVE:
             return
         if self.needs_snapshot:  # the next snapshot shows whether the desk was restored and numbers anew
             self._disputed_seq = packet.seq
         else:
             self._stop(GuardMode.HALT, f"two packets are numbered {packet.seq}")
 
-    def _stop(self, standing: GuardMode, why: str) -> None:
+    def _stop(self, mode: GuardMode, why: str) -> None:
         self.needs_snapshot = True
         with self._store.durable():
-            self._store.note(standing=standing.value, why=why)
-            self._queue("held" if standing is GuardMode.HOLD else "halted", "", why)
+            self._store.note(standing=mode.value, why=why)
+            self._queue("held" if mode is GuardMode.HOLD else "halted", "", why)
 
     def _give_up(self, target: Target, why: str) -> None:
         if self._store.copy(target.ref) is None:

@@ -205,7 +205,7 @@ class Line:
             self.clock_offset_ms, self._is_set = desk_ms - (sent_ms + now) // 2, True
         self._unsigned_offset_ms = None
 
-    def heed(self, problem: Mapping[str, Any]) -> None:
+    def learn_from(self, problem: Mapping[str, Any]) -> None:
         """Take from a refusal what the next attempt needs.
 
         An unsigned time counts for the next signature only. If it moved `desk_ms`, a forger could make old signals look
@@ -268,7 +268,7 @@ class Call:
         refused = refusal(answer.status, problem, after_silence=self.silent)
         if refused.retry not in _REPEATED:
             raise refused
-        self.line.heed(problem)
+        self.line.learn_from(problem)
         return self._again(_wait_s(problem), refused)
 
     def _again(self, least_s: float, otherwise: Exception) -> Repeat:

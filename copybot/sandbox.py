@@ -183,7 +183,7 @@ class Sandbox:
         guard, lease = followed.guard, self.copier.lease
         return {
             "seen": guard.seen,
-            "standing": guard.standing.value,
+            "standing": guard.mode.value,
             "why": guard.why,
             "is_asking": guard.needs_snapshot,
             "lease": "lost" if lease.is_lost else "live" if lease.is_live else "waits",

@@ -314,7 +314,7 @@ class World:
         place.closed |= {ref for ref, seq in self.desk.closes.items() if seq <= guard.seen and not self.is_restored}
         self.back += place.seen[0] == guard.epoch and guard.seen < place.seen[1]
         place.seen = guard.epoch, guard.seen
-        if self.calm and guard.standing is GuardMode.HALT:
+        if self.calm and guard.mode is GuardMode.HALT:
             guard.release()  # as an operator would, after examining the halt
 
     def _on_open(self, magic: int) -> None:

@@ -136,7 +136,7 @@ class StateStore:
     why: str
     takeover_number: int
     leased_ms: int
-    standing: GuardMode
+    mode: GuardMode
 
     def __init__(self, path: str | Path, sub_id: str, connect: Callable[..., sqlite3.Connection]) -> None:
         self.db = opened(path, connect)
@@ -167,8 +167,8 @@ class StateStore:
     def _read(self) -> None:
         row = self.do("select * from guard where sub_id = ?", self._sub_id).fetchone()
         if row is not None:
-            _, self.seen, self.executed, self.epoch, standing, self.why, self.takeover_number, self.leased_ms = row
-            self.standing = GuardMode(standing)
+            _, self.seen, self.executed, self.epoch, mode, self.why, self.takeover_number, self.leased_ms = row
+            self.mode = GuardMode(mode)
 
     # --- the guard itself
 

@@ -212,7 +212,7 @@ class _Streaming:
             refused = _refused(fault)
             if isinstance(refused, KeyRefused | ScopeDenied):
                 raise refused
-            self.line.heed(refused.problem)
+            self.line.learn_from(refused.problem)
             least_s = refused.retry_after_s if isinstance(refused, RateLimited) else 0.0
             fault = str(refused)
         return Lost(str(fault) or type(fault).__name__, least_s + self.backoff.next_s(held_s))

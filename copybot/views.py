@@ -183,9 +183,9 @@ class CopierView:
         if self.copier.lease.is_lost:
             alarms.append("another instance copies for this account: this one opens no more trades. Stop one of them")
         return alarms + [
-            f"{followed.strategy} is on {followed.guard.standing.value}: {followed.guard.why}"
+            f"{followed.strategy} is on {followed.guard.mode.value}: {followed.guard.why}"
             for followed in self.copier.followed
-            if followed.guard.standing is not GuardMode.LIVE
+            if followed.guard.mode is not GuardMode.LIVE
         ]
 
     def _note_result(self, result: ReportResult) -> None:
@@ -242,8 +242,8 @@ def _strategy(followed: FollowedSubscription) -> Strategy:
 
 
 def _condition(followed: FollowedSubscription) -> tuple[str, bool]:
-    if followed.guard.standing is not GuardMode.LIVE:
-        return followed.guard.standing.value.lower(), False
+    if followed.guard.mode is not GuardMode.LIVE:
+        return followed.guard.mode.value.lower(), False
     if not followed.is_listed:
         return "the desk does not list this subscription for this key", False
     if followed.terms.generation and followed.terms.generation not in followed.subscription.secrets:

@@ -171,7 +171,7 @@ def test_the_example_can_be_read_back_whatever_wrote_it_to_the_file(tmp_path: Pa
         assert load(file, {}).subscriptions[0].strategy == "lena-eurusd"
 
 
-def test_the_doctor_reports_even_if_the_output_cannot_show_its_marks(office: Any, tmp_path: Path) -> None:
+def test_the_doctor_reports_even_if_the_output_cannot_show_check_marks(office: Any, tmp_path: Path) -> None:
     """As when the output goes to a file on Windows."""
     output = subprocess.run(
         [sys.executable, "-m", "copybot", "doctor", "--config", config(tmp_path, office, COPIER)],

@@ -147,7 +147,7 @@ def test_an_unknown_outcome_is_resolved_by_a_repeat_under_the_same_key(ask: Call
 
 
 @pytest.mark.parametrize("trick", ["execute_and_hang_up", "execute_and_500", "forge"])
-def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(
+def test_a_busy_desk_after_a_lost_answer_may_be_executing_this_effect(
     ask: Callable[..., Any], desk: Any, trick: str
 ) -> None:
     bot = ask(attempts=3)
@@ -161,7 +161,7 @@ def test_a_busy_desk_after_silence_may_be_busy_with_this_very_effect(
         bot.open(**OPENING)
 
 
-def test_a_key_that_is_refused_after_silence_says_nothing_of_the_effect(bot: Any, desk: Any) -> None:
+def test_a_refusal_of_the_key_after_a_lost_answer_leaves_the_effect_unknown(bot: Any, desk: Any) -> None:
     desk.tricks.append("execute_and_hang_up")
     desk.refuses = problem(401, "key_revoked", "rotate")
 

@@ -175,7 +175,7 @@ def test_nothing_is_done_while_the_desk_has_gone_back_in_time(office: CopierHarn
     office.step(2)
     office.desk.state = backup
     office.step(31)
-    assert office.guard.standing is GuardMode.HOLD
+    assert office.guard.mode is GuardMode.HOLD
 
     office.close(ticket)
     office.hear()
@@ -184,7 +184,7 @@ def test_nothing_is_done_while_the_desk_has_gone_back_in_time(office: CopierHarn
 
     office.desk.epoch = "2"
     office.step(31)
-    assert office.guard.standing is GuardMode.LIVE
+    assert office.guard.mode is GuardMode.LIVE
     assert office.volumes == []  # the second trade is none any more at this desk, the first was closed
     assert (MASTER, other) not in office.desk.state.rows
     assert office.copier.lease.is_live

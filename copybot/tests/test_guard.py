@@ -48,7 +48,7 @@ def test_a_repeated_packet_does_nothing(desk: Any) -> None:
         desk.send(1, "OPEN", T1)
 
     assert desk.opened == 1
-    assert desk.guard.standing is GuardMode.LIVE
+    assert desk.guard.mode is GuardMode.LIVE
 
 
 def test_a_closed_trade_never_comes_back(desk: Any) -> None:
@@ -216,16 +216,16 @@ def test_a_desk_that_went_back_in_time_holds_the_guard_until_a_new_epoch(desk: A
     desk.send(2, "CLOSE", T1)
     desk.send(3, "OPEN", target("t3", seq=3))
     desk.snapshot(1, T1)
-    assert desk.guard.standing is GuardMode.HOLD
+    assert desk.guard.mode is GuardMode.HOLD
     desk.snapshot(1, T1)
     desk.wait(1)
     assert len(desk.broker.held) == 1
 
     desk.start()
-    assert desk.guard.standing is GuardMode.HOLD
+    assert desk.guard.mode is GuardMode.HOLD
     desk.snapshot(1, T1, epoch="2")
     desk.settle()
-    assert desk.guard.standing is GuardMode.LIVE
+    assert desk.guard.mode is GuardMode.LIVE
     assert desk.volumes == []  # t3 is not active at the desk; t1 was closed, and stays so
     assert desk.opened == 2
 
@@ -235,21 +235,21 @@ def test_a_snapshot_that_packets_overtook_does_not_hold_the_guard(desk: Any) -> 
     desk.send(1, "OPEN", T1)
     desk.snapshot(0, asked_at=asked_at)
 
-    assert desk.guard.standing is GuardMode.LIVE
+    assert desk.guard.mode is GuardMode.LIVE
     assert len(desk.broker.held) == 1
 
 
 def test_two_packets_of_one_number_halt_opens_but_not_closes(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
-    assert desk.guard.standing is GuardMode.HALT
+    assert desk.guard.mode is GuardMode.HALT
 
     desk.send(2, "OPEN", T2)
     desk.snapshot(2, T2)
     assert desk.opened == 1
     assert desk.volumes == []  # t1 is not active any more
     desk.guard.release()
-    assert desk.guard.standing is GuardMode.LIVE
+    assert desk.guard.mode is GuardMode.LIVE
 
 
 def test_a_snapshot_that_closes_most_copies_must_be_confirmed(desk: Any) -> None:
@@ -304,7 +304,7 @@ def test_closes_are_sent_before_anything_is_written(desk: Any) -> None:
 def test_a_close_passes_a_halt(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     desk.send(1, "OPEN", target("forged"))
-    assert desk.guard.standing is GuardMode.HALT
+    assert desk.guard.mode is GuardMode.HALT
 
     desk.send(2, "CLOSE", T1)
     assert desk.broker.held == {}

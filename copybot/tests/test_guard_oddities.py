@@ -80,7 +80,7 @@ def test_numbers_that_a_restored_desk_reuses_are_not_a_forgery(desk: Any) -> Non
     desk.guard.lost_touch()
     desk.send(1, "OPEN", target("t9"))
     desk.snapshot(1, target("t9"), epoch="2", asked_at=1)
-    assert desk.guard.standing is GuardMode.LIVE
+    assert desk.guard.mode is GuardMode.LIVE
 
 
 def test_numbers_used_twice_during_a_gap_halt_at_the_next_snapshot(desk: Any) -> None:
@@ -89,7 +89,7 @@ def test_numbers_used_twice_during_a_gap_halt_at_the_next_snapshot(desk: Any) ->
     desk.guard.lost_touch()
     desk.send(1, "OPEN", target("forged"))
     desk.snapshot(1, T1)
-    assert desk.guard.standing is GuardMode.HALT
+    assert desk.guard.mode is GuardMode.HALT
 
 
 def test_a_close_from_before_the_desk_went_back_continues(desk: Any) -> None:
@@ -98,7 +98,7 @@ def test_a_close_from_before_the_desk_went_back_continues(desk: Any) -> None:
     desk.send(2, "CLOSE", T1)
     desk.broker.weather = replace(desk.broker.weather, reject=0.0)
     desk.snapshot(1, T1, asked_at=2)
-    assert desk.guard.standing is GuardMode.HOLD
+    assert desk.guard.mode is GuardMode.HOLD
 
     desk.wait(1)
     assert desk.broker.held == {}

@@ -83,7 +83,7 @@ def test_prices_lie_on_the_symbols_ticks(terminal: Any) -> None:
     assert held(terminal, symbol="GER40", volume="0.3", sl="18200.5").sl == D("18200.5")
 
 
-def test_volumes_are_rounded_down_and_too_small_is_nothing(terminal: Any) -> None:
+def test_volumes_are_rounded_down_and_to_zero_below_the_minimum(terminal: Any) -> None:
     assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
     assert terminal.fit("EURUSD", D("0.0099"), None, None)[0] == 0
     assert terminal.fit("EURUSD", D(900), None, None)[0] == 500
@@ -177,7 +177,7 @@ def test_a_position_keeps_its_id_when_swaps_give_it_another_ticket(terminal: Any
     assert terminal.positions() == []
 
 
-def test_a_close_is_never_for_more_than_there_is(terminal: Any) -> None:
+def test_a_close_never_exceeds_the_position(terminal: Any) -> None:
     position = held(terminal)
     assert terminal.close(position, D("5")).outcome is Outcome.DONE
     assert refused(terminal.close(position, D("0.1")), 10036)
@@ -250,7 +250,7 @@ def test_a_frozen_position_is_not_touched(terminal: Any, fake: FakeMT5) -> None:
     assert len(fake.sent) == 1
 
 
-def test_a_stop_is_taken_away(terminal: Any) -> None:
+def test_a_stop_is_removed(terminal: Any) -> None:
     position = held(terminal, sl="1.09")
     assert terminal.modify(position, sl=None, tp=None).outcome is Outcome.DONE
     assert terminal.positions()[0].sl is None
@@ -260,7 +260,7 @@ def test_a_stop_is_taken_away(terminal: Any) -> None:
 # --- what the books say
 
 
-def test_a_trace_is_found_though_servers_keep_another_time(terminal: Any, fake: FakeMT5) -> None:
+def test_a_trace_is_found_in_any_time_zone_of_the_server(terminal: Any, fake: FakeMT5) -> None:
     assert terminal.trace(MAGIC) is Trace.NONE
     assert terminal.history() == []  # a deposit is no trade
     position = held(terminal)

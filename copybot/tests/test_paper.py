@@ -102,7 +102,7 @@ def test_a_price_never_leaves_its_bar() -> None:
         assert bar.low <= prices.bid(at) <= bar.high
 
 
-def test_where_there_is_no_bar_the_market_is_closed(desk: Any) -> None:
+def test_the_market_is_closed_without_a_bar(desk: Any) -> None:
     assert desk.at("2.999").quote("EURUSD").bid == D("1.09150")
     assert desk.at(3).quote("EURUSD") is None
     assert refused(desk.open(), "market_closed")

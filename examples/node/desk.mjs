@@ -131,7 +131,7 @@ export class Desk {
       const isCertain = answer !== undefined && answer.status < 500;
       wasSilent ||= !isCertain;
       if (isCertain && !REPEATED.has(problem.retry)) throw new Refused(answer.status, problem, wasSilent);
-      this.heed(problem);
+      this.learnFrom(problem);
       const waitMs = (problem.retry_after_ms ?? 0) + Math.min(3000, 100 * 2 ** attempt) * Math.random();
       if (attempt >= this.attempts || performance.now() + waitMs > untilMs) {
         if (isCertain && !(wasSilent && request.effect)) throw new Refused(answer.status, problem, wasSilent);
@@ -190,7 +190,7 @@ export class Desk {
   }
 
   /** Take from a refusal the time or number that the next attempt needs. */
-  heed(problem) {
+  learnFrom(problem) {
     if (problem.code === "clock_outside_window") this.#unsignedOffsetMs = problem.server_time - Date.now();
     if (problem.code === "seq_replayed" && /^[0-9]{1,18}$/.test(problem.last_seq ?? "")) {
       const last = BigInt(problem.last_seq);

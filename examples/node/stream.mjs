@@ -40,7 +40,7 @@ export async function* follow(desk, { subscriptions = {}, signal } = {}) {
       if (fault instanceof Refused) throw fault;
       if (fault instanceof HandshakeRefused) {
         if (["never", "rotate"].includes(fault.problem.retry)) throw new Refused(fault.status, fault.problem, false);
-        desk.heed(fault.problem);
+        desk.learnFrom(fault.problem);
       }
       why = fault.message;
     } finally {

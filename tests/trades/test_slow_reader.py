@@ -63,8 +63,8 @@ def test_a_socket_that_never_reads_delays_nobody_and_uses_little_memory(web: Ser
                     assert int(message["seq"]) == seen
             grown = resident_kib(web.process.pid) - before
     finally:
-        for socket in deaf:
-            socket.close()
+        for connection in deaf:
+            connection.close()
 
     assert seen == first + DELTAS
     assert grown < 24 * 1024, f"{grown} KiB more, with four deaf sockets and {DELTAS} deltas"
