@@ -171,7 +171,7 @@ def _read(received: ReceivedRequest) -> tuple[signing.Signable, str]:
         raise RequestMalformed("The path or query has characters that cannot be signed.")
     names = [pair.partition("=")[0] for pair in received.query.split("&") if pair]
     if len(set(names)) != len(names):
-        raise RequestMalformed("A name stands twice in the query.")
+        raise RequestMalformed("A name occurs twice in the query.")
     if "content-encoding" in received.headers or {"transfer-encoding", "content-length"} <= received.headers.keys():
         raise RequestMalformed("Send the body as it is, with its length.")
     if received.body and received.headers.get("content-type") != "application/json":

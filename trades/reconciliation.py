@@ -135,7 +135,7 @@ def activate_next_secrets(record: CopierRecord, snapshot: Snapshot, reports: Seq
 
 
 def summary(answered: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is stored of a heartbeat, to be shown to staff and subscribers."""
+    """The part of the answers that is stored and shown to staff and subscribers."""
     standings = {report["strategy"]: report["standing"] for report in reports}
     return [
         {

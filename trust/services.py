@@ -77,7 +77,7 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
         try:
             make_users_due(now)
         except Exception:  # the users that are due already are recalculated all the same
-            log.exception("trust.not_looked", at=make_users_due.__name__)
+            log.exception("trust.due_users_failed", at=make_users_due.__name__)
     done = 0
     for _ in range(most):
         subject = None
@@ -92,7 +92,7 @@ def sweep(*, now: datetime, most: int = BATCH) -> int:
         except Exception:
             if subject is None:
                 raise
-            log.exception("trust.not_judged", user=str(subject.pk))
+            log.exception("trust.recalculation_failed", user=str(subject.pk))
             _set_due(TrustSubject.objects.filter(pk=subject.pk), now + REST)
     enforce(now)
     return done
@@ -325,7 +325,7 @@ def _each(rows: Any, do: Callable[[Any], None]) -> int:
         try:
             do(row)
         except OperationalError:  # another transaction has locked the row: the next sweep tries again
-            log.warning("trust.not_enforced", on=str(row))
+            log.warning("trust.enforcement_failed", on=str(row))
     return len(batch)
 
 
@@ -377,7 +377,7 @@ def _take_effect(user_id: Any, now: datetime) -> None:
     try:
         recalculate(user_id=user_id, now=now)
     except OperationalError:
-        log.warning("trust.left_to_the_sweep", user=str(user_id))
+        log.warning("trust.deferred_to_the_sweep", user=str(user_id))
     enforce(now)
 
 

@@ -49,7 +49,7 @@ def make(browser: Any, owner: Any, /, **more: Any) -> Any:
 
 def shown(answer: Any) -> dict[str, Any]:
     """Return the key and the secret on the page."""
-    ((_, new),) = answer.context["made"]
+    ((_, new),) = answer.context["secrets"]
     assert new.secret in answer.content.decode()
     return {"key": new.key, "secret": new.secret}
 

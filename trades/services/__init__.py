@@ -95,7 +95,7 @@ class Outcome(TypedDict, total=False):
 
     code: Required[str]
     refused: bool
-    replayed: bool  # answered from what was kept under the idempotency key
+    replayed: bool  # the outcome that was stored under the idempotency key
     event: str  # in the stream of `strategy_id`
     strategy_id: int
     trade: dict[str, Any]

@@ -310,7 +310,7 @@ def _each(rows: Iterable[Any], do: Callable[[Any], Any]) -> int:
         try:
             done += bool(do(row))
         except DomainError as refusal:
-            log.warning("fee.not_done", row=str(row), code=refusal.code)
+            log.warning("fee.refused", row=str(row), code=refusal.code)
     return done
 
 
