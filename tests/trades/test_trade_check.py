@@ -114,13 +114,18 @@ FAULTS = [
         (CLOSED, "<closed>"),
     ),
     (
-        "a tombstone that lives",
+        "a tombstone with a hot row",
         [HOT_KEY],
         hot(trade_id="<tombstone>", ticket_id="4", volume="0.1", opened_volume="0.1"),
         (CLOSED, "<tombstone>"),
     ),
-    ("a hot row of nobody's", [HOT_KEY], hot(trade_id=NOBODY, ticket_id="9", opened_volume="0.04"), (ROW, NOBODY)),
-    ("a cold row of nobody's", [COLD_KEY], cold(trade_id=NOBODY, ticket_id="9"), (ROW, NOBODY)),
+    (
+        "a hot row without an identity",
+        [HOT_KEY],
+        hot(trade_id=NOBODY, ticket_id="9", opened_volume="0.04"),
+        (ROW, NOBODY),
+    ),
+    ("a cold row without an identity", [COLD_KEY], cold(trade_id=NOBODY, ticket_id="9"), (ROW, NOBODY)),
     (
         "a ticket twice",
         ["trades.trade_is_unique_on_its_account", "trades.closed_trade_is_history", COLD_KEY],
@@ -134,8 +139,8 @@ FAULTS = [
         "update active_trades set volume = 0.05 where trade_id = '<open>'",
         (PARTS, "<open>"),
     ),
-    ("a part that closed nothing", [], f"{PART} ('<open>', 'd9', 0.01, 0.09, 1, 1)", (PARTS, "<open>")),
-    ("a part of a closed trade", [], f"{PART} ('<closed>', 'd9', 0.01, 0.09, 1, 0)", (PARTS, "<closed>")),
+    ("a partial close of zero lots", [], f"{PART} ('<open>', 'd9', 0.01, 0.09, 1, 1)", (PARTS, "<open>")),
+    ("a partial close of a closed trade", [], f"{PART} ('<closed>', 'd9', 0.01, 0.09, 1, 0)", (PARTS, "<closed>")),
     (
         "a close of more than was open",
         ["trade_history.append_only"],
@@ -143,7 +148,7 @@ FAULTS = [
         (PARTS, "<closed>"),
     ),
     (
-        "a profit made up",
+        "an invented profit",
         ["trade_history.append_only"],
         "update trade_history set profit = 999 where trade_id = '<closed>'",
         (PROFIT, "<closed>"),

@@ -127,20 +127,20 @@ def settled(
 
 MONEY = [
     ("a transfer without entries", transfer_rows(), "transfer_has_its_debit"),
-    ("only what goes out", [*transfer_rows(), OUT], "transfer_has_its_credit"),
-    ("only what comes in: money from nothing", [*transfer_rows(), IN], "transfer_has_its_debit"),
+    ("a debit alone", [*transfer_rows(), OUT], "transfer_has_its_credit"),
+    ("a credit alone: money from nothing", [*transfer_rows(), IN], "transfer_has_its_debit"),
     (
         "two transfers, entries of only one",
         [*HONEST, *transfer_rows(NEWER, key="newer")],
         "transfer_has_its_debit",
     ),
     (
-        "more comes in than goes out",
+        "a credit above its debit",
         [*transfer_rows(), OUT, entry("<h>", 3, 320, 1, "150")],
         "transfer_has_its_credit",
     ),
     (
-        "it comes in somewhere else",
+        "a credit to another wallet",
         [*transfer_rows(), OUT, entry("<other>", 1, 0, 1)],
         "transfer_has_its_credit",
     ),
@@ -152,7 +152,7 @@ MONEY = [
     ),
     ("built on an older state", [*transfer_rows(), entry("<w>", 2, 1000, -1), IN], "ledger_entries_pkey"),
     (
-        "built on a state that never was",
+        "built on a state that never existed",
         [*transfer_rows(), entry("<w>", 5, 1000, -1), IN],
         "entry_follows_the_one_before",
     ),
@@ -163,14 +163,14 @@ MONEY = [
         "entry_adds_up",
     ),
     ("a balance that does not add up", [*transfer_rows(), entry("<w>", 5, 700, -1, after="650"), IN], "entry_adds_up"),
-    ("an entry that begins anew", [*transfer_rows(), entry("<w>", 0, 0, 1, prev=0), IN], "entry_adds_up"),
+    ("an entry that starts a second chain", [*transfer_rows(), entry("<w>", 0, 0, 1, prev=0), IN], "entry_adds_up"),
     (
-        "more than there is",
+        "more than the balance",
         [*transfer_rows(amount="800"), entry("<w>", 5, 700, -1, "800"), entry("<h>", 3, 320, 1, "800")],
         "wallet_is_not_overdrawn",
     ),
     (
-        "what is held",
+        "money on hold",
         [*transfer_rows(amount="680"), entry("<w>", 5, 700, -1, "680"), entry("<h>", 3, 320, 1, "680")],
         "wallet_is_not_overdrawn",
     ),
@@ -213,8 +213,8 @@ MONEY = [
         [f"{entry('<w>', 2, 1000, -1, transfer='<fee>')} on conflict (wallet_id, version) do update set amount = 9999"],
         APPEND_ONLY,
     ),
-    ("a wallet born rich", [f"{WALLET} ('<desk>', 'USD', 'PERSON', 0, 100, 0, 0)"], MOVES),
-    ("a wallet born old", [f"{WALLET} ('<desk>', 'USD', 'PERSON', 0, 0, 0, 5)"], MOVES),
+    ("a wallet created with a balance", [f"{WALLET} ('<desk>', 'USD', 'PERSON', 0, 100, 0, 0)"], MOVES),
+    ("a wallet created with a version", [f"{WALLET} ('<desk>', 'USD', 'PERSON', 0, 0, 0, 5)"], MOVES),
     (
         "a second wallet",
         [f"{WALLET} ('<finn>', 'USD', 'PERSON', 0, 0, 0, 0)"],
@@ -229,15 +229,15 @@ MONEY = [
 ]
 
 HOLDS = [
-    ("what is held let go by hand", ["update wallets set held = 0 where id = <w>"], MOVES),
+    ("held money released by an update", ["update wallets set held = 0 where id = <w>"], MOVES),
     ("more held than pending", ["update wallets set held = held + 1 where id = <w>"], MOVES),
-    ("more held than there is", [f"{HOLD} ('{NEW}', <w>, 651, 'x', 'PENDING')"], "wallet_is_not_overdrawn"),
-    ("a hold of nothing", [f"{HOLD} ('{NEW}', <w>, 0, 'x', 'PENDING')"], "hold_amount_is_positive"),
-    ("a hold that begins at its end", [f"{HOLD} ('{NEW}', <w>, 1, 'x', 'VOIDED')"], "hold_is_resolved_whole"),
+    ("more held than the balance", [f"{HOLD} ('{NEW}', <w>, 651, 'x', 'PENDING')"], "wallet_is_not_overdrawn"),
+    ("a hold of zero", [f"{HOLD} ('{NEW}', <w>, 0, 'x', 'PENDING')"], "hold_amount_is_positive"),
+    ("a hold created as voided", [f"{HOLD} ('{NEW}', <w>, 1, 'x', 'VOIDED')"], "hold_is_resolved_whole"),
     ("a second hold for the same", [f"{HOLD} ('{NEW}', <w>, 1, 'p', 'PENDING')"], "hold_is_the_only_one_of_its_purpose"),
     ("a hold made smaller", ["update wallet_holds set amount = 1 where id = '<held>'"], MOVES),
     ("a hold deleted", ["delete from wallet_holds where id = '<held>'"], APPEND_ONLY),
-    ("a resolved hold taken up again", ["update wallet_holds set state = 'PENDING', resolved_at = null where id = '<spent>'"], FOR_EVER),
+    ("a resolved hold made pending again", ["update wallet_holds set state = 'PENDING', resolved_at = null where id = '<spent>'"], FOR_EVER),
     (
         "a hold spent without a transfer",
         [f"update wallet_holds set state = 'POSTED', posted = 50, transfer_id = '{NEW}', resolved_at = now() where id = '<held>'"],
@@ -259,7 +259,7 @@ HOLDS = [
         "hold_is_resolved_whole",
     ),
     ("one's own large request approved", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', true, 'DONE', '<desk>', '<fee>')"], "money_request_above_the_limit_has_two_people"),
-    ("a request done by nobody", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', null, '<fee>')"], "money_request_is_decided_whole"),
+    ("a request done without a decision", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', null, '<fee>')"], "money_request_is_decided_whole"),
     ("a request done without money", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', '<desk>', null)"], "money_request_is_decided_whole"),
     ("a negative deposit", [f"{ASK} 'DEPOSIT', <w>, -9, '', 'k', '<desk>', false, 'PENDING', null, null)"], "money_request_amount_fits_its_kind"),
 ]  # fmt: skip
@@ -282,12 +282,12 @@ FEES = [
     ("terms changed", ["update fee_terms set performance_bps = 5000"], APPEND_ONLY),
     ("a fee claimed twice", ["insert into fee_claims (agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, collected, detail) select agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, 0, detail from fee_claims"], "fee_is_claimed_once_a_period"),
     ("a claim made larger", ["update fee_claims set amount = 1000"], MOVES),
-    ("a claim called collected", ["update fee_claims set collected = amount, collected_at = now()"], MOVES),
-    ("a claim called collected in part", ["update fee_claims set collected = collected + 1"], MOVES),
-    ("a claim born collected", ["insert into fee_claims (agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, collected, collected_at, detail) values (<agreement>, 'FEE_SUBSCRIPTION', 202601, <w>, <other>, 10, 7.5, 10, now(), '{}')"], MOVES),
+    ("a claim marked as collected", ["update fee_claims set collected = amount, collected_at = now()"], MOVES),
+    ("a claim marked as partly collected", ["update fee_claims set collected = collected + 1"], MOVES),
+    ("a claim created as collected", ["insert into fee_claims (agreement_id, kind, period_no, payer_id, payee_id, amount, provider_share, collected, collected_at, detail) values (<agreement>, 'FEE_SUBSCRIPTION', 202601, <w>, <other>, 10, 7.5, 10, now(), '{}')"], MOVES),
     ("more collected than is owed", ["update fee_claims set collected = amount + 1, collected_at = now()"], "fee_claim_amounts_are_within_it"),
     ("paid out before it was collected", ["update fee_claims set paid_out_at = now()"], "fee_claim_is_collected_before_it_is_paid_out"),
-    ("a claim forgotten", ["delete from fee_claims"], APPEND_ONLY),
+    ("a claim deleted", ["delete from fee_claims"], APPEND_ONLY),
     ("an agreement ended", ["delete from fee_agreements"], APPEND_ONLY),
     ("a second agreement", ["insert into fee_agreements (subscriber_id, strategy_id, currency, terms_id, next_terms_id, started_at, due_at, postponed) select subscriber_id, strategy_id, currency, terms_id, next_terms_id, now(), due_at, '' from fee_agreements"], "fee_agreement_is_for_ever"),
 ]  # fmt: skip
