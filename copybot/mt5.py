@@ -150,7 +150,7 @@ class MetaTrader:
 
     def worth(self, symbol: str) -> Decimal:
         """What one lot gains, in the account's currency, when the price rises by one."""
-        spec = self._spec(symbol, anew=True)
+        spec = self._spec(symbol, fresh=True)
         return Decimal(0) if spec is None else spec.worth
 
     def account(self) -> Account:
@@ -178,7 +178,7 @@ class MetaTrader:
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result:
         self._check_account()
-        spec = self._spec(symbol, anew=True)
+        spec = self._spec(symbol, fresh=True)
         if spec is None:
             return Result(Outcome.REJECTED, 10013, "symbol_unknown")
         if volume < spec.volume_min:
@@ -196,7 +196,7 @@ class MetaTrader:
 
     def close(self, position: Position, volume: Decimal) -> Result:
         self._check_account()
-        held, spec = self._live(position), self._spec(position.symbol, anew=True)
+        held, spec = self._live(position), self._spec(position.symbol, fresh=True)
         if held is None:
             return Result(Outcome.REJECTED, _POSITION_CLOSED, "rejected")
         if spec is None:
@@ -215,7 +215,7 @@ class MetaTrader:
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         self._check_account()
-        held, spec = self._live(position), self._spec(position.symbol, anew=True)
+        held, spec = self._live(position), self._spec(position.symbol, fresh=True)
         tick = None if spec is None else self._tick(position.symbol, spec)
         if held is None:
             return Result(Outcome.REJECTED, _POSITION_CLOSED, "rejected")
@@ -275,9 +275,9 @@ class MetaTrader:
             raise OtherAccount(f"the terminal is logged in to {info.login}, not to {self.login}")
         return info
 
-    def _spec(self, symbol: str, *, anew: bool = False) -> _Spec | None:
+    def _spec(self, symbol: str, *, fresh: bool = False) -> _Spec | None:
         """The symbol's properties; None if the broker has no such symbol. Raises if the terminal does not answer."""
-        if anew or symbol not in self._specs:
+        if fresh or symbol not in self._specs:
             info = self.module.symbol_info(symbol)
             if info is None:
                 code, text = self.module.last_error()

@@ -35,19 +35,19 @@ class PositionDriver:
             positions = self.broker.positions()
         except Exception:
             return None
-        ours = [position for position in positions if index_of(position.magic) == self.index]
-        by_magic = {position.magic: position for position in reversed(ours)}
-        if len(by_magic) < len(ours):
-            self._close_doubles(ours, by_magic)
+        own = [position for position in positions if index_of(position.magic) == self.index]
+        by_magic = {position.magic: position for position in reversed(own)}
+        if len(by_magic) < len(own):
+            self._close_doubles(own, by_magic)
         return by_magic
 
-    def _close_doubles(self, ours: list[Position], by_magic: dict[int, Position]) -> None:
+    def _close_doubles(self, own: list[Position], by_magic: dict[int, Position]) -> None:
         """Keep one position per magic, preferably the one on record. Brokers do execute orders they have refused."""
-        for position in ours:
+        for position in own:
             copy = self.store.by_magic(position.magic)
             if copy is not None and copy.position == position.id:
                 by_magic[position.magic] = position
-        for position in ours:
+        for position in own:
             if by_magic[position.magic] is not position:
                 self.close(position)
 
