@@ -428,7 +428,7 @@ class Copier:
             self._closed_at_desk.add(result.ticket)
 
     def _sync_positions(self) -> int:
-        self.position_sync.look()
+        self.position_sync.sync()
         return self.pace.position_sync_ms
 
     def _report(self) -> int:
@@ -470,12 +470,12 @@ class Copier:
             return ""
 
     def _report_closed(self, followed: FollowedSubscription, copy: Copy, position: str, event: Event) -> bool:
-        """Report a copy that ended. One that opened and closed between two looks was in no list; its deals show it."""
+        """Report a copy that ended. One that opened and closed between two syncs was in no list; its deals show it."""
         if position in self._closed_at_desk:
             self._closed_at_desk.discard(position)
             return True
         if position in self.position_sync.rows:
-            return False  # the next look closes its row
+            return False  # the next sync closes its row
         if self.position_sync.note_gone(position, {"strategy": followed.strategy, "trade_ref": copy.ref}):
             return True
         return self.clock_ms() - event.at_ms > _DAY_MS

@@ -129,7 +129,7 @@ def run(desk: Client, account: Path, bars: Path, *, bars_per_s: int) -> None:
     terminal = PaperBroker(account, [euro], clock, login="demo", deposit=DEPOSIT, stamp=clock.wall_at)
     market = Market(candles, clock, [Trader(terminal, magic, *channel) for magic, channel in enumerate(CHANNELS, 1)])
     market.begin()
-    Publisher(PositionSync(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_look=market.go_on).run(
+    Publisher(PositionSync(desk, terminal, clock_ms=desk.desk_ms), poll_s=0.1, on_sync=market.go_on).run(
         threading.Event()
     )
 

@@ -1,6 +1,6 @@
 """Keeps the desk in line with a broker account: publishes open positions, closes trades whose position has ended.
 
-State, not events: nothing is kept on disk. Each look compares the desk's active trades with the broker's open positions
+State, not events: nothing is on disk. Each sync compares the desk's active trades with the broker's open positions
 and takes prices and profits from the broker's deals. A report's idempotency key is a hash of its content, so a report
 repeated after a crash or a lost answer has one effect; and the desk never opens a closed ticket again.
 """
@@ -139,11 +139,11 @@ class PositionSync:
     _forgotten: set[str] = field(default_factory=set, init=False, repr=False)
     _epoch: str = field(default="", init=False, repr=False)
 
-    def look(self) -> None:
+    def sync(self) -> None:
         """Compare desk and broker, and report the differences: reductions and closes first, new positions last.
 
         Raises OSError if the desk or the broker cannot be reached, DeskError if the desk refuses the key. Reports made
-        before that stand; the next look makes the rest.
+        before that stand; the next sync makes the rest.
         """
         self.watch()
         try:
@@ -166,7 +166,7 @@ class PositionSync:
         ]
         for held in self.held:
             for trade in held.trades or ():
-                # A position that appears between two looks is new, whatever the terminal's clock says.
+                # A position that appears between two syncs is new, whatever the terminal's clock says.
                 is_new = was_watching and held.position.id not in unread
                 if trade.ticket not in self._born_ms:
                     self._born_ms[trade.ticket] = self.clock_ms() if is_new else self._opened_ms(trade)
@@ -176,7 +176,7 @@ class PositionSync:
         self._unpublished |= {held.position.id for held in self.held if self._is_to_publish(held)}
 
     def _is_watching(self) -> bool:
-        """Whether the last look was recent and the history complete. Then no old position can turn up now."""
+        """Whether the last sync was recent and the history complete. Then no old position can turn up now."""
         now, last = self.clock_ms(), self._watched_ms
         self._settled = self.terminal.is_settled()
         self._watched_ms = now if self._settled else None
@@ -201,11 +201,11 @@ class PositionSync:
         return self.clock_ms() - self._born_ms.get(ticket, self.clock_ms())
 
     def forget(self) -> None:
-        """Read the desk's rows again on the next look, because another client may have changed them."""
+        """Read the desk's rows again on the next sync, because another client may have changed them."""
         self._read_ms = None
 
     def note_gone(self, position_id: str, extra: Extra) -> bool:
-        """Report a position that opened and closed between two looks. True once the desk knows all of it."""
+        """Report a position that opened and closed between two syncs. True once the desk knows all of it."""
         self._settled = self.terminal.is_settled()
         trades = self._closed_trades(position_id)
         if trades is None:
@@ -393,7 +393,7 @@ class PositionSync:
     def _check_unknown(self, ticket: str) -> None:
         """Raise TradeClosed if an earlier run reported this trade to its end: the desk audits opens of closed trades.
 
-        A position that appeared between two looks cannot have been reported before.
+        A position that appeared between two syncs cannot have been reported before.
         """
         if ticket in self._unknown_at_desk:
             return

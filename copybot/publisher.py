@@ -21,35 +21,35 @@ _ACCOUNT = "/api/v2/account"
 
 @dataclass
 class Publisher:
-    """Runs a provider's position sync: looks twice a second, and goes on watching while the desk is unreachable.
+    """Runs a provider's position sync: syncs twice a second, and goes on watching while the desk is unreachable.
 
     It also reports balance and equity once a minute. Raises KeyRefused or ScopeDenied if the desk refuses the key.
-    `on_look` is called after each look with the fault, or with an empty text.
+    `on_sync` is called after each sync with the fault, or with an empty text.
     """
 
     position_sync: PositionSync
     poll_s: float = 0.5
     slowest_s: float = 5.0
     account_s: float = 60.0
-    on_look: Callable[[str], None] = lambda _: None
+    on_sync: Callable[[str], None] = lambda _: None
     faults: int = field(default=0, init=False)
     _account_due_s: float = field(default=0.0, init=False, repr=False)
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            fault = self._look()
-            self.on_look(fault)
+            fault = self._sync()
+            self.on_sync(fault)
             self._pause(stop, self._wait_s())
 
-    def _look(self) -> str:
+    def _sync(self) -> str:
         try:
-            self.position_sync.look()
+            self.position_sync.sync()
             self._report_account()
         except (KeyRefused, ScopeDenied):
             raise
         except Exception as fault:
             self.faults += 1
-            log.warning("look failed: %s", fault)
+            log.warning("sync failed: %s", fault)
             return str(fault) or type(fault).__name__
         self.faults = 0
         return ""
@@ -75,5 +75,5 @@ class Publisher:
         until = time.monotonic() + for_s
         while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, self.poll_s)):
             if self.faults:
-                with suppress(Exception):  # the next look reports it
+                with suppress(Exception):  # the next sync reports it
                     self.position_sync.watch()

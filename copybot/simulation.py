@@ -197,7 +197,7 @@ class World:
                 self._line(MASTER), self.master, clock_ms=lambda: self.now, refresh_ms=3_000, retry_ms=3_000
             )
         try:
-            self.publisher.look()
+            self.publisher.sync()
         except OSError:
             pass
         except Crash:

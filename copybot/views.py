@@ -61,16 +61,16 @@ class WatchedCopier(Copier):
 
 @dataclass
 class _AccountStatus:
-    """The broker account, read at every fifth look."""
+    """The broker account, read at every fifth refresh."""
 
     terminal: Terminal
     account: Account | None = None
     fault: str = ""
-    _looks: int = 0
+    _refreshes: int = 0
 
-    def look(self) -> None:
-        self._looks += 1
-        if self._looks % _ACCOUNT_EVERY != 1 and self.account is not None:
+    def refresh(self) -> None:
+        self._refreshes += 1
+        if self._refreshes % _ACCOUNT_EVERY != 1 and self.account is not None:
             return
         try:
             self.account, self.fault = self.terminal.account(), ""
@@ -110,7 +110,7 @@ class CopierView:
 
     def __post_init__(self) -> None:
         self._account = _AccountStatus(self.copier.terminal)
-        self.copier.on_step = self.look
+        self.copier.on_step = self.show
         self._on_reported_before, self.copier.position_sync.on_reported = (
             self.copier.position_sync.on_reported,
             self._note_result,
@@ -119,12 +119,12 @@ class CopierView:
             if isinstance(followed.guard, WatchedGuard):
                 followed.guard.on_event = lambda event, followed=followed: self._note(followed, event)  # type: ignore[misc]
 
-    def look(self) -> None:
+    def show(self) -> None:
         for followed in self.copier.followed:
             for event in followed.guard.outbox():
                 self._note(followed, event)
         self._note_faults()
-        self._account.look()
+        self._account.refresh()
         self.screen.show(self.view())
 
     def view(self) -> View:
@@ -281,16 +281,16 @@ class PublisherView:
 
     def __post_init__(self) -> None:
         self._account = _AccountStatus(self.publisher.position_sync.terminal)
-        self.publisher.on_look = self.look
+        self.publisher.on_sync = self.show
         self.publisher.position_sync.on_reported = self._note
 
-    def look(self, fault: str) -> None:
+    def show(self, fault: str) -> None:
         if fault and not self.fault:
             self.happenings.add("", fault, "warning")
         elif self.fault and not fault:
             self.happenings.add("", "recovered", "good")
         self.fault = fault
-        self._account.look()
+        self._account.refresh()
         self.screen.show(self.view())
 
     def view(self) -> View:

@@ -55,7 +55,7 @@ def active(seq: int, now: int) -> dict[str, Target]:
 
 
 class BlindGuard(ExecutionGuard):
-    """Sends an order without an answer again, without a look into the broker's books."""
+    """Sends an order without an answer again, without a lookup in the broker's books."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

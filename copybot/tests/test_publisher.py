@@ -216,12 +216,12 @@ class World:
         more = {"clock_ms": lambda: self.terminal.now, "position_of": self.terminal.position_of, **self.options}
         return self.kind(self.desk, self.terminal, **more)
 
-    def look(self, after_ms: int = 500) -> None:
-        """Look until one look succeeds, since a restart in time misses nothing."""
+    def sync(self, after_ms: int = 500) -> None:
+        """Sync until it succeeds, since a restart in time misses nothing."""
         self.terminal.now += after_ms
         for _ in range(9):
             try:
-                self.position_sync.look()
+                self.position_sync.sync()
             except Crash:
                 self.position_sync = self.fresh()
             except OSError:
@@ -232,7 +232,7 @@ class World:
 
     def settle(self) -> Any:
         for _ in range(4):
-            self.look()
+            self.sync()
         return self
 
 
@@ -241,18 +241,18 @@ def day(world: Any) -> Any:
     terminal = world.terminal
     terminal.open("1", "1.0", "1.1", fee="-3.5")
     terminal.stops("1", "1.09")
-    world.look()
+    world.sync()
     terminal.open("2", "0.3", "1.2", side="SELL")
-    world.look()
+    world.sync()
     terminal.stops("1", "1.095", "1.12")
-    world.look()
+    world.sync()
     terminal.close("1", "0.4", "1.105", "20")
     terminal.stops("1", "1.1")
     terminal.close("2", "0.3", "1.21", "-30", reason="SL")
-    world.look()
+    world.sync()
     terminal.stops("1", "1.095", "1.12")  # as it was before: a change of its own
     terminal.open("3", "0.2", "1.3")
-    world.look()
+    world.sync()
     terminal.close("1", "0.1", "1.11", "10")
     terminal.close("1", "0.2", "1.112", "24")
     terminal.close("1", "0.3", "1.12", "60", reason="TP")
@@ -305,7 +305,7 @@ class Restless(World):
 def test_a_process_that_crashes_repeatedly_reports_the_same(every: int) -> None:
     world = day(Restless(every))
     for _ in range(20):
-        world.look()
+        world.sync()
 
     assert_told_once(world)
 
@@ -347,10 +347,10 @@ def test_a_repeat_has_the_same_key_and_one_effect() -> None:
 def test_closes_are_reported_before_opens() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.terminal.close("1", "1", "1.2", "5")
     world.terminal.open("2", "1", "1.2")
-    world.look()
+    world.sync()
 
     assert [entry[:2] for entry in world.desk.log] == [("open", "1"), ("close", "1"), ("open", "2")]
 
@@ -358,7 +358,7 @@ def test_closes_are_reported_before_opens() -> None:
 def test_an_incomplete_history_does_not_close_a_trade() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     closing = dict(world.terminal.books)
     world.terminal.close("1", "1", "1.2", "5")
     books = world.terminal.books
@@ -381,7 +381,7 @@ def test_a_terminal_that_shows_nothing_closes_nothing() -> None:
     """Another login, or a history that is not loaded: no positions and no deals."""
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.terminal.held, world.terminal.books = {}, {}
     world.settle()
 
@@ -397,8 +397,8 @@ def test_a_stop_that_was_moved_into_profit_before_the_publisher_looked_follows_t
     world.terminal.open("1", "1", "1.1", side=side)
     world.terminal.stops("1", sl, tp)
 
-    world.look()
-    world.look()
+    world.sync()
+    world.sync()
 
     assert [entry[0] for entry in world.desk.log] == ["open", "modify"]
     row = world.desk.active_rows["1"]
@@ -408,7 +408,7 @@ def test_a_stop_that_was_moved_into_profit_before_the_publisher_looked_follows_t
 def test_a_position_older_than_the_limit_is_not_published_and_listed() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
-    world.look(61 * SECOND)
+    world.sync(61 * SECOND)
 
     assert world.desk.log == []
     assert world.position_sync.findings["1"].kind == "too_old"
@@ -418,11 +418,11 @@ def test_a_terminal_clock_that_is_ahead_publishes_new_positions_only() -> None:
     world = World(max_age_ms=60 * SECOND)
     with terminals_clock_ahead(world):
         world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     with terminals_clock_ahead(world):
         world.terminal.open("2", "1", "1.1")
-    world.look()
-    world.look(3600 * SECOND)
+    world.sync()
+    world.sync(3600 * SECOND)
 
     assert list(world.desk.active_rows) == ["2"]
     assert "opened_at" not in world.desk.active_rows["2"]
@@ -439,10 +439,10 @@ def terminals_clock_ahead(world: Any) -> Iterator[None]:
 def test_an_unchanged_state_sends_nothing() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.terminal.stops("1", "1.0")
     world.terminal.close("1", "0.4", "1.2", "5")
-    world.look()
+    world.sync()
     asked = world.desk.asked
     world.settle()
     world.position_sync = world.fresh()
@@ -454,7 +454,7 @@ def test_an_unchanged_state_sends_nothing() -> None:
 def test_the_row_of_an_excluded_position_stays_until_the_position_ends() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.position_sync.of = lambda _: None
     world.settle()
     assert (list(world.desk.active_rows), world.position_sync.findings) == (["1"], {})
@@ -469,9 +469,9 @@ def test_a_terminal_that_connects_while_we_look_shows_old_positions() -> None:
     world.terminal.open("1", "1", "1.1")
     world.terminal.now += 3600 * SECOND
     held, world.terminal.held, world.terminal.settled = world.terminal.held, {}, False
-    world.look()
+    world.sync()
     world.terminal.held, world.terminal.settled = held, True
-    world.look()
+    world.sync()
 
     assert world.desk.log == []
 
@@ -483,27 +483,27 @@ def test_a_terminal_that_shows_its_positions_late_shows_old_ones() -> None:
     world.terminal.now += 3600 * SECOND
     held, books, world.terminal.settled = world.terminal.held, world.terminal.books, False
     world.terminal.held, world.terminal.books = {}, {}
-    world.look()
+    world.sync()
     world.terminal.held = held
-    world.look()
+    world.sync()
     world.terminal.settled = True
-    world.look()
+    world.sync()
     world.terminal.books = books
-    world.look()
+    world.sync()
 
     assert world.desk.log == []
 
 
 def test_a_trade_that_could_not_be_published_in_time_is_not_published() -> None:
     world = World(max_age_ms=60 * SECOND)
-    world.look()
+    world.sync()
     real, world.desk.active = world.desk.active, lambda: (_ for _ in ()).throw(ConnectionError)
     world.position_sync.forget()
     world.terminal.open("1", "1", "1.1")
     for _ in range(7):
-        world.look(10 * SECOND)
+        world.sync(10 * SECOND)
     world.desk.active = real
-    world.look()
+    world.sync()
 
     assert world.desk.log == []
     assert world.position_sync.findings["1"].kind == "too_old"
@@ -512,28 +512,28 @@ def test_a_trade_that_could_not_be_published_in_time_is_not_published() -> None:
 def test_a_restart_within_the_limit_loses_no_trade_and_an_old_one_goes_on_being_closed() -> None:
     world = World(max_age_ms=60 * SECOND)
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.terminal.now += 3600 * SECOND
     world.terminal.open("2", "1", "1.1")
     world.position_sync = world.fresh()
-    world.look(30 * SECOND)
+    world.sync(30 * SECOND)
     assert set(world.desk.active_rows) == {"1", "2"}
 
     world.terminal.close("1", "1", "1.2", "5")
-    world.look()
+    world.sync()
     assert set(world.desk.active_rows) == {"2"}
 
 
 def test_a_trade_closed_by_staff_is_an_alarm_and_not_reopened() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.desk._close("1", {"close_price": "1.15", "profit": "0", "reason": "STAFF"})
     for restarted in (False, True):
         if restarted:
             world.position_sync = world.fresh()
-        world.look(20 * SECOND)
-        world.look(20 * SECOND)
+        world.sync(20 * SECOND)
+        world.sync(20 * SECOND)
         assert world.position_sync.findings["1"].kind == "zombie"
     assert world.desk.times("open", "1") == 1
     assert world.desk.zombies == 0
@@ -543,16 +543,16 @@ def test_trades_that_a_restored_desk_forgot_are_published_again_unless_closed() 
     world = World(max_age_ms=60_000)
     for ticket in "12":
         world.terminal.open(ticket, "0.3", "1.1")
-        world.look()
-    world.look(after_ms=3_600_000)
+        world.sync()
+    world.sync(after_ms=3_600_000)
     world.desk.active_rows, world.desk.kept = {}, {}
     world.desk.closed["2"] = {}
-    world.look(after_ms=20_000)
+    world.sync(after_ms=20_000)
     assert world.position_sync.findings["1"].kind == "zombie"  # by the same desk it was closed
 
     world.desk.epoch = "2"
-    world.look(after_ms=20_000)
-    world.look(after_ms=20_000)
+    world.sync(after_ms=20_000)
+    world.sync(after_ms=20_000)
     assert list(world.desk.active_rows) == ["1"]
     assert world.position_sync.findings["2"].kind == "zombie"
     assert world.desk.zombies == 0
@@ -561,7 +561,7 @@ def test_trades_that_a_restored_desk_forgot_are_published_again_unless_closed() 
 def test_the_first_close_stands() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.desk._close("1", {"close_price": "1.15", "profit": "0", "reason": "STAFF"})
     world.terminal.close("1", "1", "1.2", "5")
     world.settle()
@@ -576,14 +576,14 @@ def test_a_close_only_strategy_is_retried_slowly_under_another_key() -> None:
     world.desk.status = "CLOSE_ONLY"
     world.terminal.open("1", "1", "1.1")
     for _ in range(20):
-        world.look()
+        world.sync()
     assert sum(key.startswith("open-") for key in world.desk.kept) == 1
     assert world.position_sync.findings["1"].words == "the desk refused the open: strategy_close_only"
 
     world.desk.status = "ACTIVE"
-    world.look(31 * SECOND)
+    world.sync(31 * SECOND)
     assert list(world.desk.active_rows) == ["1"]
-    world.look()
+    world.sync()
     assert world.position_sync.findings == {}
 
 
@@ -591,12 +591,12 @@ def test_one_refused_report_does_not_hold_up_the_others() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
     world.terminal.open("2", "1", "1.1")
-    world.look()
+    world.sync()
     real = world.desk._close
     world.desk._close = lambda ticket, fields: (422, {"code": "invalid"}) if ticket == "1" else real(ticket, fields)
     world.terminal.close("1", "1", "1.2", "5")
     world.terminal.close("2", "1", "1.2", "5")
-    world.look()
+    world.sync()
 
     assert list(world.desk.active_rows) == ["1"]
 
@@ -607,14 +607,14 @@ def test_a_refused_key_is_not_blamed_on_a_trade() -> None:
     world.terminal.open("1", "1", "1.1")
 
     with pytest.raises(KeyRefused, match="key_revoked"):
-        world.position_sync.look()
+        world.position_sync.sync()
 
 
 def test_a_position_that_opened_and_closed_during_an_outage_is_counted_and_not_published() -> None:
     world = World()
     world.desk.active = lambda: (_ for _ in ()).throw(ConnectionError)
     world.terminal.open("1", "1", "1.1")
-    world.look()
+    world.sync()
     world.terminal.close("1", "1", "1.2", "5")
     world.position_sync.watch()
 
@@ -626,7 +626,7 @@ def test_positions_outside_the_strategy_are_not_published() -> None:
     world = World(of=lambda position: {} if position.id == "1" else None)
     world.terminal.open("1", "1", "1.1")
     world.terminal.open("2", "1", "1.1")
-    world.look()
+    world.sync()
 
     assert list(world.desk.active_rows) == ["1"]
 
@@ -682,9 +682,9 @@ def test_a_copy_whose_row_was_closed_before_a_crash_is_not_opened_again() -> Non
     world = World(of=copies, role="copy")
     world.terminal.open("1", "1", "1.1")
     world.terminal.stops("1", "1.0")
-    world.look()
+    world.sync()
     world.terminal.close("1", "1", "1.2", "5")
-    world.look()
+    world.sync()
     world.position_sync = world.fresh()
 
     assert world.position_sync.note_gone("1", {"strategy": "lena-eurusd", "trade_ref": "ref-1"})
@@ -762,14 +762,14 @@ def test_closing_more_than_was_opened_means_that_deals_are_missing() -> None:
 def netting_day(world: Any) -> Any:
     terminal = world.terminal
     terminal.open("1", "1", "1.10")
-    world.look()
+    world.sync()
     terminal.open("1", "2", "1.20", order="7")
-    world.look()
+    world.sync()
     terminal.close("1", "1.5", "1.30", "30")
-    world.look()
+    world.sync()
     terminal.close("1", "1.5", "1.25", "15", order="8")
     terminal.open("1", "0.4", "1.25", side="SELL", order="8")
-    world.look()
+    world.sync()
     terminal.close("1", "0.4", "1.2", "20", reason="TP")
     return world.settle()
 
@@ -801,12 +801,12 @@ def test_the_loop_survives_an_outage_and_ends_on_request() -> None:
     world.terminal.open("1", "1", "1.1")
     faults = []
 
-    def look(fault: Any) -> None:
+    def sync(fault: Any) -> None:
         faults.append(fault)
         if not fault:
             stop.set()
 
-    Publisher(world.position_sync, poll_s=0.001, on_look=look).run(stop)
+    Publisher(world.position_sync, poll_s=0.001, on_sync=sync).run(stop)
     assert faults == ["ConnectionError", "OSError", ""]
     assert world.desk.worth == [{"balance": "1000.00000000", "equity": "1001.50000000"}]
     assert list(world.desk.active_rows) == ["1"]
@@ -867,10 +867,10 @@ class Paper(World):
         for _ in range(steps):
             self.now += self.rng.randrange(1, 40) * 60_000
             self.trade()
-            self.look(0)
+            self.sync(0)
         for position in self.broker.positions():
             self.broker.close(position, position.volume)
-        self.look(0)
+        self.sync(0)
         return self.settle()
 
 

@@ -66,7 +66,7 @@ def main(config: Any, seed: Any, over: Any) -> None:
     terminal = terminal_of(settings, copies=False)
     trader = Trader(terminal, Path(over), f"{seed}-{desk.seq}")
     position_sync = PositionSync(desk, terminal, clock_ms=desk.desk_ms, max_age_ms=settings.publishing.max_open_age_ms)
-    Publisher(position_sync, poll_s=0.15, on_look=trader.act).run(threading.Event())
+    Publisher(position_sync, poll_s=0.15, on_sync=trader.act).run(threading.Event())
 
 
 if __name__ == "__main__":
