@@ -227,7 +227,7 @@ class Drill:
 
     def has_seen_little(self) -> Any:
         """Whether too little has happened so far: a busy machine does less in the same time."""
-        return len(self.leads.opened()) < FOR_S or len(self.done) < 5
+        return sum(self.leads.opened().values()) < 0.6 * FOR_S or len(self.done) < 5
 
     def kill_a_copier(self) -> None:
         self._kill(self.rng.choice(self.followers).program)
