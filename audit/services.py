@@ -18,8 +18,12 @@ class Actor:
     request_id: str = ""
 
     def caller(self) -> dict[str, Any]:
-        """Return the actor as the database's functions take it (`p_caller`)."""
-        return {"kind": str(self.kind), "actor": self.name, "ip": self.ip, "request_id": self.request_id}
+        """Return the actor as the database's functions take it (`p_caller`).
+
+        `has_limits`: processes of 0.1.0 cannot answer the refusals of the limits of opens. It goes with 0.3.0.
+        """
+        of_actor = {"kind": str(self.kind), "actor": self.name, "ip": self.ip, "request_id": self.request_id}
+        return {**of_actor, "has_limits": True}
 
 
 SYSTEM = Actor(AuditLog.Actor.SYSTEM)

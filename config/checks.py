@@ -107,16 +107,26 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
         messages.append(
             Warning(f"PostgreSQL {version // 10000} is not supported; versions 15 to 18 are.", id="copydesk.W010")
         )
-    if is_super or set(roles) != set(_ROLES):
+    acting = (role, _role_of_bots())
+    if is_super or set(roles) != set(_ROLES) or acting != _ROLES:
         messages.append(
             Warning(
-                f"The desk acts as {role}, not as copydesk_app and copydesk_bot.",
-                hint="As an administrator: CREATE ROLE copydesk_app; CREATE ROLE copydesk_bot; GRANT both to the "
-                "desk's login; then run manage.py migrate on a new database.",
+                f"The desk acts as {' and '.join(acting)}, not as copydesk_app and copydesk_bot.",
+                hint="As an administrator: CREATE ROLE copydesk_app; CREATE ROLE copydesk_bot, where they are missing; "
+                "GRANT both to the desk's login; then check --database names the rights that they lack.",
                 id="copydesk.W011",
             )
         )
     return messages
+
+
+def _role_of_bots() -> str:
+    try:
+        with connections["bot"].cursor() as cursor:
+            cursor.execute("select current_user")
+            return str(cursor.fetchone()[0])
+    finally:
+        connections["bot"].close()
 
 
 @register(Tags.database)
@@ -130,10 +140,10 @@ def database_is_as_the_code_wants_it(app_configs: Any, databases: Any = None, **
         message = f"The database could not be compared with what the code wants: {fault}".strip()
         return [Error(message, hint="Check that the database answers, then run manage.py migrate.", id="copydesk.E013")]
     return [
-        (Warning if difference.surplus else Error)(
+        (Warning if difference.is_addition else Error)(
             f"{difference.subject} {difference.problem}.",
             hint=difference.remedy,
-            id="copydesk.W012" if difference.surplus else "copydesk.E012",
+            id="copydesk.W012" if difference.is_addition else "copydesk.E012",
         )
         for difference in differences
     ]

@@ -22,27 +22,29 @@ def alive(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "alive"})
 
 
-def ready(request: HttpRequest) -> HttpResponse:
+def ready(request: DeskRequest) -> HttpResponse:
     """Respond 200 where the database and Redis answer and this version is deployed; else 503 and what is missing.
 
     A halted ledger, and a key, trigger or right that is not as the code wants it, are "degraded" with 200: a proxy must
     not take a desk out of service that has to close trades.
     """
+    global _was_ready
     state: dict[str, Any] = {"database": _database(), "redis": _redis()}
-    differences: list[str] = []
+    deployment = _deployment() if state["database"] == "ok" else Deployment("unknown", "unknown", [])
+    state["migrations"], state["functions"] = deployment.migrations, deployment.functions
+    # A process that was ready has its functions replaced by a deployment: it serves on until it is replaced as well.
+    is_stale = _was_ready and deployment.functions not in ("ok", "unknown")
+    is_ready = all(answer == "ok" for name, answer in state.items() if not (is_stale and name == "functions"))
+    _was_ready = _was_ready or is_ready
+    shows_details = _may_read_details(request)
     if state["database"] == "ok":
-        deployment = _deployment()
-        state["migrations"], state["functions"] = deployment.migrations, deployment.functions
-        differences = deployment.differences
-    else:
-        state["migrations"] = state["functions"] = "unknown"
-    is_ready = all(answer == "ok" for answer in state.values())
-    if state["database"] == "ok":
-        state["catalogue"] = differences or "ok"
+        count = f"{len(deployment.differences)} differences: run manage.py check --database"
+        state["catalogue"] = (deployment.differences if shows_details else count) if deployment.differences else "ok"
     halted = ledger_halt.halted() if is_ready else ""
     if is_ready:
-        state["ledger"] = f"halted: {halted}" if halted else "ok"
-    status = "not ready" if not is_ready else "degraded" if halted or differences else "ready"
+        state["ledger"] = ("halted" + (f": {halted}" if shows_details else "")) if halted else "ok"
+    is_degraded = halted or deployment.differences or is_stale
+    status = "not ready" if not is_ready else "degraded" if is_degraded else "ready"
     return JsonResponse({"status": status, **state}, status=200 if is_ready else 503)
 
 
@@ -73,6 +75,7 @@ class Deployment(NamedTuple):
 
 _CACHED_S = 5.0
 _deployments: tuple[float, Deployment] | None = None
+_was_ready = False
 
 
 def _deployment() -> Deployment:
@@ -90,23 +93,24 @@ def _check_deployment() -> Deployment:
         return Deployment(f"{len(waiting)} not applied: run manage.py migrate", "unknown", [])
     differences = catalogue.differences()
     if differences and catalogue.is_ahead():  # this process is of the version before and serves until it is replaced
-        return Deployment("ok", "ok", ["a newer version has migrated this database"])
+        switched_off = [str(difference) for difference in differences if difference.is_switched_off]
+        return Deployment("ok", "ok", ["a newer version has migrated this database", *switched_off])
     stale = [difference.subject for difference in differences if difference.cured_by_migrate]
     functions = f"{len(stale)} stale: run manage.py migrate ({', '.join(stale)})" if stale else "ok"
     others = [str(difference) for difference in differences if not difference.cured_by_migrate]
     return Deployment("ok", functions, others)
 
 
+def _may_read_details(request: DeskRequest) -> bool:
+    """Whether the caller has METRICS_TOKEN; where none is set, whether it is this machine."""
+    if token := settings.METRICS_TOKEN:
+        return hmac.compare_digest(request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode())
+    return networks.is_loopback(request.client_ip)
+
+
 def metrics(request: DeskRequest) -> HttpResponse:
     """Metrics for Prometheus. They need METRICS_TOKEN; where none is set, only this machine may read them."""
-    token = settings.METRICS_TOKEN
-    if token:
-        is_allowed = hmac.compare_digest(
-            request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode()
-        )
-    else:
-        is_allowed = networks.is_loopback(request.client_ip)
-    if not is_allowed:
+    if not _may_read_details(request):
         refusal = problem.response(
             problem.body(status=401, code="not_authenticated", detail="Send Authorization: Bearer METRICS_TOKEN.")
         )

@@ -33,7 +33,10 @@ class Difference(NamedTuple):
     problem: str
     remedy: str
     cured_by_migrate: bool = False
-    surplus: bool = False
+    is_addition: bool = False
+    """An index, column, table or function more than wanted: it changes nothing that is written."""
+    is_switched_off: bool = False
+    """A trigger or key that is there and does not fire, which no version wants."""
 
     def __str__(self) -> str:
         return f"{self.subject} {self.problem}. {self.remedy}"
@@ -67,13 +70,22 @@ def is_ahead(alias: str = "default") -> bool:
     """Whether a newer version of the code has migrated this database, so that differences are expected."""
     connection = connections[alias]
     loader = MigrationExecutor(connection).loader
-    applied = [key for key in loader.applied_migrations if key[0] in loader.migrated_apps]
-    if any(key not in loader.disk_migrations for key in applied):
+    last: dict[str, str] = {}
+    for app, name in loader.disk_migrations:
+        last[app] = max(last.get(app, ""), name[:4])
+    # Only a migration after the last one of this code is a newer version's: a renamed or a squashed one is not.
+    if any(name[:4] > last[app] for app, name in loader.applied_migrations if app in last):
         return True
     with connection.cursor() as cursor:
         cursor.execute("select array_agg(distinct version) from sql_functions")
         (versions,) = cursor.fetchone()
     return any(_version_key(version) > _version_key(settings.VERSION) for version in versions or ())
+
+
+def is_behind(alias: str = "default") -> bool:
+    """Whether migrations of this code wait for this database."""
+    executor = MigrationExecutor(connections[alias])
+    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
 def read(alias: str) -> dict[str, str]:
@@ -128,13 +140,26 @@ def _difference(subject: str, has: str | None, wants: str | None, paths: Mapping
     else:
         problem = f"is «{has}» and not «{wants}»"
     if kind == "rights":
-        return Difference(subject, problem, _remedy_of_rights(name, has, wants), _object(subject) in paths)
+        is_stated = _object(subject) in functions.with_stated_rights()  # by a file, which migrate deploys again
+        return Difference(subject, problem, _remedy_of_rights(name, has, wants), cured_by_migrate=is_stated)
     if kind == "function" and wants is not None:
         path = paths.get(_object(subject))
         problem = "is missing" if has is None else f"is stale: {_change(has, wants)} not as {path} has it"
+        if has is not None and " of another owner " in has:
+            return Difference(subject, problem, f"As a superuser: alter function {name} owner to the tables' owner.")
         return Difference(subject, problem, "Run manage.py migrate.", cured_by_migrate=True)
     remedy = _remedy_of_surplus(kind, name) if wants is None else _remedy(kind, name, has, wants)
-    return Difference(subject, problem, remedy, surplus=wants is None)
+    is_addition = wants is None and kind not in ("trigger", "rule", "policy", "constraint")
+    return Difference(
+        subject, problem, remedy, is_addition=is_addition, is_switched_off=_is_switched_off(kind, has, wants)
+    )
+
+
+def _is_switched_off(kind: str, has: str | None, wants: str | None) -> bool:
+    if has is None or wants is None:
+        return False
+    same_trigger = kind == "trigger" and has.partition(": ")[2] == wants.partition(": ")[2]
+    return same_trigger or has == f"{wants}, but its triggers are disabled"
 
 
 def _md5(body: str) -> str:
@@ -152,6 +177,8 @@ def _remedy_of_surplus(kind: str, name: str) -> str:
     statements = {
         "function": f"drop function {name}",
         "trigger": f"drop trigger {own} on {table}",
+        "rule": f"drop rule {own} on {table}",
+        "policy": f"drop policy {own} on {table}",
         "constraint": f"alter table {table} drop constraint {own}",
         "index": f"drop index {own}",
         "column": f"alter table {table} drop column {own}",
@@ -170,6 +197,11 @@ def _remedy(kind: str, name: str, has: str | None, wants: str) -> str:
             statement = f"{definition}; {statement}"
         elif has.partition(": ")[2] != definition:
             statement = f"drop trigger {own} on {table}; {definition}; {statement}"
+    elif kind == "constraint" and has == f"{wants} NOT VALID":
+        return (
+            f"It holds for new rows. As the tables' owner, once no row breaks it: "
+            f"alter table {table} validate constraint {own}."
+        )
     elif kind == "constraint":
         drop = "" if has is None else f"drop constraint {own}, "
         statement = f"alter table {table} {drop}add constraint {own} {wants}"
@@ -186,7 +218,8 @@ def _remedy_of_rights(name: str, has: str | None, wants: str | None) -> str:
     target = target.removeprefix("new ")
     granted, wanted = set((has or "").split(", ")) - {""}, set((wants or "").split(", ")) - {""}
     surplus, missing = granted - wanted, wanted - granted
-    steps = [f"{by_default}revoke {_listed(surplus)} on {target} from {role}"] if surplus else []
+    plain = {right.removesuffix(" with grant option") for right in surplus}
+    steps = [f"{by_default}revoke {_listed(plain)} on {target} from {role}"] if surplus else []
     steps += [f"{by_default}grant {_listed(missing)} on {target} to {role}"] if missing else []
     return f"As the owner: {'; '.join(steps)}."
 
@@ -206,4 +239,4 @@ def _needs_missing_role(subject: str, has: Mapping[str, str]) -> bool:
 
 
 def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", version)[0]))

@@ -47,6 +47,11 @@ def files() -> list[FunctionFile]:
     return [FunctionFile(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in paths]
 
 
+def with_stated_rights() -> set[str]:
+    """Return the names of the functions whose files state who may call them."""
+    return {name for file in files() for name in re.findall(r"callable_by\('(\w+)\(", file.sql)}
+
+
 def outdated(connection: BaseDatabaseWrapper, changed: Collection[str] = ()) -> list[FunctionFile]:
     """Return the files to deploy: new files, changed files, and files with one of the `changed` functions."""
     deployed = _deployed(connection)
@@ -60,6 +65,10 @@ def outdated(connection: BaseDatabaseWrapper, changed: Collection[str] = ()) -> 
 def deploy(connection: BaseDatabaseWrapper, outdated_files: list[FunctionFile]) -> None:
     """Apply these files in one transaction. Calls in progress end with the functions that they began with."""
     with use_case(connection.alias), connection.cursor() as cursor:
+        # A superuser may migrate as well: what it creates belongs to the tables' owner all the same.
+        cursor.execute("select quote_ident(tableowner) from pg_tables where tablename = 'django_migrations'")
+        (owner,) = cursor.fetchone()
+        cursor.execute(f"set local role {owner}")
         cursor.execute("set local check_function_bodies = off")  # a function may call one of a later file
         for file in outdated_files:
             cursor.execute(file.sql)

@@ -37,16 +37,22 @@ def faults(invariants: Mapping[str, str]) -> list[Fault]:
 def structural_faults(labels: Collection[str], *, of_deployment: bool = True) -> list[Fault]:
     """Return the keys, triggers, functions and rights of these apps that are not as the code wants them.
 
-    Without `of_deployment`, differences that every deployment causes for a moment are left out: functions that
-    `migrate` will replace, additions, and all differences of a database that a newer version has migrated.
+    Without `of_deployment`, differences that every deployment causes for a moment are left out: migrations that wait,
+    functions that `migrate` will replace, additions, and what a newer version changed. What is switched off stays.
     """
     differences = catalogue.of_apps(labels, catalogue.differences())
     if not of_deployment and differences:
-        differences = [
-            difference for difference in differences if not (difference.cured_by_migrate or difference.surplus)
-        ]
-        differences = [] if catalogue.is_ahead() else differences
-    return [Fault(IN_PLACE, subject, f"{problem}. {remedy}") for subject, problem, remedy, *_ in differences]
+        differences = [difference for difference in differences if _is_no_deployment(difference)]
+    return [
+        Fault(IN_PLACE, difference.subject, f"{difference.problem}. {difference.remedy}") for difference in differences
+    ]
+
+
+def _is_no_deployment(difference: catalogue.Difference) -> bool:
+    if difference.is_switched_off:
+        return True
+    is_guard = difference.subject.split(" ", 1)[0] in ("trigger", "constraint", "column", "rule", "policy")
+    return is_guard and not difference.is_addition and not catalogue.is_ahead() and not catalogue.is_behind()
 
 
 class CheckCommand(BaseCommand):

@@ -48,6 +48,15 @@ select 'trigger ' || c.relname || '.' || t.tgname,
   from pg_trigger t join pg_class c on c.oid = t.tgrelid
  where c.relnamespace = 'public'::regnamespace and not t.tgisinternal
 union all
+select 'rule ' || c.relname || '.' || r.rulename, pg_get_ruledef(r.oid)
+  from pg_rewrite r join pg_class c on c.oid = r.ev_class
+ where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+union all
+select 'policy ' || p.tablename || '.' || p.policyname,
+       concat_ws(' ', p.permissive, p.cmd, p.roles, p.qual, p.with_check)
+  from pg_policies p
+ where p.schemaname = 'public'
+union all
 select 'constraint ' || c.relname || '.' || k.conname,
        pg_get_constraintdef(k.oid)
        || case when exists (select from pg_trigger t where t.tgconstraint = k.oid and t.tgenabled not in ('O', 'A'))
@@ -80,7 +89,7 @@ union all
 select 'rights ' || case g.grantee when 0 then 'public' else pg_get_userbyid(g.grantee)::text end || ' on ' || g.target,
        string_agg(distinct g.privilege_type || case when g.is_grantable then ' with grant option' else '' end, ', ')
   from grants g
- where g.grantee <> g.owner
+ where g.grantee <> g.owner and g.grantee <> (select owner from ours)
    and (g.grantee = 0 or pg_get_userbyid(g.grantee)::text = any(%(roles)s)
         or g.privilege_type not in ('SELECT', 'USAGE'))
    and not exists (select from pg_depend d where d.objid = g.oid and d.deptype = 'e')

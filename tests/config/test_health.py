@@ -18,6 +18,7 @@ from tests.sql import as_owner
 def _fresh_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the state of another test's database."""
     monkeypatch.setattr(health, "_deployments", None)
+    monkeypatch.setattr(health, "_was_ready", False)
 
 
 def get(path: Any, **more: Any) -> Any:
@@ -147,3 +148,41 @@ def test_with_a_token_metrics_need_the_token(desk_db: str, settings: Settings) -
     for wrong in ("", "Bearer", "Bearer a-token-for-the-tes", "Basic a-token-for-the-test", "Bearer ä"):
         assert metrics("127.0.0.1", Authorization=wrong).status_code == 401
     assert metrics().status_code == 401
+
+
+@pytest.mark.breaks_the_books
+def test_a_stranger_learns_how_many_guards_are_gone_and_not_which(desk_db: str) -> None:
+    as_owner("alter table trades disable trigger never_deleted")
+
+    response = get("/readyz", REMOTE_ADDR="203.0.113.9")
+
+    assert response.json()["catalogue"] == "1 differences: run manage.py check --database"
+    assert b"never_deleted" not in response.content
+
+
+@pytest.mark.breaks_the_books
+def test_a_process_that_was_ready_serves_on_while_its_functions_are_replaced(
+    desk_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment between two versions would else take every running node out of the proxy."""
+    stale = "create or replace function house_shards() returns int language sql immutable as 'select 1'"
+    assert get("/readyz").status_code == 200
+    as_owner(stale)
+    monkeypatch.setattr(health, "_deployments", None)
+
+    response = get("/readyz")
+
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    assert "house_shards" in response.json()["functions"]
+    monkeypatch.setattr(health, "_was_ready", False)  # a process that has just started
+    assert get("/readyz").status_code == 503
+
+
+@pytest.mark.breaks_the_books
+def test_a_newer_version_hides_no_trigger_that_is_switched_off(desk_db: str) -> None:
+    as_owner("alter table trades disable trigger never_deleted", "update sql_functions set version = '99.0'")
+
+    newer, difference = get("/readyz").json()["catalogue"]
+
+    assert newer == "a newer version has migrated this database"
+    assert difference.startswith("trigger trades.never_deleted")

@@ -307,3 +307,32 @@ def test_recognises_a_database_that_a_newer_version_migrated(desk_db: str) -> No
     with connections["owner"].cursor() as cursor:
         cursor.execute("insert into django_migrations (app, name, applied) values ('trades', '9999_next', now())")
     assert catalogue.is_ahead()
+
+
+@pytest.mark.parametrize(
+    ("statement", "subject"),
+    [
+        ("create rule swallow as on insert to audit_log do instead nothing", "rule audit_log.swallow"),
+        ("create policy hidden on trades using (false)", "policy trades.hidden"),
+    ],
+)
+def test_names_a_rule_or_a_policy_that_somebody_added(desk_db: str, statement: str, subject: str) -> None:
+    as_owner(statement)
+
+    (difference,) = catalogue.differences("owner")
+    assert (difference.subject, difference.is_addition) == (subject, False)
+
+
+def test_rights_of_a_helper_are_put_back_by_a_statement_for_migrate_does_not(desk_db: str) -> None:
+    as_owner("revoke execute on function uuid_v7() from public")
+
+    (difference,) = catalogue.differences()
+    assert not difference.cured_by_migrate
+    as_owner(difference.remedy.removeprefix("As the owner: ").removesuffix("."))
+    assert named() == set()
+
+
+def test_a_renamed_migration_is_no_newer_version(desk_db: str) -> None:
+    as_owner("insert into django_migrations (app, name, applied) values ('trust', '0003_one_appeal_waits', now())")
+
+    assert not catalogue.is_ahead()

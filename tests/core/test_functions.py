@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connections
@@ -36,6 +37,7 @@ def edited(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(functions, "files", lambda: files)
     monkeypatch.setattr(health, "_deployments", None)
+    monkeypatch.setattr(health, "_was_ready", False)
 
 
 def body_of(name: Any) -> Any:
@@ -150,6 +152,37 @@ def test_functions_wait_for_the_last_migration(desk_db: str, edited: None) -> No
 
     migrated(app_label="trades", fake=True)
     assert "closed_anew" in body_of("trade_close")
+
+
+@pytest.mark.breaks_the_books
+def test_an_older_node_leaves_the_functions_of_a_newer_version(edited: None) -> None:
+    as_owner("update sql_functions set version = '99.0'")
+    err = io.StringIO()
+
+    call_command("migrate", stdout=io.StringIO(), stderr=err)
+
+    assert "manage.py migrate --back" in err.getvalue()
+    assert "closed_anew" not in body_of("trade_close")
+    migrated(back=True)
+    assert "closed_anew" in body_of("trade_close")
+
+
+@pytest.mark.breaks_the_books
+def test_functions_that_a_superuser_deploys_belong_to_the_tables_owner(
+    edited: None, superuser: psycopg.Connection[Any], desk_db: str
+) -> None:
+    """Else they would run with a superuser's rights, and the owner could not deploy them any more."""
+    login = connections["owner"].settings_dict["USER"]
+    connections["owner"].close()
+    connections["owner"].settings_dict["USER"] = "postgres"
+    try:
+        migrated()
+    finally:
+        connections["owner"].close()
+        connections["owner"].settings_dict["USER"] = login
+
+    assert "closed_anew" in body_of("trade_close")
+    assert catalogue.differences() == []
 
 
 # --- two nodes at once

@@ -147,12 +147,21 @@ def test_a_deployment_is_reported_and_stops_no_money(books: Any, statement: Any)
 
 @pytest.mark.breaks_the_books
 def test_the_database_of_a_newer_version_stops_no_money(books: Any) -> None:
-    as_owner("alter table wallets disable trigger never_deleted", "update sql_functions set version = '99.0'")
+    as_owner("drop trigger never_deleted on wallets", "update sql_functions set version = '99.0'")
     ledger_halt.check()
     assert not ledger_halt.halted()
 
     as_owner("update sql_functions set version = '0.0.1'")  # the control
     ledger_halt.check()
+    assert ledger_halt.halted()
+
+
+@pytest.mark.breaks_the_books
+def test_a_newer_version_hides_no_trigger_that_is_switched_off(books: Any) -> None:
+    as_owner("alter table wallets disable trigger never_deleted", "update sql_functions set version = '99.0'")
+
+    ledger_halt.check()
+
     assert ledger_halt.halted()
 
 

@@ -16,6 +16,11 @@ class Command(Migrate):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.set_defaults(database=settings.MIGRATION_DATABASE)
+        parser.add_argument(
+            "--back",
+            action="store_true",
+            help="Deploy this version's functions although a newer version has migrated the database.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         connection = connections[options["database"]]
@@ -25,7 +30,7 @@ class Command(Migrate):
             return
         with functions.one_migration_at_a_time(connection):
             super().handle(*args, **options)
-            self._deploy(connection, verbose=options["verbosity"] >= 1)
+            self._deploy(connection, verbose=options["verbosity"] >= 1, back=options.get("back", False))
 
     def _say_plan(self, connection: BaseDatabaseWrapper, *, fails: bool) -> None:
         waiting = self._outdated(connection)
@@ -36,12 +41,18 @@ class Command(Migrate):
         if waiting and fails:
             raise SystemExit(1)
 
-    def _deploy(self, connection: BaseDatabaseWrapper, *, verbose: bool) -> None:
+    def _deploy(self, connection: BaseDatabaseWrapper, *, verbose: bool, back: bool) -> None:
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             self.stdout.write("Functions are deployed once all migrations are applied.")
             return
         waiting = self._outdated(connection)
+        if waiting and not back and catalogue.is_ahead(connection.alias):
+            self.stderr.write(
+                "A newer version has migrated this database, so its functions stay. To go back to this version:"
+                " manage.py migrate --back"
+            )
+            return
         if waiting:
             functions.deploy(connection, waiting)
         if verbose:

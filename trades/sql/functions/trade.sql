@@ -170,6 +170,7 @@ begin
   select * into t from trades where account_id = v_account and ticket_id = v_ticket;
   if found then return trade_opened_before(caller, t, v_opening, s.name); end if;
   v_refusal := case when not v_is_copy then open_refusal(s, args) end;
+  if v_refusal->>'code' <> 'strategy_close_only' and not caller ? 'has_limits' then v_refusal := null; end if;
   if v_refusal is not null then
     perform audit(caller, 'trade.refused', 'strategy:' || s.name, v_refusal->>'code',
                   jsonb_build_object('ticket_id', v_ticket));
@@ -221,7 +222,7 @@ begin
     return jsonb_build_object('code', 'unchanged', 'trade', active_row(a, s.name)::jsonb);
   end if;
   -- Where the price is now is not known here: a stop loss that was moved into profit lies beyond the open price.
-  if a.master_trade is null and stops_are_wrong(a.type, null, v_sl, v_tp) then
+  if a.master_trade is null and caller ? 'has_limits' and stops_are_wrong(a.type, null, v_sl, v_tp) then
     return refused('stop_wrong_side');
   end if;
   update active_trades
