@@ -90,8 +90,8 @@ def terminals() -> Iterator[Callable[..., Any]]:
         return started[-1]
 
     yield start
-    for program in started:
-        program.kill()
+    for terminal in started:
+        terminal.kill()
 
 
 def signed(fields: Any, secret: Any = PACKET_SECRET) -> Any:
