@@ -55,8 +55,8 @@ def stop() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: Any) -> int:
-    """Two more than cores, because a worker waits a third of its time for sockets and processes."""
-    return min((os.cpu_count() or 1) + 2, MOST_WORKERS)
+    """Three more than cores, because a worker waits a third of its time for sockets and processes."""
+    return min((os.cpu_count() or 1) + 3, MOST_WORKERS)
 
 
 def pytest_report_header(config: Any) -> str:
