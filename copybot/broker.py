@@ -1,7 +1,7 @@
 """The port to a broker. An implementation may be slow, may fail, and may not know the outcome of an order."""
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from enum import StrEnum
 from typing import Protocol
 
@@ -82,8 +82,38 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class SymbolSpec:
+    """A broker's conditions for new orders in a symbol, which it may change at any time; what is held stays as it is.
+
+    Volumes in lots, `tick` in price, `contract_size` in units per lot. `may_open`: the broker accepts opens.
+    `has_stops`: a position can carry a stop loss and a take profit.
+    """
+
+    tick: Decimal
+    volume_min: Decimal
+    volume_step: Decimal
+    volume_max: Decimal
+    contract_size: Decimal
+    may_open: bool = True
+    has_stops: bool = True
+
+    def lots(self, volume: Decimal) -> Decimal:
+        """The volume of an open: rounded down to the step, at most the largest, zero if it is below the smallest."""
+        steps = (volume / self.volume_step).to_integral_value(ROUND_DOWN)
+        whole = min(steps * self.volume_step, self.volume_max)
+        return whole if whole >= self.volume_min else Decimal(0)
+
+    def stop(self, price: Decimal | None) -> Decimal | None:
+        """A stop at the nearest tick; None if there is none, or if a position cannot carry one."""
+        if price is None or not self.has_stops:
+            return None
+        return (price / self.tick).to_integral_value() * self.tick
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """`may_trade`: the account, its server and the terminal allow a program to trade."""
+    """`may_trade`: the account, its server and the terminal allow a program to trade. `is_fifo`: the broker closes the
+    positions of a symbol in the order in which they were opened, and refuses any other."""
 
     login: str
     server: str
@@ -92,6 +122,7 @@ class Account:
     equity: Decimal
     is_hedging: bool
     may_trade: bool
+    is_fifo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +142,8 @@ class Broker(Protocol):
     def trace(self, magic: int) -> Trace:
         """Whether an order with this magic is pending, or an order or deal with it is in the history."""
 
-    def fit(
-        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
-        """What the symbol's steps allow: the volume rounded down, the stops to the nearest tick. Zero stays zero.
-
-        The result does not depend on the price. For an unknown symbol the arguments come back unchanged, because a
-        volume of zero would close a position.
-        """
+    def spec(self, symbol: str) -> SymbolSpec | None:
+        """The conditions of new orders; None for a symbol that the broker does not know."""
 
     def is_settled(self) -> bool:
         """Whether the broker is connected and its history is complete, so that a deal not in it did not happen."""
@@ -131,6 +156,9 @@ class Broker(Protocol):
         """Close `volume` lots of a position."""
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result: ...
+
+    def cancel(self, magic: int) -> Result:
+        """Cancel the orders with this magic that wait for their execution. REJECTED if there is none."""
 
 
 class Terminal(Broker, Protocol):

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _HEARTBEAT, _SKIPS, _ORDERS = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders"
 _SIDES = ("BUY", "SELL")
 _DAY_MS = 86_400_000
-_DUST = Decimal("0.000000000001")  # below any volume step: `fit` returns it unchanged only for an unknown symbol
 
 _LEFT = "its copies stay open until you close them. copybot follow --close-ended closes them for you"
 
@@ -402,12 +401,14 @@ class Copier:
             return "market_closed"
 
     def _why_not_at_the_broker(self, followed: FollowedSubscription, target: Target) -> str:
-        volume, _, _ = self.terminal.fit(target.symbol, target.volume, target.sl, target.tp)
-        if not volume:
+        spec = self.terminal.spec(target.symbol)
+        if spec is None:
+            return "symbol_unknown"
+        if not spec.lots(target.volume):
             return "volume_too_small"
         quote = self.terminal.quote(target.symbol)
-        if quote is None:
-            return "symbol_unknown" if self.terminal.fit(target.symbol, _DUST, None, None)[0] else "market_closed"
+        if quote is None or not spec.may_open:
+            return "market_closed"
         worse = quote.of(target.side) - target.price if target.side == "BUY" else target.price - quote.of(target.side)
         most = followed.terms.max_slippage_bps
         return "slippage" if most is not None and worse * 10_000 > most * target.price else ""

@@ -340,7 +340,8 @@ def symbols(checkup: Checkup) -> str:
         raise Failed(f"{', '.join(unknown)}: [symbols] gives the broker's name to another symbol: correct the table")
     if unquoted := sorted(symbol for symbol in wanted if terminal.quote(symbol) is None):
         raise Failed(f"no price of {', '.join(unquoted)} now: if its market is open, name it in [symbols.table]")
-    small = sorted(name for name, volume in wanted.items() if volume and not terminal.fit(name, volume, None, None)[0])
+    specs = {name: terminal.spec(name) for name in wanted}
+    small = sorted(name for name, spec in specs.items() if spec and wanted[name] and not spec.lots(wanted[name]))
     if small:
         raise Failed(
             f"the copies of {', '.join(small)} are below the broker's minimum volume: choose a larger copy size"

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Trace
+from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
 
 PRICE = Decimal("1.10000000")
 SPREAD = Decimal("0.00010000")
 NO = Decimal(0)
+UNIT = Decimal("0.00000001")
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,8 @@ class FaultyBroker:
     def account(self) -> Account:
         return Account("1", "model", "USD", Decimal(10_000), Decimal(10_000), True, True)
 
-    def fit(
-        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
-        return volume, sl, tp
+    def spec(self, symbol: str) -> SymbolSpec:
+        return SymbolSpec(UNIT, UNIT, UNIT, Decimal(100), Decimal(100_000))
 
     # --- orders
 
@@ -124,6 +123,9 @@ class FaultyBroker:
                 self.held[position.id] = replace(self.held[position.id], sl=sl, tp=tp)
 
         return self._order(do)
+
+    def cancel(self, magic: int) -> Result:
+        return Result(Outcome.REJECTED, 10013, "rejected")
 
     def fill(
         self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None

@@ -363,10 +363,14 @@ class ExecutionGuard:
     def _send(self, copy: Copy) -> None:
         """Send the order of a recorded intent. Without a clear yes or no from the broker the row stays an intent."""
         try:
-            volume, sl, tp = self.broker.fit(copy.symbol, copy.volume, copy.sl, copy.tp)
+            spec = self.broker.spec(copy.symbol)
         except Exception:  # no order was sent
             self._mark(copy, State.REJECTED)
             return
+        if spec is None:
+            self._mark(copy, State.REJECTED, why="symbol_unknown")
+            return
+        volume, sl, tp = spec.lots(copy.volume), spec.stop(copy.sl), spec.stop(copy.tp)
         if not volume:
             self._mark(copy, State.DEAD, "skipped", "volume_too_small")
             return

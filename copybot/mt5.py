@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from types import MappingProxyType
 from typing import Any
 
-from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Trace
+from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
 
 _EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 _DONE = frozenset({10009, 10010})
@@ -50,6 +50,14 @@ class _Spec:
     freeze_level: Decimal
     fillings: tuple[int, ...]
     worth: Decimal
+    contract_size: Decimal
+    may_open: bool
+
+    @property
+    def conditions(self) -> SymbolSpec:
+        return SymbolSpec(
+            self.tick, self.volume_min, self.volume_step, self.volume_max, self.contract_size, self.may_open
+        )
 
     def price(self, value: float | Decimal, rounding: str = ROUND_HALF_EVEN) -> Decimal:
         ticks = (Decimal(str(value)) / self.tick).to_integral_value(rounding)
@@ -60,7 +68,7 @@ class _Spec:
 
 
 _FINE = Decimal("1e-8")
-_UNLISTED = _Spec(8, _FINE, _FINE, _FINE, _FINE, Decimal(0), Decimal(0), (), Decimal(0))
+_UNLISTED = _Spec(8, _FINE, _FINE, _FINE, _FINE, Decimal(0), Decimal(0), (), Decimal(0), Decimal(0), False)
 
 
 @dataclass
@@ -162,15 +170,9 @@ class MetaTrader:
         allowed = bool(may_trade and not terminal.tradeapi_disabled)
         return Account(str(info.login), info.server, info.currency, balance, equity, is_hedging, allowed)
 
-    def fit(
-        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
+    def spec(self, symbol: str) -> SymbolSpec | None:
         spec = self._spec(symbol)
-        if spec is None:
-            return volume, sl, tp
-        whole = min((volume / spec.volume_step).to_integral_value(ROUND_DOWN) * spec.volume_step, spec.volume_max)
-        sl, tp = (None if stop is None else spec.price(stop) for stop in (sl, tp))
-        return whole if whole >= spec.volume_min else Decimal(0), sl, tp
+        return None if spec is None else spec.conditions
 
     # --- orders
 
@@ -202,7 +204,7 @@ class MetaTrader:
         if spec is None:
             return Result(Outcome.REJECTED, 10013, "symbol_unknown")
         whole = spec.volume(held.volume)
-        part = min(volume, whole) if volume >= whole else self.fit(position.symbol, volume, None, None)[0]
+        part = min(volume, whole) if volume >= whole else spec.conditions.lots(volume)
         if not part:
             return Result(Outcome.REJECTED, 10014, "volume_too_small")
         tick = self._tick(position.symbol, spec)
@@ -235,6 +237,17 @@ class MetaTrader:
             action=self.module.TRADE_ACTION_SLTP, symbol=position.symbol, position=held.ticket, magic=held.magic,
             sl=_float(wanted[0]), tp=_float(wanted[1]),
         )  # fmt: skip
+
+    def cancel(self, magic: int) -> Result:
+        """Remove the pending orders with this magic."""
+        self._check_account()
+        answers = [
+            self._sent(action=self.module.TRADE_ACTION_REMOVE, order=order.ticket)
+            for order in self._ask("orders_get")
+            if order.magic == magic
+        ]
+        refused = (answer for answer in answers if answer.outcome is not Outcome.DONE)
+        return next(refused, answers[0] if answers else Result(Outcome.REJECTED, 10013, "rejected"))
 
     def _deal(self, spec: _Spec, tick: Quote, *, side: str, volume: Decimal, **more: Any) -> Result:
         """Buy or sell at market. A refused filling mode is a clear refusal, so the next mode is tried."""
@@ -302,6 +315,7 @@ class MetaTrader:
         return _Spec(
             info.digits, tick, least, most, step, info.trade_stops_level * point, info.trade_freeze_level * point,
             (*fillings, *rest), Decimal(str(info.trade_tick_value)) / tick,
+            Decimal(str(info.trade_contract_size)), info.trade_mode == market.SYMBOL_TRADE_MODE_FULL,
         )  # fmt: skip
 
     def _tick(self, symbol: str, spec: _Spec) -> Quote | None:

@@ -5,8 +5,8 @@ with that number, and nothing has to be stored: whichever process is killed, the
 symbol cancel out at the broker and remain as virtual positions.
 
 Limits:
-- No stops. The one net position cannot carry the stops of each copy, so `fit` returns none. A copy whose bot or
-  connection is down has no protection until the provider's stop arrives as a close.
+- No stops. The one net position cannot carry the stops of each copy, so `spec` says that there are none. A copy whose
+  bot or connection is down has no protection until the provider's stop arrives as a close.
 - Swap and commission per copy are not exact: they count where the broker booked them, so the sum is right but the share
   of one copy is arbitrary. In a currency other than the account's, profits use today's rate.
 - A close may need margin: closing one of two opposite copies makes the net position larger, and may be refused.
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
-from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Terminal, Trace
+from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Terminal, Trace
 
 
 class NetTerminal(Terminal, Protocol):
@@ -152,11 +152,10 @@ class Netting:
     def quote(self, symbol: str) -> Quote | None:
         return self.terminal.quote(symbol)
 
-    def fit(
-        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
-        """The volume that the broker accepts, and no stops."""
-        return self.terminal.fit(symbol, volume, None, None)[0], None, None
+    def spec(self, symbol: str) -> SymbolSpec | None:
+        """As the terminal's, but without stops."""
+        spec = self.terminal.spec(symbol)
+        return None if spec is None else replace(spec, has_stops=False)
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
@@ -185,6 +184,9 @@ class Netting:
         if sl is None and tp is None:
             return Result(Outcome.DONE, 10025)
         return Result(Outcome.REJECTED, 10016, "rejected")
+
+    def cancel(self, magic: int) -> Result:
+        return self.terminal.cancel(magic)
 
     def _is_held_up(self, held: Virtual) -> bool:
         """Whether an order of this copy may still be in flight."""

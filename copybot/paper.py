@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from pathlib import Path
 
 from copybot import paper_store
-from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, Trace
+from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
 from copybot.candles import Instrument, Market
 from copybot.paper_store import Held, touches
 
@@ -131,18 +131,9 @@ class PaperBroker:
                 self.login, "Paper", self.currency, balance, balance + self._floating(now), self.is_hedging, True
             )
 
-    def fit(
-        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
+    def spec(self, symbol: str) -> SymbolSpec | None:
         instrument = self._market.instruments.get(symbol)
-        if instrument is None:
-            return volume, sl, tp
-        whole = min(
-            (volume / instrument.volume_step).to_integral_value(ROUND_DOWN) * instrument.volume_step,
-            instrument.volume_max,
-        )
-        sl, tp = (None if stop is None else stop.quantize(instrument.candles.tick) for stop in (sl, tp))
-        return whole if whole >= instrument.volume_min else Decimal(0), sl, tp
+        return None if instrument is None else _spec(instrument)
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
@@ -156,6 +147,10 @@ class PaperBroker:
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         order = _Order("modify", position.magic, position.symbol, "", Decimal(0), sl, tp, int(position.id))
         return self._order(order)
+
+    def cancel(self, magic: int) -> Result:
+        """Refused: an order that waits here has been sent already, only its answer was lost."""
+        return Result(Outcome.REJECTED, 10013, "rejected")
 
     # --- orders
 
@@ -207,7 +202,7 @@ class PaperBroker:
         volume, code = order.volume, 10009
         if luck.random() < self.faults.partial:
             share = Decimal(luck.randrange(1, 100)) / 100
-            volume = max(self.fit(instrument.symbol, volume * share, None, None)[0], instrument.volume_min)
+            volume = max(_spec(instrument).lots(volume * share), instrument.volume_min)
             code = 10010 if volume < order.volume else 10009
         price = self._slipped(instrument, order.side, luck, now)
         before = self._margin(now)
@@ -394,6 +389,13 @@ class PaperBroker:
             for instrument, _, volume, _ in self._store.sums()
         )
         return sum(bound, Decimal(0))
+
+
+def _spec(instrument: Instrument) -> SymbolSpec:
+    return SymbolSpec(
+        instrument.candles.tick, instrument.volume_min, instrument.volume_step, instrument.volume_max,
+        instrument.contract,
+    )  # fmt: skip
 
 
 def _other(side: str) -> str:

@@ -56,7 +56,10 @@ class PositionDriver:
             self.close(position)
             return
         with suppress(Exception):  # the next tick tries again
-            volume, sl, tp = self.broker.fit(copy.symbol, copy.volume, copy.sl, copy.tp)
+            volume, sl, tp = copy.volume, copy.sl, copy.tp
+            spec = self.broker.spec(copy.symbol)
+            if spec is not None:
+                volume, sl, tp = spec.lots(volume), spec.stop(sl), spec.stop(tp)
             if not volume:
                 self.close(position)
             elif position.volume > volume:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from copybot.broker import Deal, Position, Terminal
 from copybot.deals import Trade, trades_of
 from copybot.errors import DeskError, KeyRefused, ScopeDenied, TradeUnknown
+from copybot.findings import Finding
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +71,6 @@ class Report:
         """The idempotency key: the same for the same effect, in every process and at any time."""
         content = json.dumps([self.base, dict(self.fields)], sort_keys=True)
         return f"{self.verb}-{self.ticket}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A condition that a person should know about. `kind`: zombie, too_old, waiting, grew or refused."""
-
-    ticket: str
-    kind: str
-    words: str
 
 
 @dataclass(frozen=True, slots=True)

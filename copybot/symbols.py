@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from copybot.broker import Account, Deal, Outcome, Position, Quote, Result, Terminal, Trace
+from copybot.broker import Account, Deal, Outcome, Position, Quote, Result, SymbolSpec, Terminal, Trace
 
 _FOREIGN = "~"
 
@@ -73,11 +73,9 @@ class Named:
         name = self.names.at_broker(symbol)
         return None if name is None else self.terminal.quote(name)
 
-    def fit(
-        self, symbol: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> tuple[Decimal, Decimal | None, Decimal | None]:
+    def spec(self, symbol: str) -> SymbolSpec | None:
         name = self.names.at_broker(symbol)
-        return (volume, sl, tp) if name is None else self.terminal.fit(name, volume, sl, tp)
+        return None if name is None else self.terminal.spec(name)
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
@@ -92,6 +90,9 @@ class Named:
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         return self.terminal.modify(self._at_broker(position), sl=sl, tp=tp)
+
+    def cancel(self, magic: int) -> Result:
+        return self.terminal.cancel(magic)
 
     def _at_broker(self, position: Position) -> Position:
         return replace(position, symbol=self.names.at_broker(position.symbol) or position.symbol)

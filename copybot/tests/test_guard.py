@@ -169,10 +169,10 @@ def test_a_second_attempt_checks_the_last_condition_again(desk: Any) -> None:
 
 
 def test_no_order_is_sent_if_the_volume_cannot_be_fitted(desk: Any) -> None:
-    real = desk.broker.fit
-    desk.broker.fit = lambda *order: exec("raise ConnectionError")
+    real = desk.broker.spec
+    desk.broker.spec = lambda *order: exec("raise ConnectionError")
     desk.send(1, "OPEN", T1)
-    desk.broker.fit = real
+    desk.broker.spec = real
     desk.wait(1)
 
     assert sum(desk.broker.sent.values()) == 1

@@ -74,19 +74,22 @@ def test_a_position_is_what_was_ordered_to_the_last_digit(terminal: Any) -> None
     position = held(terminal, sl="1.09123", tp="1.11321", volume="0.30")
     assert (position.side, position.magic, position.volume) == ("BUY", MAGIC, D("0.30"))
     assert (position.sl, position.tp, position.open_price) == (D("1.09123"), D("1.11321"), D("1.10010"))
-    assert (position.sl, position.tp) == terminal.fit("EURUSD", D("0.3"), D("1.09123"), D("1.11321"))[1:]
+    assert (position.sl, position.tp) == tuple(map(terminal.spec("EURUSD").stop, (D("1.09123"), D("1.11321"))))
     assert position.profit == D("-3.00")
 
 
 def test_prices_lie_on_the_symbols_ticks(terminal: Any) -> None:
-    assert terminal.fit("GER40", D("0.37"), D("18200.3"), D("18300.2")) == (D("0.3"), D("18200.5"), D("18300.0"))
+    spec = terminal.spec("GER40")
+    assert (spec.lots(D("0.37")), spec.stop(D("18200.3")), spec.stop(D("18300.2"))) == (
+        D("0.3"), D("18200.5"), D("18300.0"),
+    )  # fmt: skip
     assert held(terminal, symbol="GER40", volume="0.3", sl="18200.5").sl == D("18200.5")
 
 
 def test_volumes_are_rounded_down_and_to_zero_below_the_minimum(terminal: Any) -> None:
-    assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
-    assert terminal.fit("EURUSD", D("0.0099"), None, None)[0] == 0
-    assert terminal.fit("EURUSD", D(900), None, None)[0] == 500
+    assert terminal.spec("EURUSD").lots(D("0.129")) == D("0.12")
+    assert terminal.spec("EURUSD").lots(D("0.0099")) == 0
+    assert terminal.spec("EURUSD").lots(D(900)) == 500
     assert refused(order(terminal, volume="0.001"), 10014, "volume_too_small")
 
 

@@ -124,7 +124,8 @@ def test_a_restart_finds_every_copy(desk: Any) -> None:
 
 
 def test_stops_are_not_promised(desk: Any) -> None:
-    assert desk.netting.fit("EURUSD", D("0.129"), D("1.09"), D("1.2")) == (D("0.12"), None, None)
+    assert desk.netting.spec("EURUSD").lots(D("0.129")) == D("0.12")
+    assert desk.netting.spec("EURUSD").stop(D("1.09")) is None
     desk.open(ONE, "BUY", "0.1")
     assert desk.netting.modify(desk.held[ONE], sl=D("1.09"), tp=None).outcome is Outcome.REJECTED
     assert desk.netting.modify(desk.held[ONE], sl=None, tp=None).outcome is Outcome.DONE

@@ -167,12 +167,12 @@ def test_a_close_never_exceeds_the_position(desk: Any) -> None:
     assert len(desk.broker.history()) == 2
 
 
-def test_fit_rounds_down_and_is_zero_below_the_least(desk: Any) -> None:
-    fit = desk.broker.fit
-    assert fit("EURUSD", D("0.129"), D("1.100004"), None) == (D("0.12"), D("1.10000"), None)
-    assert fit("EURUSD", D("0.009"), None, None)[0] == 0
-    assert fit("EURUSD", D("250"), None, None)[0] == 100
-    assert fit("GOLD", D("0.129"), None, None)[0] == D("0.129")
+def test_lots_round_down_and_are_zero_below_the_least(desk: Any) -> None:
+    spec = desk.broker.spec("EURUSD")
+    assert (spec.lots(D("0.129")), spec.stop(D("1.100004")), spec.stop(None)) == (D("0.12"), D("1.10000"), None)
+    assert spec.lots(D("0.009")) == 0
+    assert spec.lots(D("250")) == 100
+    assert desk.broker.spec("GOLD") is None
 
 
 def test_commission_is_within_profit(tmp_path: Path) -> None:

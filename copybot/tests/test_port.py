@@ -64,8 +64,10 @@ def opened(
     sl: Any = None,
     tp: Any = None,
 ) -> Any:
-    volume, sl, tp = terminal.fit(symbol, D(volume), sl, tp)
-    return terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=sl, tp=tp)
+    spec = terminal.spec(symbol)
+    if spec is not None:
+        volume, sl, tp = spec.lots(D(volume)), spec.stop(sl), spec.stop(tp)
+    return terminal.open(magic=magic, symbol=symbol, side=side, volume=D(volume), sl=sl, tp=tp)
 
 
 def held(terminal: Any, magic: Any = ONE) -> Any:
@@ -124,11 +126,12 @@ def test_a_second_close_is_refused_and_changes_nothing(terminal: Any) -> None:
 
 
 def test_volume_steps_are_respected(terminal: Any) -> None:
-    assert terminal.fit("EURUSD", D("0.129"), None, None)[0] == D("0.12")
-    assert terminal.fit("EURUSD", D("0.009"), None, None)[0] == 0
-    assert terminal.fit("EURUSD", D(0), None, None)[0] == 0
-    once = terminal.fit("EURUSD", D("0.1299"), D("1.091234567"), D("1.2"))
-    assert terminal.fit("EURUSD", *once) == once
+    assert terminal.spec("EURUSD").lots(D("0.129")) == D("0.12")
+    assert terminal.spec("EURUSD").lots(D("0.009")) == 0
+    assert terminal.spec("EURUSD").lots(D(0)) == 0
+    spec = terminal.spec("EURUSD")
+    assert spec.lots(spec.lots(D("0.1299"))) == spec.lots(D("0.1299"))
+    assert spec.stop(spec.stop(D("1.091234567"))) == spec.stop(D("1.091234567"))
 
 
 def test_too_small_a_volume_is_refused_by_name(terminal: Any) -> None:
@@ -140,16 +143,16 @@ def test_an_unknown_symbol_is_refused_by_name_and_closes_nothing(terminal: Any) 
     answer = opened(terminal, symbol="NOPE")
     assert (answer.outcome, answer.why) == (Outcome.REJECTED, "symbol_unknown")
     assert terminal.quote("NOPE") is None
-    assert terminal.fit("NOPE", D("0.3"), None, None)[0] == D("0.3")
+    assert terminal.spec("NOPE") is None
     assert terminal.trace(ONE) is Trace.NONE
 
 
 def test_fitted_stops_equal_the_positions_stops(terminal: Any) -> None:
-    sl, tp = terminal.fit("EURUSD", D("0.3"), D("1.091234567"), D("1.2"))[1:]
+    sl, tp = map(terminal.spec("EURUSD").stop, (D("1.091234567"), D("1.2")))
     opened(terminal, sl=D("1.091234567"), tp=D("1.2"))
     assert (held(terminal).sl, held(terminal).tp) == (sl, tp)
 
-    sl, tp = terminal.fit("EURUSD", D("0.3"), D("1.08"), None)[1:]
+    sl, tp = map(terminal.spec("EURUSD").stop, (D("1.08"), None))
     assert terminal.modify(held(terminal), sl=sl, tp=tp).outcome is Outcome.DONE
     assert (held(terminal).sl, held(terminal).tp) == (sl, tp)
     assert terminal.modify(held(terminal), sl=None, tp=None).outcome is Outcome.DONE
@@ -190,7 +193,8 @@ def strayed(terminal: Any, folder: Any, seed: Any) -> Any:
             guard.tick()
     wanted = {}
     for ref, copy_target in targets.items():
-        volume, *stops = terminal.fit("EURUSD", copy_target.volume, copy_target.sl, copy_target.tp)
+        spec = terminal.spec("EURUSD")
+        volume, stops = spec.lots(copy_target.volume), [spec.stop(copy_target.sl), spec.stop(copy_target.tp)]
         if volume:
             wanted[guard.copy(ref).magic] = copy_target.side, volume, *stops
     guard.close()
@@ -292,7 +296,7 @@ class Storm:
         return [
             position for position in self.terminal.positions()
             if position.magic not in wanted or position.side != wanted[position.magic].side
-            or position.volume > self.terminal.fit("EURUSD", wanted[position.magic].volume, None, None)[0]
+            or position.volume > self.terminal.spec("EURUSD").lots(wanted[position.magic].volume)
         ]  # fmt: skip
 
     @property

@@ -70,4 +70,4 @@ def test_an_order_in_a_symbol_without_a_name_is_refused_before_it_is_sent() -> N
     answer = named.open(magic=1, symbol="XAUUSD", side="BUY", volume=Decimal(1), sl=None, tp=None)
     assert (answer.outcome, answer.why) == (Outcome.REJECTED, "symbol_unknown")
     assert named.quote("XAUUSD") is None
-    assert named.fit("XAUUSD", Decimal(1), None, None) == (1, None, None)
+    assert named.spec("XAUUSD") is None

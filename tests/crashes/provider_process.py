@@ -51,7 +51,7 @@ class Trader:
         self.terminal.open(magic=0, symbol="EURUSD", side=side, volume=volume, sl=price - away, tp=price + 2 * away)
 
     def close(self, position: Position, share: Any) -> None:
-        volume, _, _ = self.terminal.fit("EURUSD", position.volume * share, None, None)
+        volume = self.terminal.spec("EURUSD").lots(position.volume * share)
         if volume:
             self.terminal.close(position, volume)
 
