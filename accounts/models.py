@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from accounts import networks
-from core.fields import amount
+from core.fields import SealedField, amount
 
 
 class UserQuerySet(models.QuerySet["User"]):
@@ -142,7 +142,7 @@ class BotKeyGeneration(models.Model):
 
     key = models.ForeignKey(BotKey, models.PROTECT, related_name="generations")
     generation = models.PositiveIntegerField()
-    sealed_secret = models.BinaryField(editable=False)
+    sealed_secret = SealedField(binding=lambda row: row.BINDING.format(key=row.key.key_id, generation=row.generation))
     last_seq = models.PositiveBigIntegerField(default=0, editable=False)
     last_used_at = models.DateTimeField(null=True, editable=False)
     retires_at = models.DateTimeField(null=True, editable=False)

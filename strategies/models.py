@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from accounts.models import TradingAccount, User
-from core.fields import amount
+from core.fields import SealedField, amount
 
 
 class Strategy(models.Model):
@@ -90,9 +90,9 @@ class Subscription(models.Model):
     paused_for = models.CharField(
         max_length=8, choices=PausedFor, blank=True, default="", db_default="", editable=False
     )
-    sealed_packet_secret = models.BinaryField(editable=False)
+    sealed_packet_secret = SealedField(binding=lambda row: row.binding(row.packet_generation))
     packet_generation = models.PositiveIntegerField("signal secret generation", default=1, editable=False)
-    sealed_next_secret = models.BinaryField(null=True, editable=False)
+    sealed_next_secret = SealedField(null=True, binding=lambda row: row.binding(row.next_generation))
     next_generation = models.PositiveIntegerField("next signal secret generation", null=True, editable=False)
     next_secret_at = models.DateTimeField(
         null=True, editable=False, help_text="When the next secret comes into use even if its bot has not confirmed it."
@@ -134,6 +134,10 @@ class Subscription(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} follows {self.strategy}"
+
+    def binding(self, generation: int) -> str:
+        """The associated data that binds a sealed packet secret to this row and a generation."""
+        return self.BINDING.format(sub_id=self.sub_id, generation=generation)
 
 
 class TermsQuerySet(models.QuerySet["Terms"]):

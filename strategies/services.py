@@ -58,7 +58,7 @@ def subscribe(
     if earlier is not None:
         return earlier
     subscription = Subscription(account=account, strategy=strategy)
-    subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=binding(subscription))
+    subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=subscription.binding(1))
     subscription.save(force_insert=True)
     Terms.objects.create(subscription=subscription, since=ALWAYS, multiplier=multiplier)
     audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
@@ -240,14 +240,8 @@ def open_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
 
 def packet_secret(subscription: Subscription) -> str:
     """The secret that signs the subscription's packets now."""
-    return crypto.decrypt(subscription.sealed_packet_secret, bound_to=binding(subscription))
-
-
-def binding(subscription: Subscription, generation: int | None = None) -> str:
-    """The associated data that binds a sealed packet secret to its row and generation."""
-    return Subscription.BINDING.format(
-        sub_id=subscription.sub_id, generation=generation or subscription.packet_generation
-    )
+    bound_to = subscription.binding(subscription.packet_generation)
+    return crypto.decrypt(subscription.sealed_packet_secret, bound_to=bound_to)
 
 
 @use_case()
@@ -260,7 +254,7 @@ def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_o
     locked = Subscription.objects.lock().get(pk=subscription.pk)
     generation = (locked.next_generation or locked.packet_generation) + 1
     secret = crypto.new_secret()
-    locked.sealed_next_secret = crypto.encrypt(secret, bound_to=binding(locked, generation))
+    locked.sealed_next_secret = crypto.encrypt(secret, bound_to=locked.binding(generation))
     locked.next_generation = generation
     locked.next_secret_at = Now() if at_once else Now() + SECRETS_OVERLAP
     locked.save(update_fields=["sealed_next_secret", "next_generation", "next_secret_at"])

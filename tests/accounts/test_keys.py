@@ -1,5 +1,6 @@
 """Bots' keys are created, rotated and revoked; their secrets are stored encrypted."""
 
+import io
 import json
 import logging
 import os
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, connections, transaction
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import IntegrityError, connections, models, transaction
+from django.test.utils import isolate_apps
 from django.utils import timezone
 from pytest_django import Settings
 from structlog.testing import capture_logs
@@ -24,6 +29,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from copybot.client import DeskError
 from core import crypto
+from core.fields import SealedField
 from tests import databases
 from tests.answers import refusal
 from tests.conftest import Serving
@@ -401,6 +407,7 @@ def test_rekey_moves_every_secret_to_the_newest_kek(
     old, new = settings.COPYDESK_KEKS, f"k2:{secrets.token_hex(32)}"
     follows = Subscription.objects.get()
     packet_secret = strategies.packet_secret(follows)
+    next_secret = strategies.rotate_packet_secret(subscription=follows, actor=audit.SYSTEM)
 
     for _ in range(2):  # the second finds nothing to do
         done = rekey(desk_db, f"{new},{old}")
@@ -413,6 +420,7 @@ def test_rekey_moves_every_secret_to_the_newest_kek(
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
     follows.refresh_from_db()
     assert strategies.packet_secret(follows) == packet_secret
+    assert crypto.decrypt(follows.sealed_next_secret, bound_to=follows.binding(2)) == next_secret
     settings.COPYDESK_KEKS = old
     forget_keys()
     assert refusal(lena_bot.send("GET")) == (503, "key_unreadable")
@@ -423,6 +431,56 @@ def test_rekey_without_the_old_kek_changes_nothing(lena_bot: Bot, desk_db: str) 
 
     assert done.returncode != 0
     assert lena_bot.send("POST", fields=opening("1")).status_code == 201
+
+
+def test_rekey_says_so_if_a_process_still_writes_under_the_older_key(
+    lena_bot: Bot, desk_db: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from config.management.commands import rekey as command
+
+    older = settings.COPYDESK_KEKS
+    settings.COPYDESK_KEKS = f"k2:{secrets.token_hex(32)},{older}"
+    monkeypatch.setattr(command, "rekey_batch", lambda *_: None)  # as if each row were written again behind its back
+
+    with pytest.raises(CommandError, match=r"1 in Subscription\.sealed_packet_secret.*Keep the older keys"):
+        call_command("rekey", stdout=io.StringIO())
+
+
+def test_rekey_finds_a_sealed_field_by_itself_and_refuses_one_that_it_cannot_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from config.management.commands.rekey import sealed_fields
+
+    names = {f"{model.__name__}.{field.name}" for model, field in sealed_fields()}
+    assert names == {
+        "BotKeyGeneration.sealed_secret", "Subscription.sealed_packet_secret", "Subscription.sealed_next_secret"
+    }  # fmt: skip
+    with isolate_apps("accounts"):
+
+        class Planted(models.Model):
+            sealed_note = SealedField(binding=lambda row: f"note|{row.pk}")
+
+            class Meta:
+                app_label = "accounts"
+
+            def __str__(self) -> str:
+                return "planted"
+
+        monkeypatch.setattr(apps, "get_models", lambda: [Planted])
+        assert [field.name for _, field in sealed_fields()] == ["sealed_note"]
+
+        class Bare(models.Model):
+            sealed_note = models.BinaryField()
+
+            class Meta:
+                app_label = "accounts"
+
+            def __str__(self) -> str:
+                return "bare"
+
+        monkeypatch.setattr(apps, "get_models", lambda: [Bare])
+        with pytest.raises(CommandError, match=r"Bare\.sealed_note must be a SealedField"):
+            list(sealed_fields())
 
 
 def rekey(database: Any, keks: Any) -> Any:
