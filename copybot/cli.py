@@ -7,19 +7,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from copybot import doctor, runner
+from copybot import doctor, keys, runner
 from copybot.broker import Position
 from copybot.client import Client
 from copybot.copier import IndexTaken
 from copybot.display import Happenings, Log, Page, Screen
-from copybot.errors import KeyRefused, ScopeDenied
+from copybot.errors import AnswerForged, KeyRefused, ScopeDenied, Transport
 from copybot.publisher import PositionSync, Publisher
 from copybot.settings import Settings, SettingsError, load
 from copybot.state_store import StateInUse, StateOfAnotherVersion, StateUnwritable
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PermissionError as fault:
         return _fail(CANNOT_START, f"{fault.filename} cannot be written ({fault.strerror}): allow this user to write")
     except (KeyRefused, ScopeDenied) as refused:
-        return _fail(KEY_REFUSED, f"the desk refuses this key: {refused}")
+        return _fail(KEY_REFUSED, f"the desk refuses this key: {keys.explained(refused)}")
 
 
 def _prepare_output() -> None:
@@ -107,7 +107,9 @@ def follow(
     settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event, *, release: bool = False,
     closes_ended: bool = False,
 ) -> None:  # fmt: skip
-    """Copy until `stop`. Raises SettingsError, BrokerUnreachable or an error of the state file if it cannot start."""
+    """Copy until `stop`. Raises SettingsError, BrokerUnreachable or an error of the state file if it cannot start,
+    KeyRefused or ScopeDenied if the desk refuses the key and no copy is open.
+    """
     if not settings.subscriptions:
         raise SettingsError("[subscriptions] is empty: add the strategy that you follow, its sub_id and its secrets")
     # Closes wait while a request waits. So a request gets one short attempt, and the copier repeats it in turn.
@@ -121,7 +123,11 @@ def follow(
         followed.guard.release()
     CopierView(copier, client, screen, happenings)
     with _hung_up(client), Stream(client) as stream:
-        runner.run(copier, stream, stop)
+        try:
+            runner.run(copier, stream, stop)
+        except ScopeDenied:
+            keys.check_kind(client, "follow")
+            raise
 
 
 def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: threading.Event) -> None:
@@ -144,6 +150,8 @@ def publish(settings: Settings, screen: Screen, happenings: Happenings, stop: th
     publisher = Publisher(position_sync, poll_s=publishing.poll_ms / 1000)
     PublisherView(publisher, client, screen, happenings)
     with _hung_up(client):
+        with suppress(Transport, AnswerForged):  # the desk does not answer now: the publisher waits for it
+            keys.check_kind(client, "publish")
         publisher.run(stop)
 
 

@@ -137,6 +137,7 @@ class Copier:
     guard_of: Callable[..., ExecutionGuard] = ExecutionGuard
     counts: Counter[str] = field(default_factory=Counter, init=False)
     faults: dict[str, str] = field(default_factory=dict, init=False)
+    refusals: dict[str, DeskError] = field(default_factory=dict, init=False)  # of the key, by task
     _due_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _failed: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     is_in_touch: bool = field(default=False, init=False)
@@ -262,6 +263,8 @@ class Copier:
         except Exception as fault:
             if not isinstance(fault, OSError | DeskError | AnswerForged):
                 log.exception("%s failed", name)
+            if isinstance(fault, KeyRefused | ScopeDenied):
+                self.refusals[name] = fault
             self.faults[name] = f"{type(fault).__name__}: {fault}"
             wait = min(self.pace.longest_retry_ms, self.pace.first_retry_ms * 2 ** min(self._failed[name], 10))
             self._failed[name] += 1
@@ -269,6 +272,7 @@ class Copier:
             return not isinstance(fault, OSError)
         self._failed.pop(name, None)
         self.faults.pop(name, None)
+        self.refusals.pop(name, None)
         return True
 
     # --- the lease

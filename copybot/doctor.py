@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
+from copybot import keys
 from copybot.broker import Account, Terminal
-from copybot.client import ACTIVE, Client
-from copybot.errors import AnswerForged, DeskError, Invalid, ScopeDenied, Transport
+from copybot.client import Client
+from copybot.errors import AnswerForged, DeskError, ScopeDenied, Transport
 from copybot.settings import Settings, SettingsError, load
 from copybot.stream import Connected, Lost, Stream
 from copybot.terminals import BrokerUnreachable, check_kind, terminal_of
@@ -29,15 +30,6 @@ _CLOCK_MS = 1_000  # the desk refuses a request whose time is further ahead
 _LEAST_FREE = 100 * 1024 * 1024
 _CERTIFICATE_DAYS = 14
 _PATIENCE_S = 10.0
-_REMEDIES = {
-    "signature_invalid": "key or secret is wrong, or belongs to another desk: copy both again from your keys page",
-    "key_revoked": "the key was revoked: create a new one at the desk",
-    "key_expired": "the key has expired: create a new one at the desk",
-    "key_generation_retired": "a newer generation of the key is in use: use its key and secret",
-    "ip_denied": "the key may not be used from this address: allow the address at the desk",
-    "https_required": "url must begin with https://",
-    "clock_outside_window": "this machine's clock is too far off: switch on time synchronisation",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,27 +222,19 @@ def key(checkup: Checkup) -> str:
     try:
         checkup.active = client.active()
     except DeskError as refusal:
-        raise Failed(f"{refusal.code}: {_REMEDIES.get(refusal.code, str(refusal))}") from refusal
+        raise Failed(keys.explained(refusal)) from refusal
     except AnswerForged as fault:
         raise Failed(f"{fault}: a proxy between here and the desk may change answers") from fault
     return f"the desk accepts {client.key}, and its answer is signed"
 
 
 def kind(checkup: Checkup) -> str:
-    """Find the key's kind from what the desk misses in an empty report, which has no effect and uses up no number."""
     checkup.need_active()
+    assert checkup.role is not None
     try:
-        _client(checkup).send("POST", ACTIVE, {})
-    except ScopeDenied:
-        key_kind = "readonly"
-    except Invalid as refusal:
-        key_kind = "copier" if "strategy" in refusal.fields else "master"
-    else:
-        raise Failed("the desk took an empty report: this program does not know such a desk")
-    needed = "copier" if checkup.follows else "master"
-    if key_kind != needed:
-        raise Failed(f"this is a {key_kind} key; to {checkup.role}, create a {needed} key at the desk")
-    return f"a {key_kind} key, which may {checkup.role}"
+        return f"a {keys.check_kind(_client(checkup), checkup.role)} key, which may {checkup.role}"
+    except ScopeDenied as refusal:
+        raise Failed(str(refusal.problem["detail"])) from refusal
 
 
 def stream(checkup: Checkup) -> str:

@@ -260,6 +260,10 @@ class Stream(_Streaming):
             raise event
         return event
 
+    def restart(self) -> None:
+        """Let `next` try again after it raised. A handshake's refusal is not signed: it need not be the desk's."""
+        self._end, self._thread = None, None
+
     def close(self) -> None:
         self._over.set()
         if self._thread is not None:

@@ -60,7 +60,9 @@ class Clerk(Handler):
         desk, fields = self.server.desk, json.loads(self.body) if self.body else dict(parse_qsl(parts.query))
         if self.command == "GET":
             return 200, json.dumps(desk.active(account)).encode()
-        if account == "readonly":
+        if account == "readonly" or (
+            account == MASTER and parts.path.startswith(("/api/v2/copier/", "/api/v2/trades/orders"))
+        ):
             return problem(403, "scope_denied")
         if self.command == "POST" and parts.path == "/api/v2/trades/active" and not fields:
             missing = ["ticket_id", *(("strategy",) if account == COPIER else ())]

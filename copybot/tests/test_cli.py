@@ -143,6 +143,50 @@ def test_a_refused_key_ends_the_publisher_with_its_own_exit_code(
     assert "key_revoked" in capsys.readouterr().err
 
 
+def follow(file: Any) -> Any:
+    """Run `follow` until it ends by itself, and return its result."""
+    command = [sys.executable, "-m", "copybot", "follow", "--plain", "--config", file]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda office, file: office.revoked.add(KEYS[COPIER]), "key_revoked: the key was revoked: create a new one"),
+        (lambda office, file: changed(file, SECRET, "f" * 64), "key or secret is wrong"),
+        (lambda office, file: changed(file, KEYS[COPIER], KEYS[MASTER]), "to follow, create a copier key"),
+        (lambda office, file: changed(file, KEYS[COPIER], KEYS["readonly"]), "to follow, create a copier key"),
+    ],
+)
+def test_follow_ends_within_seconds_if_the_key_is_not_right(
+    office: Any, tmp_path: Path, break_it: Any, words: str
+) -> None:
+    file = config(tmp_path, office, COPIER)
+    break_it(office, file)
+    began_s = time.monotonic()
+    ended = follow(file)
+
+    assert ended.returncode == cli.KEY_REFUSED
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert time.monotonic() - began_s < 20  # most of it is the start of Python
+    assert "Traceback" not in ended.stdout
+
+
+def changed(file: Any, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_publish_with_a_copiers_key_says_why(office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = config(tmp_path, office, MASTER)
+    changed(file, KEYS[MASTER], KEYS[COPIER])
+
+    assert cli.main(["publish", "--config", str(file)]) == cli.KEY_REFUSED
+    assert "this is a copier key; to publish, create a master key" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["follow", "publish"])
 def test_a_mistake_in_the_configuration_is_one_sentence_and_code_2(
     office: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -355,20 +355,24 @@ def test_a_copys_profit_comes_from_its_deals_to_the_cent(office: CopierHarness) 
 
 
 class Script:
-    """A stream that delivers these events, then none, then stops the loop."""
+    """A stream that delivers these events, then none, then stops the loop. `restarts`: how often it began again."""
 
-    def __init__(self, office: Any, stop: Any, *events: Any) -> None:
-        self.office, self.stop, self.events = office, stop, list(events)
+    def __init__(self, office: Any, stop: Any, *events: Any, stops: bool = True) -> None:
+        self.office, self.stop, self.events, self.stops, self.restarts = office, stop, list(events), stops, 0
 
     def next(self, timeout_s: Any) -> Any:
         self.office.now += SECOND
         if not self.events:
-            self.stop.set()
+            if self.stops:
+                self.stop.set()
             return None
         event = self.events.pop(0)
         if isinstance(event, Exception):
             raise event
         return event() if callable(event) else event
+
+    def restart(self) -> None:
+        self.restarts += 1
 
 
 def test_the_loop_takes_messages_and_ends_in_order(office: CopierHarness) -> None:
@@ -387,22 +391,89 @@ def test_the_loop_takes_messages_and_ends_in_order(office: CopierHarness) -> Non
     assert [copy.state for copy in office.guard.copies()] == [State.GONE]
 
 
-def test_guards_go_on_working_after_the_key_is_refused(office: CopierHarness) -> None:
-    stop, ticket = threading.Event(), office.copied()
-    office.close(ticket)
-    refused = KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": ""})
-    thread = threading.Timer(0.5, stop.set)
-    thread.start()
+# --- a key that the desk refuses
+
+REVOKED = KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": ""})
+UNSIGNED = KeyRefused(401, {"code": "signature_invalid", "retry": "never", "detail": ""})
+
+
+def refused(office: Any, refusal: Any) -> None:
+    office.line.send = office.line.active = raising(refusal)
+
+
+def run(office: Any, *events: Any, stops_after_s: float = 1.0) -> Script:
+    """Run the loop until it ends by itself, or is stopped."""
+    stop = threading.Event()
+    timer = threading.Timer(stops_after_s, stop.set)
+    timer.start()
+    script = Script(office, stop, *events, stops=False)
+    try:
+        runner.run(office.copier, script, stop, step_s=0.01, again_s=0.05)
+    finally:
+        timer.cancel()
+        office.copier = None
+        office.start()
+    return script
+
+
+@pytest.mark.parametrize("refusal", [REVOKED, UNSIGNED])
+def test_the_loop_ends_with_the_refusal_if_nothing_is_held(office: CopierHarness, refusal: Any) -> None:
+    office.start()
+    refused(office, refusal)
+
+    with pytest.raises(KeyRefused) as end:
+        run(office)
+    assert end.value is refusal
+
+
+def test_guards_go_on_closing_after_the_key_is_refused_and_then_the_loop_ends(office: CopierHarness) -> None:
+    """The close was decided before, and the broker was away: it still reaches the broker."""
+    office.close(office.copied())
     office.broker.close = raising(ConnectionError("away"))
     office.hear()
     del office.broker.close
-    runner.run(office.copier, Script(office, stop, refused), stop, step_s=0.05)
-    thread.join()
+    refused(office, REVOKED)
 
+    with pytest.raises(KeyRefused):
+        run(office, REVOKED)
     assert office.volumes == []
-    assert "key_revoked" in office.copier.faults["stream"]
-    office.copier = None
-    office.start()
+
+
+def test_a_copier_that_holds_copies_goes_on_after_its_key_is_refused_and_says_so(
+    office: CopierHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    office.copied()
+    refused(office, REVOKED)
+    copier = office.copier
+    script = run(office, REVOKED)
+
+    assert script.restarts > 0  # the refusal of a handshake is not signed, so it is tried again
+    assert "key_revoked" in copier.faults["stream"]
+    (words,) = {record.message for record in caplog.records if "copy is open" in record.message}
+    assert "no longer closes it when the provider does" in words
+    assert len([record for record in caplog.records if record.message == words]) == 1
+
+
+def test_an_unsigned_refusal_on_the_way_does_not_end_a_copier_that_the_desk_has_accepted(
+    office: CopierHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.step(2)
+    refused(office, UNSIGNED)
+    run(office)  # until it is stopped
+
+    monkeypatch.setattr(runner, "UNSIGNED_S", 0.1)
+    office.step(2)
+    refused(office, UNSIGNED)
+    with pytest.raises(KeyRefused):  # it lasts
+        run(office, stops_after_s=5)
+
+
+def test_a_refused_handshake_alone_does_not_end_the_loop(office: CopierHarness) -> None:
+    copier = office.copier
+    script = run(office, UNSIGNED, Connected())
+
+    assert script.restarts == 1
+    assert "stream" not in copier.faults
 
 
 def test_requests_keep_their_intervals(office: CopierHarness) -> None:

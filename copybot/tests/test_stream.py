@@ -357,6 +357,18 @@ def test_a_refused_handshake_raises_its_reason(desk: Any, read: Callable[..., An
     assert desk.handshakes == []
 
 
+def test_a_refused_handshake_can_be_tried_again(desk: Any) -> None:
+    desk.scenes.append(say(snapshot(lena=1), then=stay))
+    desk.refusals.append(problem(401, "signature_invalid"))
+    with Stream(Client(desk.url, KEY, SECRET)) as stream:
+        for _ in range(2):  # without a restart, the refusal stays
+            with pytest.raises(KeyRefused):
+                stream.next(5)
+        stream.restart()
+
+        assert stream.next(5) == Connected()
+
+
 def test_a_temporary_refusal_is_waited_out(desk: Any, read: Callable[..., Any]) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     desk.refusals.extend([problem(503, "unavailable", "same_key"), problem(409, "busy", "same_key"), (404, b"<html>")])
