@@ -20,6 +20,7 @@ bots = [
     path("api/v2/trades/active/<str:ticket>", api.ActiveOne.as_view(), name="active-one"),
     path("api/v2/trades/active/<str:ticket>/reduce", api.Reduce.as_view(), name="reduce"),
     path("api/v2/trades/orders", api.Orders.as_view(), name="orders"),
+    path("api/v2/account/alarms", copiers.Alarms.as_view(), name="account-alarms"),
     path("api/v2/copier/beat", copiers.Heartbeat.as_view(), name="copier-beat"),
     path("api/v2/copier/skips", copiers.Skips.as_view(), name="copier-skips"),
     path("api/v2/account", copiers.Account.as_view(), name="account"),

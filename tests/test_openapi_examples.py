@@ -101,6 +101,8 @@ def _copier(desk: Any, bot: Any, ref: Any) -> None:
         "volume": "0.05000000", "latency_ms": 157, "ticket_id": "501",
     }  # fmt: skip
     desk.bot(bot, "post", "/api/v2/trades/orders", order)
+    alarm = {**source, "kind": "close_refused", "ticket": "501", "detail": "10018 market closed"}
+    desk.bot(bot, "post", "/api/v2/account/alarms", {"alarms": [alarm]})
 
 
 def _people(desk: Any, lena: TradingAccount, finn: TradingAccount) -> None:

@@ -26,8 +26,19 @@ from core import confirmed_actions, formatting, money, uuid7
 from core.admin import ReadOnlyAdmin
 from core.errors import DomainError
 from trades import copy_statistics, history, receipts, services
-from trades.models import ActiveTrade, Copier, CopyOrder, CopySkip, OverdueClose, Position, TradeHistory, TradeReduction
+from trades.models import (
+    ActiveTrade,
+    BotAlarm,
+    Copier,
+    CopyOrder,
+    CopySkip,
+    OverdueClose,
+    Position,
+    TradeHistory,
+    TradeReduction,
+)  # fmt: skip
 
+MAX_ALARMS = 50
 MAX_FORCE_CLOSES = 50  # each runs in a transaction of its own, within one request
 
 
@@ -73,7 +84,12 @@ class TradePage(ReadOnlyAdmin):
     def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         facts = AuditLog.objects.filter(subject=f"trade:{obj.pk}").exclude(action="history.viewed").order_by("id")[:200]
         reductions = TradeReduction.objects.filter(trade_id=obj.pk).order_by("id")
-        return {"timeline": with_user_names(facts), "reductions": reductions}
+        about = Q(trade=obj.pk) | Q(master_trade=obj.pk)
+        return {
+            "timeline": with_user_names(facts),
+            "reductions": reductions,
+            "alarms": BotAlarm.objects.present().filter(about)[:MAX_ALARMS],
+        }
 
     @admin.display(description="trade id")
     def ref(self, trade: Any) -> SafeString:
@@ -464,3 +480,70 @@ class OverdueCloseAdmin(ReadOnlyAdmin):
     @admin.display(description="provider's trade")
     def provider_trade(self, overdue_close: OverdueClose) -> SafeString:
         return formatting.ref(overdue_close.master_trade)
+
+
+class PresentFilter(admin.SimpleListFilter):
+    title, parameter_name = "state", "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return [("present", "present"), ("cleared", "cleared")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[BotAlarm]) -> QuerySet[BotAlarm]:
+        return queryset.filter(cleared_at__isnull=self.value() == "present") if self.value() else queryset
+
+
+@admin.register(BotAlarm)
+class BotAlarmAdmin(ReadOnlyAdmin):
+    """What bots cannot mend by themselves: present alarms first, the oldest at the top."""
+
+    list_display = ["raised_at", "state", "kind_", "ticket_id", "account", "bot", "strategy", "detail_", "last_report"]
+    list_filter = [PresentFilter, "kind", "bot", "raised_at", "account", "strategy"]
+    list_select_related = ["account", "strategy"]
+    search_fields = ["ticket_id", "account__name", "detail"]
+    search_help_text = "Ticket, account or detail, or a full trade id"
+    ordering = [F("cleared_at").desc(nulls_first=True), "raised_at"]
+    list_per_page = 50
+    fields = [
+        "state", "kind_", "meaning", "way_out", "account", "bot", "strategy", "ticket_id", "detail_", "trade_",
+        "provider_trade", "raised_at", "last_report", "cleared_at", "times",
+    ]  # fmt: skip
+    readonly_fields = ["state", "kind_", "meaning", "way_out", "detail_", "trade_", "provider_trade", "last_report"]
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        try:
+            trade = uuid.UUID(search_term)
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(Q(trade=trade) | Q(master_trade=trade)), False
+
+    @admin.display(description="state", ordering="cleared_at")
+    def state(self, alarm: BotAlarm) -> SafeString:
+        return formatting.chip("cleared", "good") if alarm.cleared_at else formatting.chip("present", "bad")
+
+    @admin.display(description="alarm", ordering="kind")
+    def kind_(self, alarm: BotAlarm) -> SafeString:
+        return confirmed_actions.wrapped_text(alarm.get_kind_display())
+
+    @admin.display(description="detail")
+    def detail_(self, alarm: BotAlarm) -> SafeString:
+        return confirmed_actions.wrapped_text(alarm.detail)
+
+    @admin.display(description="meaning")
+    def meaning(self, alarm: BotAlarm) -> str:
+        return alarm.advice.meaning
+
+    @admin.display(description="what to do")
+    def way_out(self, alarm: BotAlarm) -> str:
+        return alarm.advice.way_out
+
+    @admin.display(description="last reported", ordering="reported_at")
+    def last_report(self, alarm: BotAlarm) -> datetime:
+        return alarm.reported_at
+
+    @admin.display(description="trade")
+    def trade_(self, alarm: BotAlarm) -> SafeString | str:
+        return formatting.ref(alarm.trade) if alarm.trade else "–"
+
+    @admin.display(description="provider's trade")
+    def provider_trade(self, alarm: BotAlarm) -> SafeString | str:
+        return formatting.ref(alarm.master_trade) if alarm.master_trade else "–"

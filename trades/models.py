@@ -12,6 +12,7 @@ from accounts.models import TradingAccount
 from core.fields import amount
 from market.symbols import SYMBOL
 from strategies.models import Strategy, Subscription
+from trades.alarm_kinds import ADVICE, Advice, AlarmKind
 
 TICKET = r"^[1-9][0-9]{0,18}$"
 
@@ -392,3 +393,52 @@ class OverdueClose(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account_id} has {self.volume} {self.symbol} still open"
+
+
+class BotAlarmQuerySet(models.QuerySet["BotAlarm"]):
+    def present(self) -> "BotAlarmQuerySet":
+        """The alarms that their bots still report, the oldest first."""
+        return self.filter(cleared_at=None).select_related("account", "strategy").order_by("raised_at", "pk")
+
+
+class BotAlarm(models.Model):
+    """A condition that a bot cannot mend by itself, as the bot reported it. An alarm of a silent bot stays."""
+
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_index=False)
+    bot = models.CharField(max_length=8, help_text="The kind of the key that reports it: its own alarms are one set.")
+    kind = models.CharField(max_length=20, choices=AlarmKind)
+    ticket_id = models.CharField("ticket", max_length=19, blank=True, db_default="")
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+", null=True)
+    master_trade = models.UUIDField(null=True, db_index=True, help_text="The provider's trade that it is about.")
+    trade = models.UUIDField(null=True, db_index=True, help_text="The account's own trade with this ticket.")
+    detail = models.CharField(max_length=300, blank=True, db_default="")
+    raised_at = models.DateTimeField(db_default=Now())
+    reported_at = models.DateTimeField(db_default=Now(), help_text="When the bot last reported that it is present.")
+    cleared_at = models.DateTimeField(null=True)
+    times = models.PositiveIntegerField(db_default=1, help_text="How often it was raised.")
+    is_logged = models.BooleanField(db_default=False, help_text="Whether the audit log shows it as raised.")
+    logged_at = models.DateTimeField(null=True)
+
+    objects = BotAlarmQuerySet.as_manager()
+
+    class Meta:
+        db_table = "bot_alarms"
+        verbose_name = "alarm of a bot"
+        verbose_name_plural = "alarms of bots"
+        indexes = [
+            models.Index(fields=["raised_at"], condition=models.Q(cleared_at=None), name="bot_alarm_present_idx"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "bot", "kind", "ticket_id", "strategy", "master_trade"],
+                name="bot_alarm_is_one_row",
+                nulls_distinct=False,
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.ticket_id}".strip()
+
+    @property
+    def advice(self) -> Advice:
+        return ADVICE.get(self.kind, Advice(self.kind, "Read the bot's log."))

@@ -12,11 +12,12 @@ from core.bodies import Body, items, may, need
 from core.errors import DomainError
 from core.parsing import Fields, FieldType, Form
 from market.symbols import SYMBOL
+from trades.alarm_kinds import AlarmKind
 
 Args = dict[str, Any]
 
 _ANALYSIS_BYTES = 2048
-_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS, _MOST_OPERATIONS = 100, 500, 500
+_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS, _MOST_OPERATIONS, _MOST_ALARMS = 100, 500, 500, 200
 _WHY_NOT = (
     "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
     "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
@@ -166,6 +167,20 @@ HEARTBEAT = Body(
         ),
     ),
 )
+ALARM = Body(
+    need("kind", parsing.one_of(AlarmKind.values)),
+    may("ticket", TICKET, "The position at the broker.", default=""),
+    may("strategy", STRATEGY, "The strategy that the account leads or follows."),
+    may("trade_ref", TRADE_ID, "The trade_id of the provider's trade."),
+    may("detail", parsing.text(300), default=""),
+)
+ALARMS = Body(
+    need(
+        "alarms",
+        items(ALARM, ALARM.published("Alarm"), most=_MOST_ALARMS, noun="alarms"),
+        "All that are present now: an alarm that is missing here is cleared.",
+    )
+)
 OPERATION = Body(
     need("idempotency_key", IDEMPOTENCY_KEY),
     need("action", parsing.one_of(ACTIONS, {action.upper(): action for action in ACTIONS})),
@@ -246,6 +261,11 @@ def skip(fields: Fields) -> Args:
 def account(fields: Fields) -> Args:
     """Arguments of account_tell."""
     return ACCOUNT.read(fields).done()
+
+
+def alarms(fields: Fields) -> Args:
+    """Arguments of account_alarms."""
+    return ALARMS.read(fields).done()
 
 
 def heartbeat(fields: Fields) -> Args:

@@ -21,6 +21,7 @@ CLOSE = parsers.CLOSE.published("Close")
 ORDER_REPORT = parsers.ORDER.published("OrderReport")
 SKIP = parsers.SKIP.published("Skip")
 ACCOUNT = parsers.ACCOUNT.published("AccountReport")
+ALARMS = parsers.ALARMS.published("Alarms")
 HEARTBEAT = parsers.HEARTBEAT.published("Heartbeat")
 BATCH = parsers.BATCH.published("Batch")
 CLOSE_QUERY = [

@@ -143,6 +143,13 @@ def follow(lena: Client, finn: Client) -> None:
     overdue_closes.update()
 
 
+def alarms(desk: Client) -> None:
+    """One alarm that is present and one that was cleared."""
+    kept = {"kind": "waiting", "ticket": "91001", "strategy": LENA, "detail": "its close is not in the history yet"}
+    for present in ([kept, {"kind": "terminal"}], [kept]):
+        desk.send("POST", "/api/v2/account/alarms", {"alarms": present})
+
+
 def trade(url: str, keys: dict[str, accounts.NewSecret]) -> dict[str, Any]:
     """Let all bots trade; return the request of `lead`."""
     with ExitStack() as ends:
@@ -155,6 +162,7 @@ def trade(url: str, keys: dict[str, accounts.NewSecret]) -> dict[str, Any]:
         provider, copier = bot("lena master"), bot("finn copier")
         request = lead(provider)
         follow(provider, copier)
+        alarms(copier)
         bot("sam master").open(**opening("3001", symbol="XAUUSD", open_price="1900", sl="1890", tp="1950"))
         return request
 

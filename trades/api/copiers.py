@@ -1,4 +1,4 @@
-"""Copiers' reports besides trades and orders: the heartbeat, skipped trades, the account's equity."""
+"""Bots' reports besides trades and orders: the heartbeat, skipped trades, the account's equity, alarms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from accounts import operations
 from core.responses import json_response
 from trades import api, parsers, reconciliation, schema, snapshot
-from trades.api import COPIER, OWNERS, BotView
+from trades.api import ANY_KIND, COPIER, OWNERS, BotView
 
 
 class Heartbeat(BotView):
@@ -58,3 +58,15 @@ class Account(BotView):
     @operations.signed("tell_account", "Balance and equity of the account", {200: schema.NOTED}, schema.ACCOUNT)
     def post(self, request: Request) -> HttpResponse:
         return api.answer(api.done(api.call_of(request), "account_tell", parsers.account(api.body_of(request))))
+
+
+class Alarms(BotView):
+    """The conditions at the account that its bot cannot mend by itself: all that are present, not events."""
+
+    kinds = {"POST": ANY_KIND}
+
+    @operations.signed("report_alarms", "What the bot cannot mend by itself", {200: schema.NOTED}, schema.ALARMS)
+    def post(self, request: Request) -> HttpResponse:
+        call = api.call_of(request)
+        alarms = parsers.alarms(api.body_of(request))
+        return api.answer(api.done(call, "account_alarms", {"bot": call.credential.kind, **alarms}))

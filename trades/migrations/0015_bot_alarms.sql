@@ -1,0 +1,2 @@
+-- What account_alarms() writes, nobody else writes.
+select protect('bot_alarms', 'select');
