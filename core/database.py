@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from core.postgres.base import DatabaseWrapper
 
@@ -14,3 +14,9 @@ def ask(alias: str, statement: str, *arguments: Any) -> Any:
     wrapper = connections[alias]
     assert isinstance(wrapper, DatabaseWrapper)
     return wrapper.ask(statement, *arguments)
+
+
+def constraint_name(error: DatabaseError) -> str:
+    """The name of the constraint that refused a statement; empty where none did."""
+    diagnostics = getattr(error.__cause__, "diag", None)
+    return getattr(diagnostics, "constraint_name", None) or ""

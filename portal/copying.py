@@ -177,8 +177,12 @@ def pause(request: HttpRequest, sub_id: str) -> HttpResponse:
 def resume(request: HttpRequest, sub_id: str) -> HttpResponse:
     """Ends a pause by the owner or by the drawdown stop. Only a payment, a better score or staff end the others."""
     subscription = _live_subscription(request, sub_id)
-    for why in (_OWNER, _DRAWDOWN):
-        services.resume(subscription=subscription, actor=actor_of(request), why=why)
+    try:
+        for why in (_OWNER, _DRAWDOWN):
+            services.resume(subscription=subscription, actor=actor_of(request), why=why)
+    except services.FollowsInCircle as refusal:
+        messages.error(request, refusal.message)
+        return redirect("portal:copying")
     subscription.refresh_from_db()
     if subscription.status == Subscription.Status.ACTIVE:
         messages.success(request, "Copying resumed, for trades opened from now on.")

@@ -98,6 +98,14 @@ class SubscriptionForm(forms.ModelForm):
             raise forms.ValidationError(services.TakesNoSubscribers.detail)
         return strategy
 
+    def clean(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().clean() or self.cleaned_data
+        if {"account", "strategy"} <= values.keys() and services.follows_in_circle(
+            account=values["account"], strategy=values["strategy"]
+        ):
+            self.add_error("account", services.FollowsInCircle.detail)
+        return values
+
 
 class TermsInline(admin.TabularInline):
     """The history of a subscription's terms, read-only. The action “Set terms” adds new ones."""
@@ -249,9 +257,15 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
         rows = list(chosen.select_related("account", "strategy"))
         if not form.is_valid():
             return self.ask_confirmation(request, action, rows, form)
+        refused = []
         for subscription in rows:
-            verb(subscription=subscription, actor=actor_of(request))
-        self.message_user(request, f"{action.title}: done for {_listed(rows)}.")
+            try:
+                verb(subscription=subscription, actor=actor_of(request))
+            except services.FollowsInCircle as refusal:
+                self.message_user(request, f"{subscription}: {refusal.message}", messages.ERROR)
+                refused.append(subscription)
+        if done := [subscription for subscription in rows if subscription not in refused]:
+            self.message_user(request, f"{action.title}: done for {_listed(done)}.")
         return redirect(change_url(rows[0])) if len(rows) == 1 else None
 
     @admin.action(description="Rotate signal secret: create a new one, shown once", permissions=["decide"])

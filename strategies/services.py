@@ -1,16 +1,17 @@
 """Publishing strategies, and subscribing, pausing and ending; terms; packet secrets; freezing a strategy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db import models
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models.functions import Greatest, Now
 
 from accounts.models import TradingAccount
 from audit import services as audit
-from core import crypto, money
+from core import crypto, database, money
 from core.errors import DomainError
 from core.transactions import part, use_case
 from strategies.models import Strategy, Subscription, Terms
@@ -26,6 +27,31 @@ class TakesNoSubscribers(DomainError):
     detail = "This strategy takes no new subscribers for now. Existing subscriptions continue."
 
 
+class FollowsInCircle(DomainError):
+    code = "follows_in_circle"
+    detail = "The account would follow itself, directly or through other accounts: its trades would come back to it."
+
+
+@contextmanager
+def _refusing_circles() -> Iterator[None]:
+    """Turn the database's refusal of a circle into its error. The savepoint keeps the caller's transaction usable."""
+    try:
+        with transaction.atomic():
+            yield
+    except IntegrityError as error:
+        if database.constraint_name(error) == "subscription_makes_no_circle":
+            raise FollowsInCircle from error
+        raise
+
+
+def follows_in_circle(*, account: TradingAccount, strategy: Strategy) -> bool:
+    """Whether the account would follow itself if it followed this strategy."""
+    with connection.cursor() as cursor:
+        cursor.execute("select follows_in_circle(%s, %s)", [account.pk, strategy.account_id])
+        (is_circle,) = cursor.fetchone() or (False,)
+    return bool(is_circle)
+
+
 @part
 def publish(*, strategy: Strategy) -> None:
     """Save a new strategy; its owner is the owner of its account."""
@@ -37,14 +63,18 @@ def publish(*, strategy: Strategy) -> None:
 def change_strategy(*, strategy: Strategy, changed: list[str]) -> None:
     """Save only the fields changed in the form, so that concurrent decisions are not overwritten."""
     if changed:
-        strategy.save(update_fields=changed)
+        with _refusing_circles():
+            strategy.save(update_fields=changed)
 
 
 @part
 def subscribe(
     *, account: TradingAccount, strategy: Strategy, actor: audit.Actor, multiplier: Decimal = Decimal(1)
 ) -> Subscription:
-    """Subscribe a trading account to a strategy. An ended subscription is resumed with its earlier terms."""
+    """Subscribe a trading account to a strategy. An ended subscription is resumed with its earlier terms.
+
+    Refuses an account that would follow itself, directly or through others.
+    """
     earlier = Subscription.objects.filter(account=account, strategy=strategy).first()
     is_new = earlier is None or earlier.status == Subscription.Status.ENDED
     if is_new and not Strategy.objects.filter(pk=strategy.pk, takes_subscribers=True).exists():
@@ -59,7 +89,8 @@ def subscribe(
         return earlier
     subscription = Subscription(account=account, strategy=strategy)
     subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=subscription.binding(1))
-    subscription.save(force_insert=True)
+    with _refusing_circles():
+        subscription.save(force_insert=True)
     Terms.objects.create(subscription=subscription, since=ALWAYS, multiplier=multiplier)
     audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
     return subscription
@@ -78,7 +109,10 @@ def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscrip
 
 @use_case()
 def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> None:
-    """Copy new trades again. With `why`: only if the subscription is paused for that reason."""
+    """Copy new trades again. With `why`: only if the subscription is paused for that reason.
+
+    Refuses an account that follows itself, which was possible before 0.2.0.
+    """
     only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
     Subscription.objects.filter(pk=subscription.pk, **only).update(peak_equity=None)
     _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor, only)
@@ -295,7 +329,9 @@ def _set_subscription(
     """Update conditionally, so that the audit log records only real changes."""
     by_hand = {"paused_for": why} if why == Subscription.PausedFor.HAND else {}  # staff's pause replaces other reasons
     rows = Subscription.objects.filter(pk=subscription.pk, **(only or {})).exclude(status=status, **by_hand)
-    if rows.update(status=status, paused_for=why):
+    with _refusing_circles():
+        changed = rows.update(status=status, paused_for=why)
+    if changed:
         more = {"why": why} if why else {}
         audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
 

@@ -40,6 +40,14 @@ INVARIANTS = {
           select coalesce(max(seq), 0) from (
             select max(seq) as seq from active_trades where account_id = t.id and master_trade is not null
             union all select max(seq) from trade_history where account_id = t.id and master_trade is not null) told)""",
+    "no account follows itself, directly or through others (end a subscription of the circle)": """
+        with recursive follows (follower, provider) as (
+          select u.account_id, s.account_id from subscriptions u join strategies s on s.id = u.strategy_id
+           where u.status <> 'ENDED' and exists (select from strategies led where led.account_id = u.account_id)),
+        reached (follower, provider) as (
+          select follower, provider from follows
+          union select r.follower, f.provider from reached r join follows f on f.follower = r.provider)
+        select t.name from reached r join trading_accounts t on t.id = r.follower where r.provider = r.follower""",
 }
 APPS = ("core", "audit", "accounts", "market", "strategies", "trades")
 

@@ -324,7 +324,7 @@ def _each(rows: Any, do: Callable[[Any], None]) -> int:
     for row in batch:
         try:
             do(row)
-        except OperationalError:  # another transaction has locked the row: the next sweep tries again
+        except (OperationalError, strategies.FollowsInCircle):  # a locked row: the next sweep tries again
             log.warning("trust.enforcement_failed", on=str(row))
     return len(batch)
 

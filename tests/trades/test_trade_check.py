@@ -95,7 +95,7 @@ LOST = ("trades.open_trade_is_active", "active_trades.goes_with_its_close")
 HOT_KEY = "active_trades.active_trade_belongs_to_an_open_trade"
 COLD_KEY = "trade_history.closed_trade_belongs_to_a_closed_trade"
 PART = "insert into trade_reductions (trade_id, deal_id, volume, remaining, close_price, profit) values "
-OPEN, CLOSED, ROW, ONCE, PARTS, PROFIT, STREAM = checks.INVARIANTS
+OPEN, CLOSED, ROW, ONCE, PARTS, PROFIT, STREAM, CIRCLE = checks.INVARIANTS
 
 FAULTS = [
     ("an open trade lost", LOST, "delete from active_trades where trade_id = '<open>'", (OPEN, "<open>")),
@@ -170,6 +170,13 @@ FAULTS = [
         [],
         "update active_trades set seq = 99 where trade_id = '<copy>'",
         (STREAM, "finn-mt5"),
+    ),
+    (
+        "an account that follows itself",
+        ["subscriptions.makes_no_circle"],
+        "insert into subscriptions (sub_id, strategy_id, account_id, status, sealed_packet_secret, packet_generation)"
+        " select 's-9', s.id, s.account_id, 'ACTIVE', '', 1 from strategies s where name = 'lena-eurusd'",
+        (CIRCLE, "lena-mt5"),
     ),
 ]
 

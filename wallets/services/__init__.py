@@ -23,7 +23,7 @@ from django.utils import timezone
 from accounts.models import User
 from accounts.protocol import IdempotencyConflict
 from audit import services as audit
-from core import errors, money
+from core import database, errors, money
 from core.errors import DomainError, Invalid, NotFound
 from core.transactions import use_case, use_case_or_part
 from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet
@@ -503,16 +503,11 @@ def translated_errors() -> Iterator[None]:
         yield
     except DatabaseError as error:
         sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
-        if _constraint_name(error) in _DUPLICATE_REQUEST_CONSTRAINTS:
+        if database.constraint_name(error) in _DUPLICATE_REQUEST_CONSTRAINTS:
             raise ConcurrentModification from error
         if sqlstate in _ERRORS_BY_SQLSTATE:
             raise _ERRORS_BY_SQLSTATE[sqlstate] from error
         raise
-
-
-def _constraint_name(error: DatabaseError) -> str:
-    diagnostics = getattr(error.__cause__, "diag", None)
-    return getattr(diagnostics, "constraint_name", None) or ""
 
 
 def _raise_if_refused(outcome: T | DomainError) -> T:
