@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
+from copybot.findings import Finding
 from copybot.guard import ExecutionGuard
 from copybot.lease import Lease, instance_of
 from copybot.limits import Limits
@@ -169,6 +170,15 @@ class Copier:
         followed = FollowedSubscription(subscription, guard)
         guard.why_not = lambda target: self._why_not(followed, target)
         return followed
+
+    def findings(self) -> list[Finding]:
+        """What this copier cannot mend by itself, so that a person should know about it."""
+        of_guards = [
+            replace(finding, strategy=followed.strategy)
+            for followed in self.followed
+            for finding in followed.guard.findings()
+        ]
+        return [*of_guards, *self.position_sync.findings.values()]
 
     # --- messages of the stream
 
@@ -501,6 +511,8 @@ def _skip(followed: FollowedSubscription, copy: Copy, event: Event) -> dict[str,
     fields = {"strategy": followed.strategy, "trade_ref": copy.ref, "reason": event.why}
     if event.event == "closed":
         fields |= {"reason": "lost", "detail": "opened and closed at the broker before it was seen there"}
+    elif event.why == "volume_too_small" and copy.position:
+        fields |= {"detail": "closed early: the broker cannot hold as little as is left of the provider's trade"}
     return fields
 
 

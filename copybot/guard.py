@@ -18,6 +18,7 @@ from typing import Any
 
 from copybot import packets, targets
 from copybot.broker import Broker, Outcome, Position, Trace
+from copybot.findings import Finding
 from copybot.limits import Limits
 from copybot.magic import index_of, magic_of
 from copybot.mass_close_brake import MassCloseBrake
@@ -136,6 +137,17 @@ class ExecutionGuard:
                 self._queue("closed", ref, copy.why)
             else:
                 self._queue("skipped", ref, copy.why or "closed")
+
+    def findings(self) -> list[Finding]:
+        """What the guard cannot mend by itself, so that a person should know about it."""
+        if self.mode is GuardMode.HOLD:
+            own = [Finding("", "held", f"nothing is opened or closed until the desk has a new epoch: {self.why}")]
+        elif self.mode is GuardMode.HALT:
+            words = f"nothing is opened until an operator has looked and runs copybot follow --release: {self.why}"
+            own = [Finding("", "halted", words)]
+        else:
+            own = []
+        return [*own, *self._driver.findings()]
 
     def lost_touch(self) -> None:
         """Open nothing until the next snapshot: the stream broke off or went silent."""
@@ -402,7 +414,7 @@ class ExecutionGuard:
     def _without_position(self, copy: Copy) -> None:
         if copy.state is State.HELD:
             if self._driver.is_settled():
-                self._mark(copy, State.GONE, "closed")
+                self._mark(copy, State.GONE, "closed", copy.why)
         elif copy.state is State.REJECTED:
             self._try_again(copy)
         else:

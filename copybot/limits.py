@@ -1,4 +1,4 @@
-"""How long a guard waits, how often it tries again, and when it asks for a second snapshot."""
+"""How long a guard waits, how often it tries again, when it asks for a second snapshot, and how it follows."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -6,7 +6,11 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in ms. `settle_ms` must be longer than the broker's slowest answer."""
+    """Times in ms. `settle_ms` must be longer than the broker's slowest answer.
+
+    `closes_below_least`: where a partial close of the provider leaves less than the broker can reduce a copy to, close
+    the copy; otherwise it stays as it is until the provider is out.
+    """
 
     max_open_age_ms: int = 5_000
     settle_ms: int = 60_000
@@ -16,3 +20,4 @@ class Limits:
     brake_share: Decimal = Decimal("0.5")
     brake_ms: int = 2_000
     stops_again_ms: int = 5_000
+    closes_below_least: bool = False

@@ -5,24 +5,37 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from copybot.broker import Broker, Outcome, Position
+from copybot.broker import Broker, Outcome, Position, Result, SymbolSpec
+from copybot.findings import Finding
 from copybot.limits import Limits
 from copybot.magic import index_of
+from copybot.position_targets import volume_to_close
+from copybot.refusals import Refusals
 from copybot.state_store import Copy, StateStore
 
-_LONGEST_WAIT_MS = 15_000
+_ZERO = Decimal(0)
+_CLOSE_SHOWN_MS = 5_000  # a second close of a position that is gone does no harm, so the wait can be short
+_TOLD_AFTER_REFUSALS = 5
+_MARKET_CLOSED = "market_closed"
 
 
 @dataclass
 class PositionDriver:
-    """One guard's orders that close, reduce and move stops. The next call repeats what failed."""
+    """One guard's orders that close, reduce and move stops. The next call repeats what failed.
+
+    DONE is evidence, but the broker's list of positions may be behind: an order that was answered DONE is repeated only
+    if the list does not show it within a bounded time.
+    """
 
     broker: Broker
     store: StateStore = field(repr=False)
     clock_ms: Callable[[], int]
     index: int
+    _refused_closes: Refusals[tuple[str, Decimal]] = field(default_factory=Refusals, init=False, repr=False)
+    _closed: dict[str, tuple[str, Decimal, int]] = field(default_factory=dict, init=False, repr=False)
+    _reduced_from: dict[str, Decimal] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[str, Finding] = field(default_factory=dict, init=False, repr=False)
     _stops_due_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
-    _refused_ms: dict[tuple[str, Decimal], tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
 
     def is_settled(self) -> bool:
         with suppress(Exception):
@@ -36,10 +49,23 @@ class PositionDriver:
         except Exception:
             return None
         own = [position for position in positions if index_of(position.magic) == self.index]
+        self._forget_all_but({position.id for position in own})
         by_magic = {position.magic: position for position in reversed(own)}
         if len(by_magic) < len(own):
             self._close_doubles(own, by_magic)
         return by_magic
+
+    def findings(self) -> list[Finding]:
+        """The positions that do not follow their targets, and why."""
+        return [*self._kept.values(), *self._refusals_found()]
+
+    def _forget_all_but(self, ids: set[str]) -> None:
+        for by_position in (self._closed, self._reduced_from, self._kept, self._stops_due_ms):
+            for position_id in by_position.keys() - ids:
+                del by_position[position_id]
+        for order in self._refused_closes.orders():
+            if order[0] not in ids:
+                self._refused_closes.forget(order)
 
     def _close_doubles(self, own: list[Position], by_magic: dict[int, Position]) -> None:
         """Keep one position per magic, preferably the one on record. Brokers do execute orders they have refused."""
@@ -52,42 +78,103 @@ class PositionDriver:
                 self.close(position)
 
     def drive(self, copy: Copy, position: Position, limits: Limits) -> None:
-        if position.side != copy.side:  # a netting account was reversed: no part of it is the copy
+        # On the wrong side, after a netting account was reversed, no part of a position is the copy.
+        if not copy.volume or position.side != copy.side:
+            self._kept.pop(position.id, None)
             self.close(position)
             return
         with suppress(Exception):  # the next tick tries again
-            volume, sl, tp = copy.volume, copy.sl, copy.tp
             spec = self.broker.spec(copy.symbol)
-            if spec is not None:
-                volume, sl, tp = spec.lots(volume), spec.stop(sl), spec.stop(tp)
-            if not volume:
-                self.close(position)
-            elif position.volume > volume:
-                self._reduce(copy, position, position.volume - volume, limits)
-            else:
-                if copy.reduced_ms:
-                    self._record_reduction(copy, 0)
+            if self._follow_volume(copy, position, spec, limits):
+                sl, tp = (stop if spec is None else spec.stop(stop) for stop in (copy.sl, copy.tp))
                 if (position.sl, position.tp) != (sl, tp):
                     self._move_stops(position, sl, tp, limits)
 
+    # --- volumes
+
     def close(self, position: Position) -> None:
-        """Try to close the whole position."""
+        """Try to close the whole position: exactly the volume that the broker shows."""
         with suppress(Exception):
-            self._take_off(position, position.volume)
+            side, volume, since_ms = self._closed.get(position.id, ("", _ZERO, 0))
+            is_same = (side, volume) == (position.side, position.volume)
+            if is_same and self.clock_ms() - since_ms < _CLOSE_SHOWN_MS:
+                return
+            if self._take_off(position, position.volume) is Outcome.DONE:
+                self._closed[position.id] = position.side, position.volume, self.clock_ms()
 
     def _take_off(self, position: Position, volume: Decimal) -> Outcome:
-        """Repeat a refused order (over a weekend, say) at once, then less and less often. A broker would block a client
-        that asked every second for two days."""
         now, order = self.clock_ms(), (position.id, volume)
-        first_ms, last_ms = self._refused_ms.get(order, (now, 0))
-        if now - last_ms < min(_LONGEST_WAIT_MS, (last_ms - first_ms) // 10):
+        if not self._refused_closes.is_due(order, now):
             return Outcome.REJECTED
-        outcome = self.broker.close(position, volume).outcome
+        result = self.broker.close(position, volume)
+        self._refused_closes.note(order, result, now)
+        return result.outcome
+
+    def _follow_volume(self, copy: Copy, position: Position, spec: SymbolSpec | None, limits: Limits) -> bool:
+        """Reduce the position to its target. False if it is closed instead."""
+        volume = volume_to_close(position.volume, copy.volume, spec)
+        is_above = not volume and position.volume > copy.volume
+        if is_above and limits.closes_below_least:
+            self._end_below_least(copy)
+            self.close(position)
+            return False
+        if volume:
+            self._reduce(copy, position, volume, limits)
+        elif copy.reduced_ms:
+            self._record_reduction(copy, 0)
+        self._note_kept(copy, position, is_above=is_above)
+        return True
+
+    def _end_below_least(self, copy: Copy) -> None:
+        """Give up a copy whose target the broker cannot hold, and report why it is closed before its trade."""
+        with self.store.durable():
+            self.store.change(copy.ref, volume=_ZERO, why="volume_too_small")
+            self.store.queue("skipped", copy.ref, self.clock_ms(), "volume_too_small")
+
+    def _note_kept(self, copy: Copy, position: Position, *, is_above: bool) -> None:
+        if not is_above:
+            self._kept.pop(position.id, None)
+            return
+        words = (
+            f"{position.volume} lots are held for a target of {copy.volume}: the broker cannot close so little. They "
+            "stay until the provider is out, or close them yourself"
+        )
+        self._kept[position.id] = Finding(position.id, "kept_above_target", words, ref=copy.ref)
+
+    def _reduce(self, copy: Copy, position: Position, volume: Decimal, limits: Limits) -> None:
+        """Reduce once: an order whose answer was lost may still be executed, and a second would reduce twice.
+
+        A full close needs no such care, since nothing remains for a second one.
+        """
+        now = self.clock_ms()
+        is_shown = position.volume < self._reduced_from.get(position.id, _ZERO)
+        is_in_flight = copy.reduced_ms and not is_shown
+        if is_in_flight and (now - copy.reduced_ms < limits.settle_ms or not self.is_settled()):
+            return
+        self._reduced_from.pop(position.id, None)
+        self._record_reduction(copy, now)
+        outcome = self._take_off(position, volume)
         if outcome is Outcome.REJECTED:
-            self._refused_ms[order] = first_ms, now
-        else:
-            self._refused_ms.pop(order, None)
-        return outcome
+            self._record_reduction(copy, 0)
+        elif outcome is Outcome.DONE:
+            self._reduced_from[position.id] = position.volume
+
+    def _record_reduction(self, copy: Copy, since_ms: int) -> None:
+        with self.store.durable():
+            self.store.change(copy.ref, reduced_ms=since_ms)
+
+    def _refusals_found(self) -> list[Finding]:
+        """The closes and reductions that the broker goes on refusing."""
+        findings = []
+        for (position_id, volume), refusal in self._refused_closes.items():
+            if refusal.count < _TOLD_AFTER_REFUSALS:
+                continue
+            copy = next((copy for copy in self.store.unfinished() if copy.position == position_id), None)
+            kind, words = _refused(volume, refusal.result, refusal.count)
+            findings.append(Finding(position_id, kind, words, ref="" if copy is None else copy.ref))
+        return findings
+
+    # --- stops
 
     def _move_stops(self, position: Position, sl: Decimal | None, tp: Decimal | None, limits: Limits) -> None:
         """Set the stops. If the broker refuses them (too close, say), wait before the next attempt."""
@@ -97,18 +184,13 @@ class PositionDriver:
         if self.broker.modify(position, sl=sl, tp=tp).outcome is Outcome.REJECTED:
             self._stops_due_ms[position.id] = now + limits.stops_again_ms
 
-    def _reduce(self, copy: Copy, position: Position, volume: Decimal, limits: Limits) -> None:
-        """Reduce once: an order whose answer was lost may still be executed, and a second would reduce twice.
 
-        A full close needs no such care, since nothing remains for a second one.
-        """
-        now = self.clock_ms()
-        if copy.reduced_ms and (now - copy.reduced_ms < limits.settle_ms or not self.is_settled()):
-            return
-        self._record_reduction(copy, now)
-        if self._take_off(position, volume) is not Outcome.UNKNOWN:
-            self._record_reduction(copy, 0)
-
-    def _record_reduction(self, copy: Copy, since_ms: int) -> None:
-        with self.store.durable():
-            self.store.change(copy.ref, reduced_ms=since_ms)
+def _refused(volume: Decimal, result: Result, count: int) -> tuple[str, str]:
+    """The kind and the words of a close that the broker refuses."""
+    if result.why == _MARKET_CLOSED:
+        return _MARKET_CLOSED, f"the close of {volume} lots waits until the market opens ({result.code})"
+    code = result.code or result.why or "no code"
+    return "close_refused", (
+        f"the broker has refused to close {volume} lots {count} times ({code}): close them at the broker yourself, "
+        "or ask the broker why"
+    )

@@ -262,9 +262,9 @@ def _names(table: Table) -> Names:
 
 
 def _limits(table: Table) -> Limits:
-    share = {"brake_share": _share}
+    read = {"brake_share": _share, "closes_below_least": _flag}
     given = {
-        limit.name: table.get(limit.name, share.get(limit.name, _whole(0, 3_600_000)))
+        limit.name: table.get(limit.name, read.get(limit.name, _whole(0, 3_600_000)))
         for limit in fields(Limits)
         if table.get(limit.name, _any, None) is not None
     }

@@ -51,14 +51,22 @@ def of_packet(packet: Packet) -> Target:
 
 
 def snapshots_of(body: Mapping[str, Any]) -> dict[str, Snapshot]:
-    """The snapshot of each strategy in an answer's body. Raises SnapshotRefused if any part cannot be read."""
+    """The snapshot of each strategy in an answer's body. Raises SnapshotRefused if any part cannot be read.
+
+    An account may lead a strategy as well: its own trades are the rows without a `copy`, and no targets.
+    """
     try:
         if int(body["count"]) != len(body["trades"]):
             raise SnapshotRefused(f"the snapshot has {len(body['trades'])} trades, its count says {body['count']}")
         targets: dict[str, dict[str, Target]] = {strategy: {} for strategy in body["as_of"]}
+        own = set()
         for row in body["trades"]:
-            if row["role"] == "master":
+            if row["role"] == "master" and row["copy"] is None:
+                own.add(row["strategy"])
+            elif row["role"] == "master":
                 targets[row["strategy"]][row["trade_id"]] = _target(row)
+        if mixed := sorted(name for name in own if targets.get(name)):
+            raise SnapshotRefused(f"some trades of {mixed[0]} have a copy and some have none")
         epoch = str(body["stream_epoch"])
         return {name: Snapshot(epoch, int(seq), targets[name]) for name, seq in body["as_of"].items()}
     except (LookupError, TypeError, ValueError, ArithmeticError) as fault:

@@ -1,0 +1,69 @@
+"""Counts the orders that a broker refuses, and says when each of them is due again."""
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from copybot.broker import Outcome, Result
+
+# A market opens, a price moves and a trading permission returns within seconds, without a sign to the bot.
+_LONGEST_WAIT_MS = 15_000
+# Invalid request, volume or filling, trade disabled, more than is held, close only, FIFO: what makes the same order
+# acceptable is a change of the account or of the symbol, which is rare.
+_LASTING = frozenset({10013, 10014, 10017, 10030, 10038, 10042, 10043, 10044, 10045})
+_LONGEST_LASTING_WAIT_MS = 60_000
+
+Order = TypeVar("Order")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One order's refusals so far. `result`: the last one."""
+
+    first_ms: int
+    last_ms: int
+    count: int
+    result: Result
+
+
+@dataclass
+class Refusals(Generic[Order]):
+    """The refusals by order. An order is due again at once, then less and less often, and for ever.
+
+    A broker would block a client that asked every second over a weekend. The waits grow with the time since the first
+    refusal, up to 15 s; up to 60 s after a refusal that only a change of the account or symbol can end.
+    """
+
+    _by_order: dict[Order, Refusal] = field(default_factory=dict, init=False, repr=False)
+
+    def is_due(self, order: Order, now_ms: int, least_ms: int = 0) -> bool:
+        """Whether to send the order. `least_ms`: the shortest wait after a refusal."""
+        refusal = self._by_order.get(order)
+        if refusal is None:
+            return True
+        since_ms = refusal.last_ms - refusal.first_ms
+        if refusal.result.code in _LASTING:
+            wait_ms = min(_LONGEST_LASTING_WAIT_MS, since_ms // 2)
+        else:
+            wait_ms = min(_LONGEST_WAIT_MS, since_ms // 10)
+        return now_ms - refusal.last_ms >= max(least_ms, wait_ms)
+
+    def note(self, order: Order, result: Result, now_ms: int) -> None:
+        """Take an answer: a refusal is counted, any other answer ends the count."""
+        if result.outcome is not Outcome.REJECTED:
+            self._by_order.pop(order, None)
+            return
+        last = self._by_order.get(order)
+        first_ms, count = (now_ms, 0) if last is None else (last.first_ms, last.count)
+        self._by_order[order] = Refusal(first_ms, now_ms, count + 1, result)
+
+    def get(self, order: Order) -> Refusal | None:
+        return self._by_order.get(order)
+
+    def items(self) -> list[tuple[Order, Refusal]]:
+        return list(self._by_order.items())
+
+    def orders(self) -> list[Order]:
+        return list(self._by_order)
+
+    def forget(self, order: Order) -> None:
+        self._by_order.pop(order, None)
