@@ -113,7 +113,8 @@ class SymbolSpec:
 @dataclass(frozen=True, slots=True)
 class Account:
     """`may_trade`: the account, its server and the terminal allow a program to trade. `is_fifo`: the broker closes the
-    positions of a symbol in the order in which they were opened, and refuses any other."""
+    positions of a symbol in the order in which they were opened, and refuses any other. `is_connected`: to the server,
+    so that a position that is missing in the list has ended, or will appear within seconds."""
 
     login: str
     server: str
@@ -123,6 +124,7 @@ class Account:
     is_hedging: bool
     may_trade: bool
     is_fifo: bool = False
+    is_connected: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Trade:
     """The share of a position that one order opened, from its deals alone. `costs`: what the opening deals charged."""
 
     ticket: str
+    position: str
     order: str
     symbol: str
     side: str
@@ -62,8 +63,8 @@ def _add(trades: list[Trade], deal: Deal) -> None:
     if filled is None:
         ticket = deal.order if trades else deal.position
         trades.append(
-            Trade(ticket, deal.order, deal.symbol, deal.side, deal.volume, deal.price, deal.at_ms, deal.profit,
-                  deal.volume)
+            Trade(ticket, deal.position, deal.order, deal.symbol, deal.side, deal.volume, deal.price, deal.at_ms,
+                  deal.profit, deal.volume)
         )  # fmt: skip
         return
     volume = filled.volume + deal.volume

@@ -17,6 +17,7 @@ from copybot import packets
 from copybot.errors import DeskError, refusal
 
 STRATEGY, MASTER, COPIER = "lena-eurusd", "master", "copier"
+OWN_STRATEGY = "finn-eurusd"
 SECRET = "00112233445566778899aabbccddeeff" * 2
 SUB_ID = "s-1"
 _ACTIVE = "/api/v2/trades/active"
@@ -73,7 +74,7 @@ def _refusal(code: str) -> DeskError:
 
 @dataclass
 class DeskModel:
-    """One strategy, its provider's account and one copier's account."""
+    """One strategy, its provider's account and one copier's account, which may lead a strategy of its own."""
 
     now: Callable[[], int]
     lease_ms: int = 5_000
@@ -92,13 +93,14 @@ class DeskModel:
 
     def active(self, account: str) -> dict[str, Any]:
         trades = [
-            row if row["role"] == "copy" or account == MASTER else row | {"copy": self._target(row)}
+            row if owner == account else row | {"copy": self._target(row)}
             for (owner, _), row in self.state.rows.items()
             if owner in (MASTER, account)
         ]
-        return {
-            "stream_epoch": self.epoch, "as_of": {STRATEGY: str(self.state.seq)}, "count": len(trades), "trades": trades
-        }  # fmt: skip
+        as_of = {STRATEGY: str(self.state.seq)}
+        if any(row["strategy"] == OWN_STRATEGY for row in trades):
+            as_of[OWN_STRATEGY] = str(self.state.events)
+        return {"stream_epoch": self.epoch, "as_of": as_of, "count": len(trades), "trades": trades}
 
     def send(self, account: str, method: str, path: str, fields: Mapping[str, Any], key: str) -> dict[str, Any]:
         """One signed request. A key's effect happens once; repeats get the stored answer for ever, refusals too."""
@@ -148,12 +150,13 @@ class DeskModel:
                 raise _refusal("trade_exists_different")
             return {"trade": state.rows[identity]}
         copies = fields.get("trade_ref")
-        if account == COPIER and copies not in state.refs:
+        if copies is not None and copies not in state.refs:
             raise _refusal("trade_unknown")
         state.born += 1
         self.opened[f"{account} {identity[1]}"] += 1
         row = {
-            "trade_id": self._new_ref(), "role": "copy" if copies else "master", "strategy": STRATEGY,
+            "trade_id": self._new_ref(), "role": "copy" if copies else "master",
+            "strategy": STRATEGY if copies or account == MASTER else OWN_STRATEGY,
             "ticket_id": identity[1], "symbol": fields["symbol"], "type": fields["type"], "volume": fields["volume"],
             "open_price": fields["open_price"], "sl": fields.get("sl"), "tp": fields.get("tp"), "copies": copies,
             "opened_volume": fields["volume"], "seq": "0", "status": "OPEN", "copy": None,

@@ -168,7 +168,10 @@ class MetaTrader:
         balance, equity = (Decimal(str(amount)).quantize(cent) for amount in (info.balance, info.equity))
         is_hedging = info.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
         allowed = bool(may_trade and not terminal.tradeapi_disabled)
-        return Account(str(info.login), info.server, info.currency, balance, equity, is_hedging, allowed)
+        return Account(
+            str(info.login), info.server, info.currency, balance, equity, is_hedging, allowed,
+            is_connected=bool(terminal.connected),
+        )  # fmt: skip
 
     def spec(self, symbol: str) -> SymbolSpec | None:
         spec = self._spec(symbol)

@@ -5,15 +5,12 @@ and takes prices and profits from the broker's deals. A report's idempotency key
 repeated after a crash or a lost answer has one effect; and the desk never opens a closed ticket again.
 """
 
-import hashlib
-import json
 import logging
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -21,6 +18,8 @@ from copybot.broker import Deal, Position, Terminal
 from copybot.deals import Trade, trades_of
 from copybot.errors import DeskError, KeyRefused, ScopeDenied, TradeUnknown
 from copybot.findings import Finding
+from copybot.magic import index_of
+from copybot.reports import Report, ReportResult, moved_stops, opening, shrinking
 
 log = logging.getLogger(__name__)
 
@@ -55,32 +54,6 @@ class Held:
     position: Position
     extra: Extra
     trades: list[Trade] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A report to the desk: a verb about a ticket. `base`: the seq or deal that the change builds on."""
-
-    verb: str
-    ticket: str
-    fields: Mapping[str, Any]
-    base: str = ""
-
-    @property
-    def key(self) -> str:
-        """The idempotency key: the same for the same effect, in every process and at any time."""
-        content = json.dumps([self.base, dict(self.fields)], sort_keys=True)
-        return f"{self.verb}-{self.ticket}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReportResult:
-    """The outcome of a report: `code` is empty if the desk took it, else the code of the refusal."""
-
-    verb: str
-    ticket: str
-    code: str
-    fields: Mapping[str, Any]
 
 
 def everything(_: Position) -> Extra | None:
@@ -121,7 +94,6 @@ class PositionSync:
     _read_ms: int | None = field(default=None, init=False, repr=False)
     _refused: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
-    _settled: bool = field(default=False, init=False, repr=False)
     _open_ids: set[str] = field(default_factory=set, init=False, repr=False)
     _unknown_at_desk: set[str] = field(default_factory=set, init=False, repr=False)
     _born_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
@@ -154,7 +126,7 @@ class PositionSync:
         self.held = [
             Held(position, extra, self._open_trades(position))
             for position in positions
-            if (extra := self.of(position)) is not None
+            if (extra := self._extra(position)) is not None
         ]
         for held in self.held:
             for trade in held.trades or ():
@@ -167,12 +139,20 @@ class PositionSync:
         self._count_missed()
         self._unpublished |= {held.position.id for held in self.held if self._is_to_publish(held)}
 
+    def _extra(self, position: Position) -> Extra | None:
+        """What `of` says. A provider's sync never reports a copy, which would go round in circles as a new signal."""
+        if self.role == "master" and index_of(position.magic) is not None:
+            return None
+        return self.of(position)
+
     def _is_watching(self) -> bool:
-        """Whether the last sync was recent and the history complete. Then no old position can turn up now."""
+        """Whether the last sync was recent and the history complete then. If so, no old position can turn up now."""
         now, last = self.clock_ms(), self._watched_ms
-        self._settled = self.terminal.is_settled()
-        self._watched_ms = now if self._settled else None
-        return last is not None and now - last <= (self.max_age_ms or _WATCH_GAP_MS)
+        was_watching = last is not None and now - last <= (self.max_age_ms or _WATCH_GAP_MS)
+        # A history that was complete stays so while the terminal is connected, however often new deals change it.
+        is_watching = self.terminal.is_settled() or (was_watching and self.terminal.account().is_connected)
+        self._watched_ms = now if is_watching else None
+        return was_watching
 
     def _opened_ms(self, trade: Trade) -> int:
         """When a trade opened, by the desk's clock; 0 while the broker's time zone is unknown."""
@@ -198,7 +178,6 @@ class PositionSync:
 
     def note_gone(self, position_id: str, extra: Extra) -> bool:
         """Report a position that opened and closed between two syncs. True once the desk knows all of it."""
-        self._settled = self.terminal.is_settled()
         trades = self._closed_trades(position_id)
         if trades is None:
             return False
@@ -210,7 +189,7 @@ class PositionSync:
             self._report(self._opening(trade, None, extra))
         if trade.ticket not in self.rows:  # a close without an open would close the ticket for ever
             return self._code(trade.ticket, "open") == "trade_closed"
-        for report in self._shrinking(trade, Decimal(self.rows[trade.ticket]["volume"])):
+        for report in shrinking(trade, Decimal(self.rows[trade.ticket]["volume"])):
             self._report(report)
         return trade.ticket not in self.rows
 
@@ -222,9 +201,13 @@ class PositionSync:
             return
         snapshot = self.desk.active()
         self._note_epoch(str(snapshot.get("stream_epoch", "")))
-        self.rows = {row["ticket_id"]: row for row in snapshot["trades"] if row["role"] == self.role}
+        self.rows = {row["ticket_id"]: row for row in snapshot["trades"] if self._is_own(row)}
         self._read_ms = now
         self._published |= self.rows.keys()
+
+    def _is_own(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is this account's and of this role. A row with a plan for a copy is a followed provider's."""
+        return row["role"] == self.role and (self.role == "copy" or not row.get("copy"))
 
     def _note_epoch(self, epoch: str) -> None:
         """On a new epoch, publish again what a restored desk may have forgotten, however old it is."""
@@ -302,62 +285,39 @@ class PositionSync:
         return self.max_age_ms is not None and abs(self.clock_ms() - self._born_ms[ticket]) > self.max_age_ms
 
     def _opening(self, trade: Trade, position: Position | None, extra: Extra) -> Report:
-        fields: dict[str, Any] = {
-            "ticket_id": trade.ticket,
-            "symbol": trade.symbol,
-            "type": trade.side,
-            "volume": _text(trade.volume),
-            "open_price": _text(trade.price),
-        }
         opened_ms = self._opened_ms(trade)
-        if 0 < opened_ms <= self.clock_ms() + _CLOCKS_APART_MS:
-            fields["opened_at"] = _iso(opened_ms)
-        if position is not None:
-            # A stop that was moved past the open price follows as a modification: an open with it would be refused.
-            stops = {name: stop for name, stop in _stops(position).items() if stop is not None}
-            fields |= {name: _text(stop) for name, stop in stops.items() if not _is_past(name, stop, trade)}
-        return Report("open", trade.ticket, fields | dict(extra))
+        return opening(trade, position, extra, opened_ms if opened_ms <= self.clock_ms() + _CLOCKS_APART_MS else 0)
 
     def _changes(self, trade: Trade, position: Position, row: Mapping[str, Any]) -> Iterator[Report]:
-        yield from self._shrinking(trade, Decimal(row["volume"]))
+        yield from shrinking(trade, Decimal(row["volume"]))
         if trade.remaining > Decimal(row["volume"]):
             words = f"has {trade.remaining} lots but was published with {row['volume']}: the rest is not copied"
             self.findings[trade.ticket] = Finding(trade.ticket, "grew", words)
-        stops = _stops(position)
-        if trade.remaining and any(_number(row[name]) != stop for name, stop in stops.items()):
-            fields = {name: None if stop is None else _text(stop) for name, stop in stops.items()}
-            yield Report("modify", trade.ticket, fields, base=str(row["seq"]))
+        if trade.remaining:
+            yield from moved_stops(trade.ticket, position, row)
 
     def _reports_of_ended(self, ticket: str) -> Iterator[Report]:
         trades = self._closed_trades(ticket)
         ended = next((trade for trade in trades or () if trade.ticket == ticket), None)
-        if ended is not None:
-            yield from self._shrinking(ended, Decimal(self.rows[ticket]["volume"]))
+        reported = Decimal(self.rows[ticket]["volume"])
+        if ended is not None and ended.volume >= reported:  # else an opening deal is missing, so others may be
+            yield from shrinking(ended, reported)
         elif ticket not in self.findings:
             self._note_waiting(ticket, "no longer open at the broker, but its deals are not in the history yet")
 
     def _closed_trades(self, position_id: str) -> list[Trade] | None:
-        """The trades of a position that has ended; None while the history may be incomplete."""
-        if not self._settled:
-            self._note_waiting(position_id, "the terminal is not connected, or its history is not complete")
-            return None
+        """The trades of a position that has ended; None while its deals do not prove that.
+
+        Deals that add up to zero are a proof, however recent they are and whatever else happens on the account. A
+        position that is missing in the list, but whose deals show it open, is not closed: the list may be behind.
+        """
         trades = self._history(position_id)
+        if any(trade.position in self._open_ids for trade in trades):
+            return None
         if not trades or any(trade.remaining for trade in trades):
             self._note_waiting(position_id, "no longer open at the broker, but its close is not in the history yet")
             return None
         return trades
-
-    def _shrinking(self, trade: Trade, reported: Decimal) -> Iterator[Report]:
-        """The reductions and the close that lead from the volume reported so far to the volume that remains."""
-        for part in trade.parts:
-            if part.remaining >= reported:
-                continue
-            amounts = {"close_price": _text(part.price), "profit": _text(part.profit)}
-            if part.remaining:
-                fields = {"deal_id": part.deal, "volume": _text(part.remaining), **amounts}
-                yield Report("reduce", trade.ticket, fields, base=part.deal)
-            else:
-                yield Report("close", trade.ticket, {**amounts, "reason": part.reason}, base=part.deal)
 
     # --- reporting
 
@@ -454,25 +414,3 @@ class PositionSync:
             for (ticket, verb), (code, at_ms) in self._refused.items()
             if ticket in known or at_ms > since
         }
-
-
-def _is_past(name: str, stop: Decimal, trade: Trade) -> bool:
-    """Whether a stop lies on the other side of the open price than the stop of a new trade does."""
-    is_below = (name == "sl") == (trade.side == "BUY")
-    return stop >= trade.price if is_below else stop <= trade.price
-
-
-def _stops(position: Position) -> dict[str, Decimal | None]:
-    return {"sl": position.sl, "tp": position.tp}
-
-
-def _number(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
-
-
-def _text(amount: Decimal) -> str:
-    return f"{amount:.8f}"
-
-
-def _iso(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
