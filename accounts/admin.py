@@ -18,6 +18,7 @@ from accounts import services
 from accounts.models import BotKey, TradingAccount, User
 from audit.actors import actor_of
 from audit.admin import AuditedAdmin
+from core import money
 from core.admin import NoDeleteAdmin
 from core.errors import DomainError
 from core.formatting import MONEY, chip, number, ref
@@ -70,7 +71,10 @@ class TradingAccountAdmin(AuditedAdmin):
     search_help_text = "Name, owner or login"
     autocomplete_fields = ["owner"]
     ordering = ["name"]
-    REPORTED = ("balance_", "equity_", "reported_at")  # by the account's bot
+    REPORTED = (  # by the account's bot
+        "balance_", "equity_", "reported_at", "kind", "reported_currency_", "reported_login", "reported_server",
+        "symbols_",
+    )  # fmt: skip
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return ["owner", "broker", "server", "login", "generation", *self.REPORTED] if obj else []
@@ -86,6 +90,17 @@ class TradingAccountAdmin(AuditedAdmin):
     @admin.display(description="equity", ordering="equity")
     def equity_(self, account: TradingAccount) -> SafeString:
         return number(account.equity, MONEY)
+
+    @admin.display(description="reported currency", ordering="reported_currency")
+    def reported_currency_(self, account: TradingAccount) -> SafeString | str:
+        if account.currency_differs:
+            return chip(f"{account.reported_currency}, registered is {account.currency or 'none'}", "bad")
+        return account.reported_currency or "–"
+
+    @admin.display(description="contract sizes")
+    def symbols_(self, account: TradingAccount) -> str:
+        rows = account.symbols.order_by("symbol").values_list("symbol", "contract_size")[:100]
+        return ", ".join(f"{symbol} {money.plain(size)}" for symbol, size in rows) or "–"
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -2,6 +2,7 @@
 
 import secrets
 import uuid
+from decimal import Decimal
 from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser
@@ -36,14 +37,27 @@ class User(AbstractUser):
 
 
 class TradingAccount(models.Model):
-    """An account at a broker. Where the broker's server is reset (as for demos), a new generation is a new row."""
+    """An account at a broker. Where the broker's server is reset (as for demos), a new generation is a new row.
+
+    `currency` is what staff registered: amounts of the account are read in it. `reported_…` is what the bot finds at
+    the broker. Where both name a currency and the two differ, the account's amounts are not used.
+    """
+
+    class Kind(models.TextChoices):
+        HEDGING = "hedging", "hedging"
+        NETTING = "netting", "netting: one position for each symbol"
+        FIFO = "fifo", "FIFO: the oldest position closes first"
 
     name = models.SlugField(max_length=64, unique=True)
     owner = models.ForeignKey(User, models.PROTECT, related_name="trading_accounts")
     broker = models.TextField()
     server = models.TextField()
     login = models.TextField()
-    currency = models.CharField(max_length=3, default="USD", validators=[RegexValidator(r"^[A-Z]{3}$")])
+    currency = models.CharField(
+        max_length=3, default="USD", blank=True, validators=[RegexValidator(r"^[A-Z]{3}$")],
+        help_text="Amounts of the account are in it. A cent account has a currency of its own (USC). "
+        "Empty: the first that its bot reports.",
+    )  # fmt: skip
     generation = models.PositiveIntegerField(default=1)
     copy_seq = models.PositiveBigIntegerField(
         default=0, editable=False, help_text="The number of changes of copies on this account."
@@ -58,6 +72,10 @@ class TradingAccount(models.Model):
         db_default=10_000,
         help_text="The most trades, copies aside, that may be open. Closes are never refused.",
     )
+    kind = models.CharField(max_length=8, choices=Kind, blank=True, default="", db_default="", editable=False)
+    reported_currency = models.CharField(max_length=16, blank=True, default="", db_default="", editable=False)
+    reported_login = models.CharField(max_length=64, blank=True, default="", db_default="", editable=False)
+    reported_server = models.CharField(max_length=128, blank=True, default="", db_default="", editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -65,11 +83,49 @@ class TradingAccount(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["broker", "server", "login", "generation"], name="trading_account_is_at_the_broker_once"
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=["", "hedging", "netting", "fifo"]), name="trading_account_kind_is_known"
+            ),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def currency_differs(self) -> bool:
+        """Whether the bot reports another currency than the registered one."""
+        return self.reported_currency not in ("", self.currency)
+
+    @property
+    def usable_equity(self) -> Decimal | None:
+        """The last reported equity; None if it is unknown or in another currency than the registered one."""
+        return None if self.currency_differs else self.equity
+
+
+class AccountSymbol(models.Model):
+    """A broker's conditions for one symbol, by the account's own name of it, as its bot reports them."""
+
+    pk = models.CompositePrimaryKey("account_id", "symbol")
+    account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="symbols", db_index=False)
+    symbol = models.CharField(max_length=32)
+    contract_size = amount(help_text="Units in one lot.")
+    volume_min = amount("smallest volume", null=True)
+    volume_step = amount(null=True)
+    volume_max = amount("largest volume", null=True)
+    changed_at = models.DateTimeField(help_text="When the contract size was first reported, or last changed.")
+    updated_at = models.DateTimeField(help_text="When the symbol was last reported.")
+
+    class Meta:
+        db_table = "account_symbols"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(contract_size__gt=0), name="account_symbol_contract_size_is_positive"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.symbol} on {self.account_id}"
 
 
 def new_key_id() -> str:

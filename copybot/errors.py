@@ -67,6 +67,10 @@ class OpensRefused(DeskError):
     """The strategy accepts no new trades now, or not this one. Closes pass."""
 
 
+class CurrencyDiffers(DeskError):
+    """The desk has registered another currency for this account, and uses none of its amounts until they agree."""
+
+
 class Invalid(DeskError):
     """The request has invalid fields. `fields`: the faults of each field."""
 
@@ -126,6 +130,7 @@ KINDS: dict[str, type[DeskError]] = {
     "strategy_missing": OpensRefused,
     "too_many_open": OpensRefused,
     "volume_above_limit": OpensRefused,
+    "currency_differs": CurrencyDiffers,
     "stop_wrong_side": Invalid,
     "invalid": Invalid,
     "symbol_grammar": Invalid,

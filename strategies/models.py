@@ -150,6 +150,14 @@ class TermsQuerySet(models.QuerySet["Terms"]):
     def by_equity(self) -> "TermsQuerySet":
         return self.filter(mode__in=[Terms.Mode.EQUITY, Terms.Mode.RISK])
 
+    def of_account(self, account_id: int) -> "TermsQuerySet":
+        """The terms of this account's subscriptions, and of the subscriptions to its strategy."""
+        follows, leads = (
+            models.Q(subscription__account=account_id),
+            models.Q(subscription__strategy__account=account_id),
+        )
+        return self.filter(follows | leads)
+
 
 class Terms(models.Model):
     """How a subscription copies the trades that are opened from `since` on. Rows are added and never changed.

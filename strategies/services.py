@@ -171,8 +171,8 @@ def _renew(latest: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
     return Terms.objects.create(
         subscription=subscription,
         since=since,
-        equity=subscription.account.equity,
-        master_equity=subscription.strategy.account.equity,
+        equity=subscription.account.usable_equity,
+        master_equity=subscription.strategy.account.usable_equity,
         **values,
     )
 
@@ -181,12 +181,16 @@ def _audit_detail(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: money.text(value) if isinstance(value, Decimal) else value for name, value in settings.items()}
 
 
-def revalue(*, limit: int = 1000) -> int:
+def revalue(*, account_id: int | None = None, limit: int = 1000) -> int:
     """Renew the terms of subscriptions that copy by equity where an equity has changed by more than 1 %.
 
-    Returns the number of renewed terms, at most `limit`.
+    `account_id`: only the subscriptions of this account, and those to its strategy. Returns the number of renewed
+    terms, at most `limit`.
     """
-    outdated = [terms for terms in Terms.objects.latest_of_each().by_equity() if _is_outdated(terms)][:limit]
+    latest = Terms.objects.latest_of_each().by_equity()
+    if account_id is not None:
+        latest = latest.of_account(account_id)
+    outdated = [terms for terms in latest if _is_outdated(terms)][:limit]
     revalue_one = use_case()(_revalue)
     return sum(revalue_one(terms.subscription_id, TERMS_AFTER) for terms in outdated)
 
@@ -209,13 +213,19 @@ def _revalue(subscription_id: int, after: timedelta) -> bool:
 
 def _is_outdated(terms: Terms) -> bool:
     subscription = terms.subscription
-    return _has_changed(terms.equity, subscription.account.equity) or _has_changed(
-        terms.master_equity, subscription.strategy.account.equity
+    return _has_changed(terms.equity, subscription.account) or _has_changed(
+        terms.master_equity, subscription.strategy.account
     )
 
 
-def _has_changed(then: Decimal | None, now: Decimal | None) -> bool:
-    return now is not None and (then is None or abs(now - then) * 100 > abs(then))
+def _has_changed(then: Decimal | None, account: TradingAccount) -> bool:
+    if account.currency_differs:
+        return then is not None
+    return account.equity is not None and _has_moved(then, account.equity)
+
+
+def _has_moved(then: Decimal | None, now: Decimal) -> bool:
+    return then is None or abs(now - then) * 100 > abs(then)
 
 
 def stop_drawdowns(*, actor: audit.Actor) -> int:
@@ -232,7 +242,7 @@ def stop_drawdowns(*, actor: audit.Actor) -> int:
 def _stop_at_drawdown(terms: Terms, actor: audit.Actor) -> bool:
     """Record a new highest equity, or pause the subscription at its drawdown stop; return whether it was paused."""
     subscription = terms.subscription
-    equity, limit_pct = subscription.account.equity, terms.max_drawdown_pct
+    equity, limit_pct = subscription.account.usable_equity, terms.max_drawdown_pct
     if not equity or limit_pct is None:  # an equity of zero comes from a terminal that is not logged in, not a loss
         return False
     if subscription.peak_equity is None or equity > subscription.peak_equity:

@@ -95,7 +95,9 @@ def _copier(desk: Any, bot: Any, ref: Any) -> None:
     heartbeat = {"instance": INSTANCE, "subscriptions": [{**state, "copies": [held]}]}
     desk.bot(bot, "post", "/api/v2/copier/beat", heartbeat)
     desk.bot(bot, "post", "/api/v2/copier/skips", {**source, "reason": "slippage", "detail": "8 bps"})
-    desk.bot(bot, "post", "/api/v2/account", {"balance": "10000.00", "equity": "10020.50"})
+    symbols = [{"symbol": "US30", "contract_size": "25", "volume_min": "0.1", "volume_step": "0.1", "volume_max": "50"}]
+    report = {"balance": "10000.00", "equity": "10020.50", "currency": "USD", "kind": "hedging", "login": "5001"}
+    desk.bot(bot, "post", "/api/v2/account", {**report, "server": "Broker-Live", "symbols": symbols})
     order = {
         **source, "seq": "1", "status": "executed", "requested_price": "1.10500000", "executed_price": "1.10503000",
         "volume": "0.05000000", "latency_ms": 157, "ticket_id": "501",

@@ -17,7 +17,7 @@ from trades.alarm_kinds import AlarmKind
 Args = dict[str, Any]
 
 _ANALYSIS_BYTES = 2048
-_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS, _MOST_OPERATIONS, _MOST_ALARMS = 100, 500, 500, 200
+_MOST_SUBSCRIPTIONS, _MOST_HOLDINGS, _MOST_OPERATIONS, _MOST_ALARMS, _MOST_SYMBOLS = 100, 500, 500, 200, 256
 _WHY_NOT = (
     "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
     "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
@@ -140,7 +140,22 @@ SKIP = Body(
     need("reason", parsing.one_of(_WHY_NOT)),
     may("detail", parsing.text(256), default=""),
 )
-ACCOUNT = Body(need("balance", AMOUNT), need("equity", AMOUNT))
+SYMBOL_SPEC = Body(
+    need("symbol", SYMBOL_NAME, "By the account's own name."),
+    need("contract_size", POSITIVE, "Units in one lot."),
+    may("volume_min", POSITIVE),
+    may("volume_step", POSITIVE),
+    may("volume_max", POSITIVE),
+)
+ACCOUNT = Body(
+    need("balance", AMOUNT),
+    need("equity", AMOUNT),
+    may("currency", parsing.matching(r"[A-Za-z0-9]{1,16}", "must be 1 to 16 letters or digits")),
+    may("kind", parsing.one_of(("hedging", "netting", "fifo"))),
+    may("login", parsing.text(64)),
+    may("server", parsing.text(128)),
+    may("symbols", items(SYMBOL_SPEC, SYMBOL_SPEC.published("SymbolSpec"), most=_MOST_SYMBOLS, noun="symbols")),
+)
 HOLDING = Body(need("trade_ref", TRADE_ID), need("volume", NOT_NEGATIVE))
 _HOLDINGS = items(HOLDING, HOLDING.published("Holding"), most=_MOST_HOLDINGS, noun="copies")
 SUBSCRIPTION = Body(
@@ -259,8 +274,8 @@ def skip(fields: Fields) -> Args:
 
 
 def account(fields: Fields) -> Args:
-    """Arguments of account_tell."""
-    return ACCOUNT.read(fields).done()
+    """Arguments of account_tell: those that were sent."""
+    return {name: value for name, value in ACCOUNT.read(fields).done().items() if value is not None}
 
 
 def alarms(fields: Fields) -> Args:

@@ -126,6 +126,30 @@ ORDER = schema(
     ),
 )
 NOTED = schema("Noted", obj({"status": TEXT}))
+ACCOUNT_ANSWER = schema(
+    "AccountAnswer",
+    obj(
+        {
+            "status": TEXT,
+            "currency": described(TEXT, "The registered currency; empty if none is."),
+            "symbols": array(
+                schema(
+                    "KnownSymbol",
+                    obj(
+                        {
+                            "symbol": TEXT,
+                            "contract_size": nullable(AMOUNT),
+                            "strategy": nullable(NAME),
+                            "provider_symbol": nullable(TEXT),
+                            "provider_contract_size": nullable(AMOUNT),
+                        },
+                        description="A symbol that the next report should hold, and the contract sizes that are known.",
+                    ),
+                )
+            ),
+        }
+    ),
+)
 DIFFERENCE = schema(
     "Difference",
     obj(

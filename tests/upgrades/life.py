@@ -110,6 +110,10 @@ def heartbeat(desk: Client) -> None:
     status = {"strategy": LENA, "seq": "1", "standing": "LIVE", "generation": 1, "digest": digest({})}
     fields = {"instance": "frozen-copier-0001", "subscriptions": [status], "balance": "10000", "equity": "10010.5"}
     desk.send("POST", "/api/v2/copier/beat", fields)
+    symbols = [{"symbol": "EURUSD", "contract_size": "100000", "volume_min": "0.01"}]
+    desk.send(
+        "POST", "/api/v2/account", {"balance": "10000", "equity": "10010.5", "currency": "USD", "symbols": symbols}
+    )
 
 
 def copy(desk: Client, ticket: str, seq: int, status: str = "executed", **more: str) -> None:

@@ -126,6 +126,46 @@ def test_a_copy_under_another_symbol_is_valued_by_the_providers_symbol(follows: 
     assert follows.settle().floating_result == 100
 
 
+def test_a_copy_is_valued_by_the_contract_size_of_its_broker(follows: Following) -> None:
+    """One lot is 25 times as much at finn's broker: a fee on the desk's own size would miss 24 parts of his loss."""
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "insert into account_symbols (account_id, symbol, contract_size, changed_at, updated_at) "
+            "values (%s, 'EURUSD.vip', 2500000, now(), now())",
+            [follows.finn.pk],
+        )
+    follows.copy("1", called="EURUSD.vip")
+    follows.bar("1.10100")
+
+    settled = follows.settle()
+
+    assert settled.floating_result == 2500
+    with connections["owner"].cursor() as cursor:  # what was charged stays recomputable
+        cursor.execute("update account_symbols set contract_size = 1")
+    assert settlement.recalculate(settled).agrees
+
+
+def test_no_fee_is_charged_from_profits_in_another_currency(follows: Following) -> None:
+    follows.realise("1", "1000")
+    TradingAccount.objects.filter(pk=follows.finn.pk).update(reported_currency="USC")
+
+    assert follows.settle() is None
+    assert FeeAgreement.objects.get().postponed == "finn-mt5 reports USC, registered is USD"
+
+    TradingAccount.objects.filter(pk=follows.finn.pk).update(reported_currency="USD")
+    assert follows.settle().fee == 200
+
+
+def test_a_period_settled_before_contract_sizes_were_stored_is_recalculated_by_the_desks(follows: Following) -> None:
+    follows.copy("1")
+    follows.bar("1.10100")
+    settled = follows.settle()
+    for mark_price in settled.mark_prices:
+        del mark_price["contract_size"]
+
+    assert settlement.recalculate(settled).agrees
+
+
 def test_a_stale_bar_gives_no_mark_price(follows: Following) -> None:
     follows.copy("1")
     follows.bar("1.10000")

@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from django.http import HttpResponse
 from rest_framework.request import Request
 
 from accounts import operations
 from core.responses import json_response
+from strategies import services as strategies
 from trades import api, parsers, reconciliation, schema, snapshot
-from trades.api import ANY_KIND, COPIER, OWNERS, BotView
+from trades.api import ANY_KIND, COPIER, BotView
+from trades.services import CurrencyDiffers
+
+log = structlog.get_logger()
 
 
 class Heartbeat(BotView):
@@ -51,13 +56,32 @@ class Skips(BotView):
 
 
 class Account(BotView):
-    """Balance and equity of the account. Copying by equity needs those of both accounts."""
+    """What the bot finds at its broker: funds, currency, kind of account, and the conditions of its symbols."""
 
-    kinds = {"POST": OWNERS}
+    kinds = {"POST": ANY_KIND}
 
-    @operations.signed("tell_account", "Balance and equity of the account", {200: schema.NOTED}, schema.ACCOUNT)
+    @operations.signed(
+        "tell_account",
+        "Balance, equity, currency and symbols of the account",
+        {200: schema.ACCOUNT_ANSWER},
+        schema.ACCOUNT,
+        refuses=["currency_differs", "symbol_grammar"],
+    )
     def post(self, request: Request) -> HttpResponse:
-        return api.answer(api.done(api.call_of(request), "account_tell", parsers.account(api.body_of(request))))
+        call = api.call_of(request)
+        try:
+            outcome = api.done(call, "account_tell", parsers.account(api.body_of(request)))
+        except CurrencyDiffers as refusal:
+            changed = refusal.extra.pop("changed")
+            log.warning("account.currency_differs", account=call.credential.account_name, **refusal.extra)
+            if changed:
+                strategies.revalue(account_id=call.credential.account_id)
+            raise
+        if outcome["changed"]:
+            strategies.revalue(account_id=call.credential.account_id)
+        return json_response(
+            {"status": outcome["code"], "currency": outcome["currency"], "symbols": outcome["symbols"]}
+        )
 
 
 class Alarms(BotView):

@@ -90,6 +90,15 @@ class LeaseLost(DomainError):
     detail = "Another copier has taken over this account. Open nothing more; stop or restart this copier."
 
 
+class CurrencyDiffers(DomainError):
+    code = "currency_differs"
+    detail = (
+        "The bot's account has another currency than the desk has registered for it, so its amounts are not used. "
+        "Log the terminal in to the registered account, or ask staff to register the reported currency. "
+        "A cent account has a currency of its own, such as USC."
+    )
+
+
 class Outcome(TypedDict, total=False):
     """The answer of a function in trades/sql: its code, and the fields that belong to that code."""
 
@@ -102,6 +111,9 @@ class Outcome(TypedDict, total=False):
     fence: int  # of a copier's heartbeat: its lease
     lease_ms: int
     may_open_in_ms: int
+    currency: str  # of an account's report: the registered one
+    symbols: list[dict[str, Any]]
+    changed: bool  # what sizes copies is not as it was before
 
 
 @dataclass(frozen=True, slots=True)

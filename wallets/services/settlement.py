@@ -332,6 +332,7 @@ def _without_agreement() -> list[dict[str, Any]]:
         Subscription.objects.live()
         .filter(Exists(priced), ~Exists(agreed))
         .exclude(account__owner=F("strategy__owner"))
+        .exclude(account__currency="")  # until its bot has reported one
         .select_related("account__owner", "strategy__owner")
     )
     by_parties = {(row.account.owner_id, row.strategy_id, row.account.currency): row for row in subscriptions[:BATCH]}

@@ -1,16 +1,4 @@
--- What a copier's bot reports besides its trades and orders: its heartbeat, its account's funds, and why it did not
--- copy.
-
--- Records the balance and equity that a bot reports for its account. args: {"balance", "equity"}
-create or replace function account_tell(caller jsonb, args jsonb) returns jsonb
-language plpgsql security definer set search_path = public, pg_temp as $$
-begin
-  update trading_accounts
-     set balance = (args->>'balance')::numeric, equity = (args->>'equity')::numeric, told_at = clock_timestamp()
-   where id = (caller->>'account')::bigint;
-  return jsonb_build_object('code', 'told');
-end $$;
-select callable_by('account_tell(jsonb, jsonb)', 'copydesk_app');
+-- What a copier's bot reports besides its trades and orders: its heartbeat, and why it did not copy.
 
 -- The lease: one instance copies for an account at a time. An instance without a takeover number (`fence`) has just
 -- started and takes over; the one before learns it at its next heartbeat. A different instance may open nothing before
@@ -27,7 +15,7 @@ declare
   v_number  bigint := (args->>'fence')::bigint;
   c copiers;
 begin
-  if (args->>'equity') is not null then perform account_tell(caller, args); end if;
+  if (args->>'equity') is not null then perform account_noted(caller, args); end if;
   perform from trading_accounts where id = v_account for no key update;
   select * into c from copiers where account_id = v_account;
   if v_number is null then
