@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from copybot.client import ACTIVE, HEARTBEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME, trusted
+from copybot.client import ACCOUNT, ACTIVE, HEARTBEAT, MOST_BYTES, ORDERS, PLAIN, SKIPS, TIME, trusted
 from copybot.errors import Transport
 from copybot.protocol import Answer, Attempt, Call, Line, Repeat, encoded, query_of
 
@@ -54,6 +54,10 @@ class AsyncClient(Line):
     async def report_order(self, *, idempotency_key: str = "", **fields: Any) -> Any:
         """Report an order's execution; the answer has its slippage."""
         return (await self.send("POST", ORDERS, fields, idempotency_key=idempotency_key)).json()
+
+    async def account(self) -> Any:
+        """What the desk knows of the key's account: its currency, its copier's lease, its subscriptions."""
+        return (await self.send("GET", ACCOUNT)).json()
 
     async def time(self) -> Any:
         """The desk's time from an unsigned answer, for display only. Use `desk_ms`, which signed answers set."""

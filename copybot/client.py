@@ -24,6 +24,7 @@ ACTIVE = "/api/v2/trades/active"
 ORDERS = "/api/v2/trades/orders"
 HEARTBEAT = "/api/v2/copier/beat"
 SKIPS = "/api/v2/copier/skips"
+ACCOUNT = "/api/v2/account"
 TIME = "/api/v2/time"
 MOST_BYTES = 64 * 1024 * 1024
 
@@ -76,6 +77,10 @@ class Client(Line):
     def report_order(self, *, idempotency_key: str = "", **fields: Any) -> Any:
         """Report an order's execution; the answer has its slippage."""
         return self.send("POST", ORDERS, fields, idempotency_key=idempotency_key).json()
+
+    def account(self) -> Any:
+        """What the desk knows of the key's account: its currency, its copier's lease, its subscriptions."""
+        return self.send("GET", ACCOUNT).json()
 
     def time(self) -> Any:
         """The desk's time from an unsigned answer, for display only. Use `desk_ms`, which signed answers set."""

@@ -49,6 +49,11 @@ _GAPFILL_PATTERNS = {name: re.compile(pattern) for name, pattern in _GAPFILL.ite
 _MOST_SEQ = 2**63 - 1
 
 
+def secret_check(secret: str, *, sub_id: str, generation: int) -> str:
+    """The value that the desk gives for a packet secret, so that a wrong one is found before a signal comes."""
+    return hmac.digest(derived_key(secret), f"CP1|CHECK|{sub_id}|{generation}".encode("ascii"), "sha256").hex()
+
+
 class PacketRefused(Exception):
     """A packet that must not be acted on. `code`: packet_signature, packet_grammar or packet_stranger."""
 

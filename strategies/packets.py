@@ -43,6 +43,11 @@ def sign(secret: str, fields: tuple[str, ...], *, action: str, trade_ref: str, g
     }
 
 
+def secret_check(secret: str, *, sub_id: str, generation: int) -> str:
+    """The value by which a bot checks that it has this secret: 64 hex digits, from which the secret does not follow."""
+    return hmac.digest(derived_key(secret), f"CP1|CHECK|{sub_id}|{generation}".encode("ascii"), "sha256").hex()
+
+
 def of_event(
     event: str, trade: Mapping[str, Any], plan: sizing.Plan, *, sub_id: str, seq: str, timestamp_ms: int, opens: bool
 ) -> tuple[tuple[str, ...], str, str]:

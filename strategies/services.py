@@ -288,6 +288,15 @@ def packet_secret(subscription: Subscription) -> str:
     return crypto.decrypt(subscription.sealed_packet_secret, bound_to=bound_to)
 
 
+def packet_secrets(subscription: Subscription) -> dict[int, str]:
+    """The secrets that its bot needs, by generation: the one that signs now, and the next one where there is one."""
+    secrets = {subscription.packet_generation: packet_secret(subscription)}
+    generation, sealed = subscription.next_generation, subscription.sealed_next_secret
+    if generation is not None and sealed is not None:
+        secrets[generation] = crypto.decrypt(sealed, bound_to=subscription.binding(generation))
+    return secrets
+
+
 @use_case()
 def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_once: bool = False) -> str:
     """Create the next packet secret and return it, to be shown once.

@@ -94,6 +94,7 @@ def _copier(desk: Any, bot: Any, ref: Any) -> None:
     state = {"strategy": "lena-eurusd", "seq": "1", "standing": "LIVE", "generation": 1, "digest": digest}
     heartbeat = {"instance": INSTANCE, "subscriptions": [{**state, "copies": [held]}]}
     desk.bot(bot, "post", "/api/v2/copier/beat", heartbeat)
+    desk.bot(bot, "get", "/api/v2/account")
     desk.bot(bot, "post", "/api/v2/copier/skips", {**source, "reason": "slippage", "detail": "8 bps"})
     symbols = [{"symbol": "US30", "contract_size": "25", "volume_min": "0.1", "volume_step": "0.1", "volume_max": "50"}]
     report = {"balance": "10000.00", "equity": "10020.50", "currency": "USD", "kind": "hedging", "login": "5001"}

@@ -186,6 +186,44 @@ SYNC = schema(
 HEARTBEAT_ANSWER = schema(
     "Lease", obj({"fence": TEXT, "lease_ms": NUMBER, "may_open_in_ms": NUMBER, "subscriptions": array(SYNC)})
 )
+COPIER_LEASE = schema(
+    "CopierLease",
+    obj(
+        {
+            "instance": TEXT,
+            "heartbeat_at": MOMENT,
+            "leased_until": described(MOMENT, "Until then another instance opens nothing."),
+        }
+    ),
+)
+BOT_SUBSCRIPTION = schema(
+    "BotSubscription",
+    obj(
+        {
+            "strategy": NAME,
+            "sub_id": TEXT,
+            "status": TEXT,
+            "generation": NUMBER,
+            "checks": {
+                "type": "object",
+                "additionalProperties": TEXT,
+                "description": "By generation: a hash by which a bot checks its signal secret.",
+            },
+        }
+    ),
+)
+BOT_ACCOUNT = schema(
+    "BotAccount",
+    obj(
+        {
+            "account": NAME,
+            "currency": TEXT,
+            "publishes": described(nullable(NAME), "The strategy that the account publishes."),
+            "copier": nullable(COPIER_LEASE),
+            "subscriptions": array(BOT_SUBSCRIPTION),
+        }
+    ),
+)
 RESULT = schema(
     "BatchResult",
     obj(

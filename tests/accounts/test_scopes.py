@@ -43,6 +43,7 @@ POST   api/v2/trades/active/<str:ticket>/reduce unsigned scope absent  200   abs
 POST   api/v2/trades/orders                 unsigned  scope     201   scope  scope   unsigned unsigned unsigned
 POST   api/v2/copier/beat                   unsigned  scope     200   scope  scope   unsigned unsigned unsigned
 POST   api/v2/copier/skips                  unsigned  scope   absent  scope  scope   unsigned unsigned unsigned
+GET    api/v2/account                       unsigned   200      200    200    200    unsigned unsigned unsigned
 POST   api/v2/account                       unsigned   200      200    200    200    unsigned unsigned unsigned
 GET    api/v2/actives                       unsigned   200      200    200    200    unsigned unsigned unsigned
 POST   api/v2/actives                       unsigned  scope     200    200    200    unsigned unsigned unsigned

@@ -167,6 +167,14 @@ def test_the_digest_of_a_heartbeat_is_as_the_page_says() -> None:
     assert reconciliation.digest(held) == COPIER["digest.hex"]
 
 
+def test_the_check_of_a_signal_secret_is_as_the_page_says() -> None:
+    (subscription,) = json.loads(COPIER["account.answer"])["subscriptions"]
+
+    assert subscription["checks"] == {
+        "1": packets.secret_check(PACKET_SECRET, sub_id=subscription["sub_id"], generation=1)
+    }
+
+
 def test_every_reason_of_a_skip_is_on_the_page() -> None:
     assert {reason: words for reason, words in reading.table("copier", "reason")} == {
         value: label for value, label in SkipReason.choices if value != SkipReason.NOT_REPORTED

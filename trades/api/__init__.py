@@ -162,14 +162,20 @@ def is_copy(call: SignedCall) -> bool:
 def active(request: Request) -> tuple[SignedCall, snapshot.Snapshot | None, str]:
     """The call, the snapshot of the caller's account (None if the caller already has it), and the ETag."""
     call = call_of(request)
-    version = snapshot.current_version(call)
-    if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
-        raise SeqReplayed("This request was already made: sign a new one.")
+    version = version_of(call)
     etag = snapshot.etag(version)
     if etag in [tag.strip() for tag in request.META.get("HTTP_IF_NONE_MATCH", "").split(",")]:
         return call, None, etag
     current = snapshot.cached(call.credential.account_id, version)
     return call, current, snapshot.etag(current.version)
+
+
+def version_of(call: SignedCall) -> str:
+    """The version of the caller's snapshot. Refuses a key that may not read now, and a read that was made before."""
+    version = snapshot.current_version(call)
+    if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
+        raise SeqReplayed("This request was already made: sign a new one.")
+    return version
 
 
 class Time(APIView):

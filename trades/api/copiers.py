@@ -1,4 +1,4 @@
-"""Bots' reports besides trades and orders: the heartbeat, skipped trades, the account's equity, alarms."""
+"""Bots' reports besides trades and orders (heartbeat, skipped trades, equity, alarms), and the key's account."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from accounts import operations
 from core.responses import json_response
 from strategies import services as strategies
-from trades import api, parsers, reconciliation, schema, snapshot
+from trades import api, bot_setup, parsers, reconciliation, schema, snapshot
 from trades.api import ANY_KIND, COPIER, BotView
 from trades.services import CurrencyDiffers
 
@@ -56,9 +56,18 @@ class Skips(BotView):
 
 
 class Account(BotView):
-    """What the bot finds at its broker: funds, currency, kind of account, and the conditions of its symbols."""
+    """The key's account: its setup as the desk knows it, and what the bot finds at its broker: funds, currency, kind of
+    account, and the conditions of its symbols.
+    """
 
-    kinds = {"POST": ANY_KIND}
+    kinds = {"GET": ANY_KIND, "POST": ANY_KIND}
+
+    @operations.signed("account", "The account, its copier's lease and its subscriptions", {200: schema.BOT_ACCOUNT})
+    def get(self, request: Request) -> HttpResponse:
+        call = api.call_of(request)
+        version = api.version_of(call)
+        current = snapshot.cached(call.credential.account_id, version)
+        return json_response(bot_setup.of_account(call.credential.account_id, current))
 
     @operations.signed(
         "tell_account",
