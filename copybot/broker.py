@@ -103,6 +103,18 @@ class SymbolSpec:
         whole = min(steps * self.volume_step, self.volume_max)
         return whole if whole >= self.volume_min else Decimal(0)
 
+    def parts(self, volume: Decimal) -> list[Decimal]:
+        """The orders that close `volume` lots: one, or several if it is above the largest order. No part except a
+        whole volume is below the smallest order."""
+        parts, left = list[Decimal](), volume
+        while left > self.volume_max > 0:
+            part = self.volume_max
+            if left - part < self.volume_min:
+                part = self.lots(left - self.volume_min) or part
+            parts.append(part)
+            left -= part
+        return [*parts, left]
+
     def stop(self, price: Decimal | None) -> Decimal | None:
         """A stop at the nearest tick; None if there is none, or if a position cannot carry one."""
         if price is None or not self.has_stops:

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
 from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
+from copybot.mt5_symbols import UNLISTED, Symbol, fine, is_passed, lots_of, symbol_of
 
 _EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 _DONE = frozenset({10009, 10010})
@@ -27,61 +28,31 @@ _REFUSED = frozenset(
 _WHY = MappingProxyType(
     {10004: "slippage", 10018: "market_closed", 10019: "no_money", 10020: "slippage", 10040: "too_many_open"}
 )
-_INVALID_STOPS, _OFF_QUOTES, _FROZEN, _INVALID_FILL, _POSITION_CLOSED = 10016, 10021, 10029, 10030, 10036
-_FILLING_FOK, _FILLING_IOC = 1, 2  # bits of a symbol's filling_mode; the package does not name them
+_INVALID, _INVALID_VOLUME, _INVALID_STOPS, _OFF_QUOTES, _FROZEN = 10013, 10014, 10016, 10021, 10029
+_INVALID_FILL, _POSITION_CLOSED = 10030, 10036
 _REASONS = MappingProxyType({4: "SL", 5: "TP", 6: "STOP_OUT"})
 _COMMENT = "copydesk"  # with more than 31 characters, order_send returns None
+_FRESH_MS = 3_000
 
 
 class OtherAccount(ConnectionError):
     """The terminal is logged in to another account, whose books would look as if all positions had been closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Spec:
-    """A symbol's properties. `stops_level`, `freeze_level`: distances in price. `worth`: see `MetaTrader.worth`."""
-
-    digits: int
-    tick: Decimal
-    volume_min: Decimal
-    volume_max: Decimal
-    volume_step: Decimal
-    stops_level: Decimal
-    freeze_level: Decimal
-    fillings: tuple[int, ...]
-    worth: Decimal
-    contract_size: Decimal
-    may_open: bool
-
-    @property
-    def conditions(self) -> SymbolSpec:
-        return SymbolSpec(
-            self.tick, self.volume_min, self.volume_step, self.volume_max, self.contract_size, self.may_open
-        )
-
-    def price(self, value: float | Decimal, rounding: str = ROUND_HALF_EVEN) -> Decimal:
-        ticks = (Decimal(str(value)) / self.tick).to_integral_value(rounding)
-        return (ticks * self.tick).quantize(Decimal(1).scaleb(-self.digits))
-
-    def volume(self, value: float) -> Decimal:
-        return Decimal(str(value)).quantize(self.volume_step)
-
-
-_FINE = Decimal("1e-8")
-_UNLISTED = _Spec(8, _FINE, _FINE, _FINE, _FINE, Decimal(0), Decimal(0), (), Decimal(0), Decimal(0), False)
-
-
 @dataclass
 class MetaTrader:
     """A Terminal. `connect` makes one; one thread at a time may use it.
 
-    A stop that is closer to the price than the symbol allows is set at the closest allowed price, so that a new
+    Stops. One that is closer to the price than the symbol allows is set at the closest allowed price, so that a new
     position always has one. `modify` does so only if the position has no stop yet; otherwise the present stop stays
-    until the wanted one is allowed. A stop on the wrong side of the price is refused, and so is the open with it: the
-    price has passed the provider's own stop.
+    until the wanted one is allowed. Prices differ between brokers, so this price may have passed a stop that the
+    provider's has not reached. An open with such a stop or target is refused (`stop_passed`). `modify` judges each by
+    itself: a target that was passed is set at the closest allowed price beyond it; a stop loss that was passed is not
+    set, the present one stays, and the answer is `stop_passed`. Some servers accept no stops with an open. There the
+    open is sent without, and a `modify` must follow.
 
     `deviation`: points by which an instant execution may be worse. `look_ms`: how long the history must stay unchanged
-    before it counts as complete.
+    after a connection before it counts as complete.
     """
 
     module: Any
@@ -89,7 +60,8 @@ class MetaTrader:
     deviation: int = 20
     look_ms: int = 5_000
     clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
-    _specs: dict[str, _Spec] = field(default_factory=dict, init=False, repr=False)
+    _symbols: dict[str, tuple[Symbol, int]] = field(default_factory=dict, init=False, repr=False)
+    _without_stops: set[str] = field(default_factory=set, init=False, repr=False)
     _look: "tuple[tuple[int, int], int] | None" = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -153,13 +125,13 @@ class MetaTrader:
 
     def quote(self, symbol: str) -> Quote | None:
         """The last price; at a weekend, Friday's."""
-        spec = self._spec(symbol)
-        return None if spec is None else self._tick(symbol, spec)
+        known = self._symbol(symbol)
+        return None if known is None else self._tick(symbol, known)
 
     def worth(self, symbol: str) -> Decimal:
         """What one lot gains, in the account's currency, when the price rises by one."""
-        spec = self._spec(symbol, fresh=True)
-        return Decimal(0) if spec is None else spec.worth
+        known = self._symbol(symbol)
+        return Decimal(0) if known is None else known.worth
 
     def account(self) -> Account:
         info, terminal = self._check_account(), self._ask("terminal_info")
@@ -174,8 +146,9 @@ class MetaTrader:
         )  # fmt: skip
 
     def spec(self, symbol: str) -> SymbolSpec | None:
-        spec = self._spec(symbol)
-        return None if spec is None else spec.conditions
+        """As the broker stated it at most a few seconds ago."""
+        known = self._symbol(symbol)
+        return None if known is None else known.spec
 
     # --- orders
 
@@ -183,62 +156,104 @@ class MetaTrader:
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result:
         self._check_account()
-        spec = self._spec(symbol, fresh=True)
-        if spec is None:
-            return Result(Outcome.REJECTED, 10013, "symbol_unknown")
-        if volume < spec.volume_min:
-            return Result(Outcome.REJECTED, 10014, "volume_too_small")
-        tick = self._tick(symbol, spec)
+        known = self._symbol(symbol, fresh=True)
+        if known is None:
+            return Result(Outcome.REJECTED, _INVALID, "symbol_unknown")
+        if code := known.refusal(side):
+            return Result(Outcome.REJECTED, code, "rejected")
+        if volume < known.volume_min:
+            return Result(Outcome.REJECTED, _INVALID_VOLUME, "volume_too_small")
+        order = {"symbol": symbol, "side": side, "volume": volume, "magic": magic}
+        if symbol not in self._without_stops:
+            answer = self._open(known, order, sl, tp, with_stops=True)
+            if answer.code != _INVALID_STOPS or answer.why == "stop_passed" or (sl, tp) == (None, None):
+                return answer
+        # Both stops were valid and the server refuses them: it takes stops only from an open position.
+        answer = self._open(known, order, sl, tp, with_stops=False)
+        if answer.outcome is Outcome.DONE:
+            self._without_stops.add(symbol)
+        return answer
+
+    def _open(
+        self, known: Symbol, order: dict[str, Any], sl: Decimal | None, tp: Decimal | None, *, with_stops: bool
+    ) -> Result:
+        tick = self._tick(order["symbol"], known)
         if tick is None:
             return Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
-        price = tick.of(_other(side))
-        if _is_wrong(side, price, sl, tp):
-            return Result(Outcome.REJECTED, _INVALID_STOPS, "rejected")
-        sl, tp = (_moved_out(spec, price, stop) for stop in (sl, tp))
-        return self._deal(
-            spec, tick, symbol=symbol, side=side, volume=volume, magic=magic, sl=_float(sl), tp=_float(tp)
-        )
+        side, price = order["side"], tick.of(_other(order["side"]))
+        if is_passed(side, price, sl, target=False) or is_passed(side, price, tp, target=True):
+            return Result(Outcome.REJECTED, _INVALID_STOPS, "stop_passed")
+        stops = [_float(known.allowed(price, stop) if with_stops else None) for stop in (sl, tp)]
+        return self._deal(known, tick, **order, sl=stops[0], tp=stops[1])
 
     def close(self, position: Position, volume: Decimal) -> Result:
+        """Close exactly this volume, at most all of it, whatever the present smallest order and step are. A volume
+        above the largest order takes several: the first that is not done ends the rest, and its answer counts."""
+        return self.take_off(position, volume)
+
+    def take_off(self, position: Position, volume: Decimal, *, magic: int | None = None) -> Result:
+        """As `close`, with a magic number on the closing orders; by default the position's own."""
         self._check_account()
-        held, spec = self._live(position), self._spec(position.symbol, fresh=True)
+        held, known = self._live(position), self._symbol(position.symbol, fresh=True)
         if held is None:
             return Result(Outcome.REJECTED, _POSITION_CLOSED, "rejected")
-        if spec is None:
-            return Result(Outcome.REJECTED, 10013, "symbol_unknown")
-        whole = spec.volume(held.volume)
-        part = min(volume, whole) if volume >= whole else spec.conditions.lots(volume)
-        if not part:
-            return Result(Outcome.REJECTED, 10014, "volume_too_small")
-        tick = self._tick(position.symbol, spec)
-        if tick is None:
-            return Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
-        side = _other(_side(held.type))
-        return self._deal(
-            spec, tick, symbol=position.symbol, side=side, volume=part, magic=held.magic, position=held.ticket
-        )
+        if known is None:
+            return Result(Outcome.REJECTED, _INVALID, "symbol_unknown")
+        answer = Result(Outcome.REJECTED, _INVALID_VOLUME, "volume_too_small")
+        for part in known.spec.parts(min(volume, lots_of(held.volume))):
+            tick = self._tick(position.symbol, known)
+            if tick is None:
+                return Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
+            if part > 0:
+                answer = self._deal(
+                    known, tick, symbol=position.symbol, side=_other(_side(held.type)), volume=part,
+                    magic=held.magic if magic is None else magic, position=held.ticket,
+                )  # fmt: skip
+            if answer.outcome is not Outcome.DONE:
+                return answer
+        return answer
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         self._check_account()
-        held, spec = self._live(position), self._spec(position.symbol, fresh=True)
-        tick = None if spec is None else self._tick(position.symbol, spec)
+        held, known = self._live(position), self._symbol(position.symbol, fresh=True)
+        tick = None if known is None else self._tick(position.symbol, known)
         if held is None:
             return Result(Outcome.REJECTED, _POSITION_CLOSED, "rejected")
-        if spec is None or tick is None:
+        if known is None or tick is None:
             return Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
-        price, now = tick.of(_other(_side(held.type))), (_stop(spec, held.sl), _stop(spec, held.tp))
-        if any(stop is not None and abs(price - stop) < spec.freeze_level for stop in now):
+        side, now = _side(held.type), (known.stop(held.sl), known.stop(held.tp))
+        price = tick.of(_other(side))
+        if any(stop is not None and abs(price - stop) < known.freeze_level for stop in now):
             return Result(Outcome.REJECTED, _FROZEN, "rejected")
         if (sl, tp) == now:
             return Result(Outcome.DONE, _NO_CHANGES)
-        if _is_wrong(_side(held.type), price, sl, tp):
-            return Result(Outcome.REJECTED, _INVALID_STOPS, "rejected")
-        wanted = tuple(_kept(spec, price, stop, there) for stop, there in zip((sl, tp), now, strict=True))
+        passed = is_passed(side, price, sl, target=False)
+        wanted = now[0] if passed else _kept(known, price, sl, now[0]), _target(known, side, price, tp, now[1])
+        why = "stop_passed" if passed or is_passed(side, price, tp, target=True) else "rejected"
         if wanted == now:
-            return Result(Outcome.REJECTED, _INVALID_STOPS, "rejected")
+            return Result(Outcome.REJECTED, _INVALID_STOPS, why)
+        answer = self._set_stops(held, now, wanted)
+        if passed and answer.outcome is Outcome.DONE:
+            return Result(Outcome.REJECTED, _INVALID_STOPS, why)
+        return answer
+
+    def _set_stops(
+        self, held: Any, now: tuple[Decimal | None, Decimal | None], wanted: tuple[Decimal | None, Decimal | None]
+    ) -> Result:
+        """Set both stops, or each by itself if the server refuses the two together."""
+        answer = self._set(held, *wanted)
+        if answer.code != _INVALID_STOPS or now[0] == wanted[0] or now[1] == wanted[1]:
+            return answer
+        first = self._set(held, wanted[0], now[1])
+        if first.outcome is Outcome.UNKNOWN:
+            return first
+        second = self._set(held, wanted[0] if first.outcome is Outcome.DONE else now[0], wanted[1])
+        return second if first.outcome is Outcome.DONE else first
+
+    def _set(self, held: Any, sl: Decimal | None, tp: Decimal | None) -> Result:
         return self._sent(
-            action=self.module.TRADE_ACTION_SLTP, symbol=position.symbol, position=held.ticket, magic=held.magic,
-            sl=_float(wanted[0]), tp=_float(wanted[1]),
+            action=self.module.TRADE_ACTION_SLTP, symbol=held.symbol, position=held.ticket, magic=held.magic,
+            sl=_float(sl), tp=_float(tp),
         )  # fmt: skip
 
     def cancel(self, magic: int) -> Result:
@@ -252,10 +267,10 @@ class MetaTrader:
         refused = (answer for answer in answers if answer.outcome is not Outcome.DONE)
         return next(refused, answers[0] if answers else Result(Outcome.REJECTED, 10013, "rejected"))
 
-    def _deal(self, spec: _Spec, tick: Quote, *, side: str, volume: Decimal, **more: Any) -> Result:
+    def _deal(self, known: Symbol, tick: Quote, *, side: str, volume: Decimal, **more: Any) -> Result:
         """Buy or sell at market. A refused filling mode is a clear refusal, so the next mode is tried."""
         answer = Result(Outcome.REJECTED, _INVALID_FILL, "rejected")
-        for filling in spec.fillings:
+        for filling in known.fillings:
             answer = self._sent(
                 action=self.module.TRADE_ACTION_DEAL, type=_type(side), volume=float(volume),
                 price=float(tick.of(side)), deviation=self.deviation, type_filling=filling,
@@ -291,39 +306,26 @@ class MetaTrader:
             raise OtherAccount(f"the terminal is logged in to {info.login}, not to {self.login}")
         return info
 
-    def _spec(self, symbol: str, *, fresh: bool = False) -> _Spec | None:
+    def _symbol(self, symbol: str, *, fresh: bool = False) -> Symbol | None:
         """The symbol's properties; None if the broker has no such symbol. Raises if the terminal does not answer."""
-        if fresh or symbol not in self._specs:
-            info = self.module.symbol_info(symbol)
-            if info is None:
-                code, text = self.module.last_error()
-                if code <= self.module.RES_E_INTERNAL_FAIL or code == self.module.RES_E_AUTH_FAILED:
-                    raise ConnectionError(f"symbol_info: {code} {text}")
-                return None
-            if not info.visible:
-                self.module.symbol_select(symbol, True)  # a symbol that is not selected has no prices
-            self._specs[symbol] = self._read(info)
-        return self._specs[symbol]
+        known, read_ms = self._symbols.get(symbol, (None, 0))
+        if known is not None and not fresh and self.clock_ms() - read_ms < _FRESH_MS:
+            return known
+        info = self.module.symbol_info(symbol)
+        if info is None:
+            code, text = self.module.last_error()
+            if code <= self.module.RES_E_INTERNAL_FAIL or code == self.module.RES_E_AUTH_FAILED:
+                raise ConnectionError(f"symbol_info: {code} {text}")
+            return None
+        if not info.visible:
+            self.module.symbol_select(symbol, True)  # a symbol that is not selected has no prices
+        known = symbol_of(info, self.module)
+        self._symbols[symbol] = known, self.clock_ms()
+        return known
 
-    def _read(self, info: Any) -> _Spec:
-        point = Decimal(1).scaleb(-info.digits)
-        tick = Decimal(str(info.trade_tick_size)) or point
-        market = self.module
-        named = ((_FILLING_FOK, market.ORDER_FILLING_FOK), (_FILLING_IOC, market.ORDER_FILLING_IOC))
-        fillings = [filling for bit, filling in named if info.filling_mode & bit]
-        if info.trade_exemode != market.SYMBOL_TRADE_EXECUTION_MARKET:
-            fillings.append(market.ORDER_FILLING_RETURN)
-        rest = [filling for _, filling in named if filling not in fillings]
-        least, most, step = (Decimal(str(lots)) for lots in (info.volume_min, info.volume_max, info.volume_step))
-        return _Spec(
-            info.digits, tick, least, most, step, info.trade_stops_level * point, info.trade_freeze_level * point,
-            (*fillings, *rest), Decimal(str(info.trade_tick_value)) / tick,
-            Decimal(str(info.trade_contract_size)), info.trade_mode == market.SYMBOL_TRADE_MODE_FULL,
-        )  # fmt: skip
-
-    def _tick(self, symbol: str, spec: _Spec) -> Quote | None:
+    def _tick(self, symbol: str, known: Symbol) -> Quote | None:
         tick = self.module.symbol_info_tick(symbol)
-        return Quote(spec.price(tick.bid), spec.price(tick.ask)) if tick and tick.bid and tick.ask else None
+        return Quote(known.price(tick.bid), known.price(tick.ask)) if tick and tick.bid and tick.ask else None
 
     def _live(self, position: Position) -> Any:
         """The position as it is now. A swap by re-opening changes its ticket, but not its identifier."""
@@ -331,11 +333,11 @@ class MetaTrader:
         return next((row for row in rows if str(row.identifier) == position.id), None)
 
     def _position(self, row: Any) -> Position:
-        spec = self._spec(row.symbol) or _UNLISTED
+        known = self._symbol(row.symbol) or UNLISTED
         profit = Decimal(str(row.profit)) + Decimal(str(row.swap))
         return Position(
-            str(row.identifier), row.magic, row.symbol, _side(row.type), spec.volume(row.volume), _stop(spec, row.sl),
-            _stop(spec, row.tp), _fine(row.price_open), row.time_msc, profit.quantize(Decimal("0.01")),
+            str(row.identifier), row.magic, row.symbol, _side(row.type), lots_of(row.volume), known.stop(row.sl),
+            known.stop(row.tp), fine(row.price_open), row.time_msc, profit.quantize(Decimal("0.01")),
         )  # fmt: skip
 
     def _deals(self, rows: Any) -> Iterator[tuple[Deal, bool]]:
@@ -344,12 +346,11 @@ class MetaTrader:
         module = self.module
         trades = (row for row in rows if row.type in (module.DEAL_TYPE_BUY, module.DEAL_TYPE_SELL))
         for row in sorted(trades, key=lambda row: (row.time_msc, row.ticket)):
-            spec = self._spec(row.symbol) or _UNLISTED
             costs = sum((Decimal(str(part)) for part in (row.swap, row.commission, row.fee)), Decimal(0))
             deal = Deal(
                 str(row.ticket), str(row.order), str(row.position_id),
                 Entry.IN if row.entry == module.DEAL_ENTRY_IN else Entry.OUT, row.magic, row.symbol, _side(row.type),
-                spec.volume(row.volume), _fine(row.price), Decimal(str(row.profit)) + costs, row.time_msc,
+                lots_of(row.volume), fine(row.price), Decimal(str(row.profit)) + costs, row.time_msc,
                 _REASONS.get(row.reason, "MANUAL"), costs,
             )  # fmt: skip
             yield deal, row.entry == module.DEAL_ENTRY_INOUT
@@ -383,35 +384,23 @@ def _split(deals: Iterator[tuple[Deal, bool]]) -> Iterator[Deal]:
         volume = rest
 
 
-def _is_wrong(side: str, price: Decimal, sl: Decimal | None, tp: Decimal | None) -> bool:
-    sign = 1 if side == "BUY" else -1
-    return (sl is not None and (price - sl) * sign <= 0) or (tp is not None and (tp - price) * sign <= 0)
+def _kept(known: Symbol, price: Decimal, stop: Decimal | None, there: Decimal | None) -> Decimal | None:
+    allowed = known.allowed(price, stop)
+    return there if allowed != stop and there is not None else allowed
 
 
-def _moved_out(spec: _Spec, price: Decimal, stop: Decimal | None) -> Decimal | None:
-    if stop is None or abs(price - stop) >= spec.stops_level:
-        return stop
-    if stop < price:
-        return spec.price(price - spec.stops_level, ROUND_FLOOR)
-    return spec.price(price + spec.stops_level, ROUND_CEILING)
-
-
-def _kept(spec: _Spec, price: Decimal, stop: Decimal | None, there: Decimal | None) -> Decimal | None:
-    moved = _moved_out(spec, price, stop)
-    return there if moved != stop and there is not None else moved
-
-
-def _stop(spec: _Spec, value: float) -> Decimal | None:
-    return spec.price(value) if value else None
+def _target(known: Symbol, side: str, price: Decimal, target: Decimal | None, there: Decimal | None) -> Decimal | None:
+    """The target to set. One that the price has passed lies as close beyond the price as allowed, and never moves away
+    from it again, so that the price can reach it."""
+    if not is_passed(side, price, target, target=True):
+        return _kept(known, price, target, there)
+    nearest = known.nearest(price, below=side == "SELL")
+    is_nearer = there is not None and not is_passed(side, nearest, there, target=False)
+    return there if is_nearer and not is_passed(side, price, there, target=True) else nearest
 
 
 def _float(stop: Decimal | None) -> float:
     return 0.0 if stop is None else float(stop)
-
-
-def _fine(price: float) -> Decimal:
-    """An open or deal price, which may lie between two ticks if the order was filled in parts."""
-    return Decimal(str(price)).quantize(_FINE)
 
 
 def _side(kind: int) -> str:

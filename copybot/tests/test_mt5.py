@@ -241,8 +241,8 @@ def test_a_position_without_a_stop_gets_the_closest_allowed_one(terminal: Any, f
 
 
 def test_an_open_whose_stop_was_passed_is_not_sent(terminal: Any, fake: FakeMT5) -> None:
-    assert refused(order(terminal, sl="1.1005"), 10016)
-    assert refused(order(terminal, side="SELL", tp="1.1005"), 10016)
+    assert refused(order(terminal, sl="1.1005"), 10016, "stop_passed")
+    assert refused(order(terminal, side="SELL", tp="1.1005"), 10016, "stop_passed")
     assert fake.sent == []
 
 
