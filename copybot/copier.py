@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from copybot.alarm_report import AlarmReport, LateCloses
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
 from copybot.findings import Finding
@@ -145,6 +146,9 @@ class Copier:
     _heartbeats: int = field(default=0, init=False, repr=False)
     _reported_again: set[str] = field(default_factory=set, init=False, repr=False)
     _closed_at_desk: set[str] = field(default_factory=set, init=False, repr=False)
+    _of_positions: list[Finding] = field(default_factory=list, init=False, repr=False)
+    _still_open: list[Finding] = field(default_factory=list, init=False, repr=False)
+    _late_closes: LateCloses = field(default_factory=LateCloses, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_indexes(self.subscriptions)
@@ -155,6 +159,7 @@ class Copier:
         self._by_sub_id = {followed.subscription.sub_id: followed for followed in self.followed}
         self._epoch = ""
         self.position_sync = self._new_position_sync()
+        self.alarm_report = AlarmReport(self.desk, self.monotonic_ms)
 
     def _new_position_sync(self) -> PositionSync:
         return PositionSync(
@@ -178,7 +183,11 @@ class Copier:
             for followed in self.followed
             for finding in followed.guard.findings()
         ]
-        return [*of_guards, *self.position_sync.findings.values()]
+        refused = {finding.ticket for finding in of_guards}
+        terminal = [Finding("", "terminal", self.faults["terminal"])] if "terminal" in self.faults else []
+        state = [Finding("", "state", fault) for name, fault in self.faults.items() if name.startswith("state of ")]
+        still_open = [finding for finding in self._still_open if finding.ticket not in refused]
+        return [*of_guards, *self._of_positions, *still_open, *terminal, *state]
 
     # --- messages of the stream
 
@@ -228,6 +237,7 @@ class Copier:
             ("snapshot", self._take_snapshot),
             ("position_sync", self._sync_positions),
             ("reports", self._report),
+            ("alarms", self._report_alarms),
         ):
             if not self._attempt(name, do):
                 break  # the desk does not answer: skip the other requests, so that the guards do not wait for them
@@ -395,6 +405,7 @@ class Copier:
         epoch = max(epochs, default=self._epoch)
         if self._epoch and epoch != self._epoch:
             self.position_sync = self._new_position_sync()
+            self.alarm_report.begin_anew()
             self.lease.begin_anew()
             self._due_ms["beat"] = 0
         self._epoch = epoch
@@ -444,6 +455,9 @@ class Copier:
 
     def _sync_positions(self) -> int:
         self.position_sync.sync()
+        guards = [(followed.strategy, followed.guard) for followed in self.followed]
+        self._of_positions = list(self.position_sync.findings.values())
+        self._still_open = self._late_closes.findings(self.position_sync.held, guards, self.clock_ms())
         return self.pace.position_sync_ms
 
     def _report(self) -> int:
@@ -476,6 +490,10 @@ class Copier:
             log.warning("the desk refused the report that %s was %s: %s", event.ref, event.event, refusal)
             self.counts["reports_refused"] += 1
         return True
+
+    def _report_alarms(self) -> int:
+        self.alarm_report.report(self.findings())
+        return self.pace.position_sync_ms
 
     def _position_under(self, magic: int) -> str:
         """The position of a copy that ended before it was seen; empty if the broker does not know."""

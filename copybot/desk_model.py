@@ -88,6 +88,7 @@ class DeskModel:
     closes: dict[str, int] = field(default_factory=dict)
     opened: Counter[str] = field(default_factory=Counter)
     refs: set[str] = field(default_factory=set)
+    alarms: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     # --- requests
 
@@ -134,6 +135,9 @@ class DeskModel:
             return self._heartbeat(fields)
         if path.endswith("/skips"):
             return self._skip(fields)
+        if path.endswith("/alarms"):
+            self.alarms[account] = list(fields["alarms"])
+            return {"status": "told"}
         assert path.endswith("/orders"), path
         if fields["trade_ref"] not in self.state.refs:
             raise _refusal("trade_unknown")

@@ -2,12 +2,20 @@
 
 from dataclasses import dataclass
 
+# The closed list of kinds; the desk refuses any other. It has words and advice for each.
+KINDS = frozenset(
+    {
+        "zombie", "too_old", "waiting", "grew", "refused", "reconciled", "closing", "close_refused", "stop_refused",
+        "kept_above_target", "market_closed", "order_waits", "halted", "held", "fifo", "currency_differs",
+        "contract_differs", "terminal", "state",
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`kind`: zombie, too_old, waiting, grew or refused (a report); of a copier also kept_above_target, close_refused,
-    market_closed, stop_refused, order_waits, held or halted. `ticket`: the broker's, empty if the finding is about no
-    position. `words` say what is wrong and what to do. `strategy`, `ref`: the copied trade, if it is a copy."""
+    """`kind`: one of KINDS. `ticket`: the broker's, empty if it is about no position. `words` say what is wrong and
+    what to do. `strategy`, `ref`: the copied trade, if it is a copy."""
 
     ticket: str
     kind: str

@@ -5,11 +5,13 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from copybot.errors import KeyRefused, ScopeDenied
+from copybot.alarm_report import AlarmReport
+from copybot.errors import AnswerForged, DeskError, KeyRefused, ScopeDenied
+from copybot.findings import Finding
 from copybot.position_sync import PositionSync, ReportResult
 
 __all__ = ["PositionSync", "Publisher", "ReportResult"]
@@ -35,6 +37,9 @@ class Publisher:
     faults: int = field(default=0, init=False)
     _account_due_s: float = field(default=0.0, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self.alarm_report = AlarmReport(self.position_sync.desk, lambda: time.monotonic_ns() // 1_000_000)
+
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             fault = self._sync()
@@ -50,9 +55,28 @@ class Publisher:
         except Exception as fault:
             self.faults += 1
             log.warning("sync failed: %s", fault)
+            if self._is_cut_off():
+                self._report_alarms([Finding("", "terminal", str(fault))])
             return str(fault) or type(fault).__name__
         self.faults = 0
+        self._report_alarms(self.position_sync.findings.values())
         return ""
+
+    def _is_cut_off(self) -> bool:
+        """Whether the terminal, and not the desk, is why a sync failed."""
+        try:
+            return not self.position_sync.terminal.is_settled()
+        except Exception:
+            return True
+
+    def _report_alarms(self, findings: Iterable[Finding]) -> None:
+        """A report that fails is tried again later; it never fails a sync."""
+        try:
+            self.alarm_report.report(findings)
+        except (KeyRefused, ScopeDenied):
+            raise
+        except (OSError, DeskError, AnswerForged) as fault:
+            log.warning("alarms could not be reported: %s", fault)
 
     def _report_account(self) -> None:
         """Report balance and equity, which size the copies of subscribers who copy by equity."""

@@ -16,16 +16,18 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
+from accounts.models import BotKey
 from audit.actors import actor_of
 from portal.views import price_decimals
 from strategies import explanations, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
-from trades.models import Copier, CopyOrder, SkipReason
+from trades.models import BotAlarm, Copier, CopyOrder, SkipReason
 
 EXAMPLES = 4  # of the strategy's own trades
 DAYS = 30
+MAX_ALARMS = 200  # of all subscriptions on one page
 _OWNER, _DRAWDOWN = Subscription.PausedFor.OWNER, Subscription.PausedFor.DRAWDOWN
 _EXAMPLE = sizing.ProviderTrade(
     symbol="EURUSD", type="BUY", opened_volume=Decimal("0.5"), volume=Decimal("0.5"), open_price=Decimal("1.1"),
@@ -54,6 +56,7 @@ class Card:
     sync_status: SyncStatus
     overdue: copy_statistics.OverdueCount | None
     is_late: bool
+    alarms: Sequence[BotAlarm] = ()
 
     @property
     def may_pause(self) -> bool:
@@ -88,8 +91,9 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     terms = {row.subscription_id: row for row in latest}
     copiers = {copier.account_id: copier for copier in Copier.objects.filter(account__in=accounts)}
     overdue = copy_statistics.overdue_by_subscription(accounts)
+    alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot=BotKey.Kind.COPIER)[:MAX_ALARMS])
     return [
-        _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, now)
+        _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, alarms, now)
         for subscription in live
     ]
 
@@ -99,6 +103,7 @@ def _card(
     terms: Terms,
     copier: Copier | None,
     overdue: Mapping[tuple[int, int], copy_statistics.OverdueCount],
+    alarms: Sequence[BotAlarm],
     now: datetime,
 ) -> Card:
     overdue_closes = overdue.get((subscription.account_id, subscription.strategy_id))
@@ -111,6 +116,11 @@ def _card(
         sync_status=_sync_status(copier, subscription.strategy.name),
         overdue=overdue_closes,
         is_late=overdue_closes is not None and overdue_closes.is_late(now),
+        alarms=[
+            alarm
+            for alarm in alarms
+            if alarm.account_id == subscription.account_id and alarm.strategy_id in (None, subscription.strategy_id)
+        ],
     )
 
 
@@ -305,6 +315,9 @@ def copies(request: HttpRequest, name: str) -> HttpResponse:
         "summary": copy_statistics.summary(coverage),
         "overdue": overdue,
         "overdue_is_late": overdue.is_late(now),
+        "alarms": BotAlarm.objects.present()
+        .filter(account=strategy.account_id)
+        .exclude(bot=BotKey.Kind.COPIER)[:MAX_ALARMS],
         "execution": copy_statistics.execution(CopyOrder.objects.filter(strategy=strategy)),
         "days": DAYS,
     }

@@ -27,6 +27,8 @@ class AlarmKind(models.TextChoices):
     CLOSE_REFUSED = "close_refused", "the broker refuses the close"
     STOP_REFUSED = "stop_refused", "the broker refuses a stop"
     KEPT_ABOVE_TARGET = "kept_above_target", "larger than it should be"
+    MARKET_CLOSED = "market_closed", "the market is closed, and a close waits for it"
+    ORDER_WAITS = "order_waits", "an order waits at the broker although it is no longer wanted"
     HALTED = "halted", "the copier has halted itself"
     HELD = "held", "the copier waits for staff"
     FIFO = "fifo", "the account must close its oldest position first"
@@ -76,6 +78,14 @@ ADVICE: dict[str, Advice] = {
     AlarmKind.KEPT_ABOVE_TARGET: Advice(
         "The copy cannot become as small as it should be, because the broker's smallest volume is larger.",
         "Nothing has to be done: it closes with the provider. Close it at your broker to be out earlier.",
+    ),
+    AlarmKind.MARKET_CLOSED: Advice(
+        "The close has arrived, but the market is closed. The copier closes when it opens.",
+        "Nothing can be done before. The position carries the risk of the gap until then.",
+    ),
+    AlarmKind.ORDER_WAITS: Advice(
+        "An order of the copier waits at the broker, although the provider is out of the trade by now.",
+        "Delete the waiting order at your broker. If it fills, the copier closes it at once.",
     ),
     AlarmKind.HALTED: Advice(
         "The copier met a contradiction, and opens nothing. It still closes.",

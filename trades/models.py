@@ -3,10 +3,12 @@
 The database's keys and triggers enforce this; they are in the migrations. Functions in trades/sql do all writing.
 """
 
+from datetime import timedelta
 from typing import Any
 
 from django.db import models
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from accounts.models import TradingAccount
 from core.fields import amount
@@ -438,6 +440,11 @@ class BotAlarm(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.ticket_id}".strip()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the bot has stopped to report: it does so once a minute while the alarm is present."""
+        return self.cleared_at is None and timezone.now() - self.reported_at > timedelta(minutes=5)
 
     @property
     def advice(self) -> Advice:

@@ -138,6 +138,8 @@ class Desk:
         if path == "/api/v2/account":
             self.worth.append(fields)
             return 200, {"status": "noted"}
+        if path == "/api/v2/account/alarms":
+            return 200, {"status": "told"}
         verb = {"PATCH": self._modify, "DELETE": self._close}.get(method)
         if verb is None:
             verb = self._reduce if path.endswith("/reduce") else self._open

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -188,6 +188,54 @@ def test_an_overdue_close_turns_red_after_half_a_minute(
     late = markup(as_finn.get(PAGE))
     assert '<p class="fault" role="alert"><b>1 copy still open after the provider closed</b>' in late
     assert "close overdue" in text(as_finn.get(PAGE))
+
+
+def alarm(bot: Bot, **fields: Any) -> None:
+    assert bot.send("POST", "/api/v2/account/alarms", {"alarms": [fields]}).status_code == 200
+
+
+def test_a_copiers_alarm_stands_at_its_subscription_with_ticket_and_advice(as_finn: Client, finn_bot: Bot) -> None:
+    alarm(finn_bot, kind="close_refused", ticket="501", strategy="lena-eurusd", detail="10018 <i>market closed</i>")
+
+    page = as_finn.get(PAGE)
+
+    assert "The broker refuses the close , ticket 501" in text(page)
+    assert "Close the position at your broker if the copier cannot." in text(page)
+    assert "10018 &lt;i&gt;market closed" in page.content.decode()
+
+
+def test_a_silent_bots_alarm_says_that_it_is_silent(as_finn: Client, finn_bot: Bot) -> None:
+    alarm(finn_bot, kind="terminal")
+    assert "silent" not in text(as_finn.get(PAGE))
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("update bot_alarms set reported_at = reported_at - interval '1 hour'")
+
+    assert "the bot has been silent since" in text(as_finn.get(PAGE))
+
+
+def test_a_publishers_alarm_stands_on_the_providers_page_alone(
+    client: Client, lena: TradingAccount, finn: TradingAccount, lena_bot: Bot
+) -> None:
+    alarm(lena_bot, kind="zombie", ticket="7001")
+    client.force_login(finn.owner)
+    assert "7001" not in text(client.get(PAGE))
+
+    client.force_login(lena.owner)
+    page = text(client.get(COPIES))
+
+    assert "ticket 7001" in page
+    assert "It is copied no more." in page
+
+
+def test_a_follower_learns_that_the_providers_close_has_no_evidence(
+    as_finn: Client, lena_bot: Bot, finn_bot: Bot, follows: Subscription
+) -> None:
+    ref = opened(lena_bot)
+    copied(finn_bot, ref)
+    query = "close_price=1.11&profit=5&reason=RECONCILED"
+    assert lena_bot.send("DELETE", f"{ACTIVE}/1", query=query).status_code == 200
+
+    assert "showed no deal for the provider's close" in text(as_finn.get(page_of(follows, f"receipts/{ref}")))
 
 
 def test_the_desk_page_shows_overdue_closes_too(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:
