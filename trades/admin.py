@@ -26,6 +26,7 @@ from core import confirmed_actions, formatting, money, uuid7
 from core.admin import ReadOnlyAdmin
 from core.errors import DomainError
 from trades import copy_statistics, history, receipts, services
+from trades.alarm_kinds import AlarmKind
 from trades.models import (
     ActiveTrade,
     BotAlarm,
@@ -492,12 +493,22 @@ class PresentFilter(admin.SimpleListFilter):
         return queryset.filter(cleared_at__isnull=self.value() == "present") if self.value() else queryset
 
 
+class AlarmKindFilter(admin.SimpleListFilter):
+    title, parameter_name = "alarm", "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        return AlarmKind.choices
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[BotAlarm]) -> QuerySet[BotAlarm]:
+        return queryset.filter(kind=self.value()) if self.value() else queryset
+
+
 @admin.register(BotAlarm)
 class BotAlarmAdmin(ReadOnlyAdmin):
     """What bots cannot mend by themselves: present alarms first, the oldest at the top."""
 
     list_display = ["raised_at", "state", "kind_", "ticket_id", "account", "bot", "strategy", "detail_", "last_report"]
-    list_filter = [PresentFilter, "kind", "bot", "raised_at", "account", "strategy"]
+    list_filter = [PresentFilter, AlarmKindFilter, "bot", "raised_at", "account", "strategy"]
     list_select_related = ["account", "strategy"]
     search_fields = ["ticket_id", "account__name", "detail"]
     search_help_text = "Ticket, account or detail, or a full trade id"
@@ -522,7 +533,7 @@ class BotAlarmAdmin(ReadOnlyAdmin):
 
     @admin.display(description="alarm", ordering="kind")
     def kind_(self, alarm: BotAlarm) -> SafeString:
-        return confirmed_actions.wrapped_text(alarm.get_kind_display())
+        return confirmed_actions.wrapped_text(alarm.title)
 
     @admin.display(description="detail")
     def detail_(self, alarm: BotAlarm) -> SafeString:

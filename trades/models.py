@@ -408,7 +408,7 @@ class BotAlarm(models.Model):
 
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_index=False)
     bot = models.CharField(max_length=8, help_text="The kind of the key that reports it: its own alarms are one set.")
-    kind = models.CharField(max_length=20, choices=AlarmKind)
+    kind = models.CharField(max_length=20)  # of AlarmKind; without choices, which would be in each migration
     ticket_id = models.CharField("ticket", max_length=19, blank=True, db_default="")
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="+", null=True)
     master_trade = models.UUIDField(null=True, db_index=True, help_text="The provider's trade that it is about.")
@@ -439,7 +439,11 @@ class BotAlarm(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} {self.ticket_id}".strip()
+        return f"{self.title} {self.ticket_id}".strip()
+
+    @property
+    def title(self) -> str:
+        return str(AlarmKind(self.kind).label) if self.kind in AlarmKind.values else self.kind
 
     @property
     def is_silent(self) -> bool:
