@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
@@ -87,16 +88,21 @@ def path_as_sent(request: HttpRequest) -> str:
 
 
 def sign_response(call: SignedCall, response: HttpResponse) -> None:
-    """Add the response's time and signature, which covers the request's signature, the status and the body."""
-    time_ms = time.time_ns() // 1_000_000
+    """Add the response's time and signature, which covers the request's signature, the status and the body.
+
+    A second signature covers the ETag too, if there is one.
+    """
+    time_ms, secret = time.time_ns() // 1_000_000, call.credential.secret
     response["X-Cd-Response-Time"] = str(time_ms)
-    response["X-Cd-Response-Sig"] = signing.sign_response(
-        call.credential.secret,
-        request_signature=call.signature,
-        status=response.status_code,
-        time_ms=time_ms,
-        body=response.content,
-    )
+    signed: dict[str, Any] = {
+        "request_signature": call.signature,
+        "status": response.status_code,
+        "time_ms": time_ms,
+        "body": response.content,
+    }
+    response["X-Cd-Response-Sig"] = signing.sign_response(secret, **signed)
+    if response.has_header("ETag"):
+        response["X-Cd-Response-Etag-Sig"] = signing.sign_response_etag(secret, **signed, etag=response["ETag"])
 
 
 def record_refusal(refusal: DomainError, request: DeskRequest) -> None:

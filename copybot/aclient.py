@@ -23,9 +23,8 @@ class AsyncClient(Line):
     # --- trades
 
     async def active(self, *, etag: str = "") -> Any:
-        """The snapshot; None if it still has this `etag`."""
+        """The snapshot; None if it still has this `etag`. Sets `self.etag`: its ETag, if the desk signed that."""
         answer = await self._finish(Call(self, "GET", ACTIVE, etag=etag))
-        self.etag = answer.headers.get("etag", "")
         return None if answer.status == 304 else answer.json()
 
     async def open(self, *, idempotency_key: str = "", **fields: Any) -> Any:

@@ -46,9 +46,8 @@ class Client(Line):
     # --- trades
 
     def active(self, *, etag: str = "") -> Any:
-        """The snapshot; None if it still has this `etag`."""
+        """The snapshot; None if it still has this `etag`. Sets `self.etag`: its ETag, if the desk signed that."""
         answer = self._finish(Call(self, "GET", ACTIVE, etag=etag))
-        self.etag = answer.headers.get("etag", "")
         return None if answer.status == 304 else answer.json()
 
     def open(self, *, idempotency_key: str = "", **fields: Any) -> Any:

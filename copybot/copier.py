@@ -485,7 +485,7 @@ class Copier:
         except (KeyRefused, ScopeDenied, RateLimited):
             raise
         except DeskError as refusal:
-            if refusal.retry != "never":
+            if refusal.retry != "never" or not refusal.is_proven:
                 raise
             log.warning("the desk refused the report that %s was %s: %s", event.ref, event.event, refusal)
             self.counts["reports_refused"] += 1

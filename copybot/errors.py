@@ -9,12 +9,17 @@ _UNDECIDED = frozenset({"busy", "rate_limited", "clock_outside_window", "seq_rep
 class DeskError(Exception):
     """The desk refused. `code` is stable, `problem` is the whole document.
 
-    `after_silence`: an earlier attempt of the same call got no answer. See `may_have_happened`.
+    `after_silence`: an attempt of the same call got no answer that proves its outcome. See `may_have_happened`.
+    `is_proven`: the desk signed the refusal. It cannot sign for a caller whom it does not know; such a refusal may be
+    anybody's.
     """
 
-    def __init__(self, status: int, problem: Mapping[str, Any], *, after_silence: bool = False) -> None:
+    def __init__(
+        self, status: int, problem: Mapping[str, Any], *, after_silence: bool = False, is_proven: bool = True
+    ) -> None:
         super().__init__(f"{problem.get('code', 'unknown')}: {problem.get('detail', '')}")
-        self.status, self.problem, self.after_silence = status, dict(problem), after_silence
+        self.status, self.problem = status, dict(problem)
+        self.after_silence, self.is_proven = after_silence, is_proven
 
     @property
     def code(self) -> str:
@@ -27,8 +32,9 @@ class DeskError(Exception):
 
     @property
     def may_have_happened(self) -> bool:
-        """Whether an earlier attempt may have had its effect: this refusal concerns the caller, not the effect."""
-        return self.after_silence and (isinstance(self, KeyRefused | ScopeDenied) or self.code in _UNDECIDED)
+        """Whether an attempt may have had its effect: the refusal is not proven, or concerns the caller alone."""
+        concerns_caller = isinstance(self, KeyRefused | ScopeDenied) or self.code in _UNDECIDED
+        return self.after_silence and (concerns_caller or not self.is_proven)
 
 
 class KeyRefused(DeskError):
@@ -142,7 +148,9 @@ KINDS: dict[str, type[DeskError]] = {
 }
 
 
-def refusal(status: int, problem: Mapping[str, Any], *, after_silence: bool = False) -> DeskError:
+def refusal(
+    status: int, problem: Mapping[str, Any], *, after_silence: bool = False, is_proven: bool = True
+) -> DeskError:
     """The error for a problem document; a plain DeskError if its code has no class of its own."""
     kind = KINDS.get(str(problem.get("code", "")), DeskError)
-    return kind(status, problem, after_silence=after_silence)
+    return kind(status, problem, after_silence=after_silence, is_proven=is_proven)

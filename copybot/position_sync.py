@@ -335,7 +335,7 @@ class PositionSync:
                 self._check_unknown(report.ticket)
             answer = self._send(report, key).json()
         except DeskError as refusal:
-            if isinstance(refusal, KeyRefused | ScopeDenied) or refusal.retry in _TEMPORARY:
+            if isinstance(refusal, KeyRefused | ScopeDenied) or refusal.retry in _TEMPORARY or not refusal.is_proven:
                 raise
             self._note_refused(report, refusal, now)
         else:

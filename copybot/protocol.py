@@ -21,7 +21,8 @@ from copybot.errors import AnswerForged, DeskError, Transport, refusal
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
 _MOST_FORGED = 3
 _REPEATED = frozenset({"new_seq", "same_key", "after"})
-# Refusals from before the desk knows the caller, so that it cannot sign them. None of them has an effect.
+# Refusals from before the desk knows the caller, so that it cannot sign them. The desk refuses so without an effect.
+# Anybody on the way can write one as well, after an effect.
 _UNSIGNED_REFUSALS = frozenset(
     {"request_malformed", "body_too_large", "https_required", "rate_limited", "clock_outside_window",
      "signature_invalid", "not_authenticated", "history_closed_to_bots"}
@@ -166,27 +167,36 @@ class Line:
         url = f"{self.origin}{path}" + (f"?{query}" if query else "")
         return Attempt(method, url, headers, body, signature, self.wall_ms())
 
-    def _is_genuine(self, answer: Answer, signature: str) -> bool:
+    def _is_genuine(self, answer: Answer, attempt: Attempt, header: str = "x-cd-response-sig", etag: str = "") -> bool:
         return signing.answers(
             self.secret,
-            request_signature=signature.removeprefix("v1="),
+            request_signature=attempt.signature.removeprefix("v1="),
             status=answer.status,
             time_ms=answer.headers.get("x-cd-response-time", ""),
             body=answer.body,
-            response_signature=answer.headers.get("x-cd-response-sig", ""),
+            response_signature=answer.headers.get(header, ""),
+            etag=etag,
         )
 
-    def check(self, answer: Answer, attempt: Attempt) -> None:
-        """Raise AnswerForged unless the desk signed this answer to this request, or may send it unsigned.
+    def etag_of(self, answer: Answer, attempt: Attempt) -> str:
+        """The answer's ETag if the desk signed it, else no text: the next read is then unconditional."""
+        etag = answer.headers.get("etag", "")
+        is_signed = etag.isascii() and self._is_genuine(answer, attempt, "x-cd-response-etag-sig", etag)
+        return etag if is_signed else ""
 
-        An unsigned 5xx passes: it means no more than no answer.
+    def check(self, answer: Answer, attempt: Attempt) -> bool:
+        """Return whether the desk signed this answer to this request. Raise AnswerForged if it had to and did not.
+
+        An unsigned 5xx passes: it means no more than no answer. A 304 counts for the ETag that was sent only: on the
+        way, somebody may have made the request conditional, or asked about another ETag.
         """
-        if self._is_genuine(answer, attempt.signature):
+        if self._is_genuine(answer, attempt):
             self._learn_clock(int(answer.headers["x-cd-response-time"]), attempt.sent_ms)
-            if answer.status != 304 or "If-None-Match" in attempt.headers:
-                return
+            asked = attempt.headers.get("If-None-Match", "")
+            if answer.status != 304 or (asked and self.etag_of(answer, attempt) == asked):
+                return True
         elif "x-cd-response-sig" not in answer.headers and _may_be_unsigned(answer):
-            return
+            return False
         raise AnswerForged(
             f"the answer {answer.status} to {attempt.method} {attempt.url} does not have the desk's signature",
             idempotency_key=attempt.headers.get("Idempotency-Key", ""),
@@ -231,6 +241,7 @@ class Call:
     tried: int = field(default=0, init=False)
     silent: bool = field(default=False, init=False)
     _forged: int = field(default=0, init=False)
+    _unproven: int = field(default=0, init=False)
     _sent: Attempt | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -252,21 +263,24 @@ class Call:
         """The final answer, or when to try again. Raises DeskError, AnswerForged or Transport."""
         assert self._sent is not None
         try:
-            self.line.check(answer, self._sent)
+            is_proven = self.line.check(answer, self._sent)
         except AnswerForged as forged:
             self._forged, self.silent = self._forged + 1, True
             if self._forged >= _MOST_FORGED:
                 raise
             return self._again(0, forged)
         if answer.status < 400:
+            self.line.etag = self.line.etag_of(answer, self._sent) if self.method == "GET" else self.line.etag
             return answer
         problem = answer.problem()
         if answer.status >= 500:
             self.silent = True
             why = f"the desk answered {self.method} {self.path} with {answer.status} {problem.get('code', '')}".rstrip()
             return self._again(_wait_s(problem), Transport(why))
-        refused = refusal(answer.status, problem, after_silence=self.silent)
-        if refused.retry not in _REPEATED:
+        if not is_proven and self.effect:
+            self._unproven, self.silent = self._unproven + 1, True
+        refused = refusal(answer.status, problem, after_silence=self.silent, is_proven=is_proven)
+        if refused.retry not in _REPEATED and not 0 < self._unproven < _MOST_FORGED:
             raise refused
         self.line.learn_from(problem)
         return self._again(_wait_s(problem), refused)
@@ -280,7 +294,7 @@ class Call:
         wait_s = least_s + spread_s
         if self.tried < self.line.attempts and self.line.monotonic_s() + wait_s <= self._until_s:
             return Repeat(wait_s)
-        if isinstance(otherwise, DeskError) and not (self.silent and self.effect):
+        if isinstance(otherwise, DeskError) and not (otherwise.is_proven and self.silent and self.effect):
             raise otherwise
         if isinstance(otherwise, Transport | AnswerForged):
             otherwise.idempotency_key = self.effect

@@ -17,9 +17,12 @@ def sign(
 
 
 def answers(
-    secret: str, *, request_signature: str, status: int, time_ms: str, body: bytes, response_signature: str
-) -> bool:
-    """Whether the desk signed this answer to this request."""
-    lines = ("CD1-RESPONSE", request_signature, str(status), time_ms, hashlib.sha256(body).hexdigest())
+    secret: str, *, request_signature: str, status: int, time_ms: str, body: bytes, response_signature: str,
+    etag: str = "",
+) -> bool:  # fmt: skip
+    """Whether the desk signed this answer to this request. With `etag`: whether it signed the answer with this ETag."""
+    lines = ["CD1-RESPONSE", request_signature, str(status), time_ms, hashlib.sha256(body).hexdigest()]
+    if etag:
+        lines = ["CD1-RESPONSE-ETAG", *lines[1:], etag]
     right = hmac.new(secret.encode("ascii"), "\n".join(lines).encode("ascii"), hashlib.sha256).hexdigest()
     return hmac.compare_digest(f"v1={right}", response_signature)

@@ -195,8 +195,8 @@ string CdHeader(const string headers, const string name)
    return value;
   }
 
-// Whether the desk signed this answer to this request. Do not act on an unsigned answer: the outcome of a write is then
-// unknown, so repeat it with the same effect and a new number.
+// Whether the desk signed this answer to this request. Do not act on an unsigned answer, a refusal neither: the outcome
+// of a write is then unknown, so repeat it with the same effect and a new number.
 bool CdAnswers(const string secret, const string request_signature, const int status, const string headers,
                const uchar &body[])
   {
@@ -207,6 +207,21 @@ bool CdAnswers(const string secret, const string request_signature, const int st
       return false;
    string lines="CD1-RESPONSE\n"+request_signature+"\n"+IntegerToString(status)+"\n"+time_ms+"\n"+hash;
    return CdSame(StringSubstr(given,3),CdSigned(secret,lines));
+  }
+
+// The ETag of a verified answer, or "" if the desk did not sign it: then send no If-None-Match with the next read. A 304
+// means "unchanged" only if CdAnswers is true and this is the ETag that the request sent.
+string CdEtag(const string secret, const string request_signature, const int status, const string headers,
+              const uchar &body[])
+  {
+   string time_ms=CdHeader(headers,"X-Cd-Response-Time");
+   string given=CdHeader(headers,"X-Cd-Response-Etag-Sig");
+   string etag=CdHeader(headers,"ETag");
+   string hash=CdHashed(body);
+   if(etag=="" || hash=="" || StringSubstr(given,0,3)!="v1=")
+      return "";
+   string lines="CD1-RESPONSE-ETAG\n"+request_signature+"\n"+IntegerToString(status)+"\n"+time_ms+"\n"+hash+"\n"+etag;
+   return CdSame(StringSubstr(given,3),CdSigned(secret,lines)) ? etag : "";
   }
 
 //--- packets

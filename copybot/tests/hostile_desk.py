@@ -34,6 +34,7 @@ class HostileDesk(ThreadingHTTPServer):
         self.tricks = deque()
         self.requests, self.effects, self.answers = [], [], {}
         self.refuses: Any = None  # a signed refusal of every request
+        self.signs_etags = True
         self.last_seq, self.clock_ahead_ms, self.old, self.lock = 0, 0, None, threading.Lock()
 
     def clock_ms(self) -> Any:
@@ -112,13 +113,13 @@ class Handler(BaseHTTPRequestHandler):
             desk.answers[key] = (201, json.dumps({"number": len(desk.effects)}).encode())
         return desk.answers[key]
 
-    def signed(self, status: Any, body: Any) -> dict[str, Any]:
+    def signed(self, status: Any, body: Any, etag: str = '"e1"') -> dict[str, Any]:
         time_ms = str(self.server.clock_ms())
-        request = self.headers["X-Cd-Sig"].removeprefix("v1=")
-        return {
-            "X-Cd-Response-Time": time_ms,
-            "X-Cd-Response-Sig": mac("CD1-RESPONSE", request, str(status), time_ms, sha256(body)),
-        }
+        signed = (self.headers["X-Cd-Sig"].removeprefix("v1="), str(status), time_ms, sha256(body))
+        headers = {"X-Cd-Response-Time": time_ms, "X-Cd-Response-Sig": mac("CD1-RESPONSE", *signed)}
+        if self.server.signs_etags:
+            headers["X-Cd-Response-Etag-Sig"] = mac("CD1-RESPONSE-ETAG", *signed, etag)
+        return headers
 
     def write(self, status: Any, body: Any, headers: Any = None, kind: str = "application/json") -> None:
         self.send_response(status)
@@ -189,6 +190,33 @@ class Handler(BaseHTTPRequestHandler):
     def play_say_it_is_unchanged(self) -> None:
         """A man in the middle made the request conditional: the desk signs its own 304 to it."""
         self.write(304, b"", self.signed(304, b""))
+
+    def play_replace_the_etag(self) -> None:
+        """A man in the middle gives the answer the ETag of a later state, so that the next read finds nothing new."""
+        status, body, _ = self.judged()
+        self.write(status, body, {**self.signed(status, body), "ETag": '"e2"'})
+
+    def play_ask_about_another_etag(self) -> None:
+        """A man in the middle asked about the ETag that is current: the desk signs that nothing has changed since."""
+        self.write(304, b"", {**self.signed(304, b"", '"e2"'), "ETag": '"e2"'})
+
+    def play_say_unchanged_without_the_second_signature(self) -> None:
+        headers = self.signed(304, b"")
+        del headers["X-Cd-Response-Etag-Sig"]
+        self.write(304, b"", headers)
+
+    def play_execute_and_refuse_the_key(self) -> None:
+        """A man in the middle replaces the answer by a refusal that the desk would not sign either."""
+        self.judged()
+        self.write(*problem(401, "signature_invalid"))
+
+    def play_execute_and_say_it_is_malformed(self) -> None:
+        self.judged()
+        self.write(*problem(400, "request_malformed"))
+
+    def play_execute_and_say_it_is_forbidden(self) -> None:
+        self.judged()
+        self.write(*problem(403, "https_required"))
 
     def play_lie_about_the_clock(self) -> None:
         self.write(*problem(401, "clock_outside_window", "same_key", server_time=1_000_000_000_000))

@@ -67,6 +67,7 @@ int main() {
        }},
       {"headers", [](const Words &w) { return CdHeaders(w[1], stol(w[2]), stoi(w[3]), stol(w[4]), w[5], w[6], w[7] == "1"); }},
       {"answers", [](const Words &w) { return CdAnswers(w[1], w[2], stoi(w[3]), w[4], bytes(w[5])) ? "yes" : "no"; }},
+      {"etag", [](const Words &w) { return CdEtag(w[1], w[2], stoi(w[3]), w[4], bytes(w[5])); }},
       {"header", [](const Words &w) { return CdHeader(w[1], w[2]); }},
       {"hmac", [](const Words &w) { return CdSigned(w[1], w[2]); }},
       {"hash", [](const Words &w) { return CdHashed(bytes(w[1])); }},

@@ -79,7 +79,8 @@ def keys_of(desk: Any) -> list[Any]:
 UNCERTAIN = [
     "hang_up", "execute_and_hang_up", "half_an_answer", "500", "execute_and_500", "execute_and_502_of_a_proxy", "forge",
     "forged_500", "leave_out_the_signature", "answer_with_an_old_answer", "say_it_is_closed", "lie_about_the_clock",
-    "busy", "ask_to_wait", "ask_to_wait_as_a_proxy",
+    "busy", "ask_to_wait", "ask_to_wait_as_a_proxy", "execute_and_refuse_the_key",
+    "execute_and_say_it_is_malformed", "execute_and_say_it_is_forbidden",
 ]  # fmt: skip
 
 
@@ -171,6 +172,53 @@ def test_a_refusal_of_the_key_after_a_lost_answer_leaves_the_effect_unknown(bot:
     with pytest.raises(errors.KeyRefused) as refused:
         bot.open(**OPENING)
     assert not refused.value.may_have_happened
+
+
+UNPROVEN = ["execute_and_refuse_the_key", "execute_and_say_it_is_malformed", "execute_and_say_it_is_forbidden"]
+
+
+@pytest.mark.parametrize("trick", UNPROVEN)
+def test_an_unsigned_refusal_of_a_write_proves_nothing(bot: Any, desk: Any, trick: str) -> None:
+    """Anybody on the way can write it after the desk executed the request. A bot stops, and says what is unknown."""
+    desk.tricks.extend([trick] * 3)
+
+    with pytest.raises(errors.DeskError) as refused:
+        bot.open(**OPENING)
+
+    assert refused.value.may_have_happened and not refused.value.is_proven
+    assert len(desk.requests) == 3 and len(set(keys_of(desk))) == 1
+    assert len(desk.effects) == 1
+
+
+def test_a_bot_with_a_wrong_secret_stops_within_seconds(ask: Callable[..., Any], desk: Any) -> None:
+    bot = ask()
+    bot.client.secret = "f" * 64
+
+    with pytest.raises(errors.KeyRefused):
+        bot.open(**OPENING)
+    with pytest.raises(errors.KeyRefused):
+        bot.active()
+
+    assert sum(bot.slept) < 2 and desk.effects == []
+
+
+def test_a_signed_refusal_of_the_key_proves_that_nothing_happened(bot: Any, desk: Any) -> None:
+    desk.refuses = problem(401, "key_revoked", "rotate")
+
+    with pytest.raises(errors.KeyRefused) as refused:
+        bot.open(**OPENING)
+
+    assert refused.value.is_proven and not refused.value.may_have_happened
+    assert len(desk.requests) == 1
+
+
+def test_an_unsigned_wait_longer_than_the_call_leaves_the_outcome_unknown(bot: Any, desk: Any) -> None:
+    desk.tricks.append("ask_to_wait_for_an_hour")
+
+    with pytest.raises(errors.RateLimited) as refused:
+        bot.open(**OPENING)
+
+    assert refused.value.may_have_happened
 
 
 def test_a_call_ends_when_its_time_is_over(ask: Callable[..., Any], desk: Any) -> None:
@@ -268,6 +316,31 @@ def test_refuses_a_304_to_a_request_without_an_etag(bot: Any, desk: Any) -> None
 
     with pytest.raises(errors.AnswerForged):
         bot.active()
+
+
+@pytest.mark.parametrize("trick", ["ask_about_another_etag", "say_unchanged_without_the_second_signature"])
+def test_refuses_a_304_that_is_not_about_the_etag_that_was_sent(bot: Any, desk: Any, trick: str) -> None:
+    bot.active()
+    desk.tricks.extend([trick] * 3)
+
+    with pytest.raises(errors.AnswerForged):
+        bot.active(etag=bot.client.etag)
+
+
+def test_a_replaced_etag_is_not_used_for_the_next_read(bot: Any, desk: Any) -> None:
+    desk.tricks.append("replace_the_etag")
+    bot.active()
+
+    assert bot.client.etag == ""
+    assert bot.active(etag=bot.client.etag) is not None
+
+
+def test_a_desk_that_does_not_sign_etags_sends_the_whole_snapshot_each_time(bot: Any, desk: Any) -> None:
+    desk.signs_etags = False
+
+    assert bot.active() is not None
+    assert bot.active(etag=bot.client.etag) is not None
+    assert desk.requests[-1].headers["If-None-Match"] is None
 
 
 def test_refuses_an_untrusted_certificate(desk: Any) -> None:

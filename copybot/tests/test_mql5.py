@@ -134,6 +134,20 @@ def test_accepts_the_published_answer_and_no_other(terminal: Any) -> None:
         assert not believed(terminal, **forged), forged
 
 
+def test_takes_an_etag_that_the_desk_signed_and_no_other(terminal: Any) -> None:
+    request, answer = VECTORS["requests"][1], VECTORS["response"]
+    hashed = hashlib.sha256(answer["body"].encode()).hexdigest()
+    lines = ["CD1-RESPONSE-ETAG", request["signature"], str(answer["status"]), str(answer["time"]), hashed, '"e1"']
+    right = hmac.new(SECRET.encode(), "\n".join(lines).encode(), "sha256").hexdigest()
+
+    def etag(signature: str = right, given: str = '"e1"', status: int = answer["status"]) -> Any:
+        headers = f"X-Cd-Response-Time: {answer['time']}\r\nX-Cd-Response-Etag-Sig: v1={signature}\r\nETag: {given}"
+        return terminal("etag", SECRET, request["signature"], status, headers, answer["body"])
+
+    assert etag() == '"e1"'
+    assert etag(given='"e2"') == etag(signature="0" * 64) == etag(given="") == etag(status=304) == ""
+
+
 def test_compares_every_character_of_a_signature(terminal: Any) -> None:
     right = VECTORS["packets"][0]["signature"]
 

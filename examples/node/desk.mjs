@@ -2,9 +2,9 @@
 import http from "node:http";
 import https from "node:https";
 import { randomBytes } from "node:crypto";
-import { isGenuine, sha256, signRequest } from "./signing.mjs";
+import { isEtagGenuine, isGenuine, sha256, signRequest } from "./signing.mjs";
 
-/** The desk refused. `mayHaveHappened`: an earlier attempt got no response, so it may have had its effect. */
+/** The desk refused. `mayHaveHappened`: an attempt got no response that proves its outcome, so it may have had its effect. */
 export class Refused extends Error {
   constructor(status, problem, mayHaveHappened) {
     super(`${problem.code}: ${problem.detail}`);
@@ -20,11 +20,13 @@ export class OutcomeUnknown extends Error {
   }
 }
 
-// Refusals given before the desk knows the caller, so that it cannot sign them. None of them has an effect.
+// Refusals given before the desk knows the caller, so that it cannot sign them. The desk's own have no effect, but anybody
+// on the way can write one after the desk executed the request: of a write they prove nothing.
 const UNSIGNED = new Set([
   "body_too_large", "https_required", "request_malformed", "idempotency_key_missing", "rate_limited",
   "clock_outside_window", "signature_invalid", "history_closed_to_bots", "not_found",
 ]);
+const MOST_UNPROVEN = 3; // unsigned refusals of one write, before the caller reads of them
 const REPEATED = new Set(["new_seq", "same_key", "after"]);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -73,10 +75,11 @@ export class Desk {
 
   // --- the verbs
 
-  /** Return the active trades, from a verified response. */
-  async active() {
-    const { body, text } = await this.call("GET", "/api/v2/trades/active");
-    checkSnapshot(body, text);
+  /** Return the active trades, from a verified response; null where they still have this `etag`. */
+  async active({ etag = "" } = {}) {
+    const { status, body, text, etag: signedEtag } = await this.call("GET", "/api/v2/trades/active", { etag });
+    if (status !== 304) checkSnapshot(body, text);
+    this.etag = signedEtag; // of this response, or empty where the desk did not sign it
     return body;
   }
 
@@ -107,11 +110,11 @@ export class Desk {
   // --- one call
 
   /** Return the verified response {status, headers, body, text}. Throws Refused or OutcomeUnknown. */
-  call(method, path, { query = "", fields, idempotencyKey } = {}) {
+  call(method, path, { query = "", fields, idempotencyKey, etag = "" } = {}) {
     const fresh = () => `${method.toLowerCase()}-${randomBytes(12).toString("hex")}`;
     const effect = method === "GET" ? "" : (idempotencyKey ?? fresh());
     const body = fields === undefined ? Buffer.alloc(0) : Buffer.from(encoded(fields));
-    return this.inTurn(() => this.#attempts({ method, path, query, body, effect }));
+    return this.inTurn(() => this.#attempts({ method, path, query, body, effect, etag }));
   }
 
   /** Run one request at a time, because numbers must arrive in order. A handshake takes its turn too. */
@@ -123,18 +126,20 @@ export class Desk {
 
   async #attempts(request) {
     const untilMs = performance.now() + this.patienceMs;
-    let wasSilent = false;
+    let wasSilent = false, unproven = 0;
     for (let attempt = 1; ; attempt += 1) {
       const { answer, why } = await this.#attempt(request).catch((fault) => ({ why: fault.message }));
       if (answer?.status < 400) return answer;
       const problem = answer?.problem ?? {};
       const isCertain = answer !== undefined && answer.status < 500;
-      wasSilent ||= !isCertain;
-      if (isCertain && !REPEATED.has(problem.retry)) throw new Refused(answer.status, problem, wasSilent);
+      if (isCertain && !answer.isSigned && request.effect) unproven += 1;
+      wasSilent ||= !isCertain || unproven > 0;
+      const isTriedAgain = REPEATED.has(problem.retry) || (unproven > 0 && unproven < MOST_UNPROVEN);
+      if (isCertain && !isTriedAgain) throw new Refused(answer.status, problem, wasSilent);
       this.learnFrom(problem);
       const waitMs = (problem.retry_after_ms ?? 0) + Math.min(3000, 100 * 2 ** attempt) * Math.random();
       if (attempt >= this.attempts || performance.now() + waitMs > untilMs) {
-        if (isCertain && !(wasSilent && request.effect)) throw new Refused(answer.status, problem, wasSilent);
+        if (isCertain && !(answer.isSigned && wasSilent && request.effect)) throw new Refused(answer.status, problem, wasSilent);
         throw new OutcomeUnknown(why ?? `${answer.status} ${problem.code ?? ""}`, request.effect);
       }
       await sleep(waitMs);
@@ -142,15 +147,22 @@ export class Desk {
   }
 
   /** Make one attempt. Throws where there is no response, or one that the desk cannot have given to this request. */
-  async #attempt({ method, path, query, body, effect }) {
-    const headers = this.headers(method, path, query, body, effect);
+  async #attempt({ method, path, query, body, effect, etag }) {
+    const headers = { ...this.headers(method, path, query, body, effect), ...(etag && { "If-None-Match": etag }) };
     const sentMs = Date.now();
     const answer = await this.#exchange(method, query ? `${path}?${query}` : path, headers, body);
     const timeMs = answer.headers["x-cd-response-time"];
     const signature = answer.headers["x-cd-response-sig"];
     const requestSignature = headers["X-Cd-Sig"].slice("v1=".length);
     const signed = { requestSignature, status: answer.status, timeMs, body: answer.bytes };
-    if (isGenuine(this.#secret, signed, signature)) this.#learn(Number(timeMs), sentMs);
+    answer.isSigned = isGenuine(this.#secret, signed, signature);
+    const given = answer.headers.etag ?? "";
+    const isGiven = isEtagGenuine(this.#secret, signed, given, answer.headers["x-cd-response-etag-sig"]);
+    answer.etag = isGiven ? given : "";
+    if (answer.status === 304 && !(etag && answer.etag === etag)) {
+      throw new Error(`${method} ${path} was answered 304 about another ETag than was sent`);
+    }
+    if (answer.isSigned) this.#learn(Number(timeMs), sentMs);
     else if (signature !== undefined || !(answer.status >= 500 || UNSIGNED.has(answer.problem?.code))) {
       throw new Error(`${method} ${path} was answered ${answer.status} without the desk's signature`);
     }

@@ -30,6 +30,12 @@ export function isGenuine(secret, answer, signature) {
   return agrees(`v1=${hmac(secret, canonicalAnswer(answer))}`, signature ?? "");
 }
 
+/** Whether the desk gave this response with this ETag. `signature`: the value of X-Cd-Response-Etag-Sig. */
+export function isEtagGenuine(secret, { requestSignature, status, timeMs, body }, etag, signature) {
+  const lines = ["CD1-RESPONSE-ETAG", requestSignature, status, timeMs, sha256(body), etag];
+  return etag !== "" && agrees(`v1=${hmac(secret, lines.join("\n"))}`, signature ?? "");
+}
+
 // --- packets
 
 export const NINE = ["sub_id", "seq", "timestamp", "symbol", "type", "volume", "price", "sl", "tp"];

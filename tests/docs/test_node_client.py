@@ -24,7 +24,7 @@ from strategies.models import Subscription
 from tests import node
 from tests.conftest import Serving, key_of
 from tests.docs import proxy, reading
-from tests.signed import opening
+from tests.signed import Bot, opening
 from tests.trades.test_stream import close_without_publishing
 from trades.models import ActiveTrade, TradeHistory
 
@@ -148,14 +148,72 @@ def test_an_emptied_snapshot_is_rejected(web: Serving, cast: dict[str, Any]) -> 
     assert lines(ran.stdout)[3]["tickets"] == [["987654", "0.05000000"]]
 
 
-def test_a_wrong_secret_is_reported_and_not_repeated(web: Serving, cast: dict[str, Any]) -> None:
+def test_a_wrong_secret_is_reported_after_three_attempts_at_one_effect(web: Serving, cast: dict[str, Any]) -> None:
     wrong = identity(cast, "lena", "master", web.url) | {"COPYDESK_SECRET": "0" * 64}
     with proxy.between(web.port) as between:
         ran = run("provider.mjs", "987654", **wrong | {"COPYDESK_URL": between.url})
 
     assert "signature_invalid" in ran.stderr
-    assert (ran.returncode, len(between.seen)) == (1, 1)
+    assert (ran.returncode, len(between.seen)) == (1, 3)
+    assert len({headers["idempotency-key"] for _, headers in between.seen}) == 1
     assert not ActiveTrade.objects.exists()
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "signature_invalid"), (400, "request_malformed")])
+def test_an_unsigned_refusal_of_a_delivered_open_is_asked_again(
+    web: Serving, cast: dict[str, Any], status: int, code: str
+) -> None:
+    """Somebody on the way replaces the desk's answer. The trade is open, and the client learns it."""
+    with proxy.between(web.port, lambda _: proxy.Refusal(status, code)) as between:
+        ran = run("provider.mjs", "987654", **identity(cast, "lena", "master", between.url))
+
+    assert lines(ran.stdout)[0] == {"what": "open", "status": "broadcasted", "seq": "1"}
+    assert AuditLog.objects.filter(action="trade.opened").count() == 1
+
+
+POLL = """
+import {{ Desk }} from "{folder}/desk.mjs";
+const {{ COPYDESK_URL: url, COPYDESK_KEY: key, COPYDESK_SECRET: secret }} = process.env;
+const desk = new Desk({{ url, key, secret, attempts: 2 }});
+const first = await desk.active({{ etag: {etag} }}).catch((fault) => fault.constructor.name);
+const second = await desk.active({{ etag: desk.etag }}).catch((fault) => fault.constructor.name);
+const shown = {{ first: first?.count ?? first, second: second?.count ?? second, etag: desk.etag !== "" }};
+console.log(JSON.stringify(shown));
+desk.agent.destroy();
+"""
+
+
+def poll(cast: dict[str, Any], url: str, tmp_path: Path, etag: str = '""') -> Any:
+    script = tmp_path / "poll.mjs"
+    script.write_text(POLL.format(folder=FOLDER, etag=etag))
+    ran = subprocess.run(
+        [node.find(), script], env={**os.environ, **identity(cast, "finn", "copier", url)}, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    return json.loads(ran.stdout or json.dumps({"stderr": ran.stderr}))
+
+
+def test_a_poll_learns_from_the_signed_etag_that_nothing_changed(
+    web: Serving, cast: dict[str, Any], tmp_path: Path
+) -> None:
+    assert poll(cast, web.url, tmp_path) == {"first": 0, "second": None, "etag": True}
+
+
+def test_a_poll_does_not_use_an_etag_that_was_replaced_on_the_way(
+    web: Serving, cast: dict[str, Any], tmp_path: Path
+) -> None:
+    with proxy.between(web.port) as between:
+        between.says = {"etag": '"of-a-later-state"'}
+        assert poll(cast, between.url, tmp_path) == {"first": 0, "second": 0, "etag": False}
+
+
+def test_a_304_about_another_etag_is_no_answer(
+    web: Serving, cast: dict[str, Any], finn_bot: Bot, tmp_path: Path
+) -> None:
+    with proxy.between(web.port) as between:
+        between.asks = {"If-None-Match": finn_bot.send("GET")["ETag"]}
+        answers = poll(cast, between.url, tmp_path, etag="'\"of-an-older-state\"'")
+    assert (answers["first"], answers["second"]) == ("OutcomeUnknown", "OutcomeUnknown")
 
 
 # --- a follower of the stream

@@ -67,6 +67,11 @@ def test_the_read_and_its_answer_are_signed_as_the_page_says() -> None:
     answer = signing.sign_response(SECRET, request_signature=of, status=int(status), time_ms=int(time_ms), body=body)
     assert PROTOCOL["read.headers"] == f"X-Cd-Response-Time: {time_ms}\nX-Cd-Response-Sig: {answer}"
     assert f"this body of {len(body)} bytes" in page.replace("\n", " ")
+    etag = PROTOCOL["read.etag"].partition("\n")[0].removeprefix("ETag: ")
+    second = signing.sign_response_etag(
+        SECRET, request_signature=of, status=int(status), time_ms=int(time_ms), body=body, etag=etag
+    )
+    assert PROTOCOL["read.etag"] == f"ETag: {etag}\nX-Cd-Response-Etag-Sig: {second}"
 
 
 def test_the_snapshot_of_the_page_has_the_digest_of_the_page() -> None:

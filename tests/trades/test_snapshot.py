@@ -12,6 +12,7 @@ from django.db import connections, transaction
 
 from accounts.models import TradingAccount
 from audit import services as audit
+from copybot import signing
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests.conftest import key_of
@@ -210,6 +211,27 @@ def test_every_visible_change_changes_the_etag(
     assert after.status_code == 200
     assert after["ETag"] != before["ETag"]
     assert after.content != before.content
+
+
+@pytest.mark.parametrize("path", ["/api/v2/trades/active", "/api/v2/actives", "/signals"])
+def test_a_second_signature_covers_the_etag(finn_bot: Bot, path: str) -> None:
+    first = finn_bot.request("GET", path)
+    fresh = first.send()
+    again = finn_bot.request("GET", path, but={"headers": {"If-None-Match": fresh["ETag"]}})
+    unchanged = again.send()
+
+    assert (fresh.status_code, unchanged.status_code) == (200, 304)
+    for request, answer in ((first, fresh), (again, unchanged)):
+        assert is_signed(finn_bot, request, answer, answer["ETag"])
+        assert not is_signed(finn_bot, request, answer, '"another"')
+
+
+def is_signed(bot: Bot, request: Any, answer: Any, etag: str) -> bool:
+    return signing.answers(
+        bot.secret, request_signature=request.signature(), status=answer.status_code,
+        time_ms=answer["X-Cd-Response-Time"], body=answer.content,
+        response_signature=answer["X-Cd-Response-Etag-Sig"], etag=etag,
+    )  # fmt: skip
 
 
 def test_changes_of_others_keep_the_etag(lena_bot: Bot, finn_bot: Bot, sam_bot: Bot) -> None:
