@@ -472,8 +472,12 @@ class Copier:
         copy = followed.guard.copy(event.ref)
         if copy is None or copy.ref.startswith("unknown-"):
             return True  # each heartbeat reports held and halted
-        if event.event == "closed" and (position := copy.position or self._position_under(copy.magic)):
-            return self._report_closed(followed, copy, position, event)
+        if event.event == "closed":
+            position = copy.position or self._position_under(copy.magic)
+            if position is None:
+                return False
+            if position:
+                return self._report_closed(followed, copy, position, event)
         if event.event == "opened" and not copy.filled_price:
             return True  # the broker does not report the price
         path, fields = (
@@ -495,12 +499,12 @@ class Copier:
         self.alarm_report.report(self.findings())
         return self.pace.position_sync_ms
 
-    def _position_under(self, magic: int) -> str:
-        """The position of a copy that ended before it was seen; empty if the broker does not know."""
+    def _position_under(self, magic: int) -> str | None:
+        """The position of a copy that ended before it was seen; empty if there is none, None without an answer."""
         try:
             return self.terminal.position_under(magic)
         except Exception:
-            return ""
+            return None
 
     def _report_closed(self, followed: FollowedSubscription, copy: Copy, position: str, event: Event) -> bool:
         """Report a copy that ended. One that opened and closed between two syncs was in no list; its deals show it."""
@@ -528,7 +532,7 @@ def _check_indexes(subscriptions: Sequence[Subscription]) -> None:
 def _skip(followed: FollowedSubscription, copy: Copy, event: Event) -> dict[str, Any]:
     fields = {"strategy": followed.strategy, "trade_ref": copy.ref, "reason": event.why}
     if event.event == "closed":
-        fields |= {"reason": "lost", "detail": "opened and closed at the broker before it was seen there"}
+        fields |= {"reason": "lost", "detail": "the broker answered that it opened, and its books show no position"}
     elif event.why == "volume_too_small" and copy.position:
         fields |= {"detail": "closed early: the broker cannot hold as little as is left of the provider's trade"}
     return fields

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from copybot import packets, targets
-from copybot.broker import Broker, Outcome, Position, Trace
+from copybot.absences import Absences
+from copybot.broker import Broker, Outcome, Position
 from copybot.findings import Finding
 from copybot.limits import Limits
 from copybot.magic import index_of, magic_of
@@ -59,7 +60,6 @@ class ExecutionGuard:
     _received_ms: int = field(default=0, init=False, repr=False)
     _disputed_seq: int = field(default=0, init=False, repr=False)
     _unrecorded_closes: set[int] = field(default_factory=set, init=False, repr=False)
-    _first_look_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _brake: MassCloseBrake = field(default_factory=MassCloseBrake, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +67,7 @@ class ExecutionGuard:
             raise ValueError("index has 16 bits")
         self._store = StateStore(self.path, self.sub_id, self.connect)
         self._driver = PositionDriver(self.broker, self._store, self.clock_ms, self.index)
+        self._absences = Absences(self.broker, self.clock_ms, self._driver.is_settled)
 
     # --- state
 
@@ -397,12 +398,12 @@ class ExecutionGuard:
             self._mark(copy, State.REJECTED, why=result.why)
 
     def _with_position(self, copy: Copy, position: Position) -> None:
+        self._absences.forget(copy.ref)
         if copy.state is not State.HELD or copy.position != position.id:
             self._record_position(copy, position)
         self._driver.drive(copy, position, self.limits)
 
     def _record_position(self, copy: Copy, position: Position) -> None:
-        self._first_look_ms.pop(copy.ref, None)
         with self._store.durable():
             self._store.change(
                 copy.ref, state=State.HELD, why="", position=position.id, filled_price=position.open_price,
@@ -412,30 +413,16 @@ class ExecutionGuard:
                 self._queue("opened", copy.ref, "")
 
     def _without_position(self, copy: Copy) -> None:
-        if copy.state is State.HELD:
-            if self._driver.is_settled():
-                self._mark(copy, State.GONE, "closed", copy.why)
-        elif copy.state is State.REJECTED:
+        if copy.state is State.REJECTED:
             self._try_again(copy)
         else:
             self._look_up_order(copy)
 
     def _look_up_order(self, copy: Copy) -> None:
-        """Look for an order without an answer in the broker's books."""
-        try:
-            trace = self.broker.trace(copy.magic)
-        except Exception:
-            return
-        if trace is Trace.DONE:
-            self._mark(copy, State.GONE, "closed")
-        if trace is not Trace.NONE or not self._driver.is_settled():
-            return
-        now = self.clock_ms()
-        if now - copy.sent_ms < self.limits.settle_ms:
-            return
-        first = self._first_look_ms.setdefault(copy.ref, now)
-        if now - first >= self.limits.second_look_ms:
-            self._mark(copy, State.DEAD, "skipped", "lost")
+        """Look in the broker's books for an order whose position is not, or no longer, among the open ones."""
+        verdict = self._absences.judge(copy, self.limits)
+        if verdict is not None:
+            self._mark(copy, *verdict)
 
     def _try_again(self, copy: Copy) -> None:
         """Send an order that the broker clearly refused again, if the open is still wanted."""
@@ -505,7 +492,7 @@ class ExecutionGuard:
         self._store.add(copy)
 
     def _mark(self, copy: Copy, state: State, event: str = "", why: str = "") -> None:
-        self._first_look_ms.pop(copy.ref, None)
+        self._absences.forget(copy.ref)
         with self._store.durable():
             self._store.change(copy.ref, state=state, why=why)
             if event:

@@ -16,7 +16,7 @@ from copybot.state_store import Copy, StateStore
 _ZERO = Decimal(0)
 _CLOSE_SHOWN_MS = 5_000  # a second close of a position that is gone does no harm, so the wait can be short
 _TOLD_AFTER_REFUSALS = 5
-_MARKET_CLOSED = "market_closed"
+_FIFO = 10045
 
 
 @dataclass
@@ -186,11 +186,8 @@ class PositionDriver:
 
 
 def _refused(volume: Decimal, result: Result, count: int) -> tuple[str, str]:
-    """The kind and the words of a close that the broker refuses."""
-    if result.why == _MARKET_CLOSED:
-        return _MARKET_CLOSED, f"the close of {volume} lots waits until the market opens ({result.code})"
-    code = result.code or result.why or "no code"
-    return "close_refused", (
-        f"the broker has refused to close {volume} lots {count} times ({code}): close them at the broker yourself, "
-        "or ask the broker why"
-    )
+    """The kind and the words of a finding about a close that the broker refuses."""
+    if result.why == "market_closed":
+        return "closing", f"the close of {volume} lots waits until the market opens ({result.code})"
+    words = f"the broker has refused to close {volume} lots {count} times ({result.code} {result.why})"
+    return "fifo" if result.code == _FIFO else "close_refused", words

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from copybot.broker import Trace
 from copybot.desk_model import COPIER, STRATEGY
-from copybot.tests.copier_harness import LIMITS, CopierHarness
+from copybot.tests.copier_harness import LIMITS, SECOND, CopierHarness, raising
 
 D = Decimal
 
@@ -71,3 +73,93 @@ def test_a_copy_closed_below_the_least_lot_is_reported_with_the_reason(office: C
     assert office.skips == ["volume_too_small"]
     (position,) = [ticket for owner, ticket in office.desk.state.closed if owner == COPIER]
     assert position == office.guard.copies()[0].position
+
+
+class Late:
+    """A broker whose books show an order 800 ms after its answer."""
+
+    def __init__(self, office: CopierHarness) -> None:
+        self.office, self.broker, self.due = office, office.broker, 0
+        self.books: tuple[Any, set[int]] = [], set()
+        names = ("positions", "trace", "position_under", "open", "close")
+        self.real = SimpleNamespace(**{name: getattr(office.broker, name) for name in names})
+        for name in names:
+            setattr(office.broker, name, getattr(self, name))
+
+    def _refresh(self) -> None:
+        if self.office.now >= self.due:
+            held = self.real.positions()
+            self.books = held, {deal.magic for deal in self.broker.history()}
+
+    def open(self, **order: Any) -> Any:
+        return self._late(self.real.open, **order)
+
+    def close(self, *order: Any) -> Any:
+        return self._late(self.real.close, *order)
+
+    def _late(self, do: Any, *args: Any, **more: Any) -> Any:
+        self._refresh()
+        self.due = self.office.now + 800
+        return do(*args, **more)
+
+    def positions(self) -> Any:
+        self._refresh()
+        return self.books[0]
+
+    def trace(self, magic: int) -> Any:
+        self._refresh()
+        return self.real.trace(magic) if magic in self.books[1] else Trace.NONE
+
+    def position_under(self, magic: int) -> str:
+        self._refresh()
+        return self.real.position_under(magic) if magic in self.books[1] else ""
+
+
+def test_a_copy_that_shows_late_is_never_reported_as_lost(office: CopierHarness) -> None:
+    Late(office)
+    ticket = office.open()
+    office.hear()
+    for _ in range(8):
+        office.now += SECOND // 2
+        office.copier.step()
+    assert (office.volumes, office.skips) == ([D("0.50")], [])
+    assert len(office.rows) == len(office.asked("/api/v2/trades/orders")) == 1
+
+    office.close(ticket)
+    office.hear()
+    for _ in range(8):
+        office.now += SECOND // 2
+        office.copier.step()
+    assert (office.volumes, office.rows, office.skips) == ([], {}, [])
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_copies_that_show_late_count_as_open(office: CopierHarness, is_late: bool) -> None:
+    office.desk.terms = {"max_open_trades": 1}
+    office.step(20)
+    if is_late:
+        Late(office)
+    for _ in range(2):
+        office.open()
+        office.hear()
+        office.now += SECOND // 2
+    office.step(3)
+
+    assert (office.volumes, office.skips) == ([D("0.50")], ["too_many_open"])
+
+
+def test_a_broker_that_does_not_answer_for_a_position_makes_no_copy_lost(office: CopierHarness) -> None:
+    """A copy ended before its position was seen; the terminal fails as the copier asks for it."""
+    real_positions, real_under = office.broker.positions, office.broker.position_under
+    office.broker.positions = list
+    office.open()
+    office.hear()
+    (position,) = real_positions()
+    office.broker.close(position, position.volume)
+    office.broker.position_under = raising(ConnectionError())
+    office.step(3)
+    assert office.skips == []
+
+    office.broker.position_under, office.broker.positions = real_under, real_positions
+    office.step(3)
+    assert (office.skips, len([owner for owner, _ in office.desk.state.closed if owner == COPIER])) == ([], 1)

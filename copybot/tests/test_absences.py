@@ -1,0 +1,209 @@
+"""Copies without a position at the broker: books that are behind, orders that wait, orders that are lost."""
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from copybot.broker import Outcome, Position, Result, Trace
+from copybot.state_store import State
+from copybot.tests.guard_fixtures import LIMITS
+from copybot.tests.guard_harness import SECOND, T1, Desk, answering
+
+D = Decimal
+
+
+class Behind:
+    """The books of a broker are behind its answers. `shows` brings them up to date."""
+
+    def __init__(self, broker: Any) -> None:
+        self.broker, self.real = broker, (broker.positions, broker.trace)
+        held, traced = list(broker.held.values()), set(broker.traced)
+        broker.positions = lambda: list(held)
+        broker.trace = lambda magic: Trace.DONE if magic in traced else Trace.NONE
+
+    def shows(self) -> None:
+        self.broker.positions, self.broker.trace = self.real
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Any:
+    """A running guard, after a snapshot without trades."""
+    harness = Desk(tmp_path)
+    harness.snapshot(0)
+    yield harness
+    harness.guard.close()
+
+
+def events(desk: Any) -> list[tuple[str, str]]:
+    return [(event.event, event.why) for event in desk.guard.outbox()]
+
+
+def only(desk: Any) -> Position:
+    (position,) = desk.broker.held.values()
+    return position
+
+
+# --- an answer DONE that the books do not show yet
+
+
+def test_an_open_that_was_answered_done_is_held_until_the_books_show_it(desk: Any) -> None:
+    books = Behind(desk.broker)
+    desk.send(1, "OPEN", T1)
+    desk.wait(1)
+    assert (desk.state("t1"), events(desk)) == (State.HELD, [])
+
+    books.shows()
+    desk.guard.tick()
+    assert (desk.state("t1"), events(desk)) == (State.HELD, [("opened", "")])
+
+
+def test_an_open_answered_done_that_the_books_never_show_ends_after_a_bounded_time(desk: Any) -> None:
+    answering(desk, Result(Outcome.DONE, 10009))
+    desk.send(1, "OPEN", T1)
+    desk.wait(LIMITS.settle_ms // SECOND)
+    assert desk.state("t1") is State.HELD  # a second look is still to come
+
+    desk.wait(LIMITS.second_look_ms // SECOND)
+    assert (desk.state("t1"), events(desk)) == (State.GONE, [("closed", "")])
+
+
+def test_an_open_answered_done_and_stopped_out_at_once_ends_at_once(desk: Any) -> None:
+    books = Behind(desk.broker)
+    desk.send(1, "OPEN", T1)
+    desk.broker.held.clear()
+    books.shows()
+    desk.guard.tick()
+
+    assert (desk.state("t1"), events(desk)) == (State.GONE, [("closed", "")])
+
+
+def test_a_close_before_the_books_show_the_open_is_executed_as_they_do(desk: Any) -> None:
+    books = Behind(desk.broker)
+    desk.send(1, "OPEN", T1)
+    desk.send(2, "CLOSE", T1)
+    assert desk.state("t1") is State.HELD
+
+    books.shows()
+    desk.wait(1)
+    assert desk.volumes == []
+    desk.settle()
+    assert (desk.state("t1"), events(desk)) == (State.GONE, [("opened", ""), ("closed", "")])
+
+
+# --- a position that is no longer among the open ones
+
+
+def test_a_position_whose_deals_show_its_end_is_gone_at_once(desk: Any) -> None:
+    """Also while other deals come so quickly that the history never counts as complete."""
+    desk.send(1, "OPEN", T1)
+    desk.broker.is_settled = lambda: False
+    desk.broker.held.clear()
+    desk.guard.tick()
+
+    assert (desk.state("t1"), events(desk)) == (State.GONE, [("opened", ""), ("closed", "")])
+
+
+@pytest.mark.parametrize("trace", [Trace.NONE, Trace.PENDING])
+def test_a_position_without_the_deals_of_its_end_is_waited_for_a_bounded_time(desk: Any, trace: Trace) -> None:
+    desk.send(1, "OPEN", T1)
+    position = only(desk)
+    desk.broker.trace = lambda magic: trace
+    desk.broker.held.clear()
+    desk.guard.tick()
+    desk.wait(LIMITS.settle_ms // SECOND - 1)
+    assert desk.state("t1") is State.HELD
+
+    desk.broker.held[position.id] = position  # the list of positions had only been behind
+    desk.wait(1)
+    desk.broker.held.clear()
+    desk.wait(1)
+    assert desk.state("t1") is State.HELD
+
+    desk.wait(LIMITS.settle_ms // SECOND)
+    assert desk.state("t1") is State.GONE
+    assert desk.opened == 1
+
+
+def test_a_terminal_that_is_not_connected_ends_no_copy(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    desk.broker.trace = lambda magic: Trace.NONE
+    desk.broker.is_settled = lambda: False
+    desk.broker.held.clear()
+    desk.wait(600)
+
+    assert desk.state("t1") is State.HELD
+
+
+# --- reductions and closes answered DONE
+
+
+def closes(desk: Any) -> list[Decimal]:
+    """Record the volumes of the orders that close."""
+    sent: list[Decimal] = []
+    real = desk.broker.close
+    desk.broker.close = lambda position, volume: (sent.append(volume), real(position, volume))[1]
+    return sent
+
+
+def test_a_reduction_answered_done_is_not_sent_again_before_the_books_show_it(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    books, sent = Behind(desk.broker), closes(desk)
+    desk.send(2, "REDUCE", replace(T1, volume=D("0.4")))
+    desk.wait(2)
+    desk.send(3, "REDUCE", replace(T1, volume=D("0.1")))
+    assert sent == [D("0.6")]
+
+    books.shows()
+    desk.wait(1)
+    assert (sent, desk.volumes) == ([D("0.6"), D("0.3")], [D("0.1")])
+
+
+def test_a_reduction_filled_in_part_is_completed_as_the_books_show_it(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    real = desk.broker.close
+    desk.broker.close = lambda position, volume: (real(position, D("0.2")), Result(Outcome.DONE, 10010))[1]
+    desk.send(2, "REDUCE", replace(T1, volume=D("0.4")))
+    desk.broker.close = real
+    desk.wait(1)
+
+    assert desk.volumes == [D("0.4")]
+
+
+def test_a_reduction_answered_done_that_the_books_never_show_is_sent_again(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    real = desk.broker.close
+    desk.broker.close = lambda position, volume: Result(Outcome.DONE, 10009)
+    desk.send(2, "REDUCE", replace(T1, volume=D("0.4")))
+    desk.broker.close = real
+    desk.wait(LIMITS.settle_ms // SECOND - 1)
+    assert desk.volumes == [D("1.0")]
+
+    desk.wait(1)
+    assert desk.volumes == [D("0.4")]
+
+
+def test_a_close_answered_done_is_sent_again_only_if_the_books_do_not_show_it(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    real, sent = desk.broker.close, []
+    desk.broker.close = lambda position, volume: (sent.append(volume), Result(Outcome.DONE, 10009))[1]
+    desk.send(2, "CLOSE", T1)
+    desk.wait(4)
+    assert sent == [D("1.0")]
+
+    desk.broker.close = real
+    desk.wait(1)
+    assert desk.volumes == []
+
+
+def test_a_close_filled_in_part_goes_on_at_once(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    real = desk.broker.close
+    desk.broker.close = lambda position, volume: (real(position, D("0.2")), Result(Outcome.DONE, 10010))[1]
+    desk.send(2, "CLOSE", T1)
+    desk.broker.close = real
+    desk.wait(1)
+
+    assert desk.volumes == []
