@@ -39,6 +39,22 @@ class OtherAccount(ConnectionError):
     """The terminal is logged in to another account, whose books would look as if all positions had been closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How the history has loaded since a connection. Times in ms. `changed_ms`: when its `totals` changed last."""
+
+    since_ms: int
+    changed_ms: int
+    looked_ms: int
+    totals: tuple[int, int] = (0, 0)
+    is_complete: bool = False
+
+    def seen(self, totals: tuple[int, int], now: int) -> "Loading":
+        if any(new < old for new, old in zip(totals, self.totals, strict=True)):  # another server or account
+            return Loading(now, now, now, totals)
+        return replace(self, totals=totals, changed_ms=self.changed_ms if totals == self.totals else now)
+
+
 @dataclass
 class MetaTrader:
     """A Terminal. `connect` makes one; one thread at a time may use it.
@@ -51,18 +67,18 @@ class MetaTrader:
     set, the present one stays, and the answer is `stop_passed`. Some servers accept no stops with an open. There the
     open is sent without, and a `modify` must follow.
 
-    `deviation`: points by which an instant execution may be worse. `look_ms`: how long the history must stay unchanged
-    after a connection before it counts as complete.
+    `deviation`: points by which an instant execution may be worse. `look_ms`, `load_ms`: see `is_settled`.
     """
 
     module: Any
     login: int
     deviation: int = 20
     look_ms: int = 5_000
+    load_ms: int = 60_000
     clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
     _symbols: dict[str, tuple[Symbol, int]] = field(default_factory=dict, init=False, repr=False)
     _without_stops: set[str] = field(default_factory=set, init=False, repr=False)
-    _look: "tuple[tuple[int, int], int] | None" = field(default=None, init=False, repr=False)
+    _loading: "Loading | None" = field(default=None, init=False, repr=False)
 
     @classmethod
     def connect(
@@ -81,6 +97,7 @@ class MetaTrader:
 
     def positions(self) -> list[Position]:
         self._check_account()
+        self._note_connection()
         return [self._position(row) for row in self._ask("positions_get")]
 
     def deals(self, position: str) -> list[Deal]:
@@ -96,32 +113,52 @@ class MetaTrader:
         return next((deal.position for deal in self.history() if deal.magic == magic), "")
 
     def trace(self, magic: int) -> Trace:
-        """An order that was rejected, expired or cancelled unfilled leaves no trace. PENDING also means that the deals
-        opened a position and did not close it: then the position list is behind."""
+        """An order that was rejected, expired or cancelled unfilled leaves no trace. PENDING also means that an order's
+        deal is still to come, or that the deals opened a position and did not close it: then the books are behind."""
         account = self._check_account()
-        deals = [deal for deal in self._ask("history_deals_get", *_ever()) if deal.magic == magic]
-        if deals:
-            is_hedging = account.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
-            is_open = is_hedging and any(self._is_open(number) for number in {deal.position_id for deal in deals})
-            return Trace.PENDING if is_open else Trace.DONE
         if any(order.magic == magic for order in self._ask("orders_get")):
             return Trace.PENDING
-        orders = self._ask("history_orders_get", *_ever())
-        filled = (order for order in orders if order.magic == magic and self._may_be_filled(order))
-        return Trace.PENDING if any(filled) else Trace.NONE  # a filled order's deal is still to come
+        deals = [deal for deal in self._ask("history_deals_get", *_ever()) if deal.magic == magic]
+        filled, known = self._ask("history_orders_get", *_ever()), {deal.order for deal in deals}
+        if any(order.magic == magic and order.ticket not in known and self._may_be_filled(order) for order in filled):
+            return Trace.PENDING
+        is_hedging = account.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
+        if is_hedging and any(self._is_open(number) for number in {deal.position_id for deal in deals}):
+            return Trace.PENDING
+        return Trace.DONE if deals else Trace.NONE
 
     def is_settled(self) -> bool:
-        """Whether the terminal is connected and its history has been stable for `look_ms`. After a connection the
-        history loads gradually, and the terminal does not say when it is complete."""
-        if not self._ask("terminal_info").connected:
-            self._look = None
-            return False
+        """Whether the history has been loaded since the terminal connected, so that nothing old is missing from it.
+
+        After a connection the history arrives in portions, and the terminal does not say when it is complete. It counts
+        as complete once it has not changed for `look_ms`, or the connection has stood for `load_ms`: on a busy account
+        new deals change it for ever, and loading takes seconds. It then stays so until the connection breaks, the
+        account changes or the history shrinks, because from then on the server sends each new deal as it happens. Such
+        a deal may still arrive seconds after the position list changed. A caller that concludes something from the
+        absence of one deal therefore asks `trace` or `deals` again for a time of its own (`settle_ms`, say).
+        """
         self._check_account()
+        if not self._note_connection() or self._loading is None:
+            return False
         totals = self._ask("history_deals_total", *_ever()), self._ask("history_orders_total", *_ever())
-        now = self.clock_ms()
-        if self._look is None or self._look[0] != totals:
-            self._look = totals, now
-        return now - self._look[1] >= self.look_ms
+        now, loading = self.clock_ms(), self._loading.seen(totals, self.clock_ms())
+        if now - loading.changed_ms >= self.look_ms or now - loading.since_ms >= self.load_ms:
+            loading = replace(loading, is_complete=True)
+        self._loading = loading
+        return loading.is_complete
+
+    def _note_connection(self) -> bool:
+        """Whether the terminal is connected. While nobody looks, the connection may break and come back, so after a gap
+        of `look_ms` a complete history is watched anew."""
+        now, loading = self.clock_ms(), self._loading
+        if not self._ask("terminal_info").connected:
+            self._loading = None
+            return False
+        longest = self.look_ms if loading is not None and loading.is_complete else self.load_ms
+        if loading is None or now - loading.looked_ms > longest:
+            loading = Loading(now, now, now)
+        self._loading = replace(loading, looked_ms=now)
+        return True
 
     def quote(self, symbol: str) -> Quote | None:
         """The last price; at a weekend, Friday's."""
@@ -257,15 +294,24 @@ class MetaTrader:
         )  # fmt: skip
 
     def cancel(self, magic: int) -> Result:
-        """Remove the pending orders with this magic."""
+        """Remove the orders with this magic that wait to open something; a close that waits is left alone.
+
+        REJECTED if there is none: it was filled or removed meanwhile, which `positions` and `trace` show. An order may
+        be filled in part before it is removed. UNKNOWN if a removal has no clear answer, or is under way.
+        """
         self._check_account()
-        answers = [
-            self._sent(action=self.module.TRADE_ACTION_REMOVE, order=order.ticket)
-            for order in self._ask("orders_get")
-            if order.magic == magic
-        ]
-        refused = (answer for answer in answers if answer.outcome is not Outcome.DONE)
-        return next(refused, answers[0] if answers else Result(Outcome.REJECTED, 10013, "rejected"))
+        module, answers = self.module, list[Result]()
+        for order in self._ask("orders_get"):
+            if order.magic != magic or order.position_id:
+                continue
+            is_going = order.state == module.ORDER_STATE_REQUEST_CANCEL
+            remove = {"action": module.TRADE_ACTION_REMOVE, "order": order.ticket, "magic": magic}
+            answers.append(Result(Outcome.UNKNOWN) if is_going else self._sent(**remove))
+        for outcome in (Outcome.UNKNOWN, Outcome.REJECTED, Outcome.DONE):
+            for answer in answers:
+                if answer.outcome is outcome:
+                    return answer
+        return Result(Outcome.REJECTED, _INVALID, "rejected")
 
     def _deal(self, known: Symbol, tick: Quote, *, side: str, volume: Decimal, **more: Any) -> Result:
         """Buy or sell at market. A refused filling mode is a clear refusal, so the next mode is tried."""
@@ -303,6 +349,7 @@ class MetaTrader:
     def _check_account(self) -> Any:
         info = self._ask("account_info")
         if info.login != self.login:
+            self._loading = None
             raise OtherAccount(f"the terminal is logged in to {info.login}, not to {self.login}")
         return info
 

@@ -11,6 +11,8 @@ Limits:
   of one copy is arbitrary. In a currency other than the account's, profits use today's rate.
 - A close may need margin: closing one of two opposite copies makes the net position larger, and may be refused.
 - The history must reach back to the first open. If a broker cuts it off, copies vanish.
+- After a broker has raised its smallest order or its step, a copy that is off the step closes only with the last of the
+  net position: the server takes such a volume only as all that is left.
 
 Other orders (by hand, say) and the broker's own deals (a stop-out) change the net position. As far as they make it
 smaller, they close volume that is not a copy's first, then copies on that side, the oldest first. If an order closes
@@ -36,6 +38,9 @@ class NetTerminal(Terminal, Protocol):
     def worth(self, symbol: str) -> Decimal:
         """What one lot gains, in the account's currency, when the price rises by one."""
 
+    def take_off(self, position: Position, volume: Decimal, *, magic: int | None = None) -> Result:
+        """Close `volume` lots of a position by orders with this magic; by default the position's own."""
+
 
 def is_copy(magic: int) -> bool:
     """Whether a magic number is a copy's."""
@@ -44,7 +49,7 @@ def is_copy(magic: int) -> bool:
 
 @dataclass
 class Virtual:
-    """The open volume under one magic number. `volume`: negative for a SELL."""
+    """The open volume under one magic number. `volume`: negative for a SELL. `orders`: its orders that have deals."""
 
     magic: int
     symbol: str
@@ -52,6 +57,7 @@ class Virtual:
     volume: Decimal = Decimal(0)
     price: Decimal = Decimal(0)
     deals: list[Deal] = field(default_factory=list)
+    orders: set[str] = field(default_factory=set)
 
     @property
     def side(self) -> str:
@@ -92,6 +98,7 @@ class Book:
         volume = deal.volume if deal.side == "BUY" else -deal.volume
         if self._is_ours(deal.magic) and deal.reason == "MANUAL":
             held = self.virtuals.setdefault(deal.magic, Virtual(deal.magic, deal.symbol, deal.at_ms))
+            held.orders.add(deal.order)
             held.apply(deal, volume, deal.costs, self._worth(deal.symbol))
         else:
             self._take_of_others(deal, volume)
@@ -119,15 +126,16 @@ class Book:
 class Netting:
     """A Terminal over a netting account. A virtual position's id is its magic number.
 
-    `hold_ms`: how long a close whose answer was lost is not sent again. On a netting account a second close does not
-    fail with "nothing to close" but closes another copy's volume. Longer than the broker's slowest answer.
+    `hold_ms`: how long a copy's next close waits for the deals of the last one, unless it was refused. The books may be
+    behind an answer, and on a netting account a second close does not fail with "nothing to close" but closes another
+    copy's volume. Longer than the broker's slowest answer.
     """
 
     terminal: NetTerminal
     is_ours: Callable[[int], bool] = is_copy
     hold_ms: int = 60_000
     clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
-    _unanswered: dict[int, tuple[int, Decimal]] = field(default_factory=dict, init=False, repr=False)
+    _closing: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
 
     def positions(self) -> list[Position]:
         return [self._position(virtual) for virtual in self._book().virtuals.values() if virtual.volume]
@@ -168,16 +176,29 @@ class Netting:
         held = self._book().virtuals.get(position.magic)
         if held is None or not held.volume or held.side != position.side:
             return Result(Outcome.REJECTED, 10036, "rejected")
-        if self._is_held_up(held):
+        if self._is_closing(held):
             return Result(Outcome.UNKNOWN)
-        self._unanswered[held.magic] = self.clock_ms(), held.volume
-        answer = self.terminal.open(
-            magic=held.magic, symbol=held.symbol, side="SELL" if held.volume > 0 else "BUY",
-            volume=min(volume, abs(held.volume)), sl=None, tp=None,
-        )  # fmt: skip
-        if answer.outcome is not Outcome.UNKNOWN:
-            del self._unanswered[held.magic]
+        return self._take_off(held, min(volume, abs(held.volume)))
+
+    def _take_off(self, held: Virtual, volume: Decimal) -> Result:
+        spec, answer = self.terminal.spec(held.symbol), Result(Outcome.REJECTED, 10013, "symbol_unknown")
+        for number, part in enumerate([] if spec is None else spec.parts(volume), 1):
+            self._closing[held.magic] = self.clock_ms(), len(held.orders) + number
+            answer = self._send_close(held, part)
+            if answer.outcome is Outcome.REJECTED:
+                self._closing[held.magic] = self.clock_ms(), len(held.orders) + number - 1
+            if answer.outcome is not Outcome.DONE:
+                return answer
         return answer
+
+    def _send_close(self, held: Virtual, volume: Decimal) -> Result:
+        """Close a part of the copy. If it is the whole net position, name the position: a server closes all of one
+        whatever its present smallest order and step are."""
+        side = "SELL" if held.volume > 0 else "BUY"
+        net = next((position for position in self.terminal.positions() if position.symbol == held.symbol), None)
+        if net is not None and net.side != side and net.volume == volume:
+            return self.terminal.take_off(net, volume, magic=held.magic)
+        return self.terminal.open(magic=held.magic, symbol=held.symbol, side=side, volume=volume, sl=None, tp=None)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         """Do nothing: a virtual position cannot carry a stop."""
@@ -186,14 +207,18 @@ class Netting:
         return Result(Outcome.REJECTED, 10016, "rejected")
 
     def cancel(self, magic: int) -> Result:
+        """As the terminal's. A copy that is open keeps its orders: one that waits may be its close."""
+        held = self._book().virtuals.get(magic)
+        if held is not None and held.volume:
+            return Result(Outcome.REJECTED, 10013, "rejected")
         return self.terminal.cancel(magic)
 
-    def _is_held_up(self, held: Virtual) -> bool:
-        """Whether an order of this copy may still be in flight."""
+    def _is_closing(self, held: Virtual) -> bool:
+        """Whether an order of this copy may still be in flight, or its deal still to come."""
         if self.terminal.trace(held.magic) is Trace.PENDING:
             return True
-        sent_ms, volume = self._unanswered.get(held.magic, (0, None))
-        if volume != held.volume:
+        sent_ms, orders = self._closing.get(held.magic, (0, 0))
+        if len(held.orders) >= orders:
             return False
         return self.clock_ms() - sent_ms < self.hold_ms or not self.terminal.is_settled()
 

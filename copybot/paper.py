@@ -141,8 +141,12 @@ class PaperBroker:
         return self._order(_Order("open", magic, symbol, side, volume, sl, tp))
 
     def close(self, position: Position, volume: Decimal) -> Result:
-        side = _other(position.side)
-        return self._order(_Order("close", position.magic, position.symbol, side, volume, None, None, int(position.id)))
+        return self.take_off(position, volume)
+
+    def take_off(self, position: Position, volume: Decimal, *, magic: int | None = None) -> Result:
+        """As `close`, with a magic number on the closing order; by default the position's own."""
+        number, side = position.magic if magic is None else magic, _other(position.side)
+        return self._order(_Order("close", number, position.symbol, side, volume, None, None, int(position.id)))
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         order = _Order("modify", position.magic, position.symbol, "", Decimal(0), sl, tp, int(position.id))

@@ -306,7 +306,8 @@ class FakeServer:
     def _order(self, order: Any, ticket: Any, state: Any, left: Any) -> Any:
         now = self._now_ms()
         return TradeOrder(
-            ticket, now // 1000, now, now // 1000, now, 0, order.type, 0, order.type_filling, state, order.magic, 0, 0,
+            ticket, now // 1000, now, now // 1000, now, 0, order.type, 0, order.type_filling, state, order.magic,
+            order.position, 0,
             3, order.volume, left, order.price, order.sl, order.tp, order.price, 0.0, order.symbol, order.comment, "",
         )  # fmt: skip
 
