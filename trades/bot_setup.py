@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+from django.db import connection
+
 from accounts.models import TradingAccount
 from core.responses import iso
 from strategies import packets
@@ -22,7 +25,16 @@ def of_account(account_id: int, snapshot: Snapshot) -> dict[str, Any]:
         "publishes": next((source.name for source in snapshot.sources.values() if not source.follows), None),
         "copier": None if copier is None else _copier(copier),
         "subscriptions": [_subscription(row) for row in subscriptions.order_by("strategy__name")],
+        "symbols": _symbols(account_id),
     }
+
+
+def _symbols(account_id: int) -> Any:
+    """The contract sizes that the desk knows of the account's symbols, and of the provider's where it copies them."""
+    with connection.cursor() as cursor:
+        cursor.execute("select account_symbols_wanted(%s)::text", [account_id])
+        (text,) = cursor.fetchone() or ("[]",)
+    return orjson.loads(text)
 
 
 def _copier(copier: Copier) -> Mapping[str, Any]:

@@ -126,27 +126,26 @@ ORDER = schema(
     ),
 )
 NOTED = schema("Noted", obj({"status": TEXT}))
+KNOWN_SYMBOL = schema(
+    "KnownSymbol",
+    obj(
+        {
+            "symbol": TEXT,
+            "contract_size": nullable(AMOUNT),
+            "strategy": nullable(NAME),
+            "provider_symbol": nullable(TEXT),
+            "provider_contract_size": nullable(AMOUNT),
+        },
+        description="A symbol that the next report should hold, and the contract sizes that are known.",
+    ),
+)
 ACCOUNT_ANSWER = schema(
     "AccountAnswer",
     obj(
         {
             "status": TEXT,
             "currency": described(TEXT, "The registered currency; empty if none is."),
-            "symbols": array(
-                schema(
-                    "KnownSymbol",
-                    obj(
-                        {
-                            "symbol": TEXT,
-                            "contract_size": nullable(AMOUNT),
-                            "strategy": nullable(NAME),
-                            "provider_symbol": nullable(TEXT),
-                            "provider_contract_size": nullable(AMOUNT),
-                        },
-                        description="A symbol that the next report should hold, and the contract sizes that are known.",
-                    ),
-                )
-            ),
+            "symbols": array(KNOWN_SYMBOL),
         }
     ),
 )
@@ -221,6 +220,7 @@ BOT_ACCOUNT = schema(
             "publishes": described(nullable(NAME), "The strategy that the account publishes."),
             "copier": nullable(COPIER_LEASE),
             "subscriptions": array(BOT_SUBSCRIPTION),
+            "symbols": array(KNOWN_SYMBOL),
         }
     ),
 )

@@ -90,6 +90,18 @@ def test_the_lease_of_another_instance_is_seen_and_not_taken(finn_bot: Bot) -> N
     assert lease["leased_until"] <= lease["heartbeat_at"]
 
 
+def test_the_contract_sizes_of_both_sides_are_answered(lena_bot: Bot, finn_bot: Bot) -> None:
+    funds = {"balance": "1", "equity": "1"}
+    size = {"symbol": "US30", "contract_size": "1", "volume_min": "0.1", "volume_step": "0.1", "volume_max": "50"}
+    for bot, contract_size in ((lena_bot, "1"), (finn_bot, "25")):
+        report = {**funds, "symbols": [{**size, "contract_size": contract_size}]}
+        assert bot.send("POST", ACCOUNT, report).status_code == 200
+
+    (symbol,) = ask(finn_bot)["symbols"]
+    assert (symbol["symbol"], symbol["contract_size"]) == ("US30", "25.00000000")
+    assert (symbol["strategy"], symbol["provider_contract_size"]) == ("lena-eurusd", "1.00000000")
+
+
 def test_a_question_cannot_be_replayed(finn_bot: Bot) -> None:
     request = finn_bot.request("GET", ACCOUNT)
     assert request.send().status_code == 200
