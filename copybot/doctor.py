@@ -7,10 +7,9 @@ import sqlite3
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from decimal import Decimal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,72 +17,20 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
-from copybot import keys
-from copybot.broker import Account, Terminal
+from copybot import account_checks, keys, packets
+from copybot.checkup import Check, Checkup, Failed, Result, Skipped
 from copybot.client import Client
+from copybot.copier import Subscription
+from copybot.display import age
 from copybot.errors import AnswerForged, DeskError, ScopeDenied, Transport
-from copybot.settings import Settings, SettingsError, load
+from copybot.lease import instance_of
+from copybot.settings import SettingsError, load
 from copybot.stream import Connected, Lost, Stream
-from copybot.terminals import BrokerUnreachable, check_kind, terminal_of
 
 _CLOCK_MS = 1_000  # the desk refuses a request whose time is further ahead
 _LEAST_FREE = 100 * 1024 * 1024
 _CERTIFICATE_DAYS = 14
 _PATIENCE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One check's result. `good` None: it was not checked, because an earlier check failed."""
-
-    name: str
-    good: bool | None
-    words: str
-
-
-class Failed(Exception):
-    """A check failed; the message says what is wrong and how to fix it."""
-
-
-class Skipped(Exception):
-    """A check was not made; the message says why."""
-
-
-@dataclass
-class Checkup:
-    """The state shared by the checks. Each check adds what later ones need."""
-
-    file: Path
-    role: str | None
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    settings: Settings | None = None
-    client: Client | None = None
-    terminal: Terminal | None = None
-    account: Account | None = None
-    active: dict[str, Any] | None = None
-    is_running: bool = False
-
-    @property
-    def follows(self) -> bool:
-        return self.role == "follow"
-
-    def need_settings(self) -> Settings:
-        if self.settings is None:
-            raise Skipped("needs the configuration")
-        return self.settings
-
-    def need_active(self) -> dict[str, Any]:
-        if self.active is None:
-            raise Skipped("needs an answer of the desk")
-        return self.active
-
-    def need_terminal(self) -> Terminal:
-        if self.terminal is None or self.account is None:
-            raise Skipped("needs the broker")
-        return self.terminal
-
-
-Check = Callable[[Checkup], str]
 
 
 def run(file: Path, console: Console, *, role: str | None = None) -> int:
@@ -228,6 +175,16 @@ def key(checkup: Checkup) -> str:
     return f"the desk accepts {client.key}, and its answer is signed"
 
 
+def account(checkup: Checkup) -> str:
+    checkup.need_active()
+    try:
+        checkup.desk_account = desk = _client(checkup).account()
+    except DeskError as refusal:
+        raise Skipped(f"this desk does not say ({refusal.code}): it is of an older version") from refusal
+    publishes = f", which publishes {desk['publishes']}" if desk["publishes"] else ""
+    return f"the key is for {desk['account']}{publishes}"
+
+
 def kind(checkup: Checkup) -> str:
     checkup.need_active()
     assert checkup.role is not None
@@ -270,6 +227,61 @@ def subscriptions(checkup: Checkup) -> str:
     return f"{', '.join(sorted(configured))}, each with its packet secrets"
 
 
+def secrets(checkup: Checkup) -> str:
+    """Compare the signal secrets with the hashes that the desk gives: a wrong one is found before a signal comes."""
+    checkup.need_settings()
+    if not checkup.follows:
+        return "publishing needs none"
+    rows = {row["strategy"]: row for row in checkup.need_desk_account()["subscriptions"]}
+    followed = [each for each in checkup.need_settings().subscriptions if each.strategy in rows]
+    for subscription in followed:
+        _check_secrets(subscription, rows[subscription.strategy])
+    if not followed:
+        raise Skipped("the desk lists no subscription of the configuration")
+    return f"{', '.join(sorted(each.strategy for each in followed))}: as the desk has them"
+
+
+def _check_secrets(subscription: Subscription, row: Mapping[str, Any]) -> None:
+    strategy, sub_id = subscription.strategy, row["sub_id"]
+    if subscription.sub_id != sub_id:
+        raise Failed(f"sub_id in [subscriptions.{strategy}] must be {sub_id}")
+    for generation, check in sorted(row["checks"].items(), key=lambda item: int(item[0])):
+        secret = subscription.secrets.get(int(generation))
+        if secret is None:
+            raise Failed(
+                f"secrets in [subscriptions.{strategy}] has no generation {generation}, which the desk uses or will "
+                "use: add it, or create a new signal secret at the desk"
+            )
+        if packets.secret_check(secret, sub_id=sub_id, generation=int(generation)) != check:
+            raise Failed(
+                f"the signal secret of generation {generation} in [subscriptions.{strategy}] is wrong: copy it again, "
+                "or create a new signal secret at the desk"
+            )
+
+
+def lease(checkup: Checkup) -> str:
+    settings = checkup.need_settings()
+    if not checkup.follows:
+        return "publishing needs none"
+    copier = checkup.need_desk_account()["copier"]
+    if copier is None:
+        return "free: no copier has connected yet"
+    left_s = (_ms(copier["leased_until"]) - checkup.desk_ms()) / 1000
+    contact = age(checkup.desk_ms() - _ms(copier["heartbeat_at"]))
+    if left_s <= 0:
+        return f"free: the last copier's contact was {contact} ago"
+    if copier["instance"] == instance_of(settings.folder):
+        return "held by the copier of this folder"
+    raise Failed(
+        f"another copier runs for this account (last contact {contact} ago): stop it first. If none is to run, wait "
+        f"{left_s:.0f} s until its lease ends, and look for the machine that still has this key"
+    )
+
+
+def _ms(moment: str) -> int:
+    return int(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
 def _no_strategy() -> str:
     raise Failed("this account publishes no strategy: create one at the desk")
 
@@ -281,60 +293,10 @@ def _client(checkup: Checkup) -> Client:
     return checkup.client
 
 
-# --- the broker
-
-
-def broker(checkup: Checkup) -> str:
-    settings = checkup.need_settings()
-    try:
-        checkup.terminal = terminal_of(settings, copies=False)
-        checkup.account = account = checkup.terminal.account()
-    except (SettingsError, BrokerUnreachable) as fault:
-        raise Failed(str(fault)) from fault
-    return f"{account.login} on {account.server}, equity {account.equity:,.2f} {account.currency}"
-
-
-def trading(checkup: Checkup) -> str:
-    terminal, account = checkup.need_terminal(), checkup.account
-    assert account is not None
-    if checkup.follows and not account.may_trade:
-        raise Failed("programs may not trade: switch on algorithmic trading in the terminal, for this account")
-    netting = checkup.need_settings().broker.netting
-    try:
-        check_kind(account.is_hedging, netting=netting)
-    except SettingsError as mistake:
-        raise Failed(str(mistake)) from None
-    if not terminal.is_settled():
-        raise Failed("the terminal is not connected to its server, or its history is not loaded")
-    return f"a {'netting' if netting else 'hedging'} account, as configured; {len(terminal.positions())} positions open"
-
-
-def symbols(checkup: Checkup) -> str:
-    terminal = checkup.need_terminal()
-    if not checkup.follows:
-        symbols = {position.symbol for position in terminal.positions()}
-        nameless = sorted(symbol[1:] for symbol in symbols if symbol.startswith("~"))
-        if nameless:
-            raise Failed(f"{', '.join(nameless)} has no name at the desk: add one in [symbols.table]")
-        return "each open position's symbol has a name at the desk"
-    rows = [row for row in checkup.need_active()["trades"] if row["role"] == "master" and row.get("copy")]
-    wanted = {row["copy"]["symbol"]: Decimal(row["copy"]["volume"]) for row in rows}
-    names = checkup.need_settings().names
-    if unknown := sorted(symbol for symbol in wanted if names.at_broker(symbol) is None):
-        raise Failed(f"{', '.join(unknown)}: [symbols] gives the broker's name to another symbol: correct the table")
-    if unquoted := sorted(symbol for symbol in wanted if terminal.quote(symbol) is None):
-        raise Failed(f"no price of {', '.join(unquoted)} now: if its market is open, name it in [symbols.table]")
-    specs = {name: terminal.spec(name) for name in wanted}
-    small = sorted(name for name, spec in specs.items() if spec and wanted[name] and not spec.lots(wanted[name]))
-    if small:
-        raise Failed(
-            f"the copies of {', '.join(small)} are below the broker's minimum volume: choose a larger copy size"
-        )
-    return f"{', '.join(sorted(wanted))} can be traded" if wanted else "no trade is open at the desk now"
-
-
 _CHECKS: tuple[tuple[str, Check], ...] = (
     ("configuration", configuration), ("folder", folder), ("state", state), ("connection", connection),
-    ("clock", clock), ("key", key), ("kind", kind), ("stream", stream), ("subscriptions", subscriptions),
-    ("broker", broker), ("trading", trading), ("symbols", symbols),
+    ("clock", clock), ("key", key), ("account", account), ("kind", kind), ("stream", stream),
+    ("subscriptions", subscriptions), ("secrets", secrets), ("lease", lease), ("broker", account_checks.broker),
+    ("trading", account_checks.trading), ("currency", account_checks.currency), ("symbols", account_checks.symbols),
+    ("contracts", account_checks.contracts),
 )  # fmt: skip

@@ -15,7 +15,6 @@ from copybot.stream import Event, Gap, Lost, Message
 log = logging.getLogger(__name__)
 
 UNSIGNED_S = 60.0  # anybody on the way can send an unsigned refusal; one that lasts is the desk's
-_UNSIGNED = frozenset({"signature_invalid", "https_required"})
 _LONGEST_S = 1.0
 
 
@@ -83,7 +82,7 @@ class _KeyWatch:
     def _is_certain(self, refusal: DeskError) -> bool:
         was_accepted = self.copier.lease.takeover_number is not None
         lasts = self._since_s is not None and time.monotonic() - self._since_s >= UNSIGNED_S
-        return refusal.code not in _UNSIGNED or not was_accepted or lasts
+        return refusal.is_proven or not was_accepted or lasts
 
 
 def left_alone(refusal: DeskError, copies: list[Copy]) -> str:

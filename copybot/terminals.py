@@ -1,6 +1,6 @@
 """Builds the broker account that a configuration names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from copybot import mt5
@@ -9,10 +9,11 @@ from copybot.candles import PAPER_BEGAN_MS, Candles, Clock, Instrument
 from copybot.netting import NetTerminal, Netting
 from copybot.paper import PaperBroker
 from copybot.settings import MetaTrader, Paper, Settings, SettingsError
-from copybot.symbols import Named
+from copybot.symbols import Named, Names
 
 _QUARTER_MS = 15 * 60_000
 _STALE_MS = 60_000
+_QUIET_MS = 15 * 60_000
 _FURTHEST_ZONE_MS = 14 * 3_600_000
 
 
@@ -114,6 +115,19 @@ def zone_of(newest_ms: int, now_ms: int) -> int | None:
     zone_ms = round((newest_ms - now_ms) / _QUARTER_MS) * _QUARTER_MS
     is_now = abs(newest_ms - now_ms - zone_ms) <= _STALE_MS
     return zone_ms if is_now and abs(zone_ms) <= _FURTHEST_ZONE_MS else None
+
+
+def closed_markets(terminal: Terminal, symbols: Iterable[str], names: Names, now_ms: int) -> list[str]:
+    """The symbols that cannot be traded now, though the broker knows them: no price, or only one from earlier."""
+    inner = _innermost(terminal)
+    if not isinstance(inner, mt5.MetaTrader):
+        return sorted(symbol for symbol in symbols if terminal.quote(symbol) is None)
+    ticks = {symbol: inner.module.symbol_info_tick(names.at_broker(symbol)) for symbol in symbols}
+    times_ms = {symbol: 0 if tick is None else int(tick.time_msc) for symbol, tick in ticks.items()}
+    zone_ms = zone_of(max(times_ms.values(), default=0), now_ms)
+    return sorted(
+        symbol for symbol, at_ms in times_ms.items() if zone_ms is None or now_ms + zone_ms - at_ms > _QUIET_MS
+    )
 
 
 def _last_tick_ms(terminal: mt5.MetaTrader) -> int:

@@ -8,7 +8,9 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from copybot.desk_model import COPIER, MASTER, DeskModel
+from copybot import packets
+from copybot.desk_model import COPIER, MASTER, STRATEGY, SUB_ID, DeskModel
+from copybot.desk_model import SECRET as PACKET_SECRET
 from copybot.errors import DeskError
 from copybot.tests.hostile_desk import SECRET, Handler, HostileDesk, mac, problem, sha256
 
@@ -27,6 +29,7 @@ class DeskServer(HostileDesk):
         super().__init__()
         self.RequestHandlerClass = Clerk
         self.desk = DeskModel(now=clock_ms, lease_ms=5_000)
+        self.setup: dict[str, Any] = {}  # changes of what the desk says of the copier's account
         self.last, self.revoked, self.worth, self.handshakes = {}, set(), {}, 0
 
     def rows(self, account: Any) -> dict[Any, Any]:
@@ -58,6 +61,8 @@ class Clerk(Handler):
 
     def done(self, account: Any, parts: Any) -> Any:
         desk, fields = self.server.desk, json.loads(self.body) if self.body else dict(parse_qsl(parts.query))
+        if parts.path == "/api/v2/account" and self.command == "GET":
+            return 200, json.dumps(self.account(account)).encode()
         if self.command == "GET":
             return 200, json.dumps(desk.active(account)).encode()
         if account == "readonly" or (
@@ -79,6 +84,23 @@ class Clerk(Handler):
         except DeskError as no:
             return problem(no.status, no.code, no.retry)
         return 200, json.dumps(answer).encode()
+
+    def account(self, account: Any) -> Any:
+        """As GET /api/v2/account answers."""
+        check = packets.secret_check(PACKET_SECRET, sub_id=SUB_ID, generation=1)
+        subscription = {
+            "strategy": STRATEGY,
+            "sub_id": SUB_ID,
+            "status": "ACTIVE",
+            "generation": 1,
+            "checks": {"1": check},
+        }
+        follows = account == COPIER
+        return {
+            "account": f"{'finn' if follows else 'lena'}-mt5", "currency": "USD", "copier": None, "symbols": [],
+            "publishes": None if follows else STRATEGY, "subscriptions": [subscription] if follows else [],
+            **(self.server.setup if follows else {}),
+        }  # fmt: skip
 
     def answered(self) -> Any:
         if self.path == "/ws/v2/active":

@@ -394,7 +394,7 @@ def test_the_loop_takes_messages_and_ends_in_order(office: CopierHarness) -> Non
 # --- a key that the desk refuses
 
 REVOKED = KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": ""})
-UNSIGNED = KeyRefused(401, {"code": "signature_invalid", "retry": "never", "detail": ""})
+UNSIGNED = KeyRefused(401, {"code": "signature_invalid", "retry": "never", "detail": ""}, is_proven=False)
 
 
 def refused(office: Any, refusal: Any) -> None:

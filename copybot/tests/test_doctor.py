@@ -5,17 +5,30 @@ import json
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from copybot import doctor
+from copybot import account_checks, doctor
+from copybot.broker import SymbolSpec
 from copybot.desk_model import COPIER, MASTER, SUB_ID
+from copybot.desk_model import SECRET as PACKET_SECRET
 from copybot.doctor import Checkup
-from copybot.tests.desk_server import KEYS, DeskServer
+from copybot.lease import instance_of
+from copybot.mt5 import MetaTrader
+from copybot.symbols import Names
+from copybot.terminals import closed_markets
+from copybot.tests.desk_server import KEYS, Clerk, DeskServer
+from copybot.tests.hostile_desk import problem
 from copybot.tests.test_cli import account, config
+
+D = Decimal
 
 
 @pytest.fixture
@@ -74,12 +87,12 @@ def test_each_check_is_a_line_and_the_exit_code_reports_problems(office: Any, tm
     file, output = config(tmp_path, office, COPIER), io.StringIO()
     console = Console(file=output, width=200)
     assert doctor.run(file, console) == 0
-    assert output.getvalue().count("✓") == 12
+    assert output.getvalue().count("✓") == 17
     assert "ready" in output.getvalue()
 
     file.chmod(0o644)
     assert doctor.run(file, console) == 1
-    assert "1 to fix, 11 could not be checked" in output.getvalue()
+    assert "1 to fix, 16 could not be checked" in output.getvalue()
 
 
 # --- one problem at a time
@@ -211,23 +224,43 @@ def test_reports_a_netting_account_that_is_configured_as_hedging(
     office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = config(tmp_path, office, COPIER)
-    monkeypatch.setattr(doctor, "terminal_of", _with_account(is_hedging=False))
+    monkeypatch.setattr(account_checks, "terminal_of", _with_account(is_hedging=False))
     assert "this is a netting account: write netting = true" in sick(examined(file))["trading"]
 
-    monkeypatch.setattr(doctor, "terminal_of", _with_account(may_trade=False))
+    monkeypatch.setattr(account_checks, "terminal_of", _with_account(may_trade=False))
     assert "switch on algorithmic trading" in sick(examined(file))["trading"]
 
 
-def _with_account(**facts: Any) -> Callable[..., Any]:
+def test_reports_a_fifo_account(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account_checks, "terminal_of", _with_account(is_fifo=True))
+
+    assert "FIFO" in sick(examined(config(tmp_path, office, COPIER)))["trading"]
+
+
+def test_reports_an_account_of_another_currency(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account_checks, "terminal_of", _with_account(currency="USC"))
+
+    words = sick(examined(config(tmp_path, office, COPIER)))["currency"]
+    assert "is in USC, and the desk has finn-mt5 in USD" in words
+    assert "ask staff" in words
+
+
+def _with_account(spec: Any = None, **facts: Any) -> Callable[..., Any]:
     """The real account with one property changed."""
-    real = doctor.terminal_of
+    real = account_checks.terminal_of
 
     def create(settings: Any, **more: Any) -> Any:
         terminal = real(settings, **more)
         account = terminal.account()
         changed = type(account)(**{name: facts.get(name, getattr(account, name)) for name in account.__slots__})
         return type(
-            "Other", (), {"account": lambda _: changed, "__getattr__": lambda _, name: getattr(terminal, name)}
+            "Other",
+            (),
+            {
+                "account": lambda _: changed,
+                "spec": lambda _, name: spec or terminal.spec(name),
+                "__getattr__": lambda _, name: getattr(terminal, name),
+            },
         )()
 
     return create
@@ -247,7 +280,123 @@ def test_reports_a_missing_metatrader(office: Any, tmp_path: Path) -> None:
 def test_reports_a_symbol_that_the_broker_does_not_have(office: Any, tmp_path: Path) -> None:
     publish(office, "XAUUSD")
 
-    assert "no price of XAUUSD now" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
+    assert (
+        "the broker has no XAUUSD: give the broker's name"
+        in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
+    )
+
+
+# --- what the desk and the broker say of each other
+
+
+def test_reports_a_wrong_signal_secret_without_waiting_for_a_trade(office: Any, tmp_path: Path) -> None:
+    file = changed(config(tmp_path, office, COPIER), PACKET_SECRET, "f" * 64)
+
+    output = sick(examined(file))
+    assert "the signal secret of generation 1 in [subscriptions.lena-eurusd] is wrong" in output["secrets"]
+    assert list(output) == ["secrets"]
+
+
+def test_reports_a_signal_secret_that_is_missing(office: Any, tmp_path: Path) -> None:
+    file = changed(config(tmp_path, office, COPIER), "{ 1 = ", "{ 2 = ")
+
+    assert "has no generation 1" in sick(examined(file))["secrets"]
+
+
+def test_reports_the_id_of_another_subscription(office: Any, tmp_path: Path) -> None:
+    file = changed(config(tmp_path, office, COPIER), f'sub_id = "{SUB_ID}"', 'sub_id = "s-2"')
+
+    assert f"must be {SUB_ID}" in sick(examined(file))["secrets"]
+
+
+def copier(leased_s: float, instance: str = "4c1d7f0a9be2460d") -> dict[str, Any]:
+    now = datetime.now(UTC)
+    until = now + timedelta(seconds=leased_s)
+    return {"instance": instance, "heartbeat_at": now.isoformat(), "leased_until": until.isoformat()}
+
+
+def test_reports_another_copier_that_holds_the_lease_and_takes_none(office: Any, tmp_path: Path) -> None:
+    file = config(tmp_path, office, COPIER)
+    office.setup = {"copier": copier(30)}
+    assert "another copier runs for this account" in sick(examined(file))["lease"]
+
+    office.setup = {"copier": copier(-1)}
+    assert examined(file)["lease"].words.startswith("free: ")
+    office.setup = {"copier": copier(30, instance_of(tmp_path / "state"))}
+    assert sick(examined(file)) == {}
+    assert office.desk.state.takeover_number == 0
+
+
+def known(own: Any, theirs: Any) -> dict[str, Any]:
+    symbol = {"symbol": "EURUSD", "strategy": "lena-eurusd", "provider_symbol": "EURUSD"}
+    return {"symbols": [symbol | {"contract_size": own, "provider_contract_size": theirs}]}
+
+
+def test_reports_a_contract_size_that_the_desk_has_otherwise(office: Any, tmp_path: Path) -> None:
+    office.setup = known("1000.00000000", None)
+
+    words = sick(examined(config(tmp_path, office, COPIER)))["contracts"]
+    assert "a lot of EURUSD is 100000 at this broker, and the desk has 1000" in words
+    assert "copies would be 100 times as large" in words
+
+
+def test_names_a_providers_other_contract_size(office: Any, tmp_path: Path) -> None:
+    office.setup = known("100000.00000000", "1000.00000000")
+    result = examined(config(tmp_path, office, COPIER))["contracts"]
+
+    assert result.good
+    assert "a lot is 100000 here and 1000 at the provider of lena-eurusd" in result.words
+
+
+def test_a_desk_of_an_older_version_fails_no_check(office: Any, tmp_path: Path) -> None:
+    office.RequestHandlerClass = type("Older", (office.RequestHandlerClass,), {"done": _without_account})
+    results = examined(config(tmp_path, office, COPIER))
+
+    assert sick(results) == {}
+    assert {name for name, result in results.items() if result.good is None} == {
+        "account", "secrets", "lease", "currency", "contracts"
+    }  # fmt: skip
+
+
+def _without_account(self: Any, account: Any, parts: Any) -> Any:
+    if parts.path == "/api/v2/account":
+        return problem(405, "method_not_allowed")
+    return Clerk.done(self, account, parts)
+
+
+SPEC = SymbolSpec(D("0.00001"), D("0.01"), D("0.01"), D(100), D(100_000))
+
+
+def test_reports_a_symbol_in_which_no_trade_may_be_opened(
+    office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(office)
+    monkeypatch.setattr(account_checks, "terminal_of", _with_account(spec=replace(SPEC, may_open=False)))
+
+    assert "does not open trades in EURUSD" in sick(examined(config(tmp_path, office, COPIER)))["symbols"]
+
+
+def test_says_that_a_market_is_closed(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(office, "XAUUSD")  # the paper broker has no price of it, as where its market is closed
+    monkeypatch.setattr(account_checks, "terminal_of", _with_account(spec=SPEC))
+    result = examined(config(tmp_path, office, COPIER))["symbols"]
+
+    assert result.good
+    assert "the market of XAUUSD is closed now" in result.words
+
+
+def test_a_price_from_before_the_weekend_shows_a_closed_market() -> None:
+    """MetaTrader still has Friday's price on Saturday."""
+    module, now_ms, hour_ms = SimpleNamespace(), 1_767_600_000_000, 3_600_000
+    terminal = MetaTrader.__new__(MetaTrader)
+    terminal.module = module
+    ticks: dict[str, int] = {"EURUSD": now_ms + 2 * hour_ms - 1_000, "BTCUSD": now_ms + 2 * hour_ms - 1_000}
+    module.symbol_info_tick = lambda name: SimpleNamespace(time_msc=ticks[name])
+    assert closed_markets(terminal, ticks, Names(), now_ms) == []
+    ticks["EURUSD"] -= 20 * hour_ms
+    assert closed_markets(terminal, ticks, Names(), now_ms) == ["EURUSD"]
+    ticks["BTCUSD"] -= 20 * hour_ms + 400_000
+    assert closed_markets(terminal, ticks, Names(), now_ms) == ["BTCUSD", "EURUSD"]
 
 
 def test_reports_a_copy_too_small_for_the_broker(office: Any, tmp_path: Path) -> None:
