@@ -1,6 +1,7 @@
 """System checks that stop the start where the configuration is unsafe, with a sentence that says what to set."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +11,8 @@ from django.db import DatabaseError, connections
 
 from core import catalogue, crypto
 
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "testserver")
+_FEWEST_SYMBOLS = 12
 _ROLES = ("copydesk_app", "copydesk_bot")
 
 
@@ -36,16 +39,19 @@ def _check_database() -> list[CheckMessage]:
 @register(Tags.security)
 def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
-    if len(settings.SECRET_KEY) < 50:
+    if len(settings.SECRET_KEY) < 50 or _is_guessable(settings.SECRET_KEY):
         messages.append(
             Error(
-                "DJANGO_SECRET_KEY is missing or shorter than 50 characters.",
+                "DJANGO_SECRET_KEY is missing or shorter than 50 characters, or is not random.",
                 hint='Set it to the output of: python3 -c "import secrets; print(secrets.token_urlsafe(50))"',
                 id="copydesk.E001",
             )
         )
     try:
         crypto.keyring()
+        weak = [name for name, key in crypto.key_texts().items() if _is_guessable(_pairs(key))]
+        if weak and not settings.DEBUG:
+            raise ValueError(f"{', '.join(weak)} is not random")
     except ValueError as fault:
         messages.append(
             Error(
@@ -67,11 +73,30 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         messages.append(
             Error("ALLOWED_HOSTS allows every name.", hint="List the names: bots sign the host.", id="copydesk.E004")
         )
+    public = [host for host in settings.ALLOWED_HOSTS if host.strip("[]") not in _LOCAL_NAMES]
+    if settings.DEBUG and public and os.environ.get("DATABASE_URL"):
+        messages.append(
+            Error(
+                f"DEBUG is on, for {', '.join(public)} and a database of its own.",
+                hint="Set DEBUG=0: pages of errors show the desk's inside to every visitor. On a developer's machine "
+                "leave ALLOWED_HOSTS empty.",
+                id="copydesk.E006",
+            )
+        )
     if not settings.DEBUG and not os.environ.get("DATABASE_URL"):
         messages.append(
             Error("DATABASE_URL is missing.", hint="Set it to the URL of the desk's PostgreSQL.", id="copydesk.E005")
         )
     return messages
+
+
+def _pairs(digits: str) -> list[str]:
+    return [digits[i : i + 2] for i in range(0, len(digits), 2)]
+
+
+def _is_guessable(symbols: Iterable[str]) -> bool:
+    """Whether a key repeats a few symbols, as no random one of 32 bytes or 50 characters does."""
+    return len(set(symbols)) < _FEWEST_SYMBOLS
 
 
 @register(Tags.database)

@@ -9,11 +9,18 @@ from typing import cast
 import structlog
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseForbidden,
+    HttpResponseNotFound,
+    HttpResponsePermanentRedirect,
+)  # fmt: skip
 from django.utils.module_loading import import_string
 from prometheus_client import Counter
 
 from accounts import networks
+from accounts.protocol import HttpsRequired
 from core import problem
 from core.errors import CsrfFailed, RequestMalformed
 from core.requests import DeskRequest
@@ -83,6 +90,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
 
@@ -102,6 +110,23 @@ class SecurityHeaders:
         return response
 
 
+def _unfit_for_people(request: DeskRequest) -> HttpResponse | None:
+    """The response to a request that reaches no page: one with a NUL, which no name has and PostgreSQL cannot store,
+    and one over plain HTTP in production, where a page is moved to https and anything else is refused."""
+    if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+        if request.path.startswith("/api/"):
+            malformed = RequestMalformed("The address has a NUL character.")
+            return problem.response(problem.of(malformed, request.request_id))
+        return HttpResponseNotFound("There is no such page.", content_type="text/plain")
+    if settings.DEBUG or request.is_secure() or request.path.startswith(_QUIET):
+        return None
+    if request.path.startswith("/api/"):
+        return problem.response(problem.of(HttpsRequired("Use https://."), request.request_id))
+    if request.method in ("GET", "HEAD"):
+        return HttpResponsePermanentRedirect(f"https://{request.get_host()}{request.get_full_path()}")
+    return HttpResponseForbidden("This form was sent without encryption. Open the page again at https://, and sign in.")
+
+
 class PeopleOnly:
     """Runs Django's own middleware on people's routes only. Bots' routes need none of it and are faster without."""
 
@@ -117,7 +142,7 @@ class PeopleOnly:
         if request.path.startswith(BOT_ROUTES):
             return self.bots(request)
         try:
-            return self.people(request)
+            return _unfit_for_people(request) or self.people(request)
         except DisallowedHost:
             if not request.path.startswith("/api/"):
                 raise

@@ -10,6 +10,7 @@ import environ
 from celery.schedules import crontab
 
 from config import embedded
+from core.confidential import Secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
@@ -20,12 +21,12 @@ DEBUG = env.bool("DEBUG", False)
 _generated_secrets = embedded.development_secrets(VAR_DIR) if DEBUG else {}
 
 
-def secret(name: str) -> str:
+def secret(name: str) -> Secret:
     """Return a secret from the environment. Outside DEBUG it has no default, and config.checks refuses an empty one."""
-    return env.str(name, "") or _generated_secrets.get(name, "")
+    return Secret(env.str(name, "") or _generated_secrets.get(name, ""))
 
 
-SECRET_KEY = secret("DJANGO_SECRET_KEY") or "missing"  # Django needs some value to reach the checks
+SECRET_KEY = secret("DJANGO_SECRET_KEY") or Secret("missing")  # Django needs some value to reach the checks
 COPYDESK_KEKS = secret("COPYDESK_KEKS")
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"] if DEBUG else [])
 ALLOWED_ORIGINS: list[str] = env.list("ALLOWED_ORIGINS", default=[]) or [
@@ -35,7 +36,7 @@ TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", 0)
 RATE_PER_IP = env.int("RATE_PER_IP", 0 if DEBUG else 6000)
 RATE_PER_ACCOUNT = env.int("RATE_PER_ACCOUNT", 3000)
 V1_SUNSET = env.str("V1_SUNSET", "Thu, 31 Dec 2027 23:59:59 GMT")
-METRICS_TOKEN = env.str("METRICS_TOKEN", "")
+METRICS_TOKEN = Secret(env.str("METRICS_TOKEN", ""))
 SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 STREAM_EPOCH = env.str("STREAM_EPOCH", "1")
@@ -79,7 +80,10 @@ PEOPLE_MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-SILENCED_SYSTEM_CHECKS = ["admin.E408", "admin.E409", "admin.E410"]  # these are in PEOPLE_MIDDLEWARE
+SILENCED_SYSTEM_CHECKS = [
+    "admin.E408", "admin.E409", "admin.E410", "security.W002", "security.W003",  # these are in PEOPLE_MIDDLEWARE
+    "security.W001",  # its headers and the refusal of plain HTTP are in config.middleware
+]  # fmt: skip
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
 ASGI_APPLICATION = "config.asgi.application"
@@ -177,6 +181,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "portal:desk"
 LOGOUT_REDIRECT_URL = "login"
+SESSION_ENGINE = "core.sessions"
 SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
@@ -189,6 +194,7 @@ X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 APPEND_SLASH = True
 
+DEFAULT_EXCEPTION_REPORTER_FILTER = "core.confidential.ReporterFilter"
 CSRF_FAILURE_VIEW = "config.middleware.csrf_failure"
 
 LANGUAGE_CODE = "en-gb"

@@ -8,8 +8,8 @@ def command(application: str, port: int, *options: str) -> list[str]:
     """Return the command line of uvicorn for an ASGI application on a loopback port."""
     return [
         sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", str(port),
-        "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
-        "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3", *options,
+        "--no-proxy-headers", "--no-access-log", "--no-server-header", "--log-level", "warning",
+        "--ws", "websockets-sansio", "--ws-max-size", "65536", "--timeout-graceful-shutdown", "3", *options,
     ]  # fmt: skip
 
 

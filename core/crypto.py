@@ -22,10 +22,19 @@ class SecretUnreadable(Exception):
 
 @functools.lru_cache(maxsize=4)
 def _keyring(spec: str) -> dict[str, AESGCM]:
+    return {name: AESGCM(bytes.fromhex(digits)) for name, digits in _key_texts(spec).items()}
+
+
+def _key_texts(spec: str) -> dict[str, str]:
     keys = [_KEK.fullmatch(part.strip()) for part in spec.split(",")]
     if not all(keys):
         raise ValueError('COPYDESK_KEKS must be "name:64 hex digits", newest first, separated by commas')
-    return {key[1]: AESGCM(bytes.fromhex(key[2])) for key in keys if key}
+    return {key[1]: key[2] for key in keys if key}
+
+
+def key_texts() -> dict[str, str]:
+    """The key-encrypting keys as set, by name, for the check that they are random."""
+    return _key_texts(settings.COPYDESK_KEKS)
 
 
 def keyring() -> dict[str, AESGCM]:

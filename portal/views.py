@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth import login, logout
@@ -100,10 +101,22 @@ def price_decimals(symbols: set[str]) -> dict[str, int]:
 
 def _sign_in_guest(request: DeskRequest) -> None:
     """On a demo, sign in a visitor from this machine as the demo's guest, who is neither staff nor a provider."""
-    if settings.DEMO_GUEST and not request.user.is_authenticated and networks.is_loopback(request.client_ip):
+    if settings.DEMO_GUEST and not request.user.is_authenticated and _is_from_this_machine(request):
         guest = User.objects.filter(username=settings.DEMO_GUEST, is_active=True, is_staff=False).first()
         if guest is not None:
             login(request, guest, backend=settings.AUTHENTICATION_BACKENDS[0])
+
+
+_FORWARDED = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP", "HTTP_VIA")
+
+
+def _is_from_this_machine(request: DeskRequest) -> bool:
+    """Whether the browser runs here. A tunnel or proxy on this machine connects from loopback too: it forwards, and
+    its visitors use another name for the desk."""
+    host = urlsplit(f"//{request.get_host()}").hostname
+    is_local_name = host in ("localhost", "127.0.0.1", "::1")
+    is_forwarded = any(name in request.META for name in _FORWARDED)
+    return networks.is_loopback(request.client_ip) and is_local_name and not is_forwarded
 
 
 def sign_in_as_another(request: HttpRequest) -> HttpResponse:

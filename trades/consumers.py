@@ -10,7 +10,6 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-from django.contrib.sessions.backends.db import SessionStore
 from django.http.request import split_domain_port, validate_host
 from django.utils.crypto import constant_time_compare
 
@@ -21,6 +20,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from core import problem
 from core.errors import DomainError, NotFound, RequestMalformed
+from core.sessions import SessionStore, stored_key
 from trades import services
 from trades.feed import Watcher
 from trades.hub import Hub
@@ -165,7 +165,7 @@ def _person(received: ReceivedRequest, send: Any) -> Watcher:
     session = _session(received.headers.get("cookie", ""))
     user = _user(session)
     accounts = TradingAccount.objects.filter(owner=user).order_by("pk").values_list("pk", flat=True)
-    return Watcher(send=send, accounts=tuple(accounts), session_key=session.session_key, user_id=user.pk)
+    return Watcher(send=send, accounts=tuple(accounts), session_key=stored_key(session.session_key), user_id=user.pk)
 
 
 def origin_is_allowed(origin: str) -> bool:

@@ -173,10 +173,13 @@ def test_a_visitor_of_a_demo_is_signed_in_as_guest_from_this_machine_alone(
     settings.DEMO_GUEST = demo_data.DEMO_GUEST
 
     assert client.get("/", REMOTE_ADDR="203.0.113.7").status_code == 302
-    page = client.get("/").content.decode()
+    assert client.get("/", HTTP_X_FORWARDED_FOR="203.0.113.7").status_code == 302  # a tunnel on this machine
+    settings.ALLOWED_HOSTS = ["desk.example", "localhost"]
+    assert client.get("/", HTTP_HOST="desk.example").status_code == 302
+    page = client.get("/", HTTP_HOST="localhost:8000").content.decode()
 
     assert "You are signed in as <b>guest</b>" in page
-    assert client.get(reverse("logout-and-in"))["Location"] == "/login/"
+    assert client.get(reverse("logout-and-in"), HTTP_HOST="localhost")["Location"] == "/login/"
     assert "_auth_user_id" not in client.session
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-from django.contrib.sessions.backends.db import SessionStore
 from django.db import transaction
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -18,6 +17,7 @@ from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from copybot import packets
+from core.sessions import SessionStore
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.conftest import Serving
