@@ -22,7 +22,7 @@ from prometheus_client import Counter
 from accounts import networks
 from accounts.protocol import HttpsRequired
 from core import problem
-from core.errors import CsrfFailed, RequestMalformed
+from core.errors import CsrfFailed, DomainError, NotFound, RequestMalformed
 from core.requests import DeskRequest
 
 log = structlog.get_logger("request")
@@ -115,8 +115,10 @@ def _unfit_for_people(request: DeskRequest) -> HttpResponse | None:
     and one over plain HTTP in production, where a page is moved to https and anything else is refused."""
     if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
         if request.path.startswith("/api/"):
-            malformed = RequestMalformed("The address has a NUL character.")
-            return problem.response(problem.of(malformed, request.request_id))
+            refusal: DomainError = (
+                NotFound() if "\x00" in request.path else RequestMalformed("The query has a NUL character.")
+            )
+            return problem.response(problem.of(refusal, request.request_id))
         return HttpResponseNotFound("There is no such page.", content_type="text/plain")
     if settings.DEBUG or request.is_secure() or request.path.startswith(_QUIET):
         return None

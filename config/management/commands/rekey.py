@@ -51,9 +51,7 @@ class Command(BaseCommand):
 @use_case()
 def rekey_batch(model: Any, field: SealedField, after: int) -> tuple[int, int] | None:
     """Re-encrypt the next rows; return the last row's id and how many were rewritten, or None at the end."""
-    rows = list(
-        model._base_manager.select_for_update(no_key=True, of=("self",)).filter(pk__gt=after).order_by("pk")[:BATCH]
-    )
+    rows = list(model.objects.lock().filter(pk__gt=after).order_by("pk")[:BATCH])
     stale = [row for row in rows if _is_stale(getattr(row, field.name))]
     for row in stale:
         bound_to = field.binding(row)
