@@ -17,7 +17,7 @@ from copybot import packets
 from copybot.errors import DeskError, refusal
 
 STRATEGY, MASTER, COPIER = "lena-eurusd", "master", "copier"
-OWN_STRATEGY = "finn-eurusd"
+OWN_STRATEGY, LEADER = "finn-eurusd", "leader"  # what the copier's account publishes, with a key of its own
 SECRET = "00112233445566778899aabbccddeeff" * 2
 SUB_ID = "s-1"
 _ACTIVE = "/api/v2/trades/active"
@@ -74,7 +74,10 @@ def _refusal(code: str) -> DeskError:
 
 @dataclass
 class DeskModel:
-    """One strategy, its provider's account and one copier's account, which may lead a strategy of its own."""
+    """One strategy, its provider's account and one copier's account, which may lead a strategy of its own.
+
+    `lost`: the number of requests that got no answer. `executed`: the trades that the copier reported as copied.
+    """
 
     now: Callable[[], int]
     lease_ms: int = 5_000
@@ -89,14 +92,16 @@ class DeskModel:
     opened: Counter[str] = field(default_factory=Counter)
     refs: set[str] = field(default_factory=set)
     alarms: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    executed: set[str] = field(default_factory=set)
+    lost: int = 0
 
     # --- requests
 
     def active(self, account: str) -> dict[str, Any]:
         trades = [
-            row if owner == account else row | {"copy": self._target(row)}
+            row | {"copy": self._target(row)} if owner == MASTER != account else row
             for (owner, _), row in self.state.rows.items()
-            if owner in (MASTER, account)
+            if owner == MASTER or account != MASTER
         ]
         as_of = {STRATEGY: str(self.state.seq)}
         if any(row["strategy"] == OWN_STRATEGY for row in trades):
@@ -141,6 +146,8 @@ class DeskModel:
         assert path.endswith("/orders"), path
         if fields["trade_ref"] not in self.state.refs:
             raise _refusal("trade_unknown")
+        if fields["status"] == "executed":
+            self.executed.add(fields["trade_ref"])
         return {"status": "reported"}
 
     # --- the verbs
@@ -349,6 +356,7 @@ class UnreliableLine:
 
     def _may_be_lost(self) -> None:
         if self.desk.now() < self.desk.down_until or (self.silent and self.rng.random() < self.silent):
+            self.desk.lost += 1
             raise ConnectionError("no answer")
 
 

@@ -1,7 +1,7 @@
 """A model of a broker for simulations, and the faults of a simulation.
 
 The broker refuses orders, answers late or never, executes orders that it did not answer (at once or later), fills in
-part, and closes positions by itself. It reads no clock.
+part, and closes positions by itself. Its character adds the habits and rules of real brokers. It reads no clock.
 """
 
 import random
@@ -11,11 +11,16 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
+from copybot.broker_character import FINE, PLAIN, Character
+from copybot.netting import Book, book_of
 
 PRICE = Decimal("1.10000000")
 SPREAD = Decimal("0.00010000")
+SYMBOL, RENAMED = "EURUSD", "EURUSD.r"
 NO = Decimal(0)
-UNIT = Decimal("0.00000001")
+CONTRACT = Decimal(100_000)
+HOUR_MS = 3_600_000
+_REFUSED_BY_CHANCE = 10006
 
 
 @dataclass(frozen=True)
@@ -42,138 +47,211 @@ class BrokerFaults:
     rival: float = 0.0  # once: a second instance is started, elsewhere
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order under way: `do` executes it at `turn`, or when the market opens."""
+
+    magic: int
+    turn: int
+    do: Callable[[], None]
+
+
 @dataclass
 class FaultyBroker:
-    """A hedging account at a broker. `sent`: open orders received, by magic number. `opens`: those executed."""
+    """A hedging account at a broker. `sent`: open orders received, by magic number. `opens`: those executed.
+
+    `is_troubled`: in this tick the broker failed to answer, or refused or lost an order by chance or because its market
+    was closed. `on_less`: called with a position and what an order left of it.
+    """
 
     rng: random.Random
     weather: BrokerFaults
     first: int
+    character: Character = PLAIN
     now: int = 0
+    turn: int = 0
+    symbol: str = SYMBOL
+    ahead_ms: int = 0
+    is_troubled: bool = False
     held: dict[str, Position] = field(default_factory=dict)
     books: dict[str, list[Deal]] = field(default_factory=dict)
-    traced: set[int] = field(default_factory=set)
-    late: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    hidden: set[str] = field(default_factory=set)
+    late: list[Order] = field(default_factory=list)
+    queue: list[Order] = field(default_factory=list)
     opens: Counter[int] = field(default_factory=Counter)
     sent: Counter[int] = field(default_factory=Counter)
+    filled: dict[int, Decimal] = field(default_factory=dict)
+    born_ms: dict[str, int] = field(default_factory=dict)
     point: Callable[[], None] = lambda: None
+    on_sent: Callable[[int], None] = lambda _: None
     on_open: Callable[[int], None] = lambda _: None
+    on_less: Callable[[Position, Decimal], None] = lambda *_: None
+    _shown: dict[str, Position] = field(default_factory=dict)
+    _shown_deals: dict[str, int] = field(default_factory=dict)
+    _unseen: list[tuple[int, str, Position | None]] = field(default_factory=list)
+    _unseen_deals: list[tuple[int, str, int]] = field(default_factory=list)
+    _last_deal: int = -100
 
-    def tick(self, now: int) -> None:
-        self.now = now
-        for order in [order for order in self.late if order[0] <= now]:
+    def tick(self, now: int, turn: int = 0) -> None:
+        self.now, self.turn, self.is_troubled = now, turn, self.is_shut
+        if turn == self.character.renames_at != 0:
+            self._rename()
+        for order in [order for order in self.late if order.turn <= turn]:
             self.late.remove(order)
-            order[1]()
-        if self.held and self.rng.random() < self.weather.stop_out:
-            position = self.held[self.rng.choice(sorted(self.held))]
-            self._take_off(position.id, position.volume, "STOP_OUT")
+            order.do()
+        if not self.is_shut:
+            queue, self.queue = self.queue, []
+            for order in queue:
+                order.do()
+        self._show()
+        if not self.is_shut and self.rng.random() < self.weather.stop_out:
+            self._stop_out()
+
+    @property
+    def is_shut(self) -> bool:
+        return self.turn in self.character.shut
+
+    @property
+    def is_at_rest(self) -> bool:
+        under_way = self.late or self.queue or self._unseen or self._unseen_deals
+        return not under_way and self.turn >= self.character.shut.stop
 
     # --- positions and deals
 
+    def truly_held(self) -> dict[str, Position]:
+        """The open positions, whatever the broker shows."""
+        return self.held
+
     def positions(self) -> list[Position]:
         self._ask()
-        return list(self.held.values())
+        return list((self._shown if self.character.lag else self.held).values())
 
     def deals(self, position: str) -> list[Deal]:
         self._ask()
-        return list(self.books.get(position, ()))
+        return self._visible(position)
 
     def position_under(self, magic: int) -> str:
         self._ask()
-        return next((name for name, deals in self.books.items() if deals[0].magic == magic), "")
+        return next((name for name in self.books if any(deal.magic == magic for deal in self._visible(name))), "")
 
     def trace(self, magic: int) -> Trace:
         self._ask()
-        return Trace.DONE if magic in self.traced else Trace.NONE
+        if any(order.magic == magic for order in self.queue):
+            return Trace.PENDING
+        if not any(deal.magic == magic for name in self.books for deal in self._visible(name)):
+            return Trace.NONE
+        return Trace.PENDING if any(held.magic == magic for held in self.held.values()) else Trace.DONE
 
     def is_settled(self) -> bool:
-        return not self.weather.away or self.rng.random() >= self.weather.away
+        if self.turn - self._last_deal < self.character.quiet:
+            return False
+        is_away = bool(self.weather.away) and self.rng.random() < self.weather.away
+        self.is_troubled |= is_away
+        return not is_away
 
-    def quote(self, symbol: str) -> Quote:
-        return Quote(PRICE, PRICE + SPREAD)
+    def quote(self, symbol: str) -> Quote | None:
+        price = PRICE + self.character.feed
+        return Quote(price, price + SPREAD) if symbol == self.symbol else None
 
     def account(self) -> Account:
-        return Account("1", "model", "USD", Decimal(10_000), Decimal(10_000), True, True)
+        is_hedging, is_fifo = not self.character.is_netting, self.character.is_fifo
+        return Account("1", "model", "USD", Decimal(10_000), Decimal(10_000), is_hedging, True, is_fifo)
 
-    def spec(self, symbol: str) -> SymbolSpec:
-        return SymbolSpec(UNIT, UNIT, UNIT, Decimal(100), Decimal(100_000))
+    def spec(self, symbol: str) -> SymbolSpec | None:
+        if symbol != self.symbol:
+            return None
+        return SymbolSpec(FINE, self.lots, self.lots, self.character.largest, CONTRACT)
+
+    def accepts(self, side: str, name: str, stop: Decimal | None) -> bool:
+        """Whether a position can have this stop now."""
+        if stop is None:
+            return True
+        price = (PRICE + self.character.feed) + (SPREAD if side == "SELL" else NO)
+        return stop < price if (name == "sl") == (side == "BUY") else stop > price
 
     # --- orders
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result:
-        self.sent[magic] += 1
-        self.on_open(magic)
+        self._count_sent(magic)
+        if self.character.two_step:
+            sl = tp = None
 
         def do() -> None:
             filled = volume
             if self.weather.partial and volume > Decimal("0.1") and self.rng.random() < self.weather.partial:
-                filled = volume - Decimal("0.05")
-            self.fill(magic, symbol, side, filled, sl, tp)
+                filled = volume - max(Decimal("0.05"), self.lots)
+            if filled > 0:
+                self.fill(magic, symbol, side, filled, sl, tp)
 
-        return self._order(do)
+        has_stops = self.accepts(side, "sl", sl) and self.accepts(side, "tp", tp)
+        return self._order(magic, do, self._refusal(symbol, volume) or (0 if has_stops else 10016))
 
     def close(self, position: Position, volume: Decimal) -> Result:
-        return self._order(lambda: self._take_off(position.id, volume, "MANUAL"))
+        held = self.held.get(position.id)
+        if held is None:
+            return self._order(position.magic, lambda: None, 10036)
+        volume = min(volume, held.volume)
+
+        def do() -> None:
+            filled, half = volume, (volume / 2).quantize(FINE)
+            if self.rng.random() < self.character.partial_closes and not half % self.lots:
+                filled = half
+            self._take_off(position.id, filled, "MANUAL")
+
+        refusal = 10045 if self._is_behind(held) else self._refusal(position.symbol, volume, held.volume)
+        return self._order(position.magic, do, refusal)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         def do() -> None:
             if position.id in self.held:
-                self.held[position.id] = replace(self.held[position.id], sl=sl, tp=tp)
+                self._put(replace(self.held[position.id], sl=sl, tp=tp))
 
-        return self._order(do)
+        has_stops = self.accepts(position.side, "sl", sl) and self.accepts(position.side, "tp", tp)
+        return self._order(position.magic, do, 0 if has_stops else 10016)
 
     def cancel(self, magic: int) -> Result:
-        return Result(Outcome.REJECTED, 10013, "rejected")
+        self.point()
+        queued = [order for order in self.queue if order.magic == magic]
+        if not queued or not self.character.cancels:
+            return Result(Outcome.REJECTED, 10013, "rejected")
+        self.queue = [order for order in self.queue if order.magic != magic]
+        self.point()
+        return Result(Outcome.DONE, 10009)
 
-    def fill(
-        self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> Position:
-        self.opens[magic] += 1
-        self.traced.add(magic)
-        number = str(self.first + len(self.books))
-        price = self.quote(symbol).of(side)
-        self.held[number] = Position(number, magic, symbol, side, volume, sl, tp, price, self.now)
-        self.books[number] = [self._deal(self.held[number], Entry.IN, volume, "MANUAL")]
-        return self.held[number]
+    def _refusal(self, symbol: str, volume: Decimal, whole: Decimal | None = None) -> int:
+        """The code of the rule that forbids an order of this volume; 0 if none does. `whole`: of the position."""
+        if symbol != self.symbol:
+            return 10013
+        if volume > self.character.largest or (volume != whole and (volume < self.lots or volume % self.lots)):
+            return 10014
+        return 0
 
-    def _take_off(self, number: str, volume: Decimal, reason: str) -> None:
-        held = self.held.get(number)
-        if held is None:
-            return
-        volume = min(volume, held.volume)
-        self.books.setdefault(number, []).append(self._deal(held, Entry.OUT, volume, reason))
-        if held.volume > volume:
-            self.held[number] = replace(held, volume=held.volume - volume)
-        else:
-            del self.held[number]
+    def _is_behind(self, held: Position) -> bool:
+        """Whether a FIFO rule demands that another position is closed first."""
+        oldest = next(other for other in self.held.values() if (other.symbol, other.side) == (held.symbol, held.side))
+        return self.character.is_fifo and oldest.id != held.id
 
-    def _deal(self, position: Position, entry: Entry, volume: Decimal, reason: str) -> Deal:
-        count = len(self.books.get(position.id, ()))
-        side = position.side if entry is Entry.IN else "SELL" if position.side == "BUY" else "BUY"
-        return Deal(
-            f"{position.id}{count:02}", f"{position.id}{count:02}", position.id, entry, position.magic,
-            position.symbol, side, volume, PRICE, NO, self.now, reason,
-        )  # fmt: skip
-
-    def _ask(self) -> None:
-        if self.weather.away and self.rng.random() < self.weather.away:
-            raise ConnectionError("the terminal is not connected")
-
-    def _order(self, do: Callable[[], None]) -> Result:
+    def _order(self, magic: int, do: Callable[[], None], refusal: int) -> Result:
         """Execute an order at once, later or never, and answer it or not."""
         self.point()
+        if refusal:
+            return Result(Outcome.REJECTED, refusal, "symbol_unknown" if refusal == 10013 else "rejected")
+        if self.is_shut:
+            return self._after_hours(Order(magic, self.turn, do))
         luck, weather = self.rng.random(), self.weather
-        if luck < weather.reject:
+        if luck < weather.reject + self.character.requotes * bool(weather.reject):
+            self.is_troubled = True
             self.point()
-            return Result(Outcome.REJECTED, 10006)
-        if luck < weather.reject + weather.timeout:
+            return Result(Outcome.REJECTED, _REFUSED_BY_CHANCE, "rejected")
+        if self.rng.random() < weather.timeout:
+            self.is_troubled = True
             fate = self.rng.random()
             if fate < 0.34:
                 do()
             elif fate < 0.67:
-                self.late.append((self.now + self.rng.randint(1, weather.slowest) * 1000, do))
+                self.late.append(Order(magic, self.turn + self.rng.randint(1, weather.slowest), do))
             self.point()
             if self.rng.random() < 0.5:
                 raise TimeoutError
@@ -181,3 +259,182 @@ class FaultyBroker:
         do()
         self.point()
         return Result(Outcome.DONE, 10009)
+
+    def _after_hours(self, order: Order) -> Result:
+        if not self.character.queues:
+            return Result(Outcome.REJECTED, 10018, "market_closed")
+        self.queue.append(order)
+        self.point()
+        return Result(Outcome.UNKNOWN, 10008)
+
+    # --- executions
+
+    def fill(
+        self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
+    ) -> Position:
+        if magic:
+            self._count_open(magic, volume)
+        number = str(self.first + len(self.books))
+        self.born_ms[number], symbol = self.now, self.symbol
+        price = PRICE + self.character.feed + (SPREAD if side == "BUY" else NO)
+        opened = Position(number, magic, symbol, side, volume, sl, tp, price, self.now + self.ahead_ms)
+        self._put(opened, self._deal(opened, Entry.IN, volume, "MANUAL"))
+        return opened
+
+    def close_by_hand(self, position: Position) -> None:
+        self._take_off(position.id, position.volume, "MANUAL")
+
+    def _count_sent(self, magic: int) -> None:
+        self.sent[magic] += 1
+        self.on_sent(magic)
+
+    def _count_open(self, magic: int, volume: Decimal) -> None:
+        self.opens[magic] += 1
+        self.filled[magic] = volume
+        self.on_open(magic)
+
+    def _take_off(self, number: str, volume: Decimal, reason: str) -> None:
+        held = self.held.get(number)
+        if held is None:
+            return
+        volume = min(volume, held.volume)
+        deal = self._deal(held, Entry.OUT, volume, reason)
+        if self.rng.random() < self.character.hides:
+            self.hidden.add(deal.id)
+        if reason == "MANUAL":
+            self.on_less(held, held.volume - volume)
+        self._put(replace(held, volume=held.volume - volume), deal)
+
+    def _put(self, position: Position, deal: Deal | None = None) -> None:
+        """Store a position and its newest deal, and show them when the character allows."""
+        number, is_open = position.id, bool(position.volume)
+        if is_open:
+            self.held[number] = position
+        else:
+            self.held.pop(number, None)
+        if self.character.lag:
+            self._unseen.append((self.turn + self.character.lag, number, position if is_open else None))
+        if deal is not None:
+            self.books.setdefault(number, []).append(deal)
+            self._last_deal = self.turn
+            if self.character.deal_lag:
+                self._unseen_deals.append((self.turn + self.character.deal_lag, number, len(self.books[number])))
+
+    def _stop_out(self) -> None:
+        if self.held:
+            position = self.held[self.rng.choice(sorted(self.held))]
+            self._take_off(position.id, position.volume, "STOP_OUT")
+
+    def _rename(self) -> None:
+        self.symbol = RENAMED
+        for position in list(self.held.values()):
+            self._put(replace(position, symbol=RENAMED))
+
+    # --- what is shown
+
+    @property
+    def lots(self) -> Decimal:
+        return self.character.lots if self.turn >= self.character.lots_at else FINE
+
+    def _show(self) -> None:
+        while self._unseen and self._unseen[0][0] <= self.turn:
+            _, number, position = self._unseen.pop(0)
+            if position is None:
+                self._shown.pop(number, None)
+            else:
+                self._shown[number] = position
+        while self._unseen_deals and self._unseen_deals[0][0] <= self.turn:
+            _, number, count = self._unseen_deals.pop(0)
+            self._shown_deals[number] = count
+
+    def _visible(self, position: str) -> list[Deal]:
+        deals = self.books.get(position, [])
+        if self.character.deal_lag:
+            deals = deals[: self._shown_deals.get(position, 0)]
+        return [deal for deal in deals if deal.id not in self.hidden] if self.hidden else list(deals)
+
+    def _deal(self, position: Position, entry: Entry, volume: Decimal, reason: str) -> Deal:
+        number = f"{position.id}{len(self.books.get(position.id, ())):02}"
+        side = position.side if entry is Entry.IN else _other(position.side)
+        return Deal(
+            number, number, position.id, entry, position.magic, position.symbol, side, volume, PRICE, NO,
+            self.now + self.ahead_ms, reason,
+        )  # fmt: skip
+
+    def _ask(self) -> None:
+        if self.weather.away and self.rng.random() < self.weather.away:
+            self.is_troubled = True
+            raise ConnectionError("the terminal is not connected")
+
+
+@dataclass
+class FaultyNet(FaultyBroker):
+    """A netting account, of which only the deals are read: `Netting` makes virtual positions of them."""
+
+    ledger: list[Deal] = field(default_factory=list)
+    sides: dict[int, str] = field(default_factory=dict)
+    _book: tuple[int, Book] | None = None
+
+    def truly_held(self) -> dict[str, Position]:
+        held = self.book().virtuals.values()
+        return {
+            str(virtual.magic): Position(
+                str(virtual.magic), virtual.magic, virtual.symbol, virtual.side, abs(virtual.volume), None, None,
+                virtual.price, virtual.opened_ms,
+            )
+            for virtual in held
+            if virtual.volume
+        }  # fmt: skip
+
+    def book(self) -> Book:
+        if self._book is None or self._book[0] != len(self.ledger):
+            self._book = len(self.ledger), book_of(self.ledger, self.worth)
+        return self._book[1]
+
+    def history(self) -> list[Deal]:
+        self._ask()
+        return self._visible("")
+
+    def trace(self, magic: int) -> Trace:
+        self._ask()
+        if any(order.magic == magic for order in self.queue):
+            return Trace.PENDING
+        return Trace.DONE if any(deal.magic == magic for deal in self._visible("")) else Trace.NONE
+
+    def worth(self, symbol: str) -> Decimal:
+        return CONTRACT
+
+    def fill(
+        self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
+    ) -> Position:
+        """Buy or sell. A further order under one magic number closes a copy, unless it is on the copy's own side."""
+        before, own_side = self.truly_held().get(str(magic)), self.sides.setdefault(magic, side)
+        if side == own_side and (before is None or before.side == side):
+            self._count_open(magic, volume)
+        elif before is not None and before.side == own_side:
+            self.on_less(before, max(NO, before.volume - volume))
+        filled = Position(str(magic), magic, symbol, side, volume, None, None, PRICE, self.now)
+        self._note(self._deal(filled, Entry.IN, volume, "MANUAL"))
+        return filled
+
+    def _count_sent(self, magic: int) -> None:
+        if magic not in self.filled:  # a later order closes the copy
+            super()._count_sent(magic)
+
+    def _stop_out(self) -> None:
+        net = self.book().net(self.symbol)
+        if net:
+            side = "SELL" if net > 0 else "BUY"
+            taken = Position("", 0, self.symbol, _other(side), abs(net), None, None, PRICE, self.now)
+            self._note(self._deal(taken, Entry.OUT, abs(net), "STOP_OUT"))
+
+    def _note(self, deal: Deal) -> None:
+        number = f"{self.first + len(self.ledger)}"
+        self.ledger.append(replace(deal, id=number, order=number))
+        self.books[""], self._last_deal = self.ledger, self.turn
+        if self.character.deal_lag:
+            self._unseen_deals.append((self.turn + self.character.deal_lag, "", len(self.ledger)))
+
+
+def _other(side: str) -> str:
+    return "SELL" if side == "BUY" else "BUY"

@@ -1,8 +1,8 @@
 """Run as `python -m copybot.simulate --seed 0 --schedules 20000 --policy guard`: thousands of simulated schedules.
 
-Each schedule is one seed and always runs the same way, so that the first failure can be examined. The exit code is 0
-only if no trade was opened twice, came back after its close, or was left open. `--policy documents` runs the naive
-policy under the same faults, and must not pass.
+Each schedule is one seed and always runs the same way, so that the first failure can be examined. The seed also draws
+the characters of the two brokers. The exit code is 0 only if no trade was opened twice, came back after its close, was
+left open or was closed late. `--policy documents` runs the naive policy under the same faults, and must not pass.
 """
 
 import argparse
@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from copybot.broker_character import TRAITS
 from copybot.guard import ExecutionGuard
 from copybot.naive_policy import NaiveGuard
 from copybot.simulation import WEATHERS, World
 
 POLICIES: dict[str, Callable[..., ExecutionGuard]] = {"guard": ExecutionGuard, "documents": NaiveGuard}
+Traits = tuple[str, ...] | None
 _PORTION = 50
-_COLUMNS = ("schedules", "trades", "crashes", "copied", "doubles", "zombies", "orphans", "others")
+_COLUMNS = ("schedules", "trades", "crashes", "copied", "doubles", "zombies", "orphans", "late", "others")
 
 
 @dataclass
@@ -46,7 +48,9 @@ class Tally:
     def row(self) -> list[str]:
         share = f"{100 * self.copied / self.trades:.1f} %" if self.trades else "-"
         named = [self.faults[name] for name in ("doubles", "zombies", "orphans")]
-        before, after = (self.schedules, self.trades, self.crashes), (*named, self.faults.total() - sum(named))
+        late = sum(count for name, count in self.faults.items() if name.startswith("late_"))
+        before = self.schedules, self.trades, self.crashes
+        after = *named, late, self.faults.total() - sum(named) - late
         return [*(f"{count:,}" for count in before), share, *(f"{count:,}" for count in after)]
 
 
@@ -54,11 +58,11 @@ def _seed(first: tuple[int, dict[str, int]]) -> int:
     return first[0]
 
 
-def run(weather: str, seeds: Iterable[int], policy: str = "guard") -> Tally:
-    """Run these schedules."""
+def run(weather: str, seeds: Iterable[int], policy: str = "guard", traits: Traits = None) -> Tally:
+    """Run these schedules. `traits`: of the brokers; by default each seed draws some."""
     tally = Tally()
     for seed in seeds:
-        world = World(seed, WEATHERS[weather], guard=POLICIES[policy])
+        world = World(seed, WEATHERS[weather], guard=POLICIES[policy], traits=traits)
         faults = world.faults()
         first = (seed, dict(faults)) if faults else None
         tally.add(Tally(1, world.trades, world.copied, world.crashes, faults, first))
@@ -74,15 +78,17 @@ def portions(first: int, schedules: int, weathers: list[str]) -> Iterator[tuple[
             yield weather, range(start, min(start + _PORTION, end))
 
 
-def _run_portion(work: tuple[str, range, str]) -> tuple[str, Tally]:
-    weather, seeds, policy = work
-    return weather, run(weather, seeds, policy)
+def _run_portion(work: tuple[str, range, str, Traits]) -> tuple[str, Tally]:
+    weather, seeds, policy, traits = work
+    return weather, run(weather, seeds, policy, traits)
 
 
-def simulate(first: int, schedules: int, weathers: list[str], policy: str, processes: int) -> dict[str, Tally]:
+def simulate(
+    first: int, schedules: int, weathers: list[str], policy: str, processes: int, traits: Traits = None
+) -> dict[str, Tally]:
     """Run all schedules on `processes` processes, with the progress on standard error."""
     tallies = {weather: Tally() for weather in weathers}
-    work = [(weather, seeds, policy) for weather, seeds in portions(first, schedules, weathers)]
+    work = [(weather, seeds, policy, traits) for weather, seeds in portions(first, schedules, weathers)]
     began, printed_s, done = time.monotonic(), 0.0, 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for weather, tally in pool.imap_unordered(_run_portion, work):
@@ -119,16 +125,21 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=20_000, help="the total, over all weathers")
     parser.add_argument("--policy", choices=POLICIES, default="guard")
     parser.add_argument("--weather", choices=WEATHERS, action="append", help="only this one; may be named repeatedly")
+    parser.add_argument(
+        "--trait", choices=TRAITS, action="append", help="of both brokers, instead of those that the seed draws"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.schedules < 1 or options.seed < 0:
         parser.error("--schedules must be at least 1, and --seed at least 0")
     weathers = options.weather or list(WEATHERS)
-    tallies = simulate(options.seed, options.schedules, weathers, options.policy, options.processes)
+    traits = tuple(options.trait) if options.trait else None
+    tallies = simulate(options.seed, options.schedules, weathers, options.policy, options.processes, traits)
     _write(table(tallies) + "\n", sys.stdout)
     failures = {name: tally.first for name, tally in tallies.items() if tally.first is not None}
     for name, (seed, faults) in failures.items():
         again = f"--seed {seed} --schedules 1 --policy {options.policy} --weather {name}"
+        again += "".join(f" --trait {trait}" for trait in traits or ())
         _write(f"{name}: {faults}. Again: python -m copybot.simulate {again}\n", sys.stdout)
     sys.exit(bool(failures))
 

@@ -9,20 +9,34 @@ import logging
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from copybot.broker import Position
+from copybot import broker_character
+from copybot.broker import Terminal
+from copybot.broker_character import Character
 from copybot.copier import Copier, Pace, Subscription
-from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, DeskModel, DeskState, UnreliableLine, forged
-from copybot.faulty_broker import PRICE, BrokerFaults, FaultyBroker
+from copybot.desk_model import (
+    COPIER,
+    LEADER,
+    MASTER,
+    SECRET,
+    STRATEGY,
+    SUB_ID,
+    DeskModel,
+    DeskState,
+    UnreliableLine,
+    forged,
+)
+from copybot.faulty_broker import HOUR_MS, PRICE, SYMBOL, BrokerFaults, FaultyBroker, FaultyNet
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
-from copybot.magic import magic_of
+from copybot.losses import Losses
+from copybot.netting import Netting
 from copybot.packets import CLOSE
 from copybot.position_sync import PositionSync
 from copybot.state_store import GuardMode, State, opened
@@ -40,6 +54,10 @@ PACE = Pace(
     longest_retry_ms=2_000,
 )
 LONGEST_REST = 45  # ticks
+AHEAD_MS = 3 * HOUR_MS  # of the brokers' clocks
+PROVIDERS = ("lagging", "quiet", "hiding", "clock", "rebooking")  # traits of a provider's broker that copiers notice
+COPIERS = tuple(name for name in broker_character.TRAITS if name != "clock")
+UNDRAWN = frozenset({"lagging", "hiding", "fifo", "weekend", "other_feed", "clock", "rebooking"})
 FOLLOWS = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 
 CALM = BrokerFaults()
@@ -125,23 +143,40 @@ class World:
     def __init__(
         self, seed: int, weather: BrokerFaults, *, guard: Callable[..., ExecutionGuard] = ExecutionGuard,
         copier: Callable[..., Copier] = Copier, position_sync: Callable[..., PositionSync] = PositionSync,
+        netting: Callable[..., Netting] = Netting, traits: tuple[str, ...] | None = None,
     ) -> None:  # fmt: skip
+        """`traits`: of both brokers; by default the seed draws some."""
         logging.getLogger("copybot").setLevel(logging.CRITICAL)
         self.rng, self.weather, self.calm = _luck(seed), weather, False
         self.crashes = self.zombies = self.stale = self.back = 0
-        self._kinds = guard, copier, position_sync
-        self.now = NOON
+        self._kinds = guard, copier, position_sync, netting
+        self.now, self._later_ms = NOON, 0
         self.desk = DeskModel(lambda: self.now)
-        master = replace(CALM, away=weather.away / 2, stop_out=weather.stop_out)
-        self.master = FaultyBroker(_luck(seed + 1), master, 1_000_000)
-        self.market = FaultyBroker(_luck(seed + 2), weather, 5_000_000, point=self.point, on_open=self._on_open)
-        self.publisher: PositionSync | None = None
+        leads, copies = _characters(seed, traits)
+        quiet = replace(CALM, away=weather.away / 2, stop_out=weather.stop_out)
+        self.master = FaultyBroker(_luck(seed + 1), quiet, 1_000_000, leads, ahead_ms=AHEAD_MS)
+        self.market = (FaultyNet if copies.is_netting else FaultyBroker)(
+            _luck(seed + 2), weather, 5_000_000, copies, ahead_ms=AHEAD_MS, point=self.point, on_sent=self._on_sent
+        )
+        self._max_age_ms = LIMITS.max_open_age_ms if leads.hour_at else None
+        self.losses = Losses(
+            self.desk, self.master, self.market, FOLLOWS.index, self._is_exempt, bool(weather.restore), self._max_age_ms
+        )
+        self.market.on_open, self.market.on_less = self.losses.note_open, self.losses.note_less
+        self.desk.terms = {"max_open_trades": copies.most_open} if copies.most_open else {}
+        accounts = (MASTER, LEADER) if copies.leads else (MASTER,)
+        self.publishers: dict[str, PositionSync | None] = dict.fromkeys(accounts)
         self.places = [Place("first-instance-0", Disk(self.point))]
         self._running = self.places[0]
         self._backup: DeskState | None = None
         self.is_restored = False
-        self._refs: dict[int, str] = {}
         self._run()
+
+    @property
+    def _is_exempt(self) -> bool:
+        """Whether an order may happen twice: by two instances, for a restored desk, or later than the guard waits."""
+        weather = self.weather
+        return weather.slowest * SECOND > LIMITS.settle_ms or bool(weather.rival or weather.restore)
 
     def point(self) -> None:
         if not self.calm and self.weather.crash and self.rng.random() < self.weather.crash:
@@ -159,49 +194,72 @@ class World:
                 break
 
     def _tick(self, tick: int) -> None:
-        self.now = NOON + tick * SECOND
-        self.market.tick(self.now)
-        self.master.tick(self.now)
+        self.now = NOON + self._later_ms + tick * SECOND
+        if tick == self.master.character.hour_at != 0:
+            self._put_clocks_back()
+        self.market.tick(self.now, tick)
+        self.master.tick(self.now, tick)
         if not self.calm:
             self._provide()
-        before = len(self.desk.sent)
-        self._publish()
+        sent, lost, copier = len(self.desk.sent), self.desk.lost, self.places[-1].copier
+        for account in self.publishers:
+            self._publish(account)
+        if self.desk.lost == lost and self.publishers[MASTER] is not None and not self.master.is_troubled:
+            self.losses.note_waits_of_publisher()
         for place in self.places:
             if not place.is_over:
-                for message in self.desk.sent[before:]:
+                for message in self.desk.sent[sent:]:
                     self._post(place, message)
                 self._live(place)
+        if self.desk.lost == lost and copier is not None and copier is self.places[-1].copier:
+            self._note_waits()
+
+    def _note_waits(self) -> None:
+        if self.is_restored:
+            return
+        if not self.market.is_troubled:
+            self.losses.note_waits_of_copier()
+        self.losses.note_waits_in_queue()
 
     # --- actors
 
     def _provide(self) -> None:
-        """The provider trades by hand."""
+        """The provider trades by hand; so does the copier's owner, on an account that leads too."""
         rng, held = self.rng, self.master.held
         if rng.random() < 0.35:
-            sl = None if rng.random() < 0.3 else PRICE - Decimal("0.005")
-            volume = Decimal(rng.randrange(1, 20)) / 10
-            self.master.fill(0, "EURUSD", rng.choice(("BUY", "SELL")), volume, sl, None)
+            side = rng.choice(("BUY", "SELL"))
+            sl, tp = (None if rng.random() < 0.3 else _stop(rng, side, name) for name in ("sl", "tp"))
+            self.master.fill(0, SYMBOL, side, Decimal(rng.randrange(1, 20)) / 10, sl, tp)
         if held and rng.random() < 0.45:
             position, kind = held[rng.choice(list(held))], rng.random()
             if kind < 0.2:
-                sl = PRICE - Decimal(rng.randrange(1, 9)) / 1000
-                held[position.id] = replace(position, sl=sl)
+                sl, tp = (_stop(rng, position.side, name) for name in ("sl", "tp"))
+                self.master.modify(position, sl=sl, tp=tp if rng.random() < 0.5 else position.tp)
             elif kind < 0.4 and position.volume > Decimal("0.1"):
                 self.master.close(position, Decimal("0.1"))
             else:
                 self.master.close(position, position.volume)
+        if self.market.character.leads and rng.random() < 0.3:
+            own = [position for position in self.market.held.values() if not position.magic]
+            if own and rng.random() < 0.5:
+                self.market.close_by_hand(own[0])
+            else:
+                self.market.fill(0, self.market.symbol, "BUY", Decimal("0.3"), None, None)
 
-    def _publish(self) -> None:
-        if self.publisher is None:
-            self.publisher = self._kinds[2](
-                self._line(MASTER), self.master, clock_ms=lambda: self.now, refresh_ms=3_000, retry_ms=3_000
-            )
+    def _publish(self, account: str) -> None:
+        publisher = self.publishers[account]
+        if publisher is None:
+            broker = self.master if account == MASTER else self.market
+            publisher = self.publishers[account] = self._kinds[2](
+                self._line(account), broker, clock_ms=lambda: self.now, ahead_ms=lambda: self.master.ahead_ms,
+                refresh_ms=3_000, retry_ms=3_000, max_age_ms=self._max_age_ms,
+            )  # fmt: skip
         try:
-            self.publisher.sync()
+            publisher.sync()
         except OSError:
             pass
         except Crash:
-            self.publisher = None
+            self.publishers[account] = None
 
     def _live(self, place: Place) -> None:
         self._running = place
@@ -218,13 +276,20 @@ class World:
             self._note_closes(place)
 
     def _start(self, place: Place) -> None:
-        guard, copier, _ = self._kinds
+        guard, copier, *_ = self._kinds
         place.lives += 1
         place.copier = copier(
-            self._line(COPIER), self.market, [FOLLOWS], Path(), lambda: self.now, LIMITS, PACE,
+            self._line(COPIER), self._terminal(), [FOLLOWS], Path(), lambda: self.now, LIMITS, PACE,
             instance=place.instance, life=f"{place.instance}-{place.lives}", monotonic_ms=lambda: self.now,
             jitter=self.rng.random, connect=place.disk.connect, guard_of=guard,
+            ahead_ms=lambda: self.master.ahead_ms,
         )  # fmt: skip
+
+    def _terminal(self) -> Terminal:
+        """The copier's broker, as a process that starts sees it."""
+        if isinstance(self.market, FaultyNet):
+            return self._kinds[3](self.market, hold_ms=LIMITS.settle_ms, clock_ms=lambda: self.now)
+        return self.market
 
     def _hear(self, place: Place, message: dict[str, Any]) -> None:
         assert place.copier is not None
@@ -282,7 +347,7 @@ class World:
 
     def _new_epoch(self) -> None:
         """Follow the runbook after a restore: a new epoch, and publishers restart."""
-        self.desk.epoch, self.publisher = "2", None
+        self.desk.epoch, self.publishers = "2", dict.fromkeys(self.publishers)
         self._restart_desk()
 
     def _restart_desk(self) -> None:
@@ -303,7 +368,7 @@ class World:
             if place.copier is not None:
                 place.copier.close()
             place.copier, place.is_over = None, True
-        for bot in (self.publisher, *(place.copier for place in self.places)):
+        for bot in (*self.publishers.values(), *(place.copier for place in self.places)):
             if bot is not None:
                 bot.desk.silent = 0.0  # type: ignore[attr-defined]
 
@@ -317,96 +382,56 @@ class World:
         if self.calm and guard.mode is GuardMode.HALT:
             guard.release()  # as an operator would, after examining the halt
 
-    def _on_open(self, magic: int) -> None:
-        ref = self.ref_of(magic)
+    def _put_clocks_back(self) -> None:
+        """An hour passes, in which the bots are off and the brokers' clocks go back. The publishers start anew."""
+        self._later_ms += HOUR_MS
+        self.now += HOUR_MS
+        self.publishers = dict.fromkeys(self.publishers)
+        for broker in (self.master, self.market):
+            broker.ahead_ms -= HOUR_MS
+
+    def _on_sent(self, magic: int) -> None:
+        ref = self.losses.ref_of(magic)
         self.zombies += ref in self._running.closed
         self.stale += self.now - born_ms(ref) > LIMITS.max_open_age_ms
 
     # --- losses of a user
 
-    def ref_of(self, magic: int) -> str:
-        if magic not in self._refs:
-            self._refs = {magic_of(FOLLOWS.index, ref): ref for ref in self.desk.refs}
-        return self._refs.get(magic, "")
-
     def _is_at_rest(self) -> bool:
         copier = self.places[-1].copier
-        if self.market.late or copier is None or self.places[-1].net:
+        if copier is None or self.places[-1].net or not (self.market.is_at_rest and self.master.is_at_rest):
             return False
         guard = copier.followed[0].guard
         return not guard.needs_snapshot and all(copy.state is State.HELD for copy in guard.unfinished())
 
     def faults(self) -> Counter[str]:
         """The losses by kind; empty if there are none."""
-        active = self._active_trades()
-        pairs = [(position, active.get(self.ref_of(position.magic))) for position in self.market.held.values()]
-        held = [(position, trade) for position, trade in pairs if trade is not None]
-        counts = Counter(
-            doubles=sum(count - 1 for count in self.market.opens.values()),
-            zombies=self.zombies,
-            stale=self.stale,
-            back=self.back,
-            orphans=len(pairs) - len(held),
-            large=sum(position.volume > Decimal(trade["volume"]) / 2 for position, trade in held),
-            stops=sum(_stops(position) != (_price(trade["sl"]), _price(trade["tp"])) for position, trade in held),
-            short=0 if self._may_be_short or self.weather.partial else sum(
-                position.volume < Decimal(trade["volume"]) / 2 for position, trade in held
-            ),
-            cut=0 if self._may_be_short else self._cut(active),
-            unpublished=self._apart(MASTER, self.master),
-            untold=self._apart(COPIER, self.market),
-            unexplained=self._unexplained(),
-            published_twice=0 if self.is_restored else sum(count - 1 for count in self.desk.opened.values()),
-        )  # fmt: skip
-        return +counts
-
-    @property
-    def _may_be_short(self) -> bool:
-        """Whether a reduction may happen twice: by two instances, or by an order later than the guard waits."""
-        return self.weather.slowest * SECOND > LIMITS.settle_ms or bool(self.weather.rival)
-
-    def _cut(self, active: dict[str, dict[str, Any]]) -> int:
-        """The number of copies that an order closed although their trades are active."""
-        ends = [deals[-1] for number, deals in self.market.books.items() if number not in self.market.held]
-        return sum(end.reason == "MANUAL" and self.ref_of(end.magic) in active for end in ends)
-
-    def _unexplained(self) -> int:
-        """The number of trades on which the desk and the copier disagree about whether, or with what volume, they are
-        held."""
-        copier = self.places[-1].copier
-        held = {} if copier is None else {copy.ref: f"{copy.volume:.8f}" for copy in copier.followed[0].digest()[1]}
-        return len(held.items() ^ self.desk.must_hold().items())
-
-    def _active_trades(self) -> dict[str, dict[str, Any]]:
-        return {row["trade_id"]: row for (owner, _), row in self.desk.state.rows.items() if owner == MASTER}
-
-    def _apart(self, account: str, market: FaultyBroker) -> int:
-        """The number of rows and positions that do not agree."""
-        rows = {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
-        both = rows.keys() & market.held.keys()
-        differ = sum(
-            Decimal(rows[ticket]["volume"]) != market.held[ticket].volume
-            or _stops(market.held[ticket]) != (_price(rows[ticket]["sl"]), _price(rows[ticket]["tp"]))
-            for ticket in both
-        )
-        return len(rows.keys() ^ market.held.keys()) + differ
+        counts = self.losses.at_rest(self.places[-1].copier) + self.losses.counts
+        return +(counts + Counter(zombies=self.zombies, stale=self.stale, back=self.back))
 
     @property
     def trades(self) -> int:
-        return len(self.desk.refs) - sum(key.startswith(COPIER) for key in self.desk.opened)
+        return sum(name.startswith(MASTER) for name in self.desk.opened)
 
     @property
     def copied(self) -> int:
         return len(self.market.opens)
 
 
+def _characters(seed: int, traits: tuple[str, ...] | None) -> Iterator[Character]:
+    """The provider's broker and the copier's, by the seed or with all of these traits."""
+    for luck, names in ((_luck(seed + 3), PROVIDERS), (_luck(seed + 4), COPIERS)):
+        if traits is None:
+            yield broker_character.drawn(luck, tuple(name for name in names if name not in UNDRAWN))
+        else:
+            yield broker_character.of([name for name in traits if name in names], luck)
+
+
 def _luck(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - reproducible, not secret
 
 
-def _stops(position: Position) -> tuple[Decimal | None, Decimal | None]:
-    return position.sl, position.tp
-
-
-def _price(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
+def _stop(rng: random.Random, side: str, name: str) -> Decimal:
+    """A stop at the right side of the provider's price."""
+    sign = -1 if (name == "sl") == (side == "BUY") else 1
+    return PRICE + sign * Decimal(rng.randrange(1, 9)) / 1000

@@ -24,7 +24,7 @@ from copybot.targets import snapshots_of
 SCHEDULES = int(os.environ.get("COPYDESK_SCHEDULES", "20000"))
 FIRST = int(os.environ.get("SEED", "0"))
 ROOT = Path(__file__).resolve().parent.parent.parent
-COPIED = {"calm": 0.9, "faulty": 0.65, "hostile": 0.35, "slow": 0.35, "restored": 0.4, "two": 0.55}
+COPIED = {"calm": 0.7, "faulty": 0.55, "hostile": 0.35, "slow": 0.35, "restored": 0.4, "two": 0.45}
 
 
 @pytest.mark.model
@@ -134,7 +134,7 @@ PLANTED = [
     ("hostile", {"guard": TakesItsTime}, "stale"),
     ("restored", {"guard": GoesBack}, "back"),
     ("calm", {"guard": FollowsHalf}, "large"),
-    ("hostile", {"copier": TrustsTheStream}, "cut"),
+    ("hostile", {"copier": TrustsTheStream}, "unasked"),
     ("two", {"copier": NeedsNoLease}, "doubles"),
     ("faulty", {"copier": KeepsToItself}, "unexplained"),
     ("calm", {"position_sync": ForgetsCloses}, "unpublished"),

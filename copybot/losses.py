@@ -1,0 +1,195 @@
+"""What a user would lose in a simulation: counted as it happens, and when everything is at rest."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from copybot.broker import Position
+from copybot.copier import Copier
+from copybot.desk_model import COPIER, LEADER, MASTER, DeskModel
+from copybot.faulty_broker import FaultyBroker
+from copybot.magic import magic_of
+from copybot.targets import born_ms
+
+CLOSE_BOUND, ROW_BOUND, PUBLISH_BOUND, CANCEL_BOUND = 6, 4, 3, 3  # ticks in which nothing stood in the way
+NO = Decimal(0)
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Losses:
+    """Compares the desk with the provider's and the copier's broker.
+
+    `index`: of the subscription. `is_exempt`: the schedule restores the desk, runs two instances, or executes orders
+    later than the guard waits; then a copy may miss volume, or a limit may be exceeded. `bound`: added to each bound.
+    """
+
+    desk: DeskModel
+    master: FaultyBroker
+    market: FaultyBroker
+    index: int
+    is_exempt: bool
+    is_restoring: bool
+    max_age_ms: int | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    longest: Counter[str] = field(default_factory=Counter)
+    _waited: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _refs: dict[int, str] = field(default_factory=dict)
+
+    def ref_of(self, magic: int) -> str:
+        if magic not in self._refs:
+            self._refs = {magic_of(self.index, ref): ref for ref in self.desk.refs}
+        return self._refs.get(magic, "")
+
+    def active_trades(self) -> dict[str, Row]:
+        return {row["trade_id"]: row for (owner, _), row in self.desk.state.rows.items() if owner == MASTER}
+
+    # --- as it happens
+
+    def note_open(self, magic: int) -> None:
+        """A copy is about to be opened. Copies whose trades are active count towards the subscriber's limit."""
+        most, active = self.market.character.most_open, self.active_trades()
+        if most and not self.is_exempt:
+            held = sum(self.ref_of(position.magic) in active for position in self.market.truly_held().values())
+            self.counts["too_many"] += held >= most
+
+    def note_less(self, position: Position, rest: Decimal) -> None:
+        """An order took volume off a position: not more than its trade demands."""
+        trade = self.active_trades().get(self.ref_of(position.magic))
+        if position.magic and trade is not None and not self.is_exempt:
+            self.counts["unasked"] += rest + self._step <= min(self.market.filled[position.magic], _half(trade))
+
+    def note_waits_of_publisher(self) -> None:
+        """In this tick the publisher could have reported each end."""
+        slow = max(self.master.character.deal_lag, self.master.character.lag)
+        ended = self._rows(MASTER).keys() - self.master.truly_held().keys()
+        self._note("late_publish", ended, PUBLISH_BOUND + slow)
+
+    def note_waits_of_copier(self) -> None:
+        """In this tick the copier could have closed each copy whose trade has ended, and reported it."""
+        active, held = self.active_trades(), self.market.truly_held()
+        slow = max(self.market.character.deal_lag, self.market.character.lag)
+        over = (number for number, position in held.items() if self._is_over(position.magic, active))
+        self._note("late_close", over, CLOSE_BOUND + slow)
+        self._note("late_row", self._rows(COPIER).keys() - held.keys(), ROW_BOUND + slow)
+
+    def note_waits_in_queue(self) -> None:
+        """In this tick the copier could have cancelled each queued open whose trade has ended."""
+        if self.market.character.cancels:
+            active = self.active_trades()
+            opens = {order.magic for order in self.market.queue} - self.market.filled.keys()
+            self._note(
+                "late_cancel", map(str, (magic for magic in opens if self._is_over(magic, active))), CANCEL_BOUND
+            )
+
+    def _is_over(self, magic: int, active: Mapping[str, Row]) -> bool:
+        ref = self.ref_of(magic)
+        return ref in self.desk.closes and ref not in active
+
+    def _note(self, kind: str, names: Iterable[str], bound: int) -> None:
+        for name in names:
+            self._waited[kind, name] += 1
+            self.counts[kind] += self._waited[kind, name] == bound + 1
+            self.longest[kind] = max(self.longest[kind], self._waited[kind, name])
+
+    # --- at rest
+
+    def at_rest(self, copier: Copier | None) -> Counter[str]:
+        active, market = self.active_trades(), self.market
+        pairs = [
+            (position, active.get(self.ref_of(position.magic)))
+            for position in market.truly_held().values()
+            if position.magic
+        ]
+        held = [(position, trade) for position, trade in pairs if trade is not None]
+        return Counter(
+            doubles=sum(count - 1 for count in market.opens.values()),
+            orphans=len(pairs) - len(held),
+            large=sum(position.volume - _half(trade) > 2 * self._step for position, trade in held),
+            short=0 if self.is_exempt or market.character.is_netting else sum(
+                position.volume + self._step <= min(market.filled[position.magic], _half(trade))
+                for position, trade in held
+            ),
+            stops=sum(self._lack_of_stops(position, trade) for position, trade in held),
+            unpublished=self._apart(MASTER, self.master),
+            untold=self._apart(COPIER, market),
+            own_unpublished=self._apart(LEADER, market) if market.character.leads else 0,
+            echoed=sum(self._is_copy(ticket) for owner, _, ticket in map(_parts, self.desk.opened) if owner == LEADER),
+            unexplained=self._unexplained(copier),
+            published_twice=0 if self.is_restoring else sum(count - 1 for count in self.desk.opened.values()),
+            contradicted=0 if self.is_exempt else sum(
+                reason == "lost" and ref in self.desk.executed for ref, reason in self.desk.state.skips.items()
+            ),
+            late_open=self._late_opens(),
+        )  # fmt: skip
+
+    @property
+    def _step(self) -> Decimal:
+        """The broker's volume step, and its least volume: an order can come only so close to a target."""
+        return self.market.lots
+
+    def _lack_of_stops(self, position: Position, trade: Row) -> int:
+        """The number of stops that differ from the trade's, although the broker would accept them."""
+        if self.market.character.is_netting:
+            return 0
+        pairs = (("sl", position.sl), ("tp", position.tp))
+        return sum(
+            stop != (wanted := _price(trade[name])) and self.market.accepts(position.side, name, wanted)
+            for name, stop in pairs
+        )
+
+    def _unexplained(self, copier: Copier | None) -> int:
+        """The number of trades on which the desk and the copier disagree about whether, or with what volume, they are
+        held."""
+        held = {} if copier is None else {copy.ref: f"{copy.volume:.8f}" for copy in copier.followed[0].digest()[1]}
+        return len(held.items() ^ self.desk.must_hold().items())
+
+    def _apart(self, account: str, broker: FaultyBroker) -> int:
+        """The number of rows and positions that do not agree."""
+        rows = self._rows(account)
+        held = {
+            number: position
+            for number, position in broker.truly_held().items()
+            if account == MASTER or (account == COPIER) == bool(position.magic)
+        }
+        if account != COPIER and self.max_age_ms is not None:  # a publisher that was away publishes no old trade
+            held = {number: position for number, position in held.items() if f"{account} {number}" in self.desk.opened}
+        differ = sum(
+            Decimal(rows[ticket]["volume"]) != held[ticket].volume
+            or any(_price(rows[ticket][name]) != getattr(held[ticket], name) for name in ("sl", "tp"))
+            for ticket in rows.keys() & held.keys()
+        )
+        return len(rows.keys() ^ held.keys()) + differ
+
+    def _late_opens(self) -> int:
+        """The number of trades that were published when they were no longer new."""
+        if self.max_age_ms is None or self.is_restoring:
+            return 0
+        ages = (
+            born_ms(ref) - self.master.born_ms[ticket]
+            for ref, ticket in self.desk.state.refs.items()
+            if ticket in self.master.born_ms
+        )
+        return sum(age > self.max_age_ms + 3_000 for age in ages)
+
+    def _is_copy(self, ticket: str) -> bool:
+        deals = self.market.books.get(ticket)
+        return bool(deals and deals[0].magic)
+
+    def _rows(self, account: str) -> dict[str, Row]:
+        return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    return name.partition(" ")
+
+
+def _half(trade: Row) -> Decimal:
+    return Decimal(trade["volume"]) / 2
+
+
+def _price(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
