@@ -8,13 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from copybot.broker import Broker, Trace
+from copybot.broker import Broker, Outcome, Trace
+from copybot.findings import Finding
 from copybot.limits import Limits
+from copybot.refusals import Refusals
 from copybot.state_store import Copy, State
+
+_CANCELLED_FOR = ("closed", "missed")  # why an order was cancelled: its trade was over, or it had waited too long
+_TOLD_AFTER_REFUSALS = 5
 
 
 class Verdict(NamedTuple):
-    """The state that a copy takes, the event that is reported, and its reason."""
+    """The state that a copy takes, the event that is reported (empty for none), and its reason."""
 
     state: State
     event: str
@@ -29,6 +34,7 @@ class Absences:
     clock_ms: Callable[[], int]
     is_settled: Callable[[], bool]
     _first_look_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _refused_cancels: Refusals[str] = field(default_factory=Refusals, init=False, repr=False)
 
     def judge(self, copy: Copy, limits: Limits) -> Verdict | None:
         """The verdict on a copy whose order was sent; None while it is still to be waited for."""
@@ -41,15 +47,48 @@ class Absences:
         if copy.position:
             return _gone(copy) if self._is_absent(copy, limits.settle_ms) else None
         if trace is Trace.PENDING:
-            self.forget(copy.ref)
-            return None
-        if self.clock_ms() - copy.sent_ms < limits.settle_ms or not self._is_absent(copy, limits.second_look_ms):
-            return None
-        return _gone(copy) if copy.state is State.HELD else Verdict(State.DEAD, "skipped", "lost")
+            self._first_look_ms.pop(copy.ref, None)
+            return self._cancel_if_unwanted(copy, limits)
+        return self._judge_untraced(copy, limits)
 
     def forget(self, ref: str) -> None:
-        """Begin anew: the copy has a position, or its order is under way."""
+        """Begin anew: the copy has a position, or another state."""
         self._first_look_ms.pop(ref, None)
+        self._refused_cancels.forget(ref)
+
+    def findings(self) -> list[Finding]:
+        """The unwanted orders that the broker goes on refusing to cancel."""
+        return [
+            Finding("", "order_waits", f"the broker refuses to cancel it ({refusal.result.code})", ref=ref)
+            for ref, refusal in self._refused_cancels.items()
+            if refusal.count >= _TOLD_AFTER_REFUSALS
+        ]
+
+    def _judge_untraced(self, copy: Copy, limits: Limits) -> Verdict | None:
+        """The verdict on a copy of which the books show nothing at all."""
+        is_cancelled = copy.why in _CANCELLED_FOR
+        if not is_cancelled and self.clock_ms() - copy.sent_ms < limits.settle_ms:
+            return None
+        if not self._is_absent(copy, limits.second_look_ms):
+            return None
+        if is_cancelled:
+            return Verdict(State.DEAD, "skipped", copy.why)
+        return _gone(copy) if copy.state is State.HELD else Verdict(State.DEAD, "skipped", "lost")
+
+    def _cancel_if_unwanted(self, copy: Copy, limits: Limits) -> Verdict | None:
+        """Cancel an order that waits at the broker (over a weekend, say) if its trade is over, or if it has waited so
+        long that it would be filled at another price. If it is filled all the same, the copy is held or closed."""
+        now = self.clock_ms()
+        why = "closed" if not copy.volume else "missed" if now - copy.born_ms > limits.max_open_age_ms else ""
+        if not why or not self._refused_cancels.is_due(copy.ref, now):
+            return None
+        try:
+            result = self.broker.cancel(copy.magic)
+        except Exception:
+            return None
+        self._refused_cancels.note(copy.ref, result, now)
+        is_new = result.outcome is Outcome.DONE and copy.why not in _CANCELLED_FOR
+        return Verdict(copy.state, "", why) if is_new else None
 
     def _is_absent(self, copy: Copy, for_ms: int) -> bool:
         """Whether complete books have shown no position for this long."""

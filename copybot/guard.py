@@ -20,7 +20,7 @@ from copybot import packets, targets
 from copybot.absences import Absences
 from copybot.broker import Broker, Outcome, Position
 from copybot.findings import Finding
-from copybot.limits import Limits
+from copybot.limits import BY_DISTANCE, Limits
 from copybot.magic import index_of, magic_of
 from copybot.mass_close_brake import MassCloseBrake
 from copybot.packets import Packet
@@ -148,7 +148,7 @@ class ExecutionGuard:
             own = [Finding("", "halted", words)]
         else:
             own = []
-        return [*own, *self._driver.findings()]
+        return [*own, *self._driver.findings(), *self._absences.findings()]
 
     def lost_touch(self) -> None:
         """Open nothing until the next snapshot: the stream broke off or went silent."""
@@ -303,8 +303,8 @@ class ExecutionGuard:
 
     def _intend(self, target: Target) -> Copy | None:
         """The row of an open that may be sent; None if the trade has a row already or must not be opened."""
-        if self._store.copy(target.ref) is not None:
-            return None
+        if self._store.copy(target.ref) is not None or target.awaits_stop:
+            return None  # a trade that awaits its stop gets no row: the stop comes with an OPEN packet or a snapshot
         why = self._refusal(target)
         if why:
             self._give_up(target, why)
@@ -384,6 +384,8 @@ class ExecutionGuard:
             self._mark(copy, State.REJECTED, why="symbol_unknown")
             return
         volume, sl, tp = spec.lots(copy.volume), spec.stop(copy.sl), spec.stop(copy.tp)
+        if self.limits.stops == BY_DISTANCE:  # from the open price, so they are set as soon as the position is seen
+            sl = tp = None
         if not volume:
             self._mark(copy, State.DEAD, "skipped", "volume_too_small")
             return

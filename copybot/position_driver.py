@@ -7,15 +7,16 @@ from decimal import Decimal
 
 from copybot.broker import Broker, Outcome, Position, Result, SymbolSpec
 from copybot.findings import Finding
-from copybot.limits import Limits
+from copybot.limits import BY_DISTANCE, Limits
 from copybot.magic import index_of
-from copybot.position_targets import volume_to_close
+from copybot.position_targets import Stops, stops_of, volume_to_close
 from copybot.refusals import Refusals
 from copybot.state_store import Copy, StateStore
 
 _ZERO = Decimal(0)
 _CLOSE_SHOWN_MS = 5_000  # a second close of a position that is gone does no harm, so the wait can be short
 _TOLD_AFTER_REFUSALS = 5
+_STOPS_MISSING_MS = 10_000
 _FIFO = 10045
 
 
@@ -35,7 +36,8 @@ class PositionDriver:
     _closed: dict[str, tuple[str, Decimal, int]] = field(default_factory=dict, init=False, repr=False)
     _reduced_from: dict[str, Decimal] = field(default_factory=dict, init=False, repr=False)
     _kept: dict[str, Finding] = field(default_factory=dict, init=False, repr=False)
-    _stops_due_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _refused_stops: Refusals[tuple[str, Stops]] = field(default_factory=Refusals, init=False, repr=False)
+    _stops_missing: dict[str, tuple[int, Stops]] = field(default_factory=dict, init=False, repr=False)
 
     def is_settled(self) -> bool:
         with suppress(Exception):
@@ -57,15 +59,18 @@ class PositionDriver:
 
     def findings(self) -> list[Finding]:
         """The positions that do not follow their targets, and why."""
-        return [*self._kept.values(), *self._refusals_found()]
+        return [*self._kept.values(), *self._refusals_found(), *self._missing_stops_found()]
 
     def _forget_all_but(self, ids: set[str]) -> None:
-        for by_position in (self._closed, self._reduced_from, self._kept, self._stops_due_ms):
+        for by_position in (self._closed, self._reduced_from, self._kept, self._stops_missing):
             for position_id in by_position.keys() - ids:
                 del by_position[position_id]
-        for order in self._refused_closes.orders():
-            if order[0] not in ids:
-                self._refused_closes.forget(order)
+        for close in self._refused_closes.orders():
+            if close[0] not in ids:
+                self._refused_closes.forget(close)
+        for stops in self._refused_stops.orders():
+            if stops[0] not in ids:
+                self._refused_stops.forget(stops)
 
     def _close_doubles(self, own: list[Position], by_magic: dict[int, Position]) -> None:
         """Keep one position per magic, preferably the one on record. Brokers do execute orders they have refused."""
@@ -86,9 +91,10 @@ class PositionDriver:
         with suppress(Exception):  # the next tick tries again
             spec = self.broker.spec(copy.symbol)
             if self._follow_volume(copy, position, spec, limits):
-                sl, tp = (stop if spec is None else spec.stop(stop) for stop in (copy.sl, copy.tp))
-                if (position.sl, position.tp) != (sl, tp):
-                    self._move_stops(position, sl, tp, limits)
+                stops = stops_of(copy, position, spec, by_distance=limits.stops == BY_DISTANCE)
+                self._note_missing_stops(position, stops)
+                if (position.sl, position.tp) != stops:
+                    self._move_stops(position, stops, limits)
 
     # --- volumes
 
@@ -169,25 +175,51 @@ class PositionDriver:
         for (position_id, volume), refusal in self._refused_closes.items():
             if refusal.count < _TOLD_AFTER_REFUSALS:
                 continue
-            copy = next((copy for copy in self.store.unfinished() if copy.position == position_id), None)
             kind, words = _refused(volume, refusal.result, refusal.count)
-            findings.append(Finding(position_id, kind, words, ref="" if copy is None else copy.ref))
+            findings.append(Finding(position_id, kind, words, ref=self._ref_of(position_id)))
         return findings
 
     # --- stops
 
-    def _move_stops(self, position: Position, sl: Decimal | None, tp: Decimal | None, limits: Limits) -> None:
-        """Set the stops. If the broker refuses them (too close, say), wait before the next attempt."""
-        now = self.clock_ms()
-        if now < self._stops_due_ms.get(position.id, 0):
+    def _move_stops(self, position: Position, stops: Stops, limits: Limits) -> None:
+        """Set the stops. If the broker refuses one of them (too close, say), wait before the next attempt."""
+        now, order = self.clock_ms(), (position.id, stops)
+        if not self._refused_stops.is_due(order, now, limits.stops_again_ms):
             return
-        if self.broker.modify(position, sl=sl, tp=tp).outcome is Outcome.REJECTED:
-            self._stops_due_ms[position.id] = now + limits.stops_again_ms
+        for other in self._refused_stops.orders():
+            if other[0] == position.id and other != order:
+                self._refused_stops.forget(other)
+        result = self.broker.modify(position, sl=stops[0], tp=stops[1])
+        self._refused_stops.note(order, result, now)
+
+    def _note_missing_stops(self, position: Position, stops: Stops) -> None:
+        now, there = self.clock_ms(), (position.sl, position.tp)
+        is_missing = any(wanted and not present for wanted, present in zip(stops, there, strict=True))
+        if is_missing:
+            since_ms, _ = self._stops_missing.get(position.id, (now, stops))
+            self._stops_missing[position.id] = since_ms, stops
+        else:
+            self._stops_missing.pop(position.id, None)
+
+    def _missing_stops_found(self) -> list[Finding]:
+        """The positions that the broker has left without a stop for a while."""
+        findings = []
+        for position_id, (since_ms, (sl, tp)) in self._stops_missing.items():
+            if self.clock_ms() - since_ms < _STOPS_MISSING_MS:
+                continue
+            refusal = self._refused_stops.get((position_id, (sl, tp)))
+            code = "" if refusal is None else f" ({refusal.result.code} {refusal.result.why})"
+            words = f"the broker has not set stop loss {sl or '-'}, take profit {tp or '-'}{code}"
+            findings.append(Finding(position_id, "stop_refused", words, ref=self._ref_of(position_id)))
+        return findings
+
+    def _ref_of(self, position_id: str) -> str:
+        return next((copy.ref for copy in self.store.unfinished() if copy.position == position_id), "")
 
 
 def _refused(volume: Decimal, result: Result, count: int) -> tuple[str, str]:
     """The kind and the words of a finding about a close that the broker refuses."""
     if result.why == "market_closed":
-        return "closing", f"the close of {volume} lots waits until the market opens ({result.code})"
+        return "market_closed", f"the close of {volume} lots waits until the market opens ({result.code})"
     words = f"the broker has refused to close {volume} lots {count} times ({result.code} {result.why})"
     return "fifo" if result.code == _FIFO else "close_refused", words

@@ -2,9 +2,12 @@
 
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 
-from copybot.broker import SymbolSpec
+from copybot.broker import Position, SymbolSpec
+from copybot.state_store import Copy
 
 _ZERO = Decimal(0)
+
+Stops = tuple[Decimal | None, Decimal | None]
 
 
 def volume_to_close(held: Decimal, target: Decimal, spec: SymbolSpec | None) -> Decimal:
@@ -25,3 +28,15 @@ def volume_to_close(held: Decimal, target: Decimal, spec: SymbolSpec | None) -> 
         if spec.volume_min <= volume < held:
             return volume
     return _ZERO
+
+
+def stops_of(copy: Copy, position: Position, spec: SymbolSpec | None, *, by_distance: bool) -> Stops:
+    """The stop loss and take profit that a position must have.
+
+    `by_distance`: as far from the position's open price as the provider's are from his, for a broker whose prices
+    differ from the provider's; where the open price is unknown, at the provider's prices.
+    """
+    opened = position.open_price or copy.filled_price
+    shift = opened - copy.price if by_distance and opened else _ZERO
+    sl, tp = (None if stop is None else stop + shift for stop in (copy.sl, copy.tp))
+    return (sl, tp) if spec is None else (spec.stop(sl), spec.stop(tp))

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from copybot.copier import Subscription
-from copybot.limits import Limits
+from copybot.limits import BY_DISTANCE, BY_PRICE, Limits
 from copybot.symbols import Names
 
 _KEY = re.compile(r"ck_[0-9a-f]{16}\.[1-9][0-9]{0,5}")
@@ -262,7 +262,7 @@ def _names(table: Table) -> Names:
 
 
 def _limits(table: Table) -> Limits:
-    read = {"brake_share": _share, "closes_below_least": _flag}
+    read = {"brake_share": _share, "closes_below_least": _flag, "stops": _one_of(BY_PRICE, BY_DISTANCE)}
     given = {
         limit.name: table.get(limit.name, read.get(limit.name, _whole(0, 3_600_000)))
         for limit in fields(Limits)

@@ -8,6 +8,8 @@ from typing import Any
 from copybot import packets
 from copybot.packets import Packet
 
+AWAITING_STOP = "awaiting_stop"
+
 
 class SnapshotRefused(Exception):
     """An answer that the desk signed but that is not a readable snapshot. No part of it is used."""
@@ -31,6 +33,11 @@ class Target:
     seq: int
     opens: bool = True
     why_not: str = ""
+
+    @property
+    def awaits_stop(self) -> bool:
+        """Whether the copy can be sized and opened only after the provider has set a stop loss."""
+        return not self.opens and self.why_not == AWAITING_STOP
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,3 +207,112 @@ def test_a_close_filled_in_part_goes_on_at_once(desk: Any) -> None:
     desk.wait(1)
 
     assert desk.volumes == []
+
+
+# --- orders that wait at the broker
+
+
+class Queue:
+    """A broker that queues opens, as over a weekend. `refuses`: cancellations."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.waiting, self.refuses, self.cancels = desk, {}, False, 0
+        self.real, self.trace = desk.broker.open, desk.broker.trace
+        desk.broker.open, desk.broker.trace, desk.broker.cancel = self.open, self.traced, self.cancel
+
+    waiting: dict[int, Any]
+
+    def open(self, *, magic: int, **order: Any) -> Result:
+        self.waiting[magic] = order
+        return Result(Outcome.UNKNOWN, 10008)
+
+    def traced(self, magic: int) -> Trace:
+        return Trace.PENDING if magic in self.waiting else self.trace(magic)
+
+    def cancel(self, magic: int) -> Result:
+        self.cancels += 1
+        if self.refuses or magic not in self.waiting:
+            return Result(Outcome.REJECTED, 10018, "market_closed")
+        del self.waiting[magic]
+        return Result(Outcome.DONE, 10009)
+
+    def fills(self) -> None:
+        for magic, order in self.waiting.items():
+            self.real(magic=magic, **order)
+        self.waiting.clear()
+
+
+def test_an_order_that_waits_is_cancelled_when_its_trade_closes(desk: Any) -> None:
+    queue = Queue(desk)
+    desk.send(1, "OPEN", T1)
+    desk.wait(1)
+    assert len(queue.waiting) == 1
+
+    desk.send(2, "CLOSE", T1)
+    assert queue.waiting == {}
+    desk.wait(1)
+    desk.wait(LIMITS.second_look_ms // SECOND)
+    assert (desk.state("t1"), events(desk)) == (State.DEAD, [("skipped", "closed")])
+
+
+def test_an_order_that_waits_is_cancelled_when_the_subscription_is_wound_up(desk: Any) -> None:
+    queue = Queue(desk)
+    desk.send(1, "OPEN", T1)
+    desk.guard.wind_up()
+    desk.settle()
+
+    assert (queue.waiting, desk.state("t1"), desk.opened) == ({}, State.DEAD, 0)
+
+
+def test_an_order_that_has_waited_beyond_the_age_of_an_open_is_cancelled(desk: Any) -> None:
+    queue = Queue(desk)
+    desk.send(1, "OPEN", T1)
+    desk.wait(LIMITS.max_open_age_ms // SECOND)
+    assert len(queue.waiting) == 1  # it may still be filled at the provider's price
+
+    desk.settle()
+    assert (queue.waiting, desk.state("t1"), events(desk)) == ({}, State.DEAD, [("skipped", "missed")])
+    desk.snapshot(1, T1)
+    assert desk.opened == 0
+
+
+def test_an_order_that_cannot_be_cancelled_is_watched_and_closed_as_it_is_filled(desk: Any) -> None:
+    queue = Queue(desk)
+    queue.refuses = True
+    desk.send(1, "OPEN", T1)
+    desk.send(2, "CLOSE", T1)
+    for _ in range(3600):
+        desk.wait(1)
+    assert desk.state("t1") is State.INTENT
+    assert queue.cancels < 300
+    (finding,) = desk.guard.findings()
+    assert (finding.kind, finding.ref) == ("order_waits", "t1")
+
+    queue.fills()
+    desk.wait(1)
+    assert desk.volumes == []
+    desk.wait(1)
+    assert (desk.state("t1"), desk.guard.findings()) == (State.GONE, [])
+
+
+def test_a_cancelled_order_that_was_filled_in_the_meantime_is_closed(desk: Any) -> None:
+    queue = Queue(desk)
+    desk.send(1, "OPEN", T1)
+    order = dict(queue.waiting)
+    desk.send(2, "CLOSE", T1)
+    queue.waiting.update(order)
+    queue.fills()
+    desk.wait(1)
+    desk.wait(1)
+
+    assert (desk.volumes, desk.state("t1")) == ([], State.GONE)
+
+
+def test_a_cancelled_order_is_reported_so_after_a_restart(desk: Any) -> None:
+    queue = Queue(desk)
+    desk.send(1, "OPEN", T1)
+    desk.send(2, "CLOSE", T1)
+    desk.start()
+    desk.settle()
+
+    assert (queue.waiting, events(desk)) == ({}, [("skipped", "closed")])

@@ -379,3 +379,57 @@ def test_the_executed_number_follows_the_brokers_books(desk: Any) -> None:
     desk.broker.weather = replace(desk.broker.weather, reject=0.0)
     desk.send(2, "OPEN", replace(T2, born_ms=desk.now))
     assert desk.guard.last_sequence_id == 2
+
+
+# --- trades that await the provider's stop
+
+
+WAITING = replace(T1, volume=Decimal(0), opens=False, why_not="awaiting_stop")
+
+
+def test_a_trade_that_awaits_its_stop_is_opened_by_the_packet_that_brings_it(desk: Any) -> None:
+    desk.snapshot(1, WAITING)
+    desk.now += 60 * SECOND
+    desk.snapshot(1, WAITING)
+    assert (desk.state("t1"), desk.guard.outbox()) == (None, [])
+
+    desk.guard.on_packet(gapfill(2, desk.now))
+    desk.send(3, "OPEN", replace(T1, sl=PRICE - 1))
+    assert (desk.opened, desk.state("t1")) == (1, State.HELD)
+    desk.send(4, "OPEN", replace(T1, volume=Decimal(3)))
+    assert (desk.opened, desk.volumes) == (1, [Decimal("1.0")])
+
+
+@pytest.mark.parametrize(("age", "outcome"), [(5, State.HELD), (7, State.DEAD)])
+def test_a_snapshot_with_the_stop_opens_the_trade_within_the_age_of_an_open(
+    desk: Any, age: int, outcome: State
+) -> None:
+    desk.snapshot(1, WAITING)
+    desk.now += age * SECOND
+    desk.snapshot(2, replace(T1, sl=PRICE - 1))
+
+    assert desk.state("t1") is outcome
+
+
+def test_a_trade_that_closed_before_its_stop_came_is_never_opened(desk: Any) -> None:
+    desk.snapshot(1, WAITING)
+    desk.send(2, "CLOSE", T1)
+    desk.send(3, "OPEN", T1)
+
+    assert (desk.opened, desk.state("t1")) == (0, State.DEAD)
+
+
+# --- what a person should know
+
+
+def test_a_guard_that_holds_or_has_halted_says_so(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    assert desk.guard.findings() == []
+    desk.snapshot(0, asked_at=1)
+    assert [finding.kind for finding in desk.guard.findings()] == ["held"]
+
+    desk.snapshot(1, T1, epoch="2")
+    desk.send(2, "OPEN", T2)
+    desk.send(2, "OPEN", target("forged"))
+    (finding,) = desk.guard.findings()
+    assert (finding.kind, "two packets are numbered 2" in finding.words) == ("halted", True)

@@ -1,5 +1,6 @@
 """How a held copy follows its target under a broker's limits, and what a person is told where it cannot."""
 
+import itertools
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -140,3 +141,110 @@ def test_a_copy_given_up_below_the_least_lot_is_closed_also_after_the_limits_ret
     desk.broker.close, desk.guard.limits = real, LIMITS
     desk.settle()
     assert desk.volumes == []
+
+
+# --- closes that the broker refuses
+
+
+def refusing(desk: Any, result: Result) -> list[int]:
+    """Have the broker refuse all closes; the times at which they were sent."""
+    sent: list[int] = []
+    desk.broker.close = lambda position, volume: (sent.append(desk.now), result)[1]
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "kind", "most", "longest"),
+    [
+        (10018, "market_closed", "market_closed", 300, 15),
+        (10006, "rejected", "close_refused", 300, 15),
+        (10045, "rejected", "fifo", 80, 60),
+        (10038, "rejected", "close_refused", 80, 60),
+    ],
+)
+def test_a_close_is_repeated_for_ever_and_reported_with_the_code(
+    desk: Any, code: int, why: str, kind: str, most: int, longest: int
+) -> None:
+    desk.send(1, "OPEN", T1)
+    (position,) = desk.broker.held
+    real, sent = desk.broker.close, refusing(desk, Result(Outcome.REJECTED, code, why))
+    desk.send(2, "CLOSE", T1)
+    assert desk.guard.findings() == []
+    for _ in range(3600):
+        desk.wait(1)
+    assert len(sent) < most
+    assert max(after - before for before, after in itertools.pairwise(sent)) <= longest * 1000
+    (finding,) = desk.guard.findings()
+    assert (finding.kind, finding.ticket, finding.ref) == (kind, position, "t1")
+    assert str(code) in finding.words
+
+    desk.broker.close = real
+    for _ in range(longest):
+        desk.wait(1)
+    assert (desk.volumes, desk.guard.findings()) == ([], [])
+
+
+# --- stops
+
+
+def test_a_position_without_its_stops_gets_them_as_soon_as_it_is_seen(desk: Any) -> None:
+    """At a broker that takes no stops with an open."""
+    real = desk.broker.open
+    desk.broker.open = lambda **order: real(**order | {"sl": None, "tp": None})
+    desk.send(1, "OPEN", target(sl=D("1.05"), tp=D("1.20")))
+
+    (position,) = desk.broker.held.values()
+    assert (position.sl, position.tp) == (D("1.05"), D("1.20"))
+
+
+def test_a_stop_that_the_broker_has_not_set_for_ten_seconds_is_reported(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    (position,) = desk.broker.held
+    real = desk.broker.modify
+    refusal = Result(Outcome.REJECTED, 10016, "stop_passed")
+    desk.broker.modify = lambda held, *, sl, tp: (real(held, sl=sl, tp=None), refusal)[1]
+    desk.send(2, "MODIFY", target(sl=D("1.05"), tp=D("1.0990")))
+    desk.wait(9)
+    assert desk.guard.findings() == []
+    assert desk.broker.held[position].sl == D("1.05")  # one stop does not hinder the other
+
+    desk.wait(1)
+    (finding,) = desk.guard.findings()
+    assert (finding.kind, finding.ticket, finding.ref) == ("stop_refused", position, "t1")
+    assert "10016 stop_passed" in finding.words
+    desk.broker.modify = real
+    desk.wait(15)
+    desk.wait(1)
+    assert desk.guard.findings() == []
+    assert desk.broker.held[position].tp == D("1.0990")
+
+
+def test_new_stops_do_not_wait_for_the_refused_ones(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    real = desk.broker.modify
+    desk.broker.modify = lambda held, **stops: Result(Outcome.REJECTED, 10016, "rejected")
+    desk.send(2, "MODIFY", target(sl=D("1.0999")))
+    desk.broker.modify = real
+    desk.send(3, "MODIFY", target(sl=D("1.0900")))
+
+    (position,) = desk.broker.held.values()
+    assert position.sl == D("1.0900")
+
+
+@pytest.mark.parametrize("stops", [(None, None), (D("1.0500"), None), (D("1.0500"), D("1.2000"))])
+def test_by_setting_stops_keep_the_providers_distance(desk: Any, stops: Any) -> None:
+    """Here the price is 15 points of an index higher, say: the provider opened at 1.0950."""
+    desk.guard.limits = replace(LIMITS, stops="distance")
+    sent: list[Any] = []
+    real = desk.broker.open
+    desk.broker.open = lambda **order: (sent.append((order["sl"], order["tp"])), real(**order))[1]
+    wanted = replace(target(sl=stops[0], tp=stops[1]), price=D("1.0950"))
+    desk.snapshot(1, wanted)
+    (position,) = desk.broker.held.values()
+    shift = position.open_price - D("1.0950")
+
+    assert sent == [(None, None)]  # the open price is not known yet
+    assert (position.sl, position.tp) == tuple(stop and stop + shift for stop in stops)
+    desk.snapshot(2, replace(wanted, sl=D("1.0600")))
+    (position,) = desk.broker.held.values()
+    assert position.sl == D("1.0600") + shift
