@@ -90,7 +90,7 @@ def test_repeating_a_close_is_answered_closed_already(bot: Bot, query: Any) -> N
 
     assert again.status_code == 200
     assert (again.json()["status"], again.json()["already"]) == ("CLOSED", True)
-    assert again.json()["trade"]["profit"] == "30.00000000"
+    assert again.json() == {"status": "CLOSED", "ticket_id": "1", "already": True}
     assert closes() == 1
     assert bot.send("GET").json()["as_of"] == {"lena-eurusd": "2"}
 
@@ -104,8 +104,11 @@ def test_a_different_close_is_a_conflict_and_the_first_stands(bot: Bot, query: s
     other = close(bot, query=query)
 
     assert refusal(other) == (409, "trade_closed_conflict")
-    stored = other.json()["trade"]
-    assert (stored["close_price"], stored["reason"], stored["status"]) == ("1.10800000", "TP", "CLOSED")
+    assert other.json()["trade"] == {
+        "ticket_id": "1", "status": "CLOSED", "close_price": "1.10800000", "reason": "TP"
+    }  # fmt: skip
+    refused = AuditLog.objects.get(action="trade.refused")
+    assert (refused.actor, refused.code) == (bot.key, "trade_closed_conflict")
     assert closes() == 1
 
 

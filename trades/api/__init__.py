@@ -138,10 +138,10 @@ def response_body(outcome: Outcome) -> dict[str, Any]:
     """The body of a response of the v2 routes."""
     code = outcome["code"]
     body: dict[str, Any] = {"status": _STATUS.get(code, code)}
-    if "trade" in outcome:
+    if code == "closed_already":  # the caller has just named its price and reason: there is no more to tell a bot
+        body |= {"ticket_id": outcome["trade"]["ticket_id"], "already": True}
+    elif "trade" in outcome:
         body |= {"ticket_id": outcome["trade"]["ticket_id"], "seq": outcome["trade"]["seq"], "trade": outcome["trade"]}
-    if code == "closed_already":
-        body["already"] = True
     if code == "ignored":
         body["ignored"] = True
     fields: Mapping[str, Any] = outcome

@@ -38,18 +38,24 @@ declare
   a active_trades;
   h trade_history;
   s strategies;
+  v_first jsonb;
 begin
   if t.id is null then  -- after a null the open or another close came in between: look again
     return coalesce(tombstone(caller, v_ticket, v_price, v_reason), trade_close(caller, args));
   end if;
 
   if t.state = 'CLOSED' then
+    -- History is closed to bots: to the account that closed it, a closed trade is its price and its reason.
     select * into h from trade_history where trade_id = t.id;
-    select * into s from strategies where id = h.strategy_id;
+    v_first := jsonb_build_object('ticket_id', v_ticket, 'status', 'CLOSED', 'close_price', h.close_price::text,
+                                  'reason', h.reason);
     if (h.close_price, h.reason) is not distinct from (v_price, v_reason) then
-      return jsonb_build_object('code', 'closed_already', 'trade', closed_row(h, s.name)::jsonb);
+      -- 0.1.0 reads the number; it goes with 0.3.0.
+      return jsonb_build_object('code', 'closed_already', 'trade', v_first || jsonb_build_object('seq', h.seq::text));
     end if;
-    return refused('trade_closed_conflict', jsonb_build_object('trade', closed_row(h, s.name)::jsonb));
+    perform audit(caller, 'trade.refused', 'trade:' || t.id, 'trade_closed_conflict',
+                  jsonb_build_object('ticket_id', v_ticket));
+    return refused('trade_closed_conflict', jsonb_build_object('trade', v_first));
   end if;
 
   delete from active_trades where trade_id = t.id returning * into a;
