@@ -36,17 +36,27 @@ def _limits(terms: Terms) -> list[str]:
         f"{' and closes all' if terms.closes_on_drawdown else ''}",
         terms.symbols and f"only {', '.join(terms.symbols)}",
         terms.symbol_map and ", ".join(f"{symbol} as {own}" for symbol, own in terms.symbol_map.items()),
+        terms.symbol_factors and ", ".join(f"{symbol} × {factor}" for symbol, factor in terms.symbol_factors.items()),
+        terms.risk_default_stop_bps
+        and terms.mode == Terms.Mode.RISK
+        and f"without a stop loss as if it were {_short(terms.risk_default_stop_bps)} bps away",
     ]  # fmt: skip
     return [text for text in texts if text]
 
 
 def settings(terms: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -> sizing.Settings:
-    """The settings by which a copy is sized under these terms, saved or not. Same as the SQL function `settings_of`."""
+    """The settings by which a copy is sized under these terms, saved or not. Same as the SQL function `sizing_of`.
+
+    `currency`: of the account now, for terms that were made before they stored it. `contracts`: the desk's.
+    """
+    facts = terms.facts
+    rates = {name: rate["rate"] for name, rate in facts.get("rates", {}).items()}
     return sizing.Settings(
         mode=terms.mode,
         multiplier=terms.multiplier,
         fixed_lots=terms.fixed_lots,
         risk_pct=terms.risk_pct,
+        risk_default_stop_bps=terms.risk_default_stop_bps,
         min_volume=terms.min_volume,
         max_volume=terms.max_volume,
         raises_to_min=terms.raises_to_min,
@@ -55,8 +65,12 @@ def settings(terms: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -
         symbol_map=terms.symbol_map,
         equity=terms.equity,
         master_equity=terms.master_equity,
-        currency=currency,
-        contracts=contracts,
+        currency=facts.get("currency", currency),
+        contracts={**contracts, **sizing.amounts(facts.get("contracts", {}))},
+        master_currency=facts.get("master_currency", ""),
+        rates=sizing.amounts(rates),
+        sizes=sizing.sides(facts.get("sizes", {})),
+        symbol_factors=sizing.amounts(terms.symbol_factors),
     )
 
 
@@ -94,19 +108,42 @@ def lots(volume: Decimal) -> str:
 
 
 def _formula(settings: sizing.Settings, trade: sizing.ProviderTrade, unlimited_lots: Decimal) -> str:
+    factor = (settings.symbol_factors or {}).get(trade.symbol, Decimal(1))
+    by_factor = "" if factor == 1 else f" × {_short(factor)} for {trade.symbol}"
     if settings.mode == Terms.Mode.FIXED:
-        return "the same lots each time"
+        return "the same lots each time" if not by_factor else f"{lots(settings.fixed_lots or factor)} lots{by_factor}"
     if settings.mode == Terms.Mode.RISK:
-        risked = (settings.equity or sizing.NOTHING) * (settings.risk_pct or sizing.NOTHING) / 100
-        share = f"{_short(settings.risk_pct)} % of an equity of {_short(settings.equity)}"
-        stop = f"between {_short(trade.open_price)} and the stop at {_short(trade.opened_sl)}"
-        return f"{share} is {_short(risked)} {settings.currency}, lost {stop} by lots"
+        return f"{_risk(settings, trade)}{by_factor}"
     times = f"{lots(trade.opened_volume)} lots × {_short(settings.multiplier)}"
-    product, by = trade.opened_volume * settings.multiplier, Decimal(1)
+    product, by = trade.opened_volume * settings.multiplier * factor, Decimal(1)
+    if sides := (settings.sizes or {}).get(trade.symbol):
+        times += f" × {_short(sides[0])} / {_short(sides[1])} units in a lot"
+        product, by = product * sides[0], by * sides[1]
     if settings.mode == Terms.Mode.EQUITY and settings.equity is not None and settings.master_equity:
+        provider = settings.master_currency or settings.currency
+        rate = (settings.rates or {}).get(provider)
         times += f" × {_short(settings.equity)} / {_short(settings.master_equity)} of equity"
-        product, by = product * max(settings.equity, sizing.NOTHING), settings.master_equity
+        product, by = product * max(settings.equity, sizing.NOTHING), by * settings.master_equity
+        if provider != settings.currency and rate is not None:
+            times += f", at {rate} {settings.currency} for 1 {provider}"
+            by *= rate
+    times += by_factor
     return times if unlimited_lots * by == product else f"{times}, rounded down"
+
+
+def _risk(settings: sizing.Settings, trade: sizing.ProviderTrade) -> str:
+    risked = (settings.equity or sizing.NOTHING) * (settings.risk_pct or sizing.NOTHING) / 100
+    share = f"{_short(settings.risk_pct)} % of an equity of {_short(settings.equity)}"
+    stop = trade.first_sl if trade.opened_sl is None else trade.opened_sl
+    if trade.opened_sl is None and settings.risk_default_stop_bps is not None:
+        distance = f"{_short(settings.risk_default_stop_bps)} bps from {_short(trade.open_price)}, there being no stop,"
+    else:
+        distance = f"between {_short(trade.open_price)} and the stop at {_short(stop)}"
+    quoted = trade.symbol[3:6]
+    rate = (settings.rates or {}).get(quoted)
+    needs_rate = settings.currency not in (trade.symbol[:3], quoted) and rate is not None
+    at = f" at {rate} {settings.currency} for 1 {quoted}" if needs_rate else ""
+    return f"{share} is {_short(risked)} {settings.currency}, lost {distance} by lots{at}"
 
 
 def _limit_lines(settings: sizing.Settings, unlimited_lots: Decimal) -> list[Line]:
@@ -124,12 +161,20 @@ def _limit_lines(settings: sizing.Settings, unlimited_lots: Decimal) -> list[Lin
 
 
 def _what_is_unknown(settings: sizing.Settings, trade: sizing.ProviderTrade) -> str:
-    if settings.equity is None or (settings.mode == Terms.Mode.EQUITY and not settings.master_equity):
-        is_by_equity = settings.mode == Terms.Mode.EQUITY
+    is_by_equity = settings.mode == Terms.Mode.EQUITY
+    if settings.equity is None or (is_by_equity and not settings.master_equity):
         return "the equity of both accounts was not known" if is_by_equity else "the account's equity was not known"
-    if trade.opened_sl is None:
-        return "it was opened without a stop loss, so its risk is not known"
-    return f"the loss of {trade.symbol} at its stop cannot be converted to {settings.currency}"
+    if is_by_equity:
+        return f"no rate of {settings.master_currency} in {settings.currency or 'the account’s currency'} was known"
+    if sizing.waits(settings, trade):
+        return "it was opened without a stop loss, and none came within five seconds, so its risk is not known"
+    if trade.symbol not in (settings.contracts or {}):
+        return f"the contract size of {trade.symbol} was not known"
+    quoted = trade.symbol[3:6]
+    return (
+        f"the loss of {trade.symbol} at its stop cannot be converted to {settings.currency}: "
+        f"no rate of {quoted} was known"
+    )
 
 
 def _short(value: Decimal | None) -> str:

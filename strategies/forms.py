@@ -15,13 +15,14 @@ from strategies.services import SETTINGS
 MOST_SYMBOLS = 100
 Many = TypeVar("Many", list[str], dict[str, str])
 _GROUPS = (
-    ("How much", ("mode", "multiplier", "fixed_lots", "risk_pct")),
+    ("How much", ("mode", "multiplier", "fixed_lots", "risk_pct", "risk_default_stop_bps", "symbol_factors")),
     ("Limits of each copy", ("min_volume", "raises_to_min", "max_volume", "max_slippage_bps")),
     ("When to stop", ("max_open_trades", "max_drawdown_pct", "closes_on_drawdown")),
     ("What to copy", ("symbols", "symbol_map", "reverse")),
 )
 _AMOUNTS = (
-    "multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", "max_slippage_bps", "max_drawdown_pct",
+    "multiplier", "fixed_lots", "risk_pct", "risk_default_stop_bps", "min_volume", "max_volume", "max_slippage_bps",
+    "max_drawdown_pct",
 )  # fmt: skip
 _SIZED_BY_EQUITY = (Terms.Mode.EQUITY, Terms.Mode.RISK)
 _REQUIRED_FIELD = {Terms.Mode.FIXED: "fixed_lots", Terms.Mode.RISK: "risk_pct"}
@@ -53,24 +54,55 @@ class SymbolsField(forms.CharField):
         return ", ".join(value) if isinstance(value, list) else value
 
 
-class SymbolMapField(forms.CharField):
-    """One pair in each line: the provider's symbol = the subscriber's."""
+class BySymbolField(forms.CharField):
+    """One pair in each line: the provider's symbol = a value."""
 
-    widget = forms.Textarea(attrs={"rows": 3, "placeholder": "XAUUSD = GOLD"})
+    example = noun = plural = ""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(widget=forms.Textarea(attrs={"rows": 3, "placeholder": self.example}), **more)
 
     def clean(self, value: Any) -> dict[str, str]:
         text: str = super().clean(value) or ""
-        symbol_map: dict[str, str] = {}
+        pairs: dict[str, str] = {}
         for line in filter(str.strip, text.splitlines()):
             symbol, equals, own = (part.strip() for part in line.partition("="))
             if not equals:
-                raise forms.ValidationError(f"Write “{line.strip()} = your broker's symbol”.")
-            if symbol_map.setdefault(_check_symbol(symbol), _check_symbol(own)) != own:
-                raise forms.ValidationError(f"“{symbol}” is mapped to two symbols. Keep one of the lines.")
-        return _check_count(symbol_map)
+                raise forms.ValidationError(f"Write “{line.strip()} = {self.noun}”.")
+            own = self.check(own)
+            if pairs.setdefault(_check_symbol(symbol), own) != own:
+                raise forms.ValidationError(f"“{symbol}” is mapped to two {self.plural}. Keep one of the lines.")
+        return _check_count(pairs)
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(f"{symbol} = {own}" for symbol, own in value.items()) if isinstance(value, dict) else value
+
+    def check(self, text: str) -> str:
+        raise NotImplementedError
+
+
+class SymbolMapField(BySymbolField):
+    """The subscriber's symbol for each of the provider's."""
+
+    example, noun, plural = "XAUUSD = GOLD", "your broker's symbol", "symbols"
+
+    def check(self, text: str) -> str:
+        return _check_symbol(text)
+
+
+class SymbolFactorsField(BySymbolField):
+    """A factor on the lots for each of the provider's symbols, as text."""
+
+    example, noun, plural = "US30 = 0.5", "a factor", "factors"
+
+    def check(self, text: str) -> str:
+        try:
+            factor = money.exact(Decimal(text))
+        except (ArithmeticError, ValueError):
+            factor = Decimal(0)
+        if not 0 < factor < 1_000_000:
+            raise forms.ValidationError(f"“{text[:40]}” is not a factor. Enter a number above zero, such as 0.5.")
+        return money.plain(factor)
 
 
 def _check_symbol(symbol: str) -> str:
@@ -95,6 +127,10 @@ class TermsForm(forms.ModelForm):
     symbol_map = SymbolMapField(
         required=False, label="Your broker's symbols", max_length=8000,
         help_text="One pair in each line: the provider's symbol = yours. Only where they differ.",
+    )  # fmt: skip
+    symbol_factors = SymbolFactorsField(
+        required=False, label="Factors by symbol", max_length=8000,
+        help_text="One pair in each line: the provider's symbol = a factor on the lots, on top of all else.",
     )  # fmt: skip
 
     class Meta:
@@ -173,6 +209,8 @@ def _out_of_range(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "Enter an amount that is not negative." if amount else "Enter an amount above zero."
         if name == "risk_pct" and amount > 100:
             yield name, "At most 100 %."
+        if name == "risk_default_stop_bps" and amount >= 10_000:
+            yield name, "Must be below 10,000, the price itself."
         if name == "max_drawdown_pct" and amount >= 100:
             yield name, "Must be below 100 %."
 

@@ -1,13 +1,14 @@
 """Strategies, subscriptions, and the terms under which a subscription copies."""
 
 import secrets
+from datetime import timedelta
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
 
-from accounts.models import TradingAccount, User
+from accounts.models import AccountSymbol, TradingAccount, User
 from core.fields import SealedField, amount
 
 
@@ -147,8 +148,16 @@ class TermsQuerySet(models.QuerySet["Terms"]):
         live = Subscription.objects.live().annotate(last=models.Subquery(last)).values("last")
         return self.filter(pk__in=live).select_related("subscription__account", "subscription__strategy__account")
 
-    def by_equity(self) -> "TermsQuerySet":
-        return self.filter(mode__in=[Terms.Mode.EQUITY, Terms.Mode.RISK])
+    def with_changing_facts(self) -> "TermsQuerySet":
+        """Terms whose stored facts may be outdated: those that depend on equity, and others where a contract size of
+        one of the accounts changed since they were made.
+        """
+        follows = models.Q(account=models.OuterRef("subscription__account"))
+        leads = models.Q(account=models.OuterRef("subscription__strategy__account"))
+        made_at = models.OuterRef("made_at") - timedelta(minutes=1)  # a report may have been committed meanwhile
+        changed = AccountSymbol.objects.filter(follows | leads, changed_at__gt=made_at)
+        by_equity = models.Q(mode__in=[Terms.Mode.EQUITY, Terms.Mode.RISK])
+        return self.filter(by_equity | models.Q(models.Exists(changed), mode=Terms.Mode.MULTIPLIER))
 
     def of_account(self, account_id: int) -> "TermsQuerySet":
         """The terms of this account's subscriptions, and of the subscriptions to its strategy."""
@@ -180,6 +189,11 @@ class Terms(models.Model):
     )
     fixed_lots = amount(null=True, blank=True)
     risk_pct = amount("risk, %", null=True, blank=True, help_text="Share of the equity that is lost at the stop loss.")
+    risk_default_stop_bps = amount(
+        "default stop, bps", null=True, blank=True,
+        help_text="Distance from the open price that sizes a trade opened without a stop loss. Empty: the copy waits "
+        "some seconds for the first stop loss.",
+    )  # fmt: skip
     min_volume = amount("smallest volume", null=True, blank=True, help_text="In lots.")
     max_volume = amount("largest volume", null=True, blank=True, help_text="In lots. Larger copies are reduced to it.")
     raises_to_min = models.BooleanField(
@@ -197,6 +211,10 @@ class Terms(models.Model):
     symbol_map = models.JSONField(
         default=dict, blank=True, help_text='The provider\'s symbols and yours: {"XAUUSD": "GOLD"}.'
     )
+    symbol_factors = models.JSONField(
+        default=dict, db_default=models.Value({}, models.JSONField()), blank=True,
+        help_text='Factors on the lots by the provider\'s symbol, on top of all else: {"US30": "0.5"}.',
+    )  # fmt: skip
     max_open_trades = models.PositiveIntegerField(null=True, blank=True)
     max_slippage_bps = amount(
         "largest slippage, bps",
@@ -217,6 +235,10 @@ class Terms(models.Model):
     )
     equity = amount(null=True, editable=False, help_text="The copier's equity when these terms were made.")
     master_equity = amount("provider's equity", null=True, editable=False)
+    facts = models.JSONField(
+        default=dict, db_default=models.Value({}, models.JSONField()), editable=False,
+        help_text="Currencies, rates and contract sizes when these terms were made.",
+    )  # fmt: skip
     made_at = models.DateTimeField(db_default=Now(), editable=False)
 
     objects = TermsQuerySet.as_manager()
@@ -245,6 +267,11 @@ class Terms(models.Model):
                 & (models.Q(max_slippage_bps=None) | models.Q(max_slippage_bps__gte=0))
                 & (models.Q(max_drawdown_pct=None) | models.Q(max_drawdown_pct__gt=0, max_drawdown_pct__lt=100)),
                 name="terms_are_within_reason",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(risk_default_stop_bps=None)
+                | models.Q(risk_default_stop_bps__gt=0, risk_default_stop_bps__lt=10_000),
+                name="terms_default_stop_is_within_the_price",
             ),
             models.CheckConstraint(
                 condition=models.Q(min_volume=None)

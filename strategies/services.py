@@ -1,6 +1,6 @@
 """Publishing strategies, and subscribing, pausing and ending; terms; packet secrets; freezing a strategy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -8,12 +8,14 @@ from typing import Any
 
 from django.db import IntegrityError, connection, models, transaction
 from django.db.models.functions import Greatest, Now
+from django.utils import timezone
 
 from accounts.models import TradingAccount
 from audit import services as audit
 from core import crypto, database, money
 from core.errors import DomainError
 from core.transactions import part, use_case
+from strategies import facts
 from strategies.models import Strategy, Subscription, Terms
 
 TERMS_AFTER = timedelta(seconds=10)  # every process that signs packets reads new terms within 4 s
@@ -130,8 +132,9 @@ def terms_of(subscription: Subscription) -> Terms:
 
 
 SETTINGS = (
-    "mode", "multiplier", "fixed_lots", "risk_pct", "min_volume", "max_volume", "raises_to_min", "reverse", "symbols",
-    "symbol_map", "max_open_trades", "max_slippage_bps", "max_drawdown_pct", "closes_on_drawdown",
+    "mode", "multiplier", "fixed_lots", "risk_pct", "risk_default_stop_bps", "min_volume", "max_volume",
+    "raises_to_min", "reverse", "symbols", "symbol_map", "symbol_factors", "max_open_trades", "max_slippage_bps",
+    "max_drawdown_pct", "closes_on_drawdown",
 )  # fmt: skip
 
 
@@ -167,10 +170,12 @@ def _start_of_terms(latest: Terms, after: timedelta) -> Any:
 
 def _renew(latest: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
     values = {name: getattr(latest, name) for name in SETTINGS} | dict(changed)
+    symbol_map = values["symbol_map"] if isinstance(values["symbol_map"], dict) else {}  # the database refuses others
     subscription = Subscription.objects.select_related("account", "strategy__account").get(pk=latest.subscription_id)
     return Terms.objects.create(
         subscription=subscription,
         since=since,
+        facts=_source([subscription]).of(subscription, values["mode"], symbol_map),
         equity=subscription.account.usable_equity,
         master_equity=subscription.strategy.account.usable_equity,
         **values,
@@ -181,51 +186,61 @@ def _audit_detail(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: money.text(value) if isinstance(value, Decimal) else value for name, value in settings.items()}
 
 
+def _source(subscriptions: Iterable[Subscription]) -> facts.Source:
+    accounts = [
+        account
+        for subscription in subscriptions
+        for account in (subscription.account_id, subscription.strategy.account_id)
+    ]
+    return facts.Source(timezone.now(), accounts)
+
+
 def revalue(*, account_id: int | None = None, limit: int = 1000) -> int:
-    """Renew the terms of subscriptions that copy by equity where an equity has changed by more than 1 %.
+    """Renew the terms of subscriptions where an equity or a rate has moved by more than 1 %, or another fact changed.
 
     `account_id`: only the subscriptions of this account, and those to its strategy. Returns the number of renewed
     terms, at most `limit`.
     """
-    latest = Terms.objects.latest_of_each().by_equity()
+    latest = Terms.objects.latest_of_each().with_changing_facts()
     if account_id is not None:
         latest = latest.of_account(account_id)
-    outdated = [terms for terms in latest if _is_outdated(terms)][:limit]
+    candidates = list(latest)
+    source = _source(terms.subscription for terms in candidates)
+    outdated = [terms for terms in candidates if _is_outdated(terms, source)][:limit]
     revalue_one = use_case()(_revalue)
     return sum(revalue_one(terms.subscription_id, TERMS_AFTER) for terms in outdated)
 
 
 def _revalue(subscription_id: int, after: timedelta) -> bool:
-    """Renew one subscription's terms if an equity has changed; return whether it has.
+    """Renew one subscription's terms if their facts have changed; return whether they have.
 
     The latest terms are read again under the lock: renewing terms read earlier would undo a change made in between.
     """
     subscription = Subscription.objects.lock().select_related("account", "strategy__account").get(pk=subscription_id)
-    latest = Terms.objects.filter(subscription=subscription).by_equity().filter(pk=terms_of(subscription).pk).first()
-    if latest is None:
-        return False
+    latest = terms_of(subscription)
     latest.subscription = subscription
-    if not _is_outdated(latest):
+    if not _is_outdated(latest, _source([subscription])):
         return False
     _renew(latest, _start_of_terms(latest, after), {})
     return True
 
 
-def _is_outdated(terms: Terms) -> bool:
+def _is_outdated(terms: Terms, source: facts.Source) -> bool:
     subscription = terms.subscription
-    return _has_changed(terms.equity, subscription.account) or _has_changed(
-        terms.master_equity, subscription.strategy.account
+    if terms.mode == Terms.Mode.FIXED:
+        return False
+    if facts.have_changed(terms.facts, source.of(subscription, terms.mode, terms.symbol_map)):
+        return True
+    return terms.mode != Terms.Mode.MULTIPLIER and (
+        _has_changed(terms.equity, subscription.account)
+        or _has_changed(terms.master_equity, subscription.strategy.account)
     )
 
 
 def _has_changed(then: Decimal | None, account: TradingAccount) -> bool:
     if account.currency_differs:
         return then is not None
-    return account.equity is not None and _has_moved(then, account.equity)
-
-
-def _has_moved(then: Decimal | None, now: Decimal) -> bool:
-    return then is None or abs(now - then) * 100 > abs(then)
+    return account.equity is not None and facts.has_moved(then, account.equity)
 
 
 def stop_drawdowns(*, actor: audit.Actor) -> int:

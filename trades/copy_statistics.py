@@ -114,7 +114,7 @@ _COVERAGE = """
     )
     select trade, case when copied then 'copied' else coalesce(reason, '') end as outcome,
            case when not copied and reason is null then
-             (select settings_of(m, currency) from subscription_terms m
+             (select sizing_of(m, currency) from subscription_terms m
                where m.subscription_id = subscription and m.since <= known_at order by m.since desc, m.id desc
                limit 1) end as terms,
            count(*)

@@ -135,7 +135,7 @@ class Snapshot:
 def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
     """Read the snapshot of these accounts: the streams that they lead or follow, and their own copies."""
     with connections[using].cursor() as cursor:
-        cursor.execute("select active_snapshot(%s::bigint[])::text", [list(account_ids)])
+        cursor.execute("select snapshot_with(%s::bigint[], true)::text", [list(account_ids)])
         (text,) = cursor.fetchone() or ("{}",)
     raw = orjson.loads(text)
     sources = {row["name"]: _source(row) for row in raw["streams"]}

@@ -8,7 +8,7 @@ is no result.
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -16,13 +16,13 @@ from django.db.models import QuerySet, Sum
 
 from accounts.models import AccountSymbol
 from core import money, uuid7
-from market.models import Candle, Instrument
+from market import prices
+from market.models import Instrument
 from strategies.models import Subscription
 from trades.models import ActiveTrade, TradeHistory, TradeReduction
 from wallets import fees
 from wallets.models import FeeAgreement
 
-STALE = timedelta(days=4)  # a weekend with a holiday beside it
 ZERO = Decimal(0)
 
 
@@ -68,7 +68,8 @@ def result(agreement: FeeAgreement, *, at: datetime, mark_prices: list[dict[str,
     valued: list[dict[str, str]] = []
     for trade in still_open:
         if mark_prices is None:
-            price, contract_size = _price(trade.symbol, at), trade.contract_size or _listed_size(trade.symbol)
+            last = prices.last(trade.symbol, at=at)
+            price, contract_size = last and last.close, trade.contract_size or _listed_size(trade.symbol)
         else:
             price, contract_size = _stored(stored.get(str(trade.trade_id)), trade.symbol)
         result_at_price = _floating(trade, price, contract_size, agreement.currency)
@@ -161,18 +162,6 @@ def _desk_symbols(copies: dict[uuid.UUID, str]) -> dict[uuid.UUID, str]:
     homes: tuple[QuerySet[Any], ...] = (ActiveTrade.objects.all(), TradeHistory.objects.all())
     masters = {pk: symbol for home in homes for pk, symbol in home.filter(pk__in=unknown).values_list("pk", "symbol")}
     return {master: symbol if symbol in listed else masters.get(master) or symbol for master, symbol in copies.items()}
-
-
-def _price(symbol: str, at: datetime) -> Decimal | None:
-    """The close of the last bar that had ended by then, unless it is stale."""
-    bars = Candle.objects.filter(instrument_id=symbol, opened_at__lt=at, opened_at__gt=at - STALE).order_by(
-        "-opened_at"
-    )
-    for bar in bars[:100]:
-        if bar.opened_at + timedelta(minutes=bar.minutes) <= at:
-            price: Decimal = bar.close
-            return price
-    return None
 
 
 def _floating(trade: _OpenCopy, price: Decimal | None, contract_size: Decimal | None, currency: str) -> Decimal | None:

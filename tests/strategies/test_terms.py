@@ -115,7 +115,8 @@ def test_what_is_no_number_is_refused_by_name(subscription: Subscription) -> Non
 def kept_terms(subscription: Any) -> list[Any]:
     with connections["owner"].cursor() as cursor:
         cursor.execute(
-            "select since, settings::jsonb->>'multiplier' from jsonb_array_elements(terms_of(%s, %s, 'USD')) one, "
+            "select since, settings::jsonb->>'multiplier' "
+            "from jsonb_array_elements(terms_in_force(%s, %s, 'USD', true)) one, "
             "lateral (select (one->>0)::bigint, one->>1) audit_row (since, settings)",
             [subscription.pk, subscription.strategy_id],
         )

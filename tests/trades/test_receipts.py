@@ -231,7 +231,10 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
         ),
         (replace(EQUITY, equity=None), "the equity of both accounts was not known"),
         (RISK, "1 % of an equity of 10000 is 100 USD, lost between 1.105 and the stop at 1.1 by lots = 0.20"),
-        (replace(RISK, currency="CHF"), "the loss of EURUSD at its stop cannot be converted to CHF"),
+        (
+            replace(RISK, currency="CHF"),
+            "the loss of EURUSD at its stop cannot be converted to CHF: no rate of USD was known",
+        ),
         (replace(BY, symbols=("XAUUSD",)), "EURUSD is not among the symbols to copy (XAUUSD) = 0.00"),
     ],
     ids=str,

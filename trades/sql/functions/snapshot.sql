@@ -43,7 +43,7 @@ begin
 end $$;
 
 -- What is active now. Because the function is STABLE, all its queries see the one database snapshot of its caller.
-create or replace function active_snapshot(p_accounts bigint[]) returns json
+create or replace function snapshot_with(p_accounts bigint[], p_facts boolean) returns json
 language plpgsql stable security definer set search_path = public, pg_temp as $$
 begin
   return json_build_object(
@@ -52,12 +52,20 @@ begin
       select json_agg(json_build_object(
                'id', strategy_id, 'name', name, 'seq', last_seq, 'sub_id', sub_id, 'status', status,
                'paused_for', paused_for, 'generation', generation, 'number', terms, 'closes', closes,
-               'terms', terms_of(subscription_id, strategy_id, currency)) order by strategy_id)
+               'terms', terms_in_force(subscription_id, strategy_id, currency, p_facts)) order by strategy_id)
         from streams_of(p_accounts)), '[]'),
     'trades', coalesce((
       select json_agg(active_row(a, s.name) order by a.opened_at, a.trade_id)
         from active_trades a join strategies s on s.id = a.strategy_id
        where (a.master_trade is null and a.strategy_id in (select strategy_id from streams_of(p_accounts)))
           or (a.master_trade is not null and a.account_id = any(p_accounts))), '[]'));
+end $$;
+select callable_by('snapshot_with(bigint[], boolean)', 'copydesk_app', 'copydesk_bot');
+
+-- The same by its name in 0.1.0, which knows no facts.
+create or replace function active_snapshot(p_accounts bigint[]) returns json
+language plpgsql stable security definer set search_path = public, pg_temp as $$
+begin
+  return snapshot_with(p_accounts, false);
 end $$;
 select callable_by('active_snapshot(bigint[])', 'copydesk_app', 'copydesk_bot');
