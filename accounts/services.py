@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from django.db.models import Max
 from django.utils import timezone
 
-from accounts.models import BotKey, BotKeyGeneration, TradingAccount
+from accounts.models import BotKey, BotKeyGeneration, TradingAccount, User
 from audit import services as audit
 from core import crypto
 from core.errors import DomainError
@@ -14,7 +14,13 @@ from core.transactions import part, use_case
 
 OVERLAP = timedelta(hours=24)
 LONGEST_OVERLAP = timedelta(days=7)
+SETUP = "set up a copier "  # begins the label of a key that was made for a download
 CHANGEABLE = frozenset({"label", "allowed_networks", "rate_per_minute", "expires_at"})
+
+
+class KeyWasCreated(DomainError):
+    code = "key_was_created"
+    detail = "This was done already. A secret is shown once: start again to make another key."
 
 
 class KeyIsRevoked(DomainError):
@@ -63,6 +69,22 @@ def create_key(
     return key, _add_generation(key, 1)
 
 
+@use_case()
+def create_setup_key(*, account: TradingAccount, actor: audit.Actor, label: str) -> NewSecret:
+    """Create a copier key for a bot that is being set up. Raises KeyWasCreated if the account has one of this label.
+
+    Earlier keys for a setup that no bot ever used are revoked, so that lost downloads leave no open door.
+    """
+    User.locked(account.owner_id)  # a form that is sent twice waits here, and then finds the key
+    earlier = BotKey.objects.filter(account=account, kind=BotKey.Kind.COPIER, label__startswith=SETUP)
+    if earlier.filter(label=SETUP + label).exists():
+        raise KeyWasCreated
+    for key in earlier.filter(revoked_at__isnull=True).exclude(generations__last_used_at__isnull=False):
+        _revoke(key, actor)
+    _, secret = create_key(account=account, kind=BotKey.Kind.COPIER, actor=actor, label=SETUP + label)
+    return secret
+
+
 @part
 def rotate_key(*, key: BotKey, actor: audit.Actor, overlap: timedelta = OVERLAP) -> NewSecret:
     """Add a generation, whose sequence numbers start anew. Older generations retire after `overlap` (at most 7 days),
@@ -91,6 +113,10 @@ def change_key(*, key: BotKey, changed: list[str], actor: audit.Actor) -> None:
 @use_case()
 def revoke_key(*, key: BotKey, actor: audit.Actor) -> None:
     """Revoke at once: the next request of any generation is refused, and open sockets close within 2 s."""
+    _revoke(key, actor)
+
+
+def _revoke(key: BotKey, actor: audit.Actor) -> None:
     if BotKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=timezone.now()):
         audit.record("key.revoked", actor=actor, subject=f"key:{key.key_id}")
 

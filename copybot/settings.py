@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -213,7 +214,7 @@ def _broker(table: Table, folder: Path, environ: Mapping[str, str]) -> Paper | M
 def _paper(table: Table, folder: Path) -> Paper:
     symbols = table.table("symbols")
     return Paper(
-        symbols={name: _instrument(symbols.table(name), folder) for name in symbols.names()},
+        symbols={name: _instrument(name, symbols.table(name), folder) for name in symbols.names()},
         login=table.get("login", _text, "1001"),
         currency=table.get("currency", _matching(re.compile("[A-Z]{3}"), "must be three capital letters"), "USD"),
         deposit=table.get("deposit", _amount, Decimal(10_000)),
@@ -224,9 +225,11 @@ def _paper(table: Table, folder: Path) -> Paper:
     )
 
 
-def _instrument(table: Table, folder: Path) -> PaperSymbol:
+def _instrument(name: str, table: Table, folder: Path) -> PaperSymbol:
+    """The bars of EURUSD come with the package, so that a paper account needs nothing else."""
+    packaged = str(resources.files("copybot").joinpath("eurusd-1h.csv"))
     symbol = PaperSymbol(
-        bars=folder / table.get("bars", _text),
+        bars=folder / table.get("bars", _text, packaged if name == "EURUSD" else ...),
         digits=table.get("digits", _whole(0, 8), 5),
         spread_points=table.get("spread_points", _whole(0, 10_000), 8),
         contract=table.get("contract", _amount, Decimal(100_000)),

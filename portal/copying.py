@@ -113,7 +113,7 @@ def _card(
         terms=explanations.terms(terms),
         copier=copier,
         is_online=copier is not None and copier.leased_until > now,
-        sync_status=_sync_status(copier, subscription.strategy.name),
+        sync_status=sync_status(copier, subscription.strategy.name),
         overdue=overdue_closes,
         is_late=overdue_closes is not None and overdue_closes.is_late(now),
         alarms=[
@@ -143,7 +143,7 @@ _STOPPED = {
 }
 
 
-def _sync_status(copier: Copier | None, strategy: str) -> SyncStatus:
+def sync_status(copier: Copier | None, strategy: str) -> SyncStatus:
     if copier is None:
         return SyncStatus("No copier has reported yet", "")
     report = next((report for report in copier.reported if report.get("strategy") == strategy), None)
@@ -172,7 +172,7 @@ def _out_of_sync(report: Mapping[str, Any]) -> SyncStatus:
 @require_POST
 @login_required
 def pause(request: HttpRequest, sub_id: str) -> HttpResponse:
-    subscription = _live_subscription(request, sub_id)
+    subscription = live_subscription(request, sub_id)
     services.pause(subscription=subscription, actor=actor_of(request), why=_OWNER)
     subscription.refresh_from_db()
     if subscription.paused_for == _OWNER:
@@ -186,7 +186,7 @@ def pause(request: HttpRequest, sub_id: str) -> HttpResponse:
 @login_required
 def resume(request: HttpRequest, sub_id: str) -> HttpResponse:
     """Ends a pause by the owner or by the drawdown stop. Only a payment, a better score or staff end the others."""
-    subscription = _live_subscription(request, sub_id)
+    subscription = live_subscription(request, sub_id)
     try:
         for why in (_OWNER, _DRAWDOWN):
             services.resume(subscription=subscription, actor=actor_of(request), why=why)
@@ -204,7 +204,7 @@ def resume(request: HttpRequest, sub_id: str) -> HttpResponse:
 @require_POST
 @login_required
 def end(request: HttpRequest, sub_id: str) -> HttpResponse:
-    subscription = _live_subscription(request, sub_id)
+    subscription = live_subscription(request, sub_id)
     services.end(subscription=subscription, actor=actor_of(request))
     messages.success(request, f"You no longer follow {subscription.strategy.name}. To follow it again, ask staff.")
     return redirect("portal:copying")
@@ -214,7 +214,7 @@ def end(request: HttpRequest, sub_id: str) -> HttpResponse:
 @login_required
 def secret(request: HttpRequest, sub_id: str) -> HttpResponse:
     """Rotates the signal secret. The answer to the form is the only page that shows the new one."""
-    subscription = _live_subscription(request, sub_id)
+    subscription = live_subscription(request, sub_id)
     form = RotateForm(request.POST if request.method == "POST" else None)
     new_secret = ""
     if form.is_valid():
@@ -250,7 +250,7 @@ class Example:
 @login_required
 def settings(request: HttpRequest, sub_id: str) -> HttpResponse:
     """The settings, with the copies that they make of some trades. A preview saves nothing."""
-    subscription = _live_subscription(request, sub_id)
+    subscription = live_subscription(request, sub_id)
     form = TermsForm(request.POST or None, instance=services.terms_of(subscription))
     if form.is_valid() and "preview" not in request.POST:
         services.set_terms(subscription=subscription, actor=actor_of(request), **form.settings())
@@ -329,5 +329,5 @@ def _own_subscriptions(request: HttpRequest) -> QuerySet[Subscription]:
     return own.select_related("account", "strategy__account", "strategy__owner")
 
 
-def _live_subscription(request: HttpRequest, sub_id: str) -> Subscription:
+def live_subscription(request: HttpRequest, sub_id: str) -> Subscription:
     return get_object_or_404(_own_subscriptions(request).exclude(status=Subscription.Status.ENDED), sub_id=sub_id)

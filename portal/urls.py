@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal import copying, reference, trust, views, wallet
+from portal import copying, reference, setup, trust, views, wallet
 
 app_name = "portal"
 urlpatterns = [
@@ -19,6 +19,7 @@ urlpatterns = [
     path("copying/<str:sub_id>/pause/", copying.pause, name="copying-pause"),
     path("copying/<str:sub_id>/resume/", copying.resume, name="copying-resume"),
     path("copying/<str:sub_id>/end/", copying.end, name="copying-end"),
+    path("copying/<str:sub_id>/setup/", setup.setup, name="copying-setup"),
     path("copying/<str:sub_id>/secret/", copying.secret, name="copying-secret"),
     path("copying/<str:sub_id>/receipts/<uuid:trade_id>/", copying.receipt, name="receipt"),
     path("strategies/<str:name>/copies/", copying.copies, name="copies"),

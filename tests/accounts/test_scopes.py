@@ -81,6 +81,7 @@ GET    copying/                               302      302      302    302    30
 GET    copying/<str:sub_id>/settings/         302      302      302    302    302      200      404      404
 POST   copying/<str:sub_id>/pause/            302      302      302    302    302      302      404      404
 POST   copying/<str:sub_id>/resume/           302      302      302    302    302      302      404      404
+GET    copying/<str:sub_id>/setup/            302      302      302    302    302      200      404      404
 POST   copying/<str:sub_id>/secret/           302      302      302    302    302      200      404      404
 GET    copying/<str:sub_id>/receipts/<uuid:trade_id>/ 302 302  302    302    302      404      404      404
 POST   copying/<str:sub_id>/end/              302      302      302    302    302      302      404      404
