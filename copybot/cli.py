@@ -17,13 +17,13 @@ from rich.console import Console
 from copybot import doctor, keys, runner
 from copybot.broker import Position
 from copybot.client import Client
-from copybot.copier import IndexTaken
 from copybot.display import Happenings, Log, Page, Screen
 from copybot.errors import AnswerForged, KeyRefused, ScopeDenied, Transport
 from copybot.publisher import PositionSync, Publisher
 from copybot.settings import Settings, SettingsError, load
 from copybot.state_store import StateInUse, StateOfAnotherVersion, StateUnwritable
 from copybot.stream import Stream
+from copybot.subscriptions import IndexTaken
 from copybot.terminals import BrokerUnreachable, ahead_ms_of, position_finder_of, terminal_of
 from copybot.views import CopierView, PublisherView, TimedClient, WatchedCopier, WatchedGuard
 

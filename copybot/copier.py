@@ -27,7 +27,8 @@ from copybot.lease import Lease, instance_of
 from copybot.limits import Limits
 from copybot.packets import PacketRefused
 from copybot.position_sync import PositionSync, ReportResult
-from copybot.state_store import Copy, Event, GuardMode, State
+from copybot.state_store import Copy, Event, GuardMode
+from copybot.subscriptions import FollowedSubscription, Subscription, Terms, check_indexes, receipt_of, skip_of
 from copybot.targets import Target, snapshots_of
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,6 @@ class Desk(Protocol):
     ) -> Any: ...  # fmt: skip
 
 
-class IndexTaken(Exception):
-    """Two subscriptions would have the same magic numbers: one account cannot follow both."""
-
-
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Intervals in ms. `snapshot_ms`: between snapshots while the stream is up. `polling_ms`: while it is not.
@@ -66,52 +63,6 @@ class Pace:
     position_sync_ms: int = 1_000
     first_retry_ms: int = 1_000
     longest_retry_ms: int = 15_000
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """`secrets`: packet secrets by generation, so that the next one can be configured before the last one ends."""
-
-    strategy: str
-    sub_id: str
-    secrets: Mapping[int, str] = field(repr=False)
-
-    @property
-    def index(self) -> int:
-        return int.from_bytes(hashlib.sha256(self.sub_id.encode()).digest()[:2])
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """A subscription's terms and sync state, from the answer to the last heartbeat."""
-
-    status: str = ""
-    generation: int = 0
-    sync: str = ""
-    difference: Mapping[str, Any] | None = None
-    max_open_trades: int | None = None
-    max_slippage_bps: Decimal | None = None
-    max_open_age_ms: int | None = None
-
-
-@dataclass
-class FollowedSubscription:
-    """A followed strategy: its guard, and the terms that the desk sent last."""
-
-    subscription: Subscription
-    guard: ExecutionGuard
-    terms: Terms = Terms()
-    is_listed: bool = True
-
-    @property
-    def strategy(self) -> str:
-        return self.subscription.strategy
-
-    def digest(self) -> tuple[str, list[Copy]]:
-        """The held copies, and a hash of them that the desk compares with its own."""
-        held = [copy for copy in self.guard.unfinished() if copy.state is State.HELD and copy.volume]
-        lines = sorted(f"{copy.ref} {copy.volume:.8f}\n" for copy in held)
-        return hashlib.sha256("".join(lines).encode()).hexdigest(), held
 
 
 @dataclass
@@ -151,7 +102,7 @@ class Copier:
     _late_closes: LateCloses = field(default_factory=LateCloses, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_indexes(self.subscriptions)
+        check_indexes(self.subscriptions)
         self.instance = self.instance or instance_of(self.folder)
         self.followed = [self._follow(subscription) for subscription in self.subscriptions]
         last, since_ms = min((followed.guard.lease for followed in self.followed), default=(0, 0))
@@ -481,7 +432,9 @@ class Copier:
         if event.event == "opened" and not copy.filled_price:
             return True  # the broker does not report the price
         path, fields = (
-            (_ORDERS, _receipt(followed, copy)) if event.event == "opened" else (_SKIPS, _skip(followed, copy, event))
+            (_ORDERS, receipt_of(followed, copy))
+            if event.event == "opened"
+            else (_SKIPS, skip_of(followed, copy, event))
         )
         name = hashlib.sha256(f"{followed.subscription.sub_id} {event.ref} {event.event}".encode()).hexdigest()[:32]
         try:
@@ -516,35 +469,3 @@ class Copier:
         if self.position_sync.note_gone(position, {"strategy": followed.strategy, "trade_ref": copy.ref}):
             return True
         return self.clock_ms() - event.at_ms > _DAY_MS
-
-
-def _check_indexes(subscriptions: Sequence[Subscription]) -> None:
-    owners: dict[int, str] = {}
-    for subscription in subscriptions:
-        other = owners.setdefault(subscription.index, subscription.sub_id)
-        if other != subscription.sub_id or sum(each.sub_id == subscription.sub_id for each in subscriptions) > 1:
-            raise IndexTaken(
-                f"subscriptions {subscription.sub_id} and {other} would have the same magic numbers: "
-                "follow one of them on another trading account"
-            )
-
-
-def _skip(followed: FollowedSubscription, copy: Copy, event: Event) -> dict[str, Any]:
-    fields = {"strategy": followed.strategy, "trade_ref": copy.ref, "reason": event.why}
-    if event.event == "closed":
-        fields |= {"reason": "lost", "detail": "the broker answered that it opened, and its books show no position"}
-    elif event.why == "volume_too_small" and copy.position:
-        fields |= {"detail": "closed early: the broker cannot hold as little as is left of the provider's trade"}
-    return fields
-
-
-def _receipt(followed: FollowedSubscription, copy: Copy) -> dict[str, Any]:
-    """The execution report of the order that opened a copy. If its answer was lost, the fill time is unknown."""
-    fields: dict[str, Any] = {
-        "strategy": followed.strategy, "seq": str(copy.seq), "trade_ref": copy.ref, "type": copy.side,
-        "status": "executed",
-        "requested_price": f"{copy.price:.8f}", "executed_price": f"{copy.filled_price:.8f}",
-        "volume": f"{copy.asked:.8f}", "ticket_id": copy.position, "heard_ms": str(copy.heard_ms),
-        "sent_ms": str(copy.sent_ms),
-    }  # fmt: skip
-    return fields | ({"filled_ms": str(copy.filled_ms)} if copy.filled_ms else {})

@@ -20,12 +20,12 @@ from rich.text import Text
 from copybot import account_checks, keys, packets
 from copybot.checkup import Check, Checkup, Failed, Result, Skipped
 from copybot.client import Client
-from copybot.copier import Subscription
 from copybot.display import age
 from copybot.errors import AnswerForged, DeskError, ScopeDenied, Transport
 from copybot.lease import instance_of
 from copybot.settings import SettingsError, load
 from copybot.stream import Connected, Lost, Stream
+from copybot.subscriptions import Subscription
 
 _CLOCK_MS = 1_000  # the desk refuses a request whose time is further ahead
 _LEAST_FREE = 100 * 1024 * 1024

@@ -141,13 +141,12 @@ class ExecutionGuard:
 
     def findings(self) -> list[Finding]:
         """What the guard cannot mend by itself, so that a person should know about it."""
-        if self.mode is GuardMode.HOLD:
-            own = [Finding("", "held", f"nothing is opened or closed until the desk has a new epoch: {self.why}")]
-        elif self.mode is GuardMode.HALT:
-            words = f"nothing is opened until an operator has looked and runs copybot follow --release: {self.why}"
-            own = [Finding("", "halted", words)]
-        else:
-            own = []
+        words = {
+            GuardMode.HOLD: "nothing is opened or closed until the desk has a new epoch",
+            GuardMode.HALT: "nothing is opened until someone has looked and runs copybot follow --release",
+        }.get(self.mode)
+        kind = "held" if self.mode is GuardMode.HOLD else "halted"
+        own = [Finding("", kind, f"{words}: {self.why}")] if words else []
         return [*own, *self._driver.findings(), *self._absences.findings()]
 
     def lost_touch(self) -> None:
@@ -363,11 +362,8 @@ class ExecutionGuard:
         for magic, position in positions.items():
             if self._store.by_magic(magic) is not None:
                 continue
-            target = snapshot.targets.get(refs.get(magic, ""))
-            if target is None:
-                target = Target(
-                    f"unknown-{magic:x}", position.symbol, position.side, _ZERO, None, None, _ZERO, self.clock_ms(), 0
-                )
+            active = snapshot.targets.get(refs.get(magic, ""))
+            target = active or targets.of_unknown(position, self.clock_ms())
             self._insert(target, State.HELD, magic, position=position)
             self._store.change(target.ref, reduced_ms=self.clock_ms())
 
@@ -446,9 +442,7 @@ class ExecutionGuard:
             return "halted"
         if copy.attempts >= self.limits.attempts or self._is_stale(copy.born_ms):
             return copy.why or "rejected"
-        return self.why_not(
-            Target(copy.ref, copy.symbol, copy.side, copy.volume, copy.sl, copy.tp, copy.price, copy.born_ms, copy.seq)
-        )
+        return self.why_not(copy.target)
 
     def _has_effect(self, packet: Packet) -> bool:
         copy = self._store.copy(packet.trade_ref)

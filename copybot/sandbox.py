@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 from copybot.broker import Position, Result
 from copybot.candles import Candles, Clock, Instrument
 from copybot.client import ACTIVE, Client
-from copybot.copier import Copier, FollowedSubscription, Pace, Subscription
+from copybot.copier import Copier, Pace
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.paper import PaperBroker
 from copybot.protocol import Answer, Attempt
+from copybot.subscriptions import FollowedSubscription, Subscription
 
 SYMBOL = "EURUSD"
 BEFORE, AFTER = "before", "after"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from copybot.copier import Subscription
 from copybot.limits import BY_DISTANCE, BY_PRICE, Limits
+from copybot.subscriptions import Subscription
 from copybot.symbols import Names
 
 _KEY = re.compile(r"ck_[0-9a-f]{16}\.[1-9][0-9]{0,5}")

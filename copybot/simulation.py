@@ -19,7 +19,7 @@ from typing import Any
 from copybot import broker_character
 from copybot.broker import Terminal
 from copybot.broker_character import Character
-from copybot.copier import Copier, Pace, Subscription
+from copybot.copier import Copier, Pace
 from copybot.desk_model import (
     COPIER,
     LEADER,
@@ -40,6 +40,7 @@ from copybot.netting import Netting
 from copybot.packets import CLOSE
 from copybot.position_sync import PositionSync
 from copybot.state_store import GuardMode, State, opened
+from copybot.subscriptions import Subscription
 from copybot.targets import born_ms
 
 NOON = 1_767_600_000_000

@@ -101,6 +101,12 @@ class Copy:
     reduced_ms: int
     why: str
 
+    @property
+    def target(self) -> Target:
+        return Target(
+            self.ref, self.symbol, self.side, self.volume, self.sl, self.tp, self.price, self.born_ms, self.seq
+        )
+
 
 def copy_of(target: Target, magic: int, state: State, *, heard_ms: int, now_ms: int, why: str = "") -> Copy:
     """The row of a copy that has no position yet."""

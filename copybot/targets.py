@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from copybot import packets
+from copybot.broker import Position
 from copybot.packets import Packet
 
 AWAITING_STOP = "awaiting_stop"
@@ -55,6 +56,12 @@ def of_packet(packet: Packet) -> Target:
         packet.trade_ref, packet.symbol, packet.side, volume, packet.sl, packet.tp, packet.price, packet.at_ms,
         packet.seq,
     )  # fmt: skip
+
+
+def of_unknown(position: Position, now_ms: int) -> Target:
+    """The target of a position that copies no active trade: it is to be closed."""
+    none = Decimal(0)
+    return Target(f"unknown-{position.magic:x}", position.symbol, position.side, none, None, None, none, now_ms, 0)
 
 
 def snapshots_of(body: Mapping[str, Any]) -> dict[str, Snapshot]:

@@ -9,13 +9,14 @@ from urllib.parse import urlsplit
 
 from copybot.broker import Account, Position, Terminal
 from copybot.client import Client
-from copybot.copier import Copier, FollowedSubscription
+from copybot.copier import Copier
 from copybot.display import Happenings, Line, Screen, Strategy, View, lots, quoted, why_not
 from copybot.guard import ExecutionGuard
 from copybot.position_sync import Held, ReportResult
 from copybot.protocol import Answer, Attempt
 from copybot.publisher import Publisher
 from copybot.state_store import Copy, Event, GuardMode, State
+from copybot.subscriptions import FollowedSubscription
 
 CLOCK_MS = 1_000  # a clock or an answer time above this is marked
 _ACCOUNT_EVERY = 5

@@ -6,11 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 from copybot.candles import Bar, Candles, Instrument
-from copybot.copier import Copier, Subscription
+from copybot.copier import Copier
 from copybot.desk_model import COPIER, MASTER, SECRET, STRATEGY, SUB_ID, DeskModel, UnreliableLine
 from copybot.limits import Limits
 from copybot.packets import CLOSE, OPEN
 from copybot.paper import PaperBroker
+from copybot.subscriptions import Subscription
 
 SECOND, HOUR = 1_000, 3_600_000
 MONDAY = 1_767_571_200_000

@@ -11,12 +11,13 @@ import pytest
 
 from copybot import runner
 from copybot.broker import Entry
-from copybot.copier import IndexTaken, Pace, Subscription
+from copybot.copier import Pace
 from copybot.desk_model import COPIER, STRATEGY, SUB_ID
 from copybot.errors import KeyRefused
 from copybot.paper import Faults
 from copybot.state_store import State
 from copybot.stream import Connected, Gap, Lost, Message
+from copybot.subscriptions import IndexTaken, Subscription
 from copybot.tests.copier_harness import HOUR, ME, MONDAY, SECOND, CopierHarness, raising
 
 D = Decimal

@@ -140,7 +140,7 @@ class Follower:
 
     @property
     def index(self) -> Any:
-        from copybot.copier import Subscription as Followed
+        from copybot.subscriptions import Subscription as Followed
 
         return Followed("lena-eurusd", self.follows.sub_id, {}).index
 
