@@ -38,6 +38,7 @@ RATE_PER_ACCOUNT = env.int("RATE_PER_ACCOUNT", 3000)
 V1_SUNSET = env.str("V1_SUNSET", "Thu, 31 Dec 2027 23:59:59 GMT")
 METRICS_TOKEN = Secret(env.str("METRICS_TOKEN", ""))
 SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
+STAFF_PRICE_BOUND_PCT = Decimal(env.str("STAFF_PRICE_BOUND_PCT", "2"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 STREAM_EPOCH = env.str("STREAM_EPOCH", "1")
 DESK_URL = env.str("DESK_URL", "") or f"http://127.0.0.1:{env.str('PORT', '') or '8000'}"

@@ -80,6 +80,17 @@ class RequestMalformed(DomainError):
     detail = "The request cannot be read."
 
 
+class RequestDecided(DomainError):
+    code = "request_decided"
+    detail = "This request has already been decided."
+
+
+class SecondPersonNeeded(DomainError):
+    code = "second_person_needed"
+    status = HTTPStatus.FORBIDDEN
+    detail = "A colleague has to decide this: neither the person who requested it nor an owner concerned may."
+
+
 def of_code(code: str, **extra: Any) -> DomainError:
     """Return the refusal with this code and these extra members. RuntimeError for a code that no class has."""
     if code not in _BY_CODE:

@@ -1,4 +1,4 @@
-"""Staff's view of trades and copying. Nothing can be edited here; a force close calls `services.force_close`."""
+"""Staff's view of trades and copying. Nothing can be edited here; what staff do is in `staff_admin`."""
 
 import uuid
 from collections.abc import Sequence
@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseForbidden
@@ -22,10 +21,9 @@ from audit import services as audit
 from audit.actors import actor_of
 from audit.admin import with_user_names
 from audit.models import AuditLog
-from core import confirmed_actions, formatting, money, uuid7
+from core import confirmed_actions, formatting, uuid7
 from core.admin import ReadOnlyAdmin
-from core.errors import DomainError
-from trades import copy_statistics, history, receipts, services
+from trades import copy_statistics, history, receipts
 from trades.alarm_kinds import AlarmKind
 from trades.models import (
     ActiveTrade,
@@ -33,38 +31,17 @@ from trades.models import (
     Copier,
     CopyOrder,
     CopySkip,
+    OrderedClose,
     OverdueClose,
     Position,
+    TradeCorrection,
     TradeHistory,
     TradeReduction,
-)  # fmt: skip
+    TradeRequest,
+)
+from trades.staff_admin import Correct, ForceClose
 
 MAX_ALARMS = 50
-MAX_FORCE_CLOSES = 50  # each runs in a transaction of its own, within one request
-
-
-class ForceCloseForm(forms.Form):
-    """The close of one trade by staff."""
-
-    trade_id = forms.UUIDField(widget=forms.HiddenInput)
-    close_price = forms.DecimalField(
-        max_digits=money.DIGITS, decimal_places=money.PLACES, min_value=money.UNIT,
-        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "aria-label": "Close price"}),
-    )  # fmt: skip
-    profit = forms.DecimalField(
-        max_digits=money.DIGITS, decimal_places=money.PLACES,
-        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "aria-label": "Profit"}),
-    )  # fmt: skip
-
-
-ForceCloseForms = forms.formset_factory(ForceCloseForm, extra=0, max_num=MAX_FORCE_CLOSES, validate_max=True)
-
-
-class NoteForm(forms.Form):
-    note = forms.CharField(
-        label="Reason", max_length=500, widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="Recorded in the audit log with your name.",
-    )  # fmt: skip
 
 
 class TradePage(ReadOnlyAdmin):
@@ -89,6 +66,11 @@ class TradePage(ReadOnlyAdmin):
         return {
             "timeline": with_user_names(facts),
             "reductions": reductions,
+            "corrections": TradeCorrection.objects.filter(trade=obj.pk)
+            .select_related("requested_by", "approved_by")
+            .order_by("-pk"),
+            "pending": TradeRequest.objects.filter(trade=obj.pk, state=TradeRequest.State.PENDING),
+            "ordered_close": OrderedClose.objects.filter(copy=obj.pk).select_related("ordered_by").first(),
             "alarms": BotAlarm.objects.present().filter(about)[:MAX_ALARMS],
         }
 
@@ -99,6 +81,18 @@ class TradePage(ReadOnlyAdmin):
     @admin.display(description="copy of trade")
     def provider_trade(self, trade: Position) -> SafeString | str:
         return formatting.ref(trade.master_trade) if trade.is_copy else "–"
+
+    @admin.display(description="ticket")
+    def ticket_id_(self, trade: Any) -> str:
+        return str(trade.ticket_id)
+
+    @admin.display(description="symbol")
+    def symbol_(self, trade: Any) -> str:
+        return str(trade.symbol)
+
+    @admin.display(description="account")
+    def account_(self, trade: Any) -> str:
+        return str(trade.account)
 
     @admin.display(description="side", ordering="type")
     def side(self, trade: Any) -> SafeString:
@@ -128,13 +122,14 @@ REPORTED: dict[str, Any] = {"fields": ["comment", "analysis"]}
 
 
 @admin.register(ActiveTrade)
-class ActiveTradeAdmin(TradePage):
+class ActiveTradeAdmin(ForceClose, TradePage):
+    change_form_template = "admin/trade.html"
+    confirmation_columns = ["ticket_id_", "symbol_", "side", "lots", "account_"]
     list_display = [
         "ticket_id", "opened_at", "symbol", "side", "lots", "open_price_", "sl_", "tp_", "strategy", "account",
     ]  # fmt: skip
     list_filter = ["opened_at", "type", "symbol", "strategy", "account"]
     ordering = ["-opened_at", "-trade"]
-    actions = ["force_close"]
     readonly_fields = ["ref", "provider_trade", "side", "lots", "opened_lots", "open_price_", "sl_", "tp_"]
     fieldsets: ClassVar[Any] = [
         (None, IDENTITY),
@@ -142,62 +137,15 @@ class ActiveTradeAdmin(TradePage):
         ("Reported by the bot", REPORTED),
     ]
 
-    def has_close_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("trades.change_activetrade")
-
     @admin.display(description="opened volume")
     def opened_lots(self, trade: ActiveTrade) -> SafeString:
         return formatting.number(trade.opened_volume, formatting.LOTS)
 
-    @admin.action(description="Force close the selected trades", permissions=["close"])
-    def force_close(self, request: HttpRequest, chosen: QuerySet[ActiveTrade]) -> HttpResponse | None:
-        if "confirmed" not in request.POST:
-            trades = list(chosen.select_related("strategy", "account")[: MAX_FORCE_CLOSES + 1])
-            if not 0 < len(trades) <= MAX_FORCE_CLOSES:
-                fault = f"Choose at most {MAX_FORCE_CLOSES} trades." if trades else "These trades are already closed."
-                self.message_user(request, fault, messages.ERROR)
-                return None
-            return self._ask_prices(
-                request, ForceCloseForms(initial=[{"trade_id": trade.pk} for trade in trades]), NoteForm()
-            )
-        closes, note = ForceCloseForms(request.POST), NoteForm(request.POST)
-        if not (closes.is_valid() and note.is_valid()):
-            return self._ask_prices(request, closes, note)
-        for close in closes.cleaned_data:
-            self._force_close(request, close, note.cleaned_data["note"])
-        return None
-
-    def _ask_prices(self, request: HttpRequest, closes: Any, note: NoteForm) -> HttpResponse:
-        ids = {form: form["trade_id"].value() for form in closes if "trade_id" not in form.errors}
-        trades = {
-            str(trade.pk): trade
-            for trade in ActiveTrade.objects.filter(pk__in=ids.values()).select_related("strategy", "account")
-        }
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": "Force close",
-            "formset": closes,
-            "rows": [(form, trades.get(str(trade_id))) for form, trade_id in ids.items()],
-            "note": note,
-            "LOTS": formatting.LOTS,
-        }
-        return TemplateResponse(request, "admin/force_close.html", context)
-
-    def _force_close(self, request: HttpRequest, close: dict[str, Any], note: str) -> None:
-        try:
-            outcome = services.force_close(
-                trade_id=close["trade_id"], close_price=close["close_price"], profit=close["profit"], note=note,
-                actor=actor_of(request),
-            )  # fmt: skip
-        except DomainError as refusal:
-            self.message_user(request, f"Trade {close['trade_id']}: {refusal.message} ({refusal.code})", messages.ERROR)
-        else:
-            self.message_user(request, f"Ticket {outcome['trade']['ticket_id']} is closed.")
-
 
 @admin.register(TradeHistory)
-class TradeHistoryAdmin(TradePage):
+class TradeHistoryAdmin(Correct, TradePage):
+    change_form_template = "admin/trade.html"
+    confirmation_columns = ["ticket_id_", "symbol_", "side", "lots", "account_", "close_price_", "profit_"]
     list_display = [
         "ticket_id", "closed_at", "symbol", "side", "lots", "open_price_", "close_price_", "profit_", "reason",
         "strategy", "account",

@@ -15,6 +15,9 @@ from core.fields import amount
 from market.symbols import SYMBOL
 from strategies.models import Strategy, Subscription
 from trades.alarm_kinds import ADVICE, Advice, AlarmKind
+from trades.staff_models import OrderedClose as OrderedClose
+from trades.staff_models import TradeCorrection as TradeCorrection
+from trades.staff_models import TradeRequest as TradeRequest
 
 TICKET = r"^[1-9][0-9]{0,18}$"
 

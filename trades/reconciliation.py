@@ -143,6 +143,7 @@ def summary(answered: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str
             "standing": standings.get(answer["strategy"], ""),
             "sync": answer["sync"],
             **{name: len(refs) for name, refs in (answer["difference"] or {}).items()},
+            **({"still_held": answer["difference"]["orphans"]} if answer["difference"] else {}),
         }
         for answer in answered
     ]

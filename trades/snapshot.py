@@ -56,17 +56,22 @@ class Source:
         position = bisect.bisect_right(self.terms, uuid7.ms_of(trade_id), key=itemgetter(0))
         return self.terms[max(0, position - 1)][1]
 
-    def add_plan(self, trade: dict[str, Any]) -> sizing.Plan:
+    def add_plan(self, trade: dict[str, Any], *, is_ordered_closed: bool = False) -> sizing.Plan:
         """Return the plan of the follower's copy, and add it to the trade's row (`copy`, `copy_volume`) if it is open.
 
-        `copy` holds the plan also where no copy is opened, for a copy that may already be open.
+        `copy` holds the plan also where no copy is opened, for a copy that may already be open. `is_ordered_closed`:
+        staff ordered the close of the copy, so its volume is zero.
         """
         plan = sizing.plan(self.settings_of(trade["trade_id"]), provider_trade(trade))
-        if self.closes:
+        if self.closes or is_ordered_closed:
             plan = dataclasses.replace(plan, volume=sizing.NOTHING)
         if trade["status"] == "CLOSED":
             return plan
-        why_not = plan.why_not or self.why_not or ("" if plan.volume else "volume_too_small")
+        why_not = (
+            "closed"
+            if is_ordered_closed
+            else plan.why_not or self.why_not or ("" if plan.volume else "volume_too_small")
+        )
         trade["copy"] = {
             "symbol": plan.symbol,
             "type": plan.type,
@@ -139,10 +144,11 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
         (text,) = cursor.fetchone() or ("{}",)
     raw = orjson.loads(text)
     sources = {row["name"]: _source(row) for row in raw["streams"]}
+    ordered_closes = set(raw["ordered_closes"])
     for trade in raw["trades"]:
         source = sources[trade["strategy"]] if trade["role"] == "master" else None
         if source is not None and source.follows:
-            source.add_plan(trade)
+            source.add_plan(trade, is_ordered_closed=trade["trade_id"] in ordered_closes)
     return Snapshot(raw["mark"], sources, raw["trades"])
 
 

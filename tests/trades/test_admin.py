@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,10 +13,12 @@ from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import TradingAccount, User
 from audit.models import AuditLog
+from market.models import Candle
 from tests.signed import Bot, opening
 from trades import services
 from trades.models import ActiveTrade, CopyOrder, TradeHistory
@@ -69,9 +72,16 @@ def force_close(browser: Any, *trade_ids: Any, **more: Any) -> Any:
         "form-TOTAL_FORMS": len(trade_ids), "form-INITIAL_FORMS": len(trade_ids),
     }  # fmt: skip
     for number, trade_id in enumerate(trade_ids):
-        form |= {f"form-{number}-trade_id": trade_id, f"form-{number}-close_price": f"1.{number + 1}"}
-        form |= {f"form-{number}-profit": "-5"}
+        form |= {f"form-{number}-trade_id": trade_id, f"form-{number}-close_price": f"1.1{number}"}
     return browser.post(reverse(ACTIVE), {**form, **more}, follow=True)
+
+
+@pytest.fixture
+def market(cast: dict[str, Any]) -> None:
+    """EURUSD stands at 1.1."""
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    prices = dict.fromkeys(("open", "high", "low", "close"), Decimal("1.1"))
+    Candle.objects.create(instrument_id="EURUSD", minutes=60, opened_at=hour, volume=1, **prices)
 
 
 def exported(answer: Any) -> list[Any]:
@@ -123,30 +133,33 @@ def test_export_needs_the_view_permission_too(clerk: Callable[..., Any], lena: T
 # --- force close
 
 
+@pytest.mark.usefixtures("market")
 def test_force_close_moves_the_trade_and_keeps_the_reason(admin: Client, lena: TradingAccount, staff: User) -> None:
     trade_id = open_trade(lena)
 
     answer = force_close(admin, trade_id)
 
-    assert "Ticket 1 is closed." in answer.content.decode()
+    assert "Ticket 1 is closed. At 1.10000 the profit is -50.00." in answer.content.decode()
     closed = TradeHistory.objects.get(trade_id=trade_id)
-    assert (closed.reason, closed.profit, closed.close_price) == ("STAFF", -5, Decimal("1.1"))
+    assert (closed.reason, closed.profit, closed.close_price) == ("STAFF", -50, Decimal("1.1"))
     fact = AuditLog.objects.get(action="trade.closed")
     assert (fact.actor_kind, fact.actor) == ("staff", str(staff.pk))
     assert fact.detail["note"] == "the provider's bot is gone"
 
 
+@pytest.mark.usefixtures("market")
 def test_force_close_asks_for_price_and_reason_first(admin: Client, lena: TradingAccount) -> None:
     trade_id = open_trade(lena)
 
     page = admin.post(reverse(ACTIVE), {"action": "force_close", "_selected_action": trade_id})
-    invalid = force_close(admin, trade_id, note=" ", **{"form-0-close_price": "-1"})
+    invalid = force_close(admin, trade_id, note=" ", **{"form-0-close_price": "one"})
 
     assert "Close the trades" in page.content.decode()
     assert invalid.content.decode().count('class="errorlist"') == 2
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
+@pytest.mark.usefixtures("market")
 def test_force_close_takes_several_each_at_its_own_price(
     admin: Client, lena: TradingAccount, sam: TradingAccount
 ) -> None:
@@ -155,9 +168,10 @@ def test_force_close_takes_several_each_at_its_own_price(
     force_close(admin, hers, his)
 
     prices = dict(TradeHistory.objects.values_list("account__name", "close_price"))
-    assert prices == {"lena-mt5": Decimal("1.1"), "sam-mt5": Decimal("1.2")}
+    assert prices == {"lena-mt5": Decimal("1.1"), "sam-mt5": Decimal("1.11")}
 
 
+@pytest.mark.usefixtures("market")
 def test_a_trade_closed_meanwhile_is_refused_and_the_other_is_closed(admin: Client, lena: TradingAccount) -> None:
     gone, other = close_trade(lena, "1").pk, open_trade(lena, "2")
 
@@ -166,10 +180,11 @@ def test_a_trade_closed_meanwhile_is_refused_and_the_other_is_closed(admin: Clie
     messages = [str(message) for message in answer.context["messages"]]
     assert messages[0].startswith(f"Trade {gone}: ")
     assert messages[0].endswith("(trade_closed)")
-    assert messages[1] == "Ticket 2 is closed."
-    assert TradeHistory.objects.get(pk=other).close_price == Decimal("1.2")
+    assert messages[1].startswith("Ticket 2 is closed.")
+    assert TradeHistory.objects.get(pk=other).close_price == Decimal("1.11")
 
 
+@pytest.mark.usefixtures("market")
 def test_an_invalid_form_keeps_each_price_beside_its_trade(admin: Client, lena: TradingAccount) -> None:
     gone, other = close_trade(lena, "1").pk, open_trade(lena, "2", symbol="GBPUSD")
 
@@ -178,6 +193,7 @@ def test_an_invalid_form_keeps_each_price_beside_its_trade(admin: Client, lena: 
     assert [row and row.symbol for row in rows] == [None, "GBPUSD"]
 
 
+@pytest.mark.usefixtures("market")
 def test_force_close_needs_the_change_permission(clerk: Callable[..., Any], lena: TradingAccount) -> None:
     trade_id = open_trade(lena)
     viewer = clerk("view_activetrade")
@@ -188,6 +204,7 @@ def test_force_close_needs_the_change_permission(clerk: Callable[..., Any], lena
     assert ActiveTrade.objects.filter(trade_id=trade_id).exists()
 
 
+@pytest.mark.usefixtures("market")
 def test_staff_with_the_change_permission_may_force_a_close(clerk: Callable[..., Any], lena: TradingAccount) -> None:
     force_close(clerk("view_activetrade", "change_activetrade"), open_trade(lena))
 
@@ -257,6 +274,7 @@ def test_trades_are_found_by_ticket_symbol_account_and_id(
     assert row.ticket_id == "1"
 
 
+@pytest.mark.usefixtures("market")
 def test_the_page_of_a_trade_shows_its_audit_log(admin: Client, lena: TradingAccount) -> None:
     trade_id = open_trade(lena)
     with transaction.atomic():

@@ -13,6 +13,7 @@ from typing import Any, Required, TypedDict
 
 import orjson
 from django.db import connection, transaction
+from django.utils import timezone
 
 from accounts.models import TradingAccount
 from accounts.protocol import SignedCall
@@ -262,12 +263,28 @@ def _amount(value: Decimal) -> str:
 
 def _do(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:
     """Call one SQL function in the caller's transaction. Its event is published after the commit, if there is one."""
-    outcome = _ask(verb, {**actor.caller(), "account": account.pk}, args)
-    if (refusal := errors.of_outcome(outcome)) is not None:
-        raise refusal
+    outcome = call(verb, account, actor, args)
     if "event" in outcome:
         transaction.on_commit(lambda: publisher.publish(outcome))
     return outcome
+
+
+@part
+def call(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str, Any]) -> Outcome:
+    """Call one SQL function in the caller's transaction; raise its refusal."""
+    outcome = _ask(verb, {**actor.caller(), "account": account.pk}, args)
+    if (refusal := errors.of_outcome(outcome)) is not None:
+        raise refusal
+    return outcome
+
+
+def now() -> datetime:
+    """The time of the current transaction, by the database's clock."""
+    with connection.cursor() as cursor:
+        cursor.execute("select now()")
+        (moment,) = cursor.fetchone() or (timezone.now(),)
+    at: datetime = moment
+    return at
 
 
 def _ask(verb: str, caller: dict[str, Any], args: dict[str, Any]) -> Outcome:

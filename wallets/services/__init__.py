@@ -25,6 +25,8 @@ from accounts.protocol import IdempotencyConflict
 from audit import services as audit
 from core import database, errors, money
 from core.errors import DomainError, Invalid, NotFound
+from core.errors import RequestDecided as RequestDecided
+from core.errors import SecondPersonNeeded as SecondPersonNeeded
 from core.transactions import use_case, use_case_or_part
 from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet
 
@@ -305,17 +307,6 @@ def unfreeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
 
 
 # --- requests that a second person approves
-
-
-class RequestDecided(DomainError):
-    code = "request_decided"
-    detail = "This request has already been decided."
-
-
-class SecondPersonNeeded(DomainError):
-    code = "second_person_needed"
-    status = 403
-    detail = "A colleague has to decide this: neither the person who requested it nor the wallet's owner may."
 
 
 def request_money(

@@ -54,6 +54,11 @@ begin
                'paused_for', paused_for, 'generation', generation, 'number', terms, 'closes', closes,
                'terms', terms_in_force(subscription_id, strategy_id, currency, p_facts)) order by strategy_id)
         from streams_of(p_accounts)), '[]'),
+    -- The provider's trades whose copies staff ordered to be closed: their targets are zero.
+    'ordered_closes', coalesce((
+      select json_agg(distinct o.master_trade)
+        from ordered_closes o join active_trades m on m.trade_id = o.master_trade
+       where o.account_id = any(p_accounts)), '[]'),
     'trades', coalesce((
       select json_agg(active_row(a, s.name) order by a.opened_at, a.trade_id)
         from active_trades a join strategies s on s.id = a.strategy_id
