@@ -27,8 +27,8 @@ from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription, Terms
 from trades import services as trades
-from trades.models import ActiveTrade
-from trades.services import overdue_closes
+from trades.models import ActiveTrade, TradeHistory
+from trades.services import overdue_closes, staff
 from trust import services as trust
 from trust.models import ScoreKind, TrustHold
 from wallets import services as wallets
@@ -261,6 +261,22 @@ def charge(lena: Strategy) -> None:
 # --- trust
 
 
+def intervene(by: User, second: User) -> None:
+    """Staff's order to close a copy, a close and a correction that wait, and a correction that was approved."""
+    asking = {"by": by, "actor": audit.SYSTEM}
+    copy = ActiveTrade.objects.get(ticket_id="91008")
+    staff.order_close(copy_id=copy.pk, note="Margin call", **asking)
+    master = ActiveTrade.objects.get(ticket_id="1001")
+    staff.close(trade_id=master.pk, close_price=Decimal(9), note="Its bot is gone", now=timezone.now(), **asking)
+    for ticket, profit in (("1005", "200"), ("1006", "100")):
+        closed = TradeHistory.objects.get(ticket_id=ticket)
+        request = staff.request_correction(
+            trade_id=closed.pk, close_price=closed.close_price, profit=Decimal(profit), reason="A typo", **asking
+        )
+        if ticket == "1005":
+            staff.approve(request=request, by=second, actor=audit.SYSTEM)
+
+
 def judge(staff: User) -> None:
     """Scores with their assessments, a hold that stands and one that ended, an appeal that waits and one answered."""
     lena, sam = User.objects.get(username="lena"), User.objects.get(username="sam")
@@ -279,7 +295,7 @@ def judge(staff: User) -> None:
 def live(url: str) -> dict[str, Any]:
     """Live this life on the desk at `url`, whose database this process uses; return the facts that the tests need."""
     seeded = demo_data.make()
-    staff = User.objects.get(username="desk")
+    desk = User.objects.get(username="desk")
     second = demo_data.user("second", staff=True)
     lena, finn, sam = (TradingAccount.objects.get(name=f"{name}-mt5") for name in ("lena", "finn", "sam"))
     leads = Strategy.objects.get(account=lena)
@@ -292,9 +308,10 @@ def live(url: str) -> dict[str, Any]:
     with transaction.atomic():
         used = BotKey.objects.get(account=sam, kind=BotKey.Kind.MASTER)
         keys["sam rotated"] = accounts.rotate_key(key=used, actor=audit.SYSTEM)
-    move_money(finn, staff, second)
+    move_money(finn, desk, second)
     charge(leads)
-    judge(staff)
+    intervene(desk, second)
+    judge(desk)
     browser = Browser()
     browser.force_login(finn.owner)
     few = list(Candle.objects.order_by("opened_at").values_list("opened_at", flat=True)[:200])

@@ -80,7 +80,7 @@ def order_close(*, copy_id: uuid.UUID, note: str, by: User, actor: audit.Actor) 
     """Order the close of a copy: the copier's target for it is zero from now on. A repeat changes nothing."""
     with use_case():
         trade = _open(copy_id)
-        services.call("copy_close_order", trade.account, actor, {"trade": str(copy_id), "note": note, "by": by.pk})
+        services.call("copy_close_order", trade.account, actor, {"trade": str(copy_id), "note": note, "by": str(by.pk)})
 
 
 def request_correction(
@@ -153,8 +153,8 @@ def _correct(request: TradeRequest, closed: TradeHistory, by: User, actor: audit
         "close_price": money.text(request.close_price),
         "profit": money.text(request.profit),
         "reason": request.reason,
-        "requested_by": request.requested_by_id,
-        "approved_by": by.pk,
+        "requested_by": str(request.requested_by_id),
+        "approved_by": str(by.pk),
     }
     services.call("trade_correct", closed.account, actor, fields)
 

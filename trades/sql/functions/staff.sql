@@ -15,7 +15,7 @@ begin
   select * into a from active_trades where trade_id = v_trade;
   if a.trade_id is null then return refused('trade_closed'); end if;
   insert into ordered_closes (copy_id, account_id, master_trade, note, ordered_by_id)
-  values (v_trade, a.account_id, a.master_trade, args->>'note', (args->>'by')::bigint)
+  values (v_trade, a.account_id, a.master_trade, args->>'note', (args->>'by')::uuid)
   on conflict (copy_id) do nothing;
   if not found then return jsonb_build_object('code', 'unchanged'); end if;
   perform next_number(a.strategy_id, a.account_id);  -- the account's snapshot has changed
@@ -37,7 +37,7 @@ begin
   insert into trade_corrections (trade_id, account_id, close_price, profit, profit_before, reason, requested_by_id,
                                  approved_by_id)
   select h.trade_id, h.account_id, (args->>'close_price')::numeric, (args->>'profit')::numeric, 0, args->>'reason',
-         (args->>'requested_by')::bigint, (args->>'approved_by')::bigint
+         (args->>'requested_by')::uuid, (args->>'approved_by')::uuid
     from trade_history h where h.trade_id = v_trade and h.kind = 'TRADE'
   returning * into c;
   if c.id is null then return refused('trade_unknown'); end if;
