@@ -15,7 +15,7 @@ from copybot.refusals import Refusals
 from copybot.state_store import Copy, State
 
 _CANCELLED_FOR = ("closed", "missed")  # why an order was cancelled: its trade was over, or it had waited too long
-_TOLD_AFTER_REFUSALS = 5
+_TOLD_AFTER_MS = 60_000  # before that, books that are behind are the likelier cause
 
 
 class Verdict(NamedTuple):
@@ -44,11 +44,12 @@ class Absences:
             return None
         if trace is Trace.DONE:
             return _gone(copy)
+        cancelled = self._cancel_if_unwanted(copy, limits) if trace is Trace.PENDING else None
         if copy.position:
             return _gone(copy) if self._is_absent(copy, limits.settle_ms) else None
         if trace is Trace.PENDING:
             self._first_look_ms.pop(copy.ref, None)
-            return self._cancel_if_unwanted(copy, limits)
+            return cancelled
         return self._judge_untraced(copy, limits)
 
     def forget(self, ref: str) -> None:
@@ -59,9 +60,9 @@ class Absences:
     def findings(self) -> list[Finding]:
         """The unwanted orders that the broker goes on refusing to cancel."""
         return [
-            Finding("", "order_waits", f"the broker refuses to cancel it ({refusal.result.code})", ref=ref)
+            Finding("", "order_waits", f"the broker does not cancel its order ({refusal.result.code})", ref=ref)
             for ref, refusal in self._refused_cancels.items()
-            if refusal.count >= _TOLD_AFTER_REFUSALS
+            if refusal.last_ms - refusal.first_ms >= _TOLD_AFTER_MS
         ]
 
     def _judge_untraced(self, copy: Copy, limits: Limits) -> Verdict | None:

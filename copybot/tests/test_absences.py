@@ -20,9 +20,9 @@ class Behind:
 
     def __init__(self, broker: Any) -> None:
         self.broker, self.real = broker, (broker.positions, broker.trace)
-        held, traced = list(broker.held.values()), set(broker.traced)
+        held, traces = list(broker.held.values()), {magic: broker.trace(magic) for magic in broker.opens}
         broker.positions = lambda: list(held)
-        broker.trace = lambda magic: Trace.DONE if magic in traced else Trace.NONE
+        broker.trace = lambda magic: traces.get(magic, Trace.NONE)
 
     def shows(self) -> None:
         self.broker.positions, self.broker.trace = self.real
@@ -293,6 +293,18 @@ def test_an_order_that_cannot_be_cancelled_is_watched_and_closed_as_it_is_filled
     assert desk.volumes == []
     desk.wait(1)
     assert (desk.state("t1"), desk.guard.findings()) == (State.GONE, [])
+
+
+def test_the_rest_of_an_order_filled_in_part_is_cancelled_after_the_position_is_closed(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    queue, magic = Queue(desk), only(desk).magic
+    queue.waiting[magic] = {"symbol": "EURUSD", "side": "BUY", "volume": D("0.5"), "sl": None, "tp": None}
+    desk.send(2, "CLOSE", T1)
+    desk.wait(1)
+    assert (desk.volumes, queue.waiting) == ([], {})
+
+    desk.wait(1)
+    assert desk.state("t1") is State.GONE
 
 
 def test_a_cancelled_order_that_was_filled_in_the_meantime_is_closed(desk: Any) -> None:

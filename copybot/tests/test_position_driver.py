@@ -203,7 +203,7 @@ def test_a_stop_that_the_broker_has_not_set_for_ten_seconds_is_reported(desk: An
     real = desk.broker.modify
     refusal = Result(Outcome.REJECTED, 10016, "stop_passed")
     desk.broker.modify = lambda held, *, sl, tp: (real(held, sl=sl, tp=None), refusal)[1]
-    desk.send(2, "MODIFY", target(sl=D("1.05"), tp=D("1.0990")))
+    desk.send(2, "MODIFY", target(sl=D("1.05"), tp=D("1.2000")))
     desk.wait(9)
     assert desk.guard.findings() == []
     assert desk.broker.held[position].sl == D("1.05")  # one stop does not hinder the other
@@ -216,7 +216,7 @@ def test_a_stop_that_the_broker_has_not_set_for_ten_seconds_is_reported(desk: An
     desk.wait(15)
     desk.wait(1)
     assert desk.guard.findings() == []
-    assert desk.broker.held[position].tp == D("1.0990")
+    assert desk.broker.held[position].tp == D("1.2000")
 
 
 def test_new_stops_do_not_wait_for_the_refused_ones(desk: Any) -> None:
