@@ -29,6 +29,9 @@ class Entry(StrEnum):
     OUT = "OUT"
 
 
+REBOOKED = frozenset({"ROLLOVER", "SPLIT"})  # `reason` of two deals by which a server books a position anew
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """An open position. `id` never changes during its life (MetaTrader's POSITION_IDENTIFIER, not its ticket).
@@ -53,7 +56,7 @@ class Deal:
     """One execution. `side`: of the deal itself, so the close of a BUY is a SELL. `at_ms`: the broker's own time.
 
     `profit`: in the account's currency, including swap and commission. `costs`: swap and commission alone, negative for
-    a charge. `reason`: TP, SL, STOP_OUT, or MANUAL for any order.
+    a charge. `reason`: TP, SL, STOP_OUT, or MANUAL for any order; in an account's raw history also one of REBOOKED.
     """
 
     id: str

@@ -30,7 +30,8 @@ _WHY = MappingProxyType(
 )
 _INVALID, _INVALID_VOLUME, _INVALID_STOPS, _OFF_QUOTES, _FROZEN = 10013, 10014, 10016, 10021, 10029
 _INVALID_FILL, _POSITION_CLOSED = 10030, 10036
-_REASONS = MappingProxyType({4: "SL", 5: "TP", 6: "STOP_OUT"})
+# 7: rollover, 8: variation margin, 9: split, 10: corporate action, which the package does not name
+_REASONS = MappingProxyType({4: "SL", 5: "TP", 6: "STOP_OUT", 7: "ROLLOVER", 8: "ROLLOVER", 9: "SPLIT", 10: "SPLIT"})
 _COMMENT = "copydesk"  # with more than 31 characters, order_send returns None
 _FRESH_MS = 3_000
 
@@ -57,7 +58,8 @@ class Loading:
 
 @dataclass
 class MetaTrader:
-    """A Terminal. `connect` makes one; one thread at a time may use it.
+    """An account as its server books it: `Rebooked` makes a Terminal of it, for copies `Netting` or `Fifo` where the
+    account is of that kind. `connect` makes one; one thread at a time may use it.
 
     Stops. One that is closer to the price than the symbol allows is set at the closest allowed price, so that a new
     position always has one. `modify` does so only if the position has no stop yet; otherwise the present stop stays
@@ -122,7 +124,7 @@ class MetaTrader:
         filled, known = self._ask("history_orders_get", *_ever()), {deal.order for deal in deals}
         if any(order.magic == magic and order.ticket not in known and self._may_be_filled(order) for order in filled):
             return Trace.PENDING
-        is_hedging = account.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING
+        is_hedging = account.margin_mode == self.module.ACCOUNT_MARGIN_MODE_RETAIL_HEDGING and not account.fifo_close
         if is_hedging and any(self._is_open(number) for number in {deal.position_id for deal in deals}):
             return Trace.PENDING
         return Trace.DONE if deals else Trace.NONE
@@ -179,7 +181,7 @@ class MetaTrader:
         allowed = bool(may_trade and not terminal.tradeapi_disabled)
         return Account(
             str(info.login), info.server, info.currency, balance, equity, is_hedging, allowed,
-            is_connected=bool(terminal.connected),
+            bool(info.fifo_close), bool(terminal.connected),
         )  # fmt: skip
 
     def spec(self, symbol: str) -> SymbolSpec | None:

@@ -26,7 +26,10 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
-from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Terminal, Trace
+from copybot.broker import REBOOKED, Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Terminal, Trace
+
+_UNIT = Decimal("1e-8")
+_SPLIT_MS = 600_000
 
 
 class NetTerminal(Terminal, Protocol):
@@ -49,13 +52,17 @@ def is_copy(magic: int) -> bool:
 
 @dataclass
 class Virtual:
-    """The open volume under one magic number. `volume`: negative for a SELL. `orders`: its orders that have deals."""
+    """The open volume under one magic number, in the units of its open. `volume`: negative for a SELL. `factor`: the
+    broker's lots for one lot of it, other than 1 after a split. `orders`: its orders that have deals. `costs`: charges
+    of bookings, not yet in a deal."""
 
     magic: int
     symbol: str
     opened_ms: int
     volume: Decimal = Decimal(0)
     price: Decimal = Decimal(0)
+    factor: Decimal = Decimal(1)
+    costs: Decimal = Decimal(0)
     deals: list[Deal] = field(default_factory=list)
     orders: set[str] = field(default_factory=set)
 
@@ -63,26 +70,35 @@ class Virtual:
     def side(self) -> str:
         return "BUY" if self.volume > 0 else "SELL"
 
-    def apply(self, deal: Deal, volume: Decimal, costs: Decimal, worth: Decimal) -> None:
-        """Apply `volume` lots of a deal (negative: sold) to this position, on either side."""
+    @property
+    def lots(self) -> Decimal:
+        """The open volume in the broker's present units."""
+        return self.volume if self.factor == 1 else (self.volume * self.factor).quantize(_UNIT)
+
+    def apply(self, deal: Deal, lots: Decimal, costs: Decimal, worth: Decimal) -> None:
+        """Apply `lots` of a deal (negative: sold) to this position, on either side."""
+        costs, self.costs = costs + self.costs, Decimal(0)
+        volume = lots if self.factor == 1 else (lots / self.factor).quantize(_UNIT)
+        volume, price = -self.volume if lots == -self.lots else volume, deal.price * self.factor
         closing = min(abs(volume), abs(self.volume)) if volume * self.volume < 0 else Decimal(0)
         if closing:
             sign = 1 if self.volume > 0 else -1
-            gain = ((deal.price - self.price) * sign * closing * worth).quantize(Decimal("0.01"))
+            gain = ((price - self.price) * sign * closing * worth).quantize(Decimal("0.01"))
             self._note(deal, Entry.OUT, closing, gain + costs, costs)
             self.volume -= sign * closing
             costs = Decimal(0)
         adding = abs(volume) - closing
         if adding:
-            paid = self.price * abs(self.volume) + deal.price * adding
+            paid = self.price * abs(self.volume) + price * adding
             self.price = paid / (abs(self.volume) + adding)
             self.volume += adding if volume > 0 else -adding
             self._note(deal, Entry.IN, adding, costs, costs)
 
     def _note(self, deal: Deal, entry: Entry, volume: Decimal, profit: Decimal, costs: Decimal) -> None:
         own_deal = replace(
-            deal, position=str(self.magic), magic=self.magic, entry=entry, volume=volume, profit=profit, costs=costs
-        )
+            deal, position=str(self.magic), magic=self.magic, entry=entry, volume=volume,
+            price=deal.price * self.factor, profit=profit, costs=costs,
+        )  # fmt: skip
         self.deals.append(own_deal)
 
 
@@ -93,10 +109,14 @@ class Book:
         self._worth, self._is_ours = worth, is_ours
         self.virtuals: dict[int, Virtual] = {}
         self.others: dict[str, Decimal] = {}
+        self._booked_out: dict[str, list[Deal]] = {}
+        self._split_ms: dict[str, int] = {}
 
     def take(self, deal: Deal) -> None:
         volume = deal.volume if deal.side == "BUY" else -deal.volume
-        if self._is_ours(deal.magic) and deal.reason == "MANUAL":
+        if deal.reason in REBOOKED:
+            self._rebook(deal)
+        elif self._is_ours(deal.magic) and deal.reason == "MANUAL":
             held = self.virtuals.setdefault(deal.magic, Virtual(deal.magic, deal.symbol, deal.at_ms))
             held.orders.add(deal.order)
             held.apply(deal, volume, deal.costs, self._worth(deal.symbol))
@@ -104,8 +124,31 @@ class Book:
             self._take_of_others(deal, volume)
 
     def net(self, symbol: str) -> Decimal:
-        copies = (virtual.volume for virtual in self.virtuals.values() if virtual.symbol == symbol)
+        copies = (virtual.lots for virtual in self.virtuals.values() if virtual.symbol == symbol)
         return sum(copies, self.others.get(symbol, Decimal(0)))
+
+    def _rebook(self, deal: Deal) -> None:
+        """The server booked a position of the symbol anew: out and in, after a split with another volume. A split of
+        several positions is one split."""
+        open_copies = [held for held in self.virtuals.values() if held.symbol == deal.symbol and held.volume]
+        if open_copies:
+            open_copies[0].costs += deal.costs
+        halves = self._booked_out.setdefault(deal.symbol, [])
+        if deal.entry is Entry.OUT:
+            halves.append(deal)
+        elif halves:
+            half = next((half for half in halves if half.position == deal.position), halves[0])
+            halves.remove(half)
+            is_next = deal.at_ms - self._split_ms.get(deal.symbol, 0) > _SPLIT_MS
+            if deal.reason == "SPLIT" and is_next:
+                self._split_ms[deal.symbol] = deal.at_ms
+                self._split(deal.symbol, deal.volume / half.volume)
+
+    def _split(self, symbol: str, factor: Decimal) -> None:
+        for held in self.virtuals.values():
+            if held.symbol == symbol and held.volume:
+                held.factor *= factor
+        self.others[symbol] = self.others.get(symbol, Decimal(0)) * factor
 
     def _take_of_others(self, deal: Deal, volume: Decimal) -> None:
         net, others, costs = self.net(deal.symbol), self.others.get(deal.symbol, Decimal(0)), deal.costs
@@ -117,7 +160,7 @@ class Book:
             if not left:
                 return
             if held.symbol == deal.symbol and held.volume * net > 0:
-                taken = min(left, abs(held.volume))
+                taken = min(left, abs(held.lots))
                 held.apply(deal, sign * taken, costs, self._worth(deal.symbol))
                 left, costs = left - taken, Decimal(0)
 
@@ -178,27 +221,34 @@ class Netting:
             return Result(Outcome.REJECTED, 10036, "rejected")
         if self._is_closing(held):
             return Result(Outcome.UNKNOWN)
-        return self._take_off(held, min(volume, abs(held.volume)))
-
-    def _take_off(self, held: Virtual, volume: Decimal) -> Result:
-        spec, answer = self.terminal.spec(held.symbol), Result(Outcome.REJECTED, 10013, "symbol_unknown")
-        for number, part in enumerate([] if spec is None else spec.parts(volume), 1):
+        spec = self.terminal.spec(held.symbol)
+        if spec is None:
+            return Result(Outcome.REJECTED, 10013, "symbol_unknown")
+        lots = abs(held.lots)
+        if volume < abs(held.volume):
+            lots = volume if held.factor == 1 else spec.lots(volume * held.factor)
+        answer = Result(Outcome.REJECTED, 10036, "rejected")
+        for number, (named, part) in enumerate(self._closings(held, lots, spec), 1):
             self._closing[held.magic] = self.clock_ms(), len(held.orders) + number
-            answer = self._send_close(held, part)
+            answer = self._send_close(held, named, part)
             if answer.outcome is Outcome.REJECTED:
                 self._closing[held.magic] = self.clock_ms(), len(held.orders) + number - 1
             if answer.outcome is not Outcome.DONE:
                 return answer
         return answer
 
-    def _send_close(self, held: Virtual, volume: Decimal) -> Result:
+    def _closings(self, held: Virtual, lots: Decimal, spec: SymbolSpec) -> list[tuple[Position | None, Decimal]]:
+        """The orders that close this much of a copy, and the position that each names, if any."""
+        return [(None, part) for part in spec.parts(lots)]
+
+    def _send_close(self, held: Virtual, position: Position | None, lots: Decimal) -> Result:
         """Close a part of the copy. If it is the whole net position, name the position: a server closes all of one
         whatever its present smallest order and step are."""
         side = "SELL" if held.volume > 0 else "BUY"
-        net = next((position for position in self.terminal.positions() if position.symbol == held.symbol), None)
-        if net is not None and net.side != side and net.volume == volume:
-            return self.terminal.take_off(net, volume, magic=held.magic)
-        return self.terminal.open(magic=held.magic, symbol=held.symbol, side=side, volume=volume, sl=None, tp=None)
+        net = next((row for row in self.terminal.positions() if row.symbol == held.symbol), None)
+        if net is not None and net.side != side and net.volume == lots:
+            return self.terminal.take_off(net, lots, magic=held.magic)
+        return self.terminal.open(magic=held.magic, symbol=held.symbol, side=side, volume=lots, sl=None, tp=None)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         """Do nothing: a virtual position cannot carry a stop."""
@@ -226,7 +276,7 @@ class Netting:
         """As a Position; its profit is zero if there is no price."""
         quote, profit = self.terminal.quote(held.symbol), Decimal(0)
         if quote is not None:
-            price = quote.of("SELL" if held.volume > 0 else "BUY")
+            price = quote.of("SELL" if held.volume > 0 else "BUY") * held.factor
             profit = ((price - held.price) * held.volume * self.terminal.worth(held.symbol)).quantize(Decimal("0.01"))
         return Position(
             str(held.magic), held.magic, held.symbol, held.side, abs(held.volume), None, None, held.price,

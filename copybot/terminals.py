@@ -6,8 +6,10 @@ from pathlib import Path
 from copybot import mt5
 from copybot.broker import Terminal
 from copybot.candles import PAPER_BEGAN_MS, Candles, Clock, Instrument
+from copybot.fifo import Fifo
 from copybot.netting import NetTerminal, Netting
 from copybot.paper import PaperBroker
+from copybot.rebooking import Rebooked
 from copybot.settings import MetaTrader, Paper, Settings, SettingsError
 from copybot.symbols import Named, Names
 
@@ -28,9 +30,32 @@ def terminal_of(settings: Settings, *, copies: bool) -> Terminal:
     """
     broker = settings.broker
     terminal = _paper(broker, settings.folder) if isinstance(broker, Paper) else _metatrader(broker)
+    return Named(of_account(terminal, copies=copies, netting=broker.netting), settings.names)
+
+
+def of_account(terminal: NetTerminal, *, copies: bool, netting: bool) -> Terminal:
+    """A Terminal over an account as its broker books it, by the account's kind. Raises SettingsError.
+
+    `netting`: the configured kind; whether the broker closes oldest first (FIFO) it says itself.
+    """
     if copies:
-        check_kind(terminal.account().is_hedging, netting=broker.netting)
-    return Named(Netting(terminal) if copies and broker.netting else terminal, settings.names)
+        account = terminal.account()
+        check_kind(account.is_hedging, netting=netting)
+        if netting:
+            return Netting(terminal)
+        if account.is_fifo:
+            return _fifo(terminal)
+    return Rebooked(terminal) if isinstance(terminal, mt5.MetaTrader) else terminal
+
+
+def _fifo(terminal: NetTerminal) -> Fifo:
+    fifo = Fifo(terminal)
+    if not fifo.is_alone():
+        raise SettingsError(
+            "this account closes the positions of a symbol oldest first (FIFO), and has positions that are no copies: "
+            "a copy's close would close them. Close them first, or copy on an account of its own"
+        )
+    return fifo
 
 
 def check_kind(is_hedging: bool, *, netting: bool) -> None:
@@ -95,14 +120,16 @@ def ahead_ms_of(terminal: Terminal, clock_ms: Callable[[], int]) -> Callable[[],
 
 def position_finder_of(terminal: Terminal) -> Callable[[str], str]:
     """The position that an order opened or increased, by the account's deals; the order's own number if none did."""
-    inner = _innermost(terminal)
-    if not isinstance(inner, mt5.MetaTrader | PaperBroker):
+    booked = terminal
+    while isinstance(booked, Named | Netting):
+        booked = booked.terminal
+    if not isinstance(booked, mt5.MetaTrader | PaperBroker | Rebooked):
         return str
-    return lambda order: next((deal.position for deal in inner.history() if deal.order == order), order)
+    return lambda order: next((deal.position for deal in booked.history() if deal.order == order), order)
 
 
 def _innermost(terminal: Terminal) -> Terminal:
-    while isinstance(terminal, Named | Netting):
+    while isinstance(terminal, Named | Netting | Rebooked):
         terminal = terminal.terminal
     return terminal
 

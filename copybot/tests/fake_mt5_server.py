@@ -102,6 +102,40 @@ class FakeServer:
         for position in self.positions.values():
             position.ticket, position.swap = self._ticket(), position.swap - 0.7
 
+    def rollover_rebooked(self, *, new_ids: bool = False, keeps_magic: bool = True) -> None:
+        """Roll over by two deals a position: out and in at the present price, under the same position or a new one."""
+        for held in list(self.positions.values()):
+            self._book_out(held, 7, keeps_magic=keeps_magic)
+            self._book_in(held, 7, held.volume, self._ending(held), new_ids=new_ids, keeps_magic=keeps_magic)
+
+    def split(self, symbol: str, factor: int, *, new_ids: bool = False) -> None:
+        """Split a symbol: `factor` times the volume at a `factor`th of the price."""
+        spec, there = self.symbols[symbol], [held for held in self.positions.values() if held.symbol == symbol]
+        for held in there:
+            self._book_out(held, 9)
+        spec.bid = round(spec.bid / factor, spec.digits)
+        for held in there:
+            held.sl, held.tp = held.sl / factor, held.tp / factor
+            self._book_in(held, 9, round(held.volume * factor, 8), self._ending(held), new_ids=new_ids)
+
+    def _book_out(self, held: Any, reason: int, *, keeps_magic: bool = True) -> None:
+        price, ticket = self._ending(held), self._ticket()
+        profit, swap = self._gain(held, held.volume, price), held.swap
+        self.balance += profit + swap
+        order = SimpleNamespace(type=1 - held.type, symbol=held.symbol, magic=held.magic if keeps_magic else 0)
+        self._deal(order, ticket, 1, held.identifier, held.volume, price, profit, reason, swap)
+        del self.positions[held.identifier]
+
+    def _book_in(
+        self, held: Any, reason: int, volume: float, price: float, *, new_ids: bool, keeps_magic: bool = True
+    ) -> None:
+        ticket = self._ticket()
+        held.ticket, held.identifier = ticket, ticket if new_ids else held.identifier
+        held.volume, held.price_open, held.time_msc, held.swap = volume, price, self._now_ms(), 0.0
+        held.magic = held.magic if keeps_magic else 0
+        self.positions[held.identifier] = held
+        self._deal(held, ticket, 0, held.identifier, volume, price, 0.0, reason)
+
     def price(self, symbol: Any, bid: Any) -> None:
         """Move the price and trigger stops and targets."""
         self.symbols[symbol].bid = bid
