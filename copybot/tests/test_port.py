@@ -11,11 +11,13 @@ import pytest
 
 from copybot.broker import Entry, Outcome, Trace
 from copybot.candles import Instrument
+from copybot.fifo import Fifo
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.mt5 import MetaTrader
 from copybot.netting import Netting
 from copybot.paper import Faults, PaperBroker
+from copybot.rebooking import Rebooked
 from copybot.symbols import Named, Names
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import FakeMT5
@@ -39,12 +41,20 @@ def metatrader(symbol: str = "EURUSD", **more: Any) -> Any:
     return MetaTrader.connect(login=5001, module=fake)
 
 
+def fifo_account() -> Any:
+    terminal = metatrader()
+    terminal.module.fifo = True
+    return terminal
+
+
 TERMINALS: dict[str, Any] = {
     "paper": paper,
     "paper, netting": lambda folder: Netting(paper(folder, is_hedging=False)),
     "paper, named": lambda folder: Named(paper(folder, "EURUSD.vip"), VIP),
     "metatrader": lambda folder: metatrader(),
     "metatrader, netting": lambda folder: Netting(metatrader(hedging=False)),
+    "metatrader, rebooked": lambda folder: Rebooked(metatrader()),
+    "metatrader, fifo": lambda folder: Fifo(fifo_account()),
     "metatrader, named": lambda folder: Named(metatrader("EURUSD.vip"), VIP),
     "metatrader, netting, named": lambda folder: Named(Netting(metatrader("EURUSD.vip", hedging=False)), VIP),
 }
