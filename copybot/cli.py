@@ -1,8 +1,9 @@
-"""The command line: follow, publish, doctor, example."""
+"""The command line: init, doctor, follow, publish, example."""
 
 import argparse
 import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from copybot import doctor, keys, runner
+from copybot import doctor, init, keys, runner
 from copybot.broker import Position
 from copybot.client import Client
 from copybot.display import Happenings, Log, Page, Screen
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
         if options.command == "doctor":
             return doctor.run(options.config, Console(highlight=False), role=options.role)
+        if options.command == "init":
+            return _init(options)
         return _run(options)
     except SettingsError as mistake:
         return _fail(MISUSED, str(mistake))
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(CANNOT_START, str(fault))
     except PermissionError as fault:
         return _fail(CANNOT_START, f"{fault.filename} cannot be written ({fault.strerror}): allow this user to write")
+    except Transport as fault:
+        return _fail(CANNOT_START, f"{fault}: is the desk there?")
     except (KeyRefused, ScopeDenied) as refused:
         return _fail(KEY_REFUSED, f"the desk refuses this key: {keys.explained(refused)}")
 
@@ -75,6 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     publish = commands.add_parser("publish", help="publish the account's own trades", epilog=_CODES)
     commands.add_parser("example", help="print a configuration to start with: copybot example > copybot.toml")
+    begin = commands.add_parser(
+        "init", help="ask for what a configuration needs, check each answer, write it", epilog=_CODES,
+        description="Secrets are asked for without an echo, or read from COPYBOT_KEY, COPYBOT_SECRET and "
+        "COPYBOT_SIGNAL_SECRETS (strategy=secret, separated by spaces).",
+    )  # fmt: skip
+    begin.add_argument("--publish", action="store_true", help="for a provider's bot; otherwise for a copier")
+    begin.add_argument("--no-input", action="store_true", help="ask nothing: fail at the first answer that is missing")
+    for flag, words in (
+        ("url", "the desk's address"), ("broker", "mt5 or paper"), ("login", "the account's number in MetaTrader 5"),
+        ("netting", "yes or no: one position per symbol"),
+    ):  # fmt: skip
+        begin.add_argument(f"--{flag}", default="", help=words)
     checks = commands.add_parser("doctor", help="check everything that the bot needs to work", epilog=_CODES)
     checks.add_argument(
         "--for", dest="role", choices=("follow", "publish"), help="default: the command that the configuration is for"
@@ -83,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--plain", action="store_true", help="log lines instead of a page (default if no terminal)"
         )
-    for command in (follow, publish, checks):
+    for command in (follow, publish, checks, begin):
         command.add_argument("--config", type=Path, default=Path("copybot.toml"), metavar="FILE", help="%(default)s")
     return parser
 
@@ -91,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
 def _fail(code: int, words: str) -> int:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"copybot: {words}", markup=False)
     return code
+
+
+def _init(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in ("url", "broker", "login", "netting")}
+    is_interactive = not options.no_input and sys.stdin.isatty()
+    questions = init.Questions(given, os.environ, Console(highlight=False), is_interactive)
+    init.Init(options.config, "publish" if options.publish else "follow", questions).run()
+    return DONE
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -132,15 +132,15 @@ def parse(raw: Mapping[str, Any], file: Path, environ: Mapping[str, str]) -> Set
     top = Table(raw, "")
     settings = Settings(
         file=file,
-        url=top.get("url", _url),
+        url=top.get("url", read_url),
         key=_from(
             environ,
             "COPYBOT_KEY",
             top,
             "key",
-            _matching(_KEY, "must look like ck_0123456789abcdef.1"),
+            read_key,
         ),
-        secret=_from(environ, "COPYBOT_SECRET", top, "secret", _secret),
+        secret=_from(environ, "COPYBOT_SECRET", top, "secret", read_secret),
         folder=file.parent / top.get("folder", _text, "state"),
         subscriptions=_subscriptions(top.table("subscriptions")),
         broker=_broker(top.table("broker"), file.parent, environ),
@@ -205,7 +205,7 @@ def _subscriptions(table: Table) -> tuple[Subscription, ...]:
 
 
 def _broker(table: Table, folder: Path, environ: Mapping[str, str]) -> Paper | MetaTrader:
-    kind = table.get("kind", _one_of("mt5", "paper"))
+    kind = table.get("kind", read_one_of("mt5", "paper"))
     broker = _paper(table, folder) if kind == "paper" else _metatrader(table, environ)
     table.end()
     return broker
@@ -227,9 +227,11 @@ def _paper(table: Table, folder: Path) -> Paper:
 
 def _instrument(name: str, table: Table, folder: Path) -> PaperSymbol:
     """The bars of EURUSD come with the package, so that a paper account needs nothing else."""
-    packaged = str(resources.files("copybot").joinpath("eurusd-1h.csv"))
+    bars = table.get("bars", _any_text, "")
+    if not bars and name != "EURUSD":
+        raise SettingsError(f"bars in [broker.symbols.{name}] is missing: name a CSV with time, open, high, low, close")
     symbol = PaperSymbol(
-        bars=folder / table.get("bars", _text, packaged if name == "EURUSD" else ...),
+        bars=folder / (bars or str(resources.files("copybot").joinpath("eurusd-1h.csv"))),
         digits=table.get("digits", _whole(0, 8), 5),
         spread_points=table.get("spread_points", _whole(0, 10_000), 8),
         contract=table.get("contract", _amount, Decimal(100_000)),
@@ -265,7 +267,7 @@ def _names(table: Table) -> Names:
 
 
 def _limits(table: Table) -> Limits:
-    read = {"brake_share": _share, "closes_below_least": _flag, "stops": _one_of(BY_PRICE, BY_DISTANCE)}
+    read = {"brake_share": _share, "closes_below_least": _flag, "stops": read_one_of(BY_PRICE, BY_DISTANCE)}
     given = {
         limit.name: table.get(limit.name, read.get(limit.name, _whole(0, 3_600_000)))
         for limit in fields(Limits)
@@ -305,7 +307,7 @@ def _from(
         raise SettingsError(f"{variable} (environment) {fault}") from None
 
 
-def _url(value: Any) -> str:
+def read_url(value: Any) -> str:
     text = _text(value).rstrip("/")
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
@@ -322,7 +324,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _secret(value: Any) -> str:
+def read_key(value: Any) -> str:
+    return str(_matching(_KEY, "must look like ck_0123456789abcdef.1")(value))
+
+
+def read_secret(value: Any) -> str:
     if not isinstance(value, str) or not _SECRET.fullmatch(value):
         raise ValueError("must be the 64 characters 0-9 a-f that the desk showed when it was created")
     return value
@@ -334,7 +340,7 @@ def _secrets(value: Any) -> dict[int, str]:
         if not re.fullmatch(r"[1-9][0-9]{0,8}", generation):
             raise ValueError(f'has {generation!r}, which is not a generation: write {{ 1 = "…" }}')
         try:
-            secrets[int(generation)] = _secret(secret)
+            secrets[int(generation)] = read_secret(secret)
         except ValueError as fault:
             raise ValueError(f"of generation {generation} {fault}") from None
     if not secrets:
@@ -391,7 +397,7 @@ def _whole(least: int, most: int) -> Callable[[Any], int]:
     return read
 
 
-def _one_of(*names: str) -> Callable[[Any], str]:
+def read_one_of(*names: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in names:
             raise ValueError(f"must be one of {', '.join(names)}")

@@ -27,7 +27,8 @@ async function look() {
     if (found.innerHTML !== shown.innerHTML) shown.replaceChildren(...found.childNodes);
     shown.dataset.online = found.dataset.online;
   }
+  if (document.getElementById("contact").dataset.online) return;
   setTimeout(look, EVERY_MS);
 }
 
-setTimeout(look, EVERY_MS);
+if (!document.getElementById("contact").dataset.online) setTimeout(look, EVERY_MS);
