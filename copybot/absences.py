@@ -34,6 +34,7 @@ class Absences:
     clock_ms: Callable[[], int]
     is_settled: Callable[[], bool]
     _first_look_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _under_way_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _refused_cancels: Refusals[str] = field(default_factory=Refusals, init=False, repr=False)
 
     def judge(self, copy: Copy, limits: Limits) -> Verdict | None:
@@ -44,17 +45,20 @@ class Absences:
             return None
         if trace is Trace.DONE:
             return _gone(copy)
-        cancelled = self._cancel_if_unwanted(copy, limits) if trace is Trace.PENDING else None
+        is_under_way = trace in (Trace.WAITING, Trace.PENDING)
+        cancelled = self._cancel_if_unwanted(copy, limits) if is_under_way else None
         if copy.position:
             return _gone(copy) if self._is_absent(copy, limits.settle_ms) else None
-        if trace is Trace.PENDING:
+        if is_under_way:
             self._first_look_ms.pop(copy.ref, None)
+            self._under_way_ms[copy.ref] = self.clock_ms()
             return cancelled
         return self._judge_untraced(copy, limits)
 
     def forget(self, ref: str) -> None:
         """Begin anew: the copy has a position, or another state."""
         self._first_look_ms.pop(ref, None)
+        self._under_way_ms.pop(ref, None)
         self._refused_cancels.forget(ref)
 
     def findings(self) -> list[Finding]:
@@ -68,7 +72,8 @@ class Absences:
     def _judge_untraced(self, copy: Copy, limits: Limits) -> Verdict | None:
         """The verdict on a copy of which the books show nothing at all."""
         is_cancelled = copy.why in _CANCELLED_FOR
-        if not is_cancelled and self.clock_ms() - copy.sent_ms < limits.settle_ms:
+        since_ms = max(copy.sent_ms, self._under_way_ms.get(copy.ref, 0))
+        if not is_cancelled and self.clock_ms() - since_ms < limits.settle_ms:
             return None
         if not self._is_absent(copy, limits.second_look_ms):
             return None

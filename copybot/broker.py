@@ -15,9 +15,14 @@ class Outcome(StrEnum):
 
 
 class Trace(StrEnum):
-    """What a broker's orders and history show of a magic number, besides open positions."""
+    """What a broker's orders and history show of a magic number, besides open positions.
+
+    WAITING: an order that the broker has accepted and not executed yet, over a weekend for example. PENDING: its books
+    are behind, and a deal or a position is still to come.
+    """
 
     NONE = "NONE"
+    WAITING = "WAITING"
     PENDING = "PENDING"
     DONE = "DONE"
 
@@ -157,7 +162,7 @@ class Broker(Protocol):
     def positions(self) -> list[Position]: ...
 
     def trace(self, magic: int) -> Trace:
-        """Whether an order with this magic is pending, or an order or deal with it is in the history."""
+        """Whether an order with this magic waits, or an order or deal with it is in the history."""
 
     def spec(self, symbol: str) -> SymbolSpec | None:
         """The conditions of new orders; None for a symbol that the broker does not know."""

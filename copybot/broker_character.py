@@ -7,7 +7,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-FINE = Decimal("0.00000001")
+FINE, LARGEST = Decimal("0.00000001"), Decimal(100)
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Character:
 
     `lag`, `deal_lag`: ticks until the position list and the deals show an order that was DONE. `quiet`: ticks without a
     new deal until the history counts as complete. `hides`: a closing deal is never shown. `lots`: least volume and step
-    from tick `lots_at` on. `shut`: the ticks in which the market is closed; orders are then refused, or queued, and
-    a queued order can be cancelled or not. `feed`: by how much its price is above the provider's. `two_step`: an open
-    is filled without its stops. `hour_at`: the broker's clock goes back an hour, an hour after the previous tick.
-    `rebooks_at`: all positions are booked anew. `most_open`: the largest number of copies that the subscriber allows.
-    `leads`: the copier's account publishes trades of its own.
+    from tick `lots_at` on; `largest`: the largest order from tick `largest_at` on. `shut`: the ticks in which the
+    market is closed; orders are then refused, or queued, and a queued order can be cancelled or not. `feed`: by how
+    much its price is above the provider's. `two_step`: an open is filled without its stops. `hour_at`: the broker's
+    clock goes back an hour, an hour after the previous tick. `rebooks_at`: all positions are booked anew. `most_open`:
+    the largest number of copies that the subscriber allows. `leads`: the copier's account publishes trades of its own.
     """
 
     lag: int = 0
@@ -29,7 +29,8 @@ class Character:
     hides: float = 0.0
     lots: Decimal = FINE
     lots_at: int = 0
-    largest: Decimal = Decimal(100)
+    largest: Decimal = LARGEST
+    largest_at: int = 0
     is_fifo: bool = False
     is_netting: bool = False
     two_step: bool = False
@@ -52,7 +53,7 @@ PLAIN = Character()
 def _weekend(rng: random.Random) -> dict[str, Any]:
     start = rng.randint(3, 12)
     return {
-        "shut": range(start, start + rng.randint(3, 7)), "queues": rng.random() < 0.6, "cancels": rng.random() < 0.8
+        "shut": range(start, start + rng.randint(4, 12)), "queues": rng.random() < 0.6, "cancels": rng.random() < 0.8
     }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ TRAITS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = MappingProxyTy
         "quiet": lambda _: {"quiet": 5},
         "hiding": lambda _: {"hides": 0.3},
         "new_lots": lambda rng: {"lots": Decimal(rng.choice(("0.02", "0.1", "0.2"))), "lots_at": rng.randint(0, 12)},
-        "largest": lambda rng: {"largest": Decimal(rng.choice(("0.2", "0.3")))},
+        "largest": lambda rng: {"largest": Decimal(rng.choice(("0.2", "0.3"))), "largest_at": rng.randint(0, 12)},
         "fifo": lambda _: {"is_fifo": True},
         "netting": lambda _: {"is_netting": True},
         "two_step": lambda _: {"two_step": True},

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
-from copybot.broker_character import FINE, PLAIN, Character
+from copybot.broker_character import FINE, LARGEST, PLAIN, Character
 from copybot.netting import Book, book_of
 
 PRICE = Decimal("1.10000000")
@@ -53,7 +53,7 @@ class Order:
 
     magic: int
     turn: int
-    do: Callable[[], None]
+    do: Callable[[], object]
 
 
 @dataclass
@@ -90,6 +90,7 @@ class FaultyBroker:
     _shown_deals: dict[str, int] = field(default_factory=dict)
     _unseen: list[tuple[int, str, Position | None]] = field(default_factory=list)
     _unseen_deals: list[tuple[int, str, int]] = field(default_factory=list)
+    _executed: list[tuple[int, int]] = field(default_factory=list)
     _last_deal: int = -100
 
     def tick(self, now: int, turn: int = 0) -> None:
@@ -103,6 +104,7 @@ class FaultyBroker:
             queue, self.queue = self.queue, []
             for order in queue:
                 order.do()
+                self._executed.append((turn + self.character.deal_lag, order.magic))
         self._show()
         if not self.is_shut and self.rng.random() < self.weather.stop_out:
             self._stop_out()
@@ -136,8 +138,8 @@ class FaultyBroker:
 
     def trace(self, magic: int) -> Trace:
         self._ask()
-        if any(order.magic == magic for order in self.queue):
-            return Trace.PENDING
+        if self._is_waiting(magic):
+            return Trace.WAITING
         if not any(deal.magic == magic for name in self.books for deal in self._visible(name)):
             return Trace.NONE
         return Trace.PENDING if any(held.magic == magic for held in self.held.values()) else Trace.DONE
@@ -158,9 +160,7 @@ class FaultyBroker:
         return Account("1", "model", "USD", Decimal(10_000), Decimal(10_000), is_hedging, True, is_fifo)
 
     def spec(self, symbol: str) -> SymbolSpec | None:
-        if symbol != self.symbol:
-            return None
-        return SymbolSpec(FINE, self.lots, self.lots, self.character.largest, CONTRACT)
+        return self._spec if symbol == self.symbol else None
 
     def accepts(self, side: str, name: str, stop: Decimal | None) -> bool:
         """Whether a position can have this stop now."""
@@ -168,6 +168,11 @@ class FaultyBroker:
             return True
         price = (PRICE + self.character.feed) + (SPREAD if side == "SELL" else NO)
         return stop < price if (name == "sl") == (side == "BUY") else stop > price
+
+    def _is_waiting(self, magic: int) -> bool:
+        """Whether the broker shows a queued order: until it shows the deals of its execution."""
+        shown = (number for until, number in self._executed if self.turn < until)
+        return any(order.magic == magic for order in self.queue) or magic in shown
 
     # --- orders
 
@@ -189,10 +194,19 @@ class FaultyBroker:
         return self._order(magic, do, self._refusal(symbol, volume) or (0 if has_stops else 10016))
 
     def close(self, position: Position, volume: Decimal) -> Result:
+        """Close in as many orders as the largest one demands. The first that is not done ends the rest."""
+        answer = Result(Outcome.REJECTED, 10036, "rejected")
+        held = self.held.get(position.id)
+        for part in [NO] if held is None else self._spec.parts(min(volume, held.volume)):
+            answer = self._close(position, part)
+            if answer.outcome is not Outcome.DONE:
+                return answer
+        return answer
+
+    def _close(self, position: Position, volume: Decimal) -> Result:
         held = self.held.get(position.id)
         if held is None:
             return self._order(position.magic, lambda: None, 10036)
-        volume = min(volume, held.volume)
 
         def do() -> None:
             filled, half = volume, (volume / 2).quantize(FINE)
@@ -204,12 +218,19 @@ class FaultyBroker:
         return self._order(position.magic, do, refusal)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
+        """Set the stops that the broker accepts, as an adapter does, and leave the others as they are."""
+        held, side = self.held.get(position.id, position), position.side
+        is_whole = self.accepts(side, "sl", sl) and self.accepts(side, "tp", tp)
+        sl, tp = sl if self.accepts(side, "sl", sl) else held.sl, tp if self.accepts(side, "tp", tp) else held.tp
+
         def do() -> None:
             if position.id in self.held:
                 self._put(replace(self.held[position.id], sl=sl, tp=tp))
 
-        has_stops = self.accepts(position.side, "sl", sl) and self.accepts(position.side, "tp", tp)
-        return self._order(position.magic, do, 0 if has_stops else 10016)
+        if (sl, tp) == (held.sl, held.tp):
+            return self._order(position.magic, do, 0 if is_whole else 10016)
+        answer = self._order(position.magic, do, 0)
+        return answer if is_whole or answer.outcome is not Outcome.DONE else Result(Outcome.REJECTED, 10016, "rejected")
 
     def cancel(self, magic: int) -> Result:
         self.point()
@@ -224,7 +245,7 @@ class FaultyBroker:
         """The code of the rule that forbids an order of this volume; 0 if none does. `whole`: of the position."""
         if symbol != self.symbol:
             return 10013
-        if volume > self.character.largest or (volume != whole and (volume < self.lots or volume % self.lots)):
+        if volume > self._largest or (volume != whole and (volume < self.lots or volume % self.lots)):
             return 10014
         return 0
 
@@ -233,7 +254,7 @@ class FaultyBroker:
         oldest = next(other for other in self.held.values() if (other.symbol, other.side) == (held.symbol, held.side))
         return self.character.is_fifo and oldest.id != held.id
 
-    def _order(self, magic: int, do: Callable[[], None], refusal: int) -> Result:
+    def _order(self, magic: int, do: Callable[[], object], refusal: int) -> Result:
         """Execute an order at once, later or never, and answer it or not."""
         self.point()
         if refusal:
@@ -333,6 +354,16 @@ class FaultyBroker:
     # --- what is shown
 
     @property
+    def _spec(self) -> SymbolSpec:
+        return SymbolSpec(FINE, self.lots, self.lots, self._largest, CONTRACT)
+
+    @property
+    def _largest(self) -> Decimal:
+        if self.turn < self.character.largest_at:
+            return LARGEST
+        return self.character.largest // self.lots * self.lots
+
+    @property
     def lots(self) -> Decimal:
         return self.character.lots if self.turn >= self.character.lots_at else FINE
 
@@ -391,14 +422,30 @@ class FaultyNet(FaultyBroker):
             self._book = len(self.ledger), book_of(self.ledger, self.worth)
         return self._book[1]
 
+    def positions(self) -> list[Position]:
+        self._ask()
+        net = self.book().net(self.symbol)
+        side = "BUY" if net > 0 else "SELL"
+        return [Position("net", 0, self.symbol, side, abs(net), None, None, PRICE, self.now)] if net else []
+
+    def take_off(self, position: Position, volume: Decimal, *, magic: int | None = None) -> Result:
+        """Close volume of the net position, all of it whatever the smallest order and the step are now."""
+        net = abs(self.book().net(self.symbol))
+        number = position.magic if magic is None else magic
+        return self._order(
+            number,
+            lambda: self._fill_net(number, _other(position.side), volume),
+            self._refusal(position.symbol, volume, net),
+        )
+
     def history(self) -> list[Deal]:
         self._ask()
         return self._visible("")
 
     def trace(self, magic: int) -> Trace:
         self._ask()
-        if any(order.magic == magic for order in self.queue):
-            return Trace.PENDING
+        if self._is_waiting(magic):
+            return Trace.WAITING
         return Trace.DONE if any(deal.magic == magic for deal in self._visible("")) else Trace.NONE
 
     def worth(self, symbol: str) -> Decimal:
@@ -407,13 +454,16 @@ class FaultyNet(FaultyBroker):
     def fill(
         self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Position:
+        return self._fill_net(magic, side, volume)
+
+    def _fill_net(self, magic: int, side: str, volume: Decimal) -> Position:
         """Buy or sell. A further order under one magic number closes a copy, unless it is on the copy's own side."""
         before, own_side = self.truly_held().get(str(magic)), self.sides.setdefault(magic, side)
         if side == own_side and (before is None or before.side == side):
             self._count_open(magic, volume)
         elif before is not None and before.side == own_side:
             self.on_less(before, max(NO, before.volume - volume))
-        filled = Position(str(magic), magic, symbol, side, volume, None, None, PRICE, self.now)
+        filled = Position(str(magic), magic, self.symbol, side, volume, None, None, PRICE, self.now)
         self._note(self._deal(filled, Entry.IN, volume, "MANUAL"))
         return filled
 

@@ -115,11 +115,11 @@ class MetaTrader:
         return next((deal.position for deal in self.history() if deal.magic == magic), "")
 
     def trace(self, magic: int) -> Trace:
-        """An order that was rejected, expired or cancelled unfilled leaves no trace. PENDING also means that an order's
-        deal is still to come, or that the deals opened a position and did not close it: then the books are behind."""
+        """An order that was rejected, expired or cancelled unfilled leaves no trace. PENDING means that an order's deal
+        is still to come, or that the deals opened a position and did not close it: then the books are behind."""
         account = self._check_account()
         if any(order.magic == magic for order in self._ask("orders_get")):
-            return Trace.PENDING
+            return Trace.WAITING
         deals = [deal for deal in self._ask("history_deals_get", *_ever()) if deal.magic == magic]
         filled, known = self._ask("history_orders_get", *_ever()), {deal.order for deal in deals}
         if any(order.magic == magic and order.ticket not in known and self._may_be_filled(order) for order in filled):

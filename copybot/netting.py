@@ -191,8 +191,8 @@ class Netting:
         return str(magic) if magic in self._book().virtuals else ""
 
     def trace(self, magic: int) -> Trace:
-        held = self._book().virtuals.get(magic)
-        return Trace.PENDING if held is not None and held.volume else self.terminal.trace(magic)
+        held, trace = self._book().virtuals.get(magic), self.terminal.trace(magic)
+        return Trace.PENDING if held is not None and held.volume and trace is not Trace.WAITING else trace
 
     def is_settled(self) -> bool:
         return self.terminal.is_settled()
@@ -265,7 +265,7 @@ class Netting:
 
     def _is_closing(self, held: Virtual) -> bool:
         """Whether an order of this copy may still be in flight, or its deal still to come."""
-        if self.terminal.trace(held.magic) is Trace.PENDING:
+        if self.terminal.trace(held.magic) in (Trace.WAITING, Trace.PENDING):
             return True
         sent_ms, orders = self._closing.get(held.magic, (0, 0))
         if len(held.orders) >= orders:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from copybot.broker import Broker, Outcome, Position, Result, SymbolSpec
+from copybot.broker import Broker, Outcome, Position, Result, SymbolSpec, Trace
 from copybot.findings import Finding
 from copybot.limits import BY_DISTANCE, Limits
 from copybot.magic import index_of
@@ -89,7 +89,7 @@ class PositionDriver:
             self.close(position)
             return
         with suppress(Exception):  # the next tick tries again
-            spec = self.broker.spec(position.symbol)  # the copy's symbol may have been renamed
+            spec = self.broker.spec(copy.symbol)
             if self._follow_volume(copy, position, spec, limits):
                 stops = stops_of(copy, position, spec, by_distance=limits.stops == BY_DISTANCE)
                 self._note_missing_stops(position, stops)
@@ -155,7 +155,8 @@ class PositionDriver:
         now = self.clock_ms()
         is_shown = position.volume < self._reduced_from.get(position.id, _ZERO)
         is_in_flight = copy.reduced_ms and not is_shown
-        if is_in_flight and (now - copy.reduced_ms < limits.settle_ms or not self.is_settled()):
+        is_recent = now - copy.reduced_ms < limits.settle_ms
+        if is_in_flight and (is_recent or not self.is_settled() or self._is_waiting(copy, now)):
             return
         self._reduced_from.pop(position.id, None)
         self._record_reduction(copy, now)
@@ -164,6 +165,14 @@ class PositionDriver:
             self._record_reduction(copy, 0)
         elif outcome is Outcome.DONE:
             self._reduced_from[position.id] = position.volume
+
+    def _is_waiting(self, copy: Copy, now: int) -> bool:
+        """Whether the broker has accepted the order and not executed it yet, as over a weekend. Once it is executed,
+        the list of positions again has the time to show it."""
+        is_waiting = self.broker.trace(copy.magic) is Trace.WAITING
+        if is_waiting:
+            self._record_reduction(copy, now)
+        return is_waiting
 
     def _record_reduction(self, copy: Copy, since_ms: int) -> None:
         with self.store.durable():

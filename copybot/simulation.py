@@ -45,7 +45,7 @@ from copybot.targets import born_ms
 
 NOON = 1_767_600_000_000
 SECOND = 1_000
-LIMITS = Limits(max_open_age_ms=5_000, settle_ms=4_000, second_look_ms=1_000, brake_ms=1_000, stops_again_ms=1_000)
+LIMITS = Limits(max_open_age_ms=5_000, settle_ms=6_000, second_look_ms=1_000, brake_ms=1_000, stops_again_ms=1_000)
 PACE = Pace(
     heartbeat_ms=2_000,
     snapshot_ms=5_000,
@@ -58,7 +58,7 @@ LONGEST_REST = 45  # ticks
 AHEAD_MS = 3 * HOUR_MS  # of the brokers' clocks
 PROVIDERS = ("lagging", "quiet", "hiding", "clock", "rebooking")  # traits of a provider's broker that copiers notice
 COPIERS = tuple(name for name in broker_character.TRAITS if name != "clock")
-UNDRAWN = frozenset({"lagging", "hiding", "fifo", "weekend", "other_feed", "clock", "rebooking"})
+UNDRAWN = frozenset({"hiding", "fifo", "clock", "rebooking"})
 FOLLOWS = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 
 CALM = BrokerFaults()

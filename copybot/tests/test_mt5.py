@@ -273,10 +273,10 @@ def test_a_trace_is_found_in_any_time_zone_of_the_server(terminal: Any, fake: Fa
     assert terminal.trace(MAGIC + 1) is Trace.NONE
 
 
-def test_an_order_that_waits_is_pending(terminal: Any, fake: FakeMT5) -> None:
+def test_an_order_that_waits_is_traced_as_waiting(terminal: Any, fake: FakeMT5) -> None:
     fake.fates = [Fate.PLACED]
     assert order(terminal).outcome is Outcome.UNKNOWN
-    assert terminal.trace(MAGIC) is Trace.PENDING
+    assert terminal.trace(MAGIC) is Trace.WAITING
     fake.settle()
     assert terminal.positions()[0].magic == MAGIC
 

@@ -220,7 +220,7 @@ def test_a_close_that_waits_for_the_market_is_not_sent_again(netting: Any, clock
 def test_a_waiting_order_is_cancelled_and_never_filled(terminal: Any, fake: FakeMT5) -> None:
     fake.market_open, fake.queues = False, True
     assert order(terminal).outcome is Outcome.UNKNOWN
-    assert terminal.trace(MAGIC) is Trace.PENDING
+    assert terminal.trace(MAGIC) is Trace.WAITING
     assert terminal.cancel(MAGIC).outcome is Outcome.DONE
     assert terminal.trace(MAGIC) is Trace.NONE
     fake.opens()
@@ -268,7 +268,7 @@ def test_the_rest_of_an_order_filled_in_part_is_cancelled(terminal: Any, fake: F
     order(terminal, volume="0.30")
     fake.settle(share=0.3)
     assert [position.volume for position in terminal.positions()] == [D("0.09")]
-    assert terminal.trace(MAGIC) is Trace.PENDING
+    assert terminal.trace(MAGIC) is Trace.WAITING
     assert terminal.cancel(MAGIC).outcome is Outcome.DONE
     fake.settle()
     assert [position.volume for position in terminal.positions()] == [D("0.09")]

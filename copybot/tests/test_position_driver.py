@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from copybot.broker import Outcome, Result, SymbolSpec
+from copybot.broker import Outcome, Result, SymbolSpec, Trace
 from copybot.position_targets import volume_to_close
 from copybot.state_store import State
 from copybot.tests.guard_fixtures import LIMITS
@@ -143,18 +143,6 @@ def test_a_copy_given_up_below_the_least_lot_is_closed_also_after_the_limits_ret
     assert desk.volumes == []
 
 
-def test_a_copy_whose_symbol_the_broker_renamed_is_reduced_by_the_new_ones_steps(desk: Any) -> None:
-    desk.send(1, "OPEN", target(volume="0.25"))
-    (position,) = desk.broker.held.values()
-    desk.broker.held[position.id] = replace(position, symbol="EURUSD.r")
-    desk.broker.symbol = "EURUSD.r"
-    desk.broker.spec = lambda symbol: spec("0.1", "0.1") if symbol == "EURUSD.r" else None
-    sent = closes(desk)
-    desk.send(2, "REDUCE", target(volume="0.12"))
-
-    assert sent == [D("0.2")]
-
-
 # --- closes that the broker refuses
 
 
@@ -194,22 +182,6 @@ def test_a_close_is_repeated_for_ever_and_reported_with_the_code(
     for _ in range(longest):
         desk.wait(1)
     assert (desk.volumes, desk.guard.findings()) == ([], [])
-
-
-def test_a_close_without_an_answer_is_repeated_less_and_less_often_and_is_no_refusal(desk: Any) -> None:
-    """A broker that queues orders at a weekend would else have thousands of the same close on Monday."""
-    desk.send(1, "OPEN", T1)
-    real, sent = desk.broker.close, refusing(desk, Result(Outcome.UNKNOWN, 10008))
-    desk.send(2, "CLOSE", T1)
-    for _ in range(3600):
-        desk.wait(1)
-    assert 200 < len(sent) < 300
-    assert desk.guard.findings() == []
-
-    desk.broker.close = real
-    for _ in range(15):
-        desk.wait(1)
-    assert desk.volumes == []
 
 
 # --- stops
@@ -276,3 +248,21 @@ def test_by_setting_stops_keep_the_providers_distance(desk: Any, stops: Any) -> 
     desk.snapshot(2, replace(wanted, sl=D("1.0600")))
     (position,) = desk.broker.held.values()
     assert position.sl == D("1.0600") + shift
+
+
+def test_a_reduction_that_waits_over_a_weekend_is_not_sent_again(desk: Any) -> None:
+    desk.send(1, "OPEN", T1)
+    waiting: list[Decimal] = []
+    trace = desk.broker.trace
+    desk.broker.close = lambda position, volume: (waiting.append(volume), Result(Outcome.UNKNOWN, 10008))[1]
+    desk.broker.trace = lambda magic: Trace.WAITING if waiting else trace(magic)
+    desk.send(2, "REDUCE", target(volume="0.50"))
+    desk.wait(10)
+    desk.start()  # a process that starts anew does not know of the order, but its broker does
+    desk.wait(48 * 3_600)
+    assert waiting == [D("0.50")]
+
+    del desk.broker.close
+    desk.broker.close(next(iter(desk.broker.held.values())), waiting.pop())
+    desk.settle()
+    assert desk.volumes == [D("0.50")]
