@@ -189,6 +189,9 @@ class Terminal(Broker, Protocol):
     def deals(self, position: str) -> list[Deal]:
         """The deals of one position, oldest first; complete if `is_settled()`."""
 
+    def was_cancelled(self, position: str) -> bool:
+        """Whether the broker has cancelled all deals of a position, so that nothing was gained or lost."""
+
     def position_under(self, magic: int) -> str:
         """The id of the position that was opened under a magic number, open or closed; empty if there is none."""
 

@@ -11,7 +11,8 @@ _UNIT = Decimal("0.00000001")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The part of a trade that one deal closed. `remaining`: the lots still open afterwards."""
+    """The part of a trade that one deal closed. `remaining`: the lots still open afterwards. `note`: what is not known
+    about it, empty if the deal shows all."""
 
     deal: str
     remaining: Decimal
@@ -19,6 +20,7 @@ class Part:
     profit: Decimal
     at_ms: int
     reason: str
+    note: str = ""
 
 
 @dataclass(slots=True)

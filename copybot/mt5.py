@@ -111,6 +111,11 @@ class MetaTrader:
         self._check_account()
         return [deal for deal, _ in self._deals(self._ask("history_deals_get", *_ever()))]
 
+    def was_cancelled(self, position: str) -> bool:
+        module, rows = self.module, self._ask("history_deals_get", position=int(position))
+        kinds = {row.type for row in rows} - {module.DEAL_TYPE_BALANCE}
+        return bool(kinds) and kinds <= {module.DEAL_TYPE_BUY_CANCELED, module.DEAL_TYPE_SELL_CANCELED}
+
     def position_under(self, magic: int) -> str:
         return next((deal.position for deal in self.history() if deal.magic == magic), "")
 

@@ -187,6 +187,9 @@ class Netting:
         held = self._book().virtuals.get(int(position))
         return [] if held is None else held.deals
 
+    def was_cancelled(self, position: str) -> bool:
+        return False  # a cancelled deal is no part of a virtual position
+
     def position_under(self, magic: int) -> str:
         return str(magic) if magic in self._book().virtuals else ""
 

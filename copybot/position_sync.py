@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from copybot.broker import Deal, Position, Terminal
-from copybot.deals import Trade, trades_of
+from copybot.broker import Position, Terminal
+from copybot.deals import Trade
 from copybot.errors import DeskError, KeyRefused, ScopeDenied, TradeUnknown
 from copybot.findings import Finding
 from copybot.magic import index_of
+from copybot.missing_deals import DealHistory, MissingDeals, Waits
 from copybot.reports import Report, ReportResult, moved_stops, opening, shrinking
+from copybot.server_clock import is_repeated
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ _CLOCKS_APART_MS = 60_000
 _WATCH_GAP_MS = 60_000
 _MOST_REMEMBERED = 10_000
 _REMEMBERED_MS = 3_600_000
+_CLOSE_IS_MISSING = "no longer open at the broker, but its close is not in the history yet"
 _RANK = {"reduce": 0, "close": 0, "modify": 1, "open": 2}
 
 _TEMPORARY = frozenset({"new_seq", "same_key", "after"})  # `retry` of refusals that the desk does not store
@@ -73,7 +76,8 @@ class PositionSync:
     `role`: master or copy, the rows of the snapshot that are this account's. `max_age_ms`: do not publish a position
     that is older than this and unknown to the desk. `clock_ms`: the desk's time. `ahead_ms`: by how much the broker's
     clock is ahead of it (a trade server does not state its time zone), None while unknown. `position_of`: the position
-    that an order opened or increased, by order number; needed on a netting account.
+    that an order opened or increased, by order number; needed on a netting account. `longest_wait_ms`: how long to wait
+    for missing deals while the terminal is connected; then the list of positions and a price must do.
     """
 
     desk: Desk
@@ -85,6 +89,7 @@ class PositionSync:
     ahead_ms: Callable[[], int | None] = lambda: 0
     position_of: Callable[[str], str] = str
     on_reported: Callable[[ReportResult], None] = nothing
+    longest_wait_ms: int = 60_000
     refresh_ms: int = 15_000
     retry_ms: int = 30_000
     counts: Counter[str] = field(default_factory=Counter, init=False)
@@ -94,6 +99,7 @@ class PositionSync:
     _read_ms: int | None = field(default=None, init=False, repr=False)
     _refused: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
+    _reconciled: dict[str, tuple[Finding, int]] = field(default_factory=dict, init=False, repr=False)
     _open_ids: set[str] = field(default_factory=set, init=False, repr=False)
     _unknown_at_desk: set[str] = field(default_factory=set, init=False, repr=False)
     _born_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
@@ -102,6 +108,10 @@ class PositionSync:
     _unpublished: set[str] = field(default_factory=set, init=False, repr=False)
     _forgotten: set[str] = field(default_factory=set, init=False, repr=False)
     _epoch: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._history = DealHistory(self.terminal, self.position_of)
+        self._missing = MissingDeals(self._history, Waits(self.longest_wait_ms), self.role == "copy")
 
     def sync(self) -> None:
         """Compare desk and broker, and report the differences: reductions and closes first, new positions last.
@@ -122,7 +132,8 @@ class PositionSync:
         """Read the open positions into `held`, and count those that ended before they could be published."""
         positions = self.terminal.positions()
         was_watching, unread = self._is_watching(), self._open_ids - self._trades.keys()
-        self.findings = {}
+        self._missing.see(positions, self.clock_ms())
+        self.findings = self._recent_findings()
         self.held = [
             Held(position, extra, self._open_trades(position))
             for position in positions
@@ -130,6 +141,7 @@ class PositionSync:
         ]
         for held in self.held:
             for trade in held.trades or ():
+                self._missing.place(trade.ticket, held.position.id)
                 # A position that appears between two syncs is new, whatever the terminal's clock says.
                 is_new = was_watching and held.position.id not in unread
                 if trade.ticket not in self._born_ms:
@@ -150,14 +162,21 @@ class PositionSync:
         now, last = self.clock_ms(), self._watched_ms
         was_watching = last is not None and now - last <= (self.max_age_ms or _WATCH_GAP_MS)
         # A history that was complete stays so while the terminal is connected, however often new deals change it.
-        is_watching = self.terminal.is_settled() or (was_watching and self.terminal.account().is_connected)
+        is_watching = self.terminal.is_settled() or (was_watching and self._missing.is_connected())
         self._watched_ms = now if is_watching else None
         return was_watching
 
+    def _recent_findings(self) -> dict[str, Finding]:
+        """What was reported without a deal, for as long as a person should see it."""
+        since = self.clock_ms() - _REMEMBERED_MS
+        self._reconciled = {ticket: told for ticket, told in self._reconciled.items() if told[1] > since}
+        return {ticket: finding for ticket, (finding, _) in self._reconciled.items()}
+
     def _opened_ms(self, trade: Trade) -> int:
-        """When a trade opened, by the desk's clock; 0 while the broker's time zone is unknown."""
+        """When a trade opened, by the desk's clock; 0 if unknown: no known time zone, or an hour that clocks repeat."""
         ahead_ms = self.ahead_ms()
-        return 0 if ahead_ms is None else trade.opened_ms - ahead_ms
+        opened_ms = 0 if ahead_ms is None else trade.opened_ms - ahead_ms
+        return 0 if is_repeated(opened_ms) else opened_ms
 
     def _is_to_publish(self, held: Held) -> bool:
         ticket = held.position.id
@@ -178,8 +197,9 @@ class PositionSync:
 
     def note_gone(self, position_id: str, extra: Extra) -> bool:
         """Report a position that opened and closed between two syncs. True once the desk knows all of it."""
-        trades = self._closed_trades(position_id)
-        if trades is None:
+        trades = self._closed_trades(position_id) or self._missing.ended_unseen(position_id, self.clock_ms())
+        if not trades:
+            self._note_waiting(position_id, _CLOSE_IS_MISSING)
             return False
         self._read()
         return all([self._report_ended(trade, extra) for trade in trades])
@@ -226,6 +246,10 @@ class PositionSync:
             for trade in held.trades or ():
                 open_tickets.add(trade.ticket)
                 yield from self._reports_of_open(trade, held)
+            if held.trades is None:
+                rows = self._missing.rows_of(held.position, self.rows)
+                open_tickets |= {row["ticket_id"] for row in rows}
+                yield from self._reports_by_list(held.position, rows)
         for ticket in [ticket for ticket in self.rows if ticket not in open_tickets]:
             yield from self._reports_of_ended(ticket)
         self._tidy(open_tickets)
@@ -236,7 +260,7 @@ class PositionSync:
         cached = self._trades.get(position.id)
         if cached is not None and cached[0] == state:
             return cached[1]
-        trades = self._history(position.id)
+        trades = self._history.trades(position.id)
         held = [trade for trade in trades if trade.remaining]
         adds_up = sum((trade.remaining for trade in held), _ZERO) == position.volume
         if not adds_up or any(trade.side != position.side for trade in held):
@@ -244,18 +268,6 @@ class PositionSync:
             return None
         self._trades[position.id] = state, trades
         return trades
-
-    def _history(self, position_id: str) -> list[Trade]:
-        """A position's trades by its deals; empty if they cannot be read, so that the other positions go on."""
-        try:
-            return trades_of(self.terminal.deals(position_id) or self._deals_of_order(position_id))
-        except Exception as fault:
-            log.warning("deals of %s: %s", position_id, fault)
-            return []
-
-    def _deals_of_order(self, order: str) -> list[Deal]:
-        position = self.position_of(order)
-        return [] if position == order else self.terminal.deals(position)
 
     def _note_waiting(self, ticket: str, words: str) -> None:
         self.findings[ticket] = Finding(ticket, "waiting", words)
@@ -290,34 +302,49 @@ class PositionSync:
 
     def _changes(self, trade: Trade, position: Position, row: Mapping[str, Any]) -> Iterator[Report]:
         yield from shrinking(trade, Decimal(row["volume"]))
-        if trade.remaining > Decimal(row["volume"]):
-            words = f"has {trade.remaining} lots but was published with {row['volume']}: the rest is not copied"
-            self.findings[trade.ticket] = Finding(trade.ticket, "grew", words)
+        self._note_if_grown(trade.ticket, trade.remaining, Decimal(row["volume"]))
         if trade.remaining:
             yield from moved_stops(trade.ticket, position, row)
 
-    def _reports_of_ended(self, ticket: str) -> Iterator[Report]:
-        trades = self._closed_trades(ticket)
-        ended = next((trade for trade in trades or () if trade.ticket == ticket), None)
-        reported = Decimal(self.rows[ticket]["volume"])
-        if ended is not None and ended.volume >= reported:  # else an opening deal is missing, so others may be
-            yield from shrinking(ended, reported)
-        elif ticket not in self.findings:
-            self._note_waiting(ticket, "no longer open at the broker, but its deals are not in the history yet")
+    def _note_if_grown(self, ticket: str, lots: Decimal, published: Decimal) -> None:
+        if lots > published:
+            words = f"has {lots} lots but was published with {published}: the rest is not copied"
+            self.findings[ticket] = Finding(ticket, "grew", words)
 
-    def _closed_trades(self, position_id: str) -> list[Trade] | None:
-        """The trades of a position that has ended; None while its deals do not prove that.
+    def _reports_by_list(self, position: Position, rows: list[Mapping[str, Any]]) -> Iterator[Report]:
+        """Follow an open position whose deals do not add up: its stops at once, its volume if they stay missing."""
+        shrunk = self._missing.shrunk(position, rows, self.clock_ms()) if rows else None
+        if shrunk is not None:
+            self.findings.pop(position.id, None)  # it is followed, so it no longer waits
+            self.findings |= self._recent_findings()
+            published = sum(Decimal(row["volume"]) for row in rows if row["type"] == position.side)
+            self._note_if_grown(position.id, position.volume, Decimal(published))
+        for trade in shrunk or ():
+            yield from shrinking(trade, Decimal(self.rows[trade.ticket]["volume"]))
+        for row in rows:
+            if row["type"] == position.side:
+                yield from moved_stops(row["ticket_id"], position, row)
+
+    def _reports_of_ended(self, ticket: str) -> Iterator[Report]:
+        row = self.rows[ticket]
+        reported = Decimal(row["volume"])
+        ended = next((trade for trade in self._closed_trades(ticket) if trade.ticket == ticket), None)
+        if ended is None or ended.volume < reported:  # an opening deal is missing, so others may be
+            ended = self._missing.ended(row, self.clock_ms())
+        if ended is not None:
+            yield from shrinking(ended, reported)
+        else:
+            self._note_waiting(ticket, _CLOSE_IS_MISSING)
+
+    def _closed_trades(self, ticket: str) -> list[Trade]:
+        """The trades of a position that has ended; empty while its deals do not prove that.
 
         Deals that add up to zero are a proof, however recent they are and whatever else happens on the account. A
         position that is missing in the list, but whose deals show it open, is not closed: the list may be behind.
         """
-        trades = self._history(position_id)
-        if any(trade.position in self._open_ids for trade in trades):
-            return None
-        if not trades or any(trade.remaining for trade in trades):
-            self._note_waiting(position_id, "no longer open at the broker, but its close is not in the history yet")
-            return None
-        return trades
+        trades = self._history.trades(ticket)
+        is_closed = not any(trade.remaining or trade.position in self._open_ids for trade in trades)
+        return trades if is_closed else []
 
     # --- reporting
 
@@ -373,12 +400,22 @@ class PositionSync:
         self.on_reported(ReportResult(report.verb, report.ticket, "", report.fields))
         self.counts[report.verb] += 1
         self._unpublished.discard(report.ticket)
+        if report.note:
+            self._note_reconciled(report)
         if report.verb == "close":
             self.rows.pop(report.ticket, None)
             self._published.discard(report.ticket)
         elif "trade" in answer:
             self.rows[report.ticket] = answer["trade"]
             self._published.add(report.ticket)
+
+    def _note_reconciled(self, report: Report) -> None:
+        row, is_copy = self.rows.get(report.ticket, {}), self.role == "copy"
+        strategy, ref = (str(row.get(name) or "") if is_copy else "" for name in ("strategy", "copies"))
+        finding = Finding(report.ticket, "reconciled", report.note, strategy, ref)
+        self._reconciled[report.ticket] = finding, self.clock_ms()
+        self.findings[report.ticket] = finding
+        log.warning("%s of %s: %s", report.verb, report.ticket, report.note)
 
     def _note_refused(self, report: Report, refusal: DeskError, now: int) -> None:
         """Read the active rows again, since they differ from ours. The same report waits for `retry_ms`."""
@@ -408,6 +445,7 @@ class PositionSync:
         for ticket in list(self._born_ms.keys() - known)[: len(self._born_ms) - _MOST_REMEMBERED]:
             del self._born_ms[ticket]
         self._trades = {ticket: cached for ticket, cached in self._trades.items() if ticket in open_tickets}
+        self._missing.tidy(known)
         since = self.clock_ms() - _REMEMBERED_MS
         self._refused = {
             (ticket, verb): (code, at_ms)

@@ -14,12 +14,14 @@ from copybot.deals import Trade
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report to the desk: a verb about a ticket. `base`: the seq or deal that the change builds on."""
+    """A report to the desk: a verb about a ticket. `base`: the seq or deal that the change builds on. `note`: what a
+    person should know about it once the desk has taken it."""
 
     verb: str
     ticket: str
     fields: Mapping[str, Any]
     base: str = ""
+    note: str = ""
 
     @property
     def key(self) -> str:
@@ -64,9 +66,10 @@ def shrinking(trade: Trade, reported: Decimal) -> Iterator[Report]:
         amounts = {"close_price": _text(part.price), "profit": _text(part.profit)}
         if part.remaining:
             fields = {"deal_id": part.deal, "volume": _text(part.remaining), **amounts}
-            yield Report("reduce", trade.ticket, fields, base=part.deal)
+            yield Report("reduce", trade.ticket, fields, base=part.deal, note=part.note)
         else:
-            yield Report("close", trade.ticket, {**amounts, "reason": part.reason}, base=part.deal)
+            fields = {**amounts, "reason": part.reason}
+            yield Report("close", trade.ticket, fields, base=part.deal, note=part.note)
 
 
 def moved_stops(ticket: str, position: Position, row: Mapping[str, Any]) -> Iterator[Report]:

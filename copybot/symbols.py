@@ -57,6 +57,9 @@ class Named:
     def deals(self, position: str) -> list[Deal]:
         return [replace(deal, symbol=self.names.at_desk(deal.symbol)) for deal in self.terminal.deals(position)]
 
+    def was_cancelled(self, position: str) -> bool:
+        return self.terminal.was_cancelled(position)
+
     def position_under(self, magic: int) -> str:
         return self.terminal.position_under(magic)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from copybot.broker import Account, Deal, Entry, Position
+from copybot.broker import Account, Deal, Entry, Position, Quote
 from copybot.desk_model import MASTER, DeskModel, UnreliableLine
 from copybot.errors import refusal
 from copybot.mt5 import MetaTrader
@@ -30,6 +30,7 @@ class Terminal:
     def __init__(self, point: Callable[..., Any] = lambda: None) -> None:
         self.now, self.held, self.books, self.settled, self.point = NOON, {}, {}, True, point
         self.numbers = itertools.count(500)
+        self.connected, self.hedging, self.price, self.cancelled = True, True, None, set()
 
     def open(
         self, position: Any, volume: Any, price: Any, *, side: str = "BUY", order: str = "", fee: str = "0"
@@ -98,7 +99,14 @@ class Terminal:
         return next((name for name, deals in self.books.items() if any(deal.order == order for deal in deals)), order)
 
     def account(self) -> Account:
-        return Account("1", "Test", "USD", Decimal(1000), Decimal("1001.5"), True, True)
+        money = Decimal(1000), Decimal("1001.5")
+        return Account("1", "Test", "USD", *money, self.hedging, True, is_connected=self.connected)
+
+    def quote(self, symbol: Any) -> Quote | None:
+        return self.price
+
+    def was_cancelled(self, position: Any) -> bool:
+        return position in self.cancelled
 
     def is_settled(self) -> Any:
         self.point()
