@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from copybot.account_report import AccountReport
 from copybot.alarm_report import AlarmReport, LateCloses
 from copybot.broker import Position, Terminal
 from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
@@ -111,6 +112,7 @@ class Copier:
         self._epoch = ""
         self.position_sync = self._new_position_sync()
         self.alarm_report = AlarmReport(self.desk, self.monotonic_ms)
+        self.account_report = AccountReport(self.desk, self.terminal, self.monotonic_ms)
 
     def _new_position_sync(self) -> PositionSync:
         return PositionSync(
@@ -138,7 +140,8 @@ class Copier:
         terminal = [Finding("", "terminal", self.faults["terminal"])] if "terminal" in self.faults else []
         state = [Finding("", "state", fault) for name, fault in self.faults.items() if name.startswith("state of ")]
         still_open = [finding for finding in self._still_open if finding.ticket not in refused]
-        return [*of_guards, *self._of_positions, *still_open, *terminal, *state]
+        account = [] if self.account_report.finding is None else [self.account_report.finding]
+        return [*of_guards, *self._of_positions, *still_open, *terminal, *state, *account]
 
     # --- messages of the stream
 
@@ -188,6 +191,7 @@ class Copier:
             ("snapshot", self._take_snapshot),
             ("position_sync", self._sync_positions),
             ("reports", self._report),
+            ("account", self._report_account),
             ("alarms", self._report_alarms),
         ):
             if not self._attempt(name, do):
@@ -357,6 +361,7 @@ class Copier:
         if self._epoch and epoch != self._epoch:
             self.position_sync = self._new_position_sync()
             self.alarm_report.begin_anew()
+            self.account_report.begin_anew()
             self.lease.begin_anew()
             self._due_ms["beat"] = 0
         self._epoch = epoch
@@ -447,6 +452,11 @@ class Copier:
             log.warning("the desk refused the report that %s was %s: %s", event.ref, event.event, refusal)
             self.counts["reports_refused"] += 1
         return True
+
+    def _report_account(self) -> int:
+        held = {copy.symbol for followed in self.followed for copy in followed.guard.unfinished()}
+        self.account_report.report(held)
+        return self.pace.position_sync_ms
 
     def _report_alarms(self) -> int:
         self.alarm_report.report(self.findings())

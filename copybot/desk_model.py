@@ -143,6 +143,8 @@ class DeskModel:
         if path.endswith("/alarms"):
             self.alarms[account] = list(fields["alarms"])
             return {"status": "told"}
+        if path.endswith("/account"):
+            return {"status": "told", "currency": fields.get("currency", ""), "symbols": []}
         assert path.endswith("/orders"), path
         if fields["trade_ref"] not in self.state.refs:
             raise _refusal("trade_unknown")

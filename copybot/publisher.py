@@ -2,13 +2,13 @@
 
 import logging
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from copybot.account_report import AccountReport
 from copybot.alarm_report import AlarmReport
 from copybot.errors import AnswerForged, DeskError, KeyRefused, ScopeDenied
 from copybot.findings import Finding
@@ -18,14 +18,16 @@ __all__ = ["PositionSync", "Publisher", "ReportResult"]
 
 log = logging.getLogger(__name__)
 
-_ACCOUNT = "/api/v2/account"
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 @dataclass
 class Publisher:
     """Runs a provider's position sync: syncs twice a second, and goes on watching while the desk is unreachable.
 
-    It also reports balance and equity once a minute. Raises KeyRefused or ScopeDenied if the desk refuses the key.
+    It also reports its account once a minute. Raises KeyRefused or ScopeDenied if the desk refuses the key.
     `on_sync` is called after each sync with the fault, or with an empty text.
     """
 
@@ -35,10 +37,11 @@ class Publisher:
     account_s: float = 60.0
     on_sync: Callable[[str], None] = lambda _: None
     faults: int = field(default=0, init=False)
-    _account_due_s: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.alarm_report = AlarmReport(self.position_sync.desk, lambda: time.monotonic_ns() // 1_000_000)
+        sync = self.position_sync
+        self.alarm_report = AlarmReport(sync.desk, _monotonic_ms)
+        self.account_report = AccountReport(sync.desk, sync.terminal, _monotonic_ms, int(self.account_s * 1000))
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -59,8 +62,11 @@ class Publisher:
                 self._report_alarms([Finding("", "terminal", str(fault))])
             return str(fault) or type(fault).__name__
         self.faults = 0
-        self._report_alarms(self.position_sync.findings.values())
+        self._report_alarms([*self.position_sync.findings.values(), *self._account_findings()])
         return ""
+
+    def _account_findings(self) -> list[Finding]:
+        return [] if self.account_report.finding is None else [self.account_report.finding]
 
     def _is_cut_off(self) -> bool:
         """Whether the terminal, and not the desk, is why a sync failed."""
@@ -79,15 +85,8 @@ class Publisher:
             log.warning("alarms could not be reported: %s", fault)
 
     def _report_account(self) -> None:
-        """Report balance and equity, which size the copies of subscribers who copy by equity."""
-        if time.monotonic() < self._account_due_s:
-            return
-        self._account_due_s = time.monotonic() + self.account_s
-        account = self.position_sync.terminal.account()
-        self.position_sync.desk.send(
-            "POST", _ACCOUNT, {"balance": f"{account.balance:.8f}", "equity": f"{account.equity:.8f}"},
-            idempotency_key=f"account-{secrets.token_hex(12)}",
-        )  # fmt: skip
+        """Report the account, by which the copies of subscribers are sized."""
+        self.account_report.report({str(row["symbol"]) for row in self.position_sync.rows.values()})
 
     def _wait_s(self) -> float:
         if not self.faults:

@@ -69,7 +69,10 @@ def result(agreement: FeeAgreement, *, at: datetime, mark_prices: list[dict[str,
     for trade in still_open:
         if mark_prices is None:
             last = prices.last(trade.symbol, at=at)
-            price, contract_size = last and last.close, trade.contract_size or _listed_size(trade.symbol)
+            price, contract_size = (
+                None if last is None else last.close,
+                trade.contract_size or _listed_size(trade.symbol),
+            )
         else:
             price, contract_size = _stored(stored.get(str(trade.trade_id)), trade.symbol)
         result_at_price = _floating(trade, price, contract_size, agreement.currency)

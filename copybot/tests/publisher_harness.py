@@ -44,6 +44,9 @@ class Terminal:
             position, 0, "EURUSD", side, total, None, None, open_price=Decimal(price), opened_ms=opened_ms
         )
 
+    def spec(self, _: str) -> None:
+        """No conditions are known."""
+
     def stops(self, position: Any, sl: Any, tp: Any = None) -> None:
         self.held[position] = replace(self.held[position], sl=sl and Decimal(sl), tp=tp and Decimal(tp))
 

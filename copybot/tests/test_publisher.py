@@ -329,5 +329,6 @@ def test_the_loop_survives_an_outage_and_ends_on_request() -> None:
 
     Publisher(world.position_sync, poll_s=0.001, on_sync=sync).run(stop)
     assert faults == ["ConnectionError", "OSError", ""]
-    assert world.desk.worth == [{"balance": "1000.00000000", "equity": "1001.50000000"}]
+    (worth,) = world.desk.worth
+    assert (worth["balance"], worth["equity"], worth["currency"]) == ("1000.00000000", "1001.50000000", "USD")
     assert list(world.desk.active_rows) == ["1"]
