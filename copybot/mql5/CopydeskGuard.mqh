@@ -125,6 +125,7 @@ private:
                           const ulong magic, const ulong position);
    CdOutcome         Protect(const string symbol, const ulong position, const double sl, const double tp);
    double            Fit(const string symbol, const double volume);
+   double            ToClose(const string symbol, const double held, const double target);
 
 public:
    bool              needs_snapshot;  // no trade is opened until the next snapshot

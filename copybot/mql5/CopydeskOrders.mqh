@@ -248,17 +248,16 @@ void CdGuard::Drive(const CdCopy &copy, const ulong ticket, const long now_ms)
    double held=PositionGetDouble(POSITION_VOLUME);
    double sl=PositionGetDouble(POSITION_SL);
    double tp=PositionGetDouble(POSITION_TP);
-   double volume=Fit(copy.symbol,copy.volume);
-   double step=SymbolInfoDouble(copy.symbol,SYMBOL_VOLUME_STEP);
+   double volume=ToClose(copy.symbol,held,copy.volume);
    double point=SymbolInfoDouble(copy.symbol,SYMBOL_POINT);
-   if(volume<=0)
+   if(copy.volume<=0)
       Deal(copy.symbol,!buys,held,0,0,copy.magic,ticket);
-   else if(held-volume>step/2)
+   else if(volume>0)
      {
       // Reduce once: an order whose answer was lost may still be executed, and a second would reduce twice.
       if(copy.reduced_ms>0 && (now_ms-copy.reduced_ms<CD_SETTLE_MS || !IsSettled(now_ms)))
          return;
-      if(Note(copy,"reduced_ms",now_ms) && Deal(copy.symbol,!buys,held-volume,0,0,copy.magic,ticket)!=CD_UNKNOWN)
+      if(Note(copy,"reduced_ms",now_ms) && Deal(copy.symbol,!buys,volume,0,0,copy.magic,ticket)!=CD_UNKNOWN)
          Note(copy,"reduced_ms",0);
      }
    else
@@ -360,6 +359,25 @@ double CdGuard::Fit(const string symbol, const double volume)
    if(fitted<SymbolInfoDouble(symbol,SYMBOL_VOLUME_MIN)-step/2)
       return 0;
    return NormalizeDouble(fitted,CD_DECIMALS);
+  }
+
+// The lots to close so that a position follows its target; 0 for none. Only the target says how much is held: the
+// order is rounded up to the present step, or down where that would close all, and is not sent if it would be too small.
+double CdGuard::ToClose(const string symbol, const double held, const double target)
+  {
+   double step=SymbolInfoDouble(symbol,SYMBOL_VOLUME_STEP);
+   double excess=held-target;
+   if(excess<0.000000005)
+      return 0;
+   if(step<=0)
+      return excess;
+   double steps=MathFloor(excess/step+0.9999999);
+   if(steps*step>held-0.000000005)
+      steps=MathFloor(excess/step+0.0000001);
+   double volume=NormalizeDouble(steps*step,CD_DECIMALS);
+   if(volume<SymbolInfoDouble(symbol,SYMBOL_VOLUME_MIN)-step/2 || volume>held-0.000000005)
+      return 0;
+   return volume;
   }
 
 CdOutcome CdGuard::Deal(const string symbol, const bool buys, const double volume, const double sl, const double tp,

@@ -102,6 +102,7 @@ int main() {
       {"disk_fails", [](const Words &w) { return flip(disk_fails, w[1]); }},
       {"disk_is_weak", [](const Words &w) { return flip(disk_is_weak, w[1]); }},
       {"history_comes", [](const Words &w) { return flip(history_comes, w[1]); }},
+      {"volume_step", [](const Words &w) { return volume_step = std::stod(w[1]), "done"; }},
       {"lose_position", [](const Words &) { return held.clear(), "done"; }},
   };
   for (string line; std::getline(std::cin, line);) {

@@ -222,6 +222,7 @@ struct Plan {
 };
 
 inline bool connected = true, hedging = true, history_comes = true;
+inline double volume_step = 0.01;
 inline std::vector<Held> held;
 inline std::vector<ulong> pending, deals;
 inline std::deque<Plan> plans;
@@ -294,6 +295,6 @@ inline long AccountInfoInteger(int) { return hedging ? ACCOUNT_MARGIN_MODE_RETAI
 inline long TerminalInfoInteger(int) { return connected; }
 inline long SymbolInfoInteger(const string &, int) { return SYMBOL_FILLING_IOC; }
 inline double SymbolInfoDouble(const string &, int what) {
-  if (what == SYMBOL_VOLUME_STEP || what == SYMBOL_VOLUME_MIN) return 0.01;
+  if (what == SYMBOL_VOLUME_STEP || what == SYMBOL_VOLUME_MIN) return volume_step;
   return what == SYMBOL_POINT ? 0.00001 : 1.1;
 }

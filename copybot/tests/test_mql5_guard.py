@@ -80,6 +80,31 @@ def test_copies_a_trade_from_its_open_to_its_close(guard: Guard) -> None:
     assert (guard.book(), guard.state("t1"), guard.opened()) == ([], "GONE", "1")
 
 
+def test_what_is_held_follows_its_target_also_when_the_step_changes(guard: Guard) -> None:
+    guard.packet("OPEN", "t1", "0.25000000")
+    guard.packet("OPEN", "t2", "0.05000000")
+    guard.terminal("volume_step", "0.1")
+    guard.wait(5000)
+    assert guard.book() == ["0.25", "0.05"]
+
+    guard.packet("REDUCE", "t1", "0.12000000")
+    assert guard.book() == ["0.05", "0.05"]
+    guard.packet("CLOSE", "t1")
+    guard.packet("CLOSE", "t2")
+    assert guard.book() == []
+
+
+def test_the_least_lot_stays_until_the_trade_is_closed(guard: Guard) -> None:
+    guard.packet("OPEN", "t1", "0.01000000")
+    guard.packet("REDUCE", "t1", "0.00900000", sl="1.09500000")
+    guard.wait(5000)
+    assert guard.book() == ["0.01"]
+    assert guard.terminal("book").split(" ")[2] == "1.09500"
+
+    guard.packet("CLOSE", "t1")
+    assert guard.book() == []
+
+
 def test_a_closed_trade_is_never_opened_again(guard: Guard) -> None:
     guard.packet("OPEN", "t1")
     guard.packet("CLOSE", "t1")
