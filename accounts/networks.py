@@ -48,5 +48,11 @@ def _plain(address: str, otherwise: str = "") -> str:
     return str(mapped or parsed).partition("%")[0]
 
 
+def block_of(address: str) -> str:
+    """The part of an address that one customer of a network holds: an IPv4 address, or an IPv6 /64."""
+    parsed = ipaddress.ip_address(address)
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
 def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback

@@ -139,7 +139,7 @@ def verify(received: ReceivedRequest) -> SignedCall:
             raise HttpsRequired
         signable, signature = _read(received)
     finally:  # unreadable requests count too: their refusals are audited, and must not fill the log without limit
-        limiting.spend("ip", received.ip, settings.RATE_PER_IP)
+        limiting.spend("ip", networks.block_of(received.ip), settings.RATE_PER_IP)
     now_ms = time.time_ns() // 1_000_000
     if not signable.is_timely(now_ms):
         raise ClockOutsideWindow(server_time=now_ms)

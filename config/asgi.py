@@ -16,7 +16,11 @@ from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
 from config.bridge import WsgiThreads
+from config.middleware import BOT_ROUTES
 from config.wsgi import application as wsgi
 from trades.consumers import websocket_application
 
-application = ProtocolTypeRouter({"http": WsgiThreads(wsgi, settings.WEB_THREADS), "websocket": websocket_application})
+http = WsgiThreads(
+    wsgi, bots=settings.WEB_THREADS, people=settings.PEOPLE_THREADS, bots_paths=(*BOT_ROUTES, "/healthz", "/readyz")
+)
+application = ProtocolTypeRouter({"http": http, "websocket": websocket_application})

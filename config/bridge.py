@@ -19,19 +19,35 @@ Scope = dict[str, Any]
 Environ = dict[str, Any]
 
 BODY_S = 15  # limit for receiving a body; a buffering proxy sends it at once
+MOST_WAITING_PEOPLE = 64
 SEND_S = 60  # limit for a client to accept one piece of a streamed answer
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
-class WsgiThreads:
-    """An ASGI application that runs a WSGI application."""
+class Lane:
+    """Threads with a queue of their own. `most_waiting`: beyond it a request is refused at once; None never refuses."""
 
-    def __init__(self, wsgi: Callable[..., Any], threads: int) -> None:
-        self.wsgi = wsgi
+    def __init__(
+        self, name: str, threads: int, work: Callable[["Lane"], None], most_waiting: int | None = None
+    ) -> None:
         self.waiting: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self.most_waiting = most_waiting
         for number in range(threads):
-            threading.Thread(target=self._work, name=f"http-{number}", daemon=True).start()
+            threading.Thread(target=work, args=[self], name=f"{name}-{number}", daemon=True).start()
+
+    def is_full(self) -> bool:
+        return self.most_waiting is not None and self.waiting.qsize() >= self.most_waiting
+
+
+class WsgiThreads:
+    """An ASGI application that runs a WSGI application. Bots and people have threads of their own, so that no flood of
+    pages, sign-ins or exports holds up a close. `bots_paths`: what the paths of bots begin with."""
+
+    def __init__(self, wsgi: Callable[..., Any], *, bots: int, people: int, bots_paths: tuple[str, ...]) -> None:
+        self.wsgi, self.bots_paths = wsgi, bots_paths
+        self.bots = Lane("bots", bots, self._work)
+        self.people = Lane("people", people, self._work, most_waiting=MOST_WAITING_PEOPLE)
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if not scope.get("query_string", b"").isascii():
@@ -45,17 +61,24 @@ class WsgiThreads:
             return
         if body is None:
             return
+        lane = self.bots if scope["path"].startswith(self.bots_paths) else self.people
+        if lane.is_full():
+            refusal = _refusal(
+                503, "busy", "The desk is busy. Try again in a moment.", retry="same_key", retry_after_ms=2000
+            )
+            await _send(send, refusal)
+            return
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer | None] = loop.create_future()
-        self.waiting.put((answered, environ_of(scope, body), loop, send))
+        lane.waiting.put((answered, environ_of(scope, body), loop, send))
         answer = await answered
         if answer is not None:
             await _send(send, answer)
 
-    def _work(self) -> None:
+    def _work(self, lane: Lane) -> None:
         """Run in each thread. A queue and a call back into the loop cost a third of an executor's two futures."""
         while True:
-            answered, environ, loop, send = self.waiting.get()
+            answered, environ, loop, send = lane.waiting.get()
             try:
                 answer, fault = self._run(environ, loop, send), None
             except BaseException as caught:
@@ -108,8 +131,8 @@ async def _send(send: Callable[..., Any], answer: Answer) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _refusal(status: int, code: str, detail: str) -> Answer:
-    refusal = problem.response(problem.body(status=status, code=code, detail=detail))
+def _refusal(status: int, code: str, detail: str, **more: Any) -> Answer:
+    refusal = problem.response(problem.body(status=status, code=code, detail=detail, **more))
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal.items()]
     return status, [*headers, (b"connection", b"close")], refusal.content
 

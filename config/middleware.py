@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from accounts import networks
 from accounts.protocol import HttpsRequired
-from core import problem
+from core import limiting, problem
 from core.errors import CsrfFailed, DomainError, NotFound, RequestMalformed
 from core.requests import DeskRequest
 
@@ -120,6 +120,9 @@ def _unfit_for_people(request: DeskRequest) -> HttpResponse | None:
             )
             return problem.response(problem.of(refusal, request.request_id))
         return HttpResponseNotFound("There is no such page.", content_type="text/plain")
+    limited = _over_the_limit(request)
+    if limited is not None:
+        return limited
     if settings.DEBUG or request.is_secure() or request.path.startswith(_QUIET):
         return None
     if request.path.startswith("/api/"):
@@ -127,6 +130,21 @@ def _unfit_for_people(request: DeskRequest) -> HttpResponse | None:
     if request.method in ("GET", "HEAD"):
         return HttpResponsePermanentRedirect(f"https://{request.get_host()}{request.get_full_path()}")
     return HttpResponseForbidden("This form was sent without encryption. Open the page again at https://, and sign in.")
+
+
+def _over_the_limit(request: DeskRequest) -> HttpResponse | None:
+    if request.path.startswith(_QUIET):
+        return None
+    try:
+        limiting.spend("visitor", networks.block_of(request.client_ip), settings.RATE_PER_VISITOR)
+    except limiting.RateLimited as refusal:
+        document = problem.response(problem.of(refusal, request.request_id))
+        if request.path.startswith("/api/"):
+            return document
+        page = HttpResponse("Too many requests from your address. Wait a minute, then reload.", status=429)
+        page["Content-Type"], page["Retry-After"] = "text/plain", document["Retry-After"]
+        return page
+    return None
 
 
 class PeopleOnly:

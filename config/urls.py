@@ -5,6 +5,7 @@ from django.contrib.auth import views as auth_views
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
+from accounts import sign_in
 from config import health, openapi
 from config.drill import admin_page
 from portal import views as portal
@@ -49,11 +50,7 @@ urlpatterns = [
     path("healthz", health.alive),
     path("readyz", health.ready),
     path("metrics", health.metrics),
-    path(
-        "login/",
-        auth_views.LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),
-        name="login",
-    ),
+    path("login/", sign_in.SignIn.as_view(), name="login"),
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
     path("login/other/", portal.sign_in_as_another, name="logout-and-in"),
     path("admin/zombie-drill/", admin_page.page, name="zombie-drill"),

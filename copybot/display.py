@@ -1,5 +1,6 @@
 """Shows on a terminal what a bot is doing: as a page that is redrawn every second, or as a log."""
 
+import io
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +17,15 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from copybot.findings import Finding
+
 EVENTS_SHOWN = 8
-_FRAME = 12  # lines used by header, headings, sum and rules
+_LEAST_EVENTS, _LEAST_ROWS = 3, 3  # also on a small terminal
+_MOST_STRATEGIES = 3  # on a small terminal
+_SMALL, _TINY = 30, 20  # lines: below, the page does without frames; below, one strategy is shown
+_NARROW, _NARROWEST = 100, 70  # columns: below, the table has no stops; below, neither price nor age
 NO = "–"
+_NO_BREAK = "\u00a0"
 
 # Why a trade was not copied, in a subscriber's words.
 WHY_NOT = {
@@ -42,6 +49,28 @@ WHY_NOT = {
     "drawdown": "your drawdown limit is reached",
     "symbol_not_allowed": "you do not copy this symbol",
     "not_sizable": "the volume cannot be calculated: your equity is unknown, or the trade has no stop",
+}
+# What a person does about a finding, where its own words do not say it.
+WHAT_TO_DO = {
+    "zombie": "",
+    "too_old": "",
+    "waiting": "nothing to do, unless it lasts",
+    "grew": "open the rest as a position of its own",
+    "refused": "look up the code in docs/errors.md",
+    "reconciled": "compare its close at the desk with your broker's statement",
+    "closing": "look at your broker, and close it there if the market is open",
+    "close_refused": "close it at your broker",
+    "stop_refused": "set the stop at your broker",
+    "kept_above_target": "",
+    "market_closed": "it is closed when the market opens: look at your broker then",
+    "order_waits": "cancel the order at your broker",
+    "halted": "",
+    "held": "ask the desk's staff",
+    "fifo": "close the older position of the symbol first",
+    "currency_differs": "log the terminal in to the registered account, or ask staff",
+    "contract_differs": "look at the planned volumes at the desk",
+    "terminal": "look at the terminal: is it running and connected?",
+    "state": "free disk space for the state folder, and restart",
 }
 STATES = {
     "INTENT": ("ordering", "yellow"),
@@ -144,7 +173,8 @@ class Page:
         self._live.start()
 
     def show(self, view: View) -> None:
-        self._live.update(page(view, self._live.console.height), refresh=True)
+        width, height = self._live.console.size
+        self._live.update(page(view, width, height), refresh=True)
 
     def happened(self, happening: Happening) -> None:
         """Do nothing: the next view shows it."""
@@ -182,37 +212,80 @@ class Log:
         self._console.out(f"{_stamp(at_ms)} {mark}{words}", highlight=False)
 
 
-def page(view: View, height: int = 0) -> RenderableType:
-    """The page of a view. If it is higher than the terminal, the oldest positions are left out and counted."""
+def page(view: View, width: int = 0, height: int = 0) -> RenderableType:
+    """The page of a view, no higher than `height` lines (0: no limit).
+
+    The state and the newest events come first: on a small terminal the frames go, and then alarms, strategies and the
+    oldest positions are left out and counted.
+    """
+    width = width or 120
+    is_small = bool(height) and height < _SMALL
+    strategies = list(view.strategies)
+    most = 1 if is_small and height < _TINY else _MOST_STRATEGIES if is_small else len(strategies)
+    top: list[RenderableType] = [_header(view, width, is_small=is_small)]
+    top += [_strategies(strategies[:most], len(strategies) - most)] if strategies else []
     events = view.happenings[-EVENTS_SHOWN:]
-    others = _FRAME + len(view.strategies) + len(view.alarms) + len(events)
-    room = max(3, height - others) if height else len(view.lines)
-    parts: list[RenderableType] = [_header(view)]
-    parts += [Padding(_strategies(view.strategies), (0, 1))] if view.strategies else []
-    parts += [Padding(Text(f"▲ {words}", style="bold red"), (0, 1)) for words in view.alarms]
-    parts.append(_lines(view, room))
-    if events:
-        parts += [Rule("events", style="bright_black", align="left"), Padding(_events(events), (0, 1))]
-    return Group(*parts)
+
+    def table(rows: int) -> RenderableType:
+        return _lines(view, rows, width, is_small=is_small)
+
+    if not height:
+        return Group(*top, *_alarms(view.alarms), table(len(view.lines)), *_event_list(events))
+    measure = Console(width=width, file=io.StringIO())
+    frame = _height(measure, [table(1)]) - (1 if view.lines else 0)
+    least = frame + min(_LEAST_ROWS, len(view.lines)) + 1  # 1: the rule above the events
+    left = height - _height(measure, top) - least - min(_LEAST_EVENTS, len(events))
+    alarms = _alarms(view.alarms, measure, max(1, left))
+    left = height - _height(measure, [*top, *alarms]) - least
+    events = events[-max(_LEAST_EVENTS, left * 2 // 3) :]
+    below = _event_list(events)
+    rows = height - _height(measure, [*top, *alarms, *below]) - frame
+    return Group(*top, *alarms, table(max(1, rows)), *below)
 
 
-def _header(view: View) -> RenderableType:
+def _height(measure: Console, parts: Sequence[RenderableType]) -> int:
+    return len(measure.render_lines(Group(*parts), pad=False)) if parts else 0
+
+
+def _alarms(words: Sequence[str], measure: Console | None = None, room: int = 0) -> list[RenderableType]:
+    """All alarms, or those that fit into `room` lines and the number of the others."""
+    shown = [Padding(Text(f"▲ {each}", style="bold red"), (0, 1)) for each in words]
+    if measure is None or _height(measure, shown) <= room:
+        return list(shown)
+    while len(shown) > 1 and _height(measure, shown) >= room:
+        shown.pop()
+    rest = len(words) - len(shown)
+    return [*shown, *([Padding(Text(f"▲ and {rest} more", style="bold red"), (0, 1))] if rest else [])]
+
+
+def _event_list(events: Sequence[Happening]) -> list[RenderableType]:
+    return [Rule("events", style="bright_black", align="left"), Padding(_events(events), (0, 1))] if events else []
+
+
+def _header(view: View, width: int, *, is_small: bool) -> RenderableType:
+    title = view.title.removeprefix("copybot ") if width < _NARROW else view.title
     grid = Table.grid(expand=True, padding=(0, 2))
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_row(
-        Text.assemble((view.title, "bold"), "  ", (view.desk, "cyan")),
+        Text.assemble((title, "bold"), "  ", (view.desk, "cyan")),
         Text.assemble(view.account, "   ", (view.money, "bold")),
     )
     marks = Text()
-    for words, good in view.marks:
-        marks.append("● ", style="green" if good else "bold yellow")
-        marks.append(f"{words}   ", style="default" if good else "bold yellow")
+    for words, good in sorted(view.marks, key=lambda mark: mark[1]):  # what needs attention first
+        whole = words.replace(" ", _NO_BREAK)
+        marks.append(f"●{_NO_BREAK}", style="green" if good else "bold yellow")
+        marks.append(f"{whole}  ", style="default" if good else "bold yellow")
+    if is_small:
+        return Padding(Group(grid, marks), (0, 1))
     return Panel(Group(grid, marks), box=box.ROUNDED, border_style="bright_black", padding=(0, 1))
 
 
-def _strategies(strategies: Iterable[Strategy]) -> RenderableType:
+def _strategies(strategies: Iterable[Strategy], left_out: int) -> RenderableType:
+    """One line each."""
     grid = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        grid.add_column(no_wrap=True)
     for strategy in strategies:
         style = "green" if strategy.good else "bold yellow"
         grid.add_row(
@@ -220,37 +293,55 @@ def _strategies(strategies: Iterable[Strategy]) -> RenderableType:
             Text(strategy.words, style=style),
             Text(strategy.detail, style="bright_black"),
         )
-    return grid
+    if left_out > 0:
+        grid.add_row(Text(f"and {left_out} more", style="bright_black"))
+    return Padding(grid, (0, 1))
 
 
-def _lines(view: View, room: int) -> RenderableType:
+def _lines(view: View, room: int, width: int, *, is_small: bool) -> RenderableType:
     if not view.lines:
-        return Padding(Text(view.nothing, style="bright_black"), (0, 1, 1, 1))
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), header_style="bright_black", show_footer=True)
+        return Padding(Text(view.nothing, style="bright_black"), (0, 1, 0 if is_small else 1, 1))
+    table = Table(
+        box=None if is_small else box.SIMPLE_HEAD, expand=True, padding=(0, 1), header_style="bright_black",
+        show_footer=True,
+    )  # fmt: skip
     shown = list(view.lines)[-room:]
     left_out = len(view.lines) - len(shown)
     total = sum((line.profit for line in view.lines if line.profit is not None), Decimal(0))
-    table.add_column("symbol", style="bold", footer=f"and {left_out} older" if left_out else "", no_wrap=True)
-    table.add_column("side")
-    table.add_column("volume", justify="right", no_wrap=True)
-    for name in ("price", "stop", "target"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state")
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column(view.currency or "profit", justify="right", footer=_money(total), no_wrap=True)
+    names = [name for name in _COLUMNS if width >= _COLUMNS[name]]
+    footers = {"symbol": Text(f"+{left_out} older" if left_out else ""), "profit": _money(total)}
+    for name in names:
+        table.add_column(
+            (view.currency or name) if name == "profit" else name,
+            justify="left" if name in ("symbol", "side", "state") else "right",
+            style="bold" if name == "symbol" else "", no_wrap=True, footer=footers.get(name, ""),
+        )  # fmt: skip
     for line in shown:
-        table.add_row(*_row(line))
+        cells = _row(line)
+        table.add_row(*(cells[name] for name in names))
     return table
 
 
-def _row(line: Line) -> list[RenderableType]:
+# The least width of the terminal at which a column is shown.
+_COLUMNS = {
+    "symbol": 0, "side": 0, "volume": 0, "price": _NARROWEST, "stop": _NARROW, "target": _NARROW, "state": 0,
+    "age": _NARROWEST, "profit": 0,
+}  # fmt: skip
+
+
+def _row(line: Line) -> dict[str, RenderableType]:
     words, style = STATES.get(line.state, (line.state.lower(), "default"))
-    side = Text(line.side, style="blue" if line.side == "BUY" else "magenta")
-    return [
-        Text(line.symbol), side, _volume(line), *(_price(each, line.price) for each in (line.price, line.sl, line.tp)),
-        Text(words, style=style), Text(age(line.age_ms), style="bright_black"),
-        Text(NO, style="bright_black") if line.profit is None else _money(line.profit),
-    ]  # fmt: skip
+    return {
+        "symbol": Text(line.symbol),
+        "side": Text(line.side, style="blue" if line.side == "BUY" else "magenta"),
+        "volume": _volume(line),
+        "price": _price(line.price, line.price),
+        "stop": _price(line.sl, line.price),
+        "target": _price(line.tp, line.price),
+        "state": Text(words, style=style),
+        "age": Text(age(line.age_ms), style="bright_black"),
+        "profit": Text(NO, style="bright_black") if line.profit is None else _money(line.profit),
+    }
 
 
 def _volume(line: Line) -> Text:
@@ -272,7 +363,10 @@ def _money(amount: Decimal) -> Text:
 
 def _events(happenings: Iterable[Happening]) -> RenderableType:
     styles = {"good": "green", "warning": "yellow", "alarm": "bold red"}
-    grid = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(no_wrap=True, min_width=8)
+    grid.add_column(no_wrap=True, max_width=24)
+    grid.add_column(no_wrap=True, ratio=1)  # one line each, so that the newest are in view
     for happening in happenings:
         clock = Text(_stamp(happening.at_ms)[11:19], style="bright_black")
         grid.add_row(
@@ -281,6 +375,13 @@ def _events(happenings: Iterable[Happening]) -> RenderableType:
             Text(happening.words, style=styles.get(happening.level, "default")),
         )
     return grid
+
+
+def alarm(finding: Finding) -> str:
+    """A finding with its ticket and what to do."""
+    subject = " ".join(part for part in (finding.ticket, finding.strategy) if part)
+    to_do = WHAT_TO_DO.get(finding.kind, "")
+    return ": ".join(part for part in (subject, finding.words) if part) + (f". {to_do.capitalize()}" if to_do else "")
 
 
 def why_not(reason: str) -> str:

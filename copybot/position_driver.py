@@ -89,7 +89,7 @@ class PositionDriver:
             self.close(position)
             return
         with suppress(Exception):  # the next tick tries again
-            spec = self.broker.spec(copy.symbol)
+            spec = self.broker.spec(position.symbol)  # the copy's symbol may have been renamed
             if self._follow_volume(copy, position, spec, limits):
                 stops = stops_of(copy, position, spec, by_distance=limits.stops == BY_DISTANCE)
                 self._note_missing_stops(position, stops)

@@ -1,4 +1,4 @@
-"""Counts the orders that a broker refuses, and says when each of them is due again."""
+"""Counts the orders that a broker refuses or does not answer, and says when each of them is due again."""
 
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -17,7 +17,7 @@ Order = TypeVar("Order")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One order's refusals so far. `result`: the last one."""
+    """One order's attempts so far, of which none was answered DONE. `count`: of refusals. `result`: the last answer."""
 
     first_ms: int
     last_ms: int
@@ -29,8 +29,9 @@ class Refusal:
 class Refusals(Generic[Order]):
     """The refusals by order. An order is due again at once, then less and less often, and for ever.
 
-    A broker would block a client that asked every second over a weekend. The waits grow with the time since the first
-    refusal, up to 15 s; up to 60 s after a refusal that only a change of the account or symbol can end.
+    A broker would block a client that asked every second over a weekend, and one that queues orders would queue them
+    all. The waits grow with the time since the first attempt, up to 15 s; up to 60 s after a refusal that only a change
+    of the account or symbol can end.
     """
 
     _by_order: dict[Order, Refusal] = field(default_factory=dict, init=False, repr=False)
@@ -48,13 +49,13 @@ class Refusals(Generic[Order]):
         return now_ms - refusal.last_ms >= max(least_ms, wait_ms)
 
     def note(self, order: Order, result: Result, now_ms: int) -> None:
-        """Take an answer: a refusal is counted, any other answer ends the count."""
-        if result.outcome is not Outcome.REJECTED:
+        """Take an answer. DONE ends the count."""
+        if result.outcome is Outcome.DONE:
             self._by_order.pop(order, None)
             return
         last = self._by_order.get(order)
         first_ms, count = (now_ms, 0) if last is None else (last.first_ms, last.count)
-        self._by_order[order] = Refusal(first_ms, now_ms, count + 1, result)
+        self._by_order[order] = Refusal(first_ms, now_ms, count + (result.outcome is Outcome.REJECTED), result)
 
     def get(self, order: Order) -> Refusal | None:
         return self._by_order.get(order)

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from copybot import runner
 from copybot.broker import Account, Position, Terminal
 from copybot.client import Client
 from copybot.copier import Copier
-from copybot.display import Happenings, Line, Screen, Strategy, View, lots, quoted, why_not
+from copybot.display import Happenings, Line, Screen, Strategy, View, alarm, lots, quoted, why_not
 from copybot.guard import ExecutionGuard
 from copybot.position_sync import Held, ReportResult
 from copybot.protocol import Answer, Attempt
@@ -20,6 +21,7 @@ from copybot.subscriptions import FollowedSubscription
 
 CLOCK_MS = 1_000  # a clock or an answer time above this is marked
 _ACCOUNT_EVERY = 5
+_NO_ALARMS = frozenset({"too_old", "waiting"})  # a position's state says it
 
 
 class TimedClient(Client):
@@ -174,20 +176,16 @@ class CopierView:
         )  # fmt: skip
 
     def _alarms(self) -> list[str]:
-        alarms = [
-            finding.words
-            for finding in self.copier.position_sync.findings.values()
-            if finding.kind in ("zombie", "grew")
-        ]
-        if "ended" in self.copier.faults:
-            alarms.append(self.copier.faults["ended"])
-        if self.copier.lease.is_lost:
+        copier = self.copier
+        alarms = [alarm(finding) for finding in copier.findings() if finding.kind not in _NO_ALARMS]
+        if "ended" in copier.faults:
+            alarms.append(copier.faults["ended"])
+        if copier.lease.is_lost:
             alarms.append("another instance copies for this account: this one opens no more trades. Stop one of them")
-        return alarms + [
-            f"{followed.strategy} is on {followed.guard.mode.value}: {followed.guard.why}"
-            for followed in self.copier.followed
-            if followed.guard.mode is not GuardMode.LIVE
-        ]
+        copies = [copy for followed in copier.followed for copy in followed.guard.unfinished()]
+        if copies and copier.refusals:
+            alarms.append(runner.left_alone(next(iter(copier.refusals.values())), copies))
+        return alarms
 
     def _note_result(self, result: ReportResult) -> None:
         """Show refusals, reductions and moved stops. The guard's events show opens and closes."""
@@ -305,11 +303,7 @@ class PublisherView:
                    self._account.mark()],
             lines=[line for held in position_sync.held for line in self._lines(held)],
             happenings=list(self.happenings.latest),
-            alarms=[
-                f"{finding.ticket}: {finding.words}"
-                for finding in position_sync.findings.values()
-                if finding.kind != "too_old"
-            ],
+            alarms=[alarm(each) for each in position_sync.findings.values() if each.kind not in _NO_ALARMS],
             currency=self._account.currency,
             nothing="no positions are open",
         )  # fmt: skip

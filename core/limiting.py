@@ -67,6 +67,15 @@ def spend(bucket: str, name: str, per_minute: int) -> Allowance | None:
     return Allowance(per_minute, window.remaining, reset_s)
 
 
+def is_spent(bucket: str, name: str, per_minute: int) -> bool:
+    """Whether the next `spend` would be refused. It counts nothing. Without Redis the answer is no."""
+    try:
+        return not _limiter().test(RateLimitItemPerMinute(per_minute, namespace=f"limit:{bucket}"), name)
+    except Exception as fault:
+        log.warning("rate_limit.unavailable", fault=type(fault).__name__)
+        return False
+
+
 @functools.cache
 def _redis() -> "storage.RedisStorage":
     return _limiter().storage

@@ -18,7 +18,7 @@ from core import money, paging
 from core.errors import DomainError
 from portal.form_feedback import perform
 from wallets import pnl, services, statements
-from wallets.models import FeeAgreement, FeeClaim, MoneyRequest, Settlement, Wallet
+from wallets.models import FeeAgreement, FeeClaim, FeeRefund, MoneyRequest, Settlement, Wallet
 from wallets.services import settlement
 
 ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
@@ -129,9 +129,11 @@ def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpRespon
     context = {
         "recalculated": recalculated,
         "settled": settled,
-        "new_profit": max(recalculated.result.cumulative_pnl - (settled.high_water_mark_before or 0), Decimal(0)),
+        "new_profit": max(recalculated.result.cumulative_pnl - settled.mark_that_counts, Decimal(0)),
         "percent": Decimal(settled.rate_bps) / 100,
         "trades": trades.select_related("account")[:TRADES],
+        "corrections": [row for row in pnl.corrections(agreement, at=settled.ends_at) if row.pk in settled.corrections],
+        "refund": FeeRefund.objects.filter(agreement=agreement, period_no=period_no).first(),
         "is_cut": trades.count() > TRADES,
     }
     return render(request, "portal/fee.html", context)

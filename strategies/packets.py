@@ -48,6 +48,12 @@ def secret_check(secret: str, *, sub_id: str, generation: int) -> str:
     return hmac.digest(derived_key(secret), f"CP1|CHECK|{sub_id}|{generation}".encode("ascii"), "sha256").hex()
 
 
+def gapfill(sub_id: str, seq: str, timestamp_ms: int) -> tuple[tuple[str, ...], str, str]:
+    """The packet that consumes a number and says nothing else: its nine fields, its action, and the next number."""
+    nothing = money.text(sizing.NOTHING)
+    return (sub_id, seq, str(timestamp_ms), "-", "-", nothing, nothing, "", ""), "GAPFILL", str(int(seq) + 1)
+
+
 def of_event(
     event: str, trade: Mapping[str, Any], plan: sizing.Plan, *, sub_id: str, seq: str, timestamp_ms: int, opens: bool
 ) -> tuple[tuple[str, ...], str, str]:
@@ -56,13 +62,12 @@ def of_event(
     `volume` is the lots that the copy must hold after the event. It is zero for a close. A copy of which nothing must
     be held any more gets a CLOSE with any further event of its trade. If the event does not concern the subscription
     (a trade that it does not copy, an open while it is paused), the packet is a GAPFILL that only consumes the number.
-    A close is never replaced by a GAPFILL.
+    A close is never replaced by a GAPFILL here; it is where a paused follower was never shown the trade.
     """
     must_be_flat = event != "trade.opened" and not plan.why_not and not plan.volume
     closing = event == "trade.closed" or must_be_flat
     if not closing and (plan.why_not or (event == "trade.opened" and not opens)):
-        gapfill = (sub_id, seq, str(timestamp_ms), "-", "-", money.text(sizing.NOTHING), money.text(sizing.NOTHING))
-        return (*gapfill, "", ""), "GAPFILL", str(int(seq) + 1)
+        return gapfill(sub_id, seq, timestamp_ms)
     price = trade["open_price"] if event in ("trade.opened", "trade.modified") else trade["close_price"]
     stops = ("", "") if closing else ("" if stop is None else money.text(stop) for stop in (plan.sl, plan.tp))
     volume = money.text(sizing.NOTHING if closing else plan.volume)

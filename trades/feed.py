@@ -43,6 +43,20 @@ class Watcher:
     is_gone: bool = False
     resynced_at: float = 0.0
     copies: str = ""  # change counters of its accounts' copies when its snapshot was read, joined by commas
+    hidden: set[str] = field(default_factory=set)  # ids of open trades that a paused subscription does not see
+
+    @property
+    def is_paused(self) -> bool:
+        return any(source.paused for source in self.sources.values())
+
+    def hides(self, source: Source, entry: "Entry") -> bool:
+        """Whether this socket is not shown the delta: of a trade that opens while its subscription is paused, or that
+        its snapshot left out. The database says which subscriptions were paused; `source` may be seconds old.
+        """
+        trade_id = entry.delta["trade"]["trade_id"]
+        if entry.delta["type"] == "trade.opened" and (source.paused or source.sub_id in entry.paused):
+            self.hidden.add(trade_id)
+        return trade_id in self.hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +74,20 @@ class Rendering:
 @dataclass(slots=True, eq=False)
 class Entry:
     """One delta in a feed's log: its plain text and, while it is being delivered, one text for each group of equal
-    settings.
+    settings. `paused`: the subscriptions (`sub_id`) that were paused when the trade opened.
     """
 
     seq: int
     at_ms: int
     delta: dict[str, Any]
     plain: str
+    paused: frozenset[str] = frozenset()
     renderings: dict[tuple[int, str, bool], Rendering] = field(default_factory=dict)
     is_delivered: bool = False
 
     @classmethod
-    def of(cls, at_ms: int, delta: dict[str, Any]) -> "Entry":
-        return cls(int(delta["seq"]), at_ms, delta, orjson.dumps(delta).decode())
+    def of(cls, at_ms: int, delta: dict[str, Any], paused: frozenset[str] = frozenset()) -> "Entry":
+        return cls(int(delta["seq"]), at_ms, delta, orjson.dumps(delta).decode(), paused)
 
     @property
     def size(self) -> int:
@@ -92,6 +107,16 @@ class Entry:
         if key is None:
             return rendering.text
         return f'{rendering.text[:-1]},"packet":{orjson.dumps(self.packet(source, key, rendering.plan)).decode()}}}'
+
+    def hidden_text(self, source: Source, key: PacketKey | None) -> str:
+        """The delta for a follower who is not shown its trade: the number and, given a key, a GAPFILL."""
+        hidden: dict[str, Any] = {name: self.delta[name] for name in ("strategy", "seq")}
+        hidden |= {"type": "trade.hidden", "trade": {}}
+        if key is not None:
+            assert source.sub_id is not None
+            fields, action, ref = packets.gapfill(source.sub_id, self.delta["seq"], self.at_ms)
+            hidden["packet"] = packets.sign(key.secret, fields, action=action, trade_ref=ref, generation=key.generation)
+        return orjson.dumps(hidden).decode()
 
     def _rendering(self, source: Source) -> Rendering:
         settings = source.settings_of(self.delta["trade"]["trade_id"])

@@ -107,10 +107,11 @@ class Hub:
     def receive(self, message: dict[str, Any]) -> None:
         """Take in a publisher's message: deltas of one strategy."""
         feed = self.feeds.get(message["strategy_id"])
+        paused = message.get("paused", {})
         for at_ms, delta in message["deltas"] if feed else ():
             assert feed is not None
             DELTAS.inc()
-            self._insert(feed, Entry.of(at_ms, delta))
+            self._insert(feed, Entry.of(at_ms, delta, frozenset(paused.get(delta["seq"], ()))))
 
     def _insert(self, feed: Feed, entry: Entry) -> None:
         """Append the delta to the log in the order of its number; an early one waits for those before it."""
@@ -168,7 +169,9 @@ class Hub:
     @staticmethod
     def _text(watcher: Watcher, strategy_id: int, entry: Entry) -> str:
         source = watcher.sources[strategy_id]
-        return entry.text(source, watcher.packet_keys.get(source.sub_id) if source.sub_id else None)
+        key = watcher.packet_keys.get(source.sub_id) if source.sub_id else None
+        is_hidden = (source.paused or entry.paused or watcher.hidden) and watcher.hides(source, entry)
+        return entry.hidden_text(source, key) if is_hidden else entry.text(source, key)
 
     def _repair_gap(self, feed: Feed) -> None:
         """Give up waiting for a missing delta, and send all watchers a snapshot."""
@@ -248,7 +251,7 @@ class Hub:
             return
         for strategy_id in watcher.at.keys() - sources.keys():
             self.feeds[strategy_id].watchers.discard(watcher)
-        watcher.sources = sources
+        watcher.sources, watcher.hidden = sources, set(active.hidden)
         SNAPSHOTS.inc()
         watcher.at = {strategy_id: source.seq for strategy_id, source in sources.items()}
         for source in sources.values():
@@ -327,11 +330,13 @@ class Hub:
                 self.resync(watcher)
 
     async def _check_copies(self) -> None:
-        """Send browsers a new snapshot when their copies have changed, because copies are not events of a stream."""
-        people = [watcher for watcher in self.watchers if watcher.session_key is not None]
-        accounts = sorted({account for watcher in people for account in watcher.accounts})
+        """Send a new snapshot where copies have changed: to browsers, because copies are not events of a stream, and to
+        paused followers, because they see what they hold.
+        """
+        watching = [watcher for watcher in self.watchers if watcher.session_key is not None or watcher.is_paused]
+        accounts = sorted({account for watcher in watching for account in watcher.accounts})
         numbers = dict(await self.read(_copy_numbers, accounts))
-        for watcher in people:
+        for watcher in watching:
             copies = ",".join(str(numbers[account]) for account in sorted(watcher.accounts))
             if watcher.copies != copies and not watcher.is_stale:
                 self.resync(watcher)

@@ -7,7 +7,7 @@ read the state from the database.
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -33,13 +33,17 @@ def publish(outcome: Mapping[str, Any]) -> None:
         "seq": outcome["trade"]["seq"],
         "trade": outcome["trade"],
     }
-    _publisher().put(QueuedDelta(outcome["strategy_id"], time.time_ns() // 1_000_000, delta))
+    at_ms, paused = time.time_ns() // 1_000_000, outcome.get("paused", [])
+    _publisher().put(QueuedDelta(outcome["strategy_id"], at_ms, delta, paused))
 
 
 class QueuedDelta(NamedTuple):
+    """`paused`: the `sub_id` of each subscription that was paused when the trade opened; it is not shown the delta."""
+
     strategy_id: int
     at_ms: int
     delta: dict[str, Any]
+    paused: Sequence[str] = ()
 
 
 class Publisher(threading.Thread):
@@ -71,8 +75,10 @@ class Publisher(threading.Thread):
             while not self.queue.empty() and len(batch) < MAX_BATCH:
                 batch.append(self.queue.get_nowait())
             for strategy_id in dict.fromkeys(queued.strategy_id for queued in batch):
-                deltas = [(queued.at_ms, queued.delta) for queued in batch if queued.strategy_id == strategy_id]
-                message = {"type": "deltas", "strategy_id": strategy_id, "deltas": deltas}
+                of_strategy = [queued for queued in batch if queued.strategy_id == strategy_id]
+                deltas = [(queued.at_ms, queued.delta) for queued in of_strategy]
+                paused = {queued.delta["seq"]: list(queued.paused) for queued in of_strategy if queued.paused}
+                message = {"type": "deltas", "strategy_id": strategy_id, "deltas": deltas, "paused": paused}
                 try:
                     await layer.group_send(group(strategy_id), message)
                 except Exception as fault:  # Redis is away: hubs notice the loss by the numbers and send snapshots

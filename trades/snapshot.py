@@ -114,6 +114,7 @@ class Snapshot:
     version: str
     sources: dict[str, Source]
     trades: list[dict[str, Any]] = field(repr=False)
+    hidden: frozenset[str] = frozenset()  # ids of open trades that paused subscriptions do not see
 
     @property
     def as_of(self) -> dict[str, str]:
@@ -145,11 +146,16 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
     raw = orjson.loads(text)
     sources = {row["name"]: _source(row) for row in raw["streams"]}
     ordered_closes = set(raw["ordered_closes"])
+    hidden = set(raw.get("hidden", ()))
+    held = {trade["copies"] for trade in raw["trades"] if trade["role"] == "copy"}
     for trade in raw["trades"]:
         source = sources[trade["strategy"]] if trade["role"] == "master" else None
         if source is not None and source.follows:
-            source.add_plan(trade, is_ordered_closed=trade["trade_id"] in ordered_closes)
-    return Snapshot(raw["mark"], sources, raw["trades"])
+            plan = source.add_plan(trade, is_ordered_closed=trade["trade_id"] in ordered_closes)
+            if source.paused and plan.why_not and trade["trade_id"] not in held:
+                hidden.add(trade["trade_id"])  # its terms exclude it, so its copier cannot hold it
+    trades = [trade for trade in raw["trades"] if trade["trade_id"] not in hidden]
+    return Snapshot(raw["mark"], sources, trades, frozenset(hidden))
 
 
 @functools.lru_cache(maxsize=2048)

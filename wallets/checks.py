@@ -51,6 +51,13 @@ INVARIANTS = {
           left join fee_claims c
             on (c.agreement_id, c.period_no, c.kind) = (s.agreement_id, s.period_no, 'FEE_PERFORMANCE')
          where s.fee <> coalesce(c.amount, 0)""",
+    "a refund agrees with its transfers": """
+        select r.id::text from fee_refunds r
+          left join (select scope, sum(amount) filter (where idempotency_key = 'refund') as given,
+                            sum(amount) filter (where idempotency_key <> 'refund') as recovered
+                       from ledger_transfers where kind = 'REVERSAL' group by scope) t
+            on t.scope = 'refund:' || r.agreement_id || '/' || r.period_no
+         where t.given is distinct from r.amount or coalesce(t.recovered, 0) <> r.recovered""",
     "a claim agrees with its transfers": """
         select c.id::text from fee_claims c
           left join (select claim_id, sum(amount) filter (where kind = 'ACCRUAL') as accrued,

@@ -5,6 +5,7 @@ mark). The high-water mark never falls and never expires, so nobody pays twice f
 of a loss.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, ROUND_FLOOR, Decimal, localcontext
@@ -29,6 +30,29 @@ def performance(*, cumulative_pnl: Decimal, high_water_mark: Decimal, rate_bps: 
     above = max(cumulative_pnl - high_water_mark, Decimal(0))
     fee = (above * rate_bps).scaleb(-4).quantize(money.UNIT, rounding=ROUND_DOWN)
     return Performance(fee, max(cumulative_pnl, high_water_mark))
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A settled period: the cumulative P/L at its end, and the rate."""
+
+    cumulative_pnl: Decimal
+    rate_bps: int
+
+
+def over(periods: Iterable[Period]) -> Performance:
+    """The fees of all these periods together, oldest first, and the high-water mark after them."""
+    total, mark = Decimal(0), Decimal(0)
+    for period in periods:
+        due = performance(cumulative_pnl=period.cumulative_pnl, high_water_mark=mark, rate_bps=period.rate_bps)
+        total, mark = total + due.fee, due.high_water_mark
+    return Performance(total, mark)
+
+
+def part_of(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
+    """amount × part / whole, rounded down."""
+    with localcontext(prec=WIDE):
+        return (amount * part / whole).quantize(money.UNIT, rounding=ROUND_DOWN)
 
 
 def provider_share(fee: Decimal, platform_bps: int) -> Decimal:

@@ -373,6 +373,10 @@ class Settlement(models.Model):
     floating_result = fields.amount(help_text="Floating P/L of the positions open at the end of the period.")
     cumulative_pnl = fields.amount(db_column="base", help_text="Realised plus floating: the cumulative net P/L.")
     high_water_mark_before = fields.amount(null=True, db_column="mark_before")
+    mark_corrected = fields.amount(
+        null=True,
+        help_text="The mark before as corrections of trades lowered it, where they did.",
+    )
     high_water_mark = fields.amount(db_column="mark", help_text="The highest cumulative P/L so far.")
     rate_bps = models.PositiveIntegerField()
     fee = fields.amount()
@@ -380,6 +384,7 @@ class Settlement(models.Model):
     mark_prices = models.JSONField(
         default=list, db_column="marks", help_text="The prices at which open positions were valued."
     )
+    corrections = models.JSONField(default=list, help_text="The corrections of trades that it takes into account.")
     settled_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -387,6 +392,48 @@ class Settlement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.agreement_id}/{self.period_no}"
+
+    @property
+    def mark_that_counts(self) -> Decimal:
+        """The high-water mark above which the period was charged."""
+        mark: Decimal | None = self.mark_corrected if self.mark_corrected is not None else self.high_water_mark_before
+        return mark or Decimal(0)
+
+
+class FeeRefundQuerySet(models.QuerySet["FeeRefund"]):
+    def lock(self) -> "FeeRefundQuerySet":
+        return self.select_for_update(no_key=True, of=("self",))
+
+
+class FeeRefund(models.Model):
+    """Fees given back by a settlement, because trades were corrected; the provider's share is recovered in parts."""
+
+    agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="refunds", db_index=False)
+    period_no = models.PositiveIntegerField(help_text="Of the settlement that gave it back.")
+    payee = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
+    payer = models.ForeignKey(Wallet, models.PROTECT, related_name="+")
+    amount = fields.amount()
+    provider_share = fields.amount()
+    recovered = fields.amount(default=Decimal(0), help_text="Of the provider's share.")
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = FeeRefundQuerySet.as_manager()
+
+    class Meta:
+        db_table = "fee_refunds"
+        constraints = [
+            models.UniqueConstraint(fields=["agreement", "period_no"], name="fee_refund_is_one_a_settlement"),
+            models.CheckConstraint(
+                condition=Q(
+                    amount__gt=0, provider_share__gte=0, provider_share__lte=F("amount"), recovered__gte=0,
+                    recovered__lte=F("provider_share"),
+                ),
+                name="fee_refund_amounts_are_within_it",
+            ),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{money.plain(self.amount)} of {self.agreement_id}/{self.period_no}"
 
 
 class FeeClaim(models.Model):

@@ -6,20 +6,20 @@ is no result.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from django.db.models import QuerySet, Sum
+from django.db.models import F, QuerySet, Sum
 
 from accounts.models import AccountSymbol
 from core import money, uuid7
 from market import prices
 from market.models import Instrument
 from strategies.models import Subscription
-from trades.models import ActiveTrade, TradeHistory, TradeReduction
+from trades.models import ActiveTrade, TradeCorrection, TradeHistory, TradeReduction
 from wallets import fees
 from wallets.models import FeeAgreement
 
@@ -29,13 +29,14 @@ ZERO = Decimal(0)
 @dataclass(frozen=True, slots=True)
 class Result:
     """Realised (`closed`) and `floating` P/L. `unpriced` says why there is none: a position without a mark price, or an
-    account whose bot reports another currency."""
+    account whose bot reports another currency. `corrections`: the ids of those that `closed` takes into account."""
 
     closed: Decimal
     floating: Decimal
     trades: int
     mark_prices: list[dict[str, str]]
     unpriced: str = ""
+    corrections: tuple[int, ...] = ()
 
     @property
     def cumulative_pnl(self) -> Decimal:
@@ -54,15 +55,23 @@ class _OpenCopy:
     contract_size: Decimal | None
 
 
-def result(agreement: FeeAgreement, *, at: datetime, mark_prices: list[dict[str, str]] | None = None) -> Result:
+def result(
+    agreement: FeeAgreement,
+    *,
+    at: datetime,
+    mark_prices: list[dict[str, str]] | None = None,
+    counted: Collection[int] | None = None,
+) -> Result:
     """The cumulative P/L at that moment. `mark_prices`: stored prices of an earlier valuation, used again with the
-    contract sizes that are stored beside them."""
+    contract sizes that are stored beside them. `counted`: the corrections that it took into account; None for all."""
     if mark_prices is None and (other_currency := _other_currency(agreement)):
         return Result(ZERO, ZERO, 0, [], other_currency)
     closed = closed_trades(agreement, at=at)
     still_open = _open_at(agreement, at)
     parts = TradeReduction.objects.filter(trade_id__in=[trade.trade_id for trade in still_open], closed_at__lte=at)
-    realised = _sum(closed, "profit") + _sum(parts, "profit")
+    corrected = [row for row in corrections(agreement, at=at) if counted is None or row.pk in counted]
+    change = sum((row.profit - row.profit_before for row in corrected), ZERO)
+    realised = _sum(closed, "profit") + _sum(parts, "profit") + change
     count = closed.count() + len(still_open)
     stored = {mark_price["trade"]: mark_price for mark_price in mark_prices or []}
     valued: list[dict[str, str]] = []
@@ -90,7 +99,8 @@ def result(agreement: FeeAgreement, *, at: datetime, mark_prices: list[dict[str,
                 "result": money.text(result_at_price),
             }
         )
-    return Result(realised, sum((Decimal(mark_price["result"]) for mark_price in valued), ZERO), count, valued)
+    floating = sum((Decimal(mark_price["result"]) for mark_price in valued), ZERO)
+    return Result(realised, floating, count, valued, corrections=tuple(row.pk for row in corrected))
 
 
 def _other_currency(agreement: FeeAgreement) -> str:
@@ -117,6 +127,13 @@ def _listed_size(symbol: str) -> Decimal | None:
 
 def closed_trades(agreement: FeeAgreement, *, at: datetime) -> QuerySet[TradeHistory]:
     return TradeHistory.objects.filter(**_copies(agreement), kind=TradeHistory.Kind.TRADE, closed_at__lte=at)
+
+
+def corrections(agreement: FeeAgreement, *, at: datetime) -> list[Any]:
+    """The corrections of copies that were closed by then, each with the copy's `closed_at`."""
+    history = {f"trade__history__{name}": value for name, value in _copies(agreement).items()}
+    rows = TradeCorrection.objects.filter(**history, trade__history__closed_at__lte=at)
+    return list(rows.annotate(closed_at=F("trade__history__closed_at")).order_by("pk"))
 
 
 def _copies(agreement: FeeAgreement) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 An instance stands for the module. `fates`: what happens to the next orders, one each; see `Fate`. Times are the trade
 server's, three hours ahead. None means an error, which last_error() names. `lag_ms`: how long after an order's answer
 the positions, orders and deals still look as before it. `queues`: an order on a closed market waits for its opening.
-`two_steps`: an open with stops is refused. `fifo`: the positions of a symbol and side close oldest first.
+`two_steps`: an open with stops is refused. `fifo`: the positions of a symbol close oldest first, and none opens on the
+other side.
 """
 
 from typing import Any

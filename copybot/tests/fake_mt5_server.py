@@ -245,9 +245,11 @@ class FakeServer:
             raise Refused({1: 10042, 2: 10043, 3: 10044}[spec.trade_mode])
         if held is None and self.two_steps and (order.sl or order.tp):
             raise Refused(10016)
-        if held is not None and self.fifo:
-            same = (one for one in self.positions.values() if (one.symbol, one.type) == (held.symbol, held.type))
-            if min(same, key=lambda one: (one.time_msc, one.identifier)) is not held:
+        if self.fifo:
+            same = [one for one in self.positions.values() if one.symbol == order.symbol]
+            if held is None and any(one.type != order.type for one in same):
+                raise Refused(10046)
+            if held is not None and min(same, key=lambda one: (one.time_msc, one.identifier)) is not held:
                 raise Refused(10045)
 
     def _check_stops(self, order: Any, spec: Any, side: Any, held: Any) -> None:

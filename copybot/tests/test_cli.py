@@ -1,7 +1,6 @@
 """The programs in processes of their own: a trade is copied between accounts, exits, and refusals."""
 
 import contextlib
-import io
 import logging
 import os
 import re
@@ -16,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from copybot import cli, display
+from copybot import cli
 from copybot.desk_model import SECRET as PACKET_SECRET
 from copybot.desk_model import SUB_ID
-from copybot.display import Happening, Line, Strategy, View
 from copybot.settings import SettingsError, load
 from copybot.terminals import check_kind, terminal_of, zone_of
 from copybot.tests.desk_server import COPIER, KEYS, MASTER, SECRET, DeskServer
@@ -277,64 +274,3 @@ def test_a_trade_servers_offset_is_read_from_a_current_price_only() -> None:
     assert zone_of(now - 5 * hour, now) == -5 * hour
     assert zone_of(now + 3 * hour - 400_000, now) is None  # the market is closed
     assert zone_of(0, now) is None
-
-
-# --- the display
-
-VIEW = View(
-    title="copybot follow", desk="desk.example", account="1001 on Paper", money="equity 10,538.20 USD",
-    marks=[("stream in touch", True), ("lease lost", False)],
-    strategies=[Strategy("lena-eurusd", "in sync", True, "number 17")],
-    lines=[
-        Line("EURUSD", "BUY", D("0.10"), D("0.05"), D("1.10523"), D("1.1"), None, "reducing", 61_000, D("-42.1")),
-        Line("XAUUSD", "SELL", None, D("1"), None, None, None, "INTENT", 0, None),
-    ],
-    happenings=[Happening(0, "GBPUSD BUY 0.30", f"not copied: {display.why_not('slippage')}", "warning")],
-    alarms=["another instance follows"], currency="USD",
-)  # fmt: skip
-
-
-def shown(view: Any, width: int = 100, height: int = 0) -> Any:
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(display.page(view, height))
-    return console.export_text()
-
-
-def test_the_page_shows_held_volume_target_and_reasons() -> None:
-    text = shown(VIEW)
-
-    for words in (
-        "lease lost", "lena-eurusd", "0.10 → 0.05", "1.10523", "1.10000", "reducing", "1 min", "-42.10", "ordering",
-        "not copied: the price had moved too far", "another instance follows", "equity 10,538.20 USD",
-    ):  # fmt: skip
-        assert words in text
-
-
-def test_positions_beyond_the_page_are_counted_and_the_total_includes_them() -> None:
-    lines = [Line("EURUSD", "BUY", D(1), D(1), D("1.1"), None, None, "HELD", n * 1000, D(1)) for n in range(200)]
-    text = shown(View("t", "d", "a", "m", [], lines=lines), height=30)
-
-    assert len(text.splitlines()) <= 30
-    assert "and 1" in text
-    assert "+200.00" in text
-
-
-def test_every_skip_reason_of_the_protocol_has_words() -> None:
-    closed_list = {
-        "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
-        "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
-        "drawdown", "symbol_not_allowed", "not_sizable",
-    }  # fmt: skip
-    assert closed_list <= display.WHY_NOT.keys()
-
-
-def test_the_log_says_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
-    log = display.Log(Console(highlight=False, width=200))
-    for _ in range(3):
-        log.show(VIEW)
-    log.happened(Happening(0, "", "stream lost", "alarm"))
-
-    output = capsys.readouterr().out.splitlines()
-    assert len(output) == 2
-    assert output[0].endswith("lena-eurusd in sync; lease lost; another instance follows; 2 open")
-    assert output[1].endswith("ALARM stream lost")

@@ -120,6 +120,25 @@ def test_a_restart_finds_every_copy(fifo: Any) -> None:
     assert Fifo(fifo.terminal).positions() == fifo.positions()
 
 
+def test_opposite_copies_never_stand_against_each_other_at_the_broker(fifo: Any, fake: FakeMT5) -> None:
+    open_(fifo, ONE, "0.30")
+    open_(fifo, TWO, "0.10", "SELL")
+    assert (copies(fifo), held(fake)) == ({ONE: ("BUY", D("0.3")), TWO: ("SELL", D("0.1"))}, [0.2])
+    assert close(fifo, ONE, "0.30").outcome is Outcome.DONE
+    assert [(position.type, position.volume) for position in fake.positions.values()] == [(1, 0.1)]
+    assert close(fifo, TWO, "0.10").outcome is Outcome.DONE
+    assert (copies(fifo), fake.positions) == ({}, {})
+
+
+@pytest.mark.parametrize(("fate", "outcome"), [(10019, Outcome.DONE), (Fate.TIMEOUT, Outcome.UNKNOWN)])
+def test_an_open_that_is_done_in_part_is_no_refusal(fifo: Any, fake: FakeMT5, fate: Any, outcome: Outcome) -> None:
+    """A refusal would be sent again, and open the copy twice."""
+    open_(fifo, ONE, "0.10")
+    fake.fates = [None, fate]
+    answer = order(fifo, side="SELL", volume="0.30", magic=TWO)
+    assert (answer.outcome, copies(fifo)[TWO]) == (outcome, ("SELL", D("0.1")))
+
+
 # --- answers that are lost, books that are behind
 
 
@@ -167,12 +186,12 @@ def test_a_position_by_hand_is_no_copy_and_is_closed_in_its_turn(fifo: Any, fake
     assert copies(fifo) == {}
 
 
-def test_a_close_by_hand_closes_the_copy_that_opened_the_position(fifo: Any, fake: FakeMT5) -> None:
+def test_a_close_by_hand_closes_the_oldest_copy(fifo: Any, fake: FakeMT5) -> None:
     open_(fifo, ONE, "0.20")
     open_(fifo, TWO, "0.30")
-    fake.by_hand(list(fake.positions)[1], 0.1)
-    assert copies(fifo) == {ONE: ("BUY", D("0.2")), TWO: ("BUY", D("0.2"))}
-    close(fifo, TWO, "0.20")
+    fake.by_hand(next(iter(fake.positions)), 0.1)
+    assert copies(fifo) == {ONE: ("BUY", D("0.1")), TWO: ("BUY", D("0.3"))}
+    close(fifo, TWO, "0.30")
     fake.by_hand(next(iter(fake.positions)))  # what is left is ONE's, whoever opened it
     assert copies(fifo) == {}
 
@@ -205,9 +224,9 @@ def test_copies_and_others_always_sum_to_the_positions_and_every_close_gets_thro
             position = rng.choice(open_now)
             part = min(position.volume, D(rng.randrange(1, 30)) / 100)
             assert fifo.close(position, part).outcome is Outcome.DONE
-        for kind, side in ((0, "BUY"), (1, "SELL")):
-            there = sum(D(str(round(one.volume, 8))) for one in fake.positions.values() if one.type == kind)
-            assert fifo._book().lots("EURUSD", side) == there
+        assert len({one.type for one in fake.positions.values()}) < 2
+        net = sum(D(str(round(one.volume, 8))) * (1 - 2 * one.type) for one in fake.positions.values())
+        assert fifo._book().net("EURUSD") == net
     for position in fifo.positions():
         assert fifo.close(position, position.volume).outcome is Outcome.DONE
     assert fifo.positions() == []

@@ -143,6 +143,18 @@ def test_a_copy_given_up_below_the_least_lot_is_closed_also_after_the_limits_ret
     assert desk.volumes == []
 
 
+def test_a_copy_whose_symbol_the_broker_renamed_is_reduced_by_the_new_ones_steps(desk: Any) -> None:
+    desk.send(1, "OPEN", target(volume="0.25"))
+    (position,) = desk.broker.held.values()
+    desk.broker.held[position.id] = replace(position, symbol="EURUSD.r")
+    desk.broker.symbol = "EURUSD.r"
+    desk.broker.spec = lambda symbol: spec("0.1", "0.1") if symbol == "EURUSD.r" else None
+    sent = closes(desk)
+    desk.send(2, "REDUCE", target(volume="0.12"))
+
+    assert sent == [D("0.2")]
+
+
 # --- closes that the broker refuses
 
 
@@ -182,6 +194,22 @@ def test_a_close_is_repeated_for_ever_and_reported_with_the_code(
     for _ in range(longest):
         desk.wait(1)
     assert (desk.volumes, desk.guard.findings()) == ([], [])
+
+
+def test_a_close_without_an_answer_is_repeated_less_and_less_often_and_is_no_refusal(desk: Any) -> None:
+    """A broker that queues orders at a weekend would else have thousands of the same close on Monday."""
+    desk.send(1, "OPEN", T1)
+    real, sent = desk.broker.close, refusing(desk, Result(Outcome.UNKNOWN, 10008))
+    desk.send(2, "CLOSE", T1)
+    for _ in range(3600):
+        desk.wait(1)
+    assert 200 < len(sent) < 300
+    assert desk.guard.findings() == []
+
+    desk.broker.close = real
+    for _ in range(15):
+        desk.wait(1)
+    assert desk.volumes == []
 
 
 # --- stops

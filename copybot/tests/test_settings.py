@@ -65,10 +65,10 @@ def test_the_examples_comments_are_the_defaults_and_complete(tmp_path: Path) -> 
     documented = set(re.findall(r"(?m)^#? ?(\w+) = ", text))
     assert documented >= {field.name for field in fields(Limits)}
     on_paper = loaded(tmp_path, with_broker(re.sub(r"(?m)^# ?", "", paper)))
-    assert (
-        on_paper.broker
-        == loaded(tmp_path, with_broker('kind = "paper"\n[broker.symbols.EURUSD]\nbars = "eurusd-1h.csv"')).broker
-    )
+    assert on_paper.broker == loaded(tmp_path, with_broker('kind = "paper"\n[broker.symbols.EURUSD]')).broker
+    assert on_paper.broker.symbols["EURUSD"].bars.exists()
+    with pytest.raises(SettingsError, match=r"bars in \[broker.symbols.XAUUSD\] is missing"):
+        loaded(tmp_path, with_broker('kind = "paper"\n[broker.symbols.XAUUSD]'))
 
 
 def test_every_key_that_is_read_is_in_the_example() -> None:

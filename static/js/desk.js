@@ -106,6 +106,7 @@ function takeDelta(message) {
   if (isResyncing || seq <= lastSeq) return;
   if (seq !== lastSeq + 1) return resync();
   asOf[message.strategy] = seq;
+  if (message.type === "trade.hidden") return; // it opened while copying was paused
   if (message.trade.kind === "TOMBSTONE") return; // a close that arrived before its open: no row to remove
   if (message.type === "trade.closed") close(message);
   else put(message.trade, message.type === "trade.opened" ? "row-added" : "row-changed");

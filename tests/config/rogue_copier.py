@@ -60,9 +60,8 @@ class Unleashed(Lease):
 
 
 class Believing(Tapped):
-    def check(self, answer: Any, attempt: Any) -> None:
-        if "believes_answers" not in BUGS:
-            super().check(answer, attempt)
+    def check(self, answer: Any, attempt: Any) -> bool:
+        return "believes_answers" in BUGS or super().check(answer, attempt)
 
 
 class RogueSandbox(Sandbox):

@@ -205,7 +205,7 @@ def test_a_paused_subscription_still_gets_its_closes_but_no_packet_to_open(web: 
         opened, closed = watching.next(), watching.next()
 
     assert (opened["packet"]["action"], opened["packet"]["trade_ref"]) == ("GAPFILL", "3")
-    assert (opened["trade"]["copy"]["opens"], opened["trade"]["copy"]["why_not"]) == (False, "paused")
+    assert (opened["type"], opened["trade"]) == ("trade.hidden", {})
     assert closed["packet"]["action"] == "CLOSE"
 
 

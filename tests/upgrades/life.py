@@ -32,8 +32,8 @@ from trades.services import overdue_closes, staff
 from trust import services as trust
 from trust.models import ScoreKind, TrustHold
 from wallets import services as wallets
-from wallets.models import FeeClaim, FeeTerms, MoneyRequest, TransferKind, Wallet
-from wallets.services import ledger_halt, settlement
+from wallets.models import FeeClaim, FeeRefund, FeeTerms, MoneyRequest, TransferKind, Wallet
+from wallets.services import ledger_halt, refunds, settlement
 
 LENA = "lena-eurusd"
 DAY = timedelta(days=1)
@@ -277,6 +277,25 @@ def intervene(by: User, second: User) -> None:
             staff.approve(request=request, by=second, actor=audit.SYSTEM)
 
 
+def give_back(lena: Strategy, by: User, second: User) -> None:
+    """A fee on a wrong profit that was refunded, and recovered from the provider in part."""
+    account = another("kate", follows=lena)
+    agreement = settlement.agree(subscriber=account.owner, strategy=lena, currency="USD", now=timezone.now())
+    assert agreement is not None
+    earn(lena.account, account, profit="1000", number=9)
+    for profit in ("500", ""):
+        agreement.refresh_from_db()
+        assert settlement.settle(agreement_id=agreement.pk, now=agreement.due_at + timedelta(minutes=10)) is not None
+        if profit:
+            closed = TradeHistory.objects.get(account=account)
+            request = staff.request_correction(
+                trade_id=closed.pk, close_price=closed.close_price, profit=Decimal(profit), reason="A typo", by=by,
+                actor=audit.SYSTEM,
+            )  # fmt: skip
+            staff.approve(request=request, by=second, actor=audit.SYSTEM)
+    refunds.recover(refund_id=FeeRefund.objects.get(agreement=agreement).pk)
+
+
 def judge(staff: User) -> None:
     """Scores with their assessments, a hold that stands and one that ended, an appeal that waits and one answered."""
     lena, sam = User.objects.get(username="lena"), User.objects.get(username="sam")
@@ -311,6 +330,7 @@ def live(url: str) -> dict[str, Any]:
     move_money(finn, desk, second)
     charge(leads)
     intervene(desk, second)
+    give_back(leads, desk, second)
     judge(desk)
     browser = Browser()
     browser.force_login(finn.owner)

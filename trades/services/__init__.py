@@ -108,6 +108,7 @@ class Outcome(TypedDict, total=False):
     replayed: bool  # the outcome that was stored under the idempotency key
     event: str  # in the stream of `strategy_id`
     strategy_id: int
+    paused: list[str]  # the subscriptions that are not shown this open
     trade: dict[str, Any]
     fence: int  # of a copier's heartbeat: its lease
     lease_ms: int

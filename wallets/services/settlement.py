@@ -23,7 +23,7 @@ from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from wallets import fees, pnl, services
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Settlement, TransferKind, Wallet, WalletHold
-from wallets.services import translated_errors
+from wallets.services import refunds, translated_errors
 
 GRACE = timedelta(minutes=5)  # longer than any transaction, so that every close of the period is committed
 COOLING = timedelta(days=7)  # a fee can be corrected before the provider receives it
@@ -112,11 +112,11 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
         if result.unpriced:
             _postpone(agreement, result.unpriced, now)
             return None
-        last = agreement.settlements.order_by("-period_no")[:1].get()
+        settlements = list(agreement.settlements.order_by("period_no"))
+        last, correction = settlements[-1], refunds.correction(agreement, settlements)
+        mark = last.high_water_mark if correction.high_water_mark is None else correction.high_water_mark
         rate = agreement.terms.performance_bps
-        due = fees.performance(
-            cumulative_pnl=result.cumulative_pnl, high_water_mark=last.high_water_mark, rate_bps=rate
-        )
+        due = fees.performance(cumulative_pnl=result.cumulative_pnl, high_water_mark=mark, rate_bps=rate)
         settled = Settlement.objects.create(
             agreement=agreement,
             period_no=last.period_no + 1,
@@ -127,18 +127,18 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
             floating_result=result.floating,
             cumulative_pnl=result.cumulative_pnl,
             high_water_mark_before=last.high_water_mark,
+            mark_corrected=correction.high_water_mark,
             high_water_mark=due.high_water_mark,
             rate_bps=rate,
             fee=due.fee,
             trades=result.trades,
             mark_prices=result.mark_prices,
+            corrections=list(result.corrections),
         )
+        if correction.refund:
+            refunds.refund(agreement, settled, correction.refund)
         if due.fee:
-            detail = {
-                "base": money.text(result.cumulative_pnl),
-                "mark": money.text(last.high_water_mark),
-                "rate_bps": rate,
-            }
+            detail = {"base": money.text(result.cumulative_pnl), "mark": money.text(mark), "rate_bps": rate}
             _accrue(agreement, FeeClaim.Kind.PERFORMANCE, settled.period_no, due.fee, detail)
         else:
             _release_reserve(agreement)
@@ -294,6 +294,7 @@ def sweep(*, now: datetime) -> dict[str, int]:
         "paused": _each(_subscriptions_to_pause(), _pause),
         "resumed": _each(_subscriptions_to_resume(), _resume),
         "paid out": _each(_ids(_payable(now)), lambda pk: pay_out(claim_id=pk, now=now)),
+        "recovered": _each(_ids(refunds.unrecovered()), lambda pk: refunds.recover(refund_id=pk)),
         "expired": _each(_ids(_expired_holds(now)), lambda pk: services.expire(hold_id=pk)),
     }
 
@@ -352,7 +353,7 @@ def _without_subscription_fee(now: datetime) -> Any:
 
 def _unpaid_fees() -> Any:
     """The unpaid fees of the subscription in the outer query."""
-    return FeeClaim.objects.filter(
+    return _undisputed(FeeClaim.objects).filter(
         agreement__subscriber=OuterRef("account__owner"),
         agreement__strategy=OuterRef("strategy"),
         agreement__currency=OuterRef("account__currency"),
@@ -380,12 +381,17 @@ def _resume(subscription: Subscription) -> bool:
 
 
 def _uncollected() -> Any:
-    return FeeClaim.objects.filter(collected_at=None).order_by("pk")
+    return _undisputed(FeeClaim.objects.filter(collected_at=None)).order_by("pk")
+
+
+def _undisputed(claims: Any) -> Any:
+    """Without the performance fees of agreements whose trades were corrected since the last settlement."""
+    return claims.exclude(Exists(refunds.awaited("agreement")), kind=FeeClaim.Kind.PERFORMANCE)
 
 
 def _payable(now: datetime) -> Any:
     conditions = {"collected_at__lte": now - COOLING, "paid_out_at": None, "provider_share__gt": 0}
-    return FeeClaim.objects.filter(**conditions).select_related("agreement__strategy")
+    return _undisputed(FeeClaim.objects.filter(**conditions)).select_related("agreement__strategy")
 
 
 def _expired_holds(now: datetime) -> Any:
@@ -416,10 +422,12 @@ def _release_reserve(agreement: FeeAgreement) -> None:
 
 def recalculate(settlement: Settlement) -> Recalculation:
     """Calculate a settled fee again, from the trades and the mark prices stored with the settlement."""
-    recalculated = pnl.result(settlement.agreement, at=settlement.ends_at, mark_prices=settlement.mark_prices)
+    recalculated = pnl.result(
+        settlement.agreement, at=settlement.ends_at, mark_prices=settlement.mark_prices, counted=settlement.corrections
+    )
     due = fees.performance(
         cumulative_pnl=recalculated.cumulative_pnl,
-        high_water_mark=settlement.high_water_mark_before or Decimal(0),
+        high_water_mark=settlement.mark_that_counts,
         rate_bps=settlement.rate_bps,
     )
     return Recalculation(settlement, recalculated, due)

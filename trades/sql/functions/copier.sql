@@ -85,10 +85,20 @@ begin
 end $$;
 select callable_by('copy_skip(jsonb, jsonb)', 'copydesk_app');
 
--- Records that paused subscriptions do not copy a trade that opens now. They are not told later, so the reason is kept.
-create or replace function skip_for_paused(p_strategy bigint, p_trade uuid) returns void language plpgsql as $$
+-- Records that paused subscriptions do not copy a trade that opens now, and returns their sub_ids. They are not shown it,
+-- now or later, so the reason is kept.
+create or replace function skipped_for_paused(p_strategy bigint, p_trade uuid) returns text[] language plpgsql as $$
+declare
+  v_paused text[];
 begin
-  insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
-  select id, p_strategy, p_trade, case when paused_for in ('HAND', 'OWNER') then 'paused' else lower(paused_for) end, ''
-    from subscriptions where strategy_id = p_strategy and status = 'PAUSED';
+  with paused as (
+    select id, sub_id::text, case when paused_for in ('HAND', 'OWNER') then 'paused' else lower(paused_for) end as why
+      from subscriptions where strategy_id = p_strategy and status = 'PAUSED'),
+  recorded as (
+    insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
+    select id, p_strategy, p_trade, why, '' from paused)
+  select coalesce(array_agg(sub_id), '{}') into v_paused from paused;
+  return v_paused;
 end $$;
+
+drop function if exists skip_for_paused(bigint, uuid);  -- the name of skipped_for_paused() in 0.1.0

@@ -32,11 +32,27 @@ begin
       from streams_of_each(p_accounts) e order by e.strategy_id, e.status, e.sub_id;
 end $$;
 
+-- The open trades of its strategy that a paused subscription does not see: those of which its account has no open copy,
+-- and of which it reported or the desk recorded why there is none, or whose copy is closed. What its copier may hold
+-- without a report, because it opened before the pause, stays visible: it must learn of its close.
+create or replace function hidden_trades(p_subscription bigint) returns uuid[] language plpgsql stable as $$
+begin
+  return (
+    select coalesce(array_agg(a.trade_id), '{}')
+      from subscriptions u join active_trades a on a.strategy_id = u.strategy_id and a.master_trade is null
+     where u.id = p_subscription
+       and not exists (select from active_trades c where c.account_id = u.account_id and c.master_trade = a.trade_id)
+       and (exists (select from copy_skips k where k.subscription_id = u.id and k.master_trade = a.trade_id)
+            or exists (select from trade_history h
+                        where h.account_id = u.account_id and h.master_trade = a.trade_id)));
+end $$;
+
 -- The version of these accounts' snapshot: another text exactly when the snapshot may have changed.
 create or replace function snapshot_mark(p_accounts bigint[]) returns text language plpgsql stable as $$
 begin
-  return coalesce((select string_agg(concat_ws(':', strategy_id, last_seq, status, paused_for, generation, terms), ','
-                                     order by strategy_id)
+  return coalesce((select string_agg(concat_ws(':', strategy_id, last_seq, status, paused_for, generation, terms,
+                                               case status when 'PAUSED' then cardinality(hidden_trades(subscription_id))
+                                               end), ',' order by strategy_id)
                      from streams_of(p_accounts)), '')
       || '/' || coalesce((select string_agg(copy_seq::text, ',' order by id)
                             from trading_accounts where id = any(p_accounts)), '');
@@ -45,9 +61,12 @@ end $$;
 -- What is active now. Because the function is STABLE, all its queries see the one database snapshot of its caller.
 create or replace function snapshot_with(p_accounts bigint[], p_facts boolean) returns json
 language plpgsql stable security definer set search_path = public, pg_temp as $$
+declare
+  v_hidden uuid[] := array(select unnest(hidden_trades(subscription_id)) from streams_of(p_accounts)
+                            where status = 'PAUSED');
 begin
   return json_build_object(
-    'mark', snapshot_mark(p_accounts),
+    'mark', snapshot_mark(p_accounts), 'hidden', v_hidden,
     'streams', coalesce((
       select json_agg(json_build_object(
                'id', strategy_id, 'name', name, 'seq', last_seq, 'sub_id', sub_id, 'status', status,
@@ -62,7 +81,8 @@ begin
     'trades', coalesce((
       select json_agg(active_row(a, s.name) order by a.opened_at, a.trade_id)
         from active_trades a join strategies s on s.id = a.strategy_id
-       where (a.master_trade is null and a.strategy_id in (select strategy_id from streams_of(p_accounts)))
+       where (a.master_trade is null and a.strategy_id in (select strategy_id from streams_of(p_accounts))
+              and a.trade_id <> all(v_hidden))
           or (a.master_trade is not null and a.account_id = any(p_accounts))), '[]'));
 end $$;
 select callable_by('snapshot_with(bigint[], boolean)', 'copydesk_app', 'copydesk_bot');

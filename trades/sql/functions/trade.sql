@@ -151,6 +151,7 @@ declare
     format('%s|%s|%s|%s|%s|%s|%s|%s', args->>'symbol', args->>'type', v_volume, v_price, v_sl, v_tp,
            args->'copies'->>'strategy', coalesce(v_provider_trade::text, v_provider_ticket)), 'UTF8'));
   v_refusal jsonb;
+  v_paused  text[] := '{}';
   s strategies;
   m trades;
   t trades;
@@ -189,11 +190,12 @@ begin
           v_price, v_sl, v_sl, v_tp, 'OPEN', coalesce(args->>'comment', ''), args->'analysis',
           coalesce((args->>'opened_at')::timestamptz, clock_timestamp()))
   returning * into a;
-  if not v_is_copy then perform skip_for_paused(s.id, t.id); end if;
+  if not v_is_copy then v_paused := skipped_for_paused(s.id, t.id); end if;
   perform audit(caller, 'trade.opened', 'trade:' || t.id, '',
                 jsonb_build_object('ticket_id', v_ticket, 'strategy', s.name, 'seq', a.seq, 'symbol', a.symbol,
                                    'type', a.type, 'volume', a.volume::text, 'open_price', a.open_price::text));
-  return changed('opened', s, active_row(a, s.name), v_is_copy);
+  return changed('opened', s, active_row(a, s.name), v_is_copy)
+      || case when v_paused = '{}' then '{}' else jsonb_build_object('paused', v_paused) end;
 end $$;
 select callable_by('trade_open(jsonb, jsonb)', 'copydesk_app');
 
