@@ -34,6 +34,8 @@ _REMEMBERED_MS = 3_600_000
 _CLOSE_IS_MISSING = "no longer open at the broker, but its close is not in the history yet"
 _RANK = {"reduce": 0, "close": 0, "modify": 1, "open": 2}
 
+_LONGEST_RETRY = {"reduce": 4, "close": 4, "modify": 20, "open": 20}  # as multiples of the first wait
+
 _TEMPORARY = frozenset({"new_seq", "same_key", "after"})  # `retry` of refusals that the desk does not store
 
 Extra = Mapping[str, str]
@@ -57,6 +59,20 @@ class Held:
     position: Position
     extra: Extra
     trades: list[Trade] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A report that the desk refused `times` times in a row."""
+
+    code: str
+    at_ms: int
+    times: int
+
+    def wait_ms(self, verb: str, first_ms: int) -> int:
+        """The time until the next attempt: twice as long each time, up to a longest that is shorter for a close."""
+        most = _LONGEST_RETRY[verb]
+        return first_ms * min(2 ** min(self.times - 1, most), most)
 
 
 def everything(_: Position) -> Extra | None:
@@ -97,7 +113,7 @@ class PositionSync:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
     held: list[Held] = field(default_factory=list, init=False, repr=False)
     _read_ms: int | None = field(default=None, init=False, repr=False)
-    _refused: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _refused: dict[tuple[str, str], Refusal] = field(default_factory=dict, init=False, repr=False)
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
     _reconciled: dict[str, tuple[Finding, int]] = field(default_factory=dict, init=False, repr=False)
     _open_ids: set[str] = field(default_factory=set, init=False, repr=False)
@@ -352,9 +368,8 @@ class PositionSync:
         now, subject = self.clock_ms(), (report.ticket, report.verb)
         key, refused = report.key, self._refused.get(subject)
         if refused is not None:
-            finding = Finding(report.ticket, "refused", f"the desk refused the {report.verb}: {refused[0]}")
-            self.findings.setdefault(report.ticket, finding)
-            if refused[0] == "trade_closed" or now - refused[1] < self.retry_ms:
+            self._note_refusal(report, refused.code)
+            if refused.code == "trade_closed" or now - refused.at_ms < refused.wait_ms(report.verb, self.retry_ms):
                 return
             key = f"{key}-{now // self.retry_ms}"  # under the old key the desk would repeat its refusal
         try:
@@ -366,7 +381,8 @@ class PositionSync:
                 raise
             self._note_refused(report, refusal, now)
         else:
-            self._refused.pop(subject, None)
+            if self._refused.pop(subject, None) is not None:
+                self.findings.pop(report.ticket, None)
             self._note_done(report, answer)
 
     def _check_unknown(self, ticket: str) -> None:
@@ -418,7 +434,7 @@ class PositionSync:
         log.warning("%s of %s: %s", report.verb, report.ticket, report.note)
 
     def _note_refused(self, report: Report, refusal: DeskError, now: int) -> None:
-        """Read the active rows again, since they differ from ours. The same report waits for `retry_ms`."""
+        """Read the active rows again, since they differ from ours. The same report is retried more and more slowly."""
         self._read_ms = None
         self.on_reported(ReportResult(report.verb, report.ticket, refusal.code, report.fields))
         if refusal.code == "trade_closed" and report.verb != "open":
@@ -430,11 +446,22 @@ class PositionSync:
             return
         if refusal.code != "trade_closed":
             log.warning("%s of %s refused: %s", report.verb, report.ticket, refusal)
-        self._refused[report.ticket, report.verb] = refusal.code, now
+        subject = report.ticket, report.verb
+        times = self._refused[subject].times if subject in self._refused else 0
+        self._refused[subject] = Refusal(refusal.code, now, times + 1)
+        self._note_refusal(report, refusal.code)
         self.counts["refused"] += 1
 
+    def _note_refusal(self, report: Report, code: str) -> None:
+        noted = self.findings.get(report.ticket)
+        if code != "trade_closed" and (noted is None or noted.kind == "reconciled"):
+            self.findings[report.ticket] = Finding(
+                report.ticket, "refused", f"the desk refused the {report.verb}: {code}"
+            )
+
     def _code(self, ticket: str, verb: str) -> str:
-        return self._refused.get((ticket, verb), ("", 0))[0]
+        refused = self._refused.get((ticket, verb))
+        return "" if refused is None else refused.code
 
     def _tidy(self, open_tickets: set[str]) -> None:
         """Forget tickets that are neither open at the broker nor active at the desk."""
@@ -448,7 +475,7 @@ class PositionSync:
         self._missing.tidy(known)
         since = self.clock_ms() - _REMEMBERED_MS
         self._refused = {
-            (ticket, verb): (code, at_ms)
-            for (ticket, verb), (code, at_ms) in self._refused.items()
-            if ticket in known or at_ms > since
+            (ticket, verb): refused
+            for (ticket, verb), refused in self._refused.items()
+            if ticket in known or refused.at_ms > since
         }

@@ -332,3 +332,56 @@ def test_the_loop_survives_an_outage_and_ends_on_request() -> None:
     (worth,) = world.desk.worth
     assert (worth["balance"], worth["equity"], worth["currency"]) == ("1000.00000000", "1001.50000000", "USD")
     assert list(world.desk.active_rows) == ["1"]
+
+
+# --- reports that the desk refuses
+
+
+def refused_at(world: World, verb: str, hours: int) -> list[int]:
+    """Refuse a verb each time; the times of its attempts in seconds from the first."""
+    at: list[int] = []
+
+    def refuse(ticket: Any, fields: Any) -> Any:
+        at.append(world.terminal.now // SECOND)
+        return 422, {"code": "invalid"}
+
+    setattr(world.desk, f"_{verb}", refuse)
+    for _ in range(hours * 360):
+        world.sync(10 * SECOND)
+    return [moment - at[0] for moment in at]
+
+
+def test_a_refused_close_is_retried_every_two_minutes_for_as_long_as_it_takes() -> None:
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.sync()
+    real = world.desk._close
+    world.terminal.close("1", "1", "1.2", "5")
+    attempts = refused_at(world, "close", 24)
+    assert attempts[:5] == [0, 30, 90, 210, 330]
+    assert attempts[-1] >= 24 * 3600 - 120
+    finding = world.position_sync.findings["1"]
+    assert (finding.kind, finding.words) == ("refused", "the desk refused the close: invalid")
+
+    world.desk._close = real
+    world.sync(120 * SECOND)
+    assert list(world.desk.closed) == ["1"]
+    assert world.position_sync.findings == {}
+
+
+def test_a_refused_open_is_retried_more_and_more_slowly() -> None:
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    attempts = refused_at(world, "open", 2)
+
+    assert attempts[:6] == [0, 30, 90, 210, 450, 930]
+    assert max(after - before for before, after in itertools.pairwise(attempts)) == 600
+
+
+def test_a_refusal_is_shown_with_the_sync_that_met_it() -> None:
+    world = World()
+    world.desk._open = lambda ticket, fields: (422, {"code": "symbol_grammar"})
+    world.terminal.open("1", "1", "1.1")
+    world.position_sync.sync()
+
+    assert world.position_sync.findings["1"].words == "the desk refused the open: symbol_grammar"

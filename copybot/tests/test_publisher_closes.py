@@ -6,6 +6,7 @@ import pytest
 
 from copybot.broker import Entry
 from copybot.magic import magic_of
+from copybot.mt5 import MetaTrader
 from copybot.tests.publisher_harness import Provider, World
 
 
@@ -142,3 +143,57 @@ def test_a_copy_is_never_published_as_an_own_trade() -> None:
     provider.wait(5)
 
     assert (provider.active, asked) == ({}, [])
+
+
+# --- prices at and below zero, and volumes off the broker's present step
+
+
+def wti(provider: Provider) -> int:
+    provider.fake.add("WTI", bid=1.0, digits=2, spread=3, contract=1000.0)
+    ticket = provider.trade(1.0, symbol="WTI")
+    provider.wait(1)
+    return ticket
+
+
+def test_closes_below_zero_are_published_with_their_loss() -> None:
+    provider = Provider()
+    ticket = wti(provider)
+    provider.fake.price("WTI", -10.0)
+    provider.fake.by_hand(ticket, 0.5)
+    provider.wait()
+    assert provider.active[str(ticket)]["volume"] == "0.50000000"
+
+    provider.fake.price("WTI", -37.63)
+    provider.fake.by_hand(ticket)
+    provider.wait()
+    assert provider.closed == {str(ticket): ("-37.63000000", "MANUAL")}
+    sent = [text for text, _ in provider.desk.state.answers.values() if "('profit'" in text]
+    assert ["('close_price', '-10.00000000')" in sent[0], "('profit', '-5515.00000000')" in sent[0]] == [True, True]
+    assert "('profit', '-19330.00000000')" in sent[1]
+
+
+@pytest.mark.parametrize("bid", [0.0, -0.01])
+def test_what_ends_at_nothing_is_published(bid: float) -> None:
+    provider = Provider()
+    ticket = wti(provider)
+    provider.fake.price("WTI", bid)
+    provider.fake.by_hand(ticket)
+    provider.wait()
+
+    assert provider.closed == {str(ticket): (f"{bid:.8f}", "MANUAL")}
+
+
+def test_a_half_that_is_off_the_brokers_new_step_is_published_as_it_is() -> None:
+    provider = Provider()
+    ticket = provider.trade(0.14)
+    provider.wait()
+    provider.fake.symbols["EURUSD"].step = provider.fake.symbols["EURUSD"].least = 0.1
+    provider.terminal = MetaTrader.connect(login=provider.fake.login_is, module=provider.fake)
+    provider.restart()
+    provider.fake.by_hand(ticket, 0.07)
+    provider.wait()
+    assert provider.active[str(ticket)]["volume"] == "0.07000000"
+
+    provider.fake.by_hand(ticket)
+    provider.wait()
+    assert list(provider.closed) == [str(ticket)]
