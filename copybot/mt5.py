@@ -23,8 +23,9 @@ _NO_CHANGES = 10025
 # These codes are clear refusals. All others mean UNKNOWN: placed, error, timeout, locked, no connection, a close in
 # progress, and any code that this list does not name may have been executed, or may still be.
 _REFUSED = frozenset(
-    {10004, 10006, 10007, *range(10013, 10025), 10026, 10027, 10029, 10030, *range(10032, 10039), *range(10040, 10047)}
-)
+    {10004, 10006, 10007, *range(10013, 10025), 10026, 10027, 10029, 10030, *range(10032, 10037), 10038,
+     *range(10040, 10047)}
+)  # fmt: skip
 _WHY = MappingProxyType(
     {10004: "slippage", 10018: "market_closed", 10019: "no_money", 10020: "slippage", 10040: "too_many_open"}
 )

@@ -70,7 +70,7 @@ CdOutcome CdOutcomeOf(const uint code)
    if(code==10009 || code==10010)
       return CD_DONE;
    if(code==10004 || code==10006 || code==10007 || (code>=10013 && code<=10024) || code==10026 || code==10027
-      || code==10029 || code==10030 || (code>=10032 && code<=10038) || (code>=10040 && code<=10046))
+      || code==10029 || code==10030 || (code>=10032 && code<=10036) || code==10038 || (code>=10040 && code<=10046))
       return CD_REFUSED;
    return CD_UNKNOWN;
   }
