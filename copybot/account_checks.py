@@ -6,6 +6,7 @@ from typing import Any
 
 from copybot.broker import SymbolSpec, Terminal
 from copybot.checkup import Checkup, Failed
+from copybot.netting import is_copy
 from copybot.settings import SettingsError
 from copybot.terminals import BrokerUnreachable, check_kind, closed_markets, terminal_of
 
@@ -31,13 +32,23 @@ def trading(checkup: Checkup) -> str:
     except SettingsError as mistake:
         raise Failed(str(mistake)) from None
     if checkup.follows and account.is_fifo:
-        raise Failed(
-            "the broker closes the oldest position of a symbol first (FIFO) and refuses any other, so a copy may stay "
-            "open after its provider closed. Copy to an account without FIFO, or allow one open copy at a time"
-        )
+        check_alone(terminal)
     if not terminal.is_settled():
         raise Failed("the terminal is not connected to its server, or its history is not loaded")
-    return f"a {'netting' if netting else 'hedging'} account, as configured; {len(terminal.positions())} positions open"
+    kind = f"a {'netting' if netting else 'hedging'} account, as configured"
+    if account.is_fifo:
+        kind += ", that closes oldest first (FIFO): copies have no stops at the broker"
+    return f"{kind}; {len(terminal.positions())} positions open"
+
+
+def check_alone(terminal: Terminal) -> None:
+    """Fail if a FIFO account has positions and none is a copy's: a copier would not start on it."""
+    positions = terminal.positions()
+    if positions and not any(is_copy(position.magic) for position in positions):
+        raise Failed(
+            "the broker closes the oldest position of a symbol first (FIFO), so a copy's close would close positions "
+            "that are open now and are no copies: close them, or copy to an account of its own"
+        )
 
 
 def currency(checkup: Checkup) -> str:

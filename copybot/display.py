@@ -37,6 +37,7 @@ WHY_NOT = {
     "volume_too_small": "the copy's volume is below your broker's minimum",
     "too_many_open": "your limit of open trades is reached",
     "rejected": "your broker refused the order",
+    "stop_passed": "your broker's price had already passed the stop or the target",
     "lost": "the broker's answer was lost, and the order was not executed",
     "new_install": "the trade was open before this copier started",
     "halted": "the copier is halted",

@@ -431,4 +431,4 @@ def _check_stops(sl: Decimal | None, tp: Decimal | None, side: str, price: Decim
     """Refuse a stop or target on the wrong side of the price at which the position would be closed."""
     sign = 1 if side == "BUY" else -1
     if (sl is not None and (price - sl) * sign <= 0) or (tp is not None and (tp - price) * sign <= 0):
-        raise _Refused(10016, "rejected")
+        raise _Refused(10016, "stop_passed")

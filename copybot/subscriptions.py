@@ -77,6 +77,8 @@ def skip_of(followed: FollowedSubscription, copy: Copy, event: Event) -> dict[st
     fields = {"strategy": followed.strategy, "trade_ref": copy.ref, "reason": event.why}
     if event.event == "closed":
         fields |= {"reason": "lost", "detail": "the broker answered that it opened, and its books show no position"}
+    elif event.why == "stop_passed":  # a reason that the desk's closed list does not have
+        fields |= {"reason": "rejected", "detail": "the broker's price had already passed the stop loss or the target"}
     elif event.why == "volume_too_small" and copy.position:
         fields |= {"detail": "closed early: the broker cannot hold as little as is left of the provider's trade"}
     return fields

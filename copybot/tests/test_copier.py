@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from copybot import runner
-from copybot.broker import Entry
+from copybot.broker import Entry, Outcome, Result
 from copybot.copier import Pace
 from copybot.desk_model import COPIER, STRATEGY, SUB_ID
 from copybot.errors import KeyRefused
@@ -173,6 +173,13 @@ def test_a_trade_is_skipped_while_the_broker_gives_no_price(office: CopierHarnes
 
 def test_a_volume_below_the_smallest_lot_is_skipped(office: CopierHarness) -> None:
     expect_skip(office, "volume_too_small", volume="0.01000000")
+
+
+def test_a_trade_whose_stop_the_broker_has_passed_is_skipped_with_that_reason(office: CopierHarness) -> None:
+    office.broker.open = lambda **_: Result(Outcome.REJECTED, 10016, "stop_passed")
+    expect_skip(office, "rejected")
+    (report,) = office.asked("/api/v2/copier/skips")
+    assert "had already passed the stop loss" in report
 
 
 def test_a_trade_without_margin_is_skipped(office: CopierHarness) -> None:

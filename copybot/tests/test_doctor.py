@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from copybot import account_checks, doctor
-from copybot.broker import SymbolSpec
+from copybot.broker import Position, SymbolSpec
 from copybot.desk_model import COPIER, MASTER, SUB_ID
 from copybot.desk_model import SECRET as PACKET_SECRET
-from copybot.doctor import Checkup
+from copybot.doctor import Checkup, Failed
 from copybot.lease import instance_of
 from copybot.mt5 import MetaTrader
 from copybot.symbols import Names
@@ -233,8 +233,18 @@ def test_reports_a_netting_account_that_is_configured_as_hedging(
 
 def test_reports_a_fifo_account(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account_checks, "terminal_of", _with_account(is_fifo=True))
+    trading = examined(config(tmp_path, office, COPIER))["trading"]
+    assert trading.good
+    assert "FIFO" in trading.words
 
-    assert "FIFO" in sick(examined(config(tmp_path, office, COPIER)))["trading"]
+
+def test_reports_other_positions_on_a_fifo_account() -> None:
+    other = Position("1", 0, "EURUSD", "BUY", Decimal(1), None, None)
+    terminal: Any = SimpleNamespace(positions=lambda: [other])
+    with pytest.raises(Failed, match="FIFO"):
+        account_checks.check_alone(terminal)
+    terminal.positions = lambda: [other, replace(other, magic=0x43 << 56)]
+    account_checks.check_alone(terminal)
 
 
 def test_reports_an_account_of_another_currency(office: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,8 +153,8 @@ def test_refusals_say_why(desk: Any) -> None:
     assert refused(desk.open(volume="0.001"), "volume_too_small")
     assert refused(desk.open(volume="0.015"), "rejected")
     assert refused(desk.open(volume="10"), "no_money")
-    assert refused(desk.open(sl="1.10000"), "rejected")  # not below the bid
-    assert refused(desk.open("SELL", tp="1.10010"), "rejected")
+    assert refused(desk.open(sl="1.10000"), "stop_passed")  # not below the bid
+    assert refused(desk.open("SELL", tp="1.10010"), "stop_passed")
     assert desk.broker.history() == []
     assert desk.broker.trace(7) is Trace.NONE
 
@@ -271,7 +271,7 @@ def test_a_stop_is_moved_and_a_repeat_succeeds(desk: Any) -> None:
     assert desk.broker.modify(held, sl=D("1.09"), tp=None).outcome is Outcome.DONE
     assert desk.broker.positions()[0].sl == D("1.09")
     assert desk.broker.modify(held, sl=D("1.09"), tp=None).code == 10025
-    assert refused(desk.broker.modify(held, sl=D("1.2"), tp=None), "rejected")
+    assert refused(desk.broker.modify(held, sl=D("1.2"), tp=None), "stop_passed")
     assert desk.broker.positions()[0].sl == D("1.09")
 
 
