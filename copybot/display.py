@@ -25,7 +25,6 @@ _MOST_STRATEGIES = 3  # on a small terminal
 _SMALL, _TINY = 30, 20  # lines: below, the page does without frames; below, one strategy is shown
 _NARROW, _NARROWEST = 100, 70  # columns: below, the table has no stops; below, neither price nor age
 NO = "–"
-_NO_BREAK = "\u00a0"
 
 # Why a trade was not copied, in a subscriber's words.
 WHY_NOT = {
@@ -272,14 +271,23 @@ def _header(view: View, width: int, *, is_small: bool) -> RenderableType:
         Text.assemble((title, "bold"), "  ", (view.desk, "cyan")),
         Text.assemble(view.account, "   ", (view.money, "bold")),
     )
-    marks = Text()
-    for words, good in sorted(view.marks, key=lambda mark: mark[1]):  # what needs attention first
-        whole = words.replace(" ", _NO_BREAK)
-        marks.append(f"●{_NO_BREAK}", style="green" if good else "bold yellow")
-        marks.append(f"{whole}  ", style="default" if good else "bold yellow")
+    marks = _marks(view.marks, width - 4)
     if is_small:
-        return Padding(Group(grid, marks), (0, 1))
-    return Panel(Group(grid, marks), box=box.ROUNDED, border_style="bright_black", padding=(0, 1))
+        return Padding(Group(grid, *marks), (0, 1))
+    return Panel(Group(grid, *marks), box=box.ROUNDED, border_style="bright_black", padding=(0, 1))
+
+
+def _marks(marks: Iterable[tuple[str, bool]], width: int) -> list[Text]:
+    """As many to a line as fit, none broken; what needs attention first."""
+    rows = [Text()]
+    for words, good in sorted(marks, key=lambda mark: mark[1]):
+        if rows[-1] and rows[-1].cell_len + len(words) + 2 > width:
+            rows.append(Text())
+        rows[-1].append("● ", style="green" if good else "bold yellow")
+        rows[-1].append(f"{words}  ", style="default" if good else "bold yellow")
+    for row in rows:
+        row.rstrip()
+    return rows
 
 
 def _strategies(strategies: Iterable[Strategy], left_out: int) -> RenderableType:

@@ -226,7 +226,7 @@ def _paper(table: Table, folder: Path) -> Paper:
 
 
 def _instrument(name: str, table: Table, folder: Path) -> PaperSymbol:
-    """The bars of EURUSD come with the package, so that a paper account needs nothing else."""
+    """The bars of EURUSD come with the package, so that a paper account needs nothing else; they have no weekends."""
     bars = table.get("bars", _any_text, "")
     if not bars and name != "EURUSD":
         raise SettingsError(f"bars in [broker.symbols.{name}] is missing: name a CSV with time, open, high, low, close")

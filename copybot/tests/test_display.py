@@ -35,7 +35,7 @@ VIEW = View(
 def shown(view: Any, width: int = 100, height: int = 0) -> Any:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(display.page(view, width, height))
-    return console.export_text().replace("\u00a0", " ")
+    return console.export_text()
 
 
 def test_the_page_shows_held_volume_target_and_reasons() -> None:
@@ -153,6 +153,11 @@ def test_alarms_that_do_not_fit_are_counted() -> None:
 
     assert "more" in text
     assert "event 39" in text
+
+
+def test_no_mark_is_broken_over_two_lines() -> None:
+    for width in range(60, 130):
+        assert "● terminal ready" in shown(busy(), width, 24)
 
 
 def test_what_needs_attention_stands_first() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from copybot import settings
+from copybot.candles import Candles
 from copybot.limits import Limits
 from copybot.settings import MetaTrader, Paper, SettingsError, load
 
@@ -66,7 +67,9 @@ def test_the_examples_comments_are_the_defaults_and_complete(tmp_path: Path) -> 
     assert documented >= {field.name for field in fields(Limits)}
     on_paper = loaded(tmp_path, with_broker(re.sub(r"(?m)^# ?", "", paper)))
     assert on_paper.broker == loaded(tmp_path, with_broker('kind = "paper"\n[broker.symbols.EURUSD]')).broker
-    assert on_paper.broker.symbols["EURUSD"].bars.exists()
+    bars = Candles.read(on_paper.broker.symbols["EURUSD"].bars, digits=5, repeats=True)
+    hours = range(0, 100 * 24 * 3_600_000, 3_600_000)
+    assert all(bars.is_open(bars.starts_at + hour_ms) for hour_ms in hours)  # at a weekend too: it is for a first try
     with pytest.raises(SettingsError, match=r"bars in \[broker.symbols.XAUUSD\] is missing"):
         loaded(tmp_path, with_broker('kind = "paper"\n[broker.symbols.XAUUSD]'))
 
