@@ -13,6 +13,7 @@ from strategies.models import Terms
 from strategies.services import SETTINGS
 
 MOST_SYMBOLS = 100
+LARGEST_COPY = Decimal(100)  # lots, where the terms name none; the trigger `has_a_largest_copy` does the same
 Many = TypeVar("Many", list[str], dict[str, str])
 _GROUPS = (
     ("How much", ("mode", "multiplier", "fixed_lots", "risk_pct", "risk_default_stop_bps", "symbol_factors")),
@@ -148,7 +149,7 @@ class TermsForm(forms.ModelForm):
         }
         help_texts = {
             "min_volume": "",
-            "max_volume": "Larger copies are reduced to it.",
+            "max_volume": f"Larger copies are reduced to it. Empty: {LARGEST_COPY}.",
             "raises_to_min": "Otherwise smaller copies are not opened.",
             "max_open_trades": "When this many are open, no further copies are opened.",
         }
@@ -173,6 +174,9 @@ class TermsForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         values: dict[str, Any] = super().clean() or self.cleaned_data
+        if values.get("max_volume") is None and values.get("mode") not in _SIZED_BY_EQUITY:
+            asked_for = [values.get(name) or LARGEST_COPY for name in ("min_volume", "fixed_lots")]
+            values["max_volume"] = max(LARGEST_COPY, *asked_for)
         for field, fault in [*_out_of_range(values), *self._contradictions(values)]:
             if field not in self.errors:
                 self.add_error(field, fault)

@@ -195,7 +195,12 @@ class Terms(models.Model):
         "some seconds for the first stop loss.",
     )  # fmt: skip
     min_volume = amount("smallest volume", null=True, blank=True, help_text="In lots.")
-    max_volume = amount("largest volume", null=True, blank=True, help_text="In lots. Larger copies are reduced to it.")
+    max_volume = amount(
+        "largest volume",
+        null=True,
+        blank=True,
+        help_text="In lots. Larger copies are reduced to it. Empty: 100, or what the other settings ask for.",
+    )
     raises_to_min = models.BooleanField(
         "raise to the smallest",
         default=False,

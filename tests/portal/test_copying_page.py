@@ -140,7 +140,7 @@ def test_shows_that_no_copier_has_connected_yet(as_finn: Client) -> None:
 
     assert "lena-eurusd active" in page
     assert "never connected" in page and "No copier has reported yet" in page
-    assert "Settings provider's lots × 1 " in page
+    assert "Settings provider's lots × 1; at most 100 lots " in page
 
 
 def test_shows_a_copier_online_and_in_sync(as_finn: Client, finn_bot: Bot) -> None:

@@ -19,6 +19,8 @@ from wallets import checks as wallets
 
 # Django's lists of models and permissions, which grow with the code.
 LISTS = ("auth_permission.", "django_content_type.", "django_migrations.")
+# A migration adds rows: subscriptions without a largest copy get new terms. The rows from before come first.
+ADDED_TO = ("subscription_terms.",)
 
 
 def opening(ticket: str) -> dict[str, str]:
@@ -50,6 +52,10 @@ def test_the_frozen_database_is_complete(upgraded: Upgraded) -> None:
 def test_every_row_is_unchanged(upgraded: Upgraded) -> None:
     before, after = columns(upgraded.before), columns(upgraded.name)
 
+    for name in after:
+        if name.startswith(ADDED_TO):
+            assert len(after[name]) > len(before.get(name, []))
+            after[name] = after[name][: len(before.get(name, []))]
     changed = [name for name, values in before.items() if not name.startswith(LISTS) and after.get(name) != values]
     assert changed == []
 
