@@ -15,10 +15,11 @@ _CENTS = {"USC": "USD", "EUC": "EUR"}
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The close of a bar, and when that bar ended."""
+    """The close of a bar, when that bar ended, and its range from low to high."""
 
     close: Decimal
     at: datetime
+    range: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def last(symbol: str, *, at: datetime) -> Price | None:
     for bar in bars.order_by("-opened_at")[:100]:
         ends = bar.opened_at + timedelta(minutes=bar.minutes)
         if ends <= at:
-            return Price(bar.close, ends)
+            return Price(bar.close, ends, bar.high - bar.low)
     return None
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import QuerySet
@@ -18,12 +19,15 @@ from django.views.decorators.http import require_POST
 
 from accounts.models import BotKey
 from audit.actors import actor_of
+from core import money
+from core.errors import DomainError
 from portal.views import price_decimals
 from strategies import explanations, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
-from trades.models import BotAlarm, Copier, CopyOrder, SkipReason
+from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, Reason, SkipReason
+from trades.services import overdue_closes
 
 EXAMPLES = 4  # of the strategy's own trades
 DAYS = 30
@@ -57,6 +61,7 @@ class Card:
     overdue: copy_statistics.OverdueCount | None
     is_late: bool
     alarms: Sequence[BotAlarm] = ()
+    late_copies: Sequence[ActiveTrade] = ()
 
     @property
     def may_pause(self) -> bool:
@@ -91,9 +96,14 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     terms = {row.subscription_id: row for row in latest}
     copiers = {copier.account_id: copier for copier in Copier.objects.filter(account__in=accounts)}
     overdue = copy_statistics.overdue_by_subscription(accounts)
+    late = list(
+        overdue_closes.overdue().filter(
+            account__in=accounts, overdue_since__lte=now - overdue_closes.SETTLED_AFTER
+        ).order_by("overdue_since")[:MAX_ALARMS]
+    )  # fmt: skip
     alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot=BotKey.Kind.COPIER)[:MAX_ALARMS])
     return [
-        _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, alarms, now)
+        _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, alarms, late, now)
         for subscription in live
     ]
 
@@ -104,9 +114,11 @@ def _card(
     copier: Copier | None,
     overdue: Mapping[tuple[int, int], copy_statistics.OverdueCount],
     alarms: Sequence[BotAlarm],
+    late: Sequence[ActiveTrade],
     now: datetime,
 ) -> Card:
-    overdue_closes = overdue.get((subscription.account_id, subscription.strategy_id))
+    key = (subscription.account_id, subscription.strategy_id)
+    count = overdue.get(key)
     return Card(
         subscription=subscription,
         paused_for=_paused_for(subscription),
@@ -114,8 +126,9 @@ def _card(
         copier=copier,
         is_online=copier is not None and copier.leased_until > now,
         sync_status=sync_status(copier, subscription.strategy.name),
-        overdue=overdue_closes,
-        is_late=overdue_closes is not None and overdue_closes.is_late(now),
+        overdue=count,
+        is_late=count is not None and count.is_late(now),
+        late_copies=[copy for copy in late if (copy.account_id, copy.strategy_id) == key],
         alarms=[
             alarm
             for alarm in alarms
@@ -277,6 +290,51 @@ def _examples(subscription: Subscription, terms: Terms) -> list[Example]:
         Example(trade, sizing.plan(sized_by, trade), explanations.in_one_line(explanations.arithmetic(sized_by, trade)))
         for trade in trades
     ]
+
+
+# --- an overdue close
+
+
+class SettleForm(forms.Form):
+    close_price = forms.DecimalField(
+        required=False, max_digits=money.DIGITS, decimal_places=money.PLACES, label="Close price, if you know it",
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
+        help_text="From your broker's statement. Without it, or far from the market, the provider's price is recorded.",
+    )  # fmt: skip
+    confirms = forms.BooleanField(label="My broker shows this position as closed")
+
+
+@never_cache
+@login_required
+def settle(request: HttpRequest, sub_id: str, trade_id: uuid.UUID) -> HttpResponse:
+    """The owner says that an overdue copy was closed at the broker. `trade_id`: the copy's."""
+    subscription = get_object_or_404(_own_subscriptions(request), sub_id=sub_id)
+    own = overdue_closes.overdue().filter(account=subscription.account_id, strategy=subscription.strategy_id)
+    copy = get_object_or_404(own.select_related("strategy", "account"), pk=trade_id)
+    form = SettleForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
+        try:
+            settled = overdue_closes.settle(
+                copy_id=copy.pk, told_price=form.cleaned_data["close_price"], reason=Reason.RECONCILED,
+                note="told by the owner", actor=actor_of(request), now=timezone.now(),
+            )  # fmt: skip
+        except DomainError as refusal:
+            form.add_error(None, refusal.message)
+        else:
+            messages.success(request, _settled_in_words(copy.ticket_id, settled))
+            return redirect("portal:copying")
+    now = timezone.now()
+    context = {
+        "subscription": subscription, "copy": copy, "form": form, "now": now,
+        "why_not": overdue_closes.why_not_settled(copy, now=now),
+    }  # fmt: skip
+    return render(request, "portal/copying_settle.html", context)
+
+
+def _settled_in_words(ticket: str, settled: overdue_closes.Settlement) -> str:
+    price = money.plain(settled.close_price)
+    source = "your price" if settled.told_price_used else "the provider's close price"
+    return f"Ticket {ticket} is recorded as closed at {price}, {source}. If it is still open, close it at your broker."
 
 
 # --- receipts, and the provider's statistics

@@ -21,6 +21,7 @@ urlpatterns = [
     path("copying/<str:sub_id>/end/", copying.end, name="copying-end"),
     path("copying/<str:sub_id>/setup/", setup.setup, name="copying-setup"),
     path("copying/<str:sub_id>/secret/", copying.secret, name="copying-secret"),
+    path("copying/<str:sub_id>/overdue/<uuid:trade_id>/", copying.settle, name="copying-settle"),
     path("copying/<str:sub_id>/receipts/<uuid:trade_id>/", copying.receipt, name="receipt"),
     path("strategies/<str:name>/copies/", copying.copies, name="copies"),
     path("trust/", trust.scores, name="trust"),

@@ -3,50 +3,35 @@
 For closes that no bot reports: by staff, or told by a copy's owner.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal, localcontext
 
 from django.conf import settings
 
 from accounts.models import AccountSymbol, TradingAccount
 from core import money
-from market.models import Candle, Instrument
+from market import prices
+from market.models import Instrument
+from market.prices import Price
 from trades.models import ActiveTrade, TradeHistory
 
-STALE = timedelta(days=4)  # a weekend with a holiday beside it
 _WIDE = 60  # digits: enough for an exact product of four amounts
 _RANGES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class MarketPrice:
-    """The close of the newest bar, when the bar ended, and the bar's range from low to high."""
-
-    price: Decimal
-    at: datetime
-    range: Decimal
-
-    def is_near(self, price: Decimal) -> bool:
-        """Whether a price is within STAFF_PRICE_BOUND_PCT of this one, or within ten times the bar's range."""
-        bound = max(abs(self.price) * settings.STAFF_PRICE_BOUND_PCT / 100, _RANGES * self.range)
-        return abs(price - self.price) <= bound
+def is_near(price: Decimal, fair: Decimal, spread: Decimal = Decimal(0)) -> bool:
+    """Whether a price is within STAFF_PRICE_BOUND_PCT of a fair one, or within ten times a bar's range (`spread`)."""
+    return abs(price - fair) <= max(abs(fair) * settings.STAFF_PRICE_BOUND_PCT / 100, _RANGES * spread)
 
 
-def market_price(symbols: Iterable[str], *, now: datetime) -> MarketPrice | None:
-    """The newest price of the first of these symbols that has one; None where all are unknown or stale."""
-    for symbol in symbols:
-        bars = Candle.objects.filter(instrument_id=symbol, opened_at__gt=now - STALE, opened_at__lte=now)
-        ends = [(bar.opened_at + timedelta(minutes=bar.minutes), bar) for bar in bars.order_by("-opened_at")[:100]]
-        if ends:
-            at, bar = max(ends, key=lambda end: end[0])
-            return MarketPrice(bar.close, min(at, now), bar.high - bar.low)
-    return None
+def is_near_market(price: Decimal, market: Price) -> bool:
+    return is_near(price, market.close, market.range)
 
 
-def price_of(trade: ActiveTrade, *, now: datetime) -> MarketPrice | None:
-    return market_price(symbols_of(trade), now=now)
+def price_of(trade: ActiveTrade, *, now: datetime) -> Price | None:
+    """The market's last price; None where the symbol is unknown or its price is stale."""
+    known = (prices.last(symbol, at=now) for symbol in symbols_of(trade))
+    return next((price for price in known if price is not None), None)
 
 
 def symbols_of(trade: ActiveTrade) -> list[str]:
@@ -87,8 +72,5 @@ def _converted(amount: Decimal, symbol: str, price: Decimal, currency: str, now:
         return amount
     if currency == base:
         return amount / price if price else None
-    if (rate := market_price([f"{quote}{currency}"], now=now)) is not None:
-        return amount * rate.price
-    if (rate := market_price([f"{currency}{quote}"], now=now)) is not None:
-        return amount / rate.price
-    return None
+    rate = prices.rate(quote, currency, at=now)
+    return None if rate is None else amount * rate.value

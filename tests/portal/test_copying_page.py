@@ -22,7 +22,7 @@ from strategies.models import Subscription, Terms
 from tests.answers import markup, text
 from tests.signed import LONG_AGO, Bot, opening
 from tests.transactions import committed
-from trades.models import Reason
+from trades.models import ActiveTrade, Reason, TradeHistory
 
 PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
 ACTIVE, HEARTBEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
@@ -236,6 +236,110 @@ def test_a_follower_learns_that_the_providers_close_has_no_evidence(
     assert lena_bot.send("DELETE", f"{ACTIVE}/1", query=query).status_code == 200
 
     assert "showed no deal for the provider's close" in text(as_finn.get(page_of(follows, f"receipts/{ref}")))
+
+
+# --- an overdue close that its owner closed at the broker
+
+
+@pytest.fixture
+def overdue(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> Any:
+    """A copy of finn's whose provider's trade was closed at 1.11 two minutes ago; its profit there is 100."""
+    ref = opened(lena_bot, volume="0.2")
+    copied(finn_bot, ref, volume="0.2")
+    close(lena_bot, "1")
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("alter table trade_history disable trigger user")
+        cursor.execute("update trade_history set closed_at = closed_at - interval '2 minutes'")
+        cursor.execute("alter table trade_history enable always trigger append_only")
+        cursor.execute("alter table trade_history enable always trigger append_only_truncate")
+    return ActiveTrade.objects.get(account=follows.account)
+
+
+def settle(browser: Client, follows: Subscription, copy: Any, **fields: Any) -> str:
+    url = page_of(follows, f"overdue/{copy.pk}")
+    return str(text(browser.post(url, {"confirms": "on", **fields}, follow=True)))
+
+
+def test_the_owner_records_an_overdue_close(as_finn: Client, follows: Subscription, overdue: Any) -> None:
+    assert "I closed it at my broker" in text(as_finn.get(PAGE))
+
+    page = settle(as_finn, follows, overdue, close_price="1.109")
+
+    assert "is recorded as closed at 1.109, your price." in page
+    row = TradeHistory.objects.get(pk=overdue.pk)
+    assert (row.reason, row.close_price, row.profit) == ("RECONCILED", Decimal("1.109"), 100)
+    fact = AuditLog.objects.get(action="trade.closed", subject=f"trade:{overdue.pk}")
+    assert fact.detail["note"] == "told by the owner"
+
+
+@pytest.mark.parametrize("price", ["", "2", "-5", "0"])
+def test_a_price_that_cannot_be_is_not_recorded(
+    as_finn: Client, follows: Subscription, overdue: Any, price: str
+) -> None:
+    assert "the provider's close price" in settle(as_finn, follows, overdue, close_price=price)
+
+    row = TradeHistory.objects.get(pk=overdue.pk)
+    assert (row.close_price, row.profit) == (Decimal("1.11"), 100)
+
+
+def test_a_copier_that_still_holds_it_refuses_the_owners_word(
+    as_finn: Client, follows: Subscription, overdue: Any, finn_bot: Bot
+) -> None:
+    heartbeat(finn_bot)
+    alarm(finn_bot, kind="closing", ticket=overdue.ticket_id, strategy="lena-eurusd")
+
+    page = settle(as_finn, follows, overdue)
+
+    assert f"Your copier still reports ticket {overdue.ticket_id}" in page
+    assert ActiveTrade.objects.filter(pk=overdue.pk).exists()
+
+
+def test_a_copier_whose_report_holds_it_refuses_the_owners_word(
+    as_finn: Client, follows: Subscription, overdue: Any, finn_bot: Bot
+) -> None:
+    held = [{"trade_ref": str(overdue.master_trade), "volume": "0.20000000"}]
+    heartbeat(finn_bot, seq="2", copies=held)
+
+    assert "as open at your broker. Close it there first." in settle(as_finn, follows, overdue)
+
+
+def test_an_offline_copier_does_not_stop_its_owner(
+    as_finn: Client, follows: Subscription, overdue: Any, finn_bot: Bot
+) -> None:
+    heartbeat(finn_bot, ends=True)
+    alarm(finn_bot, kind="closing", ticket=overdue.ticket_id, strategy="lena-eurusd")
+
+    assert "is recorded as closed" in settle(as_finn, follows, overdue)
+
+
+def test_without_the_confirmation_nothing_is_recorded(as_finn: Client, follows: Subscription, overdue: Any) -> None:
+    settle(as_finn, follows, overdue, confirms="")
+
+    assert ActiveTrade.objects.filter(pk=overdue.pk).exists()
+
+
+def test_only_the_owner_settles_and_only_what_is_overdue(
+    client: Client, follows: Subscription, overdue: Any, sam: TradingAccount, lena_bot: Bot, finn_bot: Bot
+) -> None:
+    ref = opened(lena_bot, "2")
+    copied(finn_bot, ref, "502")
+    still_open = ActiveTrade.objects.get(ticket_id="502")
+    client.force_login(follows.account.owner)
+    assert client.post(page_of(follows, f"overdue/{still_open.pk}"), {"confirms": "on"}).status_code == 404
+    client.force_login(sam.owner)
+
+    assert client.post(page_of(follows, f"overdue/{overdue.pk}"), {"confirms": "on"}).status_code == 404
+
+
+def test_a_close_of_this_minute_waits_for_the_copier(
+    as_finn: Client, follows: Subscription, lena_bot: Bot, finn_bot: Bot
+) -> None:
+    copied(finn_bot, opened(lena_bot))
+    close(lena_bot, "1")
+    copy = ActiveTrade.objects.get(account=follows.account)
+
+    assert "I closed it at my broker" not in text(as_finn.get(PAGE))
+    assert "less than a minute old" in settle(as_finn, follows, copy)
 
 
 def test_the_desk_page_shows_overdue_closes_too(as_finn: Client, lena_bot: Bot, finn_bot: Bot) -> None:

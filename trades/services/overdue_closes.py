@@ -160,9 +160,10 @@ def why_not_settled(copy: Any, *, now: datetime) -> str:
 def _settlement(copy: Any, told_price: Decimal | None, now: datetime) -> Settlement:
     provider = TradeHistory.objects.select_related("account").filter(pk=copy.master_trade).first()
     market = valuation.price_of(copy, now=now)
-    fair = provider.close_price if provider is not None else market.price if market is not None else copy.open_price
-    is_near = told_price is not None and valuation.MarketPrice(fair, now, Decimal(0)).is_near(told_price)
-    is_near = is_near or (told_price is not None and market is not None and market.is_near(told_price))
+    fair = provider.close_price if provider is not None else market.close if market is not None else copy.open_price
+    is_near = told_price is not None and (
+        valuation.is_near(told_price, fair) or (market is not None and valuation.is_near_market(told_price, market))
+    )
     profit = valuation.profit(copy, fair, now=now)
     if profit is None:
         profit = _share_of(provider, copy)

@@ -17,6 +17,7 @@ from audit import services as audit
 from core import money
 from core.errors import DomainError, RequestDecided, SecondPersonNeeded
 from core.transactions import use_case
+from market.prices import Price
 from trades import services, valuation
 from trades.models import ActiveTrade, Reason, TradeHistory, TradeRequest
 from trades.services import Outcome, TradeClosed, TradeUnknown
@@ -42,7 +43,7 @@ class Proposal:
     """A close of a provider's trade as the desk values it. `why_second`: why one person may not do it; may be empty."""
 
     trade: ActiveTrade
-    market: valuation.MarketPrice | None
+    market: Price | None
     close_price: Decimal | None
     profit: Decimal | None
     why_second: str
@@ -51,11 +52,11 @@ class Proposal:
 def proposal(trade: ActiveTrade, close_price: Decimal | None, *, now: datetime) -> Proposal:
     """Value a close at this price, or where None is given at the market's."""
     market = valuation.price_of(trade, now=now)
-    price = market.price if close_price is None and market is not None else close_price
+    price = market.close if close_price is None and market is not None else close_price
     if price is None:
         return Proposal(trade, market, None, None, NO_PRICE)
     profit = valuation.profit(trade, price, now=now)
-    why = NO_PRICE if market is None else "" if market.is_near(price) else FAR
+    why = NO_PRICE if market is None else "" if valuation.is_near_market(price, market) else FAR
     return Proposal(
         trade, market, price, profit, "; ".join(filter(None, [why, "" if profit is not None else NO_PROFIT]))
     )
