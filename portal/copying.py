@@ -26,7 +26,7 @@ from strategies import explanations, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
-from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, Reason, SkipReason
+from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, Reason, SkipReason, TradeCorrection
 from trades.services import overdue_closes
 
 EXAMPLES = 4  # of the strategy's own trades
@@ -352,9 +352,19 @@ def receipt(request: HttpRequest, sub_id: str, trade_id: uuid.UUID) -> HttpRespo
         "now": now,
         "outcome": outcome,
         "receipt": receipts.receipt(outcome),
+        "corrections": _corrections(outcome),
         "decimals": price_decimals({outcome.provider_trade.symbol or ""}),
     }
     return render(request, "portal/copying_receipt.html", context)
+
+
+def _corrections(outcome: receipts.Outcome) -> list[tuple[str, TradeCorrection]]:
+    """The corrections that count, each with the side whose trade it is."""
+    sides = {outcome.provider_trade.pk: "The provider's trade"}
+    if outcome.copy is not None:
+        sides[outcome.copy.pk] = "Your copy"
+    latest = TradeCorrection.latest_of(sides)
+    return [(side, latest[trade_id]) for trade_id, side in sides.items() if trade_id in latest]
 
 
 @never_cache

@@ -5,14 +5,14 @@ from typing import Any
 
 import django_filters
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, StreamingHttpResponse
 from django_filters.fields import IsoDateTimeField
 
 from accounts.models import User
 from core import money, paging, responses
 from core.errors import Invalid
-from trades.models import Reason, Side, TradeHistory
+from trades.models import Reason, Side, TradeCorrection, TradeHistory
 
 
 class _MomentField(IsoDateTimeField):
@@ -46,10 +46,19 @@ class Filter(django_filters.FilterSet):
         fields: list[str] = []
 
 
+def with_corrections(rows: QuerySet[TradeHistory]) -> QuerySet[Any]:
+    """Each row annotated with the figures of its latest correction, or None."""
+    latest = TradeCorrection.objects.filter(trade=OuterRef("trade")).order_by("-pk")
+    return rows.annotate(
+        corrected_close_price=Subquery(latest.values("close_price")[:1]),
+        corrected_profit=Subquery(latest.values("profit")[:1]),
+    )
+
+
 def own(user: User) -> QuerySet[TradeHistory]:
     """The closed trades of the user's own accounts, newest first, without tombstones."""
     return (
-        TradeHistory.objects.filter(account__owner=user, kind=TradeHistory.Kind.TRADE)
+        with_corrections(TradeHistory.objects.filter(account__owner=user, kind=TradeHistory.Kind.TRADE))
         .select_related("account", "strategy")
         .order_by("-closed_at", "-trade_id")
     )
@@ -74,8 +83,8 @@ def after(cursor: paging.Cursor, rows: QuerySet[TradeHistory]) -> QuerySet[Trade
     return rows.filter(older, closed_at__lte=cursor.at)
 
 
-def row(closed: TradeHistory) -> dict[str, Any]:
-    """One closed trade, as the API and the CSV file show it."""
+def row(closed: Any) -> dict[str, Any]:
+    """One closed trade of `with_corrections`, as the API and the CSV file show it."""
 
     def text(value: Any) -> str | None:
         return None if value is None else money.text(value)
@@ -98,6 +107,8 @@ def row(closed: TradeHistory) -> dict[str, Any]:
         "sl": text(closed.sl),
         "tp": text(closed.tp),
         "profit": text(closed.profit),
+        "corrected_close_price": text(closed.corrected_close_price),
+        "corrected_profit": text(closed.corrected_profit),
         "reason": closed.reason,
         "opened_at": iso(closed.opened_at),
         "closed_at": iso(closed.closed_at),
@@ -106,9 +117,10 @@ def row(closed: TradeHistory) -> dict[str, Any]:
 
 COLUMNS = (
     "closed_at", "opened_at", "account", "strategy", "role", "ticket_id", "master_ticket", "symbol", "type", "volume",
-    "open_price", "close_price", "sl", "tp", "profit", "reason", "trade_id",
+    "open_price", "close_price", "sl", "tp", "profit", "reason", "trade_id", "corrected_close_price",
+    "corrected_profit",
 )  # fmt: skip
 
 
 def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
-    return responses.csv_response("history.csv", COLUMNS, map(row, rows.iterator(chunk_size=500)))
+    return responses.csv_response("history.csv", COLUMNS, map(row, with_corrections(rows).iterator(chunk_size=500)))

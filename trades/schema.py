@@ -279,6 +279,8 @@ CLOSED_TRADE = schema(
             "sl": nullable(AMOUNT),
             "tp": nullable(AMOUNT),
             "profit": described(AMOUNT, "Of the whole trade, partial closes included."),
+            "corrected_close_price": described(nullable(AMOUNT), "By staff, beside the first figure; null if none is."),
+            "corrected_profit": nullable(AMOUNT),
             "reason": REASON,
             "opened_at": MOMENT,
             "closed_at": MOMENT,

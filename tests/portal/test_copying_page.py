@@ -23,6 +23,7 @@ from tests.answers import markup, text
 from tests.signed import LONG_AGO, Bot, opening
 from tests.transactions import committed
 from trades.models import ActiveTrade, Reason, TradeHistory
+from trades.services import staff as verbs
 
 PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
 ACTIVE, HEARTBEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
@@ -248,6 +249,7 @@ def overdue(lena_bot: Bot, finn_bot: Bot, follows: Subscription) -> Any:
     copied(finn_bot, ref, volume="0.2")
     close(lena_bot, "1")
     with connections["owner"].cursor() as cursor:
+        cursor.execute("update subscriptions set created_at = created_at - interval '1 hour'")
         cursor.execute("alter table trade_history disable trigger user")
         cursor.execute("update trade_history set closed_at = closed_at - interval '2 minutes'")
         cursor.execute("alter table trade_history enable always trigger append_only")
@@ -270,6 +272,23 @@ def test_the_owner_records_an_overdue_close(as_finn: Client, follows: Subscripti
     assert (row.reason, row.close_price, row.profit) == ("RECONCILED", Decimal("1.109"), 100)
     fact = AuditLog.objects.get(action="trade.closed", subject=f"trade:{overdue.pk}")
     assert fact.detail["note"] == "told by the owner"
+
+
+def test_a_receipt_shows_a_correction(
+    as_finn: Client, follows: Subscription, overdue: Any, staff: User, cast: dict[str, Any]
+) -> None:
+    settle(as_finn, follows, overdue)
+    request = verbs.request_correction(
+        trade_id=overdue.pk, close_price=Decimal("1.1"), profit=Decimal(-7), reason="A typo", by=staff,
+        actor=audit.SYSTEM,
+    )  # fmt: skip
+    second = User.objects.create_user("vera", password=None, is_staff=True)
+    verbs.approve(request=request, by=second, actor=audit.SYSTEM)
+
+    page = text(as_finn.get(page_of(follows, f"receipts/{overdue.master_trade}")))
+
+    assert "Your copy was corrected" in page
+    assert "A typo" in page
 
 
 @pytest.mark.parametrize("price", ["", "2", "-5", "0"])

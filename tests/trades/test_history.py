@@ -118,6 +118,8 @@ def test_a_closed_trade_is_shown_exactly(lena_bot: Bot, reader: Reader) -> None:
         "sl": "1.10000000",
         "tp": "1.12000000",
         "profit": "14.50000001",
+        "corrected_close_price": None,
+        "corrected_profit": None,
         "reason": "SL",
         "opened_at": row["opened_at"],
         "closed_at": row["closed_at"],

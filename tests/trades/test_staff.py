@@ -384,3 +384,17 @@ def test_no_price_breaks_a_force_close(client: Client, lena: TradingAccount, sta
 
     assert ActiveTrade.objects.filter(pk=trade.pk).exists()
     assert OrderedClose.objects.count() == 0
+
+
+def test_people_see_the_correction_beside_the_first_figures(
+    client: Client, lena: TradingAccount, staff: User, second: User
+) -> None:
+    row = closed(lena)
+    approve(request_correction(row, staff), second)
+    client.force_login(lena.owner)
+
+    (entry,) = client.get("/api/v2/trades/history").json()["data"]
+    exported = b"".join(client.get("/api/v2/trades/history.csv").streaming_content).decode()
+
+    assert (entry["profit"], entry["corrected_profit"]) == ("99999.00000000", "-50.00000000")
+    assert "-50.00000000" in exported
