@@ -152,6 +152,9 @@ class Rebooked:
         chains = {id(chain): chain for chain in self._chains().values()}.values()
         return sorted((deal for chain in chains for deal in chain.deals), key=lambda deal: (deal.at_ms, int(deal.id)))
 
+    def was_cancelled(self, position: str) -> bool:
+        return self.terminal.was_cancelled(position)
+
     def position_under(self, magic: int) -> str:
         return self.terminal.position_under(magic)
 
