@@ -55,7 +55,8 @@ class Desk(Protocol):
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Intervals in ms. `snapshot_ms`: between snapshots while the stream is up. `polling_ms`: while it is not.
-    `again_ms`: while a guard still needs one."""
+    `again_ms`: while a guard still needs one. `missing_deals_ms`: how long to wait for deals before a copy's end is
+    reported without them."""
 
     heartbeat_ms: int = 15_000
     snapshot_ms: int = 30_000
@@ -64,6 +65,7 @@ class Pace:
     position_sync_ms: int = 1_000
     first_retry_ms: int = 1_000
     longest_retry_ms: int = 15_000
+    missing_deals_ms: int = 60_000
 
 
 @dataclass
@@ -117,7 +119,8 @@ class Copier:
     def _new_position_sync(self) -> PositionSync:
         return PositionSync(
             self.desk, self.terminal, of=self._copied_trade, role="copy", clock_ms=self.clock_ms,
-            ahead_ms=self.ahead_ms, on_reported=self._note_reported,
+            ahead_ms=self.ahead_ms, longest_wait_ms=self.pace.missing_deals_ms,
+            on_reported=self._note_reported,
         )  # fmt: skip
 
     def _follow(self, subscription: Subscription) -> FollowedSubscription:

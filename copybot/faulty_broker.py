@@ -124,6 +124,9 @@ class FaultyBroker:
         """The open positions, whatever the broker shows."""
         return self.held
 
+    def hides_deals_of(self, position: str) -> bool:
+        return any(deal.id in self.hidden for deal in self.books.get(position, ()))
+
     def positions(self) -> list[Position]:
         self._ask()
         return list((self._shown if self.character.lag else self.held).values())
@@ -369,6 +372,12 @@ class FaultyBroker:
     @property
     def lots(self) -> Decimal:
         return self.character.lots if self.turn >= self.character.lots_at else FINE
+
+    def catch_up(self) -> None:
+        """Show everything, as after an hour."""
+        turn, self.turn = self.turn, self.turn + max(self.character.lag, self.character.deal_lag)
+        self._show()
+        self.turn = turn
 
     def _show(self) -> None:
         while self._unseen and self._unseen[0][0] <= self.turn:

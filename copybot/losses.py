@@ -14,6 +14,8 @@ from copybot.magic import magic_of
 from copybot.targets import born_ms
 
 CLOSE_BOUND, ROW_BOUND, PUBLISH_BOUND, CANCEL_BOUND = 6, 4, 3, 3  # ticks in which nothing stood in the way
+MISSING_DEALS = 7  # ticks until a trade's end is reported without its deals
+AFTER_HOURS = 15  # ticks between two attempts, once a closed market has refused them for long
 NO = Decimal(0)
 
 Row = Mapping[str, Any]
@@ -49,6 +51,11 @@ class Losses:
 
     # --- as it happens
 
+    def begin_anew(self, kind: str) -> None:
+        """A process starts, and with it its waits for missing deals."""
+        for key in [key for key in self._waited if key[0] == kind]:
+            del self._waited[key]
+
     def note_open(self, magic: int) -> None:
         """A copy is about to be opened. Copies whose trades are active count towards the subscriber's limit."""
         most, active = self.market.character.most_open, self.active_trades()
@@ -64,16 +71,17 @@ class Losses:
 
     def note_waits_of_publisher(self) -> None:
         """In this tick the publisher could have reported each end."""
-        slow = max(self.master.character.deal_lag, self.master.character.lag)
+        slow = _slowness(self.master)
         ended = self._rows(MASTER).keys() - self.master.truly_held().keys()
         self._note("late_publish", ended, PUBLISH_BOUND + slow)
 
     def note_waits_of_copier(self) -> None:
         """In this tick the copier could have closed each copy whose trade has ended, and reported it."""
         active, held = self.active_trades(), self.market.truly_held()
-        slow = max(self.market.character.deal_lag, self.market.character.lag)
+        slow, lag = _slowness(self.market), max(self.market.character.lag, self.market.character.deal_lag)
         over = (number for number, position in held.items() if self._is_over(position.magic, active))
-        self._note("late_close", over, CLOSE_BOUND + slow)
+        was_long_shut = self.market.character.shut and self.master.character.hour_at
+        self._note("late_close", over, CLOSE_BOUND + lag + (AFTER_HOURS if was_long_shut else 0))
         self._note("late_row", self._rows(COPIER).keys() - held.keys(), ROW_BOUND + slow)
 
     def note_waits_in_queue(self) -> None:
@@ -155,8 +163,12 @@ class Losses:
             for number, position in broker.truly_held().items()
             if account == MASTER or (account == COPIER) == bool(position.magic)
         }
-        if account != COPIER and self.max_age_ms is not None:  # a publisher that was away publishes no old trade
-            held = {number: position for number, position in held.items() if f"{account} {number}" in self.desk.opened}
+        for number in [number for number in held if number not in rows]:
+            # A publisher that was away publishes no old trade, and nobody a position that its deals contradict.
+            is_new = self.is_restoring or f"{account} {number}" not in self.desk.opened
+            is_old = account != COPIER and self.max_age_ms is not None
+            if is_new and (is_old or broker.hides_deals_of(number)):
+                del held[number]
         differ = sum(
             Decimal(rows[ticket]["volume"]) != held[ticket].volume
             or any(_price(rows[ticket][name]) != getattr(held[ticket], name) for name in ("sl", "tp"))
@@ -181,6 +193,12 @@ class Losses:
 
     def _rows(self, account: str) -> dict[str, Row]:
         return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
+
+
+def _slowness(broker: FaultyBroker) -> int:
+    """By how many ticks a broker delays the end of a trade: until it shows it, or is known never to show it."""
+    character = broker.character
+    return max(character.lag, character.deal_lag) + (MISSING_DEALS if character.hides else 0)
 
 
 def _parts(name: str) -> tuple[str, str, str]:

@@ -45,6 +45,7 @@ from copybot.targets import born_ms
 
 NOON = 1_767_600_000_000
 SECOND = 1_000
+CLOCKS_GO_BACK_MS = 1_792_890_000_000  # in London, on 25 October 2026
 LIMITS = Limits(max_open_age_ms=5_000, settle_ms=6_000, second_look_ms=1_000, brake_ms=1_000, stops_again_ms=1_000)
 PACE = Pace(
     heartbeat_ms=2_000,
@@ -53,12 +54,13 @@ PACE = Pace(
     again_ms=1_000,
     first_retry_ms=1_000,
     longest_retry_ms=2_000,
+    missing_deals_ms=5_000,
 )
 LONGEST_REST = 45  # ticks
 AHEAD_MS = 3 * HOUR_MS  # of the brokers' clocks
 PROVIDERS = ("lagging", "quiet", "hiding", "clock", "rebooking")  # traits of a provider's broker that copiers notice
 COPIERS = tuple(name for name in broker_character.TRAITS if name != "clock")
-UNDRAWN = frozenset({"hiding", "fifo", "clock", "rebooking"})
+UNDRAWN = frozenset({"fifo", "rebooking"})
 FOLLOWS = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 
 CALM = BrokerFaults()
@@ -151,15 +153,15 @@ class World:
         self.rng, self.weather, self.calm = _luck(seed), weather, False
         self.crashes = self.zombies = self.stale = self.back = 0
         self._kinds = guard, copier, position_sync, netting
-        self.now, self._later_ms = NOON, 0
-        self.desk = DeskModel(lambda: self.now)
         leads, copies = _characters(seed, traits)
+        self.now = self._began_ms = CLOCKS_GO_BACK_MS - HOUR_MS if leads.hour_at else NOON
+        self.desk = DeskModel(lambda: self.now)
         quiet = replace(CALM, away=weather.away / 2, stop_out=weather.stop_out)
         self.master = FaultyBroker(_luck(seed + 1), quiet, 1_000_000, leads, ahead_ms=AHEAD_MS)
         self.market = (FaultyNet if copies.is_netting else FaultyBroker)(
             _luck(seed + 2), weather, 5_000_000, copies, ahead_ms=AHEAD_MS, point=self.point, on_sent=self._on_sent
         )
-        self._max_age_ms = LIMITS.max_open_age_ms if leads.hour_at else None
+        self._max_age_ms = LIMITS.max_open_age_ms if leads.hour_at and not weather.restore else None
         self.losses = Losses(
             self.desk, self.master, self.market, FOLLOWS.index, self._is_exempt, bool(weather.restore), self._max_age_ms
         )
@@ -195,7 +197,7 @@ class World:
                 break
 
     def _tick(self, tick: int) -> None:
-        self.now = NOON + self._later_ms + tick * SECOND
+        self.now = self._began_ms + tick * SECOND
         if tick == self.master.character.hour_at != 0:
             self._put_clocks_back()
         self.market.tick(self.now, tick)
@@ -250,10 +252,11 @@ class World:
     def _publish(self, account: str) -> None:
         publisher = self.publishers[account]
         if publisher is None:
+            self.losses.begin_anew("late_publish")
             broker = self.master if account == MASTER else self.market
             publisher = self.publishers[account] = self._kinds[2](
                 self._line(account), broker, clock_ms=lambda: self.now, ahead_ms=lambda: self.master.ahead_ms,
-                refresh_ms=3_000, retry_ms=3_000, max_age_ms=self._max_age_ms,
+                refresh_ms=3_000, retry_ms=3_000, max_age_ms=self._max_age_ms, longest_wait_ms=PACE.missing_deals_ms,
             )  # fmt: skip
         try:
             publisher.sync()
@@ -279,6 +282,7 @@ class World:
     def _start(self, place: Place) -> None:
         guard, copier, *_ = self._kinds
         place.lives += 1
+        self.losses.begin_anew("late_row")
         place.copier = copier(
             self._line(COPIER), self._terminal(), [FOLLOWS], Path(), lambda: self.now, LIMITS, PACE,
             instance=place.instance, life=f"{place.instance}-{place.lives}", monotonic_ms=lambda: self.now,
@@ -385,11 +389,12 @@ class World:
 
     def _put_clocks_back(self) -> None:
         """An hour passes, in which the bots are off and the brokers' clocks go back. The publishers start anew."""
-        self._later_ms += HOUR_MS
+        self._began_ms += HOUR_MS
         self.now += HOUR_MS
         self.publishers = dict.fromkeys(self.publishers)
         for broker in (self.master, self.market):
             broker.ahead_ms -= HOUR_MS
+            broker.catch_up()
 
     def _on_sent(self, magic: int) -> None:
         ref = self.losses.ref_of(magic)
