@@ -11,11 +11,10 @@ from typing import NamedTuple
 from copybot.broker import Broker, Outcome, Trace
 from copybot.findings import Finding
 from copybot.limits import Limits
-from copybot.refusals import Refusals
+from copybot.refusals import TOLD_AFTER_REFUSALS, Refusals
 from copybot.state_store import Copy, State
 
 _CANCELLED_FOR = ("closed", "missed")  # why an order was cancelled: its trade was over, or it had waited too long
-_TOLD_AFTER_MS = 60_000  # before that, books that are behind are the likelier cause
 
 
 class Verdict(NamedTuple):
@@ -45,11 +44,10 @@ class Absences:
             return None
         if trace is Trace.DONE:
             return _gone(copy)
-        is_under_way = trace in (Trace.WAITING, Trace.PENDING)
-        cancelled = self._cancel_if_unwanted(copy, limits) if is_under_way else None
+        cancelled = self._cancel_if_unwanted(copy, limits) if trace is Trace.WAITING else None
         if copy.position:
             return _gone(copy) if self._is_absent(copy, limits.settle_ms) else None
-        if is_under_way:
+        if trace is not Trace.NONE:
             self._first_look_ms.pop(copy.ref, None)
             self._under_way_ms[copy.ref] = self.clock_ms()
             return cancelled
@@ -66,7 +64,7 @@ class Absences:
         return [
             Finding("", "order_waits", f"the broker does not cancel its order ({refusal.result.code})", ref=ref)
             for ref, refusal in self._refused_cancels.items()
-            if refusal.last_ms - refusal.first_ms >= _TOLD_AFTER_MS
+            if refusal.count >= TOLD_AFTER_REFUSALS
         ]
 
     def _judge_untraced(self, copy: Copy, limits: Limits) -> Verdict | None:

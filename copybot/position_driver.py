@@ -10,12 +10,11 @@ from copybot.findings import Finding
 from copybot.limits import BY_DISTANCE, Limits
 from copybot.magic import index_of
 from copybot.position_targets import Stops, stops_of, volume_to_close
-from copybot.refusals import Refusals
+from copybot.refusals import TOLD_AFTER_REFUSALS, Refusals
 from copybot.state_store import Copy, StateStore
 
 _ZERO = Decimal(0)
 _CLOSE_SHOWN_MS = 5_000  # a second close of a position that is gone does no harm, so the wait can be short
-_TOLD_AFTER_REFUSALS = 5
 _STOPS_MISSING_MS = 10_000
 _FIFO = 10045
 
@@ -182,7 +181,7 @@ class PositionDriver:
         """The closes and reductions that the broker goes on refusing."""
         findings = []
         for (position_id, volume), refusal in self._refused_closes.items():
-            if refusal.count < _TOLD_AFTER_REFUSALS:
+            if refusal.count < TOLD_AFTER_REFUSALS:
                 continue
             kind, words = _refused(volume, refusal.result, refusal.count)
             findings.append(Finding(position_id, kind, words, ref=self._ref_of(position_id)))

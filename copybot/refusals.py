@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 from copybot.broker import Outcome, Result
 
+TOLD_AFTER_REFUSALS = 5  # then a person should know about it
+
 # A market opens, a price moves and a trading permission returns within seconds, without a sign to the bot.
 _LONGEST_WAIT_MS = 15_000
 # Invalid request, volume or filling, trade disabled, more than is held, close only, FIFO: what makes the same order

@@ -227,7 +227,7 @@ class Queue:
         return Result(Outcome.UNKNOWN, 10008)
 
     def traced(self, magic: int) -> Trace:
-        return Trace.PENDING if magic in self.waiting else self.trace(magic)
+        return Trace.WAITING if magic in self.waiting else self.trace(magic)
 
     def cancel(self, magic: int) -> Result:
         self.cancels += 1
