@@ -45,6 +45,7 @@ POST   api/v2/copier/beat                   unsigned  scope     200   scope  sco
 POST   api/v2/copier/skips                  unsigned  scope   absent  scope  scope   unsigned unsigned unsigned
 GET    api/v2/account                       unsigned   200      200    200    200    unsigned unsigned unsigned
 POST   api/v2/account                       unsigned   200      200    200    200    unsigned unsigned unsigned
+POST   api/v2/account/alarms                unsigned   200      200    200    200    unsigned unsigned unsigned
 GET    api/v2/actives                       unsigned   200      200    200    200    unsigned unsigned unsigned
 POST   api/v2/actives                       unsigned  scope     200    200    200    unsigned unsigned unsigned
 POST   api/v2/signal/close                  unsigned  scope     202    200    202    unsigned unsigned unsigned
@@ -211,6 +212,8 @@ def asked(row: Any, caller: Any, ticket: Any) -> Any:
         return path, "", {"instance": "i" * 16, "subscriptions": []}
     if row.route.endswith("/skips"):
         return path, "", {"strategy": "lena-eurusd", "trade_ref": str(uuid.UUID(int=7)), "reason": "missed"}
+    if row.route.endswith("/alarms"):
+        return path, "", {"alarms": []}
     if row.route.endswith("/account"):
         return path, "", {"balance": "1", "equity": "1"}
     if row.route.endswith("signal/close"):
