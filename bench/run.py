@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m bench [--full] [--keep] [--only requests|ledger|trust|push]`."""
+"""Runs the benchmarks: `python -m bench [--full] [--keep] [--only requests|ledger|trust|push|publisher]`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench import desk, ledger, push, requests, table, trust
+from bench import desk, ledger, publisher, push, requests, table, trust
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Run the benchmarks; each figure is a ratio.")
     parser.add_argument("--full", action="store_true", help="longer turns, 10,000 sockets, a million trades")
     parser.add_argument("--keep", action="store_true", help="write the table to bench/RESULTS.md")
-    parser.add_argument("--only", choices=["requests", "push", "ledger", "trust"], help="run one part only")
+    parser.add_argument(
+        "--only", choices=["requests", "push", "ledger", "trust", "publisher"], help="run one part only"
+    )
     options = parser.parse_args()
     form = FULL if options.full else QUICK
     started_at = time.monotonic()
@@ -50,6 +52,10 @@ def main() -> None:
             with push.turns(on, form.sockets) as turns:
                 figures |= table.rounds(turns, form.rounds, _progress("push"))
             lines += push.LINES
+        if options.only in (None, "publisher"):
+            with publisher.turns(on) as turns:
+                figures |= table.rounds(turns, form.rounds, _progress("publisher"))
+            lines += publisher.LINES
     text = table.written(lines, figures, sockets=f"{form.sockets:,}")
     print(f"\n{text}\n\n{_conditions(form)}; {time.monotonic() - started_at:.0f} s in all")
     _save(form, figures)

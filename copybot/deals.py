@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from copybot.broker import Deal, Entry
+from copybot.magic import index_of
 
 _UNIT = Decimal("0.00000001")
 
@@ -25,7 +26,8 @@ class Part:
 
 @dataclass(slots=True)
 class Trade:
-    """The share of a position that one order opened, from its deals alone. `costs`: what the opening deals charged."""
+    """The share of a position that one order opened, from its deals alone. `costs`: what the opening deals charged.
+    `magic`: that order's."""
 
     ticket: str
     position: str
@@ -38,6 +40,7 @@ class Trade:
     costs: Decimal
     remaining: Decimal
     parts: list[Part] = field(default_factory=list)
+    magic: int = 0
 
 
 class DealsIncomplete(Exception):
@@ -49,7 +52,8 @@ def trades_of(deals: Iterable[Deal]) -> list[Trade]:
 
     On a hedging account there is one. On a netting account each order that increases the position is its own trade:
     the first has the position's number as its ticket, later ones their order's. Closing deals close the oldest trade
-    first; a reversal closes all of them and opens another. Raises DealsIncomplete.
+    first (a copy's deal that copy, other deals the trades that are no copies), a reversal closes all of them and opens
+    another. Raises DealsIncomplete.
     """
     trades: list[Trade] = []
     for deal in deals:
@@ -66,7 +70,7 @@ def _add(trades: list[Trade], deal: Deal) -> None:
         ticket = deal.order if trades else deal.position
         trades.append(
             Trade(ticket, deal.position, deal.order, deal.symbol, deal.side, deal.volume, deal.price, deal.at_ms,
-                  deal.profit, deal.volume)
+                  deal.profit, deal.volume, magic=deal.magic)
         )  # fmt: skip
         return
     volume = filled.volume + deal.volume
@@ -77,7 +81,7 @@ def _add(trades: list[Trade], deal: Deal) -> None:
 
 def _take_off(trades: list[Trade], deal: Deal) -> None:
     left, unshared = deal.volume, deal.profit
-    for trade in trades:
+    for trade in sorted(trades, key=lambda trade: not _is_of_one_bot(trade, deal)):
         taken = min(left, trade.remaining)
         if not taken:
             continue
@@ -90,3 +94,8 @@ def _take_off(trades: list[Trade], deal: Deal) -> None:
         trade.parts.append(Part(deal.id, trade.remaining, deal.price, profit, deal.at_ms, deal.reason))
     if left:
         raise DealsIncomplete(f"deal {deal.id} closes {left} lots more than were opened")
+
+
+def _is_of_one_bot(trade: Trade, deal: Deal) -> bool:
+    """Whether a deal of a copy meets that copy, or any other deal a trade that is no copy."""
+    return trade.magic == deal.magic or index_of(trade.magic) is index_of(deal.magic) is None

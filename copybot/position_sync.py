@@ -72,7 +72,7 @@ class Refusal:
     def wait_ms(self, verb: str, first_ms: int) -> int:
         """The time until the next attempt: twice as long each time, up to a longest that is shorter for a close."""
         most = _LONGEST_RETRY[verb]
-        return first_ms * min(2 ** min(self.times - 1, most), most)
+        return first_ms * min(1 << min(self.times - 1, most), most)
 
 
 def everything(_: Position) -> Extra | None:
@@ -169,9 +169,10 @@ class PositionSync:
 
     def _extra(self, position: Position) -> Extra | None:
         """What `of` says. A provider's sync never reports a copy, which would go round in circles as a new signal."""
-        if self.role == "master" and index_of(position.magic) is not None:
-            return None
-        return self.of(position)
+        return None if self._is_foreign(position.magic) else self.of(position)
+
+    def _is_foreign(self, magic: int) -> bool:
+        return self.role == "master" and index_of(magic) is not None
 
     def _is_watching(self) -> bool:
         """Whether the last sync was recent and the history complete then. If so, no old position can turn up now."""
@@ -292,7 +293,7 @@ class PositionSync:
         row = self.rows.get(trade.ticket)
         if row is not None:
             yield from self._changes(trade, held.position, row)
-        elif trade.remaining and self._may_open(trade.ticket):
+        elif trade.remaining and not self._is_foreign(trade.magic) and self._may_open(trade.ticket):
             yield self._opening(trade, held.position, held.extra)
 
     def _may_open(self, ticket: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from copybot.broker import Entry
 from copybot.magic import magic_of
 from copybot.mt5 import MetaTrader
+from copybot.tests.fake_mt5 import FakeMT5
 from copybot.tests.publisher_harness import Provider, World
 
 
@@ -143,6 +144,23 @@ def test_a_copy_is_never_published_as_an_own_trade() -> None:
     provider.wait(5)
 
     assert (provider.active, asked) == ({}, [])
+
+
+def test_on_a_netting_account_a_copy_in_the_same_symbol_is_not_published_and_its_close_closes_no_own_trade() -> None:
+    provider = Provider(FakeMT5(hedging=False, balance=1e7))
+    provider.trade(0.1)
+    provider.wait()
+    provider.trade(0.2, magic=magic_of(7, "ref"))
+    provider.wait(2)
+    assert [row["volume"] for row in provider.active.values()] == ["0.10000000"]
+
+    provider.trade(0.2, side=1, magic=magic_of(7, "ref"))
+    provider.wait(2)
+    assert [row["volume"] for row in provider.active.values()] == ["0.10000000"]
+
+    provider.fake.by_hand(*provider.fake.positions)
+    provider.wait(2)
+    assert (provider.active, len(provider.closed)) == ({}, 1)
 
 
 # --- prices at and below zero, and volumes off the broker's present step
