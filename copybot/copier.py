@@ -395,7 +395,7 @@ class Copier:
             return "market_closed"
         worse = quote.of(target.side) - target.price if target.side == "BUY" else target.price - quote.of(target.side)
         most = followed.terms.max_slippage_bps
-        return "slippage" if most is not None and worse * 10_000 > most * target.price else ""
+        return "slippage" if most is not None and worse * 10_000 > most * abs(target.price) else ""
 
     # --- reports to the desk
 

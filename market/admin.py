@@ -15,7 +15,7 @@ from market.models import Instrument
 @admin.register(Instrument)
 class InstrumentAdmin(AuditedAdmin):
     audit_subject = "instrument"
-    list_display = ["symbol", "description", "step", "size"]
+    list_display = ["symbol", "description", "step", "size", "allows_nonpositive_prices"]
     search_fields = ["symbol", "description"]
     ordering = ["symbol"]
     change_form_template = "admin/instrument.html"

@@ -20,6 +20,12 @@ class Instrument(models.Model):
         db_default=1000,
         help_text="In lots. An open above it is refused; a close never.",
     )
+    allows_nonpositive_prices = models.BooleanField(
+        "opens at or below zero",
+        default=False,
+        db_default=False,
+        help_text="Trades of this instrument may open at a price of zero or below. Closes may always.",
+    )
 
     class Meta:
         db_table = "instruments"

@@ -184,7 +184,7 @@ def _lots_at_risk(terms: Settings, trade: ProviderTrade) -> Decimal | None:
     if terms.equity is None or terms.risk_pct is None or distance is None or size is None:
         return None
     loss = distance * size  # of one lot, in the quoted currency
-    if trade.symbol[:3] == terms.currency:
+    if trade.symbol[:3] == terms.currency and trade.open_price > 0:
         loss /= trade.open_price
     else:
         rate = _rate(terms, trade.symbol[3:6])
@@ -196,7 +196,7 @@ def _lots_at_risk(terms: Settings, trade: ProviderTrade) -> Decimal | None:
 
 def _stop_distance(terms: Settings, trade: ProviderTrade) -> Decimal | None:
     if trade.opened_sl is None and terms.risk_default_stop_bps is not None:
-        return trade.open_price * terms.risk_default_stop_bps / 10_000
+        return abs(trade.open_price) * terms.risk_default_stop_bps / 10_000
     stop = trade.first_sl if trade.opened_sl is None else trade.opened_sl
     return None if stop is None else abs(trade.open_price - stop)
 

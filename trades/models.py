@@ -114,7 +114,6 @@ class ActiveTrade(Position):
                 condition=models.Q(volume__gt=0, volume__lte=models.F("opened_volume")),
                 name="active_trade_volume_is_positive_and_never_grows",
             ),
-            models.CheckConstraint(condition=models.Q(open_price__gt=0), name="active_trade_open_price_is_positive"),
             models.CheckConstraint(
                 condition=models.Q(sl__isnull=True) | models.Q(sl__gt=0), name="active_trade_sl_is_positive"
             ),

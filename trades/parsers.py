@@ -95,7 +95,7 @@ _ANY_OPEN = (
     need("symbol", SYMBOL_NAME),
     need("type", SIDE, also=("direction",)),
     need("volume", POSITIVE),
-    need("open_price", POSITIVE, older=("price",)),
+    need("open_price", AMOUNT, "Above zero; zero and below where the instrument allows it.", older=("price",)),
     may("sl", POSITIVE),
     may("tp", POSITIVE),
     may("comment", parsing.text(128), default=""),

@@ -345,7 +345,8 @@ def _slippage_skew(fills: Sequence[Fill]) -> _Measured:
 
 
 def _uncopyable(deals: Sequence[Deal], fills: Sequence[Fill]) -> _Measured:
-    """Median slippage of copies ÷ average price move of a trade, both in bps."""
+    """Median slippage of copies ÷ average price move of a trade, both in bps, which a price of zero does not have."""
+    deals = [deal for deal in deals if deal.open_price]
     if not deals or not fills:
         return _Measured(0.0, 0, "There are too few copies to measure the cost of copying.")
     slippage = max(0.0, median(fill.slippage_bps for fill in fills))  # the median ignores a single false report
@@ -363,12 +364,13 @@ def _not_captured(deals: Sequence[Deal], copies: Sequence[Copy]) -> _Measured:
     """
     by_ref = {deal.ref: deal for deal in deals}
     pairs = [(copy, by_ref[copy.deal_ref]) for copy in copies if copy.deal_ref in by_ref]
-    same_side = [(copy, deal) for copy, deal in pairs if copy.side == deal.side]
+    same_side = [(copy, deal) for copy, deal in pairs if copy.side == deal.side and copy.open_price and deal.open_price]
     of_deals, of_copies = Decimal(0), Decimal(0)
     for copy, deal in same_side:  # equal weights and bounded gains, because copiers report their volumes and prices
-        gain, bound = deal.gained / deal.open_price, abs(deal.gained / deal.open_price) * 2 + TOLERANCE
+        gain = deal.gained / abs(deal.open_price)
+        bound = abs(gain) * 2 + TOLERANCE
         of_deals += gain
-        of_copies += min(gain + bound, max(gain - bound, copy.gained / copy.open_price))
+        of_copies += min(gain + bound, max(gain - bound, copy.gained / abs(copy.open_price)))
     share = float(min(Decimal(2), max(Decimal(0), 1 - of_copies / of_deals))) if of_deals > 0 else 0.0
     count = _by_enough([copy for copy, _ in same_side], len(same_side))
     return _Measured(share, count, f"Copies missed {_percent(share)} of the gain of the trades that they copied.")

@@ -70,7 +70,7 @@ def _fills(strategy: Strategy, since: datetime, until: datetime) -> list[evidenc
     executed = CopyOrder.objects.filter(
         strategy=strategy, status=CopyOrder.Status.EXECUTED, reported_at__gte=since, reported_at__lte=until
     )
-    of_others = executed.exclude(account__owner=strategy.owner_id).exclude(symbol="")
+    of_others = executed.exclude(account__owner=strategy.owner_id).exclude(symbol="").exclude(requested_price=0)
     one_each = _one_each(of_others.order_by("-pk"), "account", "master_ticket")
     fields = ("reported_at", "symbol", "type", "requested_price", "executed_price", "account__owner")
     rows: QuerySet[Any, Any] = one_each.order_by("-pk").values_list(*fields)[:MOST_DEALS]

@@ -58,11 +58,11 @@ class Fill:
 
     @property
     def slippage_bps(self) -> float:
-        """Positive: worse than requested (a buy at 1.10000 filled at 1.10008: 0.727)."""
+        """Positive: worse than requested (a buy at 1.10000 filled at 1.10008: 0.727). Not of a request at zero."""
         worse = self.executed_price - self.requested_price
         if self.side == "SELL":
             worse = -worse
-        return float(worse / self.requested_price) * 10_000
+        return float(worse / abs(self.requested_price)) * 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Prices:
     def markout(self, deal: Deal, after: timedelta) -> float | None:
         """The move in the deal's favour that long after its entry, in bps; None where there is no bar."""
         begins = self.begins.get(deal.symbol)
-        if not begins:
+        if not begins or not deal.open_price:
             return None
         at = deal.opened_at + after
         index = bisect_right(begins, at) - 1
@@ -41,5 +41,5 @@ class Prices:
         bar = self.bars[deal.symbol][index]
         if at - bar.opened_at > timedelta(minutes=2 * bar.minutes):
             return None  # a gap in the bars
-        moved = (bar.open - deal.open_price) / deal.open_price
+        moved = (bar.open - deal.open_price) / abs(deal.open_price)
         return float(moved if deal.side == "BUY" else -moved) * 10_000

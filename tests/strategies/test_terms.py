@@ -141,8 +141,8 @@ def test_only_terms_that_something_open_was_opened_under_are_sent_along(
             [subscription.strategy_id, lena.pk],
         )
         cursor.execute(
-            f"{INTO_TERMS} select %s, to_timestamp(1717000000) + n * interval '1 hour', 'MULTIPLIER', 10 + n, false, "
-            "false, '{}', '{}', false from generate_series(0, 1000) n",
+            f"{INTO_TERMS[:-1]}, max_volume) select %s, to_timestamp(1717000000) + n * interval '1 hour', "
+            "'MULTIPLIER', 10 + n, false, false, '{}', '{}', false, 1000 from generate_series(0, 1000) n",
             [subscription.pk],
         )
 

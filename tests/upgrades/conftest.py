@@ -187,6 +187,6 @@ def columns(database: str) -> dict[str, list[Any]]:
         ).fetchall()
         columns = {}
         for table, column, key in named:
-            values = connection.execute(f'select "{column}"::text from "{table}" order by {key or 1}')
+            values = connection.execute(f'select "{column}"::text as value from "{table}" order by {key or 1}')
             columns[f"{table}.{column}"] = [value for (value,) in values]
     return columns

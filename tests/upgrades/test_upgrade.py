@@ -50,7 +50,7 @@ def test_the_frozen_database_is_complete(upgraded: Upgraded) -> None:
 
 
 def test_every_row_is_unchanged(upgraded: Upgraded) -> None:
-    before, after = columns(upgraded.before), columns(upgraded.name)
+    before, after = columns(upgraded.before), dict(columns(upgraded.name))
 
     for name in after:
         if name.startswith(ADDED_TO):

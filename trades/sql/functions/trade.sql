@@ -125,6 +125,13 @@ begin
   return null;
 end $$;
 
+-- The refusal of a provider's open at a price of zero or below; null where the instrument allows it.
+create or replace function nonpositive_refusal(p_symbol text) returns jsonb language plpgsql stable as $$
+begin
+  if exists (select from instruments where symbol = p_symbol and allows_nonpositive_prices) then return null; end if;
+  return refused('invalid', '{"fields": {"open_price": ["must be above zero"]}}');
+end $$;
+
 -- Whether a stop lies on the wrong side of the price, or where no price is known, of the other stop.
 create or replace function stops_are_wrong(p_type text, p_price numeric, p_sl numeric, p_tp numeric) returns boolean
 language sql immutable as $$
@@ -172,6 +179,7 @@ begin
   if found then return trade_opened_before(caller, t, v_opening, s.name); end if;
   v_refusal := case when not v_is_copy then open_refusal(s, args) end;
   if v_refusal->>'code' <> 'strategy_close_only' and not caller ? 'has_limits' then v_refusal := null; end if;
+  if not v_is_copy and v_price <= 0 then v_refusal := coalesce(nonpositive_refusal(args->>'symbol'), v_refusal); end if;
   if v_refusal is not null then
     perform audit(caller, 'trade.refused', 'strategy:' || s.name, v_refusal->>'code',
                   jsonb_build_object('ticket_id', v_ticket));
