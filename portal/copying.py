@@ -96,11 +96,7 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     terms = {row.subscription_id: row for row in latest}
     copiers = {copier.account_id: copier for copier in Copier.objects.filter(account__in=accounts)}
     overdue = copy_statistics.overdue_by_subscription(accounts)
-    late = list(
-        overdue_closes.overdue().filter(
-            account__in=accounts, overdue_since__lte=now - overdue_closes.SETTLED_AFTER
-        ).order_by("overdue_since")[:MAX_ALARMS]
-    )  # fmt: skip
+    late = overdue_closes.to_settle(accounts, now=now)
     alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot=BotKey.Kind.COPIER)[:MAX_ALARMS])
     return [
         _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, alarms, late, now)

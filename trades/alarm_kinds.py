@@ -1,4 +1,4 @@
-"""The conditions that a bot cannot mend by itself: a closed list, each with its words and what a person can do. Pure.
+"""The conditions that a bot cannot mend by itself: a closed list, each with its words and what a person can do.
 
 The bots' side of the list is `copybot/findings.py`; a test holds the two together.
 """

@@ -116,7 +116,7 @@ def copier_of(copy: ActiveTrade) -> CopierState:
 class ForceClose(ConfirmedActionsAdmin):
     """The actions on open trades."""
 
-    actions: ClassVar[Sequence[str]] = ["force_close", "settle"]
+    actions = ("force_close", "settle")
 
     def has_close_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("trades.change_activetrade")
@@ -245,7 +245,7 @@ def _close_in_words(done: Any, trade: Any) -> str:
 class Correct(ConfirmedActionsAdmin):
     """The actions on closed trades."""
 
-    actions: ClassVar[Sequence[str]] = ["correct"]
+    actions = ("correct",)
 
     def has_correct_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("trades.change_tradehistory")
@@ -289,7 +289,7 @@ class TradeRequestAdmin(ConfirmedActionsAdmin):
     ordering: ClassVar[Any] = [
         Case(When(state=TradeRequest.State.PENDING, then=Value(0)), default=Value(1)), "-created_at"
     ]  # fmt: skip
-    actions: ClassVar[Sequence[str]] = ["approve", "reject"]
+    actions = ("approve", "reject")
     confirmation_columns: ClassVar[Sequence[str]] = [
         "kind_", "ticket", "account", "close_price_", "profit_", "reason_", "why", "by",
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 -- What staff do to trades: the figures of a closed trade are corrected by rows that are added and never changed.
 
-alter table trade_requests add constraint trade_request_amounts_are_numbers check (close_price < 'NaN' and profit < 'NaN');
+alter table trade_requests add constraint trade_request_amounts_are_numbers
+  check (close_price < 'NaN' and profit < 'NaN');
 alter table trade_corrections add constraint trade_correction_amounts_are_numbers
   check (close_price < 'NaN' and profit < 'NaN' and profit_before < 'NaN');
 

@@ -5,6 +5,7 @@ arrives. The rows here only record since when it is overdue and how often it was
 """
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,6 +37,7 @@ class CopyStillHeld(DomainError):
 
 
 SETTLED_AFTER = timedelta(minutes=1)  # until then its copier may be closing it
+MOST_SHOWN = 200
 NOT_HELD = (AlarmKind.WAITING, AlarmKind.RECONCILED)  # alarms of a position that the broker no longer shows
 
 ESCALATED_AFTER = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=1))
@@ -136,6 +138,12 @@ def settle(
             profit=settlement.profit, reason=reason, note=note, actor=actor,
         )  # fmt: skip
         return settlement
+
+
+def to_settle(accounts: Iterable[int], *, now: datetime) -> list[ActiveTrade]:
+    """The overdue copies of these accounts that their owner may settle, the oldest close first."""
+    rows: Iterable[Any] = overdue().filter(account__in=list(accounts)).order_by("overdue_since")[:MOST_SHOWN]
+    return [copy for copy in rows if now - copy.overdue_since >= SETTLED_AFTER]
 
 
 def why_not_settled(copy: Any, *, now: datetime) -> str:

@@ -90,7 +90,7 @@ def recover(*, refund_id: int) -> bool:
             _move(row, key, amount, debit=wallet.pk, credit_house=Wallet.Kind.ADJUSTMENTS)
             row.recovered += amount
             row.save(update_fields=["recovered"])
-        return row.recovered == row.provider_share
+        return bool(row.recovered == row.provider_share)
 
 
 def unrecovered() -> "QuerySet[FeeRefund]":

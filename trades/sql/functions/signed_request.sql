@@ -65,7 +65,8 @@ begin
     when 'account_tell' then account_tell(p_caller, v_args)
     when 'account_alarms' then account_alarms(p_caller, v_args)
   end;
-  if v_verb not in ('copier_beat', 'account_tell', 'account_alarms') then  -- a repeat of these has the same effect, so nothing is kept
+  -- A repeat of these has the same effect, so nothing is kept.
+  if v_verb not in ('copier_beat', 'account_tell', 'account_alarms') then
     insert into signed_results (key_id, idempotency_key, fingerprint, outcome)
     values (p_key, p_operation->>'idem', decode(p_operation->>'fingerprint', 'hex'), v_outcome);
   end if;
