@@ -142,8 +142,9 @@ def settle(
 
 def to_settle(accounts: Iterable[int], *, now: datetime) -> list[ActiveTrade]:
     """The overdue copies of these accounts that their owner may settle, the oldest close first."""
-    rows: Iterable[Any] = overdue().filter(account__in=list(accounts)).order_by("overdue_since")[:MOST_SHOWN]
-    return [copy for copy in rows if now - copy.overdue_since >= SETTLED_AFTER]
+    rows: list[Any] = list(overdue().filter(account__in=list(accounts))[:MOST_SHOWN])
+    late = [copy for copy in rows if now - copy.overdue_since >= SETTLED_AFTER]
+    return sorted(late, key=lambda copy: copy.overdue_since)
 
 
 def why_not_settled(copy: Any, *, now: datetime) -> str:
