@@ -62,14 +62,18 @@ def of_event(
     `volume` is the lots that the copy must hold after the event. It is zero for a close. A copy of which nothing must
     be held any more gets a CLOSE with any further event of its trade. If the event does not concern the subscription
     (a trade that it does not copy, an open while it is paused), the packet is a GAPFILL that only consumes the number.
-    A close is never replaced by a GAPFILL here; it is where a paused follower was never shown the trade.
+    A close is never replaced by a GAPFILL here; it is where a paused follower was never shown the trade. A copy that
+    waits for the first stop loss gets a GAPFILL for the open, and its OPEN under the number of the modification that
+    brings it.
     """
-    must_be_flat = event != "trade.opened" and not plan.why_not and not plan.volume
+    brings_stop = event == "trade.modified" and plan.waits and bool(trade.get("brings_stop"))
+    opening = event == "trade.opened" or brings_stop
+    must_be_flat = not opening and not plan.why_not and not plan.volume
     closing = event == "trade.closed" or must_be_flat
-    if not closing and (plan.why_not or (event == "trade.opened" and not opens)):
+    if not closing and (plan.why_not or (opening and not opens)):
         return gapfill(sub_id, seq, timestamp_ms)
     price = trade["open_price"] if event in ("trade.opened", "trade.modified") else trade["close_price"]
     stops = ("", "") if closing else ("" if stop is None else money.text(stop) for stop in (plan.sl, plan.tp))
     volume = money.text(sizing.NOTHING if closing else plan.volume)
     fields = (sub_id, seq, str(timestamp_ms), plan.symbol, plan.type, volume, price, *stops)
-    return fields, "CLOSE" if closing else ACTIONS[event], trade["trade_id"]
+    return fields, "CLOSE" if closing else "OPEN" if opening else ACTIONS[event], trade["trade_id"]

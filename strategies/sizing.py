@@ -31,6 +31,7 @@ from typing import Any
 from core import money
 
 NOTHING = Decimal(0)
+FIRST_STOP_MS = 5_000  # how long copies by risk wait for the first stop loss of a trade that was opened without one
 _EXACT = Context(prec=60, rounding=ROUND_DOWN)  # room for three amounts of 20 digits; ratios are rounded down
 
 

@@ -95,6 +95,10 @@ class ActiveTrade(Position):
     open_price = amount()
     sl = amount("stop loss", null=True)
     opened_sl = amount("stop loss when opened", null=True)
+    first_sl = amount(
+        "first stop loss", null=True,
+        help_text="Of a trade that was opened without one, if it came within five seconds. It never changes.",
+    )  # fmt: skip
     tp = amount("take profit", null=True)
     status = models.CharField(max_length=4, default="OPEN")
     comment = models.CharField(max_length=128, blank=True)
@@ -172,6 +176,7 @@ class TradeHistory(Position):
     close_price = amount()
     sl = amount("stop loss", null=True)
     opened_sl = amount("stop loss when opened", null=True)
+    first_sl = amount("first stop loss", null=True)
     tp = amount("take profit", null=True)
     profit = amount(null=True, help_text="Of the whole trade, partial closes included.")
     closing_profit = amount(null=True, help_text="Of the final close alone, as reported.")

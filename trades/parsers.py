@@ -137,7 +137,7 @@ ORDER = Body(
 SKIP = Body(
     need("strategy", STRATEGY),
     need("trade_ref", TRADE_ID),
-    need("reason", parsing.one_of(_WHY_NOT)),
+    need("reason", parsing.one_of(_WHY_NOT, {"awaiting_stop": "not_sizable"})),
     may("detail", parsing.text(256), default=""),
 )
 SYMBOL_SPEC = Body(

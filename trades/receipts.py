@@ -40,6 +40,7 @@ def as_opened(trade: Trade) -> sizing.ProviderTrade:
         volume=opened or sizing.NOTHING,
         open_price=trade.open_price or sizing.NOTHING,
         opened_sl=trade.opened_sl,
+        first_sl=trade.first_sl,
         sl=trade.sl,
         tp=trade.tp,
     )
@@ -208,10 +209,10 @@ def _derived_reason(subscription: Subscription, trade: Trade, terms: "TermsHisto
 
 def unreported_reason(trade: Trade, settings: sizing.Settings, now: datetime) -> str:
     """Why a trade was not copied, derived from these settings; empty where it may still be copied."""
-    why_not = sizing.plan(settings, as_opened(trade)).why_not
-    if why_not:
-        return why_not
-    is_late = is_closed(trade) or now - uuid7.time_of(trade.pk) > REPORTED_AFTER
+    plan, age = sizing.plan(settings, as_opened(trade)), now - uuid7.time_of(trade.pk)
+    if plan.why_not and not (plan.waits and age <= timedelta(milliseconds=sizing.FIRST_STOP_MS)):
+        return plan.why_not
+    is_late = is_closed(trade) or age > REPORTED_AFTER
     return SkipReason.NOT_REPORTED if is_late else ""
 
 

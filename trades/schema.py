@@ -66,6 +66,10 @@ _TRADE: Schema = {
     "copies": {**nullable(UUID), "description": "The trade_id of the provider's trade that this copy copies."},
     "opened_volume": described(AMOUNT, "Of an open trade: the opened lots, by which its copies are sized."),
     "opened_sl": nullable(AMOUNT),
+    "first_sl": described(
+        nullable(AMOUNT), "The first stop loss that came within five seconds of an open without one."
+    ),
+    "brings_stop": {"type": "boolean", "description": "This modification brought the first stop loss."},
     "open_price": nullable(AMOUNT),
     "sl": nullable(AMOUNT),
     "tp": nullable(AMOUNT),

@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -67,11 +68,7 @@ class Source:
             plan = dataclasses.replace(plan, volume=sizing.NOTHING)
         if trade["status"] == "CLOSED":
             return plan
-        why_not = (
-            "closed"
-            if is_ordered_closed
-            else plan.why_not or self.why_not or ("" if plan.volume else "volume_too_small")
-        )
+        why_not = "closed" if is_ordered_closed else self._why_not(plan, trade["trade_id"])
         trade["copy"] = {
             "symbol": plan.symbol,
             "type": plan.type,
@@ -84,7 +81,16 @@ class Source:
         trade["copy_volume"] = None if why_not else trade["copy"]["volume"]
         return plan
 
+    def _why_not(self, plan: sizing.Plan, trade_id: str) -> str:
+        """Why no copy is opened. One that waits for a stop loss is not refused yet."""
+        if not plan.why_not:
+            return self.why_not or ("" if plan.volume else "volume_too_small")
+        if plan.waits and time.time_ns() // 1_000_000 <= uuid7.ms_of(trade_id) + sizing.FIRST_STOP_MS:
+            return self.why_not or AWAITING_STOP
+        return plan.why_not
 
+
+AWAITING_STOP = "awaiting_stop"
 _PAUSED_FOR = {"HAND": "paused", "OWNER": "paused"}
 
 
@@ -98,6 +104,7 @@ def provider_trade(trade: dict[str, Any]) -> sizing.ProviderTrade:
         volume=sizing.NOTHING if closed else Decimal(trade["volume"]),
         open_price=_amount(trade, "open_price") or sizing.NOTHING,
         opened_sl=_amount(trade, "opened_sl"),
+        first_sl=_amount(trade, "first_sl"),
         sl=_amount(trade, "sl"),
         tp=_amount(trade, "tp"),
     )
@@ -109,12 +116,16 @@ def _amount(trade: dict[str, Any], name: str) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The content of `GET /api/v2/trades/active` and of the stream's first message, without the envelope."""
+    """The content of `GET /api/v2/trades/active` and of the stream's first message, without the envelope.
+
+    `waits_until_ms`: when the last copy that waits for a stop loss gives up; 0 if none waits.
+    """
 
     version: str
     sources: dict[str, Source]
     trades: list[dict[str, Any]] = field(repr=False)
     hidden: frozenset[str] = frozenset()  # ids of open trades that paused subscriptions do not see
+    waits_until_ms: int = 0
 
     @property
     def as_of(self) -> dict[str, str]:
@@ -155,20 +166,26 @@ def read(account_ids: Sequence[int], using: str = DEFAULT_DB_ALIAS) -> Snapshot:
             if source.paused and plan.why_not and trade["trade_id"] not in held:
                 hidden.add(trade["trade_id"])  # its terms exclude it, so its copier cannot hold it
     trades = [trade for trade in raw["trades"] if trade["trade_id"] not in hidden]
-    return Snapshot(raw["mark"], sources, trades, frozenset(hidden))
+    waiting = [trade for trade in trades if (trade["copy"] or {}).get("why_not") == AWAITING_STOP]
+    ends_ms = max((uuid7.ms_of(trade["trade_id"]) + sizing.FIRST_STOP_MS for trade in waiting), default=0)
+    return Snapshot(raw["mark"], sources, trades, frozenset(hidden), ends_ms)
 
 
 @functools.lru_cache(maxsize=2048)
-def _cached(_database: str, account_id: int, _version: str) -> Snapshot:
+def _cached(_database: str, account_id: int, _version: str, _waits: bool) -> Snapshot:
     return read([account_id], using=database.BOT)
 
 
 def cached(account_id: int, version: str) -> Snapshot:
     """The account's snapshot, cached by version; the version changes in the transaction of each change.
 
-    A snapshot that is read after a further change is newer than its version, which does no harm.
+    A snapshot that is read after a further change is newer than its version, which does no harm. One with a copy that
+    waits for a stop loss is read again when the wait is over.
     """
-    return _cached(connections[database.BOT].settings_dict["NAME"], account_id, version)
+    name = connections[database.BOT].settings_dict["NAME"]
+    snapshot = _cached(name, account_id, version, True)
+    is_over = snapshot.waits_until_ms and time.time_ns() // 1_000_000 > snapshot.waits_until_ms
+    return _cached(name, account_id, version, False) if is_over else snapshot
 
 
 def current_version(call: SignedCall) -> str:

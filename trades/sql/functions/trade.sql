@@ -216,6 +216,7 @@ declare
   s strategies;
   v_sl numeric(20,8);
   v_tp numeric(20,8);
+  v_is_first boolean;
   v_sent_ms bigint := (args->>'master_time_ms')::bigint;
 begin
   if t.id is null then return refused('trade_unknown'); end if;
@@ -235,14 +236,20 @@ begin
   if a.master_trade is null and caller ? 'has_limits' and stops_are_wrong(a.type, null, v_sl, v_tp) then
     return refused('stop_wrong_side');
   end if;
+  -- Copies by risk of a trade without a stop loss wait for the first one (sizing.FIRST_STOP_MS).
+  v_is_first := a.master_trade is null and a.opened_sl is null and a.first_sl is null and v_sl is not null
+    and clock_timestamp() <= to_timestamp(uuid_v7_ms(t.id) / 1000.0) + interval '5 seconds';
   update active_trades
      set sl = v_sl, tp = v_tp, told_ms = coalesce(v_sent_ms, told_ms),
+         first_sl = case when v_is_first then v_sl else first_sl end,
          seq = next_number(s.id, case when a.master_trade is not null then a.account_id end)
    where trade_id = t.id returning * into a;
   perform audit(caller, 'trade.modified', 'trade:' || t.id, '',
                 jsonb_build_object('ticket_id', a.ticket_id, 'strategy', s.name, 'seq', a.seq,
                                    'sl', a.sl::text, 'tp', a.tp::text));
-  return changed('modified', s, active_row(a, s.name), a.master_trade is not null);
+  return changed('modified', s, (active_row(a, s.name)::jsonb || case when v_is_first then '{"brings_stop": true}'
+                                                                       else '{}' end::jsonb)::json,
+                 a.master_trade is not null);
 end $$;
 select callable_by('trade_modify(jsonb, jsonb)', 'copydesk_app');
 

@@ -23,6 +23,9 @@ begin
   then
     raise exception 'the opening of trade % cannot change', old.trade_id using errcode = 'CD003';
   end if;
+  if old.first_sl is not null and new.first_sl is distinct from old.first_sl then
+    raise exception 'the first stop loss of trade % cannot change', old.trade_id using errcode = 'CD003';
+  end if;
   if new.volume > old.volume then
     raise exception 'the volume of trade % cannot grow', old.trade_id using errcode = 'CD003';
   end if;

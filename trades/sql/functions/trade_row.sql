@@ -6,7 +6,7 @@ begin
     'strategy', p_strategy, 'ticket_id', a.ticket_id, 'master_ticket', a.master_ticket,
     'symbol', a.symbol, 'type', a.type, 'volume', a.volume::text, 'copy_volume', null, 'copy', null,
     'copies', a.master_trade, 'open_price', a.open_price::text, 'sl', a.sl::text, 'tp', a.tp::text,
-    'opened_volume', a.opened_volume::text, 'opened_sl', a.opened_sl::text,
+    'opened_volume', a.opened_volume::text, 'opened_sl', a.opened_sl::text, 'first_sl', a.first_sl::text,
     'opened_at', iso(a.opened_at), 'seq', a.seq::text, 'status', a.status);
 end $$;
 
