@@ -22,6 +22,7 @@ from copybot.desk_model import SECRET as PACKET_SECRET
 from copybot.doctor import Checkup, Failed
 from copybot.lease import instance_of
 from copybot.mt5 import MetaTrader
+from copybot.packets import secret_check
 from copybot.symbols import Names
 from copybot.terminals import closed_markets
 from copybot.tests.desk_server import KEYS, Clerk, DeskServer
@@ -311,6 +312,17 @@ def test_reports_a_signal_secret_that_is_missing(office: Any, tmp_path: Path) ->
     file = changed(config(tmp_path, office, COPIER), "{ 1 = ", "{ 2 = ")
 
     assert "has no generation 1" in sick(examined(file))["secrets"]
+
+
+def test_the_next_secret_alone_is_enough_but_must_not_be_missing(office: Any, tmp_path: Path) -> None:
+    """As after a second download: the desk signs with the old one until the first heartbeat."""
+    checks = {str(number): secret_check(PACKET_SECRET, sub_id=SUB_ID, generation=number) for number in (1, 2)}
+    row = {"strategy": "lena-eurusd", "sub_id": SUB_ID, "status": "ACTIVE", "generation": 1, "checks": checks}
+    office.setup = {"subscriptions": [row]}
+    file = config(tmp_path, office, COPIER)
+    assert "has no generation 2" in sick(examined(file))["secrets"]
+
+    assert "secrets" not in sick(examined(changed(file, "{ 1 = ", "{ 2 = ")))
 
 
 def test_reports_the_id_of_another_subscription(office: Any, tmp_path: Path) -> None:
