@@ -33,7 +33,8 @@ class Account:
         self.fake.fifo, self.fake.lag_ms = kind == "fifo", 1_500
         self.fake._now_ms = lambda: self.now
         raw = MetaTrader.connect(login=5001, module=self.fake)
-        self.terminal: Any = of_account(raw, copies=True, netting=kind == "netting")
+        terminal_of: Any = of_account
+        self.terminal = terminal_of(raw, copies=True, netting=kind == "netting")
         raw.clock_ms = self.terminal.clock_ms = lambda: self.now
         self.guard = ExecutionGuard(folder / "state", SUB, {1: SECRET}, 7, self.terminal, lambda: self.now, LIMITS)
         self.follow()
