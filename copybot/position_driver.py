@@ -32,6 +32,7 @@ class PositionDriver:
     clock_ms: Callable[[], int]
     index: int
     _refused_closes: Refusals[tuple[str, Decimal]] = field(default_factory=Refusals, init=False, repr=False)
+    _all_ids: set[str] = field(default_factory=set, init=False, repr=False)
     _closed: dict[str, tuple[str, Decimal, int]] = field(default_factory=dict, init=False, repr=False)
     _reduced_from: dict[str, Decimal] = field(default_factory=dict, init=False, repr=False)
     _kept: dict[str, Finding] = field(default_factory=dict, init=False, repr=False)
@@ -49,6 +50,9 @@ class PositionDriver:
             positions = self.broker.positions()
         except Exception:
             return None
+        if (ids := {position.id for position in positions}) != self._all_ids:
+            self._all_ids = ids
+            self._refused_closes.hurry(_FIFO)  # the position that had to be closed first may be gone
         own = [position for position in positions if index_of(position.magic) == self.index]
         self._forget_all_but({position.id for position in own})
         by_magic = {position.magic: position for position in reversed(own)}
@@ -102,7 +106,7 @@ class PositionDriver:
         with suppress(Exception):
             side, volume, since_ms = self._closed.get(position.id, ("", _ZERO, 0))
             is_same = (side, volume) == (position.side, position.volume)
-            if is_same and self.clock_ms() - since_ms < _CLOSE_SHOWN_MS:
+            if is_same and abs(self.clock_ms() - since_ms) < _CLOSE_SHOWN_MS:
                 return
             if self._take_off(position, position.volume) is Outcome.DONE:
                 self._closed[position.id] = position.side, position.volume, self.clock_ms()

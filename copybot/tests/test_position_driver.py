@@ -196,18 +196,44 @@ def test_a_close_is_repeated_for_ever_and_reported_with_the_code(
     assert (desk.volumes, desk.guard.findings()) == ([], [])
 
 
-def test_a_close_without_an_answer_is_repeated_less_and_less_often_and_is_no_refusal(desk: Any) -> None:
+def test_a_close_that_a_fifo_account_refused_is_sent_as_soon_as_the_older_position_is_gone(desk: Any) -> None:
+    older, newer = target("t1"), target("t2", seq=2)
+    desk.send(1, "OPEN", older)
+    desk.send(2, "OPEN", newer)
+    first, _ = desk.broker.held
+    real = desk.broker.close
+
+    def fifo(position: Any, volume: Any) -> Any:
+        if position.id != first and first in desk.broker.held:
+            return Result(Outcome.REJECTED, 10045, "rejected")
+        return real(position, volume)
+
+    desk.broker.close = fifo
+    desk.send(3, "CLOSE", newer)
+    for _ in range(600):
+        desk.wait(1)
+    assert len(desk.volumes) == 2
+
+    desk.send(4, "CLOSE", older)
+    desk.wait(1)
+    assert desk.volumes == []
+
+
+@pytest.mark.parametrize(("code", "longest"), [(10012, 15), (10008, 60), (10039, 60)])
+def test_a_close_without_an_answer_is_repeated_less_and_less_often_and_is_no_refusal(
+    desk: Any, code: int, longest: int
+) -> None:
     """A broker that queues orders at a weekend would else have thousands of the same close on Monday."""
     desk.send(1, "OPEN", T1)
-    real, sent = desk.broker.close, refusing(desk, Result(Outcome.UNKNOWN, 10008))
+    real, sent = desk.broker.close, refusing(desk, Result(Outcome.UNKNOWN, code))
     desk.send(2, "CLOSE", T1)
     for _ in range(3600):
         desk.wait(1)
-    assert 200 < len(sent) < 300
+    assert 3600 / longest < len(sent) < 4500 / longest
     assert desk.guard.findings() == []
 
     desk.broker.close = real
-    for _ in range(15):
+    for _ in range(longest):
         desk.wait(1)
     assert desk.volumes == []
 
