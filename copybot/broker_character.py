@@ -46,6 +46,11 @@ class Character:
     most_open: int = 0
     leads: bool = False
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several copies share a position."""
+        return self.is_netting or self.is_fifo
+
 
 PLAIN = Character()
 
@@ -78,9 +83,9 @@ TRAITS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = MappingProxyTy
         "leading": lambda _: {"leads": True},
     }
 )
-# A netting account is not a FIFO one, has no positions of the owner's apart from copies, and keeps the symbol's name in
-# its deals. What is left of a copy can be less than a new volume step, and then no order closes it.
-_UNLIKE_NETTING = frozenset({"fifo", "leading", "renaming", "rebooking", "new_lots"})
+# Where copies share positions, the owner has none of his own, deals keep the name of their symbol, each closing deal
+# counts, and what is left of a copy can be less than a new volume step, so that no order closes it.
+_UNLIKE_SHARED = frozenset({"leading", "renaming", "rebooking", "new_lots"})
 
 
 def drawn(rng: random.Random, traits: tuple[str, ...] = tuple(TRAITS)) -> Character:
@@ -91,7 +96,9 @@ def drawn(rng: random.Random, traits: tuple[str, ...] = tuple(TRAITS)) -> Charac
 
 def of(names: Sequence[str], rng: random.Random) -> Character:
     fields: dict[str, Any] = {}
+    is_netting = "netting" in names
     for name in names:
-        if "netting" not in names or name not in _UNLIKE_NETTING:
+        is_like_netting = name != "fifo" and name not in _UNLIKE_SHARED
+        if is_like_netting or not (is_netting or "fifo" in names) or (name == "fifo" and not is_netting):
             fields |= TRAITS[name](rng)
     return Character(**fields)

@@ -12,7 +12,6 @@ from decimal import Decimal
 
 from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
 from copybot.broker_character import FINE, LARGEST, PLAIN, Character
-from copybot.netting import Book, book_of
 
 PRICE = Decimal("1.10000000")
 SPREAD = Decimal("0.00010000")
@@ -61,7 +60,8 @@ class FaultyBroker:
     """A hedging account at a broker. `sent`: open orders received, by magic number. `opens`: those executed.
 
     `is_troubled`: in this tick the broker failed to answer, or refused or lost an order by chance or because its market
-    was closed. `on_less`: called with a position and what an order left of it.
+    was closed. `unanswered`: the magic numbers of the orders that it did not answer in this tick. `on_less`: called
+    with a position and what an order left of it.
     """
 
     rng: random.Random
@@ -73,6 +73,7 @@ class FaultyBroker:
     symbol: str = SYMBOL
     ahead_ms: int = 0
     is_troubled: bool = False
+    unanswered: set[int] = field(default_factory=set)
     held: dict[str, Position] = field(default_factory=dict)
     books: dict[str, list[Deal]] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
@@ -95,6 +96,7 @@ class FaultyBroker:
 
     def tick(self, now: int, turn: int = 0) -> None:
         self.now, self.turn, self.is_troubled = now, turn, self.is_shut
+        self.unanswered.clear()
         if turn == self.character.renames_at != 0:
             self._rename()
         for order in [order for order in self.late if order.turn <= turn]:
@@ -214,14 +216,13 @@ class FaultyBroker:
         if held is None:
             return self._order(position.magic, lambda: None, 10036)
 
-        def do() -> None:
-            filled, half = volume, (volume / 2).quantize(FINE)
-            if self.rng.random() < self.character.partial_closes and not half % self.lots:
-                filled = half
-            self._take_off(position.id, filled, "MANUAL")
-
         refusal = 10045 if self._is_behind(held) else self._refusal(position.symbol, volume, held.volume)
-        return self._order(position.magic, do, refusal)
+        return self._order(position.magic, lambda: self._take_off(position.id, self._filled(volume), "MANUAL"), refusal)
+
+    def _filled(self, volume: Decimal) -> Decimal:
+        """The part of a close that is executed."""
+        half = (volume / 2).quantize(FINE)
+        return half if self.rng.random() < self.character.partial_closes and not half % self.lots else volume
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         """Set the stops that the broker accepts, as an adapter does, and leave the others as they are."""
@@ -274,6 +275,7 @@ class FaultyBroker:
             return Result(Outcome.REJECTED, _REFUSED_BY_CHANCE, "rejected")
         if self.rng.random() < weather.timeout:
             self.is_troubled = True
+            self.unanswered.add(magic)
             fate = self.rng.random()
             if fate < 0.34:
                 do()
@@ -299,9 +301,8 @@ class FaultyBroker:
     def fill(
         self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Position:
-        if magic:
-            self._count_open(magic, volume)
-        number = str(self.first + len(self.books))
+        self._count_trade(magic, side, volume)
+        number = str(self.first + len(self.born_ms))
         self.born_ms[number], symbol = self.now, self.symbol
         price = PRICE + self.character.feed + (SPREAD if side == "BUY" else NO)
         opened = Position(number, magic, symbol, side, volume, sl, tp, price, self.now + self.ahead_ms)
@@ -320,17 +321,25 @@ class FaultyBroker:
         self.filled[magic] = volume
         self.on_open(magic)
 
-    def _take_off(self, number: str, volume: Decimal, reason: str) -> None:
+    def _count_trade(self, magic: int, side: str, volume: Decimal) -> None:
+        if magic:
+            self._count_open(magic, volume)
+
+    def _take_off(self, number: str, volume: Decimal, reason: str, magic: int | None = None) -> None:
         held = self.held.get(number)
         if held is None:
             return
         volume = min(volume, held.volume)
-        deal = self._deal(held, Entry.OUT, volume, reason)
+        by = held if magic is None else replace(held, magic=magic)
+        deal = self._deal(by, Entry.OUT, volume, reason)
         if self.rng.random() < self.character.hides:
             self.hidden.add(deal.id)
         if reason == "MANUAL":
-            self.on_less(held, held.volume - volume)
+            self._note_less(by, volume)
         self._put(replace(held, volume=held.volume - volume), deal)
+
+    def _note_less(self, position: Position, volume: Decimal) -> None:
+        self.on_less(position, position.volume - volume)
 
     def _put(self, position: Position, deal: Deal | None = None) -> None:
         """Store a position and its newest deal, and show them when the character allows."""
@@ -398,7 +407,7 @@ class FaultyBroker:
 
     def _deal(self, position: Position, entry: Entry, volume: Decimal, reason: str) -> Deal:
         number = f"{position.id}{len(self.books.get(position.id, ())):02}"
-        side = position.side if entry is Entry.IN else _other(position.side)
+        side = position.side if entry is Entry.IN else other_side(position.side)
         return Deal(
             number, number, position.id, entry, position.magic, position.symbol, side, volume, PRICE, NO,
             self.now + self.ahead_ms, reason,
@@ -410,93 +419,5 @@ class FaultyBroker:
             raise ConnectionError("the terminal is not connected")
 
 
-@dataclass
-class FaultyNet(FaultyBroker):
-    """A netting account, of which only the deals are read: `Netting` makes virtual positions of them."""
-
-    ledger: list[Deal] = field(default_factory=list)
-    sides: dict[int, str] = field(default_factory=dict)
-    _book: tuple[int, Book] | None = None
-
-    def truly_held(self) -> dict[str, Position]:
-        held = self.book().virtuals.values()
-        return {
-            str(virtual.magic): Position(
-                str(virtual.magic), virtual.magic, virtual.symbol, virtual.side, abs(virtual.volume), None, None,
-                virtual.price, virtual.opened_ms,
-            )
-            for virtual in held
-            if virtual.volume
-        }  # fmt: skip
-
-    def book(self) -> Book:
-        if self._book is None or self._book[0] != len(self.ledger):
-            self._book = len(self.ledger), book_of(self.ledger, self.worth)
-        return self._book[1]
-
-    def positions(self) -> list[Position]:
-        self._ask()
-        net = self.book().net(self.symbol)
-        side = "BUY" if net > 0 else "SELL"
-        return [Position("net", 0, self.symbol, side, abs(net), None, None, PRICE, self.now)] if net else []
-
-    def take_off(self, position: Position, volume: Decimal, *, magic: int | None = None) -> Result:
-        """Close volume of the net position, all of it whatever the smallest order and the step are now."""
-        net = abs(self.book().net(self.symbol))
-        number = position.magic if magic is None else magic
-        return self._order(
-            number,
-            lambda: self._fill_net(number, _other(position.side), volume),
-            self._refusal(position.symbol, volume, net),
-        )
-
-    def history(self) -> list[Deal]:
-        self._ask()
-        return self._visible("")
-
-    def trace(self, magic: int) -> Trace:
-        self._ask()
-        if self._is_waiting(magic):
-            return Trace.WAITING
-        return Trace.DONE if any(deal.magic == magic for deal in self._visible("")) else Trace.NONE
-
-    def worth(self, symbol: str) -> Decimal:
-        return CONTRACT
-
-    def fill(
-        self, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
-    ) -> Position:
-        return self._fill_net(magic, side, volume)
-
-    def _fill_net(self, magic: int, side: str, volume: Decimal) -> Position:
-        """Buy or sell. A further order under one magic number closes a copy, unless it is on the copy's own side."""
-        before, own_side = self.truly_held().get(str(magic)), self.sides.setdefault(magic, side)
-        if side == own_side and (before is None or before.side == side):
-            self._count_open(magic, volume)
-        elif before is not None and before.side == own_side:
-            self.on_less(before, max(NO, before.volume - volume))
-        filled = Position(str(magic), magic, self.symbol, side, volume, None, None, PRICE, self.now)
-        self._note(self._deal(filled, Entry.IN, volume, "MANUAL"))
-        return filled
-
-    def _count_sent(self, magic: int) -> None:
-        if magic not in self.filled:  # a later order closes the copy
-            super()._count_sent(magic)
-
-    def _stop_out(self) -> None:
-        net = self.book().net(self.symbol)
-        if net:
-            side = "SELL" if net > 0 else "BUY"
-            taken = Position("", 0, self.symbol, _other(side), abs(net), None, None, PRICE, self.now)
-            self._note(self._deal(taken, Entry.OUT, abs(net), "STOP_OUT"))
-
-    def _note(self, deal: Deal) -> None:
-        number = f"{self.first + len(self.ledger)}"
-        self.ledger.append(replace(deal, id=number, order=number))
-        self.books[""], self._last_deal = self.ledger, self.turn
-        if self.character.deal_lag:
-            self._unseen_deals.append((self.turn + self.character.deal_lag, "", len(self.ledger)))
-
-
-def _other(side: str) -> str:
+def other_side(side: str) -> str:
     return "SELL" if side == "BUY" else "BUY"

@@ -15,7 +15,7 @@ from copybot.targets import born_ms
 
 CLOSE_BOUND, ROW_BOUND, PUBLISH_BOUND, CANCEL_BOUND = 6, 4, 3, 3  # ticks in which nothing stood in the way
 MISSING_DEALS = 7  # ticks until a trade's end is reported without its deals
-AFTER_HOURS = 15  # ticks between two attempts, once a closed market has refused them for long
+LONGEST_WAIT = 15  # ticks until an order is sent again that was refused both before and after an hour
 NO = Decimal(0)
 
 Row = Mapping[str, Any]
@@ -67,7 +67,14 @@ class Losses:
         """An order took volume off a position: not more than its trade demands."""
         trade = self.active_trades().get(self.ref_of(position.magic))
         if position.magic and trade is not None and not self.is_exempt:
-            self.counts["unasked"] += rest + self._step <= min(self.market.filled[position.magic], _half(trade))
+            least = min(self.market.filled[position.magic], _half(trade))
+            self.counts["unasked"] += not rest or rest + self._step <= least
+
+    def forgive(self) -> None:
+        """An order whose answer was lost is waited for before the next one, and the bound begins anew."""
+        for position in self.market.truly_held().values() if self.market.unanswered else ():
+            if position.magic in self.market.unanswered:
+                self._waited.pop(("late_close", position.id), None)
 
     def note_waits_of_publisher(self) -> None:
         """In this tick the publisher could have reported each end."""
@@ -80,13 +87,14 @@ class Losses:
         active, held = self.active_trades(), self.market.truly_held()
         slow, lag = _slowness(self.market), max(self.market.character.lag, self.market.character.deal_lag)
         over = (number for number, position in held.items() if self._is_over(position.magic, active))
-        was_long_shut = self.market.character.shut and self.master.character.hour_at
-        self._note("late_close", over, CLOSE_BOUND + lag + (AFTER_HOURS if was_long_shut else 0))
-        self._note("late_row", self._rows(COPIER).keys() - held.keys(), ROW_BOUND + slow)
+        after_hour = LONGEST_WAIT if self.master.character.hour_at else 0
+        self._note("late_close", over, CLOSE_BOUND + lag + after_hour)
+        if not self._is_disputed:
+            self._note("late_row", self._rows(COPIER).keys() - held.keys(), ROW_BOUND + slow)
 
     def note_waits_in_queue(self) -> None:
         """In this tick the copier could have cancelled each queued open whose trade has ended."""
-        if self.market.character.cancels:
+        if self.market.character.cancels and not self.is_exempt:
             active = self.active_trades()
             opens = {order.magic for order in self.market.queue} - self.market.filled.keys()
             self._note(
@@ -114,10 +122,10 @@ class Losses:
         ]
         held = [(position, trade) for position, trade in pairs if trade is not None]
         return Counter(
-            doubles=sum(count - 1 for count in market.opens.values()),
+            doubles=0 if self._is_disputed else sum(count - 1 for count in market.opens.values()),
             orphans=len(pairs) - len(held),
             large=sum(position.volume - _half(trade) > 2 * self._step for position, trade in held),
-            short=0 if self.is_exempt or market.character.is_netting else sum(
+            short=0 if self.is_exempt or market.character.is_shared else sum(
                 position.volume + self._step <= min(market.filled[position.magic], _half(trade))
                 for position, trade in held
             ),
@@ -135,13 +143,18 @@ class Losses:
         )  # fmt: skip
 
     @property
+    def _is_disputed(self) -> bool:
+        """Whether two processes close copies that share positions: what both close turns a copy round, to and fro."""
+        return self.is_exempt and self.market.character.is_shared
+
+    @property
     def _step(self) -> Decimal:
         """The broker's volume step, and its least volume: an order can come only so close to a target."""
         return self.market.lots
 
     def _lack_of_stops(self, position: Position, trade: Row) -> int:
         """The number of stops that differ from the trade's, although the broker would accept them."""
-        if self.market.character.is_netting:
+        if self.market.character.is_shared:
             return 0
         pairs = (("sl", position.sl), ("tp", position.tp))
         return sum(
@@ -170,7 +183,7 @@ class Losses:
             if is_new and (is_old or broker.hides_deals_of(number)):
                 del held[number]
         differ = sum(
-            Decimal(rows[ticket]["volume"]) != held[ticket].volume
+            _is_apart(Decimal(rows[ticket]["volume"]), held[ticket].volume, broker)
             or any(_price(rows[ticket][name]) != getattr(held[ticket], name) for name in ("sl", "tp"))
             for ticket in rows.keys() & held.keys()
         )
@@ -193,6 +206,11 @@ class Losses:
 
     def _rows(self, account: str) -> dict[str, Row]:
         return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
+
+
+def _is_apart(reported: Decimal, volume: Decimal, broker: FaultyBroker) -> bool:
+    """A FIFO account may open a copy by two orders, of which the second is executed after the first is reported."""
+    return reported > volume if broker.character.is_fifo else reported != volume
 
 
 def _slowness(broker: FaultyBroker) -> int:

@@ -95,8 +95,10 @@ class Virtual:
             self._note(deal, Entry.IN, adding, costs, costs)
 
     def _note(self, deal: Deal, entry: Entry, volume: Decimal, profit: Decimal, costs: Decimal) -> None:
+        # Several orders may open one copy, which is one trade for all that.
+        first = self.deals[0] if self.deals and entry is Entry.IN and self.deals[0].side == deal.side else deal
         own_deal = replace(
-            deal, position=str(self.magic), magic=self.magic, entry=entry, volume=volume,
+            deal, position=str(self.magic), magic=self.magic, entry=entry, volume=volume, order=first.order,
             price=deal.price * self.factor, profit=profit, costs=costs,
         )  # fmt: skip
         self.deals.append(own_deal)

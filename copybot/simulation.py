@@ -32,13 +32,15 @@ from copybot.desk_model import (
     UnreliableLine,
     forged,
 )
-from copybot.faulty_broker import HOUR_MS, PRICE, SYMBOL, BrokerFaults, FaultyBroker, FaultyNet
+from copybot.faulty_broker import HOUR_MS, PRICE, SYMBOL, BrokerFaults, FaultyBroker
+from copybot.fifo import Fifo
 from copybot.guard import ExecutionGuard
 from copybot.limits import Limits
 from copybot.losses import Losses
 from copybot.netting import Netting
 from copybot.packets import CLOSE
 from copybot.position_sync import PositionSync
+from copybot.shared_accounts import FaultyFifo, FaultyNet
 from copybot.state_store import GuardMode, State, opened
 from copybot.subscriptions import Subscription
 from copybot.targets import born_ms
@@ -60,7 +62,7 @@ LONGEST_REST = 45  # ticks
 AHEAD_MS = 3 * HOUR_MS  # of the brokers' clocks
 PROVIDERS = ("lagging", "quiet", "hiding", "clock", "rebooking")  # traits of a provider's broker that copiers notice
 COPIERS = tuple(name for name in broker_character.TRAITS if name != "clock")
-UNDRAWN = frozenset({"fifo", "rebooking"})
+UNDRAWN = frozenset({"rebooking"})
 FOLLOWS = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 
 CALM = BrokerFaults()
@@ -146,19 +148,20 @@ class World:
     def __init__(
         self, seed: int, weather: BrokerFaults, *, guard: Callable[..., ExecutionGuard] = ExecutionGuard,
         copier: Callable[..., Copier] = Copier, position_sync: Callable[..., PositionSync] = PositionSync,
-        netting: Callable[..., Netting] = Netting, traits: tuple[str, ...] | None = None,
+        netting: Callable[..., Terminal] = Netting, fifo: Callable[..., Terminal] = Fifo,
+        traits: tuple[str, ...] | None = None,
     ) -> None:  # fmt: skip
         """`traits`: of both brokers; by default the seed draws some."""
         logging.getLogger("copybot").setLevel(logging.CRITICAL)
         self.rng, self.weather, self.calm = _luck(seed), weather, False
         self.crashes = self.zombies = self.stale = self.back = 0
-        self._kinds = guard, copier, position_sync, netting
+        self._kinds, self._shares = (guard, copier, position_sync), {FaultyNet: netting, FaultyFifo: fifo}
         leads, copies = _characters(seed, traits)
         self.now = self._began_ms = CLOCKS_GO_BACK_MS - HOUR_MS if leads.hour_at else NOON
         self.desk = DeskModel(lambda: self.now)
         quiet = replace(CALM, away=weather.away / 2, stop_out=weather.stop_out)
         self.master = FaultyBroker(_luck(seed + 1), quiet, 1_000_000, leads, ahead_ms=AHEAD_MS)
-        self.market = (FaultyNet if copies.is_netting else FaultyBroker)(
+        self.market = _account_of(copies)(
             _luck(seed + 2), weather, 5_000_000, copies, ahead_ms=AHEAD_MS, point=self.point, on_sent=self._on_sent
         )
         self._max_age_ms = LIMITS.max_open_age_ms if leads.hour_at and not weather.restore else None
@@ -214,6 +217,7 @@ class World:
                 for message in self.desk.sent[sent:]:
                     self._post(place, message)
                 self._live(place)
+        self.losses.forgive()
         if self.desk.lost == lost and copier is not None and copier is self.places[-1].copier:
             self._note_waits()
 
@@ -280,7 +284,7 @@ class World:
             self._note_closes(place)
 
     def _start(self, place: Place) -> None:
-        guard, copier, *_ = self._kinds
+        guard, copier, _ = self._kinds
         place.lives += 1
         self.losses.begin_anew("late_row")
         place.copier = copier(
@@ -292,9 +296,10 @@ class World:
 
     def _terminal(self) -> Terminal:
         """The copier's broker, as a process that starts sees it."""
-        if isinstance(self.market, FaultyNet):
-            return self._kinds[3](self.market, hold_ms=LIMITS.settle_ms, clock_ms=lambda: self.now)
-        return self.market
+        share = self._shares.get(type(self.market))
+        return self.market if share is None else share(
+            self.market, hold_ms=LIMITS.settle_ms, clock_ms=lambda: self.now
+        )  # fmt: skip
 
     def _hear(self, place: Place, message: dict[str, Any]) -> None:
         assert place.copier is not None
@@ -431,6 +436,10 @@ def _characters(seed: int, traits: tuple[str, ...] | None) -> Iterator[Character
             yield broker_character.drawn(luck, tuple(name for name in names if name not in UNDRAWN))
         else:
             yield broker_character.of([name for name in traits if name in names], luck)
+
+
+def _account_of(character: Character) -> type[FaultyBroker]:
+    return FaultyNet if character.is_netting else FaultyFifo if character.is_fifo else FaultyBroker
 
 
 def _luck(seed: int) -> random.Random:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from copybot.broker import Entry, Outcome, Trace
+from copybot.deals import trades_of
 from copybot.fifo import Fifo
 from copybot.mt5 import MetaTrader
 from copybot.netting import Netting
@@ -257,3 +258,14 @@ def test_copies_do_not_start_among_other_positions(fifo: Any, fake: FakeMT5, clo
         of_account(fifo.terminal, copies=True, netting=False)
     open_(fifo, ONE, "0.20")
     assert type(of_account(fifo.terminal, copies=True, netting=False)) is Fifo  # a copy is open, and must be closable
+
+
+def test_a_copy_that_several_orders_opened_is_one_trade(fifo: Any) -> None:
+    open_(fifo, ONE, "0.30")
+    open_(fifo, TWO, "0.50", side="SELL")  # closes the position of the other side, and opens the rest
+
+    (trade,) = trades_of(fifo.deals(str(TWO)))
+    assert (trade.ticket, trade.volume) == (str(TWO), D("0.50"))
+    close(fifo, TWO, "0.50")
+    (trade,) = trades_of(fifo.deals(str(TWO)))
+    assert trade.remaining == 0
