@@ -24,7 +24,7 @@ from audit.models import AuditLog
 from core import confirmed_actions, formatting, uuid7
 from core.admin import ReadOnlyAdmin
 from trades import copy_statistics, history, receipts
-from trades.alarm_kinds import AlarmKind
+from trades.alarm_kinds import ADVICE
 from trades.models import (
     ActiveTrade,
     BotAlarm,
@@ -445,7 +445,7 @@ class AlarmKindFilter(admin.SimpleListFilter):
     title, parameter_name = "alarm", "kind"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
-        return AlarmKind.choices
+        return [(kind.value, advice.title) for kind, advice in ADVICE.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[BotAlarm]) -> QuerySet[BotAlarm]:
         return queryset.filter(kind=self.value()) if self.value() else queryset

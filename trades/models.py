@@ -14,7 +14,7 @@ from accounts.models import TradingAccount
 from core.fields import amount
 from market.symbols import SYMBOL
 from strategies.models import Strategy, Subscription
-from trades.alarm_kinds import ADVICE, Advice, AlarmKind
+from trades.alarm_kinds import ADVICE, Advice
 from trades.staff_models import OrderedClose as OrderedClose
 from trades.staff_models import TradeCorrection as TradeCorrection
 from trades.staff_models import TradeRequest as TradeRequest
@@ -450,7 +450,7 @@ class BotAlarm(models.Model):
 
     @property
     def title(self) -> str:
-        return str(AlarmKind(self.kind).label) if self.kind in AlarmKind.values else self.kind
+        return self.advice.title
 
     @property
     def is_silent(self) -> bool:
@@ -459,4 +459,4 @@ class BotAlarm(models.Model):
 
     @property
     def advice(self) -> Advice:
-        return ADVICE.get(self.kind, Advice(self.kind, "Read the bot's log."))
+        return ADVICE.get(self.kind, Advice(self.kind, "", "Read the bot's log."))

@@ -183,7 +183,7 @@ HEARTBEAT = Body(
     ),
 )
 ALARM = Body(
-    need("kind", parsing.one_of(AlarmKind.values)),
+    need("kind", parsing.one_of(kind.value for kind in AlarmKind)),
     may("ticket", TICKET, "The position at the broker.", default=""),
     may("strategy", STRATEGY, "The strategy that the account leads or follows."),
     may("trade_ref", TRADE_ID, "The trade_id of the provider's trade."),

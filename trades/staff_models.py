@@ -34,11 +34,6 @@ class OrderedClose(models.Model):
         return str(self.copy_id)
 
 
-class TradeRequestQuerySet(models.QuerySet["TradeRequest"]):
-    def lock(self) -> "TradeRequestQuerySet":
-        return self.select_for_update(no_key=True, of=("self",))
-
-
 class TradeRequest(models.Model):
     """A close or a correction by staff that a second person approves or rejects."""
 
@@ -67,8 +62,6 @@ class TradeRequest(models.Model):
     )
     decided_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
-
-    objects = TradeRequestQuerySet.as_manager()
 
     class Meta:
         db_table = "trade_requests"

@@ -13,7 +13,6 @@ from typing import Any, Required, TypedDict
 
 import orjson
 from django.db import connection, transaction
-from django.utils import timezone
 
 from accounts.models import TradingAccount
 from accounts.protocol import SignedCall
@@ -277,15 +276,6 @@ def call(verb: str, account: TradingAccount, actor: audit.Actor, args: dict[str,
     if (refusal := errors.of_outcome(outcome)) is not None:
         raise refusal
     return outcome
-
-
-def now() -> datetime:
-    """The time of the current transaction, by the database's clock."""
-    with connection.cursor() as cursor:
-        cursor.execute("select now()")
-        (moment,) = cursor.fetchone() or (timezone.now(),)
-    at: datetime = moment
-    return at
 
 
 def _ask(verb: str, caller: dict[str, Any], args: dict[str, Any]) -> Outcome:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import DatabaseError
+from django.db.models.functions import Now
 
 from accounts.models import User
 from audit import services as audit
@@ -99,16 +100,16 @@ def approve(*, request: TradeRequest, by: User, actor: audit.Actor) -> TradeRequ
     """Carry a request out. Neither the person who made it nor an owner of the accounts concerned may."""
     try:
         with use_case():
-            pending = _locked_pending(request)
-            if pending.requested_by_id == by.pk:
+            if request.requested_by_id == by.pk:
                 raise SecondPersonNeeded
-            trade = _open(pending.trade_id) if pending.kind == TradeRequest.Kind.CLOSE else _closed(pending.trade_id)
+            decided = _decide(request, TradeRequest.State.DONE, by, actor)
+            trade = _open(decided.trade_id) if decided.kind == TradeRequest.Kind.CLOSE else _closed(decided.trade_id)
             _check_is_no_owner(trade, by)
             if isinstance(trade, ActiveTrade):
-                _close(trade, pending.reason, actor, close_price=pending.close_price, profit=pending.profit)
+                _close(trade, decided.reason, actor, close_price=decided.close_price, profit=decided.profit)
             else:
-                _correct(pending, trade, by, actor)
-            return _decide(pending, TradeRequest.State.DONE, by, actor)
+                _correct(decided, trade, by, actor)
+            return decided
     except DatabaseError as fault:
         if getattr(fault.__cause__, "sqlstate", "") == "CD008":  # a person lost a right in the meantime
             raise SecondPersonNeeded from fault
@@ -118,7 +119,7 @@ def approve(*, request: TradeRequest, by: User, actor: audit.Actor) -> TradeRequ
 def reject(*, request: TradeRequest, by: User, reason: str, actor: audit.Actor) -> TradeRequest:
     """Reject a request, or withdraw one's own."""
     with use_case():
-        return _decide(_locked_pending(request), TradeRequest.State.REJECTED, by, actor, why=reason)
+        return _decide(request, TradeRequest.State.REJECTED, by, actor, why=reason)
 
 
 def _open(trade_id: uuid.UUID) -> ActiveTrade:
@@ -173,20 +174,16 @@ def _request(
     return request
 
 
-def _locked_pending(request: TradeRequest) -> TradeRequest:
-    locked = TradeRequest.objects.lock().get(pk=request.pk)
-    if locked.state != TradeRequest.State.PENDING:
-        raise RequestDecided
-    return locked
-
-
 def _decide(
     request: TradeRequest, state: TradeRequest.State, by: User, actor: audit.Actor, **detail: str
 ) -> TradeRequest:
-    request.state, request.decided_by, request.decided_at = state, by, services.now()
-    request.save(update_fields=["state", "decided_by", "decided_at"])
-    _record("trade.request_decided", request, actor, **detail)
-    return request
+    """Of two decisions at the same time, the second waits for the first and finds no pending row."""
+    pending = TradeRequest.objects.filter(pk=request.pk, state=TradeRequest.State.PENDING)
+    if not pending.update(state=state, decided_by=by, decided_at=Now()):
+        raise RequestDecided
+    decided = TradeRequest.objects.get(pk=request.pk)
+    _record("trade.request_decided", decided, actor, **detail)
+    return decided
 
 
 def _record(action: str, request: TradeRequest, actor: audit.Actor, **detail: str) -> None:
