@@ -445,7 +445,7 @@ class AlarmKindFilter(admin.SimpleListFilter):
     title, parameter_name = "alarm", "kind"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
-        return [(kind.value, advice.title) for kind, advice in ADVICE.items()]
+        return [(str(kind), advice.title) for kind, advice in ADVICE.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[BotAlarm]) -> QuerySet[BotAlarm]:
         return queryset.filter(kind=self.value()) if self.value() else queryset
