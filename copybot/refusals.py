@@ -53,7 +53,9 @@ class Refusals(Generic[Order]):
         return abs(now_ms - refusal.last_ms) >= max(least_ms, refusal.wait_ms)  # clocks are set back, too
 
     def note(self, order: Order, result: Result, now_ms: int) -> None:
-        """Take an answer. DONE ends the count."""
+        """Take an answer. DONE ends the count; one without a code is not counted, since no order may have been sent."""
+        if result.outcome is Outcome.UNKNOWN and not result.code:
+            return
         if result.outcome is Outcome.DONE:
             self._by_order.pop(order, None)
             return

@@ -196,6 +196,20 @@ def test_a_close_is_repeated_for_ever_and_reported_with_the_code(
     assert (desk.volumes, desk.guard.findings()) == ([], [])
 
 
+def test_a_close_that_was_held_up_before_it_was_sent_does_not_wait_longer(desk: Any) -> None:
+    """As on a netting account while the deals of the last close are still to come."""
+    desk.send(1, "OPEN", T1)
+    real, sent = desk.broker.close, refusing(desk, Result(Outcome.UNKNOWN))
+    desk.send(2, "CLOSE", T1)
+    for _ in range(60):
+        desk.wait(1)
+    assert len(sent) >= 60
+
+    desk.broker.close = real
+    desk.wait(1)
+    assert desk.volumes == []
+
+
 def test_a_close_that_a_fifo_account_refused_is_sent_as_soon_as_the_older_position_is_gone(desk: Any) -> None:
     older, newer = target("t1"), target("t2", seq=2)
     desk.send(1, "OPEN", older)
