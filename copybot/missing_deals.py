@@ -190,12 +190,15 @@ class MissingDeals:
     def shrunk(self, position: Position, rows: Sequence[Row], now: int) -> list[Trade] | None:
         """The trades of an open position that are smaller than their rows, or over; None while deals may still come.
 
-        What the position has lost was taken off the oldest trade first, and off all trades of the other side.
+        What the position has lost was taken off the oldest trade first, and off all trades of the other side. There is
+        no wait where only the opening deal is missing, and closing deals explain what has gone.
         """
-        if not self.waits.is_over(self.waits.go_on(_open(position.id), now)):
-            return None
+        is_over = self.waits.is_over(self.waits.go_on(_open(position.id), now))
         try:
-            return list(self._all_shrunk(position, rows))
+            if not is_over and self.history.trades(position.id):
+                return None
+            trades = list(self._all_shrunk(position, rows))
+            return trades if is_over else [trade for trade in trades if not _is_assumed(trade)] or None
         except Exception as fault:  # deals that cannot be read are not missing
             log.warning("deals of %s: %s", position.id, fault)
             return None
@@ -234,6 +237,10 @@ class MissingDeals:
         if self._is_hedging is None:
             self._is_hedging = self.is_of_copies or self.terminal.account().is_hedging
         return not self._is_hedging
+
+
+def _is_assumed(trade: Trade) -> bool:
+    return any(part.note for part in trade.parts)
 
 
 def _open(position: str) -> str:

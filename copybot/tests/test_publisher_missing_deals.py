@@ -215,6 +215,31 @@ def test_an_old_position_without_its_opening_deal_is_followed_to_its_end() -> No
     assert "opening deal" in provider.position_sync.findings[str(ticket)].words
 
 
+def test_a_reduction_that_a_closing_deal_explains_does_not_wait() -> None:
+    provider, ticket = published()
+    forget_opening(provider, ticket)
+    provider.wait()
+    provider.fake.by_hand(ticket, 0.1)
+    provider.wait()
+
+    assert provider.active[str(ticket)]["volume"] == "0.10000000"
+    assert f"('deal_id', '{provider.fake.deals[-1].ticket}')" in reports(provider, "POST")[-1]
+
+
+def test_a_late_deal_is_not_mistaken_for_an_earlier_one() -> None:
+    provider, ticket = published(0.3)
+    provider.fake.by_hand(ticket, 0.1)
+    provider.wait(5)
+    provider.fake.by_hand(ticket, 0.1)
+    late = provider.fake.deals.pop()
+    provider.wait(5)
+    assert provider.active[str(ticket)]["volume"] == "0.20000000"
+
+    provider.fake.deals.append(late)
+    provider.wait()
+    assert provider.active[str(ticket)]["volume"] == "0.10000000"
+
+
 def test_a_reduction_without_any_deal_is_reported_once_at_the_current_price() -> None:
     provider, ticket = published()
     forget_opening(provider, ticket)
