@@ -171,7 +171,8 @@ class Book:
 class Netting:
     """A Terminal over a netting account. A virtual position's id is its magic number.
 
-    `hold_ms`: how long a copy's next close waits for the deals of the last one, unless it was refused. The books may be
+    `hold_ms`: how long a copy's next close waits for the deals of the last one, unless it was refused; at most twice as
+    long while the history is not complete. The books may be
     behind an answer, and on a netting account a second close does not fail with "nothing to close" but closes another
     copy's volume. Longer than the broker's slowest answer.
     """
@@ -275,7 +276,9 @@ class Netting:
         sent_ms, orders = self._closing.get(held.magic, (0, 0))
         if len(held.orders) >= orders:
             return False
-        return self.clock_ms() - sent_ms < self.hold_ms or not self.terminal.is_settled()
+        waited_ms = self.clock_ms() - sent_ms
+        # On a busy account the history never counts as complete, and the close must not wait for ever.
+        return waited_ms < self.hold_ms or (waited_ms < 2 * self.hold_ms and not self.terminal.is_settled())
 
     def _position(self, held: Virtual) -> Position:
         """As a Position; its profit is zero if there is no price."""

@@ -158,8 +158,7 @@ class PositionDriver:
         now = self.clock_ms()
         is_shown = position.volume < self._reduced_from.get(position.id, _ZERO)
         is_in_flight = copy.reduced_ms and not is_shown
-        is_recent = now - copy.reduced_ms < limits.settle_ms
-        if is_in_flight and (is_recent or not self.is_settled() or self._is_waiting(copy, now)):
+        if is_in_flight and (self._is_unsettled(now - copy.reduced_ms, limits) or self._is_waiting(copy, now)):
             return
         self._reduced_from.pop(position.id, None)
         self._record_reduction(copy, now)
@@ -168,6 +167,11 @@ class PositionDriver:
             self._record_reduction(copy, 0)
         elif outcome is Outcome.DONE:
             self._reduced_from[position.id] = position.volume
+
+    def _is_unsettled(self, waited_ms: int, limits: Limits) -> bool:
+        """Whether an order may still be executed or shown. On a busy account the history never counts as complete, so
+        that this wait is bounded as well."""
+        return waited_ms < limits.settle_ms or (waited_ms < 2 * limits.settle_ms and not self.is_settled())
 
     def _is_waiting(self, copy: Copy, now: int) -> bool:
         """Whether the broker has accepted the order and not executed it yet, as over a weekend. Once it is executed,

@@ -185,6 +185,21 @@ def test_a_reduction_answered_done_that_the_books_never_show_is_sent_again(desk:
     assert desk.volumes == [D("0.4")]
 
 
+def test_a_reduction_is_sent_again_also_where_the_history_is_never_complete(desk: Any) -> None:
+    """On an account with a deal each second."""
+    desk.send(1, "OPEN", T1)
+    real = desk.broker.close
+    desk.broker.close = lambda position, volume: Result(Outcome.UNKNOWN, 10012)
+    desk.broker.is_settled = lambda: False
+    desk.send(2, "REDUCE", replace(T1, volume=D("0.4")))
+    desk.broker.close = real
+    desk.wait(2 * LIMITS.settle_ms // SECOND - 1)
+    assert desk.volumes == [D("1.0")]
+
+    desk.wait(1)
+    assert desk.volumes == [D("0.4")]
+
+
 def test_a_close_answered_done_is_sent_again_only_if_the_books_do_not_show_it(desk: Any) -> None:
     desk.send(1, "OPEN", T1)
     real, sent = desk.broker.close, []

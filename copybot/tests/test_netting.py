@@ -224,6 +224,19 @@ def test_a_close_that_never_executed_is_resent_in_the_end(deaf: Any) -> None:
     assert deaf.net == D("0.3")
 
 
+def test_a_close_is_resent_also_where_the_history_is_never_complete(deaf: Any) -> None:
+    """On an account with a deal each second."""
+    deaf.close(ONE, "0.2")
+    deaf.deaf.is_deaf, deaf.deaf.waiting = False, []
+    deaf.deaf.is_settled = lambda: False
+    deaf.ms += 2 * deaf.netting.hold_ms - 1
+    assert deaf.close(ONE, "0.2").outcome is Outcome.UNKNOWN
+
+    deaf.ms += 1
+    assert deaf.close(ONE, "0.2").outcome is Outcome.DONE
+    assert deaf.net == D("0.3")
+
+
 def test_after_a_partial_close_the_rest_does_not_wait(deaf: Any) -> None:
     deaf.close(ONE, "0.1")
     deaf.deaf.is_deaf = False
