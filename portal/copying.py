@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -22,7 +22,7 @@ from audit.actors import actor_of
 from core import money
 from core.errors import DomainError
 from portal.views import price_decimals
-from strategies import explanations, services, sizing
+from strategies import explanations, facts, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
@@ -61,6 +61,7 @@ class Card:
     overdue: copy_statistics.OverdueCount | None
     is_late: bool
     alarms: Sequence[BotAlarm] = ()
+    warnings: Sequence[str] = ()
     late_copies: Sequence[ActiveTrade] = ()
 
     @property
@@ -98,10 +99,16 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     overdue = copy_statistics.overdue_by_subscription(accounts)
     late = overdue_closes.to_settle(accounts, now=now)
     alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot=BotKey.Kind.COPIER)[:MAX_ALARMS])
-    return [
+    source = facts.Source.of_all(live, now)
+    cards = [
         _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, alarms, late, now)
         for subscription in live
     ]
+    return [replace(card, warnings=_warnings(card, terms[card.subscription.pk], source)) for card in cards]
+
+
+def _warnings(card: Card, terms: Terms, source: facts.Source) -> list[str]:
+    return explanations.warnings(card.subscription, source.contracts(card.subscription, terms.symbol_map))
 
 
 def _card(
@@ -277,8 +284,11 @@ def settings(request: HttpRequest, sub_id: str) -> HttpResponse:
 
 
 def _examples(subscription: Subscription, terms: Terms) -> list[Example]:
-    """Calculated with the current equities of both accounts, which is what saving would store."""
-    terms.equity, terms.master_equity = subscription.account.equity, subscription.strategy.account.equity
+    """Calculated with the present equities, rates and contract sizes, which is what saving would store."""
+    terms.equity, terms.master_equity = (
+        subscription.account.usable_equity, subscription.strategy.account.usable_equity,
+    )  # fmt: skip
+    terms.facts = facts.Source.of_all([subscription], timezone.now()).of(subscription, terms.mode, terms.symbol_map)
     sized_by = explanations.settings(terms, currency=subscription.account.currency, contracts=receipts.contracts())
     latest = receipts.latest_provider_trades([subscription.strategy_id], EXAMPLES)
     trades = [_EXAMPLE, *map(receipts.as_opened, latest)]

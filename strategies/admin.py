@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -17,7 +18,7 @@ from audit.actors import actor_of
 from audit.admin import AuditedAdmin
 from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin, ReasonForm, change_url
 from core.formatting import chip, number, ref
-from strategies import explanations, services
+from strategies import explanations, facts, services
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 
@@ -184,7 +185,9 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fields = ["strategy", "account"]
-        return ["ref", "state", *fields, "packet_generation", "next_generation", "created_at"] if obj else fields
+        if obj is None:
+            return fields
+        return ["ref", "state", *fields, "packet_generation", "next_generation", "created_at", "contracts", "warnings"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return list(self.get_fields(request, obj)) if obj else []
@@ -197,6 +200,19 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
     @admin.display(description="subscription id")
     def ref(self, subscription: Subscription) -> SafeString:
         return ref(subscription.sub_id)
+
+    @admin.display(description="contract sizes")
+    def contracts(self, subscription: Subscription) -> str:
+        """Those where lots are converted, as the latest terms have them."""
+        sizes = services.terms_of(subscription).facts.get("sizes", {})
+        texts = [f"{symbol}: provider {provider}, copier {copier}" for symbol, (provider, copier) in sizes.items()]
+        return "; ".join(texts) or "as the provider's"
+
+    @admin.display(description="warnings")
+    def warnings(self, subscription: Subscription) -> str:
+        source = facts.Source.of_all([subscription], timezone.now())
+        contracts = source.contracts(subscription, services.terms_of(subscription).symbol_map)
+        return " ".join(explanations.warnings(subscription, contracts)) or "none"
 
     @admin.display(description="account")
     def account_(self, subscription: Subscription) -> str:

@@ -1,13 +1,13 @@
 """Terms in words, and the arithmetic of a copy's size step by step, for pages."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from core import money
-from strategies import sizing
-from strategies.models import Terms
+from strategies import facts, sizing
+from strategies.models import Subscription, Terms
 
 
 def terms(row: Terms) -> str:
@@ -49,8 +49,8 @@ def settings(terms: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -
 
     `currency`: of the account now, for terms that were made before they stored it. `contracts`: the desk's.
     """
-    facts = terms.facts
-    rates = {name: rate["rate"] for name, rate in facts.get("rates", {}).items()}
+    known = terms.facts
+    rates = {name: rate["rate"] for name, rate in known.get("rates", {}).items()}
     return sizing.Settings(
         mode=terms.mode,
         multiplier=terms.multiplier,
@@ -65,13 +65,44 @@ def settings(terms: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -
         symbol_map=terms.symbol_map,
         equity=terms.equity,
         master_equity=terms.master_equity,
-        currency=facts.get("currency", currency),
-        contracts={**contracts, **sizing.amounts(facts.get("contracts", {}))},
-        master_currency=facts.get("master_currency", ""),
+        currency=known.get("currency", currency),
+        contracts={**contracts, **sizing.amounts(known.get("contracts", {}))},
+        master_currency=known.get("master_currency", ""),
         rates=sizing.amounts(rates),
-        sizes=sizing.sides(facts.get("sizes", {})),
+        sizes=sizing.sides(known.get("sizes", {})),
         symbol_factors=sizing.amounts(terms.symbol_factors),
     )
+
+
+def warnings(subscription: Subscription, contracts: Iterable[facts.Contract]) -> list[str]:
+    """What makes copies of this subscription uncertain, for its owner."""
+    own, provider = subscription.account, subscription.strategy.account
+    texts = []
+    if own.currency_differs:
+        texts.append(
+            f"Your bot reports an account in {own.reported_currency}, registered is {own.currency}. Until they agree, "
+            "nothing is sized by your equity and no fee is charged. Log in to the registered account, or ask staff."
+        )
+    if provider.currency_differs:
+        texts.append(
+            "The provider's bot reports another currency than registered: nothing is sized by equity meanwhile."
+        )
+    for contract in contracts:
+        if contract.deserves_a_warning:
+            size, silent = contract.copier or contract.provider, "provider" if contract.provider is None else "copier"
+            whose = "your broker" if silent == "provider" else "the provider's broker"
+            texts.append(
+                f"One lot of {contract.symbol} is {_short(size)} units at {whose}, and the {silent}'s bot has not "
+                f"reported its size: {_assumption(contract)}. Correct it by a factor for {contract.symbol}."
+            )
+    return texts
+
+
+def _assumption(contract: facts.Contract) -> str:
+    if contract.sides is None:
+        return "lots are copied as if it were the same"
+    provider, copier = contract.sides
+    return f"copies are made {money.plain(round(copier / provider, 2))} times smaller"
 
 
 @dataclass(frozen=True, slots=True)

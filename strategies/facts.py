@@ -4,6 +4,7 @@ The facts are stored with the terms, so that a copy can be recomputed from them 
 rate and no contract size is guessed.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,7 +69,16 @@ class Source:
         rows = AccountSymbol.objects.filter(account__in=set(self.accounts))
         for account, symbol, size in rows.values_list("account_id", "symbol", "contract_size"):
             self._sizes[account][symbol] = size
-        self._listed = dict(Instrument.objects.values_list("symbol", "contract_size"))
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, Decimal]:
+        return dict(Instrument.objects.values_list("symbol", "contract_size"))
+
+    @classmethod
+    def of_all(cls, subscriptions: Iterable[Subscription], at: datetime) -> "Source":
+        """A source for these subscriptions, which come with their strategies."""
+        pairs = [(subscription.account_id, subscription.strategy.account_id) for subscription in subscriptions]
+        return cls(at, [account for pair in pairs for account in pair])
 
     def contracts(self, subscription: Subscription, symbol_map: Mapping[str, str]) -> Iterator[Contract]:
         """The contract sizes of all symbols of which either side reported one, sorted by symbol."""

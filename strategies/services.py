@@ -1,6 +1,6 @@
 """Publishing strategies, and subscribing, pausing and ending; terms; packet secrets; freezing a strategy."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -175,7 +175,7 @@ def _renew(latest: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
     return Terms.objects.create(
         subscription=subscription,
         since=since,
-        facts=_source([subscription]).of(subscription, values["mode"], symbol_map),
+        facts=facts.Source.of_all([subscription], timezone.now()).of(subscription, values["mode"], symbol_map),
         equity=subscription.account.usable_equity,
         master_equity=subscription.strategy.account.usable_equity,
         **values,
@@ -184,15 +184,6 @@ def _renew(latest: Terms, since: Any, changed: Mapping[str, Any]) -> Terms:
 
 def _audit_detail(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: money.text(value) if isinstance(value, Decimal) else value for name, value in settings.items()}
-
-
-def _source(subscriptions: Iterable[Subscription]) -> facts.Source:
-    accounts = [
-        account
-        for subscription in subscriptions
-        for account in (subscription.account_id, subscription.strategy.account_id)
-    ]
-    return facts.Source(timezone.now(), accounts)
 
 
 def revalue(*, account_id: int | None = None, limit: int = 1000) -> int:
@@ -205,7 +196,7 @@ def revalue(*, account_id: int | None = None, limit: int = 1000) -> int:
     if account_id is not None:
         latest = latest.of_account(account_id)
     candidates = list(latest)
-    source = _source(terms.subscription for terms in candidates)
+    source = facts.Source.of_all([terms.subscription for terms in candidates], timezone.now())
     outdated = [terms for terms in candidates if _is_outdated(terms, source)][:limit]
     revalue_one = use_case()(_revalue)
     return sum(revalue_one(terms.subscription_id, TERMS_AFTER) for terms in outdated)
@@ -219,7 +210,7 @@ def _revalue(subscription_id: int, after: timedelta) -> bool:
     subscription = Subscription.objects.lock().select_related("account", "strategy__account").get(pk=subscription_id)
     latest = terms_of(subscription)
     latest.subscription = subscription
-    if not _is_outdated(latest, _source([subscription])):
+    if not _is_outdated(latest, facts.Source.of_all([subscription], timezone.now())):
         return False
     _renew(latest, _start_of_terms(latest, after), {})
     return True

@@ -192,6 +192,13 @@ TERMS = {
     "EQUITY, multiplier 1, equities 5000 and 20000": {
         "mode": "EQUITY", "multiplier": Decimal(1), "equity": Decimal(5000), "master_equity": Decimal(20000),
     },
+    "EQUITY, multiplier 1, equities 1500000 JPY and 10000 USD, at 150": {
+        "mode": "EQUITY", "multiplier": Decimal(1), "equity": Decimal(1_500_000), "master_equity": Decimal(10_000),
+        "currency": "JPY", "master_currency": "USD", "rates": {"USD": Decimal(150)},
+    },
+    "MULTIPLIER, 0.5, provider's 100000 and copier's 2500000 units a lot": {
+        "mode": "MULTIPLIER", "multiplier": Decimal("0.5"), "sizes": {"EURUSD": (Decimal(100_000), Decimal(2_500_000))},
+    },
     "RISK, 1 %, equity 10000 USD, 100000 units a lot": {
         "mode": "RISK", "multiplier": Decimal(1), "risk_pct": Decimal(1), "equity": Decimal(10000), "currency": "USD",
         "contracts": {"EURUSD": Decimal(100_000)},

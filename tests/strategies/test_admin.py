@@ -117,7 +117,7 @@ def test_new_terms_are_shown_beside_the_earlier_ones(admin: Client, subscription
     assert answer["Location"] == page_of(subscription)
     assert AuditLog.objects.get(action="subscription.terms_set").actor == str(staff.pk)
     page = text(admin.get(page_of(subscription)))
-    assert "0.03 lots each time; only EURUSD" in page
+    assert "0.03 lots each time; at most 100 lots; only EURUSD" in page
     assert "always provider's lots × 1" in page
 
 

@@ -13,6 +13,7 @@ from audit import services as audit
 from core import uuid7
 from market import prices
 from market.models import Candle, Instrument
+from strategies import explanations
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.signed import LONG_AGO, Bot, opening
@@ -288,3 +289,42 @@ def test_the_version_before_reads_settings_without_what_it_does_not_know(subscri
         (text,) = cursor.fetchone() or ("",)
 
     assert "symbol_factors" not in text
+
+
+# --- what people see
+
+
+def page(browser: Any, finn: TradingAccount) -> str:
+    browser.force_login(finn.owner)
+    return " ".join(browser.get("/copying/").content.decode().split())
+
+
+def test_the_page_warns_of_an_unknown_contract_size_and_of_another_currency(
+    client: Any, lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, subscription: Subscription
+) -> None:
+    report(finn_bot, symbols=[size("US30", "25"), size("EURUSD", "100000")])
+    warned = page(client, finn)
+    report(finn_bot, status=409, currency="USC")
+
+    assert "One lot of US30 is 25 units at your broker, and the provider&#x27;s bot has not reported its size" in warned
+    assert "One lot of EURUSD" not in warned  # as listed: nothing to warn of
+    assert "USC, registered is USD" in page(client, finn)
+    report(lena_bot, symbols=[size("US30", "1")])
+    assert "One lot of US30" not in page(client, finn)
+
+
+def test_the_arithmetic_names_rate_and_contract_sizes(
+    lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, subscription: Subscription
+) -> None:
+    in_yen(finn)
+    bar("USDJPY", "150")
+    report(lena_bot, symbols=[size("US30", "1")])
+    report(finn_bot, "1500000", symbols=[size("US30", "25")])
+    set_terms(subscription, mode="EQUITY")
+    copy(lena_bot, finn_bot, symbol="US30", volume="2", open_price="39000", sl=None, tp=None)
+
+    (outcome,) = receipts.recent([subscription], now=timezone.now())
+
+    assert explanations.in_one_line(receipts.receipt(outcome).lines) == (
+        "2.00 lots × 1 × 1 / 25 units in a lot × 1500000 / 10000 of equity, at 150.00000000 JPY for 1 USD = 0.08"
+    )
