@@ -55,7 +55,8 @@ begin
                     jsonb_build_object('registered', b.currency, 'reported', b.reported_currency));
     end if;
     return refused('currency_differs', jsonb_build_object(
-      'registered', b.currency, 'reported', b.reported_currency, 'changed', a.reported_currency <> b.reported_currency));
+      'registered', b.currency, 'reported', b.reported_currency,
+      'changed', a.reported_currency <> b.reported_currency));
   end if;
   update trading_accounts
      set balance = (args->>'balance')::numeric, equity = (args->>'equity')::numeric, told_at = clock_timestamp(),
@@ -73,8 +74,8 @@ begin
                             'changed', a.reported_currency <> b.reported_currency or v_symbols <> '{}');
 end $$;
 
--- The symbols of which the desk wants to know the conditions, by the account's own names, with what it knows: those that
--- the account has open or has reported, and those of the strategies that it follows. The provider's contract size is
+-- The symbols of which the desk wants to know the conditions, by the account's own names, with what it knows: those
+-- that the account has open or has reported, and those of the strategies that it follows. The provider's contract size is
 -- the one that a copy in this symbol is compared with. No closed trade is looked at.
 create or replace function account_symbols_wanted(p_account bigint) returns jsonb language plpgsql stable as $$
 begin

@@ -62,8 +62,8 @@ begin
   select * into s from strategies where id = a.strategy_id;
   update trades set state = 'CLOSED' where id = t.id;
   insert into trade_history (trade_id, kind, account_id, strategy_id, ticket_id, master_ticket, master_trade, seq,
-                             symbol, type, volume, closed_volume, open_price, close_price, sl, opened_sl, first_sl, tp, profit,
-                             closing_profit, reason, comment, analysis, opened_at, status)
+                             symbol, type, volume, closed_volume, open_price, close_price, sl, opened_sl, first_sl, tp,
+                             profit, closing_profit, reason, comment, analysis, opened_at, status)
   values (t.id, 'TRADE', v_account, s.id, v_ticket, a.master_ticket, a.master_trade,
           next_number(s.id, case when a.master_trade is not null then v_account end),
           a.symbol, a.type, a.opened_volume, a.volume, a.open_price, v_price, a.sl, a.opened_sl, a.first_sl, a.tp,

@@ -24,7 +24,8 @@ begin
     || case when m.facts ? 'sizes' then jsonb_build_object('sizes', m.facts->'sizes') else '{}' end
     || case when m.mode in ('EQUITY', 'RISK') then jsonb_build_object(
          'currency', coalesce(m.facts->>'currency', p_currency), 'master_currency', m.facts->>'master_currency',
-         'rates', (select jsonb_object_agg(currency, rate->>'rate') from jsonb_each(m.facts->'rates') as r (currency, rate)))
+         'rates', (select jsonb_object_agg(currency, rate->>'rate')
+                     from jsonb_each(m.facts->'rates') as r (currency, rate)))
        else '{}' end
     || case when m.mode = 'RISK' then jsonb_build_object(
          'risk_default_stop_bps', m.risk_default_stop_bps::text,
