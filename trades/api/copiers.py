@@ -15,6 +15,7 @@ from trades.api import ANY_KIND, COPIER, BotView
 from trades.services import CurrencyDiffers
 
 log = structlog.get_logger()
+AT_ONCE = 50  # terms that one report renews; a periodic task renews the others of a provider with many followers
 
 
 class Heartbeat(BotView):
@@ -84,10 +85,10 @@ class Account(BotView):
             changed = refusal.extra.pop("changed")
             log.warning("account.currency_differs", account=call.credential.account_name, **refusal.extra)
             if changed:
-                strategies.revalue(account_id=call.credential.account_id)
+                strategies.revalue(account_id=call.credential.account_id, limit=AT_ONCE)
             raise
         if outcome["changed"]:
-            strategies.revalue(account_id=call.credential.account_id)
+            strategies.revalue(account_id=call.credential.account_id, limit=AT_ONCE)
         return json_response(
             {"status": outcome["code"], "currency": outcome["currency"], "symbols": outcome["symbols"]}
         )

@@ -75,8 +75,8 @@ begin
 end $$;
 
 -- The symbols of which the desk wants to know the conditions, by the account's own names, with what it knows: those
--- that the account has open or has reported, and those of the strategies that it follows. The provider's contract size is
--- the one that a copy in this symbol is compared with. No closed trade is looked at.
+-- that the account has open or has reported, and those of the strategies that it follows. The provider's contract size
+-- is the one that a copy in this symbol is compared with. No closed trade is looked at.
 create or replace function account_symbols_wanted(p_account bigint) returns jsonb language plpgsql stable as $$
 begin
   return (
