@@ -18,16 +18,14 @@ from market import prices
 from market.models import Instrument
 from strategies.models import Subscription, Terms
 
-Sizes = Mapping[str, Decimal]
-
 
 @dataclass(frozen=True, slots=True)
 class Contract:
     """The contract sizes of one symbol by the provider's name. None: not reported, or not listed by the desk.
 
-    A copy has the provider's lots times `ratio`, so that it gains and loses as much with each step of the price. Where
-    only one side reported its size, the desk's listed size stands for the other, but such a ratio may only reduce: a
-    copy that is too small costs less than one that is too large.
+    A copy has the provider's lots times the provider's size divided by the copier's, so that it gains and loses as much
+    with each step of the price. Where only one side reported its size, the desk's listed size stands for the other, but
+    then it may only reduce: a copy that is too small costs less than one that is too large.
     """
 
     symbol: str
@@ -127,7 +125,7 @@ class Source:
             currencies = {symbol[3:6] for symbol in self._listed if len(symbol) >= 6 and symbol[:6].isalpha()}
         rates = {currency: self._rate(currency, own) for currency in sorted(currencies - {own, ""})}
         return {
-            currency: {"rate": str(rate.value), "by": rate.by, "at": rate.at.isoformat()}
+            currency: {"rate": f"{rate.value:f}", "by": rate.by, "at": rate.at.isoformat()}
             for currency, rate in rates.items()
             if rate is not None
         }
