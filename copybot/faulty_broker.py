@@ -383,7 +383,10 @@ class FaultyBroker:
         return self.character.lots if self.turn >= self.character.lots_at else FINE
 
     def catch_up(self) -> None:
-        """Show everything, as after an hour."""
+        """Execute what is under way, and show everything, as after an hour."""
+        late, self.late = self.late, []
+        for order in late:
+            order.do()
         turn, self.turn = self.turn, self.turn + max(self.character.lag, self.character.deal_lag)
         self._show()
         self.turn = turn

@@ -61,6 +61,7 @@ class PaperBroker:
     A stop or target is filled at the first price at or beyond it, so at the far side of a gap. Each position binds its
     own margin. Below `stop_out_level` (equity divided by margin) the largest loss is closed first. `stamp`: converts
     market time to the time shown in positions and deals (Clock.wall_at, say); by default they are the same.
+    `is_fifo`: an order that closes another position than the oldest of its symbol and side is refused.
     Tickets start at the file's creation time, so that a new file never repeats the tickets of an old one.
     """
 
@@ -73,6 +74,7 @@ class PaperBroker:
     leverage: Decimal = Decimal(100)
     stop_out_level: Decimal = Decimal("0.5")
     is_hedging: bool = True
+    is_fifo: bool = False
     faults: Faults = Faults()
     sleep: Callable[[float], None] = time.sleep
     stamp: Callable[[int], int] = lambda market_ms: market_ms
@@ -130,8 +132,9 @@ class PaperBroker:
     def account(self) -> Account:
         with self._caught_up() as now:
             balance = self._store.balance()
+            equity = balance + self._floating(now)
             return Account(
-                self.login, "Paper", self.currency, balance, balance + self._floating(now), self.is_hedging, True
+                self.login, "Paper", self.currency, balance, equity, self.is_hedging, True, is_fifo=self.is_fifo
             )
 
     def spec(self, symbol: str) -> SymbolSpec | None:
@@ -259,6 +262,10 @@ class PaperBroker:
             raise _Refused(10038, "rejected")
         if order.volume != whole:
             _check_volume(order.volume, instrument)
+        if self.is_fifo and any(
+            row.id < held.id and (row.instrument, row.side) == (instrument, held.side) for row in self._store.held()
+        ):
+            raise _Refused(10045, "rejected")
         price = self._slipped(instrument, order.side, luck, now)
         self._take_off(held, order.volume, price, ticket, now, "MANUAL", order.magic)
         return Result(Outcome.DONE, 10009)

@@ -41,7 +41,8 @@ class PaperSymbol:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper account in a file of the folder. `speed`: of market time. `repeats`: the bars start over at their end."""
+    """A paper account in a file of the folder. `fifo`: positions close in the order of their opening. `speed`: of
+    market time. `repeats`: the bars start over at their end."""
 
     symbols: Mapping[str, PaperSymbol]
     login: str
@@ -49,6 +50,7 @@ class Paper:
     deposit: Decimal
     leverage: Decimal
     netting: bool
+    fifo: bool
     speed: int
     repeats: bool
 
@@ -220,6 +222,7 @@ def _paper(table: Table, folder: Path) -> Paper:
         deposit=table.get("deposit", _amount, Decimal(10_000)),
         leverage=table.get("leverage", _amount, Decimal(100)),
         netting=table.get("netting", _flag, False),
+        fifo=table.get("fifo", _flag, False),
         speed=table.get("speed", _whole(1, 100_000), 1),
         repeats=table.get("repeats", _flag, True),
     )

@@ -77,7 +77,8 @@ def _paper(broker: Paper, folder: Path) -> NetTerminal:
     try:
         return PaperBroker(
             folder / f"paper-{broker.login}.sqlite3", instruments, clock, broker.login, broker.currency, broker.deposit,
-            broker.leverage, is_hedging=not broker.netting, stamp=clock.wall_at,
+            broker.leverage, is_hedging=not broker.netting,
+            is_fifo=broker.fifo, stamp=clock.wall_at,
         )  # fmt: skip
     except ValueError as fault:
         raise SettingsError(f"[broker.symbols] does not fit currency {broker.currency}: {fault}") from fault

@@ -316,6 +316,16 @@ def test_a_reduction_needs_no_margin(tmp_path: Path) -> None:
     assert refused(desk.open("BUY", "0.1"), "no_money")
 
 
+def test_a_fifo_account_closes_the_oldest_position_of_a_side_first(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, is_fifo=True)
+    first, second = desk.held(volume="0.3", magic=1), desk.held(volume="0.2", magic=2)
+    assert desk.broker.account().is_fifo
+    assert desk.broker.close(second, D("0.2")).code == 10045
+
+    assert desk.broker.close(first, D("0.3")).outcome is Outcome.DONE
+    assert desk.broker.close(second, D("0.2")).outcome is Outcome.DONE
+
+
 # --- faults
 
 

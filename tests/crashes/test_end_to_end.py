@@ -1,7 +1,8 @@
 """End to end on real processes: a provider's terminal, the desk, three copiers. Every process is killed in turn.
 
-Ten days of real prices pass in a minute. Meanwhile the web process, PostgreSQL, Valkey, the provider's terminal and the
-copiers are killed without warning, and wires are cut. Then nobody kills any more, and the books of all must agree.
+Ten days of real prices pass in a minute. The copiers' brokers differ: one account is hedging, one netting, one closes
+oldest first (FIFO). The web process, PostgreSQL, Valkey, the provider's terminal and the copiers are killed without
+warning, and wires are cut. Then nobody kills any more, and positions, the desk's rows, history and wallets must agree.
 """
 
 import os
@@ -11,20 +12,25 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, InterfaceError, connections
+from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from accounts import services as accounts
 from accounts.models import TradingAccount, User
 from audit import services as audit
+from copybot.broker import Deal, Entry
 from copybot.magic import magic_of
+from copybot.netting import Book, book_of
+from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Strategy
 from tests import databases
@@ -35,6 +41,10 @@ from tests.transactions import committed
 from trades import checks
 from trades.models import ActiveTrade, CopySkip, TradeHistory
 from trades.services import overdue_closes
+from wallets import checks as wallet_checks
+from wallets import services as wallets
+from wallets.models import FeeClaim, FeeTerms
+from wallets.services import settlement
 
 pytestmark = pytest.mark.crash
 
@@ -47,6 +57,8 @@ WAYS: dict[str, Any] = {  # how each of the three copies
     "half": {"multiplier": Decimal("0.5"), "max_open_trades": 6},
     "against": {"mode": "FIXED", "fixed_lots": Decimal("0.07"), "reverse": True},
 }
+BROKERS = {"half": "netting = true", "against": "fifo = true"}
+DEPOSIT = Decimal(1_000)  # of each subscriber's wallet
 
 CONFIG = """
 url = "http://127.0.0.1:{port}"
@@ -58,6 +70,7 @@ folder = "{folder}"
 kind = "paper"
 login = "{login}"
 speed = {speed}
+{character}
 deposit = 1_000_000
 
 [broker.symbols.EURUSD]
@@ -114,6 +127,45 @@ class Account:
         return Counter(dict(self.rows("""select magic, count(distinct "order") from deal where entry = 'IN'
                                          group by magic""")))  # fmt: skip
 
+    def realised(self) -> dict[str, Decimal]:
+        """The profit of each position that has ended, by ticket."""
+        rows = self.rows("select position, profit from deal where position not in (select id from position)")
+        profits: dict[str, Decimal] = defaultdict(Decimal)
+        for number, profit in rows:
+            profits[str(number)] += Decimal(profit)
+        return profits
+
+
+class SharedAccount(Account):
+    """An account on which copies share positions: its deals say how much of each copy is open."""
+
+    def book(self) -> Book:
+        rows = self.rows("""select id, "order", position, entry, magic, symbol, side, volume, price, profit, at_ms,
+                                   reason, costs from deal order by id""")  # fmt: skip
+        amounts = {7, 8, 9, 12}
+        deals = (Deal(*(Decimal(value) if at in amounts else value for at, value in enumerate(row))) for row in rows)
+        return book_of(deals, worth=lambda _: Decimal(100_000))
+
+    def positions(self) -> dict[Any, Any]:
+        return {str(magic): (magic, abs(copy.volume)) for magic, copy in self.book().virtuals.items() if copy.volume}
+
+    def opened(self) -> Counter:
+        """How often each copy was opened: the ends of its volume, since one open may take several orders."""
+        ends: Counter = Counter()
+        for magic, copy in self.book().virtuals.items():
+            volume, own = Decimal(0), copy.deals[0].side
+            for deal in copy.deals:
+                ends[magic] += volume == 0 and deal.entry is Entry.IN and deal.side == own
+                volume += deal.volume if deal.entry is Entry.IN else -deal.volume
+        return ends
+
+    def realised(self) -> dict[str, Decimal]:
+        return {
+            str(magic): sum((deal.profit for deal in copy.deals), Decimal(0))
+            for magic, copy in self.book().virtuals.items()
+            if not copy.volume
+        }
+
 
 class Follower:
     """A copier, its connection to the desk, and the state that its account must have."""
@@ -132,11 +184,16 @@ class Follower:
         subscription = (
             f'[subscriptions.lena-eurusd]\nsub_id = "{self.follows.sub_id}"\nsecrets = {{ 1 = "{secret}" }}\n'
         )
-        config = configured(folder, self.wire.port, key, name, market, subscription)
+        config = configured(folder, self.wire.port, key, name, market, subscription, BROKERS.get(name, ""))
         self.program = Program(
             name, sys.executable, "-m", "copybot", "follow", "--plain", "--config", str(config), log=folder / "log"
         )
-        self.books = Account(folder / f"paper-{name}.sqlite3")
+        self.books = (SharedAccount if name in BROKERS else Account)(folder / f"paper-{name}.sqlite3")
+        wallet = wallets.wallet_of(owner=owner, currency="USD")
+        wallets.deposit(wallet=wallet, amount=DEPOSIT, note="", idempotency_key=f"drill-{name}")
+        self.agreement = settlement.agree(
+            subscriber=owner, strategy=lena, currency="USD", now=timezone.now() - timedelta(seconds=1)
+        )
 
     @property
     def index(self) -> Any:
@@ -164,7 +221,19 @@ class Follower:
             "orphans": orphans, "unexplained": sorted(unexplained), "larger": larger, "doubled": doubled,
             "rows": sorted(rows.items() ^ lots.items()),
         }  # fmt: skip
+        differences["history"] = sorted(set(history_of(self.account).items()) ^ set(self.books.realised().items()))
         return [f"{self.name} {what}: {difference}" for what, difference in differences.items() if difference]
+
+    def assert_fees_agree(self) -> None:
+        """The settled result is what the broker realised, and the wallet is what the fees left of the deposit."""
+        settled = settlement.settle(agreement_id=self.agreement.pk, now=self.agreement.due_at + timedelta(minutes=10))
+        assert settled is not None
+        assert settled.closed_result == sum(self.books.realised().values())
+        claims = FeeClaim.objects.filter(agreement=self.agreement)
+        for claim in claims:
+            settlement.collect(claim_id=claim.pk)
+        wallet = wallets.wallet_of(owner=self.account.owner, currency="USD")
+        assert wallet.balance == DEPOSIT - sum(claim.collected for claim in claims.all())
 
     def most(self, master: Any) -> Any:
         """The most lots that the copy of this trade may have."""
@@ -181,11 +250,18 @@ class Follower:
         return {str(ref) for rows in (skipped, closed) for ref in rows.values_list("master_trade", flat=True)}
 
 
-def configured(folder: Path, port: Any, key: Any, login: Any, speed: Any, subscription: str = "") -> Any:
+def history_of(account: TradingAccount) -> dict[str, Decimal]:
+    closed = TradeHistory.objects.filter(account=account, kind="TRADE")
+    return dict(closed.values_list("ticket_id", "profit"))
+
+
+def configured(
+    folder: Path, port: Any, key: Any, login: Any, speed: Any, subscription: str = "", character: str = ""
+) -> Any:
     folder.mkdir(exist_ok=True)
     path = folder / "copybot.toml"
     path.write_text(CONFIG.format(port=port, key=key.key, secret=key.secret, folder=folder, login=login, speed=speed,
-                                  bars=BARS, subscription=subscription))  # fmt: skip
+                                  bars=BARS, subscription=subscription, character=character))  # fmt: skip
     path.chmod(0o600)
     return path
 
@@ -205,6 +281,8 @@ class Drill:
             log=tmp_path / "lena" / "log",
         )  # fmt: skip
         self.leads = Account(tmp_path / "lena" / "paper-lena.sqlite3")
+        terms = {"performance_bps": 2000, "platform_bps": 2500, "subscription_fee": 0}
+        FeeTerms.objects.create(strategy=Strategy.objects.get(name="lena-eurusd"), **terms)
         self.followers = [Follower(name, tmp_path / name, web.port, speed) for name in WAYS]
         self.done = Counter()
 
@@ -320,6 +398,7 @@ def test_all_accounts_agree_in_the_end_whichever_process_is_killed(
         print(f"\nSEED={SEED}: {masters} trades, copied {copied}, {dict(drill.done)}")
     assert left == [], f"SEED={SEED}"
     assert checks.faults() == []
+    assert_wallets_agree(drill)
     assert masters > FOR_S / 2
     assert all(count > masters * 0.2 for count in copied.values())
     assert len(drill.done) >= 5  # of six kinds of mischief
@@ -345,3 +424,24 @@ def assert_the_checker_sees(drill: Any) -> None:
     assert "orphans" in differences
     assert "doubled" in differences
     assert "rows" in differences
+    shared = drill.followers[1]
+    assert shared.program.stop() == 0
+    with sqlite3.connect(shared.books.path, timeout=10) as db:
+        db.execute(
+            f"""insert into deal ("order", {columns})
+                select "order" + 1000000, position, 'IN', magic + 1, symbol, side, volume, price, profit, at_ms, reason,
+                       costs from deal limit 1"""
+        )
+        db.execute("update deal set profit = profit + 1, price = price + 1 where id = (select max(id) - 1 from deal)")
+    differences = " ".join(shared.faults())
+    assert "orphans" in differences
+    assert "rows" in differences
+
+
+def assert_wallets_agree(drill: Drill) -> None:
+    closes = {name: Decimal("1.2") for name in ("open", "high", "low", "close")}
+    due_at = drill.followers[0].agreement.due_at
+    Candle.objects.create(instrument_id="EURUSD", minutes=60, opened_at=due_at - timedelta(hours=1), volume=1, **closes)
+    for follower in drill.followers:
+        follower.assert_fees_agree()
+    assert wallet_checks.faults() == []
