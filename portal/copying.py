@@ -26,7 +26,8 @@ from strategies import explanations, facts, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
-from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, Reason, SkipReason, TradeCorrection
+from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, Reason, TradeCorrection
+from trades.reasons import SkipReason
 from trades.services import overdue_closes
 
 EXAMPLES = 4  # of the strategy's own trades

@@ -14,7 +14,8 @@ from core import uuid7
 from strategies import sizing
 from strategies.models import Strategy, Subscription
 from trades import receipts
-from trades.models import CopyOrder, SkipReason
+from trades.models import CopyOrder
+from trades.reasons import SkipReason
 from trades.services import overdue_closes
 
 NOT_COPYABLE = {SkipReason.SYMBOL_NOT_ALLOWED, SkipReason.VOLUME_TOO_SMALL, SkipReason.NOT_SIZABLE}

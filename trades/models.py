@@ -15,6 +15,7 @@ from core.fields import amount
 from market.symbols import SYMBOL
 from strategies.models import Strategy, Subscription
 from trades.alarm_kinds import ADVICE, Advice
+from trades.reasons import SkipReason
 from trades.staff_models import OrderedClose as OrderedClose
 from trades.staff_models import TradeCorrection as TradeCorrection
 from trades.staff_models import TradeRequest as TradeRequest
@@ -286,32 +287,6 @@ class CopyOrder(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account_id} {self.master_ticket} {self.status}"
-
-
-class SkipReason(models.TextChoices):
-    """Why a provider's trade was not copied. The list is closed: the desk refuses any other reason from a bot."""
-
-    MISSED = "missed", "the signal came too late for the provider's price"
-    SLIPPAGE = "slippage", "the price had moved further than the settings allow"
-    SYMBOL_UNKNOWN = "symbol_unknown", "the broker has no such symbol"
-    MARKET_CLOSED = "market_closed", "the broker's market was closed"
-    NO_MONEY = "no_money", "insufficient margin"
-    VOLUME_TOO_SMALL = "volume_too_small", "the volume was below the smallest"
-    TOO_MANY_OPEN = "too_many_open", "the largest number of open copies was reached"
-    REJECTED = "rejected", "the broker rejected the order"
-    LOST = "lost", "the broker's answer was lost, and the broker shows no such order"
-    NEW_INSTALL = "new_install", "the trade was open before the copier was set up"
-    HALTED = "halted", "the copier had halted itself"
-    MAGIC_TAKEN = "magic_taken", "another trade at the broker has its magic number"
-    CLOSED = "closed", "the provider closed it before it could be copied"
-    NOT_LEASED = "not_leased", "the copier had lost contact with the desk, or another instance was running"
-    PAUSED = "paused", "the subscription was paused"
-    UNPAID = "unpaid", "a fee was unpaid"
-    TRUST = "trust", "copying was restricted because of the bot's trust score"
-    DRAWDOWN = "drawdown", "the drawdown stop was reached"
-    SYMBOL_NOT_ALLOWED = "symbol_not_allowed", "the settings exclude this symbol"
-    NOT_SIZABLE = "not_sizable", "the volume could not be calculated: equity or stop loss unknown"
-    NOT_REPORTED = "not_reported", "not reported: the copier was not running"
 
 
 class CopySkip(models.Model):

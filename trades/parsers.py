@@ -12,17 +12,13 @@ from core.bodies import Body, items, may, need
 from core.errors import DomainError
 from core.parsing import Fields, FieldType, Form
 from market.symbols import SYMBOL
+from trades import reasons
 from trades.alarm_kinds import AlarmKind
 
 Args = dict[str, Any]
 
 _ANALYSIS_BYTES = 2048
 _MOST_SUBSCRIPTIONS, _MOST_HOLDINGS, _MOST_OPERATIONS, _MOST_ALARMS, _MOST_SYMBOLS = 100, 500, 500, 200, 256
-_WHY_NOT = (
-    "missed", "slippage", "symbol_unknown", "market_closed", "no_money", "volume_too_small", "too_many_open",
-    "rejected", "lost", "new_install", "halted", "magic_taken", "closed", "not_leased", "paused", "unpaid", "trust",
-    "drawdown", "symbol_not_allowed", "not_sizable",
-)  # fmt: skip
 
 
 class SymbolGrammar(DomainError):
@@ -76,6 +72,7 @@ SIDE = parsing.one_of(("BUY", "SELL")).named("Side")
 REASON = parsing.one_of(
     ("TP", "SL", "MANUAL", "STOP_OUT", "RECONCILED", "STAFF"), {"TP_HIT": "TP", "SL_HIT": "SL"}
 ).named("CloseReason")
+WHY_NOT = FieldType(parsing.text(64).read, {"type": "string", "maxLength": 64, "examples": reasons.REPORTED})
 MILLISECONDS = parsing.whole(10**12, 10**13 - 1).named("Milliseconds")
 NUMBER = parsing.whole(1, 2**63 - 1).named("Number")
 IDEMPOTENCY_KEY = parsing.matching(signing.IDEMPOTENCY_KEY.pattern, "must be 16 to 64 of A-Z a-z 0-9 _ -")
@@ -137,7 +134,7 @@ ORDER = Body(
 SKIP = Body(
     need("strategy", STRATEGY),
     need("trade_ref", TRADE_ID),
-    need("reason", parsing.one_of(_WHY_NOT, {"awaiting_stop": "not_sizable"})),
+    need("reason", WHY_NOT, "One of the list; any other is kept as `other`, with its name in the detail."),
     may("detail", parsing.text(256), default=""),
 )
 SYMBOL_SPEC = Body(
@@ -269,8 +266,13 @@ def order(fields: Fields) -> Args:
 
 
 def skip(fields: Fields) -> Args:
-    """Arguments of copy_skip."""
-    return SKIP.read(fields).done()
+    """Arguments of copy_skip. A reason that the desk does not know, of a newer bot say, is detail of `other`."""
+    args = SKIP.read(fields).done()
+    args["reason"] = reasons.READ_AS.get(args["reason"], args["reason"])
+    if args["reason"] in reasons.REPORTED:
+        return args
+    detail = ": ".join(filter(None, (args["reason"], args["detail"])))
+    return {**args, "reason": reasons.SkipReason.OTHER.value, "detail": detail[:256]}
 
 
 def account(fields: Fields) -> Args:

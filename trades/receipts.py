@@ -17,7 +17,8 @@ from core import uuid7
 from market.models import Instrument
 from strategies import explanations, sizing
 from strategies.models import Subscription, Terms
-from trades.models import ActiveTrade, CopyOrder, CopySkip, Reason, SkipReason, TradeHistory
+from trades.models import ActiveTrade, CopyOrder, CopySkip, Reason, TradeHistory
+from trades.reasons import SkipReason
 
 LATEST = 40
 WITH_PROVIDER = "with the provider"

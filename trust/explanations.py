@@ -22,19 +22,20 @@ NOTHING = {
     ScoreKind.RELATIONSHIP: "No other person's trades match yours.",
 }
 RECOVERY = "Each whole day without an incident gives ten points back."
-# For each kind of incident: the text with its count, and how to avoid it.
+# For each kind of incident: the text with its count, and how to avoid it. The last three count no more;
+# assessments from before 0.2.0 have them.
 INCIDENTS = {
     "REPLAY_ATTACK": (
         "Your bot sent a closed trade again as a new one, {times}.",
         "After a restart, request the active trades before your bot opens anything.",
     ),
-    "DUPLICATE_SEQ": (
-        "Your bot sent a request with a sequence number used before, {times}.",
-        "Use each key from one process only, and count up.",
-    ),
     "INSUFFICIENT_FUNDS": (
         "An order failed: insufficient margin, {times}.",
         "Keep more free margin, or copy with smaller volume.",
+    ),
+    "DUPLICATE_SEQ": (
+        "Your bot sent a request with a sequence number used before, {times}.",
+        "Use each key from one process only, and count up.",
     ),
     "TTL_EXPIRED": (
         "A signal was too old when your bot processed it, {times}.",

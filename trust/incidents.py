@@ -10,7 +10,7 @@ from accounts.models import BotKeyGeneration, TradingAccount, User
 from trust import endpoint
 
 SPAN = timedelta(days=90)
-REFUSALS = {"action__in": ["request.refused", "zombie.refused"], "code__in": ["seq_replayed", "trade_closed"]}
+REFUSALS = {"action__in": ["request.refused", "zombie.refused"], "code": "trade_closed"}
 
 _INCIDENTS = "select at, reason, symbol from trust_incidents(%s, %s, %s, %s) order by at, reason, symbol"
 
@@ -20,7 +20,7 @@ def has_bots(user: User) -> bool:
 
 
 def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
-    """Return the incidents: refusals in the audit log, and failed orders that the bots reported."""
+    """Return the incidents: refusals in the audit log, and copies that failed for want of money, as bots reported."""
     generations = BotKeyGeneration.objects.filter(key__account__owner=user).values_list("key__key_id", "generation")
     keys = [f"{key}.{generation}" for key, generation in generations]
     accounts = list(TradingAccount.objects.filter(owner=user).values_list("pk", flat=True))

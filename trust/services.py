@@ -21,7 +21,8 @@ from core.errors import DomainError, Invalid, NotFound
 from core.transactions import use_case
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
-from trades.models import CopyOrder, TradeHistory
+from trades.models import CopyOrder, CopySkip, TradeHistory
+from trades.reasons import SkipReason
 from trust import detector, endpoint, evidence, incidents, restrictions
 from trust.models import (
     ScoreKind,
@@ -265,11 +266,14 @@ def _make_users_with_events_due(now: datetime) -> None:
     failed = CopyOrder.objects.filter(
         account__owner=OuterRef("pk"), status=CopyOrder.Status.FAILED, reported_at__gt=OuterRef("seen_until")
     )
+    skipped = CopySkip.objects.filter(
+        subscription__account__owner=OuterRef("pk"), reason=SkipReason.NO_MONEY, reported_at__gt=OuterRef("seen_until")
+    )
     key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
     refused = AuditLog.objects.filter(**incidents.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
     subjects = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
-    _set_due(subjects.filter(Exists(closed) | Exists(failed) | Exists(refused)), now)
+    _set_due(subjects.filter(Exists(closed) | Exists(failed) | Exists(skipped) | Exists(refused)), now)
 
 
 # --- restrictions

@@ -29,12 +29,12 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def broker(path: str | Path) -> PaperBroker:
+def broker(path: str | Path, deposit: int = 10**8) -> PaperBroker:
     """Executes at once, at a constant price, and answers up to 2 ms later."""
     first = wall_ms() // HOUR - 1
     bars = [Bar((first + hour) * HOUR, PRICE, PRICE, PRICE, PRICE) for hour in range(48)]
     eurusd = Instrument("EURUSD", Candles(bars, digits=5), spread_points=0)
-    return PaperBroker(path, [eurusd], wall_ms, deposit=Decimal(10**8), faults=Faults(latency_ms=(0, 4)))
+    return PaperBroker(path, [eurusd], wall_ms, deposit=Decimal(deposit), faults=Faults(latency_ms=(0, 4)))
 
 
 def target(number: int, now: int) -> Target:

@@ -14,7 +14,7 @@ from strategies import packets, sizing
 from tests.docs import reading
 from tests.signed import Bot
 from trades import reconciliation
-from trades.models import SkipReason
+from trades.reasons import SkipReason
 
 PROTOCOL, STREAM, COPIER = (reading.blocks(page) for page in ("protocol", "stream", "copier"))
 VECTORS = json.loads((reading.DOCS / "vectors.json").read_text())

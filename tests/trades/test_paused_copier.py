@@ -38,11 +38,11 @@ def wait_for(holds: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def copying(web: Serving, subscription: Subscription, folder: Path) -> Iterator[PaperBroker]:
+def copying(web: Serving, subscription: Subscription, folder: Path, deposit: int = 10**8) -> Iterator[PaperBroker]:
     """Run finn's copier on a paper account, until the end of the block."""
     client, paper, stop = (
         web.bot("finn", "copier", timeout_s=5, attempts=1),
-        broker(folder / "paper"),
+        broker(folder / "paper", deposit),
         threading.Event(),
     )
     followed = Followed("lena-eurusd", subscription.sub_id, {1: strategies.packet_secret(subscription)})

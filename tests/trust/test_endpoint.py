@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from trust.endpoint import WEIGHTS, Event, fold
 
 T0 = datetime(2026, 1, 5, tzinfo=UTC)
-TTL, GAP, REPLAY, DEVIATION = "TTL_EXPIRED", "SEQUENCE_GAP", "REPLAY_ATTACK", "PRICE_DEVIATION"
+FUNDS, REPLAY = "INSUFFICIENT_FUNDS", "REPLAY_ATTACK"
+# Those of the table that no bot produces, or that the desk cannot prove to be the bot's own fault.
+WITHOUT_PRODUCER = [
+    "INVALID_SIGNATURE", "DUPLICATE_SEQ", "SEQUENCE_GAP", "RATE_LIMIT_EXCEEDED", "TTL_EXPIRED", "PRICE_DEVIATION",
+]  # fmt: skip
 
 
 def hours(count: Any) -> Any:
@@ -25,13 +29,13 @@ def events(*rows: Any) -> list[Any]:
     ("rows", "now", "score"),
     [
         ([], 0, 100),
-        ([(0, TTL)], 0.1, 95),
-        ([(0, TTL)], 24, 100),
-        ([(0, TTL), (1, TTL), (2, TTL), (3, GAP)], 4, 65),
-        ([(0, REPLAY), (0.5, TTL)], 1, 45),
-        ([(0, REPLAY), (0.5, TTL)], 48.5, 65),
+        ([(0, FUNDS)], 0.1, 90),
+        ([(0, FUNDS)], 24, 100),
+        ([(0, FUNDS), (1, FUNDS), (2, FUNDS), (3, REPLAY)], 4, 20),
+        ([(0, REPLAY), (0.5, FUNDS)], 1, 40),
+        ([(0, REPLAY), (0.5, FUNDS)], 48.5, 60),
         ([(0, REPLAY), (1, REPLAY), (2, REPLAY)], 2.5, 0),
-        ([(0, GAP), (49, DEVIATION)], 49, 97),
+        ([(0, REPLAY), (49, FUNDS)], 49, 60),
     ],
 )
 def test_matches_the_examples(rows: list[Any], now: int | float, score: int) -> None:
@@ -39,30 +43,29 @@ def test_matches_the_examples(rows: list[Any], now: int | float, score: int) -> 
 
 
 def test_a_repeated_calculation_gives_the_same_score() -> None:
-    """The opposite mistake: to subtract one late signal again every five minutes."""
-    late_signal = events((0, TTL))
+    """The opposite mistake: to subtract one failure again every five minutes."""
+    failure = events((0, FUNDS))
 
-    assert {fold(late_signal, now=hours(minute / 60)).score for minute in range(0, 120, 5)} == {95}
+    assert {fold(failure, now=hours(minute / 60)).score for minute in range(0, 120, 5)} == {90}
 
 
 def test_unknown_reasons_do_not_count() -> None:
     assert fold(events((0, "STATE_LOCKED"), (1, "UNHEARD_OF")), now=hours(1)).score == 100
 
 
-def test_one_move_of_the_market_counts_once() -> None:
-    deviations = [Event(number, T0 + timedelta(seconds=number), DEVIATION, "EURUSD") for number in range(30)]
-    other_symbol = Event(99, T0 + timedelta(seconds=5), DEVIATION, "XAUUSD")
-
-    assert fold([*deviations, other_symbol], now=hours(1)).score == 94
+@pytest.mark.parametrize("reason", WITHOUT_PRODUCER)
+def test_what_no_bot_produces_has_no_weight(reason: str) -> None:
+    assert reason not in WEIGHTS
+    assert fold(events((0, reason)), now=hours(1)).score == 100
 
 
 def test_returns_the_events_that_counted() -> None:
-    result = fold(events((0, REPLAY), (0.5, TTL)), now=hours(1))
+    result = fold(events((0, REPLAY), (0.5, FUNDS)), now=hours(1))
 
     counted = [(event.id, event.reason, *rest) for event, *rest in result.counted]
     assert counted == [
         (0, REPLAY, 50, 50),
-        (1, TTL, 5, 45),
+        (1, FUNDS, 10, 40),
     ]
     assert result.last_at == hours(0.5)
     assert fold([], now=hours(1)).last_at is None

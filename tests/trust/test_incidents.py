@@ -57,17 +57,16 @@ def test_the_same_fault_in_another_hour_is_a_new_incident(lena: TradingAccount, 
     assert minutes_of(lena.owner) == sorted([*replays, ("INSUFFICIENT_FUNDS", 10)], key=lambda incident: incident[1])
 
 
-def test_a_number_used_twice_is_no_incident_but_thrice_is_one(lena: TradingAccount, lena_bot: Bot) -> None:
-    add_refusals(lena_bot.key, "seq_replayed", [1, 2])
-    assert minutes_of(lena.owner) == []
-
+def test_a_number_used_before_is_no_incident(lena: TradingAccount, lena_bot: Bot) -> None:
+    """Whoever captured a signed request can send it again: it proves nothing about the bot."""
     add_refusals(lena_bot.key, "seq_replayed", range(120, 150))
-    assert minutes_of(lena.owner) == [("DUPLICATE_SEQ", 122)]
+
+    assert minutes_of(lena.owner) == []
 
 
 def test_a_flood_of_faults_is_one_incident_an_hour(lena: TradingAccount, lena_bot: Bot) -> None:
     add_refusals(lena_bot.key, "trade_closed", (second / 60 for second in range(0, 12 * 3600, 4)))
-    add_failures(lena, "TTL_EXPIRED", (second / 60 for second in range(0, 12 * 3600, 4)))
+    add_failures(lena, "INSUFFICIENT_FUNDS", (second / 60 for second in range(0, 12 * 3600, 4)))
 
     assert len(incidents.events_of(lena.owner, now=NOW)) == 24
 
@@ -77,13 +76,12 @@ def test_keys_and_accounts_have_their_own_incidents(
 ) -> None:
     for bot in (lena_bot, finn_bot):
         add_refusals(bot.key, "trade_closed", [0])
-    add_failures(finn, "TTL_EXPIRED", [5])
-    add_failures(finn, "TTL_EXPIRED", [70], latency_ms=20)
-    add_failures(finn, "TTL_EXPIRED", [140], latency_ms=None)
+    add_failures(finn, "no_money", [5])
+    add_failures(finn, "TTL_EXPIRED", [70])
     add_failures(finn, "OTHER", [7])
 
     assert minutes_of(lena.owner) == [("REPLAY_ATTACK", 0)]
-    assert minutes_of(finn.owner) == [("REPLAY_ATTACK", 0), ("TTL_EXPIRED", 5)]
+    assert minutes_of(finn.owner) == [("REPLAY_ATTACK", 0), ("INSUFFICIENT_FUNDS", 5)]
 
 
 def test_an_assessment_names_the_time_of_the_latest_incident(lena: TradingAccount, lena_bot: Bot) -> None:
@@ -114,17 +112,14 @@ def test_requests_of_an_impostor_do_not_count(lena: TradingAccount, lena_bot: Bo
     assert score_of(lena.owner, ScoreKind.ENDPOINT).score == 100
 
 
-def test_the_desks_own_delay_does_not_count_against_a_copier(
-    finn: TradingAccount, finn_bot: Bot, lena_bot: Bot
-) -> None:
-    lena_bot.send("POST", fields=opening("1"))
+def test_a_late_signal_does_not_count_against_a_copier(finn: TradingAccount, finn_bot: Bot, lena_bot: Bot) -> None:
+    """Neither a skip nor a latency says whose part of the way was slow."""
+    ref = lena_bot.send("POST", fields=opening("1")).json()["trade"]["trade_id"]
     order = {"strategy": "lena-eurusd", "seq": "1", "master_ticket": "1", "status": "failed", "requested_price": "1.1",
-             "volume": "0.1", "failed_reason": "TTL_EXPIRED"}  # fmt: skip
-    for latency in (5, 20):
-        assert finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": latency}).status_code == 201
+             "volume": "0.1", "failed_reason": "TTL_EXPIRED", "latency_ms": 4000}  # fmt: skip
+    assert finn_bot.send("POST", "/api/v2/trades/orders", order).status_code == 201
+    skip = {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "missed"}
+    assert finn_bot.send("POST", "/api/v2/copier/skips", skip).status_code == 201
     services.recalculate(user_id=finn.owner.pk)
-    assert score_of(finn.owner, ScoreKind.ENDPOINT).score == 100
 
-    finn_bot.send("POST", "/api/v2/trades/orders", {**order, "latency_ms": 4000})
-    services.recalculate(user_id=finn.owner.pk)
-    assert score_of(finn.owner, ScoreKind.ENDPOINT).score == 95
+    assert score_of(finn.owner, ScoreKind.ENDPOINT).score == 100
