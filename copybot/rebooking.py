@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cache
 
 from copybot.broker import REBOOKED, Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
 from copybot.netting import NetTerminal
@@ -135,7 +136,8 @@ class Rebooked:
     def positions(self) -> list[Position]:
         rows = self.terminal.positions()
         self._note_vanished(rows)
-        positions = [self._translated(row) for row in rows if not self._is_unexplained(row)]
+        chains = cache(self._chains)  # after a rollover all positions need them
+        positions = [_translated(row, self._chain(row, chains)) for row in rows if not self._is_unexplained(row)]
         self._shown = {(row.id, row.symbol, row.side) for row in rows}
         self._known = {row.id: self._known[row.id] for row in rows if row.id in self._known}
         self._new_ms = {row.id: self._new_ms[row.id] for row in rows if row.id in self._new_ms}
@@ -193,7 +195,7 @@ class Rebooked:
         row, chain = self._present(position)
         if chain is None:
             return self.terminal.close(row, volume)
-        if volume >= self._translated(row).volume:
+        if volume >= _translated(row, chain).volume:
             return self.terminal.close(row, row.volume)
         spec = self.terminal.spec(row.symbol)
         lots = volume * chain.factor
@@ -213,25 +215,14 @@ class Rebooked:
 
     def _present(self, position: Position) -> tuple[Position, Chain | None]:
         """The position as the broker shows it now, which refuses an order for one that it does not show."""
+        chains = cache(self._chains)
         for row in self.terminal.positions():
-            chain = self._chain(row)
+            chain = self._chain(row, chains)
             if position.id == (row.id if chain is None else chain.head):
                 return row, chain
         return position, None
 
-    def _translated(self, row: Position) -> Position:
-        chain = self._chain(row)
-        if chain is None:
-            return row
-        sl, tp = (None if stop is None else stop * chain.factor for stop in (row.sl, row.tp))
-        return replace(
-            row, id=chain.head, magic=row.magic if row.id == chain.head else chain.magic,
-            volume=chain.remaining if chain.lots == row.volume else (row.volume / chain.factor).quantize(_UNIT),
-            sl=sl, tp=tp, open_price=chain.price.quantize(_UNIT), opened_ms=chain.opened_ms,
-            profit=(row.profit + chain.carried).quantize(_CENT),
-        )  # fmt: skip
-
-    def _chain(self, row: Position) -> Chain | None:
+    def _chain(self, row: Position, chains: Callable[[], dict[str, Chain]]) -> Chain | None:
         """The bookings of a position, read again when it has changed; None if there are none."""
         state = (row.volume, row.open_price, row.opened_ms)
         known = self._known.get(row.id)
@@ -240,7 +231,7 @@ class Rebooked:
         deals = self.terminal.deals(row.id)
         chain = None
         if any(deal.reason in REBOOKED for deal in deals):
-            chain = self._chains().get(row.id)
+            chain = chains().get(row.id)
         held = sum((deal.volume if deal.entry is Entry.IN else -deal.volume for deal in deals), _ZERO)
         if row.volume == (held if chain is None else chain.lots):
             self._known[row.id] = state, chain
@@ -269,3 +260,16 @@ class Rebooked:
         is_likely = self._shown is None or now - self._vanished.get(place, -self.wait_ms) < self.wait_ms
         first = self._new_ms.setdefault(row.id, now)
         return is_likely and now - first < self.deals_wait_ms and not self.terminal.deals(row.id)
+
+
+def _translated(row: Position, chain: Chain | None) -> Position:
+    """A position as the broker shows it, as it was opened."""
+    if chain is None:
+        return row
+    sl, tp = (None if stop is None else stop * chain.factor for stop in (row.sl, row.tp))
+    return replace(
+        row, id=chain.head, magic=row.magic if row.id == chain.head else chain.magic,
+        volume=chain.remaining if chain.lots == row.volume else (row.volume / chain.factor).quantize(_UNIT),
+        sl=sl, tp=tp, open_price=chain.price.quantize(_UNIT), opened_ms=chain.opened_ms,
+        profit=(row.profit + chain.carried).quantize(_CENT),
+    )  # fmt: skip

@@ -274,3 +274,17 @@ def test_nothing_is_published_or_closed_over_a_booking_and_a_close_afterwards_cl
     assert (pair.finn.positions, pair.desk.state.rows) == ({}, {})
     assert len(pair.desk.state.closed) == 2
     pair.copier.close()
+
+
+def test_the_history_is_read_once_for_all_positions_of_a_rollover(
+    terminal: Any, fake: FakeMT5, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        order(terminal, volume="0.01", magic=MAGIC + number)
+    terminal.positions()
+    fake.rollover_rebooked(new_ids=True)
+    readings, history = list[int](), terminal.terminal.history
+    monkeypatch.setattr(terminal.terminal, "history", lambda: readings.append(1) or history())
+    assert len(terminal.positions()) == 20
+    assert len(terminal.positions()) == 20
+    assert len(readings) == 1
