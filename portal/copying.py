@@ -26,7 +26,7 @@ from strategies import explanations, facts, services, sizing
 from strategies.forms import RotateForm, TermsForm
 from strategies.models import Strategy, Subscription, Terms
 from trades import copy_statistics, receipts
-from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, Reason, TradeCorrection
+from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, OrderedClose, Reason, TradeCorrection
 from trades.reasons import SkipReason
 from trades.services import overdue_closes
 
@@ -360,6 +360,7 @@ def receipt(request: HttpRequest, sub_id: str, trade_id: uuid.UUID) -> HttpRespo
         "outcome": outcome,
         "receipt": receipts.receipt(outcome),
         "corrections": _corrections(outcome),
+        "is_ordered": outcome.copy is not None and OrderedClose.objects.filter(copy=outcome.copy.pk).exists(),
         "decimals": price_decimals({outcome.provider_trade.symbol or ""}),
     }
     return render(request, "portal/copying_receipt.html", context)

@@ -274,6 +274,15 @@ def test_the_owner_records_an_overdue_close(as_finn: Client, follows: Subscripti
     assert fact.detail["note"] == "told by the owner"
 
 
+def test_the_owner_reads_that_staff_ordered_the_close(
+    as_finn: Client, follows: Subscription, overdue: Any, staff: User
+) -> None:
+    verbs.order_close(copy_id=overdue.pk, note="internal", by=staff, actor=audit.SYSTEM)
+
+    assert "to be closed by order of staff" in text(as_finn.get(PAGE))
+    assert "Staff ordered the close" in text(as_finn.get(page_of(follows, f"receipts/{overdue.master_trade}")))
+
+
 def test_a_receipt_shows_a_correction(
     as_finn: Client, follows: Subscription, overdue: Any, staff: User, cast: dict[str, Any]
 ) -> None:

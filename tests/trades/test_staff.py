@@ -105,6 +105,21 @@ def approve(request: TradeRequest, by: User) -> TradeRequest:
     return verbs.approve(request=request, by=by, actor=audit.SYSTEM)
 
 
+def test_a_part_closed_since_the_request_is_not_paid_twice(lena: TradingAccount, staff: User, second: User) -> None:
+    trade = opened(lena)
+    request = close(trade, "1.1", staff)
+    with transaction.atomic():
+        services.reduce_trade(
+            account=lena, ticket_id="1", deal_id="d", volume=Decimal("0.04"), close_price=Decimal("1.11"),
+            profit=Decimal(30),
+        )  # fmt: skip
+
+    approve(request, second)
+
+    row = TradeHistory.objects.get(pk=trade.pk)
+    assert (row.closing_profit, row.profit) == (-20, 10)
+
+
 def test_a_wide_bar_widens_the_bound(lena: TradingAccount, staff: User) -> None:
     price(spread="0.01")
 

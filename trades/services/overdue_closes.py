@@ -44,15 +44,17 @@ ESCALATED_AFTER = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=
 
 
 def overdue() -> "models.QuerySet[ActiveTrade]":
-    """Open copies that should be closed, annotated with the time of that close or order (`overdue_since`)."""
+    """Open copies that should be closed, annotated with the time of that close or order (`overdue_since`), and whether
+    staff ordered it (`is_ordered`)."""
     closed = TradeHistory.objects.filter(trade=models.OuterRef("master_trade"))
     ordered = OrderedClose.objects.filter(copy=models.OuterRef("pk"))
     return (
         ActiveTrade.objects.filter(master_trade__isnull=False)
         .annotate(
+            is_ordered=models.Exists(ordered),
             overdue_since=Least(
                 models.Subquery(closed.values("closed_at")[:1]), models.Subquery(ordered.values("ordered_at")[:1])
-            )
+            ),
         )
         .filter(overdue_since__isnull=False)
     )

@@ -106,7 +106,10 @@ def approve(*, request: TradeRequest, by: User, actor: audit.Actor) -> TradeRequ
             trade = _open(decided.trade_id) if decided.kind == TradeRequest.Kind.CLOSE else _closed(decided.trade_id)
             _check_is_no_owner(trade, by)
             if isinstance(trade, ActiveTrade):
-                _close(trade, decided.reason, actor, close_price=decided.close_price, profit=decided.profit)
+                # Calculated anew, because a part may have been closed since the request.
+                profit = valuation.profit(trade, decided.close_price, now=decided.decided_at)
+                amounts = {"close_price": decided.close_price, "profit": decided.profit if profit is None else profit}
+                _close(trade, decided.reason, actor, **amounts)
             else:
                 _correct(decided, trade, by, actor)
             return decided
