@@ -257,8 +257,11 @@ EMPTIED = [
     *((f"{table} emptied alone", [f"truncate {table}"], "0A000") for table in PROTECTED[:3]),
     *((f"{table} emptied alone", [f"truncate {table}"], APPEND_ONLY) for table in PROTECTED[3:5]),
     (
-        "all three tables emptied",
-        ["truncate trades, active_trades, trade_history, trade_reductions restart identity"],
+        "all tables of trades emptied",
+        [
+            "truncate trades, active_trades, trade_history, trade_reductions, trade_requests, trade_corrections"
+            " restart identity"
+        ],
         APPEND_ONLY,
     ),
 ]
