@@ -31,6 +31,11 @@ def part(verb: Callable[P, T]) -> Callable[P, T]:
     return inside
 
 
+def savepoint() -> Atomic:
+    """A part of the caller's transaction that may be refused without the rest."""
+    return transaction.atomic()
+
+
 def use_case_or_part() -> Atomic:
     """The caller's transaction, or a new one where none is open. For the ledger's verbs, which scripts call alone."""
     return transaction.atomic()

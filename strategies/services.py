@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db import IntegrityError, connection, models, transaction
+from django.db import IntegrityError, connection, models
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
@@ -14,7 +14,7 @@ from accounts.models import TradingAccount
 from audit import services as audit
 from core import crypto, database, money
 from core.errors import DomainError
-from core.transactions import part, use_case
+from core.transactions import part, savepoint, use_case
 from strategies import facts
 from strategies.models import Strategy, Subscription, Terms
 
@@ -38,7 +38,7 @@ class FollowsInCircle(DomainError):
 def _refusing_circles() -> Iterator[None]:
     """Turn the database's refusal of a circle into its error. The savepoint keeps the caller's transaction usable."""
     try:
-        with transaction.atomic():
+        with savepoint():
             yield
     except IntegrityError as error:
         if database.constraint_name(error) == "subscription_makes_no_circle":

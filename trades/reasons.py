@@ -1,4 +1,4 @@
-"""Why a trade was not copied: one list for skips, failed orders and the score of a bot's reliability. Pure."""
+"""Why a trade was not copied: one list for skips, failed orders and the score of a bot's reliability."""
 
 from django.db import models
 

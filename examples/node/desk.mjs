@@ -4,7 +4,7 @@ import https from "node:https";
 import { randomBytes } from "node:crypto";
 import { isEtagGenuine, isGenuine, sha256, signRequest } from "./signing.mjs";
 
-/** The desk refused. `mayHaveHappened`: an attempt got no response that proves its outcome, so it may have had its effect. */
+/** The desk refused. `mayHaveHappened`: an attempt may have had its effect, for no response proves its outcome. */
 export class Refused extends Error {
   constructor(status, problem, mayHaveHappened) {
     super(`${problem.code}: ${problem.detail}`);
@@ -20,8 +20,8 @@ export class OutcomeUnknown extends Error {
   }
 }
 
-// Refusals given before the desk knows the caller, so that it cannot sign them. The desk's own have no effect, but anybody
-// on the way can write one after the desk executed the request: of a write they prove nothing.
+// Refusals given before the desk knows the caller, so that it cannot sign them. The desk's own have no effect, but
+// anybody on the way can write one after the desk executed the request: of a write they prove nothing.
 const UNSIGNED = new Set([
   "body_too_large", "https_required", "request_malformed", "idempotency_key_missing", "rate_limited",
   "clock_outside_window", "signature_invalid", "history_closed_to_bots", "not_found",
@@ -139,7 +139,8 @@ export class Desk {
       this.learnFrom(problem);
       const waitMs = (problem.retry_after_ms ?? 0) + Math.min(3000, 100 * 2 ** attempt) * Math.random();
       if (attempt >= this.attempts || performance.now() + waitMs > untilMs) {
-        if (isCertain && !(answer.isSigned && wasSilent && request.effect)) throw new Refused(answer.status, problem, wasSilent);
+        const isRefused = isCertain && !(answer.isSigned && wasSilent && request.effect);
+        if (isRefused) throw new Refused(answer.status, problem, wasSilent);
         throw new OutcomeUnknown(why ?? `${answer.status} ${problem.code ?? ""}`, request.effect);
       }
       await sleep(waitMs);

@@ -1,5 +1,5 @@
--- A subscription is looked at when it comes to life: made, taken up again, or given other ends. Pausing and ending pass,
--- also in a circle that was made before there were these triggers. `trade_check` names such a circle.
+-- A subscription is looked at when it comes to life: made, resumed, or given other ends. Pausing and ending pass, also
+-- in a circle that was made before there were these triggers. `trade_check` names such a circle.
 select declare_trigger_function('subscription_makes_no_circle');
 create trigger makes_no_circle after insert on subscriptions for each row when (new.status <> 'ENDED')
   execute function subscription_makes_no_circle();

@@ -85,8 +85,8 @@ begin
 end $$;
 select callable_by('copy_skip(jsonb, jsonb)', 'copydesk_app');
 
--- Records that paused subscriptions do not copy a trade that opens now, and returns their sub_ids. They are not shown it,
--- now or later, so the reason is kept.
+-- Records that paused subscriptions do not copy a trade that opens now, and returns their sub_ids. They are not shown
+-- the trade while they are paused, so the reason is kept.
 create or replace function skipped_for_paused(p_strategy bigint, p_trade uuid) returns text[] language plpgsql as $$
 declare
   v_paused text[];

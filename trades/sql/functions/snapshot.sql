@@ -51,8 +51,9 @@ end $$;
 create or replace function snapshot_mark(p_accounts bigint[]) returns text language plpgsql stable as $$
 begin
   return coalesce((select string_agg(concat_ws(':', strategy_id, last_seq, status, paused_for, generation, terms,
-                                               case status when 'PAUSED' then cardinality(hidden_trades(subscription_id))
-                                               end), ',' order by strategy_id)
+                                               case status when 'PAUSED'
+                                                    then cardinality(hidden_trades(subscription_id)) end), ','
+                                     order by strategy_id)
                      from streams_of(p_accounts)), '')
       || '/' || coalesce((select string_agg(copy_seq::text, ',' order by id)
                             from trading_accounts where id = any(p_accounts)), '');
