@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import DatabaseError
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from accounts.models import User
 from audit import services as audit
@@ -107,7 +108,7 @@ def approve(*, request: TradeRequest, by: User, actor: audit.Actor) -> TradeRequ
             _check_is_no_owner(trade, by)
             if isinstance(trade, ActiveTrade):
                 # Calculated anew, because a part may have been closed since the request.
-                profit = valuation.profit(trade, decided.close_price, now=decided.decided_at)
+                profit = valuation.profit(trade, decided.close_price, now=timezone.now())
                 amounts = {"close_price": decided.close_price, "profit": decided.profit if profit is None else profit}
                 _close(trade, decided.reason, actor, **amounts)
             else:
