@@ -9,6 +9,7 @@ import pytest
 from copybot.client import ACTIVE
 from copybot.errors import DeskError
 from core import catalogue
+from core.sessions import stored_key
 from tests import databases
 from tests.conftest import Template
 from tests.upgrades.conftest import Desk, Upgraded, columns, program, psql
@@ -39,6 +40,9 @@ def each_as_text(values: str) -> str:
     return ", ".join(f"({value})::text" for value in values.split(", "))
 
 
+SESSIONS = "django_session.session_key"  # stored under its hash from 0.2.0 on
+
+
 def difference(actual: list[str], expected: list[str]) -> str:
     return "\n".join(difflib.unified_diff(expected, actual, "a fresh desk", "the upgraded desk", lineterm="", n=6))
 
@@ -50,8 +54,9 @@ def test_the_frozen_database_is_complete(upgraded: Upgraded) -> None:
 
 
 def test_every_row_is_unchanged(upgraded: Upgraded) -> None:
-    before, after = columns(upgraded.before), dict(columns(upgraded.name))
+    before, after = dict(columns(upgraded.before)), dict(columns(upgraded.name))
 
+    before[SESSIONS] = [stored_key(key) for key in before[SESSIONS]]
     for name in after:
         if name.startswith(ADDED_TO):
             assert len(after[name]) > len(before.get(name, []))
