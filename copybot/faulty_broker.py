@@ -55,6 +55,18 @@ class Order:
     do: Callable[[], object]
 
 
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A position that was booked anew: its first number, its present one, and its lots for one lot of before."""
+
+    head: str = ""
+    row: str = ""
+    factor: Decimal = Decimal(1)
+
+
+_UNCHANGED = Booking()
+
+
 @dataclass
 class FaultyBroker:
     """A hedging account at a broker. `sent`: open orders received, by magic number. `opens`: those executed.
@@ -76,6 +88,7 @@ class FaultyBroker:
     unanswered: set[int] = field(default_factory=set)
     held: dict[str, Position] = field(default_factory=dict)
     books: dict[str, list[Deal]] = field(default_factory=dict)
+    bookings: dict[str, Booking] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     late: list[Order] = field(default_factory=list)
     queue: list[Order] = field(default_factory=list)
@@ -99,6 +112,8 @@ class FaultyBroker:
         self.unanswered.clear()
         if turn == self.character.renames_at != 0:
             self._rename()
+        if turn == self.character.rebooks_at != 0:
+            self._rebook()
         for order in [order for order in self.late if order.turn <= turn]:
             self.late.remove(order)
             order.do()
@@ -131,11 +146,20 @@ class FaultyBroker:
 
     def positions(self) -> list[Position]:
         self._ask()
-        return list((self._shown if self.character.lag else self.held).values())
+        return list(self._shown.values()) if self.character.lag else self.rows()
+
+    def rows(self) -> list[Position]:
+        """The open positions as they are booked now."""
+        return [self._row(position) for position in self.held.values()]
 
     def deals(self, position: str) -> list[Deal]:
         self._ask()
         return self._visible(position)
+
+    def history(self) -> list[Deal]:
+        self._ask()
+        deals = (deal for number in self.books for deal in self._visible(number))
+        return sorted(deals, key=lambda deal: (deal.at_ms, int(deal.id)))
 
     def was_cancelled(self, position: str) -> bool:
         return False
@@ -203,10 +227,10 @@ class FaultyBroker:
 
     def close(self, position: Position, volume: Decimal) -> Result:
         """Close in as many orders as the largest one demands. The first that is not done ends the rest."""
-        answer = Result(Outcome.REJECTED, 10036, "rejected")
-        held = self.held.get(position.id)
-        for part in [NO] if held is None else self._spec.parts(min(volume, held.volume)):
-            answer = self._close(position, part)
+        answer, booking = Result(Outcome.REJECTED, 10036, "rejected"), self._booking(position.id)
+        held = self.held.get(booking.head)
+        for part in [NO] if held is None else self._spec.parts(min(volume / booking.factor, held.volume)):
+            answer = self._close(replace(position, id=booking.head), part)
             if answer.outcome is not Outcome.DONE:
                 return answer
         return answer
@@ -226,7 +250,10 @@ class FaultyBroker:
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         """Set the stops that the broker accepts, as an adapter does, and leave the others as they are."""
-        held, side = self.held.get(position.id, position), position.side
+        booking, side = self._booking(position.id), position.side
+        held = self.held.get(booking.head, position)
+        position = replace(position, id=booking.head)
+        sl, tp = (None if stop is None else stop * booking.factor for stop in (sl, tp))
         is_whole = self.accepts(side, "sl", sl) and self.accepts(side, "tp", tp)
         sl, tp = sl if self.accepts(side, "sl", sl) else held.sl, tp if self.accepts(side, "tp", tp) else held.tp
 
@@ -348,13 +375,18 @@ class FaultyBroker:
             self.held[number] = position
         else:
             self.held.pop(number, None)
+        row = self._row(position)
         if self.character.lag:
-            self._unseen.append((self.turn + self.character.lag, number, position if is_open else None))
+            self._unseen.append((self.turn + self.character.lag, row.id, row if is_open else None))
         if deal is not None:
-            self.books.setdefault(number, []).append(deal)
-            self._last_deal = self.turn
-            if self.character.deal_lag:
-                self._unseen_deals.append((self.turn + self.character.deal_lag, number, len(self.books[number])))
+            self._enter(row.id, deal)
+
+    def _enter(self, number: str, deal: Deal) -> None:
+        """Enter a deal in the books of a position."""
+        self.books.setdefault(number, []).append(deal)
+        self._last_deal = self.turn
+        if self.character.deal_lag:
+            self._unseen_deals.append((self.turn + self.character.deal_lag, number, len(self.books[number])))
 
     def _stop_out(self) -> None:
         if self.held:
@@ -409,12 +441,42 @@ class FaultyBroker:
         return [deal for deal in deals if deal.id not in self.hidden] if self.hidden else list(deals)
 
     def _deal(self, position: Position, entry: Entry, volume: Decimal, reason: str) -> Deal:
-        number = f"{position.id}{len(self.books.get(position.id, ())):02}"
+        row, factor = self._row(position), self.bookings.get(position.id, _UNCHANGED).factor
+        number = f"{row.id}{len(self.books.get(row.id, ())):02}"
         side = position.side if entry is Entry.IN else other_side(position.side)
         return Deal(
-            number, number, position.id, entry, position.magic, position.symbol, side, volume, PRICE, NO,
+            number, number, row.id, entry, position.magic, position.symbol, side, volume * factor, PRICE / factor, NO,
             self.now + self.ahead_ms, reason,
         )  # fmt: skip
+
+    # --- bookings
+
+    def _rebook(self) -> None:
+        """Book each position out and in again: under its own number or another, at a rollover or a split."""
+        for number, position in list(self.held.items()):
+            factor = Decimal(self.rng.choice((1, 1, 2)))
+            reason = "ROLLOVER" if factor == 1 else "SPLIT"
+            self._enter(number, self._deal(position, Entry.OUT, position.volume, reason))
+            is_new = self.rng.random() < 0.5
+            self.bookings[number] = Booking(number, f"{int(number) + 500_000}" if is_new else number, factor)
+            if self.character.lag and is_new:
+                self._unseen.append((self.turn + self.character.lag, number, None))
+            self._put(position, self._deal(position, Entry.IN, position.volume, reason))
+
+    def _row(self, position: Position) -> Position:
+        booking = self.bookings.get(position.id)
+        if booking is None:
+            return position
+        factor = booking.factor
+        sl, tp = (None if stop is None else stop / factor for stop in (position.sl, position.tp))
+        return replace(
+            position, id=booking.row, volume=position.volume * factor, sl=sl, tp=tp,
+            open_price=position.open_price / factor,
+        )  # fmt: skip
+
+    def _booking(self, row: str) -> "Booking":
+        found = (booking for booking in self.bookings.values() if booking.row == row)
+        return next(found, replace(_UNCHANGED, head=row, row=row))
 
     def _ask(self) -> None:
         if self.weather.away and self.rng.random() < self.weather.away:

@@ -16,6 +16,7 @@ from copybot.targets import born_ms
 CLOSE_BOUND, ROW_BOUND, PUBLISH_BOUND, CANCEL_BOUND = 6, 4, 3, 3  # ticks in which nothing stood in the way
 MISSING_DEALS = 7  # ticks until a trade's end is reported without its deals
 LONGEST_WAIT = 15  # ticks until an order is sent again that was refused both before and after an hour
+SETTLING = 6  # ticks after which a copy that two closes have turned round is closed again
 NO = Decimal(0)
 
 Row = Mapping[str, Any]
@@ -166,7 +167,14 @@ class Losses:
         """The number of trades on which the desk and the copier disagree about whether, or with what volume, they are
         held."""
         held = {} if copier is None else {copy.ref: f"{copy.volume:.8f}" for copy in copier.followed[0].digest()[1]}
-        return len(held.items() ^ self.desk.must_hold().items())
+        apart = {ref for ref, _ in held.items() ^ self.desk.must_hold().items()}
+        return len(apart - self._unreported())
+
+    def _unreported(self) -> set[str]:
+        """The trades of copies that their deals contradict, so that the desk does not know of them."""
+        held, rows = self.market.truly_held(), self._rows(COPIER)
+        hiding = (number for number in held.keys() - rows.keys() if self.market.hides_deals_of(number))
+        return {self.ref_of(held[number].magic) for number in hiding}
 
     def _apart(self, account: str, broker: FaultyBroker) -> int:
         """The number of rows and positions that do not agree."""
@@ -216,7 +224,8 @@ def _is_apart(reported: Decimal, volume: Decimal, broker: FaultyBroker) -> bool:
 def _slowness(broker: FaultyBroker) -> int:
     """By how many ticks a broker delays the end of a trade: until it shows it, or is known never to show it."""
     character = broker.character
-    return max(character.lag, character.deal_lag) + (MISSING_DEALS if character.hides else 0)
+    settling = SETTLING if character.is_shared else 0
+    return max(character.lag, character.deal_lag) + (MISSING_DEALS if character.hides else 0) + settling
 
 
 def _parts(name: str) -> tuple[str, str, str]:

@@ -71,6 +71,7 @@ class Chain:
 
     def book_out(self, deal: Deal) -> None:
         self.booked_out.append(deal)
+        self.symbol = deal.symbol  # it may have been renamed since the open
         self.away, self.lots, self.carried = (
             self.away + deal.volume,
             self.lots - deal.volume,
@@ -128,6 +129,7 @@ class Rebooked:
     wait_ms: int = 600_000
     deals_wait_ms: int = 5_000
     _known: dict[str, tuple[object, Chain | None]] = field(default_factory=dict, init=False, repr=False)
+    _explained: dict[str, tuple[Position, Position, int]] = field(default_factory=dict, init=False, repr=False)
     _shown: set[tuple[str, str, str]] | None = field(default=None, init=False, repr=False)
     _vanished: dict[tuple[str, str], int] = field(default_factory=dict, init=False, repr=False)
     _new_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
@@ -137,9 +139,14 @@ class Rebooked:
         rows = self.terminal.positions()
         self._note_vanished(rows)
         chains = cache(self._chains)  # after a rollover all positions need them
-        positions = [_translated(row, self._chain(row, chains)) for row in rows if not self._is_unexplained(row)]
+        positions = [
+            self._as_last_explained(row, _translated(row, self._chain(row, chains)))
+            for row in rows
+            if not self._is_unexplained(row)
+        ]
         self._shown = {(row.id, row.symbol, row.side) for row in rows}
         self._known = {row.id: self._known[row.id] for row in rows if row.id in self._known}
+        self._explained = {row.id: self._explained[row.id] for row in rows if row.id in self._explained}
         self._new_ms = {row.id: self._new_ms[row.id] for row in rows if row.id in self._new_ms}
         return positions
 
@@ -224,7 +231,7 @@ class Rebooked:
 
     def _chain(self, row: Position, chains: Callable[[], dict[str, Chain]]) -> Chain | None:
         """The bookings of a position, read again when it has changed; None if there are none."""
-        state = (row.volume, row.open_price, row.opened_ms)
+        state = _state(row)
         known = self._known.get(row.id)
         if known is not None and known[0] == state:
             return known[1]
@@ -232,8 +239,10 @@ class Rebooked:
         chain = None
         if any(deal.reason in REBOOKED for deal in deals):
             chain = chains().get(row.id)
-        held = sum((deal.volume if deal.entry is Entry.IN else -deal.volume for deal in deals), _ZERO)
-        if row.volume == (held if chain is None else chain.lots):
+        held = _open_lots(deals)
+        before = self._explained.get(row.id)
+        is_booked_anew = chain is None and before is not None and _state(row)[1:] != _state(before[0])[1:]
+        if not is_booked_anew and row.volume == (held if chain is None else chain.lots):
             self._known[row.id] = state, chain
         return chain
 
@@ -251,15 +260,28 @@ class Rebooked:
             if name not in present:
                 self._vanished[symbol, side] = now
 
+    def _as_last_explained(self, row: Position, position: Position) -> Position:
+        """The position; while its row was booked anew and its deals do not say so yet, as it was before. Twice the lots
+        after a split would be taken for too many, and half of the copy closed."""
+        now, known = self.clock_ms(), self._known.get(row.id)
+        if known is not None and known[0] == _state(row):
+            self._explained[row.id] = row, position, now
+            return position
+        before, explained, since = self._explained.setdefault(row.id, (row, position, now))
+        if row.volume < before.volume and _state(row)[1:] == _state(before)[1:]:  # an order reduced it
+            self._explained[row.id] = row, position, since
+            return position
+        return position if now - since >= self.deals_wait_ms else explained
+
     def _is_unexplained(self, row: Position) -> bool:
         """Whether a position may be an older one under a new id, which its deals, still to come, will tell. Until then
         it would be taken for a second position, and closed."""
         now, place = self.clock_ms(), (row.symbol, row.side)
-        if row.id in self._known:
+        if row.id in self._known or row.id in self._explained:
             return False
         is_likely = self._shown is None or now - self._vanished.get(place, -self.wait_ms) < self.wait_ms
         first = self._new_ms.setdefault(row.id, now)
-        return is_likely and now - first < self.deals_wait_ms and not self.terminal.deals(row.id)
+        return is_likely and now - first < self.deals_wait_ms and _open_lots(self.terminal.deals(row.id)) < row.volume
 
 
 def _translated(row: Position, chain: Chain | None) -> Position:
@@ -273,3 +295,12 @@ def _translated(row: Position, chain: Chain | None) -> Position:
         sl=sl, tp=tp, open_price=chain.price.quantize(_UNIT), opened_ms=chain.opened_ms,
         profit=(row.profit + chain.carried).quantize(_CENT),
     )  # fmt: skip
+
+
+def _open_lots(deals: Iterable[Deal]) -> Decimal:
+    return sum((deal.volume if deal.entry is Entry.IN else -deal.volume for deal in deals), _ZERO)
+
+
+def _state(row: Position) -> tuple[Decimal, Decimal, int]:
+    """What a booking changes."""
+    return row.volume, row.open_price, row.opened_ms

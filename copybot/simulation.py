@@ -40,6 +40,7 @@ from copybot.losses import Losses
 from copybot.netting import Netting
 from copybot.packets import CLOSE
 from copybot.position_sync import PositionSync
+from copybot.rebooking import Rebooked
 from copybot.shared_accounts import FaultyFifo, FaultyNet
 from copybot.state_store import GuardMode, State, opened
 from copybot.subscriptions import Subscription
@@ -62,7 +63,6 @@ LONGEST_REST = 45  # ticks
 AHEAD_MS = 3 * HOUR_MS  # of the brokers' clocks
 PROVIDERS = ("lagging", "quiet", "hiding", "clock", "rebooking")  # traits of a provider's broker that copiers notice
 COPIERS = tuple(name for name in broker_character.TRAITS if name != "clock")
-UNDRAWN = frozenset({"rebooking"})
 FOLLOWS = Subscription(STRATEGY, SUB_ID, {1: SECRET})
 
 CALM = BrokerFaults()
@@ -149,13 +149,14 @@ class World:
         self, seed: int, weather: BrokerFaults, *, guard: Callable[..., ExecutionGuard] = ExecutionGuard,
         copier: Callable[..., Copier] = Copier, position_sync: Callable[..., PositionSync] = PositionSync,
         netting: Callable[..., Terminal] = Netting, fifo: Callable[..., Terminal] = Fifo,
-        traits: tuple[str, ...] | None = None,
+        rebooked: Callable[..., Terminal] = Rebooked, traits: tuple[str, ...] | None = None,
     ) -> None:  # fmt: skip
         """`traits`: of both brokers; by default the seed draws some."""
         logging.getLogger("copybot").setLevel(logging.CRITICAL)
         self.rng, self.weather, self.calm = _luck(seed), weather, False
         self.crashes = self.zombies = self.stale = self.back = 0
         self._kinds, self._shares = (guard, copier, position_sync), {FaultyNet: netting, FaultyFifo: fifo}
+        self._rebooked = rebooked
         leads, copies = _characters(seed, traits)
         self.now = self._began_ms = CLOCKS_GO_BACK_MS - HOUR_MS if leads.hour_at else NOON
         self.desk = DeskModel(lambda: self.now)
@@ -232,7 +233,7 @@ class World:
 
     def _provide(self) -> None:
         """The provider trades by hand; so does the copier's owner, on an account that leads too."""
-        rng, held = self.rng, self.master.held
+        rng, held = self.rng, {row.id: row for row in self.master.rows()}
         if rng.random() < 0.35:
             side = rng.choice(("BUY", "SELL"))
             sl, tp = (None if rng.random() < 0.3 else _stop(rng, side, name) for name in ("sl", "tp"))
@@ -257,7 +258,7 @@ class World:
         publisher = self.publishers[account]
         if publisher is None:
             self.losses.begin_anew("late_publish")
-            broker = self.master if account == MASTER else self.market
+            broker = self._booked(self.master if account == MASTER else self.market)
             publisher = self.publishers[account] = self._kinds[2](
                 self._line(account), broker, clock_ms=lambda: self.now, ahead_ms=lambda: self.master.ahead_ms,
                 refresh_ms=3_000, retry_ms=3_000, max_age_ms=self._max_age_ms, longest_wait_ms=PACE.missing_deals_ms,
@@ -297,9 +298,12 @@ class World:
     def _terminal(self) -> Terminal:
         """The copier's broker, as a process that starts sees it."""
         share = self._shares.get(type(self.market))
-        return self.market if share is None else share(
-            self.market, hold_ms=LIMITS.settle_ms, clock_ms=lambda: self.now
-        )  # fmt: skip
+        if share is None:
+            return self._booked(self.market)
+        return share(self.market, hold_ms=LIMITS.settle_ms, clock_ms=lambda: self.now)
+
+    def _booked(self, broker: FaultyBroker) -> Terminal:
+        return self._rebooked(broker, clock_ms=lambda: self.now) if broker.character.rebooks_at else broker
 
     def _hear(self, place: Place, message: dict[str, Any]) -> None:
         assert place.copier is not None
@@ -433,7 +437,7 @@ def _characters(seed: int, traits: tuple[str, ...] | None) -> Iterator[Character
     """The provider's broker and the copier's, by the seed or with all of these traits."""
     for luck, names in ((_luck(seed + 3), PROVIDERS), (_luck(seed + 4), COPIERS)):
         if traits is None:
-            yield broker_character.drawn(luck, tuple(name for name in names if name not in UNDRAWN))
+            yield broker_character.drawn(luck, names)
         else:
             yield broker_character.of([name for name in traits if name in names], luck)
 

@@ -156,6 +156,10 @@ class ClosesItsOwnPosition(Over):
     """Closes each copy by its own position, also where the broker closes oldest first."""
 
 
+class KnowsNoBookings(Over):
+    """Takes a rollover or a split for a close and an open."""
+
+
 class KnowsNoCopies(PositionSync):
     """Publishes every position of the account, copies too."""
 
@@ -203,6 +207,7 @@ PLANTS: Any = [
     ("sets_stops_at_the_open_only", ("two_step",), guard(driver=SetsStopsAtTheOpenOnly), "stops"),
     ("reads_own_trades_as_targets", ("leading",), {"copier": ReadsOwnTradesAsTargets}, "late_close"),
     ("closes_its_own_position", ("fifo",), {"fifo": ClosesItsOwnPosition}, "late_close"),
+    ("knows_no_bookings", ("rebooking",), {"rebooked": KnowsNoBookings}, "unpublished"),
     ("knows_no_copies", ("leading",), {"position_sync": KnowsNoCopies}, "echoed"),
     ("waits_for_quiet", ("quiet",), {"position_sync": WaitsForQuiet}, "late_publish"),
     ("waits_for_ever", ("hiding",), {"position_sync": WaitsForEver}, "unpublished"),

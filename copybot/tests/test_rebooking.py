@@ -288,3 +288,24 @@ def test_the_history_is_read_once_for_all_positions_of_a_rollover(
     assert len(terminal.positions()) == 20
     assert len(terminal.positions()) == 20
     assert len(readings) == 1
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_split_that_the_list_shows_before_the_deals_changes_nothing(
+    fake: FakeMT5, terminal: Any, clock: Clock, name: str
+) -> None:
+    """Twice the lots would be taken for too many, and half of the copy would be closed."""
+    order(terminal, volume="0.10")
+    (before,) = terminal.positions()
+    known, real = len(fake.deals), fake.history_deals_get
+    SPLITS[name](fake)
+    late = {deal.ticket for deal in fake.deals[known:]}
+    fake.history_deals_get = lambda *args, **more: tuple(
+        deal for deal in real(*args, **more) if deal.ticket not in late
+    )
+    clock.now += 1_000
+    assert [(row.id, row.volume) for row in terminal.positions()] in ([(before.id, D("0.10"))], [])
+
+    fake.history_deals_get = real
+    clock.now += 1_000
+    assert [(row.id, row.volume) for row in terminal.positions()] == [(before.id, D("0.10"))]
