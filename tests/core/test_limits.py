@@ -204,9 +204,9 @@ def test_keys_without_a_limit_are_not_limited_by_their_account(lena_bot: Bot, se
 
 @pytest.fixture
 def from_somewhere(settings: Settings) -> dict[str, Any]:
-    """A function that returns an unused caller's address behind a proxy."""
+    """An unused caller's address behind a proxy, in an IPv6 /64 of its own."""
     settings.SECURE_PROXY_SSL_HEADER, settings.TRUSTED_PROXIES = ("HTTP_X_FORWARDED_PROTO", "https"), 1
-    address = f"2001:db8::{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}"
+    address = f"2001:db8:{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}::1"
     return {"headers": {"X-Forwarded-For": address, "X-Forwarded-Proto": "https"}}
 
 
@@ -221,6 +221,8 @@ def test_an_address_is_limited_before_signatures_are_checked(
     assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429, 429]
     assert AuditLog.objects.filter(action="request.refused").count() == 3
     assert lena_bot.send("GET", but=from_somewhere).status_code == 429
+    neighbour = {"X-Forwarded-For": from_somewhere["headers"]["X-Forwarded-For"] + "234"}  # of the same customer
+    assert lena_bot.send("GET", but={"headers": from_somewhere["headers"] | neighbour}).status_code == 429
     assert lena_bot.send("GET").status_code == 200
 
 
