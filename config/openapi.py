@@ -63,13 +63,17 @@ class _Dumper(yaml.CSafeDumper):
 
 
 def _fits(value: Any) -> bool:
-    return len(orjson.dumps(value)) <= 100 or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    return len(orjson.dumps(value)) <= 180 or (isinstance(value, list) and all(map(_is_short, value)))
+
+
+def _is_short(item: Any) -> bool:
+    return isinstance(item, str) or (isinstance(item, dict) and list(item) == ["$ref"])
 
 
 def _generate() -> dict[str, Representation]:
     document = SchemaGenerator().get_schema(request=None, public=True)
     as_json = orjson.dumps(document)
-    as_yaml = yaml.dump(orjson.loads(as_json), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode()
+    as_yaml = yaml.dump(orjson.loads(as_json), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000).encode()
     return {
         name: Representation(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
         for name, body in (("json", as_json), ("yaml", as_yaml))

@@ -82,8 +82,10 @@ _TRADE: Schema = {
     "reason": REASON,
     "closed_at": MOMENT,
 }
+_CLOSED_ONLY = ("close_price", "profit", "closing_profit", "reason", "closed_at")
 TRADE = schema("Trade", obj(_TRADE, _ALWAYS))
-BARE_TRADE = schema("NumberedTrade", obj({**_TRADE, "ticket_id": NUMBER}, _ALWAYS))
+_OPEN_ONLY = {name: shape for name, shape in _TRADE.items() if name not in _CLOSED_ONLY}
+BARE_TRADE = schema("NumberedTrade", obj({**_OPEN_ONLY, "ticket_id": NUMBER}, _ALWAYS))
 BARE_LIST = array(BARE_TRADE)
 SNAPSHOT = schema(
     "Snapshot",
