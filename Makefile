@@ -36,7 +36,7 @@ torture: .venv/.requirements-dev.txt.sha256  ## the long forms: 20 kills each, a
 	COPYDESK_KILLS=20 COPYDESK_EXAMPLES=2000 COPYDESK_SCHEDULES=1000000 COPYDESK_DRILL_S=300 \
 		python3 manage.py test -m "crash or model" -p no:randomly
 
-simulate: .venv/.requirements-dev.txt.sha256  ## the bots in bad weather: make simulate SEED=0 SCHEDULES=20000 POLICY=guard
+simulate: .venv/.requirements-dev.txt.sha256  ## the bots in bad weather: make simulate SEED=0 SCHEDULES=20000 POLICY=guard; Ctrl-C ends it early
 	@$(PY) -m copybot.simulate --seed $(or $(SEED),0) --schedules $(or $(SCHEDULES),20000) --policy $(or $(POLICY),guard)
 
 coverage: .venv/.requirements-dev.txt.sha256  ## the share of lines and branches that the suite runs: make coverage ONLY=tests/trades

@@ -21,6 +21,7 @@ class Character:
     much its price is above the provider's. `two_step`: an open is filled without its stops. `hour_at`: the broker's
     clock goes back an hour, an hour after the previous tick. `rebooks_at`: all positions are booked anew. `most_open`:
     the largest number of copies that the subscriber allows. `leads`: the copier's account publishes trades of its own.
+    `unsized`: each trade of this number has no volume in the account's currency.
     """
 
     lag: int = 0
@@ -45,6 +46,7 @@ class Character:
     rebooks_at: int = 0
     most_open: int = 0
     leads: bool = False
+    unsized: int = 0
 
     @property
     def is_shared(self) -> bool:
@@ -80,12 +82,15 @@ TRAITS: Mapping[str, Callable[[random.Random], dict[str, Any]]] = MappingProxyTy
         "clock": lambda rng: {"hour_at": rng.randint(4, 12)},
         "rebooking": lambda rng: {"rebooks_at": rng.randint(4, 14)},
         "few_copies": lambda rng: {"most_open": rng.randint(1, 3)},
+        "currency": lambda _: {"unsized": 3},
         "leading": lambda _: {"leads": True},
     }
 )
 # Where copies share positions, the owner has none of his own, deals keep the name of their symbol, each closing deal
-# counts, and what is left of a copy can be less than a new volume step, so that no order closes it.
-_UNLIKE_SHARED = frozenset({"leading", "renaming", "rebooking", "new_lots"})
+# counts, what is left of a copy can be less than a new volume step, so that no order closes it, and an order without an
+# answer is repeated only over a history that is complete.
+_UNLIKE_SHARED = frozenset({"leading", "renaming", "rebooking", "new_lots", "quiet"})
+_UNLIKE_REBOOKING = frozenset({"clock", "weekend", "hiding"})  # bookings are deals, in an open market
 
 
 def drawn(rng: random.Random, traits: tuple[str, ...] = tuple(TRAITS)) -> Character:
@@ -96,9 +101,15 @@ def drawn(rng: random.Random, traits: tuple[str, ...] = tuple(TRAITS)) -> Charac
 
 def of(names: Sequence[str], rng: random.Random) -> Character:
     fields: dict[str, Any] = {}
-    is_netting = "netting" in names
+    unlike = set[str]()
+    for kind, others in (
+        ("netting", _UNLIKE_SHARED | {"fifo"}),
+        ("fifo", _UNLIKE_SHARED),
+        ("rebooking", _UNLIKE_REBOOKING),
+    ):
+        if kind in names and kind not in unlike:
+            unlike |= others
     for name in names:
-        is_like_netting = name != "fifo" and name not in _UNLIKE_SHARED
-        if is_like_netting or not (is_netting or "fifo" in names) or (name == "fifo" and not is_netting):
+        if name not in unlike:
             fields |= TRAITS[name](rng)
     return Character(**fields)

@@ -76,7 +76,8 @@ def _refusal(code: str) -> DeskError:
 class DeskModel:
     """One strategy, its provider's account and one copier's account, which may lead a strategy of its own.
 
-    `lost`: the number of requests that got no answer. `executed`: the trades that the copier reported as copied.
+    `unsized`: each trade of this number cannot be sized for the copier; 0 for none. `lost`: the number of requests that
+    got no answer. `executed`: the trades that the copier reported as copied.
     """
 
     now: Callable[[], int]
@@ -86,6 +87,7 @@ class DeskModel:
     down_until: int = 0
     terms: dict[str, Any] = field(default_factory=dict)
     closes_all: bool = False
+    unsized: int = 0
     state: DeskState = field(default_factory=DeskState)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closes: dict[str, int] = field(default_factory=dict)
@@ -230,16 +232,21 @@ class DeskModel:
     # --- targets of copies
 
     def _target(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        why_not = "drawdown" if self.closes_all else self.paused_for
+        why_not = "drawdown" if self.closes_all else self.paused_for or self._unsizable(row)
         return {
             "symbol": row["symbol"], "type": row["type"], "sl": row["sl"], "tp": row["tp"], "opens": not why_not,
             "why_not": why_not, "volume": "0.00000000" if self.closes_all else _half(row["volume"]),
         }  # fmt: skip
 
+    def _unsizable(self, row: Mapping[str, Any]) -> str:
+        """Why a trade has no volume for the copier: its account's currency has no rate, say."""
+        is_sized = not self.unsized or int(row["trade_id"][-12:], 16) % self.unsized
+        return "" if is_sized else "not_sizable"
+
     def _publish(self, event: str, row: Mapping[str, Any]) -> None:
         action = {"opened": "OPEN", "modified": "MODIFY", "reduced": "REDUCE", "closed": "CLOSE"}[event]
         seq, ref = self.state.seq, row["trade_id"]
-        if self.paused_for and action == "OPEN":
+        if action == "OPEN" and (self.paused_for or self._unsizable(row)):
             fields = {"symbol": "-", "type": "-", "volume": "0.00000000", "price": "0.00000000", "sl": "", "tp": ""}
             action, ref = "GAPFILL", str(seq + 1)
         else:
@@ -302,7 +309,10 @@ class DeskModel:
             row["trade_id"]: _half(row["volume"])
             for (owner, _), row in rows
             if owner == MASTER and row["trade_id"] not in self.state.gone
-            and (row["trade_id"] in held or not (self.paused_for or row["trade_id"] in self.state.skips))
+            and (
+                row["trade_id"] in held
+                or not (self.paused_for or self._unsizable(row) or row["trade_id"] in self.state.skips)
+            )
         }  # fmt: skip
 
     def _skip(self, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class FaultyBroker:
     held: dict[str, Position] = field(default_factory=dict)
     books: dict[str, list[Deal]] = field(default_factory=dict)
     bookings: dict[str, Booking] = field(default_factory=dict)
+    entered: list[Deal] = field(default_factory=list)
     hidden: set[str] = field(default_factory=set)
     late: list[Order] = field(default_factory=list)
     queue: list[Order] = field(default_factory=list)
@@ -158,8 +159,8 @@ class FaultyBroker:
 
     def history(self) -> list[Deal]:
         self._ask()
-        deals = (deal for number in self.books for deal in self._visible(number))
-        return sorted(deals, key=lambda deal: (deal.at_ms, int(deal.id)))
+        visible = {deal.id for number in self.books for deal in self._visible(number)}
+        return [deal for deal in self.entered if deal.id in visible]
 
     def was_cancelled(self, position: str) -> bool:
         return False
@@ -384,6 +385,7 @@ class FaultyBroker:
     def _enter(self, number: str, deal: Deal) -> None:
         """Enter a deal in the books of a position."""
         self.books.setdefault(number, []).append(deal)
+        self.entered.append(deal)
         self._last_deal = self.turn
         if self.character.deal_lag:
             self._unseen_deals.append((self.turn + self.character.deal_lag, number, len(self.books[number])))
@@ -453,9 +455,9 @@ class FaultyBroker:
 
     def _rebook(self) -> None:
         """Book each position out and in again: under its own number or another, at a rollover or a split."""
+        factor = Decimal(self.rng.choice((1, 1, 2)))
+        reason = "ROLLOVER" if factor == 1 else "SPLIT"
         for number, position in list(self.held.items()):
-            factor = Decimal(self.rng.choice((1, 1, 2)))
-            reason = "ROLLOVER" if factor == 1 else "SPLIT"
             self._enter(number, self._deal(position, Entry.OUT, position.volume, reason))
             is_new = self.rng.random() < 0.5
             self.bookings[number] = Booking(number, f"{int(number) + 500_000}" if is_new else number, factor)

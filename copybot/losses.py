@@ -60,7 +60,7 @@ class Losses:
     def note_open(self, magic: int) -> None:
         """A copy is about to be opened. Copies whose trades are active count towards the subscriber's limit."""
         most, active = self.market.character.most_open, self.active_trades()
-        if most and not self.is_exempt:
+        if most and not self.is_exempt and self.max_age_ms is None:  # in the hour that passes, late orders are filled
             held = sum(self.ref_of(position.magic) in active for position in self.market.truly_held().values())
             self.counts["too_many"] += held >= most
 

@@ -8,10 +8,12 @@ left open or was closed late. `--policy documents` runs the naive policy under t
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -86,11 +88,15 @@ def _run_portion(work: tuple[str, range, str, Traits]) -> tuple[str, Tally]:
 def simulate(
     first: int, schedules: int, weathers: list[str], policy: str, processes: int, traits: Traits = None
 ) -> dict[str, Tally]:
-    """Run all schedules on `processes` processes, with the progress on standard error."""
+    """Run all schedules on `processes` processes, with the progress on standard error. Ctrl-C ends it early."""
     tallies = {weather: Tally() for weather in weathers}
     work = [(weather, seeds, policy, traits) for weather, seeds in portions(first, schedules, weathers)]
+    work.sort(key=lambda portion: portion[1].start)  # an early end has tried all weathers
     began, printed_s, done = time.monotonic(), 0.0, 0
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with (
+        multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
+        suppress(KeyboardInterrupt),
+    ):
         for weather, tally in pool.imap_unordered(_run_portion, work):
             tallies[weather].add(tally)
             done += tally.schedules

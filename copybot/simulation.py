@@ -170,6 +170,7 @@ class World:
             self.desk, self.master, self.market, FOLLOWS.index, self._is_exempt, bool(weather.restore), self._max_age_ms
         )
         self.market.on_open, self.market.on_less = self.losses.note_open, self.losses.note_less
+        self.desk.unsized = copies.unsized
         self.desk.terms = {"max_open_trades": copies.most_open} if copies.most_open else {}
         accounts = (MASTER, LEADER) if copies.leads else (MASTER,)
         self.publishers: dict[str, PositionSync | None] = dict.fromkeys(accounts)
