@@ -62,7 +62,7 @@ class Losses:
         most, active = self.market.character.most_open, self.active_trades()
         if most and not self.is_exempt and self.max_age_ms is None:  # in the hour that passes, late orders are filled
             held = sum(self.ref_of(position.magic) in active for position in self.market.truly_held().values())
-            self.counts["too_many"] += held >= most
+            self.counts["too_many"] += held >= most and self.ref_of(magic) in active  # an order filled late may be over
 
     def note_less(self, position: Position, rest: Decimal) -> None:
         """An order took volume off a position: not more than its trade demands."""
@@ -90,7 +90,7 @@ class Losses:
         over = (number for number, position in held.items() if self._is_over(position.magic, active))
         after_hour = LONGEST_WAIT if self.master.character.hour_at else 0
         self._note("late_close", over, CLOSE_BOUND + lag + after_hour)
-        if not self._is_disputed:
+        if not self.is_exempt:
             self._note("late_row", self._rows(COPIER).keys() - held.keys(), ROW_BOUND + slow)
 
     def note_waits_in_queue(self) -> None:
