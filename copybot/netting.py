@@ -182,6 +182,7 @@ class Netting:
     hold_ms: int = 60_000
     clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
     _closing: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
+    _behind_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def positions(self) -> list[Position]:
         return [self._position(virtual) for virtual in self._book().virtuals.values() if virtual.volume]
@@ -222,11 +223,14 @@ class Netting:
         return self.terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=None, tp=None)
 
     def close(self, position: Position, volume: Decimal) -> Result:
-        held = self._book().virtuals.get(position.magic)
+        book = self._book()
+        held = book.virtuals.get(position.magic)
         if held is None or not held.volume or held.side != position.side:
             return Result(Outcome.REJECTED, 10036, "rejected")
         if self._is_closing(held):
             return Result(Outcome.UNKNOWN)
+        if self._is_behind(held.symbol, book.net(held.symbol)):
+            return Result(Outcome.REJECTED, 10031, "rejected")
         spec = self.terminal.spec(held.symbol)
         if spec is None:
             return Result(Outcome.REJECTED, 10013, "symbol_unknown")
@@ -280,6 +284,18 @@ class Netting:
         # On a busy account the history never counts as complete, and the close must not wait for ever.
         return waited_ms < self.hold_ms or (waited_ms < 2 * self.hold_ms and not self.terminal.is_settled())
 
+    def _is_behind(self, symbol: str, net: Decimal) -> bool:
+        """Whether the history may still load: it is not complete, and its sum differs from the broker's position.
+
+        Then it may lack the deals by which a copy was closed long ago, and a second close would trade.
+        """
+        now, rows = self.clock_ms(), [row for row in self.terminal.positions() if row.symbol == symbol]
+        shown = sum((row.volume if row.side == "BUY" else -row.volume for row in rows), Decimal(0))
+        if shown == net or self.terminal.is_settled():
+            self._behind_ms.pop(symbol, None)
+            return False
+        return now - self._behind_ms.setdefault(symbol, now) < 2 * self.hold_ms
+
     def _position(self, held: Virtual) -> Position:
         """As a Position; its profit is zero if there is no price."""
         quote, profit = self.terminal.quote(held.symbol), Decimal(0)
@@ -292,7 +308,21 @@ class Netting:
         )  # fmt: skip
 
     def _book(self) -> Book:
-        return book_of(self.terminal.history(), self.terminal.worth, self.is_ours)
+        book = book_of(self._renamed(self.terminal.history()), self.terminal.worth, self.is_ours)
+        self._closing = {
+            magic: sent for magic, sent in self._closing.items() if magic in book.virtuals and book.virtuals[magic].volume
+        }
+        return book
+
+    def _renamed(self, deals: list[Deal]) -> list[Deal]:
+        """The deals under the present names of their symbols. A broker that renames a symbol leaves its old deals as
+        they are, and a close in a symbol that no longer exists would be refused for ever."""
+        rows = {row.id: row.symbol for row in self.terminal.positions()}
+        held = set(rows.values())
+        names = {
+            deal.symbol: rows[deal.position] for deal in deals if deal.position in rows and deal.symbol not in held
+        }
+        return [replace(deal, symbol=names.get(deal.symbol, deal.symbol)) for deal in deals] if names else deals
 
 
 def book_of(deals: Iterable[Deal], worth: Callable[[str], Decimal], is_ours: Callable[[int], bool] = is_copy) -> Book:

@@ -1,6 +1,7 @@
 """Copies that share one net position: closing one must not touch another."""
 
 import random
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,49 @@ def test_a_pending_order_is_waited_for(desk: Any) -> None:
     desk.paper.trace = lambda magic: Trace.PENDING
     assert desk.close(ONE, "0.2").outcome is Outcome.UNKNOWN
     assert desk.net == D("0.2")
+
+
+# --- a history that is not complete, and symbols with another name
+
+
+def test_a_copy_whose_closing_deal_has_not_loaded_yet_is_not_closed_again(desk: Any) -> None:
+    """A terminal that has just connected loads its history in portions."""
+    desk.open(ONE, "BUY", "0.2")
+    desk.open(TWO, "BUY", "0.3")
+    desk.close(ONE, "0.2")
+    history, loaded = desk.paper.history, desk.paper.history()[:-1]
+    desk.paper.history, desk.paper.is_settled = lambda: loaded, lambda: False
+    desk.start()
+    assert desk.close(ONE, "0.2") == Result(Outcome.REJECTED, 10031, "rejected")
+    assert desk.net == D("0.3")
+
+    desk.paper.history = history
+    assert desk.volumes == {TWO: ("BUY", D("0.3"))}
+    assert desk.close(TWO, "0.3").outcome is Outcome.DONE  # all deals are there, whether settled or not
+
+
+def test_a_close_does_not_wait_for_ever_for_a_history_that_never_adds_up(desk: Any) -> None:
+    desk.open(ONE, "BUY", "0.2")
+    desk.open(TWO, "BUY", "0.3")
+    loaded = desk.paper.history()[:1]
+    desk.paper.history, desk.paper.is_settled = lambda: loaded, lambda: False
+    assert desk.close(ONE, "0.2").outcome is Outcome.REJECTED
+    desk.ms += 2 * desk.netting.hold_ms
+    assert desk.close(ONE, "0.2").outcome is Outcome.DONE
+    assert desk.net == D("0.3")
+
+
+def test_a_copy_is_closed_under_its_symbols_new_name(desk: Any) -> None:
+    desk.open(ONE, "BUY", "0.2")
+    desk.open(TWO, "BUY", "0.3")
+    deals = desk.paper.history()
+    old = [replace(deal, symbol="EURUSD.old") for deal in deals]
+    desk.paper.history = lambda: old + [deal for deal in desk.paper._store.deals("true") if deal not in deals]
+
+    assert {position.symbol for position in desk.netting.positions()} == {"EURUSD"}
+    assert desk.close(ONE, "0.2").outcome is Outcome.DONE
+    assert desk.volumes == {TWO: ("BUY", D("0.3"))}
+    assert desk.net == D("0.3")
 
 
 # --- by seed
