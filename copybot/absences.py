@@ -71,7 +71,7 @@ class Absences:
         """The verdict on a copy of which the books show nothing at all."""
         is_cancelled = copy.why in _CANCELLED_FOR
         since_ms = max(copy.sent_ms, self._under_way_ms.get(copy.ref, 0))
-        if not is_cancelled and self.clock_ms() - since_ms < limits.settle_ms:
+        if not is_cancelled and abs(self.clock_ms() - since_ms) < limits.settle_ms:
             return None
         if not self._is_absent(copy, limits.second_look_ms):
             return None
@@ -99,7 +99,8 @@ class Absences:
         if not self.is_settled():
             return False
         now = self.clock_ms()
-        return now - self._first_look_ms.setdefault(copy.ref, now) >= for_ms
+        first = self._first_look_ms[copy.ref] = min(now, self._first_look_ms.get(copy.ref, now))  # clocks are set back
+        return now - first >= for_ms
 
 
 def _gone(copy: Copy) -> Verdict:

@@ -15,6 +15,6 @@ class MassCloseBrake:
             self._since = None
             return False
         if self._since is not None and going <= self._since[0]:
-            return now_ms - self._since[1] < limits.brake_ms
+            return abs(now_ms - self._since[1]) < limits.brake_ms  # clocks are set back, too
         self._since = (going, now_ms)
         return True

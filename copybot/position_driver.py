@@ -156,6 +156,9 @@ class PositionDriver:
         A full close needs no such care, since nothing remains for a second one.
         """
         now = self.clock_ms()
+        if copy.reduced_ms > now:  # the clock was set back: the wait begins anew, or it would last that long
+            self._record_reduction(copy, now)
+            return
         is_shown = position.volume < self._reduced_from.get(position.id, _ZERO)
         is_in_flight = copy.reduced_ms and not is_shown
         if is_in_flight and (self._is_unsettled(now - copy.reduced_ms, limits) or self._is_waiting(copy, now)):

@@ -16,12 +16,12 @@ def volume_to_close(held: Decimal, target: Decimal, spec: SymbolSpec | None) -> 
     The target alone says what is held: the broker's limits bound the order that closes, not the position. The order is
     rounded up to the symbol's present step, so that no more than the target remains. Where that would close all of it
     although the target is above zero, it is rounded down, and more than the target remains. A volume that the broker
-    would refuse as too small is not ordered. Without a spec the volume is exact.
+    would refuse as too small is not ordered. Without a spec, or a step, the volume is exact.
     """
     excess = held - target
     if excess <= 0:
         return _ZERO
-    if not target or spec is None:
+    if not target or spec is None or not spec.volume_step:
         return excess
     for rounding in (ROUND_UP, ROUND_DOWN):
         volume = (excess / spec.volume_step).to_integral_value(rounding) * spec.volume_step

@@ -8,7 +8,7 @@ import functools
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-_HOUR = timedelta(hours=1)
+_EPOCH, _HOUR = datetime(1970, 1, 1, tzinfo=UTC), timedelta(hours=1)
 # One zone for each moment at which clocks of trade servers go back. Servers at UTC+2 and UTC+3 change with London, or
 # with New York if their day ends at 17:00 there.
 _ZONES = (
@@ -20,7 +20,7 @@ _ZONES = (
 def is_repeated(at_ms: int) -> bool:
     """Whether a time, converted by the present offset, may be one hour too late: it lies in the first hour after clocks
     went back somewhere. `at_ms`: since 1970 in UTC."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    at = _EPOCH + timedelta(milliseconds=at_ms)  # on Windows `fromtimestamp` refuses a time before 1970
     return any(_offset(zone, at - _HOUR) > _offset(zone, at) for zone in _ZONES)
 
 

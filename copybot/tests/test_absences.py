@@ -343,3 +343,15 @@ def test_a_cancelled_order_is_reported_so_after_a_restart(desk: Any) -> None:
     desk.settle()
 
     assert (queue.waiting, events(desk)) == ({}, [("skipped", "closed")])
+
+
+def test_after_a_clock_was_set_back_an_end_is_seen_within_a_bounded_time(desk: Any) -> None:
+    answering(desk, Result(Outcome.DONE, 10009))
+    desk.now += 3_600_000
+    desk.send(1, "OPEN", replace(T1, born_ms=desk.now))
+    desk.wait(LIMITS.settle_ms // SECOND)
+    desk.now -= 3_600_000
+    for _ in range(2 * (LIMITS.settle_ms + LIMITS.second_look_ms) // SECOND):
+        desk.wait(1)
+
+    assert desk.state("t1") is State.GONE

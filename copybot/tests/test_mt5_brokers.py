@@ -57,6 +57,16 @@ def test_a_larger_step_does_not_round_what_is_held(terminal: Any, fake: FakeMT5,
     assert [str(deal.volume) for deal in terminal.deals(odd.id)] == ["0.25", "0.1", "0.15"]
 
 
+def test_a_symbol_whose_conditions_are_not_loaded_yet_has_a_step(terminal: Any, fake: FakeMT5, clock: Clock) -> None:
+    fake.symbols["EURUSD"].step = 0.0
+    assert terminal.spec("EURUSD").volume_step == terminal.spec("EURUSD").volume_min == D("0.01")
+    assert terminal.spec("EURUSD").lots(D("0.129")) == D("0.12")
+
+    fake.symbols["EURUSD"].least = 0.0
+    clock.now += 60_000
+    assert terminal.spec("EURUSD").volume_step == D("0.00000001")
+
+
 def test_a_close_that_the_steps_forbid_is_not_rounded_to_another_volume(terminal: Any, fake: FakeMT5) -> None:
     position = held(terminal, volume="0.25")
     fake.symbols["EURUSD"].least = fake.symbols["EURUSD"].step = 0.1

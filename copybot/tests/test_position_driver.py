@@ -58,6 +58,10 @@ def kinds(desk: Any) -> list[str]:
         ("3.00", "1.00", spec(most="1"), "2.00"),  # the adapter sends it in pieces
         ("0.05", "0", spec("0.1", "0.1"), "0.05"),  # a full close is what the broker shows
         ("0.05", "0.02", None, "0.03"),
+        ("0.005", "0.002", spec("0.001", "0.001"), "0.003"),
+        ("0.33333333", "0.16666667", spec("0.001", "0.001"), "0.167"),
+        ("0.00000003", "0.00000001", spec("0.00000001", "0.00000001"), "0.00000002"),
+        ("0.05", "0.02", spec("0", "0"), "0.03"),  # a terminal that has not loaded the symbol
     ],
 )
 def test_the_target_alone_decides_how_much_is_held(held: str, target_volume: str, limits: Any, closed: str) -> None:
@@ -334,3 +338,44 @@ def test_a_reduction_that_waits_over_a_weekend_is_not_sent_again(desk: Any) -> N
     desk.broker.close(next(iter(desk.broker.held.values())), waiting.pop())
     desk.settle()
     assert desk.volumes == [D("0.50")]
+
+
+@pytest.mark.parametrize("back_s", [3_600, 365 * 86_400])
+def test_after_a_clock_was_set_back_a_reduction_without_an_answer_is_sent_again(desk: Any, back_s: int) -> None:
+    """The desk's time is not known before its first answer, and the machine's clock may be far ahead of it."""
+    desk.now += back_s * 1000
+    desk.send(1, "OPEN", target(born_ms=desk.now))
+    real = desk.broker.close
+    desk.broker.close = lambda position, volume: Result(Outcome.UNKNOWN, 10012)
+    desk.send(2, "REDUCE", target(volume="0.50", born_ms=desk.now))
+    desk.broker.close = real
+    desk.now -= back_s * 1000
+    desk.guard.tick()
+    assert desk.volumes == [D("1.0")]  # the order may still be executed
+
+    desk.settle()
+    assert desk.volumes == [D("0.5")]
+
+
+def test_after_a_clock_was_set_back_a_mass_close_is_confirmed_all_the_same(desk: Any) -> None:
+    trades = [target(f"t{number}", seq=number) for number in range(1, 9)]
+    desk.snapshot(8, *trades)
+    assert len(desk.volumes) == 8
+
+    desk.now += 3_600_000
+    desk.snapshot(9)
+    assert len(desk.volumes) == 8
+    desk.now -= 3_590_000
+    desk.snapshot(10)
+    assert desk.volumes == []
+
+
+@pytest.mark.parametrize("fault", ["step", "tick"])
+def test_conditions_that_make_no_sense_refuse_an_open_and_nothing_else(desk: Any, fault: str) -> None:
+    broken = {"step": replace(spec(), volume_step=D(0)), "tick": replace(spec(), tick=D(0))}[fault]
+    desk.broker.spec = lambda symbol: broken
+    desk.send(1, "OPEN", target(sl=D("1.05")))
+    desk.settle()
+
+    assert (desk.state("t1"), desk.opened) == (State.DEAD, 0)
+    assert [(event.event, event.why) for event in desk.guard.outbox()] == [("skipped", "rejected")]

@@ -68,3 +68,7 @@ def test_a_publisher_that_starts_on_another_day_publishes_a_young_trade() -> Non
 
     assert len(provider.active) == 1
     assert any("opened_at" in text for text, _ in provider.desk.state.answers.values())
+
+
+def test_a_time_before_1970_and_a_missing_one_are_no_repeated_hour() -> None:
+    assert not any(is_repeated(at_ms) for at_ms in (0, -3 * 3_600_000, -1))
