@@ -317,12 +317,12 @@ class Netting:
     def _renamed(self, deals: list[Deal]) -> list[Deal]:
         """The deals under the present names of their symbols. A broker that renames a symbol leaves its old deals as
         they are, and a close in a symbol that no longer exists would be refused for ever."""
+        gone = {symbol for symbol in {deal.symbol for deal in deals} if self.terminal.spec(symbol) is None}
+        if not gone:
+            return deals
         rows = {row.id: row.symbol for row in self.terminal.positions()}
-        held = set(rows.values())
-        names = {
-            deal.symbol: rows[deal.position] for deal in deals if deal.position in rows and deal.symbol not in held
-        }
-        return [replace(deal, symbol=names.get(deal.symbol, deal.symbol)) for deal in deals] if names else deals
+        names = {deal.symbol: rows[deal.position] for deal in deals if deal.symbol in gone and deal.position in rows}
+        return [replace(deal, symbol=names.get(deal.symbol, deal.symbol)) for deal in deals]
 
 
 def book_of(deals: Iterable[Deal], worth: Callable[[str], Decimal], is_ours: Callable[[int], bool] = is_copy) -> Book:
