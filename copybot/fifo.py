@@ -22,8 +22,10 @@ class Fifo(Netting):
     """A Terminal over a hedging account with the FIFO rule. A virtual position's id is its magic number."""
 
     def is_alone(self) -> bool:
-        """Whether a copy is open, or the account has no position at all."""
-        return bool(self.positions()) or not self.terminal.positions()
+        """Whether a copy is open, or the account has no position at all. A terminal that has just connected may show a
+        copy's position before its deals."""
+        rows = self.terminal.positions()
+        return not rows or any(self.is_ours(row.magic) for row in rows) or bool(self.positions())
 
     def open(
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None

@@ -371,17 +371,16 @@ class ExecutionGuard:
 
     def _send(self, copy: Copy) -> None:
         """Send the order of a recorded intent. Without a clear yes or no from the broker the row stays an intent."""
-        volume, sl, tp = _ZERO, copy.sl, copy.tp
         try:
             spec = self.broker.spec(copy.symbol)
-            if spec is not None:
-                volume, sl, tp = spec.lots(copy.volume), spec.stop(copy.sl), spec.stop(copy.tp)
+            fitted = None if spec is None else (spec.lots(copy.volume), spec.stop(copy.sl), spec.stop(copy.tp))
         except Exception:  # no order was sent
             self._mark(copy, State.REJECTED)
             return
-        if spec is None:
+        if fitted is None:
             self._mark(copy, State.REJECTED, why="symbol_unknown")
             return
+        volume, sl, tp = fitted
         if self.limits.stops == BY_DISTANCE:  # from the open price, so they are set as soon as the position is seen
             sl = tp = None
         if not volume:

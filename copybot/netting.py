@@ -281,7 +281,7 @@ class Netting:
         if len(held.orders) >= orders:
             return False
         waited_ms = self.clock_ms() - sent_ms
-        # On a busy account the history never counts as complete, and the close must not wait for ever.
+        # A broker's history may never count as complete, and the close must not wait for ever.
         return waited_ms < self.hold_ms or (waited_ms < 2 * self.hold_ms and not self.terminal.is_settled())
 
     def _is_behind(self, symbol: str, net: Decimal) -> bool:
@@ -309,9 +309,8 @@ class Netting:
 
     def _book(self) -> Book:
         book = book_of(self._renamed(self.terminal.history()), self.terminal.worth, self.is_ours)
-        self._closing = {
-            magic: sent for magic, sent in self._closing.items() if magic in book.virtuals and book.virtuals[magic].volume
-        }
+        held = {magic for magic, virtual in book.virtuals.items() if virtual.volume}
+        self._closing = {magic: sent for magic, sent in self._closing.items() if magic in held}
         return book
 
     def _renamed(self, deals: list[Deal]) -> list[Deal]:

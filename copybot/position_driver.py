@@ -172,8 +172,8 @@ class PositionDriver:
             self._reduced_from[position.id] = position.volume
 
     def _is_unsettled(self, waited_ms: int, limits: Limits) -> bool:
-        """Whether an order may still be executed or shown. On a busy account the history never counts as complete, so
-        that this wait is bounded as well."""
+        """Whether an order may still be executed or shown. A broker's history may never count as complete, so that this
+        wait is bounded as well."""
         return waited_ms < limits.settle_ms or (waited_ms < 2 * limits.settle_ms and not self.is_settled())
 
     def _is_waiting(self, copy: Copy, now: int) -> bool:

@@ -62,7 +62,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedReport:
     """A report that the desk refused `times` times in a row."""
 
     code: str
@@ -113,7 +113,7 @@ class PositionSync:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
     held: list[Held] = field(default_factory=list, init=False, repr=False)
     _read_ms: int | None = field(default=None, init=False, repr=False)
-    _refused: dict[tuple[str, str], Refusal] = field(default_factory=dict, init=False, repr=False)
+    _refused: dict[tuple[str, str], RefusedReport] = field(default_factory=dict, init=False, repr=False)
     _trades: dict[str, tuple[object, list[Trade]]] = field(default_factory=dict, init=False, repr=False)
     _reconciled: dict[str, tuple[Finding, int]] = field(default_factory=dict, init=False, repr=False)
     _open_ids: set[str] = field(default_factory=set, init=False, repr=False)
@@ -370,7 +370,7 @@ class PositionSync:
         key, refused = report.key, self._refused.get(subject)
         if refused is not None:
             self._note_refusal(report, refused.code)
-            if refused.code == "trade_closed" or now - refused.at_ms < refused.wait_ms(report.verb, self.retry_ms):
+            if refused.code == "trade_closed" or abs(now - refused.at_ms) < refused.wait_ms(report.verb, self.retry_ms):
                 return
             key = f"{key}-{now // self.retry_ms}"  # under the old key the desk would repeat its refusal
         try:
@@ -449,7 +449,7 @@ class PositionSync:
             log.warning("%s of %s refused: %s", report.verb, report.ticket, refusal)
         subject = report.ticket, report.verb
         times = self._refused[subject].times if subject in self._refused else 0
-        self._refused[subject] = Refusal(refusal.code, now, times + 1)
+        self._refused[subject] = RefusedReport(refusal.code, now, times + 1)
         self._note_refusal(report, refusal.code)
         self.counts["refused"] += 1
 

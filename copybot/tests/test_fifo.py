@@ -269,3 +269,10 @@ def test_a_copy_that_several_orders_opened_is_one_trade(fifo: Any) -> None:
     close(fifo, TWO, "0.50")
     (trade,) = trades_of(fifo.deals(str(TWO)))
     assert trade.remaining == 0
+
+
+def test_a_copier_starts_before_the_deals_of_its_copies_have_loaded(fifo: Any, fake: FakeMT5, clock: Clock) -> None:
+    """Without the copier nothing closes its copies, which have no stops on such an account."""
+    open_(fifo, ONE, "0.20")
+    fifo.terminal.history = list
+    assert type(of_account(fifo.terminal, copies=True, netting=False)) is Fifo

@@ -369,6 +369,20 @@ def test_a_refused_close_is_retried_every_two_minutes_for_as_long_as_it_takes() 
     assert world.position_sync.findings == {}
 
 
+def test_a_refused_close_is_retried_although_the_clock_was_set_back() -> None:
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.sync()
+    real = world.desk._close
+    world.desk._close = lambda *_: (422, {"code": "invalid"})
+    world.terminal.close("1", "1", "1.2", "5")
+    world.sync()
+    world.desk._close = real
+    world.sync(-3_600 * SECOND)
+
+    assert list(world.desk.closed) == ["1"]
+
+
 def test_a_refused_open_is_retried_more_and_more_slowly() -> None:
     world = World()
     world.terminal.open("1", "1", "1.1")
