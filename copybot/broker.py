@@ -34,6 +34,7 @@ class Entry(StrEnum):
     OUT = "OUT"
 
 
+DONE_PARTIAL = 10010
 REBOOKED = frozenset({"ROLLOVER", "SPLIT"})  # `reason` of two deals by which a server books a position anew
 
 
@@ -154,6 +155,11 @@ class Result:
     outcome: Outcome
     code: int = 0
     why: str = ""
+
+    def of_several(self, *, is_begun: bool) -> "Result":
+        """The answer to several orders, of which this is the last one's. `is_begun`: an earlier one was executed, so a
+        refusal means done in part. Otherwise all of them would be sent again, by books that do not show it yet."""
+        return Result(Outcome.DONE, DONE_PARTIAL) if is_begun and self.outcome is Outcome.REJECTED else self
 
 
 class Broker(Protocol):

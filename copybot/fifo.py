@@ -41,7 +41,7 @@ class Fifo(Netting):
             if answer.outcome is not Outcome.DONE:
                 break
             is_begun = True
-        return Result(Outcome.DONE, 10010) if is_begun and answer.outcome is Outcome.REJECTED else answer
+        return answer.of_several(is_begun=is_begun)
 
     def _closings(self, held: Virtual, lots: Decimal, spec: SymbolSpec) -> list[tuple[Position | None, Decimal]]:
         return self._orders(held.symbol, "SELL" if held.volume > 0 else "BUY", lots, spec)

@@ -14,11 +14,11 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from copybot.broker import Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
+from copybot.broker import DONE_PARTIAL, Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Trace
 from copybot.mt5_symbols import UNLISTED, Symbol, fine, is_passed, lots_of, symbol_of
 
 _EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
-_DONE = frozenset({10009, 10010})
+_DONE = frozenset({10009, DONE_PARTIAL})
 _NO_CHANGES = 10025
 # These codes are clear refusals. All others mean UNKNOWN: placed, error, timeout, locked, no connection, a close in
 # progress, and any code that this list does not name may have been executed, or may still be.
@@ -233,7 +233,8 @@ class MetaTrader:
 
     def close(self, position: Position, volume: Decimal) -> Result:
         """Close exactly this volume, at most all of it, whatever the present smallest order and step are. A volume
-        above the largest order takes several: the first that is not done ends the rest, and its answer counts."""
+        above the largest order takes several. The first that is not done ends the rest, and its answer counts; a
+        refusal after one that was done counts as done in part."""
         return self.take_off(position, volume)
 
     def take_off(self, position: Position, volume: Decimal, *, magic: int | None = None) -> Result:
@@ -244,19 +245,20 @@ class MetaTrader:
             return Result(Outcome.REJECTED, _POSITION_CLOSED, "rejected")
         if known is None:
             return Result(Outcome.REJECTED, _INVALID, "symbol_unknown")
-        answer = Result(Outcome.REJECTED, _INVALID_VOLUME, "volume_too_small")
+        is_begun, answer = False, Result(Outcome.REJECTED, _INVALID_VOLUME, "volume_too_small")
         for part in known.spec.parts(min(volume, lots_of(held.volume))):
             tick = self._tick(position.symbol, known)
             if tick is None:
-                return Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
-            if part > 0:
+                answer = Result(Outcome.REJECTED, _OFF_QUOTES, "rejected")
+            elif part > 0:
                 answer = self._deal(
                     known, tick, symbol=position.symbol, side=_other(_side(held.type)), volume=part,
                     magic=held.magic if magic is None else magic, position=held.ticket,
                 )  # fmt: skip
             if answer.outcome is not Outcome.DONE:
-                return answer
-        return answer
+                break
+            is_begun = True
+        return answer.of_several(is_begun=is_begun)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         self._check_account()

@@ -1,13 +1,18 @@
 """MetaTrader servers of other characters: limits that change, largest orders, two-step stops, another price feed."""
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from copybot.broker import Outcome, SymbolSpec
+from copybot.guard import ExecutionGuard
 from copybot.mt5 import MetaTrader
+from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import FakeMT5, Fate, Refused
+from copybot.tests.guard_fixtures import LIMITS, NOON, SECRET, SUB, packet
+from copybot.tests.guard_harness import target
 from copybot.tests.test_mt5 import Clock, held, order, refused
 
 D = Decimal
@@ -89,16 +94,42 @@ def test_a_part_above_the_largest_order_closes_exactly(terminal: Any, fake: Fake
 
 
 @pytest.mark.parametrize(
-    ("fate", "outcome", "left"), [(10018, Outcome.REJECTED, "2"), (Fate.TIMEOUT, Outcome.UNKNOWN, "2"),
+    ("fate", "outcome", "left"), [(10018, Outcome.DONE, "2"), (Fate.TIMEOUT, Outcome.UNKNOWN, "2"),
                                   (Fate.DEAF, Outcome.UNKNOWN, "1")],
 )  # fmt: skip
-def test_a_piece_that_is_not_done_ends_the_close_with_its_outcome(
+def test_a_piece_that_is_not_done_ends_the_close(
     terminal: Any, fake: FakeMT5, fate: Any, outcome: Outcome, left: str
 ) -> None:
+    """After a piece that was executed, no answer says that nothing was: books that are behind would show it again."""
     position = held(terminal, volume="3.00")
     fake.symbols["EURUSD"].most, fake.fates = 1.0, [None, fate]
     assert terminal.close(position, D(3)).outcome is outcome
     assert (len(volumes(fake)), terminal.positions()[0].volume) == (2, D(left))
+
+
+def test_a_reduction_in_pieces_of_which_one_is_refused_takes_no_more_than_it_should(
+    terminal: Any, fake: FakeMT5, clock: Clock, tmp_path: Path
+) -> None:
+    """The terminal's list of positions shows the first piece seconds after its answer."""
+    guard = ExecutionGuard(tmp_path / "state", SUB, {1: SECRET}, 7, terminal, lambda: NOON + clock.now, LIMITS)
+    big = target(volume="3.00", price=D("1.1"))
+    guard.on_snapshot(Snapshot("1", 0, {}), asked_at=0)
+    guard.on_packet(packet(1, NOON + clock.now, "OPEN", big))
+    (ticket,) = fake.positions
+    fake.symbols["EURUSD"].most, fake.fates = 1.0, [None, 10004]
+    clock.now += 60_000
+
+    shown = terminal.module.positions_get()
+    fake.positions_get = lambda *args, **more: shown
+    guard.on_packet(packet(2, NOON + clock.now, "REDUCE", target(volume="1.00")))
+    clock.now += 1_000
+    guard.tick()
+    del fake.positions_get
+    for _ in range(30):
+        clock.now += 1_000
+        guard.tick()
+    assert fake.positions[ticket].volume == 1.0
+    guard.close()
 
 
 def test_no_piece_of_a_close_is_below_the_smallest_order() -> None:
