@@ -208,7 +208,9 @@ class Rebooked:
         lots = volume * chain.factor
         if spec is not None:
             lots = (lots / spec.volume_step).to_integral_value() * spec.volume_step
-        return self.terminal.close(row, lots) if lots else Result(Outcome.REJECTED, 10014, "volume_too_small")
+        if not 0 < lots < row.volume:  # a part that would be nothing, or all of the position
+            return Result(Outcome.REJECTED, 10014, "volume_too_small")
+        return self.terminal.close(row, lots)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:
         row, chain = self._present(position)

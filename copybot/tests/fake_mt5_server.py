@@ -109,7 +109,7 @@ class FakeServer:
             self._book_out(held, 7, keeps_magic=keeps_magic)
             self._book_in(held, 7, held.volume, self._ending(held), new_ids=new_ids, keeps_magic=keeps_magic)
 
-    def split(self, symbol: str, factor: int, *, new_ids: bool = False) -> None:
+    def split(self, symbol: str, factor: float, *, new_ids: bool = False) -> None:
         """Split a symbol: `factor` times the volume at a `factor`th of the price."""
         spec, there = self.symbols[symbol], [held for held in self.positions.values() if held.symbol == symbol]
         for held in there:

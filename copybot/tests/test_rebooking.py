@@ -309,3 +309,18 @@ def test_a_split_that_the_list_shows_before_the_deals_changes_nothing(
     fake.history_deals_get = real
     clock.now += 1_000
     assert [(row.id, row.volume) for row in terminal.positions()] == [(before.id, D("0.10"))]
+
+
+def test_after_a_split_a_part_that_the_broker_rounds_up_to_all_is_not_closed(
+    terminal: Any, fake: FakeMT5, clock: Clock
+) -> None:
+    """Ten lots became one, and the copy holds the least lot: the provider who closes a part is still in."""
+    order(terminal, volume="0.10")
+    fake.split("EURUSD", 0.1)
+    (position,) = terminal.positions()
+    answer = terminal.close(position, D("0.06"))
+    assert (answer.outcome, answer.why) == (Outcome.REJECTED, "volume_too_small")
+    assert shown(terminal)[0][3] == D("0.10")
+
+    assert terminal.close(position, D("0.10")).outcome is Outcome.DONE
+    assert terminal.positions() == []
