@@ -19,7 +19,7 @@ Scope = dict[str, Any]
 Environ = dict[str, Any]
 
 BODY_S = 15  # limit for receiving a body; a buffering proxy sends it at once
-MOST_WAITING_PEOPLE = 64
+MOST_WAITING_PEOPLE = 256
 SEND_S = 60  # limit for a client to accept one piece of a streamed answer
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]

@@ -22,7 +22,7 @@ from prometheus_client import Counter
 from accounts import networks
 from accounts.protocol import HttpsRequired
 from core import limiting, problem
-from core.errors import CsrfFailed, DomainError, NotFound, RequestMalformed
+from core.errors import CsrfFailed, NotFound, RequestMalformed
 from core.requests import DeskRequest
 
 log = structlog.get_logger("request")
@@ -113,23 +113,24 @@ class SecurityHeaders:
 def _unfit_for_people(request: DeskRequest) -> HttpResponse | None:
     """The response to a request that reaches no page: one with a NUL, which no name has and PostgreSQL cannot store,
     and one over plain HTTP in production, where a page is moved to https and anything else is refused."""
-    if "\x00" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
-        if request.path.startswith("/api/"):
-            refusal: DomainError = (
-                NotFound() if "\x00" in request.path else RequestMalformed("The query has a NUL character.")
-            )
-            return problem.response(problem.of(refusal, request.request_id))
+    if "\x00" in request.path or ("%00" in request.META.get("QUERY_STRING", "") and not _is_api(request)):
+        if _is_api(request):
+            return problem.response(problem.of(NotFound(), request.request_id))
         return HttpResponseNotFound("There is no such page.", content_type="text/plain")
     limited = _over_the_limit(request)
     if limited is not None:
         return limited
     if settings.DEBUG or request.is_secure() or request.path.startswith(_QUIET):
         return None
-    if request.path.startswith("/api/"):
+    if _is_api(request):
         return problem.response(problem.of(HttpsRequired("Use https://."), request.request_id))
     if request.method in ("GET", "HEAD"):
         return HttpResponsePermanentRedirect(f"https://{request.get_host()}{request.get_full_path()}")
     return HttpResponseForbidden("This form was sent without encryption. Open the page again at https://, and sign in.")
+
+
+def _is_api(request: HttpRequest) -> bool:
+    return request.path.startswith("/api/")
 
 
 def _over_the_limit(request: DeskRequest) -> HttpResponse | None:
@@ -139,7 +140,7 @@ def _over_the_limit(request: DeskRequest) -> HttpResponse | None:
         limiting.spend("visitor", networks.block_of(request.client_ip), settings.RATE_PER_VISITOR)
     except limiting.RateLimited as refusal:
         document = problem.response(problem.of(refusal, request.request_id))
-        if request.path.startswith("/api/"):
+        if _is_api(request):
             return document
         page = HttpResponse("Too many requests from your address. Wait a minute, then reload.", status=429)
         page["Content-Type"], page["Retry-After"] = "text/plain", document["Retry-After"]
@@ -164,7 +165,7 @@ class PeopleOnly:
         try:
             return _unfit_for_people(request) or self.people(request)
         except DisallowedHost:
-            if not request.path.startswith("/api/"):
+            if not _is_api(request):
                 raise
             refusal = RequestMalformed("The desk does not serve this Host.", header="Host")
             return problem.response(problem.of(refusal, request.request_id))
@@ -178,7 +179,7 @@ class PeopleOnly:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    if request.path.startswith("/api/"):
+    if _is_api(request):
         request_id = getattr(request, "request_id", "")
         return problem.response(problem.of(CsrfFailed(f"CSRF: {reason}"), request_id))
     return cast(

@@ -85,6 +85,7 @@ POST   copying/<str:sub_id>/resume/           302      302      302    302    30
 GET    copying/<str:sub_id>/setup/            302      302      302    302    302      200      404      404
 POST   copying/<str:sub_id>/secret/           302      302      302    302    302      200      404      404
 GET    copying/<str:sub_id>/receipts/<uuid:trade_id>/ 302 302  302    302    302      404      404      404
+GET    copying/<str:sub_id>/overdue/<uuid:trade_id>/ 302 302   302    302    302      404      404      404
 POST   copying/<str:sub_id>/end/              302      302      302    302    302      302      404      404
 GET    strategies/<str:name>/copies/          302      302      302    302    302      404      404      404
 GET    trust/                                 302      302      302    302    302      200      200      200

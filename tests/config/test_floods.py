@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from django.http import HttpResponse
 from django.test import Client
 
 from accounts import networks, sign_in
@@ -109,11 +110,11 @@ def test_pages_that_hold_every_thread_of_people_hold_none_of_bots(bots_paths: tu
     """The control is one lane for all: two pages hold its two threads, and the bot waits for them."""
     released = threading.Event()
 
-    def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def wsgi(environ: dict[str, Any], start_response: Any) -> HttpResponse:
         if environ["PATH_INFO"] == "/page":
             released.wait(20)
         start_response("200 OK", [])
-        return [b""]
+        return HttpResponse()
 
     async def call(threads: WsgiThreads, path: str) -> None:
         async def receive() -> dict[str, Any]:

@@ -290,7 +290,7 @@ def test_a_gapfill_uses_up_its_number(web: Serving, cast: dict[str, Any], follow
         finn.until("snapshot")
         web.bot("lena", "master").open(**opening("1"))
 
-        assert finn.until("trade.opened")["packet"]["action"] == "GAPFILL"
+        assert finn.until("trade.hidden")["packet"]["action"] == "GAPFILL"
 
 
 def test_a_packet_of_another_secret_is_refused(web: Serving, cast: dict[str, Any]) -> None:

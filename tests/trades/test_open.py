@@ -47,7 +47,7 @@ def test_answers_with_the_trade_and_its_number(lena_bot: Bot) -> None:
         "master_ticket": "1", "symbol": "EURUSD", "type": "BUY", "volume": "0.10000000", "copy_volume": None,
         "open_price": "1.10500000", "sl": "1.10000000", "tp": "1.12000000", "opened_at": "2026-01-05T10:00:00.000Z",
         "seq": "1", "status": "OPEN", "opened_volume": "0.10000000", "opened_sl": "1.10000000", "copies": None,
-        "copy": None,
+        "copy": None, "first_sl": None,
     }  # fmt: skip
 
 

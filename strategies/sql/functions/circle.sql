@@ -2,7 +2,7 @@
 
 -- Whether an account that follows `p_provider` follows itself, by the live subscriptions.
 create or replace function follows_in_circle(p_account bigint, p_provider bigint) returns boolean
-language plpgsql stable as $$
+language plpgsql stable security definer set search_path = public, pg_temp as $$
 begin
   return exists (
     with recursive followed(account_id) as (
