@@ -480,5 +480,6 @@ class Copier:
         if position in self.position_sync.rows:
             return False  # the next sync closes its row
         if self.position_sync.note_gone(position, {"strategy": followed.strategy, "trade_ref": copy.ref}):
+            self._closed_at_desk.discard(position)
             return True
         return self.clock_ms() - event.at_ms > _DAY_MS
