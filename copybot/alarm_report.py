@@ -86,7 +86,7 @@ class LateCloses:
             copy = by_strategy[strategy].copy(ref)
             if copy is not None and not copy.volume:
                 due[ref] = Finding(each.position.id, "closing", _STILL_OPEN, strategy, ref)
-        self._since_ms = {ref: self._since_ms.get(ref, now_ms) for ref in due}
+        self._since_ms = {ref: min(now_ms, self._since_ms.get(ref, now_ms)) for ref in due}  # clocks are set back
         return [due[ref] for ref, since_ms in self._since_ms.items() if now_ms - since_ms >= _LATE_MS]
 
 

@@ -72,7 +72,7 @@ def symbol_of(info: Any, module: Any) -> Symbol:
         fillings.append(module.ORDER_FILLING_RETURN)
     rest = [filling for _, filling in named if filling not in fillings]
     least, most, step = (Decimal(str(lots)) for lots in (info.volume_min, info.volume_max, info.volume_step))
-    step = step or least or FINE  # zero while the terminal has not loaded the symbol
+    step = step or FINE  # zero while the terminal has not loaded the symbol: then orders are exact
     no_buy, no_sell = {
         module.SYMBOL_TRADE_MODE_FULL: (0, 0),
         module.SYMBOL_TRADE_MODE_LONGONLY: (0, _LONG_ONLY),

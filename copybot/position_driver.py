@@ -216,7 +216,7 @@ class PositionDriver:
         is_missing = any(wanted and not present for wanted, present in zip(stops, there, strict=True))
         if is_missing:
             since_ms, _ = self._stops_missing.get(position.id, (now, stops))
-            self._stops_missing[position.id] = since_ms, stops
+            self._stops_missing[position.id] = min(since_ms, now), stops  # clocks are set back, too
         else:
             self._stops_missing.pop(position.id, None)
 

@@ -1,11 +1,12 @@
 """Alarms of the bots: all that is present is reported, at once, again each minute, and never at the cost of a close."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from copybot.alarm_report import ALARMS, AlarmReport
+from copybot.alarm_report import ALARMS, AlarmReport, LateCloses
 from copybot.desk_model import ModelAnswer
 from copybot.errors import refusal
 from copybot.findings import KINDS, Finding
@@ -167,6 +168,15 @@ def test_a_halted_guard_is_an_alarm(tmp_path: Path) -> None:
     (alarm,) = harness.desk.alarms["copier"]
     assert (alarm["kind"], alarm["strategy"]) == ("halted", "lena-eurusd")
     assert "two packets are numbered 7" in alarm["detail"]
+
+
+def test_a_late_close_is_found_although_the_clock_was_set_back() -> None:
+    held = SimpleNamespace(position=SimpleNamespace(id="7"), extra={"trade_ref": "t1", "strategy": "lena-eurusd"})
+    guard = SimpleNamespace(copy=lambda ref: SimpleNamespace(volume=0))
+    late: Any = LateCloses()
+    assert late.findings([held], [("lena-eurusd", guard)], 3_600_000) == []
+    assert late.findings([held], [("lena-eurusd", guard)], 0) == []
+    assert [finding.kind for finding in late.findings([held], [("lena-eurusd", guard)], 15_000)] == ["closing"]
 
 
 # --- the publisher

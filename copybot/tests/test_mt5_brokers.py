@@ -9,6 +9,7 @@ import pytest
 from copybot.broker import Outcome, SymbolSpec
 from copybot.guard import ExecutionGuard
 from copybot.mt5 import MetaTrader
+from copybot.position_targets import volume_to_close
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import FakeMT5, Fate, Refused
 from copybot.tests.guard_fixtures import LIMITS, NOON, SECRET, SUB, packet
@@ -62,14 +63,12 @@ def test_a_larger_step_does_not_round_what_is_held(terminal: Any, fake: FakeMT5,
     assert [str(deal.volume) for deal in terminal.deals(odd.id)] == ["0.25", "0.1", "0.15"]
 
 
-def test_a_symbol_whose_conditions_are_not_loaded_yet_has_a_step(terminal: Any, fake: FakeMT5, clock: Clock) -> None:
-    fake.symbols["EURUSD"].step = 0.0
-    assert terminal.spec("EURUSD").volume_step == terminal.spec("EURUSD").volume_min == D("0.01")
-    assert terminal.spec("EURUSD").lots(D("0.129")) == D("0.12")
-
-    fake.symbols["EURUSD"].least = 0.0
-    clock.now += 60_000
-    assert terminal.spec("EURUSD").volume_step == D("0.00000001")
+@pytest.mark.parametrize("least", [0.0, 0.1])
+def test_a_symbol_whose_step_is_not_loaded_yet_has_exact_orders(terminal: Any, fake: FakeMT5, least: float) -> None:
+    fake.symbols["EURUSD"].step, fake.symbols["EURUSD"].least = 0.0, least
+    spec = terminal.spec("EURUSD")
+    assert spec.lots(D("0.25")) == D("0.25")
+    assert volume_to_close(D("0.25"), D("0.10"), spec) == D("0.15")  # 0.2, by the smallest order, would be too many
 
 
 def test_a_close_that_the_steps_forbid_is_not_rounded_to_another_volume(terminal: Any, fake: FakeMT5) -> None:

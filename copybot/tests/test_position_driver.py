@@ -379,3 +379,12 @@ def test_conditions_that_make_no_sense_refuse_an_open_and_nothing_else(desk: Any
 
     assert (desk.state("t1"), desk.opened) == (State.DEAD, 0)
     assert [(event.event, event.why) for event in desk.guard.outbox()] == [("skipped", "rejected")]
+
+
+def test_a_missing_stop_is_told_although_the_clock_was_set_back(desk: Any) -> None:
+    desk.broker.modify = lambda position, **stops: Result(Outcome.REJECTED, 10016, "rejected")
+    desk.send(1, "OPEN", T1)
+    desk.send(2, "MODIFY", target(sl=D("1.05")))
+    desk.now -= 3_600_000
+    desk.settle()
+    assert kinds(desk) == ["stop_refused"]
