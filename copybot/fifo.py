@@ -46,6 +46,9 @@ class Fifo(Netting):
     def _closings(self, held: Virtual, lots: Decimal, spec: SymbolSpec) -> list[tuple[Position | None, Decimal]]:
         return self._orders(held.symbol, "SELL" if held.volume > 0 else "BUY", lots, spec)
 
+    def _whole_net(self, held: Virtual, lots: Decimal) -> Position | None:
+        return None  # each order names its position already, or opens one
+
     def _send_close(self, held: Virtual, position: Position | None, lots: Decimal) -> Result:
         return self._send(held.magic, held.symbol, "SELL" if held.volume > 0 else "BUY", position, lots)
 

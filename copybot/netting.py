@@ -239,6 +239,7 @@ class Netting:
             lots = volume if held.factor == 1 else spec.lots(volume * held.factor)
         answer = Result(Outcome.REJECTED, 10036, "rejected")
         for number, (named, part) in enumerate(self._closings(held, lots, spec), 1):
+            named = named or self._whole_net(held, part)  # a query that fails here has sent nothing to wait for
             self._closing[held.magic] = self.clock_ms(), len(held.orders) + number
             answer = self._send_close(held, named, part)
             if answer.outcome is Outcome.REJECTED:
@@ -251,13 +252,17 @@ class Netting:
         """The orders that close this much of a copy, and the position that each names, if any."""
         return [(None, part) for part in spec.parts(lots)]
 
-    def _send_close(self, held: Virtual, position: Position | None, lots: Decimal) -> Result:
-        """Close a part of the copy. If it is the whole net position, name the position: a server closes all of one
-        whatever its present smallest order and step are."""
-        side = "SELL" if held.volume > 0 else "BUY"
+    def _whole_net(self, held: Virtual, lots: Decimal) -> Position | None:
+        """The net position, if an order to close these lots closes all of it. Such an order names the position: a
+        server closes all of one whatever its present smallest order and step are."""
         net = next((row for row in self.terminal.positions() if row.symbol == held.symbol), None)
-        if net is not None and net.side != side and net.volume == lots:
-            return self.terminal.take_off(net, lots, magic=held.magic)
+        return net if net is not None and net.side == held.side and net.volume == lots else None
+
+    def _send_close(self, held: Virtual, position: Position | None, lots: Decimal) -> Result:
+        """Close a part of the copy, by the position that the order names, if it names one."""
+        if position is not None:
+            return self.terminal.take_off(position, lots, magic=held.magic)
+        side = "SELL" if held.volume > 0 else "BUY"
         return self.terminal.open(magic=held.magic, symbol=held.symbol, side=side, volume=lots, sl=None, tp=None)
 
     def modify(self, position: Position, *, sl: Decimal | None, tp: Decimal | None) -> Result:

@@ -340,3 +340,26 @@ def test_the_copies_and_others_always_sum_to_the_net_position_and_to_the_money(t
 def test_only_the_guards_numbers_are_copies() -> None:
     assert is_copy((0x43 << 56) + (7 << 40) + 5)
     assert not any(map(is_copy, [0, 7, 234_000, 0x44 << 56]))
+
+
+def test_a_query_that_fails_before_a_close_holds_up_no_later_close(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was sent, so there is nothing to wait for."""
+    desk.open(ONE, "BUY", "0.3")
+    held = desk.held[ONE]
+    book, answers = desk.netting._book, iter([desk.paper.positions()])
+
+    def positions() -> Any:
+        answer = next(answers, None)
+        if answer is None:
+            raise ConnectionError
+        return answer
+
+    with monkeypatch.context() as away:
+        away.setattr(desk.netting, "_book", lambda: loaded)
+        loaded = book()
+        away.setattr(desk.paper, "positions", positions)
+        with pytest.raises(ConnectionError):
+            desk.netting.close(held, D("0.3"))
+
+    assert desk.close(ONE, "0.3").outcome is Outcome.DONE
+    assert desk.net == 0
