@@ -151,6 +151,11 @@ def test_a_report_has_at_most_256_symbols_and_an_account_1024(finn_bot: Bot, fin
         told(finn_bot, symbols=names[start : start + 256])
 
     assert AccountSymbol.objects.filter(account=finn).count() == 1024
+    audited = AuditLog.objects.filter(action="account.symbols_changed")
+    before = audited.count()
+    for _ in range(2):
+        told(finn_bot, symbols=[{**US30, "symbol": "BEYOND"}])
+    assert audited.count() == before, "a symbol that is not recorded has not changed"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ begin
            known.contract_size::text, given.contract_size::numeric(20,8)::text)), '{}') into v_changes
     from jsonb_to_recordset(p_symbols) as given (symbol text, contract_size numeric)
          left join account_symbols known on known.account_id = p_account and known.symbol = given.symbol
-   where known.contract_size is distinct from given.contract_size;
+   where known.contract_size is distinct from given.contract_size::numeric(20,8)
+     and (known.symbol is not null
+          or (select count(*) from account_symbols where account_id = p_account) < v_most);  -- others are not recorded
   insert into account_symbols as known (account_id, symbol, contract_size, volume_min, volume_step, volume_max,
                                         changed_at, updated_at)
   select distinct on (symbol) p_account, symbol, contract_size, volume_min, volume_step, volume_max, v_now, v_now
