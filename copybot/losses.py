@@ -65,7 +65,12 @@ class Losses:
             self.counts["too_many"] += held >= most and self.ref_of(magic) in active  # an order filled late may be over
 
     def note_less(self, position: Position, rest: Decimal) -> None:
-        """An order took volume off a position: not more than its trade demands."""
+        """An order took volume off a position: not more than its trade demands.
+
+        If the broker filled a part of a close only, the close has reached it, and the bound of the next begins.
+        """
+        if rest:
+            self._waited.pop(("late_close", position.id), None)
         trade = self.active_trades().get(self.ref_of(position.magic))
         if position.magic and trade is not None and not self.is_exempt:
             least = min(self.market.filled[position.magic], _half(trade))
