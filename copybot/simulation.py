@@ -10,6 +10,7 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -152,7 +153,6 @@ class World:
         rebooked: Callable[..., Terminal] = Rebooked, traits: tuple[str, ...] | None = None,
     ) -> None:  # fmt: skip
         """`traits`: of both brokers; by default the seed draws some."""
-        logging.getLogger("copybot").setLevel(logging.CRITICAL)
         self.rng, self.weather, self.calm = _luck(seed), weather, False
         self.crashes = self.zombies = self.stale = self.back = 0
         self._kinds, self._shares = (guard, copier, position_sync), {FaultyNet: netting, FaultyFifo: fifo}
@@ -178,7 +178,8 @@ class World:
         self._running = self.places[0]
         self._backup: DeskState | None = None
         self.is_restored = False
-        self._run()
+        with _silence():  # the bots report each fault of the schedule
+            self._run()
 
     @property
     def _is_exempt(self) -> bool:
@@ -445,6 +446,17 @@ def _characters(seed: int, traits: tuple[str, ...] | None) -> Iterator[Character
 
 def _account_of(character: Character) -> type[FaultyBroker]:
     return FaultyNet if character.is_netting else FaultyFifo if character.is_fifo else FaultyBroker
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    bots = logging.getLogger("copybot")
+    level = bots.level
+    bots.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        bots.setLevel(level)
 
 
 def _luck(seed: int) -> random.Random:
