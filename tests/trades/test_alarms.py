@@ -96,6 +96,14 @@ def test_an_account_fills_the_log_with_at_most_a_hundred_alarms_an_hour(lena_bot
     assert BotAlarm.objects.present().count() == 200
 
 
+def test_a_flood_of_alarms_does_not_make_the_desk_forget_what_it_logged(lena_bot: Bot) -> None:
+    for batch in range(10):
+        report(lena_bot, *({"kind": "grew", "ticket": str(8000 + 200 * batch + number)} for number in range(200)))
+
+    assert (logged("alarm.raised"), logged("alarm.cleared")) == (100, 100)
+    assert BotAlarm.objects.count() <= 1000 + 100 + 200
+
+
 def test_a_silent_bots_alarm_stays_with_its_age(lena_bot: Bot, finn_bot: Bot) -> None:
     report(lena_bot, ZOMBIE)
     age(raised_at=timedelta(days=2), reported_at=timedelta(days=2))

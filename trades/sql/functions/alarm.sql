@@ -29,7 +29,9 @@ begin
   update bot_alarms set cleared_at = v_now
    where account_id = v_account and bot = v_bot and cleared_at is null and reported_at < v_now;
   perform log_alarms(caller, v_account, v_now);
-  delete from bot_alarms where cleared_at is not null and not is_logged and id in (
+  -- What was logged within the hour stays, because log_alarms() counts it.
+  delete from bot_alarms where cleared_at is not null and not is_logged
+     and coalesce(logged_at < v_now - interval '1 hour', true) and id in (
     select id from bot_alarms where account_id = v_account and cleared_at is not null
      order by cleared_at desc offset 1000);
   return jsonb_build_object('code', 'told');
