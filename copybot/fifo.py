@@ -12,14 +12,21 @@ closes it, and the copy's position stays in its place, without the stops that it
 alone, and the bot does not start on one with other positions while no copy is open.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from copybot.broker import Outcome, Position, Result, SymbolSpec
 from copybot.netting import Netting, Virtual
 
+_OUT_OF_TURN = 10045
 
+
+@dataclass
 class Fifo(Netting):
     """A Terminal over a hedging account with the FIFO rule. A virtual position's id is its magic number."""
+
+    _by_number: bool = field(default=False, init=False, repr=False)
 
     def is_alone(self) -> bool:
         """Whether a copy is open, or the account has no position at all. A terminal that has just connected may show a
@@ -31,6 +38,24 @@ class Fifo(Netting):
         self, *, magic: int, symbol: str, side: str, volume: Decimal, sl: Decimal | None, tp: Decimal | None
     ) -> Result:
         """As a broker's fill in part if only a part of the orders is done."""
+        return self._in_turn(lambda: self._open(magic, symbol, side, volume))
+
+    def close(self, position: Position, volume: Decimal) -> Result:
+        return self._in_turn(lambda: super(Fifo, self).close(position, volume))
+
+    def _in_turn(self, do: Callable[[], Result]) -> Result:
+        """Try the other order of positions if the broker refuses the first one.
+
+        Neither times nor numbers are sure to be in the order of the openings: a server's clock goes back once a year,
+        and an order that waited has a lower number than positions that opened before it was executed.
+        """
+        answer = do()
+        if answer.outcome is Outcome.REJECTED and answer.code == _OUT_OF_TURN:
+            self._by_number = not self._by_number
+            answer = do()
+        return answer
+
+    def _open(self, magic: int, symbol: str, side: str, volume: Decimal) -> Result:
         spec = self.terminal.spec(symbol)
         is_plain = spec is None or all(row.side == side for row in self._oldest_first(symbol))
         if spec is None or is_plain or volume < spec.volume_min or not self.is_ours(magic):
@@ -68,4 +93,4 @@ class Fifo(Netting):
 
     def _oldest_first(self, symbol: str) -> list[Position]:
         rows = [row for row in self.terminal.positions() if row.symbol == symbol]
-        return sorted(rows, key=lambda row: (row.opened_ms, int(row.id)))
+        return sorted(rows, key=lambda row: (0 if self._by_number else row.opened_ms, int(row.id)))

@@ -276,3 +276,19 @@ def test_a_copier_starts_before_the_deals_of_its_copies_have_loaded(fifo: Any, f
     open_(fifo, ONE, "0.20")
     fifo.terminal.history = list
     assert type(of_account(fifo.terminal, copies=True, netting=False)) is Fifo
+
+
+def test_copies_opened_before_a_servers_clock_went_back_are_closed_in_turn(
+    fifo: Any, fake: FakeMT5, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older position has the later time."""
+    open_(fifo, ONE, "0.20")
+    monkeypatch.setattr(fake, "_now_ms", lambda: clock.now - 3_600_000)
+    open_(fifo, TWO, "0.10")
+    open_(fifo, THREE, "0.20")
+
+    assert close(fifo, TWO, "0.10").outcome is Outcome.DONE
+    assert copies(fifo) == {ONE: ("BUY", D("0.20")), THREE: ("BUY", D("0.20"))}
+    assert close(fifo, ONE, "0.20").outcome is Outcome.DONE
+    assert close(fifo, THREE, "0.20").outcome is Outcome.DONE
+    assert held(fake) == []
