@@ -137,10 +137,10 @@ class Losses:
             ),
             stops=sum(self._lack_of_stops(position, trade) for position, trade in held),
             unpublished=self._apart(MASTER, self.master),
-            untold=self._apart(COPIER, market),
+            untold=0 if self._is_disputed else self._apart(COPIER, market),
             own_unpublished=self._apart(LEADER, market) if market.character.leads else 0,
             echoed=sum(self._is_copy(ticket) for owner, _, ticket in map(_parts, self.desk.opened) if owner == LEADER),
-            unexplained=self._unexplained(copier),
+            unexplained=0 if self._is_disputed else self._unexplained(copier),
             published_twice=0 if self.is_restoring else sum(count - 1 for count in self.desk.opened.values()),
             contradicted=0 if self.is_exempt else sum(
                 reason == "lost" and ref in self.desk.executed for ref, reason in self.desk.state.skips.items()
