@@ -27,6 +27,7 @@ class Fifo(Netting):
     """A Terminal over a hedging account with the FIFO rule. A virtual position's id is its magic number."""
 
     _by_number: bool = field(default=False, init=False, repr=False)
+    _is_begun: bool = field(default=False, init=False, repr=False)
 
     def is_alone(self) -> bool:
         """Whether a copy is open, or the account has no position at all. A terminal that has just connected may show a
@@ -44,13 +45,14 @@ class Fifo(Netting):
         return self._in_turn(lambda: super(Fifo, self).close(position, volume))
 
     def _in_turn(self, do: Callable[[], Result]) -> Result:
-        """Try the other order of positions if the broker refuses the first one.
+        """Try the other order of positions if the broker refuses the first one, and nothing has been executed.
 
         Neither times nor numbers are sure to be in the order of the openings: a server's clock goes back once a year,
         and an order that waited has a lower number than positions that opened before it was executed.
         """
+        self._is_begun = False
         answer = do()
-        if answer.outcome is Outcome.REJECTED and answer.code == _OUT_OF_TURN:
+        if answer.outcome is Outcome.REJECTED and answer.code == _OUT_OF_TURN and not self._is_begun:
             self._by_number = not self._by_number
             answer = do()
         return answer
@@ -79,8 +81,11 @@ class Fifo(Netting):
 
     def _send(self, magic: int, symbol: str, side: str, position: Position | None, lots: Decimal) -> Result:
         if position is not None:
-            return self.terminal.take_off(position, lots, magic=magic)
-        return self.terminal.open(magic=magic, symbol=symbol, side=side, volume=lots, sl=None, tp=None)
+            answer = self.terminal.take_off(position, lots, magic=magic)
+        else:
+            answer = self.terminal.open(magic=magic, symbol=symbol, side=side, volume=lots, sl=None, tp=None)
+        self._is_begun |= answer.outcome is Outcome.DONE
+        return answer
 
     def _orders(self, symbol: str, side: str, lots: Decimal, spec: SymbolSpec) -> list[tuple[Position | None, Decimal]]:
         """The orders that buy or sell `lots`: each closes a part of the position it names, or opens one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from copybot.broker import Entry, Outcome, Trace
+from copybot.broker import Entry, Outcome, Result, Trace
 from copybot.deals import trades_of
 from copybot.fifo import Fifo
 from copybot.mt5 import MetaTrader
@@ -292,3 +292,23 @@ def test_copies_opened_before_a_servers_clock_went_back_are_closed_in_turn(
     assert close(fifo, ONE, "0.20").outcome is Outcome.DONE
     assert close(fifo, THREE, "0.20").outcome is Outcome.DONE
     assert held(fake) == []
+
+
+def test_a_close_that_is_refused_after_its_first_order_is_not_sent_again(
+    fifo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest position was filled in part, so the next one is out of turn."""
+    open_(fifo, ONE, "0.10")
+    open_(fifo, TWO, "0.30")
+    real, asked = fifo.terminal.take_off, []
+
+    def take_off(position: Any, volume: Any, *, magic: Any) -> Result:
+        asked.append(volume)
+        return real(position, volume / 2, magic=magic) if len(asked) == 1 else Result(Outcome.REJECTED, 10045)
+
+    monkeypatch.setattr(fifo.terminal, "take_off", take_off)
+
+    answer = close(fifo, TWO, "0.20")
+    assert (answer.outcome, answer.code) == (Outcome.REJECTED, 10045)
+    assert asked == [D("0.10"), D("0.10")]
+    assert copies(fifo)[TWO] == ("BUY", D("0.25"))
