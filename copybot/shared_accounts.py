@@ -137,10 +137,3 @@ class FaultyNet(SharedAccount):
             side = "SELL" if net > 0 else "BUY"
             taken = Position("", 0, self.symbol, other_side(side), abs(net), None, None, PRICE, self.now)
             self._note(self._deal(taken, Entry.OUT, abs(net), "STOP_OUT"))
-
-    def _note(self, deal: Deal) -> None:
-        number = f"{self.first + len(self.ledger)}"
-        self.ledger.append(replace(deal, id=number, order=number))
-        self.books[""], self._last_deal = self.ledger, self.turn
-        if self.character.deal_lag:
-            self._unseen_deals.append((self.turn + self.character.deal_lag, "", len(self.ledger)))

@@ -9,11 +9,20 @@ from copybot.limits import Limits
 from copybot.simulation import NOON, Crash
 from copybot.targets import Target
 
-__all__ = ["CALM", "LIMITS", "NOON", "PRICE", "SECRET", "SUB", "Crash", "FaultyBroker", "packet"]
+__all__ = ["CALM", "LIMITS", "NOON", "PRICE", "SECRET", "SUB", "Clock", "Crash", "FaultyBroker", "packet"]
 
 SUB = desk_model.SUB_ID
 LIMITS = Limits(max_open_age_ms=6_000, settle_ms=8_000, second_look_ms=2_000, brake_ms=1_000)
 CALM = BrokerFaults(reject=0.0)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = NOON
+
+    def __call__(self) -> int:
+        return self.now
 
 
 def packet(

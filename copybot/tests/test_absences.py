@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,15 +25,6 @@ class Behind:
 
     def shows(self) -> None:
         self.broker.positions, self.broker.trace = self.real
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Any:
-    """A running guard, after a snapshot without trades."""
-    harness = Desk(tmp_path)
-    harness.snapshot(0)
-    yield harness
-    harness.guard.close()
 
 
 def events(desk: Any) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """What a copier opens and skips, what it reports to the desk, and what a restart finds."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -21,15 +20,6 @@ from copybot.subscriptions import IndexTaken, Subscription
 from copybot.tests.copier_harness import HOUR, ME, MONDAY, SECOND, CopierHarness, raising
 
 D = Decimal
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """A copier with a lease, a stream and a first snapshot."""
-    harness = CopierHarness(tmp_path)
-    harness.step()
-    yield harness
-    harness.copier.close()
 
 
 # --- normal operation

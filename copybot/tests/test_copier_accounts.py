@@ -1,9 +1,7 @@
 """A copier at accounts and brokers of some character: they lead as well, show orders late, hold no small volumes."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,15 +12,6 @@ from copybot.desk_model import COPIER, STRATEGY
 from copybot.tests.copier_harness import LIMITS, SECOND, CopierHarness, raising
 
 D = Decimal
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """A copier with a lease, a stream and a first snapshot."""
-    harness = CopierHarness(tmp_path)
-    harness.step()
-    yield harness
-    harness.copier.close()
 
 
 def test_an_account_that_leads_too_closes_its_copies_by_snapshot(office: CopierHarness) -> None:

@@ -3,8 +3,6 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +15,6 @@ from copybot.stream import Message
 from copybot.tests.copier_harness import NOON, CopierHarness, raising
 
 GRANTED: dict[str, Any] = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """A copier with a lease, a stream and a first snapshot."""
-    harness = CopierHarness(tmp_path)
-    harness.step()
-    yield harness
-    harness.copier.close()
 
 
 def test_a_lease_does_not_outlast_the_sleep_of_its_machine() -> None:

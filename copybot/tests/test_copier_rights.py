@@ -1,6 +1,6 @@
 """Who may open a trade and when; closes pass in every state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -18,15 +18,6 @@ from copybot.state_store import GuardMode
 from copybot.tests.copier_harness import HOUR, ME, NOON, SECOND, CopierHarness, raising
 
 D = Decimal
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[CopierHarness]:
-    """A copier with a lease, a stream and a first snapshot."""
-    harness = CopierHarness(tmp_path)
-    harness.step()
-    yield harness
-    harness.copier.close()
 
 
 # --- closes in every state

@@ -15,22 +15,16 @@ from copybot.rebooking import Rebooked
 from copybot.settings import SettingsError
 from copybot.terminals import of_account
 from copybot.tests.fake_mt5 import FakeMT5, Fate
-from copybot.tests.test_mt5 import MAGIC, Clock, order, refused
+from copybot.tests.guard_fixtures import Clock
+from copybot.tests.test_mt5 import MAGIC, order, refused
 
 D = Decimal
 ONE, TWO, THREE = MAGIC, MAGIC + 1, MAGIC + 2
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def fake(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeMT5:
-    fake = FakeMT5(balance=1e7)
+def fake(fake: FakeMT5) -> FakeMT5:
     fake.fifo = True
-    monkeypatch.setattr(fake, "_now_ms", clock)
     return fake
 
 

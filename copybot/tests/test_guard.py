@@ -11,18 +11,9 @@ import pytest
 from copybot.broker import Outcome, Position, Result
 from copybot.state_store import GuardMode, State
 from copybot.tests.guard_fixtures import LIMITS, NOON, PRICE, gapfill, packet
-from copybot.tests.guard_harness import SECOND, T1, T2, Desk, answering, target
+from copybot.tests.guard_harness import SECOND, T1, T2, answering, target
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Any:
-    """A running guard, after a snapshot without trades."""
-    harness = Desk(tmp_path)
-    harness.snapshot(0)
-    yield harness
-    harness.guard.close()
 
 
 # --- normal operation

@@ -14,18 +14,9 @@ from copybot.broker import Outcome, Position, Result, Trace
 from copybot.guard import ExecutionGuard
 from copybot.state_store import State, StateInUse, StateOfAnotherVersion
 from copybot.tests.guard_fixtures import SECRET, SUB, Crash
-from copybot.tests.guard_harness import SECOND, T1, T2, Desk, answering, target
+from copybot.tests.guard_harness import SECOND, T1, T2, answering, target
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Any:
-    """A running guard, after a snapshot without trades."""
-    harness = Desk(tmp_path)
-    harness.snapshot(0)
-    yield harness
-    harness.guard.close()
 
 
 def test_c0_c1_a_crash_before_the_intent_leaves_no_row(desk: Any) -> None:

@@ -3,23 +3,13 @@
 import sqlite3
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from copybot.state_store import GuardMode, State
 from copybot.tests.guard_fixtures import NOON, packet
-from copybot.tests.guard_harness import SECOND, T1, T2, Desk, target
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Any:
-    """A running guard, after a snapshot without trades."""
-    harness = Desk(tmp_path)
-    harness.snapshot(0)
-    yield harness
-    harness.guard.close()
+from copybot.tests.guard_harness import SECOND, T1, T2, target
 
 
 def the_one(desk: Any) -> Any:

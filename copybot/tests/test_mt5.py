@@ -16,7 +16,7 @@ from copybot.netting import Netting
 from copybot.state_store import State
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import AHEAD_MS, FakeMT5, Fate
-from copybot.tests.guard_fixtures import LIMITS, NOON, SECRET, SUB
+from copybot.tests.guard_fixtures import LIMITS, SECRET, SUB, Clock
 from copybot.tests.test_guard import target
 
 D = Decimal
@@ -26,18 +26,6 @@ MAGIC = (0x43 << 56) + (7 << 40) + 99
 @pytest.fixture
 def fake() -> FakeMT5:
     return FakeMT5()
-
-
-class Clock:
-    now = NOON
-
-    def __call__(self) -> Any:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

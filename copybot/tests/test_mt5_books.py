@@ -10,21 +10,10 @@ from copybot.broker import Outcome, Trace
 from copybot.mt5 import MetaTrader, OtherAccount
 from copybot.netting import Netting
 from copybot.tests.fake_mt5 import FakeMT5, Fate
-from copybot.tests.test_mt5 import MAGIC, Clock, held, order, refused
+from copybot.tests.guard_fixtures import Clock
+from copybot.tests.test_mt5 import MAGIC, held, order, refused
 
 D = Decimal
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def fake(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeMT5:
-    fake = FakeMT5(balance=1e7)
-    monkeypatch.setattr(fake, "_now_ms", clock)
-    return fake
 
 
 def connected(fake: FakeMT5, clock: Clock) -> Any:

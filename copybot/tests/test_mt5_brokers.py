@@ -12,9 +12,9 @@ from copybot.mt5 import MetaTrader
 from copybot.position_targets import volume_to_close
 from copybot.targets import Snapshot
 from copybot.tests.fake_mt5 import FakeMT5, Fate, Refused
-from copybot.tests.guard_fixtures import LIMITS, NOON, SECRET, SUB, packet
+from copybot.tests.guard_fixtures import LIMITS, NOON, SECRET, SUB, Clock, packet
 from copybot.tests.guard_harness import target
-from copybot.tests.test_mt5 import Clock, held, order, refused
+from copybot.tests.test_mt5 import held, order, refused
 
 D = Decimal
 
@@ -22,11 +22,6 @@ D = Decimal
 @pytest.fixture
 def fake() -> FakeMT5:
     return FakeMT5(balance=1e7)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from copybot.rebooking import Rebooked, chains_of
 from copybot.simulation import NOON
 from copybot.tests.copier_harness import ME
 from copybot.tests.fake_mt5 import AHEAD_MS, FakeMT5
-from copybot.tests.test_mt5 import MAGIC, Clock, order
+from copybot.tests.guard_fixtures import Clock
+from copybot.tests.test_mt5 import MAGIC, order
 
 D = Decimal
 Booking = Callable[[FakeMT5], None]
@@ -34,18 +35,6 @@ SPLITS: dict[str, Booking] = {
     "split": lambda fake: fake.split("EURUSD", 2),
     "split, new ids": lambda fake: fake.split("EURUSD", 2, new_ids=True),
 }
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def fake(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeMT5:
-    fake = FakeMT5(balance=1e7)
-    monkeypatch.setattr(fake, "_now_ms", clock)
-    return fake
 
 
 def raw(fake: FakeMT5, clock: Clock) -> MetaTrader:
