@@ -35,13 +35,15 @@ class SignatureAuthentication(BaseAuthentication):
 
 
 class RefuseBots(BaseAuthentication):
-    """Comes before the session on people's routes: refuses each signed request and audits the refusal."""
+    """Comes before the session on people's routes: refuses each signed request and audits the refusal, in one row."""
 
     def authenticate(self, request: Request) -> None:
         if not signed_http.is_signed(request._request):
             return
-        with contextlib.suppress(RequestMalformed):  # still a bot, although its request cannot be verified
-            signed_http.verify(http_request(request))
-        refusal = HistoryClosedToBots()
-        signed_http.record_refusal(refusal, http_request(request))
-        raise refusal
+        try:
+            with contextlib.suppress(RequestMalformed):  # still a bot, although its request cannot be verified
+                signed_http.check(http_request(request))
+            raise HistoryClosedToBots
+        except DomainError as refusal:
+            signed_http.record_refusal(refusal, http_request(request))
+            raise

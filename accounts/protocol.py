@@ -132,14 +132,16 @@ class ReceivedRequest:
     request_id: str
 
 
+def count(ip: str) -> None:
+    """Count one signed request against its address, before anything of it is looked at or recorded; or RateLimited."""
+    limiting.spend("ip", networks.block_of(ip), settings.RATE_PER_IP)
+
+
 def verify(received: ReceivedRequest) -> SignedCall:
-    """Return the signed call, or raise the refusal of the first check that fails."""
-    try:
-        if not received.is_secure and not (settings.DEBUG and networks.is_loopback(received.ip)):
-            raise HttpsRequired
-        signable, signature = _read(received)
-    finally:  # unreadable requests count too: their refusals are audited, and must not fill the log without limit
-        limiting.spend("ip", networks.block_of(received.ip), settings.RATE_PER_IP)
+    """Return the signed call, or raise the refusal of the first check that fails. The request has been counted."""
+    if not received.is_secure and not (settings.DEBUG and networks.is_loopback(received.ip)):
+        raise HttpsRequired
+    signable, signature = _read(received)
     now_ms = time.time_ns() // 1_000_000
     if not signable.is_timely(now_ms):
         raise ClockOutsideWindow(server_time=now_ms)
@@ -210,8 +212,15 @@ def canonical_host(host: str) -> str:
 
 
 def record_refusal(refusal: DomainError, *, actor: audit.Actor, claimed: str, method: str, path: str) -> None:
-    """Write the audit row of a refused caller under the key that it claimed, without its signature."""
+    """Write the audit row of a refused caller under the key that it claimed, without its signature; sampled."""
     if isinstance(refusal, limiting.RateLimited | BodyTooLarge):
-        return  # an audit row for each would let a caller fill the log
-    subject = f"key:{claimed[:32]}" if claimed else ""
-    audit.record("request.refused", actor=actor, subject=subject, refused=refusal.code, method=method, path=path[:200])
+        return  # the limit has done its work, and a row for each would undo it
+    audit.record_sampled(
+        "request.refused",
+        of=actor.name or networks.block_of(actor.ip or "0.0.0.0"),  # noqa: S104 - means "unknown"
+        actor=actor,
+        subject=f"key:{claimed[:32]}" if claimed else "",
+        refused=refusal.code,
+        method=method,
+        path=path[:200],
+    )

@@ -95,4 +95,6 @@ def _record_refusal(credentials: dict[str, Any], request: DeskRequest | None = N
     """The account is named only if there is one: what was typed as a name may be a password."""
     user = User.objects.filter(username=str(credentials.get("username", ""))[:150]).first()
     subject = f"user:{user.pk}" if user else ""
-    audit.record("session.refused", actor=actor_of(request, None), subject=subject, refused="password_wrong")
+    actor = actor_of(request, None)
+    of = networks.block_of(actor.ip) if actor.ip else ""
+    audit.record_sampled("session.refused", of=of, actor=actor, subject=subject, refused="password_wrong")

@@ -34,14 +34,18 @@ def is_signed(request: HttpRequest) -> bool:
 def verify(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
     """Verify a request and store its SignedCall on it, to sign the response. Refusals are audited."""
     try:
-        body = read_body(request, limit)
-        request.signed_body = body
-        call = protocol.verify(received_request(request, body))
+        return check(request, limit)
     except DomainError as refusal:
         record_refusal(refusal, request)
         raise
-    request.signed_call = call
-    return call
+
+
+def check(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
+    """Do what `verify` does, and leave the audit row of a refusal to the caller."""
+    protocol.count(request.client_ip)
+    request.signed_body = read_body(request, limit)
+    request.signed_call = protocol.verify(received_request(request, request.signed_body))
+    return request.signed_call
 
 
 def read_body(request: HttpRequest, limit: int) -> bytes:

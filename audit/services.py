@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 
+from audit import sampling
 from audit.models import AuditLog
 
 
@@ -53,3 +54,27 @@ def record(
         code=refused,
         detail=detail,
     )
+
+
+def record_sampled(
+    action: str,
+    *,
+    of: str,
+    actor: Actor,
+    subject: str = "",
+    refused: str,
+    using: str = DEFAULT_DB_ALIAS,
+    **detail: Any,
+) -> None:
+    """Add a refusal that its caller can repeat at will, unless the caller's rows of this minute are used up.
+
+    `of`: whose refusals of this code are counted together: a block of addresses, or a verified key. A row after
+    refusals that were only counted has their number as `unrecorded` in its detail.
+    """
+    sampler = sampling.of_nobody if actor.kind == AuditLog.Actor.NOBODY else sampling.of_the_verified
+    unrecorded = sampler.admit(f"{action} {refused} {of}")
+    if unrecorded is None:
+        return
+    if unrecorded:
+        detail["unrecorded"] = unrecorded
+    record(action, actor=actor, subject=subject, refused=refused, using=using, **detail)

@@ -18,7 +18,7 @@ from accounts.models import TradingAccount, User
 from accounts.protocol import ReceivedRequest
 from audit import services as audit
 from audit.models import AuditLog
-from core import problem
+from core import limiting, problem
 from core.errors import DomainError, NotFound, RequestMalformed
 from core.sessions import SessionStore, stored_key
 from trades import services
@@ -111,12 +111,15 @@ async def refuse(scope: Scope, send: Any, refusal: DomainError) -> None:
 
 def _watcher(scope: Scope, send: Any) -> Watcher:
     received = _received(scope)
+    is_signed = bool({"x-cd-key", "x-cd-sig"} & received.headers.keys())
     try:
+        if is_signed:
+            protocol.count(received.ip)
+        else:
+            limiting.spend("visitor", networks.block_of(received.ip), settings.RATE_PER_VISITOR)
         if not validate_host(split_domain_port(received.host)[0], settings.ALLOWED_HOSTS):
             raise RequestMalformed("The desk does not serve this host name. ALLOWED_HOSTS lists those that it serves.")
-        if {"x-cd-key", "x-cd-sig"} & received.headers.keys():
-            return _bot(received, send)
-        return _person(received, send)
+        return _bot(received, send) if is_signed else _person(received, send)
     except DomainError as refusal:
         nobody = audit.Actor(AuditLog.Actor.NOBODY, "", received.ip, received.request_id)
         claimed_key = received.headers.get("x-cd-key", "")

@@ -15,12 +15,15 @@ from structlog.testing import capture_logs
 
 from accounts import services
 from accounts.models import TradingAccount
+from audit import sampling
 from audit import services as audit
 from audit.models import AuditLog
 from core import limiting
+from core.errors import DomainError
 from core.limiting import RateLimited
 from tests.signed import Bot, opening
 from tests.transactions import committed
+from trades import consumers
 
 THREADS, EACH, LIMIT = 32, 4, 50
 
@@ -269,3 +272,72 @@ def test_without_redis_a_repeated_write_is_still_refused(no_redis: None, lena_bo
     request = lena_bot.request("POST", fields=opening("1"))
 
     assert [request.send().status_code for _ in range(3)] == [201, 409, 409]
+
+
+# --- what callers without a key or session can write
+
+
+def rows_of(code: str) -> int:
+    return AuditLog.objects.filter(action="request.refused", code=code).count()
+
+
+def test_a_request_for_a_foreign_host_is_counted_before_its_refusal_is_recorded(
+    lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
+) -> None:
+    settings.RATE_PER_IP = 3
+
+    answers = [lena_bot.send("GET", but={**from_somewhere, "host": "elsewhere.example"}).status_code for _ in range(9)]
+
+    assert Counter(answers) == {400: 3, 429: 6}
+    assert rows_of("request_malformed") == 3
+
+
+def test_a_bots_request_at_a_persons_route_is_one_row(
+    lena_bot: Bot, settings: Settings, from_somewhere: dict[str, Any]
+) -> None:
+    settings.RATE_PER_IP = 3
+    malformed = {"headers": {**from_somewhere["headers"], "X-Cd-Time": "now"}}
+
+    answers = [lena_bot.send("GET", "/api/v2/trades/history", but=malformed).status_code for _ in range(9)]
+
+    assert Counter(answers) == {403: 3, 429: 6}
+    assert AuditLog.objects.filter(action="request.refused").count() == rows_of("history_closed_to_bots") == 3
+
+
+def test_a_verified_key_adds_a_bounded_number_of_rows(lena_bot: Bot) -> None:
+    for _ in range(50):
+        assert lena_bot.send("GET", "/api/v2/trades/history").status_code == 403
+
+    assert rows_of("history_closed_to_bots") == sampling.of_the_verified.of_a_kind
+
+
+HANDSHAKES: dict[str, dict[str, str]] = {
+    "no session": {"Origin": "http://127.0.0.1:8000"},
+    "a foreign page": {"Origin": "https://elsewhere.example"},
+    "a foreign host": {"Host": "elsewhere.example"},
+    "a foreign host, signed": {"Host": "elsewhere.example", "X-Cd-Key": "ck_0123456789abcdef.1"},
+}
+
+
+@pytest.mark.parametrize("headers", HANDSHAKES.values(), ids=HANDSHAKES)
+def test_handshakes_of_strangers_cannot_fill_the_audit_log(
+    headers: dict[str, str], desk_db: str, settings: Settings
+) -> None:
+    settings.RATE_PER_IP = settings.RATE_PER_VISITOR = 3
+    network = f"2001:db8:{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}"
+
+    def shake(number: int) -> str:
+        scope: dict[str, Any] = {
+            "path": "/ws/v2/active",
+            "client": (f"{network}::{number}", 1),
+            "headers": [(n.lower().encode(), v.encode()) for n, v in {"Host": "127.0.0.1:8000", **headers}.items()],
+        }
+        with pytest.raises(DomainError) as refused:
+            consumers._watcher(scope, None)
+        return refused.value.code
+
+    codes = [shake(number) for number in range(1, 10)]
+
+    assert codes[3:] == ["rate_limited"] * 6
+    assert "rate_limited" not in codes[:3]
+    assert AuditLog.objects.filter(action="request.refused").count() == 3
