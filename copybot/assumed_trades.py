@@ -66,6 +66,14 @@ def by_list(row: Mapping[str, Any], remaining: Decimal, closed_by: Sequence[Deal
     return _trade(row, remaining, parts)
 
 
+def by_position(position: Position) -> Trade:
+    """A trade whose opening deal is missing and whose position is open: as the list of positions shows it."""
+    return Trade(
+        position.id, position.id, position.id, position.symbol, position.side, position.volume, position.open_price,
+        position.opened_ms, _ZERO, position.volume, magic=position.magic,
+    )  # fmt: skip
+
+
 def cancelled(row: Mapping[str, Any]) -> Trade:
     """A trade whose deals the broker cancelled: nothing was gained or lost."""
     note = "the broker cancelled its deals: reported at its open price, without profit"

@@ -4,7 +4,6 @@ No function here waits or sleeps: `on_message` takes a message of the stream, `s
 come first, so that copies are closed whatever the desk does or fails to do.
 """
 
-import hashlib
 import logging
 import random
 import secrets
@@ -21,20 +20,21 @@ from typing import Any, Protocol
 from copybot.account_report import AccountReport
 from copybot.alarm_report import AlarmReport, LateCloses
 from copybot.broker import Position, Terminal
-from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, RateLimited, ScopeDenied
+from copybot.errors import AnswerForged, DeskError, KeyRefused, LeaseLost, ScopeDenied
+from copybot.event_reports import EventReports
 from copybot.findings import Finding
 from copybot.guard import ExecutionGuard
 from copybot.lease import Lease, instance_of
 from copybot.limits import Limits
 from copybot.packets import PacketRefused
-from copybot.position_sync import PositionSync, ReportResult
-from copybot.state_store import Copy, Event, GuardMode
-from copybot.subscriptions import FollowedSubscription, Subscription, Terms, check_indexes, receipt_of, skip_of
+from copybot.position_sync import PositionSync
+from copybot.state_store import GuardMode
+from copybot.subscriptions import FollowedSubscription, Subscription, Terms, check_indexes
 from copybot.targets import Target, snapshots_of
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT, _SKIPS, _ORDERS = "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders"
+_HEARTBEAT = "/api/v2/copier/beat"
 _SIDES = ("BUY", "SELL")
 _DAY_MS = 86_400_000
 
@@ -99,7 +99,6 @@ class Copier:
     is_in_touch: bool = field(default=False, init=False)
     _heartbeats: int = field(default=0, init=False, repr=False)
     _reported_again: set[str] = field(default_factory=set, init=False, repr=False)
-    _closed_at_desk: set[str] = field(default_factory=set, init=False, repr=False)
     _of_positions: list[Finding] = field(default_factory=list, init=False, repr=False)
     _still_open: list[Finding] = field(default_factory=list, init=False, repr=False)
     _late_closes: LateCloses = field(default_factory=LateCloses, init=False, repr=False)
@@ -112,6 +111,7 @@ class Copier:
         self.lease = Lease(self.instance, self.monotonic_ms, self.clock_ms, last, since_ms)
         self._by_sub_id = {followed.subscription.sub_id: followed for followed in self.followed}
         self._epoch = ""
+        self.event_reports = EventReports(self.desk, self.terminal, self.clock_ms, self.counts)
         self.position_sync = self._new_position_sync()
         self.alarm_report = AlarmReport(self.desk, self.monotonic_ms)
         self.account_report = AccountReport(self.desk, self.terminal, self.monotonic_ms)
@@ -120,7 +120,7 @@ class Copier:
         return PositionSync(
             self.desk, self.terminal, of=self._copied_trade, role="copy", clock_ms=self.clock_ms,
             ahead_ms=self.ahead_ms, longest_wait_ms=self.pace.missing_deals_ms,
-            on_reported=self._note_reported,
+            on_reported=self.event_reports.note_reported,
         )  # fmt: skip
 
     def _follow(self, subscription: Subscription) -> FollowedSubscription:
@@ -400,17 +400,18 @@ class Copier:
     # --- reports to the desk
 
     def _copied_trade(self, position: Position) -> dict[str, str] | None:
-        """Which trade a position copies; None for a position that is not a copy."""
+        """Which trade a position copies; None for a position that is not a copy, or that may still grow.
+
+        A row at the desk never grows. An order without an answer may be executed in parts (on a FIFO account it is
+        several orders), so its copy is reported as soon as no part can be missing.
+        """
         for followed in self.followed:
             copy = followed.guard.by_magic(position.magic)
             if copy is not None and not copy.ref.startswith("unknown-"):
+                if copy.is_filling(self.clock_ms(), followed.guard.limits.settle_ms):
+                    return None
                 return {"strategy": followed.strategy, "trade_ref": copy.ref}
         return None
-
-    def _note_reported(self, result: ReportResult) -> None:
-        self.counts[f"{result.verb}_{result.code or 'reported'}"] += 1
-        if (result.verb == "close" and not result.code) or result.code == "trade_closed":
-            self._closed_at_desk.add(result.ticket)
 
     def _sync_positions(self) -> int:
         self.position_sync.sync()
@@ -422,39 +423,9 @@ class Copier:
     def _report(self) -> int:
         for followed in self.followed:
             for event in followed.guard.outbox():
-                if self._report_event(followed, event):
+                if self.event_reports.report(followed, event, self.position_sync):
                     followed.guard.mark_reported(event)
         return self.pace.position_sync_ms
-
-    def _report_event(self, followed: FollowedSubscription, event: Event) -> bool:
-        """Whether the event is settled: the desk has taken it, or will never take it."""
-        copy = followed.guard.copy(event.ref)
-        if copy is None or copy.ref.startswith("unknown-"):
-            return True  # each heartbeat reports held and halted
-        if event.event == "closed":
-            position = copy.position or self._position_under(copy.magic)
-            if position is None:
-                return False
-            if position:
-                return self._report_closed(followed, copy, position, event)
-        if event.event == "opened" and not copy.filled_price:
-            return True  # the broker does not report the price
-        path, fields = (
-            (_ORDERS, receipt_of(followed, copy))
-            if event.event == "opened"
-            else (_SKIPS, skip_of(followed, copy, event))
-        )
-        name = hashlib.sha256(f"{followed.subscription.sub_id} {event.ref} {event.event}".encode()).hexdigest()[:32]
-        try:
-            self.desk.send("POST", path, fields, idempotency_key=f"{event.event}-{name}")
-        except (KeyRefused, ScopeDenied, RateLimited):
-            raise
-        except DeskError as refusal:
-            if refusal.retry != "never" or not refusal.is_proven:
-                raise
-            log.warning("the desk refused the report that %s was %s: %s", event.ref, event.event, refusal)
-            self.counts["reports_refused"] += 1
-        return True
 
     def _report_account(self) -> int:
         held = {copy.symbol for followed in self.followed for copy in followed.guard.unfinished()}
@@ -464,22 +435,3 @@ class Copier:
     def _report_alarms(self) -> int:
         self.alarm_report.report(self.findings())
         return self.pace.position_sync_ms
-
-    def _position_under(self, magic: int) -> str | None:
-        """The position of a copy that ended before it was seen; empty if there is none, None without an answer."""
-        try:
-            return self.terminal.position_under(magic)
-        except Exception:
-            return None
-
-    def _report_closed(self, followed: FollowedSubscription, copy: Copy, position: str, event: Event) -> bool:
-        """Report a copy that ended. One that opened and closed between two syncs was in no list; its deals show it."""
-        if position in self._closed_at_desk:
-            self._closed_at_desk.discard(position)
-            return True
-        if position in self.position_sync.rows:
-            return False  # the next sync closes its row
-        if self.position_sync.note_gone(position, {"strategy": followed.strategy, "trade_ref": copy.ref}):
-            self._closed_at_desk.discard(position)
-            return True
-        return self.clock_ms() - event.at_ms > _DAY_MS

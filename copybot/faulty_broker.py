@@ -107,6 +107,7 @@ class FaultyBroker:
     _unseen_deals: list[tuple[int, str, int]] = field(default_factory=list)
     _executed: list[tuple[int, int]] = field(default_factory=list)
     _last_deal: int = -100
+    _last_stop_out: int = -100
 
     def tick(self, now: int, turn: int = 0) -> None:
         self.now, self.turn, self.is_troubled = now, turn, self.is_shut
@@ -125,11 +126,17 @@ class FaultyBroker:
                 self._executed.append((turn + self.character.deal_lag, order.magic))
         self._show()
         if not self.is_shut and self.rng.random() < self.weather.stop_out:
+            self._last_stop_out = turn
             self._stop_out()
 
     @property
     def is_shut(self) -> bool:
         return self.turn in self.character.shut
+
+    @property
+    def has_unseen_stop_out(self) -> bool:
+        """Whether it may have taken volume off a position that it still shows as before."""
+        return self.turn - self._last_stop_out <= max(self.character.lag, self.character.deal_lag)
 
     @property
     def is_at_rest(self) -> bool:

@@ -65,14 +65,14 @@ class Losses:
             self.counts["too_many"] += held >= most and self.ref_of(magic) in active  # an order filled late may be over
 
     def note_less(self, position: Position, rest: Decimal) -> None:
-        """An order took volume off a position: not more than its trade demands.
+        """An order took volume off a position: not more than its trade demands, as far as the copier could see.
 
         If the broker filled a part of a close only, the close has reached it, and the bound of the next begins.
         """
         if rest:
             self._waited.pop(("late_close", position.id), None)
         trade = self.active_trades().get(self.ref_of(position.magic))
-        if position.magic and trade is not None and not self.is_exempt:
+        if position.magic and trade is not None and not (self.is_exempt or self.market.has_unseen_stop_out):
             least = min(self.market.filled[position.magic], _half(trade))
             self.counts["unasked"] += not rest or rest + self._step <= least
 
@@ -172,14 +172,7 @@ class Losses:
         """The number of trades on which the desk and the copier disagree about whether, or with what volume, they are
         held."""
         held = {} if copier is None else {copy.ref: f"{copy.volume:.8f}" for copy in copier.followed[0].digest()[1]}
-        apart = {ref for ref, _ in held.items() ^ self.desk.must_hold().items()}
-        return len(apart - self._unreported())
-
-    def _unreported(self) -> set[str]:
-        """The trades of copies that their deals contradict, so that the desk does not know of them."""
-        held, rows = self.market.truly_held(), self._rows(COPIER)
-        hiding = (number for number in held.keys() - rows.keys() if self.market.hides_deals_of(number))
-        return {self.ref_of(held[number].magic) for number in hiding}
+        return len({ref for ref, _ in held.items() ^ self.desk.must_hold().items()})
 
     def _apart(self, account: str, broker: FaultyBroker) -> int:
         """The number of rows and positions that do not agree."""
@@ -189,14 +182,13 @@ class Losses:
             for number, position in broker.truly_held().items()
             if account == MASTER or (account == COPIER) == bool(position.magic)
         }
-        for number in [number for number in held if number not in rows]:
-            # A publisher that was away publishes no old trade, and nobody a position that its deals contradict.
+        for number in [number for number in held if number not in rows and account != COPIER]:
+            # A publisher that was away publishes no old trade, and none a trade that its deals contradict.
             is_new = self.is_restoring or f"{account} {number}" not in self.desk.opened
-            is_old = account != COPIER and self.max_age_ms is not None
-            if is_new and (is_old or broker.hides_deals_of(number)):
+            if is_new and (self.max_age_ms is not None or broker.hides_deals_of(number)):
                 del held[number]
         differ = sum(
-            _is_apart(Decimal(rows[ticket]["volume"]), held[ticket].volume, broker)
+            Decimal(rows[ticket]["volume"]) != held[ticket].volume
             or any(_price(rows[ticket][name]) != getattr(held[ticket], name) for name in ("sl", "tp"))
             for ticket in rows.keys() & held.keys()
         )
@@ -219,11 +211,6 @@ class Losses:
 
     def _rows(self, account: str) -> dict[str, Row]:
         return {ticket: row for (owner, ticket), row in self.desk.state.rows.items() if owner == account}
-
-
-def _is_apart(reported: Decimal, volume: Decimal, broker: FaultyBroker) -> bool:
-    """A FIFO account may open a copy by two orders, of which the second is executed after the first is reported."""
-    return reported > volume if broker.character.is_fifo else reported != volume
 
 
 def _slowness(broker: FaultyBroker) -> int:

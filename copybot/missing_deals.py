@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from copybot.assumed_trades import Assumption, assumed_end, by_list, cancelled, closings
+from copybot.assumed_trades import Assumption, assumed_end, by_list, by_position, cancelled, closings
 from copybot.broker import Deal, Position, Terminal
 from copybot.deals import DealsIncomplete, Trade, trades_of
 
@@ -137,20 +137,23 @@ class MissingDeals:
         if self._may_be_open(row):
             return None
         wait = self._wait_over(row["ticket_id"], row["symbol"], row["type"], now)
-        try:
-            return None if wait is None else self._assumed(row, wait)
-        except Exception as fault:  # deals that cannot be read are not missing
-            log.warning("deals of %s: %s", row["ticket_id"], fault)
-            return None
+        return None if wait is None else self._assumed(row, wait)
 
-    def ended_unseen(self, ticket: str, now: int) -> list[Trade]:
-        """The trades of a position that was never at the desk, as ended; empty while its deals may still come."""
+    def ended_unseen(self, ticket: str, now: int, known: Row | None) -> list[Trade]:
+        """The trades of a position that was never at the desk, as ended; empty while its deals may still come.
+
+        `known`: the row that the desk would have by what else is known; without it, deals must show the opening.
+        """
         trades = self.history.trades(ticket)
-        if not trades or ticket in self._open:
+        if ticket in self._open or not (trades or known):
             return []
-        wait = self._wait_over(ticket, trades[0].symbol, trades[0].side, now)
+        symbol, side = (known["symbol"], known["type"]) if known else (trades[0].symbol, trades[0].side)
+        wait = self._wait_over(ticket, symbol, side, now)
         if wait is None:
             return []
+        if known and not trades:
+            ended = self._assumed(known, wait)
+            return [] if ended is None else [ended]
         last = next((trade.parts[-1].price for trade in reversed(trades) if trade.parts), wait.price)
         return [assumed_end(trade, Assumption(trade.price if last is None else last, None)) for trade in trades]
 
@@ -166,7 +169,14 @@ class MissingDeals:
             wait.price = self._closing_price(symbol, side)
         return wait if self.waits.is_over(wait) else None
 
-    def _assumed(self, row: Row, wait: Wait) -> Trade:
+    def _assumed(self, row: Row, wait: Wait) -> Trade | None:
+        try:
+            return self._assumed_end(row, wait)
+        except Exception as fault:  # deals that cannot be read are not missing
+            log.warning("deals of %s: %s", row["ticket_id"], fault)
+            return None
+
+    def _assumed_end(self, row: Row, wait: Wait) -> Trade:
         ticket: str = row["ticket_id"]
         with suppress(Exception):
             if self.terminal.was_cancelled(ticket):
@@ -186,6 +196,17 @@ class MissingDeals:
         return [
             row for ticket, row in rows.items() if ticket == position.id or (nets and row["symbol"] == position.symbol)
         ]
+
+    def unreported(self, position: Position, now: int) -> Trade | None:
+        """An open copy that has no row, as a trade; None while its deals may still come.
+
+        Its opening deal says with which volume it was opened, if there is one; else the list of positions must do. A
+        provider's trade is not published that late, without its deals: its copies would get another price.
+        """
+        if not (self.is_of_copies and self.waits.is_over(self.waits.go_on(_open(position.id), now))):
+            return None
+        opened = (trade for trade in self.history.trades(position.id) if trade.side == position.side)
+        return next((trade for trade in opened if trade.volume >= position.volume), by_position(position))
 
     def shrunk(self, position: Position, rows: Sequence[Row], now: int) -> list[Trade] | None:
         """The trades of an open position that are smaller than their rows, or over; None while deals may still come.

@@ -192,7 +192,7 @@ class PositionSync:
     def _opened_ms(self, trade: Trade) -> int:
         """When a trade opened, by the desk's clock; 0 if unknown: no known time zone, or an hour that clocks repeat."""
         ahead_ms = self.ahead_ms()
-        opened_ms = 0 if ahead_ms is None else trade.opened_ms - ahead_ms
+        opened_ms = 0 if ahead_ms is None or not trade.opened_ms else trade.opened_ms - ahead_ms
         return 0 if is_repeated(opened_ms) else opened_ms
 
     def _is_to_publish(self, held: Held) -> bool:
@@ -212,9 +212,12 @@ class PositionSync:
         """Read the desk's rows again on the next sync, because another client may have changed them."""
         self._read_ms = None
 
-    def note_gone(self, position_id: str, extra: Extra) -> bool:
-        """Report a position that opened and closed between two syncs. True once the desk knows all of it."""
-        trades = self._closed_trades(position_id) or self._missing.ended_unseen(position_id, self.clock_ms())
+    def note_gone(self, position_id: str, extra: Extra, known: Mapping[str, Any] | None = None) -> bool:
+        """Report a position that ended before it had a row. True once the desk knows all of it.
+
+        `known`: the row that it would have, in case that the broker never shows its deals.
+        """
+        trades = self._closed_trades(position_id) or self._missing.ended_unseen(position_id, self.clock_ms(), known)
         if not trades:
             self._note_waiting(position_id, _CLOSE_IS_MISSING)
             return False
@@ -266,7 +269,7 @@ class PositionSync:
             if held.trades is None:
                 rows = self._missing.rows_of(held.position, self.rows)
                 open_tickets |= {row["ticket_id"] for row in rows}
-                yield from self._reports_by_list(held.position, rows)
+                yield from self._reports_by_list(held.position, rows) if rows else self._opening_by_list(held)
         for ticket in [ticket for ticket in self.rows if ticket not in open_tickets]:
             yield from self._reports_of_ended(ticket)
         self._tidy(open_tickets)
@@ -328,9 +331,18 @@ class PositionSync:
             words = f"has {lots} lots but was published with {published}: the rest is not copied"
             self.findings[ticket] = Finding(ticket, "grew", words)
 
+    def _opening_by_list(self, held: Held) -> Iterator[Report]:
+        """Report an open copy whose deals stay missing. What it has lost already follows once it has a row."""
+        trade = self._missing.unreported(held.position, self.clock_ms())
+        if trade is None:
+            return
+        self._born_ms.setdefault(trade.ticket, self._opened_ms(trade))
+        if self._may_open(trade.ticket):
+            yield self._opening(trade, held.position, held.extra)
+
     def _reports_by_list(self, position: Position, rows: list[Mapping[str, Any]]) -> Iterator[Report]:
         """Follow an open position whose deals do not add up: its stops at once, its volume if they stay missing."""
-        shrunk = self._missing.shrunk(position, rows, self.clock_ms()) if rows else None
+        shrunk = self._missing.shrunk(position, rows, self.clock_ms())
         if shrunk is not None:
             self.findings.pop(position.id, None)  # it is followed, so it no longer waits
             self.findings |= self._recent_findings()

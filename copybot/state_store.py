@@ -101,6 +101,10 @@ class Copy:
     reduced_ms: int
     why: str
 
+    def is_filling(self, now_ms: int, settle_ms: int) -> bool:
+        """Whether a part of the order may still be executed: its answer was lost less than `settle_ms` ago."""
+        return not self.filled_ms and abs(now_ms - self.sent_ms) < settle_ms
+
     @property
     def target(self) -> Target:
         return Target(

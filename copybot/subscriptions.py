@@ -77,11 +77,17 @@ def skip_of(followed: FollowedSubscription, copy: Copy, event: Event) -> dict[st
     fields = {"strategy": followed.strategy, "trade_ref": copy.ref, "reason": event.why}
     if event.event == "closed":
         fields |= {"reason": "lost", "detail": "the broker answered that it opened, and its books show no position"}
-    elif event.why == "stop_passed":  # a reason that the desk's closed list does not have
-        fields |= {"reason": "rejected", "detail": "the broker's price had already passed the stop loss or the target"}
     elif event.why == "volume_too_small" and copy.position:
         fields |= {"detail": "closed early: the broker cannot hold as little as is left of the provider's trade"}
     return fields
+
+
+def for_older_desks(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A report in the words of a desk older than version 0.2, whose list of reasons is shorter; None if it has them."""
+    if fields.get("reason") != "stop_passed":
+        return None
+    detail = "the broker's price had already passed the stop loss or the target"
+    return {**fields, "reason": "rejected", "detail": detail}
 
 
 def receipt_of(followed: FollowedSubscription, copy: Copy) -> dict[str, Any]:

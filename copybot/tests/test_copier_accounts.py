@@ -153,4 +153,4 @@ def test_a_broker_that_does_not_answer_for_a_position_makes_no_copy_lost(office:
     office.step(3)
     assert (office.skips, len([owner for owner, _ in office.desk.state.closed if owner == COPIER])) == ([], 1)
     assert office.copier is not None
-    assert office.copier._closed_at_desk == set()  # or it would grow with each such copy
+    assert office.copier.event_reports._closed_at_desk == set()  # or it would grow with each such copy

@@ -1,18 +1,22 @@
-"""A copier after a machine's sleep, on a full disk, and for a strategy that is no longer listed."""
+"""A copier after a machine's sleep, on a full disk, for a strategy that is no longer listed, and at an older desk."""
 
 import sqlite3
 import threading
 import time
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from copybot import runner
-from copybot.broker import Entry
+from copybot.broker import Entry, Outcome, Result
 from copybot.desk_model import COPIER, STRATEGY
+from copybot.errors import refusal
 from copybot.lease import Lease
+from copybot.netting import Netting
 from copybot.stream import Message
-from copybot.tests.copier_harness import NOON, CopierHarness, raising
+from copybot.tests.copier_harness import LIMITS, NOON, SECOND, CopierHarness, raising
 
 GRANTED: dict[str, Any] = {"fence": "1", "lease_ms": 45_000, "may_open_in_ms": 0}
 
@@ -115,3 +119,50 @@ def test_a_stream_that_never_pauses_keeps_no_step_waiting(
     assert len(steps) >= 3
     office.copier = None
     office.start()
+
+
+def test_an_older_desk_is_told_of_a_passed_stop_in_its_own_words(
+    office: CopierHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list of reasons lacks this one, so it answers 422."""
+    take = office.desk._skip
+
+    def skip(fields: Any) -> Any:
+        if fields["reason"] == "stop_passed":
+            raise refusal(422, {"code": "invalid", "retry": "never"})
+        return take(fields)
+
+    monkeypatch.setattr(office.desk, "_skip", skip)
+    office.broker.open = lambda **_: Result(Outcome.REJECTED, 10016, "stop_passed")
+    office.open()
+    office.hear()
+    office.step(4)
+
+    assert office.skips == ["rejected"]
+    assert "had already passed the stop loss" in office.asked("/api/v2/copier/skips")[-1]
+    assert list(office.guard.outbox()) == []
+
+
+def test_the_row_of_a_copy_whose_order_was_filled_late_has_the_whole_volume(tmp_path: Path) -> None:
+    """On an account with shared positions an open is several orders, and a row at the desk never grows."""
+    office = CopierHarness(tmp_path, is_hedging=False)
+    office.broker = paper = Netting(office.broker, clock_ms=lambda: office.now)
+    office.start()
+    office.step()
+    fill, left = paper.terminal.open, list[dict[str, Any]]()
+
+    def half(**order: Any) -> Result:
+        left.append(order | {"volume": order["volume"] / 2})
+        fill(**left[0])
+        return Result(Outcome.UNKNOWN, 10012)
+
+    paper.terminal.open = half
+    office.open()
+    office.hear()
+    office.step(LIMITS.settle_ms // SECOND - 1)
+    assert (office.volumes, office.rows) == ([Decimal("0.25")], {})
+
+    fill(**left[0])
+    office.step(2)
+    assert [row["volume"] for row in office.rows.values()] == ["0.50000000"]
+    office.copier.close()

@@ -1,5 +1,6 @@
 """Positions whose deals the broker does not show: after a bounded wait their end is reported, and told as such."""
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -383,3 +384,58 @@ def test_a_copy_that_was_never_in_the_list_is_reported_by_its_opening_deal() -> 
     assert [entry[:2] for entry in world.desk.log] == [("open", "1"), ("close", "1")]
     assert world.desk.closed["1"]["reason"] == "RECONCILED"
     assert world.desk.profit("1") == -2
+
+
+def copied() -> World:
+    """A copy of 1.0 lots whose first report is still to come."""
+    world = World(of=copies, role="copy")
+    world.terminal.open("1", "1", "1.1")
+    return world
+
+
+def test_a_copy_that_was_reduced_without_a_deal_before_its_first_report_gets_its_row() -> None:
+    world = copied()
+    world.terminal.held["1"] = replace(world.terminal.held["1"], volume=Decimal("0.6"))
+    world.terminal.price = Quote(Decimal("1.2"), Decimal("1.3"))
+    for _ in range(59):
+        world.sync(SECOND)
+    assert world.desk.active_rows == {}
+
+    for _ in range(7):
+        world.sync(SECOND)
+    assert [entry[:2] for entry in world.desk.log] == [("open", "1"), ("reduce", "1")]
+    assert (world.desk.active_rows["1"]["volume"], world.desk.active_rows["1"]["open_price"]) == (
+        "0.60000000",
+        "1.10000000",
+    )
+    finding = world.position_sync.findings["1"]
+    assert finding.kind == "reconciled"
+    assert "0.4 lots: reported at 1.2" in finding.words
+
+
+def test_a_copy_whose_opening_deal_is_missing_before_its_first_report_gets_its_row() -> None:
+    world = copied()
+    world.terminal.books.clear()
+    for _ in range(65):
+        world.sync(SECOND)
+
+    row = world.desk.active_rows["1"]
+    assert (row["volume"], row["open_price"], row["trade_ref"]) == ("1.00000000", "1.10000000", "ref-1")
+
+
+def test_a_copy_that_ended_before_its_first_report_and_has_no_deals_is_reported_by_the_guards_record() -> None:
+    world = copied()
+    extra = copies(world.terminal.held.pop("1"))
+    world.terminal.books.clear()
+    world.terminal.price = Quote(Decimal("1.2"), Decimal("1.3"))
+    known = {"ticket_id": "1", "symbol": "EURUSD", "type": "BUY", "volume": "1.00000000", "open_price": "1.10000000"}
+    for _ in range(60):
+        world.sync(SECOND)
+        assert not world.position_sync.note_gone("1", extra, known)
+    world.sync(5 * SECOND)
+    assert world.position_sync.note_gone("1", extra, known)
+    world.sync(SECOND)
+
+    assert [entry[:2] for entry in world.desk.log] == [("open", "1"), ("close", "1")]
+    assert (world.desk.closed["1"]["close_price"], world.desk.closed["1"]["reason"]) == ("1.20000000", "RECONCILED")
+    assert world.position_sync.findings["1"].kind == "reconciled"
