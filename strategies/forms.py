@@ -1,7 +1,7 @@
 """Forms for the terms of a subscription and its packet secret."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -56,12 +56,12 @@ class SymbolsField(forms.CharField):
 
 
 class BySymbolField(forms.CharField):
-    """One pair in each line: the provider's symbol = a value."""
+    """One pair in each line: the provider's symbol = a value. `check` returns the value's text as it is stored, or
+    raises ValidationError; `noun` and `plural` name the value in messages."""
 
-    example = noun = plural = ""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(widget=forms.Textarea(attrs={"rows": 3, "placeholder": self.example}), **more)
+    def __init__(self, *, check: Callable[[str], str], example: str, noun: str, plural: str, **more: Any) -> None:
+        self.check, self.noun, self.plural = check, noun, plural
+        super().__init__(widget=forms.Textarea(attrs={"rows": 3, "placeholder": example}), **more)
 
     def clean(self, value: Any) -> dict[str, str]:
         text: str = super().clean(value) or ""
@@ -78,32 +78,15 @@ class BySymbolField(forms.CharField):
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(f"{symbol} = {own}" for symbol, own in value.items()) if isinstance(value, dict) else value
 
-    def check(self, text: str) -> str:
-        raise NotImplementedError
 
-
-class SymbolMapField(BySymbolField):
-    """The subscriber's symbol for each of the provider's."""
-
-    example, noun, plural = "XAUUSD = GOLD", "your broker's symbol", "symbols"
-
-    def check(self, text: str) -> str:
-        return _check_symbol(text)
-
-
-class SymbolFactorsField(BySymbolField):
-    """A factor on the lots for each of the provider's symbols, as text."""
-
-    example, noun, plural = "US30 = 0.5", "a factor", "factors"
-
-    def check(self, text: str) -> str:
-        try:
-            factor = money.exact(Decimal(text))
-        except (ArithmeticError, ValueError):
-            factor = Decimal(0)
-        if not 0 < factor < 1_000_000:
-            raise forms.ValidationError(f"“{text[:40]}” is not a factor. Enter a number above zero, such as 0.5.")
-        return money.plain(factor)
+def _check_factor(text: str) -> str:
+    try:
+        factor = money.exact(Decimal(text))
+    except (ArithmeticError, ValueError):
+        factor = Decimal(0)
+    if not 0 < factor < 1_000_000:
+        raise forms.ValidationError(f"“{text[:40]}” is not a factor. Enter a number above zero, such as 0.5.")
+    return money.plain(factor)
 
 
 def _check_symbol(symbol: str) -> str:
@@ -125,11 +108,13 @@ class TermsForm(forms.ModelForm):
         required=False, label="Only these symbols", max_length=4000,
         help_text="As the provider spells them. Empty: all.",
     )  # fmt: skip
-    symbol_map = SymbolMapField(
+    symbol_map = BySymbolField(
+        check=_check_symbol, example="XAUUSD = GOLD", noun="your broker's symbol", plural="symbols",
         required=False, label="Your broker's symbols", max_length=8000,
         help_text="One pair in each line: the provider's symbol = yours. Only where they differ.",
     )  # fmt: skip
-    symbol_factors = SymbolFactorsField(
+    symbol_factors = BySymbolField(
+        check=_check_factor, example="US30 = 0.5", noun="a factor", plural="factors",
         required=False, label="Factors by symbol", max_length=8000,
         help_text="One pair in each line: the provider's symbol = a factor on the lots, on top of all else.",
     )  # fmt: skip
