@@ -32,9 +32,10 @@ def number(value: Decimal | None, places: int = 0) -> SafeString:
     return format_html('<span class="number">{}</span>', "–" if value is None else money.plain(value, places))
 
 
-def signed(value: Decimal | None) -> SafeString:
-    """A result with its sign and colour."""
+def signed(value: Decimal | None, note: str = "") -> SafeString:
+    """A result with its sign and colour, and a note before it."""
     if value is None:
         return number(None)
     kind, sign = ("pos", "+") if value > 0 else ("neg", "−") if value < 0 else ("", "")
-    return format_html('<span class="number {}">{}{}</span>', kind, sign, money.plain(abs(value), MONEY))
+    mark = format_html('<span class="help">{}</span> ', note) if note else ""
+    return format_html('<span class="number {}">{}{}{}</span>', kind, mark, sign, money.plain(abs(value), MONEY))

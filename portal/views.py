@@ -21,7 +21,7 @@ from accounts import networks
 from accounts.models import TradingAccount, User
 from core.requests import DeskRequest
 from market.models import Instrument
-from trades import copy_statistics, receipts, snapshot
+from trades import copy_statistics, corrections, receipts, snapshot
 from trades.models import Reason, TradeHistory
 
 LATEST = 20
@@ -76,7 +76,7 @@ def _closed(heading: str, live: Iterable[snapshot.Source], **filters: Any) -> di
     """The latest closed trades of one list. `live`: the strategies whose closes the page's script adds to it."""
     closed_before = TradeHistory.objects.filter(trade=OuterRef("master_trade"), closed_at__lte=OuterRef("closed_at"))
     rows = (
-        TradeHistory.objects.filter(kind=TradeHistory.Kind.TRADE, **filters)
+        corrections.with_corrections(TradeHistory.objects.filter(kind=TradeHistory.Kind.TRADE, **filters))
         .annotate(follows_provider=Exists(closed_before))
         .order_by("-closed_at", "-trade_id")[:LATEST]
     )
@@ -90,6 +90,8 @@ def _closed(heading: str, live: Iterable[snapshot.Source], **filters: Any) -> di
 def _with_reason(row: Any) -> Any:
     with_provider = row.follows_provider and row.reason == Reason.MANUAL
     row.reason_text = receipts.WITH_PROVIDER if with_provider else row.get_reason_display()
+    if row.is_corrected:
+        row.reason_text += ", corrected"
     return row
 
 

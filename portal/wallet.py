@@ -126,13 +126,18 @@ def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpRespon
         raise Http404
     recalculated = settlement.recalculate(settled)
     trades = pnl.closed_trades(agreement, at=settled.ends_at).order_by("-closed_at", "-trade_id")
+    corrections = [row for row in pnl.corrections(agreement, at=settled.ends_at) if row.pk in settled.corrections]
+    corrected = {row.trade_id: row.profit for row in corrections}  # the latest that this settlement took into account
     context = {
         "recalculated": recalculated,
         "settled": settled,
         "new_profit": max(recalculated.result.cumulative_pnl - settled.mark_that_counts, Decimal(0)),
         "percent": Decimal(settled.rate_bps) / 100,
-        "trades": trades.select_related("account")[:TRADES],
-        "corrections": [row for row in pnl.corrections(agreement, at=settled.ends_at) if row.pk in settled.corrections],
+        "trades": [
+            (trade, corrected.get(trade.pk, trade.profit), trade.pk in corrected)
+            for trade in trades.select_related("account")[:TRADES]
+        ],
+        "corrections": corrections,
         "refund": FeeRefund.objects.filter(agreement=agreement, period_no=period_no).first(),
         "is_cut": trades.count() > TRADES,
     }

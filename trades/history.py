@@ -5,14 +5,15 @@ from typing import Any
 
 import django_filters
 from django.core.exceptions import ValidationError
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
 from django_filters.fields import IsoDateTimeField
 
 from accounts.models import User
 from core import money, paging, responses
 from core.errors import Invalid
-from trades.models import Reason, Side, TradeCorrection, TradeHistory
+from trades import corrections
+from trades.models import Reason, Side, TradeHistory
 
 
 class _MomentField(IsoDateTimeField):
@@ -46,19 +47,10 @@ class Filter(django_filters.FilterSet):
         fields: list[str] = []
 
 
-def with_corrections(rows: QuerySet[TradeHistory]) -> QuerySet[Any]:
-    """Each row annotated with the figures of its latest correction, or None."""
-    latest = TradeCorrection.objects.filter(trade=OuterRef("trade")).order_by("-pk")
-    return rows.annotate(
-        corrected_close_price=Subquery(latest.values("close_price")[:1]),
-        corrected_profit=Subquery(latest.values("profit")[:1]),
-    )
-
-
 def own(user: User) -> QuerySet[TradeHistory]:
     """The closed trades of the user's own accounts, newest first, without tombstones."""
     return (
-        with_corrections(TradeHistory.objects.filter(account__owner=user, kind=TradeHistory.Kind.TRADE))
+        corrections.with_corrections(TradeHistory.objects.filter(account__owner=user, kind=TradeHistory.Kind.TRADE))
         .select_related("account", "strategy")
         .order_by("-closed_at", "-trade_id")
     )
@@ -84,7 +76,7 @@ def after(cursor: paging.Cursor, rows: QuerySet[TradeHistory]) -> QuerySet[Trade
 
 
 def row(closed: Any) -> dict[str, Any]:
-    """One closed trade of `with_corrections`, as the API and the CSV file show it."""
+    """One closed trade with its corrections, as the API and the CSV file show it."""
 
     def text(value: Any) -> str | None:
         return None if value is None else money.text(value)
@@ -123,4 +115,5 @@ COLUMNS = (
 
 
 def csv_response(rows: QuerySet[TradeHistory]) -> StreamingHttpResponse:
-    return responses.csv_response("history.csv", COLUMNS, map(row, with_corrections(rows).iterator(chunk_size=500)))
+    figures = corrections.with_corrections(rows).iterator(chunk_size=500)
+    return responses.csv_response("history.csv", COLUMNS, map(row, figures))

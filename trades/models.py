@@ -4,6 +4,7 @@ The database's keys and triggers enforce this; they are in the migrations. Funct
 """
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.db import models
@@ -229,6 +230,22 @@ class TradeHistory(Position):
 
     def __str__(self) -> str:
         return f"{self.ticket_id} {self.type or 'tombstone'} {self.symbol or ''}"
+
+    # The figures that count. They need the annotations of corrections.with_corrections().
+
+    @property
+    def is_corrected(self: Any) -> bool:
+        return self.corrected_profit is not None
+
+    @property
+    def counted_close_price(self: Any) -> Decimal:
+        price: Decimal = self.close_price if self.corrected_close_price is None else self.corrected_close_price
+        return price
+
+    @property
+    def counted_profit(self: Any) -> Decimal | None:
+        profit: Decimal | None = self.profit if self.corrected_profit is None else self.corrected_profit
+        return profit
 
 
 class CopyOrder(models.Model):

@@ -17,6 +17,7 @@ from core import uuid7
 from market.models import Instrument
 from strategies import explanations, sizing
 from strategies.models import Subscription, Terms
+from trades import corrections
 from trades.models import ActiveTrade, CopyOrder, CopySkip, Reason, TradeHistory
 from trades.reasons import SkipReason
 
@@ -131,8 +132,12 @@ def outcome(subscription: Subscription, trade_id: uuid.UUID, *, now: datetime) -
     """The outcome of one trade of the strategy; None where there is no such trade."""
     filters = {"pk": trade_id, "strategy": subscription.strategy_id, "master_trade": None}
     trade: Trade | None = ActiveTrade.objects.filter(**filters).first()
-    trade = trade or TradeHistory.objects.filter(**filters, kind=TradeHistory.Kind.TRADE).first()
+    trade = trade or _closed(**filters).first()
     return _outcomes([(subscription, trade)], now)[0] if trade and _overlaps(subscription, trade) else None
+
+
+def _closed(**filters: Any) -> "models.QuerySet[TradeHistory]":
+    return corrections.with_corrections(TradeHistory.objects.filter(**filters, kind=TradeHistory.Kind.TRADE))
 
 
 def _overlaps(subscription: Subscription, trade: Trade) -> bool:
@@ -142,7 +147,7 @@ def _overlaps(subscription: Subscription, trade: Trade) -> bool:
 def latest_provider_trades(strategies: Iterable[int], limit: int, *, since: datetime | None = None) -> list[Trade]:
     """The latest trades of these strategies, newest first: open ones, and those closed after `since`."""
     filters = {"strategy__in": set(strategies), "master_trade": None}
-    closed = TradeHistory.objects.filter(**filters, kind=TradeHistory.Kind.TRADE)
+    closed = _closed(**filters)
     closed = closed if since is None else closed.filter(closed_at__gte=since)
     still_open = ActiveTrade.objects.filter(**filters).order_by("-pk")[:limit]
     trades: list[Trade] = [*still_open, *closed.order_by("-closed_at", "-pk")[:limit]]
@@ -179,7 +184,7 @@ def _copies(pairs: Sequence[tuple[Subscription, Trade]]) -> dict[tuple[int, Any]
         "master_trade__in": [trade.pk for _, trade in pairs],
     }
     since = min(uuid7.time_of(trade.pk) for _, trade in pairs)
-    closed = TradeHistory.objects.filter(**filters, closed_at__gte=since).order_by("pk")
+    closed = _closed(**filters, closed_at__gte=since).order_by("pk")
     rows: list[Trade] = [*closed, *ActiveTrade.objects.filter(**filters).order_by("pk")]
     return {(row.account_id, row.master_trade): row for row in rows}
 

@@ -19,7 +19,7 @@ from core import confirmed_actions, formatting, money
 from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin, ReasonForm, caller
 from core.errors import DomainError
 from strategies.models import Subscription
-from trades.models import ActiveTrade, Copier, OrderedClose, Reason, TradeCorrection, TradeHistory, TradeRequest
+from trades.models import ActiveTrade, Copier, OrderedClose, Reason, TradeHistory, TradeRequest
 from trades.services import overdue_closes, staff
 
 MAX_FORCE_CLOSES = 50  # each runs in a transaction of its own, within one HTTP request
@@ -258,11 +258,13 @@ class Correct(ConfirmedActionsAdmin):
         closed = self.single(request, chosen.select_related("strategy", "account"))
         if closed is None:
             return None
-        figures: Any = TradeCorrection.latest_of([closed.pk]).get(closed.pk, closed)
         form: forms.Form = CORRECT.bound_form(request)
         if not form.is_bound and closed.profit is not None:
             form = CorrectionForm(
-                initial={name: money.plain(getattr(figures, name)) for name in ("close_price", "profit")}
+                initial={
+                    "close_price": money.plain(closed.counted_close_price),
+                    "profit": money.plain(closed.counted_profit),
+                }
             )
         if not form.is_valid():
             return self.ask_confirmation(request, CORRECT, [closed], form)

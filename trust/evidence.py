@@ -29,6 +29,7 @@ from django.db.models.functions import Coalesce
 from core import uuid7
 from market.models import Candle, Instrument
 from strategies.models import Strategy
+from trades import corrections
 from trades.models import ActiveTrade, CopyOrder, TradeHistory, TradeReduction
 from trust import detector, evidence_types
 
@@ -103,20 +104,22 @@ def _one_each(rows: "QuerySet[Any]", *key: str) -> "QuerySet[Any]":
     return table.filter(pk__in=reports.order_by(*key, "pk").distinct(*key).values("pk"))
 
 
-# The average close price: a part closed early may have won what the rest lost.
+# The average close price, as corrected: a part closed early may have won what the rest lost.
 _PARTS = TradeReduction.objects.filter(trade=OuterRef("pk")).order_by().values("trade")
 _IN_PARTS = _PARTS.annotate(sum=Sum(F("close_price") * F("volume"))).values("sum")
-_WHOLE = F("close_price") * F("closed_volume") + Coalesce(Subquery(_IN_PARTS), Value(Decimal(0)))
+_WHOLE = corrections.CLOSE_PRICE * F("closed_volume") + Coalesce(Subquery(_IN_PARTS), Value(Decimal(0)))
 AVERAGE_CLOSE = Case(
-    When(closed_volume=F("volume"), then=F("close_price")),
+    When(closed_volume=F("volume"), then=corrections.CLOSE_PRICE),
     default=ExpressionWrapper(_WHOLE / F("volume"), output_field=DecimalField()),
 )
-_DEAL = ("trade_id", "closed_at", "symbol", "type", "volume", "open_price", "average_close", "profit")
+_DEAL = ("trade_id", "closed_at", "symbol", "type", "volume", "open_price", "average_close", "profit_that_counts")
 
 
 def _deals(rows: "QuerySet[TradeHistory]") -> list[evidence_types.Deal]:
     """Rows are read as tuples: creating model instances would take as long as the assessment."""
-    tuples: QuerySet[Any, Any] = rows.annotate(average_close=AVERAGE_CLOSE).values_list(*_DEAL)
+    tuples: QuerySet[Any, Any] = rows.annotate(
+        average_close=AVERAGE_CLOSE, profit_that_counts=corrections.PROFIT
+    ).values_list(*_DEAL)
     return [
         evidence_types.Deal(
             min(uuid7.time_of(pk), closed_at), closed_at, symbol, side, volume, opened, closed, profit, str(pk)

@@ -10,6 +10,7 @@ from decimal import Decimal
 class Deal:
     """A closed trade; `ref` is its id. `opened_at`: when the desk learned of it. `close_price`: the average where it
     was closed in parts. `profit` is the bot's report, in the account's currency; the detector calculates its own.
+    Where staff corrected the trade, both are the corrected ones.
     """
 
     opened_at: datetime

@@ -19,7 +19,7 @@ from audit import services as audit
 from core import money
 from core.errors import DomainError
 from core.transactions import use_case
-from trades import services, valuation
+from trades import corrections, services, valuation
 from trades.alarm_kinds import AlarmKind
 from trades.models import ActiveTrade, BotAlarm, Copier, OrderedClose, OverdueClose, Reason, Trade, TradeHistory
 
@@ -169,9 +169,11 @@ def why_not_settled(copy: Any, *, now: datetime) -> str:
 
 
 def _settlement(copy: Any, told_price: Decimal | None, now: datetime) -> Settlement:
-    provider = TradeHistory.objects.select_related("account").filter(pk=copy.master_trade).first()
+    closed = TradeHistory.objects.select_related("account").filter(pk=copy.master_trade)
+    provider = corrections.with_corrections(closed).first()
     market = valuation.price_of(copy, now=now)
-    fair = provider.close_price if provider is not None else market.close if market is not None else copy.open_price
+    known = copy.open_price if market is None else market.close
+    fair = known if provider is None else provider.counted_close_price
     is_near = told_price is not None and (
         valuation.is_near(told_price, fair) or (market is not None and valuation.is_near_market(told_price, market))
     )
@@ -185,5 +187,5 @@ def _share_of(provider: TradeHistory | None, copy: Any) -> Decimal:
     """The copy's share of the provider's profit, where its own cannot be calculated; 0 in another currency."""
     if provider is None or not provider.volume or provider.account.currency != copy.account.currency:
         return Decimal(0)
-    profit: Decimal = (provider.profit or Decimal(0)) * copy.volume / provider.volume
+    profit: Decimal = (provider.counted_profit or Decimal(0)) * copy.volume / provider.volume
     return profit.quantize(money.UNIT)
