@@ -51,8 +51,8 @@ CSRF_TOKEN = _header(
 _ANYBODY = ("request_malformed", "method_not_allowed", "internal")
 _SIGNED = (
     *_ANYBODY, "clock_outside_window", "signature_invalid", "key_revoked", "key_expired", "key_generation_retired",
-    "https_required", "ip_denied", "scope_denied", "seq_replayed", "busy", "body_too_large", "invalid", "rate_limited",
-    "unavailable", "key_unreadable",
+    "https_required", "ip_denied", "owner_inactive", "scope_denied", "seq_replayed", "busy", "body_too_large",
+    "invalid", "rate_limited", "unavailable", "key_unreadable",
 )  # fmt: skip
 _SIGNED_EFFECT = ("idempotency_key_missing", "idempotency_conflict")
 # A person's route refuses signed requests after verifying them, so it also has the refusals of bots' routes.

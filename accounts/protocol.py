@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 
@@ -66,6 +66,12 @@ class IpDenied(DomainError):
     code = "ip_denied"
     status = 403
     detail = "The caller's address is not on the key's list of allowed networks."
+
+
+class OwnerInactive(DomainError):
+    code = "owner_inactive"
+    status = 403
+    detail = "The owner of this key's account is deactivated. Opens and reads are refused; closes pass."
 
 
 class ScopeDenied(DomainError):
@@ -211,12 +217,23 @@ def canonical_host(host: str) -> str:
     return host.lower().removesuffix(":443")
 
 
+def refuse(call: SignedCall, refusal: DomainError) -> NoReturn:
+    """Record a refusal of a call whose signature was verified, and raise it."""
+    record_refused_call(call, refusal)
+    raise refusal
+
+
+def record_refused_call(call: SignedCall, refusal: DomainError) -> None:
+    request = call.signable
+    record_refusal(refusal, actor=call.actor, claimed=request.key, method=request.method, path=request.path)
+
+
 def record_refusal(refusal: DomainError, *, actor: audit.Actor, claimed: str, method: str, path: str) -> None:
     """Write the audit row of a refused caller under the key that it claimed, without its signature; sampled."""
-    if isinstance(refusal, limiting.RateLimited | BodyTooLarge):
-        return  # the limit has done its work, and a row for each would undo it
+    if isinstance(refusal, BodyTooLarge):
+        return
     audit.record_sampled(
-        "request.refused",
+        "request.limited" if isinstance(refusal, limiting.RateLimited) else "request.refused",
         of=actor.name or networks.block_of(actor.ip or "0.0.0.0"),  # noqa: S104 - means "unknown"
         actor=actor,
         subject=f"key:{claimed[:32]}" if claimed else "",

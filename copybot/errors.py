@@ -70,7 +70,7 @@ class Different(DeskError):
 
 
 class OpensRefused(DeskError):
-    """The strategy accepts no new trades now, or not this one. Closes pass."""
+    """The strategy or the account's owner may open nothing now, or not this trade. Closes pass."""
 
 
 class CurrencyDiffers(DeskError):
@@ -132,6 +132,7 @@ KINDS: dict[str, type[DeskError]] = {
     "trade_exists_different": Different,
     "deal_exists_different": Different,
     "volume_increase": Different,
+    "owner_inactive": OpensRefused,
     "strategy_close_only": OpensRefused,
     "strategy_missing": OpensRefused,
     "too_many_open": OpensRefused,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from copybot.broker import Position, Terminal
 from copybot.deals import Trade
-from copybot.errors import DeskError, KeyRefused, ScopeDenied, TradeUnknown
+from copybot.errors import DeskError, KeyRefused, OpensRefused, ScopeDenied, TradeUnknown
 from copybot.findings import Finding
 from copybot.magic import index_of
 from copybot.missing_deals import DealHistory, MissingDeals, Waits
@@ -133,7 +133,8 @@ class PositionSync:
         """Compare desk and broker, and report the differences: reductions and closes first, new positions last.
 
         Raises OSError if the desk or the broker cannot be reached, DeskError if the desk refuses the key. Reports made
-        before that stand; the next sync makes the rest.
+        before that stand; the next sync makes the rest. Where the account's owner was deactivated, the desk refuses
+        reads and takes closes: these are reported by the rows that were read last.
         """
         self.watch()
         try:
@@ -239,7 +240,13 @@ class PositionSync:
         now = self.clock_ms()
         if self._read_ms is not None and abs(now - self._read_ms) < self.refresh_ms:
             return
-        snapshot = self.desk.active()
+        try:
+            snapshot = self.desk.active()
+        except OpensRefused:  # the account's owner was deactivated: closes pass
+            if not self.rows:
+                raise
+            self._read_ms = now
+            return
         self._note_epoch(str(snapshot.get("stream_epoch", "")))
         self.rows = {row["ticket_id"]: row for row in snapshot["trades"] if self._is_own(row)}
         self._read_ms = now

@@ -15,7 +15,7 @@ from django.utils.crypto import constant_time_compare
 
 from accounts import networks, protocol
 from accounts.models import TradingAccount, User
-from accounts.protocol import ReceivedRequest
+from accounts.protocol import ReceivedRequest, SignedCall
 from audit import services as audit
 from audit.models import AuditLog
 from core import limiting, problem
@@ -23,7 +23,7 @@ from core.errors import DomainError, NotFound, RequestMalformed
 from core.sessions import SessionStore, stored_key
 from trades import services
 from trades.feed import Watcher
-from trades.hub import Hub
+from trades.hub import Hub, standing_of
 
 PATH = "/ws/v2/active"
 MAX_FRAME = 4096
@@ -119,12 +119,15 @@ def _watcher(scope: Scope, send: Any) -> Watcher:
             limiting.spend("visitor", networks.block_of(received.ip), settings.RATE_PER_VISITOR)
         if not validate_host(split_domain_port(received.host)[0], settings.ALLOWED_HOSTS):
             raise RequestMalformed("The desk does not serve this host name. ALLOWED_HOSTS lists those that it serves.")
-        return _bot(received, send) if is_signed else _person(received, send)
+        if not is_signed:
+            return _person(received, send)
+        call = protocol.verify(received)
     except DomainError as refusal:
         nobody = audit.Actor(AuditLog.Actor.NOBODY, "", received.ip, received.request_id)
         claimed_key = received.headers.get("x-cd-key", "")
         protocol.record_refusal(refusal, actor=nobody, claimed=claimed_key, method="WS", path=received.path)
         raise
+    return _bot(call, send)
 
 
 def _received(scope: Scope) -> ReceivedRequest:
@@ -149,14 +152,14 @@ def _received(scope: Scope) -> ReceivedRequest:
     )
 
 
-def _bot(received: ReceivedRequest, send: Any) -> Watcher:
+def _bot(call: SignedCall, send: Any) -> Watcher:
     """Admit a signed handshake. It consumes a sequence number, as a write does, so that it cannot be replayed."""
-    call = protocol.verify(received)
     services.run_signed(call, [])
     return Watcher(
         send=send,
         accounts=(call.credential.account_id,),
         generation_id=call.credential.generation_id,
+        ip=call.ip,
         wants_packets=call.credential.kind == "copier",
     )
 
@@ -166,9 +169,17 @@ def _person(received: ReceivedRequest, send: Any) -> Watcher:
     if not origin_is_allowed(received.headers.get("origin", "")):
         raise OriginDenied
     session = _session(received.headers.get("cookie", ""))
+    user_id = session.get(SESSION_KEY)
+    standing = standing_of(user_id) if user_id else None  # read first: what changes from here on closes the socket
     user = _user(session)
     accounts = TradingAccount.objects.filter(owner=user).order_by("pk").values_list("pk", flat=True)
-    return Watcher(send=send, accounts=tuple(accounts), session_key=stored_key(session.session_key), user_id=user.pk)
+    return Watcher(
+        send=send,
+        accounts=tuple(accounts),
+        session_key=stored_key(session.session_key),
+        user_id=user.pk,
+        standing=standing,
+    )
 
 
 def origin_is_allowed(origin: str) -> bool:

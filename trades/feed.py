@@ -32,8 +32,10 @@ class Watcher:
     send: Send
     accounts: tuple[int, ...]
     generation_id: int | None = None
+    ip: str = ""  # of a bot
     session_key: str | None = None
     user_id: Any = None
+    standing: str | None = None  # of a person (person_standing)
     wants_packets: bool = False
     packet_keys: dict[str, PacketKey] = field(default_factory=dict)  # by sub_id
     sources: dict[int, Source] = field(default_factory=dict)

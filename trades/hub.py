@@ -354,23 +354,29 @@ class Hub:
                 await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
-        """Close the sockets of keys that are no longer valid and of sessions that have ended."""
+        """Close the sockets of keys that may no longer call, and of people whose session has ended or who have another
+        password or other rights now.
+        """
         while True:
             await asyncio.sleep(SWEEP_S)
             watching = list(self.watchers)
-            keys = {watcher.generation_id for watcher in watching} - {None}
-            sessions = {(watcher.session_key, watcher.user_id) for watcher in watching if watcher.session_key}
+            bots = {(watcher.generation_id, watcher.ip) for watcher in watching if watcher.generation_id is not None}
+            people = {_session_of(watcher) for watcher in watching if watcher.session_key}
             try:
-                refused = await self.read(_refused_keys, list(keys)) if keys else set()
-                alive = await self.read(_live_sessions, list(sessions)) if sessions else set()
+                refused = await self.read(_refused_bots, list(bots)) if bots else set()
+                alive = await self.read(_live_sessions, list(people)) if people else set()
             except (DatabaseError, InterfaceError) as fault:
                 log.warning("stream.no_sweep", fault=type(fault).__name__)
                 continue
             for watcher in watching:
-                if watcher.generation_id in refused:
+                if (watcher.generation_id, watcher.ip) in refused:
                     self.close(watcher, 1008, "this key may no longer call")
-                elif watcher.session_key and (watcher.session_key, watcher.user_id) not in alive:
+                elif watcher.session_key and _session_of(watcher) not in alive:
                     self.close(watcher, 1008, "this session has ended")
+
+
+def _session_of(watcher: Watcher) -> "LiveSession":
+    return watcher.session_key, watcher.user_id, watcher.standing
 
 
 # --- the hub's database queries
@@ -439,19 +445,28 @@ def _copy_numbers(accounts: list[int]) -> list[tuple[int, int]]:
     return _rows("select id, copy_seq from trading_accounts where id = any(%s)", accounts)
 
 
-def _refused_keys(generations: list[int]) -> set[int]:
-    return {row[0] for row in _rows("select generation_id from keys_refused(%s::bigint[])", generations)}
+LiveSession = tuple[str | None, Any, str | None]  # its stored key, the user, and the user's standing
 
 
-def _live_sessions(sessions: list[tuple[str, Any]]) -> set[tuple[str, Any]]:
-    keys, users = [key for key, _ in sessions], [user for _, user in sessions]
+def _refused_bots(bots: list[tuple[int, str]]) -> set[tuple[int, str]]:
+    generations, addresses = [generation for generation, _ in bots], [address for _, address in bots]
+    places = _rows("select place from sockets_refused(%s::bigint[], %s::inet[])", generations, addresses)
+    return {bots[place - 1] for (place,) in places}
+
+
+def standing_of(user_id: Any) -> str | None:
+    """What a person's sockets depend on; None for a deactivated person."""
+    standing: str | None = _rows("select person_standing(%s::uuid)", user_id)[0][0]
+    return standing
+
+
+def _live_sessions(sessions: list[LiveSession]) -> set[LiveSession]:
     return set(
         _rows(
-            "select key, person from unnest(%s::text[], %s::uuid[]) wanted (key, person) "
+            "select key, person, standing from unnest(%s::text[], %s::uuid[], %s::text[]) open (key, person, standing) "
             "join django_session s on s.session_key = key and s.expire_date > now() "
-            "join users u on u.id = person and u.is_active",
-            keys,
-            users,
+            "where standing = person_standing(person)",
+            *map(list, zip(*sessions, strict=True)),
         )
     )
 

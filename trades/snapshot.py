@@ -15,6 +15,7 @@ import orjson
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from accounts import protocol
 from accounts.protocol import SignedCall
 from core import database, errors, money, uuid7
 from strategies import sizing
@@ -199,7 +200,7 @@ def current_version(call: SignedCall) -> str:
     )
     state = orjson.loads(answer)
     if "refused" in state:
-        raise errors.of_code(state.pop("refused"), **state)
+        protocol.refuse(call, errors.of_code(state.pop("refused"), **state))
     version: str = state["mark"]
     return version
 

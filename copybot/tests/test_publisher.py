@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from copybot.errors import KeyRefused
+from copybot.errors import KeyRefused, OpensRefused
 from copybot.position_sync import PositionSync
 from copybot.publisher import Publisher
 from copybot.tests.publisher_harness import SECOND, Crash, Desk, World
@@ -259,6 +259,32 @@ def test_a_refused_key_is_not_blamed_on_a_trade() -> None:
     world.terminal.open("1", "1", "1.1")
 
     with pytest.raises(KeyRefused, match="key_revoked"):
+        world.position_sync.sync()
+
+
+def test_a_deactivated_owners_closes_are_reported_by_the_rows_that_were_read_before() -> None:
+    world = World()
+    world.terminal.open("1", "1", "1.1")
+    world.terminal.open("2", "1", "1.1")
+    world.sync()
+    refusal = {"code": "owner_inactive"}
+    world.desk.active = lambda: (_ for _ in ()).throw(OpensRefused(403, refusal))
+    world.desk._open = lambda ticket, fields: (403, refusal)
+    world.position_sync.forget()
+    world.terminal.open("3", "1", "1.1")
+    world.terminal.close("1", "1", "1.2", "5")
+
+    world.sync()
+
+    assert list(world.desk.active_rows) == ["2"]
+    assert world.position_sync.findings["3"].words == "the desk refused the open: owner_inactive"
+
+
+def test_without_any_row_a_refused_read_is_an_error() -> None:
+    world = World()
+    world.desk.active = lambda: (_ for _ in ()).throw(OpensRefused(403, {"code": "owner_inactive"}))
+
+    with pytest.raises(OpensRefused):
         world.position_sync.sync()
 
 

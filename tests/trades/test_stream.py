@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth.models import Group, Permission
 from django.db import transaction
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -306,6 +307,70 @@ def test_signing_out_closes_the_socket_with_the_next_sweep(web: Serving) -> None
     with browser(web, "finn") as watching:
         watching.next()
         SessionStore.get_model_class().objects.all().delete()
+        code, heartbeats = closing(watching)
+
+    assert (code, heartbeats <= 1) == (1008, True)
+
+
+def test_a_narrowed_address_list_closes_the_sockets_of_other_addresses(web: Serving, finn: TradingAccount) -> None:
+    key = BotKey.objects.get(account=finn)
+    with watch_as_bot(web.bot("finn", "copier")) as watching:
+        watching.next()
+        key.allowed_networks = ["127.0.0.0/8"]
+        committed(accounts.change_key, key=key, changed=["allowed_networks"], actor=audit.SYSTEM)
+        assert watching.nothing_for(2.5)  # the caller is on the list
+        key.allowed_networks = ["203.0.113.0/24"]
+        committed(accounts.change_key, key=key, changed=["allowed_networks"], actor=audit.SYSTEM)
+        code, heartbeats = closing(watching)
+
+    assert (code, heartbeats <= 2) == (1008, True)
+
+
+def test_a_deactivated_person_loses_all_sockets(web: Serving, finn: TradingAccount) -> None:
+    bot = web.bot("finn", "copier")
+    with watch_as_bot(bot) as copier, browser(web, "finn") as page:
+        copier.next(), page.next()
+        User.objects.filter(pk=finn.owner_id).update(is_active=False)
+        ends = [closing(copier), closing(page)]
+
+    assert all((code, heartbeats <= 1) == (1008, True) for code, heartbeats in ends)
+    assert refused(watch_as_bot(bot)) == (403, "owner_inactive")
+    assert refused(browser(web, "finn")) == (401, "not_authenticated")
+
+
+def _new_password(user: User) -> None:
+    user.set_password("another-word-for-it")
+    user.save(update_fields=["password"])
+
+
+def _no_staff(user: User) -> None:
+    user.is_staff = False
+    user.save(update_fields=["is_staff"])
+
+
+RIGHTS: dict[str, Any] = {
+    "another password": _new_password,
+    "no longer staff": _no_staff,
+    "a permission less": lambda user: user.user_permissions.clear(),
+    "a group less": lambda user: user.groups.clear(),
+    "a group that lost a permission": lambda user: user.groups.get().permissions.clear(),
+}
+
+
+@pytest.mark.parametrize("change", RIGHTS.values(), ids=RIGHTS)
+def test_another_password_or_lost_rights_close_the_persons_pages(
+    change: Callable[[User], None], web: Serving, finn: TradingAccount
+) -> None:
+    user = finn.owner
+    group = Group.objects.create(name="support")
+    group.permissions.add(Permission.objects.get(codename="view_user"))
+    user.groups.add(group)
+    user.user_permissions.add(Permission.objects.get(codename="view_botkey"))
+    user.is_staff = True
+    user.save(update_fields=["is_staff"])
+    with browser(web, "finn") as watching:
+        watching.next()
+        change(user)
         code, heartbeats = closing(watching)
 
     assert (code, heartbeats <= 1) == (1008, True)

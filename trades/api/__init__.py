@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from accounts import operations, signed_http, signing
+from accounts import operations, protocol, signed_http, signing
 from accounts.authentication import SignatureAuthentication, http_request
 from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
 from accounts.session_views import PeopleView, person_of
@@ -23,6 +23,7 @@ from audit import services as audit
 from audit.actors import actor_of
 from core import errors, limiting, paging, parsing, problem, shapes
 from core.errors import DomainError, Invalid
+from core.limiting import RateLimited
 from core.responses import iso, json_response
 from trades import history, parsers, schema, services, snapshot
 from trades.services import Operation, Outcome
@@ -68,8 +69,11 @@ class KeyRate(BaseThrottle):
     def allow_request(self, request: Request, view: APIView) -> bool:
         credential = call_of(request).credential
         if credential.rate_per_minute:
-            room = limiting.spend("key", credential.key.partition(".")[0], credential.rate_per_minute)
-            limiting.spend("account", str(credential.account_id), settings.RATE_PER_ACCOUNT)
+            try:
+                room = limiting.spend("key", credential.key.partition(".")[0], credential.rate_per_minute)
+                limiting.spend("account", str(credential.account_id), settings.RATE_PER_ACCOUNT)
+            except RateLimited as refusal:
+                protocol.refuse(call_of(request), refusal)
             http_request(request).rate_allowance = room
         return True
 
@@ -174,7 +178,7 @@ def version_of(call: SignedCall) -> str:
     """The version of the caller's snapshot. Refuses a key that may not read now, and a read that was made before."""
     version = snapshot.current_version(call)
     if limiting.seen_before(call.signature, for_ms=call.signable.window_ms + signing.AHEAD_MS):
-        raise SeqReplayed("This request was already made: sign a new one.")
+        protocol.refuse(call, SeqReplayed("This request was already made: sign a new one."))
     return version
 
 

@@ -14,8 +14,9 @@ from typing import Any, Required, TypedDict
 import orjson
 from django.db import connection, transaction
 
+from accounts import protocol
 from accounts.models import TradingAccount
-from accounts.protocol import SignedCall
+from accounts.protocol import OwnerInactive, SignedCall
 from audit import services as audit
 from core import database, errors, money
 from core.errors import DomainError
@@ -146,8 +147,10 @@ def run_signed(call: SignedCall, operations: Sequence[Operation]) -> list[Outcom
     )
     response = orjson.loads(answer)
     if "refused" in response:
-        raise errors.of_code(response.pop("refused"), **response)
+        protocol.refuse(call, errors.of_code(response.pop("refused"), **response))
     outcomes: list[Outcome] = response["results"]
+    if any(outcome["code"] == OwnerInactive.code for outcome in outcomes):
+        protocol.record_refused_call(call, OwnerInactive())
     for outcome in outcomes:
         if "event" in outcome and "replayed" not in outcome:
             publisher.publish(outcome)

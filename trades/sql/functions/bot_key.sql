@@ -25,7 +25,20 @@ language sql stable as $$
   end
 $$;
 
--- The generations among these whose keys may no longer call, so that their open sockets are closed.
+-- The open sockets that are to be closed, by their places in the two lists: of keys that may no longer call from there,
+-- and of deactivated people.
+create or replace function sockets_refused(p_generations bigint[], p_addresses inet[]) returns table (place bigint)
+language plpgsql stable security definer set search_path = public, pg_temp as $$
+begin
+  return query
+    select o.place from unnest(p_generations, p_addresses) with ordinality o (generation, address, place)
+           join bot_key_generations g on g.id = o.generation join bot_keys k on k.id = g.key_id
+           join trading_accounts a on a.id = k.account_id join users u on u.id = a.owner_id
+     where key_refusal(k, g, o.address) is not null or not u.is_active;
+end $$;
+select callable_by('sockets_refused(bigint[], inet[])', 'copydesk_app');
+
+-- The same by its name in 0.1.0, which knows no addresses.
 create or replace function keys_refused(p_generations bigint[]) returns table (generation_id bigint)
 language plpgsql stable security definer set search_path = public, pg_temp as $$
 begin

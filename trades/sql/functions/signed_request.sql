@@ -9,6 +9,7 @@ language plpgsql security definer set search_path = public, pg_temp as $$
 declare
   k bot_keys;
   g bot_key_generations;
+  key_now record;
   v_refusal text;
   v_operation jsonb;
   v_results jsonb := '[]';
@@ -16,8 +17,14 @@ begin
   -- The key's row orders all that its generations send, so no result can appear between a look and an insert.
   select bot_keys.* into k from bot_keys join bot_key_generations on bot_key_generations.key_id = bot_keys.id
    where bot_key_generations.id = p_generation for no key update of bot_keys;
-  select * into g from bot_key_generations where id = p_generation;
+  select own as generation, u.is_active as owner_is_active into key_now
+    from bot_key_generations own, trading_accounts a join users u on u.id = a.owner_id
+   where own.id = p_generation and a.id = k.account_id;
+  g := key_now.generation;
   v_refusal := key_refusal(k, g, (p_caller->>'ip')::inet);
+  if v_refusal is null and not key_now.owner_is_active and jsonb_array_length(p_operations) = 0 then
+    v_refusal := 'owner_inactive';  -- a socket reads
+  end if;
   if v_refusal is not null then return jsonb_build_object('refused', v_refusal); end if;
   if p_seq <= g.last_seq then
     return jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text);
@@ -34,11 +41,18 @@ begin
     perform from trading_accounts where id = k.account_id for no key update;
   end if;
   for v_operation in select jsonb_array_elements(p_operations) loop
-    v_results := v_results || jsonb_build_array(signed_operation(k.id, p_caller, v_operation));
+    v_results := v_results || jsonb_build_array(
+      case when key_now.owner_is_active or is_of_a_close(v_operation->>'verb')
+           then signed_operation(k.id, p_caller, v_operation) else refused('owner_inactive') end);
   end loop;
   return jsonb_build_object('results', v_results);
 end $$;
 select callable_by('signed_call(bigint, bigint, jsonb, jsonb)', 'copydesk_app', 'copydesk_bot');
+
+-- Whether a verb closes, or reports what has happened at a broker: it passes also for a deactivated person.
+create or replace function is_of_a_close(p_verb text) returns boolean language sql immutable as $$
+  select p_verb in ('trade_close', 'trade_reduce', 'order_report', 'copy_skip', 'account_alarms')
+$$;
 
 -- One operation of a signed call, done at most once under its idempotency key.
 create or replace function signed_operation(p_key bigint, p_caller jsonb, p_operation jsonb) returns jsonb
@@ -80,11 +94,15 @@ language plpgsql stable security definer set search_path = public, pg_temp as $$
 declare
   k bot_keys;
   g bot_key_generations;
+  key_now record;
   v_refusal text;
 begin
   select * into g from bot_key_generations where id = p_generation;
-  select * into k from bot_keys where id = g.key_id;
-  v_refusal := key_refusal(k, g, p_ip);
+  select own as key, u.is_active as owner_is_active into key_now
+    from bot_keys own join trading_accounts a on a.id = own.account_id join users u on u.id = a.owner_id
+   where own.id = g.key_id;
+  k := key_now.key;
+  v_refusal := coalesce(key_refusal(k, g, p_ip), case when not key_now.owner_is_active then 'owner_inactive' end);
   if v_refusal is not null then return jsonb_build_object('refused', v_refusal); end if;
   if p_seq < g.last_seq then return jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text); end if;
   return jsonb_build_object('mark', snapshot_mark(array[k.account_id]));
