@@ -120,7 +120,11 @@ class SignedCall:
 
     def caller(self) -> dict[str, Any]:
         """Return the caller as the database's functions take it (`p_caller`)."""
-        return {**self.actor.caller(), "account": self.credential.account_id}
+        return {
+            **self.actor.caller(),
+            "account": self.credential.account_id,
+            "signed_ms": self.signable.time_ms,
+        }
 
 
 @dataclass(frozen=True, slots=True)

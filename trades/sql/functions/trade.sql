@@ -5,7 +5,7 @@
 -- outcome: {"code": …} and, where a strategy's stream has a new event, {"event": "trade.…", "strategy_id": …}. A
 -- refusal is an outcome with "refused": true. The edge has checked the arguments; the constraints check them again.
 --
---   caller: {"kind": "bot" | "staff" | …, "actor": …, "account": id, "ip": …, "request_id": …}
+--   caller: {"kind": "bot" | "staff" | …, "actor": …, "account": id, "ip": …, "request_id": …, "signed_ms"?}
 --
 -- Locks, always in this order: the stream (a provider's strategy; a copier's account), then the trade.
 
@@ -89,10 +89,15 @@ create or replace function trade_opened_before(caller jsonb, t trades, p_opening
 language plpgsql as $$
 declare
   a active_trades;
+  v_facts jsonb := jsonb_build_object('ticket_id', t.ticket_id, 'strategy', p_strategy);
 begin
   if t.state = 'CLOSED' then
-    perform audit(caller, 'zombie.refused', 'trade:' || t.id, 'trade_closed',
-                  jsonb_build_object('ticket_id', t.ticket_id, 'strategy', p_strategy));
+    -- Somebody on the way may hold a request back until its trade is closed: that is not its signer's fault.
+    if (select closed_at from trade_history where trade_id = t.id)
+       >= to_timestamp((caller->>'signed_ms')::bigint / 1000.0) then
+      v_facts := v_facts || '{"signed_before_close": true}';
+    end if;
+    perform audit(caller, 'zombie.refused', 'trade:' || t.id, 'trade_closed', v_facts);
     return refused('trade_closed');
   elsif t.opening <> p_opening then
     perform audit(caller, 'trade.refused', 'trade:' || t.id, 'trade_exists_different',

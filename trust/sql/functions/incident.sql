@@ -11,11 +11,11 @@ declare
 begin
   for fault in
     -- Refusals that only the key's owner can have caused: the signature was right. The late open of a trade whose close
-    -- arrived first, or that staff closed, does not count: its bot could not know.
+    -- arrived first, or that staff closed, or that was signed before its close, does not count: its bot could not know.
     select r.actor as source, 'REPLAY_ATTACK' as what, r.at as moment, '' as of
       from audit_log r
      where r.actor_kind = 'bot' and r.actor = any(p_keys) and r.action in ('request.refused', 'zombie.refused')
-       and r.code = 'trade_closed' and r.at between p_since and p_until
+       and r.code = 'trade_closed' and r.at between p_since and p_until and not r.detail ? 'signed_before_close'
        and not exists (
          select from trade_history h
           where (h.kind = 'TOMBSTONE' or h.reason = 'STAFF')
