@@ -1,4 +1,5 @@
-"""Logs are JSON lines with the request's id. They never contain a secret, signature or cookie."""
+"""Logs are JSON lines with the request's id and its caller: user, key, address. They never contain a secret, signature
+or cookie."""
 
 import logging
 import sys
@@ -7,15 +8,23 @@ from typing import Any
 import orjson
 import structlog
 
+from core import requests
+
 
 def _json(line: dict[str, Any], **_: Any) -> bytes:
     return orjson.dumps(line, default=str)
 
 
+def _with_caller(_logger: Any, _name: str, line: Any) -> Any:
+    """Add to a line that was written while a request is answered whose it is."""
+    request = requests.current.get()
+    return line if request is None else {**requests.caller_of(request), **line}
+
+
 def configure(_settings: dict[str, Any]) -> None:
     """The desk's lines, one a request, go straight to stderr; libraries' lines go through `logging`. All look alike."""
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _with_caller,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

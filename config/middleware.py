@@ -1,4 +1,4 @@
-"""Middleware: a request id and a log line, headers for browsers, and sessions on people's routes."""
+"""Middleware: a request id of the desk's own and a log line, headers for browsers, and sessions on people's routes."""
 
 import re
 import time
@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from accounts import networks
 from accounts.protocol import HttpsRequired
-from core import limiting, problem
+from core import limiting, problem, requests
 from core.errors import CsrfFailed, NotFound, RequestMalformed
 from core.requests import DeskRequest
 
@@ -52,34 +52,35 @@ class RequestLog:
 
     def __call__(self, request: DeskRequest) -> HttpResponse:
         given = request.META.get("HTTP_X_REQUEST_ID", "")
-        request.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.request_id = uuid.uuid4().hex
+        request.caller_request_id = given if _REQUEST_ID.fullmatch(given) else ""
         request.client_ip = networks.client_address(
             request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
         )
-        structlog.contextvars.bind_contextvars(request_id=request.request_id)
         began = time.perf_counter()
+        token = requests.current.set(request)
         try:
             response = self.get_response(request)
         finally:
-            structlog.contextvars.unbind_contextvars("request_id")
+            requests.current.reset(token)
         method = request.method if request.method in METHODS else "other"
         REQUESTS.labels(method, str(response.status_code)).inc()
         response["X-Request-ID"] = request.request_id
+        if request.caller_request_id:
+            response["X-Caller-Request-ID"] = request.caller_request_id
         if not request.path.startswith(_QUIET):
             self._log(request, response, began)
         return response
 
     @staticmethod
     def _log(request: DeskRequest, response: HttpResponse, began: float) -> None:
-        call = getattr(request, "signed_call", None)
         log.info(
             "request",
-            request_id=request.request_id,
             method=request.method,
             path=request.path[:200],
             status=response.status_code,
             ms=round((time.perf_counter() - began) * 1000, 1),
-            key=call.credential.key if call else None,
+            **requests.caller_of(request),
         )
 
 

@@ -6,6 +6,7 @@ import uuid
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
+import structlog
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from django.conf import settings
@@ -25,6 +26,7 @@ from trades import services
 from trades.feed import Watcher
 from trades.hub import Hub, standing_of
 
+log = structlog.get_logger()
 PATH = "/ws/v2/active"
 MAX_FRAME = 4096
 UNSUPPORTED, POLICY, TOO_BIG = 1003, 1008, 1009  # RFC 6455
@@ -119,15 +121,23 @@ def _watcher(scope: Scope, send: Any) -> Watcher:
             limiting.spend("visitor", networks.block_of(received.ip), settings.RATE_PER_VISITOR)
         if not validate_host(split_domain_port(received.host)[0], settings.ALLOWED_HOSTS):
             raise RequestMalformed("The desk does not serve this host name. ALLOWED_HOSTS lists those that it serves.")
-        if not is_signed:
-            return _person(received, send)
-        call = protocol.verify(received)
+        if is_signed:
+            call = protocol.verify(received)
+        else:
+            watcher = _person(received, send)
+            _log(received, "opened", user=str(watcher.user_id))
+            return watcher
     except DomainError as refusal:
         nobody = audit.Actor(AuditLog.Actor.NOBODY, "", received.ip, received.request_id)
         claimed_key = received.headers.get("x-cd-key", "")
         protocol.record_refusal(refusal, actor=nobody, claimed=claimed_key, method="WS", path=received.path)
+        _log(received, refusal.code)
         raise
-    return _bot(call, send)
+    return _bot(received, call, send)
+
+
+def _log(received: ReceivedRequest, outcome: str, *, key: str | None = None, user: str | None = None) -> None:
+    log.info("socket", outcome=outcome, request_id=received.request_id, ip=received.ip, key=key, user=user)
 
 
 def _received(scope: Scope) -> ReceivedRequest:
@@ -152,9 +162,14 @@ def _received(scope: Scope) -> ReceivedRequest:
     )
 
 
-def _bot(call: SignedCall, send: Any) -> Watcher:
+def _bot(received: ReceivedRequest, call: SignedCall, send: Any) -> Watcher:
     """Admit a signed handshake. It consumes a sequence number, as a write does, so that it cannot be replayed."""
-    services.run_signed(call, [])
+    try:
+        services.run_signed(call, [])
+    except DomainError as refusal:
+        _log(received, refusal.code, key=call.credential.key)
+        raise
+    _log(received, "opened", key=call.credential.key)
     return Watcher(
         send=send,
         accounts=(call.credential.account_id,),

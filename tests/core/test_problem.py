@@ -270,8 +270,12 @@ def test_an_unreachable_database_is_unavailable_and_may_be_repeated(
     assert b"10.0.0.7" not in answer.content
 
 
-def test_a_harmless_request_id_of_the_caller_is_kept(client: Client, desk_db: str) -> None:
+def test_a_callers_request_id_is_kept_apart_from_the_desks(client: Client, desk_db: str) -> None:
+    """Somebody who sends the id of another request must not be found under it."""
     for given, is_kept in (("0123-abcd.EF_", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)):
-        answer = client.get("/api/nothing", HTTP_HOST=HOST, headers={"X-Request-ID": given})
+        answers = [client.get("/api/nothing", HTTP_HOST=HOST, headers={"X-Request-ID": given}) for _ in range(2)]
 
-        assert (answer["X-Request-ID"] == given) is is_kept
+        ids = {answer["X-Request-ID"] for answer in answers}
+        assert len(ids) == 2 and given not in ids
+        assert ids == {answer.json()["request_id"] for answer in answers}
+        assert [answer.get("X-Caller-Request-ID") for answer in answers] == [given if is_kept else None] * 2
