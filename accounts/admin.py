@@ -21,7 +21,7 @@ from audit.admin import AuditedAdmin
 from core import money
 from core.admin import NoDeleteAdmin
 from core.errors import DomainError
-from core.formatting import MONEY, chip, number, ref
+from core.formatting import amount, chip, ref
 from core.transactions import use_case
 
 admin.site.unregister(Group)
@@ -85,11 +85,11 @@ class TradingAccountAdmin(AuditedAdmin):
 
     @admin.display(description="balance", ordering="balance")
     def balance_(self, account: TradingAccount) -> SafeString:
-        return number(account.balance, MONEY)
+        return amount(account.balance)
 
     @admin.display(description="equity", ordering="equity")
     def equity_(self, account: TradingAccount) -> SafeString:
-        return number(account.equity, MONEY)
+        return amount(account.equity)
 
     @admin.display(description="reported currency", ordering="reported_currency")
     def reported_currency_(self, account: TradingAccount) -> SafeString | str:

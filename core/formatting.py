@@ -8,7 +8,7 @@ from django.utils.safestring import SafeString
 
 from core import money
 
-LOTS, MONEY, PRICE = 2, 2, 5  # least number of decimals, so that columns align
+PRICE = 5  # least number of decimals, so that columns align
 
 
 def chip(text: str, kind: str = "") -> SafeString:
@@ -32,10 +32,15 @@ def number(value: Decimal | None, places: int = 0) -> SafeString:
     return format_html('<span class="number">{}</span>', "–" if value is None else money.plain(value, places))
 
 
+def amount(value: Decimal | None) -> SafeString:
+    """Money or lots, right-aligned."""
+    return format_html('<span class="number">{}</span>', "–" if value is None else money.grouped(value))
+
+
 def signed(value: Decimal | None, note: str = "") -> SafeString:
     """A result with its sign and colour, and a note before it."""
     if value is None:
         return number(None)
     kind, sign = ("pos", "+") if value > 0 else ("neg", "−") if value < 0 else ("", "")
     mark = format_html('<span class="help">{}</span> ', note) if note else ""
-    return format_html('<span class="number {}">{}{}{}</span>', kind, mark, sign, money.plain(abs(value), MONEY))
+    return format_html('<span class="number {}">{}{}{}</span>', kind, mark, sign, money.grouped(abs(value)))

@@ -32,3 +32,8 @@ def plain(value: Decimal, places: int = 0) -> str:
     whole, _, digits = text(value).partition(".")
     digits = digits.rstrip("0").ljust(places, "0")
     return f"{whole}.{digits}" if digits else whole
+
+
+def grouped(value: Decimal, places: int = 2) -> str:
+    """Return an amount of money or lots for people, its thousands separated by commas. Prices have no separators."""
+    return f"{Decimal(plain(value, places)):,f}"

@@ -1,5 +1,6 @@
 """A person's wallet: balance, transactions, withdrawals, statements, and the calculation of each fee."""
 
+import re
 import uuid
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -68,7 +69,7 @@ def withdraw(request: PersonRequest) -> HttpResponse:
             by=request.user,
             actor=actor_of(request),
         )
-        amount = f"{money.plain(money_request.amount, 2)} {own.currency}"
+        amount = f"{money.grouped(money_request.amount)} {own.currency}"
         if money_request.state == MoneyRequest.State.DONE:
             return f"Withdrawal of {amount} accepted, reference {money_request.pk}."
         return f"Withdrawal of {amount} requested, reference {money_request.pk}. It is on hold until staff approve it."
@@ -83,7 +84,7 @@ def take_back(request: PersonRequest, request_id: uuid.UUID) -> HttpResponse:
 
     def cancel() -> str:
         services.reject(request=money_request, by=request.user, reason="taken back", actor=actor_of(request))
-        amount = f"{money.plain(money_request.amount, 2)} {money_request.wallet.currency}"
+        amount = f"{money.grouped(money_request.amount)} {money_request.wallet.currency}"
         return f"Withdrawal cancelled. {amount} available again."
 
     return perform(request, cancel, "portal:wallet")
@@ -155,9 +156,14 @@ def _own_wallet(request: PersonRequest, currency: str | None) -> Wallet:
     return own
 
 
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?")
+
+
 def _amount(text: str) -> Decimal:
+    """The amount as typed. A comma separates thousands where it can, as pages show them, or else the decimals."""
+    typed = text.strip()
     try:
-        return money.exact(Decimal(text.strip().replace(",", ".")))
+        return money.exact(Decimal(typed.replace(",", "" if _GROUPED.fullmatch(typed) else ".")))
     except (InvalidOperation, ValueError):
         raise services.AmountInvalid("Enter an amount such as 25.00.") from None
 

@@ -135,7 +135,7 @@ def in_one_line(lines: Sequence[Line]) -> str:
 
 def lots(volume: Decimal) -> str:
     """The volume as text with at least two decimals."""
-    return money.plain(volume, 2)
+    return money.grouped(volume)
 
 
 def _formula(settings: sizing.Settings, trade: sizing.ProviderTrade, unlimited_lots: Decimal) -> str:
@@ -167,9 +167,11 @@ def _risk(settings: sizing.Settings, trade: sizing.ProviderTrade) -> str:
     share = f"{_short(settings.risk_pct)} % of an equity of {_short(settings.equity)}"
     stop = trade.first_sl if trade.opened_sl is None else trade.opened_sl
     if trade.opened_sl is None and settings.risk_default_stop_bps is not None:
-        distance = f"{_short(settings.risk_default_stop_bps)} bps from {_short(trade.open_price)}, there being no stop,"
+        distance = (
+            f"{_short(settings.risk_default_stop_bps)} bps from {money.plain(trade.open_price)}, there being no stop,"
+        )
     else:
-        distance = f"between {_short(trade.open_price)} and the stop at {_short(stop)}"
+        distance = f"between {money.plain(trade.open_price)} and the stop at {_price(stop)}"
     quoted = trade.symbol[3:6]
     rate = (settings.rates or {}).get(quoted)
     needs_rate = settings.currency not in (trade.symbol[:3], quoted) and rate is not None
@@ -210,5 +212,10 @@ def _what_is_unknown(settings: sizing.Settings, trade: sizing.ProviderTrade) -> 
 
 def _short(value: Decimal | None) -> str:
     """The amount as short text. The terms' mode or an earlier check guarantees that it is present."""
+    assert value is not None
+    return money.grouped(value, 0)
+
+
+def _price(value: Decimal | None) -> str:
     assert value is not None
     return money.plain(value)

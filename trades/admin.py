@@ -91,7 +91,7 @@ class TradePage(ReadOnlyAdmin):
 
     @admin.display(description="volume", ordering="volume")
     def lots(self, trade: Any) -> SafeString:
-        return formatting.number(trade.volume, formatting.LOTS)
+        return formatting.amount(trade.volume)
 
     @admin.display(description="open price", ordering="open_price")
     def open_price_(self, trade: Any) -> SafeString:
@@ -130,7 +130,7 @@ class ActiveTradeAdmin(ForceClose, TradePage):
 
     @admin.display(description="opened volume")
     def opened_lots(self, trade: ActiveTrade) -> SafeString:
-        return formatting.number(trade.opened_volume, formatting.LOTS)
+        return formatting.amount(trade.opened_volume)
 
 
 @admin.register(TradeHistory)
@@ -173,7 +173,7 @@ class TradeHistoryAdmin(Correct, TradePage):
 
     @admin.display(description="volume of the final close")
     def closed_lots(self, closed: TradeHistory) -> SafeString:
-        return formatting.number(closed.closed_volume, formatting.LOTS)
+        return formatting.amount(closed.closed_volume)
 
     @admin.display(description="close price", ordering=corrections.CLOSE_PRICE)
     def close_price_(self, closed: TradeHistory) -> SafeString:

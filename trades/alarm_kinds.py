@@ -66,7 +66,7 @@ ADVICE: dict[str, Advice] = {
     ),
     AlarmKind.RECONCILED: Advice(
         "close published without evidence",
-        "The position has ended, but the broker shows no closing deal. Its close was told at the best known price.",
+        "The position has ended, but the broker shows no closing deal. Its close has the best known price.",
         "Compare price and profit with your broker's statement. Staff can enter a correction.",
     ),
     AlarmKind.CLOSING: Advice(

@@ -230,7 +230,7 @@ class OverdueCloseAdmin(ReadOnlyAdmin):
 
     @admin.display(description="volume", ordering="volume")
     def lots(self, overdue_close: OverdueClose) -> SafeString:
-        return formatting.number(overdue_close.volume, formatting.LOTS)
+        return formatting.amount(overdue_close.volume)
 
     @admin.display(description="copy")
     def ref(self, overdue_close: OverdueClose) -> SafeString:
@@ -265,7 +265,7 @@ class AlarmKindFilter(admin.SimpleListFilter):
 class BotAlarmAdmin(ReadOnlyAdmin):
     """What bots cannot mend by themselves: present alarms first, the oldest at the top."""
 
-    list_display = ["raised_at", "state", "kind_", "ticket_id", "account", "bot", "strategy", "detail_", "last_report"]
+    list_display = ["raised_at", "state", "kind_", "ticket_id", "account", "bot", "strategy", "detail_"]
     list_filter = [PresentFilter, AlarmKindFilter, "bot", "raised_at", "account", "strategy"]
     list_select_related = ["account", "strategy"]
     search_fields = ["ticket_id", "account__name", "detail"]
@@ -287,7 +287,9 @@ class BotAlarmAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state", ordering="cleared_at")
     def state(self, alarm: BotAlarm) -> SafeString:
-        return formatting.chip("cleared", "good") if alarm.cleared_at else formatting.chip("present", "bad")
+        if alarm.cleared_at:
+            return formatting.chip("cleared", "good")
+        return formatting.chip("bot silent", "wait") if alarm.is_silent else formatting.chip("present", "bad")
 
     @admin.display(description="alarm", ordering="kind")
     def kind_(self, alarm: BotAlarm) -> SafeString:

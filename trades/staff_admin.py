@@ -155,7 +155,6 @@ class ForceClose(ConfirmedActionsAdmin):
             "gone": [row for row in rows if not row["trade"]],
             "rows": [(row["form"], row["trade"]) for row in rows],
             "note": note,
-            "LOTS": formatting.LOTS,
             "now": timezone.now(),
         }
         return TemplateResponse(request, "admin/force_close.html", context)
@@ -237,7 +236,7 @@ def _close_in_words(done: Any, trade: Any) -> str:
     if isinstance(done, TradeRequest):
         return f"Ticket {trade.ticket_id} is not closed yet. A colleague has to approve: {done.why_second}."
     closed = done["trade"]
-    profit = money.plain(Decimal(closed["closing_profit"]), formatting.MONEY)
+    profit = money.grouped(Decimal(closed["closing_profit"]))
     price = money.plain(Decimal(closed["close_price"]), formatting.PRICE)
     return f"Ticket {closed['ticket_id']} is closed. At {price} the profit is {profit}."
 

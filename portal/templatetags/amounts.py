@@ -18,6 +18,12 @@ def plain(value: Any, places: int = 0) -> str:
     return "–" if value in (None, "") else money.plain(Decimal(value), places)
 
 
+@register.filter
+def amount(value: Any) -> str:
+    """Money or lots, with at least two decimals and separated thousands."""
+    return "–" if value in (None, "") else money.grouped(Decimal(value))
+
+
 register.filter("side", formatting.side)
 
 
@@ -37,13 +43,13 @@ def as_json(value: Any) -> str:
 def result(value: Decimal) -> str:
     """Money with two decimals and its sign; zero has no sign."""
     cents = round(value, 2)
-    return f"{'+' if cents > 0 else '−' if cents < 0 else ''}{abs(cents):.2f}"
+    return f"{'+' if cents > 0 else '−' if cents < 0 else ''}{abs(cents):,.2f}"
 
 
 @register.filter
 def change(value: Decimal) -> str:
     """Money with all its digits and its sign."""
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{money.plain(abs(value), 2)}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{money.grouped(abs(value))}"
 
 
 @register.filter

@@ -152,11 +152,11 @@ function remove(id) {
 
 function openRow(trade) {
   const price = pricer(trade);
-  const copy = trade.role === "copy" ? element("span", "chip", "copy open") : plain(trade.copy_volume, 2);
+  const copy = trade.role === "copy" ? element("span", "chip", "copy open") : amount(trade.copy_volume);
   const row = element("tr");
   row.dataset.id = trade.trade_id;
   row.append(
-    cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)), cell("Volume", plain(trade.volume, 2), "n"),
+    cell("Symbol", trade.symbol, "symbol"), cell("Side", side(trade.type)), cell("Volume", amount(trade.volume), "n"),
     cell("Your copy", copy, "n"), cell("Open price", price(trade.open_price), "n"),
     cell("Stop loss", price(trade.sl), "n"), cell("Take profit", price(trade.tp), "n"),
     cell("Opened", time(trade.opened_at, "ago")), cell("Strategy", trade.strategy),
@@ -170,7 +170,7 @@ function closedRow(trade) {
   row.append(
     cell("Closed", time(trade.closed_at, "moment")), cell("Symbol", trade.symbol, "symbol"),
     cell("Side", side(trade.type)),
-    cell("Volume", plain(trade.volume, 2), "n"), cell("Open", price(trade.open_price), "n"),
+    cell("Volume", amount(trade.volume), "n"), cell("Open", price(trade.open_price), "n"),
     cell("Close", price(trade.close_price), "n"), cell("Profit", signed(trade.profit), `n ${tone(trade.profit)}`),
     cell("Reason", REASONS[trade.reason] ?? trade.reason),
   );
@@ -179,7 +179,7 @@ function closedRow(trade) {
 
 function addEvent({ type, trade }) {
   const price = pricer(trade);
-  const lots = plain(trade.volume, 2);
+  const lots = amount(trade.volume);
   const details = {
     "trade.opened": () => [`${lots} at ${price(trade.open_price)}`],
     "trade.modified": () => [`stop ${price(trade.sl)}, target ${price(trade.tp)}`],
@@ -224,16 +224,22 @@ function pricer(trade) {
 
 const side = (type) => element("span", `chip ${type.toLowerCase()}`, `${type === "BUY" ? "▲" : "▼"} ${type}`);
 
-function plain(amount, least = 0) {
-  if (amount == null) return "–";
-  const [whole, digits = ""] = amount.split(".");
+function plain(value, least = 0) {
+  if (value == null) return "–";
+  const [whole, digits = ""] = value.split(".");
   const fraction = digits.replace(/0+$/, "").padEnd(least, "0");
   return fraction ? `${whole}.${fraction}` : whole;
 }
 
-const cents = (amount) => Math.round(Number(amount) * 100);
-const tone = (amount) => (cents(amount) > 0 ? "pos" : cents(amount) < 0 ? "neg" : "");
-const signed = (amount) => `${{ pos: "+", neg: "−" }[tone(amount)] ?? ""}${Math.abs(Number(amount)).toFixed(2)}`;
+// Money and lots: at least two decimals, thousands separated. Prices have no separators.
+function amount(value) {
+  const [whole, fraction] = plain(value, 2).split(".");
+  return fraction ? `${whole.replace(/\B(?=(\d{3})+$)/g, ",")}.${fraction}` : whole;
+}
+
+const cents = (value) => Math.round(Number(value) * 100);
+const tone = (value) => (cents(value) > 0 ? "pos" : cents(value) < 0 ? "neg" : "");
+const signed = (value) => `${{ pos: "+", neg: "−" }[tone(value)] ?? ""}${amount(Math.abs(Number(value)).toFixed(2))}`;
 
 const clock = (date) => date.toLocaleTimeString("en-GB");
 
@@ -269,7 +275,7 @@ function showFigures() {
   const masters = open.filter((trade) => trade.role === "master");
   byId("count").textContent = masters.length;
   byId("copies").textContent = open.length - masters.length;
-  byId("lots").textContent = masters.reduce((sum, trade) => sum + Number(trade.volume), 0).toFixed(2);
+  byId("lots").textContent = amount(masters.reduce((sum, trade) => sum + Number(trade.volume), 0).toFixed(2));
   byId("closed").textContent = closedCount;
   byId("profit").textContent = signed(closedProfit);
   byId("profit").className = tone(closedProfit);

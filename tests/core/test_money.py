@@ -24,3 +24,17 @@ from core import money
 )
 def test_an_amount_is_shown_without_trailing_zeros(amount: str, places: int, shown: str) -> None:
     assert money.plain(Decimal(amount), places) == shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("1234567.5", "1,234,567.50"),
+        ("999.99", "999.99"),
+        ("-0.5", "-0.50"),
+        ("-1000", "-1,000.00"),
+        ("1000.125", "1,000.125"),
+    ],
+)
+def test_money_separates_its_thousands(amount: str, shown: str) -> None:
+    assert money.grouped(Decimal(amount)) == shown

@@ -590,7 +590,7 @@ def test_a_preview_uses_the_present_equities(
         )
     )
 
-    assert "0.50 lots × 1 × 2500 / 10000 of equity = 0.125" in page
+    assert "0.50 lots × 1 × 2,500 / 10,000 of equity = 0.125" in page
 
 
 MISTAKES = [

@@ -60,6 +60,16 @@ def test_shows_the_balance(as_finn: Client, finn: TradingAccount) -> None:
     assert "Available 123.45 Balance 123.45 On hold 0.00" in text(as_finn.get(PAGE))
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [("1,250", "1,250.00"), ("1,250.5", "1,250.50"), ("12,5", "12.50"), ("0,125", "0.125"), ("1250.00", "1,250.00")],
+)
+def test_an_amount_may_be_typed_as_pages_show_it(as_finn: Client, finn: TradingAccount, typed: str, shown: str) -> None:
+    pay_in(finn, "5000")
+
+    assert f"Withdrawal of {shown} USD" in withdraw(as_finn, typed)
+
+
 def test_a_withdrawal_sent_twice_is_made_once(as_finn: Client, finn: TradingAccount) -> None:
     pay_in(finn, "100")
     key = str(uuid.uuid4())
@@ -122,7 +132,7 @@ def test_shows_an_unpaid_fee_and_its_consequence(as_finn: Client, settled: Any) 
 
     assert "Fees due 100.00" in page
     assert "no new trades are copied" in page
-    assert re.search(r"Until Cumulative P/L High-water mark before Fee \S+ \S+ \S+ \+1000.00 0.00 200.00", page)
+    assert re.search(r"Until Cumulative P/L High-water mark before Fee \S+ \S+ \S+ \+1,000.00 0.00 200.00", page)
     assert Subscription.objects.get().status == "PAUSED"
 
 
@@ -130,7 +140,7 @@ def test_shows_the_calculation_of_a_fee(as_finn: Client, settled: Any) -> None:
     page = text(as_finn.get(f"{PAGE}fees/{settled.agreement.pk}/1/"))
 
     assert "matches the fee charged" in page
-    assert "Cumulative P/L 1000.00" in page
+    assert "Cumulative P/L 1,000.00" in page
     assert "Fee, rounded down 200.00 Charged 200.00" in page
 
 

@@ -326,5 +326,5 @@ def test_the_arithmetic_names_rate_and_contract_sizes(
     (outcome,) = receipts.recent([subscription], now=timezone.now())
 
     assert explanations.in_one_line(receipts.receipt(outcome).lines) == (
-        "2.00 lots × 1 × 1 / 25 units in a lot × 1500000 / 10000 of equity, at 150.00000000 JPY for 1 USD = 0.08"
+        "2.00 lots × 1 × 1 / 25 units in a lot × 1,500,000 / 10,000 of equity, at 150.00000000 JPY for 1 USD = 0.08"
     )

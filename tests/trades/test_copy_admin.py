@@ -280,7 +280,7 @@ def test_an_account_shows_the_equity_that_its_bot_reported(admin: Client, finn: 
     page = reverse("admin:accounts_tradingaccount_change", args=[finn.pk])
 
     shown = text(admin.get(page))
-    assert "1000.50" in shown and "998.25" in shown
+    assert "1,000.50" in shown and "998.25" in shown
 
     admin.post(page, {"name": finn.name, "currency": "USD", "balance": "1", "equity": "1"})
     finn.refresh_from_db()

@@ -224,13 +224,13 @@ RISK = replace(BY, mode="RISK", risk_pct=Decimal(1), equity=Decimal(10000), cont
             "0.50 lots × 0.333 = 0.1665; below the smallest, 0.20: not copied → 0.00",
         ),
         (replace(BY, mode="FIXED", fixed_lots=Decimal("0.03")), "the same lots each time = 0.03"),
-        (EQUITY, "0.50 lots × 1 × 2500 / 10000 of equity = 0.125"),
+        (EQUITY, "0.50 lots × 1 × 2,500 / 10,000 of equity = 0.125"),
         (
             replace(EQUITY, master_equity=Decimal(3000)),
-            "0.50 lots × 1 × 2500 / 3000 of equity, rounded down = 0.41666666",
+            "0.50 lots × 1 × 2,500 / 3,000 of equity, rounded down = 0.41666666",
         ),
         (replace(EQUITY, equity=None), "the equity of both accounts was not known"),
-        (RISK, "1 % of an equity of 10000 is 100 USD, lost between 1.105 and the stop at 1.1 by lots = 0.20"),
+        (RISK, "1 % of an equity of 10,000 is 100 USD, lost between 1.105 and the stop at 1.1 by lots = 0.20"),
         (
             replace(RISK, currency="CHF"),
             "the loss of EURUSD at its stop cannot be converted to CHF: no rate of USD was known",

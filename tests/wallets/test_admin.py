@@ -289,11 +289,11 @@ def test_a_frozen_wallet_refuses_withdrawals_until_it_is_unfrozen(mover: Any, wa
 def test_above_the_limit_a_second_person_decides(mover: Any, decider: Any, wallet: Wallet) -> None:
     answer = act(mover, "deposit", wallet, amount=LARGE, reason="wire 9")
 
-    assert messages_of(answer) == ["Deposit of 5000.00 USD, finn: awaiting approval."]
+    assert messages_of(answer) == ["Deposit of 5,000.00 USD, finn: awaiting approval."]
     request = MoneyRequest.objects.get()
     assert "wire 9" in act(decider, "approve", request, confirmed=False).content.decode()
     assert fresh(wallet).balance == 100
-    assert messages_of(act(decider, "approve", request)) == ["Deposit of 5000.00 USD, finn: done."]
+    assert messages_of(act(decider, "approve", request)) == ["Deposit of 5,000.00 USD, finn: done."]
     assert fresh(wallet).balance == 5100
 
 
@@ -303,7 +303,7 @@ def test_the_requester_cannot_approve(cast: dict[str, Any], wallet: Wallet) -> N
 
     (message,) = messages_of(act(both, "approve", MoneyRequest.objects.get()))
 
-    assert message.startswith("Deposit of 5000.00 USD, finn: A colleague has to decide this")
+    assert message.startswith("Deposit of 5,000.00 USD, finn: A colleague has to decide this")
     assert message.endswith("(second_person_needed)")
     assert fresh(wallet).balance == 100
 
@@ -342,7 +342,7 @@ def test_several_decisions_are_each_answered(decider: Any, wallet: Wallet) -> No
     answers = messages_of(act(decider, "approve", decided, pending))
 
     assert answers[0].endswith("(request_decided)")
-    assert answers[1] == "Deposit of 5001.00 USD, finn: done."
+    assert answers[1] == "Deposit of 5,001.00 USD, finn: done."
 
 
 def test_pending_requests_are_listed_first(admin: Client, wallet: Wallet) -> None:
@@ -466,7 +466,7 @@ def test_an_agreements_page_shows_settlements_and_collections(
     html = admin.get(page(follows.agreement)).content.decode()
     (row,) = admin.get(listed("feeagreement")).context["cl"].result_list
 
-    for text in ("2000 bps", "1000.00", "200.00", "100.00", '<span class="chip wait">owed</span>'):
+    for text in ("2000 bps", "1,000.00", "200.00", "100.00", '<span class="chip wait">owed</span>'):
         assert text in html
     assert row.latest_high_water_mark == 1000
 

@@ -54,5 +54,5 @@ def state_chip(row: Any) -> SafeString:
 
 
 def describe_request(row: MoneyRequest) -> str:
-    amount = money.plain(row.amount, formatting.MONEY)
+    amount = money.grouped(row.amount)
     return f"{capfirst(row.get_kind_display())} of {amount} {row.wallet.currency}, {owner_name(row.wallet)}"

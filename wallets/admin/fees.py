@@ -55,7 +55,7 @@ class FeeTermsAdmin(AuditedAdmin):
 
     @admin.display(description="fee per month", ordering="subscription_fee")
     def monthly(self, terms: FeeTerms) -> SafeString:
-        return formatting.number(terms.subscription_fee, formatting.MONEY)
+        return formatting.amount(terms.subscription_fee)
 
     @admin.display(description="platform's share, %", ordering="platform_bps")
     def platform(self, terms: FeeTerms) -> SafeString:
@@ -118,7 +118,7 @@ class FeeAgreementAdmin(LedgerAdmin):
 
     @admin.display(description="high-water mark", ordering="latest_high_water_mark")
     def high_water_mark_(self, agreement: Any) -> SafeString:
-        return formatting.number(agreement.latest_high_water_mark, formatting.MONEY)
+        return formatting.amount(agreement.latest_high_water_mark)
 
     @admin.display(description="postponed", ordering="postponed")
     def postponed_(self, agreement: FeeAgreement) -> SafeString | str:
@@ -130,4 +130,4 @@ class FeeAgreementAdmin(LedgerAdmin):
 
 
 def describe_terms(terms: FeeTerms) -> str:
-    return f"{terms.performance_bps / 100:g} %, {money.plain(terms.subscription_fee, formatting.MONEY)} a month"
+    return f"{terms.performance_bps / 100:g} %, {money.grouped(terms.subscription_fee)} a month"

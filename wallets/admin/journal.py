@@ -61,7 +61,7 @@ class LedgerTransferAdmin(LedgerAdmin):
 
     @admin.display(description="amount", ordering="amount")
     def amount_(self, transfer: LedgerTransfer) -> SafeString:
-        return formatting.number(transfer.amount, formatting.MONEY)
+        return formatting.amount(transfer.amount)
 
     @admin.display(description="currency")
     def currency_(self, transfer: LedgerTransfer) -> str:
@@ -162,7 +162,7 @@ class WalletHoldAdmin(LedgerAdmin):
 
     @admin.display(description="amount", ordering="amount")
     def amount_(self, hold: WalletHold) -> SafeString:
-        return formatting.number(hold.amount, formatting.MONEY)
+        return formatting.amount(hold.amount)
 
     @admin.display(description="purpose", ordering="purpose")
     def purpose_(self, hold: WalletHold) -> SafeString:
@@ -170,7 +170,7 @@ class WalletHoldAdmin(LedgerAdmin):
 
     @admin.display(description="posted", ordering="posted")
     def posted_(self, hold: WalletHold) -> SafeString:
-        return formatting.number(hold.posted, formatting.MONEY)
+        return formatting.amount(hold.posted)
 
     @admin.display(description="currency")
     def currency(self, hold: WalletHold) -> str:

@@ -65,7 +65,7 @@ class MoneyRequestAdmin(LedgerAdmin):
 
     @admin.display(description="available now")
     def available_(self, row: MoneyRequest) -> SafeString:
-        return formatting.number(row.wallet.available, formatting.MONEY)
+        return formatting.amount(row.wallet.available)
 
     @admin.display(description="reason")
     def reason_(self, row: MoneyRequest) -> SafeString:

@@ -63,15 +63,15 @@ class WalletAdmin(LedgerAdmin):
 
     @admin.display(description="balance", ordering="balance")
     def balance_(self, wallet: Wallet) -> SafeString:
-        return formatting.number(wallet.balance, formatting.MONEY)
+        return formatting.amount(wallet.balance)
 
     @admin.display(description="held", ordering="held")
     def held_(self, wallet: Wallet) -> SafeString:
-        return formatting.number(wallet.held, formatting.MONEY)
+        return formatting.amount(wallet.held)
 
     @admin.display(description="available", ordering=F("balance") - F("held"))
     def available_(self, wallet: Wallet) -> SafeString:
-        return formatting.number(wallet.available, formatting.MONEY)
+        return formatting.amount(wallet.available)
 
     @admin.display(description="version", ordering="version")
     def version_(self, wallet: Wallet) -> SafeString:
