@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LIMIT = 50
+UNKNOWN = "0.0.0.0"  # noqa: S104 - nothing binds to it
 
 
 def parse(listed: Iterable[str]) -> list[Network]:
@@ -43,7 +44,7 @@ def _plain(address: str, otherwise: str = "") -> str:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return _plain(otherwise) if otherwise else "0.0.0.0"  # noqa: S104 - means "unknown"; nothing binds to it
+        return _plain(otherwise) if otherwise else UNKNOWN
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped or parsed).partition("%")[0]
 

@@ -238,7 +238,7 @@ def record_refusal(refusal: DomainError, *, actor: audit.Actor, claimed: str, me
         return
     audit.record_sampled(
         "request.limited" if isinstance(refusal, limiting.RateLimited) else "request.refused",
-        of=actor.name or networks.block_of(actor.ip or "0.0.0.0"),  # noqa: S104 - means "unknown"
+        of=actor.name or networks.block_of(actor.ip or networks.UNKNOWN),
         actor=actor,
         subject=f"key:{claimed[:32]}" if claimed else "",
         refused=refusal.code,

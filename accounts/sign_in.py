@@ -40,13 +40,22 @@ class _Limited:
         except forms.ValidationError:
             with suppress(limiting.RateLimited):
                 limiting.spend("sign-in", block, FAILURES_PER_MINUTE)
+            if self.user_cache is not None:  # type: ignore[attr-defined]
+                self._record("session.refused", "not_allowed_here", self.user_cache)  # type: ignore[attr-defined]
             raise
         finally:
             _hashing.release()
 
     def _refused(self, words: str) -> forms.ValidationError:
         self.is_limited = True
+        self._record("session.limited", "rate_limited")
         return forms.ValidationError(words, code="rate_limited")
+
+    def _record(self, action: str, code: str, user: User | None = None) -> None:
+        """`user`: who gave the right password, at a door that is not theirs."""
+        actor = actor_of(self.request, None)  # type: ignore[attr-defined]
+        of, subject = networks.block_of(actor.ip or networks.UNKNOWN), f"user:{user.pk}" if user else ""
+        audit.record_sampled(action, of=of, actor=actor, subject=subject, refused=code)
 
 
 class SignInForm(_Limited, AuthenticationForm):

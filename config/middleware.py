@@ -21,6 +21,7 @@ from prometheus_client import Counter
 
 from accounts import networks
 from accounts.protocol import HttpsRequired
+from audit import reads
 from core import limiting, problem, requests
 from core.errors import CsrfFailed, NotFound, RequestMalformed
 from core.requests import DeskRequest
@@ -164,7 +165,9 @@ class PeopleOnly:
         if request.path.startswith(BOT_ROUTES):
             return self.bots(request)
         try:
-            return _unfit_for_people(request) or self.people(request)
+            response = _unfit_for_people(request) or self.people(request)
+            reads.record_read(request, response)
+            return response
         except DisallowedHost:
             if not _is_api(request):
                 raise

@@ -54,7 +54,7 @@ def test_other_lines_of_a_request_have_its_caller_too() -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        RequestLog(view)(RequestFactory().get("/x", REMOTE_ADDR="203.0.113.7"))  # type: ignore[arg-type]
+        RequestLog(view)(RequestFactory().get("/x", REMOTE_ADDR="203.0.113.7"))
 
     assert written[0]["ip"] == "203.0.113.7"
     assert len(written[0]["request_id"]) == 32
