@@ -69,7 +69,7 @@ def create_key(
     return key, _add_generation(key, 1)
 
 
-@use_case()
+@part
 def create_setup_key(*, account: TradingAccount, actor: audit.Actor, label: str) -> NewSecret:
     """Create a copier key for a bot that is being set up. Raises KeyWasCreated if the account has one of this label.
 

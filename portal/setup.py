@@ -3,8 +3,6 @@
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -25,15 +23,6 @@ from trades.models import Copier
 
 BROKERS = ("mt5", "paper")
 _TOKEN = re.compile(r"[0-9a-f]{24}")
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """One subscription of the file, with the new signal secret."""
-
-    subscription: Subscription
-    generation: int
-    secret: str
 
 
 @never_cache
@@ -66,11 +55,9 @@ def _download(request: HttpRequest, account: TradingAccount) -> HttpResponse:
     token, broker = request.POST.get("token", ""), request.POST.get("broker")
     if not _TOKEN.fullmatch(token) or broker not in BROKERS:
         raise accounts.KeyWasCreated
-    actor = actor_of(request)
-    key = accounts.create_setup_key(account=account, actor=actor, label=token)
-    # Where no copier ever ran, nothing has the secret that signs now, so the new one signs at once.
+    # Where no copier ever ran, nothing has the secrets that sign now, so the new ones sign at once.
     at_once = not Copier.objects.filter(account=account).exists()
-    followed = [_with_new_secret(row, actor, at_once=at_once) for row in _followed_by(account)]
+    key, followed = strategies.set_up_copier(account=account, actor=actor_of(request), label=token, at_once=at_once)
     context = {
         "url": f"{request.scheme}://{request.get_host()}", "account": account, "key": key, "followed": followed,
         "broker": broker, "login": _login(account),
@@ -78,12 +65,6 @@ def _download(request: HttpRequest, account: TradingAccount) -> HttpResponse:
     response = HttpResponse(render_to_string("portal/copybot.toml", context), content_type="application/toml")
     response["Content-Disposition"] = 'attachment; filename="copybot.toml"'
     return response
-
-
-def _with_new_secret(subscription: Subscription, actor: Any, *, at_once: bool) -> Followed:
-    secret = strategies.rotate_packet_secret(subscription=subscription, actor=actor, at_once=at_once)
-    subscription.refresh_from_db()
-    return Followed(subscription, subscription.next_generation or subscription.packet_generation, secret)
 
 
 def _followed_by(account: TradingAccount) -> Sequence[Subscription]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,6 +11,7 @@ from django.db import IntegrityError, connection, models
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
+from accounts import services as accounts
 from accounts.models import TradingAccount
 from audit import services as audit
 from core import crypto, database, money
@@ -303,6 +305,29 @@ def packet_secrets(subscription: Subscription) -> dict[int, str]:
     return secrets
 
 
+@dataclass(frozen=True, slots=True)
+class NewSignalSecret:
+    """A signal secret of a subscription, shown once, and the generation by which packets name it."""
+
+    subscription: Subscription
+    generation: int
+    secret: str = field(repr=False)
+
+
+@use_case()
+def set_up_copier(
+    *, account: TradingAccount, actor: audit.Actor, label: str, at_once: bool
+) -> tuple[accounts.NewSecret, list[NewSignalSecret]]:
+    """Create what a copier's configuration needs: a key, and a signal secret of each subscription of the account.
+
+    Raises KeyWasCreated if the account has a key of this label. `at_once`: no copier has the old secrets.
+    """
+    key = accounts.create_setup_key(account=account, actor=actor, label=label)
+    followed = Subscription.objects.live().filter(account=account).select_related("strategy")
+    secrets = [_rotate(row, actor, at_once=at_once) for row in followed.lock().order_by("pk")]
+    return key, sorted(secrets, key=lambda row: row.subscription.strategy.name)
+
+
 @use_case()
 def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_once: bool = False) -> str:
     """Create the next packet secret and return it, to be shown once.
@@ -310,7 +335,10 @@ def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_o
     The old secret signs until the bot confirms that it has the new one, for at most a day. With `at_once` (for a leaked
     secret) it stops signing now.
     """
-    locked = Subscription.objects.lock().get(pk=subscription.pk)
+    return _rotate(Subscription.objects.lock().get(pk=subscription.pk), actor, at_once=at_once).secret
+
+
+def _rotate(locked: Subscription, actor: audit.Actor, *, at_once: bool) -> NewSignalSecret:
     generation = (locked.next_generation or locked.packet_generation) + 1
     secret = crypto.new_secret()
     locked.sealed_next_secret = crypto.encrypt(secret, bound_to=locked.binding(generation))
@@ -321,7 +349,7 @@ def rotate_packet_secret(*, subscription: Subscription, actor: audit.Actor, at_o
     audit.record("subscription.secret_rotated", actor=actor, subject=subject, generation=generation, at_once=at_once)
     if at_once:
         activate_next_secrets(subscription_ids=[locked.pk])
-    return secret
+    return NewSignalSecret(locked, generation, secret)
 
 
 def activate_next_secrets(*, subscription_ids: list[int] | None = None, generation: int | None = None) -> int:

@@ -113,6 +113,23 @@ def test_a_form_that_is_sent_twice_makes_no_second_key(as_finn: Client, page: st
     assert AuditLog.objects.filter(action="subscription.secret_rotated").count() == rotations
 
 
+def test_a_download_that_fails_half_way_leaves_nothing(
+    as_finn: Client, page: str, follows: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, before = token_of(as_finn.get(page)), strategies.packet_secret(follows)
+    keys, facts = BotKey.objects.count(), AuditLog.objects.count()
+    monkeypatch.setattr(strategies, "activate_next_secrets", lambda **_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        download(as_finn, page, token=token)
+
+    follows.refresh_from_db()
+    assert (follows.next_generation, strategies.packet_secret(follows)) == (None, before)
+    assert (BotKey.objects.count(), AuditLog.objects.count()) == (keys, facts)
+    monkeypatch.undo()
+    assert download(as_finn, page, token=token).status_code == 200  # the same page still makes its one file
+
+
 def test_a_lost_download_leaves_no_open_key(as_finn: Client, page: str, tmp_path: Path) -> None:
     lost = loaded(download(as_finn, page), tmp_path)
     used = loaded(download(as_finn, page), tmp_path)
