@@ -12,15 +12,22 @@ import django
 
 django.setup()
 
+import structlog
 from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
 from config.bridge import WsgiThreads
 from config.middleware import BOT_ROUTES
 from config.wsgi import application as wsgi
+from core import descriptors
 from trades.consumers import websocket_application
 
+structlog.get_logger().info("descriptors.shared", **descriptors.shares())
 http = WsgiThreads(
-    wsgi, bots=settings.WEB_THREADS, people=settings.PEOPLE_THREADS, bots_paths=(*BOT_ROUTES, "/healthz", "/readyz")
+    wsgi,
+    bots=settings.WEB_THREADS,
+    people=settings.PEOPLE_THREADS,
+    exports=settings.EXPORT_THREADS,
+    bots_paths=(*BOT_ROUTES, "/healthz", "/readyz"),
 )
 application = ProtocolTypeRouter({"http": http, "websocket": websocket_application})

@@ -1,16 +1,22 @@
 """Passes HTTP requests from the ASGI server to Django's WSGI application, in threads that last as long as the process.
 
 The event loop reads the whole request and writes the answer; one of the threads handles the request in between, and its
-database connections stay open from request to request. So a client that sends slowly occupies no thread.
+database connections stay open from request to request. So a client that sends or reads slowly occupies no thread. Only
+an answer of megabytes keeps its thread while its client reads: exports have threads of their own, and a reader has a
+least speed.
 """
 
 import asyncio
 import io
+import itertools
 import queue
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+import structlog
 
 from accounts.signed_http import MAX_BATCH_BODY
 from core import problem
@@ -20,7 +26,16 @@ Environ = dict[str, Any]
 
 BODY_S = 15  # limit for receiving a body; a buffering proxy sends it at once
 MOST_WAITING_PEOPLE = 256
-SEND_S = 60  # limit for a client to accept one piece of a streamed answer
+MOST_WAITING_EXPORTS = 16
+MOST_WHOLE = 4 * 1024 * 1024  # a longer answer is streamed
+PIECE = 64 * 1024  # of a streamed answer
+PIECE_S = 10.0  # limit for a client to accept a piece
+PATIENCE_S = 30.0  # a reader may be behind the least speed by as much
+LEAST_SPEED = 64 * 1024  # bytes a second, on average
+
+log = structlog.get_logger()
+
+EXPORTS = (".csv", ".zip")  # how the paths of exports end
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
@@ -40,14 +55,26 @@ class Lane:
         return self.most_waiting is not None and self.waiting.qsize() >= self.most_waiting
 
 
-class WsgiThreads:
-    """An ASGI application that runs a WSGI application. Bots and people have threads of their own, so that no flood of
-    pages, sign-ins or exports holds up a close. `bots_paths`: what the paths of bots begin with."""
+class ReaderTooSlow(Exception):
+    """The client of a streamed answer does not read, or is gone."""
 
-    def __init__(self, wsgi: Callable[..., Any], *, bots: int, people: int, bots_paths: tuple[str, ...]) -> None:
+
+class WsgiThreads:
+    """An ASGI application that runs a WSGI application. Bots, people's pages and exports have threads of their own, so
+    that no flood of the others holds up a close. `bots_paths`: what the paths of bots begin with."""
+
+    def __init__(
+        self, wsgi: Callable[..., Any], *, bots: int, people: int, exports: int, bots_paths: tuple[str, ...]
+    ) -> None:
         self.wsgi, self.bots_paths = wsgi, bots_paths
         self.bots = Lane("bots", bots, self._work)
         self.people = Lane("people", people, self._work, most_waiting=MOST_WAITING_PEOPLE)
+        self.exports = Lane("exports", exports, self._work, most_waiting=MOST_WAITING_EXPORTS)
+
+    def lane_of(self, path: str) -> Lane:
+        if path.startswith(self.bots_paths):
+            return self.bots
+        return self.exports if path.endswith(EXPORTS) else self.people
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if not scope.get("query_string", b"").isascii():
@@ -61,7 +88,7 @@ class WsgiThreads:
             return
         if body is None:
             return
-        lane = self.bots if scope["path"].startswith(self.bots_paths) else self.people
+        lane = self.lane_of(scope["path"])
         if lane.is_full():
             refusal = _refusal(
                 503, "busy", "The desk is busy. Try again in a moment.", retry="same_key", retry_after_ms=2000
@@ -70,24 +97,28 @@ class WsgiThreads:
             return
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer | None] = loop.create_future()
-        lane.waiting.put((answered, environ_of(scope, body), loop, send))
-        answer = await answered
+        lane.waiting.put((answered, environ_of(scope, body), Reader(loop, receive, send)))
+        try:
+            answer = await answered
+        except ReaderTooSlow as fault:
+            log.warning("answer.broken_off", path=scope["path"][:200], why=str(fault))
+            return
         if answer is not None:
             await _send(send, answer)
 
     def _work(self, lane: Lane) -> None:
         """Run in each thread. A queue and a call back into the loop cost a third of an executor's two futures."""
         while True:
-            answered, environ, loop, send = lane.waiting.get()
+            answered, environ, reader = lane.waiting.get()
             try:
-                answer, fault = self._run(environ, loop, send), None
+                answer, fault = self._run(environ, reader), None
             except BaseException as caught:
                 answer, fault = None, caught
-            loop.call_soon_threadsafe(_resolve, answered, answer, fault)
-            del answered, environ, answer, fault
+            reader.loop.call_soon_threadsafe(_resolve, answered, answer, fault)
+            del answered, environ, reader, answer, fault
 
-    def _run(self, environ: Environ, loop: asyncio.AbstractEventLoop, send: Callable[..., Any]) -> Answer | None:
-        """In a thread: return the whole answer, or None where this thread streamed it."""
+    def _run(self, environ: Environ, reader: "Reader") -> Answer | None:
+        """In a thread: return the whole answer, or None where it is so long that this thread streamed it."""
         starts: list[tuple[int, list[tuple[bytes, bytes]]]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
@@ -96,24 +127,63 @@ class WsgiThreads:
 
         response = self.wsgi(environ, start_response)
         try:
-            if not getattr(response, "streaming", False):
-                return *starts[-1], b"".join(response)
-            self._stream(response, starts[-1], loop, send)
+            pieces = _joined(response)
+            beginning = list(itertools.islice(pieces, MOST_WHOLE // PIECE))
+            if len(beginning) < MOST_WHOLE // PIECE:
+                return *starts[-1], b"".join(beginning)
+            reader.stream(starts[-1], itertools.chain(beginning, pieces))
             return None
         finally:
             response.close()
 
-    @staticmethod
-    def _stream(response: Any, start: Any, loop: asyncio.AbstractEventLoop, send: Callable[..., Any]) -> None:
-        """Send the answer piece by piece from this thread, which owns the answer's database cursor."""
 
-        def wait_for(message: dict[str, Any]) -> None:
-            asyncio.run_coroutine_threadsafe(send(message), loop).result(SEND_S)
+class Reader:
+    """The client of a streamed answer. The thread sends it piece by piece, because it owns the answer's cursor."""
 
-        wait_for({"type": "http.response.start", "status": start[0], "headers": start[1]})
-        for piece in response:
-            wait_for({"type": "http.response.body", "body": piece, "more_body": True})
-        wait_for({"type": "http.response.body", "body": b""})
+    def __init__(self, loop: asyncio.AbstractEventLoop, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        self.loop, self.receive, self.send = loop, receive, send
+
+    def stream(self, start: tuple[int, list[tuple[bytes, bytes]]], pieces: Iterable[bytes]) -> None:
+        """Send the answer; raise ReaderTooSlow where its client is gone or reads too slowly."""
+        gone = asyncio.run_coroutine_threadsafe(self._until_gone(), self.loop)
+        began, size = time.monotonic(), 0
+        try:
+            self._wait_for({"type": "http.response.start", "status": start[0], "headers": start[1]}, PIECE_S)
+            for piece in _joined(pieces):
+                if gone.done():
+                    raise ReaderTooSlow("gone")
+                remaining_s = began + PATIENCE_S + size / LEAST_SPEED - time.monotonic()
+                size += len(piece)
+                message = {"type": "http.response.body", "body": piece, "more_body": True}
+                self._wait_for(message, min(PIECE_S, remaining_s))
+            self._wait_for({"type": "http.response.body", "body": b""}, PIECE_S)
+        finally:
+            gone.cancel()
+
+    def _wait_for(self, message: dict[str, Any], seconds: float) -> None:
+        sending = asyncio.run_coroutine_threadsafe(self.send(message), self.loop)
+        try:
+            sending.result(max(0.0, seconds))
+        except TimeoutError:
+            sending.cancel()
+            raise ReaderTooSlow("reads too slowly") from None
+
+    async def _until_gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join pieces to the size of one at least, because each that is sent costs a way to the event loop and back."""
+    waiting, size = [], 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _resolve(answered: "asyncio.Future[Answer | None]", answer: Answer | None, fault: BaseException | None) -> None:

@@ -41,7 +41,14 @@ SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
 STAFF_PRICE_BOUND_PCT = Decimal(env.str("STAFF_PRICE_BOUND_PCT", "2"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 PEOPLE_THREADS = env.int("PEOPLE_THREADS", 4)
+EXPORT_THREADS = env.int("EXPORT_THREADS", 2)
 RATE_PER_VISITOR = env.int("RATE_PER_VISITOR", 0 if DEBUG else 600)
+SOCKETS = {  # the most of one caller in one process; 0: no limit
+    "key": env.int("SOCKETS_PER_KEY", 0 if DEBUG else 8),
+    "session": 16,
+    "user": 32,
+    "address": env.int("SOCKETS_PER_ADDRESS", 0 if DEBUG else 500),
+}
 STREAM_EPOCH = env.str("STREAM_EPOCH", "1")
 DESK_URL = env.str("DESK_URL", "") or f"http://127.0.0.1:{env.str('PORT', '') or '8000'}"
 DEMO_GUEST = env.str("DEMO_GUEST", "") if DEBUG else ""  # the user that an anonymous visitor of a demo acts as

@@ -125,6 +125,7 @@ KINDS: dict[str, type[DeskError]] = {
     "scope_denied": ScopeDenied,
     "history_closed_to_bots": ScopeDenied,
     "rate_limited": RateLimited,
+    "too_many_sockets": RateLimited,
     "lease_lost": LeaseLost,
     "trade_closed": TradeClosed,
     "trade_closed_conflict": TradeClosed,

@@ -6,7 +6,6 @@ is the sum of its entries.
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
+from config import web_server
 from copybot.client import Client
 from tests import databases, ports
 from tests.signed import Bot
@@ -150,6 +150,9 @@ class Serving:
     """A real web process on loopback, with the test's database."""
 
     tree = ROOT  # the code that it runs
+    application = "config.asgi:application"
+    options: tuple[str, ...] = ()  # of uvicorn, besides the desk's own
+    prefix: tuple[str, ...] = ()  # a command that runs it
 
     def __init__(self, database: str, cast: dict[str, Any], **more: str) -> None:
         self.cast, self.port = cast, ports.free()
@@ -159,11 +162,7 @@ class Serving:
         self.bots: list[Client] = []
 
     def start(self) -> Self:
-        command = [
-            sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1", "--port", str(self.port),
-            "--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--ws", "websockets-sansio",
-            "--timeout-graceful-shutdown", "2",
-        ]  # fmt: skip
+        command = [*self.prefix, *web_server.command(self.application, self.port, *self.options)]
         self.process = subprocess.Popen(command, cwd=self.tree, env=self.environ, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 180
         while not self.answers():

@@ -25,6 +25,7 @@ from core.sessions import SessionStore, stored_key
 from trades import services
 from trades.feed import Watcher
 from trades.hub import Hub, standing_of
+from trades.places import TooManySockets
 
 log = structlog.get_logger()
 PATH = "/ws/v2/active"
@@ -61,7 +62,8 @@ class ActiveConsumer(AsyncConsumer):
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         await hub().start()
         try:
-            watcher = await hub().read(_watcher, self.scope, self.base_send)
+            watcher = await hub().admit(_watcher, self.scope, self.base_send)
+            hub().places.take(self.scope["owners"], watcher.owners)
         except DomainError as refusal:
             await refuse(self.scope, self.base_send, refusal)
             return
@@ -176,6 +178,7 @@ def _bot(received: ReceivedRequest, call: SignedCall, send: Any) -> Watcher:
         generation_id=call.credential.generation_id,
         ip=call.ip,
         wants_packets=call.credential.kind == "copier",
+        owners=(("key", call.credential.key), ("address", networks.block_of(received.ip))),
     )
 
 
@@ -188,12 +191,14 @@ def _person(received: ReceivedRequest, send: Any) -> Watcher:
     standing = standing_of(user_id) if user_id else None  # read first: what changes from here on closes the socket
     user = _user(session)
     accounts = TradingAccount.objects.filter(owner=user).order_by("pk").values_list("pk", flat=True)
+    session_key = stored_key(session.session_key)
     return Watcher(
         send=send,
         accounts=tuple(accounts),
-        session_key=stored_key(session.session_key),
+        session_key=session_key,
         user_id=user.pk,
         standing=standing,
+        owners=(("session", session_key), ("user", user.pk), ("address", networks.block_of(received.ip))),
     )
 
 
@@ -228,9 +233,12 @@ _active = ActiveConsumer.as_asgi()
 
 async def websocket_application(scope: Scope, receive: Any, send: Any) -> None:
     """Serve the desk's only socket path; answer any other with not_found."""
-    if scope["path"] == PATH:
-        await _active(scope, receive, send)
-        return
-    await receive()
-    await refuse(scope, send, NotFound())
-    await receive()  # wait until the client disconnects
+    try:
+        if scope["path"] != PATH:
+            raise NotFound
+        with hub().places.one() as scope["owners"]:
+            await _active(scope, receive, send)
+    except (NotFound, TooManySockets) as refusal:
+        await receive()
+        await refuse(scope, send, refusal)
+        await receive()  # wait until the client disconnects

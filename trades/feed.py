@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from strategies import packets, sizing
+from trades.places import Owner
 from trades.snapshot import Source
 
 LOG_BYTES = 256 * 1024
@@ -37,6 +38,7 @@ class Watcher:
     user_id: Any = None
     standing: str | None = None  # of a person (person_standing)
     wants_packets: bool = False
+    owners: tuple[Owner, ...] = ()  # whose places it takes
     packet_keys: dict[str, PacketKey] = field(default_factory=dict)  # by sub_id
     sources: dict[int, Source] = field(default_factory=dict)
     at: dict[int, int] = field(default_factory=dict)

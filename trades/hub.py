@@ -18,13 +18,16 @@ from typing import Any
 import orjson
 import structlog
 from channels.layers import get_channel_layer
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from prometheus_client import Counter, Gauge
 
+from core import descriptors
 from strategies import services as strategies
 from strategies.models import Subscription
 from trades import publisher, snapshot
 from trades.feed import Entry, Feed, PacketKey, Watcher
+from trades.places import Places
 
 log = structlog.get_logger()
 SOCKETS = Gauge("copydesk_sockets", "Open sockets of this process.")
@@ -37,6 +40,7 @@ HEARTBEAT_S = 4.0
 SWEEP_S = 1.0
 RESYNC_S = 1.0  # shortest time between two snapshots that a client asks for
 DATABASE_THREADS = 4
+DOOR_THREADS = 2
 
 
 class Hub:
@@ -44,6 +48,8 @@ class Hub:
         self.feeds: dict[int, Feed] = {}
         self.watchers: set[Watcher] = set()
         self.pool = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="hub")
+        self.doors = ThreadPoolExecutor(DOOR_THREADS, thread_name_prefix="hub-door")
+        self.places = Places(settings.SOCKETS, descriptors.sockets())
         self.layer: Any = None
         self.channel = ""
         self.tasks: list[asyncio.Task[None]] = []
@@ -62,6 +68,10 @@ class Hub:
     async def read(self, query: Callable[..., Any], *args: Any) -> Any:
         """Run a database query in one of the hub's threads, which keep their connections."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, _run_query, query, *args)
+
+    async def admit(self, identify: Callable[..., Watcher], *args: Any) -> Watcher:
+        """Identify a socket's caller, in threads of their own: a flood of handshakes delays no socket that is open."""
+        return await asyncio.get_running_loop().run_in_executor(self.doors, _run_query, identify, *args)
 
     # --- joining and leaving
 

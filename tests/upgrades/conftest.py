@@ -121,6 +121,7 @@ class Desk(Serving):
     def __init__(self, database: str, release: Release, tree: Path | None = None) -> None:
         super().__init__(database, {}, **release.facts["environ"])
         self.database, self.release, self.tree = database, release, tree or self.tree
+        self.options = () if self.tree == Serving.tree else ("--http", "auto")  # what the version before knows
         self.clients: dict[str, Client] = {}
 
     def bot_of(self, name: str) -> Client:
