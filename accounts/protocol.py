@@ -144,7 +144,7 @@ class ReceivedRequest:
 
 def count(ip: str) -> None:
     """Count one signed request against its address, before anything of it is looked at or recorded; or RateLimited."""
-    limiting.spend("ip", networks.block_of(ip), settings.RATE_PER_IP)
+    limiting.spend("ip", networks.block_of(ip))
 
 
 def verify(received: ReceivedRequest) -> SignedCall:

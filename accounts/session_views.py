@@ -1,15 +1,19 @@
 """Base classes for routes of signed-in people."""
 
+from collections.abc import Sequence
+
 from django.http.multipartparser import MultiPartParserError
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accounts.authentication import RefuseBots
 from accounts.models import User
 from accounts.signed_http import MAX_BODY, read_body
+from core import limiting
 from core.errors import CsrfFailed, RequestMalformed
 from core.requests import DeskRequest
 
@@ -41,8 +45,26 @@ def person_of(request: Request) -> User:
     return request.user
 
 
+class PersonRate(BaseThrottle):
+    """Limit a person's requests, from any address; raises RateLimited."""
+
+    bucket = "person"
+
+    def allow_request(self, request: Request, view: APIView) -> bool:
+        limiting.spend(self.bucket, str(request.user.pk))
+        return True
+
+
+class ExportRate(PersonRate):
+    bucket = "export"
+
+
+EXPORTS = [PersonRate, ExportRate]
+
+
 class PeopleView(APIView):
     """A route for people with a session. Signed requests of bots are refused."""
 
     authentication_classes = [RefuseBots, Session]
     permission_classes = [IsAuthenticated]
+    throttle_classes: Sequence[type[BaseThrottle]] = [PersonRate]

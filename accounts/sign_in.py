@@ -19,7 +19,7 @@ from audit.models import AuditLog
 from core import limiting
 from core.requests import DeskRequest
 
-FAILURES_PER_MINUTE = 10  # of one address; a household with a forgotten password needs fewer
+FAILURES_PER_MINUTE = limiting.per_minute("sign-in")
 LONGEST_WAIT_S = 3.0
 _hashing = threading.BoundedSemaphore(1)  # a password hash is made to be slow, and bots need the processor
 

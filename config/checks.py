@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import ERROR, CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
+from config.access import POLICIES
 from core import catalogue, crypto
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "testserver")
@@ -81,6 +82,15 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
                 hint="Set DEBUG=0: pages of errors show the desk's inside to every visitor. On a developer's machine "
                 "leave ALLOWED_HOSTS empty.",
                 id="copydesk.E006",
+            )
+        )
+    unknown = [f"{name}_ACCESS" for name, policy in settings.ACCESS.items() if policy not in POLICIES]
+    if unknown:
+        messages.append(
+            Error(
+                f"{', '.join(unknown)} is none of {', '.join(POLICIES)}.",
+                hint="Say who may see the page: everybody, those with METRICS_TOKEN, or this machine.",
+                id="copydesk.E009",
             )
         )
     if not settings.DEBUG and not os.environ.get("DATABASE_URL"):

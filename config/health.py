@@ -1,6 +1,5 @@
 """Liveness, readiness and metrics of the desk, and its responses to unknown routes and bugs."""
 
-import hmac
 import time
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.defaults import server_error as django_server_error
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from accounts import networks
+from config import access
+from config.access import by_policy
 from core import catalogue, problem
 from core.requests import DeskRequest
 from wallets.services import ledger_halt
@@ -22,6 +22,7 @@ def alive(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "alive"})
 
 
+@by_policy("READYZ")
 def ready(request: DeskRequest) -> HttpResponse:
     """Respond 200 where the database and Redis answer and this version is deployed; else 503 and what is missing.
 
@@ -36,7 +37,7 @@ def ready(request: DeskRequest) -> HttpResponse:
     is_stale = _was_ready and deployment.functions not in ("ok", "unknown")
     is_ready = all(answer == "ok" for name, answer in state.items() if not (is_stale and name == "functions"))
     _was_ready = _was_ready or is_ready
-    shows_details = _may_read_details(request)
+    shows_details = access.is_trusted(request)
     if state["database"] == "ok":
         count = f"{len(deployment.differences)} differences: run manage.py check --database"
         state["catalogue"] = (deployment.differences if shows_details else count) if deployment.differences else "ok"
@@ -101,21 +102,9 @@ def _check_deployment() -> Deployment:
     return Deployment("ok", functions, others)
 
 
-def _may_read_details(request: DeskRequest) -> bool:
-    """Whether the caller has METRICS_TOKEN; where none is set, whether it is this machine."""
-    if token := settings.METRICS_TOKEN:
-        return hmac.compare_digest(request.META.get("HTTP_AUTHORIZATION", "").encode(), f"Bearer {token}".encode())
-    return networks.is_loopback(request.client_ip)
-
-
+@by_policy("METRICS")
 def metrics(request: DeskRequest) -> HttpResponse:
-    """Metrics for Prometheus. They need METRICS_TOKEN; where none is set, only this machine may read them."""
-    if not _may_read_details(request):
-        refusal = problem.response(
-            problem.body(status=401, code="not_authenticated", detail="Send Authorization: Bearer METRICS_TOKEN.")
-        )
-        refusal["WWW-Authenticate"] = "Bearer"
-        return refusal
+    """Metrics for Prometheus."""
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -23,6 +23,8 @@ def _with_caller(_logger: Any, _name: str, line: Any) -> Any:
 
 def configure(_settings: dict[str, Any]) -> None:
     """The desk's lines, one a request, go straight to stderr; libraries' lines go through `logging`. All look alike."""
+    if structlog.is_configured():
+        return  # django.setup() ran before; loggers in use would keep the older configuration
     shared: list[Any] = [
         _with_caller,
         structlog.processors.add_log_level,

@@ -139,7 +139,7 @@ def _over_the_limit(request: DeskRequest) -> HttpResponse | None:
     if request.path.startswith(_QUIET):
         return None
     try:
-        limiting.spend("visitor", networks.block_of(request.client_ip), settings.RATE_PER_VISITOR)
+        limiting.spend("visitor", networks.block_of(request.client_ip))
     except limiting.RateLimited as refusal:
         document = problem.response(problem.of(refusal, request.request_id))
         if _is_api(request):

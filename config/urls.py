@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from accounts import sign_in
 from config import health, openapi
+from config.access import by_policy
 from config.drill import admin_page
 from portal import views as portal
 from trades import api
@@ -44,8 +45,8 @@ people = [
 urlpatterns = [
     *bots,
     *people,
-    path("api/schema/", openapi.Document.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("api/schema/", by_policy("DOCS")(openapi.Document.as_view()), name="schema"),
+    path("api/docs/", by_policy("DOCS")(SpectacularSwaggerSplitView.as_view(url_name="schema")), name="docs"),
     re_path(r"^(?:api|signals?)(?:/|$)", health.unknown_route),
     path("healthz", health.alive),
     path("readyz", health.ready),

@@ -109,15 +109,12 @@ def _sign_in_guest(request: DeskRequest) -> None:
             login(request, guest, backend=settings.AUTHENTICATION_BACKENDS[0])
 
 
-_FORWARDED = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP", "HTTP_VIA")
-
-
 def _is_from_this_machine(request: DeskRequest) -> bool:
     """Whether the browser runs here. A tunnel or proxy on this machine connects from loopback too: it forwards, and
     its visitors use another name for the desk."""
     host = urlsplit(f"//{request.get_host()}").hostname
     is_local_name = host in ("localhost", "127.0.0.1", "::1")
-    is_forwarded = any(name in request.META for name in _FORWARDED)
+    is_forwarded = any(name in request.META for name in networks.FORWARDING)
     return networks.is_loopback(request.client_ip) and is_local_name and not is_forwarded
 
 

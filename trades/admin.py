@@ -16,7 +16,7 @@ from audit import services as audit
 from audit.actors import actor_of
 from audit.admin import with_user_names
 from audit.models import AuditLog
-from core import formatting, money
+from core import formatting, limiting, money
 from core.admin import ReadOnlyAdmin
 from trades import copying_admin as copying_admin
 from trades import corrections, history
@@ -221,5 +221,9 @@ class TradeHistoryAdmin(Correct, TradePage):
             rows = self.get_changelist_instance(request).get_queryset(request)
         except IncorrectLookupParameters:
             return HttpResponseBadRequest("A filter is invalid. Choose the filters of the list again.")
+        try:
+            limiting.spend("export", str(request.user.pk))
+        except limiting.RateLimited as refusal:
+            return HttpResponse(refusal.message, status=429, content_type="text/plain")
         audit.record("history.exported", actor=actor_of(request), filters=request.GET.urlencode()[:500])
         return history.csv_response(rows.select_related("strategy", "account"))

@@ -120,7 +120,7 @@ def _watcher(scope: Scope, send: Any) -> Watcher:
         if is_signed:
             protocol.count(received.ip)
         else:
-            limiting.spend("visitor", networks.block_of(received.ip), settings.RATE_PER_VISITOR)
+            limiting.spend("visitor", networks.block_of(received.ip))
         if not validate_host(split_domain_port(received.host)[0], settings.ALLOWED_HOSTS):
             raise RequestMalformed("The desk does not serve this host name. ALLOWED_HOSTS lists those that it serves.")
         if is_signed:

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 
 from accounts import operations, signing
 from accounts.protocol import IdempotencyKeyMissing
-from accounts.session_views import PeopleView, person_of
+from accounts.session_views import EXPORTS, PeopleView, person_of
 from audit import services as audit
 from audit.actors import actor_of
 from core import bodies, money, paging, parsing, responses, shapes
@@ -111,6 +111,8 @@ class Entries(PeopleView):
 
 class StatementCsv(PeopleView):
     """A month of the wallet as CSV."""
+
+    throttle_classes = EXPORTS
 
     @operations.personal(
         "wallet_statement_csv",

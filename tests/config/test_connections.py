@@ -287,3 +287,16 @@ def test_every_server_has_the_same_options() -> None:
     unit = (ROOT / "ops/systemd/copydesk-web@.service").read_text()
 
     assert " ".join(web_server.OPTIONS) in unit
+
+
+@pytest.mark.parametrize(
+    "head", [f"{HEAD}\r\n", "GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "no request\r\n\r\n"]
+)
+def test_no_answer_names_the_server(head: str, web: Serving, connect: Connect) -> None:
+    connection = connect(web.port)
+    connection.sendall(head.encode())
+
+    lines = connection.recv(65536).decode().lower().splitlines()
+
+    assert lines[0].startswith("http/1.1 ")
+    assert not [line for line in lines if line.startswith(("server:", "x-powered-by:"))]

@@ -9,7 +9,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from pytest_django import Settings
 
-from config import health
+from config import checks, health
 from tests.signed import HOST
 from tests.sql import as_owner
 
@@ -186,3 +186,51 @@ def test_a_newer_version_hides_no_trigger_that_is_switched_off(desk_db: str) -> 
 
     assert newer == "a newer version has migrated this database"
     assert difference.startswith("trigger trades.never_deleted")
+
+
+# --- who may see what
+
+
+PAGES = {"READYZ": "/readyz", "METRICS": "/metrics", "DOCS": "/api/schema/"}
+CALLERS: dict[str, dict[str, str]] = {
+    "anybody": {"REMOTE_ADDR": "203.0.113.9"},
+    "a thief": {"REMOTE_ADDR": "203.0.113.9", "HTTP_AUTHORIZATION": "Bearer guess"},
+    "token": {"REMOTE_ADDR": "203.0.113.9", "HTTP_AUTHORIZATION": "Bearer right"},
+    "this machine": {},
+    "through a proxy": {"HTTP_X_FORWARDED_FOR": "203.0.113.9"},
+}
+SEES = {
+    "open": set(CALLERS),
+    "token": {"token"},
+    "token, none set": {"this machine"},
+    "loopback": {"this machine"},
+}
+
+
+@pytest.mark.parametrize("policy", SEES)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_for_those_whom_its_policy_names(name: str, policy: str, desk_db: str, settings: Settings) -> None:
+    settings.ACCESS = {**settings.ACCESS, name: policy.partition(",")[0]}
+    settings.METRICS_TOKEN = "" if "," in policy else "right"
+
+    sees = {who for who, caller in CALLERS.items() if get(PAGES[name], **caller).status_code == 200}
+
+    assert sees == SEES[policy]
+
+
+def test_the_page_of_the_api_has_its_documents_policy(desk_db: str, settings: Settings) -> None:
+    settings.ACCESS = {**settings.ACCESS, "DOCS": "loopback"}
+
+    refused = get("/api/docs/", REMOTE_ADDR="203.0.113.9")
+    assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+    assert get("/api/docs/").status_code == 200
+
+
+def test_by_default_metrics_are_for_this_machine_or_the_token_and_the_rest_is_open(settings: Settings) -> None:
+    assert settings.ACCESS == {"READYZ": "open", "METRICS": "token", "DOCS": "open"}
+
+
+def test_an_unknown_policy_stops_the_start(settings: Settings) -> None:
+    settings.ACCESS = {**settings.ACCESS, "DOCS": "nobody"}
+
+    assert "copydesk.E009" in {message.id for message in checks.secrets_are_set(None)}

@@ -1,5 +1,6 @@
 """Rate limits: exact under many threads, shown in headers, and off where Redis cannot be reached."""
 
+import re
 import threading
 import time
 import uuid
@@ -10,18 +11,19 @@ from typing import Any
 
 import pytest
 import redis
+from django.test import Client as DjangoClient
 from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from accounts import services
-from accounts.models import TradingAccount
+from accounts.models import TradingAccount, User
 from audit import sampling
 from audit import services as audit
 from audit.models import AuditLog
 from core import limiting
 from core.errors import DomainError
 from core.limiting import RateLimited
-from tests.signed import Bot, opening
+from tests.signed import HOST, Bot, opening
 from tests.transactions import committed
 from trades import consumers
 
@@ -341,3 +343,72 @@ def test_handshakes_of_strangers_cannot_fill_the_audit_log(
     assert codes[3:] == ["rate_limited"] * 6
     assert "rate_limited" not in codes[:3]
     assert AuditLog.objects.filter(action="request.refused").count() == 3
+
+
+# --- the policy
+
+
+def test_every_bucket_that_the_code_spends_stands_in_the_policy() -> None:
+    """A bot key's rate is its own."""
+    spends = re.compile(r"limiting\.(?:spend|is_spent)\(\s*\"([a-z-]+)\"")
+    folders = ("accounts", "audit", "config", "core", "market", "portal", "strategies", "trades", "trust", "wallets")
+    root = Path(limiting.__file__).parent.parent
+    texts = (path.read_text() for folder in folders for path in (root / folder).rglob("*.py"))
+    spent = {bucket for text in texts for bucket in spends.findall(text)}
+
+    assert {"visitor", "ip", "sign-in"} <= spent
+    assert spent - {"key"} <= set(limiting.RATES)
+
+
+def test_every_rate_of_the_policy_that_has_a_setting_stands_in_the_example_of_the_environment() -> None:
+    example = (Path(limiting.__file__).parent.parent / ".env.example").read_text()
+
+    for rate in limiting.RATES.values():
+        assert isinstance(rate.per_minute, int) or f"\n{rate.per_minute}=" in example, rate
+
+
+@pytest.fixture
+def person(cast: dict[str, Any], settings: Settings) -> DjangoClient:
+    """Finn's browser; counts of other tests are not his."""
+    settings.REDIS_PREFIX = f"limits-{uuid.uuid4().hex[:8]}"
+    client = DjangoClient(headers={"Host": HOST})
+    client.force_login(User.objects.get(username="finn"))
+    return client
+
+
+EXPORTS = ["/api/v2/trades/history.csv", "/api/v2/wallets/me/statement.csv?month=2026-11"]
+
+
+@pytest.mark.parametrize("path", ["/api/v2/trades/history", "/api/v2/trust/me", *EXPORTS])
+def test_a_persons_requests_are_limited_from_any_address(
+    path: str, person: DjangoClient, settings: Settings, own_limiter: None
+) -> None:
+    settings.RATE_PER_PERSON = 3
+
+    answers = [person.get(path, REMOTE_ADDR=f"198.51.100.{number}") for number in range(5)]
+
+    assert [answer.status_code == 429 for answer in answers] == [False] * 3 + [True] * 2
+    assert answers[3].json()["code"] == "rate_limited"
+    assert int(answers[3]["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("path", EXPORTS)
+def test_exports_have_a_limit_of_their_own(
+    path: str, person: DjangoClient, settings: Settings, own_limiter: None
+) -> None:
+    settings.RATE_OF_EXPORTS = 2
+
+    assert [person.get(path).status_code == 429 for _ in range(4)] == [False, False, True, True]
+    assert person.get("/api/v2/trades/history").status_code == 200
+
+
+def test_exports_of_staff_are_limited_and_only_those_that_are_made_are_audited(
+    person: DjangoClient, staff: User, settings: Settings, own_limiter: None
+) -> None:
+    settings.RATE_OF_EXPORTS = 2
+    person.force_login(staff)
+
+    answers = [person.get("/admin/trades/tradehistory/export.csv").status_code for _ in range(4)]
+
+    assert answers == [200, 200, 429, 429]
+    assert AuditLog.objects.filter(action="history.exported").count() == 2

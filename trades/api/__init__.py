@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 from accounts import operations, protocol, signed_http, signing
 from accounts.authentication import SignatureAuthentication, http_request
 from accounts.protocol import ScopeDenied, SeqReplayed, SignedCall
-from accounts.session_views import PeopleView, person_of
+from accounts.session_views import EXPORTS, PeopleView, person_of
 from audit import services as audit
 from audit.actors import actor_of
 from core import errors, limiting, paging, parsing, problem, shapes
@@ -71,7 +71,7 @@ class KeyRate(BaseThrottle):
         if credential.rate_per_minute:
             try:
                 room = limiting.spend("key", credential.key.partition(".")[0], credential.rate_per_minute)
-                limiting.spend("account", str(credential.account_id), settings.RATE_PER_ACCOUNT)
+                limiting.spend("account", str(credential.account_id))
             except RateLimited as refusal:
                 protocol.refuse(call_of(request), refusal)
             http_request(request).rate_allowance = room
@@ -446,6 +446,8 @@ class History(PeopleView):
 
 class HistoryCsv(PeopleView):
     """All of the caller's closed trades as CSV, streamed."""
+
+    throttle_classes = EXPORTS
 
     @operations.personal(
         "history_csv", "Your closed trades as CSV", {200: shapes.CSV}, parameters=schema.HISTORY_FILTERS
