@@ -15,6 +15,8 @@ from trades.snapshot import Source
 LOG_BYTES = 256 * 1024
 MOST_RENDERED = 16  # texts that a delivered entry keeps for sockets that lag
 
+PEOPLES_FIELDS = frozenset({"profit", "closing_profit"})  # no bot reads what closed trades have made
+
 Send = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
@@ -48,6 +50,10 @@ class Watcher:
     resynced_at: float = 0.0
     copies: str = ""  # change counters of its accounts' copies when its snapshot was read, joined by commas
     hidden: set[str] = field(default_factory=set)  # ids of open trades that a paused subscription does not see
+
+    @property
+    def is_bot(self) -> bool:
+        return self.generation_id is not None
 
     @property
     def is_paused(self) -> bool:
@@ -86,7 +92,7 @@ class Entry:
     delta: dict[str, Any]
     plain: str
     paused: frozenset[str] = frozenset()
-    renderings: dict[tuple[int, str, bool], Rendering] = field(default_factory=dict)
+    renderings: dict[tuple[int, str, bool, bool], Rendering] = field(default_factory=dict)
     is_delivered: bool = False
 
     @classmethod
@@ -101,13 +107,13 @@ class Entry:
         """Drop the renderings, because the log lives long. A socket that lags has its text rendered again."""
         self.renderings, self.is_delivered = {}, True
 
-    def text(self, source: Source, key: PacketKey | None) -> str:
+    def text(self, source: Source, key: PacketKey | None, *, to_bot: bool = False) -> str:
         """The delta as this source's viewer receives it: for a subscriber with the plan of the copy and, given a key,
-        with the signed packet.
+        with the signed packet. A bot is not told what a closed trade has made.
         """
         if not source.follows:
-            return self.plain
-        rendering = self._rendering(source)
+            return orjson.dumps(self._for_bots).decode() if to_bot and self._is_close else self.plain
+        rendering = self._rendering(source, to_bot)
         if key is None:
             return rendering.text
         return f'{rendering.text[:-1]},"packet":{orjson.dumps(self.packet(source, key, rendering.plan)).decode()}}}'
@@ -122,12 +128,21 @@ class Entry:
             hidden["packet"] = packets.sign(key.secret, fields, action=action, trade_ref=ref, generation=key.generation)
         return orjson.dumps(hidden).decode()
 
-    def _rendering(self, source: Source) -> Rendering:
+    @property
+    def _is_close(self) -> bool:
+        return bool(self.delta["type"] == "trade.closed")
+
+    @property
+    def _for_bots(self) -> dict[str, Any]:
+        trade = {name: value for name, value in self.delta["trade"].items() if name not in PEOPLES_FIELDS}
+        return {**self.delta, "trade": trade}
+
+    def _rendering(self, source: Source, to_bot: bool) -> Rendering:
         settings = source.settings_of(self.delta["trade"]["trade_id"])
-        cache_key = (id(settings), source.paused_for, source.closes)
+        cache_key = (id(settings), source.paused_for, source.closes, to_bot and self._is_close)
         rendering = self.renderings.get(cache_key)
         if rendering is None:
-            trade = dict(self.delta["trade"])
+            trade = dict((self._for_bots if to_bot else self.delta)["trade"])
             plan = source.add_plan(trade)
             text = orjson.dumps({**self.delta, "trade": trade}).decode()
             rendering = Rendering(settings, plan, text)

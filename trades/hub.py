@@ -115,13 +115,17 @@ class Hub:
     # --- deltas
 
     def receive(self, message: dict[str, Any]) -> None:
-        """Take in a publisher's message: deltas of one strategy."""
+        """Take in a publisher's message: deltas of one strategy, and accounts whose sockets need a fresh snapshot."""
         feed = self.feeds.get(message["strategy_id"])
+        if feed is None:
+            return
         paused = message.get("paused", {})
-        for at_ms, delta in message["deltas"] if feed else ():
-            assert feed is not None
+        for at_ms, delta in message["deltas"]:
             DELTAS.inc()
             self._insert(feed, Entry.of(at_ms, delta, frozenset(paused.get(delta["seq"], ()))))
+        for account in message.get("refresh", ()):
+            for watcher in [watcher for watcher in feed.watchers if account in watcher.accounts]:
+                self.resync(watcher)
 
     def _insert(self, feed: Feed, entry: Entry) -> None:
         """Append the delta to the log in the order of its number; an early one waits for those before it."""
@@ -181,7 +185,7 @@ class Hub:
         source = watcher.sources[strategy_id]
         key = watcher.packet_keys.get(source.sub_id) if source.sub_id else None
         is_hidden = (source.paused or entry.paused or watcher.hidden) and watcher.hides(source, entry)
-        return entry.hidden_text(source, key) if is_hidden else entry.text(source, key)
+        return entry.hidden_text(source, key) if is_hidden else entry.text(source, key, to_bot=watcher.is_bot)
 
     def _repair_gap(self, feed: Feed) -> None:
         """Give up waiting for a missing delta, and send all watchers a snapshot."""

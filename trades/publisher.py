@@ -37,6 +37,13 @@ def publish(outcome: Mapping[str, Any]) -> None:
     _publisher().put(QueuedDelta(outcome["strategy_id"], at_ms, delta, paused))
 
 
+def refresh(*, strategy_id: int, account_id: int) -> None:
+    """Let the account's sockets that watch this strategy have a fresh snapshot, because it shows them something that is
+    no event of the stream. Call it after the commit.
+    """
+    _publisher().put(Refresh(strategy_id, account_id))
+
+
 class QueuedDelta(NamedTuple):
     """`paused`: the `sub_id` of each subscription that was paused when the trade opened; it is not shown the delta."""
 
@@ -46,22 +53,30 @@ class QueuedDelta(NamedTuple):
     paused: Sequence[str] = ()
 
 
+class Refresh(NamedTuple):
+    strategy_id: int
+    account_id: int
+
+
+Queued = QueuedDelta | Refresh
+
+
 class Publisher(threading.Thread):
     """The process's sending thread. It sends queued deltas as one message per strategy: few round trips in a burst."""
 
     def __init__(self) -> None:
         super().__init__(name="publisher", daemon=True)
         self.loop = asyncio.new_event_loop()
-        self.queue: asyncio.Queue[QueuedDelta] = asyncio.Queue(MAX_QUEUED)
+        self.queue: asyncio.Queue[Queued] = asyncio.Queue(MAX_QUEUED)
 
-    def put(self, queued: QueuedDelta) -> None:
+    def put(self, queued: Queued) -> None:
         self.loop.call_soon_threadsafe(self._put, queued)
 
-    def _put(self, queued: QueuedDelta) -> None:
+    def _put(self, queued: Queued) -> None:
         try:
             self.queue.put_nowait(queued)
         except asyncio.QueueFull:
-            log.warning("stream.overrun", strategy=queued.delta["strategy"])
+            log.warning("stream.overrun", strategy_id=queued.strategy_id)
 
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -75,14 +90,23 @@ class Publisher(threading.Thread):
             while not self.queue.empty() and len(batch) < MAX_BATCH:
                 batch.append(self.queue.get_nowait())
             for strategy_id in dict.fromkeys(queued.strategy_id for queued in batch):
-                of_strategy = [queued for queued in batch if queued.strategy_id == strategy_id]
-                deltas = [(queued.at_ms, queued.delta) for queued in of_strategy]
-                paused = {queued.delta["seq"]: list(queued.paused) for queued in of_strategy if queued.paused}
-                message = {"type": "deltas", "strategy_id": strategy_id, "deltas": deltas, "paused": paused}
+                message = _message(strategy_id, [queued for queued in batch if queued.strategy_id == strategy_id])
                 try:
                     await layer.group_send(group(strategy_id), message)
                 except Exception as fault:  # Redis is away: hubs notice the loss by the numbers and send snapshots
-                    log.warning("stream.unpublished", fault=type(fault).__name__, deltas=len(deltas))
+                    log.warning("stream.unpublished", fault=type(fault).__name__, deltas=len(message["deltas"]))
+
+
+def _message(strategy_id: int, batch: Sequence[Queued]) -> dict[str, Any]:
+    """One message to the hubs. A hub of 0.1.0 reads the deltas alone; its copiers learn the rest by heartbeat."""
+    deltas = [queued for queued in batch if isinstance(queued, QueuedDelta)]
+    return {
+        "type": "deltas",
+        "strategy_id": strategy_id,
+        "deltas": [(queued.at_ms, queued.delta) for queued in deltas],
+        "paused": {queued.delta["seq"]: list(queued.paused) for queued in deltas if queued.paused},
+        "refresh": [queued.account_id for queued in batch if isinstance(queued, Refresh)],
+    }
 
 
 _start_lock = threading.Lock()

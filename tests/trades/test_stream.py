@@ -26,6 +26,8 @@ from tests.signed import LONG_AGO, opening
 from tests.sockets import PATH, watch, watch_as_bot
 from tests.transactions import committed
 from trades import hub
+from trades.models import ActiveTrade
+from trades.services import staff as verbs
 
 
 def session_of(username: Any) -> SessionStore:
@@ -83,7 +85,48 @@ def test_a_snapshot_comes_first_and_deltas_follow_consecutively(web: Serving) ->
         ("trade.reduced", "3"),
         ("trade.closed", "4"),
     ]
-    assert following[-1]["trade"]["profit"] == "8.00000000"
+
+
+def test_only_people_are_told_what_a_closed_trade_has_made(web: Serving) -> None:
+    lena = web.bot("lena", "master")
+    lena.open(**opening("1"))
+    with (
+        watch_as_bot(web.bot("finn", "copier")) as copier,
+        watch_as_bot(web.bot("lena", "master")) as provider,
+        browser(web, "finn") as finn,
+        browser(web, "lena") as owner,
+    ):
+        sockets = {"copier": copier, "provider": provider, "finn": finn, "lena": owner}
+        for socket in sockets.values():
+            socket.next()
+        lena.reduce("1", deal_id="1", volume="0.04", close_price="1.10800000", profit="3")
+        lena.close("1", close_price="1.11", profit="5")
+        closes = {name: socket.until(lambda m: m["type"] == "trade.closed") for name, socket in sockets.items()}
+
+    for name in ("finn", "lena"):
+        assert closes[name]["trade"]["profit"] == "8.00000000"
+    for name in ("copier", "provider"):
+        assert not {"profit", "closing_profit"} & closes[name]["trade"].keys()
+        assert "8.00000000" not in json.dumps(closes[name])
+        assert closes[name]["trade"]["close_price"] == "1.11000000"
+
+
+def test_an_ordered_close_is_pushed_to_its_copier_alone(web: Serving, staff: User) -> None:
+    opened = web.bot("lena", "master").open(**opening("1"))["trade"]
+    finn_bot = web.bot("finn", "copier")
+    finn_bot.open(**opening("501"), strategy="lena-eurusd", trade_ref=opened["trade_id"])
+    copy = ActiveTrade.objects.get(ticket_id="501")
+    with watch_as_bot(web.bot("finn", "copier")) as finn, watch_as_bot(web.bot("lena", "master")) as lena:
+        finn.next()
+        lena.next()
+        verbs.order_close(copy_id=copy.pk, note="margin call", by=staff, actor=audit.SYSTEM)
+        message = finn.next(hub.HEARTBEAT_S / 2)  # sooner than any check of the hub
+        verbs.order_close(copy_id=copy.pk, note="again", by=staff, actor=audit.SYSTEM)
+
+        (target,) = [trade for trade in message["trades"] if trade["role"] == "master"]
+        assert (message["type"], target["copy"]["volume"], target["copy"]["opens"]) == ("snapshot", "0.00000000", False)
+        assert lena.nothing_for(1)
+        assert finn.nothing_for(1)
 
 
 def test_a_copier_gets_valid_packets_with_its_own_volume(

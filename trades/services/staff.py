@@ -20,7 +20,7 @@ from core import money
 from core.errors import DomainError, RequestDecided, SecondPersonNeeded
 from core.transactions import use_case
 from market.prices import Price
-from trades import services, valuation
+from trades import publisher, services, valuation
 from trades.models import ActiveTrade, Reason, TradeHistory, TradeRequest
 from trades.services import Outcome, TradeClosed, TradeUnknown
 
@@ -80,10 +80,17 @@ def close(
 
 
 def order_close(*, copy_id: uuid.UUID, note: str, by: User, actor: audit.Actor) -> None:
-    """Order the close of a copy: the copier's target for it is zero from now on. A repeat changes nothing."""
+    """Order the close of a copy: the copier's target for it is zero from now on. A repeat changes nothing.
+
+    A copier that is connected has a fresh snapshot at once; another learns it when it asks what is active.
+    """
     with use_case():
-        trade = _open(copy_id)
-        services.call("copy_close_order", trade.account, actor, {"trade": str(copy_id), "note": note, "by": str(by.pk)})
+        copy = _open(copy_id)
+        outcome = services.call(
+            "copy_close_order", copy.account, actor, {"trade": str(copy_id), "note": note, "by": str(by.pk)}
+        )
+    if outcome["code"] == "ordered" and copy.strategy_id is not None:
+        publisher.refresh(strategy_id=copy.strategy_id, account_id=copy.account_id)
 
 
 def request_correction(
