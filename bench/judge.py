@@ -15,12 +15,13 @@ def main(what: str, number: int, of: int) -> None:
 
     from audit import services as audit
     from market import services as market
+    from market.services import candles
     from strategies.models import Strategy
     from trust import services
 
     if what == "bars":
-        market.import_candles(
-            path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
+        candles.import_candles(
+            path=market.EURUSD_1H, source=candles.Source("EURUSD", 60), actor=audit.SYSTEM, now=timezone.now()
         )
         return
     providers = Strategy.objects.filter(name__startswith="bench-trust-").order_by("pk")

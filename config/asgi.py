@@ -15,11 +15,13 @@ django.setup()
 import structlog
 from channels.routing import ProtocolTypeRouter
 from django.conf import settings
+from django.urls import reverse
 
 from config.bridge import WsgiThreads
 from config.middleware import BOT_ROUTES
 from config.wsgi import application as wsgi
 from core import descriptors
+from market.services import uploads
 from trades.consumers import websocket_application
 
 structlog.get_logger().info("descriptors.shared", **descriptors.shares())
@@ -29,5 +31,6 @@ http = WsgiThreads(
     people=settings.PEOPLE_THREADS,
     exports=settings.EXPORT_THREADS,
     bots_paths=(*BOT_ROUTES, "/healthz", "/readyz"),
+    uploads={reverse("admin:market_candleimport_add"): uploads.LARGEST + 2**20},
 )
 application = ProtocolTypeRouter({"http": http, "websocket": websocket_application})

@@ -13,7 +13,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -27,6 +28,7 @@ Environ = dict[str, Any]
 BODY_S = 15  # limit for receiving a body; a buffering proxy sends it at once
 MOST_WAITING_PEOPLE = 256
 MOST_WAITING_EXPORTS = 16
+MOST_UPLOADS = 2  # at a time, each held in memory
 MOST_WHOLE = 4 * 1024 * 1024  # a longer answer is streamed
 PIECE = 64 * 1024  # of a streamed answer
 PIECE_S = 10.0  # limit for a client to accept a piece
@@ -61,12 +63,15 @@ class ReaderTooSlow(Exception):
 
 class WsgiThreads:
     """An ASGI application that runs a WSGI application. Bots, people's pages and exports have threads of their own, so
-    that no flood of the others holds up a close. `bots_paths`: what the paths of bots begin with."""
+    that no flood of the others holds up a close. `bots_paths`: what the paths of bots begin with. `uploads`: the paths
+    that accept a body larger than those of bots, with the largest in bytes; the exports' threads answer them."""
 
     def __init__(
-        self, wsgi: Callable[..., Any], *, bots: int, people: int, exports: int, bots_paths: tuple[str, ...]
-    ) -> None:
-        self.wsgi, self.bots_paths = wsgi, bots_paths
+        self, wsgi: Callable[..., Any], *, bots: int, people: int, exports: int, bots_paths: tuple[str, ...],
+        uploads: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.wsgi, self.bots_paths, self.uploads = wsgi, bots_paths, uploads
+        self.uploading = asyncio.Semaphore(MOST_UPLOADS)
         self.bots = Lane("bots", bots, self._work)
         self.people = Lane("people", people, self._work, most_waiting=MOST_WAITING_PEOPLE)
         self.exports = Lane("exports", exports, self._work, most_waiting=MOST_WAITING_EXPORTS)
@@ -74,15 +79,25 @@ class WsgiThreads:
     def lane_of(self, path: str) -> Lane:
         if path.startswith(self.bots_paths):
             return self.bots
-        return self.exports if path.endswith(EXPORTS) else self.people
+        return self.exports if path.endswith(EXPORTS) or path in self.uploads else self.people
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if not scope.get("query_string", b"").isascii():
             await _send(send, _refusal(400, "request_malformed", "The query has characters outside ASCII."))
             return
+        if scope["path"] in self.uploads and scope["method"] == "POST":
+            if self.uploading.locked():
+                await _send(send, _busy())
+                return
+            async with self.uploading:
+                await self._answer(scope, receive, send, self.uploads[scope["path"]])
+        else:
+            await self._answer(scope, receive, send, MAX_BATCH_BODY)
+
+    async def _answer(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any], largest: int) -> None:
         try:
             async with asyncio.timeout(BODY_S):
-                body = await _body(receive)
+                body = await _body(receive, largest)
         except TimeoutError:
             await _send(send, _refusal(408, "request_timeout", "The body did not arrive in time."))
             return
@@ -90,10 +105,7 @@ class WsgiThreads:
             return
         lane = self.lane_of(scope["path"])
         if lane.is_full():
-            refusal = _refusal(
-                503, "busy", "The desk is busy. Try again in a moment.", retry="same_key", retry_after_ms=2000
-            )
-            await _send(send, refusal)
+            await _send(send, _busy())
             return
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer | None] = loop.create_future()
@@ -207,10 +219,14 @@ def _refusal(status: int, code: str, detail: str, **more: Any) -> Answer:
     return status, [*headers, (b"connection", b"close")], refusal.content
 
 
-async def _body(receive: Callable[..., Any]) -> bytes | None:
-    """Read the body up to one byte more than any route accepts, which shows that it is too large. None: client gone."""
+def _busy() -> Answer:
+    return _refusal(503, "busy", "The desk is busy. Try again in a moment.", retry="same_key", retry_after_ms=2000)
+
+
+async def _body(receive: Callable[..., Any], largest: int) -> bytes | None:
+    """Read the body up to one byte more than the route accepts, which shows that it is too large. None: client gone."""
     pieces, size = [], 0
-    while size <= MAX_BATCH_BODY:
+    while size <= largest:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
@@ -218,7 +234,7 @@ async def _body(receive: Callable[..., Any]) -> bytes | None:
         size += len(pieces[-1])
         if not message.get("more_body"):
             break
-    return b"".join(pieces)[: MAX_BATCH_BODY + 1]
+    return b"".join(pieces)[: largest + 1]
 
 
 _UNPREFIXED = {"CONTENT_TYPE", "CONTENT_LENGTH"}

@@ -11,7 +11,9 @@ from accounts import services as accounts
 from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
 from core.transactions import use_case
-from market.models import Instrument
+from market import calendars
+from market.models import Instrument, TradingCalendar
+from market.symbols import class_of
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from trust import services as trust
@@ -55,7 +57,14 @@ def strategy(owner: User, trades_on: TradingAccount, name: str, title: str = "")
 def instruments() -> None:
     for symbol, (description, point, size) in _INSTRUMENTS.items():
         Instrument.objects.get_or_create(
-            symbol=symbol, defaults={"description": description, "point": point, "contract_size": size}
+            symbol=symbol,
+            defaults={
+                "description": description,
+                "point": point,
+                "contract_size": size,
+                "asset_class": class_of(symbol),
+                "calendar": TradingCalendar.objects.filter(name=calendars.OF_CLASS[class_of(symbol)]).first(),
+            },
         )
 
 

@@ -179,6 +179,7 @@ CELERY_BEAT_SCHEDULE = {
     "fees that are due": {"task": "wallets.tasks.sweep", "schedule": 60.0},
     "scores that are due": {"task": "trust.tasks.sweep", "schedule": 60.0},
     "fees of open periods set aside": {"task": "wallets.tasks.reserve", "schedule": 3600.0},
+    "files of bars": {"task": "market.tasks.import_uploads", "schedule": 10.0},
     "no zombies": {"task": "config.tasks.zombie_drill", "schedule": crontab(hour=3, minute=17)},
 }
 

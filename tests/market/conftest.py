@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from audit import services as audit
-from market import services
 from market.models import Candle
+from market.services import candles
+from market.services.candles import Source
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 MONDAY = datetime(2024, 1, 8, tzinfo=UTC)
@@ -30,10 +31,13 @@ def hours(count: Any, start: Any = MONDAY) -> list[Any]:
 def import_lines(desk_db: str, tmp_path: Path) -> Callable[..., Any]:
     """Import these lines as bars of EURUSD."""
 
-    def import_(*lines: Any, minutes: int = 60, now: Any = NOW, **more: Any) -> Any:
+    def import_(
+        *lines: Any, minutes: int = 60, now: Any = NOW, progress: Any = lambda so_far: None, **more: Any
+    ) -> Any:
         path = tmp_path / "bars.csv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return services.import_candles(path=path, symbol="EURUSD", minutes=minutes, actor=audit.SYSTEM, now=now, **more)
+        source = Source("EURUSD", minutes, **more)
+        return candles.import_candles(path=path, source=source, actor=audit.SYSTEM, now=now, progress=progress)
 
     return import_
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -13,6 +13,8 @@ from django.urls import reverse
 
 from accounts.models import User
 from market import gaps, services
+from market.hours import Hours, sessions_of, zone_of
+from market.models import Holiday
 from tests.market.conftest import HEADER, MONDAY, hours
 
 HOUR = timedelta(hours=1)
@@ -28,6 +30,9 @@ def gap_rows(minutes: int = 60, **between: Any) -> list[Any]:
     ]
 
 
+CURRENCIES = Hours(zone_of("America/New_York"), sessions_of("Sun-Thu 17:00-17:00"))
+
+
 @pytest.mark.parametrize(
     ("friday", "sunday"),
     [
@@ -40,33 +45,56 @@ def gap_rows(minutes: int = 60, **between: Any) -> list[Any]:
     ids=["winter", "summer", "into summer", "into winter", "the older rule"],
 )
 def test_weekends_follow_new_york_time(friday: Any, sunday: Any) -> None:
-    assert list(gaps.weekends(friday - HOUR, sunday + HOUR)) == [(friday, sunday)]
-    assert gaps.gap(friday, sunday, HOUR).is_weekend
-    assert gaps.gap(friday - HOUR, sunday, HOUR).missing == 1
-    assert gaps.gap(friday, sunday + HOUR, HOUR).missing == 1
+    assert list(CURRENCIES.closures(friday - HOUR, sunday + HOUR)) == [(friday, sunday)]
+    assert gaps.gap(friday, sunday, HOUR, CURRENCIES).is_closure
+    assert gaps.gap(friday - HOUR, sunday, HOUR, CURRENCIES).missing == 1
+    assert gaps.gap(friday, sunday + HOUR, HOUR, CURRENCIES).missing == 1
 
 
 def test_a_gap_of_a_year_counts_only_trading_hours() -> None:
-    gap = gaps.gap(at(2024, 1, 1), at(2025, 1, 1), HOUR)
+    gap = gaps.gap(at(2024, 1, 1), at(2025, 1, 1), HOUR, CURRENCIES)
 
-    closed = sum((end - start for start, end in gaps.weekends(gap.since, gap.until)), timedelta())
+    closed = sum((end - start for start, end in CURRENCIES.closures(gap.since, gap.until)), timedelta())
     assert gap.missing == (366 * 24 * HOUR - closed) / HOUR
 
 
-@pytest.mark.skipif("America/New_York" not in available_timezones(), reason="no time zone database here")
-def test_missing_bars_agree_with_the_time_zone_database() -> None:
-    new_york, rng = ZoneInfo("America/New_York"), random.Random(7)
+SESSIONS = {
+    "currencies": ("America/New_York", "Sun-Thu 17:00-17:00"),
+    "metals": ("America/New_York", "Sun-Thu 18:00-17:00"),
+    "a stock exchange with a break": ("Asia/Tokyo", "Mon-Fri 09:00-11:30, Mon-Fri 12:30-15:00"),
+    "crypto currencies": ("UTC", "Sun-Sat 00:00-00:00"),
+}
 
-    def is_open(when: Any) -> Any:
-        minute = timedelta(days=when.weekday(), hours=when.hour, minutes=when.minute)
-        return not timedelta(days=4, hours=17) <= minute < timedelta(days=6, hours=17)
 
-    for _ in range(300):
-        step = rng.choice([5, 15, 60, 240, 1440]) * timedelta(minutes=1)
-        since = at(rng.choice([1995, 2006, 2007, 2024]), 1, 1) + rng.randrange(525_000) * timedelta(minutes=1)
-        count = rng.randrange(1, 400)
-        missing = sum(is_open((since + number * step).astimezone(new_york)) for number in range(count))
-        assert gaps.gap(since, since + count * step, step).missing == missing
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_missing_bars_agree_with_a_count_by_the_minute(kind: str) -> None:
+    """Each bar is looked at minute by minute, by the local clock: expected if a sixth of it is open."""
+    name, text = SESSIONS[kind]
+    zone, hours, rng = ZoneInfo(name), Hours(zone_of(name), sessions_of(text)), random.Random(7)
+    minute = timedelta(minutes=1)
+
+    def is_open(when: datetime) -> bool:
+        local = when.astimezone(zone)
+        clock = local.hour * 60 + local.minute
+        weekday = local.weekday()
+        if kind == "currencies":
+            return not (weekday == 5 or (weekday == 4 and clock >= 1020) or (weekday == 6 and clock < 1020))
+        if kind == "metals":
+            closed = weekday == 5 or (weekday == 4 and clock >= 1020) or (weekday == 6 and clock < 1080)
+            return not closed and not 1020 <= clock < 1080
+        if kind.startswith("a stock"):
+            return weekday < 5 and (540 <= clock < 690 or 750 <= clock < 900)
+        return True
+
+    for _ in range(40):
+        step = rng.choice([5, 15, 60, 240, 1440]) * minute
+        since = at(rng.choice([1995, 2006, 2007, 2024]), 1, 1) + rng.randrange(525_000) * minute
+        count = rng.randrange(1, 20)
+        missing = sum(
+            sum(is_open(since + number * step + part * minute) for part in range(step // minute)) * 6 >= step // minute
+            for number in range(count)
+        )
+        assert gaps.gap(since, since + count * step, step, hours).missing == missing, (since, step, count)
 
 
 def test_there_is_no_gap_if_not_one_bar_fits() -> None:
@@ -79,7 +107,7 @@ def test_weekly_bars_have_no_weekends() -> None:
 
 
 def test_daily_bars_may_lack_saturday_and_sunday() -> None:
-    assert gaps.gap(at(2024, 1, 13), at(2024, 1, 15), timedelta(days=1)).is_weekend
+    assert gaps.gap(at(2024, 1, 13), at(2024, 1, 15), timedelta(days=1), CURRENCIES).is_closure
 
 
 def test_distinguishes_holes_from_weekends(import_lines: Callable[..., Any]) -> None:
@@ -126,11 +154,13 @@ def test_the_slice_size_does_not_change_the_result(
     assert [missing for *_, missing in whole] == [3, 30, 1]
 
 
-def test_the_bundled_file_lacks_only_holidays(desk_db: str) -> None:
+def test_the_bundled_file_lacks_only_the_holidays(desk_db: str) -> None:
     call_command("import_candles", str(services.EURUSD_1H), "--symbol", "EURUSD", "--minutes", "60")
+    assert [missing for *_, missing in gap_rows() if missing] == []
+
+    Holiday.objects.all().delete()
 
     holes = [(since, missing) for since, _, missing in gap_rows() if missing]
-
     assert [(since.date().isoformat(), missing) for since, missing in holes] == [
         ("2017-12-22", 24),
         ("2017-12-29", 24),
@@ -163,7 +193,7 @@ def test_the_command_refuses_an_unknown_instrument(desk_db: str) -> None:
 
 def test_an_instruments_page_shows_its_bars(import_lines: Callable[..., Any], client: Client, staff: User) -> None:
     import_lines(HEADER, *hours(5), *hours(2, MONDAY + 8 * HOUR))
-    import_lines(HEADER, *hours(3), minutes=15)
+    import_lines(HEADER, *hours(3), minutes=15, is_sparse=True)
     client.force_login(staff)
 
     page = client.get(reverse("admin:market_instrument_change", args=["EURUSD"]))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from market import imports
-from market.imports import Bar, Reader, text_of
+from market import clocks, refusals
+from market.files import text_of
+from market.imports import Bar, Reader, Reading
 from tests.market.conftest import BAR, HEADER, MONDAY, NOW, hours, line
 
 
@@ -22,9 +23,11 @@ def read(*lines: Any, packed: bool = False, encoding: str = "utf-8", **more: Any
     return read_bytes(gzip.compress(raw) if packed else raw, **more)
 
 
-def read_bytes(raw: Any, minutes: int = 60, now: Any = NOW, **more: Any) -> Any:
+def read_bytes(
+    raw: Any, minutes: int = 60, now: Any = NOW, symbol: str = "EURUSD", sort: bool = False, **more: Any
+) -> Any:
     with text_of(io.BufferedReader(io.BytesIO(raw))) as text:
-        reader = Reader(text, minutes=minutes, now=now, **more)
+        reader = Reader(text, Reading(symbol, minutes, now, **more), sort=sort)
         return reader, list(reader)
 
 
@@ -91,7 +94,7 @@ def test_reads_prices_exactly_as_written() -> None:
 @pytest.mark.parametrize(("offset", "hour"), [("+02:00", 7), ("-05:00", 14), ("+3", 6), ("Z", 9)])
 @pytest.mark.parametrize("shape", ["MetaTrader 5", "MetaTrader 4", "header, seconds", "header, day and time apart"])
 def test_converts_a_brokers_time_to_utc(shape: str, offset: str, hour: int) -> None:
-    reader, bars = read(*SHAPES[shape], utc_offset=imports.offset_of(offset))
+    reader, bars = read(*SHAPES[shape], clock=clocks.clock_of(offset))
 
     assert bars == [bar(2024, 1, 8, hour)]
     assert not reader.assumes_utc
@@ -104,19 +107,19 @@ def test_reports_that_times_without_a_zone_are_taken_as_utc() -> None:
 
 
 def test_histdata_is_five_hours_behind_utc_unless_an_offset_is_given() -> None:
-    assert read(*SHAPES["HistData"], utc_offset=timedelta())[1] == [bar(2024, 1, 8, 4)]
+    assert read(*SHAPES["HistData"], clock=clocks.IN_UTC)[1] == [bar(2024, 1, 8, 4)]
 
 
 @pytest.mark.parametrize("shape", ["header", "Dukascopy", "Dukascopy, local", "header, a zone in the time"])
 def test_refuses_an_offset_if_the_file_states_its_zone(shape: str) -> None:
-    with pytest.raises(imports.CandlesZoneKnown):
-        read(*SHAPES[shape], utc_offset=timedelta(hours=2))
+    with pytest.raises(refusals.CandlesZoneKnown):
+        read(*SHAPES[shape], clock=clocks.clock_of("+02:00"))
 
 
 @pytest.mark.parametrize("text", ["", "2", "+2h", "+25:00", "+02:60", "Europe/Athens", "+٢"])
 def test_refuses_a_malformed_offset(text: str) -> None:
     with pytest.raises(ValueError, match="is not an offset"):
-        imports.offset_of(text)
+        clocks.offset_of(text)
 
 
 # --- refusals
@@ -131,8 +134,9 @@ REFUSED = {
     "no bar after the header": ("candles_unreadable", 1, [HEADER]),
     "a column too few": ("candle_malformed", 3, [HEADER, *hours(1), "2024-01-08T09:00:00Z,1,1"]),
     "a word for a price": ("candle_malformed", 2, [HEADER, line(MONDAY, "1.1,high,1,1,1")]),
-    "a power": ("candle_malformed", 2, [HEADER, line(MONDAY, "1e0,1,1,1,1")]),
-    "no number": ("candle_malformed", 2, [HEADER, line(MONDAY, "NaN,NaN,NaN,NaN,1")]),
+    "a power too large": ("candle_malformed", 2, [HEADER, line(MONDAY, "1e12,1,1,1,1")]),
+    "one price that is none": ("candle_malformed", 2, [HEADER, line(MONDAY, "NaN,1,1,1,1")]),
+    "no bar but lines without prices": ("candles_unreadable", 2, [HEADER, line(MONDAY, "NaN,NaN,NaN,NaN,1")]),
     "a comma for a point": ("candle_malformed", 2, [HEADER.replace(",", ";"), "2024-01-08;1,1;1,1;1,1;1,1;1"]),
     "a price too fine": ("candle_malformed", 2, [HEADER, line(MONDAY, "1.123456789,2,1,1,1")]),
     "a price too large": ("candle_malformed", 2, [HEADER, line(MONDAY, "1,1234567890123,1,1,1")]),
@@ -146,8 +150,23 @@ REFUSED = {
     "a high below the close": ("candle_outside_range", 3, [HEADER, *hours(1), "2024-01-08T01:00:00Z,1,1,1,2,1"]),
     "a low above the open": ("candle_outside_range", 2, [HEADER, line(MONDAY, "1,3,2,2,1")]),
     "a price of nothing": ("candle_outside_range", 2, [HEADER, line(MONDAY, "1,1,0,1,1")]),
-    "the same bar twice": ("candle_unordered", 3, [HEADER, *hours(1) * 2]),
-    "the latest first": ("candle_unordered", 3, [HEADER, *hours(2)[::-1]]),
+    "two bars of one time": ("candle_unordered", 3, [HEADER, *hours(1), line(MONDAY, "1.1,1.3,1.0,1.15,7")]),
+    "a date of two meanings": ("candle_malformed", 2, [HEADER, f"01/02/2024,{BAR}"]),
+    "another instrument": (
+        "candles_symbol_differs",
+        3,
+        ["symbol,time,open,high,low,close,volume", *[f"EUR/USD,{hours(1)[0]}", f"GBPUSD,{hours(2)[1]}"]],
+    ),
+    "another length": (
+        "candles_length_differs",
+        2,
+        ["<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>", f"EURUSD,D,20240108,000000,{BAR}"],
+    ),
+    "bars of a day for hours": (
+        "candles_length_differs",
+        4,
+        [HEADER, *(f"2024-01-{day:02},{BAR}" for day in (8, 9, 10))],
+    ),
     "bars of half an hour for hours": ("candle_unordered", 3, [HEADER, *hours(1), f"2024-01-08T00:30:00Z,{BAR}"]),
     "the future": ("candle_in_future", 2, [HEADER, line(NOW + timedelta(hours=1))]),
     "the far future": ("candle_in_future", 2, [HEADER, f"9999-12-31T23:00:00Z,{BAR}"]),
@@ -158,7 +177,7 @@ REFUSED = {
 def test_refuses_an_invalid_bar_by_its_line(fault: str) -> None:
     code, number, lines = REFUSED[fault]
 
-    with pytest.raises(imports.LineRefused) as refusal:
+    with pytest.raises(refusals.LineRefused) as refusal:
         read(*lines)
 
     assert (refusal.value.code, refusal.value.extra["line"]) == (code, number)
@@ -169,14 +188,14 @@ def test_refuses_a_truncated_compressed_file() -> None:
     packed = gzip.compress("\n".join([HEADER, *hours(50)]).encode())
 
     for cut in (packed[:-20], packed[:5], packed[:10]):
-        with pytest.raises(imports.CandlesUnreadable, match="damaged or truncated"):
+        with pytest.raises(refusals.CandlesUnreadable, match="damaged or truncated"):
             read_bytes(cut)
 
 
 def test_refuses_bytes_that_are_not_text() -> None:
-    with pytest.raises(imports.CandlesUnreadable):
+    with pytest.raises(refusals.CandlesUnreadable):
         read_bytes(bytes(range(128, 256)) * 4)
-    with pytest.raises(imports.CandleMalformed, match="line 3"):
+    with pytest.raises(refusals.CandleMalformed, match="line 3"):
         read_bytes("\n".join([HEADER, *hours(1)]).encode() + b"\n2024-01-08T01:00:00Z,\xff,1,1,1,1\n")
 
 

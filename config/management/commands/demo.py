@@ -15,6 +15,7 @@ from accounts.services import NewSecret
 from audit import services as audit
 from config import demo_data
 from market import services as market
+from market.services import candles
 from strategies import services as strategies
 
 HOUR_S = 3600
@@ -67,8 +68,8 @@ class Command(BaseCommand):
     def _provider(folder: Path, *, url: str, bars_per_s: int, **_: Any) -> tuple[NewSecret, list[str]]:
         strategy = demo_data.make_demo()
         demo_data.hold_demo_scores()
-        market.import_candles(
-            path=market.EURUSD_1H, symbol="EURUSD", minutes=60, actor=audit.SYSTEM, now=timezone.now()
+        candles.import_candles(
+            path=market.EURUSD_1H, source=candles.Source("EURUSD", 60), actor=audit.SYSTEM, now=timezone.now()
         )
         bot = ["copybot.demo", "--url", url, "--bars", str(market.EURUSD_1H), "--bars-per-s", str(bars_per_s)]
         key = demo_data.demo_key(strategy.account, BotKey.Kind.MASTER)

@@ -20,7 +20,7 @@ class Command(BaseCommand):
             "--since", type=_moment, help="ISO 8601, UTC unless a zone is given; default: the first bar"
         )
         parser.add_argument("--until", type=_moment, help="ISO 8601, UTC unless a zone is given; default: the last bar")
-        parser.add_argument("--weekends", action="store_true", help="list weekends too")
+        parser.add_argument("--weekends", action="store_true", help="list weekends and holidays too")
 
     def handle(self, *args: Any, **options: Any) -> None:
         arguments = {name: options[name] for name in ("symbol", "minutes", "since", "until")}
@@ -28,11 +28,11 @@ class Command(BaseCommand):
         try:
             services.instrument_of(options["symbol"])
             for gap in services.gaps_of(**arguments):
-                weekends += gap.is_weekend
-                holes += not gap.is_weekend
+                weekends += gap.is_closure
+                holes += not gap.is_closure
                 missing += gap.missing
-                if options["weekends"] or not gap.is_weekend:
-                    kind = "weekend" if gap.is_weekend else f"hole of {gap.missing:,} bars"
+                if options["weekends"] or not gap.is_closure:
+                    kind = "weekend" if gap.is_closure else f"hole of {gap.missing:,} bars"
                     self.stdout.write(f"{gap.since:%Y-%m-%d %H:%M}  {gap.until:%Y-%m-%d %H:%M}  {kind}")
         except Invalid as refusal:
             raise CommandError(f"{refusal.code}: {refusal.extra['fields']}") from refusal

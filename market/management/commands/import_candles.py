@@ -3,7 +3,7 @@
 import re
 import time
 from argparse import ArgumentTypeError
-from datetime import timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,22 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from audit import services as audit
-from core import money
 from core.errors import DomainError, Invalid
-from market import imports, services
-from market.services import Imported
+from market import services
+from market.clocks import Clock, at_offset, clock_of, offset_of
+from market.models import AssetClass
+from market.remarks import remarks
+from market.services import candles
+from market.services.candles import Report, Source
 
 REPORT_EVERY_S = 0.5
 
 
 class Command(BaseCommand):
     help = (
-        "Store the bars of a CSV file: of MetaTrader 4 or 5, Dukascopy, HistData, or any with a header that names "
-        "time, open, high, low, close and optionally volume. The file may be compressed by gzip. Stored bars never "
-        "change, so an interrupted import can be run again."
+        "Store the bars of a CSV file of MetaTrader, Dukascopy, HistData, Binance, Kraken, Forex Tester, yfinance and "
+        "others, or of any with a header that names time, open, high, low, close and optionally volume. The file may "
+        "be a .gz or .zip. A file is stored whole or not at all; an interrupted import can be run again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -32,41 +35,74 @@ class Command(BaseCommand):
         parser.add_argument("file", type=Path)
         parser.add_argument("--symbol", required=True)
         parser.add_argument("--minutes", required=True, type=int, help="length of a bar")
-        parser.add_argument(
-            "--utc-offset",
-            type=_offset,
-            help="UTC offset of the file's times, such as +02:00; MetaTrader writes its server's time",
+        clock = parser.add_mutually_exclusive_group()
+        clock.add_argument("--utc-offset", type=_offset, help="UTC offset of the file's times, such as +02:00")
+        clock.add_argument(
+            "--server-zone",
+            type=_zone,
+            help="the zone of the file's times, with its summer time: EET, Europe/Athens, or America/New_York+7 for a "
+            "server that is seven hours ahead of New York",
         )
+        parser.add_argument("--dry-run", action="store_true", help="read the whole file and report, but store nothing")
+        parser.add_argument("--round", action="store_true", help="round prices to the instrument's point")
+        parser.add_argument("--ticker", default="", help="the instrument's name in the file, if it is another")
+        parser.add_argument(
+            "--columns", type=_columns, default=(), help="names of the columns of a table without a header: "
+            "time,open,high,low,close,volume; - for a column without a meaning",
+        )  # fmt: skip
+        parser.add_argument("--sparse", action="store_true", help="the bars are so rare that no two are neighbours")
+        parser.add_argument(
+            "--keep-stored", action="store_true", help="keep stored bars that the file contradicts, do not refuse it"
+        )
+        parser.add_argument("--create", action="store_true", help="add the instrument, with the two facts below")
+        parser.add_argument("--point", type=_decimal, help="the smallest price step of a new instrument")
+        parser.add_argument("--contract-size", type=_decimal, help="units in one lot of a new instrument")
+        parser.add_argument("--asset-class", choices=AssetClass.values, default="", help="of a new instrument")
         parser.add_argument("--verbose", action="store_true", help="report progress even if stderr is not a terminal")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.started_at = self.reported_at = time.monotonic()
-        self.so_far: Imported | None = None
+        self.so_far: Report | None = None
         self.is_terminal = self.stderr.isatty()
         self.reports_progress = self.is_terminal or options["verbose"]
+        path, dry_run = options["file"], options["dry_run"]
+        source = Source(
+            options["symbol"], options["minutes"], options["server_zone"] or options["utc_offset"], options["ticker"],
+            options["columns"], options["round"], options["sparse"], options["keep_stored"],
+        )  # fmt: skip
         try:
-            result = services.import_candles(
-                path=options["file"],
-                symbol=options["symbol"],
-                minutes=options["minutes"],
-                utc_offset=options["utc_offset"],
-                actor=audit.SYSTEM,
-                now=timezone.now(),
-                progress=self.progress,
-            )
+            if options["create"]:
+                self._create(options)
+            now, progress = timezone.now(), self.progress
+            if dry_run:
+                report = candles.look(path=path, source=source, now=now, progress=progress)
+            else:
+                report = candles.import_candles(
+                    path=path, source=source, actor=audit.SYSTEM, now=now, progress=progress
+                )
         except Invalid as refusal:
             raise CommandError(f"{refusal.code}: {refusal.extra['fields']}") from refusal
         except DomainError as refusal:
-            raise CommandError(f"{refusal.code}: {refusal.message}{self._stored_note()}") from refusal
+            self._end_progress_line()
+            raise CommandError(f"{refusal.code}: {refusal.message} Nothing of the file is stored.") from refusal
         except OSError as fault:
-            raise CommandError(f"{options['file']}: {fault.strerror or fault}{self._stored_note()}") from fault
+            raise CommandError(f"{path}: {fault.strerror or fault}") from fault
         except KeyboardInterrupt as interrupt:
-            text = f"Interrupted.{self._stored_note()} Run it again to continue."
-            raise CommandError(text, returncode=130) from interrupt
+            self._end_progress_line()
+            hint = "" if dry_run else " Run it again to continue, or take it back (manage.py candle_imports)."
+            raise CommandError(f"Interrupted.{hint}", returncode=130) from interrupt
         self._end_progress_line()
-        self.report(result)
+        self.report(report, dry_run=dry_run)
 
-    def progress(self, so_far: Imported) -> None:
+    def _create(self, options: dict[str, Any]) -> None:
+        if options["point"] is None or options["contract_size"] is None:
+            raise CommandError("--create needs --point and --contract-size")
+        services.create_instrument(
+            symbol=options["symbol"], point=options["point"], contract_size=options["contract_size"],
+            asset_class=options["asset_class"], actor=audit.SYSTEM,
+        )  # fmt: skip
+
+    def progress(self, so_far: Report) -> None:
         self.so_far = so_far
         now = time.monotonic()
         if self.reports_progress and now - self.reported_at >= REPORT_EVERY_S:
@@ -75,40 +111,67 @@ class Command(BaseCommand):
             before, after = ("\r", "  ") if self.is_terminal else ("", "\n")
             self.stderr.write(f"{before}{line}", style_func=str, ending=after)
 
-    def report(self, result: Imported) -> None:
+    def report(self, report: Report, *, dry_run: bool) -> None:
+        new = "would be new" if dry_run else "new"
         self.stdout.write(
-            f"{result.shape}: {result.bars:,} bars read, {result.added:,} new, "
-            f"{result.stored_before:,} stored already, {result.contradicting:,} contradicting ({self._rate(result)})."
+            f"{report.shape}: {report.bars:,} bars read, {report.added:,} {new}, "
+            f"{report.stored_before:,} stored already, {report.contradicting:,} contradicting ({self._rate(report)})."
         )
-        if result.unfinished:
-            self.stdout.write("The last bar has not ended yet and was left out.")
-        if result.assumes_utc:
-            self.stderr.write("The file does not state a time zone: its times were taken as UTC (see --utc-offset).")
-        for bar in result.contradictions:
-            self.stderr.write(
-                f"{bar.given.opened_at:%Y-%m-%d %H:%M}: given {_prices(bar.given)}, stored {_prices(bar.stored)}"
+        if report.first and report.last:
+            self.stdout.write(
+                f"{report.first:%Y-%m-%d %H:%M} to {report.last:%Y-%m-%d %H:%M} UTC (clock: {report.clock}); "
+                f"{report.holes:,} gaps in trading hours, {report.missing:,} bars missing in them."
             )
-        if result.contradicting:
-            self.stderr.write(f"{result.contradicting:,} bars differ from the stored ones. The stored bars stay.")
+        if report.import_id and report.added:
+            self.stdout.write(
+                f"This is import {report.import_id}; to take it back: "
+                f"manage.py candle_imports --take-back {report.import_id}"
+            )
+        for sentence in remarks(report.as_json()):
+            self.stdout.write(sentence)
+        if report.assumes_utc:
+            self.stderr.write(
+                "The file does not state a time zone: its times were taken as UTC (see --utc-offset, --server-zone)."
+            )
+        for pair in report.contradictions:
+            self.stderr.write(
+                f"{pair.given.opened_at:%Y-%m-%d %H:%M}: given {candles.prices(pair.given)}, "
+                f"stored {candles.prices(pair.stored)}"
+            )
+        if report.contradicting:
+            self.stderr.write(f"{report.contradicting:,} bars differ from the stored ones. The stored bars stay.")
 
-    def _rate(self, so_far: Imported) -> str:
+    def _rate(self, so_far: Report) -> str:
         return f"{so_far.bars / max(time.monotonic() - self.started_at, 1e-3):,.0f} bars/s"
-
-    def _stored_note(self) -> str:
-        self._end_progress_line()
-        return f" (The {self.so_far.bars:,} bars before it are stored.)" if self.so_far else ""
 
     def _end_progress_line(self) -> None:
         if self.is_terminal and self.so_far and self.reported_at != self.started_at:
             self.stderr.write("")
 
 
-def _offset(text: str) -> timedelta:
-    try:
-        return imports.offset_of(text)
-    except ValueError as fault:
-        raise ArgumentTypeError(str(fault)) from fault
+def _argument(parse: Any) -> Any:
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except (ValueError, InvalidOperation) as fault:
+            raise ArgumentTypeError(str(fault) or f"{text!r} is not a number") from fault
+
+    return parsed
 
 
-def _prices(bar: imports.Bar) -> str:
-    return " ".join(money.plain(value) for value in bar[1:])
+def _at_offset(text: str) -> Clock:
+    return at_offset(offset_of(text))
+
+
+def _plain_decimal(text: str) -> Decimal:
+    number = Decimal(text)
+    if not number.is_finite():
+        raise ValueError(f"{text!r} is not a number")
+    return number
+
+
+def _named(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().lower() for name in text.split(","))
+
+
+_offset, _zone, _decimal, _columns = map(_argument, (_at_offset, clock_of, _plain_decimal, _named))

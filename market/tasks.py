@@ -1,0 +1,23 @@
+"""Uploaded files of bars are looked at and stored by a worker. Rows are the queue: a repeated task does nothing."""
+
+import structlog
+from celery import shared_task
+from django.utils import timezone
+
+from market.services import uploads
+
+log = structlog.get_logger()
+
+
+@shared_task(name="market.tasks.import_uploads")
+def import_uploads() -> dict[str, int]:
+    """Look at the uploads that wait for it, and store the confirmed ones; return counts."""
+    to_look_at, to_store = uploads.waiting_uploads(now=timezone.now())
+    for import_id in to_look_at:
+        uploads.look_at_upload(import_id=import_id, now=timezone.now())
+    for import_id in to_store:
+        uploads.store_upload(import_id=import_id, now=timezone.now())
+    counts = {"looked_at": len(to_look_at), "stored": len(to_store)}
+    if any(counts.values()):
+        log.info("candles.uploads", **counts)
+    return counts
