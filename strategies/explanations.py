@@ -70,6 +70,7 @@ def settings(terms: Terms, *, currency: str, contracts: Mapping[str, Decimal]) -
         master_currency=known.get("master_currency", ""),
         rates=sizing.amounts(rates),
         sizes=sizing.sides(known.get("sizes", {})),
+        known=frozenset(known["known"]) if "known" in known else None,
         symbol_factors=sizing.amounts(terms.symbol_factors),
     )
 
@@ -87,13 +88,21 @@ def warnings(subscription: Subscription, contracts: Iterable[facts.Contract]) ->
         texts.append(
             "The provider's bot reports another currency than registered: nothing is sized by equity meanwhile."
         )
+    both_report = facts.both_report_sizes(subscription)
     for contract in contracts:
+        if both_report and contract.provider is None:
+            continue  # its bot reports each symbol that it trades
         if contract.deserves_a_warning:
             size, silent = contract.copier or contract.provider, "provider" if contract.provider is None else "copier"
             whose = "your broker" if silent == "provider" else "the provider's broker"
+            assumption = (
+                f"{contract.symbol} is not copied until it has, unless your settings have a factor for it."
+                if both_report and contract.listed is None
+                else f"{_assumption(contract)}. Correct it by a factor for {contract.symbol}."
+            )
             texts.append(
                 f"One lot of {contract.symbol} is {_short(size)} units at {whose}, and the {silent}'s bot has not "
-                f"reported its size: {_assumption(contract)}. Correct it by a factor for {contract.symbol}."
+                f"reported its size: {assumption}"
             )
     return texts
 
@@ -195,6 +204,11 @@ def _limit_lines(settings: sizing.Settings, unlimited_lots: Decimal) -> list[Lin
 
 def _what_is_unknown(settings: sizing.Settings, trade: sizing.ProviderTrade) -> str:
     is_by_equity = settings.mode == Terms.Mode.EQUITY
+    if settings.mode in (Terms.Mode.MULTIPLIER, Terms.Mode.EQUITY) and not sizing.is_size_known(settings, trade.symbol):
+        return (
+            f"the contract size of {trade.symbol} was not known at both brokers. Both bots report it after the first "
+            "trade in a symbol"
+        )
     if settings.equity is None or (is_by_equity and not settings.master_equity):
         return "the equity of both accounts was not known" if is_by_equity else "the account's equity was not known"
     if is_by_equity:

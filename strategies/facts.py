@@ -92,8 +92,9 @@ class Source:
         """The facts that terms of this mode need, as JSON.
 
         `currency`, `master_currency`: of the account and of the provider's. `rates`: by currency, its value in the
-        former. `sizes`: by symbol, the provider's contract size and the copier's where lots are converted. `contracts`:
-        by symbol, the copier's where it is not the listed one.
+        former. `sizes`: by symbol, the provider's contract size and the copier's where lots are converted. `known`: the
+        symbols whose contract sizes are known, where both bots report them. `contracts`: by symbol, the copier's where
+        it is not the listed one.
         """
         facts: dict[str, Any] = {}
         contracts = list(self.contracts(subscription, symbol_map)) if mode != Terms.Mode.FIXED else []
@@ -114,6 +115,9 @@ class Source:
                 for contract in contracts
                 if contract.sides
             }
+            if mode != Terms.Mode.FIXED and both_report_sizes(subscription):
+                known = {contract.symbol for contract in contracts if None not in (contract.provider, contract.copier)}
+                facts["known"] = sorted(known | self._listed.keys())
         return {name: value for name, value in facts.items() if value != {}}
 
     def _rates_for(self, subscription: Subscription, mode: str) -> dict[str, Any]:
@@ -134,6 +138,11 @@ class Source:
         if (currency, into) not in self._rates:
             self._rates[currency, into] = prices.rate(currency, into, at=self.at) if into else None
         return self._rates[currency, into]
+
+
+def both_report_sizes(subscription: Subscription) -> bool:
+    """Whether both bots report what they find at their brokers, as copybot does: a size that is missing will come."""
+    return bool(subscription.account.kind and subscription.strategy.account.kind)
 
 
 def have_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -11,8 +11,9 @@ all × the symbol's factor, if the settings have one. `contracts` is the provide
 by the copier's, so that a copy gains as much with each step of the price as its lots say. `rate` is the value of one
 unit of the provider's currency (equity) or of the symbol's quoted currency (risk) in the account's currency; in the
 symbol's own base currency it is 1 / open price. `contract size` is the copier's, or the desk's where the copier's is
-not known. An unknown equity or rate gives no copy: nothing is guessed. Contract sizes that neither side reported count
-as equal.
+not known. An unknown equity or rate gives no copy: nothing is guessed. Nor does an unknown contract size where both
+bots report them, as at the first trade in a symbol that the desk does not list; a factor of the settings stands for it.
+Where a bot reports none, contract sizes count as equal.
 
 Each is calculated for the opened lots, rounded down to 10⁻⁸ and reduced to the largest volume. A result below the
 smallest volume is raised to it or not copied. After partial closes a copy keeps the same share of its opened lots as
@@ -40,8 +41,9 @@ class Settings:
     """The part of the terms that sizes a copy.
 
     `contracts`: the copier's contract size (units per lot) by symbol, for mode RISK. `sizes`: the provider's and the
-    copier's contract size by symbol, where lots are converted. `rates`: the value of one unit of a currency in the
-    account's currency. `master_currency`: the provider's; empty where it is the account's.
+    copier's contract size by symbol, where lots are converted. `known`: the symbols whose sizes are known; None where
+    all others count as equal. `rates`: the value of one unit of a currency in the account's currency.
+    `master_currency`: the provider's; empty where it is the account's.
     """
 
     mode: str
@@ -62,6 +64,7 @@ class Settings:
     master_currency: str = ""
     rates: Mapping[str, Decimal] | None = None
     sizes: Mapping[str, tuple[Decimal, Decimal]] | None = None
+    known: frozenset[str] | None = None
     symbol_factors: Mapping[str, Decimal] | None = None
 
 
@@ -83,6 +86,8 @@ def settings(text: str) -> Settings:
     for name in _BY_NAME:
         values[name] = amounts(values.get(name) or {})
     values["sizes"] = sides(values.get("sizes") or {})
+    if "known" in values:
+        values["known"] = frozenset(values["known"])
     return Settings(**values)
 
 
@@ -163,12 +168,21 @@ def waits(terms: Settings, trade: ProviderTrade) -> bool:
     return is_copied and terms.mode == "RISK" and trade.opened_sl is None and terms.risk_default_stop_bps is None
 
 
+def is_size_known(terms: Settings, symbol: str) -> bool:
+    """Whether lots of this symbol can be compared between the two brokers, or the settings have a factor for it."""
+    if terms.known is None:
+        return True
+    return any(symbol in known for known in (terms.known, terms.sizes or {}, terms.symbol_factors or {}))
+
+
 def _unlimited(terms: Settings, trade: ProviderTrade) -> Decimal | None:
     """The lots before any limit; None if an input is unknown."""
     if terms.mode == "FIXED":
         return terms.fixed_lots
     if terms.mode == "RISK":
         return _lots_at_risk(terms, trade)
+    if not is_size_known(terms, trade.symbol):
+        return None
     provider_size, own_size = (terms.sizes or {}).get(trade.symbol, (Decimal(1), Decimal(1)))
     lots = trade.opened_volume * terms.multiplier * provider_size
     if terms.mode != "EQUITY":

@@ -13,7 +13,7 @@ from audit import services as audit
 from core import uuid7
 from market import prices
 from market.models import Candle, Instrument
-from strategies import explanations
+from strategies import explanations, sizing
 from strategies import services as strategies
 from strategies.models import Subscription, Terms
 from tests.signed import LONG_AGO, Bot, opening
@@ -241,6 +241,71 @@ def test_where_one_side_is_silent_the_listed_size_may_only_reduce(
     assert plan["volume"] == volume
 
 
+US30 = {"symbol": "US30", "volume": "2", "open_price": "39000", "sl": None, "tp": None}
+KIND = {"kind": "hedging"}  # a bot that reports what it finds at its broker
+
+
+@pytest.mark.parametrize("mode", ["MULTIPLIER", "EQUITY"])
+def test_the_first_trade_in_a_symbol_waits_for_no_guess(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription, mode: str
+) -> None:
+    """At finn's broker a lot of US30 is 25 times as much, which the desk learns after lena's first trade in it."""
+    report(lena_bot, **KIND)
+    report(finn_bot, **KIND)
+    set_terms(subscription, mode=mode)
+    first = copy(lena_bot, finn_bot, "1", **US30)
+    report(lena_bot, symbols=[size("US30", "1")], **KIND)
+    set_terms(subscription, mode=mode)
+    second = copy(lena_bot, finn_bot, "2", **US30)
+    report(finn_bot, symbols=[size("US30", "25")], **KIND)
+
+    for plan in (first, second):
+        assert (plan["opens"], plan["volume"], plan["why_not"]) == (False, "0.00000000", "not_sizable")
+    renewed = explanations.settings(strategies.terms_of(subscription), currency="USD", contracts={})
+    outcome = receipts.recent([subscription], now=timezone.now())[-1]
+    assert sizing.plan(renewed, receipts.as_opened(outcome.provider_trade)).volume == D("0.08")
+    (line,) = receipts.receipt(outcome).lines
+    assert line.says.startswith("the contract size of US30 was not known at both brokers.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "opening_of", "volume"),
+    [
+        ({}, {}, "0.10000000"),  # EURUSD is listed
+        ({"symbol_factors": {"US30": "0.04"}}, US30, "0.08000000"),
+        ({"mode": "FIXED", "fixed_lots": D(1)}, US30, "1.00000000"),
+    ],
+)
+def test_what_needs_no_comparison_is_copied_at_once(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription, settings: Any, opening_of: Any, volume: str
+) -> None:
+    report(lena_bot, **KIND)
+    report(finn_bot, **KIND)
+    set_terms(subscription, **settings)
+
+    plan = copy(lena_bot, finn_bot, **opening_of)
+
+    assert (plan["opens"], plan["volume"]) == (True, volume)
+
+
+def test_equal_sizes_that_both_reported_are_known(lena_bot: Bot, finn_bot: Bot, subscription: Subscription) -> None:
+    report(lena_bot, symbols=[size("US30", "1")], **KIND)
+    report(finn_bot, symbols=[size("US30", "1")], **KIND)
+    set_terms(subscription)
+
+    assert copy(lena_bot, finn_bot, **US30)["volume"] == "2.00000000"
+
+
+def test_where_one_bot_never_reports_sizes_nothing_waits_for_them(
+    lena_bot: Bot, finn_bot: Bot, subscription: Subscription
+) -> None:
+    report(lena_bot)
+    report(finn_bot, symbols=[size("US30", "1")], **KIND)
+    set_terms(subscription)
+
+    assert copy(lena_bot, finn_bot, **US30)["volume"] == "2.00000000"
+
+
 def test_risk_uses_the_copiers_own_contract_size(lena_bot: Bot, finn_bot: Bot, subscription: Subscription) -> None:
     report(finn_bot, symbols=[size("EURUSD", "10000")])
     set_terms(subscription, mode="RISK", risk_pct=D(1))
@@ -265,8 +330,8 @@ def test_the_page_and_the_snapshot_size_alike(
 ) -> None:
     in_yen(finn)
     bar("USDJPY", "150")
-    report(lena_bot, symbols=[size("US30", "1")])
-    report(finn_bot, "1500000", symbols=[size("US30", "25"), size("EURUSD", "1000")])
+    report(lena_bot, symbols=[size("US30", "1")], **KIND)
+    report(finn_bot, "1500000", symbols=[size("US30", "25"), size("EURUSD", "1000")], **KIND)
     for settings in ({"mode": "EQUITY"}, {"mode": "RISK", "risk_pct": D(1), "risk_default_stop_bps": D(50)}):
         set_terms(subscription, symbol_factors={"US30": "0.5"}, **settings)
         (source,) = snapshot.read([finn.pk]).sources.values()
@@ -277,8 +342,8 @@ def test_the_page_and_the_snapshot_size_alike(
         )
         if settings["mode"] == "RISK":
             assert theirs == ours
-        assert (theirs.rates, theirs.sizes, theirs.currency, theirs.symbol_factors) == (
-            ours.rates, ours.sizes, ours.currency, ours.symbol_factors,
+        assert (theirs.rates, theirs.sizes, theirs.known, theirs.currency, theirs.symbol_factors) == (
+            ours.rates, ours.sizes, ours.known, ours.currency, ours.symbol_factors,
         )  # fmt: skip
 
 
@@ -311,6 +376,18 @@ def test_the_page_warns_of_an_unknown_contract_size_and_of_another_currency(
     assert "USC, registered is USD" in page(client, finn)
     report(lena_bot, symbols=[size("US30", "1")])
     assert "One lot of US30" not in page(client, finn)
+
+
+def test_between_bots_that_report_sizes_the_page_warns_of_what_is_traded_alone(
+    client: Any, lena_bot: Bot, finn_bot: Bot, finn: TradingAccount, subscription: Subscription
+) -> None:
+    report(lena_bot, symbols=[size("GER40", "1")], **KIND)
+    report(finn_bot, symbols=[size("US30", "25")], **KIND)
+
+    warned = page(client, finn)
+
+    assert "GER40 is not copied until it has, unless your settings have a factor for it." in warned
+    assert "US30" not in warned  # lena has never traded it
 
 
 def test_the_arithmetic_names_rate_and_contract_sizes(

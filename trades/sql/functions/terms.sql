@@ -22,6 +22,7 @@ begin
   return jsonb_strip_nulls(settings_of(m, p_currency)::jsonb
     || case when m.symbol_factors = '{}' then '{}' else jsonb_build_object('symbol_factors', m.symbol_factors) end
     || case when m.facts ? 'sizes' then jsonb_build_object('sizes', m.facts->'sizes') else '{}' end
+    || case when m.facts ? 'known' then jsonb_build_object('known', m.facts->'known') else '{}' end
     || case when m.mode in ('EQUITY', 'RISK') then jsonb_build_object(
          'currency', coalesce(m.facts->>'currency', p_currency), 'master_currency', m.facts->>'master_currency',
          'rates', (select jsonb_object_agg(currency, rate->>'rate')
