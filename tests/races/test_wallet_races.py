@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections
-from pytest_django import Settings
 
 from accounts.models import TradingAccount, User
 from audit import services as audit
 from core.errors import DomainError
-from tests.wallets.conftest import balance, pay_in, usd
+from tests.wallets.conftest import balance, pay_in, set_limits, usd
 from wallets import checks, services
 from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, WalletHold
 
@@ -172,8 +171,8 @@ def test_a_hold_is_resolved_once(finn: TradingAccount) -> None:
         assert outcomes["done"] == 1
 
 
-def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(10)
+def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User) -> None:
+    set_limits("10")
     request = services.request_money(
         wallet=usd(finn), kind="DEPOSIT", amount=Decimal(100), reason="", idempotency_key="d", by=finn.owner,
         actor=audit.SYSTEM,
@@ -186,9 +185,9 @@ def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User, se
     assert balance(finn) == 100
 
 
-def test_one_request_sent_ten_times_is_one_request(finn: TradingAccount, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(10)
+def test_one_request_sent_ten_times_is_one_request(finn: TradingAccount) -> None:
     pay_in(finn, "100")
+    set_limits("10")
     wallet = usd(finn)
 
     def request_money() -> None:
