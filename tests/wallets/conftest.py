@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils import timezone
 
 from accounts.models import User
@@ -52,6 +52,25 @@ def set_limits(above: str = "1000", sums: str = "1000000,1000000,1000000") -> No
 def balance(account: Any) -> Decimal:
     wallet = usd(account)
     return wallet.balance
+
+
+class Later:
+    """Lets time pass for the limits: it dates what was moved so far back, with the triggers off meanwhile."""
+
+    def hours(self, number: int) -> None:
+        with connections["owner"].cursor() as cursor, transaction.atomic("owner"):
+            for table, column, triggers in (
+                ("ledger_transfers", "at", ["append_only"]),
+                ("money_requests", "decided_at", ["is_decided_once", "is_decided_properly"]),
+            ):
+                _alter(cursor, table, "disable trigger", triggers)
+                cursor.execute(f"update {table} set {column} = {column} - make_interval(hours => %s)", [number])
+                cursor.execute("set constraints all immediate")
+                _alter(cursor, table, "enable always trigger", triggers)
+
+
+def _alter(cursor: Any, table: str, action: str, triggers: list[str]) -> None:
+    cursor.execute(f"alter table {table} {', '.join(f'{action} {trigger}' for trigger in triggers)}")
 
 
 @dataclass
