@@ -113,7 +113,8 @@ class Outcome:
 def recent(subscriptions: Sequence[Subscription], *, now: datetime, limit: int = LATEST) -> list[Outcome]:
     """The outcomes of the latest trades of the strategies that these subscriptions follow, newest first.
 
-    Subscriptions come with account and strategy. The number of queries does not depend on how many there are.
+    Those that `is_shown` keeps from a paused follower are left out. Subscriptions come with account and strategy. The
+    number of queries does not depend on how many there are.
     """
     if not subscriptions:
         return []
@@ -125,15 +126,27 @@ def recent(subscriptions: Sequence[Subscription], *, now: datetime, limit: int =
         for subscription in subscriptions
         if subscription.strategy_id == trade.strategy_id and _overlaps(subscription, trade)
     ][:limit]
-    return _outcomes(pairs, now)
+    return [outcome for outcome in _outcomes(pairs, now) if is_shown(outcome)]
+
+
+def is_shown(outcome: Outcome) -> bool:
+    """Whether the follower may see it. While nothing is copied, an open trade is shown only where its copy is open, or
+    may be: the others are signals. The snapshot and the stream do the same.
+    """
+    if outcome.subscription.status == Subscription.Status.ACTIVE or outcome.provider_closed:
+        return True
+    return outcome.state in ("open", "pending") or outcome.why_not == SkipReason.NOT_REPORTED
 
 
 def outcome(subscription: Subscription, trade_id: uuid.UUID, *, now: datetime) -> Outcome | None:
-    """The outcome of one trade of the strategy; None where there is no such trade."""
+    """The outcome of one trade of the strategy; None where there is no such trade, or the follower may not see it."""
     filters = {"pk": trade_id, "strategy": subscription.strategy_id, "master_trade": None}
     trade: Trade | None = ActiveTrade.objects.filter(**filters).first()
     trade = trade or _closed(**filters).first()
-    return _outcomes([(subscription, trade)], now)[0] if trade and _overlaps(subscription, trade) else None
+    if trade is None or not _overlaps(subscription, trade):
+        return None
+    (result,) = _outcomes([(subscription, trade)], now)
+    return result if is_shown(result) else None
 
 
 def _closed(**filters: Any) -> "models.QuerySet[TradeHistory]":
@@ -144,12 +157,14 @@ def _overlaps(subscription: Subscription, trade: Trade) -> bool:
     return not isinstance(trade, TradeHistory) or trade.closed_at >= subscription.created_at
 
 
-def latest_provider_trades(strategies: Iterable[int], limit: int, *, since: datetime | None = None) -> list[Trade]:
+def latest_provider_trades(
+    strategies: Iterable[int], limit: int, *, since: datetime | None = None, with_open: bool = True
+) -> list[Trade]:
     """The latest trades of these strategies, newest first: open ones, and those closed after `since`."""
     filters = {"strategy__in": set(strategies), "master_trade": None}
     closed = _closed(**filters)
     closed = closed if since is None else closed.filter(closed_at__gte=since)
-    still_open = ActiveTrade.objects.filter(**filters).order_by("-pk")[:limit]
+    still_open = ActiveTrade.objects.filter(**filters).order_by("-pk")[: limit if with_open else 0]
     trades: list[Trade] = [*still_open, *closed.order_by("-closed_at", "-pk")[:limit]]
     return sorted(trades, key=attrgetter("pk"), reverse=True)[:limit]
 
