@@ -277,8 +277,12 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
         for subscription in rows:
             try:
                 verb(subscription=subscription, actor=actor_of(request))
+                subscription.refresh_from_db(fields=["status", "paused_for"])
+                fault = _still_paused(subscription) if action in (PAUSE, RESUME) else ""
             except services.FollowsInCircle as refusal:
-                self.message_user(request, f"{subscription}: {refusal.message}", messages.ERROR)
+                fault = refusal.message
+            if fault:
+                self.message_user(request, f"{subscription}: {fault}", messages.ERROR)
                 refused.append(subscription)
         if done := [subscription for subscription in rows if subscription not in refused]:
             self.message_user(request, f"{action.title}: done for {_listed(done)}.")
@@ -306,6 +310,15 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
             "secrets": secrets,
         }
         return TemplateResponse(request, "admin/packet_secrets.html", context)
+
+
+def _still_paused(subscription: Subscription) -> str:
+    """Why neither a pause nor a resume by staff holds: only the subscriber ends these pauses. Empty: it does."""
+    if subscription.paused_for == Subscription.PausedFor.TERMS:
+        return "nothing is copied until its subscriber accepts the strategy's fees."
+    if subscription.paused_for == Subscription.PausedFor.UNPAID:
+        return "nothing is copied until its subscriber pays the fee that is due."
+    return ""
 
 
 def _newest_generation(subscription: Subscription) -> int:

@@ -80,6 +80,7 @@ class Subscription(models.Model):
     class PausedFor(models.TextChoices):
         HAND = "HAND", "by staff"
         OWNER = "OWNER", "by the subscriber"
+        TERMS = "TERMS", "until its fees are accepted"
         UNPAID = "UNPAID", "for an unpaid fee"
         TRUST = "TRUST", "by the bot's trust score"
         DRAWDOWN = "DRAWDOWN", "by the drawdown stop"

@@ -77,7 +77,8 @@ def subscribe(
 ) -> Subscription:
     """Subscribe a trading account to a strategy. An ended subscription is resumed with its earlier terms.
 
-    Refuses an account that would follow itself, directly or through others.
+    Where the strategy charges fees that the account's owner has not accepted, or has not paid, the subscription begins
+    paused. Refuses an account that would follow itself, directly or through others.
     """
     earlier = Subscription.objects.filter(account=account, strategy=strategy).first()
     is_new = earlier is None or earlier.status == Subscription.Status.ENDED
@@ -95,8 +96,10 @@ def subscribe(
     subscription.sealed_packet_secret = crypto.encrypt(crypto.new_secret(), bound_to=subscription.binding(1))
     with _refusing_circles():
         subscription.save(force_insert=True)
+    subscription.refresh_from_db(fields=["status", "paused_for"])  # a trigger may have paused it for its fees
     Terms.objects.create(subscription=subscription, since=ALWAYS, multiplier=multiplier)
-    audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}")
+    more = {"paused_for": subscription.paused_for} if subscription.paused_for else {}
+    audit.record("subscription.created", actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
     return subscription
 
 
@@ -115,6 +118,7 @@ def pause(*, subscription: Subscription, actor: audit.Actor, why: str = Subscrip
 def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> None:
     """Copy new trades again. With `why`: only if the subscription is paused for that reason.
 
+    Where its fees are not accepted, or not paid, the subscription is paused for that instead.
     Refuses an account that follows itself, which was possible before 0.2.0.
     """
     only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
@@ -125,6 +129,12 @@ def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> 
 @use_case()
 def end(*, subscription: Subscription, actor: audit.Actor) -> None:
     """End a subscription: its account no longer receives the stream."""
+    stop_following(subscription=subscription, actor=actor)
+
+
+@part
+def stop_following(*, subscription: Subscription, actor: audit.Actor) -> None:
+    """End a subscription in the transaction that decides it."""
     _set_subscription(subscription, Subscription.Status.ENDED, "subscription.ended", actor)
 
 
@@ -385,6 +395,9 @@ def _set_subscription(
     with _refusing_circles():
         changed = rows.update(status=status, paused_for=why)
     if changed:
+        # The database pauses a subscription that would come to life with fees that are not accepted or not paid.
+        why = Subscription.objects.values_list("paused_for", flat=True).get(pk=subscription.pk)
+        fact = "subscription.paused" if why else fact
         more = {"why": why} if why else {}
         audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
 

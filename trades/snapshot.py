@@ -92,7 +92,7 @@ class Source:
 
 
 AWAITING_STOP = "awaiting_stop"
-_PAUSED_FOR = {"HAND": "paused", "OWNER": "paused"}
+_PAUSED_FOR = dict.fromkeys(("HAND", "OWNER", "TERMS"), "paused")
 
 
 def provider_trade(trade: dict[str, Any]) -> sizing.ProviderTrade:

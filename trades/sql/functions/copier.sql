@@ -85,6 +85,11 @@ begin
 end $$;
 select callable_by('copy_skip(jsonb, jsonb)', 'copydesk_app');
 
+-- The reason of skips by the reason of a pause. Bots know one word for all pauses that people begin and end.
+create or replace function pause_reason(p_paused_for text) returns text language sql immutable as $$
+  select case when p_paused_for in ('HAND', 'OWNER', 'TERMS') then 'paused' else lower(p_paused_for) end
+$$;
+
 -- Records that paused subscriptions do not copy a trade that opens now, and returns their sub_ids. They are not shown
 -- the trade while they are paused, so the reason is kept.
 create or replace function skipped_for_paused(p_strategy bigint, p_trade uuid) returns text[] language plpgsql as $$
@@ -92,7 +97,7 @@ declare
   v_paused text[];
 begin
   with paused as (
-    select id, sub_id::text, case when paused_for in ('HAND', 'OWNER') then 'paused' else lower(paused_for) end as why
+    select id, sub_id::text, pause_reason(paused_for) as why
       from subscriptions where strategy_id = p_strategy and status = 'PAUSED'),
   recorded as (
     insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
@@ -102,3 +107,16 @@ begin
 end $$;
 
 drop function if exists skip_for_paused(bigint, uuid);  -- the name of skipped_for_paused() in 0.1.0
+
+-- A subscription that begins paused is shown none of the trades that are open already: its copier cannot hold them. The
+-- stream's lock makes sure that no trade opens between this look and the commit.
+create or replace function subscription_begins_without_open_trades() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+  perform from strategies where id = new.strategy_id for no key update;
+  insert into copy_skips (subscription_id, strategy_id, master_trade, reason, detail)
+  select new.id, new.strategy_id, trade_id, pause_reason(new.paused_for), '' from active_trades
+   where strategy_id = new.strategy_id and master_trade is null
+  on conflict (subscription_id, master_trade) do nothing;
+  return null;
+end $$;
