@@ -10,6 +10,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
+from audit.models import AuditLog
 from core.transactions import use_case
 from market import calendars
 from market.models import Instrument, TradingCalendar
@@ -20,6 +21,7 @@ from trust import services as trust
 from trust.models import ScoreKind, TrustHold
 from wallets import services as wallets
 from wallets.models import FeeTerms
+from wallets.services import agreements
 
 _LEADERS = {"lena": "lena-eurusd", "sam": "sam-xauusd"}
 _INSTRUMENTS = {
@@ -131,6 +133,15 @@ def make_demo() -> Strategy:
         account=account(guest, f"{DEMO_GUEST}-demo"), strategy=published, actor=audit.SYSTEM, multiplier=Decimal("0.5")
     )
     return published
+
+
+def accept_demo_fees() -> None:
+    """The demo's guest accepts the fees, so that the demo copies from its start."""
+    subscription = demo_subscription()
+    terms = agreements.offer_to(subscription) if subscription else None
+    if subscription is not None and terms is not None:
+        guest = audit.Actor(AuditLog.Actor.USER, str(subscription.account.owner_id))
+        agreements.accept(subscription=subscription, terms=terms, actor=guest, now=timezone.now())
 
 
 def demo_subscription() -> Subscription | None:

@@ -41,8 +41,8 @@ ACCESS = {  # who may see these pages: open, token or loopback (config.access)
     name: env.str(f"{name}_ACCESS", default)
     for name, default in {"READYZ": "open", "METRICS": "token", "DOCS": "open"}.items()
 }
-SECOND_PERSON_ABOVE = env.str("SECOND_PERSON_ABOVE", "1000")  # wallets.limits parses both, config.checks checks them
-SECOND_PERSON_SUMS = env.str("SECOND_PERSON_SUMS", "")
+SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
+FEE_NOTICE_DAYS = env.int("FEE_NOTICE_DAYS", 30)
 STAFF_PRICE_BOUND_PCT = Decimal(env.str("STAFF_PRICE_BOUND_PCT", "2"))
 WEB_THREADS = env.int("WEB_THREADS", 8)
 RATE_PER_PERSON = env.int("RATE_PER_PERSON", 0 if DEBUG else 300)
@@ -178,6 +178,7 @@ CELERY_BEAT_SCHEDULE = {
     "closes that are owed": {"task": "trades.tasks.track_overdue_closes", "schedule": 10.0},
     "the books are right": {"task": "wallets.tasks.check_ledger", "schedule": 300.0},
     "fees that are due": {"task": "wallets.tasks.sweep", "schedule": 60.0},
+    "fee terms that wait for an answer": {"task": "wallets.tasks.fee_notices", "schedule": 60.0},
     "scores that are due": {"task": "trust.tasks.sweep", "schedule": 60.0},
     "fees of open periods set aside": {"task": "wallets.tasks.reserve", "schedule": 3600.0},
     "files of bars": {"task": "market.tasks.import_uploads", "schedule": 10.0},

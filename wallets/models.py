@@ -13,7 +13,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from core import fields, money
-from strategies.models import Strategy
+from strategies.models import Strategy, Subscription
 
 CURRENCY = r"^[A-Z]{3}$"
 
@@ -132,7 +132,6 @@ class LedgerTransfer(models.Model):
     idempotency_key = models.CharField(max_length=200)
     claim = models.ForeignKey("FeeClaim", models.PROTECT, related_name="transfers", null=True, db_index=False)
     reverses = models.OneToOneField("self", models.PROTECT, related_name="reversed_by", null=True)
-    moved_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", null=True)
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -259,10 +258,7 @@ class MoneyRequest(models.Model):
     reason = models.CharField(max_length=500)
     idempotency_key = models.CharField(max_length=64)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
-    needs_second = models.BooleanField(help_text="Above a limit, or to the requester's own wallet.")
-    second_reason = models.CharField(
-        max_length=200, db_default="", editable=False, help_text="Why a second person decides, as the database found."
-    )
+    needs_second = models.BooleanField(help_text="Above the limit, or to the requester's own wallet.")
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)
     hold = models.OneToOneField(WalletHold, models.PROTECT, related_name="request", null=True)
     transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="request", null=True)
@@ -296,39 +292,11 @@ class MoneyRequest(models.Model):
         return f"{self.get_kind_display()} of {money.plain(self.amount)}"
 
 
-class MoneySetting(models.Model):
-    """The limits by which the database decides. `manage.py migrate` writes them from the settings (wallets.limits)."""
-
-    pk = models.CompositePrimaryKey("name", "currency")
-    name = models.CharField(max_length=40)
-    currency = models.CharField(max_length=3, blank=True, help_text="Empty: every currency that has no row of its own.")
-    value = fields.amount()
-
-    class Meta:
-        db_table = "money_settings"
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.currency}"
-
-
-class MoneyMover(models.Model):
-    """Somebody who moved money without a second person, or whose money was moved. Its row is the lock of the sums."""
-
-    person = models.OneToOneField(settings.AUTH_USER_MODEL, models.PROTECT, primary_key=True, related_name="+")
-    movements = models.PositiveBigIntegerField()
-
-    class Meta:
-        db_table = "money_movers"
-
-    def __str__(self) -> str:
-        return str(self.person_id)
-
-
 # --- fees
 
 
 class FeeTerms(models.Model):
-    """The fees of a strategy. Terms never change: new ones are added, and each subscriber accepts them or not."""
+    """The fees of a strategy. Terms never change: new ones are added, and bind each subscriber who accepts them."""
 
     strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="fee_terms")
     performance_bps = models.PositiveIntegerField(
@@ -355,6 +323,97 @@ class FeeTerms(models.Model):
     def percent(self) -> Decimal:
         return Decimal(self.performance_bps).scaleb(-2).normalize()
 
+    @property
+    def is_free(self) -> bool:
+        return not self.performance_bps and not self.subscription_fee
+
+    def costs_more_than(self, other: "FeeTerms | None") -> bool:
+        """Whether either fee is higher than under the other terms. None: no fees."""
+        rate, monthly = (other.performance_bps, other.subscription_fee) if other else (0, Decimal(0))
+        return self.performance_bps > rate or self.subscription_fee > monthly
+
+
+class FeeAcceptance(models.Model):
+    """A subscriber accepted these terms for all accounts in this currency. The database accepts the latest terms only.
+
+    Never changed and never deleted: fees are charged because of this row.
+    """
+
+    subscriber = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="fee_acceptances")
+    strategy = models.ForeignKey(Strategy, models.PROTECT, related_name="fee_acceptances")
+    currency = models.CharField(max_length=3)
+    terms = models.ForeignKey(FeeTerms, models.PROTECT, related_name="acceptances")
+    accepted_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "fee_acceptances"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["subscriber", "strategy", "currency", "terms"], name="fee_terms_are_accepted_once"
+            ),
+            models.CheckConstraint(condition=Q(currency__regex=CURRENCY), name="fee_acceptance_has_a_currency"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.subscriber} accepted {self.terms} in {self.currency}"
+
+
+class FeeNoticeQuerySet(models.QuerySet["FeeNotice"]):
+    def open(self) -> "FeeNoticeQuerySet":
+        return self.filter(closed_at=None)
+
+    def lock(self) -> "FeeNoticeQuerySet":
+        """In the order of their ids, so that no two transactions wait for each other."""
+        return self.select_for_update(no_key=True, of=("self",)).order_by("pk")
+
+
+class FeeNotice(models.Model):
+    """New terms, shown to somebody who follows already. What was agreed before holds until they are accepted.
+
+    Where they cost more and nobody accepts them until `ends_at`, the subscription ends. The row is the queue.
+    """
+
+    class Outcome(models.TextChoices):
+        ACCEPTED = "ACCEPTED", "accepted"
+        STOPPED = "STOPPED", "not accepted: the subscription was ended"
+        LAPSED = "LAPSED", "needs no answer any more"
+
+    subscription = models.ForeignKey(Subscription, models.PROTECT, related_name="fee_notices")
+    terms = models.ForeignKey(FeeTerms, models.PROTECT, related_name="notices")
+    given_at = models.DateTimeField()
+    ends_at = models.DateTimeField(
+        null=True, help_text="Empty: the terms cost no more than the present ones, and no subscription ends."
+    )
+    declined_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=8, choices=Outcome, blank=True, default="")
+
+    objects = FeeNoticeQuerySet.as_manager()
+
+    class Meta:
+        db_table = "fee_notices"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["subscription"], condition=Q(closed_at=None), name="fee_notice_is_the_only_open_one"
+            ),
+            models.CheckConstraint(
+                condition=Q(closed_at=None, outcome="")
+                | Q(closed_at__isnull=False, outcome__in=["ACCEPTED", "STOPPED", "LAPSED"]),
+                name="fee_notice_is_closed_whole",
+            ),
+            models.CheckConstraint(
+                condition=Q(ends_at=None) | Q(ends_at__gt=F("given_at")), name="fee_notice_gives_time"
+            ),
+            models.CheckConstraint(
+                condition=~Q(outcome="STOPPED") | Q(ends_at__isnull=False, closed_at__gte=F("ends_at")),
+                name="fee_notice_stops_nothing_before_its_end",
+            ),
+        ]
+        indexes = [models.Index(fields=["ends_at"], condition=Q(closed_at=None), name="fee_notices_end_idx")]
+
+    def __str__(self) -> str:
+        return f"{self.terms} to {self.subscription}"
+
 
 class FeeAgreementQuerySet(models.QuerySet["FeeAgreement"]):
     def lock(self) -> "FeeAgreementQuerySet":
@@ -364,6 +423,9 @@ class FeeAgreementQuerySet(models.QuerySet["FeeAgreement"]):
 class FeeAgreement(models.Model):
     """What one subscriber pays for one strategy. It outlives subscriptions: the high-water mark survives a break.
 
+    Terms bind through their acceptance, which keys tie to these very terms. Where `acceptance` is empty nothing is
+    charged: such agreements were made by the desk, before 0.2.0.
+
     `due_at` is the end of the open period. The row is the queue: the sweep settles the agreements that are due.
     """
 
@@ -372,7 +434,13 @@ class FeeAgreement(models.Model):
     currency = models.CharField(max_length=3)
     terms = models.ForeignKey(FeeTerms, models.PROTECT, related_name="+", help_text="The terms of the open period.")
     next_terms = models.ForeignKey(
-        FeeTerms, models.PROTECT, related_name="+", help_text="Accepted by the subscriber, from the next period on."
+        FeeTerms, models.PROTECT, related_name="+", help_text="The terms from the next period on."
+    )
+    acceptance = models.ForeignKey(
+        FeeAcceptance, models.PROTECT, related_name="+", null=True, help_text="Of the terms of the open period."
+    )
+    next_acceptance = models.ForeignKey(
+        FeeAcceptance, models.PROTECT, related_name="+", null=True, help_text="Of the terms from the next period on."
     )
     started_at = models.DateTimeField()
     due_at = models.DateTimeField(db_index=True)
@@ -390,6 +458,20 @@ class FeeAgreement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subscriber} for {self.strategy}"
+
+    @property
+    def binding_terms(self) -> FeeTerms | None:
+        """The terms of the open period; None where they were not accepted: nothing is charged."""
+        return self.terms if self.acceptance_id else None
+
+    @property
+    def next_binding_terms(self) -> FeeTerms | None:
+        return self.next_terms if self.next_acceptance_id else None
+
+    @property
+    def rate_bps(self) -> int:
+        """The performance fee of the open period."""
+        return self.terms.performance_bps if self.acceptance_id else 0
 
 
 class Settlement(models.Model):

@@ -6,7 +6,7 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from wallets.services import ConcurrentModification, WalletBusy, ledger_halt, settlement
+from wallets.services import ConcurrentModification, WalletBusy, agreements, ledger_halt, settlement
 
 log = structlog.get_logger()
 RETRY: dict[str, Any] = {
@@ -20,10 +20,19 @@ RETRY: dict[str, Any] = {
 
 @shared_task(name="wallets.tasks.sweep")
 def sweep() -> dict[str, int]:
-    """Begin agreements, settle periods, collect fees and pay them out; return counts."""
+    """Settle periods, collect fees and pay them out; return counts."""
     counts = settlement.sweep(now=timezone.now())
     if any(counts.values()):
         log.info("fees.swept", **counts)
+    return counts
+
+
+@shared_task(name="wallets.tasks.fee_notices")
+def fee_notices() -> dict[str, int]:
+    """Give notice of new fee terms, and end the subscriptions that did not accept them in time; return counts."""
+    counts = agreements.keep_notices(now=timezone.now())
+    if any(counts.values()):
+        log.info("fees.notices", **counts)
     return counts
 
 

@@ -38,6 +38,7 @@ from tests.conftest import ROOT, Serving
 from tests.crashes.network import Wire
 from tests.signed import LONG_AGO
 from tests.transactions import committed
+from tests.wallets.conftest import accept
 from trades import checks
 from trades.models import ActiveTrade, CopySkip, TradeHistory
 from trades.services import overdue_closes
@@ -191,9 +192,7 @@ class Follower:
         self.books = (SharedAccount if name in BROKERS else Account)(folder / f"paper-{name}.sqlite3")
         wallet = wallets.wallet_of(owner=owner, currency="USD")
         wallets.deposit(wallet=wallet, amount=DEPOSIT, note="", idempotency_key=f"drill-{name}")
-        self.agreement = settlement.agree(
-            subscriber=owner, strategy=lena, currency="USD", now=timezone.now() - timedelta(seconds=1)
-        )
+        self.agreement = accept(self.account, now=timezone.now() - timedelta(seconds=1))
 
     @property
     def index(self) -> Any:

@@ -16,7 +16,7 @@ from strategies import services as strategies
 from tests import databases
 from tests.conftest import ROOT
 from tests.transactions import committed
-from tests.wallets.conftest import JUST_AFTER, Following, following, pay_in, usd
+from tests.wallets.conftest import JUST_AFTER, Following, accept, following, pay_in, usd
 from wallets import tasks
 from wallets.models import FeeClaim, LedgerTransfer, Settlement
 from wallets.services import settlement
@@ -44,7 +44,7 @@ def make_followers(lena: TradingAccount, finn: TradingAccount, monthly: Any) -> 
         owner = User.objects.create(username=f"follower-{number}")
         account = TradingAccount.objects.create(owner=owner, name=f"f{number}", broker="b", server="s", login=number)
         committed(strategies.subscribe, account=account, strategy=strategy, actor=audit.SYSTEM)
-        agreement = settlement.agree(subscriber=owner, strategy=strategy, currency="USD", now=began)
+        agreement = accept(account, now=began)
         pay_in(account, "1000")
         followers.append(Following(lena, account, agreement))
         followers[-1].realise(str(1000 + number), "100")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -32,8 +32,8 @@ from trades.services import overdue_closes, staff
 from trust import services as trust
 from trust.models import ScoreKind, TrustHold
 from wallets import services as wallets
-from wallets.models import FeeClaim, FeeRefund, FeeTerms, MoneyRequest, TransferKind, Wallet
-from wallets.services import ledger_halt, refunds, settlement
+from wallets.models import FeeAgreement, FeeClaim, FeeRefund, FeeTerms, MoneyRequest, TransferKind, Wallet
+from wallets.services import agreements, ledger_halt, refunds, settlement
 
 LENA = "lena-eurusd"
 DAY = timedelta(days=1)
@@ -68,6 +68,13 @@ def another(name: str, *, follows: Strategy | None = None) -> TradingAccount:
 
 def wallet_of(account: TradingAccount) -> Wallet:
     return wallets.wallet_of(owner=account.owner, currency="USD")
+
+
+def accept(account: TradingAccount, strategy: Strategy, *, now: datetime) -> FeeAgreement:
+    """Accept the strategy's latest fee terms."""
+    terms, subscription = agreements.latest_terms(strategy), Subscription.objects.get(account=account)
+    assert terms is not None
+    return agreements.accept(subscription=subscription, terms=terms, actor=audit.SYSTEM, now=now)
 
 
 def terms(lena: Strategy) -> None:
@@ -243,8 +250,7 @@ def charge(lena: Strategy) -> None:
     for number, (name, money, profit, ahead) in enumerate(followers, 1):
         account = another(name, follows=lena)
         wallets.deposit(wallet=wallet_of(account), amount=Decimal(money), note="", idempotency_key=f"in-{name}")
-        agreement = settlement.agree(subscriber=account.owner, strategy=lena, currency="USD", now=now)
-        assert agreement is not None
+        agreement = accept(account, lena, now=now)
         earn(lena.account, account, profit=profit, number=number)
         if ahead is None:
             settlement.reserve(agreement_id=agreement.pk, now=now)
@@ -256,6 +262,7 @@ def charge(lena: Strategy) -> None:
             settlement.collect(claim_id=claim.pk)
             settlement.pay_out(claim_id=claim.pk, now=timezone.now() + ahead())
     FeeTerms.objects.create(strategy=lena, performance_bps=1500, platform_bps=2500, subscription_fee=Decimal(30))
+    agreements.keep_notices(now=now)
 
 
 # --- trust
@@ -280,8 +287,7 @@ def intervene(by: User, second: User) -> None:
 def give_back(lena: Strategy, by: User, second: User) -> None:
     """A fee on a wrong profit that was refunded, and recovered from the provider in part."""
     account = another("kate", follows=lena)
-    agreement = settlement.agree(subscriber=account.owner, strategy=lena, currency="USD", now=timezone.now())
-    assert agreement is not None
+    agreement = accept(account, lena, now=timezone.now())
     earn(lena.account, account, profit="1000", number=9)
     for profit in ("500", ""):
         agreement.refresh_from_db()

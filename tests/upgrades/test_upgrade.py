@@ -3,20 +3,27 @@
 import difflib
 import json
 import re
+from datetime import timedelta
+from typing import Any
 
 import pytest
+from django.core.management import call_command
+from django.utils import timezone
 
 from copybot.client import ACTIVE
 from copybot.errors import DeskError
 from core import catalogue
 from core.sessions import stored_key
+from strategies.models import Subscription
 from tests import databases
 from tests.conftest import Template
-from tests.upgrades.conftest import Desk, Upgraded, columns, program, psql
+from tests.upgrades.conftest import Desk, Upgraded, columns, pointed_at, program, psql
 from trades import checks as trades
 from trades.models import ActiveTrade, TradeHistory
 from trust import checks as trust
 from wallets import checks as wallets
+from wallets.models import FeeAgreement, FeeClaim, WalletHold
+from wallets.services import agreements, settlement
 
 # Django's lists of models and permissions, which grow with the code.
 LISTS = ("auth_permission.", "django_content_type.", "django_migrations.")
@@ -88,6 +95,48 @@ def test_control_the_comparisons_detect_a_loss(upgraded: Upgraded, template: Tem
 def test_every_check_finds_nothing(desk_db: str) -> None:
     assert [*trades.faults(), *wallets.faults(), *trust.faults()] == []
     assert catalogue.differences() == []
+
+
+ACCEPTED = """
+insert into audit_log (at, actor_kind, actor, request_id, action, subject, outcome, code, detail)
+select now() - interval '1 day', 'user', case when id = (select min(id) from fee_agreements)
+                                              then subscriber_id::text else 'somebody else' end,
+       '', 'fee.terms_accepted', 'agreement:' || id, 'ok', '', '{}' from fee_agreements
+"""
+
+
+def test_of_the_agreements_from_before_those_bind_whose_subscribers_accepted(
+    upgraded: Upgraded, django_db_blocker: Any
+) -> None:
+    """The version before agreed for its subscribers. What they accepted themselves is in the audit log."""
+    name = databases.copy(upgraded.before)
+    psql(name, ACCEPTED)
+    with pointed_at(name, django_db_blocker):
+        call_command("migrate", verbosity=0)
+        first, *others = FeeAgreement.objects.order_by("pk")
+        accepted = first.next_binding_terms
+    databases.drop(name)
+
+    assert accepted == first.next_terms
+    assert first.acceptance_id is None or first.terms_id == first.next_terms_id
+    assert others
+    assert {(row.acceptance_id, row.next_acceptance_id) for row in others} == {(None, None)}
+
+
+def test_agreements_that_nobody_accepted_charge_nothing_and_end_with_a_notice(desk_db: str) -> None:
+    now, claims = timezone.now(), FeeClaim.objects.count()
+    unanswered = Subscription.objects.live().filter(strategy__fee_terms__isnull=False).distinct().count()
+    assert claims and unanswered > 1
+
+    given = agreements.keep_notices(now=now)["given"]
+    settlement.reserve_all(now=now)
+    settlement.sweep(now=now + timedelta(days=20))
+    stopped = agreements.keep_notices(now=now + timedelta(days=30))["stopped"]
+
+    assert (given, stopped) == (unanswered, unanswered)
+    assert FeeClaim.objects.count() == claims
+    assert not WalletHold.objects.filter(state="PENDING", purpose__startswith="performance:").exists()
+    assert [*wallets.faults()] == []
 
 
 def test_no_trade_is_lost_on_the_way_back_to_serving(desk: Desk) -> None:

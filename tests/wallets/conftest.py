@@ -7,16 +7,20 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import TradingAccount
 from audit import services as audit
+from config import demo_data
 from market.models import Candle
+from strategies import services as strategies
+from strategies.models import Strategy, Subscription
+from tests.transactions import committed
 from trades import services as trades
-from wallets import fees, limits, services
-from wallets.models import FeeAgreement, FeeTerms, MoneyRequest, Wallet
-from wallets.services import second_person, settlement
+from wallets import fees, services
+from wallets.models import FeeAgreement, FeeTerms, Wallet
+from wallets.services import agreements, settlement
 
 JUST_AFTER = timedelta(minutes=10)
 
@@ -26,27 +30,8 @@ def usd(account: Any) -> Wallet:
 
 
 def pay_in(account: Any, amount: str, key: str = "") -> None:
-    """Credit the account owner's wallet; above the limit two members of staff do it."""
     key = key or f"pay-in-{amount}-{timezone.now().isoformat()}"
-    try:
-        services.deposit(wallet=usd(account), amount=Decimal(amount), note="", idempotency_key=key)
-    except services.SecondPersonNeeded:
-        fund(usd(account), amount, key)
-
-
-def fund(wallet: Wallet, amount: str, key: str = "fund") -> None:
-    """Two members of staff credit a wallet: it uses up no sum of one person."""
-    tellers = [User.objects.get_or_create(username=name, is_staff=True)[0] for name in ("tina", "theo")]
-    request = MoneyRequest.objects.create(
-        wallet=wallet, kind="DEPOSIT", amount=Decimal(amount), reason="", idempotency_key=key, requested_by=tellers[0],
-        needs_second=True,
-    )  # fmt: skip
-    services.approve(request=request, by=tellers[1], actor=audit.SYSTEM)
-
-
-def set_limits(above: str = "1000", sums: str = "1000000,1000000,1000000") -> None:
-    """Let these limits hold in the test's database, as `manage.py migrate` would write them."""
-    second_person.write(limits.parse(above, sums).rows(), using="owner")
+    services.deposit(wallet=usd(account), amount=Decimal(amount), note="", idempotency_key=key)
 
 
 def balance(account: Any) -> Decimal:
@@ -54,23 +39,29 @@ def balance(account: Any) -> Decimal:
     return wallet.balance
 
 
-class Later:
-    """Lets time pass for the limits: it dates what was moved so far back, with the triggers off meanwhile."""
-
-    def hours(self, number: int) -> None:
-        with connections["owner"].cursor() as cursor, transaction.atomic("owner"):
-            for table, column, triggers in (
-                ("ledger_transfers", "at", ["append_only"]),
-                ("money_requests", "decided_at", ["is_decided_once", "is_decided_properly"]),
-            ):
-                _alter(cursor, table, "disable trigger", triggers)
-                cursor.execute(f"update {table} set {column} = {column} - make_interval(hours => %s)", [number])
-                cursor.execute("set constraints all immediate")
-                _alter(cursor, table, "enable always trigger", triggers)
+def accept(account: Any, terms: FeeTerms | None = None, *, now: datetime | None = None) -> FeeAgreement:
+    """The account's owner accepts these fee terms (None: the latest of the one strategy with fees that it follows)."""
+    terms = terms or FeeTerms.objects.latest("pk")
+    subscription = Subscription.objects.get(account=account, strategy=terms.strategy)
+    actor = audit.Actor("user", str(account.owner_id))
+    return agreements.accept(subscription=subscription, terms=terms, actor=actor, now=now or timezone.now())
 
 
-def _alter(cursor: Any, table: str, action: str, triggers: list[str]) -> None:
-    cursor.execute(f"alter table {table} {', '.join(f'{action} {trigger}' for trigger in triggers)}")
+def priced(strategy: Strategy, bps: int = 2000, monthly: str = "15") -> FeeTerms:
+    return FeeTerms.objects.create(strategy=strategy, performance_bps=bps, subscription_fee=Decimal(monthly))
+
+
+def subscription_of(account: TradingAccount) -> Subscription:
+    return Subscription.objects.get(account=account)
+
+
+def state(account: TradingAccount) -> tuple[str, str]:
+    subscription = subscription_of(account)
+    return subscription.status, subscription.paused_for
+
+
+def subscribe(account: TradingAccount, strategy: Strategy) -> Subscription:
+    return committed(strategies.subscribe, account=account, strategy=strategy, actor=audit.SYSTEM)
 
 
 @dataclass
@@ -129,15 +120,11 @@ def follows(lena: Any, finn: Any) -> Following:
 
 
 def following(lena: Any, finn: Any, **terms: Any) -> Following:
-    from strategies.models import Strategy
-
     strategy = Strategy.objects.get(account=lena)
     FeeTerms.objects.create(
         strategy=strategy, **{"performance_bps": 2000, "platform_bps": 2500, "subscription_fee": 0, **terms}
     )
-    agreement = settlement.agree(subscriber=finn.owner, strategy=strategy, currency="USD", now=_early_in_the_period())
-    assert agreement is not None
-    return Following(lena, finn, agreement)
+    return Following(lena, finn, accept(finn, now=_early_in_the_period()))
 
 
 def _early_in_the_period() -> datetime:
@@ -148,3 +135,14 @@ def _early_in_the_period() -> datetime:
         time.sleep(left)
         now = timezone.now()
     return max(now - timedelta(seconds=1), fees.month_of(now))
+
+
+@pytest.fixture
+def strategy(lena: TradingAccount) -> Strategy:
+    return Strategy.objects.get(account=lena)
+
+
+@pytest.fixture
+def ella(cast: dict[str, Any]) -> TradingAccount:
+    """An account that follows nothing yet."""
+    return demo_data.account(demo_data.user("ella"), "ella-mt5")

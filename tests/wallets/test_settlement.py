@@ -12,14 +12,15 @@ from django.utils import timezone
 
 from accounts.models import TradingAccount
 from audit import services as audit
+from config import demo_data
 from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.transactions import committed
-from tests.wallets.conftest import JUST_AFTER, Following, balance, following, pay_in, usd
+from tests.wallets.conftest import JUST_AFTER, Following, accept, balance, following, pay_in, usd
 from wallets import checks, fees, pnl, services, tasks
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, LedgerTransfer, Settlement, TransferKind, WalletHold
-from wallets.services import settlement
+from wallets.services import agreements, settlement
 
 DAY = timedelta(days=1)
 
@@ -207,10 +208,13 @@ def test_trades_before_the_agreement_do_not_count(lena: TradingAccount, finn: Tr
 
 
 def test_copying_an_own_strategy_costs_nothing(lena: TradingAccount) -> None:
-    strategy = lena.strategy
-    FeeTerms.objects.create(strategy=strategy)
+    FeeTerms.objects.create(strategy=lena.strategy)
+    second = demo_data.account(lena.owner, "lena-second")
+    subscription = committed(strategies.subscribe, account=second, strategy=lena.strategy, actor=audit.SYSTEM)
 
-    assert settlement.agree(subscriber=lena.owner, strategy=strategy, currency="USD", now=lena.created_at) is None
+    assert subscription.status == "ACTIVE"
+    with pytest.raises(agreements.TermsNotOffered):
+        accept(second)
 
 
 def test_accepted_terms_apply_from_the_next_period_on(follows: Following) -> None:
@@ -219,7 +223,7 @@ def test_accepted_terms_apply_from_the_next_period_on(follows: Following) -> Non
     for month, price in enumerate(("1.10000", "1.20000", "1.30000"), 1):
         follows.bar(price, month=month)
     follows.settle(1)
-    settlement.accept(agreement=FeeAgreement.objects.get(), terms=higher_terms, actor=audit.SYSTEM)
+    accept(follows.finn, higher_terms)
     follows.settle(2)
     follows.settle(3)
 
@@ -231,8 +235,8 @@ def test_refuses_terms_that_are_no_longer_offered(follows: Following) -> None:
     old = follows.agreement.terms
     FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=5000)
 
-    with pytest.raises(settlement.TermsNotOffered):
-        settlement.accept(agreement=follows.agreement, terms=old, actor=audit.SYSTEM)
+    with pytest.raises(agreements.TermsNotOffered):
+        accept(follows.finn, old)
 
 
 # --- collection and payout
@@ -420,15 +424,6 @@ def test_a_former_subscriber_pays_no_subscription_fee(lena: TradingAccount, finn
 
 
 # --- periodic work
-
-
-def test_subscribing_to_a_strategy_with_fees_begins_an_agreement(lena: TradingAccount, finn: TradingAccount) -> None:
-    FeeTerms.objects.create(strategy=lena.strategy)
-
-    for _ in range(2):
-        settlement.sweep(now=finn.created_at)
-
-    assert str(FeeAgreement.objects.get()) == "finn for lena-eurusd"
 
 
 def test_fifty_concurrent_deliveries_settle_once(follows: Following, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The life of a fee: agreed, settled once a period, accrued once, collected, paid out.
+"""The life of a fee: settled once a period, accrued once, collected, paid out. `agreements` says what was agreed.
 
 Accrual is separate from collection: keys of the database make sure that a fee is accrued exactly once, and an empty
 wallet neither delays nor repeats the accrual. Each verb is a use case that any number of workers may repeat at will.
@@ -12,15 +12,14 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, OuterRef, Q
 
-from accounts.models import User
 from audit import services as audit
 from core import money
 from core.errors import DomainError
 from core.transactions import use_case
 from strategies import services as strategies
-from strategies.models import Strategy, Subscription
+from strategies.models import Subscription
 from wallets import fees, pnl, services
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Settlement, TransferKind, Wallet, WalletHold
 from wallets.services import refunds, translated_errors
@@ -30,11 +29,6 @@ COOLING = timedelta(days=7)  # a fee can be corrected before the provider receiv
 BATCH = 500
 
 log = structlog.get_logger()
-
-
-class TermsNotOffered(DomainError):
-    code = "terms_not_offered"
-    detail = "These are not the strategy's latest terms."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +45,6 @@ class Recalculation:
         return (self.result.cumulative_pnl, self.performance.fee, self.performance.high_water_mark) == (
             charged.cumulative_pnl, charged.fee, charged.high_water_mark,
         )  # fmt: skip
-
-
-# --- agreements
-
-
-@use_case()
-def agree(*, subscriber: User, strategy: Strategy, currency: str, now: datetime) -> FeeAgreement | None:
-    """Return the agreement, begun on the strategy's latest terms if it is new; None for a strategy without fees."""
-    terms = latest_terms(strategy)
-    if terms is None or subscriber == strategy.owner:
-        return None
-    agreement, is_new = FeeAgreement.objects.get_or_create(
-        subscriber=subscriber,
-        strategy=strategy,
-        currency=currency,
-        defaults={"terms": terms, "next_terms": terms, "started_at": now, "due_at": fees.month_after(now)},
-    )
-    if is_new:
-        zeros = {
-            "closed_result": 0,
-            "floating_result": 0,
-            "cumulative_pnl": 0,
-            "high_water_mark": 0,
-            "fee": 0,
-            "rate_bps": 0,
-        }
-        Settlement.objects.create(agreement=agreement, period_no=0, starts_at=now, ends_at=now, **zeros)
-        audit.record("fee.agreed", actor=audit.SYSTEM, subject=f"agreement:{agreement.pk}", terms=str(terms))
-    return agreement
-
-
-@use_case()
-def accept(*, agreement: FeeAgreement, terms: FeeTerms, actor: audit.Actor) -> None:
-    """Accept the strategy's latest terms for the subscriber. They apply from the next period on."""
-    if latest_terms(agreement.strategy) != terms:
-        raise TermsNotOffered
-    if FeeAgreement.objects.filter(pk=agreement.pk).exclude(next_terms=terms).update(next_terms=terms):
-        audit.record("fee.terms_accepted", actor=actor, subject=f"agreement:{agreement.pk}", terms=str(terms))
-
-
-def latest_terms(strategy: Strategy) -> FeeTerms | None:
-    return FeeTerms.objects.filter(strategy=strategy).order_by("-pk").first()
 
 
 # --- accrual
@@ -115,7 +67,7 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
         settlements = list(agreement.settlements.order_by("period_no"))
         last, correction = settlements[-1], refunds.correction(agreement, settlements)
         mark = last.high_water_mark if correction.high_water_mark is None else correction.high_water_mark
-        rate = agreement.terms.performance_bps
+        rate = agreement.rate_bps
         due = fees.performance(cumulative_pnl=result.cumulative_pnl, high_water_mark=mark, rate_bps=rate)
         settled = Settlement.objects.create(
             agreement=agreement,
@@ -139,12 +91,12 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
             refunds.refund(agreement, settled, correction.refund)
         if due.fee:
             detail = {"base": money.text(result.cumulative_pnl), "mark": money.text(mark), "rate_bps": rate}
-            _accrue(agreement, FeeClaim.Kind.PERFORMANCE, settled.period_no, due.fee, detail)
+            _accrue(agreement, agreement.terms, FeeClaim.Kind.PERFORMANCE, settled.period_no, due.fee, detail)
         else:
             _release_reserve(agreement)
-        agreement.terms, agreement.due_at = agreement.next_terms, fees.month_after(agreement.due_at)
-        agreement.postponed = ""
-        agreement.save(update_fields=["terms", "due_at", "postponed"])
+        agreement.terms, agreement.acceptance = agreement.next_terms, agreement.next_acceptance
+        agreement.due_at, agreement.postponed = fees.month_after(agreement.due_at), ""
+        agreement.save(update_fields=["terms", "acceptance", "due_at", "postponed"])
         audit.record(
             "fee.settled", actor=audit.SYSTEM, subject=f"agreement:{agreement.pk}", period=settled.period_no,
             fee=money.text(due.fee),
@@ -169,22 +121,28 @@ def charge_subscription(*, agreement_id: int, now: datetime) -> FeeClaim | None:
         charged = agreement.claims.filter(kind=FeeClaim.Kind.SUBSCRIPTION, period_no=_month_no(now))
         if charged.exists() or not _live_subscriptions(agreement).exists():
             return None
+        # The month has begun before the period before it is settled: by then, the next terms hold.
+        terms = agreement.next_binding_terms if agreement.due_at <= now else agreement.binding_terms
+        if terms is None:
+            return None
         # A subscriber since before the month pays for all of it; a later one pays by whole days.
         begins = month if agreement.started_at < month and now < month + timedelta(days=1) else now
-        monthly = agreement.terms.subscription_fee
+        monthly = terms.subscription_fee
         fee = fees.subscription(monthly=monthly, begins=begins, ends=ends)
         if not fee:
             return None
         detail = {"monthly": money.text(monthly), "from": begins.isoformat(), "until": ends.isoformat()}
-        return _accrue(agreement, FeeClaim.Kind.SUBSCRIPTION, _month_no(now), fee, detail)
+        return _accrue(agreement, terms, FeeClaim.Kind.SUBSCRIPTION, _month_no(now), fee, detail)
 
 
 def _month_no(at: datetime) -> int:
     return at.year * 100 + at.month
 
 
-def _accrue(agreement: FeeAgreement, kind: str, period_no: int, fee: Decimal, detail: dict[str, Any]) -> FeeClaim:
-    """Create the claim and book it: the subscriber owes it to the house, and the house has earned the fee."""
+def _accrue(
+    agreement: FeeAgreement, terms: FeeTerms, kind: str, period_no: int, fee: Decimal, detail: dict[str, Any]
+) -> FeeClaim:
+    """Create the claim under these terms and book it: the subscriber owes it to the house, which has earned the fee."""
     payer = services.wallet_of(owner=agreement.subscriber, currency=agreement.currency)
     claim = FeeClaim.objects.create(
         agreement=agreement,
@@ -193,7 +151,7 @@ def _accrue(agreement: FeeAgreement, kind: str, period_no: int, fee: Decimal, de
         payer=payer,
         payee=services.wallet_of(owner=agreement.strategy.owner, currency=agreement.currency),
         amount=fee,
-        provider_share=fees.provider_share(fee, agreement.terms.platform_bps),
+        provider_share=fees.provider_share(fee, terms.platform_bps),
         detail=detail,
     )
     _move(
@@ -210,6 +168,9 @@ def reserve(*, agreement_id: int, now: datetime) -> None:
     """Hold the fee that the open period would cost if it ended now, at most what the wallet has available."""
     with translated_errors(), use_case():
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
+        if not agreement.rate_bps:
+            _release_reserve(agreement)
+            return
         result = pnl.result(agreement, at=now)
         if result.unpriced or agreement.due_at <= now:
             return
@@ -217,7 +178,7 @@ def reserve(*, agreement_id: int, now: datetime) -> None:
         due = fees.performance(
             cumulative_pnl=result.cumulative_pnl,
             high_water_mark=last.high_water_mark,
-            rate_bps=agreement.terms.performance_bps,
+            rate_bps=agreement.rate_bps,
         ).fee
         wallet = Wallet.objects.lock().filter(owner=agreement.subscriber_id, currency=agreement.currency).first()
         if wallet is None:
@@ -285,7 +246,6 @@ def _move(claim: FeeClaim, key: str, kind: str, amount: Decimal, **sides: Any) -
 def sweep(*, now: datetime) -> dict[str, int]:
     """Do all work that is due and return counts. Each row is handled alone, so that one refusal delays no other."""
     return {
-        "agreed": _each(_without_agreement(), lambda parties: agree(now=now, **parties)),
         "settled": _each(_ids(due(now)), lambda pk: settle(agreement_id=pk, now=now)),
         "charged": _each(
             _ids(_without_subscription_fee(now)), lambda pk: charge_subscription(agreement_id=pk, now=now)
@@ -301,7 +261,9 @@ def sweep(*, now: datetime) -> dict[str, int]:
 
 def reserve_all(*, now: datetime) -> int:
     """Update the holds for all open periods; return how many agreements were visited."""
-    agreements = FeeAgreement.objects.filter(due_at__gt=now, terms__performance_bps__gt=0)
+    charged = Q(acceptance__terms__performance_bps__gt=0)
+    not_accepted = Q(acceptance=None)  # whose holds are released
+    agreements = FeeAgreement.objects.filter(charged | not_accepted, due_at__gt=now)
     return _each(agreements.values_list("pk", flat=True).iterator(), lambda pk: reserve(agreement_id=pk, now=now))
 
 
@@ -323,32 +285,14 @@ def due(now: datetime) -> Any:
     return FeeAgreement.objects.filter(due_at__lte=now - GRACE).order_by("due_at")
 
 
-def _without_agreement() -> list[dict[str, Any]]:
-    """Subscribers of a strategy with fees who have no agreement on it yet, as arguments of `agree`."""
-    agreed = FeeAgreement.objects.filter(
-        subscriber=OuterRef("account__owner"), strategy=OuterRef("strategy"), currency=OuterRef("account__currency")
-    )
-    priced = FeeTerms.objects.filter(strategy=OuterRef("strategy"))
-    subscriptions = (
-        Subscription.objects.live()
-        .filter(Exists(priced), ~Exists(agreed))
-        .exclude(account__owner=F("strategy__owner"))
-        .exclude(account__currency="")  # until its bot has reported one
-        .select_related("account__owner", "strategy__owner")
-    )
-    by_parties = {(row.account.owner_id, row.strategy_id, row.account.currency): row for row in subscriptions[:BATCH]}
-    return [
-        {"subscriber": row.account.owner, "strategy": row.strategy, "currency": row.account.currency}
-        for row in by_parties.values()
-    ]
-
-
 def _without_subscription_fee(now: datetime) -> Any:
     """Agreements whose subscription fee for this month is not accrued yet."""
     charged = FeeClaim.objects.filter(
         agreement=OuterRef("pk"), kind=FeeClaim.Kind.SUBSCRIPTION, period_no=_month_no(now)
     )
-    return FeeAgreement.objects.filter(~Exists(charged), terms__subscription_fee__gt=0)
+    present = Q(acceptance__terms__subscription_fee__gt=0)
+    following = Q(next_acceptance__terms__subscription_fee__gt=0, due_at__lte=now)
+    return FeeAgreement.objects.filter(~Exists(charged)).filter(present | following)
 
 
 def _unpaid_fees() -> Any:
@@ -400,7 +344,8 @@ def _expired_holds(now: datetime) -> Any:
 
 def _live_subscriptions(agreement: FeeAgreement) -> Any:
     accounts = {"account__owner": agreement.subscriber_id, "account__currency": agreement.currency}
-    return Subscription.objects.live().filter(strategy=agreement.strategy_id, **accounts)
+    following = Subscription.objects.live().exclude(paused_for=Subscription.PausedFor.TERMS)
+    return following.filter(strategy=agreement.strategy_id, **accounts)
 
 
 def _purpose(agreement: FeeAgreement) -> str:

@@ -67,6 +67,7 @@ class Command(BaseCommand):
     @staticmethod
     def _provider(folder: Path, *, url: str, bars_per_s: int, **_: Any) -> tuple[NewSecret, list[str]]:
         strategy = demo_data.make_demo()
+        demo_data.accept_demo_fees()
         demo_data.hold_demo_scores()
         candles.import_candles(
             path=market.EURUSD_1H, source=candles.Source("EURUSD", 60), actor=audit.SYSTEM, now=timezone.now()
