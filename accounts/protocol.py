@@ -29,13 +29,10 @@ class HttpsRequired(DomainError):
 
 
 class ClockOutsideWindow(DomainError):
-    """`call`: the call, if its signature is right. Then the answer is signed, and its bot may set the clock by it."""
-
     code = "clock_outside_window"
     status = 401
     retry = "same_key"
-    detail = "X-Cd-Time is outside the window around the server's time. Set the clock by X-Cd-Response-Time."
-    call: "SignedCall | None" = None
+    detail = "X-Cd-Time is outside the window around the server's time. Set the clock by GET /api/v2/time."
 
 
 class SignatureInvalid(DomainError):
@@ -156,17 +153,14 @@ def verify(received: ReceivedRequest) -> SignedCall:
         raise HttpsRequired
     signable, signature = _read(received)
     now_ms = time.time_ns() // 1_000_000
+    if not signable.is_timely(now_ms):
+        raise ClockOutsideWindow(server_time=now_ms)
     credential = credentials.credential_of(signable.key)
     secret = credential.secret if credential else _UNKNOWN_SECRET
     is_genuine = signing.is_signature_of(secret, signable.canonical(), signature)
-    call = SignedCall(credential, signable, signature, received.ip, received.request_id) if credential else None
-    if not signable.is_timely(now_ms):
-        refusal = ClockOutsideWindow(server_time=now_ms)
-        refusal.call = call if is_genuine else None
-        raise refusal
-    if not is_genuine or call is None:
+    if not is_genuine or credential is None:
         raise SignatureInvalid
-    return call
+    return SignedCall(credential, signable, signature, received.ip, received.request_id)
 
 
 def _read(received: ReceivedRequest) -> tuple[signing.Signable, str]:

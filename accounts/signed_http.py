@@ -24,7 +24,6 @@ class SignedRequest(DeskRequest):
 
     signed_body: bytes
     signed_call: SignedCall
-    untimely_call: SignedCall | None  # signed rightly, at another time: not a caller, but its answer is signed too
     rate_allowance: Allowance | None
 
 
@@ -45,11 +44,7 @@ def check(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
     """Do what `verify` does, and leave the audit row of a refusal to the caller."""
     protocol.count(request.client_ip)
     request.signed_body = read_body(request, limit)
-    try:
-        request.signed_call = protocol.verify(received_request(request, request.signed_body))
-    except protocol.ClockOutsideWindow as refusal:
-        request.untimely_call = refusal.call
-        raise
+    request.signed_call = protocol.verify(received_request(request, request.signed_body))
     return request.signed_call
 
 

@@ -21,6 +21,7 @@ from accounts.models import BotKey
 from audit.actors import actor_of
 from core import money
 from core.errors import DomainError
+from portal import offers
 from portal.views import price_decimals
 from strategies import explanations, facts, services, sizing
 from strategies.forms import RotateForm, TermsForm
@@ -29,6 +30,7 @@ from trades import copy_statistics, receipts
 from trades.models import ActiveTrade, BotAlarm, Copier, CopyOrder, OrderedClose, Reason, TradeCorrection
 from trades.reasons import SkipReason
 from trades.services import overdue_closes
+from wallets.services import agreements
 
 EXAMPLES = 4  # of the strategy's own trades
 DAYS = 30
@@ -64,6 +66,7 @@ class Card:
     alarms: Sequence[BotAlarm] = ()
     warnings: Sequence[str] = ()
     late_copies: Sequence[ActiveTrade] = ()
+    offer: offers.Offer | None = None
 
     @property
     def may_pause(self) -> bool:
@@ -79,7 +82,7 @@ class Card:
 def copying(request: HttpRequest) -> HttpResponse:
     """All subscriptions of the person, and the outcomes of the latest trades."""
     now = timezone.now()
-    own = list(_own_subscriptions(request).order_by("strategy__name", "pk"))
+    own = list(offers.with_notices(_own_subscriptions(request)).order_by("strategy__name", "pk"))
     live = [subscription for subscription in own if subscription.status != Subscription.Status.ENDED]
     outcomes = receipts.recent(live, now=now)
     context = {
@@ -101,11 +104,19 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     late = overdue_closes.to_settle(accounts, now=now)
     alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot=BotKey.Kind.COPIER)[:MAX_ALARMS])
     source = facts.Source.of_all(live, now)
+    offered = offers.by_subscription(live, now)
     cards = [
         _card(subscription, terms[subscription.pk], copiers.get(subscription.account_id), overdue, alarms, late, now)
         for subscription in live
     ]
-    return [replace(card, warnings=_warnings(card, terms[card.subscription.pk], source)) for card in cards]
+    return [
+        replace(
+            card,
+            warnings=_warnings(card, terms[card.subscription.pk], source),
+            offer=offered.get(card.subscription.pk),
+        )
+        for card in cards
+    ]
 
 
 def _warnings(card: Card, terms: Terms, source: facts.Source) -> list[str]:
@@ -145,6 +156,8 @@ def _paused_for(subscription: Subscription) -> str:
     """By whom or why it is paused, as its owner reads it; empty where it is not paused."""
     if subscription.paused_for == _OWNER:
         return "by you"
+    if subscription.paused_for == Subscription.PausedFor.TERMS:
+        return "until you accept its fees"
     return str(subscription.get_paused_for_display()) if subscription.paused_for else ""
 
 
@@ -291,7 +304,8 @@ def _examples(subscription: Subscription, terms: Terms) -> list[Example]:
     )  # fmt: skip
     terms.facts = facts.Source.of_all([subscription], timezone.now()).of(subscription, terms.mode, terms.symbol_map)
     sized_by = explanations.settings(terms, currency=subscription.account.currency, contracts=receipts.contracts())
-    latest = receipts.latest_provider_trades([subscription.strategy_id], EXAMPLES)
+    copies = subscription.status == Subscription.Status.ACTIVE  # to others, the provider's open trades are not shown
+    latest = receipts.latest_provider_trades([subscription.strategy_id], EXAMPLES, with_open=copies)
     trades = [_EXAMPLE, *map(receipts.as_opened, latest)]
     return [
         Example(trade, sizing.plan(sized_by, trade), explanations.in_one_line(explanations.arithmetic(sized_by, trade)))
@@ -396,6 +410,8 @@ def copies(request: HttpRequest, name: str) -> HttpResponse:
         .exclude(bot=BotKey.Kind.COPIER)[:MAX_ALARMS],
         "execution": copy_statistics.execution(CopyOrder.objects.filter(strategy=strategy)),
         "days": DAYS,
+        "fee_terms": agreements.latest_terms(strategy),
+        "answers": offers.answers(strategy),
     }
     return render(request, "portal/strategy_copies.html", context)
 

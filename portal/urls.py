@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal import copying, reference, setup, trust, views, wallet
+from portal import copying, fees, reference, setup, trust, views, wallet
 
 app_name = "portal"
 urlpatterns = [
@@ -11,11 +11,11 @@ urlpatterns = [
     path("wallet/", wallet.wallet, name="wallet"),
     path("wallet/withdraw/", wallet.withdraw, name="withdraw"),
     path("wallet/requests/<uuid:request_id>/take-back/", wallet.take_back, name="take-back"),
-    path("wallet/agreements/<int:agreement_id>/accept/", wallet.accept_terms, name="accept-terms"),
     path("wallet/statements/<str:month>/", wallet.statement, name="statement"),
     path("wallet/fees/<int:agreement_id>/<int:period_no>/", wallet.fee, name="fee"),
     path("copying/", copying.copying, name="copying"),
     path("copying/<str:sub_id>/settings/", copying.settings, name="copying-settings"),
+    path("copying/<str:sub_id>/fees/", fees.fees_of, name="copying-fees"),
     path("copying/<str:sub_id>/pause/", copying.pause, name="copying-pause"),
     path("copying/<str:sub_id>/resume/", copying.resume, name="copying-resume"),
     path("copying/<str:sub_id>/end/", copying.end, name="copying-end"),

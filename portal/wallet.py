@@ -17,12 +17,15 @@ from accounts.session_views import PersonRequest
 from audit.actors import actor_of
 from core import money, paging
 from core.errors import DomainError
+from portal import offers
 from portal.form_feedback import perform
+from strategies.models import Subscription
 from wallets import pnl, services, statements
 from wallets.models import FeeAgreement, FeeClaim, FeeRefund, MoneyRequest, Settlement, Wallet
 from wallets.services import settlement
 
 ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
+_FOLLOWING = ("account__owner", "strategy__owner")
 
 
 @never_cache
@@ -30,14 +33,19 @@ ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
 def wallet(request: PersonRequest) -> HttpResponse:
     own = statements.wallets_of(request.user)
     selected = _in_currency(own, request.GET.get("currency"))
+    live = Subscription.objects.live().filter(account__owner=request.user).select_related(*_FOLLOWING)
+    following = list(offers.with_notices(live).order_by("strategy__name", "pk"))
+    offered = offers.by_subscription(following, timezone.now())
+    waiting = [(subscription, offered[subscription.pk]) for subscription in following if subscription.pk in offered]
     if selected is None:
-        return render(request, "portal/wallet.html", {"wallet": None})
+        return render(request, "portal/wallet.html", {"wallet": None, "waiting": waiting})
     rows, older = _entries(selected, request.GET.get("cursor"))
     now = timezone.now()
     claims = FeeClaim.objects.select_related("agreement__strategy").order_by("-pk")
     context = {
         "wallet": selected,
         "wallets": own,
+        "waiting": waiting,
         "now": now,
         "entries": rows,
         "older": older,
@@ -88,21 +96,6 @@ def take_back(request: PersonRequest, request_id: uuid.UUID) -> HttpResponse:
         return f"Withdrawal cancelled. {amount} available again."
 
     return perform(request, cancel, "portal:wallet")
-
-
-@require_POST
-@login_required
-def accept_terms(request: PersonRequest, agreement_id: int) -> HttpResponse:
-    agreement = get_object_or_404(_agreements(request), pk=agreement_id)
-    offered = settlement.latest_terms(agreement.strategy)
-
-    def accept() -> str:
-        if offered is None or str(offered.pk) != request.POST.get("terms"):
-            raise settlement.TermsNotOffered
-        settlement.accept(agreement=agreement, terms=offered, actor=actor_of(request))
-        return "Accepted. The new terms apply from the next period on."
-
-    return perform(request, accept, "portal:wallet")
 
 
 @never_cache
@@ -181,13 +174,11 @@ def _agreements(request: PersonRequest) -> Any:
 
 
 def _agreement(agreement: FeeAgreement) -> dict[str, Any]:
-    offered = settlement.latest_terms(agreement.strategy)
     settlements = list(agreement.settlements.order_by("-period_no")[:CLAIMS])
     return {
         "agreement": agreement,
         "high_water_mark": settlements[0].high_water_mark,
         "settlements": [row for row in settlements if row.period_no],
-        "offered": offered if offered != agreement.next_terms else None,
     }
 
 

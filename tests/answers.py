@@ -9,9 +9,9 @@ def refusal(answer: Any) -> Any:
     return answer.status_code, answer.json().get("code")
 
 
-def text(answer: Any) -> Any:
-    """Return a page's text without markup. Escapes stay, except for the apostrophe."""
-    assert answer.status_code == 200
+def text(answer: Any, status: int = 200) -> Any:
+    """Return the text of a page with this status without markup. Escapes stay, except for the apostrophe."""
+    assert answer.status_code == status
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode())).replace("&#x27;", "'")
 
 

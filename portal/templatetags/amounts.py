@@ -34,6 +34,17 @@ def of(decimals: dict[str, int], symbol: str) -> int:
 
 
 @register.filter
+def fees(terms: Any, currency: str) -> str:
+    """Fee terms in one phrase; None: no fees."""
+    if terms is None or terms.is_free:
+        return "no fees"
+    rate = f"{money.plain(terms.percent)} % of new profit" if terms.performance_bps else ""
+    amount = f"{money.grouped(terms.subscription_fee)} {currency}".rstrip()
+    monthly = f"{amount} a month" if terms.subscription_fee else ""
+    return " and ".join(filter(None, (rate, monthly)))
+
+
+@register.filter
 def as_json(value: Any) -> str:
     """For a data attribute that the page's script reads."""
     return json.dumps(value)

@@ -720,6 +720,7 @@ def test_the_queries_of_the_providers_page_do_not_depend_on_the_number_of_trades
 
 def test_the_guest_of_the_demo_sees_its_subscription(client: Client, desk_db: str) -> None:
     demo_data.make_demo()
+    demo_data.accept_demo_fees()
     client.force_login(User.objects.get(username="guest"))
 
     page = text(client.get(PAGE))

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,14 +10,19 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts.models import TradingAccount, User
+from audit import services as audit
+from config import demo_data
+from strategies import services as strategies
 from strategies.models import Subscription
 from tests.answers import text
-from tests.wallets.conftest import JUST_AFTER, balance, following, pay_in, set_limits, usd
+from tests.transactions import committed
+from tests.wallets.conftest import JUST_AFTER, accept, balance, following, pay_in, usd
 from wallets import services
-from wallets.models import FeeTerms, MoneyRequest
-from wallets.services import settlement
+from wallets.models import FeeAgreement, FeeTerms, MoneyRequest
+from wallets.services import agreements, settlement
 
 PAGE = "/wallet/"
 
@@ -96,9 +102,11 @@ def test_explains_why_a_withdrawal_is_refused(as_finn: Client, finn: TradingAcco
     assert balance(finn) == 100
 
 
-def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(as_finn: Client, finn: TradingAccount) -> None:
+def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(
+    as_finn: Client, finn: TradingAccount, settings: Settings
+) -> None:
+    settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
-    set_limits("10")
 
     assert "Withdrawal of 40.00 USD requested" in withdraw(as_finn, "40")
     assert usd(finn).held == 40
@@ -110,9 +118,11 @@ def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(as_finn: Client
     assert usd(finn).held == 0
 
 
-def test_only_the_owner_may_cancel_a_withdrawal(client: Client, finn: TradingAccount, sam: TradingAccount) -> None:
+def test_only_the_owner_may_cancel_a_withdrawal(
+    client: Client, finn: TradingAccount, sam: TradingAccount, settings: Settings
+) -> None:
+    settings.SECOND_PERSON_ABOVE = Decimal(10)
     pay_in(finn, "100")
-    set_limits("10")
     client.force_login(finn.owner)
     withdraw(client, "40")
     client.force_login(sam.owner)
@@ -164,23 +174,34 @@ def test_a_provider_sees_earnings_without_names(client: Client, lena: TradingAcc
     assert "finn" not in page
 
 
-def test_new_terms_are_offered_and_accepted(as_finn: Client, settled: Any) -> None:
+def test_new_terms_are_shown_and_hold_from_the_next_period_on(as_finn: Client, settled: Any) -> None:
     dearer = FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=2550)
-    assert "The provider offers new terms: 25.5 % of new profit" in text(as_finn.get(PAGE))
+    agreements.keep_notices(now=timezone.now())
+    page = text(as_finn.get(PAGE))
+    assert "The fees change from 20 % of new profit to 25.5 % of new profit" in page
+    assert "20 % of new profit. New profit counts above" in page
 
-    accept = f"{PAGE}agreements/{settled.agreement.pk}/accept/"
-    assert "Accepted" in text(as_finn.post(accept, {"terms": dearer.pk}, follow=True))
-    assert "From the next period on: 25.5 %" in text(as_finn.get(PAGE))
+    accept(settled.finn, dearer)
+
+    assert "From the next period on: 25.5 % of new profit." in text(as_finn.get(PAGE))
 
 
-def test_terms_that_changed_meanwhile_are_not_accepted(as_finn: Client, settled: Any) -> None:
-    terms = settled.agreement.terms
-    FeeTerms.objects.create(strategy=settled.agreement.strategy, performance_bps=5000)
+def test_without_a_wallet_the_terms_are_shown_all_the_same(client: Client, lena: TradingAccount) -> None:
+    ella = demo_data.account(demo_data.user("ella"), "ella-mt5")
+    FeeTerms.objects.create(strategy=lena.strategy, performance_bps=2000, subscription_fee=Decimal(15))
+    committed(strategies.subscribe, account=ella, strategy=lena.strategy, actor=audit.SYSTEM)
+    client.force_login(ella.owner)
 
-    accept = f"{PAGE}agreements/{settled.agreement.pk}/accept/"
-    assert "not the strategy's latest terms" in text(as_finn.post(accept, {"terms": terms.pk}, follow=True)).replace(
-        "&#x27;", "'"
-    )
+    page = text(client.get(PAGE))
+
+    assert "This strategy charges 20 % of new profit and 15.00 USD a month. Copying begins when you accept." in page
+    assert "You have no wallet yet" in page
+
+
+def test_an_agreement_that_nobody_accepted_says_that_it_charges_nothing(as_finn: Client, settled: Any) -> None:
+    FeeAgreement.objects.update(acceptance=None, next_acceptance=None)
+
+    assert "nothing is charged, because you have not accepted any fees" in text(as_finn.get(PAGE))
 
 
 def test_a_statement_adds_up(as_finn: Client, finn: TradingAccount, settled: Any) -> None:
@@ -210,8 +231,6 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_transactions(
 
 
 def test_a_frozen_wallet_says_so(as_finn: Client, finn: TradingAccount) -> None:
-    from audit import services as audit
-
     services.freeze(wallet=usd(finn), reason="dispute", actor=audit.SYSTEM)
 
     assert "Staff have frozen this wallet" in text(as_finn.get(PAGE))
