@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m bench [--full] [--keep] [--only requests|ledger|trust|push|publisher]`."""
+"""Runs the benchmarks: `python -m bench [--full] [--keep] [--only requests|ledger|trust|push|publisher|candles]`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench import desk, ledger, publisher, push, requests, table, trust
+from bench import candles, desk, ledger, publisher, push, requests, table, trust
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Form:
     seconds: float  # of each turn
     sockets: int
     providers: int
+    bars: int  # of an import
 
 
-QUICK, FULL = Form(3, 1.5, 2_000, 50), Form(7, 5.0, 10_000, 1_000)
+QUICK, FULL = Form(3, 1.5, 2_000, 50, 100_000), Form(7, 5.0, 10_000, 1_000, 1_000_000)
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="longer turns, 10,000 sockets, a million trades")
     parser.add_argument("--keep", action="store_true", help="write the table to bench/RESULTS.md")
     parser.add_argument(
-        "--only", choices=["requests", "push", "ledger", "trust", "publisher"], help="run one part only"
+        "--only", choices=["requests", "push", "ledger", "trust", "publisher", "candles"], help="run one part only"
     )
     options = parser.parse_args()
     form = FULL if options.full else QUICK
@@ -56,7 +57,11 @@ def main() -> None:
             with publisher.turns(on) as turns:
                 figures |= table.rounds(turns, form.rounds, _progress("publisher"))
             lines += publisher.LINES
-    text = table.written(lines, figures, sockets=f"{form.sockets:,}")
+        if options.only in (None, "candles"):
+            with candles.turns(on, form.bars) as turns:
+                figures |= table.rounds(turns, min(3, form.rounds), _progress("candles"))
+            lines += candles.LINES
+    text = table.written(lines, figures, sockets=f"{form.sockets:,}", bars=f"{form.bars:,}")
     print(f"\n{text}\n\n{_conditions(form)}; {time.monotonic() - started_at:.0f} s in all")
     _save(form, figures)
     if options.keep:

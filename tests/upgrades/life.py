@@ -24,6 +24,8 @@ from config import demo_data
 from copybot.client import Client
 from copybot.errors import DeskError
 from market.models import Candle
+from market.services import uploads
+from market.services.candles import Source
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription, Terms
 from trades import services as trades
@@ -338,6 +340,10 @@ def live(url: str) -> dict[str, Any]:
     intervene(desk, second)
     give_back(leads, desk, second)
     judge(desk)
+    uploads.upload(
+        name="bars.csv", content=b"time,open,high,low,close,volume\n2018-01-01T00:00:00Z,1,1,1,1,1\n",
+        source=Source("EURUSD", 1440), actor=audit.SYSTEM, now=timezone.now(),
+    )  # fmt: skip
     browser = Browser()
     browser.force_login(finn.owner)
     few = list(Candle.objects.order_by("opened_at").values_list("opened_at", flat=True)[:200])
