@@ -29,10 +29,13 @@ class HttpsRequired(DomainError):
 
 
 class ClockOutsideWindow(DomainError):
+    """`call`: the call, if its signature is right. Then the answer is signed, and its bot may set the clock by it."""
+
     code = "clock_outside_window"
     status = 401
     retry = "same_key"
-    detail = "X-Cd-Time is outside the window around the server's time. Set the clock by GET /api/v2/time."
+    detail = "X-Cd-Time is outside the window around the server's time. Set the clock by X-Cd-Response-Time."
+    call: "SignedCall | None" = None
 
 
 class SignatureInvalid(DomainError):
@@ -153,14 +156,17 @@ def verify(received: ReceivedRequest) -> SignedCall:
         raise HttpsRequired
     signable, signature = _read(received)
     now_ms = time.time_ns() // 1_000_000
-    if not signable.is_timely(now_ms):
-        raise ClockOutsideWindow(server_time=now_ms)
     credential = credentials.credential_of(signable.key)
     secret = credential.secret if credential else _UNKNOWN_SECRET
     is_genuine = signing.is_signature_of(secret, signable.canonical(), signature)
-    if not is_genuine or credential is None:
+    call = SignedCall(credential, signable, signature, received.ip, received.request_id) if credential else None
+    if not signable.is_timely(now_ms):
+        refusal = ClockOutsideWindow(server_time=now_ms)
+        refusal.call = call if is_genuine else None
+        raise refusal
+    if not is_genuine or call is None:
         raise SignatureInvalid
-    return SignedCall(credential, signable, signature, received.ip, received.request_id)
+    return call
 
 
 def _read(received: ReceivedRequest) -> tuple[signing.Signable, str]:

@@ -24,6 +24,7 @@ class SignedRequest(DeskRequest):
 
     signed_body: bytes
     signed_call: SignedCall
+    untimely_call: SignedCall | None  # signed rightly, at another time: not a caller, but its answer is signed too
     rate_allowance: Allowance | None
 
 
@@ -44,7 +45,11 @@ def check(request: SignedRequest, limit: int = MAX_BODY) -> SignedCall:
     """Do what `verify` does, and leave the audit row of a refusal to the caller."""
     protocol.count(request.client_ip)
     request.signed_body = read_body(request, limit)
-    request.signed_call = protocol.verify(received_request(request, request.signed_body))
+    try:
+        request.signed_call = protocol.verify(received_request(request, request.signed_body))
+    except protocol.ClockOutsideWindow as refusal:
+        request.untimely_call = refusal.call
+        raise
     return request.signed_call
 
 

@@ -41,11 +41,17 @@ def main(folder: Path) -> None:
         for account in follower_accounts:
             strategies.subscribe(account=account, strategy=strategies_of_providers[1], actor=audit.SYSTEM)
         owners = [demo_data.user(f"payer-{number:02d}") for number in range(WALLETS)]
-        for wallet in [wallets.wallet_of(owner=payer, currency="USD") for payer in owners]:
-            wallets.deposit(wallet=wallet, amount=Decimal(10**9), note="", idempotency_key="bench")
+        funded = [wallets.wallet_of(owner=payer, currency="USD") for payer in owners]
+        first, second = (demo_data.user(name, staff=True) for name in ("teller", "second teller"))
         _write(folder / "masters", [key(account, "master") for account in provider_accounts])
         _write(folder / "watchers", [key(provider_accounts[0], "readonly") for _ in range(WATCHERS)])
         _write(folder / "followers", [key(account, "copier") for account in follower_accounts])
+    for wallet in funded:  # so much needs two people
+        request = wallets.request_money(
+            wallet=wallet, kind="DEPOSIT", amount=Decimal(10**9), reason="", idempotency_key="bench", by=first,
+            actor=audit.SYSTEM,
+        )  # fmt: skip
+        wallets.approve(request=request, by=second, actor=audit.SYSTEM)
 
 
 def _write(path: Path, keys: list[Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from accounts import networks
@@ -34,8 +33,7 @@ def by_policy(name: str) -> Callable[[Callable[..., HttpResponseBase]], Callable
 
     def decorate(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
         @functools.wraps(view)
-        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            assert hasattr(request, "client_ip")
+        def guarded(request: DeskRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             policy = settings.ACCESS[name]
             if policy == "open" or (policy == "token" and is_trusted(request)):
                 return view(request, *args, **kwargs)

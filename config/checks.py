@@ -11,6 +11,7 @@ from django.db import DatabaseError, connections
 
 from config.access import POLICIES
 from core import catalogue, crypto
+from wallets import limits
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "testserver")
 _FEWEST_SYMBOLS = 12
@@ -19,7 +20,7 @@ _ROLES = ("copydesk_app", "copydesk_bot")
 
 def refuse_unsafe() -> None:
     """End this process where its configuration is unsafe. For servers and workers, which run no system checks."""
-    messages = secrets_are_set(None)
+    messages = secrets_are_set(None) + limits_make_sense(None)
     if not settings.DEBUG:
         # A server may import this in its event loop, where Django refuses database queries: use a thread.
         with ThreadPoolExecutor(1) as executor:
@@ -32,7 +33,7 @@ def refuse_unsafe() -> None:
 
 def _check_database() -> list[CheckMessage]:
     try:
-        return database_is_durable(None, ["default"])
+        return database_is_durable(None, ["default"]) + limits_are_in_force(None, ["default"])
     finally:
         connections["default"].close()
 
@@ -100,6 +101,21 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return messages
 
 
+@register
+def limits_make_sense(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    try:
+        limits.parse(settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS)
+    except ValueError as fault:
+        return [
+            Error(
+                f"SECOND_PERSON_ABOVE or SECOND_PERSON_SUMS is malformed: {fault}.",
+                hint="Set them as .env.example shows, for example SECOND_PERSON_ABOVE=1000,EUR=900.",
+                id="copydesk.E007",
+            )
+        ]
+    return []
+
+
 def _pairs(digits: str) -> list[str]:
     return [digits[i : i + 2] for i in range(0, len(digits), 2)]
 
@@ -162,6 +178,29 @@ def _role_of_bots() -> str:
             return str(cursor.fetchone()[0])
     finally:
         connections["bot"].close()
+
+
+@register(Tags.database)
+def limits_are_in_force(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """The database decides who needs a second person: a limit that was only set in the environment holds nobody."""
+    if not databases or "default" not in databases:
+        return []
+    try:
+        wanted = limits.parse(settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS).rows()
+        with connections["default"].cursor() as cursor:
+            cursor.execute("select name, currency, value from money_settings")
+            is_in_force = wanted == {(name, currency): value for name, currency, value in cursor.fetchall()}
+    except (DatabaseError, ValueError):  # not migrated yet, which /readyz reports; malformed, which E007 says
+        return []
+    if is_in_force:
+        return []
+    return [
+        Error(
+            "The database has other limits for one person's movements of money than the settings.",
+            hint="Run manage.py migrate, which writes SECOND_PERSON_ABOVE and SECOND_PERSON_SUMS into the database.",
+            id="copydesk.E014",
+        )
+    ]
 
 
 @register(Tags.database)

@@ -41,7 +41,8 @@ ACCESS = {  # who may see these pages: open, token or loopback (config.access)
     name: env.str(f"{name}_ACCESS", default)
     for name, default in {"READYZ": "open", "METRICS": "token", "DOCS": "open"}.items()
 }
-SECOND_PERSON_ABOVE = Decimal(env.str("SECOND_PERSON_ABOVE", "1000"))
+SECOND_PERSON_ABOVE = env.str("SECOND_PERSON_ABOVE", "1000")  # wallets.limits parses both, config.checks checks them
+SECOND_PERSON_SUMS = env.str("SECOND_PERSON_SUMS", "")
 FEE_NOTICE_DAYS = env.int("FEE_NOTICE_DAYS", 30)
 STAFF_PRICE_BOUND_PCT = Decimal(env.str("STAFF_PRICE_BOUND_PCT", "2"))
 WEB_THREADS = env.int("WEB_THREADS", 8)

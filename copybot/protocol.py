@@ -20,6 +20,7 @@ from copybot.errors import AnswerForged, DeskError, Transport, refusal
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
 _MOST_FORGED = 3
+_DAY_US = 86_400_000_000
 _REPEATED = frozenset({"new_seq", "same_key", "after"})
 # Refusals from before the desk knows the caller, so that it cannot sign them. The desk refuses so without an effect.
 # Anybody on the way can write one as well, after an effect.
@@ -118,7 +119,6 @@ class Line:
     jitter: Callable[[], float] = field(default=random.random, repr=False, kw_only=True)
     etag: str = field(default="", init=False)
     _is_set: bool = field(default=False, init=False, repr=False)
-    _unsigned_offset_ms: int | None = field(default=None, init=False, repr=False)
 
     def desk_ms(self) -> int:
         """The desk's time now, in ms since 1970, as learned from signed answers."""
@@ -139,8 +139,7 @@ class Line:
     def headers(self, method: str, path: str, query: str = "", body: bytes = b"", effect: str = "") -> dict[str, str]:
         """The signed headers of one request, with the next sequence number."""
         self.seq += 1
-        offset_ms = self.clock_offset_ms if self._unsigned_offset_ms is None else self._unsigned_offset_ms
-        time_ms = self.wall_ms() + offset_ms
+        time_ms = self.desk_ms()
         signature = signing.sign(
             self.secret, method=method, host=self.host.removesuffix(":443"), path=path, query=query, key=self.key,
             time_ms=time_ms, window_ms=self.window_ms, seq=self.seq, idempotency_key=effect, body=body,
@@ -178,6 +177,13 @@ class Line:
             etag=etag,
         )
 
+    def is_proven(self, answer: Answer, attempt: Attempt) -> bool:
+        """Whether the desk signed this answer to this request. If so, the clock is set by it."""
+        if not self._is_genuine(answer, attempt):
+            return False
+        self._learn_clock(int(answer.headers["x-cd-response-time"]), attempt.sent_ms)
+        return True
+
     def etag_of(self, answer: Answer, attempt: Attempt) -> str:
         """The answer's ETag if the desk signed it, else no text: the next read is then unconditional."""
         etag = answer.headers.get("etag", "")
@@ -190,8 +196,7 @@ class Line:
         An unsigned 5xx passes: it means no more than no answer. A 304 counts for the ETag that was sent only: on the
         way, somebody may have made the request conditional, or asked about another ETag.
         """
-        if self._is_genuine(answer, attempt):
-            self._learn_clock(int(answer.headers["x-cd-response-time"]), attempt.sent_ms)
+        if self.is_proven(answer, attempt):
             asked = attempt.headers.get("If-None-Match", "")
             if answer.status != 304 or (asked and self.etag_of(answer, attempt) == asked):
                 return True
@@ -213,18 +218,18 @@ class Line:
             self.clock_offset_ms = max(least, min(most, self.clock_offset_ms))
         else:
             self.clock_offset_ms, self._is_set = desk_ms - (sent_ms + now) // 2, True
-        self._unsigned_offset_ms = None
 
-    def learn_from(self, problem: Mapping[str, Any]) -> None:
-        """Take from a refusal what the next attempt needs.
+    def learn_from(self, problem: Mapping[str, Any], *, is_proven: bool = True) -> None:
+        """Take from a refusal the number that the next attempt needs. A number that the desk did not sign counts if it
+        is one that a clock gives: a forger must not use up all numbers.
 
-        An unsigned time counts for the next signature only. If it moved `desk_ms`, a forger could make old signals look
-        young.
+        Nothing is learned of the time: signed answers alone move the clock, refusals of the clock among them. By an
+        unsigned time, a forger could make old signals look young, or have a request signed for another day.
         """
-        if problem.get("code") == "clock_outside_window" and (server_ms := _number(problem.get("server_time"))):
-            self._unsigned_offset_ms = server_ms - self.wall_ms()
         if problem.get("code") == "seq_replayed":
-            self.seq = max(self.seq, _number(problem.get("last_seq")))
+            last_seq = _number(problem.get("last_seq"))
+            if is_proven or last_seq < self.wall_ms() * 1000 + _DAY_US:
+                self.seq = max(self.seq, last_seq)
 
 
 @dataclass

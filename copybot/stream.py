@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import ClientConnection, connect
 
 from copybot.errors import DeskError, KeyRefused, RateLimited, ScopeDenied, refusal
-from copybot.protocol import Answer, Line
+from copybot.protocol import Answer, Attempt, Line
 
 PATH = "/ws/v2/active"
 MOST_BYTES = 16 * 1024 * 1024
@@ -172,6 +172,7 @@ class _Streaming:
     backoff: Backoff = field(default_factory=Backoff)
     follow: Follow = field(default_factory=lambda: Follow(time.monotonic()), init=False)
     _began_s: float | None = field(default=None, init=False)
+    _handshake: Attempt = field(init=False, repr=False)
 
     @property
     def as_of(self) -> dict[str, int]:
@@ -185,8 +186,9 @@ class _Streaming:
     def _options(self) -> dict[str, Any]:
         """Options of one connection. Each handshake is signed anew, since it uses up a number. No pings: the desk sends
         heartbeats."""
+        self._handshake = self.line.attempt("GET", self.path, "", b"", "")
         return {
-            "additional_headers": self.line.headers("GET", self.path),
+            "additional_headers": self._handshake.headers,
             "compression": None,
             "proxy": None,
             "user_agent_header": "copybot",
@@ -209,19 +211,23 @@ class _Streaming:
         if isinstance(fault, ConnectionClosed) and fault.rcvd is not None and fault.rcvd.code == POLICY:
             raise KeyRefused(401, {"code": "key_revoked", "retry": "rotate", "detail": fault.rcvd.reason})
         if isinstance(fault, InvalidStatus):
-            refused = _refused(fault)
+            answer = _answer(fault)
+            refused = _refused(answer)
             if isinstance(refused, KeyRefused | ScopeDenied):
                 raise refused
-            self.line.learn_from(refused.problem)
+            self.line.learn_from(refused.problem, is_proven=self.line.is_proven(answer, self._handshake))
             least_s = refused.retry_after_s if isinstance(refused, RateLimited) else 0.0
             fault = str(refused)
         return Lost(str(fault) or type(fault).__name__, least_s + self.backoff.next_s(held_s))
 
 
-def _refused(fault: InvalidStatus) -> DeskError:
-    """The refusal of a handshake, which the desk answers like a request."""
+def _answer(fault: InvalidStatus) -> Answer:
+    """The refusal of a handshake, which the desk answers like a request. It signs that of a wrong clock."""
     headers = {name.lower(): value for name, value in fault.response.headers.raw_items()}
-    answer = Answer(fault.response.status_code, headers, bytes(fault.response.body or b""))
+    return Answer(fault.response.status_code, headers, bytes(fault.response.body or b""))
+
+
+def _refused(answer: Answer) -> DeskError:
     problem = answer.problem()
     return refusal(
         answer.status, problem or {"code": "", "detail": f"the desk answered the handshake with {answer.status}"}

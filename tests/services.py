@@ -27,6 +27,8 @@ def start() -> None:
     os.environ.setdefault("DEBUG", "1")
     os.environ.setdefault("DJANGO_SECRET_KEY", secrets.token_urlsafe(50))
     os.environ.setdefault("COPYDESK_KEKS", f"k1:{secrets.token_hex(32)}")
+    # A test moves in a second what customers move in months. Tests of the sums write limits of their own.
+    os.environ.setdefault("SECOND_PERSON_SUMS", "1000000,1000000,1000000")
     os.environ["REDIS_PREFIX"] = f"test-{os.getpid()}"
     if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
         memory = _memory()

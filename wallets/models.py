@@ -132,6 +132,7 @@ class LedgerTransfer(models.Model):
     idempotency_key = models.CharField(max_length=200)
     claim = models.ForeignKey("FeeClaim", models.PROTECT, related_name="transfers", null=True, db_index=False)
     reverses = models.OneToOneField("self", models.PROTECT, related_name="reversed_by", null=True)
+    moved_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", null=True)
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -258,7 +259,10 @@ class MoneyRequest(models.Model):
     reason = models.CharField(max_length=500)
     idempotency_key = models.CharField(max_length=64)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
-    needs_second = models.BooleanField(help_text="Above the limit, or to the requester's own wallet.")
+    needs_second = models.BooleanField(help_text="Above a limit, or to the requester's own wallet.")
+    second_reason = models.CharField(
+        max_length=200, db_default="", editable=False, help_text="Why a second person decides, as the database found."
+    )
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)
     hold = models.OneToOneField(WalletHold, models.PROTECT, related_name="request", null=True)
     transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="request", null=True)
@@ -290,6 +294,34 @@ class MoneyRequest(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} of {money.plain(self.amount)}"
+
+
+class MoneySetting(models.Model):
+    """The limits by which the database decides. `manage.py migrate` writes them from the settings (wallets.limits)."""
+
+    pk = models.CompositePrimaryKey("name", "currency")
+    name = models.CharField(max_length=40)
+    currency = models.CharField(max_length=3, blank=True, help_text="Empty: every currency that has no row of its own.")
+    value = fields.amount()
+
+    class Meta:
+        db_table = "money_settings"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.currency}"
+
+
+class MoneyMover(models.Model):
+    """Somebody who moved money without a second person, or whose money was moved. Its row is the lock of the sums."""
+
+    person = models.OneToOneField(settings.AUTH_USER_MODEL, models.PROTECT, primary_key=True, related_name="+")
+    movements = models.PositiveBigIntegerField()
+
+    class Meta:
+        db_table = "money_movers"
+
+    def __str__(self) -> str:
+        return str(self.person_id)
 
 
 # --- fees

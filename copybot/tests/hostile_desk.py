@@ -90,7 +90,8 @@ class Handler(BaseHTTPRequestHandler):
             sha256(self.body),
         )  # fmt: skip
         if abs(desk.clock_ms() - int(head["X-Cd-Time"])) > int(head["X-Cd-Window"]):
-            return *problem(401, "clock_outside_window", "same_key", server_time=desk.clock_ms()), False
+            is_signed = head["X-Cd-Sig"] == right
+            return *problem(401, "clock_outside_window", "same_key", server_time=desk.clock_ms()), is_signed
         if head["X-Cd-Sig"] != right:
             return *problem(401, "signature_invalid"), False
         seq = int(head["X-Cd-Seq"])

@@ -393,7 +393,9 @@ def test_learns_the_desks_clock(bot: Any, desk: Any, ahead_ms: int) -> None:
     assert abs(bot.desk_ms() - desk.clock_ms()) < 100
 
 
-def test_an_unsigned_time_does_not_make_old_signals_young(ask: Callable[..., Any], desk: Any) -> None:
+def test_an_unsigned_time_neither_makes_old_signals_young_nor_signs_a_request_for_another_day(
+    ask: Callable[..., Any], desk: Any
+) -> None:
     bot = ask(attempts=3)
     bot.active()
     before = bot.client.clock_offset_ms
@@ -402,8 +404,30 @@ def test_an_unsigned_time_does_not_make_old_signals_young(ask: Callable[..., Any
     with pytest.raises(errors.Transport):
         bot.active()
 
-    assert int(desk.requests[-1].headers["X-Cd-Time"]) < 1_000_000_100_000  # the signature's time only
+    assert {abs(int(request.headers["X-Cd-Time"]) - desk.clock_ms()) < 60_000 for request in desk.requests} == {True}
     assert bot.client.clock_offset_ms == before
+
+
+def test_a_clock_that_only_unsigned_refusals_correct_stays_as_it_is(ask: Callable[..., Any], desk: Any) -> None:
+    """As at the first call: nothing is known yet, and nobody's word is taken."""
+    bot = ask(attempts=3)
+    desk.tricks.extend(["lie_about_the_clock"] * 3)
+
+    with pytest.raises(errors.ClockRefused):
+        bot.active()
+
+    assert bot.client.clock_offset_ms == 0
+    assert len({request.headers["X-Cd-Sig"] for request in desk.requests}) == 3
+
+
+@pytest.mark.parametrize(("is_proven", "last_seq"), [(True, 10**17), (False, 41)])
+def test_a_number_that_the_desk_did_not_sign_counts_if_a_clock_can_give_it(is_proven: bool, last_seq: int) -> None:
+    desk = line(seq=40, wall_ms=lambda: 1_767_600_000_000)
+    desk.learn_from({"code": "seq_replayed", "last_seq": str(last_seq)}, is_proven=is_proven)
+    assert desk.seq == last_seq
+
+    desk.learn_from({"code": "seq_replayed", "last_seq": "9" * 18}, is_proven=False)
+    assert desk.seq == last_seq
 
 
 def line(**more: Any) -> Any:

@@ -149,6 +149,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.scenes, self.refusals, self.handshakes, self.said = deque(), deque(), [], []
+        self.signs_at: int | None = None  # the time in signed refusals, which are signed where it is set
 
     def __enter__(self) -> Any:
         self.server = serve(self._play, "127.0.0.1", 0, process_request=self._let_in, ping_interval=None)
@@ -180,6 +181,10 @@ class Desk:
         answer = connection.respond(status, body.decode())
         del answer.headers["Content-Type"]
         answer.headers["Content-Type"] = "application/problem+json"
+        if self.signs_at is not None:
+            time_ms = answer.headers["X-Cd-Response-Time"] = str(self.signs_at)
+            signed = (head["X-Cd-Sig"].removeprefix("v1="), str(status), time_ms, sha256(body))
+            answer.headers["X-Cd-Response-Sig"] = mac("CD1-RESPONSE", *signed)
         return answer
 
     def _play(self, socket: Any) -> None:
@@ -399,16 +404,20 @@ def test_a_used_number_is_skipped(desk: Any, read: Callable[..., Any]) -> None:
     assert reading.next() == Connected()
 
 
-def test_a_wrong_clock_is_corrected(desk: Any, read: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_a_wrong_clock_is_corrected_by_a_signed_refusal_only(
+    is_signed: bool, desk: Any, read: Callable[..., Any]
+) -> None:
     desk.scenes.append(say(snapshot(lena=1), then=stay))
     desk_ms = 1_700_000_000_000
     desk.refusals.append(problem(401, "clock_outside_window", "same_key", server_time=desk_ms))
+    desk.signs_at = desk_ms if is_signed else None
     reading = read()
 
     assert isinstance(reading.next(), Lost)
     assert reading.next() == Connected()
-    assert 0 <= int(reading.line.headers("GET", PATH)["X-Cd-Time"]) - desk_ms < 60_000
-    assert reading.line.clock_offset_ms == 0  # nobody signed it
+    assert (0 <= int(reading.line.headers("GET", PATH)["X-Cd-Time"]) - desk_ms < 60_000) is is_signed
+    assert (reading.line.clock_offset_ms == 0) is not is_signed
 
 
 def test_an_unreachable_desk_is_tried_again(desk: Any, read: Callable[..., Any]) -> None:

@@ -35,7 +35,6 @@ export class Desk {
   #seq = BigInt(Date.now()) * 1000n; // microseconds: above the numbers of earlier runs, without a file
   #offsetMs = 0; // how far the desk's clock is ahead, by signed responses
   #clockIsSet = false;
-  #unsignedOffsetMs = null; // by an unsigned response: used for the next signature only
   #turn = Promise.resolve();
 
   /** `url`: "https://desk.example". Use one object for each key: two senders would use up each other's numbers. */
@@ -56,8 +55,7 @@ export class Desk {
   /** Return signed headers with the next number. */
   headers(method, path, query = "", body = Buffer.alloc(0), idempotencyKey = "") {
     this.#seq += 1n;
-    const timeMs = Date.now() + (this.#unsignedOffsetMs ?? this.#offsetMs);
-    this.#unsignedOffsetMs = null;
+    const timeMs = Date.now() + this.#offsetMs;
     const host = this.host.replace(/:443$/, "");
     const signature = signRequest(this.#secret, {
       method, host, path, query, key: this.key, timeMs, windowMs: this.windowMs, seq: this.#seq, idempotencyKey, body,
@@ -202,9 +200,8 @@ export class Desk {
     else [this.#offsetMs, this.#clockIsSet] = [Math.round((least + most) / 2), true];
   }
 
-  /** Take from a refusal the time or number that the next attempt needs. */
+  /** Take from a refusal the number that the next attempt needs. Signed responses alone set the clock. */
   learnFrom(problem) {
-    if (problem.code === "clock_outside_window") this.#unsignedOffsetMs = problem.server_time - Date.now();
     if (problem.code === "seq_replayed" && /^[0-9]{1,18}$/.test(problem.last_seq ?? "")) {
       const last = BigInt(problem.last_seq);
       if (last > this.#seq) this.#seq = last;

@@ -14,6 +14,8 @@ import redis
 from django.conf import settings
 
 from accounts.models import TradingAccount
+from audit.models import AuditLog
+from copybot import signing
 from tests.answers import refusal
 from tests.conftest import Serving, key_of
 from tests.signed import Bot, opening
@@ -24,14 +26,10 @@ REPLAYED = (409, "seq_replayed")
 
 
 def audited(code: Any) -> Any:
-    from audit.models import AuditLog
-
     return AuditLog.objects.filter(code=code).count()
 
 
 def opened() -> Any:
-    from audit.models import AuditLog
-
     return AuditLog.objects.filter(action="trade.opened").count()
 
 
@@ -195,6 +193,36 @@ def test_requests_outside_the_window_are_refused_with_the_servers_time(
     assert opened() == 0
 
 
+def test_a_refusal_of_the_clock_is_signed_for_a_bot_and_for_nobody_else(lena_bot: Bot) -> None:
+    """So that a bot whose clock is off sets it by the desk's word alone."""
+    wrong = {"time_ms": now_ms() - 3_600_000, "fields": opening("1")}
+    genuine = lena_bot.request("POST", **wrong)
+    forged = Bot({"key": lena_bot.key, "secret": "0" * 64}).request("POST", **wrong)
+
+    answer = genuine.send()
+    assert signing.answers(
+        lena_bot.secret,
+        request_signature=genuine.signature(),
+        status=401,
+        time_ms=answer["X-Cd-Response-Time"],
+        body=answer.content,
+        response_signature=answer["X-Cd-Response-Sig"],
+    )
+    assert "X-Cd-Response-Sig" not in forged.send()
+    rows = AuditLog.objects.filter(code="clock_outside_window")
+    assert {row.actor_kind for row in rows} == {"nobody"}  # anybody may have sent an old request again
+
+
+@pytest.mark.parametrize("ahead_ms", [-86_400_000, 3_600_000])
+def test_a_bot_whose_clock_is_off_sets_it_at_its_first_call(web: Serving, ahead_ms: int) -> None:
+    lena = web.bot("lena", "master", wall_ms=lambda: now_ms() + ahead_ms)
+
+    lena.open(**opening("1"))
+
+    assert opened() == 1
+    assert abs(lena.desk_ms() - now_ms()) < 2_000
+
+
 def test_a_window_is_at_most_half_a_minute(lena_bot: Bot) -> None:
     assert refusal(lena_bot.send("POST", fields=opening("1"), window_ms=30_001)) == (400, "request_malformed")
     within = lena_bot.request("POST", fields=opening("1"), window_ms=30_000, time_ms=now_ms() - 25_000)
@@ -298,8 +326,6 @@ def test_a_zombie_is_refused_under_a_new_idempotency_key(lena_bot: Bot) -> None:
 
     for _ in range(2):
         assert refusal(lena_bot.send("POST", fields=opening("1"))) == (409, "trade_closed")
-    from audit.models import AuditLog
-
     assert AuditLog.objects.filter(action="zombie.refused").count() == 2
 
 

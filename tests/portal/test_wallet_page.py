@@ -10,7 +10,6 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from pytest_django import Settings
 
 from accounts.models import TradingAccount, User
 from audit import services as audit
@@ -19,7 +18,7 @@ from strategies import services as strategies
 from strategies.models import Subscription
 from tests.answers import text
 from tests.transactions import committed
-from tests.wallets.conftest import JUST_AFTER, accept, balance, following, pay_in, usd
+from tests.wallets.conftest import JUST_AFTER, accept, balance, following, pay_in, set_limits, usd
 from wallets import services
 from wallets.models import FeeAgreement, FeeTerms, MoneyRequest
 from wallets.services import agreements, settlement
@@ -102,11 +101,9 @@ def test_explains_why_a_withdrawal_is_refused(as_finn: Client, finn: TradingAcco
     assert balance(finn) == 100
 
 
-def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(
-    as_finn: Client, finn: TradingAccount, settings: Settings
-) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(10)
+def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(as_finn: Client, finn: TradingAccount) -> None:
     pay_in(finn, "100")
+    set_limits("10")
 
     assert "Withdrawal of 40.00 USD requested" in withdraw(as_finn, "40")
     assert usd(finn).held == 40
@@ -118,11 +115,9 @@ def test_a_large_withdrawal_awaits_approval_and_can_be_cancelled(
     assert usd(finn).held == 0
 
 
-def test_only_the_owner_may_cancel_a_withdrawal(
-    client: Client, finn: TradingAccount, sam: TradingAccount, settings: Settings
-) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(10)
+def test_only_the_owner_may_cancel_a_withdrawal(client: Client, finn: TradingAccount, sam: TradingAccount) -> None:
     pay_in(finn, "100")
+    set_limits("10")
     client.force_login(finn.owner)
     withdraw(client, "40")
     client.force_login(sam.owner)

@@ -1,5 +1,7 @@
 """Concurrent requests on one wallet. Controls: without the lock the chain refuses, and a plain table loses money."""
 
+import functools
+import json
 import random
 import threading
 from collections import Counter
@@ -10,14 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections
-from pytest_django import Settings
 
 from accounts.models import TradingAccount, User
 from audit import services as audit
 from core.errors import DomainError
-from tests.wallets.conftest import balance, pay_in, usd
+from tests import databases
+from tests.wallets.conftest import balance, pay_in, set_limits, usd
 from wallets import checks, services
-from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, WalletHold
+from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet, WalletHold
 
 ATTEMPTS = 200
 AT_ONCE = 40  # each has a connection, and PostgreSQL allows a hundred by default
@@ -172,8 +174,8 @@ def test_a_hold_is_resolved_once(finn: TradingAccount) -> None:
         assert outcomes["done"] == 1
 
 
-def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(10)
+def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User) -> None:
+    set_limits("10")
     request = services.request_money(
         wallet=usd(finn), kind="DEPOSIT", amount=Decimal(100), reason="", idempotency_key="d", by=finn.owner,
         actor=audit.SYSTEM,
@@ -186,9 +188,9 @@ def test_concurrent_approvals_approve_once(finn: TradingAccount, staff: User, se
     assert balance(finn) == 100
 
 
-def test_one_request_sent_ten_times_is_one_request(finn: TradingAccount, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(10)
+def test_one_request_sent_ten_times_is_one_request(finn: TradingAccount) -> None:
     pay_in(finn, "100")
+    set_limits("10")
     wallet = usd(finn)
 
     def request_money() -> None:
@@ -203,7 +205,90 @@ def test_one_request_sent_ten_times_is_one_request(finn: TradingAccount, setting
     assert (MoneyRequest.objects.count(), usd(finn).held) == (1, 40)
 
 
+def all_in_one_day(of: list[Wallet], by: User) -> Counter:
+    """Ten deposits of 40 at the same moment, over these wallets in turn; what became of the requests.
+
+    Each commit waits after its checks, so that without a lock all of them have checked before the first is visible.
+    """
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "create function waits() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null;"
+            " end $$;"
+            "create constraint trigger waits after insert on ledger_transfers deferrable initially deferred"
+            " for each row execute function waits()"
+        )
+
+    barrier = threading.Barrier(10)
+
+    def depositing(number: int) -> None:
+        connections["default"].ensure_connection()
+        barrier.wait()
+        services.request_money(
+            wallet=of[number % len(of)], kind="DEPOSIT", amount=Decimal(40), reason="", idempotency_key=f"{number}",
+            by=by, actor=audit.SYSTEM,
+        )  # fmt: skip
+
+    all_at_once(*(functools.partial(depositing, number) for number in range(10)))
+    return Counter(MoneyRequest.objects.values_list("state", flat=True))
+
+
+def wallets_of_one_customer(finn: TradingAccount) -> list[Wallet]:
+    codes = ("USD", "EUR", "GBP", "CHF", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF")
+    return [services.wallet_of(owner=finn.owner, currency=currency) for currency in codes]
+
+
+def wallets_of_ten_customers() -> list[Wallet]:
+    customers = [User.objects.create(username=f"customer-{number}") for number in range(10)]
+    return [services.wallet_of(owner=customer, currency="USD") for customer in customers]
+
+
+def test_a_customers_movements_at_the_same_moment_stay_within_the_sum(finn: TradingAccount, staff: User) -> None:
+    set_limits("100", "1,5,10")
+
+    assert all_in_one_day(wallets_of_one_customer(finn), staff)["DONE"] == 2
+
+
+def test_a_tellers_movements_at_the_same_moment_stay_within_the_sum(staff: User) -> None:
+    set_limits("100", "1,5,10")
+
+    assert all_in_one_day(wallets_of_ten_customers(), staff)["DONE"] == 2
+
+
+def test_a_writer_that_read_an_older_state_cannot_pass_the_sum(finn: TradingAccount, desk_db: str) -> None:
+    """Two deposits in repeatable read, whose snapshots are older than the other's commit."""
+    set_limits("100", "1,5,10")
+    usd_wallet, euro_wallet = wallets_of_one_customer(finn)[:2]
+    query = "select ledger_move('{}', %s::jsonb)"
+    args = {"scope": "s", "kind": "DEPOSIT", "amount": "60", "debit_house": "CASH_IN"}
+    login = {**databases.login(), "dbname": desk_db}
+    outcomes = []
+    with psycopg.connect(**login) as first, psycopg.connect(**login) as second:
+        for connection in (first, second):
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.execute("select 1 from wallets limit 1")
+        for connection, wallet in ((first, usd_wallet), (second, euro_wallet)):
+            connection.execute(query, [json.dumps(args | {"key": str(wallet.pk), "credit": wallet.pk})])
+            try:
+                connection.commit()
+            except psycopg.DatabaseError as error:
+                outcomes.append(error.sqlstate)
+            else:
+                outcomes.append("done")
+
+    assert outcomes == ["done", "40001"]
+
+
 # --- the controls
+
+
+def test_control_without_the_lock_of_the_movers_the_sum_is_passed(finn: TradingAccount, staff: User) -> None:
+    set_limits("100", "1,5,10")
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "create or replace function lock_movers(p_people uuid[]) returns void language plpgsql as $$ begin end $$"
+        )
+
+    assert all_in_one_day(wallets_of_one_customer(finn), staff)["DONE"] > 2
 
 
 def unlock(desk_db: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -18,6 +19,7 @@ from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from copybot import packets
+from copybot.protocol import Answer
 from core.sessions import SessionStore
 from strategies import services as strategies
 from strategies.models import Subscription
@@ -307,6 +309,20 @@ def test_a_handshake_cannot_be_replayed(web: Serving) -> None:
         pass
 
     assert refused(watch(web.url, headers)) == (409, "seq_replayed")
+
+
+def test_a_handshakes_refusal_of_the_clock_is_signed(web: Serving) -> None:
+    finn = web.bot("finn", "copier", wall_ms=lambda: time.time_ns() // 1_000_000 - 3_600_000)
+    handshake = finn.attempt("GET", PATH, "", b"", "")
+    with pytest.raises(InvalidStatus) as refused, watch(web.url, handshake.headers):
+        pass
+
+    response = refused.value.response
+    headers = {name.lower(): value for name, value in response.headers.raw_items()}
+    assert finn.is_proven(Answer(response.status_code, headers, bytes(response.body)), handshake)
+    assert abs(finn.desk_ms() - time.time_ns() // 1_000_000) < 5_000
+    with watch_as_bot(finn):
+        pass
 
 
 def test_a_tampered_handshake_is_refused_and_audited(web: Serving) -> None:

@@ -12,12 +12,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import escape
-from pytest_django import DjangoAssertNumQueries, Settings
+from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import TradingAccount, User
 from audit.models import AuditLog
 from tests.browsers import of_staff
-from tests.wallets.conftest import Following
+from tests.wallets.conftest import Following, set_limits
 from wallets import services
 from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
 from wallets.services import ledger_halt, settlement
@@ -161,7 +161,7 @@ def test_a_deposit_asks_for_confirmation_with_a_new_key(admin: Client, wallet: W
 
     keys = [re.search(r'name="key" value="([^"]{36})"', html)[1] for html in (first, second)]
     assert keys[0] != keys[1]
-    assert "Above 1000 a second person has to approve it." in first
+    assert "Above 1000 USD a second person has to approve it" in first
     assert fresh(wallet).balance == 100
 
 
@@ -186,9 +186,9 @@ def test_a_double_click_moves_money_once(mover: Any, wallet: Wallet) -> None:
 
 @pytest.mark.parametrize(("action", "amount"), [("deposit", "10"), ("deposit", "70"), ("withdraw", "70")])
 def test_a_double_click_at_the_same_time_moves_money_once(
-    staff: User, wallet: Wallet, settings: Settings, action: str, amount: str
+    staff: User, wallet: Wallet, action: str, amount: str
 ) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+    set_limits("50")
     form = {"key": str(uuid.uuid4()), "amount": amount, "reason": "twice"}
 
     def click() -> Any:
@@ -311,8 +311,8 @@ def test_the_requester_cannot_approve(cast: dict[str, Any], wallet: Wallet) -> N
     assert fresh(wallet).balance == 100
 
 
-def test_a_rejection_needs_a_reason_and_releases_the_hold(decider: Any, wallet: Wallet, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+def test_a_rejection_needs_a_reason_and_releases_the_hold(decider: Any, wallet: Wallet) -> None:
+    set_limits("50")
     request = money_request(wallet, "WITHDRAWAL", Decimal(60))
     assert fresh(wallet).held == 60
 
@@ -325,8 +325,8 @@ def test_a_rejection_needs_a_reason_and_releases_the_hold(decider: Any, wallet: 
     assert AuditLog.objects.get(action="money.rejected").detail["why"] == "no such account"
 
 
-def test_a_refused_approval_can_be_repeated_later(mover: Any, decider: Any, wallet: Wallet, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+def test_a_refused_approval_can_be_repeated_later(mover: Any, decider: Any, wallet: Wallet) -> None:
+    set_limits("50")
     request = money_request(wallet, "WITHDRAWAL", Decimal(60), by="nils")
     act(mover, "freeze", wallet, reason="x")
 
@@ -383,14 +383,14 @@ def test_a_double_click_reverses_once_and_confirms_twice(mover: Any, wallet: Wal
     assert LedgerTransfer.objects.count() == 2
 
 
-def test_a_reversal_is_no_way_around_the_second_person(mover: Any, wallet: Wallet, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+def test_a_reversal_is_no_way_around_the_second_person(mover: Any, wallet: Wallet) -> None:
+    set_limits("50")
     first = LedgerTransfer.objects.get()
 
     (message,) = messages_of(act(mover, "reverse", first, reason="alone"))
 
     assert message == (
-        "A reversal above 50 needs two people: make an adjustment, which a second person approves. "
+        "A second person has to approve this: 100.00 of 50.00 USD at once. Request an adjustment instead. "
         "(second_person_needed)"
     )
     assert fresh(wallet).balance == 100
@@ -449,8 +449,8 @@ def test_a_wallets_page_pages_back_through_its_entries(admin: Client, wallet: Wa
     assert nonsense == [200] * 3
 
 
-def test_a_wallets_page_links_pending_requests_and_holds(admin: Client, wallet: Wallet, settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+def test_a_wallets_page_links_pending_requests_and_holds(admin: Client, wallet: Wallet) -> None:
+    set_limits("50")
     request = money_request(wallet, "WITHDRAWAL", Decimal(60))
 
     html = admin.get(page(wallet)).content.decode()

@@ -11,11 +11,10 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from pytest_django import Settings
 
 from accounts.models import TradingAccount
 from tests.signed import HOST
-from tests.wallets.conftest import balance, pay_in, usd
+from tests.wallets.conftest import balance, pay_in, set_limits, usd
 from wallets import services
 from wallets.models import MoneyRequest, TransferKind
 from wallets.services import ledger_halt
@@ -162,10 +161,8 @@ def test_a_withdrawal_above_the_balance_is_refused_for_ever_under_its_key(finn: 
     assert funded.withdraw(amount="101").json()["state"] == "DONE"
 
 
-def test_a_withdrawal_above_the_limit_is_pending_and_on_hold(
-    finn: TradingAccount, funded: Person, settings: Settings
-) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+def test_a_withdrawal_above_the_limit_is_pending_and_on_hold(finn: TradingAccount, funded: Person) -> None:
+    set_limits("50")
 
     assert funded.withdraw(amount="60").json()["state"] == "PENDING"
     assert (usd(finn).held, balance(finn)) == (60, 100)

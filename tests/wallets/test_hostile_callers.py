@@ -16,7 +16,7 @@ from wallets.models import LedgerTransfer, TransferKind, Wallet
 from wallets.services import settlement
 
 NEW, NEWER = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
-FOR_EVER, APPEND_ONLY, MOVES, STALE, FORBIDDEN = "CD001", "CD002", "CD003", "CD006", "42501"
+FOR_EVER, APPEND_ONLY, MOVES, STALE, SECOND, FORBIDDEN = "CD001", "CD002", "CD003", "CD006", "CD008", "42501"
 TABLES = (
     "wallets", "ledger_requests", "ledger_transfers", "ledger_entries", "wallet_holds", "money_requests", "settlements",
     "fee_claims", "fee_agreements",
@@ -258,7 +258,10 @@ HOLDS = [
         ["update wallet_holds set state = 'POSTED', posted = 300, transfer_id = '<fee>', resolved_at = now() where id = '<held>'"],
         "hold_is_resolved_whole",
     ),
-    ("one's own large request approved", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', true, 'DONE', '<desk>', '<fee>')"], "money_request_above_the_limit_has_two_people"),
+    ("a large request done at once", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', true, 'DONE', '<desk>', '<fee>')"], SECOND),
+    ("one's own large request approved", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', true, 'PENDING', null, null)", "update money_requests set state = 'DONE', decided_by_id = '<desk>', decided_at = now(), transfer_id = '<fee>'"], "money_request_above_the_limit_has_two_people"),
+    ("a large request approved by its customer", [f"{ASK} 'ADJUSTMENT', <w>, 5000, '', 'k', '<desk>', false, 'PENDING', null, null)", "update money_requests set state = 'DONE', decided_by_id = '<finn>', decided_at = now(), transfer_id = (select (ledger_move('{}', '{\"scope\": \"s\", \"key\": \"n\", \"kind\": \"ADJUSTMENT\", \"amount\": \"5000\", \"credit\": <w>, \"debit_house\": \"ADJUSTMENTS\"}')->>'transfer')::uuid)"], SECOND),
+    ("money from before as a request's", [f"{ASK} 'DEPOSIT', <w>, 50, '', 'k', '<desk>', false, 'DONE', '<desk>', '<fifty>')"], MOVES),
     ("a request done without a decision", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', null, '<fee>')"], "money_request_is_decided_whole"),
     ("a request done without money", [f"{ASK} 'DEPOSIT', <w>, 9, '', 'k', '<desk>', false, 'DONE', '<desk>', null)"], "money_request_is_decided_whole"),
     ("a negative deposit", [f"{ASK} 'DEPOSIT', <w>, -9, '', 'k', '<desk>', false, 'PENDING', null, null)"], "money_request_amount_fits_its_kind"),

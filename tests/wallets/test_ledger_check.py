@@ -8,22 +8,21 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
-from pytest_django import Settings
 
 from accounts.models import TradingAccount
 from core import catalogue
 from core.invariants import FIRST, IN_PLACE
 from tests.sql import as_owner
-from tests.wallets.conftest import balance, following, pay_in, usd
+from tests.wallets.conftest import balance, following, pay_in, set_limits, usd
 from wallets import checks, services
 from wallets.models import LedgerHalt, LedgerTransfer
 from wallets.services import ledger_halt
 
 
 @pytest.fixture
-def books(lena: TradingAccount, finn: TradingAccount, settings: Settings) -> Any:
+def books(lena: TradingAccount, finn: TradingAccount) -> Any:
     """Every kind of row: deposits, a withdrawal, a hold, a request, a settled fee that is partly collected."""
-    settings.SECOND_PERSON_ABOVE = Decimal(100)
+    set_limits("100")
     follows = following(lena, finn)
     pay_in(finn, "150")
     follows.realise("1", "1000")

@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -20,6 +19,7 @@ from accounts.models import User
 from audit import services as audit
 from core import invariants
 from core.errors import DomainError
+from tests.wallets.conftest import set_limits
 from wallets import checks, services
 from wallets.models import TransferKind, Wallet, WalletHold
 
@@ -283,8 +283,8 @@ EVERY = {
 
 
 @pytest.fixture(autouse=True)
-def limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(django_settings, "SECOND_PERSON_ABOVE", LIMIT)
+def limit(desk_db: str) -> None:
+    set_limits(str(LIMIT))
 
 
 def test_every_wallet_agrees_with_the_model(desk_db: str) -> None:

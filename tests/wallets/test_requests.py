@@ -4,12 +4,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pytest_django import Settings
 
 from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
-from tests.wallets.conftest import balance, pay_in, usd
+from tests.wallets.conftest import balance, pay_in, set_limits, usd
 from wallets import services
 from wallets.models import MoneyRequest, Wallet
 
@@ -17,8 +16,8 @@ ACTOR = audit.SYSTEM
 
 
 @pytest.fixture(autouse=True)
-def _limit(settings: Settings) -> None:
-    settings.SECOND_PERSON_ABOVE = Decimal(50)
+def _limit(wallet: Wallet) -> None:
+    set_limits("50")
 
 
 @pytest.fixture

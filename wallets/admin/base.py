@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
@@ -14,6 +13,7 @@ from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin
 from wallets import services
 from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, WITHDRAW
 from wallets.models import MoneyRequest, Wallet
+from wallets.services import second_person
 
 ROWS = 50  # in a table on a page
 
@@ -31,8 +31,10 @@ class LedgerAdmin(ConfirmedActionsAdmin):
     def ask_confirmation(
         self, request: HttpRequest, action: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
     ) -> HttpResponse:
-        limit = settings.SECOND_PERSON_ABOVE if action in (DEPOSIT, WITHDRAW, ADJUST) else None
-        return super().ask_confirmation(request, action, rows, form, limit=limit, **more)
+        if action in (DEPOSIT, WITHDRAW, ADJUST):
+            (wallet,) = rows
+            more |= {"limit": second_person.above(wallet.currency), "currency": wallet.currency}
+        return super().ask_confirmation(request, action, rows, form, **more)
 
 
 def owner_name(wallet: Wallet) -> str:

@@ -22,7 +22,18 @@ MAX_DECISIONS = 50  # in one HTTP request; each is a transaction of its own
 
 @admin.register(MoneyRequest)
 class MoneyRequestAdmin(LedgerAdmin):
-    list_display = ["created_at", "state_", "whose", "kind", "amount_", "currency", "reason_", "by", "decided"]
+    list_display = [
+        "created_at",
+        "state_",
+        "whose",
+        "kind",
+        "amount_",
+        "currency",
+        "reason_",
+        "why_two",
+        "by",
+        "decided",
+    ]
     list_filter = ["state", "kind", "needs_second", "created_at"]
     list_select_related = ["wallet__owner", "requested_by", "decided_by"]
     search_fields = ["wallet__owner__username", "requested_by__username", "reason"]
@@ -31,12 +42,12 @@ class MoneyRequestAdmin(LedgerAdmin):
         Case(When(state=MoneyRequest.State.PENDING, then=Value(0)), default=Value(1)), "-created_at"
     ]  # fmt: skip
     actions = ["approve", "reject"]
-    confirmation_columns = ["whose", "kind_", "amount_", "currency", "available_", "reason_", "by"]
+    confirmation_columns = ["whose", "kind_", "amount_", "currency", "available_", "reason_", "why_two", "by"]
     fields = [
-        "state_", "wallet_", "kind", "amount_", "reason", "limit", "by", "created_at", "decided", "decided_at",
+        "state_", "wallet_", "kind", "amount_", "reason", "why_two", "by", "created_at", "decided", "decided_at",
         "transfer_", "hold_",
     ]  # fmt: skip
-    readonly_fields = ["state_", "wallet_", "amount_", "limit", "by", "decided", "transfer_", "hold_"]
+    readonly_fields = ["state_", "wallet_", "amount_", "why_two", "by", "decided", "transfer_", "hold_"]
 
     @admin.display(description="state", ordering="state")
     def state_(self, row: MoneyRequest) -> SafeString:
@@ -71,9 +82,9 @@ class MoneyRequestAdmin(LedgerAdmin):
     def reason_(self, row: MoneyRequest) -> SafeString:
         return wrapped_text(row.reason)
 
-    @admin.display(description="needs approval")
-    def limit(self, row: MoneyRequest) -> str:
-        return "yes, by a second person" if row.needs_second else "no"
+    @admin.display(description="second person", ordering="needs_second")
+    def why_two(self, row: MoneyRequest) -> SafeString | str:
+        return wrapped_text(row.second_reason or "needed") if row.needs_second else "–"
 
     @admin.display(description="requested by", ordering="requested_by__username")
     def by(self, row: MoneyRequest) -> str:

@@ -16,7 +16,6 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import orjson
-from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
@@ -29,6 +28,7 @@ from core.errors import RequestDecided as RequestDecided
 from core.errors import SecondPersonNeeded as SecondPersonNeeded
 from core.transactions import use_case, use_case_or_part
 from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet
+from wallets.services import second_person
 
 KEY_CHARS = 200
 TRIES, SHORTEST_S, LONGEST_S, PATIENCE_S = 4, 0.005, 0.080, 0.25
@@ -271,15 +271,14 @@ def expire(*, hold_id: uuid.UUID) -> None:
 def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: audit.Actor = audit.SYSTEM) -> uuid.UUID:
     """Reverse a transfer, once, by a new transfer that refers to it. Money that the receiver has spent stays spent.
 
-    Above the limit a reversal needs two people; an adjustment, which a second person approves, takes its place.
+    It counts as a movement of its own. Where it needs two people, an adjustment, which a second person approves, takes
+    its place.
     """
     original = LedgerTransfer.objects.filter(pk=transfer_id).first()
     if original is None:
         raise NotFound
     if original.reverses_id or original.claim_id:
         raise ReversedAlready("A reversal, or a transfer of a fee, cannot be reversed: make an adjustment instead.")
-    if original.amount > settings.SECOND_PERSON_ABOVE:
-        raise SecondPersonNeeded("Above the limit a reversal needs two people: request an adjustment.")
     args = {
         "scope": original.scope,
         "key": _checked_key(idempotency_key),
@@ -290,7 +289,10 @@ def reverse(*, transfer_id: uuid.UUID, note: str, idempotency_key: str, actor: a
         "credit": original.debit_id,
         "reverses": str(original.pk),
     }
-    return uuid.UUID(call_ledger("ledger_move", actor, args)["transfer"])
+    try:
+        return uuid.UUID(call_ledger("ledger_move", actor, args)["transfer"])
+    except SecondPersonNeeded as refusal:
+        raise SecondPersonNeeded(f"{refusal.message} Request an adjustment instead.") from refusal
 
 
 @use_case()
@@ -321,11 +323,10 @@ def request_money(
 ) -> MoneyRequest:
     """Request a deposit, a withdrawal or an adjustment.
 
-    Up to the limit it is carried out at once; above it, and whenever staff credit their own wallet, a second person has
-    to approve it. A withdrawal that waits for approval holds its amount, so that it cannot be spent meanwhile. The key
-    works as in `debit_wallet`.
+    Within the limits it is carried out at once. Where the database says that it needs a second person (above a limit at
+    once, in 24 hours or in 30 days, or to the requester's own wallet), one has to approve it. A withdrawal that waits
+    for approval holds its amount, so that it cannot be spent meanwhile. The key works as in `debit_wallet`.
     """
-    credits_own_wallet = wallet.owner == by and kind != MoneyRequest.Kind.WITHDRAWAL
     may_be_negative = kind == MoneyRequest.Kind.ADJUSTMENT
     exact = Decimal(_amount(abs(amount) if may_be_negative else amount)).copy_sign(amount)
     fields = {"kind": str(kind), "amount": exact, "reason": reason, "requested_by": by}
@@ -338,7 +339,8 @@ def request_money(
                 is_same = all(getattr(earlier, name) == value for name, value in fields.items())
                 return earlier if is_same else IdempotencyConflict()
             request = MoneyRequest(wallet=wallet, idempotency_key=idempotency_key, **fields)
-            request.needs_second = credits_own_wallet or abs(request.amount) > settings.SECOND_PERSON_ABOVE
+            reason_for_two = second_person.reason(wallet=wallet, kind=request.kind, amount=exact, by=by)
+            request.needs_second = bool(reason_for_two)
             try:
                 if not request.needs_second:
                     _carry_out(request, by, actor, key=f"request:{idempotency_key}")
@@ -496,9 +498,17 @@ def translated_errors() -> Iterator[None]:
         sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
         if database.constraint_name(error) in _DUPLICATE_REQUEST_CONSTRAINTS:
             raise ConcurrentModification from error
+        if sqlstate == "CD008":
+            raise SecondPersonNeeded(_sentence(error)) from error
         if sqlstate in _ERRORS_BY_SQLSTATE:
             raise _ERRORS_BY_SQLSTATE[sqlstate] from error
         raise
+
+
+def _sentence(error: DatabaseError) -> str:
+    """The message of the database's refusal, as a sentence for people."""
+    text: str = error.__cause__.diag.message_primary or ""  # type: ignore[union-attr]
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _raise_if_refused(outcome: T | DomainError) -> T:

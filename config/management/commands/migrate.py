@@ -1,4 +1,4 @@
-"""`manage.py migrate`: tables by numbered migrations, then the functions that changed, as the tables' owner."""
+"""`manage.py migrate`: tables by numbered migrations, then changed functions and limits, as the tables' owner."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
 from core import catalogue, functions
+from wallets.services import second_person
 
 
 class Command(Migrate):
@@ -55,6 +56,7 @@ class Command(Migrate):
             return
         if waiting:
             functions.deploy(connection, waiting)
+        second_person.write(second_person.configured().rows(), using=connection.alias)
         if verbose:
             self.stdout.write("Deploying functions:", self.style.MIGRATE_HEADING)
             self.stdout.write("\n".join(f"  {file.path}" for file in waiting) or "  No functions to deploy.")

@@ -19,6 +19,12 @@ begin
   if found then raise exception 'the ledger is halted: %', v_why using errcode = 'CD007'; end if;
 end $$;
 
+-- The person who calls; null for the system and for bots.
+create or replace function person_of(caller jsonb) returns uuid language sql immutable as $$
+  select case when caller->>'kind' in ('user', 'staff') and caller->>'actor' ~ '^[0-9a-f-]{36}$'
+              then (caller->>'actor')::uuid end
+$$;
+
 -- The outcome kept under this key; null where the key is new. The same key for another request is a conflict.
 create or replace function ledger_replay(p_scope text, p_key text, p_fingerprint bytea) returns jsonb
 language plpgsql as $$
@@ -117,9 +123,10 @@ begin
   insert into ledger_requests (scope, idempotency_key, fingerprint, outcome)
   values (v_scope, v_key, v_print, v_outcome);
   insert into ledger_transfers (id, kind, currency, debit_id, credit_id, amount, note, scope, idempotency_key, claim_id,
-                                reverses_id)
+                                reverses_id, moved_by_id)
   values (v_id, v_kind, d.currency, d.id, c.id, v_amount, coalesce(args->>'note', ''), v_scope, v_key,
-          (args->>'claim')::bigint, (args->>'reverses')::uuid);
+          (args->>'claim')::bigint, (args->>'reverses')::uuid,
+          (select id from users where id = person_of(caller)));
   if h.id is not null then
     update wallet_holds set state = 'POSTED', posted = v_amount, transfer_id = v_id, resolved_at = clock_timestamp()
      where id = h.id;

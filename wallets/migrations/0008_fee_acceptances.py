@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ("audit", "0003_refused_idx"),
         ("strategies", "0014_paused_for_terms"),
-        ("wallets", "0006_refunds"),
+        ("wallets", "0007_second_person"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
