@@ -126,6 +126,29 @@ def staff(cast: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
+def admin(client: Any, staff: Any) -> Any:
+    """The browser of `desk`, a superuser."""
+    client.force_login(staff)
+    return client
+
+
+@pytest.fixture
+def clerk(client: Any, cast: dict[str, Any]) -> Callable[..., Any]:
+    """A function that returns the browser of a staff user with only these permissions."""
+    from django.contrib.auth.models import Permission
+
+    from accounts.models import User
+
+    def with_permissions(*codenames: str) -> Any:
+        user = User.objects.create_user("vera", password=None, is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+        client.force_login(user)
+        return client
+
+    return with_permissions
+
+
+@pytest.fixture
 def superuser(desk_db: str) -> Iterator[psycopg.Connection[Any]]:
     """The server's superuser `postgres`, in the mode in which only triggers enabled ALWAYS fire."""
     try:

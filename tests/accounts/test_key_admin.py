@@ -19,26 +19,6 @@ from tests.signed import Bot
 KEYS, ADD = "admin:accounts_botkey_changelist", "admin:accounts_botkey_add"
 
 
-@pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    """The browser of `desk`, a superuser."""
-    client.force_login(staff)
-    return client
-
-
-@pytest.fixture
-def clerk(client: Client, cast: dict[str, Any]) -> Callable[..., Any]:
-    """A function that returns the browser of a staff user with only these permissions."""
-
-    def with_permissions(*codenames: Any) -> Any:
-        user = User.objects.create_user("vera", password=None, is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-        client.force_login(user)
-        return client
-
-    return with_permissions
-
-
 def asked_for(owner: Any, /, **more: Any) -> dict[str, Any]:
     return {"account": owner.pk, "kind": "master", "label": "second", "allowed_networks": "", **more}
 

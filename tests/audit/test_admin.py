@@ -15,13 +15,6 @@ TRADE = "01a1fb95-33a0-752c-8343-2269e594f9df"
 
 
 @pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    """The browser of `desk`, a superuser."""
-    client.force_login(staff)
-    return client
-
-
-@pytest.fixture
 def facts(cast: dict[str, Any], lena: TradingAccount, staff: User) -> None:
     """Entries of each kind."""
     bot = audit.Actor(AuditLog.Actor.BOT, "ck_0123456789abcdef.1", "203.0.113.7", "a-request-id")

@@ -23,12 +23,6 @@ ADD = reverse("admin:market_candleimport_add")
 TEXT = "\n".join([HEADER, *hours(30)])
 
 
-@pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    client.force_login(staff)
-    return client
-
-
 def send(admin: Client, text: str = TEXT, **more: Any) -> Any:
     file = SimpleUploadedFile("bars.csv.gz", gzip.compress(text.encode(), mtime=0))
     fields = {"file": file, "symbol": "EURUSD", "minutes": "60", **more}

@@ -1,7 +1,6 @@
 """The copying pages: own subscriptions alone, texts in words, and what an owner may do."""
 
 import hashlib
-import re
 import uuid
 from datetime import timedelta
 from decimal import Decimal
@@ -18,53 +17,24 @@ from audit import services as audit
 from audit.models import AuditLog
 from config import demo_data
 from strategies import services as strategies
-from strategies.models import Subscription, Terms
+from strategies.models import Subscription
 from tests.answers import markup, text
-from tests.signed import LONG_AGO, Bot, opening
+from tests.portal.copying import (
+    ACTIVE,
+    COPIES,
+    PAGE,
+    SKIPS,
+    TERMS,
+    close,
+    copied,
+    heartbeat,
+    opened,
+    page_of,
+)
+from tests.signed import LONG_AGO, Bot
 from tests.transactions import committed
-from trades.models import ActiveTrade, Reason, TradeHistory
+from trades.models import ActiveTrade, TradeHistory
 from trades.services import staff as verbs
-
-PAGE, COPIES = "/copying/", "/strategies/lena-eurusd/copies/"
-ACTIVE, HEARTBEAT, SKIPS = "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips"
-TERMS = {"mode": "MULTIPLIER", "multiplier": "0.5", "symbols": "", "symbol_map": ""}
-
-
-@pytest.fixture
-def follows(finn: TradingAccount) -> Subscription:
-    return Subscription.objects.get(account=finn)
-
-
-@pytest.fixture
-def as_finn(client: Client, finn: TradingAccount) -> Client:
-    client.force_login(finn.owner)
-    return client
-
-
-def page_of(follows: Any, action: Any) -> str:
-    return f"{PAGE}{follows.sub_id}/{action}/"
-
-
-def opened(bot: Any, ticket: str = "1", **more: Any) -> Any:
-    return bot.send("POST", fields=opening(ticket, **more)).json()["trade"]["trade_id"]
-
-
-def copied(bot: Any, ref: Any, ticket: str = "501", **more: Any) -> None:
-    assert bot.send("POST", fields={**opening(ticket, **more), "strategy": "lena-eurusd", "trade_ref": ref})
-
-
-def close(bot: Any, ticket: Any) -> None:
-    assert bot.send("DELETE", f"{ACTIVE}/{ticket}", query="close_price=1.11&profit=5&reason=TP").status_code == 200
-
-
-def heartbeat(
-    bot: Any, *, standing: str = "LIVE", seq: str = "0", digest: str = "0" * 64, copies: Any = None, **more: Any
-) -> None:
-    report = {"strategy": "lena-eurusd", "seq": seq, "standing": standing, "generation": 1, "digest": digest}
-    report |= {} if copies is None else {"copies": copies}
-    answer = bot.send("POST", HEARTBEAT, {"instance": "one-" * 4, "fence": None, "subscriptions": [report], **more})
-    assert answer.status_code == 200, answer.content
-
 
 # --- access
 
@@ -376,287 +346,6 @@ def test_the_desk_page_shows_overdue_closes_too(as_finn: Client, lena_bot: Bot, 
     close(lena_bot, "1")
 
     assert "1 copy still open after the provider closed : 0.04 lots" in text(as_finn.get("/"))
-
-
-# --- outcomes and receipts
-
-
-def test_lists_each_trade_with_its_result_or_the_reason_why_it_was_not_copied(
-    as_finn: Client, lena_bot: Bot, finn_bot: Bot
-) -> None:
-    copied(finn_bot, opened(lena_bot, "1"), volume="0.10")
-    close(lena_bot, "1")
-    close(finn_bot, "501")
-    ref = opened(lena_bot, "2", symbol="GBPUSD")
-    finn_bot.send("POST", SKIPS, {"strategy": "lena-eurusd", "trade_ref": ref, "reason": "slippage", "detail": "<b>9"})
-    opened(lena_bot, "3")
-
-    page = text(as_finn.get(PAGE))
-
-    assert "copied +5.00 take profit" in page
-    assert "not copied the price had moved further than the settings allow “&lt;b&gt;9”" in page
-    assert "copying…" in page
-
-
-@pytest.mark.parametrize("first", ["1", "501"], ids=["provider first", "copy first"])
-def test_a_copy_closed_after_the_provider_was_closed_with_the_provider(
-    as_finn: Client, lena_bot: Bot, finn_bot: Bot, first: str
-) -> None:
-    copied(finn_bot, opened(lena_bot))
-    bots = {"1": lena_bot, "501": finn_bot}
-    for ticket in sorted(bots, reverse=first == "501"):
-        query = "close_price=1.11&profit=5&reason=MANUAL"
-        assert bots[ticket].send("DELETE", f"{ACTIVE}/{ticket}", query=query).status_code == 200
-
-    expected, other = ("with the provider", str(Reason.MANUAL.label))[:: 1 if first == "1" else -1]
-    for page in (text(as_finn.get(PAGE)), text(as_finn.get("/")).split("Closed on your accounts")[1]):
-        assert f"+5.00 {expected}" in page
-        assert f"+5.00 {other}" not in page
-
-
-def test_a_receipt_shows_prices_latency_and_the_calculation_of_the_lots(
-    as_finn: Client, lena_bot: Bot, finn_bot: Bot, follows: Subscription
-) -> None:
-    strategies.set_terms(
-        subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, multiplier=Decimal("0.333"),
-        max_volume=Decimal("0.1"),
-    )  # fmt: skip
-    ref = opened(lena_bot, volume="0.5")
-    ms = int(ref[:8] + ref[9:13], 16)
-    copied(finn_bot, ref, volume="0.10", open_price="1.10503")
-    order = {
-        "strategy": "lena-eurusd", "seq": "1", "trade_ref": ref, "status": "executed", "requested_price": "1.105",
-        "executed_price": "1.10503", "volume": "0.10", "ticket_id": "501", "heard_ms": str(ms + 60),
-        "sent_ms": str(ms + 67), "filled_ms": str(ms + 157),
-    }  # fmt: skip
-    finn_bot.send("POST", "/api/v2/trades/orders", order)
-
-    page = text(as_finn.get(page_of(follows, f"receipts/{ref}")))
-
-    assert "Open price 1.10500 1.10503" in page
-    assert "0.50 lots × 0.333 0.1665 At most 0.10 0.10 To be opened 0.10" in page
-    assert "until your copier received the signal 60 ms" in page and "until the order was filled 90 ms" in page
-    assert "Total, from the desk to your fill 157 ms" in page
-    assert "Worse by 3 points, 0.27 bps" in page
-    assert "Cost on 0.10 lots 0.30 USD" in page
-
-
-def test_the_page_of_a_trade_not_copied_gives_the_reason(as_finn: Client, lena_bot: Bot, follows: Subscription) -> None:
-    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, since=LONG_AGO, min_volume=Decimal(1))
-    ref = opened(lena_bot)
-
-    page = text(as_finn.get(page_of(follows, f"receipts/{ref}")))
-
-    assert "Not copied: EURUSD BUY 0.10 not copied the volume was below the smallest" in page
-    assert "Below the smallest, 1.00: not copied 0.00" in page
-    assert "No order was sent" in page
-
-
-def test_the_number_of_queries_does_not_depend_on_the_number_of_trades(
-    as_finn: Client, lena_bot: Bot, finn_bot: Bot
-) -> None:
-    def queries() -> int:
-        with CaptureQueriesContext(connection) as seen:
-            assert as_finn.get(PAGE).status_code == 200
-        return len(seen)
-
-    copied(finn_bot, opened(lena_bot, 1), 501)
-    opened(lena_bot, 2)
-    few = queries()
-    for ticket in range(3, 9):
-        ref = opened(lena_bot, ticket)
-        if ticket % 2:
-            copied(finn_bot, ref, 500 + ticket)
-
-    assert queries() == few <= 16
-
-
-# --- pause, resume, stop following
-
-
-def test_the_owner_pauses_and_resumes(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
-    assert "No new trades are copied" in text(as_finn.post(page_of(follows, "pause"), follow=True))
-    assert "paused by you" in text(as_finn.get(PAGE))
-
-    assert "Copying resumed" in text(as_finn.post(page_of(follows, "resume"), follow=True))
-    facts = AuditLog.objects.filter(subject=f"subscription:{follows.sub_id}", actor=str(finn.owner.pk)).order_by("id")
-    assert [fact.action for fact in facts] == ["subscription.paused", "subscription.resumed"]
-
-
-@pytest.mark.parametrize("why", ["UNPAID", "TRUST", "HAND"])
-def test_the_owner_cannot_end_a_pause_by_the_desk_or_by_staff(as_finn: Client, follows: Subscription, why: str) -> None:
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why=why)
-    assert page_of(follows, "resume") not in as_finn.get(PAGE).content.decode()
-
-    for action in ("pause", "resume", "resume"):  # a pause by the owner must not replace the reason
-        as_finn.post(page_of(follows, action))
-
-    follows.refresh_from_db()
-    assert (follows.status, follows.paused_for) == ("PAUSED", why)
-
-
-def test_explains_why_a_subscription_cannot_be_resumed(as_finn: Client, follows: Subscription) -> None:
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="UNPAID")
-
-    page = text(as_finn.post(page_of(follows, "resume"), follow=True))
-
-    assert "paused for an unpaid fee. You cannot resume it here" in page
-    assert "A fee is unpaid. Deposit the amount due" in page
-
-
-def test_the_owner_may_resume_after_a_drawdown_stop(as_finn: Client, follows: Subscription) -> None:
-    strategies.pause(subscription=follows, actor=audit.SYSTEM, why="DRAWDOWN")
-
-    as_finn.post(page_of(follows, "resume"))
-
-    follows.refresh_from_db()
-    assert follows.status == "ACTIVE"
-
-
-def test_an_ended_subscription_is_only_named_and_refuses_all_actions(as_finn: Client, follows: Subscription) -> None:
-    assert "You no longer follow lena-eurusd" in text(as_finn.post(page_of(follows, "end"), follow=True))
-
-    assert "No longer followed: lena-eurusd on finn-mt5" in text(as_finn.get(PAGE))
-    for action in ("pause", "resume", "secret", "settings"):
-        assert as_finn.post(page_of(follows, action), TERMS).status_code == 404
-
-
-def test_a_new_signal_secret_is_shown_once_and_never_again(as_finn: Client, follows: Subscription) -> None:
-    page = as_finn.get(page_of(follows, "secret"))
-    assert not re.findall(r"[0-9a-f]{64}", page.content.decode().split("</form>")[-1])
-
-    answer = as_finn.post(page_of(follows, "secret"), {"at_once": "on"})
-
-    follows.refresh_from_db()
-    secret = strategies.packet_secret(follows)
-    assert secret in answer.content.decode()
-    assert "no-store" in answer["Cache-Control"]
-    assert f"Generation {follows.packet_generation}" in text(answer)
-    for page in (page_of(follows, "secret"), PAGE, page_of(follows, "settings")):
-        assert secret not in as_finn.get(page).content.decode()
-    assert secret not in str(list(AuditLog.objects.values_list("detail", flat=True)))
-
-
-def test_the_old_signal_secret_stays_in_use_until_the_copier_has_the_new_one(
-    as_finn: Client, follows: Subscription
-) -> None:
-    old = strategies.packet_secret(follows)
-
-    page = text(as_finn.post(page_of(follows, "secret")))
-
-    follows.refresh_from_db()
-    assert strategies.packet_secret(follows) == old
-    assert "Generation 2" in page and "The old secret stays in use" in page
-
-
-# --- settings
-
-
-def test_saved_settings_apply_from_now_on(as_finn: Client, follows: Subscription, finn: TradingAccount) -> None:
-    page = text(
-        as_finn.post(
-            page_of(follows, "settings"), {**TERMS, "max_volume": "0.2", "symbols": "EURUSD, GBPUSD"}, follow=True
-        )
-    )
-
-    assert "Saved. The settings apply to trades opened from now on" in page
-    terms = strategies.terms_of(follows)
-    assert (terms.multiplier, terms.max_volume, terms.symbols) == (Decimal("0.5"), Decimal("0.2"), ["EURUSD", "GBPUSD"])
-    assert AuditLog.objects.get(action="subscription.terms_set").actor == str(finn.owner.pk)
-
-
-def test_a_preview_shows_the_copies_and_saves_nothing(as_finn: Client, follows: Subscription, lena_bot: Bot) -> None:
-    opened(lena_bot, symbol="GBPUSD", volume="0.40")
-    fields = {**TERMS, "max_volume": "0.2", "symbol_map": "GBPUSD = GBPUSD.vip", "preview": "1"}
-
-    page = text(as_finn.post(page_of(follows, "settings"), fields))
-
-    assert "0.50 lots of EURUSD bought at 1.10000, stop 1.09500 0.20 lots" in page
-    assert "0.50 lots × 0.5 = 0.25; at most 0.20 → 0.20" in page
-    assert "0.40 lots of GBPUSD" in page and "of GBPUSD.vip" in page
-    assert Terms.objects.filter(subscription=follows).count() == 1
-
-
-def test_a_preview_uses_the_present_equities(
-    as_finn: Client, follows: Subscription, lena_bot: Bot, finn_bot: Bot
-) -> None:
-    lena_bot.send("POST", "/api/v2/account", {"balance": "10000", "equity": "10000"})
-    finn_bot.send("POST", "/api/v2/account", {"balance": "2500", "equity": "2500"})
-
-    page = text(
-        as_finn.post(
-            page_of(follows, "settings"),
-            {**TERMS, "mode": "EQUITY", "multiplier": "1", "max_volume": "9", "preview": "1"},
-        )
-    )
-
-    assert "0.50 lots × 1 × 2,500 / 10,000 of equity = 0.125" in page
-
-
-MISTAKES = [
-    ({"multiplier": ""}, "multiplier"),
-    ({"multiplier": "0"}, "multiplier"),
-    ({"multiplier": "-1"}, "multiplier"),
-    ({"multiplier": "NaN"}, "multiplier"),
-    ({"multiplier": "1e30"}, "multiplier"),
-    ({"multiplier": "0.000000001"}, "multiplier"),
-    ({"mode": "FIXED"}, "fixed_lots"),
-    ({"mode": "FIXED", "fixed_lots": "0"}, "fixed_lots"),
-    ({"mode": "EQUITY"}, "max_volume"),
-    ({"mode": "RISK", "risk_pct": "1"}, "max_volume"),
-    ({"mode": "RISK", "max_volume": "9"}, "risk_pct"),
-    ({"mode": "RISK", "risk_pct": "101", "max_volume": "9"}, "risk_pct"),
-    ({"mode": "RISK", "risk_pct": "1", "reverse": "on", "max_volume": "9"}, "reverse"),
-    ({"mode": "SOMEHOW"}, "mode"),
-    ({"min_volume": "2", "max_volume": "1"}, "min_volume"),
-    ({"min_volume": "-1"}, "min_volume"),
-    ({"max_volume": "0"}, "max_volume"),
-    ({"raises_to_min": "on"}, "min_volume"),
-    ({"max_slippage_bps": "-1"}, "max_slippage_bps"),
-    ({"max_drawdown_pct": "100"}, "max_drawdown_pct"),
-    ({"max_drawdown_pct": "0"}, "max_drawdown_pct"),
-    ({"max_open_trades": "-1"}, "max_open_trades"),
-    ({"max_open_trades": "99999999999"}, "max_open_trades"),
-    ({"symbols": "EUR USD <b>"}, "symbols"),
-    ({"symbols": " ".join(f"S{number}" for number in range(101))}, "symbols"),
-    ({"symbol_map": "XAUUSD"}, "symbol_map"),
-    ({"symbol_map": "XAUUSD = "}, "symbol_map"),
-    ({"symbol_map": "XAUUSD = GOLD\nXAUUSD = XAU"}, "symbol_map"),
-    ({"symbols": "EUR\x00"}, "symbols"),
-]
-
-
-@pytest.mark.parametrize("button", [{}, {"preview": "1"}], ids=["save", "preview"])
-@pytest.mark.parametrize(("wrong", "field"), MISTAKES, ids=lambda value: str(value)[:60])
-def test_a_mistake_is_shown_at_its_field(
-    as_finn: Client, follows: Subscription, wrong: dict[str, Any], field: str, button: dict[str, Any]
-) -> None:
-    answer = as_finn.post(page_of(follows, "settings"), {**TERMS, **wrong, **button})
-
-    assert (answer.status_code, list(answer.context["form"].errors)) == (200, [field])
-    assert f'class="field of-{field} invalid"' in answer.content.decode()
-    assert Terms.objects.filter(subscription=follows).count() == 1
-
-
-def test_the_database_accepts_what_the_form_accepts(as_finn: Client, follows: Subscription) -> None:
-    for more in (
-        {"mode": "FIXED", "fixed_lots": "0.01", "multiplier": ""},
-        {"mode": "RISK", "risk_pct": "100", "multiplier": "", "max_volume": "9"},
-        {"mode": "EQUITY", "max_volume": "9", "reverse": "on", "max_slippage_bps": "0", "max_open_trades": "0"},
-        {"min_volume": "1", "max_volume": "1", "raises_to_min": "on", "max_drawdown_pct": "99.99"},
-        {"multiplier": "999999999999.99999999"},
-    ):
-        assert as_finn.post(page_of(follows, "settings"), {**TERMS, **more}).status_code == 302
-
-    assert Terms.objects.filter(subscription=follows).count() == 6
-
-
-def test_the_form_shows_amounts_without_trailing_zeros(as_finn: Client, follows: Subscription) -> None:
-    strategies.set_terms(subscription=follows, actor=audit.SYSTEM, max_volume=Decimal("0.10"), multiplier=Decimal(100))
-
-    page = as_finn.get(page_of(follows, "settings")).content.decode()
-
-    assert 'value="0.1"' in page and 'value="100"' in page
 
 
 # --- the provider's page

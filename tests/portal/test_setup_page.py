@@ -15,26 +15,15 @@ from strategies import services as strategies
 from strategies.models import Subscription
 from tests.answers import text
 from tests.conftest import Serving
-from tests.portal.test_copying_page import heartbeat
+from tests.portal.copying import heartbeat
 from tests.signed import HOST, Bot
 
 HEX = re.compile("[0-9a-f]{64}")
 
 
 @pytest.fixture
-def follows(finn: TradingAccount) -> Subscription:
-    return Subscription.objects.get(account=finn)
-
-
-@pytest.fixture
 def page(follows: Subscription) -> str:
     return f"/copying/{follows.sub_id}/setup/"
-
-
-@pytest.fixture
-def as_finn(client: Client, finn: TradingAccount) -> Client:
-    client.force_login(finn.owner)
-    return client
 
 
 def token_of(answer: Any) -> str:

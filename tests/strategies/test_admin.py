@@ -27,12 +27,6 @@ def subscription(finn: TradingAccount) -> Subscription:
     return Subscription.objects.get(account=finn)
 
 
-@pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    client.force_login(staff)
-    return client
-
-
 def page_of(subscription: Any) -> Any:
     return reverse("admin:strategies_subscription_change", args=[subscription.pk])
 

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -29,26 +28,6 @@ ORDER = {
     "volume": "0.1",
 }  # fmt: skip
 ACTIVE, CLOSED = "admin:trades_activetrade_changelist", "admin:trades_tradehistory_changelist"
-
-
-@pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    """The browser of `desk`, a superuser."""
-    client.force_login(staff)
-    return client
-
-
-@pytest.fixture
-def clerk(client: Client, cast: dict[str, Any]) -> Callable[..., Any]:
-    """The browser of staff with these permissions alone."""
-
-    def with_permissions(*codenames: Any) -> Any:
-        user = User.objects.create_user("vera", password=None, is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-        client.force_login(user)
-        return client
-
-    return with_permissions
 
 
 def open_trade(account: Any, ticket: str = "1", **more: Any) -> Any:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import TradingAccount, User
+from accounts.models import TradingAccount
 from tests.answers import text
 from tests.browsers import of_staff
 from tests.signed import Bot, opening
@@ -22,12 +22,6 @@ ACTIVE, HEARTBEAT, SKIPS, ORDERS = (
     "/api/v2/trades/active", "/api/v2/copier/beat", "/api/v2/copier/skips", "/api/v2/trades/orders",
 )  # fmt: skip
 MODELS = ["copier", "overdueclose", "copyskip", "copyorder"]
-
-
-@pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    client.force_login(staff)
-    return client
 
 
 def listed(model: Any) -> Any:

@@ -25,12 +25,6 @@ PAGES = [SCORES, APPEALS, "/admin/trust/trusthold/"]
 
 
 @pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    client.force_login(staff)
-    return client
-
-
-@pytest.fixture
 def score(lena: TradingAccount, monkeypatch: pytest.MonkeyPatch) -> TrustScore:
     """lena's score after a year of martingale."""
     facts = flow("martingale", 7)

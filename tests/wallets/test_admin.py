@@ -30,13 +30,6 @@ LARGE = Decimal(5000)  # above what one person may move
 
 
 @pytest.fixture
-def admin(client: Client, staff: User) -> Client:
-    """The browser of `desk`, a superuser."""
-    client.force_login(staff)
-    return client
-
-
-@pytest.fixture
 def mover(cast: dict[str, Any]) -> Any:
     return of_staff("mara", "change_wallet", "view_ledgertransfer")
 
