@@ -43,7 +43,10 @@ coverage: .venv/.requirements-dev.txt.sha256  ## the share of lines and branches
 	@mkdir -p var/coverage
 	python3 manage.py test $(ONLY) --cov --cov-report=term --cov-report=html:var/coverage/html
 
+audit: .venv/.requirements-dev.txt.sha256  ## known weaknesses of what is locked, patterns of weak code, a bill of materials
+	@$(PY) -m tests.security_audit
+
 dates: .venv/.requirements-dev.txt.sha256  ## the suites at a month's end, on 29 February, as DST changes …: make dates AT="29 feb"
 	@$(PY) -m tests.clock $(AT)
 
-.PHONY: help catalogue check coverage dates format lock bench released simulate torture
+.PHONY: help audit catalogue check coverage dates format lock bench released simulate torture

@@ -262,7 +262,7 @@ def socket_folder(data: Path) -> Path:
     """Return a private folder with a short path, the same each time for the same data."""
     stem = hashlib.sha256(str(data).encode()).hexdigest()[:10]
     base = Path(tempfile.gettempdir())
-    folder = (base if len(str(base)) < 55 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108 - checked
+    folder = (base if len(str(base)) < 55 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108  # nosec B108 - checked
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():

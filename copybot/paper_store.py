@@ -118,7 +118,7 @@ class Account:
             yield self._market.instruments[symbol], sign, volume, paid
 
     def deals(self, where: str, *values: Any) -> list[Deal]:
-        rows = self.do(f"select * from deal where {where} order by id", *values).fetchall()  # noqa: S608
+        rows = self.do(f"select * from deal where {where} order by id", *values).fetchall()  # noqa: S608  # nosec B608
         return [_deal(row) for row in rows]
 
     def change(self, statement: str, *values: Any) -> None:

@@ -123,7 +123,7 @@ def copy_of(target: Target, magic: int, state: State, *, heard_ms: int, now_ms: 
 
 
 _COLUMNS = tuple(Copy.__slots__)
-_INSERT = f"insert into copy ({', '.join(_COLUMNS)}) values ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_INSERT = f"insert into copy ({', '.join(_COLUMNS)}) values ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608  # nosec B608
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class StateStore:
 
     def note(self, **columns: int | str) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
-        self.do(f"update guard set {names}", *columns.values())  # noqa: S608
+        self.do(f"update guard set {names}", *columns.values())  # noqa: S608  # nosec B608
         self._read()
 
     def advance(self, seq: int, sha256: str) -> None:
@@ -221,7 +221,7 @@ class StateStore:
 
     def change(self, ref: str, **columns: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
-        self.do(f"update copy set {names} where ref = ?", *map(_stored, columns.values()), ref)  # noqa: S608
+        self.do(f"update copy set {names} where ref = ?", *map(_stored, columns.values()), ref)  # noqa: S608  # nosec B608
         copy = self._unfinished_by_ref().get(ref)
         if copy is not None:
             self._cache(replace(copy, **columns))
