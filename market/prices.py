@@ -7,6 +7,7 @@ from decimal import Context, Decimal
 from market.models import Candle
 
 STALE = timedelta(days=4)  # a weekend with a holiday beside it
+LONGEST = timedelta(days=1)  # longer bars say too little about a moment
 _RATE = Context(prec=12)  # so that a rate is short enough to be recorded and recomputed with
 _THROUGH = "USD"
 # Cent accounts are kept in a hundredth of a currency, which brokers give a code of its own.
@@ -39,6 +40,36 @@ def last(symbol: str, *, at: datetime) -> Price | None:
         if ends <= at:
             return Price(bar.close, ends, bar.high - bar.low)
     return None
+
+
+def last_known(symbol: str, *, at: datetime) -> Price | None:
+    """The close of the last bar that had ended by then, however old it is."""
+    bar = Candle.objects.filter(instrument_id=symbol, opened_at__lt=at).order_by("-opened_at").first()
+    if bar is None:
+        return None
+    return last(symbol, at=at) or Price(bar.close, bar.opened_at + timedelta(minutes=bar.minutes), bar.high - bar.low)
+
+
+def covering(symbol: str, *, at: datetime) -> Candle | None:
+    """The shortest bar in which that moment lies; None where there is none."""
+    bars = Candle.objects.filter(instrument_id=symbol, opened_at__lte=at, opened_at__gt=at - LONGEST)
+    inside = [bar for bar in bars.order_by("-opened_at")[:100] if bar.opened_at + _length(bar) > at]
+    return min(inside, key=_length, default=None)
+
+
+def after(symbol: str, *, at: datetime) -> Price | None:
+    """The first close of a bar that nobody knew at that moment, or else the last one before; None if both are stale."""
+    bars = Candle.objects.filter(instrument_id=symbol, opened_at__gt=at - LONGEST, opened_at__lt=at + STALE)
+    ends = [(bar.opened_at + _length(bar), bar) for bar in bars.order_by("opened_at")[:3000]]
+    later = [(end, bar) for end, bar in ends if at < end <= at + STALE]
+    if not later:
+        return last(symbol, at=at)
+    end, bar = min(later, key=lambda pair: pair[0])
+    return Price(bar.close, end, bar.high - bar.low)
+
+
+def _length(bar: Candle) -> timedelta:
+    return timedelta(minutes=bar.minutes)
 
 
 def rate(currency: str, into: str, *, at: datetime) -> Rate | None:

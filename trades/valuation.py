@@ -1,21 +1,20 @@
 """What a close at a price is worth, and how far a price is from the market.
 
-For closes that no bot reports: by staff, or told by a copy's owner.
+For closes that no bot reports: by staff, or by a copy's owner.
 """
 
 from datetime import datetime
-from decimal import ROUND_FLOOR, Decimal, localcontext
+from decimal import Decimal
 
 from django.conf import settings
 
 from accounts.models import AccountSymbol, TradingAccount
-from core import money
 from market import prices
+from market import profit as pnl
 from market.models import Instrument
 from market.prices import Price
 from trades.models import ActiveTrade, TradeHistory
 
-_WIDE = 60  # digits: enough for an exact product of four amounts
 _RANGES = 10
 
 
@@ -46,16 +45,16 @@ def profit(trade: ActiveTrade, price: Decimal, *, now: datetime) -> Decimal | No
 
     None where the contract size is unknown, or no price converts the symbol's currency into the account's.
     """
-    symbols = symbols_of(trade)
-    size = _contract_size(trade.account, symbols)
-    symbol = symbols[-1]
-    if size is None or not 6 <= len(symbol) <= 7 or not symbol[:6].isalpha():
+    symbols, currency = symbols_of(trade), trade.account.currency
+    size, symbol = _contract_size(trade.account, symbols), symbols[-1]
+    if size is None:
         return None
-    with localcontext(prec=_WIDE):
-        moved = price - trade.open_price if trade.type == "BUY" else trade.open_price - price
-        amount = _converted(moved * trade.volume * size, symbol, price, trade.account.currency, now)
-    result = None if amount is None else amount.quantize(money.UNIT, rounding=ROUND_FLOOR)
-    return None if result is None or abs(result) >= money.LIMIT else result
+    converted = pnl.needs_rate(symbol, currency)
+    rate = prices.rate(converted, currency, at=now) if converted and currency else None
+    return pnl.profit(
+        symbol=symbol, currency=currency, side=trade.type, volume=trade.volume, open_price=trade.open_price,
+        price=price, contract_size=size, rate=None if rate is None else rate.value,
+    )  # fmt: skip
 
 
 def _contract_size(account: TradingAccount, symbols: list[str]) -> Decimal | None:
@@ -63,14 +62,3 @@ def _contract_size(account: TradingAccount, symbols: list[str]) -> Decimal | Non
     reported = AccountSymbol.objects.filter(account=account, symbol=symbols[0]).values_list("contract_size", flat=True)
     listed = Instrument.objects.filter(symbol__in=symbols).values_list("contract_size", flat=True)
     return reported.first() or listed.first()
-
-
-def _converted(amount: Decimal, symbol: str, price: Decimal, currency: str, now: datetime) -> Decimal | None:
-    """An amount in the symbol's second currency, in the account's."""
-    base, quote = symbol[:3], symbol[3:6]
-    if currency == quote:
-        return amount
-    if currency == base:
-        return amount / price if price else None
-    rate = prices.rate(quote, currency, at=now)
-    return None if rate is None else amount * rate.value

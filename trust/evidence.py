@@ -27,6 +27,7 @@ from django.db.models import (
 from django.db.models.functions import Coalesce
 
 from core import uuid7
+from market import profit
 from market.models import Candle, Instrument
 from strategies.models import Strategy
 from trades import corrections
@@ -134,10 +135,10 @@ def move_values(
     """Return the value of a price move of 1 for one lot, by symbol, where the symbol is priced in this currency."""
     values = {}
     for symbol, size in Instrument.objects.filter(symbol__in=symbols).values_list("symbol", "contract_size"):
-        if symbol[3:6] == currency:
-            values[symbol] = size
-        elif symbol[:3] == currency and bars[symbol]:
-            values[symbol] = size / bars[symbol][-1].close
+        price = bars[symbol][-1].close if bars[symbol] else None
+        value = profit.value_of_move(symbol=symbol, currency=currency, contract_size=size, price=price)
+        if value is not None:
+            values[symbol] = value
     return values
 
 
