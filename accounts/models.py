@@ -76,6 +76,11 @@ class TradingAccount(models.Model):
     reported_currency = models.CharField(max_length=16, blank=True, default="", db_default="", editable=False)
     reported_login = models.CharField(max_length=64, blank=True, default="", db_default="", editable=False)
     reported_server = models.CharField(max_length=128, blank=True, default="", db_default="", editable=False)
+    changes = models.PositiveIntegerField(
+        default=0, db_default=0, editable=False,
+        help_text="Changes that its bot reported since `changes_since`. The audit log shows the first of them.",
+    )  # fmt: skip
+    changes_since = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:

@@ -121,8 +121,8 @@ ADVICE: dict[str, Advice] = {
     ),
     AlarmKind.CONTRACT_DIFFERS: Advice(
         "the broker's contract size differs",
-        "One lot of the symbol is another amount at this broker than at the provider's.",
-        "Check the size of your copies, and set a factor for the symbol in the settings.",
+        "One lot of the symbol is another amount at this broker than in the desk's list.",
+        "Check the size of your copies. Fees count the desk's size: ask staff if that is not right.",
     ),
     AlarmKind.TERMINAL: Advice(
         "the broker's terminal does not answer",

@@ -29,7 +29,7 @@ INVARIANTS = {
     "a trade's profit is the sum of its closes": """
         select h.trade_id::text from trade_history h
           left join (select trade_id, sum(profit) as made from trade_reductions group by trade_id) r using (trade_id)
-         where h.kind = 'TRADE' and h.closing_profit + coalesce(r.made, 0) <> h.profit""",
+         where h.kind = 'TRADE' and profit_within_bounds(h.closing_profit + coalesce(r.made, 0)) <> h.profit""",
     "no event number is higher than the last number of its stream": """
         select s.name from strategies s where s.last_seq < (
           select coalesce(max(seq), 0) from (

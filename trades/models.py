@@ -403,7 +403,12 @@ class BotAlarmQuerySet(models.QuerySet["BotAlarm"]):
 
 
 class BotAlarm(models.Model):
-    """A condition that a bot cannot mend by itself, as the bot reported it. An alarm of a silent bot stays."""
+    """A condition that a bot cannot mend by itself, as the bot reported it. An alarm of a silent bot stays.
+
+    The desk's own alarms (`OF_DESK`) are about what a bot reported.
+    """
+
+    OF_DESK = "desk"
 
     account = models.ForeignKey(TradingAccount, models.PROTECT, related_name="+", db_index=False)
     bot = models.CharField(max_length=8, help_text="The kind of the key that reports it: its own alarms are one set.")
@@ -447,7 +452,11 @@ class BotAlarm(models.Model):
     @property
     def is_silent(self) -> bool:
         """Whether the bot has stopped to report: it does so once a minute while the alarm is present."""
-        return self.cleared_at is None and timezone.now() - self.reported_at > timedelta(minutes=5)
+        return (
+            self.bot != self.OF_DESK
+            and self.cleared_at is None
+            and timezone.now() - self.reported_at > timedelta(minutes=5)
+        )
 
     @property
     def advice(self) -> Advice:

@@ -1,9 +1,11 @@
 """A bot's report of its account: funds, currency, kind, and its broker's conditions for symbols."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import IntegrityError, connections
+from django.utils import timezone
 
 from accounts.models import AccountSymbol, TradingAccount
 from audit import services as audit
@@ -11,6 +13,7 @@ from audit.models import AuditLog
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.signed import Bot, opening
+from trades.models import BotAlarm
 
 ACCOUNT, HEARTBEAT = "/api/v2/account", "/api/v2/copier/beat"
 US30 = {"symbol": "US30", "contract_size": "25", "volume_min": "0.1", "volume_step": "0.1", "volume_max": "50"}
@@ -172,3 +175,46 @@ def test_the_database_refuses_what_is_no_number(finn: TradingAccount) -> None:
             "values (%s, 'US30', 'NaN', now(), now())",
             [finn.pk],
         )
+
+
+# --- the audit log is never shortened
+
+
+def test_changes_of_an_account_add_at_most_twenty_rows_an_hour_and_the_rest_is_counted(
+    finn_bot: Bot, finn: TradingAccount
+) -> None:
+    for number in range(25):
+        told(finn_bot, login=str(number), symbols=[{**US30, "contract_size": str(number + 1)}])
+    changes = ["account.facts_changed", "account.symbols_changed"]
+    rows = AuditLog.objects.filter(subject=f"account:{finn.pk}", action__in=changes)
+    assert rows.count() == 20
+
+    TradingAccount.objects.filter(pk=finn.pk).update(changes_since=timezone.now() - timedelta(hours=2))
+    told(finn_bot, login="an hour later")
+
+    assert (rows.count(), rows.latest("pk").detail["unrecorded"]) == (21, 30)
+
+
+def alarms_of(account: TradingAccount) -> list[str]:
+    return [row.detail for row in BotAlarm.objects.present().filter(account=account, kind="contract_differs")]
+
+
+def test_another_contract_size_than_the_desks_is_an_alarm_until_it_agrees(finn_bot: Bot, finn: TradingAccount) -> None:
+    told(finn_bot, symbols=[{**US30, "symbol": "EURUSD", "contract_size": "1000"}, US30])
+    assert alarms_of(finn) == ["EURUSD: 1000 here, 100000 at the desk"]
+    assert AuditLog.objects.filter(action="alarm.raised", subject=f"account:{finn.pk}").count() == 1
+
+    finn_bot.send("POST", "/api/v2/account/alarms", {"alarms": []})  # the bot's own report does not clear it
+    assert alarms_of(finn) != []
+
+    told(finn_bot, symbols=[{**US30, "symbol": "EURUSD", "contract_size": "100000"}])
+    assert alarms_of(finn) == []
+
+
+def test_a_mapped_symbol_is_compared_under_the_providers_name(finn_bot: Bot, finn: TradingAccount) -> None:
+    strategies.set_terms(
+        subscription=Subscription.objects.get(account=finn), actor=audit.SYSTEM, symbol_map={"EURUSD": "6E"}
+    )
+    told(finn_bot, symbols=[{**US30, "symbol": "6E", "contract_size": "125000"}])
+
+    assert alarms_of(finn) == ["6E: 125000 here, 100000 at the desk"]

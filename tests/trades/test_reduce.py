@@ -188,3 +188,11 @@ def test_names_the_field_that_cannot_be_read(bot: Bot, field: str, value: str | 
 def test_a_reduction_passes_at_a_price_of_zero_or_below(bot: Bot, price: str) -> None:
     assert reduce(bot, close_price=price).status_code == 200
     assert TradeReduction.objects.get().close_price == Decimal(price)
+
+
+def test_absurd_profits_of_partial_closes_do_not_hold_up_the_close(bot: Bot) -> None:
+    for volume in ("0.09", "0.08"):
+        assert reduce(bot, deal_id=volume, volume=volume, profit="-999999999999").status_code == 200
+
+    assert close(bot, profit="-999999999999").status_code == 200
+    assert TradeHistory.objects.get().profit == Decimal("-999999999999.99999999")

@@ -120,6 +120,30 @@ def test_a_part_closed_since_the_request_is_not_paid_twice(lena: TradingAccount,
     assert (row.closing_profit, row.profit) == (-20, 10)
 
 
+def test_a_profit_that_can_no_longer_be_calculated_is_not_the_one_of_the_request(
+    lena: TradingAccount, staff: User, second: User
+) -> None:
+    """A part was closed since, so the profit of the request would count it twice."""
+    price("EURGBP", "0.8")
+    price("GBPUSD", "1.25", hours_ago=2)
+    trade = opened(lena, symbol="EURGBP", open_price=Decimal("0.79"))
+    request = close(trade, "0.9", staff)
+    assert isinstance(request, TradeRequest)
+    assert request.profit == 1375
+    with transaction.atomic():
+        services.reduce_trade(
+            account=lena, ticket_id="1", deal_id="d", volume=Decimal("0.04"), close_price=Decimal("0.9"),
+            profit=Decimal(550),
+        )  # fmt: skip
+    Candle.objects.filter(instrument_id="GBPUSD").delete()
+
+    approve(request, second)
+
+    row = TradeHistory.objects.get(pk=trade.pk)
+    assert (row.closing_profit, row.profit) == (0, 550)
+    assert "has to be corrected" in AuditLog.objects.get(action="trade.closed").detail["note"]
+
+
 def test_a_wide_bar_widens_the_bound(lena: TradingAccount, staff: User) -> None:
     price(spread="0.01")
 

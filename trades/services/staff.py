@@ -116,8 +116,8 @@ def approve(*, request: TradeRequest, by: User, actor: audit.Actor) -> TradeRequ
             if isinstance(trade, ActiveTrade):
                 # Calculated anew, because a part may have been closed since the request.
                 profit = valuation.profit(trade, decided.close_price, now=timezone.now())
-                amounts = {"close_price": decided.close_price, "profit": decided.profit if profit is None else profit}
-                _close(trade, decided.reason, actor, **amounts)
+                note = decided.reason if profit is not None else f"{decided.reason} ({NO_PROFIT})"[:500]
+                _close(trade, note, actor, close_price=decided.close_price, profit=profit or Decimal(0))
             else:
                 _correct(decided, trade, by, actor)
             return decided

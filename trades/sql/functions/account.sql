@@ -31,6 +31,61 @@ begin
   return v_changes;
 end $$;
 
+-- Raises or clears the desk's alarm that lots of this account are another amount than the desk lists, as fees count them.
+-- A symbol that the account's terms map to its own name is compared under the provider's name.
+create or replace function contract_sizes_compared(caller jsonb, p_account bigint) returns void language plpgsql as $$
+declare
+  v_now    constant timestamptz := clock_timestamp();
+  v_detail text;
+begin
+  select left(string_agg(format('%s: %s here, %s at the desk', own.symbol, trim_scale(own.contract_size),
+                                trim_scale(i.contract_size)), '; ' order by own.symbol), 300) into v_detail
+    from account_symbols own
+         join instruments i on i.symbol = coalesce(
+           (select given.name from subscriptions u
+                   cross join lateral (select latest.symbol_map from subscription_terms latest
+                                        where latest.subscription_id = u.id order by latest.id desc limit 1) m
+                   cross join lateral jsonb_each_text(m.symbol_map) as given (name, mapped)
+             where u.account_id = p_account and u.status <> 'ENDED' and given.mapped = own.symbol
+             order by given.name limit 1), own.symbol)
+   where own.account_id = p_account and own.contract_size <> i.contract_size;
+  if v_detail is null then
+    update bot_alarms set cleared_at = v_now
+     where account_id = p_account and bot = 'desk' and kind = 'contract_differs' and cleared_at is null;
+  else
+    insert into bot_alarms (account_id, bot, kind, detail, raised_at, reported_at)
+    values (p_account, 'desk', 'contract_differs', v_detail, v_now, v_now)
+    on conflict on constraint bot_alarm_is_one_row do update
+      set detail = excluded.detail, reported_at = v_now, cleared_at = null,
+          times = bot_alarms.times + (bot_alarms.cleared_at is not null)::int,
+          raised_at = case when bot_alarms.cleared_at is not null then v_now else bot_alarms.raised_at end;
+  end if;
+  perform log_alarms(caller, p_account, v_now);
+end $$;
+
+-- Records a change that a bot reports of its account, at most 20 an hour: the log is never shortened. What is beyond is
+-- counted, and the next row says how many there were (`unrecorded`). The account's row is locked.
+create or replace function account_change(caller jsonb, p_account bigint, p_action text, p_code text, p_detail jsonb)
+returns void language plpgsql as $$
+declare
+  v_most constant int := 20;
+  v_unrecorded int := 0;
+  a trading_accounts;
+begin
+  select * into a from trading_accounts where id = p_account;
+  if coalesce(a.changes_since < clock_timestamp() - interval '1 hour', true) then
+    v_unrecorded := greatest(0, a.changes - v_most);
+    a.changes_since := clock_timestamp();
+    a.changes := 0;
+  end if;
+  update trading_accounts set changes_since = a.changes_since, changes = a.changes + 1 where id = p_account;
+  if a.changes < v_most then
+    perform audit(caller, p_action, 'account:' || p_account, p_code,
+                  p_detail || case when v_unrecorded > 0 then jsonb_build_object('unrecorded', v_unrecorded)
+                                   else '{}' end);
+  end if;
+end $$;
+
 -- Records a report. Where the currency is not the registered one, its amounts and symbols are of another account: only
 -- the fact is recorded. A report without a currency (an older bot's, or a heartbeat) leaves that as it was.
 -- args: {"balance", "equity", "currency"?, "kind"?, "login"?, "server"?, "symbols"?}
@@ -53,8 +108,8 @@ begin
   end if;
   if b.reported_currency not in ('', b.currency) then
     if a.reported_currency <> b.reported_currency then
-      perform audit(caller, 'account.refused', v_subject, 'currency_differs',
-                    jsonb_build_object('registered', b.currency, 'reported', b.reported_currency));
+      perform account_change(caller, v_account, 'account.refused', 'currency_differs',
+                             jsonb_build_object('registered', b.currency, 'reported', b.reported_currency));
     end if;
     return refused('currency_differs', jsonb_build_object(
       'registered', b.currency, 'reported', b.reported_currency,
@@ -67,11 +122,14 @@ begin
    where id = v_account returning * into b;
   if (a.kind, a.reported_currency, a.reported_login, a.reported_server)
      <> (b.kind, b.reported_currency, b.reported_login, b.reported_server) then
-    perform audit(caller, 'account.facts_changed', v_subject, '', jsonb_build_object(
+    perform account_change(caller, v_account, 'account.facts_changed', '', jsonb_build_object(
       'kind', b.kind, 'currency', b.reported_currency, 'login', b.reported_login, 'server', b.reported_server));
   end if;
   if args->'symbols' is not null then v_symbols := account_symbols_noted(v_account, args->'symbols'); end if;
-  if v_symbols <> '{}' then perform audit(caller, 'account.symbols_changed', v_subject, '', v_symbols); end if;
+  if v_symbols <> '{}' then
+    perform account_change(caller, v_account, 'account.symbols_changed', '', v_symbols);
+    perform contract_sizes_compared(caller, v_account);
+  end if;
   return jsonb_build_object('code', 'told', 'currency', b.currency,
                             'changed', a.reported_currency <> b.reported_currency or v_symbols <> '{}');
 end $$;

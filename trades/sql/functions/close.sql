@@ -24,6 +24,11 @@ begin
   return jsonb_build_object('code', 'tombstoned', 'trade', closed_row(h, s.name)::jsonb);
 end $$;
 
+-- A sum of reported profits as its column can hold it: no report of a partial close holds up the close.
+create or replace function profit_within_bounds(p_profit numeric) returns numeric language sql immutable as $$
+  select greatest(-999999999999.99999999, least(999999999999.99999999, p_profit))
+$$;
+
 -- args: {"ticket_id", "close_price", "profit", "reason", "note"?}
 create or replace function trade_close(caller jsonb, args jsonb) returns jsonb
 language plpgsql security definer set search_path = public, pg_temp as $$
@@ -67,7 +72,8 @@ begin
   values (t.id, 'TRADE', v_account, s.id, v_ticket, a.master_ticket, a.master_trade,
           next_number(s.id, case when a.master_trade is not null then v_account end),
           a.symbol, a.type, a.opened_volume, a.volume, a.open_price, v_price, a.sl, a.opened_sl, a.first_sl, a.tp,
-          v_profit + coalesce((select sum(profit) from trade_reductions where trade_id = t.id), 0),
+          profit_within_bounds(
+            v_profit + coalesce((select sum(profit) from trade_reductions where trade_id = t.id), 0)),
           v_profit, v_reason, a.comment, a.analysis, a.opened_at, 'CLOSED')
   returning * into h;
   perform audit(caller, 'trade.closed', 'trade:' || t.id, '',
