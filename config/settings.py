@@ -45,6 +45,7 @@ SECOND_PERSON_ABOVE = env.str("SECOND_PERSON_ABOVE", "1000")  # wallets.limits p
 SECOND_PERSON_SUMS = env.str("SECOND_PERSON_SUMS", "")
 FEE_NOTICE_DAYS = env.int("FEE_NOTICE_DAYS", 30)
 STAFF_PRICE_BOUND_PCT = Decimal(env.str("STAFF_PRICE_BOUND_PCT", "2"))
+FEE_PRICE_DAYS = env.int("FEE_PRICE_DAYS", 5)
 WEB_THREADS = env.int("WEB_THREADS", 8)
 RATE_PER_PERSON = env.int("RATE_PER_PERSON", 0 if DEBUG else 300)
 RATE_OF_EXPORTS = env.int("RATE_OF_EXPORTS", 0 if DEBUG else 10)
@@ -183,6 +184,7 @@ CELERY_BEAT_SCHEDULE = {
     "scores that are due": {"task": "trust.tasks.sweep", "schedule": 60.0},
     "fees of open periods set aside": {"task": "wallets.tasks.reserve", "schedule": 3600.0},
     "files of bars": {"task": "market.tasks.import_uploads", "schedule": 10.0},
+    "reports of copies compared": {"task": "wallets.tasks.compare_reports", "schedule": 3600.0},
     "no zombies": {"task": "config.tasks.zombie_drill", "schedule": crontab(hour=3, minute=17)},
 }
 

@@ -34,6 +34,7 @@ from wallets.services import agreements
 
 EXAMPLES = 4  # of the strategy's own trades
 DAYS = 30
+OF_COPIERS = (BotKey.Kind.COPIER, BotAlarm.OF_DESK)
 MAX_ALARMS = 200  # of all subscriptions on one page
 _OWNER, _DRAWDOWN = Subscription.PausedFor.OWNER, Subscription.PausedFor.DRAWDOWN
 _EXAMPLE = sizing.ProviderTrade(
@@ -102,7 +103,7 @@ def _cards(live: Sequence[Subscription], now: datetime) -> list[Card]:
     copiers = {copier.account_id: copier for copier in Copier.objects.filter(account__in=accounts)}
     overdue = copy_statistics.overdue_by_subscription(accounts)
     late = overdue_closes.to_settle(accounts, now=now)
-    alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot=BotKey.Kind.COPIER)[:MAX_ALARMS])
+    alarms = list(BotAlarm.objects.present().filter(account__in=accounts, bot__in=OF_COPIERS)[:MAX_ALARMS])
     source = facts.Source.of_all(live, now)
     offered = offers.by_subscription(live, now)
     cards = [

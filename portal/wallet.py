@@ -2,6 +2,8 @@
 
 import re
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import islice
 from typing import Any
@@ -20,7 +22,7 @@ from core.errors import DomainError
 from portal import offers
 from portal.form_feedback import perform
 from strategies.models import Subscription
-from wallets import pnl, services, statements
+from wallets import lines, pnl, services, statements
 from wallets.models import FeeAgreement, FeeClaim, FeeRefund, MoneyRequest, Settlement, Wallet
 from wallets.services import settlement
 
@@ -127,6 +129,7 @@ def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpRespon
         "settled": settled,
         "new_profit": max(recalculated.result.cumulative_pnl - settled.mark_that_counts, Decimal(0)),
         "percent": Decimal(settled.rate_bps) / 100,
+        "lines": _lines(recalculated.result, corrections, agreement.currency),
         "trades": [
             (trade, corrected.get(trade.pk, trade.profit), trade.pk in corrected)
             for trade in trades.select_related("account")[:TRADES]
@@ -136,6 +139,38 @@ def fee(request: PersonRequest, agreement_id: int, period_no: int) -> HttpRespon
         "is_cut": trades.count() > TRADES,
     }
     return render(request, "portal/fee.html", context)
+
+
+@dataclass(frozen=True, slots=True)
+class LineRow:
+    line: lines.Line
+    result: Decimal
+    is_corrected: bool
+
+    @property
+    def price(self) -> Decimal | None:
+        return self.line.parts[-1].price if self.line.parts else None
+
+    @property
+    def notes(self) -> str:
+        parts = max(0, len(self.line.parts) - 1)
+        notes = (
+            "open at the end of the period" if self.line.is_open else "",
+            self.line.why,
+            f"{parts} partial close{'s' * (parts > 1)} before" if parts else "",
+            "corrected" if self.is_corrected else "",
+        )
+        return "; ".join(filter(None, notes))
+
+
+def _lines(result: pnl.Result, corrections: Sequence[Any], currency: str) -> list[LineRow]:
+    """What each trade counts that no earlier period counted, the largest first."""
+    rows = []
+    for line in result.lines:
+        counted = lines.realised((line,), corrections, currency)
+        is_corrected = counted != line.realised(currency)
+        rows.append(LineRow(line, counted + line.floating(currency), is_corrected))
+    return sorted(rows, key=lambda row: abs(row.result), reverse=True)[:TRADES]
 
 
 def _in_currency(wallets: list[Wallet], currency: str | None) -> Wallet | None:

@@ -82,7 +82,8 @@ def warnings(subscription: Subscription, contracts: Iterable[facts.Contract]) ->
     if own.currency_differs:
         texts.append(
             f"Your bot reports an account in {own.reported_currency}, registered is {own.currency}. Until they agree, "
-            "nothing is sized by your equity and no fee is charged. Log in to the registered account, or ask staff."
+            "nothing is sized by your equity, and your fee period waits some days. Use the registered account, or "
+            "ask staff."
         )
     if provider.currency_differs:
         texts.append(

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 WEIGHTS = {
     "REPLAY_ATTACK": 50,
     "INSUFFICIENT_FUNDS": 10,
+    "REPORT_DIFFERS": 20,
 }
 A_DAY, DAILY = timedelta(hours=24), 10
 

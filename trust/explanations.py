@@ -33,6 +33,10 @@ INCIDENTS = {
         "An order failed: insufficient margin, {times}.",
         "Keep more free margin, or copy with smaller volume.",
     ),
+    "REPORT_DIFFERS": (
+        "Your bot reported prices, a symbol or a profit of a copy that cannot be right, {times}.",
+        "Compare the copy with your broker's statement, and its symbol with your settings. Fees do not follow reports.",
+    ),
     "DUPLICATE_SEQ": (
         "Your bot sent a request with a sequence number used before, {times}.",
         "Use each key from one process only, and count up.",

@@ -11,6 +11,7 @@ from trust import endpoint
 
 SPAN = timedelta(days=90)
 REFUSALS = {"action__in": ["request.refused", "zombie.refused"], "code": "trade_closed"}
+REPORT_DIFFERS = "copy.report_differs"  # wallets records it
 
 _INCIDENTS = "select at, reason, symbol from trust_incidents(%s, %s, %s, %s) order by at, reason, symbol"
 
@@ -20,7 +21,7 @@ def has_bots(user: User) -> bool:
 
 
 def events_of(user: User, *, now: datetime) -> list[endpoint.Event]:
-    """Return the incidents: refusals in the audit log, and copies that failed for want of money, as bots reported."""
+    """Return the incidents: refusals and wrong reports in the audit log, and copies that failed for want of money."""
     generations = BotKeyGeneration.objects.filter(key__account__owner=user).values_list("key__key_id", "generation")
     keys = [f"{key}.{generation}" for key, generation in generations]
     accounts = list(TradingAccount.objects.filter(owner=user).values_list("pk", flat=True))

@@ -13,7 +13,7 @@ from django.db.models import Exists, F, OuterRef, Q, TextField, Value
 from django.db.models.functions import Cast, Concat
 from django.utils import timezone
 
-from accounts.models import BotKey, BotKeyGeneration, User
+from accounts.models import BotKey, BotKeyGeneration, TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
 from core import responses
@@ -272,8 +272,14 @@ def _make_users_with_events_due(now: datetime) -> None:
     key = Concat("key__key_id", Value("."), Cast("generation", TextField()), output_field=TextField())
     keys = BotKeyGeneration.objects.filter(key__account__owner=OuterRef(OuterRef("pk"))).values(name=key)
     refused = AuditLog.objects.filter(**incidents.REFUSALS, actor__in=keys, at__gt=OuterRef("seen_until"))
+    account = Concat(Value("account:"), Cast("pk", TextField()), output_field=TextField())
+    accounts = TradingAccount.objects.filter(owner=OuterRef(OuterRef("pk"))).values(subject=account)
+    differing = AuditLog.objects.filter(
+        action=incidents.REPORT_DIFFERS, subject__in=accounts, at__gt=OuterRef("seen_until")
+    )
     subjects = TrustSubject.objects.filter(due_at__gt=now, seen_until__lte=now - REST)
-    _set_due(subjects.filter(Exists(closed) | Exists(failed) | Exists(skipped) | Exists(refused)), now)
+    events = Exists(closed) | Exists(failed) | Exists(skipped) | Exists(refused) | Exists(differing)
+    _set_due(subjects.filter(events), now)
 
 
 # --- restrictions

@@ -8,7 +8,7 @@ of a loss.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_DOWN, ROUND_FLOOR, Decimal, localcontext
+from decimal import ROUND_DOWN, Decimal, localcontext
 
 from core import money
 
@@ -24,7 +24,7 @@ class Performance:
 def performance(*, cumulative_pnl: Decimal, high_water_mark: Decimal, rate_bps: int) -> Performance:
     """fee = rate × max(0, cumulative P/L − high-water mark), cut to 10⁻⁸; the new mark is the higher of the two.
 
-    `cumulative_pnl` is net of costs and before fees. (Binance's lead trading and Darwinex use the same formula;
+    `cumulative_pnl` is before brokers' costs and fees. (Binance's lead trading and Darwinex use the same formula;
     cTrader's high-water mark on equity gives the same result.)
     """
     above = max(cumulative_pnl - high_water_mark, Decimal(0))
@@ -49,10 +49,14 @@ def over(periods: Iterable[Period]) -> Performance:
     return Performance(total, mark)
 
 
-def part_of(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
-    """amount × part / whole, rounded down."""
+def part_of(amount: Decimal, part: Decimal, whole: Decimal, rounding: str = ROUND_DOWN) -> Decimal:
+    """amount × part / whole, by default rounded towards zero."""
     with localcontext(prec=WIDE):
-        return (amount * part / whole).quantize(money.UNIT, rounding=ROUND_DOWN)
+        return (amount * part / whole).quantize(money.UNIT, rounding=rounding)
+
+
+def share_of(lots: Decimal, share: Decimal) -> Decimal:
+    return part_of(lots, share, Decimal(1))
 
 
 def provider_share(fee: Decimal, platform_bps: int) -> Decimal:
@@ -66,19 +70,6 @@ def subscription(*, monthly: Decimal, begins: datetime, ends: datetime) -> Decim
     in_month = (ends - month_of(ends - timedelta(microseconds=1))) // timedelta(days=1)
     with localcontext(prec=WIDE):
         return (monthly * min(days, in_month) / in_month).quantize(money.UNIT, rounding=ROUND_DOWN)
-
-
-def floating(
-    *, side: str, volume: Decimal, open_price: Decimal, price: Decimal, contract_size: Decimal, inverse: bool = False
-) -> Decimal:
-    """The floating P/L of an open position at `price`: (price − open_price) × lots × contract size, negated for a SELL.
-
-    The result is in the symbol's second currency; with `inverse` it is divided by the price, and so in the first.
-    """
-    with localcontext(prec=WIDE):
-        moved = price - open_price if side == "BUY" else open_price - price
-        result = moved * volume * contract_size
-        return (result / price if inverse else result).quantize(money.UNIT, rounding=ROUND_FLOOR)
 
 
 def month_of(at: datetime) -> datetime:

@@ -509,6 +509,10 @@ class FeeAgreement(models.Model):
 class Settlement(models.Model):
     """A settled period: the high-water mark before and after, and the fee. A chain, so no period is settled twice."""
 
+    class Rule(models.IntegerChoices):
+        REPORTED = 1, "by the profits that bots reported"  # before 0.2.0
+        CALCULATED = 2, "by the provider's trades and the terms"
+
     pk = models.CompositePrimaryKey("agreement_id", "period_no")
     agreement = models.ForeignKey(FeeAgreement, models.PROTECT, related_name="settlements", db_index=False)
     period_no = models.PositiveIntegerField()
@@ -528,8 +532,13 @@ class Settlement(models.Model):
     fee = fields.amount()
     trades = models.PositiveIntegerField(default=0, help_text="The number of trades in the cumulative P/L.")
     mark_prices = models.JSONField(
-        default=list, db_column="marks", help_text="The prices at which open positions were valued."
+        default=list, db_column="marks", help_text="By reports: the prices at which open positions were valued."
     )
+    rule = models.PositiveSmallIntegerField(choices=Rule, default=Rule.CALCULATED, db_default=Rule.REPORTED)
+    lines = models.JSONField(
+        default=list, db_default=models.Value([], models.JSONField()),
+        help_text="What each trade counts that no earlier settlement counted, with its prices.",
+    )  # fmt: skip
     corrections = models.JSONField(default=list, help_text="The corrections of trades that it takes into account.")
     settled_at = models.DateTimeField(db_default=Now())
 

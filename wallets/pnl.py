@@ -1,40 +1,39 @@
 """The P/L of a subscriber's copies of a strategy up to a moment in the past, which later events never change.
 
-A close carries the database's own time, and a trade's id (UUID v7) contains the time at which the desk learned of it:
-no bot can change either later. Positions open at that moment are valued at the last bar before it; without a bar there
-is no result.
+It follows from the provider's trades, the subscription's terms and the market, never from a figure that the
+subscriber's bot reports (wallets/copied_trades.py). Each settlement stores the lines of the trades that it counts for
+the first time, so that what was settled stays. Trades that version 0.1.0 settled count as it settled them.
 """
 
-import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet
 
-from accounts.models import AccountSymbol
-from core import money, uuid7
-from market import prices
-from market.models import Instrument
 from strategies.models import Subscription
-from trades.models import ActiveTrade, TradeCorrection, TradeHistory, TradeReduction
-from wallets import fees
-from wallets.models import FeeAgreement
+from trades.models import ActiveTrade, TradeCorrection, TradeHistory
+from wallets import copied_trades, lines, reported_pnl
+from wallets.lines import Line
+from wallets.models import FeeAgreement, Settlement
 
 ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Realised (`closed`) and `floating` P/L. `unpriced` says why there is none: a position without a mark price, or an
-    account whose bot reports another currency. `corrections`: the ids of those that `closed` takes into account."""
+    """Realised (`closed`) and `floating` P/L. `lines`: of the trades that no earlier settlement counted.
+
+    `unpriced` says why there is no result yet: a trade without a price, or an account whose bot reports another
+    currency. `corrections`: the ids of those that `closed` takes into account.
+    """
 
     closed: Decimal
     floating: Decimal
     trades: int
-    mark_prices: list[dict[str, str]]
+    lines: tuple[Line, ...] = ()
     unpriced: str = ""
     corrections: tuple[int, ...] = ()
 
@@ -43,64 +42,88 @@ class Result:
         return self.closed + self.floating
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenCopy:
-    """An open copy. `symbol`: by which it is valued. `contract_size`: its broker's, None if that is not known."""
+class Settled:
+    """What an agreement's settlements have counted. `settlements`: all, oldest first."""
 
-    trade_id: uuid.UUID
-    symbol: str
-    side: str
-    volume: Decimal
-    open_price: Decimal
-    contract_size: Decimal | None
+    def __init__(self, agreement: FeeAgreement, settlements: Sequence[Settlement]) -> None:
+        self.agreement, self.settlements = agreement, settlements
+        # Up to then the profits count that bots reported.
+        reported = [row.ends_at for row in settlements if row.rule == Settlement.Rule.REPORTED]
+        copies = closed_trades(agreement, at=max(reported, default=agreement.started_at))
+        self._by_reports = list(copies) if reported else []
+        self.keys_by_reports = {f"{row.account_id}/{row.master_trade}" for row in self._by_reports}
+        self.lines = {
+            row.period_no: [line for line in stored_lines(row) if line.key not in self.keys_by_reports]
+            for row in settlements
+            if row.rule == Settlement.Rule.CALCULATED
+        }
+
+    def closed_lines(self, period_no: int) -> list[Line]:
+        """The lines of the trades that were over by the end of this period."""
+        return [line for number, rows in self.lines.items() if number <= period_no for line in rows if not line.is_open]
+
+    def keys(self, period_no: int) -> set[str]:
+        """What is counted by then: account and provider's trade."""
+        return self.keys_by_reports | {line.key for line in self.closed_lines(period_no)}
+
+    def realised(self, period_no: int, corrections: Sequence[Any]) -> Decimal:
+        """The P/L of the trades that were over by the end of this period, with these corrections of theirs."""
+        until = self.settlements[period_no].ends_at
+        rows = [row for row in self._by_reports if row.closed_at <= until or period_no in self.lines]
+        reported = sum((row.profit or ZERO for row in rows), ZERO)
+        own = {row.pk for row in rows}
+        changed = sum((row.profit - row.profit_before for row in corrections if row.trade_id in own), ZERO)
+        return reported + changed + lines.realised(self.closed_lines(period_no), corrections, self.agreement.currency)
+
+    def count(self, period_no: int) -> int:
+        return len(self._by_reports) + len(self.closed_lines(period_no))
 
 
 def result(
-    agreement: FeeAgreement,
-    *,
-    at: datetime,
-    mark_prices: list[dict[str, str]] | None = None,
-    counted: Collection[int] | None = None,
+    agreement: FeeAgreement, *, at: datetime, settlements: Sequence[Settlement] = (), takes_any: bool = False
 ) -> Result:
-    """The cumulative P/L at that moment. `mark_prices`: stored prices of an earlier valuation, used again with the
-    contract sizes that are stored beside them. `counted`: the corrections that it took into account; None for all."""
-    if mark_prices is None and (other_currency := _other_currency(agreement)):
-        return Result(ZERO, ZERO, 0, [], other_currency)
-    closed = closed_trades(agreement, at=at)
-    still_open = _open_at(agreement, at)
-    parts = TradeReduction.objects.filter(trade_id__in=[trade.trade_id for trade in still_open], closed_at__lte=at)
-    corrected = [row for row in corrections(agreement, at=at) if counted is None or row.pk in counted]
-    change = sum((row.profit - row.profit_before for row in corrected), ZERO)
-    realised = _sum(closed, "profit") + _sum(parts, "profit") + change
-    count = closed.count() + len(still_open)
-    stored = {mark_price["trade"]: mark_price for mark_price in mark_prices or []}
-    valued: list[dict[str, str]] = []
-    for trade in still_open:
-        if mark_prices is None:
-            last = prices.last(trade.symbol, at=at)
-            price, contract_size = (
-                None if last is None else last.close,
-                trade.contract_size or _listed_size(trade.symbol),
-            )
-        else:
-            price, contract_size = _stored(stored.get(str(trade.trade_id)), trade.symbol)
-        result_at_price = _floating(trade, price, contract_size, agreement.currency)
-        if price is None or contract_size is None or result_at_price is None:
-            return Result(realised, ZERO, count, [], f"no price of {trade.symbol} in {agreement.currency}")
-        valued.append(
-            {
-                "trade": str(trade.trade_id),
-                "symbol": trade.symbol,
-                "type": trade.side,
-                "volume": money.text(trade.volume),
-                "open_price": money.text(trade.open_price),
-                "price": money.text(price),
-                "contract_size": money.text(contract_size),
-                "result": money.text(result_at_price),
-            }
-        )
-    floating = sum((Decimal(mark_price["result"]) for mark_price in valued), ZERO)
-    return Result(realised, floating, count, valued, corrections=tuple(row.pk for row in corrected))
+    """The cumulative P/L at that moment. `settlements`: those before it, if they are read already.
+
+    `takes_any`: a missing price is replaced by the last known one or the provider's, and it no longer matters that a
+    bot reports another currency.
+    """
+    if not takes_any and (other_currency := _other_currency(agreement)):
+        return Result(ZERO, ZERO, 0, unpriced=other_currency)
+    settlements = settlements or list(agreement.settlements.order_by("period_no"))
+    settled, last = Settled(agreement, settlements), settlements[-1].period_no
+    counted, valuer = settled.keys(last), lines.Valuer(agreement, at, takes_any)
+    copied = (trade for trade in copied_trades.of(agreement, at=at) if trade.key not in counted)
+    new = tuple(valuer.line(trade) for trade in copied)
+    corrected = corrections(agreement, at=at)
+    closed = settled.realised(last, corrected) + lines.realised(new, corrected, agreement.currency)
+    missing = next((line.missing for line in new if line.missing), "")
+    return Result(
+        closed, sum((line.floating(agreement.currency) for line in new), ZERO), settled.count(last) + len(new), new,
+        missing, tuple(row.pk for row in corrected),
+    )  # fmt: skip
+
+
+def again(settlement: Settlement) -> Result:
+    """The P/L of a settlement, calculated once more from the trades, and the market's prices in its lines."""
+    agreement = settlement.agreement
+    if settlement.rule == Settlement.Rule.REPORTED:
+        return Result(*reported_pnl.again(settlement), corrections=tuple(settlement.corrections))
+    before = list(agreement.settlements.filter(period_no__lt=settlement.period_no).order_by("period_no"))
+    settled, last = Settled(agreement, before), before[-1].period_no
+    trades = {trade.key: trade for trade in copied_trades.of(agreement, at=settlement.ends_at)}
+    stored = [line for line in stored_lines(settlement) if line.key not in settled.keys(last)]
+    recalculated = tuple(lines.again(line, trades[line.key]) for line in stored if line.key in trades)
+    corrected = [row for row in corrections(agreement, at=settlement.ends_at) if row.pk in settlement.corrections]
+    closed = settled.realised(last, corrected) + lines.realised(recalculated, corrected, agreement.currency)
+    floating = sum((line.floating(agreement.currency) for line in recalculated), ZERO)
+    return Result(
+        closed, floating, settled.count(last) + len(recalculated), recalculated,
+        corrections=tuple(row.pk for row in corrected),
+    )  # fmt: skip
+
+
+def stored_lines(settlement: Settlement) -> list[Line]:
+    return [Line.from_json(row) for row in settlement.lines]
 
 
 def _other_currency(agreement: FeeAgreement) -> str:
@@ -113,91 +136,19 @@ def _other_currency(agreement: FeeAgreement) -> str:
     return ""
 
 
-def _stored(mark_price: dict[str, str] | None, symbol: str) -> tuple[Decimal | None, Decimal | None]:
-    """Price and contract size of an earlier valuation. The first version stored no size: it used the desk's."""
-    if mark_price is None:
-        return None, None
-    size = mark_price.get("contract_size")
-    return Decimal(mark_price["price"]), _listed_size(symbol) if size is None else Decimal(size)
-
-
-def _listed_size(symbol: str) -> Decimal | None:
-    return Instrument.objects.filter(symbol=symbol).values_list("contract_size", flat=True).first()
-
-
 def closed_trades(agreement: FeeAgreement, *, at: datetime) -> QuerySet[TradeHistory]:
-    return TradeHistory.objects.filter(**_copies(agreement), kind=TradeHistory.Kind.TRADE, closed_at__lte=at)
+    copies = copied_trades.copies_of(agreement)
+    return TradeHistory.objects.filter(**copies, kind=TradeHistory.Kind.TRADE, closed_at__lte=at)
 
 
 def corrections(agreement: FeeAgreement, *, at: datetime) -> list[Any]:
-    """The corrections of copies that were closed by then, each with the copy's `closed_at`."""
-    history = {f"trade__history__{name}": value for name, value in _copies(agreement).items()}
-    rows = TradeCorrection.objects.filter(**history, trade__history__closed_at__lte=at)
-    return list(rows.annotate(closed_at=F("trade__history__closed_at")).order_by("pk"))
+    """The corrections of copies and of the provider's trades that were copied, closed by then; oldest first.
 
-
-def _copies(agreement: FeeAgreement) -> dict[str, Any]:
-    return {
-        "account__owner": agreement.subscriber_id,
-        "account__currency": agreement.currency,
-        "strategy": agreement.strategy_id,
-        "master_trade__isnull": False,
-        "trade_id__gte": uuid7.first_at(agreement.started_at),
-    }
-
-
-def _open_at(agreement: FeeAgreement, at: datetime) -> list[_OpenCopy]:
-    """The copies open at that moment. Some have been closed since; some were partly closed before."""
-    copies = {**_copies(agreement), "trade_id__lt": uuid7.first_at(at)}
-    columns = ("trade_id", "symbol", "type", "open_price", "master_trade", "account_id")
-    hot = ActiveTrade.objects.filter(**copies).values_list(*columns, "opened_volume")
-    cold = TradeHistory.objects.filter(**copies, kind=TradeHistory.Kind.TRADE, closed_at__gt=at)
-    rows = [*hot, *cold.values_list(*columns, "volume")]
-    parts = TradeReduction.objects.filter(trade_id__in=[row[0] for row in rows], closed_at__lte=at)
-    closed_volumes = dict(parts.values_list("trade_id").annotate(closed_volume=Sum("volume")))
-    symbols = _desk_symbols({row[4]: str(row[1]) for row in rows})
-    sizes = _contract_sizes({row[5] for row in rows})
-    return [
-        _OpenCopy(
-            trade_id, symbols[master], str(side), volume - closed_volumes.get(trade_id, ZERO), open_price,
-            sizes.get((account, str(symbol))),
-        )
-        for trade_id, symbol, side, open_price, master, account, volume in sorted(rows)
-    ]  # fmt: skip
-
-
-def _contract_sizes(accounts: Iterable[int]) -> dict[tuple[int, str], Decimal]:
-    """The contract sizes that the accounts' bots reported, by account and the account's own symbol."""
-    rows = AccountSymbol.objects.filter(account__in=accounts).values_list("account_id", "symbol", "contract_size")
-    return {(account, symbol): size for account, symbol, size in rows}
-
-
-def _desk_symbols(copies: dict[uuid.UUID, str]) -> dict[uuid.UUID, str]:
-    """The symbol by which each copy is valued, by provider's trade: its own, or the provider's where the desk has none.
-
-    A copier's broker may call XAUUSD "GOLD"; the price is that of XAUUSD.
+    Each comes with its trade's `closed_at`.
     """
-    listed = set(Instrument.objects.filter(symbol__in=copies.values()).values_list("symbol", flat=True))
-    unknown = [master for master, symbol in copies.items() if symbol not in listed]
-    homes: tuple[QuerySet[Any], ...] = (ActiveTrade.objects.all(), TradeHistory.objects.all())
-    masters = {pk: symbol for home in homes for pk, symbol in home.filter(pk__in=unknown).values_list("pk", "symbol")}
-    return {master: symbol if symbol in listed else masters.get(master) or symbol for master, symbol in copies.items()}
-
-
-def _floating(trade: _OpenCopy, price: Decimal | None, contract_size: Decimal | None, currency: str) -> Decimal | None:
-    """In the account's currency; None for an unknown symbol, or one that is priced in two other currencies."""
-    if price is None or contract_size is None or currency not in (trade.symbol[:3], trade.symbol[3:6]):
-        return None
-    return fees.floating(
-        side=trade.side,
-        volume=trade.volume,
-        open_price=trade.open_price,
-        price=price,
-        contract_size=contract_size,
-        inverse=currency == trade.symbol[:3],
-    )
-
-
-def _sum(rows: QuerySet[Any], field: str) -> Decimal:
-    total: Decimal | None = rows.aggregate(total=Sum(field))["total"]
-    return total or ZERO
+    copies_of = copied_trades.copies_of(agreement)
+    homes = (ActiveTrade.objects.filter(**copies_of), TradeHistory.objects.filter(**copies_of))
+    masters = {trade for home in homes for trade in home.values_list("master_trade", flat=True)}
+    copies = {f"trade__history__{name}": value for name, value in copies_of.items()}
+    rows = TradeCorrection.objects.filter(Q(**copies) | Q(trade__in=masters), trade__history__closed_at__lte=at)
+    return list(rows.annotate(closed_at=F("trade__history__closed_at")).order_by("pk"))

@@ -6,7 +6,7 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from wallets.services import ConcurrentModification, WalletBusy, agreements, ledger_halt, settlement
+from wallets.services import ConcurrentModification, WalletBusy, agreements, ledger_halt, reports, settlement
 
 log = structlog.get_logger()
 RETRY: dict[str, Any] = {
@@ -39,6 +39,15 @@ def fee_notices() -> dict[str, int]:
 @shared_task(name="wallets.tasks.reserve")
 def reserve() -> int:
     return settlement.reserve_all(now=timezone.now())
+
+
+@shared_task(name="wallets.tasks.compare_reports")
+def compare_reports() -> int:
+    """Record the copies whose bots' reports differ from what the desk knows; return how many are new."""
+    differing = reports.compare(now=timezone.now())
+    if differing:
+        log.warning("copies.reports_differ", copies=differing)
+    return differing
 
 
 @shared_task(name="wallets.tasks.settle", **RETRY)

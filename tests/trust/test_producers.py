@@ -54,7 +54,7 @@ def test_a_copier_without_money(web: Serving, finn: TradingAccount, subscription
 
 
 def test_there_is_a_test_for_each_weight() -> None:
-    assert sorted(WEIGHTS) == ["INSUFFICIENT_FUNDS", "REPLAY_ATTACK"]
+    assert sorted(WEIGHTS) == ["INSUFFICIENT_FUNDS", "REPLAY_ATTACK", "REPORT_DIFFERS"]
 
 
 @pytest.mark.parametrize("reason", ["DUPLICATE_SEQ", "TTL_EXPIRED", "PRICE_DEVIATION"])

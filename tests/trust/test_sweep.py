@@ -8,6 +8,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import TradingAccount
+from audit.models import AuditLog
 from tests.signed import Bot, opening
 from tests.trust.factories import DAY, LATER, NOW, add_failures, make_closed_trade, score_of
 from trust import evidence, services, tasks
@@ -113,3 +114,12 @@ def test_a_day_without_events_makes_users_due(cast: dict[str, Any]) -> None:
 
 def test_the_task_runs_the_sweep(cast: dict[str, Any]) -> None:
     assert tasks.sweep() == 3
+
+
+def test_a_report_that_differs_makes_its_owner_due(finn: TradingAccount) -> None:
+    services.sweep(now=timezone.now())
+    details: dict[str, Any] = {"outcome": "ok", "code": "", "detail": {}}
+    AuditLog.objects.create(actor_kind="system", action="copy.report_differs", subject=f"account:{finn.pk}", **details)
+
+    assert services.sweep(now=timezone.now() + LATER) == 1
+    assert score_of(finn.owner, ScoreKind.ENDPOINT).score == 80

@@ -230,11 +230,10 @@ def earn(lena: TradingAccount, account: TradingAccount, *, profit: str, number: 
     with transaction.atomic():
         trades.open_trade(account=lena, ticket_id=ticket, **opened)
         trades.open_trade(account=account, ticket_id=f"9{ticket}", copies=(LENA, ticket), **opened)
+    price = Decimal("1.1") + Decimal(profit) / 100_000
     with transaction.atomic():
         for owner, own in ((lena, ticket), (account, f"9{ticket}")):
-            trades.close_trade(
-                account=owner, ticket_id=own, close_price=Decimal("1.2"), profit=Decimal(profit), reason="TP"
-            )
+            trades.close_trade(account=owner, ticket_id=own, close_price=price, profit=Decimal(profit), reason="TP")
 
 
 def charge(lena: Strategy) -> None:

@@ -130,14 +130,16 @@ class Following:
             )
 
     def close(self, ticket: str, profit: str) -> None:
+        """lena closes her lot of EURUSD, opened at 1.1, at the price that makes this profit; finn's copy follows."""
+        price = Decimal("1.1") + Decimal(profit) / 100_000
         with transaction.atomic():
             for account, own in ((self.lena, ticket), (self.finn, f"9{ticket}")):
                 trades.close_trade(
-                    account=account, ticket_id=own, close_price=Decimal("1.2"), profit=Decimal(profit), reason="MANUAL"
+                    account=account, ticket_id=own, close_price=price, profit=Decimal(profit), reason="MANUAL"
                 )
 
     def realise(self, ticket: str, profit: str) -> None:
-        """Open a copy and close it with this profit."""
+        """Open a copy of one lot and close it with this profit."""
         self.copy(ticket)
         self.close(ticket, profit)
 

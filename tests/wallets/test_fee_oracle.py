@@ -1,7 +1,7 @@
 """Random histories of a subscriber, through the real verbs, against an oracle of exact fractions."""
 
 import random
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -33,12 +33,12 @@ def test_every_fee_is_exact_with_random_deposits_and_withdrawals(
     follows = following(lena, finn, performance_bps=rate, platform_bps=platform)
     closed = Fraction(0)
     for ticket in range(rng.randint(0, 4)):
-        profit = money(rng, -500, 900)
+        profit = str(Decimal(rng.randint(-500_000, 900_000)).scaleb(-3))  # prices have 8 decimals, a lot 100,000 units
         follows.realise(str(100 + ticket), profit)
         closed += Fraction(profit)
-    volume = money(rng, 0, 1) if rng.random() < 0.8 else "0.01"
-    follows.copy("1", volume=str(max(Decimal(volume), Decimal("0.01"))), price="1.10000")
-    lots = Fraction(max(Decimal(volume), Decimal("0.01")))
+    volume = max(Decimal(money(rng, 0, 1) if rng.random() < 0.8 else "0.01"), Decimal("0.01"))
+    follows.copy("1", volume=str(volume), price="1.10000")
+    lots = Fraction(volume.quantize(Decimal("0.01"), rounding=ROUND_DOWN))
 
     mark, paid_in, due = Fraction(0), Fraction(0), []
     for month in range(1, MONTHS + 1):

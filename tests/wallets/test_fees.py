@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.money import UNIT
+from core.money import LIMIT, UNIT
+from market.profit import profit
 from wallets import fees
 
 RESULTS = st.decimals(min_value=-(10**9), max_value=10**9, places=8)
@@ -113,10 +114,14 @@ LOTS = st.decimals(min_value="0.01", max_value=100, places=2)
 def test_the_floating_result_is_what_a_close_would_realise(
     side: Any, opened: Any, price: Any, volume: Any, inverse: Any
 ) -> None:
-    floating = fees.floating(
-        side=side, volume=volume, open_price=opened, price=price, contract_size=Decimal(100_000), inverse=inverse
-    )
+    floating = profit(
+        symbol="EURUSD", currency="EUR" if inverse else "USD", side=side, volume=volume, open_price=opened,
+        price=price, contract_size=Decimal(100_000),
+    )  # fmt: skip
     moved = (Fraction(price) - Fraction(opened)) * (1 if side == "BUY" else -1) * Fraction(volume) * 100_000
     exact = moved / Fraction(price) if inverse else moved
 
-    assert 0 <= exact - Fraction(floating) < Fraction(UNIT)
+    if floating is None:
+        assert abs(exact) >= LIMIT
+    else:
+        assert 0 <= exact - Fraction(floating) < Fraction(UNIT)

@@ -10,11 +10,11 @@ from django.utils import timezone
 from accounts.models import User
 from audit import services as audit
 from strategies.models import Subscription
-from tests.wallets.conftest import JUST_AFTER, Following, balance, pay_in
+from tests.wallets.conftest import JUST_AFTER, Following, balance, pay_in, usd
 from trades.models import TradeHistory
 from trades.services import staff as verbs
-from wallets import fees
-from wallets.models import FeeClaim, FeeRefund, Settlement
+from wallets import fees, services
+from wallets.models import FeeClaim, FeeRefund, Settlement, TransferKind
 from wallets.services import refunds, settlement
 
 
@@ -25,14 +25,14 @@ def second(cast: dict[str, Any]) -> User:
 
 @pytest.fixture
 def correct(staff: User, second: User) -> Any:
-    """Correct the profit of finn's copy with this ticket, by two people."""
+    """Correct the figures of finn's copy, or of lena's trade, with this ticket, by two people."""
 
-    def correct(ticket: str, profit: str) -> None:
-        row = TradeHistory.objects.get(ticket_id=f"9{ticket}")
+    def correct(ticket: str, profit: str, of: str = "finn-mt5", close_price: str = "") -> None:
+        row = TradeHistory.objects.get(ticket_id=ticket if of == "lena-mt5" else f"9{ticket}", account__name=of)
+        price = Decimal(close_price) if close_price else row.close_price
         request = verbs.request_correction(
-            trade_id=row.pk, close_price=row.close_price, profit=Decimal(profit), reason="a typo", by=staff,
-            actor=audit.SYSTEM,
-        )  # fmt: skip
+            trade_id=row.pk, close_price=price, profit=Decimal(profit), reason="a typo", by=staff, actor=audit.SYSTEM
+        )
         verbs.approve(request=request, by=second, actor=audit.SYSTEM)
 
     return correct
@@ -57,7 +57,8 @@ def test_a_fee_on_a_typo_is_refunded_at_the_next_settlement_and_the_mark_with_it
     refund = FeeRefund.objects.get()
     assert refund.amount == Decimal("19980")  # what stays is 20 % of 99
     assert refund.provider_share == Decimal("14985")
-    assert balance(follows.finn) == Decimal("19980")
+    # Nothing of the fee was collected, so the refund pays it: there is no money to withdraw that nobody paid in.
+    assert (balance(follows.finn), FeeClaim.objects.get().owed) == (0, Decimal("19.8"))
 
 
 def test_the_refund_pays_what_is_still_owed_and_copying_resumes(follows: Following, correct: Any) -> None:
@@ -109,7 +110,13 @@ def test_the_providers_share_is_taken_back_as_far_as_there_is_money(follows: Fol
 
 def test_what_a_provider_has_spent_stays_owed(follows: Following, correct: Any) -> None:
     follows.realise("1", "1000")
+    pay_in(follows.finn, "200")
     settled(follows, 1)
+    settlement.collect(claim_id=FeeClaim.objects.get().pk)
+    settlement.pay_out(claim_id=FeeClaim.objects.get().pk, now=timezone.now() + settlement.COOLING)
+    services.debit_wallet(
+        wallet=usd(follows.lena), amount=Decimal(150), kind=TransferKind.WITHDRAWAL, note="", idempotency_key="spent"
+    )
     correct("1", "0")
     settled(follows, 2)
     refund = FeeRefund.objects.get()
@@ -121,6 +128,49 @@ def test_what_a_provider_has_spent_stays_owed(follows: Following, correct: Any) 
     assert refunds.recover(refund_id=refund.pk)
 
     assert balance(follows.lena) == 50
+
+
+def test_a_provider_gives_back_nothing_before_receiving_it(follows: Following, correct: Any) -> None:
+    """The fee was never collected, so its share was never paid out: the provider's own money stays."""
+    pay_in(follows.lena, "500")
+    follows.realise("1", "1000")
+    settled(follows, 1)
+    correct("1", "0")
+    settled(follows, 2)
+
+    settlement.sweep(now=timezone.now() + JUST_AFTER)
+    assert (balance(follows.finn), balance(follows.lena)) == (0, 500)
+
+    settlement.sweep(now=timezone.now() + settlement.COOLING)
+    assert (balance(follows.lena), FeeRefund.objects.get().recovered) == (500, 150)  # paid out, and taken back
+
+
+def test_a_corrected_close_of_the_provider_refunds_those_who_copied_it(follows: Following, correct: Any) -> None:
+    """lena's bot reported 2.09999 for 1.10099: one correction is enough, her followers' copies need none."""
+    follows.realise("1", "99999")
+    assert settled(follows, 1).fee == Decimal("19999.8")
+    correct("1", "99", of="lena-mt5", close_price="1.10099")
+
+    second_period = settled(follows, 2)
+
+    assert (second_period.high_water_mark, FeeRefund.objects.get().amount) == (99, Decimal("19980"))
+    assert all(settlement.recalculate(row).agrees for row in Settlement.objects.filter(period_no__gt=0))
+
+
+def test_only_a_fee_on_the_corrected_trade_waits_for_the_next_settlement(follows: Following, correct: Any) -> None:
+    follows.realise("1", "1000")
+    pay_in(follows.finn, "500")
+    settled(follows, 1)
+    with connections["owner"].cursor() as cursor:  # as if it had been closed in the second period
+        follows.realise("2", "1000")
+        cursor.execute("alter table trade_history disable trigger user")
+        cursor.execute("update trade_history set closed_at = %s where ticket_id like '%%2'", [follows.month_end(2)])
+        cursor.execute("alter table trade_history enable trigger user")
+    correct("2", "10")
+
+    settlement.sweep(now=follows.month_end(1) + JUST_AFTER)
+
+    assert balance(follows.finn) == 300
 
 
 def test_a_correction_upwards_raises_the_next_fee_alone(follows: Following, correct: Any) -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
@@ -97,10 +98,11 @@ def test_a_partial_close_counts_when_it_happens(follows: Following) -> None:
 
     follows.copy("1", volume="1", price="1.10000")
     with transaction.atomic():
-        trades.reduce_trade(
-            account=follows.finn, ticket_id="91", deal_id="d", volume=Decimal("0.4"), close_price=Decimal("1.11"),
-            profit=Decimal("600"),
-        )  # fmt: skip
+        for account, ticket in ((follows.lena, "1"), (follows.finn, "91")):
+            trades.reduce_trade(
+                account=account, ticket_id=ticket, deal_id="d", volume=Decimal("0.4"), close_price=Decimal("1.11"),
+                profit=Decimal("600"),
+            )  # fmt: skip
     follows.bar("1.10100")
 
     settled = follows.settle()
@@ -127,12 +129,11 @@ def test_a_copy_under_another_symbol_is_valued_by_the_providers_symbol(follows: 
     assert follows.settle().floating_result == 100
 
 
-def test_a_copy_is_valued_by_the_contract_size_of_its_broker(follows: Following) -> None:
-    """One lot is 25 times as much at finn's broker: a fee on the desk's own size would miss 24 parts of his loss."""
+def test_the_contract_size_that_the_copiers_bot_reports_does_not_matter(follows: Following) -> None:
     with connections["owner"].cursor() as cursor:
         cursor.execute(
             "insert into account_symbols (account_id, symbol, contract_size, changed_at, updated_at) "
-            "values (%s, 'EURUSD.vip', 2500000, now(), now())",
+            "values (%s, 'EURUSD.vip', 0.00000001, now(), now())",
             [follows.finn.pk],
         )
     follows.copy("1", called="EURUSD.vip")
@@ -140,9 +141,9 @@ def test_a_copy_is_valued_by_the_contract_size_of_its_broker(follows: Following)
 
     settled = follows.settle()
 
-    assert settled.floating_result == 2500
+    assert settled.floating_result == 100
     with connections["owner"].cursor() as cursor:  # what was charged stays recomputable
-        cursor.execute("update account_symbols set contract_size = 1")
+        cursor.execute("update instruments set contract_size = 1")
     assert settlement.recalculate(settled).agrees
 
 
@@ -152,19 +153,11 @@ def test_no_fee_is_charged_from_profits_in_another_currency(follows: Following) 
 
     assert follows.settle() is None
     assert FeeAgreement.objects.get().postponed == "finn-mt5 reports USC, registered is USD"
+    reports = settlement.settle(agreement_id=follows.agreement.pk, now=follows.month_end() + JUST_AFTER + 2 * DAY)
+    assert reports is None
 
     TradingAccount.objects.filter(pk=follows.finn.pk).update(reported_currency="USD")
     assert follows.settle().fee == 200
-
-
-def test_a_period_settled_before_contract_sizes_were_stored_is_recalculated_by_the_desks(follows: Following) -> None:
-    follows.copy("1")
-    follows.bar("1.10100")
-    settled = follows.settle()
-    for mark_price in settled.mark_prices:
-        del mark_price["contract_size"]
-
-    assert settlement.recalculate(settled).agrees
 
 
 def test_a_stale_bar_gives_no_mark_price(follows: Following) -> None:
@@ -175,15 +168,34 @@ def test_a_stale_bar_gives_no_mark_price(follows: Following) -> None:
     assert follows.settle() is None
 
 
-def test_a_period_without_a_mark_price_is_extended_by_a_month(follows: Following) -> None:
-    follows.copy("1", volume="0.1", price="1.00000")
-    follows.bar("1.10000", month=2)
-    later = follows.month_end(2) + JUST_AFTER
+def test_a_period_without_a_current_price_is_settled_at_the_last_known_one(follows: Following) -> None:
+    """A symbol without a price cannot hold up a fee for ever."""
+    follows.realise("1", "300")
+    follows.copy("2", volume="0.1", price="1.10000")
+    follows.bar("1.11000")
+    Candle.objects.update(opened_at=follows.month_end() - timedelta(days=9))
+    waits_until = follows.month_end() + timedelta(days=settings.FEE_PRICE_DAYS)
 
-    assert settlement.settle(agreement_id=follows.agreement.pk, now=later) is None
-    settled = settlement.settle(agreement_id=follows.agreement.pk, now=later)
+    assert settlement.settle(agreement_id=follows.agreement.pk, now=waits_until - DAY / 24) is None
+    settled = settlement.settle(agreement_id=follows.agreement.pk, now=waits_until)
 
-    assert (settled.period_no, settled.ends_at, settled.fee) == (1, follows.month_end(2), 200)
+    assert settled is not None
+    assert (settled.ends_at, settled.closed_result, settled.floating_result, settled.fee) == (
+        follows.month_end(), 300, 100, 80,
+    )  # fmt: skip
+    assert settled.lines[-1]["why"] == "no current price of EURUSD: at the last known price"
+    assert settlement.recalculate(settled).agrees
+
+
+def test_a_trade_whose_price_was_never_known_counts_when_it_is_closed(follows: Following) -> None:
+    follows.copy("1")
+    settled = settlement.settle(agreement_id=follows.agreement.pk, now=follows.month_end() + timedelta(days=9))
+    assert settled is not None
+    assert (settled.cumulative_pnl, settled.lines[0]["why"]) == (0, "no price of EURUSD in USD: not valued yet")
+
+    follows.close("1", "500")
+
+    assert follows.settle(2).fee == 100
 
 
 def test_the_high_water_mark_survives_the_end_of_a_subscription(follows: Following) -> None:
@@ -359,6 +371,32 @@ def test_the_hold_follows_the_result(follows: Following) -> None:
     held_amounts.append(reserve(follows))
 
     assert held_amounts == [200, 120, 0]
+
+
+def test_a_trade_without_a_price_does_not_keep_the_fee_of_the_others_free(follows: Following) -> None:
+    pay_in(follows.finn, "500")
+    follows.realise("1", "1000")
+    follows.copy("2", called="NOSUCH")
+
+    assert reserve(follows) == 200
+
+
+def test_one_agreement_that_cannot_be_settled_delays_no_other(
+    follows: Following, sam: TradingAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed(strategies.subscribe, account=sam, strategy=follows.agreement.strategy, actor=audit.SYSTEM)
+    other = accept(sam, now=follows.agreement.started_at)
+    real = pnl.result
+
+    def broken(agreement: FeeAgreement, **options: Any) -> pnl.Result:
+        if agreement == follows.agreement:
+            raise ArithmeticError
+        return real(agreement, **options)
+
+    monkeypatch.setattr(pnl, "result", broken)
+
+    assert settlement.sweep(now=follows.month_end() + JUST_AFTER)["settled"] == 1
+    assert other.settlements.count() == 2
 
 
 def test_holds_at_most_the_available_balance(follows: Following) -> None:

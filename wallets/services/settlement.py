@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
 
 from audit import services as audit
@@ -22,7 +23,7 @@ from strategies import services as strategies
 from strategies.models import Subscription
 from wallets import fees, pnl, services
 from wallets.models import FeeAgreement, FeeClaim, FeeTerms, Settlement, TransferKind, Wallet, WalletHold
-from wallets.services import refunds, translated_errors
+from wallets.services import claims, refunds, translated_errors
 
 GRACE = timedelta(minutes=5)  # longer than any transaction, so that every close of the period is committed
 COOLING = timedelta(days=7)  # a fee can be corrected before the provider receives it
@@ -51,7 +52,7 @@ class Recalculation:
 
 
 def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
-    """Settle the period that is due and accrue its fee. None: no period is due, or a mark price is missing.
+    """Settle the period that is due and accrue its fee. None: no period is due, or a price is missing.
 
     A task that is delivered several times settles a period once: it locks the agreement's row, and besides the lock the
     settlement's keys refuse a second settlement, a gap, or a high-water mark other than the last one.
@@ -60,11 +61,12 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
         agreement = FeeAgreement.objects.lock().get(pk=agreement_id)
         if agreement.due_at > now - GRACE:
             return None
-        result = pnl.result(agreement, at=agreement.due_at)
-        if result.unpriced:
-            _postpone(agreement, result.unpriced, now)
-            return None
         settlements = list(agreement.settlements.order_by("period_no"))
+        has_waited = now - agreement.due_at >= timedelta(days=settings.FEE_PRICE_DAYS)
+        result = pnl.result(agreement, at=agreement.due_at, settlements=settlements, takes_any=has_waited)
+        if result.unpriced:
+            _postpone(agreement, result.unpriced)
+            return None
         last, correction = settlements[-1], refunds.correction(agreement, settlements)
         mark = last.high_water_mark if correction.high_water_mark is None else correction.high_water_mark
         rate = agreement.rate_bps
@@ -84,7 +86,7 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
             rate_bps=rate,
             fee=due.fee,
             trades=result.trades,
-            mark_prices=result.mark_prices,
+            lines=[line.as_json(agreement.currency) for line in result.lines],
             corrections=list(result.corrections),
         )
         if correction.refund:
@@ -104,13 +106,11 @@ def settle(*, agreement_id: int, now: datetime) -> Settlement | None:
         return settled
 
 
-def _postpone(agreement: FeeAgreement, why: str, now: datetime) -> None:
-    """Without a mark price no fee is charged. After one more month the period is extended to the end of that month."""
-    next_end = fees.month_after(agreement.due_at)
-    if next_end <= now - GRACE:
-        agreement.due_at = next_end
-    agreement.postponed = why[:200]
-    agreement.save(update_fields=["due_at", "postponed"])
+def _postpone(agreement: FeeAgreement, why: str) -> None:
+    """Without a price the period waits, at most FEE_PRICE_DAYS."""
+    if agreement.postponed != why[:200]:
+        agreement.postponed = why[:200]
+        agreement.save(update_fields=["postponed"])
 
 
 def charge_subscription(*, agreement_id: int, now: datetime) -> FeeClaim | None:
@@ -154,7 +154,7 @@ def _accrue(
         provider_share=fees.provider_share(fee, terms.platform_bps),
         detail=detail,
     )
-    _move(
+    claims.move(
         claim, "accrual", TransferKind.ACCRUAL, fee, debit_house=Wallet.Kind.RECEIVABLE, credit_house=Wallet.Kind.FEES,
         currency=agreement.currency, shard=payer.pk,
     )  # fmt: skip
@@ -171,10 +171,11 @@ def reserve(*, agreement_id: int, now: datetime) -> None:
         if not agreement.rate_bps:
             _release_reserve(agreement)
             return
-        result = pnl.result(agreement, at=now)
-        if result.unpriced or agreement.due_at <= now:
+        settlements = list(agreement.settlements.order_by("period_no"))
+        if agreement.due_at <= now:
             return
-        last = agreement.settlements.order_by("-period_no")[:1].get()
+        # Without a price for a trade the fee of the others is held: no report that lacks one keeps money free.
+        result, last = pnl.result(agreement, at=now, settlements=settlements, takes_any=True), settlements[-1]
         due = fees.performance(
             cumulative_pnl=result.cumulative_pnl,
             high_water_mark=last.high_water_mark,
@@ -205,17 +206,10 @@ def collect(*, claim_id: int) -> Decimal:
         if claim.owed and not wallet.is_frozen:
             hold = _pending_reserve(claim.agreement) if claim.kind == FeeClaim.Kind.PERFORMANCE else None
             if hold is not None:
-                _collect_part(claim, wallet, min(hold.amount, claim.owed), hold=str(hold.pk))
+                claims.collect_part(claim, wallet, min(hold.amount, claim.owed), hold=str(hold.pk))
                 wallet.refresh_from_db(fields=["balance", "held", "version"])
-            _collect_part(claim, wallet, min(wallet.available, claim.owed))
+            claims.collect_part(claim, wallet, min(wallet.available, claim.owed))
         return claim.owed
-
-
-def _collect_part(claim: FeeClaim, wallet: Wallet, amount: Decimal, **options: Any) -> None:
-    if amount > 0:
-        key = f"collect:{money.text(claim.collected)}"  # the sum collected before identifies the part
-        _move(claim, key, claim.kind, amount, debit=wallet.pk, credit_house=Wallet.Kind.RECEIVABLE, **options)
-        claim.collected += amount
 
 
 def pay_out(*, claim_id: int, now: datetime) -> bool:
@@ -224,27 +218,14 @@ def pay_out(*, claim_id: int, now: datetime) -> bool:
     if claim is None:
         return False
     sides = {"debit_house": Wallet.Kind.FEES, "credit": claim.payee_id, "shard": claim.payer_id}
-    return "replayed" not in _move(claim, "payout", TransferKind.PAYOUT, claim.provider_share, **sides)
-
-
-def _move(claim: FeeClaim, key: str, kind: str, amount: Decimal, **sides: Any) -> dict[str, Any]:
-    args = {
-        "scope": f"claim:{claim.pk}",
-        "key": key,
-        "kind": str(kind),
-        "amount": money.text(amount),
-        "note": claim.description,
-        "claim": claim.pk,
-        "wait": True,
-    }
-    return services.call_ledger("ledger_move", audit.SYSTEM, args | sides)
+    return "replayed" not in claims.move(claim, "payout", TransferKind.PAYOUT, claim.provider_share, **sides)
 
 
 # --- periodic work
 
 
 def sweep(*, now: datetime) -> dict[str, int]:
-    """Do all work that is due and return counts. Each row is handled alone, so that one refusal delays no other."""
+    """Do all work that is due and return counts. Each row is handled alone, so that one fault delays no other."""
     return {
         "settled": _each(_ids(due(now)), lambda pk: settle(agreement_id=pk, now=now)),
         "charged": _each(
@@ -274,6 +255,8 @@ def _each(rows: Iterable[Any], do: Callable[[Any], Any]) -> int:
             done += bool(do(row))
         except DomainError as refusal:
             log.warning("fee.refused", row=str(row), code=refusal.code)
+        except Exception:  # a fault in one row's data delays nobody else's fees
+            log.exception("fee.failed", row=str(row))
     return done
 
 
@@ -328,9 +311,9 @@ def _uncollected() -> Any:
     return _undisputed(FeeClaim.objects.filter(collected_at=None)).order_by("pk")
 
 
-def _undisputed(claims: Any) -> Any:
+def _undisputed(rows: Any) -> Any:
     """Without the performance fees of agreements whose trades were corrected since the last settlement."""
-    return claims.exclude(Exists(refunds.awaited("agreement")), kind=FeeClaim.Kind.PERFORMANCE)
+    return rows.exclude(Exists(refunds.awaited("agreement")), kind=FeeClaim.Kind.PERFORMANCE)
 
 
 def _payable(now: datetime) -> Any:
@@ -366,10 +349,8 @@ def _release_reserve(agreement: FeeAgreement) -> None:
 
 
 def recalculate(settlement: Settlement) -> Recalculation:
-    """Calculate a settled fee again, from the trades and the mark prices stored with the settlement."""
-    recalculated = pnl.result(
-        settlement.agreement, at=settlement.ends_at, mark_prices=settlement.mark_prices, counted=settlement.corrections
-    )
+    """Calculate a settled fee again, from the trades and the market's prices stored with the settlement."""
+    recalculated = pnl.again(settlement)
     due = fees.performance(
         cumulative_pnl=recalculated.cumulative_pnl,
         high_water_mark=settlement.mark_that_counts,

@@ -31,6 +31,11 @@ begin
                     (select h.symbol from trade_history h where h.trade_id = k.master_trade), '')
       from subscriptions u join copy_skips k on k.subscription_id = u.id
      where u.account_id = any(p_accounts) and k.reason = 'no_money' and k.told_at between p_since and p_until
+    union all
+    -- Copies whose reported prices, symbol or profit differ from what the desk knows, as wallets recorded it.
+    select r.subject, 'REPORT_DIFFERS', r.at, coalesce(r.detail->>'symbol', '') from audit_log r
+     where r.subject in (select 'account:' || a.id from unnest(p_accounts) a (id))
+       and r.action = 'copy.report_differs' and r.actor_kind = 'system' and r.at between p_since and p_until
     order by source, what, moment, of
   loop
     if (fault.source, fault.what) is distinct from (v_source, v_reason)
