@@ -18,6 +18,19 @@ for (const command of document.querySelectorAll("pre.command")) {
   line.append(command, button);
 }
 
+// The answer to the form is a file, so the page stays. Its token is used up: another file needs a new page.
+document.querySelector("form:has([name=token])").addEventListener("submit", ({ target }) => {
+  setTimeout(() => {
+    target.hidden = true;
+    const says = document.createElement("b");
+    says.textContent = "copybot.toml is on its way to your downloads.";
+    const again = document.createElement("a");
+    again.href = "";
+    again.textContent = "Make another one";
+    document.getElementById("downloaded").append(says, " It is shown once. ", again);
+  });
+});
+
 async function look() {
   const answer = await fetch(location.href, { redirect: "error" }).catch(() => null);
   if (answer?.ok) {

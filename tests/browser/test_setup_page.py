@@ -24,6 +24,8 @@ def test_the_download_starts_a_copier_and_the_page_turns_green_by_itself(
     expect(page.get_by_text("Waiting for the first heartbeat")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="For a paper account").click()
+    expect(page.get_by_text("copybot.toml is on its way to your downloads.")).to_be_visible()
+    expect(page.get_by_role("button", name="For a paper account")).to_be_hidden()
     file = tmp_path / "copybot.toml"
     download.value.save_as(file)
     file.chmod(0o600)
