@@ -92,7 +92,7 @@ def refusal_of(statement: str, *arguments: Any, alias: str = "default") -> str:
         with connections[alias].cursor() as cursor:
             cursor.execute(statement, arguments)
     except DatabaseError as error:
-        diagnostics = error.__cause__.diag  # type: ignore[union-attr]
+        diagnostics = error.__cause__.diag
         return diagnostics.constraint_name or diagnostics.sqlstate
     return "nothing"
 

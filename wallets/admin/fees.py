@@ -59,7 +59,7 @@ class FeeTermsAdmin(AuditedAdmin):
 
     @admin.display(description="accepted by", ordering="acceptance_count")
     def accepted_by(self, terms: Any) -> SafeString:
-        return _listed_link("feeacceptance", terms, f"{terms.acceptance_count} acceptances")
+        return _listed_link("feeacceptance", terms, str(terms.acceptance_count))
 
     @admin.display(description="notices")
     def noticed(self, terms: FeeTerms) -> SafeString:
