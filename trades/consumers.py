@@ -14,7 +14,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.http.request import split_domain_port, validate_host
 from django.utils.crypto import constant_time_compare
 
-from accounts import networks, protocol
+from accounts import networks, protocol, signed_http
 from accounts.models import TradingAccount, User
 from accounts.protocol import ReceivedRequest, SignedCall
 from audit import services as audit
@@ -105,6 +105,8 @@ async def refuse(scope: Scope, send: Any, refusal: DomainError) -> None:
         await send({"type": "websocket.close", "code": POLICY})
         return
     response = problem.response(problem.of(refusal, scope.get("request_id", "")))
+    if isinstance(refusal, protocol.ClockOutsideWindow) and refusal.call is not None:
+        signed_http.sign_response(refusal.call, response)
     headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
     await send({"type": "websocket.http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": response.content})

@@ -97,7 +97,7 @@ class BotView(APIView):
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super().finalize_response(request, response, *args, **kwargs)
-        call = getattr(request._request, "signed_call", None)
+        call = getattr(request._request, "signed_call", None) or getattr(request._request, "untimely_call", None)
         if call is not None:
             signed_http.sign_response(call, answer)
         room = getattr(request._request, "rate_allowance", None)
