@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from copybot.broker import Deal, Entry, Position
+from copybot.broker import RECONCILED, Deal, Entry, Position
 from copybot.deals import Part, Trade
 
-RECONCILED = "RECONCILED"
 _CHECK = "Check it at the broker"
 _ZERO = Decimal(0)
 _UNIT = Decimal("0.00000001")

@@ -35,6 +35,7 @@ class Entry(StrEnum):
 
 
 DONE_PARTIAL = 10010
+RECONCILED = "RECONCILED"  # `reason` of what no deal of the broker shows and had to be assumed
 REBOOKED = frozenset({"ROLLOVER", "SPLIT"})  # `reason` of two deals by which a server books a position anew
 
 
@@ -62,7 +63,8 @@ class Deal:
     """One execution. `side`: of the deal itself, so the close of a BUY is a SELL. `at_ms`: the broker's own time.
 
     `profit`: in the account's currency, including swap and commission. `costs`: swap and commission alone, negative for
-    a charge. `reason`: TP, SL, STOP_OUT, or MANUAL for any order; in an account's raw history also one of REBOOKED.
+    a charge. `reason`: TP, SL, STOP_OUT, or MANUAL for any order; RECONCILED for a deal that the broker does not show;
+    in an account's raw history also one of REBOOKED.
     """
 
     id: str

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from copybot.broker import Deal, Entry
+from copybot.broker import RECONCILED, Deal, Entry
 from copybot.magic import index_of
 
 _UNIT = Decimal("0.00000001")
@@ -27,7 +27,7 @@ class Part:
 @dataclass(slots=True)
 class Trade:
     """The share of a position that one order opened, from its deals alone. `costs`: what the opening deals charged.
-    `magic`: that order's."""
+    `magic`: that order's. `note`: what is not known about its opening."""
 
     ticket: str
     position: str
@@ -41,6 +41,7 @@ class Trade:
     remaining: Decimal
     parts: list[Part] = field(default_factory=list)
     magic: int = 0
+    note: str = ""
 
 
 class DealsIncomplete(Exception):
@@ -70,13 +71,14 @@ def _add(trades: list[Trade], deal: Deal) -> None:
         ticket = deal.order if trades else deal.position
         trades.append(
             Trade(ticket, deal.position, deal.order, deal.symbol, deal.side, deal.volume, deal.price, deal.at_ms,
-                  deal.profit, deal.volume, magic=deal.magic)
+                  deal.profit, deal.volume, magic=deal.magic, note=_note_of(deal))
         )  # fmt: skip
         return
     volume = filled.volume + deal.volume
     filled.price = ((filled.price * filled.volume + deal.price * deal.volume) / volume).quantize(_UNIT)
     filled.volume, filled.remaining = volume, filled.remaining + deal.volume
     filled.costs += deal.profit
+    filled.note = filled.note or _note_of(deal)
 
 
 def _take_off(trades: list[Trade], deal: Deal) -> None:
@@ -91,9 +93,16 @@ def _take_off(trades: list[Trade], deal: Deal) -> None:
         trade.remaining -= taken
         if not trade.remaining:
             profit += trade.costs
-        trade.parts.append(Part(deal.id, trade.remaining, deal.price, profit, deal.at_ms, deal.reason))
+        trade.parts.append(Part(deal.id, trade.remaining, deal.price, profit, deal.at_ms, deal.reason, _note_of(deal)))
     if left:
         raise DealsIncomplete(f"deal {deal.id} closes {left} lots more than were opened")
+
+
+def _note_of(deal: Deal) -> str:
+    if deal.reason != RECONCILED:
+        return ""
+    lots, price = f"{deal.volume.normalize():f}", f"{deal.price.normalize():f}"
+    return f"the broker shows no deal for {lots} lots that its net position shows: reported at {price}. Check it there"
 
 
 def _is_of_one_bot(trade: Trade, deal: Deal) -> bool:

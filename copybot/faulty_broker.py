@@ -135,7 +135,6 @@ class FaultyBroker:
 
     @property
     def has_unseen_stop_out(self) -> bool:
-        """Whether it may have taken volume off a position that it still shows as before."""
         return self.turn - self._last_stop_out <= max(self.character.lag, self.character.deal_lag)
 
     @property
@@ -252,7 +251,6 @@ class FaultyBroker:
         return self._order(position.magic, lambda: self._take_off(position.id, self._filled(volume), "MANUAL"), refusal)
 
     def _filled(self, volume: Decimal) -> Decimal:
-        """The part of a close that is executed."""
         half = (volume / 2).quantize(FINE)
         return half if self.rng.random() < self.character.partial_closes and not half % self.lots else volume
 
@@ -367,11 +365,16 @@ class FaultyBroker:
         volume = min(volume, held.volume)
         by = held if magic is None else replace(held, magic=magic)
         deal = self._deal(by, Entry.OUT, volume, reason)
+        if reason == "MANUAL":
+            self._may_hide(deal)
+            self._note_less(by, volume)
+        elif not self.character.is_shared:  # or nobody could tell which copy a stop-out closed
+            self._may_hide(deal)
+        self._put(replace(held, volume=held.volume - volume), deal)
+
+    def _may_hide(self, deal: Deal) -> None:
         if self.rng.random() < self.character.hides:
             self.hidden.add(deal.id)
-        if reason == "MANUAL":
-            self._note_less(by, volume)
-        self._put(replace(held, volume=held.volume - volume), deal)
 
     def _note_less(self, position: Position, volume: Decimal) -> None:
         self.on_less(position, position.volume - volume)
@@ -390,7 +393,6 @@ class FaultyBroker:
             self._enter(row.id, deal)
 
     def _enter(self, number: str, deal: Deal) -> None:
-        """Enter a deal in the books of a position."""
         self.books.setdefault(number, []).append(deal)
         self.entered.append(deal)
         self._last_deal = self.turn

@@ -15,8 +15,9 @@ alone, and the bot does not start on one with other positions while no copy is o
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 
-from copybot.broker import Outcome, Position, Result, SymbolSpec
+from copybot.broker import Entry, Outcome, Position, Result, SymbolSpec
 from copybot.netting import Netting, Virtual
 
 _OUT_OF_TURN = 10045
@@ -64,7 +65,8 @@ class Fifo(Netting):
             return super().open(magic=magic, symbol=symbol, side=side, volume=volume, sl=None, tp=None)
         is_begun, answer = False, Result(Outcome.UNKNOWN)
         for named, part in self._orders(symbol, side, volume, spec):
-            answer = self._send(magic, symbol, side, named, part)
+            lots, send = part if side == "BUY" else -part, partial(self._send, magic, symbol, side, named, part)
+            answer = self._tell_order(magic, symbol, lots, Entry.IN, send)
             if answer.outcome is not Outcome.DONE:
                 break
             is_begun = True

@@ -27,7 +27,7 @@ class Losses:
     """Compares the desk with the provider's and the copier's broker.
 
     `index`: of the subscription. `is_exempt`: the schedule restores the desk, runs two instances, or executes orders
-    later than the guard waits; then a copy may miss volume, or a limit may be exceeded. `bound`: added to each bound.
+    later than the guard waits (`is_late`); then a copy may miss volume, or a limit may be exceeded.
     """
 
     desk: DeskModel
@@ -36,6 +36,7 @@ class Losses:
     index: int
     is_exempt: bool
     is_restoring: bool
+    is_late: bool = False
     max_age_ms: int | None = None
     counts: Counter[str] = field(default_factory=Counter)
     longest: Counter[str] = field(default_factory=Counter)
@@ -72,7 +73,8 @@ class Losses:
         if rest:
             self._waited.pop(("late_close", position.id), None)
         trade = self.active_trades().get(self.ref_of(position.magic))
-        if position.magic and trade is not None and not (self.is_exempt or self.market.has_unseen_stop_out):
+        is_exempt = self.is_exempt or self._is_net or self.market.has_unseen_stop_out
+        if position.magic and trade is not None and not is_exempt:
             least = min(self.market.filled[position.magic], _half(trade))
             self.counts["unasked"] += not rest or rest + self._step <= least
 
@@ -94,9 +96,16 @@ class Losses:
         slow, lag = _slowness(self.market), max(self.market.character.lag, self.market.character.deal_lag)
         over = (number for number, position in held.items() if self._is_over(position.magic, active))
         after_hour = LONGEST_WAIT if self.master.character.hour_at else 0
-        self._note("late_close", over, CLOSE_BOUND + lag + after_hour)
+        if not self._is_net:  # there a late close is a late row
+            self._note("late_close", over, CLOSE_BOUND + lag + after_hour)
         if not self.is_exempt:
-            self._note("late_row", self._rows(COPIER).keys() - held.keys(), ROW_BOUND + slow)
+            self._note("late_row", self._late_rows(held, active), ROW_BOUND + slow)
+
+    def _late_rows(self, held: Mapping[str, Position], active: Mapping[str, Row]) -> set[str]:
+        rows = self._rows(COPIER)
+        if self._is_net:
+            return {number for number, row in rows.items() if row["copies"] not in active}
+        return rows.keys() - held.keys()
 
     def note_waits_in_queue(self) -> None:
         """In this tick the copier could have cancelled each queued open whose trade has ended."""
@@ -129,15 +138,17 @@ class Losses:
         held = [(position, trade) for position, trade in pairs if trade is not None]
         return Counter(
             doubles=0 if self._is_disputed else sum(count - 1 for count in market.opens.values()),
-            orphans=len(pairs) - len(held),
-            large=sum(position.volume - _half(trade) > 2 * self._step for position, trade in held),
+            orphans=len(pairs) - len(held) if not self._is_net else 0 if self._is_disputed else self._apart_in_net(),
+            large=0 if self._is_net else sum(
+                position.volume - _half(trade) > 2 * self._step for position, trade in held
+            ),
             short=0 if self.is_exempt or market.character.is_shared else sum(
                 position.volume + self._step <= min(market.filled[position.magic], _half(trade))
                 for position, trade in held
             ),
             stops=sum(self._lack_of_stops(position, trade) for position, trade in held),
             unpublished=self._apart(MASTER, self.master),
-            untold=0 if self._is_disputed else self._apart(COPIER, market),
+            untold=0 if self._is_disputed or self._is_net else self._apart(COPIER, market),
             own_unpublished=self._apart(LEADER, market) if market.character.leads else 0,
             echoed=sum(self._is_copy(ticket) for owner, _, ticket in map(_parts, self.desk.opened) if owner == LEADER),
             unexplained=0 if self._is_disputed else self._unexplained(copier),
@@ -150,8 +161,27 @@ class Losses:
 
     @property
     def _is_disputed(self) -> bool:
-        """Whether two processes close copies that share positions: what both close turns a copy round, to and fro."""
-        return self.is_exempt and self.market.character.is_shared
+        """Whether it is not known what the copies have that share positions.
+
+        A copy that a late order made larger keeps its smaller row, which an alarm tells. Where deals are hidden and two
+        instances close, each of them concludes from the net position which copy the other one's order has closed. They
+        may conclude differently: then one reports the end of a copy that the other one still manages.
+        """
+        shares_positions = self.market.character.is_shared
+        return shares_positions and (self.is_late or (self.is_exempt and bool(self.market.character.hides)))
+
+    @property
+    def _is_net(self) -> bool:
+        """Whether only the net of all copies counts. Where deals of shared positions are hidden, it is not known which
+        copy an order closed that an earlier process sent, and to the user it makes no difference."""
+        return self.market.character.is_shared and bool(self.market.character.hides)
+
+    def _apart_in_net(self) -> int:
+        """Whether the desk's rows do not add up to the positions, or one is of a trade that is over."""
+        rows, active = self._rows(COPIER).values(), self.active_trades()
+        told = sum(_signed(row["type"], Decimal(row["volume"])) for row in rows)
+        held = sum(_signed(position.side, position.volume) for position in self.market.truly_held().values())
+        return (told != held) + sum(row["copies"] not in active for row in rows)
 
     @property
     def _step(self) -> Decimal:
@@ -222,6 +252,10 @@ def _slowness(broker: FaultyBroker) -> int:
 
 def _parts(name: str) -> tuple[str, str, str]:
     return name.partition(" ")
+
+
+def _signed(side: str, volume: Decimal) -> Decimal:
+    return volume if side == "BUY" else -volume
 
 
 def _half(trade: Row) -> Decimal:

@@ -11,6 +11,8 @@ Limits:
   of one copy is arbitrary. In a currency other than the account's, profits use today's rate.
 - A close may need margin: closing one of two opposite copies makes the net position larger, and may be refused.
 - The history must reach back to the first open. If a broker cuts it off, copies vanish.
+- A deal that the broker never shows is assumed by one process. The next one does so again, after the same wait. In the
+  meantime the copy that it closed shows as open, and is not closed again.
 - After a broker has raised its smallest order or its step, a copy that is off the step closes only with the last of the
   net position: the server takes such a volume only as all that is left.
 
@@ -20,16 +22,23 @@ too much, because its answer was lost and it was executed twice, a virtual posit
 same magic number, and the guard goes on closing until it is gone.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Protocol
 
 from copybot.broker import REBOOKED, Account, Deal, Entry, Outcome, Position, Quote, Result, SymbolSpec, Terminal, Trace
+from copybot.unshown_deals import Gap, OpenCopy, Sent, UnshownDeals, signed
+
+log = logging.getLogger(__name__)
 
 _UNIT = Decimal("1e-8")
 _SPLIT_MS = 600_000
+_BY_BROKER = frozenset({"STOP_OUT", "TP", "SL"})
 
 
 class NetTerminal(Terminal, Protocol):
@@ -53,8 +62,8 @@ def is_copy(magic: int) -> bool:
 @dataclass
 class Virtual:
     """The open volume under one magic number, in the units of its open. `volume`: negative for a SELL. `factor`: the
-    broker's lots for one lot of it, other than 1 after a split. `orders`: its orders that have deals. `costs`: charges
-    of bookings, not yet in a deal."""
+    broker's lots for one lot of it, other than 1 after a split. `orders`: the lots of its orders that have deals.
+    `costs`: charges of bookings, not yet in a deal."""
 
     magic: int
     symbol: str
@@ -64,7 +73,7 @@ class Virtual:
     factor: Decimal = Decimal(1)
     costs: Decimal = Decimal(0)
     deals: list[Deal] = field(default_factory=list)
-    orders: set[str] = field(default_factory=set)
+    orders: dict[str, Decimal] = field(default_factory=dict)
 
     @property
     def side(self) -> str:
@@ -115,15 +124,31 @@ class Book:
         self._split_ms: dict[str, int] = {}
 
     def take(self, deal: Deal) -> None:
-        volume = deal.volume if deal.side == "BUY" else -deal.volume
+        volume = signed(deal)
         if deal.reason in REBOOKED:
             self._rebook(deal)
         elif self._is_ours(deal.magic) and deal.reason == "MANUAL":
             held = self.virtuals.setdefault(deal.magic, Virtual(deal.magic, deal.symbol, deal.at_ms))
-            held.orders.add(deal.order)
+            held.orders[deal.order] = held.orders.get(deal.order, Decimal(0)) + volume
             held.apply(deal, volume, deal.costs, self._worth(deal.symbol))
         else:
             self._take_of_others(deal, volume)
+
+    def assume(self, deal: Deal) -> Decimal:
+        """Apply a deal that the broker does not show, as far as there still is something that it closes. Returns the
+        volume applied."""
+        lots, held = signed(deal), self.virtuals.get(deal.magic)
+        if deal.entry is Entry.IN and deal.magic:
+            held = self.virtuals.setdefault(deal.magic, Virtual(deal.magic, deal.symbol, deal.at_ms))
+            held.apply(deal, lots, Decimal(0), self._worth(deal.symbol))
+        elif not deal.magic:
+            self.others[deal.symbol] = self.others.get(deal.symbol, Decimal(0)) + lots
+        elif held is None or held.lots * lots >= 0:
+            return Decimal(0)
+        else:
+            lots = max(lots, -held.lots) if lots < 0 else min(lots, -held.lots)
+            held.apply(replace(deal, volume=abs(lots)), lots, Decimal(0), self._worth(deal.symbol))
+        return abs(lots)
 
     def net(self, symbol: str) -> Decimal:
         copies = (virtual.lots for virtual in self.virtuals.values() if virtual.symbol == symbol)
@@ -153,7 +178,9 @@ class Book:
         self.others[symbol] = self.others.get(symbol, Decimal(0)) * factor
 
     def _take_of_others(self, deal: Deal, volume: Decimal) -> None:
-        net, others, costs = self.net(deal.symbol), self.others.get(deal.symbol, Decimal(0)), deal.costs
+        # The broker itself opens nothing: if its deal closes more than there seems to be, a deal before it is missing.
+        net = -volume if deal.reason in _BY_BROKER else self.net(deal.symbol)
+        others, costs = self.others.get(deal.symbol, Decimal(0)), deal.costs
         sign = 1 if volume > 0 else -1
         closing = min(abs(volume), abs(net)) if volume * net < 0 else Decimal(0)
         left = closing - (min(closing, abs(others)) if others * net > 0 else Decimal(0))
@@ -171,21 +198,24 @@ class Book:
 class Netting:
     """A Terminal over a netting account. A virtual position's id is its magic number.
 
-    `hold_ms`: how long a copy's next close waits for the deals of the last one, unless it was refused; at most twice as
-    long while the history is not complete. The books may be
-    behind an answer, and on a netting account a second close does not fail with "nothing to close" but closes another
-    copy's volume. Longer than the broker's slowest answer.
+    `hold_ms`: how long a copy's next close waits for the deals of the last one, unless it was refused, and any close
+    for deals that do not add up to the net position; at most twice as long while the history is not complete. The books
+    may be behind an answer, and on a netting account a second close does not fail with "nothing to close" but closes
+    another copy's volume. Longer than the broker's slowest answer. After that `unshown_deals` assumes what is missing.
     """
 
     terminal: NetTerminal
     is_ours: Callable[[int], bool] = is_copy
     hold_ms: int = 60_000
     clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000
-    _closing: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
-    _behind_ms: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _pending_ms: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+    _last: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._unshown = UnshownDeals(self.hold_ms)
 
     def positions(self) -> list[Position]:
-        return [self._position(virtual) for virtual in self._book().virtuals.values() if virtual.volume]
+        return [self._position(virtual) for virtual in self._compared().virtuals.values() if virtual.volume]
 
     def deals(self, position: str) -> list[Deal]:
         held = self._book().virtuals.get(int(position))
@@ -220,32 +250,50 @@ class Netting:
     ) -> Result:
         if not self.is_ours(magic):
             raise ValueError(f"{magic} is not a copy's magic: its deals could not be told from other orders")
-        return self.terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=None, tp=None)
+        return self._tell_order(
+            magic, symbol, volume if side == "BUY" else -volume, Entry.IN,
+            lambda: self.terminal.open(magic=magic, symbol=symbol, side=side, volume=volume, sl=None, tp=None),
+        )  # fmt: skip
 
     def close(self, position: Position, volume: Decimal) -> Result:
-        book = self._book()
+        book = self._compared()
         held = book.virtuals.get(position.magic)
         if held is None or not held.volume or held.side != position.side:
             return Result(Outcome.REJECTED, 10036, "rejected")
-        if self._is_closing(held):
-            return Result(Outcome.UNKNOWN)
-        if self._is_behind(held.symbol, book.net(held.symbol)):
-            return Result(Outcome.REJECTED, 10031, "rejected")
         spec = self.terminal.spec(held.symbol)
         if spec is None:
             return Result(Outcome.REJECTED, 10013, "symbol_unknown")
         lots = abs(held.lots)
         if volume < abs(held.volume):
             lots = volume if held.factor == 1 else spec.lots(volume * held.factor)
+        self._unshown.wanted[held.magic] = lots
+        if self._is_closing(held):
+            return Result(Outcome.UNKNOWN)
+        if self._doubt(book, held.symbol) or self._is_less(held):
+            return Result(Outcome.REJECTED, 10031, "rejected")
+        del self._unshown.wanted[held.magic]
+        return self._close_in_parts(held, self._closings(held, lots, spec))
+
+    def _close_in_parts(self, held: Virtual, parts: list[tuple[Position | None, Decimal]]) -> Result:
         answer = Result(Outcome.REJECTED, 10036, "rejected")
-        for number, (named, part) in enumerate(self._closings(held, lots, spec), 1):
+        for named, part in parts:
             named = named or self._whole_net(held, part)  # a query that fails here has sent nothing to wait for
-            self._closing[held.magic] = self.clock_ms(), len(held.orders) + number
-            answer = self._send_close(held, named, part)
-            if answer.outcome is Outcome.REJECTED:
-                self._closing[held.magic] = self.clock_ms(), len(held.orders) + number - 1
+            answer = self._tell_order(
+                held.magic, held.symbol, -part if held.volume > 0 else part, Entry.OUT,
+                partial(self._send_close, held, named, part),
+            )  # fmt: skip
             if answer.outcome is not Outcome.DONE:
                 return answer
+        return answer
+
+    def _tell_order(self, magic: int, symbol: str, lots: Decimal, entry: Entry, send: Callable[[], Result]) -> Result:
+        """Send an order of a copy, and remember it until its deal is shown. `lots`: negative for a SELL."""
+        sent = Sent(magic, symbol, entry, lots, self.clock_ms(), self._price(symbol, lots), self._last)
+        self._unshown.sent.append(sent)
+        answer = send()
+        sent.is_done = answer.outcome is Outcome.DONE
+        if answer.outcome is Outcome.REJECTED:
+            self._unshown.sent.remove(sent)
         return answer
 
     def _closings(self, held: Virtual, lots: Decimal, spec: SymbolSpec) -> list[tuple[Position | None, Decimal]]:
@@ -279,27 +327,85 @@ class Netting:
         return self.terminal.cancel(magic)
 
     def _is_closing(self, held: Virtual) -> bool:
-        """Whether an order of this copy may still be in flight, or its deal still to come."""
-        if self.terminal.trace(held.magic) in (Trace.WAITING, Trace.PENDING):
+        """Whether an order of this copy may still be in flight, or its deal still to come. A deal that never comes ends
+        the wait: what it did shows in the net position."""
+        now, trace = self.clock_ms(), self.terminal.trace(held.magic)
+        if trace is Trace.WAITING:
             return True
-        sent_ms, orders = self._closing.get(held.magic, (0, 0))
-        if len(held.orders) >= orders:
-            return False
-        waited_ms = self.clock_ms() - sent_ms
-        # A broker's history may never count as complete, and the close must not wait for ever.
-        return waited_ms < self.hold_ms or (waited_ms < 2 * self.hold_ms and not self.terminal.is_settled())
+        if trace is not Trace.PENDING or self._unshown.has_assumed(held.magic):
+            self._pending_ms.pop(held.magic, None)
+        elif now - self._pending_ms.setdefault(held.magic, now) < 2 * self.hold_ms:
+            return True
+        return self._unshown.is_awaited(held.magic, now, self.terminal.is_settled)
 
-    def _is_behind(self, symbol: str, net: Decimal) -> bool:
-        """Whether the history may still load: it is not complete, and its sum differs from the broker's position.
+    # --- deals that the broker does not show
 
-        Then it may lack the deals by which a copy was closed long ago, and a second close would trade.
-        """
-        now, rows = self.clock_ms(), [row for row in self.terminal.positions() if row.symbol == symbol]
-        shown = sum((row.volume if row.side == "BUY" else -row.volume for row in rows), Decimal(0))
-        if shown == net or self.terminal.is_settled():
-            self._behind_ms.pop(symbol, None)
+    def _is_less(self, held: Virtual) -> bool:
+        """Whether less of a copy is open than its deals show, once the deals of all orders answered DONE are there: how
+        much a stop-out took off it depends on what was closed before."""
+        if not any(sent.is_done for sent in self._unshown.sent):
             return False
-        return now - self._behind_ms.setdefault(symbol, now) < 2 * self.hold_ms
+        return abs(_lots(self._book(expects_done=True), held.magic)) < abs(held.lots)
+
+    def _doubt(self, book: Book, symbol: str) -> Decimal:
+        """The lots by which deals and net position differ, beyond the orders under way if the history is complete. As
+        long as there are any, a close may be executed already."""
+        gap = self._gap(book, symbol)
+        if not (gap or self._unshown.sent) or not self.terminal.is_settled():
+            return gap
+        return self._unshown.unexplained(symbol, gap, self.clock_ms())
+
+    def _gap(self, book: Book, symbol: str) -> Decimal:
+        """By how many lots the net position is above the deals."""
+        rows = (row for row in self.terminal.positions() if row.symbol == symbol)
+        gap = sum((row.volume if row.side == "BUY" else -row.volume for row in rows), Decimal(0)) - book.net(symbol)
+        spec = self.terminal.spec(symbol)
+        least = _UNIT if spec is None else spec.volume_step  # a split rounds
+        return gap if abs(gap) >= least else Decimal(0)
+
+    def _compared(self) -> Book:
+        """The book, after the deals that have been missing for too long were assumed."""
+        book, now, unshown = self._book(), self.clock_ms(), self._unshown
+        unshown.wanted = {magic: lots for magic, lots in unshown.wanted.items() if _lots(book, magic)}
+        symbols = {held.symbol for held in book.virtuals.values() if held.volume} | unshown.symbols()
+        unshown.forget_all_but(symbols)
+        for symbol in symbols:
+            lots = self._doubt(book, symbol)
+            gap = unshown.see(symbol, lots, now, partial(self._price, symbol, lots), self._last)
+            is_due = gap is None or unshown.is_lasting(gap, now, self.terminal.is_settled)
+            if is_due and self._assume(book, symbol, gap):
+                book = self._book()
+        return book
+
+    def _assume(self, book: Book, symbol: str, gap: Gap | None) -> bool:
+        """Assume the deals of a lasting difference, or of the orders that were answered DONE if there is none. Whether
+        there were any."""
+        wait_ms = self.hold_ms if self.terminal.is_settled() else 2 * self.hold_ms
+        overdue = self._unshown.overdue(symbol, self.clock_ms() - wait_ms)
+        last = next((deal for deal in self._renamed(self.terminal.history()) if deal.symbol == symbol), None)
+        if last is None or not (gap or overdue) or not self.terminal.account().is_connected:
+            return False
+        left = self._unshown.unexplained(symbol, self._gap(book, symbol), self.clock_ms())
+        if not left:
+            for sent in overdue:
+                self._unshown.assume_done(sent, _lots(book, sent.magic) + sent.lots, last)
+            return bool(overdue)
+        if gap is None:
+            return False
+        log.warning("the deals of %s do not add up to its position: %s lots are assumed", symbol, left)
+        held = [held for held in book.virtuals.values() if held.symbol == symbol and held.volume]
+        has_order = {copy.magic for copy in held if self.terminal.trace(copy.magic) is Trace.PENDING}
+        copies = [OpenCopy(copy.magic, copy.lots) for copy in held]
+        self._unshown.conclude(
+            symbol, replace(gap, lots=left), copies, book.others.get(symbol, Decimal(0)), last, has_order
+        )
+        return True
+
+    def _price(self, symbol: str, lots: Decimal) -> Decimal | None:
+        with suppress(Exception):  # a close at another price is better than none
+            if quote := self.terminal.quote(symbol):
+                return quote.of("BUY" if lots > 0 else "SELL")
+        return None
 
     def _position(self, held: Virtual) -> Position:
         """As a Position; its profit is zero if there is no price."""
@@ -312,11 +418,24 @@ class Netting:
             held.opened_ms, profit,
         )  # fmt: skip
 
-    def _book(self) -> Book:
-        book = book_of(self._renamed(self.terminal.history()), self.terminal.worth, self.is_ours)
-        held = {magic for magic, virtual in book.virtuals.items() if virtual.volume}
-        self._closing = {magic: sent for magic, sent in self._closing.items() if magic in held}
+    def _book(self, *, expects_done: bool = False) -> Book:
+        """The book after the deals that are shown or assumed. `expects_done`: and after those that are to come."""
+        book, self._last = Book(self.terminal.worth, self.is_ours), ""
+        self._take_assumed(book, expects_done)
+        for deal in self._renamed(self.terminal.history()):
+            book.take(deal)
+            self._last = deal.id
+            self._take_assumed(book, expects_done)
+        for held in book.virtuals.values():
+            self._unshown.match(held.magic, held.orders)
         return book
+
+    def _take_assumed(self, book: Book, expects_done: bool) -> None:
+        """Apply the assumed deals that follow the last one, and forget those that closed nothing."""
+        for deal in self._unshown.assumed.get(self._last, ()):
+            self._unshown.replace(self._last, deal, book.assume(deal))
+        for deal in self._unshown.done_after(self._last) if expects_done else ():
+            book.assume(deal)
 
     def _renamed(self, deals: list[Deal]) -> list[Deal]:
         """The deals under the present names of their symbols. A broker that renames a symbol leaves its old deals as
@@ -327,6 +446,11 @@ class Netting:
         rows = {row.id: row.symbol for row in self.terminal.positions()}
         names = {deal.symbol: rows[deal.position] for deal in deals if deal.symbol in gone and deal.position in rows}
         return [replace(deal, symbol=names.get(deal.symbol, deal.symbol)) for deal in deals]
+
+
+def _lots(book: Book, magic: int) -> Decimal:
+    held = book.virtuals.get(magic)
+    return Decimal(0) if held is None else held.lots
 
 
 def book_of(deals: Iterable[Deal], worth: Callable[[str], Decimal], is_ours: Callable[[int], bool] = is_copy) -> Book:

@@ -55,7 +55,7 @@ def opening(trade: Trade, position: Position | None, extra: Mapping[str, str], o
         # A stop that was moved past the open price follows as a modification: an open with it would be refused.
         stops = {name: stop for name, stop in _stops(position).items() if stop is not None}
         fields |= {name: _text(stop) for name, stop in stops.items() if not _is_past(name, stop, trade)}
-    return Report("open", trade.ticket, fields | dict(extra))
+    return Report("open", trade.ticket, fields | dict(extra), note=trade.note)
 
 
 def shrinking(trade: Trade, reported: Decimal) -> Iterator[Report]:

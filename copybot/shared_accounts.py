@@ -44,6 +44,8 @@ class SharedAccount(FaultyBroker):
         self._ask()
         if self._is_waiting(magic):
             return Trace.WAITING
+        if magic % 2 and any(deal.magic == magic and deal.id in self.hidden for deal in self.ledger):
+            return Trace.PENDING  # some brokers show the order without its deal
         return Trace.DONE if any(deal.magic == magic for deal in self._visible("")) else Trace.NONE
 
     def worth(self, symbol: str) -> Decimal:
@@ -61,8 +63,17 @@ class SharedAccount(FaultyBroker):
         elif before is not None and before.side == own_side:
             self.on_less(before, max(NO, before.volume - volume))
 
+    def _may_hide(self, deal: Deal) -> None:
+        """Only a copy's close: without the deals of its open a copy is gone for an adapter that starts anew."""
+        held = self.truly_held().get(str(deal.magic))
+        if held is not None and held.side == self.sides[deal.magic] != deal.side:
+            super()._may_hide(deal)
+
     def _note(self, deal: Deal) -> None:
         number = f"{self.first + len(self.ledger)}"
+        if deal.id in self.hidden:
+            self.hidden.remove(deal.id)
+            self.hidden.add(number)
         self.ledger.append(replace(deal, id=number, order=number))
         self.books[""], self._last_deal = self.ledger, self.turn
         if self.character.deal_lag:
@@ -128,7 +139,9 @@ class FaultyNet(SharedAccount):
     def _fill_net(self, magic: int, side: str, volume: Decimal) -> Position:
         self._count_trade(magic, side, volume)
         filled = Position(str(magic), magic, self.symbol, side, volume, None, None, PRICE, self.now)
-        self._note(self._deal(filled, Entry.IN, volume, "MANUAL"))
+        deal = self._deal(filled, Entry.IN, volume, "MANUAL")
+        self._may_hide(deal)
+        self._note(deal)
         return filled
 
     def _stop_out(self) -> None:

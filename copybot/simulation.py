@@ -167,8 +167,9 @@ class World:
         )
         self._max_age_ms = LIMITS.max_open_age_ms if leads.hour_at and not weather.restore else None
         self.losses = Losses(
-            self.desk, self.master, self.market, FOLLOWS.index, self._is_exempt, bool(weather.restore), self._max_age_ms
-        )
+            self.desk, self.master, self.market, FOLLOWS.index, self._is_exempt, bool(weather.restore), self._is_late,
+            self._max_age_ms,
+        )  # fmt: skip
         self.market.on_open, self.market.on_less = self.losses.note_open, self.losses.note_less
         self.desk.unsized = copies.unsized
         self.desk.terms = {"max_open_trades": copies.most_open} if copies.most_open else {}
@@ -184,8 +185,12 @@ class World:
     @property
     def _is_exempt(self) -> bool:
         """Whether an order may happen twice: by two instances, for a restored desk, or later than the guard waits."""
-        weather = self.weather
-        return weather.slowest * SECOND > LIMITS.settle_ms or bool(weather.rival or weather.restore)
+        return self._is_late or bool(self.weather.rival or self.weather.restore)
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether orders are executed later than the guard waits."""
+        return self.weather.slowest * SECOND > LIMITS.settle_ms
 
     def point(self) -> None:
         if not self.calm and self.weather.crash and self.rng.random() < self.weather.crash:

@@ -13,6 +13,7 @@ from copybot.absences import Absences, Verdict
 from copybot.broker import Outcome, Position, Result, SymbolSpec, Trace
 from copybot.copier import Copier
 from copybot.guard import ExecutionGuard
+from copybot.netting import Netting
 from copybot.position_driver import PositionDriver
 from copybot.position_sync import PositionSync
 from copybot.simulation import WEATHERS, World
@@ -167,6 +168,40 @@ class KnowsNoCopies(PositionSync):
         return False
 
 
+class WaitsForTheDeal(Netting):
+    """Takes a copy for open until the broker shows the deal of its close."""
+
+    def _assume(self, *_: Any) -> bool:
+        return False
+
+
+class SendsTheCloseAgain(WaitsForTheDeal):
+    """Sends a close again if its deal does not come, whatever the net position says."""
+
+    def _doubt(self, *_: Any) -> Decimal:
+        return Decimal(0)
+
+
+# --- rows at the desk
+
+
+class ReportsByDealsOnly(Copier):
+    """Gives a copy no row without its deals."""
+
+    def _new_position_sync(self) -> PositionSync:
+        position_sync: Any = super()._new_position_sync()
+        position_sync._opening_by_list = lambda held: iter(())
+        return position_sync
+
+
+class ReportsWhatIsThere(Copier):
+    """Reports a copy as soon as it is seen, although a part of its order may still be executed."""
+
+    def _copied_trade(self, position: Position) -> Any:
+        copy = self.followed[0].guard.by_magic(position.magic)
+        return None if copy is None else {"strategy": self.followed[0].strategy, "trade_ref": copy.ref}
+
+
 # --- the publisher
 
 
@@ -209,6 +244,10 @@ PLANTS: Any = [
     ("closes_its_own_position", ("fifo",), {"fifo": ClosesItsOwnPosition}, "late_close"),
     ("knows_no_bookings", ("rebooking",), {"rebooked": KnowsNoBookings}, "unpublished"),
     ("knows_no_copies", ("leading",), {"position_sync": KnowsNoCopies}, "echoed"),
+    ("waits_for_the_deal", ("netting", "hiding"), {"netting": WaitsForTheDeal}, "late_row"),
+    ("sends_the_close_again", ("netting", "hiding"), {"netting": SendsTheCloseAgain}, "orphans"),
+    ("reports_by_deals_only", ("hiding",), {"copier": ReportsByDealsOnly}, "untold"),
+    ("reports_what_is_there", ("fifo", "largest"), {"copier": ReportsWhatIsThere}, "untold"),
     ("waits_for_quiet", ("quiet",), {"position_sync": WaitsForQuiet}, "late_publish"),
     ("waits_for_ever", ("hiding",), {"position_sync": WaitsForEver}, "unpublished"),
 ]
