@@ -20,6 +20,8 @@ RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 # Commands that need no database. All others get one, an embedded one where none is given.
 SERVERLESS = {"check", "help", "version", "--version", "--help", "-h", "makemigrations", "makemessages"}
 SERVERLESS |= {"collectstatic", "compilemessages", "findstatic", "spectacular"}
+# Commands that log in as the owner of the embedded desk's tables; so does a command with `--database owner`.
+OWNERS = {"migrate", "catalogue", "up"}
 
 
 def main() -> None:
@@ -119,7 +121,8 @@ def run(command: str) -> None:
     if serverless or "--help" in sys.argv or (given and command != "up"):
         execute_from_command_line(sys.argv)
         return
-    with embedded.serving(var, port=embedded.wanted_port() if command == "up" else None):
+    as_owner = command in OWNERS or not {"owner", "--database=owner"}.isdisjoint(sys.argv)
+    with embedded.serving(var, port=embedded.wanted_port() if command == "up" else None, as_owner=as_owner):
         execute_from_command_line(sys.argv)
 
 

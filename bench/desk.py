@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 
-from config import embedded, web_server
+from config import embedded, logins, web_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -31,7 +31,6 @@ class Desk:
     """What the parts of a run share. The ids of key generations and accounts are consecutive."""
 
     folder: Path
-    sockets: Path
     first_generation: int
     first_account: int
 
@@ -44,7 +43,7 @@ class Desk:
 def serving() -> Iterator[Desk]:
     """Start durable servers and a migrated desk with the data of the benchmarks; remove them at the end."""
     folder = BUILD / f"desk-{os.getpid()}"
-    for name in ("DATABASE_URL", "REDIS_URL", "DATABASE_OWNER_URL"):
+    for name in (*logins.VARIABLES, "REDIS_URL"):
         os.environ.pop(name, None)
     os.environ |= {
         "COPYDESK_NO_VENV": "1",  # a measurement installs nothing
@@ -54,19 +53,19 @@ def serving() -> Iterator[Desk]:
         "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
-    servers = embedded.Servers(folder)
+    servers = embedded.Servers(folder, as_owner=True)
     try:
         servers.start()
-        yield _prepare(folder, servers.postgres.sockets)
+        yield _prepare(folder)
     finally:
         servers.remove()
 
 
-def _prepare(folder: Path, sockets: Path) -> Desk:
+def _prepare(folder: Path) -> Desk:
     subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "bench.demo_data", folder], cwd=ROOT, check=True)
     keys = [line.split() for line in (folder / "masters").read_text().splitlines()]
-    with psycopg.connect(host=str(sockets), user="copydesk", dbname="copydesk", autocommit=True) as connection:
+    with connect() as connection:
         connection.execute((HERE / "twin" / "schema.sql").read_text())
         rows = [_row(connection, key) for key, _ in keys]
         with connection.cursor() as cursor:
@@ -76,7 +75,12 @@ def _prepare(folder: Path, sockets: Path) -> Desk:
             )
     generation, account = rows[0]
     assert rows == [(generation + n, account + n) for n in range(len(rows))], "pgbench needs consecutive ids"
-    return Desk(folder, sockets, generation, account)
+    return Desk(folder, generation, account)
+
+
+def connect() -> psycopg.Connection:
+    """Return a connection as the tables' owner, in autocommit mode."""
+    return psycopg.connect(os.environ["DATABASE_OWNER_URL"], autocommit=True)
 
 
 def _row(connection: psycopg.Connection, key: str) -> tuple[int, int]:
@@ -106,7 +110,7 @@ def web(desk: Desk, processes: int = 1, **environ: str) -> Web:
 
 
 def twin(desk: Desk, processes: int = 1) -> Web:
-    return _uvicorn(desk, "bench.twin.app:app", processes, {"TWIN_HOST": str(desk.sockets)})
+    return _uvicorn(desk, "bench.twin.app:app", processes, {"TWIN_URL": os.environ["DATABASE_OWNER_URL"]})
 
 
 def _uvicorn(desk: Desk, application: str, processes: int, environ: dict[str, str]) -> Web:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psycopg
-
 from bench import desk
 from bench.desk import Desk
 from bench.table import Line, Turn
@@ -49,7 +47,7 @@ def turns(on: Desk, seconds: float) -> Iterator[dict[str, Turn]]:
 
 def _first_wallet(on: Desk) -> int:
     """The id of the first wallet; the ids of the benchmark's wallets are consecutive."""
-    with psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk") as connection:
+    with desk.connect() as connection:
         row = connection.execute("select min(id), max(id), count(*) from wallets where kind = 'PERSON'").fetchone()
     assert row is not None
     assert row[1] - row[0] + 1 == row[2] >= 2 * CLIENTS
@@ -90,11 +88,12 @@ class Statements:
         path = self.on.folder / f"{script}.sql"
         path.write_text((desk.HERE / "sql" / f"ledger_{script}.sql").read_text().replace("MORE", more))
         command = [
-            desk.pgbench(), "-n", "-h", self.on.sockets, "-U", "copydesk", "-c", str(CLIENTS), "-j", "2",
+            desk.pgbench(), "-n", "-c", str(CLIENTS), "-j", "2",
             "-T", str(max(1, round(self.seconds))), "-f", path,
-            *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")), "copydesk",
+            *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")),
+            os.environ["DATABASE_URL"],
         ]  # fmt: skip
-        options = {"PGOPTIONS": "-c role=copydesk_app -c lock_timeout=5s"}
+        options = {"PGOPTIONS": "-c lock_timeout=5s"}
         completed = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **options})
         tps = re.search(r"^tps = ([0-9.]+)", completed.stdout, re.MULTILINE)
         if completed.returncode or tps is None:

@@ -35,7 +35,7 @@ def turns(on: Desk, seconds: float) -> Iterator[dict[str, Turn]]:
             "pair, twin": lambda: load(twin, "pair"),
             "pair, 2": lambda: load(ours_2, "pair"),
             "pair, twin, 2": lambda: load(twin_2, "pair"),
-            "pair, own statement": lambda: statements("own", role="copydesk_bot"),
+            "pair, own statement": lambda: statements("own", login="DATABASE_BOT_URL"),
             "pair, limited": lambda: load(limited, "pair"),
             "pair, floor": lambda: statements("floor", mode="prepared"),
             "batch": lambda: load(ours, "batch") * OPERATIONS,
@@ -90,7 +90,7 @@ class Statements:
     on: Desk
     seconds: float
 
-    def __call__(self, script: str, *, mode: str = "simple", role: str = "copydesk", each: int = 2) -> float:
+    def __call__(self, script: str, *, mode: str = "simple", login: str = "DATABASE_OWNER_URL", each: int = 2) -> float:
         variables = {
             "n": 0,
             "start": time.time_ns() // 1000,  # sequence numbers and tickets start above all used ones
@@ -98,11 +98,11 @@ class Statements:
             "first_generation": self.on.first_generation,
         }
         command = [
-            desk.pgbench(), "-n", "-h", self.on.sockets, "-U", "copydesk", "-c", str(CLIENTS), "-j", "2",
+            desk.pgbench(), "-n", "-c", str(CLIENTS), "-j", "2",
             "-T", str(max(1, round(self.seconds))), "-M", mode, "-f", desk.HERE / "sql" / f"{script}.sql",
-            *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")), "copydesk",
+            *(part for name, value in variables.items() for part in ("-D", f"{name}={value}")), os.environ[login],
         ]  # fmt: skip
-        options = f"-c role={role} -c enable_seqscan=off"
+        options = "-c enable_seqscan=off"
         completed = subprocess.run(
             command, capture_output=True, text=True, timeout=120, env={**os.environ, "PGOPTIONS": options}
         )

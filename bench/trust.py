@@ -1,5 +1,6 @@
 """Recalculating trust scores from closed trades, against reading the same rows by one plain query."""
 
+import os
 import subprocess
 import sys
 import time
@@ -21,10 +22,9 @@ LINES = [Line("closed trades assessed, a second", "trust", "trust, read", "one p
 
 @contextmanager
 def turns(on: Desk, providers: int) -> Iterator[dict[str, Turn]]:
-    with psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk") as connection:
+    with desk.connect() as connection:
         for script, name, count in (("trust_providers", "COUNT", providers), ("trust_deals", "EACH", EACH)):
             connection.execute((desk.HERE / "sql" / f"{script}.sql").read_text().replace(name, str(count)))
-    with psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk", autocommit=True) as connection:
         connection.execute("vacuum analyze trade_history")
     subprocess.run([sys.executable, "-m", "bench.judge", "bars", "0", "1"], cwd=desk.ROOT, check=True)
     judging = Judging(on, providers)
@@ -35,7 +35,7 @@ def read(on: Desk) -> float:
     """Rows a second that one query reads into Python, for the assessed columns."""
     columns = "opened_at, closed_at, symbol, type, volume, open_price, close_price, profit, trade_id"
     started_at, rows = time.monotonic(), 0
-    connected = psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk")
+    connected = psycopg.connect(os.environ["DATABASE_OWNER_URL"])
     with connected as connection, connection.cursor("plain") as cursor:
         cursor.itersize = 10_000
         cursor.execute(f"select {columns} from trade_history where master_trade is null")

@@ -7,21 +7,46 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import ERROR, CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
 
+from config import logins
 from config.access import POLICIES
 from core import catalogue, crypto
 from wallets import limits
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "testserver")
 _FEWEST_SYMBOLS = 12
-_ROLES = ("copydesk_app", "copydesk_bot")
+_LOGINS = {"default": "DATABASE_URL", "bot": "DATABASE_BOT_URL"}
+# What the login of a session could do besides what its role is for. `session_user`: a session can always return to it.
+_LOGIN = """
+select session_user::text, current_user::text, (select system_identifier from pg_control_system()) || '/' || d.oid,
+       coalesce((select pg_has_role(r.oid, oid, 'usage') from pg_roles where rolname = %(role)s), false),
+       current_setting('statement_timeout'), has_database_privilege(r.oid, d.oid, 'temporary'),
+       case when r.rolsuper then array['is a superuser'] else array_remove(array[
+         case when session_user <> current_user then 'acts as ' || current_user end,
+         case when r.rolcreaterole then 'may create roles' end,
+         case when r.rolcreatedb then 'may create databases' end,
+         case when r.rolbypassrls then 'bypasses row security' end,
+         case when r.rolreplication then 'may replicate' end,
+         case when d.datdba = r.oid then 'owns the database' end,
+         (select 'owns ' || string_agg(relname, ', ' order by relname) from
+           (select relname from pg_class where relowner = r.oid and relkind in ('r', 'p', 'v', 'm') limit 3) owned),
+         (select 'owns functions' from pg_proc where proowner = r.oid limit 1),
+         case when has_schema_privilege(r.oid, 'public', 'create') then 'may create objects in the schema public' end,
+         case when has_database_privilege(r.oid, d.oid, 'create') then 'may create schemas' end,
+         (select 'may take on ' || string_agg(rolname, ', ' order by rolname) from pg_roles
+           where oid <> r.oid and rolname <> %(role)s and pg_has_role(r.oid, oid, 'member'))
+       ], null) end
+  from pg_roles r, pg_database d
+ where r.rolname = session_user and d.datname = current_database()
+"""
 
 
 def refuse_unsafe() -> None:
     """End this process where its configuration is unsafe. For servers and workers, which run no system checks."""
     messages = secrets_are_set(None) + limits_make_sense(None)
-    if not settings.DEBUG:
+    if all(os.environ.get(variable) for variable in _LOGINS.values()):
         # A server may import this in its event loop, where Django refuses database queries: use a thread.
         with ThreadPoolExecutor(1) as executor:
             messages += executor.submit(_check_database).result()
@@ -33,9 +58,13 @@ def refuse_unsafe() -> None:
 
 def _check_database() -> list[CheckMessage]:
     try:
-        return database_is_durable(None, ["default"]) + limits_are_in_force(None, ["default"])
+        of_logins = logins_are_limited(None, ["default"])
+        if settings.DEBUG:
+            return of_logins
+        return [*of_logins, *database_is_durable(None, ["default"]), *limits_are_in_force(None, ["default"])]
     finally:
-        connections["default"].close()
+        for alias in _LOGINS:
+            connections[alias].close()
 
 
 @register(Tags.security)
@@ -98,6 +127,15 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         messages.append(
             Error("DATABASE_URL is missing.", hint="Set it to the URL of the desk's PostgreSQL.", id="copydesk.E005")
         )
+    if os.environ.get("DATABASE_URL") and not os.environ.get("DATABASE_BOT_URL"):
+        messages.append(
+            Error(
+                "DATABASE_BOT_URL is missing: bots' requests need a login of their own.",
+                hint=f"As the database's administrator run ops/roles.sql. Set it to the URL of {logins.BOT}, and "
+                f"DATABASE_URL to that of {logins.APP}.",
+                id="copydesk.E008",
+            )
+        )
     return messages
 
 
@@ -134,15 +172,12 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
         with connections["default"].cursor() as cursor:
             cursor.execute(
                 "select current_setting('fsync'), current_setting('synchronous_commit'), "
-                "current_setting('full_page_writes'), current_setting('server_version_num')::int, current_user, "
-                "(select rolsuper or rolbypassrls from pg_roles where rolname = current_user), "
-                "array(select rolname::text from pg_roles where rolname = any(%s))",
-                [list(_ROLES)],
+                "current_setting('full_page_writes'), current_setting('server_version_num')::int"
             )
             (row,) = cursor.fetchall()
     except DatabaseError:
         return []  # no answer: the first query of the process will report that
-    fsync, commit, pages, version, role, is_super, roles = row
+    fsync, commit, pages, version = row
     messages: list[CheckMessage] = []
     if not settings.DEBUG and (fsync, pages) != ("on", "on"):
         messages.append(
@@ -158,26 +193,63 @@ def database_is_durable(app_configs: Any, databases: Any = None, **kwargs: Any) 
         messages.append(
             Warning(f"PostgreSQL {version // 10000} is not supported; versions 15 to 18 are.", id="copydesk.W010")
         )
-    acting = (role, _role_of_bots())
-    if is_super or set(roles) != set(_ROLES) or acting != _ROLES:
+    return messages
+
+
+@register(Tags.database)
+def logins_are_limited(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """The logins of people's and bots' processes can do what their roles are for and nothing else, in DEBUG too."""
+    if not databases or "default" not in databases:
+        return []
+    messages: list[CheckMessage] = []
+    names = set()
+    for alias, variable in _LOGINS.items():
+        role = logins.VARIABLES[variable]
+        try:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(_LOGIN, {"role": role})
+                login, _, database, has_role, time_out, makes_tables, powers = cursor.fetchone()
+        except (DatabaseError, ImproperlyConfigured):
+            return []  # no answer: the first query of the process will report that; or missing, as another check says
+        names.add(database)
+        messages += _faults_of_login(variable, role, login, powers if has_role else [f"has not the rights of {role}"])
+        if time_out == "0":
+            messages.append(
+                Error(
+                    f"{variable} gives sessions without a statement_timeout: a pooler drops what the desk asks for.",
+                    hint="As the database's administrator run ops/roles.sql, which gives the logins their limits.",
+                    id="copydesk.E016",
+                )
+            )
+        if makes_tables:
+            messages.append(
+                Warning(
+                    f"{login} may create temporary tables, which the desk does not need.",
+                    hint="As the database's owner: revoke temporary on database … from public.",
+                    id="copydesk.W013",
+                )
+            )
+    if len(names) > 1:
         messages.append(
-            Warning(
-                f"The desk acts as {' and '.join(acting)}, not as copydesk_app and copydesk_bot.",
-                hint="As an administrator: CREATE ROLE copydesk_app; CREATE ROLE copydesk_bot, where they are missing; "
-                "GRANT both to the desk's login; then check --database names the rights that they lack.",
-                id="copydesk.W011",
+            Error(
+                "DATABASE_URL and DATABASE_BOT_URL are URLs of different databases.",
+                hint="Set both to the same database: bots and people share one desk.",
+                id="copydesk.E015",
             )
         )
     return messages
 
 
-def _role_of_bots() -> str:
-    try:
-        with connections["bot"].cursor() as cursor:
-            cursor.execute("select current_user")
-            return str(cursor.fetchone()[0])
-    finally:
-        connections["bot"].close()
+def _faults_of_login(variable: str, role: str, login: str, powers: Iterable[str]) -> list[CheckMessage]:
+    if not powers:
+        return []
+    return [
+        Error(
+            f"The login of {variable}, {login}, {', '.join(powers)}. The desk's processes do not run with that.",
+            hint=f"As the database's administrator run ops/roles.sql, and set {variable} to the URL of {role}.",
+            id="copydesk.E017",
+        )
+    ]
 
 
 @register(Tags.database)

@@ -30,8 +30,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-DATABASE = LOGIN = "copydesk"
-SUPERUSER = "postgres"
+from config import logins
+
+DATABASE = "copydesk"
 START_S = 60
 LOG_BYTES = 10_000_000
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -288,9 +289,18 @@ class Postgres:
         version = subprocess.check_output([self.bin / "postgres", "--version"], text=True)
         return int(version.split()[2].split(".")[0].removesuffix("devel"))
 
+    def url(self, role: str) -> str:
+        """Return the URL of the desk's database for one of its logins, or for the superuser."""
+        return f"postgres://{role}:{self._password(role)}@/{DATABASE}?host={self.sockets}"
+
     @property
-    def url(self) -> str:
-        return f"postgres://{LOGIN}@/{DATABASE}?host={self.sockets}"
+    def has_logins(self) -> bool:
+        """Whether the logins have passwords. A server that an earlier version runs has none."""
+        return self._superuser_file.exists() and self._logins_file.exists()
+
+    def urls(self, *, owner: bool) -> dict[str, str]:
+        """Return the URLs of the desk's logins, by environment variable; the owner's only for those that migrate."""
+        return {name: self.url(role) for name, role in logins.VARIABLES.items() if owner or role != logins.OWNER}
 
     def start(self) -> None:
         if not (self.data / "PG_VERSION").exists():
@@ -302,10 +312,14 @@ class Postgres:
                 f"to the folder of a PostgreSQL {made_by}, or delete {self.data} to start anew."
             )
         self.launch()
-        self._create_database()
+        with self._connection() as superuser:
+            self._protect_superuser(superuser)
+            passwords = {role: self._password(role) for role in logins.VARIABLES.values()}
+            logins.set_up(superuser, DATABASE, passwords)
 
     def launch(self) -> None:
         """Start the server on its data, after stopping one that an earlier run left running."""
+        self._write_access()
         self._stop_leftover()
         self._change_owner()
         log = rotated(self.data.parent / "postgres.log")
@@ -324,6 +338,8 @@ class Postgres:
         options = {
             "listen_addresses": "",
             "port": "5432",  # part of the socket's name; PGPORT must not change it
+            "hba_file": str(self._access_file),
+            "password_encryption": "scram-sha-256",
             "unix_socket_directories": str(self.sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
@@ -341,19 +357,54 @@ class Postgres:
             )  # fmt: skip
 
     def answers(self) -> bool:
-        import psycopg
+        from psycopg import pq
 
-        try:
-            self._connection().close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        return bool(pq.PGconn.ping(self._address.encode()) == pq.Ping.OK)
+
+    @property
+    def _address(self) -> str:
+        return f"host={self.sockets} port=5432 user={logins.SUPERUSER} dbname=postgres connect_timeout=3"
 
     def _connection(self) -> Any:
+        """Log in as the superuser, which only the process that runs the server does."""
         import psycopg
 
-        conninfo = f"host={self.sockets} port=5432 user={SUPERUSER} dbname=postgres connect_timeout=3"
-        return psycopg.connect(conninfo, autocommit=True)
+        password = self._password(logins.SUPERUSER) if self._superuser_file.exists() else None
+        return psycopg.connect(self._address, password=password, autocommit=True)
+
+    def _protect_superuser(self, superuser: Any) -> None:
+        """Give the superuser a password, the first time. Its file is complete only once the server has the password."""
+        if self._superuser_file.exists():
+            return
+        unfinished = self._superuser_file.with_suffix(".new")
+        (password,) = logins.passwords(unfinished, (logins.SUPERUSER,)).values()
+        logins.set_password(superuser, logins.SUPERUSER, password)
+        unfinished.replace(self._superuser_file)
+        self._write_access()
+        superuser.execute("select pg_reload_conf()")
+
+    def _write_access(self) -> None:
+        """Write who may log in how. The data's own pg_hba.conf stays as it is: a version before uses it to go back."""
+        method = "scram-sha-256" if self._superuser_file.exists() else "trust"
+        lines = f"local all {logins.SUPERUSER} {method}\nlocal all all scram-sha-256\n"
+        self._access_file.write_text(lines)
+
+    @property
+    def _access_file(self) -> Path:
+        return self.data / "copydesk_hba.conf"
+
+    @property
+    def _superuser_file(self) -> Path:
+        return self.data / "superuser.json"
+
+    @property
+    def _logins_file(self) -> Path:
+        return self.data / "logins.json"
+
+    def _password(self, role: str) -> str:
+        if role == logins.SUPERUSER:
+            return logins.passwords(self._superuser_file, (role,))[role]
+        return logins.passwords(self._logins_file, tuple(logins.VARIABLES.values()))[role]
 
     def stop(self) -> None:
         if self.process is not None:
@@ -369,20 +420,13 @@ class Postgres:
         making = self.data.with_name(f"{self.data.name}.making")
         shutil.rmtree(making, ignore_errors=True)
         result = subprocess.run(
-            [*self.run_as.prefix, self.bin / "initdb", "-D", making, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8",
-             *locale, "--no-instructions", *(["--no-sync"] if self.fast else [])],
+            [*self.run_as.prefix, self.bin / "initdb", "-D", making, "-U", logins.SUPERUSER, "-A", "reject",
+             "-E", "UTF8", *locale, "--no-instructions", *(["--no-sync"] if self.fast else [])],
             capture_output=True, text=True, cwd="/", preexec_fn=self.run_as.preparing(signal.SIGKILL),
         )  # fmt: skip
         if result.returncode:
             raise CannotServe(f"PostgreSQL could not create its files: {result.stderr.strip()[-600:]}")
         making.rename(self.data)
-
-    def _create_database(self) -> None:
-        with self._connection() as connection:
-            if not connection.execute("select 1 from pg_roles where rolname = %s", [LOGIN]).fetchone():
-                connection.execute(f"create role {LOGIN} login createrole createdb")
-            if not connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
-                connection.execute(f"create database {DATABASE} owner {LOGIN}")
 
     def _stop_leftover(self) -> None:
         """Stop a server that lives on after its parent was killed, and backends that live on without their server."""
@@ -506,6 +550,7 @@ class Servers:
 
     folder: Path
     fast: bool = False
+    as_owner: bool = False  # also set the URL of the login that owns the tables
     postgres: Postgres = field(init=False)
     valkey: Valkey = field(init=False)
     failures: int = 0
@@ -524,11 +569,11 @@ class Servers:
         self.valkey = Valkey(self.folder / "valkey", sockets, persist=not self.fast)
 
     def start(self) -> None:
-        """Start the servers that the environment does not name, and set DATABASE_URL and REDIS_URL."""
+        """Start the servers that the environment does not name, and set their URLs in it."""
         if not os.environ.get("DATABASE_URL"):
             _clear_misleading()
             self.postgres.start()
-            os.environ["DATABASE_URL"] = self.postgres.url
+            os.environ.update(self.postgres.urls(owner=self.as_owner))
         if not os.environ.get("REDIS_URL"):
             self.valkey.start()
             os.environ["REDIS_URL"] = self.valkey.url
@@ -536,13 +581,15 @@ class Servers:
     def attach(self, sockets: Path) -> bool:
         """Use the servers that another process of this folder runs; return whether they answer."""
         self.postgres.sockets = self.valkey.sockets = sockets
-        if not os.environ.get("DATABASE_URL"):
+        is_ours = not os.environ.get("DATABASE_URL")
+        if is_ours:
             _clear_misleading()
-            if not self.postgres.answers():
+            if not (self.postgres.answers() and self.postgres.has_logins):
                 return False
         if not (os.environ.get("REDIS_URL") or self.valkey.answers()):
             return False
-        os.environ["DATABASE_URL"] = os.environ.get("DATABASE_URL") or self.postgres.url
+        if is_ours:
+            os.environ.update(self.postgres.urls(owner=self.as_owner))
         os.environ["REDIS_URL"] = os.environ.get("REDIS_URL") or self.valkey.url
         return True
 
@@ -580,14 +627,14 @@ running: Servers | None = None  # the servers that this process runs; `up` super
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, port: int | None = None) -> Iterator[None]:
+def serving(folder: Path, *, port: int | None = None, as_owner: bool = False) -> Iterator[None]:
     """Provide servers for a block: those of another process of this folder, or new ones that end with the block.
 
     Only `up` gives a `port`: the port must be free, and another `up` in the same folder is an error. The process that
     runs the servers (the keeper) holds the file `lock`, which says which command it is and where the sockets are. A
     process that only uses them (a guest) holds `guests`: a short command that is the keeper waits for its guests.
     """
-    servers = Servers(folder)
+    servers = Servers(folder, as_owner=as_owner)
     with (servers.folder / "lock").open("a+") as lock, (servers.folder / "guests").open("a") as guests:
         if not _becomes_keeper(servers, lock, guests, stays=port is not None):
             yield
@@ -618,8 +665,8 @@ def _becomes_keeper(servers: Servers, lock: IO[str], guests: IO[str], *, stays: 
             fcntl.flock(guests, fcntl.LOCK_UN)
         if not stays and (time.monotonic() > deadline or (keeper == "up" and not sockets)):
             raise CannotServe(
-                f"The desk of {servers.folder} is up, but its servers do not answer. "
-                "If it uses servers of its own, set DATABASE_URL and REDIS_URL here too."
+                f"The desk of {servers.folder} is up, but its servers do not answer. If it uses servers of its own, "
+                "set their URLs here too. If an earlier version runs it, stop that first."
             )
     return True
 

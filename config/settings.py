@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import environ
 from celery.schedules import crontab
 
-from config import embedded
+from config import embedded, logins
 from core.confidential import Secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -121,31 +121,26 @@ TEMPLATES = [
     }
 ]
 
-# --- PostgreSQL: three aliases of one database, each in a role of its own (core.postgres)
+# --- PostgreSQL: three aliases of one database, each with a login of its own (config.logins)
 
 
-def database(url: str, acts_as: str | None) -> dict[str, Any]:
-    """Return one alias. Connections last as long as their thread; lock waits end after 2 s, statements after 5 s."""
-    config: dict[str, Any] = environ.Env.db_url_config(url) if url else {"ENGINE": "", "NAME": "copydesk"}
+def database(variable: str, *, health_checks: bool = True) -> dict[str, Any]:
+    """Return one alias. Connections last as long as their thread."""
+    url = env.str(variable, "")
+    config: dict[str, Any] = environ.Env.db_url_config(url) if url else {"NAME": "copydesk"}
     options = config.setdefault("OPTIONS", {})
-    options["acts_as"] = acts_as
-    if acts_as is not None:
-        options["options"] = "-c lock_timeout=2s -c statement_timeout=5s -c idle_in_transaction_session_timeout=10s"
-    if acts_as == "copydesk_bot":
-        # Plans of functions last as long as a connection. On a fresh desk, whose tables are almost empty, PostgreSQL
-        # would plan sequential scans, and keep them while the tables grow.
-        options["options"] += " -c enable_seqscan=off"
-    # Bots' connections have no health check, which is one round trip a request: a bot that gets "unavailable" repeats
-    # its request under the same Idempotency-Key.
-    health_checks = acts_as != "copydesk_bot"
+    options["missing"] = "" if url else variable
+    if session := logins.SETTINGS[logins.VARIABLES[variable]]:
+        options["options"] = " ".join(f"-c {name}={value}" for name, value in session.items())
     return config | {"ENGINE": "core.postgres", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": health_checks}
 
 
-_database_url = env.str("DATABASE_URL", "")
 DATABASES = {
-    "default": database(_database_url, "copydesk_app"),
-    "bot": database(_database_url, "copydesk_bot"),
-    "owner": database(env.str("DATABASE_OWNER_URL", "") or _database_url, None),
+    "default": database("DATABASE_URL"),
+    # Bots' connections have no health check, which is one round trip a request: a bot that gets "unavailable" repeats
+    # its request under the same Idempotency-Key.
+    "bot": database("DATABASE_BOT_URL", health_checks=False),
+    "owner": database("DATABASE_OWNER_URL"),
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MIGRATION_DATABASE = "owner"

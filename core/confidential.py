@@ -24,7 +24,7 @@ class ReporterFilter(SafeExceptionReporterFilter):
     anybody who reaches the desk, and gets copied into reports."""
 
     hidden_settings = re.compile(
-        r"API|AUTH|TOKEN|KEY|KEK|SECRET|PASS|SIG|COOKIE|CREDENTIAL|SEALED|DATABASE_URL|REDIS|BROKER",
+        r"API|AUTH|TOKEN|KEY|KEK|SECRET|PASS|SIG|COOKIE|CREDENTIAL|SEALED|DATABASE\w*_URL|REDIS|BROKER",
         flags=re.IGNORECASE,
     )
 

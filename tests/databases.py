@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import environ
 import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
-from config import embedded
+from config import embedded, logins
 
+_VARIABLES = {"default": "DATABASE_URL", "bot": "DATABASE_BOT_URL", "owner": "DATABASE_OWNER_URL"}
 _numbers = itertools.count(1)
 _shared_connection: tuple[dict[str, Any], psycopg.Connection[Any]] | None = None
 
@@ -67,28 +69,39 @@ def point_at(name: str) -> None:
 
 @contextmanager
 def on_cluster(postgres: embedded.Postgres) -> Iterator[None]:
-    """Point Django's aliases and DATABASE_URL, and so the functions of this module, to this cluster for a block."""
+    """Point Django's aliases and the URLs, and so the functions of this module, to this cluster for a block."""
+    with postgres._connection() as superuser:
+        superuser.execute(f"alter role {logins.OWNER} createdb")
     before = {alias: dict(connections[alias].settings_dict) for alias in connections}
-    address = {"HOST": str(postgres.sockets), "PORT": "", "USER": embedded.LOGIN, "PASSWORD": ""}
-    given = os.environ.get("DATABASE_URL")
-    os.environ["DATABASE_URL"] = postgres.url
+    given = {name: os.environ[name] for name in logins.VARIABLES}
+    os.environ.update(postgres.urls(owner=True))
     try:
-        for alias in connections:
+        for alias, variable in _VARIABLES.items():
+            address = environ.Env.db_url_config(os.environ[variable])
             connections[alias].close()
-            connections[alias].settings_dict.update(address)
+            connections[alias].settings_dict.update({"PORT": "", "HOST": str(postgres.sockets)})
+            connections[alias].settings_dict.update({name: address[name] for name in ("USER", "PASSWORD")})
         yield
     finally:
         for alias, parameters in before.items():
             connections[alias].close()
             connections[alias].settings_dict.update(parameters)
-        del os.environ["DATABASE_URL"]
-        if given is not None:
-            os.environ["DATABASE_URL"] = given
+        os.environ.update(given)
 
 
-def url(name: str) -> str:
-    """Return the DATABASE_URL of this database, for other processes."""
-    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
+def url(name: str, variable: str = "DATABASE_OWNER_URL") -> str:
+    """Return this database's URL for one of the logins; by default for the tables' owner."""
+    return urlunsplit(urlsplit(os.environ[variable])._replace(path=f"/{name}"))
+
+
+def urls(name: str) -> dict[str, str]:
+    """Return the environment of other processes that use this database."""
+    return {variable: url(name, variable) for variable in logins.VARIABLES}
+
+
+def superuser_url(name: str) -> str:
+    """Return this database's URL for the superuser; KeyError where the servers were given."""
+    return url(name, "COPYDESK_TESTS_SUPERUSER_URL")
 
 
 def make_template() -> str:
@@ -149,8 +162,9 @@ def copy(template: str) -> str:
 
 def drop(name: str) -> None:
     """Drop the database after ending its connections. (WITH (FORCE) would fail where autovacuum runs.)"""
-    end_connections = (
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and usename = current_user"
+    end_connections = (  # of autovacuum, too, only a superuser could end them
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = %s and pg_has_role(current_user, usesysid, 'usage')"
     )
     with server() as connection:
         for _ in range(1200):

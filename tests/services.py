@@ -1,5 +1,7 @@
 """A private PostgreSQL and Valkey for the tests, unless DATABASE_URL and REDIS_URL name servers.
 
+Given servers need all three logins (ops/roles.sql), and an owner who may create databases.
+
 A plugin on pytest's command line, because settings are read before any conftest. Workers of a parallel run inherit the
 servers of the run that started them.
 """
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from config import embedded
+from config import embedded, logins
 
 SPACE_BYTES = 2 * 1024**3
 MOST_WORKERS = 8
@@ -33,10 +35,17 @@ def start() -> None:
     if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
         memory = _memory()
         os.environ["COPYDESK_TESTS_IN_MEMORY"] = "1" if memory else ""
-        _servers = embedded.Servers(Path(tempfile.mkdtemp(prefix="copydesk-test-", dir=memory)), fast=True)
+        folder = Path(tempfile.mkdtemp(prefix="copydesk-test-", dir=memory))
+        _servers = embedded.Servers(folder, fast=True, as_owner=True)
         atexit.register(stop)  # for runs that end before the session starts: --version, a wrong option
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled run cleans up as after Ctrl-C
         _servers.start()
+        with _servers.postgres._connection() as superuser:
+            superuser.execute(f"alter role {logins.OWNER} createdb")  # each test has its own database
+        os.environ["COPYDESK_TESTS_SUPERUSER_URL"] = _servers.postgres.url(logins.SUPERUSER)
+    missing = [name for name in logins.VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise SystemExit(f"The tests need {', '.join(missing)} beside DATABASE_URL (ops/roles.sql).")
 
 
 def _memory() -> str | None:

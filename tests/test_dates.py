@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import psycopg, redis
-from config import embedded
+from config import embedded, logins
 
 with TemporaryDirectory() as folder:
     servers = embedded.Servers(Path(folder) / "var", fast=True)
@@ -30,7 +30,7 @@ with TemporaryDirectory() as folder:
         time.sleep(0.5)
         slept = time.monotonic() - began
         went = (datetime.now(UTC) - python).total_seconds()
-        with psycopg.connect(servers.postgres.url) as connection:
+        with psycopg.connect(servers.postgres.url(logins.OWNER)) as connection:
             database = connection.execute("select clock_timestamp()").fetchone()[0].astimezone(UTC)
         valkey = datetime.fromtimestamp(redis.from_url(servers.valkey.url).time()[0], UTC)
     finally:

@@ -35,9 +35,7 @@ pool: asyncpg.Pool
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     global pool
-    pool = await asyncpg.create_pool(
-        host=os.environ["TWIN_HOST"], user="copydesk", database="copydesk", min_size=4, max_size=8
-    )
+    pool = await asyncpg.create_pool(os.environ["TWIN_URL"], min_size=4, max_size=8)
     for row in await pool.fetch("select id, key, secret from twin.accounts"):
         keys[row["key"]] = Account(row["id"], row["secret"])
     yield

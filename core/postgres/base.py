@@ -1,21 +1,10 @@
-"""Django's PostgreSQL engine, acting in a database role with fewer rights than the login that owns the tables.
-
-Each alias names its role in OPTIONS["acts_as"]. A connection takes the role only where it exists and the login may take
-it: before the first migration there is no role, and a hosted database may not allow to create one
-(`manage.py check --database default` then says so).
-"""
+"""Django's PostgreSQL engine. Each alias has a login of its own, so no session takes on a role (config.logins)."""
 
 from typing import Any
 
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql import base
-
-_TAKE_ROLE = """
-select set_config('role', rolname, false) from pg_roles
- where rolname = %s
-   and pg_has_role(session_user, oid,
-                   case when current_setting('server_version_num')::int < 160000 then 'MEMBER' else 'SET' end)
-"""
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -26,16 +15,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_connection_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_connection_params()
-        self.acts_as: str | None = params.pop("acts_as", None)
+        if variable := params.pop("missing", ""):
+            raise ImproperlyConfigured(f"{variable} is not set, so this process cannot log in with it (ops/README.md).")
         return params
-
-    def init_connection_state(self) -> None:
-        super().init_connection_state()
-        if self.acts_as is not None:
-            with self.connection.cursor() as cursor:
-                cursor.execute(_TAKE_ROLE, [self.acts_as])
-            if not self.get_autocommit():
-                self.connection.commit()
 
     def ask(self, statement: str, *arguments: Any) -> Any:
         """Return the single value of a statement ($1 … for the arguments), run as a transaction of its own.

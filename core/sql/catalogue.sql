@@ -96,8 +96,7 @@ select 'rights ' || case g.grantee when 0 then 'public' else pg_get_userbyid(g.g
  group by g.grantee, g.target
 union all
 select 'role ' || r.rolname,
-       concat_ws(', ', case when r.rolcanlogin then 'login' else 'no login' end,
-                 case when r.rolsuper then 'superuser' end,
+       concat_ws(', ', case when r.rolsuper then 'superuser' end,
                  case when r.rolcreaterole then 'createrole' end, case when r.rolcreatedb then 'createdb' end,
                  case when r.rolbypassrls then 'bypasses row security' end,
                  case when r.rolreplication then 'replication' end,

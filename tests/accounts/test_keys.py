@@ -484,7 +484,7 @@ def test_rekey_finds_a_sealed_field_by_itself_and_refuses_one_that_it_cannot_rea
 
 
 def rekey(database: Any, keks: Any) -> Any:
-    environ = {**os.environ, "DATABASE_URL": databases.url(database), "COPYDESK_KEKS": keks, "DEBUG": "1"}
+    environ = {**os.environ, **databases.urls(database), "COPYDESK_KEKS": keks, "DEBUG": "1"}
     command = [sys.executable, "-m", "django", "rekey"]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
@@ -534,7 +534,7 @@ def test_the_bots_role_reads_an_encrypted_secret_only_by_the_keys_name(lena: Tra
     from django.db import ProgrammingError
 
     with connections["bot"].cursor() as cursor:
-        cursor.execute("select current_user")
+        cursor.execute("select session_user")
         assert cursor.fetchone() == ("copydesk_bot",)
         for table in ("bot_keys", "bot_key_generations", "signed_results", "subscriptions", "users"):
             with pytest.raises(ProgrammingError, match="permission denied"):

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from config import logins
+
 SOURCE = Path(__file__).with_name("shift.c")
 # Servers that run already have the real clock: a shifted run starts its own, with the shifted clock.
-_SERVERS = ("DATABASE_URL", "REDIS_URL")
+_SERVERS = (*logins.VARIABLES, "REDIS_URL")
 
 
 class CannotShift(Exception):

@@ -29,6 +29,7 @@ SAFE: dict[str, Any] = {
     "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}",
     "ALLOWED_HOSTS": "desk.example.com",
     "DATABASE_URL": "postgres://nobody@127.0.0.1:1/desk",
+    "DATABASE_BOT_URL": "postgres://nobody@127.0.0.1:1/desk",
     "REDIS_URL": "redis://127.0.0.1:1/0",
 }
 UNSAFE = {
@@ -51,6 +52,8 @@ UNSAFE = {
     "no host": ({"ALLOWED_HOSTS": ""}, "E003", "ALLOWED_HOSTS is empty"),
     "any host": ({"ALLOWED_HOSTS": "desk.example.com,*"}, "E004", "ALLOWED_HOSTS allows every name"),
     "no database": ({"DATABASE_URL": ""}, "E005", "DATABASE_URL is missing"),
+    "no login of bots": ({"DATABASE_BOT_URL": ""}, "E008", "DATABASE_BOT_URL is missing"),
+    "no login of bots, in DEBUG": ({"DATABASE_BOT_URL": "", "DEBUG": "1", "ALLOWED_HOSTS": ""}, "E008", "roles.sql"),
 }
 
 
@@ -133,7 +136,6 @@ def test_the_page_of_an_error_shows_no_secret(
     secret_values = [secrets.token_hex(12) for _ in range(4)]
     settings.DEBUG = True
     settings.REDIS_URL = f"redis://:{secret_values[0]}@127.0.0.1:6379/0"
-    monkeypatch.setitem(settings.DATABASES["default"], "PASSWORD", secret_values[1])
     request = RequestFactory().post("/login/", {"username": "lena", "password": secret_values[2]})
 
     def fails() -> None:
@@ -145,7 +147,9 @@ def test_the_page_of_an_error_shows_no_secret(
     except RuntimeError as fault:
         trace = fault.__traceback__
         assert trace is not None
-        page = debug.technical_500_response(request, RuntimeError, fault, trace.tb_next).content.decode()
+        with monkeypatch.context() as other:
+            other.setitem(settings.DATABASES["default"], "PASSWORD", secret_values[1])
+            page = debug.technical_500_response(request, RuntimeError, fault, trace.tb_next).content.decode()
 
     for secret in (settings.COPYDESK_KEKS.partition(":")[2], settings.SECRET_KEY, *secret_values):
         assert secret not in page
@@ -251,8 +255,8 @@ def test_nothing_secret_has_a_default_outside_debug(tmp_path: Path) -> None:
 @pytest.fixture
 def database_says(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Replace what the check reads from the database."""
-    truth = "on", "on", "on", 180000, "copydesk_app", False, ["copydesk_app", "copydesk_bot"]
-    names = "fsync", "commit", "pages", "version", "role", "is_super", "roles"
+    truth = "on", "on", "on", 180000
+    names = "fsync", "commit", "pages", "version"
 
     def say(**lies: Any) -> list[Any]:
         row = tuple({**dict(zip(names, truth, strict=True)), **lies}.values())
@@ -292,15 +296,9 @@ def test_a_database_without_durable_commits_is_refused_in_production(
     assert database_says(fsync="off", commit="off") == []
 
 
-def test_a_database_without_roles_or_of_an_unsupported_version_is_reported(database_says: Callable[..., Any]) -> None:
+def test_a_database_of_an_unsupported_version_is_reported(database_says: Callable[..., Any]) -> None:
     assert database_says(version=140000) == ["copydesk.W010"]
     assert database_says(version=190000) == ["copydesk.W010"]
-    assert database_says(roles=[]) == ["copydesk.W011"]
-    assert database_says(is_super=True) == ["copydesk.W011"]
-
-
-def test_the_tests_own_database_has_its_roles(desk_db: str) -> None:
-    assert checks.database_is_durable(None, ["default"]) == []
 
 
 def test_the_check_is_silent_where_the_database_does_not_answer(desk_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +317,7 @@ def test_a_web_process_refuses_a_database_without_durable_commits(desk_db: str, 
         cursor.execute("select current_setting('fsync')")
         forgets = cursor.fetchone() == ("off",)
 
-    done = run("-c", "import config.wsgi", tmp_path=tmp_path, DATABASE_URL=databases.url(desk_db))
+    done = run("-c", "import config.wsgi", tmp_path=tmp_path, **databases.urls(desk_db))
 
     assert (done.returncode != 0) is forgets, done.stderr
     assert ("E010" in done.stderr) is forgets

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config import embedded
+from config import embedded, logins
 from tests import ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,7 +29,7 @@ KEEP += (
 @pytest.fixture
 def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for the test's own servers; the environment names none."""
-    for name in ("DATABASE_URL", "REDIS_URL"):
+    for name in (*logins.VARIABLES, "REDIS_URL"):
         monkeypatch.setenv(name, "")
     yield tmp_path / "var"
     if (tmp_path / "var").exists():
@@ -73,16 +73,6 @@ def test_a_second_start_finds_the_data_of_the_first(servers: embedded.Servers) -
     servers.postgres.start()
 
     assert ask(servers, "select answer from kept") == 42
-
-
-def test_the_desks_login_owns_its_database_and_is_not_a_superuser(servers: embedded.Servers) -> None:
-    with psycopg.connect(f"host={servers.postgres.sockets} port=5432 user=copydesk dbname=copydesk") as connection:
-        rights = connection.execute(
-            "select rolsuper, rolcreaterole, rolcreatedb, pg_get_userbyid(datdba) from pg_roles, pg_database "
-            "where rolname = current_user and datname = current_database()"
-        ).fetchone()
-
-    assert rights == (False, True, True, "copydesk")
 
 
 def test_listens_on_private_sockets_only(servers: embedded.Servers) -> None:

@@ -104,16 +104,6 @@ def test_compares_the_catalogue_only_every_few_seconds(desk_db: str, monkeypatch
     assert state(get("/readyz"))[1]["status"] == "degraded"
 
 
-def test_each_alias_acts_in_its_role(desk_db: str) -> None:
-    roles = {}
-    for alias in ("default", "bot"):
-        with connections[alias].cursor() as cursor:
-            cursor.execute("select current_user")
-            roles[alias] = cursor.fetchone()[0]
-
-    assert roles == {"default": "copydesk_app", "bot": "copydesk_bot"}
-
-
 # --- metrics
 
 

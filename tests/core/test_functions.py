@@ -172,14 +172,14 @@ def test_functions_that_a_superuser_deploys_belong_to_the_tables_owner(
     edited: None, superuser: psycopg.Connection[Any], desk_db: str
 ) -> None:
     """Else they would run with a superuser's rights, and the owner could not deploy them any more."""
-    login = connections["owner"].settings_dict["USER"]
+    login = {name: connections["owner"].settings_dict[name] for name in ("USER", "PASSWORD")}
     connections["owner"].close()
-    connections["owner"].settings_dict["USER"] = "postgres"
+    connections["owner"].settings_dict.update({"USER": superuser.info.user, "PASSWORD": superuser.info.password})
     try:
         migrated()
     finally:
         connections["owner"].close()
-        connections["owner"].settings_dict["USER"] = login
+        connections["owner"].settings_dict.update(login)
 
     assert "closed_anew" in body_of("trade_close")
     assert catalogue.differences() == []
@@ -217,7 +217,7 @@ def test_two_nodes_start_at_once_on_an_empty_database(desk_db: str) -> None:
     databases.drop(name)
     with databases.server() as connection:
         connection.execute(f"create database {name}")
-    environ = {**os.environ, "DATABASE_URL": databases.url(name), "COPYDESK_NO_VENV": "1"}
+    environ = {**os.environ, **databases.urls(name), "COPYDESK_NO_VENV": "1"}
     command = [sys.executable, "manage.py", "migrate", "-v", "0"]
     try:
         nodes = [subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -241,7 +241,7 @@ def test_an_edited_file_in_a_checkout_reaches_its_desk(desk_db: str, tmp_path: P
     shutil.copytree(ROOT, tree, ignore=leave_out)
     file = tree / CLOSE
     file.write_text(file.read_text().replace("'trade.closed'", "'trade.closed_anew'"))
-    environ = {**os.environ, "DATABASE_URL": databases.url(desk_db), "COPYDESK_NO_VENV": "1"}
+    environ = {**os.environ, **databases.urls(desk_db), "COPYDESK_NO_VENV": "1"}
 
     def manage(*words: Any) -> Any:
         command = [sys.executable, "manage.py", *words]

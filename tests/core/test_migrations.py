@@ -9,7 +9,6 @@ from typing import Any
 
 from django.apps import apps
 from django.core.management import call_command
-from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
 from core import functions
@@ -23,7 +22,7 @@ ADVICE = (
 
 def ours() -> Any:
     labels = {app.label for app in apps.get_app_configs() if not app.name.startswith("django.")}
-    loader = MigrationLoader(connections["owner"])
+    loader = MigrationLoader(None)
     return sorted(key for key in loader.disk_migrations if key[0] in labels)
 
 
@@ -32,7 +31,7 @@ def checksums() -> dict[str, Any]:
     checksum_by_name = {}
     for app, name in ours():
         out = io.StringIO()
-        call_command("sqlmigrate", app, name, database="owner", stdout=out, no_color=True)
+        call_command("sqlmigrate", app, name, stdout=out, no_color=True)
         checksum_by_name[f"{app}.{name}"] = hashlib.sha256(out.getvalue().encode()).hexdigest()
     return checksum_by_name
 

@@ -53,7 +53,7 @@ def make_followers(lena: TradingAccount, finn: TradingAccount, monthly: Any) -> 
 
 
 def start(database: Any, *arguments: Any, **options: Any) -> Any:
-    environ = {**os.environ, "DATABASE_URL": databases.url(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
+    environ = {**os.environ, **databases.urls(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environ, start_new_session=True, **options)
 
 

@@ -23,7 +23,7 @@ USERS = 40
 
 
 def worker(database: Any) -> Any:
-    environ = {**os.environ, "DATABASE_URL": databases.url(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
+    environ = {**os.environ, **databases.urls(database), "DJANGO_SETTINGS_MODULE": "config.settings"}
     command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "config", "worker", "-P", "solo", "-l", "error"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, **silent)

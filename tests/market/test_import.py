@@ -146,7 +146,7 @@ def test_an_interruption_between_batches_loses_no_stored_bar(
 def test_running_a_killed_import_again_completes_it(desk_db: str, many: Any) -> None:
     command = [sys.executable, "-m", "django", "import_candles", str(many), "--symbol", "EURUSD", "--minutes", "1"]
     environ = {
-        **os.environ, "DATABASE_URL": databases.url(desk_db), "DJANGO_SETTINGS_MODULE": "config.settings",
+        **os.environ, **databases.urls(desk_db), "DJANGO_SETTINGS_MODULE": "config.settings",
     }  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not stored(minutes=1).exists():

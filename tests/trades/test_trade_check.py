@@ -51,7 +51,7 @@ def failing_output() -> Any:
 
 def process(database: Any) -> Any:
     command = [sys.executable, "manage.py", "trade_check"]
-    environ = {**os.environ, "DATABASE_URL": databases.url(database)}
+    environ = {**os.environ, **databases.urls(database)}
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=180)
 
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 
-from config import embedded
+from config import embedded, logins
 from copybot.client import Client
 from tests import databases
 from tests.conftest import Serving, Template
@@ -57,9 +57,10 @@ class Release:
         return folder
 
     def environ(self, database: str) -> dict[str, str]:
-        """Return the environment of a process of this version's desk."""
+        """Return the environment of a process of this version's desk. 0.1.0 has one login, which owns the tables."""
         secrets: dict[str, str] = self.facts["environ"]
-        mine = {"DATABASE_URL": databases.url(database), "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
+        one_login = dict.fromkeys(logins.VARIABLES, databases.url(database))
+        mine = {**one_login, "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
         return {**os.environ, **secrets, **mine}
 
 
@@ -119,7 +120,7 @@ class Desk(Serving):
     """A web process on a release's data, and that release's bots."""
 
     def __init__(self, database: str, release: Release, tree: Path | None = None) -> None:
-        super().__init__(database, {}, **release.facts["environ"])
+        super().__init__(database, {}, **(release.environ(database) if tree else release.facts["environ"]))
         self.database, self.release, self.tree = database, release, tree or self.tree
         self.options = () if self.tree == Serving.tree else ("--http", "auto")  # what the version before knows
         self.clients: dict[str, Client] = {}

@@ -25,7 +25,7 @@ from typing import Any
 
 import psycopg
 
-from config import embedded
+from config import embedded, logins
 from tests import ports
 
 HERE = Path(__file__).resolve().parent
@@ -64,11 +64,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as var:
         environ = {"DJANGO_SECRET_KEY": secrets.token_urlsafe(50), "COPYDESK_KEKS": f"k1:{secrets.token_hex(32)}"}
         facts = {"version": version, "commit": commit_of(tree), "environ": environ, **lived(tree, var, environ)}
-        with serving(Path(var)) as (url, programs):
+        with serving(Path(var)) as postgres:
+            url = postgres.url(logins.OWNER)
             facts |= {"rows": rows(url), "last_seq": last_numbers(url)}
-            dump = subprocess.check_output([programs / "pg_dump", "--dbname", url])
+            dump = subprocess.check_output([postgres.bin / "pg_dump", "--dbname", url])
             code = source(tree)
-            try_source(code, {**environ, "DATABASE_URL": url})
+            try_source(code, {**environ, **postgres.urls(owner=False)})
     # psql knows \restrict only since the summer of 2025; it protects from a hostile server, which this one was not.
     dump = b"\n".join(line for line in dump.split(b"\n") if not line.startswith((b"\\restrict", b"\\unrestrict")))
     folder.mkdir()
@@ -86,7 +87,7 @@ def commit_of(tree: Path) -> str:
 def lived(tree: Path, var: str, secret: dict[str, str]) -> dict[str, Any]:
     """Return the facts that `life.py` reports of a desk whose demo ran for a while."""
     port = ports.free()
-    given = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    given = {name: value for name, value in os.environ.items() if name not in (*logins.VARIABLES, "REDIS_URL")}
     environ = {**given, **secret, "COPYDESK_VAR": var, "PORT": str(port), "DEBUG": "1", "COPYDESK_NO_VENV": "1"}
     manage = [sys.executable, "-W", "ignore", "manage.py"]
     desk = subprocess.Popen([*manage, "up"], cwd=tree, env=environ)
@@ -118,12 +119,12 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def serving(var: Path) -> Iterator[tuple[str, Path]]:
-    """Run the database alone; yield its URL and the folder of its programs."""
+def serving(var: Path) -> Iterator[embedded.Postgres]:
+    """Run the database alone."""
     servers = embedded.Servers(var)
     servers.postgres.start()
     try:
-        yield servers.postgres.url, servers.postgres.bin
+        yield servers.postgres
     finally:
         servers.stop()
 

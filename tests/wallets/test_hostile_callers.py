@@ -379,7 +379,9 @@ def test_two_writers_of_the_same_state_cannot_both_commit(scene: dict[str, Any])
 def _owner() -> dict[str, Any]:
     connections["owner"].ensure_connection()
     info = connections["owner"].connection.info
-    return {"host": info.host, "port": info.port, "user": info.user, "dbname": info.dbname}
+    return {
+        "host": info.host, "port": info.port, "user": info.user, "password": info.password, "dbname": info.dbname,
+    }  # fmt: skip
 
 
 def usd_balance(scene: Any) -> Any:

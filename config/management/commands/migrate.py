@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandParser
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.migrate import Command as Migrate
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +23,12 @@ class Command(Migrate):
             action="store_true",
             help="Deploy this version's functions although a newer version has migrated the database.",
         )
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except ImproperlyConfigured as fault:  # the owner's URL is not set
+            raise CommandError(str(fault)) from None
 
     def handle(self, *args: Any, **options: Any) -> None:
         connection = connections[options["database"]]
