@@ -122,12 +122,10 @@ class SignedCall:
         return audit.Actor(AuditLog.Actor.BOT, self.credential.key, self.ip, self.request_id)
 
     def caller(self) -> dict[str, Any]:
-        """Return the caller as the database's functions take it (`p_caller`)."""
-        return {
-            **self.actor.caller(),
-            "account": self.credential.account_id,
-            "signed_ms": self.signable.time_ms,
-        }
+        """Return what `signed_call` cannot know of the caller (`p_caller`). Key and account are in the key's row."""
+        caller = self.actor.caller()
+        known = {name: caller[name] for name in ("ip", "request_id", "has_limits")}
+        return known | {"signed_ms": self.signable.time_ms}
 
 
 @dataclass(frozen=True, slots=True)

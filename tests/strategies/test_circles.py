@@ -168,6 +168,23 @@ def test_a_person_reads_why_an_earlier_circle_does_not_resume(client: Client, ac
     assert FollowsInCircle.detail in page
 
 
+def test_a_temporary_table_hides_no_circle_from_the_database(desk_db: str, account: Account) -> None:
+    """The application's login may write subscriptions: what it puts before the desk's tables does not count."""
+    first, second, third = account("a"), account("b"), account("c")
+    follow(first, second)
+    follow(third, first)
+    Strategy.objects.get(account=third).delete()
+    with closing(psycopg.connect(databases.url(desk_db, "DATABASE_URL"), autocommit=True)) as app:
+        for table in ("strategies", "subscriptions"):
+            app.execute(f"create temporary table {table} (like public.{table})")
+
+        insert = INSERT.replace("into subscriptions", "into public.subscriptions").replace("from s", "from public.s")
+        with pytest.raises(psycopg.errors.CheckViolation, match="would follow itself"):
+            app.execute(insert, ["r-1", "a-s", "b"])
+        with pytest.raises(psycopg.errors.CheckViolation, match="would follow itself"):
+            app.execute("update public.strategies set account_id = %s where account_id = %s", [third.pk, second.pk])
+
+
 # --- two at once
 
 INSERT = (

@@ -29,13 +29,15 @@ begin
   end if;
 end $$;
 
-create or replace function subscription_makes_no_circle() returns trigger language plpgsql as $$
+create or replace function subscription_makes_no_circle() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
 begin
   perform refuse_circle(new.account_id, (select account_id from strategies where id = new.strategy_id));
   return null;
 end $$;
 
-create or replace function strategy_makes_no_circle() returns trigger language plpgsql as $$
+create or replace function strategy_makes_no_circle() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
 begin
   perform refuse_circle(account_id, new.account_id) from subscriptions
     where strategy_id = new.id and status <> 'ENDED';

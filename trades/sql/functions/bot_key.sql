@@ -12,13 +12,13 @@ begin
       from bot_key_generations g join bot_keys k on k.id = g.key_id join trading_accounts a on a.id = k.account_id
      where k.key_id = p_key_id and g.generation = p_generation;
 end $$;
-select callable_by('bot_key_lookup(text, int)', 'copydesk_app', 'copydesk_bot');
+select callable_by('bot_key_lookup(text, int)', 'copydesk_bot');
 
 -- The code with which this key is refused now; null where it may call.
 create or replace function key_refusal(k bot_keys, g bot_key_generations, p_ip inet) returns text
 language sql stable as $$
   select case
-    when k.revoked_at is not null then 'key_revoked'
+    when k.id is null or k.revoked_at is not null then 'key_revoked'
     when k.expires_at <= now() then 'key_expired'
     when g.retires_at <= now() then 'key_generation_retired'
     when cardinality(k.allowed_networks) > 0 and not p_ip <<= any (k.allowed_networks::cidr[]) then 'ip_denied'

@@ -1,6 +1,7 @@
 -- The signed protocol in the database. One call is one transaction and one round trip: the key's state as it is now,
 -- the sequence number, the idempotency results, the effects and their audit rows commit together or not at all.
 
+-- p_caller: {"ip", "request_id", …}. Who calls, and for which account, is what the key's row says, whatever it claims.
 -- p_operations: [{"idem": …, "fingerprint": hex, "verb": "trade_open", "args": {…}}, …], in order.
 -- Returns {"refused": code, …} where the call itself is refused, else {"results": [outcome, …]}.
 create or replace function signed_call(p_generation bigint, p_seq bigint, p_caller jsonb, p_operations jsonb)
@@ -11,6 +12,7 @@ declare
   g bot_key_generations;
   key_now record;
   v_refusal text;
+  v_caller jsonb;
   v_operation jsonb;
   v_results jsonb := '[]';
 begin
@@ -40,14 +42,23 @@ begin
     perform from strategies where account_id = k.account_id for no key update;
     perform from trading_accounts where id = k.account_id for no key update;
   end if;
+  v_caller := p_caller || jsonb_build_object('kind', 'bot', 'actor', k.key_id || '.' || g.generation,
+                                             'account', k.account_id, 'key_kind', k.kind);
   for v_operation in select jsonb_array_elements(p_operations) loop
     v_results := v_results || jsonb_build_array(
       case when key_now.owner_is_active or is_of_a_close(v_operation->>'verb')
-           then signed_operation(k.id, p_caller, v_operation) else refused('owner_inactive') end);
+           then signed_operation(k.id, v_caller, v_operation) else refused('owner_inactive') end);
   end loop;
   return jsonb_build_object('results', v_results);
 end $$;
-select callable_by('signed_call(bigint, bigint, jsonb, jsonb)', 'copydesk_app', 'copydesk_bot');
+select callable_by('signed_call(bigint, bigint, jsonb, jsonb)', 'copydesk_bot');
+
+-- Whether keys of a kind may use a verb. (The API refuses the others before they come here.)
+create or replace function is_verb_of(p_verb text, p_kind text) returns boolean language sql immutable as $$
+  select case when p_verb in ('account_tell', 'account_alarms') then true
+              when p_verb in ('order_report', 'copy_skip', 'copier_beat') then p_kind = 'copier'
+              else p_kind in ('master', 'copier') end
+$$;
 
 -- Whether a verb closes, or reports what has happened at a broker: it passes also for a deactivated person.
 create or replace function is_of_a_close(p_verb text) returns boolean language sql immutable as $$
@@ -63,6 +74,7 @@ declare
   v_outcome jsonb;
   r signed_results;
 begin
+  if not is_verb_of(v_verb, p_caller->>'key_kind') then return refused('scope_denied'); end if;
   select * into r from signed_results where key_id = p_key and idempotency_key = p_operation->>'idem';
   if found and r.fingerprint <> decode(p_operation->>'fingerprint', 'hex') then
     return refused('idempotency_conflict');
@@ -77,7 +89,7 @@ begin
     when 'copy_skip'    then copy_skip(p_caller, v_args)
     when 'copier_beat'  then copier_beat(p_caller, v_args)
     when 'account_tell' then account_tell(p_caller, v_args)
-    when 'account_alarms' then account_alarms(p_caller, v_args)
+    when 'account_alarms' then account_alarms(p_caller, v_args || jsonb_build_object('bot', p_caller->>'key_kind'))
   end;
   -- A repeat of these has the same effect, so nothing is kept.
   if v_verb not in ('copier_beat', 'account_tell', 'account_alarms') then
@@ -107,4 +119,4 @@ begin
   if p_seq < g.last_seq then return jsonb_build_object('refused', 'seq_replayed', 'last_seq', g.last_seq::text); end if;
   return jsonb_build_object('mark', snapshot_mark(array[k.account_id]));
 end $$;
-select callable_by('signed_read(bigint, bigint, inet)', 'copydesk_app', 'copydesk_bot');
+select callable_by('signed_read(bigint, bigint, inet)', 'copydesk_bot');
