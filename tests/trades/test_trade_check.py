@@ -17,7 +17,8 @@ from tests import databases
 from tests.conftest import ROOT
 from tests.sql import as_owner
 from tests.trades import test_hostile_callers as hostile
-from tests.trades.test_hostile_callers import cold, filled, hot
+from tests.trades.hostile_statements import cold, hot
+from tests.trades.test_hostile_callers import filled
 from trades import checks, services
 
 NOBODY = hostile.NOBODY
