@@ -11,7 +11,7 @@ from config.access import by_policy
 from config.drill import admin_page
 from portal import views as portal
 from trades import api
-from trades.api import copiers
+from trades.api import candles, copiers
 from trust import api as trust
 from wallets import api as wallets
 
@@ -35,6 +35,7 @@ bots = [
 people = [
     path("api/v2/trades/history", api.History.as_view(), name="history"),
     path("api/v2/trades/history.csv", api.HistoryCsv.as_view(), name="history-csv"),
+    path("api/v2/candles/<path:symbol>", candles.Candles.as_view(), name="candles"),
     path("api/v2/wallets/me", wallets.Wallet.as_view(), name="wallet"),
     path("api/v2/wallets/me/entries", wallets.Entries.as_view(), name="wallet-entries"),
     path("api/v2/wallets/me/statement.csv", wallets.StatementCsv.as_view(), name="wallet-statement-csv"),

@@ -9,6 +9,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
@@ -18,6 +19,7 @@ from django.test import Client
 from accounts.models import TradingAccount
 from config import openapi
 from core.shapes import name_of
+from market.models import Candle
 from tests.signed import HOST, Bot, opening
 from tests.test_openapi import answers_of, document, named
 from tests.wallets.conftest import pay_in
@@ -49,12 +51,13 @@ class Recorder:
         answer = bot.send(verb.upper(), route.format(**names), fields, query=query)
         return self.heard(verb, route, fields, answer)
 
-    def person(self, account: Any, verb: Any, route: Any, fields: Any = None) -> Any:
+    def person(self, account: Any, verb: Any, route: Any, fields: Any = None, *, query: str = "", **names: Any) -> Any:
         client = Client()
         client.force_login(account.owner)
         body = "" if fields is None else json.dumps(fields)
         headers = {"HTTP_HOST": HOST, "HTTP_IDEMPOTENCY_KEY": uuid.uuid4().hex}
-        answer = client.generic(verb.upper(), route, body, content_type="application/json", **headers)
+        path = route.format(**names) + query
+        answer = client.generic(verb.upper(), path, body, content_type="application/json", **headers)
         return self.heard(verb, route, fields, answer)
 
 
@@ -116,6 +119,11 @@ def _people(desk: Any, lena: TradingAccount, finn: TradingAccount) -> None:
     desk.person(finn, "post", "/api/v2/wallets/me/withdrawals", {"amount": "50.00", "note": "To my bank"})
     trust.recalculate(user_id=lena.owner.pk)
     desk.person(lena, "get", "/api/v2/trust/me")
+    Candle.objects.create(
+        instrument_id="EURUSD", minutes=60, opened_at=datetime(2026, 1, 5, 9, tzinfo=UTC), open="1.10500",
+        high="1.10720", low="1.10480", close="1.10690", volume=1843,
+    )  # fmt: skip
+    desk.person(lena, "get", "/api/v2/candles/{symbol}", query="?minutes=240", symbol="EURUSD")
     appeal = {"kind": "ENDPOINT", "note": "The terminal restarted and sent its list again."}
     desk.person(lena, "post", "/api/v2/trust/me/appeals", appeal)
 

@@ -54,6 +54,7 @@ POST   signal/broadcast                     unsigned  scope     200    200    20
 POST   signal/close                         unsigned  scope     202    200    202    unsigned unsigned unsigned
 GET    api/v2/trades/history                  401     closed   closed closed closed    200      200      200
 GET    api/v2/trades/history.csv              401     closed   closed closed closed    200      200      200
+GET    api/v2/candles/<path:symbol>           401     closed   closed closed closed    200      200      200
 GET    api/v2/wallets/me                      401     closed   closed closed closed    200    nowallet nowallet
 GET    api/v2/wallets/me/entries              401     closed   closed closed closed    200    nowallet nowallet
 GET    api/v2/wallets/me/statement.csv        401     closed   closed closed closed    200    nowallet nowallet
@@ -192,12 +193,13 @@ def asked(row: Any, caller: Any, ticket: Any) -> Any:
     path = f"/{row.route}".replace("<str:ticket>", ticket).replace("<str:month>", "2026-01")
     path = re.sub("<int:[a-z_]+>", "1", re.sub("<uuid:[a-z_]+>", str(uuid.UUID(int=7)), path))
     path = path.replace("<str:sub_id>", finns_subscription()).replace("<str:name>", "lena-eurusd")
-    path = path.replace("<slug:name>", "protocol")
+    path = path.replace("<slug:name>", "protocol").replace("<path:symbol>", "EURUSD")
     fresh = opening(f"9{ticket}")
     if caller == "copier":
         fresh |= {"strategy": "lena-eurusd", "master_ticket": ticket}
     if row.method == "GET":
-        return path, "month=2026-01" if row.route.endswith("statement.csv") else "", None
+        queries = {"statement.csv": "month=2026-01", "symbol>": "minutes=60"}
+        return path, next((query for ending, query in queries.items() if row.route.endswith(ending)), ""), None
     if row.route.endswith("/withdrawals"):
         return path, "", {"amount": "1"}
     if row.route.endswith("/appeals"):
