@@ -8,7 +8,7 @@ on, when it reports that it left one, and the equity by which its copies are siz
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -25,6 +25,7 @@ from strategies import services as strategies
 from strategies.models import Subscription
 from tests.transactions import committed
 from tests.wallets.conftest import JUST_AFTER, Following, accept, following
+from trades import receipts
 from trades import services as trades
 from wallets import copied_trades, lines
 from wallets.models import FeeAgreement, FeeClaim, Settlement
@@ -194,9 +195,45 @@ def test_a_bot_that_lies_in_every_field_pays_what_an_honest_one_pays(
     assert all(settlement.recalculate(row).agrees for row in Settlement.objects.filter(period_no__gt=0))
 
 
-def live_through_some_trades(provider: Lena, honest: TradingAccount, bad: Liar) -> None:
+BELIEVED: dict[str, Callable[[copied_trades.CopiedTrade, Any], copied_trades.CopiedTrade]] = {
+    "volume": lambda trade, copy: replace(trade, lots=receipts.as_opened(copy).opened_volume),
+    "side": lambda trade, copy: replace(trade, side=copy.type),
+    "symbol": lambda trade, copy: replace(trade, symbol=copy.symbol),
+    "open_price": lambda trade, copy: replace(trade, open_price=copy.open_price),
+    "close_price": lambda trade, copy: replace(
+        trade,
+        deals=tuple(replace(deal, price=getattr(copy, "close_price", deal.price)) for deal in trade.deals),
+    ),
+}
+
+
+@pytest.mark.dated
+@pytest.mark.parametrize("field", BELIEVED)
+def test_the_comparison_finds_a_fee_that_follows_one_field_of_the_report(
+    lena: TradingAccount, finn: TradingAccount, sam: TradingAccount, liar: Callable[[random.Random], Liar],
+    monkeypatch: pytest.MonkeyPatch, field: str,
+) -> None:  # fmt: skip
+    """The control of the test above."""
+    real = copied_trades._copied
+
+    def believing(trade: Any, rows: Any, *others: Any) -> copied_trades.CopiedTrade:
+        return BELIEVED[field](real(trade, rows, *others), rows[0])
+
+    monkeypatch.setattr(copied_trades, "_copied", believing)
+    rng = random.Random(3)
+    bad = liar(rng)
+    follows = following(lena, finn)
+    his = accept(sam, now=follows.agreement.started_at)
+    live_through_some_trades(Lena(lena, rng), finn, bad, number_of_trades=8)
+    for month in range(1, MONTHS + 1):
+        settle_both(follows, his, month)
+
+    assert charged(follows.agreement) != charged(his)
+
+
+def live_through_some_trades(provider: Lena, honest: TradingAccount, bad: Liar, number_of_trades: int = 0) -> None:
     rng = provider.rng
-    for number in range(rng.randint(1, 6)):
+    for number in range(number_of_trades or rng.randint(1, 6)):
         ticket = str(100 + number)
         provider.opens(ticket)
         side, volume, price = provider.open[ticket]
