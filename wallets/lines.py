@@ -1,4 +1,4 @@
-"""The lines of a fee: what each copied trade counts, and by which prices. Pure, but for the market's prices.
+"""The lines of a fee: what each copied trade counts, and by which prices.
 
 A line is stored with the settlement that counts its trade, and never changes: later prices, contract sizes and rates do
 not matter. A correction of the trade by two members of staff is applied to it.

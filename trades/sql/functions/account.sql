@@ -31,8 +31,8 @@ begin
   return v_changes;
 end $$;
 
--- Raises or clears the desk's alarm that lots of this account are another amount than the desk lists, as fees count them.
--- A symbol that the account's terms map to its own name is compared under the provider's name.
+-- Raises or clears the desk's alarm that lots of this account are another amount than the desk lists, by which fees are
+-- calculated. A symbol that the account's terms map to its own name is compared under the provider's name.
 create or replace function contract_sizes_compared(caller jsonb, p_account bigint) returns void language plpgsql as $$
 declare
   v_now    constant timestamptz := clock_timestamp();
