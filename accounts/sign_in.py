@@ -8,7 +8,7 @@ from django import forms
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
-from django.contrib.auth.views import LoginView
+from django.contrib.auth.views import LoginView, LogoutView
 from django.dispatch import receiver
 from django.http import HttpResponse
 
@@ -76,6 +76,13 @@ class SignIn(LoginView):
         if form.is_limited:
             response.status_code = 429
             response["Retry-After"] = "60"
+        return response
+
+
+class SignOut(LogoutView):
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().dispatch(request, *args, **kwargs)
+        response["Clear-Site-Data"] = '"cache"'  # of pages that the browser kept for its back button
         return response
 
 

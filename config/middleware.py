@@ -13,6 +13,7 @@ from django.http import (
     HttpRequest,
     HttpResponse,
     HttpResponseForbidden,
+    HttpResponseNotAllowed,
     HttpResponseNotFound,
     HttpResponsePermanentRedirect,
 )  # fmt: skip
@@ -42,6 +43,7 @@ BOT_ROUTES = (
     "/api/v2/time",
     "/signal",
 )
+_TEXT = "text/plain; charset=utf-8"
 _QUIET = ("/healthz", "/readyz", "/metrics", "/static/")
 
 
@@ -98,7 +100,7 @@ _HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds security headers for browsers, and HSTS."""
+    """Adds security headers for browsers, and HSTS. What does not say how it may be cached is not cached."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -107,18 +109,22 @@ class SecurityHeaders:
         response = self.get_response(request)
         for name, value in _HEADERS.items():
             response.setdefault(name, value)
+        response.setdefault("Cache-Control", "no-store")
         if not settings.DEBUG and request.is_secure():
             response.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains; preload")
         return response
 
 
 def _unfit_for_people(request: DeskRequest) -> HttpResponse | None:
-    """The response to a request that reaches no page: one with a NUL, which no name has and PostgreSQL cannot store,
-    and one over plain HTTP in production, where a page is moved to https and anything else is refused."""
+    """The response to a request that reaches no page: one of another method, as TRACE; one with a NUL, which no name
+    has and PostgreSQL cannot store; and one over plain HTTP in production, where a page is moved to https and anything
+    else is refused."""
+    if request.method not in METHODS:
+        return HttpResponseNotAllowed(sorted(METHODS))
     if "\x00" in request.path or ("%00" in request.META.get("QUERY_STRING", "") and not _is_api(request)):
         if _is_api(request):
             return problem.response(problem.of(NotFound(), request.request_id))
-        return HttpResponseNotFound("There is no such page.", content_type="text/plain")
+        return HttpResponseNotFound("There is no such page.", content_type=_TEXT)
     limited = _over_the_limit(request)
     if limited is not None:
         return limited
@@ -145,7 +151,7 @@ def _over_the_limit(request: DeskRequest) -> HttpResponse | None:
         if _is_api(request):
             return document
         page = HttpResponse("Too many requests from your address. Wait a minute, then reload.", status=429)
-        page["Content-Type"], page["Retry-After"] = "text/plain", document["Retry-After"]
+        page["Content-Type"], page["Retry-After"] = _TEXT, document["Retry-After"]
         return page
     return None
 

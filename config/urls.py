@@ -1,7 +1,6 @@
 """Every route of the desk, once."""
 
 from django.contrib import admin
-from django.contrib.auth import views as auth_views
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
@@ -53,7 +52,7 @@ urlpatterns = [
     path("readyz", health.ready),
     path("metrics", health.metrics),
     path("login/", sign_in.SignIn.as_view(), name="login"),
-    path("logout/", auth_views.LogoutView.as_view(), name="logout"),
+    path("logout/", sign_in.SignOut.as_view(), name="logout"),
     path("login/other/", portal.sign_in_as_another, name="logout-and-in"),
     path("admin/zombie-drill/", admin_page.page, name="zombie-drill"),
     path("admin/", admin.site.urls),

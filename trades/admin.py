@@ -224,6 +224,6 @@ class TradeHistoryAdmin(Correct, TradePage):
         try:
             limiting.spend("export", str(request.user.pk))
         except limiting.RateLimited as refusal:
-            return HttpResponse(refusal.message, status=429, content_type="text/plain")
+            return HttpResponse(refusal.message, status=429, content_type="text/plain; charset=utf-8")
         audit.record("history.exported", actor=actor_of(request), filters=request.GET.urlencode()[:500])
         return history.csv_response(rows.select_related("strategy", "account"))

@@ -125,6 +125,8 @@ def _watcher(scope: Scope, send: Any) -> Watcher:
             limiting.spend("visitor", networks.block_of(received.ip))
         if not validate_host(split_domain_port(received.host)[0], settings.ALLOWED_HOSTS):
             raise RequestMalformed("The desk does not serve this host name. ALLOWED_HOSTS lists those that it serves.")
+        if not received.is_secure and not settings.DEBUG:
+            raise protocol.HttpsRequired
         if is_signed:
             call = protocol.verify(received)
         else:

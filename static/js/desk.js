@@ -17,7 +17,7 @@ const byId = (id) => document.getElementById(id);
 const body = byId("trades");
 const decimals = JSON.parse(body.dataset.decimals); // of prices, for the symbols in the page as it was loaded
 const trades = new Map(); // trade and row by trade id
-let asOf = {};
+let asOf = new Map();
 let socket, silence, retrying;
 let failures = 0;
 let isResyncing = false; // deltas are ignored until the requested snapshot arrives
@@ -86,7 +86,7 @@ function takeSnapshot(message) {
   if (failures) announce("Live again.");
   failures = 0;
   isResyncing = false;
-  asOf = Object.fromEntries(Object.entries(message.as_of).map(([name, seq]) => [name, Number(seq)]));
+  asOf = new Map(Object.entries(message.as_of).map(([name, seq]) => [name, Number(seq)]));
   const open = new Set(message.trades.map((trade) => trade.trade_id));
   for (const id of trades.keys()) if (!open.has(id)) remove(id);
   for (const trade of message.trades) {
@@ -102,10 +102,10 @@ function takeSnapshot(message) {
 
 function takeDelta(message) {
   const seq = Number(message.seq);
-  const lastSeq = asOf[message.strategy];
+  const lastSeq = asOf.get(message.strategy);
   if (isResyncing || seq <= lastSeq) return;
   if (seq !== lastSeq + 1) return resync();
-  asOf[message.strategy] = seq;
+  asOf.set(message.strategy, seq);
   if (message.type === "trade.hidden") return; // it opened while copying was paused
   if (message.trade.kind === "TOMBSTONE") return; // a close that arrived before its open: no row to remove
   if (message.type === "trade.closed") close(message);
@@ -115,7 +115,7 @@ function takeDelta(message) {
 }
 
 function checkSequence(asOfDesk) {
-  if (Object.entries(asOfDesk).some(([name, seq]) => !(asOf[name] >= Number(seq)))) resync();
+  if (Object.entries(asOfDesk).some(([name, seq]) => !(asOf.get(name) >= Number(seq)))) resync();
 }
 
 function close({ strategy, trade }) {

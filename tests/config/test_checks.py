@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.hashers import make_password
 from django.core.checks import ERROR
 from django.db import OperationalError, connections
 from django.test import Client, RequestFactory
@@ -102,6 +103,50 @@ def test_pages_have_the_security_headers(client: Client, settings: Settings, tmp
     assert answer["X-Frame-Options"] == "DENY"
     assert "frame-ancestors 'none'" in answer["Content-Security-Policy"]
     assert "unsafe" not in answer["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/login/", "/wallet/", "/api/v2/wallets/me", "/api/v2/trades/active", "/healthz"]
+)
+def test_no_answer_may_be_kept_by_browsers_or_proxies(client: Client, lena: TradingAccount, path: str) -> None:
+    client.force_login(lena.owner)
+
+    assert "no-store" in client.get(path, HTTP_HOST=HOST)["Cache-Control"]
+
+
+def test_signing_out_clears_what_the_browser_kept(client: Client, lena: TradingAccount) -> None:
+    client.force_login(lena.owner)
+
+    assert client.post("/logout/", HTTP_HOST=HOST)["Clear-Site-Data"] == '"cache"'
+
+
+@pytest.mark.parametrize("path", ["/", "/login/", "/healthz", "/metrics", "/api/v2/time", "/admin/login/", "/static/"])
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND"])
+def test_methods_that_no_page_has_are_refused(client: Client, desk_db: str, method: str, path: str) -> None:
+    assert client.generic(method, path, HTTP_HOST=HOST).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/static/", "/static/css/", "/static/admin/", "/docs/", "/.git/config", "/.env"])
+def test_folders_are_not_listed_and_sources_not_served(client: Client, desk_db: str, path: str) -> None:
+    answer = client.get(path, HTTP_HOST=HOST)
+
+    assert answer.status_code == (200 if path == "/docs/" else 404)
+    assert b"Index of" not in answer.content
+
+
+@pytest.mark.parametrize(
+    "path", ["/login/", "/metrics", "/no/such/page", "/%00/", "/docs/protocol/", "/api/schema/", "/api/v2/time"]
+)
+def test_every_text_states_its_charset(client: Client, desk_db: str, path: str) -> None:
+    kind = client.get(path, HTTP_HOST=HOST)["Content-Type"]
+
+    assert kind.startswith("application/") or "charset=utf-8" in kind
+
+
+def test_passwords_are_hashed_by_scrypt_as_todays_guidance_asks() -> None:
+    algorithm, work, _, block, parallel, _ = make_password("a password").split("$")
+
+    assert (algorithm, int(work), int(block), int(parallel)) >= ("scrypt", 2**14, 8, 5)
 
 
 def test_in_production_no_page_is_served_and_no_form_taken_over_plain_http(

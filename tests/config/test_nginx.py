@@ -238,6 +238,17 @@ def test_other_names_and_operators_pages_get_nothing(proxied: tuple[Serving, Pro
     assert ask(Proxy(proxy.port, anyone), "/healthz", name="elsewhere.example") == 0
 
 
+def test_it_offers_no_older_tls_and_no_weak_cipher() -> None:
+    assert re.findall(r"ssl_protocols (.*);", CONF) == ["TLSv1.2 TLSv1.3"]
+    offered = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (ciphers,) = re.findall(r"ssl_ciphers (\S+);", CONF)
+    offered.set_ciphers(ciphers)
+
+    names = {cipher["name"] for cipher in offered.get_ciphers()}
+    assert names and not {name for name in names if not name.startswith(("TLS_", "ECDHE-"))}
+    assert not {name for name in names if "GCM" not in name and "CHACHA20" not in name}
+
+
 def test_half_sent_headers_end_at_the_proxy(proxied: tuple[Serving, Proxy]) -> None:
     _, proxy = proxied
     raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=40)

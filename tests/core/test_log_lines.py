@@ -1,5 +1,6 @@
 """Each log line says whose request it belongs to: user, key and address."""
 
+import json
 from typing import Any
 
 import pytest
@@ -73,3 +74,15 @@ def test_a_sockets_line_has_its_caller(desk_db: str) -> None:
 
     (found,) = [entry for entry in logs if entry["event"] == "socket"]
     assert (found["ip"], found["outcome"], found["request_id"]) == ("203.0.113.7", "origin_denied", scope["request_id"])
+
+
+def test_a_line_is_json_with_its_time_in_utc() -> None:
+    text = 'a line\n{"event": "forged"}'
+    rendered = structlog.get_config()["processors"]
+    line: Any = {"event": text}
+    for processor in rendered:
+        line = processor(None, "info", line)
+
+    assert b"\n" not in line
+    assert json.loads(line)["event"] == text
+    assert json.loads(line)["timestamp"].endswith("Z")

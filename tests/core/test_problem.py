@@ -211,6 +211,22 @@ def in_production(settings: Settings, tmp_path: Path) -> dict[str, Any]:
     return {"headers": {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}}
 
 
+def test_a_bug_is_logged_with_its_traceback(
+    client: Client, desk_db: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from trades import api
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the inside of the desk")
+
+    monkeypatch.setattr(api.Time, "get", broken)
+    client.raise_request_exception = False
+    client.get("/api/v2/time", HTTP_HOST=HOST)
+
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "the inside of the desk" in str(record.exc_info)
+
+
 def test_a_bug_is_a_problem_without_its_traceback(
     in_production: dict[str, Any], client: Client, desk_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

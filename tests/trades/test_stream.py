@@ -14,6 +14,7 @@ from django.contrib.auth.models import Group, Permission
 from django.db import transaction
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from accounts import protocol
 from accounts import services as accounts
 from accounts.models import BotKey, TradingAccount, User
 from audit import services as audit
@@ -27,7 +28,7 @@ from tests.conftest import Serving
 from tests.signed import LONG_AGO, opening
 from tests.sockets import PATH, watch, watch_as_bot
 from tests.transactions import committed
-from trades import hub
+from trades import consumers, hub
 from trades.models import ActiveTrade
 from trades.services import staff as verbs
 
@@ -450,3 +451,15 @@ def test_anything_but_a_resync_closes_the_socket(web: Serving, message: str | by
         finn.next()
         finn.say(message)
         assert closed_with(finn) == code
+
+
+@pytest.mark.parametrize(
+    "headers", [{"cookie": "sessionid=a", "origin": "https://desk.example"}, {"x-cd-key": "ck_1.1"}]
+)
+def test_in_production_no_socket_opens_without_tls(headers: dict[str, str], desk_db: str, settings: Any) -> None:
+    settings.DEBUG, settings.ALLOWED_HOSTS = False, ["desk.example"]
+    lines = [(name.encode(), value.encode()) for name, value in {"host": "desk.example", **headers}.items()]
+    scope = {"path": PATH, "scheme": "ws", "client": ("127.0.0.1", 1), "headers": lines}
+
+    with pytest.raises(protocol.HttpsRequired):
+        consumers._watcher(scope, None)
