@@ -269,7 +269,7 @@ class Netting:
         self._unshown.wanted[held.magic] = lots
         if self._is_closing(held):
             return Result(Outcome.UNKNOWN)
-        if self._doubt(book, held.symbol) or self._is_less(held):
+        if self._doubt(book, held.symbol, self.terminal.positions()) or self._is_less(held):
             return Result(Outcome.REJECTED, 10031, "rejected")
         del self._unshown.wanted[held.magic]
         return self._close_in_parts(held, self._closings(held, lots, spec))
@@ -347,18 +347,18 @@ class Netting:
             return False
         return abs(_lots(self._book(expects_done=True), held.magic)) < abs(held.lots)
 
-    def _doubt(self, book: Book, symbol: str) -> Decimal:
+    def _doubt(self, book: Book, symbol: str, rows: Iterable[Position]) -> Decimal:
         """The lots by which deals and net position differ, beyond the orders under way if the history is complete. As
         long as there are any, a close may be executed already."""
-        gap = self._gap(book, symbol)
+        gap = self._gap(book, symbol, rows)
         if not (gap or self._unshown.sent) or not self.terminal.is_settled():
             return gap
         return self._unshown.unexplained(symbol, gap, self.clock_ms())
 
-    def _gap(self, book: Book, symbol: str) -> Decimal:
+    def _gap(self, book: Book, symbol: str, rows: Iterable[Position]) -> Decimal:
         """By how many lots the net position is above the deals."""
-        rows = (row for row in self.terminal.positions() if row.symbol == symbol)
-        gap = sum((row.volume if row.side == "BUY" else -row.volume for row in rows), Decimal(0)) - book.net(symbol)
+        lots = (row.volume if row.side == "BUY" else -row.volume for row in rows if row.symbol == symbol)
+        gap = sum(lots, Decimal(0)) - book.net(symbol)
         spec = self.terminal.spec(symbol)
         least = _UNIT if spec is None else spec.volume_step  # a split rounds
         return gap if abs(gap) >= least else Decimal(0)
@@ -369,43 +369,43 @@ class Netting:
         unshown.wanted = {magic: lots for magic, lots in unshown.wanted.items() if _lots(book, magic)}
         symbols = {held.symbol for held in book.virtuals.values() if held.volume} | unshown.symbols()
         unshown.forget_all_but(symbols)
+        rows = self.terminal.positions() if symbols else []
         for symbol in symbols:
-            lots = self._doubt(book, symbol)
+            lots = self._doubt(book, symbol, rows)
             gap = unshown.see(symbol, lots, now, partial(self._price, symbol, lots), self._last)
             is_due = gap is None or unshown.is_lasting(gap, now, self.terminal.is_settled)
-            if is_due and self._assume(book, symbol, gap):
+            if is_due and self._assume(book, symbol, gap, rows):
                 book = self._book()
         return book
 
-    def _assume(self, book: Book, symbol: str, gap: Gap | None) -> bool:
+    def _assume(self, book: Book, symbol: str, gap: Gap | None, rows: Iterable[Position]) -> bool:
         """Assume the deals of a lasting difference, or of the orders that were answered DONE if there is none. Whether
         there were any."""
         wait_ms = self.hold_ms if self.terminal.is_settled() else 2 * self.hold_ms
         overdue = self._unshown.overdue(symbol, self.clock_ms() - wait_ms)
-        last = next((deal for deal in self._renamed(self.terminal.history()) if deal.symbol == symbol), None)
-        if last is None or not (gap or overdue) or not self.terminal.account().is_connected:
+        if not (gap or overdue) or not self.terminal.account().is_connected:
             return False
-        left = self._unshown.unexplained(symbol, self._gap(book, symbol), self.clock_ms())
-        if not left:
-            for sent in overdue:
-                self._unshown.assume_done(sent, _lots(book, sent.magic) + sent.lots, last)
-            return bool(overdue)
-        if gap is None:
-            return False
-        log.warning("the deals of %s do not add up to its position: %s lots are assumed", symbol, left)
+        left = self._unshown.unexplained(symbol, self._gap(book, symbol, rows), self.clock_ms())
+        if left and gap is not None:
+            self._conclude(book, symbol, replace(gap, lots=left))
+        for sent in () if left else overdue:
+            self._unshown.assume_done(sent, _lots(self._book(), sent.magic) + sent.lots)
+        return True
+
+    def _conclude(self, book: Book, symbol: str, gap: Gap) -> None:
+        log.warning("the deals of %s do not add up to its position: %s lots are assumed", symbol, gap.lots)
         held = [held for held in book.virtuals.values() if held.symbol == symbol and held.volume]
         has_order = {copy.magic for copy in held if self.terminal.trace(copy.magic) is Trace.PENDING}
         copies = [OpenCopy(copy.magic, copy.lots) for copy in held]
-        self._unshown.conclude(
-            symbol, replace(gap, lots=left), copies, book.others.get(symbol, Decimal(0)), last, has_order
-        )
-        return True
+        self._unshown.conclude(symbol, gap, copies, book.others.get(symbol, Decimal(0)), has_order)
 
-    def _price(self, symbol: str, lots: Decimal) -> Decimal | None:
+    def _price(self, symbol: str, lots: Decimal) -> Decimal:
+        """At which an order of these lots would be executed now, or the last one was."""
         with suppress(Exception):  # a close at another price is better than none
             if quote := self.terminal.quote(symbol):
                 return quote.of("BUY" if lots > 0 else "SELL")
-        return None
+        prices = (deal.price for deal in reversed(self.terminal.history()) if deal.symbol == symbol)
+        return next(prices, Decimal(0))
 
     def _position(self, held: Virtual) -> Position:
         """As a Position; its profit is zero if there is no price."""

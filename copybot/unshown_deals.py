@@ -28,7 +28,7 @@ class Sent:
     entry: Entry
     lots: Decimal
     at_ms: int
-    price: Decimal | None
+    price: Decimal
     after: str
     is_done: bool = False
 
@@ -36,12 +36,12 @@ class Sent:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """By how many lots the net position is above the deals (negative: below). `since_ms`: since when they differ.
-    `same_ms`: since when by this much. `price`, `after`: of an order that would explain it, when it was first seen."""
+    `same_ms`: since when by this much. `price`, `after`: of an order that would explain it, as it was first seen."""
 
     lots: Decimal
     since_ms: int
     same_ms: int
-    price: Decimal | None
+    price: Decimal
     after: str
 
 
@@ -98,10 +98,12 @@ class UnshownDeals:
                 high += sent.lots if sent.is_done and not is_fresh else max(_ZERO, sent.lots) * is_fresh
         return gap - max(low, min(high, gap))
 
-    def see(self, symbol: str, lots: Decimal, now: int, price: Callable[[], Decimal | None], after: str) -> Gap | None:
-        """Take the present difference; None if there is none."""
+    def see(self, symbol: str, lots: Decimal, now: int, price: Callable[[], Decimal], after: str) -> Gap | None:
+        """Take the present difference; None if there is none. Then an old order without an answer was not executed."""
         last = self._gaps.pop(symbol, None)
         if not lots:
+            old_ms = now - 2 * self.hold_ms
+            self.sent = [sent for sent in self.sent if sent.symbol != symbol or sent.is_done or sent.at_ms > old_ms]
             return None
         if last is None or last.same_ms > now:
             last = Gap(lots, now, now, price(), after)
@@ -121,8 +123,9 @@ class UnshownDeals:
     # --- the deals that are assumed
 
     def symbols(self) -> set[str]:
-        """The symbols of which a deal is assumed."""
-        return {deal.symbol for deals in self.assumed.values() for deal in deals}
+        """The symbols of which a deal is assumed or may have to be."""
+        assumed = {deal.symbol for deals in self.assumed.values() for deal in deals}
+        return assumed | {sent.symbol for sent in self.sent if sent.is_done}
 
     def has_assumed(self, magic: int) -> bool:
         return any(deal.magic == magic for deals in self.assumed.values() for deal in deals)
@@ -139,7 +142,7 @@ class UnshownDeals:
     def done_after(self, last: str) -> list[Deal]:
         """The orders that were answered DONE and sent after this deal, as the deals that are to be expected."""
         return [
-            _deal("", sent.entry, sent.magic, sent.symbol, sent.lots, sent.price or _ZERO, 0)
+            _deal("", sent.entry, sent.magic, sent.symbol, sent.lots, sent.price)
             for sent in self.sent
             if sent.is_done and sent.after == last
         ]
@@ -148,32 +151,32 @@ class UnshownDeals:
         """The orders that were answered DONE so long ago that their deals will not be shown any more."""
         return [sent for sent in self.sent if sent.symbol == symbol and sent.is_done and sent.at_ms <= before_ms]
 
-    def assume_done(self, sent: Sent, remaining: Decimal, last: Deal) -> None:
-        """Assume the deal of an order that was answered DONE. `remaining`: of its copy after it. `last`: any deal."""
+    def assume_done(self, sent: Sent, remaining: Decimal) -> None:
+        """Assume the deal of an order that was answered DONE. `remaining`: of its copy after it."""
         self.sent.remove(sent)
-        self._assume(sent.magic, remaining, sent.lots, sent.price, sent.after, last, sent.entry)
+        self._assume(sent.symbol, sent.magic, remaining, sent.lots, sent, sent.entry)
 
     def conclude(
-        self, symbol: str, gap: Gap, copies: list[OpenCopy], others: Decimal, last: Deal, has_order: Collection[int]
+        self, symbol: str, gap: Gap, copies: list[OpenCopy], others: Decimal, has_order: Collection[int]
     ) -> None:
         """Assume the deals that make up a lasting difference, or take back assumed ones that it contradicts.
 
-        `copies`: of the symbol, the oldest first. `others`: the volume of no copy. `last`: a deal of the symbol.
-        `has_order`: the copies of which the broker shows an order without a deal.
+        `copies`: of the symbol, the oldest first. `others`: the volume of no copy. `has_order`: the copies of which
+        the broker shows an order without a deal.
         """
         likely = list(self._likely(copies, has_order))
         exact = next((some for some in _some_of(likely) if sum(lots for _, lots in some) == gap.lots), None)
         if exact is not None:
             for copy, lots in exact:
-                self._close(copy, lots, gap, last)
+                self._close(symbol, copy, lots, gap)
         else:
             left = self._taken_back(symbol, gap.lots)
             for copy, lots in likely:
-                left -= self._close(copy, _least(lots, left), gap, last)
+                left -= self._close(symbol, copy, _least(lots, left), gap)
             for copy, lots in _oldest_first(copies, others, left):
-                left -= self._close(copy, _least(lots, left), gap, last)
+                left -= self._close(symbol, copy, _least(lots, left), gap)
             if left:
-                self._assume(0, _ZERO, left, gap.price, gap.after, last)
+                self._assume(symbol, 0, _ZERO, left, gap)
         self._gaps.pop(symbol, None)
 
     def _likely(self, copies: list[OpenCopy], has_order: Collection[int]) -> Iterator[tuple[OpenCopy, Decimal]]:
@@ -187,7 +190,7 @@ class UnshownDeals:
         for magic in sorted(wanted, key=lambda magic: magic not in has_order):
             yield by_magic[magic], -wanted[magic] if by_magic[magic].lots > 0 else wanted[magic]
 
-    def _close(self, copy: OpenCopy, lots: Decimal, gap: Gap, last: Deal) -> Decimal:
+    def _close(self, symbol: str, copy: OpenCopy, lots: Decimal, gap: Gap) -> Decimal:
         """Close these lots of a copy, at most all of it. Returns the lots closed."""
         if copy.lots * lots >= 0:
             return _ZERO
@@ -195,7 +198,7 @@ class UnshownDeals:
         for sent in [sent for sent in self.sent if sent.magic == copy.magic and not sent.is_done][:1]:
             self.sent.remove(sent)
         copy.lots += lots
-        self._assume(copy.magic, copy.lots, lots, gap.price, gap.after, last)
+        self._assume(symbol, copy.magic, copy.lots, lots, gap)
         return lots
 
     def _taken_back(self, symbol: str, left: Decimal) -> Decimal:
@@ -216,20 +219,16 @@ class UnshownDeals:
         return left
 
     def _assume(
-        self, magic: int, remaining: Decimal, lots: Decimal, price: Decimal | None, after: str, last: Deal,
-        entry: Entry = Entry.OUT,
-    ) -> None:  # fmt: skip
+        self, symbol: str, magic: int, remaining: Decimal, lots: Decimal, at: Sent | Gap, entry: Entry = Entry.OUT
+    ) -> None:
         number = f"{magic}-{abs(remaining):.8f}"
-        price = last.price if price is None else price
-        deal = _deal(number, entry, magic, last.symbol, lots, price, last.at_ms)
-        self.assumed.setdefault(after, []).append(deal)
+        deal = _deal(number, entry, magic, symbol, lots, at.price)
+        self.assumed.setdefault(at.after, []).append(deal)
 
 
-def _deal(number: str, entry: Entry, magic: int, symbol: str, lots: Decimal, price: Decimal, at_ms: int) -> Deal:
+def _deal(number: str, entry: Entry, magic: int, symbol: str, lots: Decimal, price: Decimal) -> Deal:
     side = "BUY" if lots > 0 else "SELL"
-    return Deal(
-        number, number, str(magic), entry, magic, symbol, side, abs(lots), price, _ZERO, at_ms, RECONCILED
-    )  # fmt: skip
+    return Deal(number, number, str(magic), entry, magic, symbol, side, abs(lots), price, _ZERO, 0, RECONCILED)
 
 
 def signed(deal: Deal) -> Decimal:

@@ -143,20 +143,48 @@ def test_an_older_desk_is_told_of_a_passed_stop_in_its_own_words(
     assert list(office.guard.outbox()) == []
 
 
-def test_the_row_of_a_copy_whose_order_was_filled_late_has_the_whole_volume(tmp_path: Path) -> None:
-    """On an account with shared positions an open is several orders, and a row at the desk never grows."""
-    office = CopierHarness(tmp_path, is_hedging=False)
-    office.broker = paper = Netting(office.broker, clock_ms=lambda: office.now)
+def netting(folder: Path) -> Any:
+    office: Any = CopierHarness(folder, is_hedging=False)
+    office.broker = Netting(office.broker, clock_ms=lambda: office.now)
     office.start()
     office.step()
-    fill, left = paper.terminal.open, list[dict[str, Any]]()
+    return office
+
+
+def test_a_close_on_a_netting_account_whose_deal_never_comes_is_told_at_the_desk(tmp_path: Path) -> None:
+    office = netting(tmp_path)
+    ticket, paper = office.copied(), office.broker.terminal
+    office.copied()
+    office.step(2)
+    history = paper.history
+    office.close(ticket)
+    office.hear()
+    hidden = history()[-1].id
+    paper.history = lambda: [deal for deal in history() if deal.id != hidden]
+    office.step(58)
+    assert len(office.rows) == 2
+
+    office.step(6)
+    assert (len(office.rows), office.volumes) == (1, [Decimal("0.50")])
+    assert [reason for (owner, _), (_, reason) in office.desk.state.closed.items() if owner == COPIER] == ["RECONCILED"]
+    (alarm,) = office.desk.alarms[COPIER]
+    assert (alarm["kind"], alarm["strategy"]) == ("reconciled", STRATEGY)
+    assert "no deal for 0.5 lots" in alarm["detail"]
+    assert len(history()) == 3
+    office.copier.close()
+
+
+def test_the_row_of_a_copy_whose_order_was_filled_late_has_the_whole_volume(tmp_path: Path) -> None:
+    """On an account with shared positions an open is several orders, and a row at the desk never grows."""
+    office = netting(tmp_path)
+    fill, left = office.broker.terminal.open, list[dict[str, Any]]()
 
     def half(**order: Any) -> Result:
         left.append(order | {"volume": order["volume"] / 2})
         fill(**left[0])
         return Result(Outcome.UNKNOWN, 10012)
 
-    paper.terminal.open = half
+    office.broker.terminal.open = half
     office.open()
     office.hear()
     office.step(LIMITS.settle_ms // SECOND - 1)

@@ -142,6 +142,13 @@ def test_an_open_without_its_deal_is_a_copy_at_the_price_when_it_was_sent(desk: 
     assert desk.net == D("0.3")
 
 
+def test_the_only_copy_of_an_account_is_known_without_its_deal(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.open(ONE, "BUY", "0.2")
+    desk.hide_last()
+    assert desk.wait(D("1.1")) == {ONE: ("BUY", D("0.2"))}
+
+
 def test_nothing_is_assumed_while_the_terminal_is_cut_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     real = desk.paper.account
     monkeypatch.setattr(desk.paper, "account", lambda: replace(real(), is_connected=False))
