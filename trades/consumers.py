@@ -24,7 +24,8 @@ from core.errors import DomainError, NotFound, RequestMalformed
 from core.sessions import SessionStore, stored_key
 from trades import services
 from trades.feed import Watcher
-from trades.hub import Hub, standing_of
+from trades.hub import Hub
+from trades.hub_queries import standing_of
 from trades.places import TooManySockets
 
 log = structlog.get_logger()

@@ -19,14 +19,12 @@ import orjson
 import structlog
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError
 from prometheus_client import Counter, Gauge
 
 from core import descriptors
-from strategies import services as strategies
-from strategies.models import Subscription
-from trades import publisher, snapshot
-from trades.feed import Entry, Feed, PacketKey, Watcher
+from trades import hub_queries, publisher, snapshot
+from trades.feed import Entry, Feed, Watcher
 from trades.places import Places
 
 log = structlog.get_logger()
@@ -67,11 +65,11 @@ class Hub:
 
     async def read(self, query: Callable[..., Any], *args: Any) -> Any:
         """Run a database query in one of the hub's threads, which keep their connections."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, _run_query, query, *args)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, hub_queries.run, query, *args)
 
     async def admit(self, identify: Callable[..., Watcher], *args: Any) -> Watcher:
         """Identify a socket's caller, in threads of their own: a flood of handshakes delays no socket that is open."""
-        return await asyncio.get_running_loop().run_in_executor(self.doors, _run_query, identify, *args)
+        return await asyncio.get_running_loop().run_in_executor(self.doors, hub_queries.run, identify, *args)
 
     # --- joining and leaving
 
@@ -251,13 +249,13 @@ class Hub:
         """Join the feeds first and read afterwards, so that deltas of the time between are in the log. Those that the
         snapshot already contains are not sent.
         """
-        streams = await self.read(_streams, watcher.accounts)
+        streams = await self.read(hub_queries.streams, watcher.accounts)
         for strategy_id, name, number in streams:
             await self._watch(watcher, strategy_id, name, number)
         watcher.is_stale = False
         active: snapshot.Snapshot = await self.read(snapshot.read, watcher.accounts)
         if watcher.wants_packets:  # read last: the next heartbeat notices keys that are newer than the streams
-            watcher.packet_keys = await self.read(_packet_keys, watcher.accounts)
+            watcher.packet_keys = await self.read(hub_queries.packet_keys, watcher.accounts)
         watcher.resynced_at, watcher.copies = time.monotonic(), active.copies
         sources = {source.strategy_id: source for source in active.sources.values()}
         if not sources.keys() <= {strategy_id for strategy_id, _, _ in streams}:
@@ -320,7 +318,9 @@ class Hub:
         for feed in [feed for feed in self.feeds.values() if not feed.watchers]:
             del self.feeds[feed.strategy_id]
             await self.layer.group_discard(publisher.group(feed.strategy_id), self.channel)
-        numbers = await self.read(_numbers, [feed.strategy_id for feed in self.feeds.values() if feed.watchers])
+        numbers = await self.read(
+            hub_queries.numbers, [feed.strategy_id for feed in self.feeds.values() if feed.watchers]
+        )
         for strategy_id, number in numbers:
             if strategy_id not in self.feeds:
                 continue
@@ -336,11 +336,11 @@ class Hub:
         """Send a new snapshot to sockets whose streams or settings have changed since their last one."""
         watching = list(self.watchers)
         accounts = sorted({account for watcher in watching for account in watcher.accounts})
-        rows_by_account = await self.read(_streams_of_each, accounts)
+        rows_by_account = await self.read(hub_queries.streams_of_each, accounts)
         for watcher in watching:
-            sent = {_row_of(source) for source in watcher.sources.values()}
+            sent = {hub_queries.row_of(source) for source in watcher.sources.values()}
             current = {row for account in watcher.accounts for row in rows_by_account.get(account, ())}
-            if not watcher.is_stale and sent != _one_row_each(current):
+            if not watcher.is_stale and sent != hub_queries.one_row_each(current):
                 self.resync(watcher)
 
     async def _check_copies(self) -> None:
@@ -349,7 +349,7 @@ class Hub:
         """
         watching = [watcher for watcher in self.watchers if watcher.session_key is not None or watcher.is_paused]
         accounts = sorted({account for watcher in watching for account in watcher.accounts})
-        numbers = dict(await self.read(_copy_numbers, accounts))
+        numbers = dict(await self.read(hub_queries.copy_numbers, accounts))
         for watcher in watching:
             copies = ",".join(str(numbers[account]) for account in sorted(watcher.accounts))
             if watcher.copies != copies and not watcher.is_stale:
@@ -377,8 +377,8 @@ class Hub:
             bots = {(watcher.generation_id, watcher.ip) for watcher in watching if watcher.generation_id is not None}
             people = {_session_of(watcher) for watcher in watching if watcher.session_key}
             try:
-                refused = await self.read(_refused_bots, list(bots)) if bots else set()
-                alive = await self.read(_live_sessions, list(people)) if people else set()
+                refused = await self.read(hub_queries.refused_bots, list(bots)) if bots else set()
+                alive = await self.read(hub_queries.live_sessions, list(people)) if people else set()
             except (DatabaseError, InterfaceError) as fault:
                 log.warning("stream.no_sweep", fault=type(fault).__name__)
                 continue
@@ -389,100 +389,8 @@ class Hub:
                     self.close(watcher, 1008, "this session has ended")
 
 
-def _session_of(watcher: Watcher) -> "LiveSession":
+def _session_of(watcher: Watcher) -> hub_queries.LiveSession:
     return watcher.session_key, watcher.user_id, watcher.standing
-
-
-# --- the hub's database queries
-
-Row = tuple[int, str | None, str, str, int, int]
-
-
-def _run_query(query: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return query(*args)
-    except (DatabaseError, InterfaceError):
-        connection.close()  # the thread's next query opens a new connection
-        raise
-
-
-def _rows(query: str, *params: Any) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(query, params)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows
-
-
-def _streams(accounts: tuple[int, ...]) -> list[tuple[int, str, int]]:
-    return _rows("select strategy_id, name, last_seq from streams_of(%s::bigint[])", list(accounts))
-
-
-def _streams_of_each(accounts: list[int]) -> dict[int, set[Row]]:
-    rows = _rows(
-        "select account_id, strategy_id, sub_id, status, paused_for, generation, terms "
-        "from streams_of_each(%s::bigint[])",
-        accounts,
-    )
-    rows_by_account: dict[int, set[Row]] = {}
-    for account, *row in rows:
-        rows_by_account.setdefault(account, set()).add(tuple(row))
-    return rows_by_account
-
-
-def _row_of(source: snapshot.Source) -> Row:
-    return (
-        source.strategy_id, source.sub_id, source.status, source.paused_for, source.generation, source.number,
-    )  # fmt: skip
-
-
-def _one_row_each(rows: set[Row]) -> set[Row]:
-    """One row for each strategy. Like streams_of(), prefer an active subscription if several accounts have one."""
-    chosen: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: (row[2], row[1] or "")):
-        chosen.setdefault(row[0], row)
-    return set(chosen.values())
-
-
-def _packet_keys(accounts: tuple[int, ...]) -> dict[str, PacketKey]:
-    subscriptions = Subscription.objects.live().filter(account_id__in=accounts)
-    return {
-        subscription.sub_id: PacketKey(strategies.packet_secret(subscription), subscription.packet_generation)
-        for subscription in subscriptions
-    }
-
-
-def _numbers(ids: list[int]) -> list[tuple[int, int]]:
-    return _rows("select id, last_seq from strategies where id = any(%s)", ids)
-
-
-def _copy_numbers(accounts: list[int]) -> list[tuple[int, int]]:
-    return _rows("select id, copy_seq from trading_accounts where id = any(%s)", accounts)
-
-
-LiveSession = tuple[str | None, Any, str | None]  # its stored key, the user, and the user's standing
-
-
-def _refused_bots(bots: list[tuple[int, str]]) -> set[tuple[int, str]]:
-    generations, addresses = [generation for generation, _ in bots], [address for _, address in bots]
-    places = _rows("select place from sockets_refused(%s::bigint[], %s::inet[])", generations, addresses)
-    return {bots[place - 1] for (place,) in places}
-
-
-def standing_of(user_id: Any) -> str | None:
-    """What a person's sockets depend on; None for a deactivated person."""
-    standing: str | None = _rows("select person_standing(%s::uuid)", user_id)[0][0]
-    return standing
-
-
-def _live_sessions(sessions: list[LiveSession]) -> set[LiveSession]:
-    return set(
-        _rows(
-            "select key, person, standing from unnest(%s::text[], %s::uuid[], %s::text[]) open (key, person, standing) "
-            "join django_session s on s.session_key = key and s.expire_date > now() "
-            "where standing = person_standing(person)",
-            *map(list, zip(*sessions, strict=True)),
-        )
-    )
 
 
 # --- coroutines that were started without a task

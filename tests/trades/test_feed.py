@@ -9,7 +9,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from strategies.sizing import Settings
-from trades import feed, hub
+from trades import feed, hub_queries
 from trades.feed import Entry, Feed, Watcher
 from trades.hub import Hub
 from trades.snapshot import Source
@@ -107,7 +107,7 @@ def test_the_streams_of_a_thousand_accounts_are_read_together(cast: dict[str, An
             cursor.execute(statement)
     everybody = list(range(1001, 2001))
     with CaptureQueriesContext(connections["default"]) as asked:
-        assert len(hub._streams_of_each(everybody)) == 1000
+        assert len(hub_queries.streams_of_each(everybody)) == 1000
 
     blocks_read(everybody)  # the first time, the database reads its own catalogue too
     one_by_one = sum(blocks_read([account]) for account in everybody[:10]) * 100
