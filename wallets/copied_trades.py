@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
+from accounts.models import AccountSymbol
 from core import uuid7
 from strategies import sizing
 from strategies.models import Subscription
@@ -92,14 +93,14 @@ def of(agreement: FeeAgreement, *, at: datetime) -> list[CopiedTrade]:
     parts = _parts(trades)
     subscriptions = _subscriptions(agreement)
     terms = receipts.TermsHistory.of(subscriptions.values(), since=min(map(uuid7.time_of, trades), default=at))
-    contracts = receipts.contracts()
+    contracts = _contract_sizes(agreement)
     copied = []
     for (account, trade), rows in sorted(copies.items()):
         if trade not in trades or account not in subscriptions:
             continue  # the provider's close came without an open, so nothing was copied
         settings = terms.settings(subscriptions[account], uuid7.time_of(trade))
         # Without the contract sizes that bots reported: as if both accounts had the desk's.
-        settings = replace(settings, sizes=None, contracts=contracts)
+        settings = replace(settings, sizes=None, known=None, contracts=contracts)
         copied.append(_copied(trades[trade], rows, parts[trade], settings, at))
     return copied
 
@@ -183,6 +184,12 @@ def _parts(trades: Iterable[uuid.UUID]) -> dict[uuid.UUID, list[TradeReduction]]
     for part in TradeReduction.objects.filter(trade_id__in=trades).order_by("closed_at", "pk"):
         by_trade[part.trade_id].append(part)
     return by_trade
+
+
+def _contract_sizes(agreement: FeeAgreement) -> dict[str, Decimal]:
+    """Units in a lot, by symbol: the desk's, or the provider's of a symbol that the desk does not list."""
+    rows = AccountSymbol.objects.filter(account=agreement.strategy.account_id)
+    return {**dict(rows.values_list("symbol", "contract_size")), **receipts.contracts()}
 
 
 def _subscriptions(agreement: FeeAgreement) -> dict[int, Subscription]:

@@ -257,6 +257,26 @@ def test_what_cannot_be_priced_counts_as_a_share_of_the_providers_profit(follows
     assert settlement.recalculate(settled).agrees
 
 
+def test_a_contract_size_that_the_copiers_bot_conceals_makes_no_trade_free(follows: Following) -> None:
+    """Where both bots report, the desk copies no symbol of unknown size; what is copied all the same counts."""
+    type(follows.lena).objects.update(kind="hedging")
+    subscription = Subscription.objects.get(account=follows.finn)
+    terms = strategies.set_terms(
+        subscription=subscription, actor=trades.audit.SYSTEM, since=subscription.created_at,
+        multiplier=Decimal("0.5"),
+    )  # fmt: skip
+    assert "US30" not in terms.facts["known"]
+    for account, ticket, copies in ((follows.lena, "1", None), (follows.finn, "91", ("lena-eurusd", "1"))):
+        with transaction.atomic():
+            trades.open_trade(
+                account=account, ticket_id=ticket, symbol="US30", type="BUY", volume=Decimal(1),
+                open_price=Decimal(40_000), copies=copies,
+            )  # fmt: skip
+    close(follows.lena, "1", "40100", "100")
+
+    assert follows.settle().cumulative_pnl == 50
+
+
 def test_a_third_currency_is_converted_at_the_rate_of_the_close(follows: Following) -> None:
     Instrument.objects.get_or_create(symbol="GBPUSD", defaults={"point": "0.00001", "contract_size": 100_000})
     Instrument.objects.get_or_create(symbol="EURGBP", defaults={"point": "0.00001", "contract_size": 100_000})
