@@ -52,8 +52,13 @@ def time_left(ends_at: datetime, now: datetime) -> str:
 
 
 def with_notices(subscriptions: QuerySet[Subscription]) -> Any:
-    """The subscriptions, each with `has_notice`, as `by_subscription` needs them."""
-    return subscriptions.annotate(has_notice=Exists(FeeNotice.objects.open().filter(subscription=OuterRef("pk"))))
+    """The subscriptions with `has_notice`, as `by_subscription` needs it, and `was_stopped`: for new fees."""
+    notices = FeeNotice.objects.filter(subscription=OuterRef("pk"))
+    accepted = FeeAcceptance.objects.filter(
+        terms=OuterRef("terms"), subscriber=OuterRef("subscription__account__owner")
+    )
+    stopped = notices.filter(~Exists(accepted), outcome=FeeNotice.Outcome.STOPPED)
+    return subscriptions.annotate(has_notice=Exists(notices.open()), was_stopped=Exists(stopped))
 
 
 def by_subscription(subscriptions: Iterable[Any], now: datetime) -> dict[int, Offer]:

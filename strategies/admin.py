@@ -237,7 +237,10 @@ class SubscriptionAdmin(ConfirmedActionsAdmin):
 
     def save_model(self, request: HttpRequest, obj: Subscription, form: Any, change: bool) -> None:
         if not change:
-            obj.pk = services.subscribe(account=obj.account, strategy=obj.strategy, actor=actor_of(request)).pk
+            subscription = services.subscribe(account=obj.account, strategy=obj.strategy, actor=actor_of(request))
+            obj.pk = subscription.pk
+            if waits := _still_paused(subscription):
+                self.message_user(request, f"{subscription}: {waits}", messages.WARNING)
 
     @admin.action(description="Set terms: how trades are copied", permissions=["decide"])
     def set_terms(self, request: HttpRequest, chosen: QuerySet[Subscription]) -> HttpResponse | None:

@@ -115,6 +115,14 @@ def test_a_notice_says_until_when_what_happens_and_how_long_is_left(client: Clie
     assert "Copies that are open then stay at your broker" in page
 
 
+def test_who_was_stopped_reads_why(client: Client, noticed: TradingAccount) -> None:
+    agreements.keep_notices(now=timezone.now() + 31 * DAY)
+
+    page = text(signed_in(client, noticed).get(COPYING))
+
+    assert "No longer followed: lena-eurusd on finn-mt5 (its new fees were not accepted in time)" in page
+
+
 def test_a_lower_price_is_offered_without_an_end(client: Client, lena: TradingAccount, finn: TradingAccount) -> None:
     follows = following(lena, finn)
     FeeTerms.objects.create(strategy=follows.agreement.strategy, performance_bps=1000)

@@ -1,5 +1,7 @@
 """Acceptances against each other, against new terms, and against the end of a notice; each with its control."""
 
+import json
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,12 +14,17 @@ from django.db import connections
 from django.utils import timezone
 
 from accounts.models import TradingAccount
+from audit import services as audit
 from audit.models import AuditLog
+from config import demo_data
 from core.errors import DomainError
+from strategies import services as strategies
 from strategies.models import Strategy, Subscription
 from tests import databases
 from tests.races.test_wallet_races import all_at_once
+from tests.transactions import committed
 from tests.wallets.conftest import accept
+from trades import snapshot
 from wallets.models import FeeAcceptance, FeeAgreement, FeeNotice, FeeNoticeQuerySet, FeeTerms, Settlement
 from wallets.services import agreements
 
@@ -150,3 +157,51 @@ def test_control_without_lock_and_trigger_a_subscription_ends_although_its_fees_
 
     assert Subscription.objects.get(account=finn).status == "ENDED"
     assert FeeAgreement.objects.count() == 1
+
+
+# --- a subscription that begins paused, against a trade that opens
+
+
+def seen_by_who_waits_to_accept(
+    ella: TradingAccount, lena: TradingAccount, terms: FeeTerms, database: str
+) -> tuple[bool, list[str]]:
+    """Subscribe while another transaction has opened a trade and not committed yet. Return whether the subscription
+    waited for it, and the tickets that its account is shown.
+    """
+    opening = {"ticket_id": "777001", "symbol": "EURUSD", "type": "BUY", "volume": "0.1", "open_price": "1.1"}
+    caller = {"kind": "system", "account": lena.pk}
+    strategy = terms.strategy
+    with psycopg.connect(**databases.login(), dbname=database) as other:
+        outcome = other.execute("select trade_open(%s, %s)", [json.dumps(caller), json.dumps(opening)]).fetchone()
+        assert outcome is not None and outcome[0]["code"] == "opened"
+        subscribing = Thread(
+            lambda: committed(strategies.subscribe, account=ella, strategy=strategy, actor=audit.SYSTEM)
+        )
+        subscribing.join(0.7)
+        waits = subscribing.is_alive()
+        other.commit()
+    subscribing.join(30)
+    return waits, [trade["ticket_id"] for trade in snapshot.read([ella.pk]).trades]
+
+
+@pytest.fixture
+def ella(cast: dict[str, Any]) -> TradingAccount:
+    return demo_data.account(demo_data.user("ella"), "ella-mt5")
+
+
+def test_a_trade_that_opens_meanwhile_is_not_shown_to_who_waits_to_accept(
+    ella: TradingAccount, lena: TradingAccount, terms: FeeTerms, desk_db: str
+) -> None:
+    assert seen_by_who_waits_to_accept(ella, lena, terms, desk_db) == (True, [])
+
+
+def test_control_without_the_streams_lock_it_is_shown(
+    ella: TradingAccount, lena: TradingAccount, terms: FeeTerms, desk_db: str
+) -> None:
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("select pg_get_functiondef('subscription_begins_without_open_trades()'::regprocedure)")
+        (definition,) = cursor.fetchone()
+        assert "perform from strategies" in definition
+        cursor.execute(re.sub(r"perform from strategies[^;]*;", "", definition))
+
+    assert seen_by_who_waits_to_accept(ella, lena, terms, desk_db) == (False, ["777001"])

@@ -16,6 +16,7 @@ from strategies.models import Subscription, Terms
 from tests.answers import text
 from tests.browsers import of_staff
 from tests.transactions import committed
+from wallets.models import FeeTerms
 
 LIST, ADD = "admin:strategies_subscription_changelist", "admin:strategies_subscription_add"
 TERMS = {"mode": "FIXED", "fixed_lots": "0.03", "multiplier": "", "symbols": "EURUSD", "symbol_map": ""}
@@ -167,6 +168,24 @@ def test_a_pause_by_staff_replaces_other_reasons_and_a_pause_by_the_owner_does_n
 
     subscription.refresh_from_db()
     assert subscription.paused_for == "HAND"
+
+
+def test_staff_read_that_a_subscription_waits_for_its_fees_and_cannot_begin_it(
+    admin: Client, lena: TradingAccount, sam: TradingAccount
+) -> None:
+    waits = "nothing is copied until its subscriber accepts the strategy&#x27;s fees."
+    FeeTerms.objects.create(strategy=lena.strategy)
+
+    added = admin.post(reverse(ADD), {"strategy": lena.strategy.pk, "account": sam.pk}, follow=True)
+    subscription = Subscription.objects.get(account=sam)
+    refused = admin.post(
+        reverse(LIST), {"action": "resume", "_selected_action": [subscription.pk], "confirmed": "1"}, follow=True
+    )
+
+    assert waits in added.content.decode()
+    assert waits in refused.content.decode()
+    assert "Resume: done" not in refused.content.decode()
+    assert Subscription.objects.get(account=sam).paused_for == "TERMS"
 
 
 def test_new_secrets_are_shown_once_and_never_cached(

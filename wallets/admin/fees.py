@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import Count, Exists, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
@@ -52,6 +53,16 @@ class FeeTermsAdmin(AuditedAdmin):
         if db_field.name == "subscription_fee":
             bounds = {"min_value": 0}
         return super().formfield_for_dbfield(db_field, request, **kwargs, **bounds) if bounds else field
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [(None, {"fields": self.get_fields(request, obj), "description": "" if obj else self._consequences()})]
+
+    def _consequences(self) -> str:
+        return (
+            "Followers keep the fees that they agreed to until they accept these. Where these cost more, those who have"
+            f" not accepted within {max(1, settings.FEE_NOTICE_DAYS)} days stop following. New followers copy nothing"
+            " before they accept. The platform's share changes with the acceptance too."
+        )
 
     @admin.display(description="state")
     def state(self, terms: Any) -> SafeString:
