@@ -1,4 +1,4 @@
-"""Admin pages of users, trading accounts and bots' keys. A secret is shown once, on the page that creates it."""
+"""Admin pages of groups, trading accounts and bots' keys. A secret is shown once, on the page that creates it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
-from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Max, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -14,8 +13,11 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from accounts import services
-from accounts.models import BotKey, TradingAccount, User
+from accounts import (
+    people_admin,  # noqa: F401 - registers users
+    services,
+)
+from accounts.models import BotKey, TradingAccount
 from audit.actors import actor_of
 from audit.admin import AuditedAdmin
 from core import money
@@ -27,35 +29,35 @@ from core.transactions import use_case
 admin.site.unregister(Group)
 
 
+class GroupForm(forms.ModelForm):
+    class Meta:
+        model = Group
+        fields = ["name", "permissions"]
+
+    def clean_permissions(self) -> Any:
+        permissions = self.cleaned_data["permissions"]
+        if self.instance.pk and self.instance.user_set.exists():
+            before = set(self.instance.permissions.values_list("pk", flat=True))
+            if {permission.pk for permission in permissions} - before:
+                raise forms.ValidationError(
+                    "This group has members, who would get these permissions. Make another group, and request it for "
+                    "them."
+                )
+        return permissions
+
+
 @admin.register(Group)
 class GroupAdmin(AuditedAdmin, DjangoGroupAdmin):
-    """Only superusers grant permissions to staff."""
+    """Groups of permissions, by superusers. A group with members can only lose some: giving rights takes two people."""
 
     audit_subject = "group"
+    form = GroupForm
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return _is_superuser(request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _is_superuser(request)
-
-
-@admin.register(User)
-class UserAdmin(AuditedAdmin, DjangoUserAdmin):
-    """Users are deactivated, never deleted: trades and money refer to them. Only superusers create or change staff."""
-
-    audit_subject = "user"
-    list_display = ["username", "email", "is_active", "is_staff", "last_login"]
-    list_filter = ["is_active", "is_staff"]
-    POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        dates = ["last_login", "date_joined"]
-        return dates if _is_superuser(request) else [*dates, *self.POWERS]
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        is_colleague = obj is not None and obj.is_staff and obj.pk != request.user.pk
-        return super().has_change_permission(request, obj) and (_is_superuser(request) or not is_colleague)
 
 
 def _is_superuser(request: HttpRequest) -> bool:

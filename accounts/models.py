@@ -26,6 +26,9 @@ class User(AbstractUser):
     """A person. Users are deactivated, never deleted: money and trades refer to them."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    email_changed_at = models.DateTimeField(
+        "e-mail changed at", null=True, editable=False, help_text="No password is reset by mail within a day of it."
+    )
 
     class Meta(AbstractUser.Meta):
         db_table = "users"
@@ -34,6 +37,69 @@ class User(AbstractUser):
     def locked(cls, pk: uuid.UUID) -> "User":
         """Return the user, locked until the transaction ends. (A manager of its own would need a migration.)"""
         return UserQuerySet(cls).lock().get(pk=pk)
+
+    @property
+    def is_privileged(self) -> bool:
+        """Whether the account has, or could again have, rights in the back office."""
+        return self.is_staff or self.is_superuser
+
+
+class RightsRequest(models.Model):
+    """Rights that a person gets, or a password of staff that is reset: one colleague requests it, another approves.
+
+    `groups` and `permissions` are ids. The rights are those that the person has afterwards, all of them.
+    """
+
+    class Kind(models.TextChoices):
+        RIGHTS = "RIGHTS", "rights"
+        RESET = "RESET", "password reset"
+
+    class State(models.TextChoices):
+        PENDING = "PENDING", "awaiting approval"
+        DONE = "DONE", "done"
+        REJECTED = "REJECTED", "rejected"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=8, choices=Kind)
+    person = models.ForeignKey(User, models.PROTECT, related_name="rights_requests")
+    is_active = models.BooleanField("active")
+    is_staff = models.BooleanField("staff")
+    is_superuser = models.BooleanField("superuser")
+    email = models.EmailField("e-mail address", blank=True)
+    groups = ArrayField(models.IntegerField(), default=list)
+    permissions = ArrayField(models.IntegerField(), default=list)
+    reason = models.CharField(max_length=500)
+    requested_by = models.ForeignKey(User, models.PROTECT, related_name="+")
+    state = models.CharField(max_length=8, choices=State, default=State.PENDING)
+    decided_by = models.ForeignKey(User, models.PROTECT, related_name="+", null=True)
+    decided_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "rights_requests"
+        verbose_name = "request for rights"
+        verbose_name_plural = "requests for rights"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["person", "kind"],
+                condition=models.Q(state="PENDING"),
+                name="rights_request_is_the_only_pending",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state="PENDING", decided_by__isnull=True, decided_at__isnull=True)
+                | models.Q(state__in=["DONE", "REJECTED"], decided_by__isnull=False, decided_at__isnull=False),
+                name="rights_request_is_decided_whole",
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(requested_by=models.F("person"))
+                & ~models.Q(state="DONE", decided_by=models.F("person"))
+                & ~models.Q(state="DONE", decided_by=models.F("requested_by")),
+                name="rights_request_has_three_people",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.person}"
 
 
 class TradingAccount(models.Model):

@@ -80,11 +80,16 @@ class RequestLog:
         log.info(
             "request",
             method=request.method,
-            path=request.path[:200],
+            path=_without_token(request.path)[:200],
             status=response.status_code,
             ms=round((time.perf_counter() - began) * 1000, 1),
             **requests.caller_of(request),
         )
+
+
+def _without_token(path: str) -> str:
+    """The path without the part that is a key: the link to a new password."""
+    return "/password-reset/…" if path.startswith("/password-reset/") and path.count("/") > 3 else path
 
 
 _HEADERS = {

@@ -196,6 +196,13 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "accounts.password_trace.RecordsChanges"},
 ]
+PASSWORD_RESET_TIMEOUT = 3600
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+EMAIL_FILE_PATH = VAR_DIR / "mail"
+if mail_url := env.str("EMAIL_URL", ""):
+    globals().update(env.email_url_config(mail_url))
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "Copydesk <desk@localhost>")
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "portal:desk"
 LOGOUT_REDIRECT_URL = "login"

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
-from accounts import sign_in
+from accounts import resets, sign_in
 from config import health, openapi
 from config.access import by_policy
 from config.drill import admin_page
@@ -54,6 +54,10 @@ urlpatterns = [
     path("login/", sign_in.SignIn.as_view(), name="login"),
     path("logout/", sign_in.SignOut.as_view(), name="logout"),
     path("login/other/", portal.sign_in_as_another, name="logout-and-in"),
+    path("password-reset/", resets.Ask.as_view(), name="password-reset"),
+    path("password-reset/sent/", resets.Sent.as_view(), name="password-reset-sent"),
+    path("password-reset/done/", resets.Done.as_view(), name="password-reset-done"),
+    path("password-reset/<uidb64>/<token>/", resets.Choose.as_view(), name="password-reset-choose"),
     path("admin/zombie-drill/", admin_page.page, name="zombie-drill"),
     path("admin/", admin.site.urls),
     path("", include("portal.urls")),

@@ -85,6 +85,11 @@ class RequestDecided(DomainError):
     detail = "This request has already been decided."
 
 
+class RequestPending(DomainError):
+    code = "request_pending"
+    detail = "Such a request is awaiting approval already."
+
+
 class SecondPersonNeeded(DomainError):
     code = "second_person_needed"
     status = HTTPStatus.FORBIDDEN

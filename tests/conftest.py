@@ -135,14 +135,10 @@ def admin(client: Any, staff: Any) -> Any:
 @pytest.fixture
 def clerk(client: Any, cast: dict[str, Any]) -> Callable[..., Any]:
     """A function that returns the browser of a staff user with only these permissions."""
-    from django.contrib.auth.models import Permission
-
-    from accounts.models import User
+    from tests.people import colleague
 
     def with_permissions(*codenames: str) -> Any:
-        user = User.objects.create_user("vera", password=None, is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-        client.force_login(user)
+        client.force_login(colleague("vera", *codenames))
         return client
 
     return with_permissions

@@ -19,6 +19,7 @@ from accounts.models import TradingAccount
 from audit import services as audit
 from audit.models import AuditLog
 from tests.conftest import key_of
+from tests.people import colleague
 from tests.signed import HOST, Bot, opening
 from tests.transactions import committed
 
@@ -163,10 +164,8 @@ def session_of(username: Any) -> Person:
 
 @pytest.fixture
 def callers(cast: dict[str, Any], lena: TradingAccount) -> dict[str, Any]:
-    from accounts.models import User
-
     _, readonly = committed(services.create_key, account=lena, kind="readonly", actor=audit.SYSTEM)
-    User.objects.create_user("clerk", is_staff=True)
+    colleague("clerk")
     return {
         "anonymous": session_of(""),
         "readonly": Bot({"key": readonly.key, "secret": readonly.secret}),

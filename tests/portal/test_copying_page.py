@@ -19,6 +19,7 @@ from config import demo_data
 from strategies import services as strategies
 from strategies.models import Subscription
 from tests.answers import markup, text
+from tests.people import colleague
 from tests.portal.copying import (
     ACTIVE,
     COPIES,
@@ -261,7 +262,7 @@ def test_a_receipt_shows_a_correction(
         trade_id=overdue.pk, close_price=Decimal("1.1"), profit=Decimal(-7), reason="A typo", by=staff,
         actor=audit.SYSTEM,
     )  # fmt: skip
-    second = User.objects.create_user("vera", password=None, is_staff=True)
+    second = colleague()
     verbs.approve(request=request, by=second, actor=audit.SYSTEM)
 
     page = text(as_finn.get(page_of(follows, f"receipts/{overdue.master_trade}")))

@@ -14,6 +14,7 @@ from accounts.models import TradingAccount, User
 from audit import services as audit
 from strategies.models import Subscription
 from tests.answers import text
+from tests.people import colleague
 from tests.trust.factories import evidence_about
 from tests.wallets.conftest import JUST_AFTER, following
 from trades import services
@@ -25,7 +26,7 @@ from wallets.services import settlement
 
 @pytest.fixture
 def second(cast: dict[str, Any]) -> User:
-    return User.objects.create_user("vera", password=None, is_staff=True)
+    return colleague()
 
 
 def opened(account: TradingAccount, ticket: str, **more: Any) -> None:

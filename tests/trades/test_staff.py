@@ -19,10 +19,11 @@ from audit.models import AuditLog
 from copybot.candles import Bar, Candles, Instrument
 from copybot.copier import Copier, Subscription
 from copybot.paper import PaperBroker
-from core.errors import RequestDecided, SecondPersonNeeded
+from core.errors import RequestDecided, RequestPending, SecondPersonNeeded
 from market.models import Candle
 from market.models import Instrument as Listed
 from tests.answers import text
+from tests.people import colleague, promote
 from tests.signed import Bot, opening
 from trades import services, valuation
 from trades.models import ActiveTrade, OrderedClose, TradeCorrection, TradeHistory, TradeRequest
@@ -34,7 +35,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 def second(cast: dict[str, Any]) -> User:
-    return User.objects.create_user("vera", password=None, is_staff=True)
+    return colleague()
 
 
 def price(symbol: str = "EURUSD", at: str = "1.1", *, hours_ago: int = 1, spread: str = "0") -> None:
@@ -183,7 +184,7 @@ def test_a_rejected_close_changes_nothing_and_is_decided_for_ever(
 ) -> None:
     trade = opened(lena)
     request = close(trade, "1.1", staff)
-    with pytest.raises(verbs.RequestPending):
+    with pytest.raises(RequestPending):
         close(trade, "1.1", second)
 
     verbs.reject(request=request, by=second, reason="no", actor=audit.SYSTEM)
@@ -281,7 +282,7 @@ def finns_closed(lena: TradingAccount, finn: TradingAccount) -> TradeHistory:
         services.close_trade(
             account=finn, ticket_id="91", close_price=Decimal("1.2"), profit=Decimal(9), reason="MANUAL"
         )
-    User.objects.filter(pk__in=[lena.owner_id, finn.owner_id]).update(is_staff=True)
+    promote(lena.owner_id, finn.owner_id, is_staff=True)
     return TradeHistory.objects.get(pk=copy.pk)
 
 
@@ -382,7 +383,7 @@ def test_a_correction_is_requested_on_the_trades_page_and_approved_by_a_colleagu
     assert "a colleague has to approve" in done
     assert "(second_person_needed)" in act(client, "traderequest", "approve", request, confirmed="1")
 
-    client.force_login(User.objects.create_superuser("vera", password=None))
+    client.force_login(colleague(superuser=True))
     assert "approved" in act(client, "traderequest", "approve", request, confirmed="1")
     page = text(client.get(reverse("admin:trades_tradehistory_change", args=[row.pk])))
 

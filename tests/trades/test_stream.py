@@ -421,11 +421,11 @@ RIGHTS: dict[str, Any] = {
 def test_another_password_or_lost_rights_close_the_persons_pages(
     change: Callable[[User], None], web: Serving, finn: TradingAccount
 ) -> None:
-    user = finn.owner
-    group = Group.objects.create(name="support")
-    group.permissions.add(Permission.objects.get(codename="view_user"))
+    user = User.objects.using("owner").get(pk=finn.owner_id)
+    group = Group.objects.using("owner").create(name="support")
+    group.permissions.add(Permission.objects.using("owner").get(codename="view_user"))
     user.groups.add(group)
-    user.user_permissions.add(Permission.objects.get(codename="view_botkey"))
+    user.user_permissions.add(Permission.objects.using("owner").get(codename="view_botkey"))
     user.is_staff = True
     user.save(update_fields=["is_staff"])
     with browser(web, "finn") as watching:

@@ -15,6 +15,7 @@ from audit.models import AuditLog
 from strategies.models import Strategy
 from tests.answers import text
 from tests.browsers import of_staff
+from tests.people import promote
 from tests.trust.flows import flow
 from trust import evidence, services
 from trust.models import ScoreKind, TrustAppeal, TrustHold, TrustScore
@@ -124,7 +125,7 @@ def test_a_hold_asks_for_confirmation(admin: Client, score: TrustScore) -> None:
 
 
 def test_nobody_decides_on_their_own_score(client: Client, score: TrustScore, lena: TradingAccount) -> None:
-    User.objects.filter(pk=lena.owner.pk).update(is_staff=True, is_superuser=True)
+    promote(lena.owner.pk, is_staff=True, is_superuser=True)
     client.force_login(User.objects.get(pk=lena.owner.pk))
 
     assert "own_score" in text(hold(client, score))

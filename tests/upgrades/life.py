@@ -91,6 +91,22 @@ def terms(lena: Strategy) -> None:
     strategies.rotate_packet_secret(subscription=paused, actor=audit.SYSTEM)
 
 
+def colleague(name: str) -> User:
+    """Make a superuser, as an operator on the server does."""
+    User.objects.using("owner").create(username=name, is_staff=True, is_superuser=True)
+    return User.objects.get(username=name)
+
+
+def rights(staff: User, second: User, person: User) -> None:
+    """A request for rights that was approved, and one that waits."""
+    for reason in ("As agreed", "Later"):
+        request = accounts.request_rights(
+            person=person, rights=accounts.rights_of(person), reason=reason, by=staff, actor=audit.SYSTEM
+        )
+        if reason != "Later":
+            accounts.approve(request=request, by=second, actor=audit.SYSTEM)
+
+
 # --- bots
 
 
@@ -322,13 +338,14 @@ def live(url: str) -> dict[str, Any]:
     """Live this life on the desk at `url`, whose database this process uses; return the facts that the tests need."""
     seeded = demo_data.make()
     desk = User.objects.get(username="desk")
-    second = demo_data.user("second", staff=True)
+    second = colleague("second")
     lena, finn, sam = (TradingAccount.objects.get(name=f"{name}-mt5") for name in ("lena", "finn", "sam"))
     leads = Strategy.objects.get(account=lena)
     keys = {f"{key['owner']} {key['kind']}": accounts.NewSecret(key["key"], key["secret"]) for key in seeded["keys"]}
     with transaction.atomic():
         revoked, keys["sam revoked"] = accounts.create_key(account=sam, kind=BotKey.Kind.READONLY, actor=audit.SYSTEM)
     accounts.revoke_key(key=revoked, actor=audit.SYSTEM)
+    rights(desk, second, finn.owner)
     terms(leads)
     request = trade(url, keys)
     with transaction.atomic():

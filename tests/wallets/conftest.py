@@ -16,6 +16,7 @@ from config import demo_data
 from market.models import Candle
 from strategies import services as strategies
 from strategies.models import Strategy, Subscription
+from tests.people import colleague
 from tests.transactions import committed
 from trades import services as trades
 from wallets import fees, limits, services
@@ -40,7 +41,7 @@ def pay_in(account: Any, amount: str, key: str = "") -> None:
 
 def fund(wallet: Wallet, amount: str, key: str = "fund") -> None:
     """Two members of staff credit a wallet: it uses up no sum of one person."""
-    tellers = [User.objects.get_or_create(username=name, is_staff=True)[0] for name in ("tina", "theo")]
+    tellers = [User.objects.filter(username=name).first() or colleague(name) for name in ("tina", "theo")]
     request = MoneyRequest.objects.create(
         wallet=wallet, kind="DEPOSIT", amount=Decimal(amount), reason="", idempotency_key=key, requested_by=tellers[0],
         needs_second=True,

@@ -17,6 +17,7 @@ from pytest_django import DjangoAssertNumQueries
 from accounts.models import TradingAccount, User
 from audit.models import AuditLog
 from tests.browsers import of_staff
+from tests.people import colleague
 from tests.wallets.conftest import Following, set_limits
 from wallets import services
 from wallets.models import FeeClaim, FeeTerms, LedgerHalt, LedgerTransfer, MoneyRequest, Wallet, WalletHold
@@ -72,7 +73,7 @@ def messages_of(answer: Any) -> list[Any]:
 
 
 def money_request(wallet: Any, kind: str = "DEPOSIT", amount: Any = LARGE, by: str = "mara") -> Any:
-    person = User.objects.get_or_create(username=by, defaults={"is_staff": True})[0]
+    person = User.objects.filter(username=by).first() or colleague(by)
     return services.request_money(
         wallet=wallet, kind=kind, amount=amount, reason="wire 2", idempotency_key=str(uuid.uuid4()), by=person,
         actor=services.audit.SYSTEM,

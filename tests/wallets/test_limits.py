@@ -13,6 +13,7 @@ from audit import services as audit
 from audit.models import AuditLog
 from config import checks
 from core.errors import DomainError
+from tests.people import colleague
 from tests.wallets.conftest import Later, balance, fund, set_limits, usd
 from wallets import limits, services
 from wallets.models import MoneyRequest, Wallet
@@ -28,7 +29,7 @@ def wallet(finn: TradingAccount) -> Wallet:
 
 @pytest.fixture
 def teller(cast: dict[str, Any]) -> User:
-    return User.objects.create(username="teller", is_staff=True)
+    return colleague("teller")
 
 
 def person(by: User) -> audit.Actor:
@@ -73,7 +74,7 @@ def test_a_teller_who_spreads_deposits_over_customers_needs_a_second_person(
 
 
 def test_several_tellers_are_one_customers_sum(wallet: Wallet, staff: User, teller: User) -> None:
-    third = User.objects.create(username="third", is_staff=True)
+    third = colleague("third")
 
     assert states([ask(wallet, by) for by in (staff, teller, third)]) == ["DONE", "DONE", "PENDING"]
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from accounts.models import User
 from audit import services as audit
 from core.errors import DomainError
+from tests.people import colleague
 from tests.wallets.conftest import Later, fund, set_limits
 from wallets import services
 from wallets.models import MoneyRequest, TransferKind, Wallet
@@ -59,7 +60,7 @@ class Office:
 
     def __post_init__(self) -> None:
         number = next(numbers)
-        staff = [User.objects.create(username=f"staff-{number}-{n}", is_staff=True) for n in range(3)]
+        staff = [colleague(f"staff-{number}-{n}") for n in range(3)]
         customers = [User.objects.create(username=f"customer-{number}-{n}") for n in range(2)]
         self.people = [*staff, *customers]
         self.wallets = {

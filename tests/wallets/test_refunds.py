@@ -10,6 +10,7 @@ from django.utils import timezone
 from accounts.models import User
 from audit import services as audit
 from strategies.models import Subscription
+from tests.people import colleague
 from tests.wallets.conftest import JUST_AFTER, Following, balance, pay_in, usd
 from trades.models import TradeHistory
 from trades.services import staff as verbs
@@ -20,7 +21,7 @@ from wallets.services import refunds, settlement
 
 @pytest.fixture
 def second(cast: dict[str, Any]) -> User:
-    return User.objects.create_user("vera", password=None, is_staff=True)
+    return colleague()
 
 
 @pytest.fixture

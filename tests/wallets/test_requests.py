@@ -8,6 +8,7 @@ import pytest
 from accounts.models import TradingAccount, User
 from audit import services as audit
 from audit.models import AuditLog
+from tests.people import colleague
 from tests.wallets.conftest import balance, pay_in, set_limits, usd
 from wallets import services
 from wallets.models import MoneyRequest, Wallet
@@ -28,7 +29,7 @@ def wallet(finn: TradingAccount) -> Wallet:
 
 @pytest.fixture
 def other(cast: dict[str, Any]) -> User:
-    return User.objects.create(username="other", is_staff=True)
+    return colleague("other")
 
 
 def request(wallet: Any, by: Any, kind: str = "DEPOSIT", amount: str = "60", key: str = "k") -> Any:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from accounts.models import User
 from audit import services as audit
 from core import money
-from core.errors import DomainError, RequestDecided, SecondPersonNeeded
+from core.errors import DomainError, RequestDecided, RequestPending, SecondPersonNeeded
 from core.transactions import use_case
 from market.prices import Price
 from trades import publisher, services, valuation
@@ -33,11 +33,6 @@ CORRECTION = "each correction needs two people"
 class CopyIsClosedByItsCopier(DomainError):
     code = "copy_is_closed_by_its_copier"
     detail = "A copy is open at the subscriber's broker. Order its close, or settle it once it is closed there."
-
-
-class RequestPending(DomainError):
-    code = "request_pending"
-    detail = "A request on this trade is awaiting approval already."
 
 
 @dataclass(frozen=True, slots=True)
