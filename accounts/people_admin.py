@@ -32,9 +32,9 @@ class RightsForm(ReasonForm):
     is_staff = forms.BooleanField(label="Staff: may use the back office", required=False)
     is_superuser = forms.BooleanField(label="Superuser: has all rights, and approves those of others", required=False)
     email = forms.EmailField(label="New e-mail address", required=False, help_text="Empty: it stays.")
-    groups = _several("Groups", Group.objects.order_by("name"))
+    member_of = _several("Groups", Group.objects.order_by("name"))
     permissions = _several("Permissions", Permission.objects.select_related("content_type"))
-    field_order = ("is_active", "is_staff", "is_superuser", "email", "groups", "permissions", "reason")
+    field_order = ("is_active", "is_staff", "is_superuser", "email", "member_of", "permissions", "reason")
 
     def rights(self) -> services.Rights:
         chosen = self.cleaned_data
@@ -43,7 +43,7 @@ class RightsForm(ReasonForm):
             is_staff=chosen["is_staff"],
             is_superuser=chosen["is_superuser"],
             email=chosen["email"],
-            groups=[group.pk for group in chosen["groups"]],
+            groups=[group.pk for group in chosen["member_of"]],
             permissions=[permission.pk for permission in chosen["permissions"]],
         )
 
@@ -114,7 +114,9 @@ class UserAdmin(AuditedAdmin, ConfirmedActionsAdmin):
         old_address = services.change_person(person=obj, changed=form.changed_data, actor=actor_of(request))
         transaction.on_commit(lambda: resets.tell_old_address(old_address, obj))
 
-    def offered_actions(self, person: User) -> Sequence[ConfirmedAction]:
+    def offered_actions(self, person: User | None) -> Sequence[ConfirmedAction]:
+        if person is None:
+            return ()
         return (REQUEST_RESET if person.is_privileged else SEND_LINK, REQUEST_RIGHTS)
 
     @admin.display(description="user name")
@@ -184,7 +186,7 @@ def _present_rights(person: User) -> dict[str, Any]:
     rights = services.rights_of(person)
     return {
         "is_active": rights.is_active, "is_staff": rights.is_staff, "is_superuser": rights.is_superuser,
-        "groups": rights.groups, "permissions": rights.permissions,
+        "member_of": rights.groups, "permissions": rights.permissions,
     }  # fmt: skip
 
 

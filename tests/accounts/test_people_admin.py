@@ -82,6 +82,7 @@ def test_a_password_cannot_be_guessed_by_filters_of_the_list(staff: User, lena: 
 
 def test_a_new_user_has_no_password_and_gets_a_link(clara: User) -> None:
     browser = browser_of(clara)
+    assert "E-mail" in text(browser.get(reverse("admin:accounts_user_add"))).replace("Email", "E-mail")
     form = {"username": "nora", "email": "nora@copydesk.example", "first_name": "", "last_name": ""}
     assert browser.post(reverse("admin:accounts_user_add"), form).status_code == 302
 
@@ -140,7 +141,9 @@ def test_rights_hold_once_a_second_person_approved_them(
 ) -> None:
     group = Group.objects.create(name="support")
     permission = Permission.objects.get(codename="view_botkey")
-    wanted = {"is_active": "on", "is_staff": "on", "groups": [group.pk], "permissions": [permission.pk]}
+    wanted = {"is_active": "on", "is_staff": "on", "member_of": [group.pk], "permissions": [permission.pk]}
+    asked = act(browser_of(clara), "request_rights", lena.owner)
+    assert "Staff: may use the back office" in asked and "support" in asked
     assert "approve the rights" in act(
         browser_of(clara), "request_rights", lena.owner, confirmed="1", reason="She joins us", **wanted
     )

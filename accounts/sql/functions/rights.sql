@@ -4,7 +4,7 @@
 -- superuser yet. The last superuser stays, so the second case does not come back.
 create or replace function grants_are_free(p_table oid) returns boolean language plpgsql stable as $$
 begin
-  return (select pg_get_userbyid(relowner) from pg_class where oid = p_table) = current_user
+  return (select pg_get_userbyid(relowner) from pg_class where oid = p_table) = session_user
       or not exists (select from users where is_superuser and is_active);
 end $$;
 
@@ -41,7 +41,7 @@ declare
   v_was_staff  boolean := tg_op = 'UPDATE' and old.is_staff and old.is_active;
   v_was_super  boolean := tg_op = 'UPDATE' and old.is_superuser and old.is_active;
 begin
-  if v_was_super and not (new.is_superuser and new.is_active) and current_user <> (
+  if v_was_super and not (new.is_superuser and new.is_active) and session_user <> (
        select pg_get_userbyid(relowner) from pg_class where oid = tg_relid)
      and not exists (select from users where is_superuser and is_active and id <> new.id) then
     raise exception 'the last superuser stays' using errcode = 'CD008';
