@@ -28,7 +28,6 @@ from core import limiting
 from core.errors import DomainError
 from core.requests import DeskRequest
 
-PER_MINUTE = 5  # of one address
 _NOT_AGAIN_MS = 120_000  # of one person
 _MAIL = {
     "subject_template_name": "mail/password_reset_subject.txt",
@@ -123,7 +122,7 @@ class Ask(PasswordResetView):
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         block = networks.block_of(cast(DeskRequest, request).client_ip)
         try:
-            limiting.spend("reset", block, PER_MINUTE)
+            limiting.spend("reset", block)
         except limiting.RateLimited:
             form = self.get_form()
             form.full_clean()

@@ -57,7 +57,7 @@ urlpatterns = [
     path("password-reset/", resets.Ask.as_view(), name="password-reset"),
     path("password-reset/sent/", resets.Sent.as_view(), name="password-reset-sent"),
     path("password-reset/done/", resets.Done.as_view(), name="password-reset-done"),
-    path("password-reset/<uidb64>/<token>/", resets.Choose.as_view(), name="password-reset-choose"),
+    path("password-reset/<slug:uidb64>/<slug:token>/", resets.Choose.as_view(), name="password-reset-choose"),
     path("admin/zombie-drill/", admin_page.page, name="zombie-drill"),
     path("admin/", admin.site.urls),
     path("", include("portal.urls")),

@@ -70,6 +70,11 @@ GET    metrics                                200      200      200    200    20
 GET    login/                                 200      200      200    200    200      302      302      302
 POST   login/other/                           302      302      302    302    302      302      302      302
 POST   logout/                                302      302      302    302    302      302      302      302
+GET    password-reset/                        200      200      200    200    200      200      200      200
+POST   password-reset/                        200      200      200    200    200      200      200      200
+GET    password-reset/sent/                   200      200      200    200    200      200      200      200
+GET    password-reset/done/                   200      200      200    200    200      200      200      200
+GET    password-reset/<slug:uidb64>/<slug:token>/ 200      200      200    200    200      200      200      200
 GET    /                                      302      302      302    302    302      200      200      200
 GET    docs/                                  200      200      200    200    200      200      200      200
 GET    docs/<slug:name>/                      200      200      200    200    200      200      200      200
@@ -193,6 +198,7 @@ def asked(row: Any, caller: Any, ticket: Any) -> Any:
     path = re.sub("<int:[a-z_]+>", "1", re.sub("<uuid:[a-z_]+>", str(uuid.UUID(int=7)), path))
     path = path.replace("<str:sub_id>", finns_subscription()).replace("<str:name>", "lena-eurusd")
     path = path.replace("<slug:name>", "protocol").replace("<path:symbol>", "EURUSD")
+    path = path.replace("<slug:uidb64>/<slug:token>", "x/y")
     fresh = opening(f"9{ticket}")
     if caller == "copier":
         fresh |= {"strategy": "lena-eurusd", "master_ticket": ticket}
@@ -260,7 +266,11 @@ def test_the_table_has_every_method_of_every_route(caller: str, callers: dict[st
     listed = {(row.route, row.method) for row in ROWS}
     pages = {"healthz", "readyz", "metrics", "login/", "login/other/", "logout/", "", "admin/"}  # Django's own: forms
 
-    pages |= {row.route for row in ROWS if row.route.startswith(("wallet/", "trust/", "copying/", "strategies/"))}
+    pages |= {
+        row.route
+        for row in ROWS
+        if row.route.startswith(("wallet/", "trust/", "copying/", "strategies/", "password-reset/"))
+    }
     for route in {row.route for row in ROWS} - pages:
         for method in METHODS:
             if (route, method) in listed:
