@@ -37,7 +37,7 @@ RATES = {
     "person": Rate("requests of a person to the API, from any address", "RATE_PER_PERSON"),
     "export": Rate("exports of a person", "RATE_OF_EXPORTS"),
     "sign-in": Rate("failed sign-ins of an address; a household with a forgotten password needs fewer", 10),
-    "reset": Rate("links for a new password that an address asks for", 5),
+    "reset": Rate("links for a new password that an address asks for", 10),
 }
 
 
