@@ -1,4 +1,4 @@
--- Who may raise whose rights. Staff ask, another member of staff who is a superuser approves, and neither is the person.
+-- Who may raise whose rights: a member of staff requests, a superuser approves, and neither is the person.
 
 -- Whether this statement needs no request: the tables' owner runs it (an operator on the server), or the desk has no
 -- superuser yet. The last superuser stays, so the second case does not come back.
