@@ -7,7 +7,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LIMIT = 50
 # What a proxy adds to a request, as WSGI names it.
 FORWARDING = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP", "HTTP_VIA")
-UNKNOWN = "0.0.0.0"  # noqa: S104  # nosec B104 - nothing binds to it
+UNKNOWN = "0.0.0.0"  # noqa: S104 - nothing binds to it  # nosec B104
 
 
 def parse(listed: Iterable[str]) -> list[Network]:

@@ -263,7 +263,7 @@ def socket_folder(data: Path) -> Path:
     """Return a private folder with a short path, the same each time for the same data."""
     stem = hashlib.sha256(str(data).encode()).hexdigest()[:10]
     base = Path(tempfile.gettempdir())
-    folder = (base if len(str(base)) < 55 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108  # nosec B108 - checked
+    folder = (base if len(str(base)) < 55 else Path("/tmp")) / f"copydesk-{os.geteuid()}-{stem}"  # noqa: S108  # nosec B108
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
@@ -339,7 +339,7 @@ class Postgres:
             "listen_addresses": "",
             "port": "5432",  # part of the socket's name; PGPORT must not change it
             "hba_file": str(self._access_file),
-            "password_encryption": "scram-sha-256",
+            "password_encryption": "scram-sha-256",  # nosec B105
             "unix_socket_directories": str(self.sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",

@@ -247,7 +247,7 @@ def secret(request: HttpRequest, sub_id: str) -> HttpResponse:
     """Rotates the signal secret. The answer to the form is the only page that shows the new one."""
     subscription = live_subscription(request, sub_id)
     form = RotateForm(request.POST if request.method == "POST" else None)
-    new_secret = ""  # nosec B105 - none
+    new_secret = ""  # none yet  # nosec B105
     if form.is_valid():
         at_once = form.cleaned_data["at_once"]
         new_secret = services.rotate_packet_secret(subscription=subscription, actor=actor_of(request), at_once=at_once)

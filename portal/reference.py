@@ -52,7 +52,7 @@ def _rendered(file: Path, _changed_ns: int) -> SafeString:
             opening.attrSet("id", anchor_of(token.content))
         for child in token.children or ():
             _relink(child)
-    return SafeString(parser.renderer.render(tokens, parser.options, {}))  # nosec B703 - our own documents
+    return SafeString(parser.renderer.render(tokens, parser.options, {}))  # our own documents  # nosec B703
 
 
 def anchor_of(heading: str) -> str:

@@ -24,13 +24,17 @@ RETRIES = {"never", "new_seq", "same_key", "after", "rotate", "resync"}
 WITHOUT_A_CLASS = {"internal": (500, "same_key")}
 
 
+SERVERS = {"asgi", "wsgi"}  # they check the database as they start, and define no refusal
+
+
 def refusals() -> Any:
     """Return all classes, after importing every module of the desk."""
     for app in apps.get_app_configs():
         if "site-packages" in app.path:
             continue
         for module in pkgutil.iter_modules([app.path]):
-            importlib.import_module(f"{app.name}.{module.name}")
+            if module.name not in SERVERS:
+                importlib.import_module(f"{app.name}.{module.name}")
     return errors.every_error()
 
 
