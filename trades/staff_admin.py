@@ -11,7 +11,9 @@ from django.contrib import admin, messages
 from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.actors import actor_of
@@ -19,7 +21,7 @@ from core import confirmed_actions, formatting, money
 from core.confirmed_actions import ConfirmedAction, ConfirmedActionsAdmin, ReasonForm, caller
 from core.errors import DomainError
 from strategies.models import Subscription
-from trades.models import ActiveTrade, Copier, OrderedClose, Reason, TradeHistory, TradeRequest
+from trades.models import ActiveTrade, Copier, OrderedClose, Reason, Trade, TradeHistory, TradeRequest
 from trades.services import overdue_closes, staff
 
 MAX_FORCE_CLOSES = 50  # each runs in a transaction of its own, within one HTTP request
@@ -322,9 +324,11 @@ class TradeRequestAdmin(ConfirmedActionsAdmin):
     def account(self, row: TradeRequest) -> str:
         return str(row.trade.account)
 
-    @admin.display(description="trade id")
+    @admin.display(description="trade")
     def ref(self, row: TradeRequest) -> SafeString:
-        return formatting.ref(row.trade_id)
+        home = "activetrade" if row.trade.state == Trade.State.OPEN else "tradehistory"
+        page = reverse(f"admin:trades_{home}_change", args=[row.trade_id])
+        return format_html('<a href="{}">{}</a>', page, formatting.ref(row.trade_id))
 
     @admin.display(description="close price")
     def close_price_(self, row: TradeRequest) -> SafeString:

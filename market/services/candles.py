@@ -363,26 +363,26 @@ def _holes(before: datetime | None, batch: Sequence[Bar], reading: Reading) -> t
 # --- storing
 
 
-# COPY has no "on conflict". A batch of which a bar is stored already goes through a temporary table, which every role
-# may create by PostgreSQL's default. One that is dropped at commit leaves nothing behind, even behind a pooler.
+# COPY has no "on conflict", so a batch of which a bar is stored already is given as arrays. A temporary table would
+# need a right that the desk's logins do not have.
 _GIVEN = """
-create temporary table given (
-  opened_at timestamptz, open numeric, high numeric, low numeric, close numeric, volume numeric) on commit drop"""
-_COPY = "copy given from stdin"
+with given (opened_at, open, high, low, close, volume) as (
+  select * from unnest(%s::timestamptz[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[]))"""
 _COPY_ALL_NEW = """
 copy candles (instrument_id, minutes, batch_id, opened_at, open, high, low, close, volume) from stdin"""
 _INSERT = """
 insert into candles (instrument_id, minutes, batch_id, opened_at, open, high, low, close, volume)
 select %s, %s, %s, opened_at, open, high, low, close, volume from given on conflict do nothing"""
-# The bounds limit the scan to the batch's part of the key, even though the temporary table has no statistics.
+# The bounds limit the scan to the batch's part of the key, as arrays have no statistics.
 _CONTRADICTING = """
-select g.opened_at, g.open, g.high, g.low, g.close, g.volume, c.open, c.high, c.low, c.close, c.volume
-  from given g join candles c using (opened_at)
+select given.opened_at, given.open, given.high, given.low, given.close, given.volume, c.open, c.high, c.low, c.close,
+       c.volume
+  from given join candles c using (opened_at)
  where c.instrument_id = %s and c.minutes = %s and c.opened_at between %s and %s
-   and (g.open, g.high, g.low, g.close, g.volume) <> (c.open, c.high, c.low, c.close, c.volume)
+   and (given.open, given.high, given.low, given.close, given.volume) <> (c.open, c.high, c.low, c.close, c.volume)
  order by opened_at"""
 _COUNT_STORED = """
-select count(*) from given g join candles c using (opened_at)
+select count(*) from given join candles c using (opened_at)
  where c.instrument_id = %s and c.minutes = %s and c.opened_at between %s and %s"""
 
 
@@ -424,21 +424,20 @@ def _copy_all_new(row: CandleImport, bars: Sequence[Bar]) -> bool:
 
 def _insert_new(row: CandleImport, bars: Sequence[Bar]) -> tuple[int, list[Contradiction]]:
     with connection.cursor() as cursor:
-        _give(cursor, bars)
-        cursor.execute(_INSERT, [row.instrument_id, row.minutes, row.pk])
+        cursor.execute(f"{_GIVEN} {_INSERT}", [*_columns(bars), row.instrument_id, row.minutes, row.pk])
         # A separate statement, because it must see rows that others committed while the insert waited for them.
         added = cursor.rowcount
         return added, _contradictions(cursor, row.instrument_id, row.minutes, bars)
 
 
-def _give(cursor: Any, bars: Sequence[Bar]) -> None:
-    cursor.execute(_GIVEN)
-    with cursor.copy(_COPY) as copy:
-        copy.write("".join([f"{at}\t{o}\t{h}\t{low}\t{c}\t{v}\n" for at, o, h, low, c, v in bars]))
+def _columns(bars: Sequence[Bar]) -> list[list[str]]:
+    return [[str(value) for value in column] for column in zip(*bars, strict=True)]
 
 
 def _contradictions(cursor: Any, symbol: str, minutes: int, bars: Sequence[Bar]) -> list[Contradiction]:
-    cursor.execute(_CONTRADICTING, [symbol, minutes, bars[0].opened_at, bars[-1].opened_at])
+    cursor.execute(
+        f"{_GIVEN} {_CONTRADICTING}", [*_columns(bars), symbol, minutes, bars[0].opened_at, bars[-1].opened_at]
+    )
     return [Contradiction(Bar(*found[:6]), Bar(found[0], *found[6:])) for found in cursor.fetchall()]
 
 
@@ -446,8 +445,8 @@ def _contradictions(cursor: Any, symbol: str, minutes: int, bars: Sequence[Bar])
 def compare(instrument: Instrument, minutes: int, bars: Sequence[Bar]) -> Stored:
     """Count the bars of a batch that are not stored, and find those that contradict stored ones."""
     with connection.cursor() as cursor:
-        _give(cursor, bars)
-        cursor.execute(_COUNT_STORED, [instrument.pk, minutes, bars[0].opened_at, bars[-1].opened_at])
+        span = [bars[0].opened_at, bars[-1].opened_at]
+        cursor.execute(f"{_GIVEN} {_COUNT_STORED}", [*_columns(bars), instrument.pk, minutes, *span])
         stored = cursor.fetchone()[0]
         return len(bars) - stored, _contradictions(cursor, instrument.pk, minutes, bars)
 
