@@ -1,4 +1,4 @@
-"""docs/asvs.md: every requirement has a line, and every test that a line names exists."""
+"""docs/asvs.md has a line for each requirement, and the tests that it names exist; so do the proofs of SECURITY.md."""
 
 import re
 from pathlib import Path
@@ -50,3 +50,13 @@ def test_control_a_line_without_its_test_is_found() -> None:
     assert faults(page, {"test_here"}) == [
         "1.1.2: met without a test", "1.1.3: open without a reason", "no test test_nowhere",
     ]  # fmt: skip
+
+
+def test_every_threat_has_its_proof() -> None:
+    table = (ROOT / "SECURITY.md").read_text().partition("| threat | answer | proof |")[2]
+    proofs = [line.rstrip(" |").rpartition(" | ")[2] for line in table.splitlines() if line.startswith("| ")]
+
+    assert len(proofs) > 40
+    assert [proof for proof in proofs if not proof.startswith("`")] == []
+    files = {name for proof in proofs for name in re.findall(r"`([\w/]+\.py)`", proof)}
+    assert [name for name in files if not (ROOT / name).exists()] == []
