@@ -27,8 +27,9 @@ from wallets.services import agreements, settlement
 
 # Django's lists of models and permissions, which grow with the code.
 LISTS = ("auth_permission.", "django_content_type.", "django_migrations.")
-# A migration adds rows: subscriptions without a largest copy get new terms. The rows from before come first.
-ADDED_TO = ("subscription_terms.",)
+# An upgrade adds rows: subscriptions without a largest copy get new terms, and the limits that begin to hold are
+# recorded. The rows from before come first.
+ADDED_TO = ("subscription_terms.", "audit_log.")
 
 
 def opening(ticket: str) -> dict[str, str]:
