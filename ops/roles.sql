@@ -10,9 +10,12 @@
 \set ON_ERROR_STOP on
 select format('create role %I', role) from unnest(array['copydesk_owner', 'copydesk_app', 'copydesk_bot']) role
  where not exists (select from pg_roles where rolname = role) \gexec
-alter role copydesk_owner login nosuperuser nocreatedb nocreaterole noreplication nobypassrls password :'owner_password';
-alter role copydesk_app   login nosuperuser nocreatedb nocreaterole noreplication nobypassrls password :'app_password';
-alter role copydesk_bot   login nosuperuser nocreatedb nocreaterole noreplication nobypassrls password :'bot_password';
+alter role copydesk_owner login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+  password :'owner_password';
+alter role copydesk_app   login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+  password :'app_password';
+alter role copydesk_bot   login nosuperuser nocreatedb nocreaterole noreplication nobypassrls
+  password :'bot_password';
 
 select format('revoke %s from %s', roleid::regrole, member::regrole) from pg_auth_members
  where member in ('copydesk_app'::regrole, 'copydesk_bot'::regrole) \gexec

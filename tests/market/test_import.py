@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
 from audit import services as audit
@@ -73,6 +73,16 @@ def test_importing_again_adds_only_new_bars(import_lines: Callable[..., Any], sm
 
     assert (result.bars, result.added, result.stored_before, result.contradicting) == (30, 5, 25, 0)
     assert stored().count() == 30
+
+
+def test_needs_no_right_that_the_desks_logins_lack(desk_db: str, import_lines: Callable[..., Any]) -> None:
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(f'revoke temporary on database "{desk_db}" from public')
+    import_lines(HEADER, *hours(3))
+
+    result = import_lines(HEADER, *hours(4))
+
+    assert (result.added, result.stored_before) == (1, 3)
 
 
 def test_refuses_a_file_that_contradicts_stored_bars(import_lines: Callable[..., Any], small_batches: None) -> None:

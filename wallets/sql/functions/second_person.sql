@@ -107,7 +107,8 @@ begin
   new.needs_second := new.needs_second or v_reason is not null;
   new.second_reason := coalesce(v_reason, '');
   if new.needs_second and new.state = 'DONE' then
-    raise exception 'a second person has to approve this: %', coalesce(v_reason, 'as requested') using errcode = 'CD008';
+    raise exception 'a second person has to approve this: %', coalesce(v_reason, 'as requested')
+      using errcode = 'CD008';
   end if;
   return new;
 end $$;
