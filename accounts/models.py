@@ -29,6 +29,11 @@ class User(AbstractUser):
     email_changed_at = models.DateTimeField(
         "e-mail changed at", null=True, editable=False, help_text="No password is reset by mail within a day of it."
     )
+    credentials_changed_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When a password or another factor was last changed. The database sets it for passwords.",
+    )
 
     class Meta(AbstractUser.Meta):
         db_table = "users"

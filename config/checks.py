@@ -142,11 +142,11 @@ def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 @register
 def limits_make_sense(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     try:
-        limits.parse(settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS)
+        limits.of_settings(settings)
     except ValueError as fault:
         return [
             Error(
-                f"SECOND_PERSON_ABOVE or SECOND_PERSON_SUMS is malformed: {fault}.",
+                f"SECOND_PERSON_ABOVE, SECOND_PERSON_SUMS or a cooling time is malformed: {fault}.",
                 hint="Set them as .env.example shows, for example SECOND_PERSON_ABOVE=1000,EUR=900.",
                 id="copydesk.E007",
             )
@@ -258,7 +258,7 @@ def limits_are_in_force(app_configs: Any, databases: Any = None, **kwargs: Any) 
     if not databases or "default" not in databases:
         return []
     try:
-        wanted = limits.parse(settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS).rows()
+        wanted = limits.of_settings(settings).rows()
         with connections["default"].cursor() as cursor:
             cursor.execute("select name, currency, value from money_settings")
             is_in_force = wanted == {(name, currency): value for name, currency, value in cursor.fetchall()}
@@ -269,7 +269,7 @@ def limits_are_in_force(app_configs: Any, databases: Any = None, **kwargs: Any) 
     return [
         Error(
             "The database has other limits for one person's movements of money than the settings.",
-            hint="Run manage.py migrate, which writes SECOND_PERSON_ABOVE and SECOND_PERSON_SUMS into the database.",
+            hint="Run manage.py migrate, which writes SECOND_PERSON_ABOVE, SECOND_PERSON_SUMS and the cooling times.",
             id="copydesk.E014",
         )
     ]

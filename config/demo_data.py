@@ -20,8 +20,8 @@ from strategies.models import Strategy, Subscription
 from trust import services as trust
 from trust.models import ScoreKind, TrustHold
 from wallets import services as wallets
-from wallets.models import FeeTerms
-from wallets.services import agreements
+from wallets.models import Destination, FeeTerms
+from wallets.services import agreements, destinations
 
 _LEADERS = {"lena": "lena-eurusd", "sam": "sam-xauusd"}
 _INSTRUMENTS = {
@@ -54,6 +54,15 @@ def strategy(owner: User, trades_on: TradingAccount, name: str, title: str = "")
         name=name, defaults={"owner": owner, "account": trades_on, "title": title or name}
     )
     return row
+
+
+def destination(owner: User) -> None:
+    """A bank account to withdraw to, added where the user has none. With DEBUG it is confirmed at once."""
+    if not Destination.objects.present().filter(owner=owner).exists():
+        destinations.add(
+            owner=owner, name="Demo bank", kind=Destination.Kind.BANK, details="DE89370400440532013000",
+            actor=audit.SYSTEM,
+        )  # fmt: skip
 
 
 def instruments() -> None:
@@ -89,6 +98,7 @@ def make() -> dict[str, Any]:
     subscription = strategies.subscribe(account=accounts_of["finn"], strategy=led["lena"], actor=audit.SYSTEM)
     for name in accounts_of:
         wallets.wallet_of(owner=users[name], currency="USD")
+        destination(users[name])
     kinds = [("lena", "master"), ("finn", "copier"), ("sam", "master"), ("sam", "copier")]
     return {
         "users": {
@@ -129,6 +139,7 @@ def make_demo() -> Strategy:
     _set_fee_terms(published)
     wallet = wallets.wallet_of(owner=guest, currency="USD")
     wallets.deposit(wallet=wallet, amount=Decimal(250), note="Play money", idempotency_key="demo")
+    destination(guest)
     strategies.subscribe(
         account=account(guest, f"{DEMO_GUEST}-demo"), strategy=published, actor=audit.SYSTEM, multiplier=Decimal("0.5")
     )

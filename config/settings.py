@@ -43,6 +43,9 @@ ACCESS = {  # who may see these pages: open, token or loopback (config.access)
 }
 SECOND_PERSON_ABOVE = env.str("SECOND_PERSON_ABOVE", "1000")  # wallets.limits parses both, config.checks checks them
 SECOND_PERSON_SUMS = env.str("SECOND_PERSON_SUMS", "")
+DESTINATION_COOLING_H = env.int("DESTINATION_COOLING_H", 0 if DEBUG else 48)
+CREDENTIALS_COOLING_H = env.int("CREDENTIALS_COOLING_H", 0 if DEBUG else 24)
+REAUTHENTICATE_AFTER_MIN = env.int("REAUTHENTICATE_AFTER_MIN", 10)
 FEE_NOTICE_DAYS = env.int("FEE_NOTICE_DAYS", 30)
 STAFF_PRICE_BOUND_PCT = Decimal(env.str("STAFF_PRICE_BOUND_PCT", "2"))
 FEE_PRICE_DAYS = env.int("FEE_PRICE_DAYS", 5)

@@ -14,7 +14,12 @@ def perform(request: HttpRequest, action: Callable[[], str], page: str) -> HttpR
     try:
         messages.success(request, action())
     except DomainError as error:
-        fields = error.extra.get("fields", {})
-        faults = "; ".join(f"{name} {fault}" for name, messages_of in fields.items() for fault in messages_of)
-        messages.error(request, faults or error.message)
+        messages.error(request, in_words(error))
     return redirect(page)
+
+
+def in_words(error: DomainError) -> str:
+    """The reason of a refusal, with the faults of each field where it names fields."""
+    fields = error.extra.get("fields", {})
+    faults = "; ".join(f"{name} {fault}" for name, messages_of in fields.items() for fault in messages_of)
+    return faults or error.message

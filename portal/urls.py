@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal import copying, fees, reference, setup, trust, views, wallet
+from portal import copying, fees, reference, setup, trust, views, wallet, withdrawals
 
 app_name = "portal"
 urlpatterns = [
@@ -9,8 +9,10 @@ urlpatterns = [
     path("docs/vectors.json", reference.vectors, name="vectors"),
     path("docs/<slug:name>/", reference.page, name="reference-page"),
     path("wallet/", wallet.wallet, name="wallet"),
-    path("wallet/withdraw/", wallet.withdraw, name="withdraw"),
-    path("wallet/requests/<uuid:request_id>/take-back/", wallet.take_back, name="take-back"),
+    path("wallet/withdraw/", withdrawals.withdraw, name="withdraw"),
+    path("wallet/requests/<uuid:request_id>/take-back/", withdrawals.take_back, name="take-back"),
+    path("wallet/destinations/", withdrawals.add_destination, name="add-destination"),
+    path("wallet/destinations/<uuid:ref>/remove/", withdrawals.remove_destination, name="remove-destination"),
     path("wallet/statements/<str:month>/", wallet.statement, name="statement"),
     path("wallet/fees/<int:agreement_id>/<int:period_no>/", wallet.fee, name="fee"),
     path("copying/", copying.copying, name="copying"),

@@ -1,30 +1,28 @@
 """A person's wallet: balance, transactions, withdrawals, statements, and the calculation of each fee."""
 
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST
 
+from accounts import reauthentication
 from accounts.session_views import PersonRequest
-from audit.actors import actor_of
-from core import money, paging
+from core import paging
 from core.errors import DomainError
 from portal import offers
-from portal.form_feedback import perform
 from strategies.models import Subscription
-from wallets import lines, pnl, services, statements
-from wallets.models import FeeAgreement, FeeClaim, FeeRefund, MoneyRequest, Settlement, Wallet
-from wallets.services import settlement
+from wallets import lines, pnl, statements
+from wallets.models import Destination, FeeAgreement, FeeClaim, FeeRefund, MoneyRequest, Settlement, Wallet
+from wallets.services import destinations, settlement
 
 ENTRIES, CLAIMS, MONTHS, TRADES = 50, 24, 12, 200
 _FOLLOWING = ("account__owner", "strategy__owner")
@@ -33,14 +31,19 @@ _FOLLOWING = ("account__owner", "strategy__owner")
 @never_cache
 @login_required
 def wallet(request: PersonRequest) -> HttpResponse:
+    return show(request, request.GET.get("currency"))
+
+
+def show(request: PersonRequest, currency: str | None, *, status: int = 200, **typed: Any) -> HttpResponse:
+    """The page; `typed`: what somebody entered in a form that was refused, by the form's name."""
     own = statements.wallets_of(request.user)
-    selected = _in_currency(own, request.GET.get("currency"))
+    selected = _in_currency(own, currency)
     live = Subscription.objects.live().filter(account__owner=request.user).select_related(*_FOLLOWING)
     following = list(offers.with_notices(live).order_by("strategy__name", "pk"))
     offered = offers.by_subscription(following, timezone.now())
     waiting = [(subscription, offered[subscription.pk]) for subscription in following if subscription.pk in offered]
     if selected is None:
-        return render(request, "portal/wallet.html", {"wallet": None, "waiting": waiting})
+        return render(request, "portal/wallet.html", {"wallet": None, "waiting": waiting}, status=status)
     rows, older = _entries(selected, request.GET.get("cursor"))
     now = timezone.now()
     claims = FeeClaim.objects.select_related("agreement__strategy").order_by("-pk")
@@ -61,50 +64,22 @@ def wallet(request: PersonRequest) -> HttpResponse:
         "earned": claims.filter(payee=selected)[:CLAIMS],
         "months": list(islice(statements.months(selected, now), MONTHS)),
     }
-    return render(request, "portal/wallet.html", context)
-
-
-@require_POST
-@login_required
-def withdraw(request: PersonRequest) -> HttpResponse:
-    own = _own_wallet(request, request.POST.get("currency"))
-
-    def send() -> str:
-        money_request = services.request_money(
-            wallet=own,
-            kind=MoneyRequest.Kind.WITHDRAWAL,
-            amount=_amount(request.POST.get("amount", "")),
-            reason=request.POST.get("note", "")[:200],
-            idempotency_key=request.POST.get("key", ""),
-            by=request.user,
-            actor=actor_of(request),
-        )
-        amount = f"{money.grouped(money_request.amount)} {own.currency}"
-        if money_request.state == MoneyRequest.State.DONE:
-            return f"Withdrawal of {amount} accepted, reference {money_request.pk}."
-        return f"Withdrawal of {amount} requested, reference {money_request.pk}. It is on hold until staff approve it."
-
-    return perform(request, send, "portal:wallet")
-
-
-@require_POST
-@login_required
-def take_back(request: PersonRequest, request_id: uuid.UUID) -> HttpResponse:
-    money_request = get_object_or_404(MoneyRequest, pk=request_id, wallet__owner=request.user)
-
-    def cancel() -> str:
-        services.reject(request=money_request, by=request.user, reason="taken back", actor=actor_of(request))
-        amount = f"{money.grouped(money_request.amount)} {money_request.wallet.currency}"
-        return f"Withdrawal cancelled. {amount} available again."
-
-    return perform(request, cancel, "portal:wallet")
+    context |= {
+        "destinations": Destination.objects.present().filter(owner=request.user).order_by("name"),
+        "withdrawals_open_at": destinations.withdrawals_open_at(request.user),
+        "cooling_h": settings.DESTINATION_COOLING_H,
+        "kinds": Destination.Kind.choices,
+        "needs_password": not reauthentication.is_recent(request),
+        **typed,
+    }
+    return render(request, "portal/wallet.html", context, status=status)
 
 
 @never_cache
 @login_required
 def statement(request: PersonRequest, month: str) -> HttpResponse:
     try:
-        own = _own_wallet(request, request.GET.get("currency"))
+        own = own_wallet(request, request.GET.get("currency"))
         monthly = statements.statement(own, statements.month(month))
     except DomainError:
         raise Http404 from None
@@ -177,23 +152,11 @@ def _in_currency(wallets: list[Wallet], currency: str | None) -> Wallet | None:
     return next((wallet for wallet in wallets if not currency or wallet.currency == currency), None)
 
 
-def _own_wallet(request: PersonRequest, currency: str | None) -> Wallet:
+def own_wallet(request: PersonRequest, currency: str | None) -> Wallet:
     own = _in_currency(statements.wallets_of(request.user), currency)
     if own is None:
         raise Http404
     return own
-
-
-_GROUPED = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?")
-
-
-def _amount(text: str) -> Decimal:
-    """The amount as typed. A comma separates thousands where it can, as pages show them, or else the decimals."""
-    typed = text.strip()
-    try:
-        return money.exact(Decimal(typed.replace(",", "" if _GROUPED.fullmatch(typed) else ".")))
-    except (InvalidOperation, ValueError):
-        raise services.AmountInvalid("Enter an amount such as 25.00.") from None
 
 
 def _entries(selected: Wallet, cursor: str | None) -> tuple[Any, str | None]:

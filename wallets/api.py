@@ -1,14 +1,14 @@
 """The API of a person's wallets: balances, entries, statements and withdrawals."""
 
-from typing import Any
+from typing import Any, cast
 
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
-from accounts import operations, signing
+from accounts import operations, reauthentication, signing
 from accounts.protocol import IdempotencyKeyMissing
-from accounts.session_views import EXPORTS, PeopleView, person_of
+from accounts.session_views import EXPORTS, PeopleView, PersonRequest, person_of
 from audit import services as audit
 from audit.actors import actor_of
 from core import bodies, money, paging, parsing, responses, shapes
@@ -18,6 +18,7 @@ from core.responses import json_response
 from core.shapes import AMOUNT, MOMENT, described, obj
 from wallets import services, statements
 from wallets.models import MoneyRequest
+from wallets.services import destinations
 
 CURRENCY = shapes.parameter("currency", {"type": "string", "pattern": "^[A-Z]{3}$"})
 MONTH = shapes.parameter("month", {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"}, required=True)
@@ -72,12 +73,14 @@ WITHDRAW = Body(
         "The first wallet's currency by default.",
     ),
     may("note", parsing.text(200), default=""),
+    may("destination", parsing.text(64), "Its name; the only confirmed one by default.", default=""),
 )
 WITHDRAWAL_REQUEST = WITHDRAW.published("WithdrawalRequest")
 WALLET_ERRORS = ("wallet_not_found",)
 WITHDRAWAL_ERRORS = (
     *WALLET_ERRORS, "idempotency_key_missing", "unsupported_media_type", "wallet_busy", "concurrent_modification",
     "insufficient_funds", "amount_invalid", "wallet_frozen", "idempotency_conflict", "ledger_halted",
+    "reauthentication_needed", "destination_not_confirmed", "cooling_time",
 )  # fmt: skip
 
 
@@ -142,14 +145,17 @@ class Withdrawals(PeopleView):
     )
     def post(self, request: Request) -> HttpResponse:
         body = bodies.json_body(WITHDRAW, request._request.body)
+        reauthentication.require(cast(PersonRequest, request._request))
+        wallet = statements.own_wallet(person_of(request), body["currency"])
         withdrawal = services.request_money(
-            wallet=statements.own_wallet(person_of(request), body["currency"]),
+            wallet=wallet,
             kind=MoneyRequest.Kind.WITHDRAWAL,
             amount=body["amount"],
             reason=body["note"],
             idempotency_key=_idempotency_key(request),
             by=person_of(request),
             actor=actor_of(request._request),
+            destination=destinations.of_owner(person_of(request), body["destination"]) if body["destination"] else None,
         )
         return json_response(_withdrawal_body(withdrawal), 201)
 

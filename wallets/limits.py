@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from core import money
 
@@ -16,6 +17,7 @@ EVERY_OTHER = ""  # the currency of the limit for all currencies that have none 
 # - 30 days of a member of staff: ten times, because one teller serves many customers. The day's sum stays at once, so
 #   that a teller and several customers who work together move no more in a day than a teller and one customer.
 DAY, THIRTY_DAYS, STAFF_THIRTY_DAYS = Decimal(1), Decimal(5), Decimal(10)
+LONGEST_COOLING_H = 24 * 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,27 @@ class Limits:
     day: Decimal = DAY
     thirty_days: Decimal = THIRTY_DAYS
     staff_thirty_days: Decimal = STAFF_THIRTY_DAYS
+    destination_cooling_h: int = 0
+    credentials_cooling_h: int = 0
 
     def rows(self) -> dict[tuple[str, str], Decimal]:
         """The rows of money_settings: (name, currency) → value."""
         sums = {name: getattr(self, name) for name in ("day", "thirty_days", "staff_thirty_days")}
         amounts = {("above", currency): amount for currency, amount in self.above.items()}
+        sums |= {name: Decimal(getattr(self, name)) for name in ("destination_cooling_h", "credentials_cooling_h")}
         return amounts | {(name, EVERY_OTHER): value for name, value in sums.items()}
+
+
+def of_settings(settings: Any) -> Limits:
+    """The limits of these Django settings. ValueError where they make no sense; config.checks then stops the start."""
+    limits = parse(settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS)
+    hours = {
+        "destination_cooling_h": settings.DESTINATION_COOLING_H,
+        "credentials_cooling_h": settings.CREDENTIALS_COOLING_H,
+    }
+    if any(not 0 <= number <= LONGEST_COOLING_H for number in hours.values()):
+        raise ValueError(f"a cooling time is 0 to {LONGEST_COOLING_H} hours")
+    return replace(limits, **hours)
 
 
 def parse(above: str, sums: str = "") -> Limits:

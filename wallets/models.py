@@ -5,7 +5,9 @@ and its balance is the balance after its last entry: no code writes a balance di
 """
 
 import uuid
+from datetime import datetime
 from decimal import Decimal
+from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -234,6 +236,57 @@ class WalletHold(models.Model):
         return f"{self.purpose} {self.state.lower()}"
 
 
+class DestinationQuerySet(models.QuerySet["Destination"]):
+    def lock(self) -> "DestinationQuerySet":
+        return self.select_for_update(no_key=True)
+
+    def present(self) -> "DestinationQuerySet":
+        return self.filter(removed_at=None)
+
+    def confirmed(self) -> "DestinationQuerySet":
+        """Those to which money may leave now."""
+        return self.present().filter(usable_at__lte=Now())
+
+
+class Destination(models.Model):
+    """Where a customer's withdrawals go. It never changes: to change it, add another. Confirmed by its cooling time."""
+
+    class Kind(models.TextChoices):
+        BANK = "BANK", "bank account"
+        CRYPTO = "CRYPTO", "crypto address"
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="destinations")
+    ref = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=64)
+    kind = models.CharField(max_length=6, choices=Kind)
+    masked = models.CharField(max_length=32, help_text="The details with most of their characters left out.")
+    sealed_details = fields.SealedField(binding=lambda row: row.BINDING.format(ref=row.ref))
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    usable_at = models.DateTimeField(
+        "confirmed at", db_default=Now(), editable=False, help_text="The end of its cooling time; the database sets it."
+    )
+    removed_at = models.DateTimeField(null=True, editable=False)
+
+    objects = DestinationQuerySet.as_manager()
+
+    BINDING: ClassVar[str] = "destination|{ref}"
+
+    class Meta:
+        db_table = "withdrawal_destinations"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "name"], condition=Q(removed_at=None), name="destination_name_is_the_owners_only_one"
+            ),
+            models.CheckConstraint(condition=Q(kind__in=["BANK", "CRYPTO"]), name="destination_kind_is_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.masked})"
+
+    def is_confirmed(self, now: datetime) -> bool:
+        return self.removed_at is None and self.usable_at <= now
+
+
 class MoneyRequestQuerySet(models.QuerySet["MoneyRequest"]):
     def lock(self) -> "MoneyRequestQuerySet":
         return self.select_for_update(no_key=True, of=("self",))
@@ -264,6 +317,9 @@ class MoneyRequest(models.Model):
         max_length=200, db_default="", editable=False, help_text="Why a second person decides, as the database found."
     )
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)
+    destination = models.ForeignKey(
+        Destination, models.PROTECT, related_name="requests", null=True, help_text="Of a withdrawal; none before 0.2.0."
+    )
     hold = models.OneToOneField(WalletHold, models.PROTECT, related_name="request", null=True)
     transfer = models.OneToOneField(LedgerTransfer, models.PROTECT, related_name="request", null=True)
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", null=True)

@@ -80,7 +80,9 @@ GET    docs/                                  200      200      200    200    20
 GET    docs/<slug:name>/                      200      200      200    200    200      200      200      200
 GET    docs/vectors.json                      200      200      200    200    200      200      200      200
 GET    wallet/                                302      302      302    302    302      200      200      200
-POST   wallet/withdraw/                       302      302      302    302    302      302      404      404
+POST   wallet/withdraw/                       302      302      302    302    302      422      404      404
+POST   wallet/destinations/                   302      302      302    302    302      422      422      422
+POST   wallet/destinations/<uuid:ref>/remove/ 302      302      302    302    302      404      404      404
 POST   wallet/requests/<uuid:request_id>/take-back/ 302 302     302    302    302      404      404      404
 POST   wallet/agreements/<int:agreement_id>/accept/ 302 302     302    302    302      404      404      404
 GET    wallet/statements/<str:month>/         302      302      302    302    302      200      404      404

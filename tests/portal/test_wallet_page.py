@@ -32,9 +32,9 @@ def as_finn(client: Client, finn: TradingAccount) -> Client:
     return client
 
 
-def withdraw(client: Any, amount: Any, key: Any = None) -> Any:
+def withdraw(client: Any, amount: Any, key: Any = None, *, status: int = 200) -> Any:
     fields = {"amount": amount, "currency": "USD", "key": key or str(uuid.uuid4())}
-    return text(client.post(f"{PAGE}withdraw/", fields, follow=True))
+    return text(client.post(f"{PAGE}withdraw/", fields, follow=True), status)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_withdrawal_sent_twice_is_made_once(as_finn: Client, finn: TradingAcco
 def test_explains_why_a_withdrawal_is_refused(as_finn: Client, finn: TradingAccount, amount: str, says: str) -> None:
     pay_in(finn, "100")
 
-    assert says in withdraw(as_finn, amount)
+    assert says in withdraw(as_finn, amount, status=422)
     assert balance(finn) == 100
 
 

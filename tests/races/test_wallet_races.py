@@ -159,7 +159,7 @@ def test_a_hold_is_resolved_once(finn: TradingAccount) -> None:
             wallet=wallet,
             hold_id=hold_id,
             amount=Decimal(40),
-            kind=TransferKind.WITHDRAWAL,
+            kind=TransferKind.ADJUSTMENT,
             note="",
             idempotency_key=str(key),
         )

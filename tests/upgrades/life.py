@@ -215,7 +215,7 @@ def move_money(finn: TradingAccount, first: User, second: User) -> None:
         )  # fmt: skip
         if purpose == "spent":
             wallets.post(
-                wallet=wallet, hold_id=hold, amount=Decimal("19.5"), kind=TransferKind.WITHDRAWAL, note="Paid",
+                wallet=wallet, hold_id=hold, amount=Decimal("19.5"), kind=TransferKind.ADJUSTMENT, note="Paid",
                 idempotency_key="post-1",
             )  # fmt: skip
         elif purpose == "void":

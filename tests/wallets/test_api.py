@@ -73,7 +73,7 @@ def test_entries_come_page_by_page_newest_first(finn: TradingAccount, funded: Pe
         services.debit_wallet(
             wallet=usd(finn),
             amount=Decimal(number),
-            kind=TransferKind.WITHDRAWAL,
+            kind=TransferKind.ADJUSTMENT,
             note=f"no. {number}",
             idempotency_key=str(number),
         )
@@ -114,14 +114,14 @@ def test_a_page_of_entries_needs_the_same_queries_at_any_length(finn: TradingAcc
 
 def test_a_statement_is_downloaded_as_csv(finn: TradingAccount, funded: Person) -> None:
     services.debit_wallet(
-        wallet=usd(finn), amount=Decimal(1), kind=TransferKind.WITHDRAWAL, note="=cmd()", idempotency_key="w"
+        wallet=usd(finn), amount=Decimal(1), kind=TransferKind.ADJUSTMENT, note="=cmd()", idempotency_key="w"
     )
     answer = funded.get(f"{ME}/statement.csv", month=THIS_MONTH)
     rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
 
     assert [(row["kind"], row["amount"], row["note"]) for row in rows] == [
         ("DEPOSIT", "100.00000000", ""),
-        ("WITHDRAWAL", "-1.00000000", "'=cmd()"),
+        ("ADJUSTMENT", "-1.00000000", "'=cmd()"),
     ]
 
 

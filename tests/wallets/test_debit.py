@@ -75,7 +75,7 @@ def test_refuses_an_invalid_amount(wallet: Wallet, finn: TradingAccount, amount:
 
 def test_refuses_a_float(wallet: Wallet) -> None:
     with pytest.raises(services.AmountInvalid, match="never a float"):
-        services.debit_wallet(wallet=wallet, amount=0.1, kind=TransferKind.WITHDRAWAL, note="", idempotency_key="k")
+        services.debit_wallet(wallet=wallet, amount=0.1, kind=TransferKind.ADJUSTMENT, note="", idempotency_key="k")
 
 
 def test_a_refusal_for_insufficient_funds_stays_under_its_key(wallet: Wallet, finn: TradingAccount) -> None:

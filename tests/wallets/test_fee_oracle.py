@@ -50,7 +50,7 @@ def test_every_fee_is_exact_with_random_deposits_and_withdrawals(
             services.debit_wallet(
                 wallet=usd(finn),
                 amount=withdrawn,
-                kind=TransferKind.WITHDRAWAL,
+                kind=TransferKind.ADJUSTMENT,
                 note="",
                 idempotency_key=f"out-{month}",
             )

@@ -29,7 +29,7 @@ def post(wallet: Any, hold_id: Any, amount: str = "40", key: str = "post") -> An
         wallet=wallet,
         hold_id=hold_id,
         amount=Decimal(amount),
-        kind=TransferKind.WITHDRAWAL,
+        kind=TransferKind.ADJUSTMENT,
         note="",
         idempotency_key=key,
     )
@@ -40,7 +40,7 @@ def test_held_money_cannot_be_spent(wallet: Wallet, finn: TradingAccount) -> Non
 
     with pytest.raises(services.InsufficientFunds):
         services.debit_wallet(
-            wallet=wallet, amount=Decimal(61), kind=TransferKind.WITHDRAWAL, note="", idempotency_key="w"
+            wallet=wallet, amount=Decimal(61), kind=TransferKind.ADJUSTMENT, note="", idempotency_key="w"
         )
     assert (balance(finn), usd(finn).available) == (100, 60)
 

@@ -32,7 +32,7 @@ def scene(lena: TradingAccount, finn: TradingAccount, staff: User) -> dict[str, 
         wallet=wallet, amount=Decimal(300), kind="FEE_PERFORMANCE", note="", idempotency_key="fee"
     )
     fifty = services.debit_wallet(
-        wallet=wallet, amount=Decimal(50), kind="WITHDRAWAL", note="", idempotency_key="fifty"
+        wallet=wallet, amount=Decimal(50), kind="ADJUSTMENT", note="", idempotency_key="fifty"
     )
     services.deposit(wallet=wallet, amount=Decimal(50), note="", idempotency_key="back")
     held = services.hold(wallet=wallet, amount=Decimal(50), purpose="p", idempotency_key="hold")

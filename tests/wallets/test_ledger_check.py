@@ -32,7 +32,7 @@ def books(lena: TradingAccount, finn: TradingAccount) -> Any:
     settlement.collect(claim_id=follows.agreement.claims.get().pk)
     pay_in(finn, "500")
     wallet = usd(finn)
-    services.debit_wallet(wallet=wallet, amount=Decimal(20), kind="WITHDRAWAL", note="", idempotency_key="w")
+    services.debit_wallet(wallet=wallet, amount=Decimal(20), kind="ADJUSTMENT", note="", idempotency_key="w")
     services.hold(wallet=wallet, amount=Decimal(30), purpose="p", idempotency_key="h")
     from audit import services as audit
 

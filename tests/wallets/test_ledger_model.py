@@ -216,7 +216,7 @@ class Ledger(RuleBasedStateMachine):
             key, index = self.key(None), self.model.holds[which][0]
             expected = self.model.post(which, amount)
             args = {"wallet": self.wallets[index], "hold_id": self.holds[which], "amount": amount, "note": ""}
-            do = lambda: services.post(kind=TransferKind.WITHDRAWAL, idempotency_key=key, **args)  # noqa: E731
+            do = lambda: services.post(kind=TransferKind.ADJUSTMENT, idempotency_key=key, **args)  # noqa: E731
             self.check("post", expected, do)
 
     @rule(which=WHICH)

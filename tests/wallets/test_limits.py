@@ -14,10 +14,12 @@ from audit.models import AuditLog
 from config import checks
 from core.errors import DomainError
 from tests.people import colleague
-from tests.wallets.conftest import Later, balance, fund, set_limits, usd
+from tests.wallets.conftest import Later, balance, following, fund, set_limits, usd
+from trades.models import TradeHistory
+from trades.services import staff as staff_verbs
 from wallets import limits, services
-from wallets.models import MoneyRequest, Wallet
-from wallets.services import second_person
+from wallets.models import FeeClaim, LedgerTransfer, MoneyRequest, Wallet
+from wallets.services import second_person, settlement
 
 
 @pytest.fixture
@@ -181,6 +183,33 @@ def test_a_refund_needs_a_settlement_that_gave_it(wallet: Wallet) -> None:
         "debit_house": "ADJUSTMENTS",
     }  # fmt: skip
     assert refusal(lambda: services.call_ledger("ledger_move", audit.SYSTEM, args)) == "CD003"
+
+
+def test_a_refund_of_a_fee_taken_back_by_hand_is_a_movement(
+    lena: TradingAccount, finn: TradingAccount, staff: User, teller: User
+) -> None:
+    refund = refunded(lena, finn, by=staff, second=teller)
+    set_limits("100", "1,5,10")
+
+    with pytest.raises(services.SecondPersonNeeded):
+        services.reverse(transfer_id=refund, note="", idempotency_key="r", actor=person(teller))
+
+
+def refunded(lena: TradingAccount, finn: TradingAccount, *, by: User, second: User) -> Any:
+    """The transfer of a refund of 180 to finn, whose profit was a typo."""
+    follows = following(lena, finn)
+    fund(usd(finn), "500")
+    follows.realise("1", "1000")
+    settlement.collect(
+        claim_id=FeeClaim.objects.get(agreement=follows.agreement, period_no=follows.settle().period_no).pk
+    )
+    row = TradeHistory.objects.get(ticket_id="91")
+    request = staff_verbs.request_correction(
+        trade_id=row.pk, close_price=row.close_price, profit=Decimal(100), reason="", by=by, actor=audit.SYSTEM
+    )
+    staff_verbs.approve(request=request, by=second, actor=audit.SYSTEM)
+    follows.settle(2)
+    return LedgerTransfer.objects.get(scope__startswith="refund:", credit=usd(finn)).pk
 
 
 def test_a_request_written_directly_says_itself_that_it_needs_two(wallet: Wallet, teller: User) -> None:

@@ -15,7 +15,7 @@ from tests.wallets.conftest import JUST_AFTER, Following, balance, pay_in, usd
 from trades.models import TradeHistory
 from trades.services import staff as verbs
 from wallets import fees, services
-from wallets.models import FeeClaim, FeeRefund, Settlement, TransferKind
+from wallets.models import FeeClaim, FeeRefund, Settlement
 from wallets.services import refunds, settlement
 
 
@@ -116,7 +116,7 @@ def test_what_a_provider_has_spent_stays_owed(follows: Following, correct: Any) 
     settlement.collect(claim_id=FeeClaim.objects.get().pk)
     settlement.pay_out(claim_id=FeeClaim.objects.get().pk, now=timezone.now() + settlement.COOLING)
     services.debit_wallet(
-        wallet=usd(follows.lena), amount=Decimal(150), kind=TransferKind.WITHDRAWAL, note="", idempotency_key="spent"
+        wallet=usd(follows.lena), amount=Decimal(150), kind="ADJUSTMENT", note="", idempotency_key="spent"
     )
     correct("1", "0")
     settled(follows, 2)

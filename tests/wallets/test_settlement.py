@@ -357,7 +357,7 @@ def test_the_fee_of_the_open_period_is_held(follows: Following) -> None:
     assert reserve(follows) == 200
     with pytest.raises(services.InsufficientFunds):
         services.debit_wallet(
-            wallet=usd(follows.finn), amount=Decimal(301), kind=TransferKind.WITHDRAWAL, note="", idempotency_key="w"
+            wallet=usd(follows.finn), amount=Decimal(301), kind=TransferKind.ADJUSTMENT, note="", idempotency_key="w"
         )
 
 

@@ -31,7 +31,7 @@ class LedgerAdmin(ConfirmedActionsAdmin):
     def ask_confirmation(
         self, request: HttpRequest, action: ConfirmedAction, rows: Iterable[Any], form: forms.Form, **more: Any
     ) -> HttpResponse:
-        if action in (DEPOSIT, WITHDRAW, ADJUST):
+        if action.action in (DEPOSIT.action, WITHDRAW.action, ADJUST.action):
             (wallet,) = rows
             more |= {"limit": second_person.above(wallet.currency), "currency": wallet.currency}
         return super().ask_confirmation(request, action, rows, form, **more)

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from core import money
 from core.confirmed_actions import ConfirmedAction, ReasonForm
 from core.errors import DomainError
+from wallets.models import Destination
 
 
 class KeyedForm(forms.Form):
@@ -28,11 +29,24 @@ def _amount(**options: Any) -> forms.DecimalField:
 
 
 class WithdrawForm(KeyedForm):
+    """`destinations`: the confirmed ones of the wallet's owner."""
+
+    amount = _amount(min_value=money.UNIT)
+    destination = forms.ModelChoiceField(
+        Destination.objects.none(), empty_label=None, required=False,  # where there is one alone, it is the default
+        help_text="Customers add their destinations on their wallet page; a new one is confirmed after a cooling time.",
+    )  # fmt: skip
+    field_order = ("amount", "destination", "reason", "key")
+
+    def __init__(self, data: Any = None, *, destinations: Any = None) -> None:
+        super().__init__(data)
+        if destinations is not None:
+            self.fields["destination"].queryset = destinations  # type: ignore[attr-defined]
+
+
+class DepositForm(KeyedForm):
     amount = _amount(min_value=money.UNIT)
     field_order = ("amount", "reason", "key")
-
-
-class DepositForm(WithdrawForm):
     reason = forms.CharField(
         label="Reference", max_length=500, widget=forms.TextInput(attrs={"autocomplete": "off"}),
         help_text="Identifies the payment: the bank's reference, the payer. Shown in the ledger.",
@@ -73,6 +87,13 @@ WITHDRAW = ConfirmedAction(
 ADJUST = ConfirmedAction(
     "adjust", "Adjust", "Corrects the balance, against the house account for adjustments.", AdjustForm
 )
+REVEAL = ConfirmedAction(
+    "reveal", "Show details", "Shows the whole account number or address. The audit log records who looked.", forms.Form
+)
+REMOVE = ConfirmedAction(
+    "remove", "Remove", "No money goes there any more; waiting withdrawals to it can only be rejected.", ReasonForm,
+    grave=True,
+)  # fmt: skip
 FREEZE = ConfirmedAction(
     "freeze", "Freeze", "No money can leave this wallet from now on. Credits still pass.", ReasonForm, grave=True
 )

@@ -32,22 +32,31 @@ class MoneyRequestAdmin(LedgerAdmin):
         "reason_",
         "why_two",
         "by",
-        "decided",
     ]
     list_filter = ["state", "kind", "needs_second", "created_at"]
-    list_select_related = ["wallet__owner", "requested_by", "decided_by"]
+    list_select_related = ["wallet__owner", "requested_by", "decided_by", "destination"]
     search_fields = ["wallet__owner__username", "requested_by__username", "reason"]
     search_help_text = "Owner, requester or reason"
     ordering: ClassVar[Any] = [
         Case(When(state=MoneyRequest.State.PENDING, then=Value(0)), default=Value(1)), "-created_at"
     ]  # fmt: skip
     actions = ["approve", "reject"]
-    confirmation_columns = ["whose", "kind_", "amount_", "currency", "available_", "reason_", "why_two", "by"]
+    confirmation_columns = [
+        "whose",
+        "kind_",
+        "amount_",
+        "currency",
+        "available_",
+        "destination_",
+        "reason_",
+        "why_two",
+        "by",
+    ]
     fields = [
-        "state_", "wallet_", "kind", "amount_", "reason", "why_two", "by", "created_at", "decided", "decided_at",
-        "transfer_", "hold_",
+        "state_", "wallet_", "kind", "amount_", "destination_", "reason", "why_two", "by", "created_at", "decided",
+        "decided_at", "transfer_", "hold_",
     ]  # fmt: skip
-    readonly_fields = ["state_", "wallet_", "amount_", "why_two", "by", "decided", "transfer_", "hold_"]
+    readonly_fields = ["state_", "wallet_", "amount_", "destination_", "why_two", "by", "decided", "transfer_", "hold_"]
 
     @admin.display(description="state", ordering="state")
     def state_(self, row: MoneyRequest) -> SafeString:
@@ -82,9 +91,13 @@ class MoneyRequestAdmin(LedgerAdmin):
     def reason_(self, row: MoneyRequest) -> SafeString:
         return wrapped_text(row.reason)
 
+    @admin.display(description="destination")
+    def destination_(self, row: MoneyRequest) -> SafeString | str:
+        return link(row.destination)
+
     @admin.display(description="second person", ordering="needs_second")
-    def why_two(self, row: MoneyRequest) -> SafeString | str:
-        return wrapped_text(row.second_reason or "needed") if row.needs_second else "–"
+    def why_two(self, row: MoneyRequest) -> str:
+        return (row.second_reason or "needed") if row.needs_second else "–"
 
     @admin.display(description="requested by", ordering="requested_by__username")
     def by(self, row: MoneyRequest) -> str:
@@ -120,7 +133,9 @@ class MoneyRequestAdmin(LedgerAdmin):
         action: ConfirmedAction,
         verb: Callable[..., MoneyRequest],
     ) -> HttpResponse | None:
-        rows = list(chosen.select_related("wallet__owner", "requested_by").order_by("created_at")[:MAX_DECISIONS])
+        rows = list(
+            chosen.select_related("wallet__owner", "requested_by", "destination").order_by("created_at")[:MAX_DECISIONS]
+        )
         form = action.bound_form(request)
         if not form.is_valid():
             return self.ask_confirmation(request, action, rows, form)

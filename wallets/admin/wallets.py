@@ -1,7 +1,9 @@
 """Wallets in the admin, and the actions that staff have on them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -18,8 +20,16 @@ from core.confirmed_actions import ConfirmedAction, caller, change_url
 from core.errors import DomainError
 from wallets import services
 from wallets.admin.base import ROWS, LedgerAdmin, check_not_own_wallet, describe_request
-from wallets.admin.confirmed_actions import ADJUST, DEPOSIT, FREEZE, UNFREEZE, WITHDRAW, resubmitted_form
-from wallets.models import LedgerEntry, MoneyRequest, Wallet, WalletHold
+from wallets.admin.confirmed_actions import (
+    ADJUST,
+    DEPOSIT,
+    FREEZE,
+    UNFREEZE,
+    WITHDRAW,
+    WithdrawForm,
+    resubmitted_form,
+)
+from wallets.models import Destination, LedgerEntry, MoneyRequest, Wallet, WalletHold
 
 TIMELINE_ACTIONS = ["wallet.frozen", "wallet.unfrozen", "money.requested", "money.rejected", "money.refused"]
 
@@ -135,6 +145,7 @@ class WalletAdmin(LedgerAdmin):
             row = services.request_money(
                 wallet=wallet, kind=kind, amount=answers["amount"], reason=answers["reason"],
                 idempotency_key=str(answers["key"]), by=caller(request), actor=actor_of(request),
+                destination=answers.get("destination"),
             )  # fmt: skip
             return f"{describe_request(row)}: {row.get_state_display()}."
 
@@ -162,6 +173,9 @@ class WalletAdmin(LedgerAdmin):
         if wallet.owner is None:
             self.message_user(request, "Choose a person's wallet: house accounts move only with them.", messages.ERROR)
             return None
+        if action is WITHDRAW:
+            confirmed = Destination.objects.confirmed().filter(owner=wallet.owner).order_by("name")
+            action = replace(WITHDRAW, form=partial(WithdrawForm, destinations=confirmed))
         form = action.bound_form(request)
         if not form.is_valid():
             return self.ask_confirmation(request, action, [wallet], form)

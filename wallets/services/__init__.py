@@ -27,8 +27,10 @@ from core.errors import DomainError, Invalid, NotFound
 from core.errors import RequestDecided as RequestDecided
 from core.errors import SecondPersonNeeded as SecondPersonNeeded
 from core.transactions import use_case, use_case_or_part
-from wallets.models import LedgerTransfer, MoneyRequest, TransferKind, Wallet
-from wallets.services import second_person
+from wallets.models import Destination, LedgerTransfer, MoneyRequest, TransferKind, Wallet
+from wallets.services import destinations, second_person
+from wallets.services.destinations import CoolingTime as CoolingTime
+from wallets.services.destinations import DestinationNotConfirmed as DestinationNotConfirmed
 
 KEY_CHARS = 200
 TRIES, SHORTEST_S, LONGEST_S, PATIENCE_S = 4, 0.005, 0.080, 0.25
@@ -119,6 +121,8 @@ _ERRORS_BY_SQLSTATE: dict[str, type[DomainError]] = {
     "40001": ConcurrentModification,
     "40P01": ConcurrentModification,
     "CD007": LedgerHalted,
+    "CD010": DestinationNotConfirmed,
+    "CD011": CoolingTime,
 }
 
 # Constraints that refuse the second of two identical concurrent requests. Its retry finds the outcome of the first.
@@ -320,16 +324,20 @@ def request_money(
     idempotency_key: str,
     by: User,
     actor: audit.Actor,
+    destination: Destination | None = None,
 ) -> MoneyRequest:
     """Request a deposit, a withdrawal or an adjustment.
 
     Within the limits it is carried out at once. Where the database says that it needs a second person (above a limit at
     once, in 24 hours or in 30 days, or to the requester's own wallet), one has to approve it. A withdrawal that waits
-    for approval holds its amount, so that it cannot be spent meanwhile. The key works as in `debit_wallet`.
+    for approval holds its amount, so that it cannot be spent meanwhile. It goes to a confirmed `destination` of the
+    owner, by default the only one. The key works as in `debit_wallet`.
     """
     may_be_negative = kind == MoneyRequest.Kind.ADJUSTMENT
     exact = Decimal(_amount(abs(amount) if may_be_negative else amount)).copy_sign(amount)
     fields = {"kind": str(kind), "amount": exact, "reason": reason, "requested_by": by}
+    if destination is not None:
+        fields["destination"] = destination
     _checked_key(idempotency_key)
 
     def attempt() -> MoneyRequest | DomainError:
@@ -339,6 +347,9 @@ def request_money(
                 is_same = all(getattr(earlier, name) == value for name, value in fields.items())
                 return earlier if is_same else IdempotencyConflict()
             request = MoneyRequest(wallet=wallet, idempotency_key=idempotency_key, **fields)
+            if request.kind == MoneyRequest.Kind.WITHDRAWAL:
+                request.destination = destination or destinations.of_owner(_owner(wallet))
+                destinations.check_may_withdraw(_owner(wallet), request.destination)
             reason_for_two = second_person.reason(wallet=wallet, kind=request.kind, amount=exact, by=by)
             request.needs_second = bool(reason_for_two)
             try:
@@ -395,6 +406,12 @@ def reject(*, request: MoneyRequest, by: User, reason: str, actor: audit.Actor) 
     return _with_retries(attempt)
 
 
+def _owner(wallet: Wallet) -> User:
+    if wallet.owner is None:
+        raise WalletNotFound
+    return wallet.owner
+
+
 def _locked_pending(request: MoneyRequest) -> MoneyRequest:
     locked = MoneyRequest.objects.lock().select_related("wallet").get(pk=request.pk)
     if locked.state != MoneyRequest.State.PENDING:
@@ -431,6 +448,7 @@ def _record(action: str, request: MoneyRequest, actor: audit.Actor, **detail: st
         amount=money.text(request.amount),
         state=request.state,
         reason=request.reason,
+        **({"destination": str(request.destination.ref)} if request.destination else {}),
         **detail,
     )
 

@@ -15,8 +15,8 @@ from wallets.models import MoneySetting, Wallet
 
 
 def configured() -> limits.Limits:
-    """The limits of this process's settings. ValueError where they make no sense (config.checks refuses the start)."""
-    return limits.parse(settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS)
+    """The limits of this process's settings."""
+    return limits.of_settings(settings)
 
 
 def in_force(using: str = DEFAULT_DB_ALIAS) -> dict[tuple[str, str], Decimal]:

@@ -49,7 +49,8 @@ create or replace function moved_alone(p_customer uuid, p_actor uuid, p_since ti
   of_currency as (
     select currency, sum(amount) as amount
       from moved join ledger_transfers t using (id)
-     where t.at > p_since and is_moved_by_hand(t.kind, t.claim_id, t.scope) and t.id is distinct from p_except
+     where t.at > p_since and t.id is distinct from p_except
+       and (t.reverses_id is not null or is_moved_by_hand(t.kind, t.claim_id, t.scope))
        and not exists (select from money_requests m where m.transfer_id = t.id and m.needs_second)
      group by currency)
   select coalesce(sum(amount * money_setting('above', p_currency) / money_setting('above', currency)), 0)
@@ -141,12 +142,16 @@ declare
   v_reason text;
   v_wallet bigint;
 begin
-  if new.kind = 'REVERSAL' and new.scope like 'refund:%' then
+  if new.kind = 'REVERSAL' and new.scope like 'refund:%' and new.reverses_id is null then
     if exists (select from fee_refunds where 'refund:' || agreement_id || '/' || period_no = new.scope
                   and new.amount <= amount) then return null; end if;
     raise exception 'this is no refund of a fee' using errcode = 'CD003';
   end if;
   select * into m from money_requests where transfer_id = new.id;
+  if m.id is null and (new.kind = 'WITHDRAWAL'
+                       or exists (select from wallets where id = new.credit_id and kind = 'CASH_OUT')) then
+    raise exception 'money is paid out by a request that names its destination' using errcode = 'CD010';
+  end if;
   if m.needs_second then return null; end if;
   for v_wallet in select id from wallets where id in (new.debit_id, new.credit_id) and kind = 'PERSON' order by owner_id
   loop
