@@ -167,7 +167,7 @@ def test_money_moved_without_a_request_is_within_the_same_sums(wallet: Wallet, f
 
 @pytest.mark.parametrize(
     ("verb", "kind"),
-    [("credit", "ADJUSTMENT"), ("credit", "REVERSAL"), ("debit_wallet", "ADJUSTMENT"), ("debit_wallet", "PAYOUT")],
+    [("credit", "ADJUSTMENT"), ("credit", "REVERSAL"), ("debit_wallet", "ADJUSTMENT"), ("debit_wallet", "REVERSAL")],
 )
 def test_no_kind_of_movement_is_a_way_around(wallet: Wallet, finn: TradingAccount, verb: str, kind: str) -> None:
     move = getattr(services, verb)
@@ -297,8 +297,14 @@ def test_a_malformed_limit_stops_the_start(settings: Settings, above: str, sums:
 def test_limits_have_defaults_that_bound_a_month() -> None:
     assert limits.parse("1000, EUR=900").rows() == {
         ("above", ""): 1000, ("above", "EUR"): 900, ("day", ""): 1, ("thirty_days", ""): 5,
-        ("staff_thirty_days", ""): 10,
+        ("staff_thirty_days", ""): 10, ("destination_cooling_h", ""): 0, ("credentials_cooling_h", ""): 0,
     }  # fmt: skip
+
+
+def test_a_cooling_time_is_bounded(settings: Settings) -> None:
+    settings.DESTINATION_COOLING_H = 9999
+
+    assert "a cooling time is 0 to 720 hours" in checks.limits_make_sense(None)[0].msg
 
 
 def test_limits_that_were_only_set_are_reported_until_migrate_writes_them(desk_db: str, settings: Settings) -> None:
