@@ -285,7 +285,7 @@ def test_without_limits_in_the_database_every_movement_needs_two(wallet: Wallet,
         ("1000", "6,5,10", "not below it"),
     ],
 )
-def test_a_malformed_limit_stops_the_start(settings: Settings, above: str, sums: str, says: str) -> None:
+def test_a_malformed_limit_stops_the_start(desk_db: str, settings: Settings, above: str, sums: str, says: str) -> None:
     settings.SECOND_PERSON_ABOVE, settings.SECOND_PERSON_SUMS = above, sums
 
     (error,) = checks.limits_make_sense(None)
