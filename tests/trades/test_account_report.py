@@ -195,6 +195,16 @@ def test_changes_of_an_account_add_at_most_twenty_rows_an_hour_and_the_rest_is_c
     assert (rows.count(), rows.latest("pk").detail["unrecorded"]) == (21, 30)
 
 
+def test_instances_that_take_over_from_each_other_add_at_most_twenty_rows_an_hour(
+    finn_bot: Bot, finn: TradingAccount
+) -> None:
+    for number in range(25):
+        fields = {"instance": f"instance-number-{number}", "subscriptions": []}
+        assert finn_bot.send("POST", HEARTBEAT, fields).status_code == 200
+
+    assert AuditLog.objects.filter(subject=f"account:{finn.pk}", action="copier.took_over").count() == 20
+
+
 def alarms_of(account: TradingAccount) -> list[str]:
     return [row.detail for row in BotAlarm.objects.present().filter(account=account, kind="contract_differs")]
 

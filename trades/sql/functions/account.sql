@@ -63,8 +63,8 @@ begin
   perform log_alarms(caller, p_account, v_now);
 end $$;
 
--- Records a change that a bot reports of its account, at most 20 an hour: the log is never shortened. What is beyond is
--- counted, and the next row says how many there were (`unrecorded`). The account's row is locked.
+-- Records a change that a bot reports of its account or lease, at most 20 an hour: the log is never shortened. What is
+-- beyond is counted, and the next row says how many there were (`unrecorded`). The account's row is locked.
 create or replace function account_change(caller jsonb, p_account bigint, p_action text, p_code text, p_detail jsonb)
 returns void language plpgsql as $$
 declare

@@ -26,11 +26,10 @@ begin
           may_open_at = case when copiers.instance = excluded.instance then copiers.may_open_at
                              else greatest(v_now, copiers.leased_until, copiers.may_open_at) end
     returning * into c;
-    perform audit(caller, 'copier.took_over', 'account:' || v_account, '',
-                  jsonb_build_object('instance', c.instance, 'fence', c.fence));
+    perform account_change(caller, v_account, 'copier.took_over', '',
+                           jsonb_build_object('instance', c.instance, 'fence', c.fence));
   elsif c.instance is distinct from args->>'instance' or c.fence <> v_number then
-    perform audit(caller, 'copier.refused', 'account:' || v_account, 'lease_lost',
-                  jsonb_build_object('fence', v_number));
+    perform account_change(caller, v_account, 'copier.refused', 'lease_lost', jsonb_build_object('fence', v_number));
     return refused('lease_lost');
   end if;
   update copiers
