@@ -84,7 +84,8 @@ POST   wallet/withdraw/                       302      302      302    302    30
 POST   wallet/destinations/                   302      302      302    302    302      422      422      422
 POST   wallet/destinations/<uuid:ref>/remove/ 302      302      302    302    302      404      404      404
 POST   wallet/requests/<uuid:request_id>/take-back/ 302 302     302    302    302      404      404      404
-POST   wallet/agreements/<int:agreement_id>/accept/ 302 302     302    302    302      404      404      404
+GET    copying/<str:sub_id>/fees/             302      302      302    302    302      200      404      404
+POST   copying/<str:sub_id>/fees/             302      302      302    302    302      409      404      404
 GET    wallet/statements/<str:month>/         302      302      302    302    302      200      404      404
 GET    wallet/fees/<int:agreement_id>/<int:period_no>/ 302 302  302    302    302      404      404      404
 GET    copying/                               302      302      302    302    302      200      200      200

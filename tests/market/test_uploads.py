@@ -11,13 +11,13 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts.models import User
 from audit import services as audit
 from market import tasks
 from market.models import CandleImport, CandleUpload, ImportState, Instrument
 from market.services import candles, uploads
 from market.services.candles import Source
 from tests.market.conftest import HEADER, MONDAY, NOW, hours, line, stored
+from tests.people import colleague
 
 ADD = reverse("admin:market_candleimport_add")
 TEXT = "\n".join([HEADER, *hours(30)])
@@ -163,10 +163,8 @@ def test_an_upload_whose_worker_stopped_is_taken_up_again(desk_db: str, monkeypa
     assert (row.state, row.added, stored().count()) == (ImportState.STORED, 30, 30)
 
 
-def test_only_staff_with_the_permission_may_import(desk_db: str, client: Client, staff: User) -> None:
-    staff.is_superuser = False
-    staff.save()
-    client.force_login(staff)
+def test_only_staff_with_the_permission_may_import(desk_db: str, client: Client) -> None:
+    client.force_login(colleague())
 
     assert send(client).status_code == 403
     assert not CandleImport.objects.exists()
