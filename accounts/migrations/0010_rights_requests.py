@@ -14,6 +14,7 @@ from core.migrating import sql
 class Migration(migrations.Migration):
     dependencies = [
         ("accounts", "0009_reported_changes"),
+        ("core", "0002_functions"),
     ]
 
     operations = [
