@@ -27,7 +27,7 @@ document.querySelector("form:has([name=token])").addEventListener("submit", ({ t
     const again = document.createElement("a");
     again.href = "";
     again.textContent = "Make another one";
-    document.getElementById("downloaded").append(says, " It is shown once. ", again);
+    document.getElementById("downloaded").append(says, " It can be downloaded once. ", again);
   });
 });
 
