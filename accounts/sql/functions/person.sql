@@ -1,5 +1,5 @@
--- What a person's open pages depend on: password, rights and being active. Another text whenever one of them changes,
--- and null for a deactivated person.
+-- What the open pages of a person depend on: password, rights and being active. Another text whenever one of them
+-- changes, and null for a deactivated person.
 create or replace function person_standing(p_user uuid) returns text language plpgsql stable as $$
 begin
   return (
