@@ -15,7 +15,7 @@ from itertools import combinations
 from copybot.broker import RECONCILED, Deal, Entry
 
 _ZERO = Decimal(0)
-_MOST_AT_ONCE = 3
+_MOST_AT_ONCE, _MOST_FRESH = 3, 10
 
 
 @dataclass(slots=True)
@@ -90,13 +90,12 @@ class UnshownDeals:
     def unexplained(self, symbol: str, gap: Decimal, now: int) -> Decimal:
         """The part of a difference that no order of this process explains: one that was sent a short time ago may have
         been executed or not, later only one that was answered DONE."""
-        low = high = _ZERO
-        for sent in self.sent:
-            if sent.symbol == symbol:
-                is_fresh = now - sent.at_ms < self.hold_ms // 2
-                low += sent.lots if sent.is_done and not is_fresh else min(_ZERO, sent.lots) * is_fresh
-                high += sent.lots if sent.is_done and not is_fresh else max(_ZERO, sent.lots) * is_fresh
-        return gap - max(low, min(high, gap))
+        own = [sent for sent in self.sent if sent.symbol == symbol]
+        fresh = [sent.lots for sent in own if now - sent.at_ms < self.hold_ms // 2]
+        sums = {sum((sent.lots for sent in own if sent.is_done and now - sent.at_ms >= self.hold_ms // 2), _ZERO)}
+        for lots in fresh[-_MOST_FRESH:]:
+            sums |= {lots + others for others in sums}
+        return min((gap - lots for lots in sums), key=abs)
 
     def see(self, symbol: str, lots: Decimal, now: int, price: Callable[[], Decimal], after: str) -> Gap | None:
         """Take the present difference; None if there is none. Then an old order without an answer was not executed."""

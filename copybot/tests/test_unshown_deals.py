@@ -83,6 +83,17 @@ def test_a_close_of_an_earlier_process_is_not_sent_again(desk: Desk) -> None:
     assert (desk.volumes, desk.net) == ({TWO: ("BUY", D("0.2"))}, D("0.2"))
 
 
+def test_an_open_of_another_size_does_not_explain_what_an_earlier_process_closed(desk: Desk) -> None:
+    """The open is under way, and neither its deal nor its position is shown yet."""
+    desk.start()
+    rows = desk.paper.positions()
+    desk.open(THREE, "SELL", "0.9")
+    desk.hide_last()
+    desk.paper.positions = lambda: rows
+
+    assert desk.close(ONE, "0.2").code == 10031
+
+
 def test_an_order_that_is_shown_without_its_deal_is_waited_for_a_bounded_time(desk: Desk) -> None:
     trace = desk.paper.trace
     desk.paper.trace = lambda magic: Trace.PENDING if magic == ONE else trace(magic)
