@@ -3,6 +3,7 @@
 Run as `python -m bench.candles FILE` it imports the file, prints the seconds, and takes the import back.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ def turns(on: Desk, bars: int) -> Iterator[dict[str, Turn]]:
     with file.open("w") as out:
         out.write("time,open,high,low,close,volume\n")
         out.writelines(f"{at:%Y-%m-%d %H:%M}:00Z,{prices}\n" for at, prices in _bars(bars))
-    with psycopg.connect(host=str(on.sockets), user="copydesk", dbname="copydesk") as connection:
+    with psycopg.connect(os.environ["DATABASE_OWNER_URL"]) as connection:
         connection.execute(
             "insert into instruments (symbol, description, point, contract_size, calendar_id)"
             " select %s, '', 0.00001, 100000, id from trading_calendars where name = 'Always open'",
@@ -76,7 +77,7 @@ class Copying:
             f"{SYMBOL}\t1\t{self.batch}\t{at:%Y-%m-%d %H:%M}+00\t{prices.replace(',', chr(9))}\n"
             for at, prices in _bars(self.bars)
         ]
-        connected = psycopg.connect(host=str(self.on.sockets), user="copydesk", dbname="copydesk")
+        connected = psycopg.connect(os.environ["DATABASE_OWNER_URL"])
         with connected as connection, connection.cursor() as cursor:
             started_at = time.monotonic()
             columns = "instrument_id, minutes, batch_id, opened_at, open, high, low, close, volume"

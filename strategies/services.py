@@ -88,7 +88,7 @@ def subscribe(
         Subscription.objects.filter(pk=earlier.pk).update(peak_equity=None)
         _revalue(earlier.pk, timedelta(0))
     if earlier is not None and earlier.paused_for in ("", *_BY_HAND):
-        _set_subscription(earlier, Subscription.Status.ACTIVE, "subscription.resumed", actor)
+        _resume(earlier, actor)
         earlier.refresh_from_db()
     if earlier is not None:
         return earlier
@@ -123,7 +123,7 @@ def resume(*, subscription: Subscription, actor: audit.Actor, why: str = "") -> 
     """
     only = {"status": Subscription.Status.PAUSED, **({"paused_for": why} if why else {})}
     Subscription.objects.filter(pk=subscription.pk, **only).update(peak_equity=None)
-    _set_subscription(subscription, Subscription.Status.ACTIVE, "subscription.resumed", actor, only)
+    _resume(subscription, actor, paused=True, **({"why": why} if why else {}))
 
 
 @use_case()
@@ -276,14 +276,17 @@ def _stop_at_drawdown(terms: Terms, actor: audit.Actor) -> bool:
 @use_case()
 def freeze(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = Strategy.FrozenFor.HAND) -> None:
     """Set a strategy to close-only: opens are refused, closes always pass."""
-    _set_strategy(strategy, Strategy.Status.CLOSE_ONLY, "strategy.frozen", actor, reason, why=why)
+    by_hand = {"frozen_for": why} if why == Strategy.FrozenFor.HAND else {}
+    rows = Strategy.objects.filter(pk=strategy.pk).exclude(status=Strategy.Status.CLOSE_ONLY, **by_hand)
+    if rows.update(status=Strategy.Status.CLOSE_ONLY, frozen_for=why):
+        audit.record("strategy.frozen", actor=actor, subject=f"strategy:{strategy.name}", reason=reason)
 
 
 @use_case()
 def thaw(*, strategy: Strategy, actor: audit.Actor, reason: str, why: str = "") -> None:
     """Let a strategy open trades again. With `why`: only if it is frozen for that reason."""
-    only = {"frozen_for": why} if why else {}
-    _set_strategy(strategy, Strategy.Status.ACTIVE, "strategy.thawed", actor, reason, only)
+    only = {"why": why} if why else {}
+    audit.by_function("strategy_thaw", actor=actor, strategy=strategy.pk, reason=reason, **only)
 
 
 @use_case()
@@ -296,8 +299,7 @@ def close_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None
 @use_case()
 def open_to_new(*, strategy: Strategy, actor: audit.Actor, reason: str) -> None:
     """Take new subscribers again."""
-    if Strategy.objects.filter(pk=strategy.pk, takes_subscribers=False).update(takes_subscribers=True):
-        audit.record("strategy.opened_to_new", actor=actor, subject=f"strategy:{strategy.name}", reason=reason)
+    audit.by_function("strategy_open_to_new", actor=actor, strategy=strategy.pk, reason=reason)
 
 
 def packet_secret(subscription: Subscription) -> str:
@@ -381,6 +383,11 @@ def activate_next_secrets(*, subscription_ids: list[int] | None = None, generati
     )
 
 
+def _resume(subscription: Subscription, actor: audit.Actor, **only: Any) -> None:
+    with _refusing_circles():
+        audit.by_function("subscription_resume", actor=actor, subscription=subscription.pk, **only)
+
+
 def _set_subscription(
     subscription: Subscription,
     status: str,
@@ -400,18 +407,3 @@ def _set_subscription(
         fact = "subscription.paused" if why else fact
         more = {"why": why} if why else {}
         audit.record(fact, actor=actor, subject=f"subscription:{subscription.sub_id}", **more)
-
-
-def _set_strategy(
-    strategy: Strategy,
-    status: str,
-    fact: str,
-    actor: audit.Actor,
-    reason: str,
-    only: Mapping[str, Any] | None = None,
-    why: str = "",
-) -> None:
-    by_hand = {"frozen_for": why} if why == Strategy.FrozenFor.HAND else {}
-    rows = Strategy.objects.filter(pk=strategy.pk, **(only or {})).exclude(status=status, **by_hand)
-    if rows.update(status=status, frozen_for=why):
-        audit.record(fact, actor=actor, subject=f"strategy:{strategy.name}", reason=reason)

@@ -209,9 +209,10 @@ def _write(
     }
     if before is None:
         return TrustScore.objects.create(user=user, kind=kind, version=1, **values)
-    if bool(before.restricted_at) != bool(restriction.restricted_at):
-        action = "trust.restricted" if restriction.restricted_at else "trust.restored"
-        audit.record(action, actor=audit.SYSTEM, subject=f"user:{user.pk}", kind=kind, score=str(score))
+    if restriction.restricted_at and not before.restricted_at:
+        audit.record("trust.restricted", actor=audit.SYSTEM, subject=f"user:{user.pk}", kind=kind, score=str(score))
+    if before.restricted_at and not restriction.restricted_at:
+        audit.by_function("trust_restore", actor=audit.SYSTEM, user=user.pk, kind=kind, score=str(score))
     before.version += 1
     for name, value in values.items():
         setattr(before, name, value)
@@ -359,15 +360,12 @@ def hold(
             due_at=now
         )  # the sweep applies the hold even if this process dies now
         User.locked(user.pk)
-        TrustHold.objects.filter(user=user, kind=kind, ended_at=None).update(ended_at=now)
-        hold = TrustHold.objects.create(
-            user=user, kind=kind, effect=effect, reason=reason, by=by, expires_at=expires_at
-        )
-        audit.record(
-            "trust.held", actor=actor, subject=f"user:{user.pk}", kind=str(kind), effect=str(effect), reason=reason
-        )
+        hold_id = audit.by_function(
+            "trust_hold", actor=actor, user=user.pk, kind=str(kind), effect=str(effect), reason=reason,
+            by=by and by.pk, expires_at=expires_at, now=now,
+        )  # fmt: skip
     _take_effect(user.pk, now)
-    return hold
+    return TrustHold.objects.get(pk=hold_id)
 
 
 def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | None = None) -> None:
@@ -377,8 +375,7 @@ def end_hold(*, held: TrustHold, by: User, actor: audit.Actor, now: datetime | N
         raise OwnScore
     with use_case():
         TrustSubject.objects.filter(user=held.user_id).update(due_at=now)
-        if TrustHold.objects.filter(pk=held.pk, ended_at=None).update(ended_at=now):
-            audit.record("trust.hold_ended", actor=actor, subject=f"user:{held.user_id}", kind=held.kind)
+        audit.by_function("trust_hold_end", actor=actor, hold=held.pk, now=now)
     _take_effect(held.user_id, now)
 
 

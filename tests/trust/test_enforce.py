@@ -113,7 +113,7 @@ def test_a_decision_of_staff_outranks_a_score(user: User, lena: TradingAccount, 
     subscription = Subscription.objects.get(account=finn)
     strategies.freeze(strategy=lena.strategy, actor=audit.SYSTEM, reason="an inquiry")
     strategies.pause(subscription=subscription, actor=audit.SYSTEM)
-    TrustScore.objects.update(restricted_at=None)
+    TrustScore.objects.using("owner").update(restricted_at=None)
     services.enforce()
 
     assert Strategy.objects.get(account=lena).frozen_for == "HAND"

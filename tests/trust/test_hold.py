@@ -100,7 +100,7 @@ def test_the_end_of_a_hold_does_not_lift_a_restriction_by_the_score(
     set_score(user, ScoreKind.FLOW, "60")
     hold = set_hold(user, staff, TrustHold.Effect.CLOSE_ONLY)
     set_score(user, ScoreKind.FLOW, "60")
-    TrustHold.objects.filter(pk=hold.pk).update(ended_at=timezone.now())
+    TrustHold.objects.using("owner").filter(pk=hold.pk).update(ended_at=timezone.now())
     set_score(user, ScoreKind.FLOW, "61")
 
     assert score_of(user).restricted_at

@@ -308,8 +308,7 @@ def freeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
 
 @use_case()
 def unfreeze(*, wallet: Wallet, reason: str, actor: audit.Actor) -> None:
-    if Wallet.objects.filter(pk=wallet.pk, frozen_at__isnull=False).update(frozen_at=None):
-        audit.record("wallet.unfrozen", actor=actor, subject=f"wallet:{wallet.pk}", reason=reason)
+    audit.by_function("wallet_unfreeze", actor=actor, wallet=wallet.pk, reason=reason)
 
 
 # --- requests that a second person approves

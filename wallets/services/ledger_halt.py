@@ -1,7 +1,5 @@
 """The ledger halt: after a failed check of the books, no money moves until the ledger is resumed."""
 
-from django.utils import timezone
-
 from audit import services as audit
 from core import invariants
 from core.invariants import Fault
@@ -32,10 +30,7 @@ def halt(*, why: str) -> None:
 @use_case()
 def resume() -> bool:
     """End the halt; return whether there was one."""
-    ended = LedgerHalt.objects.filter(ended_at=None).update(ended_at=timezone.now())
-    if ended:
-        audit.record("ledger.resumed", actor=audit.SYSTEM)
-    return bool(ended)
+    return bool(audit.by_function("ledger_resume", actor=audit.SYSTEM))
 
 
 def halted() -> str:

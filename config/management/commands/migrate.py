@@ -29,6 +29,8 @@ class Command(Migrate):
             return super().execute(*args, **options)
         except ImproperlyConfigured as fault:  # the owner's URL is not set
             raise CommandError(str(fault)) from None
+        finally:
+            connections[options["database"]].close()  # the owner's login is for migrating alone
 
     def handle(self, *args: Any, **options: Any) -> None:
         connection = connections[options["database"]]

@@ -16,7 +16,6 @@ from django.conf import settings
 from django.core.checks import CRITICAL
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connections
 
 from config import checks, demo_data, embedded, web_server
 
@@ -113,7 +112,6 @@ class Command(BaseCommand):
 
     def _start(self, children: list[Child], port: int) -> None:
         self._step("Migrated", lambda: call_command("migrate", verbosity=0))
-        connections["owner"].close()
         os.environ.pop("DATABASE_OWNER_URL", None)  # no process that serves can log in as the tables' owner
         # What differs in the database is reported. The desk starts all the same: its trades must be closed.
         self.check(databases=["default"], fail_level=CRITICAL)

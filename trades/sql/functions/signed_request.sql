@@ -1,7 +1,7 @@
 -- The signed protocol in the database. One call is one transaction and one round trip: the key's state as it is now,
 -- the sequence number, the idempotency results, the effects and their audit rows commit together or not at all.
 
--- p_caller: {"ip", "request_id", …}. Who calls, and for which account, is what the key's row says, whatever it claims.
+-- p_caller: {"ip", "request_id", …}. Who calls, and for which account, is in the key's row, whatever p_caller claims.
 -- p_operations: [{"idem": …, "fingerprint": hex, "verb": "trade_open", "args": {…}}, …], in order.
 -- Returns {"refused": code, …} where the call itself is refused, else {"results": [outcome, …]}.
 create or replace function signed_call(p_generation bigint, p_seq bigint, p_caller jsonb, p_operations jsonb)
