@@ -27,23 +27,23 @@ def is_recent(request: PersonRequest) -> bool:
     """Whether the password was given in this session lately. The guest of a demo has none."""
     if settings.DEMO_GUEST and request.user.get_username() == settings.DEMO_GUEST:
         return True
-    age_s = time.time() - request.session.get(GIVEN_AT, 0)
+    age_s: float = time.time() - request.session.get(GIVEN_AT, 0)
     return 0 <= age_s < timedelta(minutes=settings.REAUTHENTICATE_AFTER_MIN).total_seconds()
 
 
-def require(request: PersonRequest, password: str = "") -> None:
-    """Raise ReauthenticationNeeded unless the password was given lately, or is this one.
+def require(request: PersonRequest, given: str) -> None:
+    """Raise ReauthenticationNeeded unless the password was given lately, or is the one given now.
 
     A wrong one is limited and recorded as at the sign-in.
     """
     if is_recent(request):
         return
-    if not password:
+    if not given:
         raise ReauthenticationNeeded
-    form = SignInForm(request, {"username": request.user.get_username(), "password": password})
+    form = SignInForm(request, {"username": request.user.get_username(), "password": given})
     if not form.is_valid() or form.get_user() != request.user:
         limited = form.non_field_errors() if form.is_limited else []
-        raise ReauthenticationNeeded(limited[0] if limited else "This is not your password.")
+        raise ReauthenticationNeeded(str(limited[0]) if limited else "This is not your password.")
     request.session[GIVEN_AT] = time.time()
 
 

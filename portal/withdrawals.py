@@ -16,6 +16,7 @@ from accounts.session_views import PersonRequest
 from audit.actors import actor_of
 from core import money
 from core.errors import DomainError
+from core.transactions import use_case
 from portal import wallet
 from portal.form_feedback import in_words, perform
 from wallets import services
@@ -74,7 +75,8 @@ def add_destination(request: PersonRequest) -> HttpResponse:
     given = {name: request.POST.get(name, "")[:200] for name in ("name", "kind", "details")}
     try:
         reauthentication.require(request, request.POST.get("password", ""))
-        added = destinations.add(owner=request.user, actor=actor_of(request), **given)
+        with use_case():
+            added = destinations.add(owner=request.user, actor=actor_of(request), **given)
     except DomainError as refusal:
         return _again(request, refusal, "new_destination", request.POST.get("currency"))
     messages.success(request, f"{added} added.")

@@ -145,7 +145,7 @@ class Withdrawals(PeopleView):
     )
     def post(self, request: Request) -> HttpResponse:
         body = bodies.json_body(WITHDRAW, request._request.body)
-        reauthentication.require(cast(PersonRequest, request._request))
+        reauthentication.require(cast(PersonRequest, request._request), "")
         wallet = statements.own_wallet(person_of(request), body["currency"])
         withdrawal = services.request_money(
             wallet=wallet,

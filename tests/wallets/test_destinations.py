@@ -41,7 +41,8 @@ def cool(**hours: int) -> None:
 
 
 def new(owner: User, name: str = "New bank", details: str = IBAN) -> Destination:
-    return destinations.add(owner=owner, name=name, kind="BANK", details=details, actor=audit.SYSTEM)
+    with transaction.atomic():
+        return destinations.add(owner=owner, name=name, kind="BANK", details=details, actor=audit.SYSTEM)
 
 
 def of(owner: User) -> Destination:
@@ -160,7 +161,7 @@ def test_details_are_sealed_and_masked(wallet: Wallet, staff: User) -> None:
 )  # fmt: skip
 def test_refuses_an_invalid_destination(wallet: Wallet, fields: dict[str, str], fault: str) -> None:
     given = {"name": "New", "kind": "BANK", "details": IBAN, **fields}
-    with pytest.raises(Invalid) as refusal:
+    with pytest.raises(Invalid) as refusal, transaction.atomic():
         destinations.add(owner=wallet.owner, actor=audit.SYSTEM, **given)
     assert list(refusal.value.extra["fields"]) == [fault]
 

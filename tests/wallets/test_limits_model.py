@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +72,8 @@ class Office:
         for wallet in self.wallets.values():
             fund(wallet, "100000")
         for owner in customers:
-            destinations.add(owner=owner, name="Bank", kind="BANK", details="12345678", actor=audit.SYSTEM)
+            with transaction.atomic():
+                destinations.add(owner=owner, name="Bank", kind="BANK", details="12345678", actor=audit.SYSTEM)
 
     def actor(self, who: int) -> audit.Actor:
         kind = audit.AuditLog.Actor.STAFF if who < 3 else audit.AuditLog.Actor.USER

@@ -1,4 +1,4 @@
--- Money that one person moves alone is bounded in the database, by amount and by sums (sql/functions/second_person.sql).
+-- Money that one person moves alone is bounded in the database, by amounts and sums (sql/functions/second_person.sql).
 
 alter table money_settings add constraint money_setting_is_a_number check (value >= 0 and value < 'NaN');
 

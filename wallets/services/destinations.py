@@ -10,7 +10,7 @@ from accounts.models import User
 from audit import services as audit
 from core import crypto, database
 from core.errors import DomainError, Invalid
-from core.transactions import use_case, use_case_or_part
+from core.transactions import part, savepoint, use_case
 from wallets.models import Destination
 
 MOST = 10
@@ -30,6 +30,7 @@ class CoolingTime(DomainError):
     detail = "A password or another sign-in factor was changed lately: no money can leave yet."
 
 
+@part
 def add(*, owner: User, name: str, kind: str, details: str, actor: audit.Actor) -> Destination:
     """Add a destination, which is confirmed after its cooling time. `details`: an IBAN, account number or address.
 
@@ -41,16 +42,16 @@ def add(*, owner: User, name: str, kind: str, details: str, actor: audit.Actor) 
     bound_to = Destination.BINDING.format(ref=destination.ref)
     destination.sealed_details = crypto.encrypt(details, bound_to=bound_to)
     detail = {"destination": str(destination.ref), "name": name, "kind": kind, "masked": destination.masked}
+    if Destination.objects.present().filter(owner=owner).count() >= MOST:
+        raise Invalid({"name": [f"is one too many: {MOST} destinations are the most, remove one first"]})
     try:
-        with use_case_or_part():
-            if Destination.objects.present().filter(owner=owner).count() >= MOST:
-                raise Invalid({"name": [f"is one too many: {MOST} destinations are the most, remove one first"]})
+        with savepoint():
             destination.save(force_insert=True)
-            audit.record("destination.added", actor=actor, subject=f"user:{owner.pk}", **detail)
     except IntegrityError as error:
         if database.constraint_name(error) != "destination_name_is_the_owners_only_one":
             raise
         raise Invalid({"name": ["is the name of another destination of yours"]}) from error
+    audit.record("destination.added", actor=actor, subject=f"user:{owner.pk}", **detail)
     return destination
 
 
