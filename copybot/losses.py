@@ -246,7 +246,8 @@ class Losses:
 def _slowness(broker: FaultyBroker) -> int:
     """By how many ticks a broker delays the end of a trade: until it shows it, or is known never to show it."""
     character = broker.character
-    settling = SETTLING if character.is_shared else 0
+    # After an order filled in part comes another one, and the deals of both may be hidden.
+    settling = SETTLING * (2 if character.hides else 1) if character.is_shared else 0
     return max(character.lag, character.deal_lag) + (MISSING_DEALS if character.hides else 0) + settling
 
 
