@@ -1,6 +1,7 @@
 -- What the open pages of a person depend on: password, rights and being active. Another text whenever one of them
 -- changes, and null for a deactivated person.
-create or replace function person_standing(p_user uuid) returns text language plpgsql stable as $$
+create or replace function person_standing(p_user uuid) returns text
+language plpgsql stable security definer set search_path = public, pg_temp as $$
 begin
   return (
     select encode(sha256(convert_to(concat_ws('|', u.password, u.is_staff, u.is_superuser,

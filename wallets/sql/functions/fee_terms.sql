@@ -99,6 +99,7 @@ begin
            join fee_claims c on c.agreement_id = a.id and c.collected_at is null
      where t.id = p_account and a.strategy_id = p_strategy);
 end $$;
+select callable_by('fees_are_owed(bigint, bigint)', 'copydesk_app');
 
 -- A subscription that was ended or never lived, or that waits for its acceptance, waits until the fees are accepted.
 -- One that follows already keeps what was agreed: it has a notice (fee_notices). No pause but the one for unpaid fees
