@@ -111,7 +111,7 @@ def routes() -> Iterator[Any]:
         path = str(pattern.pattern)
         if isinstance(pattern, URLPattern) and view is not None and path not in NO_OPERATION:
             methods = [verb for verb in VERBS if hasattr(view, verb) and verb in view.http_method_names]
-            yield f"/{path}".replace("<str:ticket>", "{ticket}"), methods
+            yield f"/{path}".replace("<str:ticket>", "{ticket}").replace("<path:symbol>", "{symbol}"), methods
 
 
 def test_every_route_and_method_of_the_api_is_documented() -> None:

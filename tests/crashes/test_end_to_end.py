@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +224,33 @@ class Follower:
         return [f"{self.name} {what}: {difference}" for what, difference in differences.items() if difference]
 
     def assert_fees_agree(self) -> None:
-        """The settled result is what the broker realised, and the wallet is what the fees left of the deposit."""
+        """The fee counts each ended trade that the broker copied, once, at the provider's result for the lots of the
+        terms; and the wallet is what the fees left of the deposit.
+        """
         settled = settlement.settle(agreement_id=self.agreement.pk, now=self.agreement.due_at + timedelta(minutes=10))
         assert settled is not None
-        assert settled.closed_result == sum(self.books.realised().values())
+        counted = {line["trade"]: Decimal(line["result"]) for line in settled.lines if not line["is_open"]}
+        copied = self.books.opened()
+        closed = TradeHistory.objects.filter(strategy=self.follows.strategy, master_trade=None, kind="TRADE")
+        ended = {str(trade.pk): trade for trade in closed if magic_of(self.index, str(trade.pk)) in copied}
+        assert counted.keys() == ended.keys()
+        for ref, trade in ended.items():
+            assert abs(counted[ref] - self.result_of(trade)) < Decimal("0.02"), (self.name, ref)
+        assert settled.closed_result == sum(counted.values())
         claims = FeeClaim.objects.filter(agreement=self.agreement)
         for claim in claims:
             settlement.collect(claim_id=claim.pk)
         wallet = wallets.wallet_of(owner=self.account.owner, currency="USD")
         assert wallet.balance == DEPOSIT - sum(claim.collected for claim in claims.all())
+
+    def result_of(self, trade: Any) -> Decimal:
+        """What a provider's closed trade makes at the lots of this copier's terms."""
+        if self.name == "against":
+            return -trade.profit * Decimal("0.07") / trade.volume
+        lots = trade.volume
+        if self.name == "half":
+            lots = (lots / 2).quantize(Decimal("0.01"), ROUND_DOWN)
+        return trade.profit * lots / trade.volume
 
     def most(self, master: Any) -> Any:
         """The most lots that the copy of this trade may have."""
