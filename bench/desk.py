@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from config import embedded, logins, web_server
+from config import child_processes, embedded, logins, web_server
+from config.postgres import postgres_bin
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -102,7 +103,7 @@ class Web:
 
     def stop(self) -> None:
         for process in self.processes:
-            embedded.stop(process, signal.SIGTERM, 10)
+            child_processes.stop(process, signal.SIGTERM, 10)
 
 
 def web(desk: Desk, processes: int = 1, **environ: str) -> Web:
@@ -134,7 +135,7 @@ def spawn(
             [str(part) for part in command], cwd=ROOT, env={**os.environ, **(environ or {})},
             stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
             stdout=subprocess.PIPE if talks else out, stderr=out,
-            preexec_fn=embedded.dying_with_parent(signal.SIGTERM),
+            preexec_fn=child_processes.dying_with_parent(signal.SIGTERM),
         )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def native(name: str) -> Path:
 
 def pgbench() -> Path:
     """The pgbench of the measured server, or the system's."""
-    beside = embedded.postgres_bin() / "pgbench"
+    beside = postgres_bin() / "pgbench"
     path = beside if beside.exists() else shutil.which("pgbench")
     if path is None:
         raise SystemExit("The floors need pgbench: install it (Debian: postgresql-contrib).")

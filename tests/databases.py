@@ -21,7 +21,8 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
-from config import embedded, logins
+from config import logins
+from config.postgres import Postgres
 
 _VARIABLES = {"default": "DATABASE_URL", "bot": "DATABASE_BOT_URL", "owner": "DATABASE_OWNER_URL"}
 _numbers = itertools.count(1)
@@ -68,7 +69,7 @@ def point_at(name: str) -> None:
 
 
 @contextmanager
-def on_cluster(postgres: embedded.Postgres) -> Iterator[None]:
+def on_cluster(postgres: Postgres) -> Iterator[None]:
     """Point Django's aliases and the URLs, and so the functions of this module, to this cluster for a block."""
     with postgres._connection() as superuser:
         superuser.execute(f"alter role {logins.OWNER} createdb")

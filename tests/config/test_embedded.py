@@ -16,7 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config import embedded, logins
+from config import child_processes, embedded, logins
+from config.child_processes import CannotServe
+from config.postgres import postgres_bin, postmaster
 from tests import ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -114,11 +116,11 @@ def test_a_server_killed_during_a_long_query_is_restarted(servers: embedded.Serv
 
 def test_recovers_after_the_process_that_ran_the_servers_was_killed(var: Path) -> None:
     keeper = keep(var)
-    pid = embedded.postmaster(var / "pg")
+    pid = postmaster(var / "pg")
     end(keeper)
 
     with embedded.serving(var):
-        assert embedded.postmaster(var / "pg") not in (None, pid)
+        assert postmaster(var / "pg") not in (None, pid)
         with psycopg.connect(os.environ["DATABASE_URL"]):
             pass
 
@@ -127,7 +129,7 @@ def test_a_folder_has_one_desk_and_commands_use_its_servers(var: Path) -> None:
     keeper = keep(var)
     try:
         assert embedded.is_up(var)
-        with pytest.raises(embedded.CannotServe, match="is already up"), embedded.serving(var, port=ports.free()):
+        with pytest.raises(CannotServe, match="is already up"), embedded.serving(var, port=ports.free()):
             pass
         with embedded.serving(var):
             assert embedded.running is None
@@ -151,7 +153,7 @@ def test_a_taken_port_is_refused_before_anything_starts(var: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        with pytest.raises(embedded.CannotServe, match=f"Port {number} is taken"), embedded.serving(var, port=number):
+        with pytest.raises(CannotServe, match=f"Port {number} is taken"), embedded.serving(var, port=number):
             pass
 
     assert not (var / "pg").exists()
@@ -161,15 +163,15 @@ def test_data_of_another_major_version_is_refused(var: Path) -> None:
     (var / "pg").mkdir(parents=True)
     (var / "pg" / "PG_VERSION").write_text("12\n")
 
-    with pytest.raises(embedded.CannotServe, match="created by PostgreSQL 12"):
+    with pytest.raises(CannotServe, match="created by PostgreSQL 12"):
         embedded.Servers(var).start()
 
 
 def test_a_configured_folder_without_binaries_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COPYDESK_PG_BIN", str(tmp_path))
 
-    with pytest.raises(embedded.CannotServe, match="COPYDESK_PG_BIN"):
-        embedded.postgres_bin()
+    with pytest.raises(CannotServe, match="COPYDESK_PG_BIN"):
+        postgres_bin()
 
 
 def test_a_pgport_of_the_shell_changes_nothing(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,16 +187,16 @@ def test_a_pgport_of_the_shell_changes_nothing(var: Path, monkeypatch: pytest.Mo
 def test_without_user_namespaces_no_folder_becomes_accessible(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     var.parent.chmod(0o700)
     monkeypatch.setenv("COPYDESK_NO_NAMESPACE", "1")
-    embedded.unprivileged.cache_clear()
+    child_processes.unprivileged.cache_clear()
     try:
         servers = embedded.Servers(var, fast=True)
         servers.postgres.start()
         assert servers.postgres.process is not None
-        assert Path(f"/proc/{servers.postgres.process.pid}").stat().st_uid == embedded.unprivileged().uid != 0
+        assert Path(f"/proc/{servers.postgres.process.pid}").stat().st_uid == child_processes.unprivileged().uid != 0
         assert [stat.S_IMODE(folder.stat().st_mode) for folder in (var, var.parent)] == [0o700, 0o700]
         servers.stop()
     finally:
-        embedded.unprivileged.cache_clear()
+        child_processes.unprivileged.cache_clear()
 
 
 def test_only_leftover_processes_are_ended(var: Path) -> None:
@@ -202,12 +204,12 @@ def test_only_leftover_processes_are_ended(var: Path) -> None:
     ours, reused, member = (
         subprocess.Popen(["sleep", "600"], start_new_session=leads) for leads in (True, True, False)
     )
-    embedded.remember(var, ours.pid)
-    embedded.remember(var, member.pid)  # not a group leader: a signal to its group would reach other processes
+    child_processes.remember(var, ours.pid)
+    child_processes.remember(var, member.pid)  # not a group leader: a signal to its group would reach other processes
     with (var / "processes").open("a") as file:
-        file.write(f"{reused.pid} {embedded.process_start(os.getpid())}\nnonsense\n")
+        file.write(f"{reused.pid} {child_processes.process_start(os.getpid())}\nnonsense\n")
 
-    embedded.end_leftovers(var)
+    child_processes.end_leftovers(var)
 
     assert ours.wait(60) == -signal.SIGTERM
     assert (reused.poll(), member.poll()) == (None, None)

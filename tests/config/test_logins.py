@@ -15,6 +15,7 @@ import pytest
 from django.db import connections
 
 from config import checks, embedded, logins
+from config.postgres import DATABASE, Postgres
 from tests import databases, ports
 from tests.conftest import ROOT, Serving
 from tests.upgrades.conftest import program
@@ -40,7 +41,7 @@ def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def postgres(var: Path) -> Iterator[embedded.Postgres]:
+def postgres(var: Path) -> Iterator[Postgres]:
     servers = embedded.Servers(var, fast=True)
     servers.postgres.start()
     yield servers.postgres
@@ -71,7 +72,7 @@ def without_password(url: str) -> str:
 # --- the embedded desk
 
 
-def test_each_login_of_an_embedded_desk_has_a_password_and_its_limits(postgres: embedded.Postgres) -> None:
+def test_each_login_of_an_embedded_desk_has_a_password_and_its_limits(postgres: Postgres) -> None:
     limits = ("2s", "5s", "10s")
 
     assert session(postgres.url(logins.APP)) == (logins.APP, logins.APP, *limits)
@@ -86,7 +87,7 @@ def test_each_login_of_an_embedded_desk_has_a_password_and_its_limits(postgres: 
         assert stat.S_IMODE((postgres.data / name).stat().st_mode) == 0o600
 
 
-def test_nobody_has_a_power_that_its_work_does_not_need(postgres: embedded.Postgres) -> None:
+def test_nobody_has_a_power_that_its_work_does_not_need(postgres: Postgres) -> None:
     with postgres._connection() as superuser:
         powers = superuser.execute(
             "select rolname, rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls from pg_roles"
@@ -106,7 +107,7 @@ def test_nobody_has_a_power_that_its_work_does_not_need(postgres: embedded.Postg
     assert temporary == []
 
 
-def test_a_start_takes_back_what_a_login_has_gained(postgres: embedded.Postgres) -> None:
+def test_a_start_takes_back_what_a_login_has_gained(postgres: Postgres) -> None:
     with postgres._connection() as superuser:
         superuser.execute("alter role copydesk_bot superuser createrole connection limit 0 password 'guessed'")
         superuser.execute("alter role copydesk_bot set statement_timeout = 0")
@@ -124,9 +125,7 @@ def test_a_desk_of_0_1_0_gets_its_logins_and_keeps_its_data(var: Path) -> None:
     postgres._initialise()
     (postgres.data / "pg_hba.conf").write_text("local all all trust\n")
     with pytest.MonkeyPatch.context() as as_before:
-        as_before.setattr(
-            embedded.Postgres, "_write_access", lambda self: self._access_file.write_text("local all all trust")
-        )
+        as_before.setattr(Postgres, "_write_access", lambda self: self._access_file.write_text("local all all trust"))
         postgres.launch()
     with postgres._connection() as superuser:
         for statement in OF_0_1_0.strip().splitlines():
@@ -151,7 +150,7 @@ def test_a_desk_of_0_1_0_gets_its_logins_and_keeps_its_data(var: Path) -> None:
 
 
 def test_a_start_that_was_interrupted_before_the_superusers_password_was_kept_is_finished(
-    postgres: embedded.Postgres,
+    postgres: Postgres,
 ) -> None:
     postgres.stop()
     (postgres.data / "superuser.json").unlink()
@@ -217,7 +216,7 @@ def _get(port: int) -> bytes:
 
 
 @pytest.fixture
-def given(var: Path) -> Iterator[embedded.Postgres]:
+def given(var: Path) -> Iterator[Postgres]:
     """A cluster on which only an administrator has worked."""
     servers = embedded.Servers(var, fast=True)
     servers.postgres._initialise()
@@ -226,16 +225,16 @@ def given(var: Path) -> Iterator[embedded.Postgres]:
     servers.stop()
 
 
-def run_roles_sql(postgres: embedded.Postgres) -> None:
+def run_roles_sql(postgres: Postgres) -> None:
     variables = [part for name, password in PASSWORDS.items() for part in ("--set", f"{name}_password={password}")]
     program("psql", "-X", "--quiet", "--dbname", postgres._address, *variables, "--file", str(ROLES_SQL))
 
 
-def url_of(postgres: embedded.Postgres, login: str, name: str) -> str:
+def url_of(postgres: Postgres, login: str, name: str) -> str:
     return f"host={postgres.sockets} user={login} password='{PASSWORDS[name]}' dbname=copydesk"
 
 
-def test_roles_sql_makes_three_logins_with_their_limits(given: embedded.Postgres) -> None:
+def test_roles_sql_makes_three_logins_with_their_limits(given: Postgres) -> None:
     for _ in range(2):  # it may run again
         run_roles_sql(given)
 
@@ -251,7 +250,7 @@ def test_roles_sql_makes_three_logins_with_their_limits(given: embedded.Postgres
     assert powers == (0,)
 
 
-def test_roles_sql_takes_the_roles_of_0_1_0_over(given: embedded.Postgres) -> None:
+def test_roles_sql_takes_the_roles_of_0_1_0_over(given: Postgres) -> None:
     with given._connection() as superuser:
         superuser.execute("create role copydesk_owner login createrole; create role copydesk_app nologin")
         superuser.execute("create role copydesk_bot nologin")
@@ -275,7 +274,7 @@ def faults_of_logins() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A cluster of this module's own, because roles belong to all databases of a cluster."""
     servers = embedded.Servers(tmp_path_factory.mktemp("logins"), fast=True)
     servers.postgres.start()
@@ -287,11 +286,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postg
 
 
 @pytest.fixture
-def superuser(cluster: embedded.Postgres, django_db_blocker: Any) -> Iterator[psycopg.Connection[Any]]:
+def superuser(cluster: Postgres, django_db_blocker: Any) -> Iterator[psycopg.Connection[Any]]:
     """The superuser of that cluster; Django's aliases point at it."""
     with django_db_blocker.unblock(), databases.on_cluster(cluster):
         before = connections["default"].settings_dict["NAME"]
-        databases.point_at(embedded.DATABASE)
+        databases.point_at(DATABASE)
         with psycopg.connect(cluster.url(logins.SUPERUSER), autocommit=True) as connection:
             yield connection
         databases.point_at(before)

@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 APPS = ("accounts", "audit", "config", "core", "market", "portal", "strategies", "trades", "trust", "wallets")
 NETWORK = re.compile(r"^\s*(?:import|from) (httpx|requests|urllib\.request|http\.client|smtplib|ftplib|socket)\b", re.M)
 # The web process on loopback is asked whether it answers; the embedded servers and the drill's sandbox run here.
-CONNECTS = {"config/web_server.py", "config/embedded.py"}
+CONNECTS = {"config/web_server.py", "config/embedded.py", "config/valkey.py"}
 
 
 def connecting(text: str) -> list[str]:

@@ -18,7 +18,8 @@ import psycopg
 import pytest
 from django.core.management import call_command
 
-from config import embedded, logins
+from config import logins
+from config.postgres import postgres_bin
 from copybot.client import Client
 from tests import databases
 from tests.conftest import Serving, Template
@@ -66,7 +67,7 @@ class Release:
 
 def program(name: str, *arguments: str, stdin: str | None = None) -> str:
     """Run one of PostgreSQL's programs; return its output."""
-    command = [embedded.postgres_bin() / name, *arguments]
+    command = [postgres_bin() / name, *arguments]
     result = subprocess.run(command, input=stdin, capture_output=True, text=True)
     assert result.returncode == 0, f"{name}: {result.stderr[-2000:]}"
     return result.stdout

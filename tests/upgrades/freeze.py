@@ -26,6 +26,7 @@ from typing import Any
 import psycopg
 
 from config import embedded, logins
+from config.postgres import Postgres
 from tests import ports
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +56,7 @@ def main() -> None:
     tree = parser.parse_args().tree.resolve()
     if subprocess.run(["git", "-C", tree, "diff", "--quiet", "HEAD"]).returncode:
         sys.exit("Commit first: a release is frozen as it is committed.")
-    if embedded.Postgres(tree, tree).major != OLDEST_POSTGRESQL:
+    if Postgres(tree, tree).major != OLDEST_POSTGRESQL:
         sys.exit(f"Set COPYDESK_PG_BIN to the programs of PostgreSQL {OLDEST_POSTGRESQL}: later ones read their dumps.")
     version = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["version"]
     folder = HERE / version
@@ -119,7 +120,7 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def serving(var: Path) -> Iterator[embedded.Postgres]:
+def serving(var: Path) -> Iterator[Postgres]:
     """Run the database alone."""
     servers = embedded.Servers(var)
     servers.postgres.start()

@@ -15,6 +15,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 
 from config import embedded, logins
+from config.postgres import DATABASE, Postgres, postgres_bin
 from core import catalogue
 from tests import databases
 from tests.upgrades.conftest import LATEST, Upgraded, columns, pointed_at, program
@@ -44,7 +45,7 @@ def restored(upgraded: Upgraded, django_db_blocker: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """Another cluster without the desk's roles."""
     servers = embedded.Servers(tmp_path_factory.mktemp("other"), fast=True)
     servers.postgres.start()
@@ -53,12 +54,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postg
 
 
 @pytest.fixture
-def elsewhere(cluster: embedded.Postgres, upgraded: Upgraded, django_db_blocker: Any) -> Iterator[str]:
+def elsewhere(cluster: Postgres, upgraded: Upgraded, django_db_blocker: Any) -> Iterator[str]:
     """A new database in the other cluster, without the desk's roles; Django's aliases point at it."""
     with databases.on_cluster(cluster):
         with cluster._connection() as superuser:
             for role in ROLES:
-                superuser.execute(f"revoke all on database {embedded.DATABASE} from {role}")
+                superuser.execute(f"revoke all on database {DATABASE} from {role}")
                 superuser.execute(f"drop role {role}")
         name = databases.empty()
         with pointed_at(name, django_db_blocker):
@@ -71,10 +72,10 @@ def restore(archive: Path, database: str, *options: str) -> None:
     program("pg_restore", "--exit-on-error", *options, "--dbname", databases.url(database), str(archive))
 
 
-def make_roles(cluster: embedded.Postgres) -> None:
+def make_roles(cluster: Postgres) -> None:
     """As ops/roles.sql does."""
     with cluster._connection() as superuser:
-        logins.set_up(superuser, embedded.DATABASE, {role: cluster._password(role) for role in logins.SETTINGS})
+        logins.set_up(superuser, DATABASE, {role: cluster._password(role) for role in logins.SETTINGS})
 
 
 def differing() -> set[str]:
@@ -104,7 +105,7 @@ def test_a_restore_into_the_same_cluster_is_complete(archive: Path, restored: st
 
 
 def test_a_restore_into_another_cluster_with_the_roles_is_complete(
-    archive: Path, elsewhere: str, cluster: embedded.Postgres
+    archive: Path, elsewhere: str, cluster: Postgres
 ) -> None:
     make_roles(cluster)
     restore(archive, elsewhere)
@@ -113,10 +114,10 @@ def test_a_restore_into_another_cluster_with_the_roles_is_complete(
 
 
 def test_a_restore_without_the_roles_is_named_and_can_be_repaired(
-    archive: Path, elsewhere: str, cluster: embedded.Postgres
+    archive: Path, elsewhere: str, cluster: Postgres
 ) -> None:
     # Without --exit-on-error, as most people run it: everything is restored except the grants.
-    command = [embedded.postgres_bin() / "pg_restore", "--dbname", databases.url(elsewhere), archive]
+    command = [postgres_bin() / "pg_restore", "--dbname", databases.url(elsewhere), archive]
     output = subprocess.run(command, capture_output=True, text=True).stderr
 
     assert 'role "copydesk_app" does not exist' in output
@@ -147,12 +148,12 @@ def test_a_restore_without_privileges_is_named(archive: Path, restored: str) -> 
 
 
 def test_a_restore_with_disable_triggers_weakens_triggers_and_is_named(
-    archive: Path, elsewhere: str, cluster: embedded.Postgres
+    archive: Path, elsewhere: str, cluster: Postgres
 ) -> None:
     """`--disable-triggers` turns triggers on again as ordinary ones, which session_replication_role switches off."""
     make_roles(cluster)
     restore(archive, elsewhere, "--schema-only")
-    superuser = cluster.url(logins.SUPERUSER).replace(f"/{embedded.DATABASE}?", f"/{elsewhere}?")
+    superuser = cluster.url(logins.SUPERUSER).replace(f"/{DATABASE}?", f"/{elsewhere}?")
     program("pg_restore", "--exit-on-error", "--data-only", "--disable-triggers", "--dbname", superuser, str(archive))
     weaker = {difference.subject: difference for difference in catalogue.differences()}
 

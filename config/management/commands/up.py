@@ -17,7 +17,7 @@ from django.core.checks import CRITICAL
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from config import checks, demo_data, embedded, web_server
+from config import checks, child_processes, demo_data, embedded, web_server
 
 READY_S = 90
 STOP_S = 8
@@ -36,12 +36,13 @@ class Child:
     failures: int = 0
 
     def start(self) -> None:
-        with embedded.rotated(log_path(self.name)).open("ab") as log:
+        with child_processes.rotated(log_path(self.name)).open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=settings.BASE_DIR, env={**os.environ, **self.environ}, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True, preexec_fn=embedded.dying_with_parent(signal.SIGTERM),
+                stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=child_processes.dying_with_parent(signal.SIGTERM),
             )  # fmt: skip
-        embedded.remember(settings.VAR_DIR, self.process.pid)
+        child_processes.remember(settings.VAR_DIR, self.process.pid)
         self.started_at = time.monotonic()
 
     @property
