@@ -20,7 +20,7 @@ from copybot.errors import DeskError, KeyRefused, OpensRefused, ScopeDenied, Tra
 from copybot.findings import Finding
 from copybot.magic import index_of
 from copybot.missing_deals import DealHistory, MissingDeals, Waits
-from copybot.reports import Report, ReportResult, moved_stops, opening, shrinking
+from copybot.reports import RefusedReport, Report, ReportResult, moved_stops, opening, shrinking
 from copybot.server_clock import is_repeated
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ _MOST_REMEMBERED = 10_000
 _REMEMBERED_MS = 3_600_000
 _CLOSE_IS_MISSING = "no longer open at the broker, but its close is not in the history yet"
 _RANK = {"reduce": 0, "close": 0, "modify": 1, "open": 2}
-
-_LONGEST_RETRY = {"reduce": 4, "close": 4, "modify": 20, "open": 20}  # as multiples of the first wait
 
 _TEMPORARY = frozenset({"new_seq", "same_key", "after"})  # `retry` of refusals that the desk does not store
 
@@ -59,20 +57,6 @@ class Held:
     position: Position
     extra: Extra
     trades: list[Trade] | None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedReport:
-    """A report that the desk refused `times` times in a row."""
-
-    code: str
-    at_ms: int
-    times: int
-
-    def wait_ms(self, verb: str, first_ms: int) -> int:
-        """The time until the next attempt: twice as long each time, up to a longest that is shorter for a close."""
-        most = _LONGEST_RETRY[verb]
-        return first_ms * min(1 << min(self.times - 1, most), most)
 
 
 def everything(_: Position) -> Extra | None:

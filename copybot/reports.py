@@ -11,6 +11,8 @@ from typing import Any
 from copybot.broker import Position
 from copybot.deals import Trade
 
+_LONGEST_RETRY = {"reduce": 4, "close": 4, "modify": 20, "open": 20}  # as multiples of the first wait
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -38,6 +40,20 @@ class ReportResult:
     ticket: str
     code: str
     fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedReport:
+    """A report that the desk refused `times` times in a row."""
+
+    code: str
+    at_ms: int
+    times: int
+
+    def wait_ms(self, verb: str, first_ms: int) -> int:
+        """The time until the next attempt: twice as long each time, up to a longest that is shorter for a close."""
+        most = _LONGEST_RETRY[verb]
+        return first_ms * min(1 << min(self.times - 1, most), most)
 
 
 def opening(trade: Trade, position: Position | None, extra: Mapping[str, str], opened_ms: int) -> Report:
