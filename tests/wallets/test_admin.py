@@ -15,6 +15,7 @@ from django.utils.html import escape
 from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import TradingAccount, User
+from audit import services as audit
 from audit.models import AuditLog
 from tests.browsers import of_staff
 from tests.people import colleague
@@ -76,7 +77,7 @@ def money_request(wallet: Any, kind: str = "DEPOSIT", amount: Any = LARGE, by: s
     person = User.objects.filter(username=by).first() or colleague(by)
     return services.request_money(
         wallet=wallet, kind=kind, amount=amount, reason="wire 2", idempotency_key=str(uuid.uuid4()), by=person,
-        actor=services.audit.SYSTEM,
+        actor=audit.SYSTEM,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 from django.db import transaction
 
 from accounts.models import TradingAccount
+from audit import services as audit
 from audit.models import AuditLog
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
@@ -114,11 +115,11 @@ def test_a_deposit_can_be_debited_again(wallet: Wallet, finn: TradingAccount) ->
 
 
 def test_a_frozen_wallet_refuses_debits_and_accepts_credits(wallet: Wallet, finn: TradingAccount) -> None:
-    services.freeze(wallet=wallet, reason="dispute", actor=services.audit.SYSTEM)
+    services.freeze(wallet=wallet, reason="dispute", actor=audit.SYSTEM)
     with pytest.raises(services.WalletFrozen):
         debit(wallet)
     pay_in(finn, "5")
-    services.unfreeze(wallet=wallet, reason="settled", actor=services.audit.SYSTEM)
+    services.unfreeze(wallet=wallet, reason="settled", actor=audit.SYSTEM)
 
     assert debit(wallet, key="later").balance == 95
 

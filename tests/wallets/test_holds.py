@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import TradingAccount
+from audit import services as audit
 from tests.wallets.conftest import balance, pay_in, usd
 from wallets import services
 from wallets.models import TransferKind, Wallet, WalletHold
@@ -125,7 +126,7 @@ def test_an_expired_hold_cannot_be_spent_and_is_released(wallet: Wallet, finn: T
 
 
 def test_refuses_a_hold_on_a_frozen_wallet(wallet: Wallet) -> None:
-    services.freeze(wallet=wallet, reason="", actor=services.audit.SYSTEM)
+    services.freeze(wallet=wallet, reason="", actor=audit.SYSTEM)
 
     with pytest.raises(services.WalletFrozen):
         hold(wallet)

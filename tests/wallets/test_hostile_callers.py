@@ -9,6 +9,7 @@ import pytest
 from django.db import connections
 
 from accounts.models import TradingAccount, User
+from audit import services as audit
 from tests.trades.test_hostile_callers import attempt, filled, of, refusal, run
 from tests.wallets.conftest import following, pay_in, usd
 from wallets import services
@@ -399,4 +400,4 @@ def test_a_claim_is_collected_only_from_its_payer_and_by_its_kind(scene: dict[st
         if not pay.balance:
             services.deposit(wallet=pay, amount=Decimal(5), note="", idempotency_key="five")
         with pytest.raises(Exception, match="this is no fee of claim"):
-            services.call_ledger("ledger_move", services.audit.SYSTEM, args)
+            services.call_ledger("ledger_move", audit.SYSTEM, args)
