@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from market.refusals import CandlesUnreadable
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, NotImplementedError)
+DAMAGED = (EOFError, OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 
 
 def text_of(raw: BinaryIO) -> TextIO:

@@ -20,9 +20,9 @@ METALS = Hours(zone_of("America/New_York"), sessions_of("Sun-Thu 18:00-17:00"))
 HOUR = timedelta(hours=1)
 
 
-def zipped(**files: str) -> bytes:
+def zipped(method: int = zipfile.ZIP_DEFLATED, **files: str) -> bytes:
     raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(raw, "w", method) as archive:
         for name, text in files.items():
             archive.writestr(name, text)
     return raw.getvalue()
@@ -93,6 +93,15 @@ def test_reads_it_from_an_archive_and_in_utf_16_without_a_mark(name: str) -> Non
         text.encode("utf-16-be"),
     ):
         assert read_bytes(raw, symbol=symbol)[1] == [bar(2024, 1, 8, 9)]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_refused_by_each_method(method: int) -> None:
+    raw = bytearray(zipped(method, **{"a.csv": "\n".join([HEADER, *hours(500)])}))
+    raw[60:300] = bytes(byte ^ 0xFF for byte in raw[60:300])
+
+    with pytest.raises(refusals.CandlesUnreadable, match="damaged or truncated"):
+        read_bytes(bytes(raw))
 
 
 @pytest.mark.parametrize(
