@@ -1,5 +1,7 @@
 """Staff cannot take an account over: no password is set for another, and rights take a request and its approval."""
 
+import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -245,6 +247,26 @@ def test_the_database_refuses_rights_without_an_approved_request(
     Group.objects.create(name="support")
     with pytest.raises(DatabaseError, match=GRANTS[statement]), connections["default"].cursor() as cursor:
         cursor.execute(statement)
+
+
+def test_two_superusers_who_remove_each_other_at_the_same_time_leave_one(staff: User, vera: User) -> None:
+    updated = threading.Barrier(2)
+
+    def deactivate(person: User) -> None:
+        with suppress(DatabaseError), transaction.atomic():
+            User.objects.select_for_update().get(pk=person.pk)
+            updated.wait()
+            User.objects.filter(pk=person.pk).update(is_active=False)
+            with suppress(threading.BrokenBarrierError):
+                updated.wait(1)
+        connections.close_all()
+
+    threads = [threading.Thread(target=deactivate, args=(person,)) for person in (staff, vera)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert User.objects.filter(is_superuser=True, is_active=True).count() == 1
 
 
 def test_an_approval_of_another_transaction_grants_nothing(staff: User, vera: User, lena: TradingAccount) -> None:

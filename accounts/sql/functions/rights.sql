@@ -42,9 +42,10 @@ declare
   v_was_super  boolean := tg_op = 'UPDATE' and old.is_superuser and old.is_active;
 begin
   if v_was_super and not (new.is_superuser and new.is_active) and session_user <> (
-       select pg_get_userbyid(relowner) from pg_class where oid = tg_relid)
-     and not exists (select from users where is_superuser and is_active and id <> new.id) then
-    raise exception 'the last superuser stays' using errcode = 'CD008';
+       select pg_get_userbyid(relowner) from pg_class where oid = tg_relid) then
+    -- Locked, so that two superusers cannot take each other's rights away at the same time.
+    perform from users where is_superuser and is_active and id <> new.id order by id limit 1 for no key update;
+    if not found then raise exception 'the last superuser stays' using errcode = 'CD008'; end if;
   end if;
   if not new.is_active or (new.is_staff <= v_was_staff and new.is_superuser <= v_was_super)
      or grants_are_free(tg_relid) then
