@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 from pytest_django import Settings
 
 from accounts.models import TradingAccount, User
@@ -18,7 +18,7 @@ from tests.wallets.conftest import Later, balance, following, fund, set_limits, 
 from trades.models import TradeHistory
 from trades.services import staff as staff_verbs
 from wallets import limits, services
-from wallets.models import FeeClaim, LedgerTransfer, MoneyRequest, Wallet
+from wallets.models import FeeClaim, FeeRefund, LedgerTransfer, MoneyRequest, Wallet
 from wallets.services import second_person, settlement
 
 
@@ -183,6 +183,61 @@ def test_a_refund_needs_a_settlement_that_gave_it(wallet: Wallet) -> None:
         "debit_house": "ADJUSTMENTS",
     }  # fmt: skip
     assert refusal(lambda: services.call_ledger("ledger_move", audit.SYSTEM, args)) == "CD003"
+
+
+SIDES = {
+    "an accrual to a person": {"kind": "ACCRUAL", "debit_house": "ADJUSTMENTS", "credit": "<w>"},
+    "a fee to a person": {"kind": "FEE_PERFORMANCE", "debit_house": "CASH_IN", "credit": "<w>"},
+    "a fee that is paid out": {"kind": "FEE_SUBSCRIPTION", "debit": "<w>", "credit_house": "CASH_OUT"},
+    "a deposit in a claim's name": {"kind": "DEPOSIT", "debit_house": "CASH_IN", "credit": "<w>", "claim": "<c>"},
+    "an adjustment in a claim's name": {
+        "kind": "ADJUSTMENT", "debit_house": "ADJUSTMENTS", "credit": "<w>", "claim": "<c>",
+    },
+    "a withdrawal in a claim's name": {
+        "kind": "WITHDRAWAL", "debit": "<w>", "credit_house": "CASH_OUT", "claim": "<c>",
+    },
+    "an accrual of a claim to a person": {"kind": "ACCRUAL", "debit_house": "CASH_IN", "credit": "<w>", "claim": "<c>"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("move", SIDES.values(), ids=SIDES)
+def test_neither_a_kind_of_settlements_nor_a_claim_is_a_way_around(
+    lena: TradingAccount, finn: TradingAccount, move: dict[str, str]
+) -> None:
+    follows = following(lena, finn)
+    fund(usd(finn), "500")
+    follows.realise("1", "1000")
+    follows.settle()
+    ids = {"<w>": usd(finn).pk, "<c>": FeeClaim.objects.get(agreement=follows.agreement).pk}
+    set_limits("100", "1,5,10")
+    args = {"scope": "s", "key": "k", "amount": "400", **{name: ids.get(value, value) for name, value in move.items()}}
+    before = balance(finn)
+
+    assert refusal(lambda: services.call_ledger("ledger_move", audit.SYSTEM, args)) == "CD003"
+    assert balance(finn) == before
+
+
+@pytest.mark.parametrize("to", ["its payee again", "somebody else", "its payee, of a refund that was invented"])
+def test_a_refund_is_given_back_once_and_to_its_payee(
+    lena: TradingAccount, finn: TradingAccount, sam: TradingAccount, staff: User, teller: User, to: str
+) -> None:
+    refund = LedgerTransfer.objects.get(pk=refunded(lena, finn, by=staff, second=teller))
+    wallet, scope, given = usd(sam) if to == "somebody else" else usd(finn), refund.scope, FeeRefund.objects.get()
+    invented = FeeRefund(
+        agreement=given.agreement, period_no=1, payee=given.payee, payer=given.payer, amount=5000, provider_share=0
+    )
+    before = wallet.balance
+
+    def give() -> None:
+        args = {"scope": scope, "key": "again", "kind": "REVERSAL", "amount": "150", "debit_house": "ADJUSTMENTS"}
+        with transaction.atomic():
+            if "invented" in to:
+                invented.save()
+                args["scope"] = f"refund:{given.agreement_id}/1"
+            services.call_ledger("ledger_move", audit.SYSTEM, {**args, "credit": wallet.pk})
+
+    assert refusal(give) == "CD003"
+    assert Wallet.objects.get(pk=wallet.pk).balance == before
 
 
 def test_a_refund_of_a_fee_taken_back_by_hand_is_a_movement(

@@ -134,6 +134,20 @@ begin
   return null;
 end $$;
 
+-- Whether a transfer gives back a fee to its payer, or recovers the provider's share of it, and no more than all of it
+-- together with the others of this refund. An agreement's refunds never exceed its fees.
+create or replace function is_of_a_refund(t ledger_transfers) returns boolean language sql stable as $$
+  select exists (
+    select from fee_refunds r
+     where 'refund:' || r.agreement_id || '/' || r.period_no = t.scope
+       and exists (select from wallets where id in (t.debit_id, t.credit_id) and kind = 'ADJUSTMENTS')
+       and case when t.credit_id = r.payee_id then r.amount when t.debit_id = r.payer_id then r.provider_share end
+           >= (select sum(other.amount) from ledger_transfers other
+                where other.scope = t.scope and (other.credit_id = r.payee_id) = (t.credit_id = r.payee_id))
+       and (select sum(amount) from fee_refunds where agreement_id = r.agreement_id)
+           <= (select sum(fee) from settlements where agreement_id = r.agreement_id))
+$$;
+
 -- At the commit: what was moved by hand is within the limits of one person, or a second person approved exactly that.
 create or replace function transfer_is_within_the_limits() returns trigger
 language plpgsql security definer set search_path = public, pg_temp as $$
@@ -143,8 +157,7 @@ declare
   v_wallet bigint;
 begin
   if new.kind = 'REVERSAL' and new.scope like 'refund:%' and new.reverses_id is null then
-    if exists (select from fee_refunds where 'refund:' || agreement_id || '/' || period_no = new.scope
-                  and new.amount <= amount) then return null; end if;
+    if is_of_a_refund(new) then return null; end if;
     raise exception 'this is no refund of a fee' using errcode = 'CD003';
   end if;
   select * into m from money_requests where transfer_id = new.id;

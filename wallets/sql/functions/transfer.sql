@@ -66,6 +66,21 @@ begin
     end;
 end $$;
 
+-- What a settlement moves keeps to its accounts: no limit of one person looks at these kinds, nor at a claim's transfers.
+create or replace function check_sides(p_kind text, p_claim bigint, d wallets, c wallets) returns void
+language plpgsql as $$
+begin
+  if not coalesce(case
+       when p_kind in ('FEE_PERFORMANCE', 'FEE_SUBSCRIPTION')
+         then d.kind = 'PERSON' and c.kind = case when p_claim is null then 'FEES' else 'RECEIVABLE' end
+       when p_kind = 'ACCRUAL' then p_claim is not null and d.kind = 'RECEIVABLE' and c.kind = 'FEES'
+       when p_claim is not null then p_kind = 'PAYOUT' and d.kind = 'FEES' and c.kind = 'PERSON'
+       else true
+     end, false) then
+    raise exception 'a % does not move from % to %', p_kind, d.kind, c.kind using errcode = 'CD003';
+  end if;
+end $$;
+
 -- Moves money. args: {"scope", "key", "kind", "amount", "note", "debit": id | "debit_house": kind,
 --   "credit": id | "credit_house": kind, "currency" where both sides are the house's, "shard" of the house account (by
 --   default the wallet's own), "hold": to spend from, "claim", "reverses", "wait"}
@@ -105,6 +120,7 @@ begin
   select * into d from wallets where id = v_debit;
   select * into c from wallets where id = v_credit;
   if d.id is null or c.id is null then return refused('wallet_not_found'); end if;
+  perform check_sides(v_kind, (args->>'claim')::bigint, d, c);
   if args ? 'hold' then
     select * into h from wallet_holds where id = (args->>'hold')::uuid and wallet_id = d.id for no key update;
     if not found then return refused('hold_not_found'); end if;
