@@ -32,6 +32,7 @@ from market.refusals import (
 )
 
 LONGEST_LINE = 1000
+EARLIEST_YEAR = 1800  # trading hours cannot be calculated back to the first year
 MOST_UNSORTED = 500_000  # lines of a file out of order, which are held in memory: about 400 bytes each
 MOST_CLOSED = 2, 1000  # bars in closed hours that are tolerated: brokers quote on for a minute here and there
 _AHEAD = timedelta(days=8)
@@ -216,6 +217,8 @@ class Reader:
             raise CandleMalformed(line.number, str(impossible)) from impossible
         except OverflowError as fault:
             raise CandleMalformed(line.number, f"the time {line.shown} cannot be parsed") from fault
+        if at.year < EARLIEST_YEAR:
+            raise CandleMalformed(line.number, f"the time {line.shown} is before {EARLIEST_YEAR}")
         if at.second or at.microsecond:
             raise CandleMalformed(line.number, f"the time {line.shown:%Y-%m-%d %H:%M:%S} is not a whole minute")
         return at

@@ -95,6 +95,12 @@ def test_reads_it_from_an_archive_and_in_utf_16_without_a_mark(name: str) -> Non
         assert read_bytes(raw, symbol=symbol)[1] == [bar(2024, 1, 8, 9)]
 
 
+@pytest.mark.parametrize("hours_", [None, CURRENCIES])
+def test_a_time_before_all_markets_is_refused(hours_: Hours | None) -> None:
+    with pytest.raises(refusals.CandleMalformed, match="is before 1800"):
+        read(HEADER, f"0001-01-01 00:00:00,{BAR}", hours=hours_)
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_damaged_archive_is_refused_by_each_method(method: int) -> None:
     raw = bytearray(zipped(method, **{"a.csv": "\n".join([HEADER, *hours(500)])}))
