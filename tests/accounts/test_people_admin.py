@@ -249,6 +249,26 @@ def test_the_database_refuses_rights_without_an_approved_request(
         cursor.execute(statement)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update public.users set is_superuser = true where username = 'lena'",
+        "insert into users_user_permissions (user_id, permission_id) select u.id, p.id from public.users u,"
+        " auth_permission p where username = 'lena' and codename = 'change_wallet'",
+    ],
+)
+def test_a_table_of_the_session_does_not_stand_before_the_users(
+    statement: str, staff: User, lena: TradingAccount
+) -> None:
+    with (
+        pytest.raises(DatabaseError, match="need a request"),
+        transaction.atomic(),
+        connections["default"].cursor() as cursor,
+    ):
+        cursor.execute("create temporary table users as select * from public.users where false")
+        cursor.execute(statement)
+
+
 def test_two_superusers_who_remove_each_other_at_the_same_time_leave_one(staff: User, vera: User) -> None:
     updated = threading.Barrier(2)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def test_every_function_that_runs_as_its_owner_says_who_may_call_it() -> None:
             head = file.sql.partition(f"function {name}(")[2].partition("$$")[0]
             assert declared == ("security definer" in head and "returns trigger" not in head), name
             assert ("security definer" in head) == ("set search_path = public, pg_temp" in head), name
+
+
+def test_a_trigger_that_reads_a_table_runs_as_its_owner() -> None:
+    """Otherwise a temporary table of the session could stand before the one that it means to read."""
+    for file in functions.files():
+        for name, body in file.bodies.items():
+            head = file.sql.partition(f"function {name}(")[2].partition("$$")[0]
+            if "returns trigger" in head and name != "lifted_by_function_alone":  # it names pg_catalog
+                reads = re.search(r"\b(?:from|join)\s+(?!old\b|new\b)[a-z_]+", re.sub(r"'[^']*'|--.*", "", body))
+                assert "security definer" in head or not reads, (name, reads)
 
 
 def test_a_migrated_database_has_nothing_to_deploy(desk_db: str) -> None:

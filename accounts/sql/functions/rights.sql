@@ -8,7 +8,8 @@ begin
       or not exists (select from users where is_superuser and is_active);
 end $$;
 
-create or replace function rights_request_takes_two_people() returns trigger language plpgsql as $$
+create or replace function rights_request_takes_two_people() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
 begin
   if tg_op = 'INSERT' then
     if new.state <> 'PENDING' then
@@ -36,7 +37,8 @@ begin
 end $$;
 
 -- Raised powers of a user need a request that was approved in the same transaction.
-create or replace function user_rights_are_approved() returns trigger language plpgsql as $$
+create or replace function user_rights_are_approved() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
 declare
   v_was_staff  boolean := tg_op = 'UPDATE' and old.is_staff and old.is_active;
   v_was_super  boolean := tg_op = 'UPDATE' and old.is_superuser and old.is_active;
@@ -61,7 +63,8 @@ begin
 end $$;
 
 -- The same for a user's own permissions and groups. (A user's rows have no other meaning.)
-create or replace function user_grant_is_approved() returns trigger language plpgsql as $$
+create or replace function user_grant_is_approved() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
 begin
   if not grants_are_free(tg_relid) and not exists (
        select from rights_requests r
@@ -74,7 +77,8 @@ begin
 end $$;
 
 -- A group with members gets no more permissions, because its members would get them.
-create or replace function group_with_members_gets_no_more() returns trigger language plpgsql as $$
+create or replace function group_with_members_gets_no_more() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
 begin
   if not grants_are_free(tg_relid) and exists (select from users_groups where group_id = new.group_id) then
     raise exception 'group % has members: make another group', new.group_id using errcode = 'CD008';
