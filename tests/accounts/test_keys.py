@@ -453,7 +453,8 @@ def test_rekey_finds_a_sealed_field_by_itself_and_refuses_one_that_it_cannot_rea
 
     names = {f"{model.__name__}.{field.name}" for model, field in sealed_fields()}
     assert names == {
-        "BotKeyGeneration.sealed_secret", "Subscription.sealed_packet_secret", "Subscription.sealed_next_secret"
+        "BotKeyGeneration.sealed_secret", "Subscription.sealed_packet_secret", "Subscription.sealed_next_secret",
+        "Destination.sealed_details",
     }  # fmt: skip
     with isolate_apps("accounts"):
 

@@ -121,8 +121,8 @@ def test_the_database_refuses_a_circle_whoever_writes_it(account: Account) -> No
     back = follow(second, first)
 
     for changes in ({"status": "ACTIVE"}, {"status": "PAUSED", "paused_for": "HAND"}):
-        with pytest.raises(IntegrityError, match="follow itself"), transaction.atomic():
-            Subscription.objects.filter(pk=theirs.pk).update(**changes)
+        with pytest.raises(IntegrityError, match="follow itself"), transaction.atomic(using="owner"):
+            Subscription.objects.using("owner").filter(pk=theirs.pk).update(**changes)
     with pytest.raises(IntegrityError, match="follow itself"), transaction.atomic():
         Subscription.objects.filter(pk=back.pk).update(account=first)
 

@@ -145,10 +145,10 @@ class Following:
         self.close(ticket, profit)
 
     def bar(self, price: str, *, month: int = 1) -> None:
-        """Set the last price of that month."""
-        at = self.month_end(month) - timedelta(hours=1)
+        """Set the last price of that month, by a bar of its last minute: no trade of a test lies in it."""
+        at = self.month_end(month) - timedelta(minutes=1)
         amounts = dict.fromkeys(("open", "high", "low", "close"), Decimal(price))
-        Candle.objects.create(instrument_id="EURUSD", minutes=60, opened_at=at, volume=1, **amounts)
+        Candle.objects.create(instrument_id="EURUSD", minutes=1, opened_at=at, volume=1, **amounts)
 
     def settle(self, month: int = 1) -> Any:
         now = self.month_end(month) + JUST_AFTER

@@ -282,7 +282,7 @@ def paused_and_resumed(row: Subscription) -> None:
         lambda row: subscribe(row.account, row.strategy),
         lambda row: (strategies.end(subscription=row, actor=audit.SYSTEM), subscribe(row.account, row.strategy)),
         lambda row: agreements.keep_notices(now=timezone.now() + 99 * DAY),
-        lambda row: of("default").execute("update subscriptions set status = 'ACTIVE', paused_for = ''"),
+        lambda row: of("owner").execute("update subscriptions set status = 'ACTIVE', paused_for = ''"),
     ],
     ids=["staff", "resume for it", "staff pause first", "again", "ended and again", "periodic work", "SQL"],
 )

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import transaction
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -22,6 +23,7 @@ from core.errors import DomainError
 from tests.wallets.conftest import set_limits
 from wallets import checks, services
 from wallets.models import TransferKind, Wallet, WalletHold
+from wallets.services import destinations
 
 pytestmark = pytest.mark.model
 
@@ -156,6 +158,8 @@ class Ledger(RuleBasedStateMachine):
         self.model, self.holds, self.transfers, self.requests = Model(), [], [], []
         for index in (0, 1):
             self.credit(index, Decimal(50), None, "deposit")
+            with transaction.atomic():
+                destinations.add(owner=owners[index], name="Bank", kind="BANK", details="12345678", actor=audit.SYSTEM)
 
     def check(self, verb: Any, expected: Any, do: Any) -> Any:
         """Compare the outcome with the model's; return the result where it was done."""

@@ -85,6 +85,8 @@ begin
                                    else '{}' end);
   end if;
 end $$;
+-- The bots' verbs alone call it, as its owner.
+select callable_by('account_change(jsonb, bigint, text, text, jsonb)', variadic '{}');
 
 -- Records a report. Where the currency is not the registered one, its amounts and symbols are of another account: only
 -- the fact is recorded. A report without a currency (an older bot's, or a heartbeat) leaves that as it was.
