@@ -189,8 +189,7 @@ def test_a_close_goes_through_within_a_second_while_a_door_is_flooded(web: Servi
 
 
 def test_control_with_one_lane_for_all_a_flood_of_sign_ins_holds_up_closes(desk_db: str, cast: dict[str, Any]) -> None:
-    # Its own counts: sign-ins that are already limited are no flood.
-    serving = Serving(desk_db, cast, REDIS_PREFIX="floods-of-one-lane")
+    serving = Serving(desk_db, cast, REDIS_PREFIX="floods")
     serving.application = "tests.config.one_lane:application"
     try:
         assert max(seconds_of_closes(serving.start(), *DOORS["sign-ins"])) > CALM_S
