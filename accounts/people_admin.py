@@ -289,8 +289,14 @@ class RightsRequestAdmin(ConfirmedActionsAdmin):
 
 def _in_words(rights: services.Rights) -> str:
     kind = "superuser" if rights.is_superuser else "staff" if rights.is_staff else "no staff"
-    groups = Group.objects.filter(pk__in=rights.groups).order_by("name").values_list("name", flat=True)
+    groups = Group.objects.filter(pk__in=rights.groups).order_by("name").prefetch_related("permissions")
     permissions = Permission.objects.filter(pk__in=rights.permissions).select_related("content_type")
-    words = ["active" if rights.is_active else "not active", kind, *(f"group {name}" for name in groups)]
+    words = ["active" if rights.is_active else "not active", kind, *map(_group_in_words, groups)]
     words += [f"may {permission.name.removeprefix('Can ')}" for permission in permissions]
     return ", ".join([*words, f"e-mail {rights.email}"] if rights.email else words)
+
+
+def _group_in_words(group: Group) -> str:
+    """The group with what it allows today: a name alone could hide what is approved."""
+    allowed = ", ".join(permission.name.removeprefix("Can ") for permission in group.permissions.all())
+    return f"group {group.name} (may {allowed})" if allowed else f"group {group.name} (allows nothing)"

@@ -298,7 +298,7 @@ def _record(action: str, request: RightsRequest, actor: audit.Actor, **detail: s
 def start_cooling(*, user: User, what: str, actor: audit.Actor) -> None:
     """Start the cooling time after a change of a sign-in factor other than the password, for example "second factor".
 
-    Every change of a factor calls this. For passwords the database does it, whoever changes them.
+    Every change of a factor calls this. For passwords the database does it, at every change.
     """
     User.objects.filter(pk=user.pk).update(credentials_changed_at=timezone.now())
     audit.record("credentials.changed", actor=actor, subject=f"user:{user.pk}", what=what)

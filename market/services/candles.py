@@ -188,7 +188,7 @@ def take_back(*, import_id: int, actor: audit.Actor, now: datetime) -> int:
     if row is None or row.state not in (ImportState.RUNNING, ImportState.STORED, ImportState.TAKEN_BACK):
         raise ImportStopped(f"There is no import {import_id} whose bars are stored.")
     end(row, ImportState.TAKEN_BACK, now)
-    taken = _delete_bars(row)
+    taken = delete_bars(row)
     audit.record(
         "candles.taken_back", actor=actor, subject=f"instrument:{row.instrument_id}", import_id=row.pk, bars=taken
     )
@@ -249,7 +249,7 @@ def run(row: CandleImport, opened: Opened, *, actor: audit.Actor, now: datetime,
 
     refused = ""
     try:
-        report = read(opened, source, instrument, now, store, note, row.all_bytes, lambda: _delete_bars(row))
+        report = read(opened, source, instrument, now, store, note, row.all_bytes, lambda: delete_bars(row))
         report = replace(report, import_id=row.pk)
         end(row, ImportState.STORED, now, report=report)
     except DomainError as refusal:
@@ -257,7 +257,7 @@ def run(row: CandleImport, opened: Opened, *, actor: audit.Actor, now: datetime,
         # The bars of an import that was stored before are not this run's to take away.
         if row.state == ImportState.RUNNING and not isinstance(refusal, ImportStopped):
             end(row, ImportState.REFUSED, now, refusal=refusal)
-            _delete_bars(row)
+            delete_bars(row)
         raise
     finally:
         if report.added or report.contradicting or refused:
@@ -458,7 +458,7 @@ delete from candles where (instrument_id, minutes, opened_at) in (
 returning opened_at"""
 
 
-def _delete_bars(row: CandleImport) -> int:
+def delete_bars(row: CandleImport) -> int:
     """Delete the bars that an import brought, in transactions of a bounded size; return their number."""
     taken, after = 0, "-infinity"
     while times := _delete_slice(row, after):

@@ -16,6 +16,12 @@ from market.imports import Bar
 from market.models import CandleImport, CandleUpload, ImportState
 from market.services import candles, check_minutes, instrument_of
 
+
+class UploadFailed(DomainError):
+    code = "candles_upload_failed"
+    detail = "The desk could not read the file. Its log says why, under the number of the import."
+
+
 LARGEST = 32 * 2**20  # bytes: a million one-minute bars, compressed, are half of it
 STOPPED_AFTER = timedelta(minutes=1)  # without progress: a batch takes a fraction of a second
 
@@ -73,6 +79,13 @@ def store_upload(*, import_id: int, now: datetime) -> None:
 
     with suppress(DomainError):
         candles.run(row, _content_of(row), actor=audit.SYSTEM, now=now, progress=note)
+
+
+def give_up(*, import_id: int, now: datetime) -> None:
+    """End an upload that the desk could not read for a reason of its own, and delete what was stored of it."""
+    row = CandleImport.objects.get(pk=import_id)
+    candles.end(row, ImportState.REFUSED, now, refusal=UploadFailed())
+    candles.delete_bars(row)
 
 
 def waiting_uploads(*, now: datetime) -> tuple[list[int], list[int]]:

@@ -153,7 +153,7 @@ def test_rights_hold_once_a_second_person_approved_them(
     assert not User.objects.get(pk=lena.owner_id).is_staff
 
     page = text(browser_of(vera).get(reverse("admin:accounts_rightsrequest_change", args=[request.pk])))
-    assert "staff, group support, may view bot key" in page
+    assert "staff, group support (allows nothing), may view bot key" in page
     assert "approved" in act(browser_of(vera), "approve", request, confirmed="1")
 
     now = services.rights_of(User.objects.get(pk=lena.owner_id))

@@ -163,6 +163,28 @@ def test_an_upload_whose_worker_stopped_is_taken_up_again(desk_db: str, monkeypa
     assert (row.state, row.added, stored().count()) == (ImportState.STORED, 30, 30)
 
 
+def test_a_file_that_no_code_expected_ends_and_holds_up_no_other(
+    desk_db: str, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(admin)
+    send(admin, TEXT + "\n", minutes="60")
+    first, second = CandleImport.objects.order_by("pk")
+    read = candles.read
+
+    def fails_once(opened: Any, *arguments: Any) -> Any:
+        if not CandleImport.objects.filter(state=ImportState.REFUSED).exists():
+            raise ZeroDivisionError
+        return read(opened, *arguments)
+
+    monkeypatch.setattr(candles, "read", fails_once)
+    tasks.import_uploads()
+
+    for row in (first, second):
+        row.refresh_from_db()
+    assert (first.state, second.state) == (ImportState.REFUSED, ImportState.LOOKED)
+    assert first.refusal.startswith("candles_upload_failed")
+
+
 def test_only_staff_with_the_permission_may_import(desk_db: str, client: Client) -> None:
     client.force_login(colleague())
 

@@ -115,6 +115,24 @@ def test_a_removed_destination_receives_nothing_more(wallet: Wallet, staff: User
     assert not LedgerTransfer.objects.filter(kind="WITHDRAWAL").exists()
 
 
+def test_a_request_from_before_a_changed_password_waits_for_the_cooling_time(wallet: Wallet, staff: User) -> None:
+    fund(wallet, "5000", "more")
+    request = services.request_money(
+        wallet=wallet, kind="WITHDRAWAL", amount=Decimal(2000), reason="", idempotency_key="w", by=wallet.owner,
+        actor=audit.SYSTEM,
+    )  # fmt: skip
+    cool(credentials_cooling_h=24)
+    wallet.owner.set_password("another password of finn")
+    wallet.owner.save(update_fields=["password"])
+
+    with pytest.raises(destinations.CoolingTime):
+        services.approve(request=request, by=staff, actor=audit.SYSTEM)
+    assert not LedgerTransfer.objects.filter(kind="WITHDRAWAL").exists()
+    cool(credentials_cooling_h=0)  # as if it had passed: the time of the change itself cannot be moved back
+    services.approve(request=request, by=staff, actor=audit.SYSTEM)
+    assert LedgerTransfer.objects.filter(kind="WITHDRAWAL").count() == 1
+
+
 def test_where_there_are_several_one_has_to_be_named(wallet: Wallet) -> None:
     second = new(wallet.owner)
 

@@ -66,7 +66,7 @@ end $$;
 -- Records a change that a bot reports of its account or lease, at most 20 an hour: the log is never shortened. What is
 -- beyond is counted, and the next row says how many there were (`unrecorded`). The account's row is locked.
 create or replace function account_change(caller jsonb, p_account bigint, p_action text, p_code text, p_detail jsonb)
-returns void language plpgsql as $$
+returns void language plpgsql security definer set search_path = public, pg_temp as $$
 declare
   v_most constant int := 20;
   v_unrecorded int := 0;

@@ -27,8 +27,8 @@ create or replace function withdrawals_open_at(p_owner uuid) returns timestamptz
     from users where id = p_owner
 $$;
 
--- A withdrawal is requested to a confirmed destination of the wallet's owner, and not soon after a changed credential.
--- When it is done, the destination must not have been removed.
+-- A withdrawal is requested to a confirmed destination of the wallet's owner. When it is done, the destination must not
+-- have been removed. Neither happens soon after a changed credential: an owner who sees a theft changes the password.
 create or replace function withdrawal_has_its_destination() returns trigger
 language plpgsql security definer set search_path = public, pg_temp as $$
 declare
@@ -40,14 +40,16 @@ begin
     if not found then
       raise exception 'a withdrawal needs a confirmed destination of the wallet''s owner' using errcode = 'CD010';
     end if;
-    if withdrawals_open_at(v_owner) > now() then
-      raise exception 'no withdrawal so soon after a changed credential' using errcode = 'CD011';
-    end if;
   elsif new.state = 'DONE' and new.destination_id is not null then  -- older requests have none
     perform from withdrawal_destinations where id = new.destination_id and removed_at is null for share;
     if not found then
       raise exception 'the destination of the withdrawal was removed' using errcode = 'CD010';
     end if;
+  else
+    return new;
+  end if;
+  if withdrawals_open_at(v_owner) > now() then
+    raise exception 'no withdrawal so soon after a changed credential' using errcode = 'CD011';
   end if;
   return new;
 end $$;

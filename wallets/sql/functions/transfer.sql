@@ -66,7 +66,8 @@ begin
     end;
 end $$;
 
--- What a settlement moves keeps to its accounts: no limit of one person looks at these kinds, nor at a claim's transfers.
+-- What a settlement moves keeps to its accounts: no limit of one person looks at these kinds, nor at a claim's
+-- transfers.
 create or replace function check_sides(p_kind text, p_claim bigint, d wallets, c wallets) returns void
 language plpgsql as $$
 begin
