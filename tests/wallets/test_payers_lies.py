@@ -224,7 +224,7 @@ def test_the_comparison_finds_a_fee_that_follows_one_field_of_the_report(
     bad = liar(rng)
     follows = following(lena, finn)
     his = accept(sam, now=follows.agreement.started_at)
-    live_through_some_trades(Lena(lena, rng), finn, bad, number_of_trades=8)
+    live_through_some_trades(Lena(lena, rng), finn, bad, number_of_trades=60)  # so that each field lies sometimes
     for month in range(1, MONTHS + 1):
         settle_both(follows, his, month)
 
