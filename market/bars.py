@@ -9,7 +9,7 @@ from django.db import connection
 from core.errors import Invalid
 from market.imports import Bar
 from market.models import Candle
-from market.services import check_minutes, instrument_of
+from market.services import check_minutes, instrument_of, lengths_of
 
 DAY = 24 * 60
 
@@ -51,25 +51,13 @@ def bars_of(
 
 def _source(symbol: str, minutes: int) -> int:
     """The length of stored bars from which bars of `minutes` follow."""
-    with connection.cursor() as cursor:
-        cursor.execute(_LENGTHS, {"symbol": symbol, "most": minutes})
-        lengths = [length for (length,) in cursor.fetchall() if length is not None]
+    lengths = lengths_of(symbol)
     fitting = [length for length in lengths if minutes % length == 0 and (length == minutes or minutes <= DAY)]
     if lengths and not fitting:
         stored = ", ".join(map(str, lengths))
         raise Invalid({"minutes": [f"must be a multiple, up to a day, of the stored lengths: {stored} minutes"]})
     return fitting[-1] if fitting else minutes
 
-
-# The stored lengths up to `most`, by one look at the index for each.
-_LENGTHS = """
-with recursive step (minutes) as (
-  select min(minutes) from candles where instrument_id = %(symbol)s and minutes <= %(most)s
-  union all
-  select (select min(c.minutes) from candles c
-           where c.instrument_id = %(symbol)s and c.minutes > step.minutes and c.minutes <= %(most)s)
-    from step where step.minutes is not null)
-select minutes from step"""
 
 # At most as many shorter bars as limit + 1 longer ones can have are read, so a page costs the same at any depth.
 _DERIVED = """

@@ -12,6 +12,7 @@ from market.refusals import CandlesUnreadable
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# A zip archive may be packed by a method that Python lacks, which zipfile says by NotImplementedError.
 DAMAGED = (EOFError, OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 
 

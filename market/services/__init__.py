@@ -78,27 +78,35 @@ class Series:
 
 
 MOST_COUNTED = 1_000_000
+# One look at the index for each length.
 _LENGTHS = """
 with recursive step (minutes) as (
   select min(minutes) from candles where instrument_id = %(symbol)s
   union all
   select (select min(c.minutes) from candles c where c.instrument_id = %(symbol)s and c.minutes > step.minutes)
     from step where step.minutes is not null)
-select minutes,
-       (select min(opened_at) from candles c where c.instrument_id = %(symbol)s and c.minutes = step.minutes),
-       (select max(opened_at) from candles c where c.instrument_id = %(symbol)s and c.minutes = step.minutes),
+select minutes from step where minutes is not null"""
+_SERIES = """
+select min(opened_at), max(opened_at),
        (select count(*) from (
-          select from candles c where c.instrument_id = %(symbol)s and c.minutes = step.minutes limit %(most)s) bars)
-  from step where minutes is not null"""
+          select from candles where instrument_id = %(symbol)s and minutes = %(minutes)s limit %(most)s) bars)
+  from candles where instrument_id = %(symbol)s and minutes = %(minutes)s"""
+
+
+def lengths_of(symbol: str) -> list[int]:
+    """The lengths in minutes of an instrument's stored bars, the shortest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LENGTHS, {"symbol": symbol})
+        return [minutes for (minutes,) in cursor.fetchall()]
 
 
 def series_of(*, symbol: str) -> list[Series]:
     """List an instrument's stored bars by length, shortest first, with the number of holes (gaps in trading hours)."""
-    with connection.cursor() as cursor:
-        cursor.execute(_LENGTHS, {"symbol": symbol, "most": MOST_COUNTED + 1})
-        rows = cursor.fetchall()
     series = []
-    for minutes, first, last, bars in rows:
+    for minutes in lengths_of(symbol):
+        with connection.cursor() as cursor:
+            cursor.execute(_SERIES, {"symbol": symbol, "minutes": minutes, "most": MOST_COUNTED + 1})
+            first, last, bars = cursor.fetchone()
         if bars > MOST_COUNTED:
             series.append(Series(minutes, first, last, None, None, None))
             continue
