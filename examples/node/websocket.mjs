@@ -62,10 +62,10 @@ class Socket {
 
   constructor(socket, first, on) {
     [this.#socket, this.#on] = [socket, on];
+    if (first.length) socket.unshift(first); // what came with the handshake stays before what comes after it
     socket.on("data", (bytes) => this.#take(bytes));
     socket.on("error", () => {});
     socket.on("close", () => this.#on.close(...this.#closed));
-    if (first.length) setImmediate(() => this.#take(first));
   }
 
   send(text) {

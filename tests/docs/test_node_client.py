@@ -426,8 +426,10 @@ def test_reads_frames_of_every_size_and_shape_and_answers_pings() -> None:
         desk.send([text[:50], text[50:200], text[200:]])
         desk.recv()
 
-    assert watched(3, talk) == [("connected", ""), ("snapshot", "5"), ("delta", "6")]
-    assert pongs == [True]
+    # Often, because the first frame may come with the handshake, and its rest at any moment after it.
+    for _ in range(12):
+        assert watched(3, talk) == [("connected", ""), ("snapshot", "5"), ("delta", "6")]
+    assert pongs == [True] * 12
 
 
 def test_a_snapshot_with_missing_rows_is_rejected() -> None:
